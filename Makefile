@@ -1,0 +1,27 @@
+# `make` is what a change must pass. PYTHON may name another interpreter: make PYTHON=python3.12
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+
+.PHONY: all check lint types test bench format
+all: check test
+
+check: lint types
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+bench:
+	$(PYTHON) bench/startup.py
+	$(PYTHON) bench/plan.py
+	$(PYTHON) bench/submit.py
+	$(PYTHON) bench/monitor.py
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .

@@ -1,0 +1,51 @@
+"""What a backend is: from its section of a job's config to the words of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person should know and that is no mistake. Of those `about` the same, a plan tells the first."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to the program itself: would it take these words? Asked once for each distinct `shape`.
+
+    `program` is run once for many questions, which it reads as JSON lines from its standard input; it answers each by a
+    line of JSON: a list of what is wrong. `where` is the place in the config, `help` what to do where it can't be run.
+    """
+
+    program: tuple[str, ...]
+    question: Mapping[str, Any]
+    shape: tuple[str, ...]
+    where: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to run: its words (never a shell line) and what it needs in its environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    probe: Probe | None = None
+
+
+class Backend(Protocol):
+    """One kind of program to train with."""
+
+    def command(self, config: Mapping[str, Any]) -> Command:
+        """The command of one job. `config` is the job's whole resolved config.
+
+        Raises BackendError with everything that is wrong.
+        """
+        ...

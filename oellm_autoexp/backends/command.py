@@ -1,0 +1,65 @@
+"""The backend for any program: `argv`, then `options` as flags; `{dotted.key}` in a word is a value of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from oellm_autoexp.backends.base import Command
+from oellm_autoexp.config.schema import CommandBackend
+from oellm_autoexp.errors import BackendError, Problem, raise_all
+from oellm_autoexp.text import did_you_mean, dotted, fill, scalar
+
+
+class CommandLine:
+    """A `CommandBackend` section as a Backend."""
+
+    def __init__(self, section: CommandBackend) -> None:
+        self._section = section
+
+    def command(self, config: Mapping[str, Any]) -> Command:
+        """See Backend.command. Raises BackendError: no program named, or `{key}` that the config lacks."""
+        if not self._section.argv:
+            hint = "set backend.argv, choose a backend (backend=NAME), or try project=default"
+            raise BackendError(Problem("no program to run", "$.backend.argv", hint))
+        problems: list[Problem] = []
+        values: dict[str, Any] = {}
+
+        def filled(template: str, where: str) -> str:
+            if "{" not in template and "}" not in template:
+                return template
+            if not values:
+                values.update(dotted(config))
+
+            def look_up(key: str) -> Any:
+                value = values.get(key)
+                if key not in values:
+                    hint = did_you_mean(key, values) or "write {{ and }} for braces that are meant as such"
+                    problems.append(Problem(f"no value {{{key}}} in the config", where, hint))
+                elif isinstance(value, list | dict):
+                    problems.append(Problem(f"{{{key}}} is not one value", where, f"it is {value!r}"))
+                return value
+
+            return fill(template, look_up)
+
+        argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self._section.argv)]
+        for name, value in self._section.options.items():
+            argv += flag(name, value)
+        raise_all(BackendError, problems)
+        return Command(tuple(argv), self._section.env)
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """An option as words: `lr: 0.1` → `--lr 0.1`, true → the bare flag, false and null → nothing, lists → all words.
+
+    What begins with `-` goes behind `=`, so that it is not taken for a flag (argparse takes even `-1e-05` for one).
+    """
+    option = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    if isinstance(value, list):
+        return [option, *(scalar(item) for item in value)] if value else []
+    text = scalar(value)
+    return [f"{option}={text}"] if text.startswith("-") else [option, text]

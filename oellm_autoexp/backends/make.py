@@ -1,0 +1,21 @@
+"""The backend that a config's `backend.class_name` names.
+
+To add one: a typed section in config/schema.py and its name in `Backend` there, and a case here.
+"""
+
+from __future__ import annotations
+
+from oellm_autoexp.backends.base import Backend
+from oellm_autoexp.backends.command import CommandLine
+from oellm_autoexp.backends.megatron.backend import MegatronCommand
+from oellm_autoexp.config.schema import Backend as Section
+from oellm_autoexp.config.schema import CommandBackend, MegatronBackend
+
+
+def make_backend(section: Section) -> Backend:
+    """What makes the commands of jobs with this section."""
+    match section:
+        case CommandBackend():
+            return CommandLine(section)
+        case MegatronBackend():
+            return MegatronCommand(section)

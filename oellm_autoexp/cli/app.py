@@ -1,0 +1,131 @@
+"""What all commands share: options, log level, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from oellm_autoexp.config.loader import Source
+
+OK, FAILED, USAGE, SCHEDULER, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
+EXIT_CODES = """\
+exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
+3 the scheduler refused or could not be reached; 130 interrupted (jobs go on)"""
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with the options that every command has."""
+
+    def __init__(self, description: str, examples: str, prog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--verbose", action="store_true", help="log what is done (level INFO)")
+        self.add_argument("--debug", action="store_true", help="log every detail (level DEBUG), show tracebacks")
+
+    def add_json(self) -> None:
+        """`--json`: stdout is one JSON document and nothing else."""
+        self.add_argument("--json", action="store_true", help="print one JSON document, for programs")
+
+    def add_config(self) -> None:
+        """The options that choose a config, and Hydra overrides."""
+        group = self.add_argument_group("configuration")
+        group.add_argument(
+            "--config-ref",
+            "--config-name",
+            dest="config_ref",
+            metavar="NAME",
+            default="autoexp",
+            help="a config's name, with or without experiments/, or a .yaml file (default: autoexp)",
+        )
+        group.add_argument(
+            "-C",
+            "--config-dir",
+            dest="config_dirs",
+            metavar="DIR",
+            action="append",
+            type=Path,
+            default=[],
+            help="a folder of your own with configs, searched before the shipped one; may be repeated",
+        )
+        group.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="Hydra overrides: group=choice a.b=1 +new=2 ~drop"
+        )
+
+
+def source(options: argparse.Namespace) -> Source:
+    """The config that the options ask for."""
+    from oellm_autoexp.config.loader import Source
+
+    return Source(options.config_ref, tuple(options.config_dirs), tuple(options.overrides))
+
+
+def run(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
+) -> int:
+    """Parse, run, and turn errors into messages: the exit code of a command. A user's mistake shows no traceback."""
+    options = parser.parse_intermixed_args(argv)
+    try:
+        set_log_level(options)
+        return command(options)
+    except AutoexpError as error:
+        if options.debug:
+            logging.getLogger(__name__).debug("where it was raised", exc_info=True)
+        tell(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_gone()
+        if options.debug:
+            raise
+        where = str(error.filename or "") if isinstance(error, OSError) else ""
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        tell(AutoexpError(Problem(f"{what} (--debug shows where this came from)", where)))
+        return USAGE
+
+
+def _reader_gone() -> int:
+    """The reader of our output (head, less) has enough: be silent, with the exit code of a SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE
+
+
+def tell(error: AutoexpError) -> None:
+    """Print an error's problems."""
+    count = len(error.problems)
+    if count > 1:
+        print(f"{count} problems:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+
+
+def set_log_level(options: argparse.Namespace) -> None:
+    """Flag > OELLM_LOG_LEVEL > WARNING. Raises ConfigError for an unknown level."""
+    level = os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
+    if level not in _LEVELS:
+        raise ConfigError(Problem(f"{level!r} is not a log level", "OELLM_LOG_LEVEL", f"one of {', '.join(_LEVELS)}"))
+    if options.verbose:
+        level = "INFO"
+    if options.debug:
+        level = "DEBUG"
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+    for noisy in ("hydra", "omegaconf", "git"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -1,0 +1,42 @@
+"""What a watch shows: on a terminal tables that stay up to date; else a line for each change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oellm_autoexp.monitor.loop import Monitor
+
+Show = Callable[[list["Monitor"]], None]
+
+
+@contextmanager
+def display(main: str = "") -> Iterator[Show]:
+    """Shows monitors; the plan `main` needs no name beside its own changes."""
+    from oellm_autoexp.view.changes import Changes
+    from oellm_autoexp.view.tables import console, live, live_all
+
+    screen = console()
+    if screen.is_terminal:
+        from rich.live import Live
+
+        with Live(console=screen, auto_refresh=False, transient=True) as shown:
+
+            def draw(monitors: list[Monitor]) -> None:
+                alone = len(monitors) == 1 and monitors[0].manifest.plan_id == main
+                shown.update(live(monitors[0]) if alone else live_all(monitors), refresh=True)
+
+            yield draw
+        return
+    changes: dict[str, Changes] = {}
+
+    def tell(monitors: list[Monitor]) -> None:
+        for monitor in monitors:
+            plan = monitor.manifest.plan_id
+            name = "" if plan == main else f"{plan} "
+            for line in changes.setdefault(plan, Changes()).lines(monitor):
+                screen.print(f"{name}{line}", soft_wrap=True)
+
+    yield tell

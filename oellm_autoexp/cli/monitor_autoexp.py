@@ -1,0 +1,239 @@
+"""monitor: watch a session, or look at sessions and act on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.cli import app, detach, every_session, queue_commands, session_commands, steps
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from oellm_autoexp.model import Manifest
+    from oellm_autoexp.monitor.session import Session
+
+EXAMPLES = """\
+  python scripts/monitor_autoexp.py --session default-20260131-235959-3f          go on watching
+  python scripts/monitor_autoexp.py --session default-2026 --cmd status           one look, from what is recorded
+  python scripts/monitor_autoexp.py --session default-2026 --once                 one cycle, for cron
+  python scripts/monitor_autoexp.py --session default-2026 --detach slurm         by a small SLURM job
+  python scripts/monitor_autoexp.py --all                                         all that are not finished
+  python scripts/monitor_autoexp.py --session default-2026 --cmd queue            the actions that wait for a worker
+  python scripts/monitor_autoexp.py --session default-2026 --cmd actions          carry them out
+  python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
+
+A session may be named by the beginning of its id."""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser("Watch the jobs of a session until they have ended; resume after any interruption.", EXAMPLES)
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--session", metavar="ID", help="the plan's id, or its beginning")
+    which.add_argument("--manifest", metavar="PATH", type=Path, help="the plan's manifest")
+    which.add_argument("--all", action="store_true", help="every unfinished session, also those that turn up later")
+    made.add_argument(
+        "--cmd",
+        choices=sorted(_COMMANDS),
+        default="watch",
+        help="watch (default); status: what is recorded; tail: the logs' last lines; events: what was seen and done; "
+        "restart, cancel: the jobs that --job names; list: all sessions; remove: a finished session; "
+        "queue: the actions that wait for a worker; actions: be that worker",
+    )
+    made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
+    detach.add_option(made)
+    session_commands.add_options(made)
+    queue_commands.add_options(made)
+    made.add_argument(
+        "--monitoring-state-dir",
+        metavar="DIR",
+        type=Path,
+        help="where sessions are (default: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs)",
+    )
+    made.add_json()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _act, argv)
+
+
+def _act(options: argparse.Namespace) -> int:
+    detach.check(options)
+    queue_commands.check(options)
+    return _COMMANDS[options.cmd](options)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    if options.detach and options.all:
+        return detach.hand_over_all(options, _directory(options), _sessions(_directory(options)))
+    if options.all:
+        code = every_session.watch(_directory(options), once=options.once, quiet=options.json)
+        return _status(options) if options.once and options.json else code
+    manifest, path = _manifest(options)
+    if options.detach:
+        return detach.hand_over(options, manifest, path)
+    with steps.session(manifest, path) as monitor:
+        if not options.once:
+            return steps.watch_until_ended(monitor)
+        monitor.cycle()
+        steps.hear_answers(monitor)
+        return _show(monitor.session, manifest, options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    if options.all:
+        return _status_of_all(options)
+    manifest, session = _recorded(options)
+    return _show(session, manifest, options.json)
+
+
+def _status_of_all(options: argparse.Namespace) -> int:
+    from oellm_autoexp.view.tables import console, headline, session_table
+
+    sessions = [session for session in _sessions(_directory(options)) if not session.finished]
+    if options.json:
+        print(json.dumps({"sessions": [_facts(session) for session in sessions]}))
+        return app.OK
+    screen = console()
+    for session in sessions:
+        screen.print(f"{session.plan_id}: {headline(session)}")
+        screen.print(session_table(session))
+    if not sessions:
+        screen.print(f"no unfinished sessions in {_directory(options)}")
+    return app.OK
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """What a session knows, for programs."""
+    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
+    return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
+
+
+def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
+    from oellm_autoexp.view.tables import console, headline, session_table
+
+    if as_json:
+        print(json.dumps(_facts(session)))
+    else:
+        screen = console()
+        screen.print(session_table(session))
+        screen.print(headline(session))
+        if not session.finished:
+            steps.show_hints([f"go on watching    {steps.resume_command(manifest)}"])
+    return steps.outcome(session) if session.finished else app.OK
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    return session_commands.cancel(options, *_manifest(options))
+
+
+def _restart(options: argparse.Namespace) -> int:
+    return session_commands.restart(options, *_manifest(options))
+
+
+def _tail(options: argparse.Namespace) -> int:
+    return session_commands.tail(options, *_recorded(options))
+
+
+def _events(options: argparse.Namespace) -> int:
+    return session_commands.events(options, *_recorded(options))
+
+
+def _remove(options: argparse.Namespace) -> int:
+    return session_commands.remove(options, _recorded(options)[1])
+
+
+def _queue(options: argparse.Namespace) -> int:
+    return queue_commands.show_queue(options, _manifest(options)[0])
+
+
+def _actions(options: argparse.Namespace) -> int:
+    return queue_commands.work(options, _manifest(options)[0])
+
+
+def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
+    """The manifest and the session as it is on disk. Raises ConfigError, CorruptError."""
+    from oellm_autoexp.monitor.session import Session, session_path
+
+    manifest, _ = _manifest(options)
+    return manifest, Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from oellm_autoexp.view.tables import console, headline
+
+    directory = _directory(options)
+    sessions = _sessions(directory)
+    if options.json:
+        rows: list[dict[str, Any]] = [
+            {"plan_id": s.plan_id, "finished": s.finished, "manifest": str(s.manifest_path)} for s in sessions
+        ]
+        print(json.dumps({"directory": str(directory), "sessions": rows}))
+        return app.OK
+    if not sessions:
+        console().print(f"no sessions in {directory}")
+        return app.OK
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("session", no_wrap=True)
+    table.add_column("jobs")
+    for session in sessions:
+        table.add_row(session.plan_id, headline(session))
+    console().print(table)
+    return app.OK
+
+
+def _directory(options: argparse.Namespace) -> Path:
+    directory: Path | None = options.monitoring_state_dir
+    return directory or steps.default_state_dir()
+
+
+def _sessions(directory: Path) -> list[Session]:
+    """The sessions of a directory that can be read, newest first; of the others it is told why not."""
+    from oellm_autoexp.monitor.session import Session, all_sessions
+
+    sessions: list[Session] = []
+    for path in all_sessions(directory):
+        try:
+            sessions.append(Session.load(path))
+        except AutoexpError as error:  # one that can't be read hides no other
+            app.tell(error)
+    return sessions
+
+
+def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
+    """The manifest that --session or --manifest means. Raises ConfigError."""
+    from oellm_autoexp.monitor.session import Session, find_session, session_path
+
+    if options.manifest is not None:
+        manifest = steps.load_manifest(options.manifest)
+        if not session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists():
+            hint = f"submit it: {steps.command('submit', '--manifest', str(options.manifest))}"
+            raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
+        return manifest, options.manifest
+    if options.session is None:
+        raise ConfigError(
+            Problem("which session?", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
+        )
+    path = Session.load(find_session(_directory(options), options.session)).manifest_path
+    return steps.load_manifest(path), path
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "watch": _watch,
+    "actions": _actions,
+    "queue": _queue,
+    "status": _status,
+    "cancel": _cancel,
+    "events": _events,
+    "remove": _remove,
+    "restart": _restart,
+    "tail": _tail,
+    "list": _list,
+}

@@ -1,0 +1,243 @@
+"""monitor --cmd queue and --cmd actions: look at a session's queued actions, and carry them out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.cli import app, steps
+from oellm_autoexp.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oellm_autoexp.model import Manifest
+    from oellm_autoexp.monitor.queue import Queue, QueueEntry
+    from oellm_autoexp.monitor.worker import Tally, Worker
+
+_OUTPUT_LINES = 20
+_OUTPUT_BYTES = 65536
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the two commands."""
+    group = parser.add_argument_group("the action queue (--cmd queue, --cmd actions)")
+    group.add_argument("--queue-event", metavar="NAME", help="entries of one event, by its name or id")
+    group.add_argument("--queue-id", metavar="ID", help="one entry, by its id or the beginning of it")
+    group.add_argument("--queue-show", action="store_true", help="all about the entry, and its output's last lines")
+    group.add_argument("--queue-retry", action="store_true", help="make a finished entry pending again")
+    group.add_argument("--follow", action="store_true", help="actions: go on until the session is finished, too")
+    group.add_argument("--jobs", metavar="N", type=int, help="actions: run N programs at once (default: 1)")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Return if the options of the queue go together with the command. Raises ConfigError."""
+    allowed = {
+        "queue_event": ("queue", "events"),
+        **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
+        **dict.fromkeys(("follow", "jobs"), ("actions",)),
+    }
+    for name, commands in allowed.items():
+        if getattr(options, name) not in (None, False) and options.cmd not in commands:
+            raise ConfigError(
+                Problem(f"{_option(name)} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
+            )
+    if (options.queue_show or options.queue_retry) and not options.queue_id:
+        raise ConfigError(Problem("which entry?", hint="name it with --queue-id ID; --cmd queue lists them"))
+    if options.queue_show and options.queue_retry:
+        raise ConfigError(Problem("show the entry or retry it, one at a time", "--queue-show --queue-retry"))
+    if options.queue_id and options.queue_event:
+        raise ConfigError(Problem("--queue-id names one entry already", "--queue-event"))
+    if options.follow and options.once:
+        raise ConfigError(Problem("go on, or stop after one pass?", "--follow --once"))
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(Problem("must be at least 1", "--jobs"))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def show_queue(options: argparse.Namespace, manifest: Manifest) -> int:
+    """List the entries, show one, or make one pending again."""
+    from oellm_autoexp.monitor.queue import Queue
+
+    queue = Queue(_session(manifest))
+    if options.queue_retry:
+        return _retry(queue, manifest, options)
+    if options.queue_id:
+        return _show(queue, manifest, options)
+    return _list(queue, manifest, options)
+
+
+def _session(manifest: Manifest) -> Path:
+    from oellm_autoexp.monitor.session import session_path
+
+    return session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+
+
+def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
+    from oellm_autoexp.monitor.queue import FAILED
+    from oellm_autoexp.view.queue import queue_headline, queue_table, tally_line
+    from oellm_autoexp.view.tables import console
+
+    event = options.queue_event
+    entries = queue.entries(event, tell=app.tell)
+    tally = queue.tally(event)
+    finished = queue.finished(event, tell=app.tell) if event else []
+    if event and not entries and not finished:
+        raise ConfigError(_no_event(queue, event))
+    if options.json:
+        listed = [_facts(entry) for entry in (*entries, *finished)]
+        print(json.dumps({"plan_id": manifest.plan_id, "entries": listed, "finished": tally}))
+        return app.OK
+    screen = console()
+    if not entries and not tally:
+        screen.print(f"the queue of {manifest.plan_id} is empty: no action was put into it")
+        return app.OK
+    held = {entry.id: queue.worker_of(entry) for entry in entries}
+    if entries or finished:
+        screen.print(queue_table([*entries, *finished], held))
+    screen.print(queue_headline(entries) if entries else "nothing waits in the queue")
+    for name, counts in sorted(tally.items()):
+        screen.print(tally_line(name, counts))
+    hints = []
+    if any(held[entry.id] is None for entry in entries):
+        hints.append(f"carry them out    {_command(manifest, '--cmd', 'actions')}")
+    failed = [entry.id for entry in finished if entry.status == FAILED]
+    if failed:
+        hints.append(
+            f"why it failed     {_command(manifest, '--cmd', 'queue', '--queue-id', failed[-1], '--queue-show')}"
+        )
+        hints.append(
+            f"try it again      {_command(manifest, '--cmd', 'queue', '--queue-id', failed[-1], '--queue-retry')}"
+        )
+    elif any(counts[FAILED] for counts in tally.values()):
+        name = next(name for name, counts in sorted(tally.items()) if counts[FAILED])
+        hints.append(f"which failed      {_command(manifest, '--cmd', 'queue', '--queue-event', name)}")
+    if hints:
+        steps.show_hints(hints)
+    return app.OK
+
+
+def _no_event(queue: Queue, name: str) -> Problem:
+    from oellm_autoexp.text import did_you_mean
+
+    known = {*queue.tally(), *(entry.event.name for entry in queue.entries(tell=lambda _error: None))}
+    hint = did_you_mean(name, known) or ("the queue is empty" if not known else "--cmd queue lists them")
+    return Problem(f"no entry has an event '{name}'", "--queue-event", hint)
+
+
+def _facts(entry: QueueEntry) -> dict[str, object]:
+    """What is known of an entry, for programs; without secrets."""
+    from oellm_autoexp.workflow.provenance import redact
+
+    facts: dict[str, object] = redact(entry.model_dump(mode="json", exclude={"sidecar": {"token"}}))
+    return facts
+
+
+def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
+    from oellm_autoexp.monitor.queue import FINISHED
+    from oellm_autoexp.view.queue import entry_lines
+    from oellm_autoexp.view.tables import console
+
+    entry = queue.get(options.queue_id)
+    output = _end_of(queue.place(entry).with_suffix(".log"))
+    if options.json:
+        print(json.dumps({"entry": _facts(entry), "output": output}))
+        return app.OK
+    screen = console()
+    for line in entry_lines(entry, queue.worker_of(entry), output):
+        screen.print(line, soft_wrap=True)
+    if entry.status in FINISHED:
+        again = _command(manifest, "--cmd", "queue", "--queue-id", entry.id, "--queue-retry")
+        steps.show_hints([f"try it again      {again}"])
+    return app.OK
+
+
+def _end_of(path: Path) -> list[str]:
+    """The last lines of an entry's output."""
+    from oellm_autoexp.workflow.provenance import redact_text
+
+    try:
+        with path.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(0, size - _OUTPUT_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()[-_OUTPUT_LINES:]
+    except FileNotFoundError:
+        return []
+    return ["".join(c if c.isprintable() or c == "\t" else "�" for c in redact_text(line)) for line in lines]
+
+
+def _retry(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
+    entry = queue.retry(options.queue_id)
+    if options.json:
+        print(json.dumps({"entry": _facts(entry)}))
+        return app.OK
+    steps.console_note(f"{entry.id} is pending again")
+    steps.show_hints([f"carry it out      {_command(manifest, '--cmd', 'actions')}"])
+    return app.OK
+
+
+def work(options: argparse.Namespace, manifest: Manifest) -> int:
+    """Carry the entries out; returns 1 if some failed."""
+    from oellm_autoexp.monitor.queue import Queue
+    from oellm_autoexp.monitor.worker import Worker
+
+    queue = Queue(_session(manifest))
+    say = _say_on_stderr if options.json else steps.console_note
+    worker = Worker(queue, manifest, jobs=options.jobs or 1, say=say, tell=app.tell)
+    resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
+
+    def go() -> int:
+        tally = _way(worker, options, manifest)()
+        _tell(tally, manifest, options)
+        return app.FAILED if tally.failed else app.OK
+
+    return steps.resumable(resume, go)
+
+
+def _way(worker: Worker, options: argparse.Namespace, manifest: Manifest) -> Callable[[], Tally]:
+    if options.once:
+        return worker.run_once
+    if options.follow:
+        return lambda: worker.follow(lambda: _finished(manifest))
+    return worker.run
+
+
+def _finished(manifest: Manifest) -> bool:
+    from oellm_autoexp.monitor.session import Session
+
+    try:
+        return Session.load(_session(manifest)).finished
+    except ConfigError:  # removed, with its queue
+        return True
+
+
+def _tell(tally: Tally, manifest: Manifest, options: argparse.Namespace) -> None:
+    from oellm_autoexp.text import plural
+
+    if options.json:
+        print(json.dumps({"plan_id": manifest.plan_id, "done": tally.done, "failed": tally.failed}))
+        return
+    count = len(tally.done) + len(tally.failed)
+    if not count:
+        steps.console_note("nothing to do: no action waits for a worker")
+        return
+    steps.console_note(f"{plural(count, 'action')}: {len(tally.done)} done, {len(tally.failed)} failed")
+    if tally.failed:
+        shown = _command(manifest, "--cmd", "queue", "--queue-id", tally.failed[-1], "--queue-show")
+        steps.show_hints([f"why it failed     {shown}"])
+
+
+def _say_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _command(manifest: Manifest, *words: str) -> str:
+    import shlex
+
+    return f"{steps.resume_command(manifest)} {shlex.join(words)}"

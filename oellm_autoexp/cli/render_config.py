@@ -1,0 +1,50 @@
+"""render-config: print the composed config, as written or resolved, or that of one job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from oellm_autoexp.cli import app
+
+EXAMPLES = """\
+  python scripts/render_config.py project=default
+  python scripts/render_config.py project=default --resolve
+  python scripts/render_config.py project=default --job 2"""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser("Print the config that an experiment composes to, as YAML.", EXAMPLES)
+    made.add_argument("--resolve", action="store_true", help="evaluate the interpolations (without the sweep's values)")
+    made.add_argument("--job", metavar="N", type=int, help="the config of job N, resolved")
+    made.add_json()
+    made.add_config()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _render, argv)
+
+
+def _render(options: argparse.Namespace) -> int:
+    import json
+
+    import yaml
+
+    from oellm_autoexp.config.loader import load
+    from oellm_autoexp.workflow.plan import job_config
+    from oellm_autoexp.workflow.provenance import gather
+
+    composed = load(app.source(options))
+    if options.job is None and not options.resolve:
+        tree = {**composed.base, "sweep": composed.sweep}
+    else:
+        tree = job_config(composed, gather(), options.job)
+    if options.json:
+        print(json.dumps(tree, ensure_ascii=False))
+    else:
+        yaml.safe_dump(tree, sys.stdout, sort_keys=False, allow_unicode=True)
+    return app.OK

@@ -1,0 +1,52 @@
+"""run: plan, submit and watch in one go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from oellm_autoexp.cli import app, approval, detach, steps
+
+EXAMPLES = """\
+  python scripts/run_autoexp.py project=default                    train a small sweep on this machine, now
+  python scripts/run_autoexp.py project=default --dry-run          show the plan and the first script
+  python scripts/run_autoexp.py project=default slurm=base         the same on a real SLURM
+  python scripts/run_autoexp.py --config-ref experiments/YOURNAME/myexperiment slurm.sbatch.time=02:00:00"""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser("Plan an experiment, submit its jobs, and watch them until they have ended.", EXAMPLES)
+    steps.add_plan_options(made)
+    made.add_argument("--no-submit", action="store_true", help="plan only")
+    made.add_argument("--no-monitor", action="store_true", help="plan and submit, and return at once")
+    made.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the first script; write and submit nothing"
+    )
+    approval.add_options(made)
+    detach.add_option(made)
+    made.add_config()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> int:
+    detach.check(options)
+    plan = steps.plan(options)
+    if options.dry_run:
+        steps.check_writable(plan)
+        return steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
+    detach.check(options, plan.manifest, plan.scripts[0])
+    path = steps.write_plan(plan, options.manifest)
+    steps.show_plan(plan, path)
+    if options.no_submit:
+        steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(path))}"])
+        return app.OK
+    approval.approve(plan.manifest, options)
+    with steps.session(plan.manifest, path) as monitor:
+        code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+    return detach.hand_over(options, plan.manifest, path, code)

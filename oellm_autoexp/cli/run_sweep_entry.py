@@ -1,0 +1,66 @@
+"""run-sweep-entry: run one job of the newest plan here and now, without a scheduler."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.cli import app
+from oellm_autoexp.errors import ConfigError, CorruptError, Problem
+
+EXAMPLES = """\
+  python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0
+  python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0 --dry-run"""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser(
+        "Run one entry of a sweep in this terminal, without a scheduler; the exit code is the program's.", EXAMPLES
+    )
+    made.add_argument(
+        "--sweep", metavar="PATH", type=Path, default=Path("outputs/sweep.json"), help="default: %(default)s"
+    )
+    made.add_argument("--index", metavar="N", type=int, required=True, help="the entry's index, from 0")
+    made.add_argument("--dry-run", action="store_true", help="print the exact command and run nothing")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from oellm_autoexp.text import shell
+
+    entry = _entry(options.sweep, options.index)
+    words = ["bash", entry["script_path"]]  # the script holds the whole truth: its environment is not in the sweep file
+    if options.dry_run:
+        print(f"{shell(words)}  # {shell(entry['argv'])}")
+        return app.OK
+    if not Path(entry["script_path"]).is_file():
+        raise ConfigError(Problem("the entry's script is gone", entry["script_path"], "plan again"))
+    result = subprocess.run(words, check=False)
+    return 128 - result.returncode if result.returncode < 0 else result.returncode
+
+
+def _entry(path: Path, index: int) -> dict[str, Any]:
+    from oellm_autoexp.files import read_json
+    from oellm_autoexp.model import MANIFEST_VERSION
+
+    data = read_json(path, "sweep", MANIFEST_VERSION, missing="plan first (plan_autoexp.py), or name it with --sweep")
+    try:
+        entries = {entry["index"]: entry for entry in data["entries"]}
+    except (KeyError, TypeError):
+        raise CorruptError(Problem("not a whole sweep file", str(path), "plan again")) from None
+    if index not in entries:
+        known = f"{min(entries)} to {max(entries)}" if entries else "none"
+        raise ConfigError(Problem(f"no entry {index}", str(path), f"there are {known}"))
+    found: dict[str, Any] = entries[index]
+    if not {"script_path", "argv"} <= found.keys():
+        raise CorruptError(Problem("not a whole sweep file", str(path), "plan again"))
+    return found

@@ -1,0 +1,251 @@
+"""monitor --cmd cancel, restart, tail, events, remove: what a person does with the jobs of one session."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.cli import app, steps
+from oellm_autoexp.errors import ConfigError, LockedError, Problem, StateError
+from oellm_autoexp.text import did_you_mean, plural
+
+if TYPE_CHECKING:
+    from oellm_autoexp.model import Manifest
+    from oellm_autoexp.monitor.events import Event
+    from oellm_autoexp.monitor.loop import Monitor
+    from oellm_autoexp.monitor.record import Result
+    from oellm_autoexp.monitor.session import Session
+
+_TAIL_BYTES = 256 << 10
+_HEED_SECONDS = 5.0
+_STATE = (".journal", ".events.jsonl", ".actions", ".requests", ".detached")
+"""What lies beside a session's file."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of these commands."""
+    group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
+    group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
+    group.add_argument("--lines", metavar="N", type=int, default=20, help="--cmd tail: lines of each log (default 20)")
+    group.add_argument(
+        "--override",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="--cmd restart: what is to differ, as in slurm.sbatch.time=04:00:00",
+    )
+    group.add_argument("--exclude", metavar="NODES", default="", help="--cmd restart: nodes that it must not use")
+    group.add_argument("--reason", metavar="TEXT", default="", help="--cmd cancel, restart: kept in the job's history")
+
+
+def chosen(options: argparse.Namespace, manifest: Manifest) -> list[str]:
+    """The names of the jobs that --job means; every job where it is not given. Raises ConfigError."""
+    names = [job.name for job in manifest.jobs]
+    if not options.job:
+        return names
+    by_index = {str(job.index): job.name for job in manifest.jobs}
+    found: dict[str, None] = {}
+    for word in options.job:
+        matching = [word] if word in names else [by_index[word]] if word in by_index else fnmatch.filter(names, word)
+        if not matching:
+            raise ConfigError(Problem(f"the plan has no job '{word}'", "--job", did_you_mean(word, names)))
+        found.update(dict.fromkeys(matching))
+    return list(found)
+
+
+def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
+    """End jobs for good."""
+    names = chosen(options, manifest)
+    reason = options.reason or "cancelled by hand"
+    try:
+        with steps.session(manifest, path) as monitor:
+            ended = monitor.cancel(names, reason)
+            monitor.cycle()
+            return _told(options, monitor, ended, "ended")
+    except LockedError:
+        return _ask(options, manifest, names, "cancel", reason)
+
+
+def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
+    """Begin a new attempt of jobs: of those that failed, or of those that --job names."""
+    from oellm_autoexp.monitor.session import Session, session_path
+    from oellm_autoexp.monitor.tracked import SUCCESS
+    from oellm_autoexp.workflow.outputs import claim_outputs
+
+    names = chosen(options, manifest)
+    overrides = _overrides(options.override)
+    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    if not options.job:
+        names = [name for name, job in session.jobs.items() if job.over and job.state != SUCCESS]
+        if not names:
+            raise ConfigError(Problem("no job has failed", "--cmd restart", "name those to begin anew with --job"))
+    if session.finished:  # its output directories may be another's by now
+        claim_outputs(manifest, session.path)
+    reason = options.reason or "asked for by hand"
+    code = _ask(options, manifest, names, "restart", reason, overrides)
+    try:
+        with steps.session(manifest, path) as monitor:
+            monitor.cycle()
+            begun = [name for name in names if not monitor.session.jobs[name].over]
+            return _told(options, monitor, begun, "to begin anew") or (app.OK if begun else app.FAILED)
+    except LockedError:
+        return code
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` as in YAML. Raises ConfigError."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(Problem(f"{word!r} is no override", "--override", "write key=value"))
+        try:
+            found[key] = value if ":" in value else yaml.safe_load(value)  # 01:30:00 is a time, no number
+        except yaml.YAMLError:
+            found[key] = value
+    return found
+
+
+def _ask(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    names: Sequence[str],
+    kind: Any,
+    reason: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> int:
+    """Leave requests for whoever holds the session; waits a little for them to be heeded."""
+    from oellm_autoexp.monitor import inbox
+    from oellm_autoexp.monitor.session import Session, session_path
+
+    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    jobs = Session.load(path).jobs
+    for name in names:
+        asked = inbox.Asked(
+            id=f"{kind}-{secrets.token_hex(6)}",
+            kind=kind,
+            job=name,
+            attempt=jobs[name].attempt,
+            reason=reason,
+            overrides=dict(overrides or {}),
+            exclude_nodes=options.exclude,
+            at=time.time(),
+        )
+        inbox.ask(path, asked)
+    if kind == "cancel":
+        until = time.monotonic() + _HEED_SECONDS
+        while inbox.waiting(path) and time.monotonic() < until:
+            time.sleep(0.2)
+        left = " (it does so at its next look)" if inbox.waiting(path) else ""
+        _say(options, names, f"asked the process that watches the session to end {plural(len(names), 'job')}{left}")
+    return app.OK
+
+
+def _told(options: argparse.Namespace, monitor: Monitor, names: Sequence[str], what: str) -> int:
+    monitor_news = list(monitor.reactions.news)
+    if options.json:
+        jobs = {name: monitor.session.jobs[name].state for name in names}
+        print(json.dumps({"plan_id": monitor.manifest.plan_id, "jobs": jobs, "messages": monitor_news}))
+        return app.OK
+    for line in monitor_news:
+        steps.console_note(line)
+    steps.console_note(f"{what}: {', '.join(names) or 'nothing'}")
+    if not monitor.session.finished:
+        steps.show_hints([f"go on watching    {steps.resume_command(monitor.manifest)}"])
+    return app.OK
+
+
+def _say(options: argparse.Namespace, names: Sequence[str], text: str) -> None:
+    if options.json:
+        print(json.dumps({"jobs": list(names), "messages": [text]}))
+    else:
+        steps.console_note(text)
+
+
+def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
+    """The last lines of each job's newest log."""
+    found = []
+    for name in chosen(options, manifest):
+        job = session.jobs[name]
+        lines = _last_lines(Path(job.resolved_log_path), options.lines) if job.resolved_log_path else []
+        found.append({"job": name, "state": job.state, "log_path": job.resolved_log_path, "lines": lines})
+    if options.json:
+        print(json.dumps({"plan_id": session.plan_id, "logs": found}))
+        return app.OK
+    for entry in found:
+        steps.console_note(f"==> {entry['job']} ({entry['state']}) {entry['log_path'] or 'no log yet'}")
+        for line in entry["lines"]:
+            steps.console_note(str(line))
+    return app.OK
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    from oellm_autoexp.world import Files
+
+    text = Files("/").tail(str(path), _TAIL_BYTES)
+    lines = deque(text.splitlines(), maxlen=max(0, count))
+    # A log may hold what a terminal would obey.
+    return ["".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines]
+
+
+def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
+    """Every event, and what became of its actions."""
+    from oellm_autoexp.monitor.events import Event
+    from oellm_autoexp.monitor.queue import Queue
+    from oellm_autoexp.monitor.record import RecordFile
+
+    wanted = set(chosen(options, manifest))
+    found: dict[str, tuple[Event, list[Result]]] = {}
+    for entry in RecordFile(session.path).entries():
+        if isinstance(entry, Event):
+            found[entry.id] = (entry, [])
+        elif entry.event_id in found:
+            found[entry.event_id][1].append(entry)
+    finished = {entry.id: entry for entry in Queue(session.path).finished()}
+    rows = []
+    for event, results in found.values():
+        name = options.queue_event
+        if event.job not in wanted or (name and name != event.name and not event.id.startswith(name)):
+            continue
+        actions = []
+        for result in results:
+            done = finished.get(result.id) if result.status == "queued" else None
+            status, message = (done.status, done.message) if done else (result.status, result.message)
+            actions.append({"action": result.action, "status": status, "message": message, "id": result.id})
+        rows.append({**event.model_dump(mode="json"), "actions": actions})
+    if options.json:
+        print(json.dumps({"plan_id": session.plan_id, "events": rows}))
+        return app.OK
+    from oellm_autoexp.view.tables import console, events_table
+
+    console().print(events_table(rows) if rows else "no events")
+    return app.OK
+
+
+def remove(options: argparse.Namespace, session: Session) -> int:
+    """Remove a finished session: its state, queue and record. Manifests, scripts and logs stay."""
+    from oellm_autoexp.monitor.session import writing
+
+    if not session.finished:
+        hint = f"end it first: {steps.command('monitor', '--session', session.plan_id, '--cmd', 'cancel')}"
+        raise StateError(Problem("its jobs have not all ended", str(session.path), hint))
+    with writing(session.path):
+        for suffix in _STATE:
+            path = session.path.with_suffix(suffix)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        session.path.unlink()  # last: until then it is there to be removed
+    _say(options, [], f"removed the session {session.plan_id}; its manifest, scripts and logs are where they were")
+    return app.OK

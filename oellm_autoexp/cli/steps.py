@@ -1,0 +1,427 @@
+"""The steps that commands are made of: plan, open a session, submit, watch, tell how it went."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.cli import app
+from oellm_autoexp.errors import ConfigError, Problem, SchedulerError
+
+if TYPE_CHECKING:
+    from oellm_autoexp.model import Manifest
+    from oellm_autoexp.monitor.loop import Monitor
+    from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.scheduler.base import Scheduler
+    from oellm_autoexp.workflow.plan import Plan
+
+
+_MOST_JOBS = 1_000_000
+_REASONS_SHOWN = 5
+_ANSWERS_SECONDS = 10.0
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """The options of planning."""
+    parser.add_argument("--manifest", metavar="PATH", type=Path, help="also write the manifest to this path")
+    parser.add_argument("--plan-id", metavar="ID", help="the plan's id (default: config name and time)")
+    parser.add_argument("--array-subset", metavar="0,3-5", help="plan only the jobs with these indices")
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    """Compose the config and plan its jobs, in memory; a command without planning options plans them all."""
+    from oellm_autoexp.config.loader import load
+    from oellm_autoexp.files import shipped
+    from oellm_autoexp.workflow.check import ask
+    from oellm_autoexp.workflow.plan import located, make_plan
+    from oellm_autoexp.workflow.provenance import gather
+
+    composed = load(app.source(options))
+    made = make_plan(
+        composed,
+        gather(),
+        plan_id=_plan_id(getattr(options, "plan_id", None)),
+        subset=_subset(getattr(options, "array_subset", None)),
+        read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
+    )
+    with located(composed):
+        ask(made.probes)
+    return made
+
+
+def _plan_id(text: str | None) -> str | None:
+    if text is not None and (not text or not all(c.isalnum() or c in "._-" for c in text) or text[0] in ".-"):
+        raise ConfigError(Problem(f"{text!r} can't be a plan's id", "--plan-id", "use letters, digits and . _ -"))
+    return text
+
+
+def _subset(text: str | None) -> frozenset[int] | None:
+    """`0,3-5` → {0, 3, 4, 5}."""
+    if text is None:
+        return None
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        bounds = (first, last) if dash else (first, first)
+        if not all(bound.isascii() and bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
+            raise ConfigError(Problem(f"{part!r} is not an index or a range", "--array-subset", "write e.g. 0,3-5"))
+        if int(bounds[1]) >= _MOST_JOBS:
+            raise ConfigError(Problem(f"no plan has a job {bounds[1]}", "--array-subset"))
+        numbers.update(range(int(bounds[0]), int(bounds[1]) + 1))
+    return frozenset(numbers)
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(Problem(f"can't read the template: {error}", "$.slurm.template_path")) from None
+
+
+def check_writable(made: Plan) -> None:
+    """Raise ConfigError if the plan could not be written."""
+    from oellm_autoexp.workflow import manifest
+
+    manifest.check_writable(made)
+
+
+def write_plan(made: Plan, extra: Path | None) -> Path:
+    """Write a plan, with a progress bar where that takes a while; returns the manifest's path."""
+    from oellm_autoexp.view.tables import console
+    from oellm_autoexp.workflow import manifest
+
+    screen = console(stderr=True)
+    jobs = len(made.manifest.jobs)
+    if jobs < 200 or not screen.is_terminal:
+        return manifest.write(made, extra)
+    from rich.progress import Progress
+
+    with Progress(console=screen, transient=True) as bar:
+        task = bar.add_task("writing scripts", total=jobs)
+        return manifest.write(made, extra, lambda done: bar.update(task, completed=done))
+
+
+@contextmanager
+def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None = None) -> Iterator[Monitor]:
+    """The session of a manifest, made if there is none yet, and held by this process for the time of a block.
+
+    `scheduler` None: the one that the manifest asks for.
+
+    Raises LockedError if another process has it, StateError if output directories belong to another session.
+    """
+    from oellm_autoexp.monitor.loop import Monitor
+    from oellm_autoexp.monitor.session import Session, session_path, writing
+    from oellm_autoexp.scheduler.make import make_scheduler
+    from oellm_autoexp.workflow.manifest import canonical_path
+    from oellm_autoexp.workflow.outputs import claim_outputs
+    from oellm_autoexp.workflow.submit import Submitter
+
+    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    with writing(path) as claim:
+        if path.exists():
+            opened = Session.load(path)
+            if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then
+                claim_outputs(manifest, path)
+        else:
+            # The session first: whoever finds our marks in an output directory must find it unfinished.
+            opened = Session.create(manifest, canonical_path(manifest, manifest_path))
+            try:
+                claim_outputs(manifest, path)
+            except BaseException:
+                path.unlink()
+                raise
+        scheduler = scheduler or make_scheduler(manifest)
+        submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
+        try:
+            monitor = Monitor(manifest, opened, scheduler, submitter, claim)
+            try:
+                yield monitor
+            finally:
+                monitor.close()
+        finally:
+            claim.beat()  # raises, and leaves the session alone, if another process has taken it over meanwhile
+            opened.close()
+
+
+def submit(monitor: Monitor) -> None:
+    """Submit all that may go. Raises SchedulerError if nothing can: unreachable, or every submission refused."""
+    from oellm_autoexp.monitor.tracked import WAITING
+    from oellm_autoexp.text import plural
+    from oellm_autoexp.view.tables import console
+
+    screen = console(stderr=True)
+    resume = f"the plan is kept; go on with: {command('submit', '--manifest', str(monitor.session.manifest_path))}"
+    try:
+        with screen.status("submitting") if screen.is_terminal else nullcontext() as status:
+
+            def tell(text: str) -> None:
+                if status is not None:
+                    status.update(text)
+
+            if monitor.submitter.unsettled:
+                unclear = plural(monitor.submitter.unsettled, "job")
+                tell(f"looking whether {unclear} went through when an earlier submission was cut off")
+                monitor.submitter.settle_all()
+            monitor.submitter.retry_now()
+            done = monitor.submitter.submit_ready(lambda done, total: tell(f"submitted {done} of {total} jobs"))
+    except SchedulerError as error:
+        raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
+    jobs = monitor.session.jobs.values()
+    refused = [job for job in jobs if job.state == WAITING and job.refusals]
+    waiting = [job for job in jobs if job.state == WAITING]
+    tried_all = all(job.refusals or not job.reason for job in waiting)  # the others wait for reasons of their own
+    if refused and tried_all and not any(job.attempt for job in jobs):
+        reasons = dict.fromkeys(job.reason for job in refused)
+        raise SchedulerError(
+            *(Problem(f"the scheduler refused: {reason}", refused[0].name) for reason in reasons),
+            Problem("no job was submitted", hint=resume),
+        )
+    hear_answers(monitor)
+    _tell_submitted(monitor.session, done)
+
+
+def hear_answers(monitor: Monitor) -> None:
+    """Give the commands that jobs wait for a while to answer, for those who do not come back soon."""
+    until = time.monotonic() + _ANSWERS_SECONDS
+    while monitor.submitter.asking and time.monotonic() < until:
+        time.sleep(0.1)
+        monitor.submitter.submit_ready()
+
+
+def _tell_submitted(session: Session, done: int) -> None:
+    """Say how many jobs went to the scheduler just now, and why the others wait."""
+    from oellm_autoexp.monitor.tracked import WAITING
+    from oellm_autoexp.text import plural
+
+    waiting = [job for job in session.jobs.values() if job.state == WAITING]
+    if done:
+        console_note(f"submitted {plural(done, 'job')}")
+    elif not waiting:
+        console_note("nothing to submit: every job was submitted before")
+    reasons = Counter(job.reason or "goes when the queue has room for it (scheduler.max_jobs)" for job in waiting)
+    for reason, count in reasons.most_common(_REASONS_SHOWN):
+        console_note(f"{plural(count, 'job')}: {reason}")
+    if len(reasons) > _REASONS_SHOWN:
+        console_note(f"… and {len(reasons) - _REASONS_SHOWN} more reasons to wait")
+
+
+def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> int:
+    """Submit a session's jobs; then watch them, or say how to, or return where the watching is to be detached."""
+    if monitor.session.finished:
+        console_note("this plan was submitted before, and every job has ended")
+        return finish(monitor)
+
+    def go() -> int:
+        if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
+            monitor.look()
+        submit(monitor)
+        if detach:
+            return app.OK
+        if watch:
+            return _watch(monitor)
+        show_hints([f"watch             {resume_command(monitor.manifest)}"])
+        return app.OK
+
+    return resumable(resume_command(monitor.manifest), go)
+
+
+def watch_until_ended(monitor: Monitor) -> int:
+    """Watch until every job has ended."""
+    return resumable(resume_command(monitor.manifest), lambda: _watch(monitor))
+
+
+def _watch(monitor: Monitor) -> int:
+    """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
+    from oellm_autoexp.cli.display import display
+    from oellm_autoexp.cli.every_session import Watch
+    from oellm_autoexp.view.tables import headline
+
+    children = Watch(monitor.session.path.parent, monitor.manifest)
+    finished: list[Session] = []
+    try:
+        with display(monitor.manifest.plan_id) as show:
+            while True:
+                monitor.cycle()
+                children.round()
+                show([monitor, *children.monitors])
+                finished += children.let_finished_go()
+                if monitor.session.finished and not children.monitors:
+                    break
+                monitor.rest(min(each.interval_seconds for each in (monitor, *children.monitors)))
+    finally:
+        children.let_go()
+    for child in finished:
+        console_note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
+    return finish(monitor) or children.code
+
+
+def resumable(resume: str, go: Callable[[], int]) -> int:
+    """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is told."""
+    from oellm_autoexp.view.tables import console
+
+    try:
+        with terminating():
+            return go()
+    except KeyboardInterrupt:
+        screen = console()
+        screen.print("\ninterrupted: the jobs go on. Resume with:")
+        screen.print(f"  {resume}", soft_wrap=True)
+        return app.INTERRUPTED
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Let SIGTERM (a login node's reaper) end the watch as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def finish(monitor: Monitor) -> int:
+    """Print the final table and what to try next; returns the exit code."""
+    from oellm_autoexp.view.tables import console, headline, session_table
+
+    screen = console()
+    screen.print(session_table(monitor.session))
+    screen.print(headline(monitor.session))
+    show_hints(hints(monitor.manifest, monitor.session))
+    return outcome(monitor.session)
+
+
+def show_plan(made: Plan, path: Path) -> None:
+    """Print what was planned, and where it is."""
+    from oellm_autoexp.view.tables import console, plan_summary
+
+    screen = console()
+    screen.print(plan_summary(made.manifest))
+    for note in made.notes:
+        screen.print(f"note: {note}")
+    screen.print(f"plan {made.manifest.plan_id}: {path}", soft_wrap=True)
+
+
+def read_script(manifest: Manifest) -> str:
+    """The script of a plan's first job. Raises ConfigError."""
+    path = manifest.jobs[0].script_path
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
+
+
+def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
+    """Print what would be submitted: the plan's summary, its jobs, and the first job's whole script."""
+    from oellm_autoexp.view.tables import console, plan_summary
+
+    screen = console()
+    screen.print(plan_summary(manifest))
+    for note in notes:
+        screen.print(f"note: {note}")
+    for job in manifest.jobs:
+        screen.print(f"{job.index:>5}  {job.name}", soft_wrap=True)
+    screen.print(f"\n--- {manifest.jobs[0].script_path}")
+    print(script)
+    screen.print("--- dry run: nothing was submitted")
+    return app.OK
+
+
+def console_note(text: str) -> None:
+    """Print one line for people."""
+    from oellm_autoexp.view.tables import console
+
+    console().print(text)
+
+
+def outcome(opened: Session) -> int:
+    """0 if every job succeeded, else 1."""
+    from oellm_autoexp.monitor.tracked import SUCCESS
+
+    return app.OK if all(job.state == SUCCESS for job in opened.jobs.values()) else app.FAILED
+
+
+def hints(manifest: Manifest, opened: Session | None = None) -> list[str]:
+    """What a person may want to do next, as commands that work as they are."""
+    where = _state_dir_option(manifest)
+    lines = [f"see this again    {command('monitor', '--session', manifest.plan_id, *where, '--cmd', 'status')}"]
+    failed = [job for job in opened.jobs.values() if job.exit_code] if opened else []
+    if failed:
+        lines.append(f"why did it fail   tail -n 30 {shlex.quote(failed[0].resolved_log_path)}")
+    if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
+        lines.append(f"train longer      {command('run', 'project=default', 'backend.options.train_iters=400')}")
+        lines.append("your own runs     see 'Your own experiments' in README.md")
+    return lines
+
+
+def resume_command(manifest: Manifest) -> str:
+    """The exact command that goes on watching a session."""
+    return command("monitor", "--session", manifest.plan_id, *_state_dir_option(manifest))
+
+
+def _state_dir_option(manifest: Manifest) -> list[str]:
+    directory = Path(manifest.monitoring_state_dir)
+    usual = Path("outputs", "monitoring_state").absolute()  # a variable that is set here may not be in the next shell
+    return (
+        []
+        if directory in (usual, default_state_dir().absolute()) and usual == directory
+        else [
+            "--monitoring-state-dir",
+            str(directory),
+        ]
+    )
+
+
+def default_state_dir() -> Path:
+    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
+    own = os.environ.get("OELLM_MONITORING_STATE_DIR")
+    return Path(own) if own else Path(os.environ.get("OUTPUT_DIR", "outputs"), "monitoring_state")
+
+
+def command(name: str, *words: str) -> str:
+    """One of our commands as the user would type it, in the form in which this one was called."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return shlex.join([_found_as("python", sys.executable), "-m", "oellm_autoexp", name, *words])
+    if called.suffix == ".py" and called.parent.name == "scripts":
+        return shlex.join([_found_as("python", sys.executable), str(called.with_name(f"{name}_autoexp.py")), *words])
+    return shlex.join([_found_as("oellm-autoexp", sys.argv[0]), name, *words])
+
+
+def _found_as(name: str, path: str) -> str:
+    """The plain name of a program where that finds it, else its path."""
+    found = shutil.which(name)
+    if found is not None and Path(path).exists() and Path(found).samefile(path):
+        return name
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+def show_hints(lines: list[str]) -> None:
+    """Print what to try next."""
+    from oellm_autoexp.view.tables import console
+
+    screen = console()
+    screen.print("\nnext:")
+    for line in lines:
+        screen.print(f"  {line}", soft_wrap=True)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest at `path`."""
+    from oellm_autoexp.workflow.manifest import load
+
+    return load(path)

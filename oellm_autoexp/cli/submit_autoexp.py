@@ -1,0 +1,46 @@
+"""submit: hand a plan's jobs to the scheduler, each once, and watch them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from oellm_autoexp.cli import app, approval, detach, steps
+
+EXAMPLES = """\
+  python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
+  python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json --no-monitor
+  python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json --dry-run
+  python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json --detach local
+
+Submitting a manifest again goes on where an earlier submission stopped; nothing is submitted twice."""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser(
+        "Submit the jobs of a manifest, each exactly once, and watch them until they have ended.", EXAMPLES
+    )
+    made.add_argument("--manifest", metavar="PATH", type=Path, required=True, help="the manifest that plan wrote")
+    made.add_argument("--no-monitor", action="store_true", help="submit and return at once")
+    made.add_argument("--dry-run", action="store_true", help="show what would be submitted, and submit nothing")
+    approval.add_options(made)
+    detach.add_option(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _submit, argv)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    manifest = steps.load_manifest(options.manifest)
+    if options.dry_run:
+        return steps.show_dry_run(manifest, steps.read_script(manifest))
+    detach.check(options, manifest)
+    approval.approve(manifest, options)
+    with steps.session(manifest, options.manifest) as monitor:
+        code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+    return detach.hand_over(options, manifest, options.manifest, code)

@@ -1,0 +1,35 @@
+"""visualize: show an experiment's stages, what is swept and what waits for what, before anything is submitted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from oellm_autoexp.cli import app, steps
+
+EXAMPLES = """\
+  python scripts/visualize_plan.py --config-ref experiments/my_experiment
+  python scripts/visualize_plan.py --config-ref experiments/my_experiment --max-jobs-per-stage 5
+  python scripts/visualize_plan.py --config-ref experiments/my_experiment --format mermaid backend.megatron.lr=1e-4"""
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser("Draw the plan of an experiment: stages, swept values, start and cancel conditions.", EXAMPLES)
+    made.add_argument("--max-jobs-per-stage", metavar="N", type=int, default=0, help="list up to N jobs of each stage")
+    made.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text")
+    made.add_config()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _visualize, argv)
+
+
+def _visualize(options: argparse.Namespace) -> int:
+    from oellm_autoexp.view.graph import FORMATS, graph
+
+    plan = steps.plan(options)
+    print(FORMATS[options.format](graph(plan.manifest, options.max_jobs_per_stage)), end="")
+    return app.OK

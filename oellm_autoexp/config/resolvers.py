@@ -1,0 +1,187 @@
+"""The resolvers `${oc.…:…}` that a config may use, as plain functions. Wrong input is an error, never a silent 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import grammar_parser
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.grammar_visitor import GrammarVisitor
+
+from oellm_autoexp.config.expressions import evaluate
+from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.slurm.times import format_time
+from oellm_autoexp.text import plural
+
+Resolver = Callable[..., Any]
+_MISSING = object()
+_CONDITIONS = {"true": True, "false": False, "": False, "null": False, "none": False}
+
+
+def number(value: Any, resolver: str) -> int | float:
+    """`value` as a number, also from text such as `1e-4`. Raises ConfigError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    raise ConfigError(Problem(f"{resolver} needs numbers, not {value!r}"))
+
+
+def _whole(value: Any, resolver: str) -> int:
+    """`value` as a whole number. Raises ConfigError."""
+    found = number(value, resolver)
+    if found != found // 1:
+        raise ConfigError(Problem(f"{resolver} needs whole numbers, not {value!r}"))
+    return int(found)
+
+
+def _numeric(name: str, function: Callable[..., Any], *, least: int = 1, most: int | None = None) -> Resolver:
+    def resolve(*arguments: Any) -> Any:
+        count = len(arguments)
+        if count < least or (most is not None and count > most):
+            wanted = plural(least, "argument") if most == least else f"at least {plural(least, 'argument')}"
+            raise ConfigError(Problem(f"{name} takes {wanted}, not {count}"))
+        numbers = [number(argument, name) for argument in arguments]
+        try:
+            return function(*numbers)
+        except (ArithmeticError, ValueError) as error:
+            raise ConfigError(Problem(f"{name}({', '.join(map(str, arguments))}) fails: {error}")) from None
+
+    return resolve
+
+
+def _sum(*values: float) -> float:
+    return sum(values)
+
+
+def _product(*values: float) -> float:
+    return math.prod(values)
+
+
+def _difference(first: float, *rest: float) -> float:
+    return first - sum(rest)
+
+
+def _integral(function: Callable[..., float]) -> Callable[..., int]:
+    return lambda *values: int(function(*values))
+
+
+def _if(condition: Any, when_true: Any, when_false: Any = None) -> Any:
+    if isinstance(condition, str):
+        if condition.lower() not in _CONDITIONS:
+            raise ConfigError(Problem(f"oc.if needs true or false, not {condition!r}", hint="compute it with oc.eval"))
+        condition = _CONDITIONS[condition.lower()]
+    return when_true if condition else when_false
+
+
+def _slice(sequence: Any, start: Any = None, stop: Any = None) -> Any:
+    if not isinstance(sequence, str | list):
+        raise ConfigError(Problem(f"oc.slice needs text or a list, not {sequence!r}"))
+    bounds = [None if bound is None else _whole(bound, "oc.slice") for bound in (start, stop)]
+    return sequence[slice(*bounds)]
+
+
+def _concat(*parts: Any) -> Any:
+    if parts and all(isinstance(part, list) for part in parts):
+        return [item for part in parts for item in part]
+    for part in parts:
+        if part is None or isinstance(part, list | dict):
+            raise ConfigError(Problem(f"oc.concat needs only lists or only scalars, not {part!r}"))
+    return "".join(str(part) for part in parts)
+
+
+def _len(value: Any) -> int:
+    if not isinstance(value, str | list | dict):
+        raise ConfigError(Problem(f"oc.len needs text, a list or a mapping, not {value!r}"))
+    return len(value)
+
+
+def _dict_merge(*mappings: Any) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for mapping in mappings:
+        if not isinstance(mapping, dict):
+            raise ConfigError(Problem(f"oc.dict_merge needs mappings, not {mapping!r}"))
+        merged.update(mapping)
+    return merged
+
+
+def _eval(expression: Any) -> Any:
+    return evaluate(expression) if isinstance(expression, str) else expression
+
+
+def _decode(text: Any) -> Any:
+    """The value that a text spells in OmegaConf's grammar (`1e-4`, `[a, 2]`), as OmegaConf's own `oc.decode`."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ConfigError(Problem(f"oc.decode needs text, not {text!r}"))
+    visitor = GrammarVisitor(node_interpolation_callback=_refused, resolver_interpolation_callback=_refused, memo=None)
+    try:
+        return visitor.visit(grammar_parser.parse(text, parser_rule="singleElement", lexer_mode="VALUE_MODE"))
+    except OmegaConfBaseException:
+        problem = Problem(f"oc.decode can't read {text!r}", hint="it reads numbers, true, null, [a, b]")
+        raise ConfigError(problem) from None
+
+
+def _refused(*_arguments: Any, **_named: Any) -> Any:
+    raise ConfigError(Problem("oc.decode does not resolve the interpolations in a text"))
+
+
+def _time(resolver: str, now: datetime, layout: Any) -> str:
+    if not isinstance(layout, str):
+        raise ConfigError(Problem(f"{resolver} needs a layout such as %Y%m%d-%H%M%S, not {layout!r}"))
+    return now.strftime(layout)
+
+
+def make_resolvers(
+    environment: Mapping[str, str], now: datetime, shipped: Callable[[str], Path], python: str
+) -> dict[str, Resolver]:
+    """Every resolver by name.
+
+    `environment` answers `oc.env`, `now` is the plan's time for `oc.timestring` (and Hydra's `now`), `shipped` finds
+    files that come with the program, `python` is the interpreter that plans.
+    """
+
+    def env(name: Any, default: Any = _MISSING) -> Any:
+        if environment.get(str(name)) or (str(name) in environment and default is _MISSING):
+            return environment[str(name)]  # one that is set but empty gives way to a default
+        if default is _MISSING:
+            raise ConfigError(Problem(f"the environment variable {name} is not set", hint=f"export {name}=…"))
+        return default if default is None else str(default)
+
+    return {
+        "oc.env": env,
+        "oc.decode": _decode,
+        "oc.create": lambda value: value,
+        "oc.eval": _eval,
+        "oc.if": _if,
+        "oc.mul": _numeric("oc.mul", _product),
+        "oc.muli": _numeric("oc.muli", _integral(_product)),
+        "oc.add": _numeric("oc.add", _sum),
+        "oc.addi": _numeric("oc.addi", _integral(_sum)),
+        "oc.sub": _numeric("oc.sub", _difference, least=2),
+        "oc.subi": _numeric("oc.subi", _integral(_difference), least=2),
+        "oc.div": _numeric("oc.div", lambda a, b: a / b, least=2, most=2),
+        "oc.divi": _numeric("oc.divi", lambda a, b: int(a // b), least=2, most=2),
+        "oc.cdivi": _numeric("oc.cdivi", lambda a, b: int(-(-a // b)), least=2, most=2),
+        "oc.sqrt": _numeric("oc.sqrt", math.sqrt, most=1),
+        "oc.mul_round_int": _numeric("oc.mul_round_int", lambda *values: round(math.prod(values))),
+        "oc.slice": _slice,
+        "oc.concat": _concat,
+        "oc.int": _numeric("oc.int", int, most=1),
+        "oc.len": _len,
+        "oc.dict_merge": _dict_merge,
+        "oc.timestring": lambda layout="%Y%m%d-%H%M%S": _time("oc.timestring", now, layout),
+        "now": lambda layout: _time("now", now, layout),
+        "oc.slurmtime": _numeric("oc.slurmtime", format_time, most=1),
+        "autoexp.shipped": lambda relative: str(shipped(relative)),
+        "autoexp.python": lambda: python,
+    }

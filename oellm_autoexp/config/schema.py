@@ -1,0 +1,269 @@
+"""The typed sections of a job's config. Unknown keys are errors; open sections say so."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError
+
+from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
+from oellm_autoexp.monitor.conditions import Condition
+from oellm_autoexp.monitor.rules import MonitoringSection
+from oellm_autoexp.text import did_you_mean, scalar
+
+
+class ProjectSection(Section):
+    """Names and places of a job."""
+
+    name: Text
+    base_output_dir: str
+    output_dir: str
+    log_path: str
+    log_path_current: str
+    monitoring_state_dir: str
+    resume: bool = True
+
+
+class CommandBackend(Section):
+    """Any program: its words, then its options as `--name value`."""
+
+    class_name: Literal["CommandBackend"]
+    argv: Words = ()
+    megatron: dict[str, Any] = {}
+    """Values under Megatron's names, for programs that stand in for it; `options` picks from them."""
+    options: Flags = {}
+    env: Environment = {}
+
+
+class MegatronBackend(Section):
+    """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
+
+    class_name: Literal["MegatronBackend"]
+    version: str = "core_v0_19_0"
+    """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
+    launch: Literal["srun", "torchrun"] = "srun"
+    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
+    python: Words = ("python3",)
+    script: str
+    megatron: dict[str, Any] = {}
+    """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
+    extra_args: Words = ()
+    """Words behind all others, for arguments that only optional packages of Megatron add."""
+    env: Environment = {}
+    checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")
+    """What a plan is checked by: rules restated here, Megatron's own parser as well, or neither."""
+
+
+Backend = Annotated[CommandBackend | MegatronBackend, Field(discriminator="class_name")]
+
+
+class SlurmClient(Section):
+    """The real SLURM commands. A submission with an unclear answer is looked for during `settle_seconds`."""
+
+    class_name: Literal["SlurmClient"]
+    timeout_seconds: Number = Field(default=60, gt=0)
+    settle_seconds: Number = Field(default=30, ge=0)
+
+
+class LocalClient(Section):
+    """The embedded scheduler: jobs as processes of this machine, at most `slots` at a time."""
+
+    class_name: Literal["LocalClient"]
+    slots: Count | None = Field(default=None, ge=1)
+    kill_grace_seconds: Number = Field(default=30, ge=0)
+
+
+class FakeSlurmClient(Section):
+    """A scripted scheduler in memory, for tests: every job goes through `states`, one per poll."""
+
+    class_name: Literal["FakeSlurmClient"]
+    states: list[str] = ["PENDING", "RUNNING", "COMPLETED"]
+
+
+Client = Annotated[SlurmClient | LocalClient | FakeSlurmClient, Field(discriminator="class_name")]
+
+
+class SlurmSection(Section):
+    """How jobs are rendered and handed to the scheduler. `sbatch`, `srun` and `env` are open."""
+
+    template_path: str | None = None
+    array: bool = False
+    array_task_limit: Count | None = Field(default=None, ge=1)
+    submit_cmd: Words = ("sbatch",)
+    squeue_cmd: Words = ("squeue",)
+    sacct_cmd: Words = ("sacct",)
+    cancel_cmd: Words = ("scancel",)
+    launcher_cmd: Words = ("srun",)
+    env: Environment = {}
+    srun: Flags = {}
+    sbatch: Flags = {}
+    sbatch_extra_directives: list[str] = []
+    client: Client
+
+
+class SchedulerSection(Section):
+    """Limits on what is handed to the scheduler."""
+
+    max_jobs: Count | None = Field(default=None, ge=1)
+    submit_rate_limit_seconds: Number = Field(default=0, ge=0)
+    max_gpu_hours: Number | None = Field(default=None, ge=0)
+    native_dependencies: bool = False
+
+
+class ContainerSection(Section):
+    """What jobs run in: nothing but the host, so far."""
+
+
+class JobSection(Section):
+    """What a job waits for, is cancelled by, and is already done with (then it is not run at all)."""
+
+    start_conditions: tuple[Condition, ...] = ()
+    cancel_conditions: tuple[Condition, ...] = ()
+    done_conditions: tuple[Condition, ...] = ()
+    start_condition_cmd: Words = ()
+    start_condition_interval_seconds: Number = Field(default=60, gt=0)
+    inactivity_threshold_seconds: Number | None = Field(default=None, gt=0)
+
+
+class AutoexpConfig(Section):
+    """A job's whole config, resolved."""
+
+    index: Count = 0
+    stage: Text | None = None
+    metadata: dict[str, Any] = {}
+    project: ProjectSection
+    backend: Backend
+    container: ContainerSection = ContainerSection()
+    slurm: SlurmSection
+    scheduler: SchedulerSection = SchedulerSection()
+    monitoring: MonitoringSection = MonitoringSection()
+    job: JobSection = JobSection()
+
+
+def decode(tree: dict[str, Any]) -> AutoexpConfig:
+    """The typed config of a resolved tree. Raises ConfigError with every mistake, each with its `$.path`."""
+    try:
+        return AutoexpConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors(include_url=False)]
+        raise ConfigError(*dict.fromkeys(problems)) from None
+
+
+def decode_section(name: str, tree: Any) -> Any:
+    """One typed section of a resolved tree by its name. Raises ConfigError, as `decode`."""
+    section: type[BaseModel] = cast("type[BaseModel]", AutoexpConfig.model_fields[name].annotation)
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        found = [_problem({**detail, "loc": (name, *detail["loc"])}) for detail in error.errors(include_url=False)]
+        raise ConfigError(*dict.fromkeys(found)) from None
+
+
+_MUST_BE = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "keys and values",
+    "model_type": "keys and values",
+    "model_attributes_type": "keys and values",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
+"""What a value must be, in our words, by pydantic's kind of error."""
+
+
+def _problem(detail: Any) -> Problem:
+    kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    location, around, inside = _written(detail["loc"])
+    path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    if location[-1:] == ("[key]",):
+        return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{value}' in quotes")
+    if kind == "extra_forbidden":
+        known = [field.alias or name for model in around for name, field in model.model_fields.items()]
+        return Problem(f"unknown key '{location[-1]}'", path, did_you_mean(str(location[-1]), known))
+    if kind == "missing":
+        return Problem("this key is required", path)
+    if kind.startswith("union_tag"):
+        return _class_name_problem(value, path, [tag for model in inside for tag in _tags(model)])
+    if kind in ("value_error", "state", "event"):
+        return Problem(detail["msg"].removeprefix("Value error, "), path)
+    what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
+    return Problem(f"{what}, not {_shown(value)}", path + context.get("within", ""))
+
+
+def _class_name_problem(value: Any, path: str, known: list[str]) -> Problem:
+    given = value.get("class_name") if isinstance(value, dict) else None
+    if given is None:
+        return Problem("this key is required", f"{path}.class_name", f"one of: {', '.join(known)}")
+    hint = did_you_mean(str(given), known)
+    return Problem(f"unknown class_name {_shown(given)}", f"{path}.class_name", hint or f"one of: {', '.join(known)}")
+
+
+def _parent(path: str, location: tuple[int | str, ...]) -> str:
+    """The path of the mapping whose key is wrong: pydantic names the key and `[key]` behind it."""
+    return path.removesuffix(f".{location[-2]}.[key]").removesuffix(f"[{location[-2]}].[key]")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return scalar(value) if value is None or isinstance(value, bool) else reprlib.repr(value)
+
+
+Sections = list[type[BaseModel]]
+
+
+def _written(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Sections, Sections]:
+    """A pydantic location as a person wrote it, without the class names that unions add to it.
+
+    Also the sections that its last part is a key of, and those that its last part may hold.
+    """
+    written: list[int | str] = []
+    around: Sections = []
+    inside: Sections = [AutoexpConfig]
+    keyed = False
+    for part in location:
+        if keyed:  # a key that people choose, such as an event's name
+            written.append(part)
+            keyed = False
+            continue
+        chosen = [model for model in inside if part in _tags(model)]
+        if chosen and len(inside) > 1:
+            inside = chosen
+            continue
+        written.append(part)
+        if isinstance(part, str):
+            around = inside
+            fields = [model.model_fields[part] for model in around if part in model.model_fields]
+            inside = [model for found in fields for model in _sections(found.annotation)]
+            keyed = bool(inside) and any(get_origin(found.annotation) is dict for found in fields)
+    return tuple(written), around, inside
+
+
+def _sections(annotation: Any) -> Sections:
+    """The sections that a field's type names, also inside of unions and lists."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _sections(argument)]
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """The class names by which a union knows a section."""
+    found = model.model_fields.get("class_name")
+    return get_args(found.annotation) if found else ()

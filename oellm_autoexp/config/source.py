@@ -1,0 +1,476 @@
+"""Reads the YAML of a config: plain numbers, no traps, every key with its line; and feeds it to Hydra.
+
+Differences to PyYAML's YAML 1.1, all towards what people mean:
+- `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
+- digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
+- a key given twice is an error;
+- `${oc.eval:int(50e9 / ${b})}` is accepted unquoted: the expression is quoted here, so that OmegaConf's grammar, which
+  knows no operators, takes it as one argument;
+- the events of `monitoring` are kept by name, also where they are written as a list, so that a file can add to them;
+- inside `sweep`, `\\${x}` and `${x}` are the same: a value of the job, resolved per job.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf, grammar_parser
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.text import did_you_mean
+
+if yaml.__with_libyaml__:
+    from yaml import CSafeLoader
+    from yaml.composer import Composer
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SCHEME = "autoexp"
+
+_INT = re.compile(r"^[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o[0-7][0-7_]*|0|[1-9][0-9_]*)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_MERGE = "tag:yaml.org,2002:merge"
+_REPLACED_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp", "value"))
+
+
+if TYPE_CHECKING or not yaml.__with_libyaml__:
+    _SafeLoader = yaml.SafeLoader
+else:
+
+    class _SafeLoader(Composer, CSafeLoader):
+        """libyaml scans; nodes are composed in Python, where nesting without end is an error and no crash."""
+
+        def __init__(self, stream: str) -> None:
+            CSafeLoader.__init__(self, stream)
+            Composer.__init__(self)
+
+
+class _Loader(_SafeLoader):
+    """PyYAML's safe loader with the scalar rules of the module's docstring."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._around: list[str] = []  # the anchors of the nodes that are being read
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._around:
+            problem = f"the alias *{event.anchor} stands inside of what it names"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        self._around.append(anchor)
+        node = super().compose_mapping_node(anchor)
+        self._around.pop()
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in seen:
+                    problem = f"the key '{key.value}' is given twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        self._around.append(anchor)
+        node = super().compose_sequence_node(anchor)
+        self._around.pop()
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "").lower()
+    sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
+    base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
+    return int(sign + digits, base)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line."""
+    text = _read_text(path)
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = " ".join(part for part in (error.problem, error.context and f"({error.context})") if part)
+        raise ConfigError(Problem(what, where, _yaml_hint(text, mark))) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an explicit tag such as `!!int x`
+        raise ConfigError(Problem(str(error), str(path))) from None
+    except RecursionError:
+        raise ConfigError(Problem("is nested too deeply", str(path))) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(Problem(f"can't read it: {error.strerror}", str(path))) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(Problem(f"is not UTF-8 text (byte {error.start})", str(path))) from None
+
+
+def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
+    lines = text.splitlines()
+    return f"the line reads: {lines[mark.line].strip()}" if mark and mark.line < len(lines) else ""
+
+
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """The content of a config file, which is a mapping (an empty file: an empty one). Raises ConfigError."""
+    content = read_yaml(path)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(Problem("must hold keys and values", str(path), "a config file is a YAML mapping"))
+    return content
+
+
+def key_lines(path: Path) -> dict[tuple[str, ...], int]:
+    """The line (from 1) of every key of a YAML file, by its path from the file's root; list items by their index."""
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node, prefix: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in sorted(node.value, key=lambda entry: entry[0].tag != _MERGE):
+                if key.tag == _MERGE:  # its keys are written where the anchor is; the mapping's own come later
+                    for source in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
+                        walk(source, prefix)
+                    continue
+                here = (*prefix, *str(key.value).split("."))
+                lines[here] = key.start_mark.line + 1
+                walk(value, here)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                here = (*prefix, _name_of(value) if prefix[-1:] in _NAMED else str(index))
+                lines[here] = value.start_mark.line + 1
+                walk(value, here)
+
+    root = yaml.compose(_read_text(path), Loader=_Loader)
+    if root is not None:
+        walk(root, ())
+    return lines
+
+
+_NAMED = {("log_events",), ("state_events",)}
+"""Lists of named things, which are kept by name."""
+
+
+def _name_of(node: yaml.Node) -> str:
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((str(value.value) for key, value in entries if key.value == "name"), "")
+
+
+def by_name(monitoring: Any) -> Any:
+    """The `monitoring` section with its lists of events as mappings by name, so that Hydra merges them one by one."""
+    if not isinstance(monitoring, dict):
+        return monitoring
+    found = dict(monitoring)
+    for (key,) in _NAMED:
+        events = found.get(key)
+        if isinstance(events, list) and all(isinstance(event, dict) and event.get("name") for event in events):
+            named = {event["name"]: event for event in events}
+            if len(named) == len(events):  # else the schema tells what is wrong
+                found[key] = named
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Interpolations as people write them
+
+
+def normalise(tree: Any, *, in_sweep: bool = False) -> Any:
+    """`tree` with every interpolation in a form that OmegaConf's grammar accepts (see the module's docstring)."""
+    if isinstance(tree, dict):
+        return {key: normalise(value, in_sweep=in_sweep) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [normalise(value, in_sweep=in_sweep) for value in tree]
+    if isinstance(tree, str) and "${" in tree:
+        return quote_expressions(unescape(tree) if in_sweep else tree)
+    return tree
+
+
+def unescape(text: str) -> str:
+    """`text` with `\\${` (however many backslashes) as `${`."""
+    return re.sub(r"\\+\$\{", "${", text)
+
+
+_EVAL = re.compile(r"\s*oc\.eval\s*:")
+
+
+def quote_expressions(text: str) -> str:
+    """`text` with the argument of each `${oc.eval:…}` quoted, unless it already is; an escaped `\\${` is left alone."""
+    return "".join(literal + _interpolation(inside) for literal, inside in _pieces(text))
+
+
+def _interpolation(inside: str | None) -> str:
+    if inside is None:
+        return ""
+    call = _EVAL.match(inside)
+    if call is None:
+        return f"${{{quote_expressions(inside)}}}"
+    argument = inside[call.end() :].strip()
+    return f"${{oc.eval:{quote_expressions(argument) if _is_quoted(argument) else _quote(argument)}}}"
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
+    """The literal parts of a text, each with the inside of the interpolation behind it (None: there is none)."""
+    begin = position = 0
+    while (start := text.find("${", position)) >= 0:
+        backslashes = start - len(text[:start].rstrip("\\"))
+        end = _closing(text, start + 2)
+        if backslashes % 2 or end < 0:
+            position = start + 2
+            continue
+        yield text[begin:start], text[start + 2 : end]
+        begin = position = end + 1
+    yield text[begin:], None
+
+
+def _closing(text: str, index: int) -> int:
+    """The index of the brace that closes the interpolation whose inside begins at `index`, or -1."""
+    depth, quote = 1, ""
+    while 0 <= index < len(text):
+        character = text[index]
+        if character == "\\":
+            index += 1
+        elif text.startswith("${", index):
+            index = _closing(text, index + 2)
+            if index < 0:
+                return -1
+        elif quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "{}":
+            depth += 1 if character == "{" else -1
+            if depth == 0:
+                return index
+        index += 1
+    return -1
+
+
+def _is_quoted(argument: str) -> bool:
+    """Whether an argument is one quoted text from its first character to its last."""
+    if argument[:1] not in ("'", '"'):
+        return False
+    index = 1
+    while index < len(argument):
+        if argument[index] == "\\":
+            index += 1
+        elif argument.startswith("${", index):
+            index = _closing(argument, index + 2)
+            if index < 0:
+                return False
+        elif argument[index] == argument[0]:
+            return index == len(argument) - 1
+        index += 1
+    return False
+
+
+def _quote(argument: str) -> str:
+    """An argument as OmegaConf's quoted text, where only backslashes before a quote or at the end need another one."""
+    quoted = "".join(
+        re.sub(r"(\\*)'", r"\1\1\\'", literal) + _interpolation(inside) for literal, inside in _pieces(argument)
+    )
+    end = len(quoted) - len(quoted.rstrip("\\"))
+    return f"'{quoted}{quoted[len(quoted) - end :]}'"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hydra's side
+
+
+@dataclass(frozen=True)
+class Search:
+    """Folders to search, first one first, and the configs that the whole is made of, each laid over those before."""
+
+    directories: tuple[Path, ...] = ()
+    configs: tuple[str, ...] = ()
+
+    def file(self, config_path: str) -> Path | None:
+        """The file of a config in the first folder that has it."""
+        files = (directory / f"{config_path}.yaml" for directory in self.directories)
+        return next((file for file in files if file.is_file()), None)
+
+    def is_group(self, name: str) -> bool:
+        """Whether a folder of that name holds configs to choose from."""
+        return bool(name) and any((directory / name).is_dir() for directory in self.directories)
+
+    def groups(self) -> list[str]:
+        """The names of all groups but those of experiments."""
+        folders = [
+            folder.relative_to(directory)
+            for directory in self.directories
+            for pattern in ("*/", "*/*/")
+            for folder in directory.glob(pattern)
+        ]
+        return sorted({str(folder) for folder in folders if folder.parts[0] != "experiments"})
+
+
+WHOLE = "the config"
+"""The name of the config that Hydra composes: a defaults list of `Search.configs`, in no file."""
+
+_NOWHERE = Search()
+_search: ContextVar[Search] = ContextVar("search", default=_NOWHERE)
+
+
+class AutoexpConfigSource(ConfigSource):
+    """A folder of YAML files, read by `read_yaml`; one Hydra search path entry `autoexp:///folder`."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def _file(self, config_path: str) -> Path:
+        return Path(self.path, self._normalize_file_name(config_path))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        if config_path == WHOLE:
+            # The package is said here, so that a config without the header is laid over the root as well.
+            config = OmegaConf.create({"defaults": [f"{name}@_global_" for name in _search.get().configs]})
+            return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
+        file = self._file(config_path)
+        if not file.is_file():
+            raise ConfigLoadError(f"Config not found : {file}")
+        header = ConfigSource._get_header_dict(_read_text(file)[:512])
+        content = read_mapping(file)
+        if config_path.startswith("sweep/"):
+            content = normalise(content, in_sweep=True)
+        else:
+            content = {key: normalise(value, in_sweep=key == "sweep") for key, value in content.items()}
+        if config_path.startswith("monitoring/"):
+            content = by_name(content)
+        elif "monitoring" in content:
+            content["monitoring"] = by_name(content["monitoring"])
+        return ConfigResult(
+            provider=self.provider, path=self.full_path(), config=_created(content, file), header=header
+        )
+
+    def available(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def is_group(self, config_path: str) -> bool:
+        return Path(self.path, config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path == WHOLE or self._file(config_path).is_file()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        files: list[str] = []
+        for entry in sorted(Path(self.path, config_path).iterdir()):
+            self._list_add_result(files, f"{config_path}/{entry.name}", entry.name, results_filter)
+        return sorted(set(files))
+
+
+def _created(content: Mapping[Any, Any], file: Path) -> Any:
+    """The content as OmegaConf keeps it. Raises ConfigError for what it can't: all broken interpolations, by line."""
+    try:
+        return OmegaConf.create(dict(content))
+    except GrammarParseError:
+        lines = key_lines(file)
+        problems = [
+            Problem(
+                f"the interpolation {text!r} does not parse",
+                _line(file, path, lines),
+                "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}",
+            )
+            for path, text in _texts(content, ())
+            if not parses(text)
+        ]
+        raise ConfigError(*problems) from None
+    except OmegaConfBaseException as error:
+        path = tuple(part for part in re.split(r"[.\[\]]", error.full_key or "") if part)
+        raise ConfigError(Problem(str(error).splitlines()[0], _line(file, path, key_lines(file)))) from None
+
+
+def _line(file: Path, path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
+    """`file:12` for the nearest part of the path that has a line."""
+    known = (lines[path[:count]] for count in range(len(path), 0, -1) if path[:count] in lines)
+    line = next(known, None)
+    return f"{shown(file)}:{line}" if line else shown(file)
+
+
+def _texts(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value, (*path, *str(key).split(".")))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _texts(value, (*path, str(index)))
+    elif isinstance(node, str) and "${" in node:
+        yield path, node
+
+
+def parses(text: str) -> bool:
+    """Whether OmegaConf's grammar takes a text."""
+    try:
+        grammar_parser.parse(text)
+    except GrammarParseError:
+        return False
+    return True
+
+
+def shown(file: Path) -> str:
+    """A file as a person would name it: from here if it is below, else with its whole path."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+class AutoexpSearchPath(SearchPathPlugin):
+    """Puts the folders of `searching` on Hydra's search path, in order, before everything else."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for directory in reversed(_search.get().directories):
+            search_path.prepend(provider=SCHEME, path=f"{SCHEME}://{directory}")
+
+
+@contextmanager
+def searching(search: Search) -> Iterator[None]:
+    """Let Hydra search these folders, and compose these configs as WHOLE, for the time of a block."""
+    Plugins.instance().register(AutoexpConfigSource)
+    Plugins.instance().register(AutoexpSearchPath)
+    token = _search.set(search)
+    try:
+        yield
+    finally:
+        _search.reset(token)
+
+
+def unknown_config(name: str, directories: tuple[Path, ...]) -> Problem:
+    """The problem of a config name found in none of the folders, with the nearest names there are."""
+    files = [
+        (file, directory)
+        for directory in directories
+        for files in (directory.glob("*.yaml"), (directory / "experiments").rglob("*.yaml"))
+        for file in sorted(files)
+    ]
+    known = {str(file.relative_to(directory).with_suffix("")) for file, directory in files}
+    searched = ", ".join(str(directory) for directory in directories)
+    return Problem(f"no config '{name}'", f"searched {searched}", did_you_mean(name, known))

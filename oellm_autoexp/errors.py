@@ -1,0 +1,94 @@
+"""What can go wrong, as one tree.
+
+AutoexpError
+├── ConfigError          the YAML, an override or an option is wrong               exit 2
+│   └── SweepError       the sweep section is wrong
+├── BackendError         the command to run can't be built from the config         exit 2
+├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
+│   ├── UnreachableError its commands could not even be asked: surely nothing was submitted
+│   └── SubmitError      the scheduler answered and refused the submission
+│       └── InvalidSubmissionError  whatever its load: something about it is wrong
+└── StateError           a file of ours (manifest, session) can't be used          exit 2
+    ├── LockedError      somebody else is at work on it
+    └── CorruptError     it does not parse, or is newer than this program
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: what is wrong, where (`file.yaml:12` or `$.sweep.grids`), and what would be right."""
+
+    what: str
+    where: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n    {self.hint}" if self.hint else text
+
+
+class AutoexpError(Exception):
+    """A mistake or a circumstance that is told in one clear message, without a traceback.
+
+    Holds every problem found in one go, so that a person mends them all at once.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class ConfigError(AutoexpError):
+    """The configuration, an override or a command line option is wrong."""
+
+
+class SweepError(ConfigError):
+    """The sweep section does not say a valid set of points."""
+
+
+class BackendError(AutoexpError):
+    """The backend can't make a command from its section."""
+
+
+class SchedulerError(AutoexpError):
+    """The scheduler could not be reached or gave no usable answer. Says nothing about any job."""
+
+    exit_code = 3
+
+
+class UnreachableError(SchedulerError):
+    """The scheduler's commands are missing or not configured here. Surely nothing was submitted."""
+
+
+class SubmitError(SchedulerError):
+    """The scheduler answered, and refused the submission."""
+
+
+class InvalidSubmissionError(SubmitError):
+    """The scheduler refused for a reason that does not pass by itself: an unknown partition, a node that is none."""
+
+
+class StateError(AutoexpError):
+    """A file that holds state can't be used."""
+
+
+class LockedError(StateError):
+    """Another process holds what is needed."""
+
+
+class CorruptError(StateError):
+    """A state file does not parse, or was written by a newer version."""
+
+
+def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:
+    """Raise one `kind` with all `problems`, or return if there are none."""
+    found = tuple(problems)
+    if found:
+        raise kind(*found)

@@ -1,0 +1,156 @@
+"""Logs read by bytes, line by line, from where the last look stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MARK_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far a log was read: which file, and the byte offset after the last whole line.
+
+    `identity` is the file's inode (not its device, whose number differs between hosts that mount the same file
+    system) and, after `#`, how often the log was seen to begin anew: file systems give the numbers of removed files to
+    new ones. `mark` is a checksum of the file's first bytes and of the last ones before the offset, by which a file
+    that was truncated and has grown past the offset since is told; "" is not checked.
+    """
+
+    identity: str = ""
+    offset: int = 0
+    mark: str = field(default="", compare=False)
+
+    @property
+    def inode(self) -> str:
+        """The file's inode number, "" before anything was read."""
+        return self.identity.partition("#")[0]
+
+    def anew(self, inode: str) -> Cursor:
+        """The start of new content: of another file, or of the same one."""
+        if not self.identity:
+            return Cursor(inode)
+        return Cursor(f"{inode}#{int(self.identity.partition('#')[2] or 0) + 1}")
+
+
+def read_added(
+    name: str | Path, cursor: Cursor, *, final: bool = False, limit: int = 1 << 20, longest: int = 16 << 20
+) -> tuple[bytes, Cursor]:
+    """The whole lines added to a log since `cursor` (about `limit` bytes of them, or one line), and the new cursor.
+
+    They begin in the file that the new cursor names, `len(lines)` bytes before its offset.
+
+    Lines end as in bytes.splitlines. One cut in two by the writer is left for the next call, unless `final` or unless
+    it is longer than `longest` bytes: then it comes in pieces. A truncated or replaced file is read from its start,
+    after the rest of the old one if that lies beside it under a longer name (train.log → train.log.1), and after those
+    that were moved aside between two calls (train.log.2, train.log.1). A file that is missing, or can't be read now,
+    is no news.
+    """
+    size = (limit, max(limit, longest))
+    try:
+        status = os.stat(name)  # noqa: PTH116  of every running job at every look: without making objects
+        if not final and status.st_size == cursor.offset and str(status.st_ino) == cursor.inode:
+            return b"", cursor
+    except OSError:
+        pass
+    path = Path(name)
+    old = _moved_aside(path, cursor)
+    if old is not None:
+        # What its writer left unfinished will stay so once there is a new file.
+        data, after = _read_on(old, cursor, final=final or _inode(path) != "", size=size)
+        if data and after.inode == cursor.inode:
+            return data, after
+        for newer in _moved_after(old, path):
+            data, after = _read_on(newer, cursor, final=True, size=size)
+            if data:
+                return data, after
+    return _read_on(path, cursor, final=final, size=size)
+
+
+def _moved_aside(path: Path, cursor: Cursor) -> Path | None:
+    """Where the file that was read so far went, if `path` is another one now and it was renamed in its folder."""
+    with contextlib.suppress(OSError):
+        if not cursor.inode or _inode(path) == cursor.inode:
+            return None
+        with os.scandir(path.parent) as entries:
+            for entry in entries:
+                if str(entry.inode()) == cursor.inode and entry.name.startswith(path.stem):
+                    return Path(entry.path)
+    return None
+
+
+def _moved_after(old: Path, path: Path) -> list[Path]:
+    """The logs that were moved aside after `old`, oldest first: train.log.2, train.log.1."""
+    number = _number(old.name, path.name)
+    found: dict[int, Path] = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            other = _number(entry.name, path.name)
+            if number is not None and other is not None and other < number:
+                found[other] = Path(entry.path)
+    return [found[other] for other in sorted(found, reverse=True)]
+
+
+def _number(name: str, log: str) -> int | None:
+    """N of `<log>.N`."""
+    number = name.removeprefix(f"{log}.")
+    return int(number) if number != name and number.isascii() and number.isdecimal() else None
+
+
+def _inode(path: Path) -> str:
+    try:
+        return str(path.stat().st_ino)
+    except OSError:
+        return ""
+
+
+def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) -> tuple[bytes, Cursor]:
+    """Read on in one file. `size`: the bytes to read, and how many more if they hold no line's end."""
+    limit, longest = size
+    try:
+        # Not blocking: the path may name a pipe, and opening one waits for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return b"", cursor
+            if str(status.st_ino) != cursor.inode:
+                cursor = cursor.anew(str(status.st_ino))
+            elif cursor.offset > status.st_size:
+                cursor = cursor.anew(cursor.inode)
+            elif cursor.offset == status.st_size and not final:
+                return b"", cursor
+            before = min(cursor.offset, _MARK_BYTES)
+            head = file.read(before)
+            file.seek(cursor.offset - before)
+            data = file.read(before + limit)
+            while len(data) - before == limit < longest and not _whole(data[before:]):
+                limit = min(2 * limit, longest)
+                data += file.read(before + limit - len(data))
+    except OSError:
+        return b"", cursor
+    if cursor.mark not in ("", _mark(head, data[:before])):
+        return _read_on(path, cursor.anew(cursor.inode), final=final, size=size)
+    added = data[before:]
+    end = _whole(added)
+    at_end = cursor.offset + len(added) >= status.st_size
+    if (final and at_end) or (end == 0 and len(added) >= longest):
+        end = len(added)
+    if end == 0:
+        return b"", cursor
+    offset = cursor.offset + end
+    mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
+    return added[:end], Cursor(cursor.identity, offset, mark)
+
+
+def _whole(data: bytes) -> int:
+    """The length of the whole lines that `data` begins with; a last `\r` may be the first half of `\r\n`."""
+    return max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1 if data else 0)) + 1
+
+
+def _mark(first: bytes, last: bytes) -> str:
+    return f"{zlib.crc32(first + last):08x}" if last else ""

@@ -1,0 +1,104 @@
+"""May a job start? Pure: its conditions, the files it names and its siblings' states in; a verdict out.
+
+A job with start conditions of its own waits for those alone, and may start while its sibling still runs. One without
+waits until the siblings it refers to have succeeded, and is cancelled if one of them ended otherwise. Where the
+scheduler does that waiting itself (`native`), the job may go to its queue as soon as its siblings are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from oellm_autoexp.model import JobSpec
+from oellm_autoexp.monitor import facts
+from oellm_autoexp.monitor.around import Around, Questions
+from oellm_autoexp.monitor.conditions import Condition
+from oellm_autoexp.monitor.tracked import IN_QUEUE, SUCCESS, TrackedJob
+from oellm_autoexp.world import Files
+
+_CONDITIONS = TypeAdapter(tuple[Condition, ...])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to become of a waiting job, and why."""
+
+    step: Literal["start", "wait", "cancel", "done"]
+    reason: str = ""
+    after: tuple[str, ...] = ()
+    """Names of jobs in the queue whose success the scheduler is to await."""
+
+
+class Gate:
+    """One job's gate; its conditions are decoded once."""
+
+    def __init__(
+        self,
+        job: JobSpec,
+        files: Callable[[str], Files] = Files,
+        *,
+        native: bool = False,
+        questions: Questions | None = None,
+    ) -> None:
+        self._job = job
+        self._questions = questions or Questions()
+        self.native = native
+        self._files = files(job.work_dir)
+        self._start = _CONDITIONS.validate_python(job.start_conditions)
+        self._cancel = _CONDITIONS.validate_python(job.cancel_conditions)
+        self._done = _CONDITIONS.validate_python(job.done_conditions)
+
+    def verdict(self, jobs: Mapping[str, TrackedJob], waited_seconds: float = 0, now: float = 0) -> Verdict:
+        """What is to become of the job, which has waited so long. `jobs`: every job of the plan."""
+        around = self._around(jobs, now)
+        done = self.done(jobs, now)
+        if done:
+            return Verdict("done", done)
+        if done is None:
+            return Verdict("wait", f"waits for an answer: {', '.join(map(str, self._done))}")
+        for condition in self._cancel:
+            if condition.holds(around):
+                return Verdict("cancel", f"cancelled by {condition}")
+        if self._start:
+            return self._by_conditions(
+                [condition for condition in self._start if not condition.holds(around)], waited_seconds
+            )
+        return self._by_siblings(jobs)
+
+    def done(self, jobs: Mapping[str, TrackedJob], now: float = 0) -> str | None:
+        """Why there is nothing left to do for the job; '' if there is, None if a command has not said so yet."""
+        around = self._around(jobs, now)
+        answers = [condition.holds(around) for condition in self._done]
+        if not answers or False in answers:
+            return ""
+        return None if None in answers else f"already done: {', '.join(map(str, self._done))}"
+
+    def _around(self, jobs: Mapping[str, TrackedJob], now: float) -> Around:
+        def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
+            return self._questions.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
+
+        me = jobs.get(self._job.name) or TrackedJob(name=self._job.name)
+        return Around(self._files, jobs, me, now, ask, value=lambda key: facts.values(self._job, me, None, "")[key])
+
+    def _by_conditions(self, missing: list[Condition], waited_seconds: float) -> Verdict:
+        for condition in missing:
+            if condition.timeout_seconds is not None and waited_seconds >= condition.timeout_seconds:
+                return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
+        return Verdict("wait", f"waits for {', '.join(map(str, missing))}") if missing else Verdict("start")
+
+    def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
+        ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
+        if ended:
+            return Verdict("cancel", f"cancelled: {ended[0]} ended as {jobs[ended[0]].state}")
+        open_ones = [name for name in self._job.depends_on if jobs[name].state != SUCCESS]
+        if not open_ones:
+            return Verdict("start")
+        # What only we can judge (conditions, a command) must be judged when the siblings have ended.
+        ours = self._done or self._cancel or self._job.start_condition_cmd
+        if self.native and not ours and all(jobs[name].state in IN_QUEUE for name in open_ones):
+            return Verdict("start", after=tuple(open_ones))
+        return Verdict("wait", f"waits for {', '.join(open_ones)}")

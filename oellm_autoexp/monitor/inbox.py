@@ -1,0 +1,86 @@
+"""Requests to the process that holds a session: to start a job again, or to end it.
+
+Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has heeded it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.files import check_owner, create_atomic, read_json
+from oellm_autoexp.model import Record
+
+REQUEST_VERSION = 1
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+
+
+class Asked(Record):
+    """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
+
+    `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` (None: no limit) and
+    `cooldown_seconds` are the restart's budget, as in RestartAction.
+    """
+
+    version: int = REQUEST_VERSION
+    id: str
+    kind: Literal["restart", "cancel"]
+    job: str | None
+    attempt: int
+    reason: str = ""
+    overrides: dict[str, Any] = {}
+    exclude_nodes: str = ""
+    cause: str | None = None
+    max_attempts: int | None = None
+    cooldown_seconds: float = 0
+    at: float
+
+
+def inbox_folder(session_path: Path) -> Path:
+    """`<monitoring_state_dir>/<plan_id>.requests`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
+    return session_path.with_suffix(".requests")
+
+
+def ask(session_path: Path, asked: Asked) -> bool:
+    """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
+    folder = inbox_folder(session_path)
+    if not _FILE_NAME.fullmatch(asked.id):
+        raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
+    check_owner(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return create_atomic(folder / f"{asked.id}.json", asked.model_dump_json(indent=1) + "\n", 0o600)
+
+
+def waiting(session_path: Path) -> list[tuple[Path, Asked]]:
+    """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
+
+    Raises CorruptError or StateError naming a file that can't be used.
+    """
+    folder = inbox_folder(session_path)
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StateError(Problem(f"can't read the requests: {error.strerror}", str(folder))) from None
+    found = []
+    for name in names:
+        try:
+            found.append((folder / name, _read(folder / name)))
+        except ConfigError:  # heeded meanwhile
+            continue
+    return sorted(found, key=lambda item: (item[1].at, item[1].id))
+
+
+def _read(path: Path) -> Asked:
+    data = read_json(path, "request", REQUEST_VERSION)
+    try:
+        return Asked.model_validate(data)
+    except ValidationError as error:
+        what = f"not a whole request: {str(error).splitlines()[0]}"
+        raise CorruptError(Problem(what, str(path), "remove it if nobody needs it")) from None

@@ -1,0 +1,493 @@
+"""Carries out what events ask for: says, restarts, cancels, publishes, launches beside us, or hands to the queue.
+
+What is to be done is in the session before it is done (`TrackedJob.pending`), and leaves it afterwards. Whoever dies in
+between leaves it to be done again: twice perhaps, never not at all; an entry of the queue is made once in any case.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateError
+from oellm_autoexp.model import JobSpec, Manifest
+from oellm_autoexp.monitor import errands, facts, inbox, restarts
+from oellm_autoexp.monitor.actions import (
+    Cancel,
+    EventAction,
+    Launch,
+    LaunchPlan,
+    Publish,
+    Request,
+    Restart,
+    Say,
+    Tell,
+)
+from oellm_autoexp.monitor.around import Around, Questions
+from oellm_autoexp.monitor.decide import decide
+from oellm_autoexp.monitor.detect import Detector
+from oellm_autoexp.monitor.events import Event, Pending, event_id
+from oellm_autoexp.monitor.gate import Gate
+from oellm_autoexp.monitor.queue import Queue, QueueEntry
+from oellm_autoexp.monitor.record import RecordFile, Result, Status
+from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.templates import filled
+from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.scheduler.base import Scheduler
+from oellm_autoexp.text import fill
+from oellm_autoexp.workflow.attempts import write_script
+from oellm_autoexp.world import Errand, Files
+
+_MOST_PUBLISHED = 8
+"""How many events may follow from each other by PublishEventAction: a circle ends there."""
+_MOST_NEWS = 1000
+_BY_HAND = "by hand"
+_ASK_AGAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    status: Status
+    message: str
+
+
+@dataclass
+class Reactions:
+    """The actions of one session. `news` are lines for the screen, which whoever shows them takes away."""
+
+    manifest: Manifest
+    session: Session
+    scheduler: Scheduler
+    record: RecordFile
+    detectors: dict[str, Detector]
+    now: Callable[[], float] = time.time
+    questions: Questions = field(default_factory=Questions)
+    news: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_NEWS))
+
+    def __post_init__(self) -> None:
+        self._specs = {job.name: job for job in self.manifest.jobs}
+        self._gates: dict[str, Gate] = {}
+        self._queue = Queue(self.session.path)
+        self._errands: dict[str, Errand] = {}
+        self._results: list[Result] = []
+        self._told: set[str] = set()
+        self._entries = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something is at work beside us that may be done before the scheduler is asked again."""
+        return bool(self._errands) or self.questions.under_way
+
+    def close(self) -> None:
+        """End what is at work; a later monitor begins it again."""
+        for errand in self._errands.values():
+            errand.give_up()
+        self._errands.clear()
+        self.questions.close()
+
+    def act(self) -> None:
+        """Carry out what is due, of events and of what people asked for. Saves what it did.
+
+        Raises SchedulerError if jobs that are to end could not be ended; they are tried again.
+        """
+        now = self.now()
+        done = self._hear(now)
+        for name, job in list(self.session.jobs.items()):
+            closed = {_key(pending) for pending in job.pending if self._react(name, pending, now)}
+            if closed:  # all at once: there may be thousands
+                job = self.session.jobs[name]
+                left = tuple(pending for pending in job.pending if _key(pending) not in closed)
+                self.session.put(job.model_copy(update={"pending": left}))
+        try:
+            self._end_jobs(now)
+        finally:
+            self._begin_attempts(now)
+            self._save()
+            for path in done:
+                path.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        """Save what was done; the results first, since nobody comes back to an action that the session has no more."""
+        self.record.add(self._results)
+        self._results.clear()
+        self.session.save()
+
+    # ---- what people ask for
+
+    def _hear(self, now: float) -> list[Path]:
+        """Take up what others asked of the holder of this session; the files that may go once it is saved."""
+        heard = []
+        try:
+            requests = inbox.waiting(self.session.path)
+        except AutoexpError as error:
+            self._tell_once(f"requests are not heeded: {error}")
+            requests = []
+        for path, asked in requests:
+            heard.append(path)
+            names = list(self.session.jobs) if asked.job is None else [asked.job]
+            for name in names:
+                if name not in self.session.jobs:
+                    self.news.append(f"{asked.kind} of '{name}': no such job")
+                elif asked.kind == "cancel":
+                    self.cancel(name, asked.reason or "cancelled by hand", now)
+                else:
+                    request = Restart(
+                        asked.reason,
+                        asked.cause,
+                        asked.max_attempts,
+                        asked.cooldown_seconds,
+                        asked.overrides,
+                        asked.exclude_nodes,
+                    )
+                    attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
+                    try:
+                        outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
+                    except AutoexpError as error:
+                        outcome = _Outcome("failed", error.problems[0].what)
+                    if outcome is not None and outcome.status != "done":
+                        self.news.append(f"{name}: {outcome.message}")
+        return heard
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.news.append(text)
+
+    # ---- one action
+
+    def _react(self, name: str, pending: Pending, now: float) -> bool:
+        """Get on with one action; whether that was the end of it."""
+        binding = self._binding(name, pending)
+        action = type(binding.action).__name__ if binding else "?"
+        try:
+            outcome = self._step(name, pending, binding, now) if binding else _Outcome("skipped", "it is not declared")
+        except AutoexpError as error:
+            outcome = _Outcome("failed", error.problems[0].what)
+        except Exception:  # one action must not keep the others, nor the watch, from going on
+            outcome = _Outcome("failed", traceback.format_exc(limit=-3))
+        if outcome is None:
+            return False
+        self._close(name, pending, action, outcome, now)
+        return True
+
+    def _binding(self, name: str, pending: Pending) -> EventAction | None:
+        rule = self.detectors[name].rules.named(pending.rule)
+        return rule.bindings[pending.binding] if rule and pending.binding < len(rule.actions) else None
+
+    def _step(self, name: str, pending: Pending, binding: EventAction, now: float) -> _Outcome | None:
+        """Get on with one action; its outcome, or None while there is none."""
+        if (errand := self._errands.get(_key(pending))) is not None:
+            return self._ended(pending, errand)
+        job, spec = self.session.jobs[name], self._specs[name]
+        values = facts.values(spec, job, pending.event, self.manifest.plan_id)
+        try:
+            binding = filled(binding, values)
+        except KeyError as error:
+            return _Outcome("failed", f"no value is called '{{{error.args[0]}}}'")
+        if not pending.started:
+            around = Around(
+                Files(spec.work_dir),
+                self.session.jobs,
+                job,
+                now,
+                partial(self._ask, _key(pending), spec, now),
+                pending.event.at,
+                job.carried_out.get(_place(pending)),
+                values.__getitem__,
+            )
+            step = decide(binding.conditions, around, now - pending.since)
+            if step.kind == "wait":
+                if step.reason != pending.reason:
+                    self._replace(name, pending, pending.model_copy(update={"reason": step.reason}))
+                return None
+            self.questions.forget(_key(pending))
+            if step.kind == "skip":
+                return _Outcome("skipped", step.reason)
+        if binding.mode == "queue":
+            return self._enqueue(pending, binding, spec, now)
+        return self._carry_out(name, pending, binding.action.request(), now)
+
+    def _ask(
+        self, asker: str, spec: JobSpec, now: float, words: tuple[str, ...], interval_seconds: float
+    ) -> bool | None:
+        return self.questions.answer(asker, words, spec.work_dir, interval_seconds, now)
+
+    def _enqueue(self, pending: Pending, binding: EventAction, spec: JobSpec, now: float) -> _Outcome:
+        entry = QueueEntry(
+            id=pending.id,
+            plan_id=self.manifest.plan_id,
+            manifest_path=str(self.session.manifest_path),
+            event=pending.event,
+            action=binding.action,
+            executor=binding.executor,
+            work_dir=spec.work_dir,
+            created_at=now + self._entries * 1e-6,  # in the order of the log
+        )
+        self._queue.put(entry)
+        self._entries += 1
+        return _Outcome("queued", pending.id)
+
+    def _carry_out(self, name: str, pending: Pending, request: Request, now: float) -> _Outcome | None:
+        match request:
+            case Say():
+                self.news.append(f"{name}: {request.message}")
+                return _Outcome("done", request.message)
+            case Restart():
+                return self.restart(name, request, pending.event.attempt, now, event=pending)
+            case Cancel():
+                reason = request.reason or pending.event.name
+                jobs = list(self.session.jobs) if request.scope == "plan" else [name]
+                ended = [other for other in jobs if self.cancel(other, reason, now)]
+                return _Outcome("done", f"ended: {reason}") if ended else _Outcome("skipped", "is ended already")
+            case Publish():
+                return self._publish(name, pending, request, now)
+            case Launch() | LaunchPlan() | Tell():
+                self._launch(name, pending, request)
+                return None
+            case _:
+                assert_never(request)
+
+    def _publish(self, name: str, pending: Pending, request: Publish, now: float) -> _Outcome:
+        depth = pending.event.depth + 1
+        if depth > _MOST_PUBLISHED:
+            return _Outcome("failed", f"{_MOST_PUBLISHED} events have followed from each other: is this a circle?")
+        event = Event(
+            id=event_id(request.name, pending.id),
+            kind="published",
+            name=request.name,
+            job=name,
+            attempt=pending.event.attempt,
+            job_id=pending.event.job_id,
+            log_path=pending.event.log_path,
+            at=now,
+            depth=depth,
+            metadata={**pending.event.metadata, **request.metadata},
+        )
+        self.record.add([event])
+        self.session.put(self.detectors[name].published(self.session.jobs[name], event, now))
+        return _Outcome("done", f"made the event {event.id}")
+
+    # ---- programs beside us
+
+    def _launch(self, name: str, pending: Pending, request: Launch | LaunchPlan | Tell) -> None:
+        launch = errands.launch(
+            request,
+            manifest=self.manifest,
+            event=pending.event,
+            id=pending.id,
+            state_dir=self.session.path.parent,
+        )
+        self._replace(name, pending, pending.model_copy(update={"started": True, "reason": "at work"}))
+        self._note_run(name, pending, self.now())
+        self._save()
+        self._errands[_key(pending)] = Errand(
+            launch.words,
+            cwd=launch.cwd or self._specs[name].work_dir,
+            env=launch.env,
+            log_path=self._queue.folder / pending.event.id / f"{pending.id}.log",
+            timeout_seconds=launch.timeout_seconds,
+            text=launch.text,
+        )
+
+    def _ended(self, pending: Pending, errand: Errand) -> _Outcome | None:
+        outcome = errand.poll()
+        if outcome is None:
+            return None
+        del self._errands[_key(pending)]
+        return _Outcome("done" if outcome.code == 0 else "failed", outcome.message)
+
+    # ---- outcomes
+
+    def _replace(self, name: str, old: Pending, *new: Pending) -> None:
+        job = self.session.jobs[name]
+        kept = [item for each in job.pending for item in (new if _key(each) == _key(old) else (each,))]
+        self.session.put(job.model_copy(update={"pending": tuple(kept)}))
+
+    def _note_run(self, name: str, pending: Pending, now: float) -> None:
+        job = self.session.jobs[name]
+        self.session.put(job.model_copy(update={"carried_out": {**job.carried_out, _place(pending): now}}))
+
+    def _close(self, name: str, pending: Pending, action: str, outcome: _Outcome, now: float) -> None:
+        if outcome.status in ("done", "queued") and not pending.started:
+            self._note_run(name, pending, now)
+        job = self.session.jobs[name]
+        if outcome.status in ("done", "failed"):
+            job = job.happened(now, action if outcome.status == "done" else f"{action} failed", outcome.message)
+        self.session.put(job)
+        if outcome.status == "failed":
+            self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
+        self._results.append(
+            Result(
+                event_id=pending.event.id,
+                id=pending.id,
+                job=name,
+                action=action,
+                status=outcome.status,
+                message=outcome.message,
+                at=now,
+            )
+        )
+
+    # ---- new attempts, and ends
+
+    def restart(
+        self,
+        name: str,
+        request: Restart,
+        attempt: int,
+        now: float,
+        *,
+        event: Pending | None = None,
+        by_hand: bool = False,
+    ) -> _Outcome | None:
+        """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need."""
+        job = self.session.jobs[name]
+        cause = request.cause or (event.event.name if event else _BY_HAND)
+        if by_hand:
+            job = job.model_copy(update={"cancelled_by": ""})
+        elif job.attempt == attempt:
+            nothing_left = self._nothing_left(job, event, now)
+            if nothing_left is None:
+                return None
+            if nothing_left:
+                return self._completed(job, nothing_left, now)
+        if refusal := restarts.refusal(job, request, cause, attempt, by_hand=by_hand):
+            return self._refused(job, refusal, now)
+        coming = restarts.planned(job, request, cause, now)
+        overrides = {**job.overrides, **coming.overrides}
+        excluded = dict.fromkeys((*job.excluded, *coming.exclude_nodes))
+        try:
+            written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded)
+        except AutoexpError as error:
+            why = "; ".join(problem.what for problem in error.problems)
+            raise StateError(Problem(f"no new attempt: {why}", error.problems[0].where)) from None
+        job = job.happened(now, "restart", coming.reason, restart=coming)
+        if written is not None:
+            job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
+        self.session.put(job)
+        self._exclude_elsewhere(name, coming.exclude_nodes)
+        self.news.append(f"{name}: {coming.reason}")
+        return _Outcome("done", coming.reason)
+
+    def _exclude_elsewhere(self, name: str, nodes: tuple[str, ...]) -> None:
+        """Keep the other jobs that have not begun away from nodes at fault, too: they would be next to fail there."""
+        if not nodes:
+            return
+        in_queue = []
+        for other in list(self.session.jobs.values()):
+            if other.name == name or other.state not in (WAITING, PENDING):
+                continue
+            excluded = tuple(dict.fromkeys((*other.excluded, *nodes)))
+            self.session.put(other.model_copy(update={"excluded": excluded, "script_path": ""}))
+            if other.state == PENDING:
+                in_queue.append(other.scheduler_id)
+        if in_queue:
+            try:
+                self.scheduler.exclude(in_queue, nodes)
+            except SchedulerError as error:
+                self._tell_once(f"jobs in the queue may still get {', '.join(nodes)}: {error.problems[0].what}")
+
+    def _nothing_left(self, job: TrackedJob, event: Pending | None, now: float) -> str | None:
+        """Why the job needs no new attempt, '' if it does; None: not known yet."""
+        if job.complete:
+            return "its log says that it is complete"
+        gate = self._gates.get(job.name)
+        if gate is None:
+            gate = self._gates[job.name] = Gate(self._specs[job.name], questions=self.questions)
+        done = gate.done(self.session.jobs, now)
+        if done is None or done:
+            return done
+        words = self.detectors[job.name].rules.termination_command
+        if not words:
+            return ""
+        spec = self._specs[job.name]
+        values = facts.values(spec, job, event.event if event else None, self.manifest.plan_id)
+        command = tuple(fill(word, values.__getitem__) for word in words)
+        asker = f"{job.name} complete?"
+        answer = self.questions.answer(asker, command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
+        if answer is None:
+            return None
+        self.questions.forget(asker)
+        return "termination_command says that it is complete" if answer else ""
+
+    def _completed(self, job: TrackedJob, reason: str, now: float) -> _Outcome:
+        update: dict[str, object] = {"complete": True, "reason": reason}
+        if job.state in FINAL:
+            done, events = self.detectors[job.name].state(
+                job, job.happened(now, SUCCESS, reason, **update, state=SUCCESS), now
+            )
+            self.record.add(events)
+            self.session.put(done)
+        else:
+            self.session.put(job.model_copy(update={**update, "cancelled_by": reason}))
+        return _Outcome("skipped", f"no new attempt: {reason}")
+
+    def _refused(self, job: TrackedJob, refusal: str, now: float) -> _Outcome:
+        given_up = refusal.startswith("given up")
+        told = given_up or job.exit_code == restarts.DO_NOT_REQUEUE
+        if told and job.state in FINAL and job.state != SUCCESS and not job.cancelled_by:
+            self.session.put(job.happened(now, "given up", refusal, reason=refusal))
+        elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
+            self.cancel(job.name, refusal, now)
+        if given_up:
+            self.news.append(f"{job.name}: {refusal}")
+        return _Outcome("skipped", refusal)
+
+    def cancel(self, name: str, reason: str, now: float) -> bool:
+        """End a job for good: at once if it waits, by the scheduler if it is there; one that has ended stays so.
+
+        Returns whether that was news.
+        """
+        job = self.session.jobs[name]
+        if job.cancelled_by or job.state in (SUCCESS, CANCELLED):
+            return False
+        self.news.append(f"{name}: ended: {reason}")
+        if job.state == WAITING:
+            self.session.put(job.happened(now, CANCELLED, reason, state=CANCELLED, reason=reason, ended_at=now))
+        elif job.restart is not None and job.state in FINAL:
+            self.session.put(job.model_copy(update={"restart": None, "cancelled_by": reason}))
+        else:
+            self.session.put(job.model_copy(update={"cancelled_by": reason, "restart": None}))
+        return True
+
+    def _end_jobs(self, now: float) -> None:
+        """Have the scheduler end what is to end: for good, or to begin anew."""
+        due = [
+            job
+            for job in self.session.jobs.values()
+            if job.state in IN_QUEUE
+            and (job.cancelled_by or job.restart is not None)
+            and (job.end_asked_at is None or now - job.end_asked_at >= _ASK_AGAIN_SECONDS)
+        ]
+        if due:
+            self._save()
+            self.scheduler.cancel([job.scheduler_id for job in due])
+        for job in due:
+            self.session.put(job.model_copy(update={"end_asked_at": now}))
+
+    def _begin_attempts(self, now: float) -> None:
+        for job in list(self.session.jobs.values()):
+            if job.restart is None or job.state not in FINAL:
+                continue
+            if job.state == SUCCESS and job.restart.cause != _BY_HAND:
+                words = "no new attempt: it has succeeded meanwhile"
+                self.session.put(job.happened(now, "restart", words, restart=None))
+            elif job.exit_code == restarts.DO_NOT_REQUEUE and job.restart.cause != _BY_HAND:
+                words = f"no new attempt: exit code {restarts.DO_NOT_REQUEUE} asks for none"
+                self.session.put(job.happened(now, "restart", words, restart=None, reason=words))
+            else:
+                self.session.put(restarts.begun(job, now))
+
+
+def _key(pending: Pending) -> str:
+    return f"{pending.event.id}/{pending.rule}/{pending.binding}"
+
+
+def _place(pending: Pending) -> str:
+    return f"{pending.rule}/{pending.binding}"

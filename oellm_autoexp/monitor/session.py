@@ -1,0 +1,209 @@
+"""The session: what is known of each job of a plan, kept so that a crash at any instant loses and repeats nothing.
+
+A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
+records, one JSON line each. Records are numbered, so that a journal left behind by a crash never overrules a newer
+snapshot.
+One process writes a session, under the claim `<plan_id>.lease`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from oellm_autoexp.claims import Claim, claimed
+from oellm_autoexp.errors import ConfigError, CorruptError, Problem
+from oellm_autoexp.files import check_owner, read_json, write_atomic
+from oellm_autoexp.model import SESSION_VERSION, Manifest
+from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.text import did_you_mean
+
+_SNAPSHOT_EVERY_SECONDS = 60.0
+_SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
+
+
+class Session:
+    """The jobs of one plan. Changes are made with `put` and last once `save` returns."""
+
+    def __init__(self, path: Path, plan_id: str, manifest_path: Path, jobs: dict[str, TrackedJob], serial: int) -> None:
+        self.path = path
+        self.plan_id = plan_id
+        self.manifest_path = manifest_path
+        self.jobs = jobs
+        self.parent = ""
+        """`<plan id>/<job>/<event id>` of what started it, if another session's action did."""
+        self._serial = serial
+        self._changed: dict[str, TrackedJob] = {}
+        self._snapshot_at = 0.0
+        self._behind = False
+        self._torn = False
+
+    @classmethod
+    def create(cls, manifest: Manifest, manifest_path: Path) -> Session:
+        """A new session on disk, every job waiting."""
+        path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+        check_owner(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        jobs = {job.name: TrackedJob(name=job.name) for job in manifest.jobs}
+        session = cls(path, manifest.plan_id, manifest_path, jobs, 0)
+        session.parent = str(manifest.provenance.get("parent", ""))
+        session.snapshot()
+        return session
+
+    @classmethod
+    def load(cls, path: Path) -> Session:
+        """The session in a file, with what its journal adds. Raises ConfigError, CorruptError."""
+        data = read_json(path, "session", SESSION_VERSION, missing=_known_sessions(path))
+        try:
+            jobs = {name: TrackedJob.model_validate(job) for name, job in data["jobs"].items()}
+            session = cls(path, data["plan_id"], Path(data["manifest_path"]), jobs, data["serial"])
+            session.parent = str(data.get("parent", ""))
+        except (KeyError, AttributeError, ValidationError) as error:
+            raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
+        session._replay()
+        return session
+
+    @property
+    def _journal(self) -> Path:
+        return self.path.with_suffix(".journal")
+
+    def _replay(self) -> None:
+        try:
+            lines = self._journal.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                self._torn = True  # cut by a crash in the middle of writing: never acknowledged
+                break
+            try:
+                record = json.loads(line)
+                job = TrackedJob.model_validate(record["job"])
+                serial = int(record["serial"])
+            except (ValueError, KeyError, TypeError, ValidationError):
+                raise CorruptError(Problem("this line is not a job record", f"{self._journal}:{number}")) from None
+            if serial > self._serial:
+                self.jobs[job.name] = job
+                self._serial = serial
+        self._behind = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has ended for good, and no action is left."""
+        return all(job.over for job in self.jobs.values())
+
+    def put(self, job: TrackedJob) -> None:
+        """Change a job's record, in memory."""
+        self.jobs[job.name] = job
+        self._changed[job.name] = job
+
+    def save(self) -> None:
+        """Make the changes last: as a snapshot if that is cheap or due, else in the journal."""
+        if not self._changed:
+            return
+        due = time.monotonic() - self._snapshot_at >= _SNAPSHOT_EVERY_SECONDS
+        if due or len(self.jobs) < _SNAPSHOT_ALWAYS_BELOW or self.finished:
+            self.snapshot()
+        else:
+            self.journal()
+
+    def journal(self) -> None:
+        """Append the changes to the journal; one whose last line is cut is replaced by a snapshot."""
+        if not self._changed:
+            return
+        if self._torn:
+            self.snapshot()
+            return
+        lines = []
+        for job in self._changed.values():
+            self._serial += 1
+            lines.append(f'{{"serial": {self._serial}, "job": {job.model_dump_json()}}}\n')
+        self._torn = True  # until it is whole: the disk may be full
+        with self._journal.open("ab") as file:
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._torn = False
+        self._changed.clear()
+        self._behind = True
+
+    def snapshot(self) -> None:
+        """Write the whole session, and start an empty journal."""
+        self._serial += 1
+        head = {
+            "version": SESSION_VERSION,
+            "plan_id": self.plan_id,
+            "manifest_path": str(self.manifest_path),
+            "parent": self.parent,
+            "updated_at": time.time(),
+            "serial": self._serial,
+        }
+        jobs = ",\n".join(f"{json.dumps(name)}: {job.model_dump_json()}" for name, job in self.jobs.items())
+        write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{jobs}\n}}}}\n')
+        if self._behind:
+            self._journal.unlink(missing_ok=True)
+            self._behind = self._torn = False
+        self._changed.clear()
+        self._snapshot_at = time.monotonic()
+
+    def close(self) -> None:
+        """Leave a snapshot behind that needs no journal."""
+        if self._changed or self._behind:
+            self.snapshot()
+
+
+def session_path(directory: Path, plan_id: str) -> Path:
+    """`<monitoring_state_dir>/<plan_id>.json`."""
+    return directory / f"{plan_id}.json"
+
+
+_HEAD_BYTES = 16384
+
+
+def parent_of(path: Path) -> str:
+    """What started a session (`Session.parent`), by the head of its file; '' if nothing did, or it can't be told."""
+    try:
+        with path.open("rb") as file:
+            head, jobs, _ = file.read(_HEAD_BYTES).partition(b',\n "jobs"')
+        return str(json.loads(head + b"}").get("parent", "")) if jobs else ""
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def find_session(directory: Path, name: str) -> Path:
+    """The session of that plan id, or whose id begins with it. Raises ConfigError if there is none or several."""
+    exact = session_path(directory, name)
+    if exact.exists():
+        return exact
+    begins = [path for path in all_sessions(directory) if path.stem.startswith(name)]
+    if len(begins) == 1:
+        return begins[0]
+    if begins:
+        listed = ", ".join(path.stem for path in begins[:10])
+        raise ConfigError(Problem(f"several sessions begin with '{name}'", str(directory), f"which one: {listed}?"))
+    raise ConfigError(Problem(f"no session '{name}'", str(directory), _known_sessions(exact)))
+
+
+def all_sessions(directory: Path) -> list[Path]:
+    """The sessions in a state directory, newest first."""
+    paths = [path for path in directory.glob("*.json") if not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _known_sessions(path: Path) -> str:
+    names = [known.stem for known in all_sessions(path.parent)][:10]
+    near = did_you_mean(path.stem, names) if names else ""
+    return near or (f"the newest there: {', '.join(names)}" if names else "name the folder with --monitoring-state-dir")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Claim]:
+    """Be the one process that writes the session at `path`. Raises LockedError naming the other."""
+    with claimed(path.with_suffix(".lease"), f"session {path.stem}") as claim:
+        yield claim

@@ -1,0 +1,98 @@
+"""The one door to a scheduler: submit, find, poll, cancel. States are SLURM's words everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from oellm_autoexp.errors import Problem
+from oellm_autoexp.model import JobStatus, Submission, Usage
+
+SUCCEEDED = frozenset({"COMPLETED"})
+ENDED = frozenset(
+    {
+        *SUCCEEDED,
+        "BOOT_FAIL",
+        "CANCELLED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+"""States from which a job does not come back by itself (squeue(1), JOB STATE CODES)."""
+RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
+"""States in which the job's processes exist or its end is not settled; other words mean that it waits."""
+UNKNOWN = "UNKNOWN"
+"""The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
+
+
+class Scheduler(Protocol):
+    """A scheduler. Ids are texts: `123`, and `123_4` for task 4 of array 123."""
+
+    poll_interval_seconds: float
+    """How often asking is polite."""
+    longest_poll_interval_seconds: float
+    """How far the pause between two questions may grow while nothing changes."""
+    settle_seconds: float
+    """For how long `find` must have denied a submission whose answer was unclear, until it is surely not there."""
+    native_dependencies: bool
+    """Whether it understands `Submission.dependency`."""
+
+    def submit(self, submission: Submission) -> str:
+        """Hand over one script; returns the id of the job or of the array.
+
+        Raises SubmitError if the scheduler refused, SchedulerError if nobody knows whether it took it: then `find`
+        must be asked before anything is submitted again.
+        """
+        ...
+
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
+        """What is wrong with scripts (path → text), by the options and limits that the scheduler knows; nothing is run.
+
+        With `test` it is also asked to judge each as if it were submitted. What it can't tell now is no problem.
+        """
+        ...
+
+    def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
+        """The ids of those submissions that the scheduler has, or had, by token. Raises SchedulerError."""
+        ...
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """What the scheduler says of each job; a job that it does not know is left out. Raises SchedulerError."""
+        ...
+
+    def max_array_size(self) -> int:
+        """The most tasks of one array, numbered from 0. Never raises: what can't be asked is taken to be usual."""
+        ...
+
+    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
+        """What jobs that have ended used in each of their runs; those that it keeps no accounts of are left out.
+
+        Raises SchedulerError.
+        """
+        ...
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """Ask for these jobs to be ended; those that have ended stay as they are. Raises SchedulerError."""
+        ...
+
+    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+        """Keep those of these jobs that wait in the queue away from `nodes`, too. Raises SchedulerError."""
+        ...
+
+
+def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a scheduler has set for the job that this program may itself run in."""
+    inside = "SLURM_JOB_ID" in environment
+    of_job = ("SLURM_", "SLURMD_", "SRUN_")
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (inside and name.startswith(of_job) and name != "SLURM_CONF")
+    }

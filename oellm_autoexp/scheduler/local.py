@@ -1,0 +1,199 @@
+"""The embedded scheduler: jobs as detached processes of this machine, under a slot limit. Needs no daemon.
+
+Submitting spools a job and starts a worker per free slot (see local_worker); polling reads files. Jobs and workers
+outlive the submitter and the monitor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from oellm_autoexp.claims import Claim
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError
+from oellm_autoexp.files import check_owner
+from oellm_autoexp.model import JobStatus, Submission, Usage
+from oellm_autoexp.scheduler.base import outside_jobs
+from oellm_autoexp.scheduler.spool import (
+    CANCELLED,
+    Job,
+    Spool,
+    conclude,
+    hold,
+    interpreter,
+    lingers,
+    nobody,
+)
+from oellm_autoexp.slurm.script import directive_lines, signal_before_end
+
+_MAX_ARRAY_SIZE = 100_000
+_WORKER_STAYS_SECONDS = 5.0
+"""A worker holds its slot for at least this long: who has started one within this time needs no other."""
+_log = logging.getLogger(__name__)
+
+
+class LocalClient:
+    """The scheduler over the spool in `directory`. `slots` None: one per core that this process may use."""
+
+    poll_interval_seconds = longest_poll_interval_seconds = 1.0
+    settle_seconds = 0.0
+    native_dependencies = False
+
+    def __init__(self, directory: Path, slots: int | None = None, kill_grace_seconds: float = 30) -> None:
+        self._spool = Spool(directory)
+        self._slots = slots or _cores()
+        self._grace = kill_grace_seconds
+        self._served_until: dict[int, float] = {}
+        check_owner(directory)
+
+    def submit(self, submission: Submission) -> str:
+        """See Scheduler.submit."""
+        try:
+            script = Path(submission.script_path)
+            interpreter(script)
+            signal = signal_before_end(directive_lines(script.read_text(errors="replace")))
+            job = self._spool.add(submission, outside_jobs(os.environ), signal)
+        except OSError as error:
+            where = error.filename or self._spool.directory
+            raise SubmitError(Problem(f"{error.strerror}: {where}", submission.name)) from None
+        except ValueError as error:
+            raise InvalidSubmissionError(Problem(str(error), submission.script_path)) from None
+        self._start_workers()
+        return job
+
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
+        """See Scheduler.check."""
+        return []
+
+    def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
+        """See Scheduler.find."""
+        tokens = {submission.token for submission in submissions}
+        found: dict[str, str] = {}
+        with _usable_files():
+            for number in self._spool.numbers(self._spool.names()):
+                found.update({job.submission.token: number for job in self._spool.tasks(number).values()})
+        return {token: number for token, number in found.items() if token in tokens}
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.poll. Looks after jobs whose worker has died, and starts workers for those that wait."""
+        with _usable_files():
+            names = self._spool.names()
+            jobs = [job for wanted in ids if (job := self._spool.job(wanted)) is not None]
+            statuses = {job.id: self._status(job, names) for job in jobs}
+        if any(status.scheduler_state == "PENDING" for status in statuses.values()):
+            self._start_workers()
+        return statuses
+
+    def _status(self, job: Job, names: Collection[str]) -> JobStatus:
+        if f"{job.id}.end" in names and (ended := self._spool.ended(job.id)) is not None:
+            return ended
+        if f"{job.id}.run" in names:
+            return self._begun(job)
+        if f"{job.id}.stop" in names:
+            return self._end_before_begin(job) or self._begun(job)
+        return JobStatus("PENDING", "Resources")
+
+    def _begun(self, job: Job) -> JobStatus:
+        """The state of a job that has begun; looks after it if its worker has died."""
+        run = self._spool.run(job.id)
+        running = JobStatus("RUNNING", nodes="" if run is None else run.host, log_path=job.log_path)
+        if run is None or run.worked_on:
+            return running
+        if run.alive or lingers(self._spool, job, run, self._grace):
+            hold(self._spool, job, run, self._grace)
+            return running
+        self._spool.end(job.id, status := conclude(self._spool, job, run))
+        return self._spool.ended(job.id) or status
+
+    def max_array_size(self) -> int:
+        """See Scheduler.max_array_size."""
+        return _MAX_ARRAY_SIZE
+
+    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
+        """See Scheduler.usage."""
+        return {}
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """See Scheduler.cancel."""
+        with _usable_files():
+            for wanted in ids:
+                job = self._spool.job(wanted)
+                for task in self._spool.tasks(wanted).values() if job is None else [job]:
+                    self._cancel(task)
+
+    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+        """See Scheduler.exclude: it has this machine alone."""
+
+    def _cancel(self, job: Job) -> None:
+        if self._spool.ended(job.id) is not None or self._spool.code(job.id) is not None:
+            return
+        self._spool.stop(job.id, CANCELLED)
+        if self._end_before_begin(job) is None and (run := self._spool.run(job.id)) is not None and run.here:
+            hold(self._spool, job, run, self._grace)
+
+    def _end_before_begin(self, job: Job) -> JobStatus | None:
+        """End a job that has not begun, so that no worker can begin it any more; None if it has begun."""
+        if not self._spool.begin(job.id, nobody()):
+            return None
+        self._spool.end(job.id, JobStatus(CANCELLED, log_path=job.log_path))
+        return self._spool.ended(job.id)
+
+    def _start_workers(self) -> None:
+        """Start a worker per free slot and waiting job. No job is lost where that fails: the next poll tries again."""
+        now = time.monotonic()
+        try:
+            slots = (slot for slot in range(self._slots) if now >= self._served_until.get(slot, 0))
+            free = [slot for slot in slots if self._claim(slot).holder() is None]
+            waiting = self._spool.waiting(self._spool.names()) if free else ()
+            for slot, _ in zip(free, waiting, strict=False):
+                self._start_worker(slot)
+                self._served_until[slot] = now + _WORKER_STAYS_SECONDS
+        except (OSError, subprocess.CalledProcessError) as error:
+            _log.warning("can't start a worker of the local scheduler: %s", error)
+
+    def _claim(self, slot: int) -> Claim:
+        return Claim(self._spool.directory / f"slot-{slot}")
+
+    def _start_worker(self, slot: int) -> None:
+        worker = [sys.executable, "-m", "oellm_autoexp.scheduler.local_worker"]
+        numbers = map(str, (slot, self._grace, _WORKER_STAYS_SECONDS))
+        words = [*worker, str(self._spool.directory.absolute()), *numbers]
+        with (self._spool.directory / "workers.log").open("ab") as output:
+            # The shell goes at once, and the worker is nobody's child: nothing has to wait for it.
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+                start_new_session=True,
+                cwd="/",
+                check=True,
+            )
+
+
+def _import_path() -> list[str]:
+    """Where this package is, and then whatever the user's environment adds (modules of a cluster do)."""
+    inherited = os.environ.get("PYTHONPATH")
+    return [str(Path(__file__).resolve().parents[2]), *([inherited] if inherited else [])]
+
+
+@contextlib.contextmanager
+def _usable_files() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SchedulerError(Problem(f"can't use the local scheduler's files: {error}")) from None
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1

@@ -1,0 +1,379 @@
+"""SLURM, by its own commands. One squeue per poll; sacct only for what squeue no longer lists."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from oellm_autoexp.errors import Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.model import JobStatus, Submission, Usage
+from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
+from oellm_autoexp.slurm import limits, parse, script
+
+_ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, too; -t all: those that ended lately, too
+_SACCT_WINDOW = "now-30days"
+_PER_COMMAND = 500  # ids or names; one argument of a command may have 128 KiB
+_FORK_TRIES = 5
+_AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLURM notes of the node that ended it
+_USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
+_log = logging.getLogger(__name__)
+
+
+class SlurmClient:
+    """The real commands. `*_cmd` are words, so that a wrapper (`ssh login1 sbatch`) works as well."""
+
+    poll_interval_seconds = 60.0
+    longest_poll_interval_seconds = 180.0
+    native_dependencies = True
+
+    def __init__(
+        self,
+        submit_cmd: Sequence[str] = ("sbatch",),
+        squeue_cmd: Sequence[str] = ("squeue",),
+        sacct_cmd: Sequence[str] = ("sacct",),
+        cancel_cmd: Sequence[str] = ("scancel",),
+        timeout_seconds: float = 60,
+        settle_seconds: float = 30,
+    ) -> None:
+        self.settle_seconds = settle_seconds
+        self._scontrol = _beside(squeue_cmd, "scontrol")
+        self._sinfo = _beside(squeue_cmd, "sinfo")
+        self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
+        self._accounts_tell_failed_node = True
+        self._failed_nodes: dict[str, str] = {}
+        self._array_size: int | None = None
+        self._submit = tuple(submit_cmd)
+        self._squeue = tuple(squeue_cmd)
+        self._sacct = tuple(sacct_cmd)
+        self._cancel = tuple(cancel_cmd)
+        self._timeout = timeout_seconds
+
+    def submit(self, submission: Submission) -> str:
+        """See Scheduler.submit."""
+        if not os.access(submission.work_dir, os.X_OK):
+            raise SubmitError(Problem(f"the working directory {submission.work_dir} is gone", submission.name))
+        words = [
+            *self._submit,
+            "--parsable",
+            f"--job-name={job_name(submission)}",
+            f"--comment={parse.COMMENT_PREFIX}{submission.token}",
+        ]
+        if submission.array:
+            words.append(f"--array={_array(submission)}")
+        if submission.dependency:
+            # One that can't be fulfilled any more would wait for ever.
+            words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
+        words.append(submission.script_path)
+        result = self._run(words, _submission_environment(submission.script_path), submission.work_dir)
+        if result.returncode != 0:
+            kind, message = parse.refusal(result.returncode, result.stderr)
+            if result.stdout.strip():  # an id, perhaps: what failed came after it
+                kind = SchedulerError
+            raise kind(Problem(f"sbatch: {message}", submission.name))
+        answer = result.stdout.strip().splitlines()[-1:] or [""]
+        job = answer[0].split(";")[0].strip()  # --parsable: id, or id;cluster
+        if not job.isdecimal():
+            raise SchedulerError(Problem(f"sbatch answered {result.stdout.strip()!r}, not a job id", submission.name))
+        return job
+
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
+        """See Scheduler.check: options by `sbatch --help`, limits by `scontrol`, and `sbatch --test-only`."""
+        known = limits.OPTIONS | limits.options_in_help(self._told([*self._submit, "--help"]))
+        site = limits.partitions(self._told([*self._scontrol, "-a", "show", "partition", "-o"]))
+        problems = []
+        for path, text in scripts.items():
+            asked = script.options(text)
+            problems += limits.option_problems(asked, known, path)
+            # `site` is this cluster's
+            problems += limits.limit_problems(asked, site, path) if site and "clusters" not in asked else []
+        if test and not problems:
+            problems = [problem for path in scripts for problem in self._tested(path)]
+        return problems
+
+    def _told(self, words: Sequence[str]) -> str:
+        """What a command says, '' if it can't."""
+        try:
+            return self._answer(words)
+        except SchedulerError as error:
+            _log.info("%s", error)
+            return ""
+
+    def _tested(self, path: str) -> list[Problem]:
+        try:
+            result = self._run([*self._submit, "--test-only", path], _submission_environment(path))
+        except SchedulerError as error:
+            _log.info("%s", error)
+            return []
+        if result.returncode == 0 or parse.is_unclear(result.stderr):
+            return []
+        return [Problem(f"sbatch --test-only: {parse.message(result.stderr)}", path)]
+
+    def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
+        """See Scheduler.find: squeue knows every live job and those that ended lately, sacct the older ones."""
+        names = {submission.token: job_name(submission) for submission in submissions}
+        if not names:
+            return {}
+        if _sbatch_runs(names):
+            raise SchedulerError(Problem("the sbatch of an earlier submission is still at work"))
+        lines = self._answer([*self._squeue, *_ALL_OF_MINE, "-o", parse.SQUEUE_TOKEN_FORMAT])
+        found = parse.tokens(lines, "@", names)
+        # A job that ended before it was eligible is only listed with its state named.
+        for states in ((), ("-s", "PD,CA")):
+            for some in _chunks([name for token, name in names.items() if token not in found]):
+                window = ("-S", _SACCT_WINDOW, "-E", "now", *states)
+                lines = self._accounts("--name", ",".join(some), *window, "-o", parse.SACCT_TOKEN_FIELDS)
+                found |= parse.tokens(lines, "|", names)
+        return found
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.poll. Jobs that only sacct can tell of are UNKNOWN while it does not answer."""
+        wanted = set(ids)
+        if not wanted:
+            return {}
+        text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
+        try:
+            seen = {job: status for job, status in parse.squeue(text).items() if job in wanted}
+        except ValueError as error:
+            raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
+        missing = wanted - seen.keys()
+        try:
+            # sacct has tasks that never began under their array's id alone.
+            for some in _chunks(sorted({job.partition("_")[0] for job in missing})):
+                lines = self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS)
+                seen |= parse.sacct(lines, missing)
+        except SchedulerError as error:
+            seen |= dict.fromkeys(wanted - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
+        for job, status in seen.items():
+            if status.scheduler_state == "NODE_FAIL":
+                seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, status.nodes))
+        return seen
+
+    def _failed_nodes_of(self, job: str, nodes: str) -> str:
+        """The nodes whose failure ended a job, as far as anybody tells. What was once told is kept: nodes come back."""
+        if job not in self._failed_nodes:
+            one = nodes and not re.search(r"[,\[]", nodes)
+            found = nodes if one else self._told_by_accounts(job) or self._out_of_service(job, nodes)
+            if not found:
+                return ""
+            self._failed_nodes[job] = found
+        return self._failed_nodes[job]
+
+    def _told_by_accounts(self, job: str) -> str:
+        if self._accounts_tell_failed_node:
+            try:
+                return parse.failed_node(self._accounts("-j", job, "-o", parse.SACCT_FAILURE_FIELDS))
+            except SchedulerError as error:
+                self._accounts_tell_failed_node = not parse.no_such_field(str(error))
+                _log.info("%s", error)
+        return ""
+
+    def _out_of_service(self, job: str, nodes: str) -> str:
+        """Those of a job's nodes that are out of service now, else those that were taken out as the job ended."""
+        if nodes and (
+            bad := parse.bad_nodes(self._told([*self._sinfo, "-h", "-N", "-n", nodes, "-o", parse.SINFO_FORMAT]))
+        ):
+            return ",".join(bad)
+        try:
+            end = parse.job_end(self._accounts("-j", job, "-o", parse.SACCT_END_FIELDS))
+        except SchedulerError as error:
+            _log.info("%s", error)
+            return ""
+        if end is None:
+            return ""
+        begin, last = end[1] - _AROUND_THE_END, end[1] + _AROUND_THE_END
+        which = (f"nodes={end[0]}", f"start={begin.isoformat()}", f"format={parse.EVENT_FIELDS}")
+        return ",".join(
+            parse.fallen_nodes(self._told([*self._sacctmgr, "-n", "-P", "show", "event", *which]), begin, last)
+        )
+
+    def max_array_size(self) -> int:
+        """See Scheduler.max_array_size: MaxArraySize of slurm.conf(5), as the controller tells it."""
+        if self._array_size is None:
+            with contextlib.suppress(SchedulerError):
+                self._array_size = parse.max_array_size(self._answer([*self._scontrol, "show", "config"]))
+        return _USUAL_ARRAY_SIZE if self._array_size is None else self._array_size
+
+    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
+        """See Scheduler.usage: by accounting, with the runs that a job was requeued from (`-D`)."""
+        found: dict[str, list[Usage]] = {}
+        for some in _chunks(sorted({job.partition("_")[0] for job in ids})):
+            lines = self._accounts("-D", "-j", ",".join(some), "-o", parse.SACCT_USAGE_FIELDS)
+            found |= parse.usage(lines, ids)
+        return found
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """See Scheduler.cancel."""
+        for some in _chunks(sorted(ids)):
+            result = self._run([*self._cancel, *some], _query_environment())
+            if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
+                raise SchedulerError(Problem(f"scancel: {parse.message(result.stderr)}"))
+
+    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+        """See Scheduler.exclude: by ExcNodeList of scontrol(1), with what a job excludes already."""
+        for job in sorted(ids) if nodes else ():
+            told = self._waiting(job)
+            if not told:
+                continue
+            present = parse.job_field(told, "ExcNodeList")
+            union = script.node_union(present, nodes)
+            if union == present:
+                continue
+            result = self._run(
+                [*self._scontrol, "update", f"jobid={job}", f"ExcNodeList={union}"], _query_environment()
+            )
+            if result.returncode != 0 and self._waiting(job):  # else it has begun just now
+                raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
+
+    def _waiting(self, job: str) -> str:
+        """What scontrol tells of a job that waits in the queue, '' of any other. Raises SchedulerError."""
+        result = self._run([*self._scontrol, "show", "job", job], _query_environment())
+        if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
+            raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
+        return result.stdout if parse.job_field(result.stdout, "JobState") == "PENDING" else ""
+
+    def _accounts(self, *words: str) -> str:
+        """sacct's lines, none where no accounts are kept. Raises SchedulerError."""
+        result = self._run([*self._sacct, "-X", "-n", "-P", *words], _query_environment())
+        if result.returncode == 0 or parse.no_accounting(result.stderr):
+            return result.stdout
+        raise SchedulerError(Problem(f"sacct: {parse.message(result.stderr)}"))
+
+    def _answer(self, words: Sequence[str]) -> str:
+        result = self._run(words, _query_environment())
+        if result.returncode != 0:
+            raise SchedulerError(Problem(f"{words[0]}: {parse.message(result.stderr)}"))
+        return result.stdout
+
+    def _run(
+        self, words: Sequence[str], environment: Mapping[str, str], cwd: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end. Raises UnreachableError if it can't be started, SchedulerError if it hangs."""
+        _log.debug("run %s", words)
+        for attempt in range(_FORK_TRIES):
+            try:
+                return _output(words, environment, cwd, self._timeout)
+            except BlockingIOError:  # fork: a crowded login node
+                time.sleep(0.2 * 2**attempt)
+            except subprocess.TimeoutExpired:
+                raise SchedulerError(Problem(f"{words[0]}: no answer within {self._timeout:g} s")) from None
+            except OSError as error:
+                missing = isinstance(error, FileNotFoundError)
+                hint = "is SLURM on this machine? slurm=local needs none" if missing else ""
+                raise UnreachableError(Problem(f"{words[0]}: {error.strerror}", hint=hint)) from None
+        raise UnreachableError(Problem(f"{words[0]}: this machine can't start another process just now"))
+
+
+def _output(
+    words: Sequence[str], environment: Mapping[str, str], cwd: str | None, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Like subprocess.run, in a process group of its own.
+
+    So a Ctrl-C at the terminal does not cut an sbatch in two, and a wrapper that hangs is ended with its children
+    (which hold its pipes: subprocess.run would wait for them beyond the timeout).
+    """
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        cwd=cwd,
+        process_group=0,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def _sbatch_runs(tokens: Iterable[str]) -> bool:
+    """Whether an sbatch with one of these tokens runs on this machine: it outlives a submitter that is killed."""
+    marks = [f"{parse.COMMENT_PREFIX}{token}".encode() for token in tokens]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if any(mark in line for mark in marks):
+                return True
+    return False
+
+
+_DEFAULTS = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_RESERVATION": "reservation",
+}
+"""Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
+
+
+def _submission_environment(script_path: str) -> dict[str, str]:
+    """The user's environment for a submission, without what would make another one of it than the script says."""
+    try:
+        asked = script.options(Path(script_path).read_text(errors="replace"))
+    except OSError:
+        asked = {}
+    kept = {name for name, option in _DEFAULTS.items() if option not in asked}
+    return {
+        name: value
+        for name, value in outside_jobs(os.environ).items()
+        if name in kept or not name.startswith(("SBATCH_", "SLURM_CLUSTERS"))
+    }
+
+
+def _query_environment() -> dict[str, str]:
+    """The environment for questions: English messages, and no variables by which a user narrows or shapes answers."""
+    # What a user likes to see must not hide jobs from us, nor make another kind of submission of ours.
+    habits = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS", "SLURM_CLUSTERS")
+    kept = {name: value for name, value in outside_jobs(os.environ).items() if not name.startswith(habits)}
+    return {**kept, "LC_ALL": "C"}
+
+
+def job_name(submission: Submission) -> str:
+    """The name that SLURM shows; it ends with the token, by which the job is found again.
+
+    Plain and short: `--name` splits at commas, and accounting cuts names off (a TINYTEXT of 255 bytes).
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
+
+
+def _beside(command: Sequence[str], name: str) -> tuple[str, ...]:
+    """Another of SLURM's commands, reached as a given one is: `ssh login /opt/slurm/bin/squeue` → `… scontrol`."""
+    for index, word in reversed(list(enumerate(command))):
+        folder, slash, last = word.rpartition("/")
+        if last == "squeue":
+            return (*command[:index], f"{folder}{slash}{name}")
+    return (name,)
+
+
+def _array(submission: Submission) -> str:
+    limit = f"%{submission.array_limit}" if submission.array_limit else ""
+    return ranges(submission.array) + limit
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3,7` for 0, 1, 2, 3, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _chunks(items: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (items[start : start + _PER_COMMAND] for start in range(0, len(items), _PER_COMMAND))

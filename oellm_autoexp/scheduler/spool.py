@@ -1,0 +1,402 @@
+"""The files of the embedded local scheduler: what each job is, runs as, and became.
+
+One folder holds everything, so that any process can tell the state of any job and none has to stay alive for it:
+
+    <id>.job            what was submitted, with its environment (readable by its owner only) and the signal that it
+                        asks for before its time limit (sbatch's --signal); an array is one file
+    <id>[_<task>].run   the process that runs it, made by that process itself just before it becomes the script
+    <id>[_<task>].code  the script's exit code, as its shell left it (in case nobody was there to wait for it)
+    <id>[_<task>].sig   it was sent that signal
+    <id>[_<task>].stop  it is to end; holds the state that it ends in: CANCELLED or TIMEOUT
+    <id>[_<task>].term  it was told so, by SIGTERM
+    <id>[_<task>].end   how it ended
+    slot-<n>            the claim of worker n
+
+None of them is ever changed once it is there: the first one to make it has decided. A name in the folder's listing
+thus says most of what there is to know, and what was read once need not be read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.claims import UNREADABLE_AFTER_SECONDS, boot_id, is_running, process_started
+from oellm_autoexp.errors import CorruptError, Problem
+from oellm_autoexp.files import create_atomic, parse_json
+from oellm_autoexp.model import JobStatus, Submission
+from oellm_autoexp.slurm.script import Signal, resolve_log_path
+
+CANCELLED, TIMEOUT = "CANCELLED", "TIMEOUT"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """The process that a job became: leader of a session of its own, started (files.process_started) by a worker.
+
+    `at` is its start in seconds since 1970.
+    """
+
+    host: str
+    pid: int
+    started: str
+    at: float
+    slot: int
+    worker_pid: int
+    worker_started: str
+
+    @property
+    def here(self) -> bool:
+        """Whether its processes are ones of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the leader still runs. What runs on another host is taken to do so until its worker says more."""
+        return not self.here or (self.pid > 0 and is_running(self.pid, self.started))
+
+    @property
+    def worked_on(self) -> bool:
+        """Whether the worker that started it is there to look after it."""
+        return not self.here or (self.worker_pid > 0 and is_running(self.worker_pid, self.worker_started))
+
+
+def nobody() -> Run:
+    """Stands in the .run of a job that was cancelled before it began."""
+    return Run(socket.gethostname(), 0, "", 0.0, -1, 0, "")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted job or array task."""
+
+    id: str
+    submission: Submission
+    signal: Signal | None = None
+    """What it asks for before its time limit."""
+
+    @property
+    def number(self) -> str:
+        """The id of the job or of its array."""
+        return self.id.partition("_")[0]
+
+    @property
+    def log_path(self) -> str:
+        """The log's path, its patterns filled in."""
+        return resolve_log_path(self.submission.log_path, self.id)
+
+
+@dataclass
+class Spool:
+    """The folder, and every question about it. `names` stands for one listing of it everywhere."""
+
+    directory: Path
+    _tasks: dict[str, dict[str, Job]] = field(default_factory=dict, init=False, repr=False)
+    _runs: dict[str, Run] = field(default_factory=dict, init=False, repr=False)
+    _ends: dict[str, JobStatus] = field(default_factory=dict, init=False, repr=False)
+    _newest: int = field(default=0, init=False, repr=False)
+
+    def path(self, job: str, kind: str) -> Path:
+        """The file of that kind of a job."""
+        return self.directory / f"{job}.{kind}"
+
+    def names(self) -> frozenset[str]:
+        """The files that there are now."""
+        try:
+            return frozenset(os.listdir(self.directory))
+        except FileNotFoundError:
+            return frozenset()
+
+    # ---- submissions
+
+    def add(self, submission: Submission, environment: dict[str, str], signal: Signal | None = None) -> str:
+        """Spool a submission; returns its id, the next free number. Raises OSError; then it was not taken."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        content = {"submission": asdict(submission), "environment": environment, "signal": signal and asdict(signal)}
+        data = json.dumps({"version": _VERSION, **content})
+        if not self._newest:
+            self._newest = max(map(int, _numbers(self.names())), default=0)
+        while True:
+            self._newest += 1
+            path = self.path(str(self._newest), "job")
+            if not path.exists() and create_atomic(path, data, 0o600):
+                return str(self._newest)
+
+    def numbers(self, names: Collection[str]) -> list[str]:
+        """The ids of all jobs and arrays, first come first."""
+        return sorted(_numbers(names), key=int)
+
+    def tasks(self, number: str) -> Mapping[str, Job]:
+        """The tasks of an array, or the one job, by id; none if there is no such number. Raises CorruptError."""
+        if number not in self._tasks:
+            data = self._read(number, "job") if number.isdecimal() else None
+            if data is None:
+                return {}
+            with self._whole(number, "job"):
+                plain = {**data["submission"], "array": tuple(data["submission"]["array"])}
+                submission = Submission(**plain)
+                signal = Signal(**data["signal"]) if data.get("signal") else None
+                ids = [f"{number}_{task}" for task in submission.array] or [number]
+                self._tasks[number] = {job: Job(job, submission, signal) for job in ids}
+        return self._tasks[number]
+
+    def job(self, job: str) -> Job | None:
+        """The job or array task of this id, if there is one. Raises CorruptError."""
+        return self.tasks(job.partition("_")[0]).get(job)
+
+    def environment(self, job: Job) -> dict[str, str]:
+        """The environment that a job was submitted in."""
+        data = self._read(job.number, "job")
+        return {} if data is None else dict(data["environment"])
+
+    def waiting(self, names: Collection[str]) -> Iterator[Job]:
+        """Jobs that may start now, first come first: not begun, not over their array's limit. Raises CorruptError."""
+        for number in self.numbers(names):
+            if f"{number}.run" in names:  # no array, and begun; arrays are looked at task by task
+                continue
+            tasks = self.tasks(number).values()
+            free = (task for task in tasks if f"{task.id}.run" not in names and f"{task.id}.stop" not in names)
+            limit = next((task.submission.array_limit for task in tasks), None)
+            if limit is None:
+                yield from free
+            else:
+                active = sum(f"{task.id}.run" in names and f"{task.id}.end" not in names for task in tasks)
+                yield from itertools.islice(free, max(0, limit - active))
+
+    # ---- a job's life
+
+    def begin(self, job: str, run: Run) -> bool:
+        """Record the process that is about to become the job; False if another one was faster."""
+        return self._create(job, "run", asdict(run))
+
+    def run(self, job: str) -> Run | None:
+        """The process of a job that has begun. Raises CorruptError."""
+        if job not in self._runs:
+            data = self._read(job, "run")
+            if data is None:
+                since = self.since(job, "run")  # made by one who died before it could fill it
+                late = since is not None and time.time() >= since + UNREADABLE_AFTER_SECONDS
+                return nobody() if late else None
+            with self._whole(job, "run"):
+                self._runs[job] = Run(**data)
+        return self._runs[job]
+
+    def stop(self, job: str, state: str) -> None:
+        """Ask for a job's end, in this state (CANCELLED, TIMEOUT), unless that was done before."""
+        create_atomic(self.path(job, "stop"), state, sync=False)
+
+    def stopped(self, job: str) -> str | None:
+        """The state in which a job was asked to end, if it was."""
+        text = self._text(job, "stop")
+        return None if text is None else text or CANCELLED
+
+    def warn(self, job: str) -> bool:
+        """Record that a job is told now to end; False if it was told before."""
+        return create_atomic(self.path(job, "term"), "", sync=False)
+
+    def signalled(self, job: str) -> bool:
+        """Record that a job is sent now the signal that it asked for; False if it was sent before."""
+        return create_atomic(self.path(job, "sig"), "", sync=False)
+
+    def since(self, job: str, kind: str) -> float | None:
+        """Since when (seconds since 1970) a job has a file of that kind, if it has."""
+        try:
+            return self.path(job, kind).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def code(self, job: str) -> int | None:
+        """The exit code that the job's shell left, or its worker for it."""
+        text = self._text(job, "code")
+        return int(text) if text and text.isdecimal() else None
+
+    def leave_code(self, job: str, code: int) -> None:
+        """Leave an exit code for a shell that could not (it was killed), unless there is one."""
+        create_atomic(self.path(job, "code"), f"{code}\n", sync=False)
+
+    def end(self, job: str, status: JobStatus) -> None:
+        """Record how a job ended; what is recorded already stays."""
+        self._create(job, "end", asdict(status))
+
+    def ended(self, job: str) -> JobStatus | None:
+        """How a job ended, if that is recorded. Raises CorruptError."""
+        if job not in self._ends:
+            data = self._read(job, "end")
+            if data is None:
+                return None
+            with self._whole(job, "end"):
+                self._ends[job] = JobStatus(**data)
+        return self._ends[job]
+
+    # ---- files
+
+    def _create(self, job: str, kind: str, data: dict[str, Any]) -> bool:
+        return create_atomic(self.path(job, kind), json.dumps({"version": _VERSION, **data}))
+
+    def _read(self, job: str, kind: str) -> dict[str, Any] | None:
+        """The content of a file without its version; None if it is not there, or (files.create_atomic) empty yet."""
+        path = self.path(job, kind)
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if not text:
+            return None
+        data = parse_json(text, path, "local scheduler's file", _VERSION)
+        del data["version"]
+        return data
+
+    def _text(self, job: str, kind: str) -> str | None:
+        try:
+            return self.path(job, kind).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    @contextlib.contextmanager
+    def _whole(self, job: str, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError) as error:
+            problem = Problem(f"not a whole file of the local scheduler: {error}", str(self.path(job, kind)))
+            raise CorruptError(problem) from None
+
+
+def _numbers(names: Collection[str]) -> Iterator[str]:
+    return (name[:-4] for name in names if name.endswith(".job") and name[:-4].isdecimal())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+def hold(spool: Spool, job: Job, run: Run, grace_seconds: float) -> None:
+    """Hold a running job to its time limit and to requests to stop: TERM once, and KILL after `grace_seconds`.
+
+    Before the limit, the job gets the signal that it asks for.
+    Called again and again, by the worker that looks after the job or, should there be none, by whoever polls.
+    """
+    if spool.stopped(job.id) is None:
+        limit = job.submission.time_limit_seconds
+        left = math.inf if limit is None else run.at + limit - time.time()
+        if left > 0:
+            if job.signal is not None and left <= job.signal.seconds:
+                _signal_before_end(spool, job, run, job.signal)
+            return
+        spool.stop(job.id, TIMEOUT)
+    if spool.warn(job.id):
+        _signal_session(run, signal.SIGCONT, signal.SIGTERM)  # as SLURM does: one that is stopped gets to know, too
+    elif time.time() >= (spool.since(job.id, "term") or 0) + grace_seconds:
+        _signal_session(run, signal.SIGKILL)
+
+
+def _signal_before_end(spool: Spool, job: Job, run: Run, asked: Signal) -> None:
+    """Send a job, once, the signal that it asks for, as soon as there is a process to get it.
+
+    Its batch shell, the process of its script, is the only child of the session's leader. Without /proc (macOS) that
+    can't be found out, and nothing is sent.
+    """
+    if spool.since(job.id, "sig") is not None:
+        return
+    members = [pid for pid in _session(run) if pid > 0 and pid != run.pid]
+    told = [pid for pid in members if (_parent(pid) == run.pid) == asked.to_batch_shell]
+    if told and spool.signalled(job.id):
+        _send(told, asked.number)
+
+
+def lingers(spool: Spool, job: Job, run: Run, grace_seconds: float) -> bool:
+    """Whether a job that was told to end, and whose script has, still has processes with time left: to save, say."""
+    if spool.stopped(job.id) is None:
+        return False
+    told = spool.since(job.id, "term")
+    return told is not None and time.time() < told + grace_seconds and bool(_session(run))
+
+
+def conclude(spool: Spool, job: Job, run: Run) -> JobStatus:
+    """How a job ended whose process is gone; what it left running in its session is killed, as SLURM does."""
+    _signal_session(run, signal.SIGKILL)
+    code = spool.code(job.id)
+    stopped = spool.stopped(job.id)
+    if stopped is not None:  # as SLURM has it, also if the job then ended in good order
+        state, reason = stopped, "TimeLimit" if stopped == TIMEOUT else ""
+    elif code is None:
+        state, reason = "NODE_FAIL", "its process is gone without an exit code (was the machine restarted?)"
+    else:
+        state, reason = ("COMPLETED", "") if code == 0 else ("FAILED", "NonZeroExitCode")
+    return JobStatus(state, reason, code, run.host, job.log_path)
+
+
+def _signal_session(run: Run, *signals: int) -> None:
+    """Send signals to all processes of a job, its own process groups (timeout(1) makes one) included."""
+    for _ in range(3):  # a process may fork while its siblings are being told
+        members = _session(run)
+        _send(members, *signals)
+        if not members or signal.SIGKILL not in signals:
+            return
+
+
+def _send(pids: Collection[int], *signals: int) -> None:
+    for pid in pids:
+        for number in signals:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+
+def _session(run: Run) -> list[int]:
+    """The living processes of a job's session, as kill(2) takes them.
+
+    The kernel gives no new process the leader's number while the session has members, but may do so afterwards.
+    """
+    leader = process_started(run.pid) if run.here and run.pid > 0 else None
+    if not run.here or run.pid <= 0 or leader not in (None, run.started) or not run.started.startswith(boot_id()):
+        return []
+    try:
+        everybody = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except FileNotFoundError:  # macOS: the leader's group, while the leader shows that the number is still its own
+        return [] if leader is None else [-run.pid]
+    return [pid for pid in everybody if _session_of(pid) == run.pid and process_started(pid) is not None]
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process (proc(5): field 4 of /proc/PID/stat); -1 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except OSError:
+        return -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scripts
+
+
+def interpreter(script: Path) -> list[str]:
+    """The words of a script's `#!` line, by which the kernel, and sbatch, runs it: a program, and at most one argument.
+
+    Raises OSError, and ValueError for what sbatch refuses too (in its words).
+    """
+    with script.open("rb") as file:
+        first = file.readline(4096)
+    if not first:
+        raise ValueError("Batch script is empty!")
+    if not first.startswith(b"#!") or not first[2:].strip():
+        raise ValueError("This does not look like a batch script (no '#!' in its first line)")
+    if first.endswith(b"\r\n"):
+        raise ValueError("Batch script contains DOS line breaks (\\r\\n)")
+    return os.fsdecode(first[2:].strip()).split(maxsplit=1)

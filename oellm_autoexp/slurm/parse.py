@@ -1,0 +1,311 @@
+"""From the text that SLURM's commands print to facts. Pure; formats as measured on 22.05 and 24.11."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection
+from datetime import datetime
+
+from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.model import JobStatus, Usage
+
+SQUEUE_FIELDS = "JobArrayID:@,State:@,exit_code:@,NodeList:@,Reason:@"
+"""For `squeue -O`. `@` ends each field: it means nothing to a shell, to which a wrapper (ssh) may hand it; only the
+reason, which comes last, may hold one itself."""
+SQUEUE_TOKEN_FORMAT = "%F@%k@%j@%T@%r"  # noqa: S105  a submission's token is no secret
+"""For `squeue -o`: id of the job or its array, comment, name, state, reason."""
+SACCT_FIELDS = "JobID,State,ExitCode,NodeList"
+SACCT_FAILURE_FIELDS = "JobID,FailedNode"
+"""FailedNode is not known to every SLURM (22.05 has none)."""
+SACCT_END_FIELDS = "JobID,NodeList,End"
+SINFO_FORMAT = "%N %T"
+EVENT_FIELDS = "NodeName,TimeStart"
+"""For `sacctmgr show event`: when nodes went out of service."""
+SACCT_USAGE_FIELDS = "JobID,State,ElapsedRaw,AllocTRES"
+SACCT_TOKEN_FIELDS = "JobID,Comment,JobName,State,NodeList"  # noqa: S105
+COMMENT_PREFIX = "autoexp:"
+
+
+def squeue(text: str) -> dict[str, JobStatus]:
+    """Jobs and array tasks by id from `squeue -h -r -O SQUEUE_FIELDS`.
+
+    Raises ValueError if there is text, but not a job in it: that is not the same as no jobs.
+    """
+    jobs = {}
+    others = []
+    for line in text.splitlines():
+        fields = line.strip().removesuffix("@").split("@", 4)
+        if len(fields) == 5 and _ID.fullmatch(fields[0]):
+            job, state, code, nodes, reason = fields
+            jobs[job] = _status(state, raw_exit_code(code), nodes, "" if reason == "None" else reason)
+        elif line.strip() and not line.startswith("CLUSTER:"):  # a header where there are several clusters
+            others.append(line.strip())
+    if others and not jobs:
+        raise ValueError(others[0])
+    return jobs
+
+
+def sacct(text: str, wanted: Collection[str]) -> dict[str, JobStatus]:
+    """Those of the `wanted` jobs and array tasks that `sacct -X -n -P -o SACCT_FIELDS` tells of.
+
+    A line `7_[2-5%2]` (or `7_[2,5,...]`, cut short) speaks for all tasks of array 7 that have none of their own: those
+    that never began.
+    """
+    own: dict[str, JobStatus] = {}
+    never_begun: dict[str, JobStatus] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) == 4:
+            job, state, code, nodes = fields
+            base, bracket, _ = job.partition("_[")
+            (never_begun if bracket else own)[base] = _status(state, exit_code(code), nodes)
+    found = {job: own.get(job) or never_begun.get(job.partition("_")[0]) for job in wanted}
+    return {job: status for job, status in found.items() if status is not None}
+
+
+def failed_node(text: str) -> str:
+    """The node whose failure ended a job, by `sacct -X -n -P -o SACCT_FAILURE_FIELDS`; '' if it tells none."""
+    named = [line.partition("|")[2].strip() for line in text.splitlines()]
+    return next((node for node in reversed(named) if node and node not in _NO_NODES and node != "None"), "")
+
+
+def no_such_field(said: str) -> bool:
+    """Whether sacct says that it does not know a field that it was asked for."""
+    return "invalid field requested" in said.lower()
+
+
+def bad_nodes(text: str) -> list[str]:
+    """The nodes out of service in `sinfo -h -N -o SINFO_FORMAT`: down, drained, failing, or silent (`idle*`)."""
+    lines = (line.split() for line in text.splitlines())
+    return list(dict.fromkeys(words[0] for words in lines if len(words) == 2 and _BAD.match(words[1].lower())))
+
+
+_BAD = re.compile(r"down|drain|fail|error|unknown|not_responding|inval|[a-z]+\*")
+
+
+def job_end(text: str) -> tuple[str, datetime] | None:
+    """A job's nodes, and when its last run ended (in SLURM's local time), by `sacct -X -n -P -o SACCT_END_FIELDS`."""
+    for line in reversed(text.splitlines()):
+        _, _, rest = line.partition("|")
+        nodes, _, ended = rest.rpartition("|")
+        with contextlib.suppress(ValueError):
+            return nodes, datetime.fromisoformat(ended.strip())
+    return None
+
+
+def fallen_nodes(text: str, earliest: datetime, latest: datetime) -> list[str]:
+    """The nodes that went out of service between two times, by `sacctmgr -n -P show event format=EVENT_FIELDS`."""
+    found = []
+    for line in text.splitlines():
+        node, _, began = line.partition("|")
+        with contextlib.suppress(ValueError):
+            if node and earliest <= datetime.fromisoformat(began.strip()) <= latest:
+                found.append(node)
+    return list(dict.fromkeys(found))
+
+
+def job_field(text: str, name: str) -> str:
+    """A field of what `scontrol show job` prints of one job (of an array: of its first record); '' if it has none."""
+    found = re.search(rf"(?:^|\s){name}=(\S*)", text)
+    return "" if found is None or found[1] in _NO_NODES else found[1]
+
+
+def usage(text: str, wanted: Collection[str]) -> dict[str, list[Usage]]:
+    """What each run of the `wanted` jobs used, by `sacct -D -X -n -P -o SACCT_USAGE_FIELDS`.
+
+    Jobs of which a run has not ended yet, or not yet in the accounts, are left out.
+    """
+    found: dict[str, list[Usage]] = {}
+    open_jobs = set()
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 4 or fields[0] not in wanted:
+            continue
+        job, state, elapsed, allocated = fields
+        if state_word(state) in _OPEN or not elapsed.isdecimal():
+            open_jobs.add(job)
+        found.setdefault(job, []).append(Usage(float(elapsed or 0), _gpus(allocated)))
+    return {job: runs for job, runs in found.items() if job not in open_jobs}
+
+
+_OPEN = frozenset({"PENDING", "RUNNING", "SUSPENDED", "RESIZING"})
+"""sacct's states (sacct(1)) of a run that goes on; a run that was requeued is over, its successor is another line."""
+
+
+def _gpus(allocated: str) -> int | None:
+    """The GPUs in `billing=8,cpu=8,gres/gpu=4,node=1`; None if the site does not account for them."""
+    counts = dict(entry.rpartition("=")[::2] for entry in allocated.split(","))
+    typed = [int(count) for name, count in counts.items() if name.startswith("gres/gpu:") and count.isdecimal()]
+    all_of_them = counts.get("gres/gpu", "")
+    return int(all_of_them) if all_of_them.isdecimal() else sum(typed) if typed else None
+
+
+def max_array_size(text: str) -> int | None:
+    """MaxArraySize in what `scontrol show config` prints."""
+    found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+_NO_NODES = ("None assigned", "(null)", "n/a")
+
+
+def _status(state: str, code: int | None, nodes: str, reason: str = "") -> JobStatus:
+    """Both commands say 0 for a job that has no exit code: it runs, or was ended by others."""
+    word = state_word(state)
+    known = code if code or word == "COMPLETED" else None
+    return JobStatus(word, reason, known, "" if nodes in _NO_NODES else nodes)
+
+
+def state_word(state: str) -> str:
+    """`CANCELLED by 1000` → `CANCELLED`; `RUNNING+` → `RUNNING`."""
+    return state.strip().split(" ")[0].rstrip("+")
+
+
+# What SLURM shows as a signal where there was none: 53 when a job could not be launched, 125 (SIG_OOM, 253, without its
+# highest bit) when it was out of memory, 126 when nothing is known (NO_VAL).
+_NO_SIGNALS = (53, 125, 126)
+
+
+def _shell_code(code: int, signal: int) -> int | None:
+    if signal in _NO_SIGNALS:
+        return None
+    return 128 + signal if signal else code
+
+
+def exit_code(text: str) -> int | None:
+    """sacct's `code:signal` as a shell's exit code: `7:0` → 7, `0:9` → 137; None if it is none.
+
+    sacct takes 128 off an exit code of 128 or more (`exit 130` → `2:0`), so a code from there may be too small.
+    """
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", text.strip())
+    return None if match is None else _shell_code(int(match[1]), int(match[2]))
+
+
+def raw_exit_code(text: str) -> int | None:
+    """A wait status (squeue's exit_code: `65280`) as a shell's exit code; None if it is none."""
+    if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) > 0xFFFF:
+        return None
+    return _shell_code(int(text) >> 8, int(text) & 0x7F)
+
+
+_REFUSED = (["FAILED", "BadConstraints"], ["FAILED", "None assigned"])
+"""What SLURM keeps for a while of a submission that it refused: state and, by squeue, reason; by sacct, nodes."""
+
+
+def tokens(text: str, separator: str, wanted: Collection[str]) -> dict[str, str]:
+    """Ids by token from lines `id<separator>comment<separator>name<separator>…`, for the `wanted` tokens.
+
+    A token stands in the comment, behind COMMENT_PREFIX, and at the end of the name, behind a dot: a site may rewrite
+    one of them. A submission that SLURM refused is none, though it keeps it for a while (_REFUSED).
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        fields = line.strip().split(separator)
+        job = fields[0].split("_")[0]
+        if len(fields) >= 3 and _ID.fullmatch(job) and fields[3:] not in _REFUSED:
+            said = [word.removeprefix(COMMENT_PREFIX) for word in fields[1].split() if word.startswith(COMMENT_PREFIX)]
+            for token in (*said, fields[2].rpartition(".")[2]):
+                if token in wanted:
+                    found.setdefault(token, job)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+
+_PREFIX = re.compile(r"^(?:sbatch|squeue|sacct|scancel): (?:error: |fatal: )?")
+_NOT_CONFIGURED = (
+    "Could not establish a configuration source",
+    "Unable to process configuration file",
+    "command not found",  # a wrapper's shell
+)
+# After these the controller may have created the job all the same (seen with a hung slurmctld: sbatch said error, the
+# job existed once the controller went on). slurm_strerror's words for lost connections, and ssh's.
+_UNCLEAR = (
+    "unable to contact",
+    "timed out",
+    "socket",
+    "connection",
+    "connect failure",
+    "zero bytes",
+    "transport",
+    "message send failure",
+    "message receive failure",
+    "unexpected message",
+    "protocol",
+    "header lengths",
+    "not responding",
+    "broken pipe",
+    "closed by remote host",
+)
+
+
+_CLIENT_SAYS_NO = 255  # sbatch's own exit code for options that it does not understand
+# slurm_strerror's words for what no waiting mends.
+_INVALID = (
+    "invalid partition",
+    "invalid account",
+    "invalid qos",
+    "invalid job array",
+    "invalid feature",
+    "invalid generic resource",
+    "invalid license",
+    "invalid wckey",
+    "requested node configuration is not available",
+    "requested topology configuration is not available",
+    "requested time limit is invalid",
+    "requested reservation is invalid",
+    "node count specification invalid",
+    "cpu count specification invalid",
+    "more processors requested than permitted",
+    "memory required by task is not available",
+    "memory specification can not be satisfied",
+    "group not permitted to use this partition",
+    "batch script",
+    "unable to open file",
+)
+
+
+def is_unclear(stderr: str) -> bool:
+    """Whether an error text says that an answer was lost."""
+    said = stderr.lower()
+    return any(text in said for text in _UNCLEAR)
+
+
+_OF_SBATCH = re.compile(r"^(?:\S*/)?sbatch: ", re.MULTILINE)
+
+
+def refusal(returncode: int, stderr: str) -> tuple[type[SchedulerError], str]:
+    """What it means that sbatch failed, and its words: surely refused, surely never asked, or nobody knows."""
+    words = message(stderr)
+    if any(text in stderr for text in _NOT_CONFIGURED) or returncode == 127:
+        return UnreachableError, words
+    if returncode < 0 or not stderr.strip():  # killed, or silent: it may have come far enough
+        return SchedulerError, f"{words} (exit code {returncode})"
+    said = stderr.lower()
+    # What sbatch did not say itself (an ssh, a wrapper that died) says nothing about the job.
+    if is_unclear(stderr) or not _OF_SBATCH.search(stderr):
+        return SchedulerError, words
+    invalid = returncode == _CLIENT_SAYS_NO or any(text in said for text in _INVALID)
+    return InvalidSubmissionError if invalid else SubmitError, words
+
+
+def message(stderr: str) -> str:
+    """The words of an error text on one line; of a fatal error, only what it was."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    fatal = [line for line in lines if ": fatal: " in line]
+    return " ".join(_PREFIX.sub("", line) for line in fatal or lines) or "failed without a message"
+
+
+def only_ended_jobs(stderr: str) -> bool:
+    """Whether scancel complains of nothing but jobs that have ended already."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    ended = ("Invalid job id specified", "already completing or completed")
+    return bool(lines) and all(any(text in line for text in ended) for line in lines)
+
+
+def no_accounting(stderr: str) -> bool:
+    """Whether sacct says that this cluster keeps no accounts (AccountingStorageType=accounting_storage/none)."""
+    return "accounting storage is disabled" in stderr.lower()

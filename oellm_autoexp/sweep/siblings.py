@@ -1,0 +1,110 @@
+"""Which job a job means by `${sibling.STAGE.…}`, and the order that follows. Pure, and indexed: never all pairs.
+
+The sibling of a job in a stage is the one job of that stage that has the job's place in hyperparameter space: every
+grid coordinate of that job which this one has too (as a coordinate or as a value) is equal. A stage that overrides a
+value of the grid keeps its coordinate.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.text import did_you_mean, plural
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Member:
+    """A job as siblings see it: its number, its stage, and its point."""
+
+    index: int
+    stage: str | None
+    point: Point
+
+
+class Siblings:
+    """All jobs of a plan, to be asked for siblings."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._stages: dict[str, dict[frozenset[str], list[Member]]] = defaultdict(lambda: defaultdict(list))
+        for member in members:
+            if member.stage is not None:
+                self._stages[member.stage][frozenset(member.point.coords)].append(member)
+        self._indices: dict[tuple[str, frozenset[str], frozenset[str]], dict[Any, list[Member]]] = {}
+
+    def of(self, member: Member, stage: str) -> Member:
+        """The sibling of a job in a stage. Raises SweepError if there is none or more than one, listing candidates."""
+        if stage not in self._stages:
+            hint = did_you_mean(stage, self._stages) or "no job has a stage; set stage in the sweep"
+            raise SweepError(Problem(f"'sibling.{stage}': there is no stage '{stage}'", hint=hint))
+        here = {**member.point.values, **member.point.coords}
+        found = [
+            candidate
+            for keys in self._stages[stage]
+            for candidate in self._matching(stage, keys, here)
+            if candidate.index != member.index
+        ]
+        if len(found) == 1:
+            return found[0]
+        raise SweepError(self._unclear(member, stage, found, here))
+
+    def _matching(self, stage: str, keys: frozenset[str], here: Mapping[str, Any]) -> list[Member]:
+        shared = keys.intersection(here)
+        slot = (stage, keys, shared)
+        if slot not in self._indices:
+            index: dict[Any, list[Member]] = defaultdict(list)
+            for member in self._stages[stage][keys]:
+                index[_place(member.point.coords, shared)].append(member)
+            self._indices[slot] = index
+        return self._indices[slot].get(_place(here, shared), [])
+
+    def _unclear(self, member: Member, stage: str, found: list[Member], here: Mapping[str, Any]) -> Problem:
+        where = f"job {member.index} (stage {member.stage})"
+        if found:
+            listed = "; ".join(_described(candidate) for candidate in found[:_LISTED])
+            more = f"; … {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            what = f"'sibling.{stage}' is not one job for {where}: {len(found)} jobs match: {listed}{more}"
+            return Problem(what, hint="give both stages the grid key in which these differ")
+        everyone = [candidate for members in self._stages[stage].values() for candidate in members]
+        listed = "; ".join(_described(candidate) for candidate in everyone[:_LISTED])
+        place = ", ".join(
+            f"{key}={value}" for key, value in here.items() if any(key in c.point.coords for c in everyone)
+        )
+        what = (
+            f"'sibling.{stage}' is no job for {where}: none of its {plural(len(everyone), 'job')} has {place or 'it'}"
+        )
+        return Problem(what, hint=f"candidates: {listed}" + (" …" if len(everyone) > _LISTED else ""))
+
+
+def _place(values: Mapping[str, Any], keys: frozenset[str]) -> Any:
+    return tuple(frozen(values[key]) for key in sorted(keys))
+
+
+def frozen(value: Any) -> Any:
+    """A hashable stand-in, equal for equal values, lists and mappings too. True and 1 differ, 1 and 1.0 do not."""
+    if isinstance(value, Mapping):
+        return ("mapping", tuple(sorted((str(key), frozen(item)) for key, item in value.items())))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(frozen(item) for item in value))
+    return ("bool", value) if isinstance(value, bool) else value
+
+
+def _described(member: Member) -> str:
+    place = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in member.point.coords.items())
+    return f"job {member.index} ({place})" if place else f"job {member.index}"
+
+
+def order(depends_on: Mapping[int, Iterable[int]], names: Mapping[int, str]) -> list[int]:
+    """The jobs such that each comes after those it depends on. Raises SweepError naming a cycle."""
+    try:
+        return list(TopologicalSorter(depends_on).static_order())
+    except CycleError as error:
+        circle = " → ".join(names[index] for index in reversed(error.args[1]))
+        raise SweepError(Problem(f"jobs depend on each other in a circle: {circle}")) from None

@@ -1,0 +1,92 @@
+"""Words and templates: shell words that are always quoted, `{key}` look-ups, and near misses."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+
+
+class Raw:
+    """A word that goes into a shell script as it is, such as `"$SLURM_PROCID"`; anything else is quoted."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"Raw({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Raw) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash((Raw, self.text))
+
+
+def shell(words: Sequence[str | Raw]) -> str:
+    """One line of shell that runs exactly these words: `shlex.split(shell(w)) == w` for plain words."""
+    return " ".join(word.text if isinstance(word, Raw) else shlex.quote(word) for word in words)
+
+
+def fill(template: str, values: Callable[[str], Any]) -> str:
+    """`template` with each `{key}` replaced by `values(key)`; `{{` and `}}` are literal braces.
+
+    A look-up and nothing more: no attribute access, no format fields. Raises KeyError from `values`.
+    """
+
+    def field(match: re.Match[str]) -> str:
+        if match.group() in ("{{", "}}"):
+            return match.group()[0]
+        return scalar(values(match.group(1)))
+
+    return _FIELD.sub(field, template)
+
+
+def scalar(value: Any) -> str:
+    """A config value as one word: numbers as Python writes them, true/false and null as YAML does."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    return "null" if value is None else str(value)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known words, or all of them where they are few, or ''."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if not near:  # the first parts of a dotted key or of a path may be wrong, or missing
+        lasts = difflib.get_close_matches(_last(word), {_last(name) for name in names}, n=1, cutoff=0.8)
+        near = [name for name in names if _last(name) in lasts][:3]
+    if near:
+        return f"did you mean {_either(near)}?"
+    return f"known: {', '.join(names)}" if names and len(names) <= 12 else ""
+
+
+def _last(name: str) -> str:
+    return re.split(r"[./]", name)[-1]
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(f"'{word}'" for word in words)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 job`, `3 jobs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested mapping by dotted path; lists and empty mappings are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            leaves.update(dotted(value, f"{path}."))
+        else:
+            leaves[path] = value
+    return leaves

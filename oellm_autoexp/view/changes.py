@@ -1,0 +1,50 @@
+"""What happened since the last look, as lines: for logs, pipes and terminals without colours."""
+
+from __future__ import annotations
+
+import time
+
+from oellm_autoexp.monitor.loop import Monitor
+from oellm_autoexp.view.tables import headline
+
+_HEADLINE_EVERY_SECONDS = 30.0
+
+
+class Changes:
+    """Remembers what it told, and tells only what is new."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[str, str]] = {}
+        self._trouble = ""
+        self._headline = ""
+        self._headline_at = 0.0
+
+    def lines(self, monitor: Monitor) -> list[str]:
+        """One line per job whose state changed, and now and then a summary."""
+        lines = [f"{_clock()} {text}" for text in monitor.reactions.news]
+        monitor.reactions.news.clear()
+        for job in monitor.session.jobs.values():
+            news = (job.state, job.reason if job.state == "waiting" else "")
+            if self._told.get(job.name) != news:
+                self._told[job.name] = news
+                detail = ", ".join(
+                    word for word in (f"job {job.scheduler_id}" if job.scheduler_id else "", job.reason) if word
+                )
+                lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
+        if monitor.trouble != self._trouble:
+            self._trouble = monitor.trouble
+            what = (
+                f"the scheduler does not answer, waiting for it: {self._trouble}"
+                if self._trouble
+                else "it answers again"
+            )
+            lines.append(f"{_clock()} {what}")
+        summary = headline(monitor.session)
+        if summary != self._headline and time.monotonic() - self._headline_at >= _HEADLINE_EVERY_SECONDS:
+            self._headline, self._headline_at = summary, time.monotonic()
+            lines.append(f"{_clock()} {summary}")
+        return lines
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")

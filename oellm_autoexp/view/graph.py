@@ -1,0 +1,193 @@
+"""A plan as a picture: its stages, what is swept, what each stage waits for. Pure: a manifest in, text out."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from oellm_autoexp.model import JobSpec, Manifest
+from oellm_autoexp.text import plural, scalar
+
+WIDTH = 70
+_UNNAMED = "jobs"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: how many jobs, what they wait for and are cancelled by (in words), the stages they depend on."""
+
+    name: str
+    count: int
+    jobs: tuple[str, ...]
+    start: tuple[str, ...]
+    cancel: tuple[str, ...]
+    done: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A plan's stages in the order of their first jobs, and the swept axes with their values."""
+
+    title: str
+    total: int
+    combinations: int
+    axes: Mapping[str, tuple[Any, ...]]
+    stages: tuple[Stage, ...]
+
+
+def graph(manifest: Manifest, max_jobs_per_stage: int = 0) -> Graph:
+    """The graph of a plan; each stage lists at most so many of its jobs' names."""
+    by_stage: dict[str, list[JobSpec]] = {}
+    for job in manifest.jobs:
+        by_stage.setdefault(job.stage or _UNNAMED, []).append(job)
+    jobs = {job.name: job for job in manifest.jobs}
+    places = {json.dumps(job.coords, sort_keys=True, default=str) for job in manifest.jobs}
+    axes: dict[str, dict[str, Any]] = {}
+    for job in manifest.jobs:
+        for key, value in job.coords.items():
+            axes.setdefault(key, {}).setdefault(json.dumps(value, default=str), value)
+    return Graph(
+        manifest.project,
+        len(manifest.jobs),
+        len(places),
+        {key: _ordered(tuple(values.values())) for key, values in axes.items()},
+        tuple(_stage(name, members, jobs, max_jobs_per_stage) for name, members in by_stage.items()),
+    )
+
+
+def _ordered(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers by size; anything else in the order of the sweep."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return tuple(sorted(values)) if numbers else values
+
+
+def _stage(name: str, members: Sequence[JobSpec], jobs: Mapping[str, JobSpec], listed: int) -> Stage:
+    first = members[0]
+    parents = [jobs[parent] for parent in first.depends_on if parent in jobs]
+    after = dict.fromkeys(
+        jobs[parent].stage or _UNNAMED for job in members for parent in job.depends_on if parent in jobs
+    )
+    start = tuple(_condition(condition, parents) for condition in first.start_conditions)
+    cancel = tuple(_condition(condition, parents) for condition in first.cancel_conditions)
+    if parents and not start:
+        names = " and ".join(after)
+        start = (f"{names}: success",)
+        cancel = (*cancel, f"{names}: ended without success")
+    done = tuple(_condition(condition, parents) for condition in first.done_conditions)
+    return Stage(name, len(members), tuple(job.name for job in members[:listed]), start, cancel, done, tuple(after))
+
+
+def _condition(condition: Mapping[str, Any], parents: Iterable[JobSpec]) -> str:
+    """`FileExists: .../done.txt`: what belongs to one parent job is shortened, as it differs from job to job."""
+    kind = str(condition["class_name"]).removesuffix("Condition")
+    values = [_value(value) for key, value in condition.items() if key != "class_name" and value is not None]
+    text = f"{kind}: {' = '.join(values)}" if values else kind
+    for parent in sorted(parents, key=lambda parent: -len(parent.output_dir)):
+        text = text.replace(parent.output_dir, "...").replace(parent.name, f"{parent.stage or _UNNAMED}_job")
+    return text
+
+
+def _value(value: Any) -> str:
+    return " or ".join(scalar(item) for item in value) if isinstance(value, list | tuple) else scalar(value)
+
+
+def number(value: Any) -> str:
+    """A swept value as people write it: 2.5e-4 rather than 0.00025."""
+    if isinstance(value, float) and value != 0 and abs(value) < 1e-2:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return scalar(value)
+
+
+def as_text(drawn: Graph) -> str:
+    """The boxed picture."""
+    rule = "=" * WIDTH
+    lines = [rule, f" Multi-Stage Experiment Plan: {drawn.title}", rule]
+    lines += [f"Total: {plural(drawn.total, 'job')} across {len(drawn.stages)} stage(s)", ""]
+    if drawn.axes:
+        axes = [f"• {key.rsplit('.', 1)[-1]}: [{', '.join(map(number, values))}]" for key, values in drawn.axes.items()]
+        lines += [*_box([["Hyperparameter Sweep", *axes, f"Total combinations: {drawn.combinations}"]]), ""]
+    for stage in drawn.stages:
+        if stage.after:
+            lines += [_arrows(len(drawn.stages)), ""]
+        lines += [*_box(_rows(stage)), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _arrows(stages: int) -> str:
+    return " " * 14 + "             ".join("│" * max(1, min(stages - 1, 4)))
+
+
+def _rows(stage: Stage) -> list[list[str]]:
+    body = []
+    for heading, conditions in (("Start", stage.start), ("Cancel", stage.cancel), ("Done", stage.done)):
+        if conditions:
+            body += [f"{heading} Conditions:", *(f"  • {condition}" for condition in conditions)]
+        elif heading == "Start":
+            body.append("Start: Immediate")
+    if stage.jobs:
+        rest = stage.count - len(stage.jobs)
+        body += ["Jobs:", *(f"  {name}" for name in stage.jobs), *([f"  … {rest} more"] if rest else [])]
+    return [[f"Stage: {stage.name} ({plural(stage.count, 'job')})"], body]
+
+
+def _box(parts: Sequence[Sequence[str]]) -> list[str]:
+    inner = WIDTH - 4
+    bar = "─" * (WIDTH - 2)
+    lines = [f"┌{bar}┐"]
+    for index, part in enumerate(parts):
+        if index:
+            lines.append(f"├{bar}┤")
+        for line in part:
+            indent = " " * (len(line) - len(line.lstrip()) + 2)
+            wrapped = textwrap.wrap(line, inner, subsequent_indent=indent, drop_whitespace=False) or [""]
+            lines += [f"│ {piece:<{inner}} │" for piece in wrapped]
+    return [*lines, f"└{bar}┘"]
+
+
+def as_mermaid(drawn: Graph) -> str:
+    """A Mermaid flowchart, as Markdown viewers draw it."""
+    lines = ["flowchart TD"]
+    ids = {stage.name: f"s{index}" for index, stage in enumerate(drawn.stages)}
+    lines += [
+        f'    {ids[stage.name]}["{_mermaid(stage.name)}<br/>{plural(stage.count, "job")}"]' for stage in drawn.stages
+    ]
+    for stage in drawn.stages:
+        label = f'|"{_mermaid("; ".join(stage.start))}"|' if stage.start else ""
+        lines += [f"    {ids[parent]} -->{label} {ids[stage.name]}" for parent in stage.after]
+    return "\n".join(lines) + "\n"
+
+
+def _mermaid(text: str) -> str:
+    return text.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+
+
+def as_dot(drawn: Graph) -> str:
+    """A Graphviz digraph."""
+    lines = [f"digraph {_dot(drawn.title)} {{", "    node [shape=box];"]
+    lines += [f"    {_dot(stage.name)} [label={_dot(f'{stage.name} ({stage.count})')}];" for stage in drawn.stages]
+    for stage in drawn.stages:
+        label = f" [label={_dot('; '.join(stage.start))}]" if stage.start else ""
+        lines += [f"    {_dot(parent)} -> {_dot(stage.name)}{label};" for parent in stage.after]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _dot(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+
+
+def as_json(drawn: Graph) -> str:
+    """The graph as one JSON document."""
+    return json.dumps(asdict(drawn), indent=2, ensure_ascii=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Graph], str]] = {
+    "text": as_text,
+    "mermaid": as_mermaid,
+    "dot": as_dot,
+    "json": as_json,
+}

@@ -1,0 +1,152 @@
+"""What people see of plans and sessions: plain data in, rich renderables out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from oellm_autoexp.model import Manifest
+from oellm_autoexp.monitor.loop import Monitor
+from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, RUNNING, SUCCESS, WAITING, TrackedJob, counts
+from oellm_autoexp.text import plural
+from oellm_autoexp.workflow.budget import Budget
+
+_COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
+_LIVE_ROWS = 24
+_LIVE_NEWS = 5
+
+
+def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> Table:
+    """Every job: state, iterations, loss, time, log; with a `limit`, those that run or failed first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "state", "iterations", "loss", "time", "log"):
+        table.add_column(
+            column, justify="right" if column in ("iterations", "loss", "time") else "left", no_wrap=column != "log"
+        )
+    jobs = list(session.jobs.values())
+    shown = jobs if limit is None or len(jobs) <= limit else sorted(jobs, key=_interest)[:limit]
+    for job in shown:
+        table.add_row(*job_row(job, now))
+    if len(shown) < len(jobs):
+        table.add_row(f"… and {len(jobs) - len(shown)} more")
+    return table
+
+
+def _interest(job: TrackedJob) -> int:
+    if job.state in FINAL:
+        return 3 if job.state == SUCCESS else 1
+    return 0 if job.state == RUNNING else 2
+
+
+def job_row(job: TrackedJob, now: float | None = None) -> list[RenderableType]:
+    """One job's cells."""
+    state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
+    if job.exit_code and job.state != SUCCESS:
+        state.append(f" (exit {job.exit_code})")
+    if job.reason and job.state not in (RUNNING, SUCCESS):
+        state.append(f" {job.reason}", style="dim")
+    progress = job.progress
+    iterations = "" if progress.iteration is None else f"{progress.iteration}/{progress.total or '?'}"
+    loss = progress.loss if progress.loss is not None else progress.validation_loss
+    return [
+        job.name,
+        state,
+        iterations,
+        "" if loss is None else f"{loss:.4f}",
+        _duration(job, now),
+        Text(job.resolved_log_path, style="dim", overflow="fold"),
+    ]
+
+
+def _duration(job: TrackedJob, now: float | None) -> str:
+    if job.started_at is None:
+        return ""
+    seconds = max(0, int((job.ended_at or now or time.time()) - job.started_at))
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def headline(session: Session) -> str:
+    """`4 jobs: 2 running, 2 pending`."""
+    parts = (f"{count} {state}" for state, count in counts(session.jobs.values()).items())
+    used = sum(job.gpu_hours for job in session.jobs.values())
+    ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
+    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}"
+
+
+def events_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Events with what became of their actions, oldest first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("time", "event", "job", "attempt", "actions", "what"):
+        table.add_column(column, no_wrap=column in ("time", "event", "job"), overflow="fold")
+    for row in rows:
+        told = row["metadata"]
+        line = told.get("line") or ", ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
+        actions = "; ".join(
+            f"{action['action']}: {action['status']}" + (f" ({action['message']})" if action["message"] else "")
+            for action in row["actions"]
+        )
+        clock = time.strftime("%m-%d %H:%M:%S", time.localtime(row["at"]))
+        table.add_row(clock, row["id"], row["job"], str(row["attempt"]), actions, Text(line, style="dim"))
+    return table
+
+
+def live(monitor: Monitor) -> RenderableType:
+    """What a running monitor shows."""
+    parts: list[RenderableType] = [session_table(monitor.session, limit=_LIVE_ROWS), Text(headline(monitor.session))]
+    parts += [Text(line, style="dim") for line in deque(monitor.reactions.news, maxlen=_LIVE_NEWS)]
+    if monitor.trouble:
+        parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.trouble}", style="yellow"))
+    return Group(*parts)
+
+
+def live_all(monitors: Iterable[Monitor]) -> RenderableType:
+    """What a monitor of several sessions shows."""
+    parts: list[RenderableType] = []
+    for monitor in monitors:
+        parts += [Text(monitor.manifest.plan_id, style="bold underline"), live(monitor), Text()]
+    return Group(*parts)
+
+
+def plan_summary(manifest: Manifest) -> Table:
+    """Stages of a plan: jobs, nodes, GPU-hours at most."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "jobs", "nodes", "GPUs", "GPU-hours"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    stages: dict[str, list[int]] = {}
+    for number, job in enumerate(manifest.jobs):
+        stages.setdefault(job.stage or "-", []).append(number)
+    for stage, numbers in stages.items():
+        jobs = [manifest.jobs[number] for number in numbers]
+        hours = [job.gpu_hours for job in jobs]
+        known = sum(hour for hour in hours if hour is not None)
+        table.add_row(
+            stage,
+            str(len(jobs)),
+            _span(job.resources.nodes for job in jobs),
+            _span(job.resources.gpus for job in jobs),
+            "no limit" if None in hours else f"{known:,.1f}",
+        )
+    if len(stages) > 1:
+        whole = Budget.of(manifest)
+        hours_text = "no limit" if whole.unlimited else f"{whole.gpu_hours:,.1f}"
+        table.add_row("total", str(len(manifest.jobs)), "", "", hours_text, style="bold")
+    return table
+
+
+def _span(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The one place where consoles are made: into files and pipes no colours, and lines as long as they are."""
+    made = Console(stderr=stderr, highlight=False, markup=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=10_000)

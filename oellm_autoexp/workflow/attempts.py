@@ -1,0 +1,41 @@
+"""The script of a job's next attempt, where it is not the plan's: other directives, nodes left out, other values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.errors import Problem, StateError
+from oellm_autoexp.files import write_atomic
+from oellm_autoexp.model import JobSpec, Manifest, Resources
+from oellm_autoexp.slurm import script
+from oellm_autoexp.workflow.replan import replan
+from oellm_autoexp.workflow.watching import DIRECTIVES
+
+
+def write_script(
+    manifest: Manifest, spec: JobSpec, attempt: int, overrides: Mapping[str, Any], excluded: Iterable[str]
+) -> tuple[str, Resources] | None:
+    """Write the script of an attempt beside the plan's; its path and what it asks for. None: the plan's will do.
+
+    `overrides` under `slurm.sbatch` change directives; anything else plans the job anew from its recorded config.
+    Raises ConfigError for overrides that can't be, StateError if the script can't be read or written.
+    """
+    directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
+    values = {key: value for key, value in overrides.items() if not key.startswith(DIRECTIVES)}
+    nodes = list(excluded)
+    if not overrides and not nodes:
+        return None
+    path = Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
+    try:
+        text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
+        text = script.excluding(script.with_options(text, directives), nodes)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, text, 0o700)
+    except OSError as error:
+        raise StateError(
+            Problem(f"no script for a new attempt: {error.strerror}", str(error.filename or path))
+        ) from None
+    nodes_, gpus, limit = script.resources(script.options(text))
+    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)

@@ -1,0 +1,90 @@
+"""What is checked beyond the plan itself: by the programs that are to run, and of scripts, each kind of them once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from oellm_autoexp.backends.base import Probe
+from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
+from oellm_autoexp.model import Manifest
+from oellm_autoexp.scheduler.base import Scheduler
+from oellm_autoexp.slurm.script import array_group, directive_lines
+
+
+def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> None:
+    """Raise ConfigError with all that bash or the scheduler would refuse, or keep waiting for ever.
+
+    `test`: the scheduler is also asked to judge one script of each kind as if it were submitted.
+    """
+    kinds = _kinds(manifest)
+    raise_all(
+        ConfigError,
+        [problem for path, text in kinds.items() for problem in _syntax(path, text)]
+        + scheduler.check(kinds, test=test),
+    )
+
+
+_PATIENCE_SECONDS = 600
+
+
+def ask(probes: Iterable[Probe]) -> None:
+    """Put questions to the programs themselves, each started once. Raises BackendError with all that they refuse."""
+    by_program: dict[tuple[str, ...], list[Probe]] = defaultdict(list)
+    for probe in probes:
+        by_program[probe.program].append(probe)
+    found = [problem for program, asked in by_program.items() for problem in _answers(program, asked)]
+    raise_all(BackendError, dict.fromkeys(found))
+
+
+def _answers(program: tuple[str, ...], probes: Sequence[Probe]) -> list[Problem]:
+    questions = "".join(f"{json.dumps(dict(probe.question))}\n" for probe in probes)
+    first = probes[0]
+    try:
+        done = subprocess.run(
+            program,
+            input=questions,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE_SECONDS,
+            env={**os.environ, "NO_VCS_VERSION": "1"},  # else Megatron asks git for its version
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Problem(f"can't ask {program[0]}: {error}", first.where, first.help)]
+    answers = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    if done.returncode or len(answers) != len(probes):
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return [Problem(f"can't ask the program itself: {said}", first.where, first.help)]
+    return [
+        Problem(f"it would be refused: {what}", probe.where)
+        for probe, line in zip(probes, answers, strict=True)
+        for what in json.loads(line)
+    ]
+
+
+def _kinds(manifest: Manifest) -> dict[str, str]:
+    """One script (path → text) of each stage and set of directives: values are quoted, so that others are like it."""
+    found: dict[tuple[str | None, str], tuple[str, str]] = {}
+    for job in manifest.jobs:
+        try:
+            text = Path(job.script_path).read_text(errors="replace")
+        except OSError as error:
+            raise ConfigError(
+                Problem(f"can't read the script: {error.strerror}", job.script_path, "plan again")
+            ) from None
+        found.setdefault((job.stage, array_group(directive_lines(text), "")), (job.script_path, text))
+    return dict(found.values())
+
+
+def _syntax(path: str, text: str) -> list[Problem]:
+    if "bash" not in text.partition("\n")[0]:
+        return []
+    result = subprocess.run(["bash", "-n", "--", path], capture_output=True, text=True, errors="replace", check=False)  # noqa: S607
+    said = result.stderr.strip().splitlines()
+    return [Problem(f"bash -n: {said[0] if said else 'failed'}", path)] if result.returncode else []

@@ -1,0 +1,547 @@
+"""From a composed config to a plan: the manifest and the text of every file, all of it in memory. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from oellm_autoexp.backends.base import Note, Probe
+from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.config.loader import ROOT, Composed, Source
+from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, SweepError, raise_all
+from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
+from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.text import plural
+from oellm_autoexp.workflow import watching
+from oellm_autoexp.workflow.provenance import Circumstances, redact, redact_text, redact_words
+from oellm_autoexp.workflow.resolve import Jobs
+
+PARENT_VARIABLE = "AUTOEXP_PARENT"
+"""In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
+_ENOUGH_PROBLEMS = 20
+_PLENTY_BYTES = 64 << 20
+_VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
+_LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file to write: where, its text and its mode."""
+
+    path: Path
+    text: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A manifest, and what is to be written beside it. Nothing has been written yet.
+
+    `shared` are the files that all jobs of the plan have in common. `scripts` and `configs` (resolved, without secrets)
+    are those of the jobs; a config has the size of its experiment, so many are kept packed (`_Packer`).
+    """
+
+    manifest: Manifest
+    shared: tuple[PlannedFile, ...]
+    scripts: tuple[str, ...]
+    configs: tuple[bytes, ...]
+    notes: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    """What the programs themselves are to be asked before the plan is written, each question once."""
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest goes."""
+        return manifest_path(self.manifest)
+
+    @property
+    def sweep_path(self) -> Path:
+        """Where the expanded sweep goes."""
+        return self.manifest_path.with_suffix(".sweep.json")
+
+    def sweep_file(self) -> PlannedFile:
+        """The expanded sweep."""
+        return PlannedFile(self.sweep_path, _sweep_json(self.manifest))
+
+    def job_files(self, number: int) -> tuple[PlannedFile, ...]:
+        """The files of one job's own: its script, and its resolved config without secrets.
+
+        Only the owner may read the script: its environment may hold secrets.
+        """
+        job = self.manifest.jobs[number]
+        script_path = Path(job.script_path)
+        config = _Packer.unpacked(self.configs[number])
+        return (
+            PlannedFile(script_path, self.scripts[number], 0o700),
+            PlannedFile(script_path.with_name("config.json"), config),
+        )
+
+
+def manifest_path(manifest: Manifest) -> Path:
+    """`<base_output_dir>/manifests/<plan_id>.json`."""
+    return Path(manifest.base_output_dir, "manifests", f"{manifest.plan_id}.json")
+
+
+def make_plan(
+    composed: Composed,
+    circumstances: Circumstances,
+    *,
+    read_template: Callable[[Path | None], str],
+    plan_id: str | None = None,
+    subset: frozenset[int] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Plan every job of a composed config.
+
+    `read_template` gives the sbatch template at a path (None: the shipped one); `subset` keeps only those job indices;
+    `progress` is told how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
+    mistakes found, each located in its file where it can be.
+    """
+    with located(composed):
+        jobs = Jobs(composed, circumstances)
+        planner = _Planner(jobs, circumstances, read_template)
+        planned = planner.jobs(subset, progress)
+        return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
+
+
+def job_config(composed: Composed, circumstances: Circumstances, index: int | None) -> dict[str, Any]:
+    """The resolved config of one job, or without the sweep's values (`index` None). Raises ConfigError."""
+    with located(composed):
+        jobs = Jobs(composed, circumstances)
+        if index is None:
+            return jobs.base()
+        if not 0 <= index < len(jobs):
+            raise ConfigError(Problem(f"no job has index {index}", "--job", f"there are 0 to {len(jobs) - 1}"))
+        return jobs.config(index)
+
+
+def plan_job(
+    jobs: Jobs, circumstances: Circumstances, read_template: Callable[[Path | None], str], index: int
+) -> tuple[JobSpec, str]:
+    """One job as `make_plan` describes it, without its place and its dependencies, and its script. Raises as that."""
+    planned = _Planner(jobs, circumstances, read_template).job(index)
+    return planned.spec, planned.script
+
+
+@contextmanager
+def located(composed: Composed) -> Iterator[None]:
+    """Give the problems raised in a block their places in the files of the config."""
+    try:
+        yield
+    except AutoexpError as error:
+        raise type(error)(*(Problem(p.what, composed.locations.of(p.where), p.hint) for p in error.problems)) from None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    spec: JobSpec
+    script: str
+    config: bytes
+
+
+class _Packer:
+    """Keeps JSON texts in memory: as they are while they are few, and compressed (zlib) beyond that."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def packed(self, text: bytes) -> bytes:
+        self._bytes += len(text)
+        return text if self._bytes <= _PLENTY_BYTES else zlib.compress(text, 1)
+
+    @staticmethod
+    def unpacked(data: bytes) -> str:
+        return (data if data.startswith(b"{") else zlib.decompress(data)).decode()
+
+
+class _Planner:
+    def __init__(self, jobs: Jobs, circumstances: Circumstances, read_template: Callable[[Path | None], str]) -> None:
+        self._jobs = jobs
+        self._circumstances = circumstances
+        self._read_template = read_template
+        self._templates: dict[str, str] = {}
+        self._packer = _Packer()
+        self._odd_options: set[str] = set()
+        self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
+        self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
+        self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
+        self._rules = watching.Decoder()
+
+    def jobs(self, subset: frozenset[int] | None, progress: Callable[[int, int], None]) -> list[_Planned]:
+        """Every job, in order. Raises the collected problems."""
+        wanted = [index for index in range(len(self._jobs)) if subset is None or index in subset]
+        if subset is not None and (unknown := sorted(subset - set(wanted))):
+            raise ConfigError(Problem(f"no job has index {', '.join(map(str, unknown))}", "--array-subset"))
+        problems: dict[Problem, type[AutoexpError]] = {}
+        planned: list[_Planned] = []
+        for done, index in enumerate(wanted):
+            try:
+                planned.append(self.job(index))
+            except AutoexpError as error:
+                problems.update(dict.fromkeys(error.problems, type(error)))
+                if len(problems) >= _ENOUGH_PROBLEMS:
+                    break
+            progress(done, len(wanted))
+        if problems:
+            kinds = set(problems.values())
+            raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
+        _check_unique(planned)
+        _check_job_names(planned)
+        self._jobs.check_order()
+        return self._with_dependencies(planned)
+
+    def _with_dependencies(self, planned: list[_Planned]) -> list[_Planned]:
+        """The jobs with the names of those they depend on; siblings left out of the plan are not waited for."""
+        names = {job.spec.index: job.spec.name for job in planned}
+        return [
+            replace(job, spec=job.spec.model_copy(update={"depends_on": tuple(parents)})) if parents else job
+            for job in planned
+            for parents in ([names[index] for index in self._jobs.depends_on(job.spec.index) if index in names],)
+        ]
+
+    def job(self, index: int) -> _Planned:
+        """One job. Raises what is wrong with it."""
+        tree = self._jobs.config(index)
+        config = self._rules.config(tree)
+        problems = _name_problems(config)
+        try:
+            command = make_backend(config.backend).command(tree)
+        except BackendError as error:
+            raise BackendError(*problems, *error.problems) from None
+        env = {**config.slurm.env, **command.env}
+        problems += [
+            Problem(f"{name!r} is not a name for an environment variable", "$.slurm.env")
+            for name in env
+            if not _VARIABLE.fullmatch(name)
+        ]
+        raise_all(ConfigError, problems)
+        for note in command.notes:
+            self._told[note.about].append(note)
+        if command.probe is not None:
+            self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
+        packed = self._packer.packed(to_json(redact(tree), indent=2) + b"\n")
+        return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
+
+    def _assemble(
+        self,
+        point: Point,
+        tree: dict[str, Any],
+        config: AutoexpConfig,
+        argv: tuple[str, ...],
+        env: dict[str, str],
+        packed: bytes,
+    ) -> _Planned:
+        project, slurm, absolute = config.project, config.slurm, self._jobs.absolute
+        output_dir = absolute(project.output_dir)
+        log_path = _log_pattern(absolute(project.log_path), output_dir)
+        work_dir = str(self._circumstances.work_dir)
+        if config.scheduler.native_dependencies and "dependency" in slurm.sbatch:
+            hint = "set one of the two: scheduler.native_dependencies sets it"
+            raise ConfigError(Problem("the program sets this itself", "$.slurm.sbatch.dependency", hint))
+        self._odd_options.update(key for key in slurm.sbatch if unknown_option(key))
+        lines = script.directives(
+            slurm.sbatch,
+            slurm.sbatch_extra_directives,
+            name=project.name,
+            log_path=log_path,
+            work_dir=work_dir,
+        )
+        text = script.render(
+            self._template(absolute(slurm.template_path) if slurm.template_path else ""),
+            name=project.name,
+            lines=lines,
+            env=env,
+            work_dir=work_dir,
+            marks=f"{output_dir}/{script.MARKS}",
+            launcher=(*slurm.launcher_cmd, *script.flags(slurm.srun)) if slurm.launcher_cmd else (),
+            argv=argv,
+        )
+        nodes, gpus, limit = script.resources(slurm.sbatch, slurm.sbatch_extra_directives)
+        resources = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
+        log_name = log_path.removeprefix(f"{script.slurm_path(output_dir)}/")
+        in_array = slurm.array and log_name != log_path and "/" in log_name and "%j" not in log_name
+        spec = JobSpec(
+            index=config.index,
+            name=project.name,
+            stage=config.stage,
+            parameters=redact(point.values),
+            coords=redact(dict(point.coords)),
+            argv=tuple(redact_words(argv)),
+            env=redact(env),
+            work_dir=work_dir,
+            output_dir=output_dir,
+            script_path="",
+            log_path=log_path,
+            log_path_current=absolute(project.log_path_current),
+            start_conditions=_records(config.job.start_conditions),
+            cancel_conditions=_records(config.job.cancel_conditions),
+            done_conditions=_records(config.job.done_conditions),
+            start_condition_cmd=config.job.start_condition_cmd,
+            start_condition_interval_seconds=config.job.start_condition_interval_seconds,
+            inactivity_threshold_seconds=config.job.inactivity_threshold_seconds,
+            resources=resources,
+            gpu_hours=resources.gpu_hours,
+            output_paths=tuple(map(absolute, config.monitoring.output_paths)),
+            template_values=redact(watching.template_values(config.monitoring, tree)),
+            monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
+            array_group=script.array_group(lines, log_name) if in_array else None,
+        )
+        self._first = self._first or config
+        _check_plan_wide(self._first, config)
+        return _Planned(spec, text, packed)
+
+    def _template(self, path: str) -> str:
+        """The template at a path ('': the shipped one), read once. Raises ConfigError."""
+        if path not in self._templates:
+            self._templates[path] = self._read_template(Path(path) if path else None)
+        return self._templates[path]
+
+    def _planning(self, composed: Composed) -> dict[str, Any]:
+        """What a plan was made from beside the config and the environment (see workflow.replan)."""
+        return {
+            "version": MANIFEST_VERSION,
+            "now": self._circumstances.now.isoformat(),
+            "groups": sorted(composed.groups),
+            "choices": [{"chosen": list(key), "config": redact(base)} for key, base in self._jobs.chosen().items()],
+            # half a template is none
+            "templates": {p: text if redact_text(text) == text else None for p, text in self._templates.items()},
+        }
+
+    def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:
+        """The whole plan of these jobs."""
+        first = cast("AutoexpConfig", self._first)
+        base = Path(self._jobs.absolute(first.project.base_output_dir))
+        specs = tuple(
+            job.spec.model_copy(update={"script_path": f"{job.spec.output_dir}/provenance/{plan_id}/job.sbatch"})
+            for job in planned
+        )
+        around = self._circumstances
+        slurm_keys = {"array", "array_task_limit", "submit_cmd", "squeue_cmd", "sacct_cmd", "cancel_cmd", "client"}
+        manifest = Manifest(
+            plan_id=plan_id,
+            created_at=around.now.isoformat(timespec="seconds"),
+            project=_title(composed.source),
+            config_ref=composed.source.config_ref,
+            overrides=tuple(redact_words(composed.source.overrides)),
+            base_output_dir=str(base),
+            monitoring_state_dir=self._jobs.absolute(first.project.monitoring_state_dir),
+            container=None,
+            slurm=first.slurm.model_dump(include=slurm_keys),
+            scheduler=first.scheduler.model_dump(),
+            monitoring=watching.recorded(first.monitoring),
+            jobs=specs,
+            provenance={
+                "command_line": redact_words(around.command_line),
+                **_descent(around.environment.get(PARENT_VARIABLE, "")),
+                "config_dirs": [self._jobs.absolute(str(directory)) for directory in composed.source.config_dirs],
+                "work_dir": str(around.work_dir),
+                "user": around.user,
+                "host": around.host,
+                "python": around.python,
+                "git": dict(around.git),
+            },
+        )
+        shared = _shared_files(base / "manifests" / f"{plan_id}.provenance", composed, around, self._planning(composed))
+        scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
+        notes = (*_notes(first, planned, self._odd_options), *_told(self._told, len(planned)))
+        return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()))
+
+
+def _descent(variable: str) -> dict[str, Any]:
+    """What started a run, if an action did, and how many runs have started each other before it."""
+    generation, _, parent = variable.partition("/")
+    return {"parent": parent, "generation": int(generation)} if generation.isdecimal() else {}
+
+
+def _records(conditions: Iterable[BaseModel]) -> tuple[dict[str, Any], ...]:
+    return tuple(condition.model_dump(mode="json", exclude_defaults=True) for condition in conditions)
+
+
+def _shared_files(
+    directory: Path, composed: Composed, around: Circumstances, planning: dict[str, Any]
+) -> tuple[PlannedFile, ...]:
+    """The provenance that all jobs have in common; each job's folder holds (hard links to) the same files."""
+    unresolved = {**composed.base, "sweep": composed.sweep}
+    documents = {
+        "config_unresolved.yaml": _yaml(redact(unresolved)),
+        "planning.yaml": _yaml(planning),
+        "overrides.txt": "".join(f"{word}\n" for word in redact_words(composed.source.overrides)),
+        "command_line.json": _json(redact_words(around.command_line)),
+        "environment.json": _json(redact(dict(sorted(around.environment.items())))),
+        "git.json": _json(dict(around.git)),
+        "git.diff": around.git_diff,
+    }
+    return tuple(PlannedFile(directory / name, text, 0o600) for name, text in documents.items())
+
+
+def _yaml(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _sweep_json(manifest: Manifest) -> str:
+    entries = [
+        job.model_dump(
+            mode="json",
+            include={"index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", "script_path"},
+        )
+        for job in manifest.jobs
+    ]
+    sweep = {"version": manifest.version, "plan_id": manifest.plan_id, "entries": entries}
+    return to_json(sweep, indent=2).decode() + "\n"
+
+
+def _plan_id(source: Source, circumstances: Circumstances) -> str:
+    """Readable and, with its random end, one of its kind: `my_experiment-20260131-235959-3f`."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", _title(source)).strip("-") or "plan"
+    return f"{stem}-{circumstances.now.astimezone():%Y%m%d-%H%M%S}-{circumstances.nonce}"
+
+
+def _title(source: Source) -> str:
+    """What an experiment is called: its config's name; for the root config, the project chosen."""
+    chosen = [word.removeprefix("project=") for word in source.overrides if word.startswith("project=")]
+    return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem
+
+
+def _check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
+    """Raises SweepError if a job differs from the first in what holds for a whole plan."""
+    hint = "this holds for all jobs of a plan; make one plan for each value"
+    problems = [
+        Problem(f"job {config.index} has another value than job {first.index}", f"$.{path}", hint)
+        for path in PLAN_WIDE
+        if attrgetter(path)(first) != attrgetter(path)(config)
+    ]
+    raise_all(SweepError, problems)
+
+
+PLAN_WIDE = (
+    "project.base_output_dir",
+    "project.monitoring_state_dir",
+    "slurm.array",
+    "slurm.array_task_limit",
+    "slurm.client",
+    "slurm.submit_cmd",
+    "slurm.squeue_cmd",
+    "slurm.sacct_cmd",
+    "slurm.cancel_cmd",
+    "scheduler",
+    "monitoring.poll_interval_seconds",
+    "monitoring.detach",
+)
+
+
+def _check_job_names(planned: list[_Planned]) -> None:
+    """Raises SweepError if a condition looks at a job that the plan does not have."""
+    names = {job.spec.name for job in planned}
+    wrong = {
+        condition["job_name"]: job.spec.index
+        for job in planned
+        for condition in (*job.spec.start_conditions, *job.spec.cancel_conditions, *job.spec.done_conditions)
+        if "job_name" in condition and condition["job_name"] not in names
+    }
+    hint = "was it left out by --array-subset?"
+    raise_all(
+        SweepError,
+        [
+            Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
+            for name, index in list(wrong.items())[:_ENOUGH_PROBLEMS]
+        ],
+    )
+
+
+def _name_problems(config: AutoexpConfig) -> list[Problem]:
+    name = config.project.name
+    if not _VALID_NAME.fullmatch(name) or name in (".", "..") or len(name) > _LONGEST_NAME:
+        hint = f"use letters, digits and . _ + = @ , - (at most {_LONGEST_NAME}); it names files and the SLURM job"
+        return [Problem(f"{name!r} can't be a job's name", "$.project.name", hint)]
+    return []
+
+
+def _log_pattern(log_path: str, output_dir: str) -> str:
+    """A log path as sbatch reads it: the output directory is literal, `%` begins a pattern only after it.
+
+    Raises ConfigError for a pattern in a folder's name (nobody would make that folder), or one that can't be followed.
+    """
+    inside = log_path.startswith(f"{output_dir}/")
+    pattern = script.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
+    folder, _, name = pattern.rpartition("/")
+    hint = f"use {' '.join(script.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
+    wrong = [found for found in re.findall("%.?", name) if found not in script.LOG_PATTERNS]
+    wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
+    wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
+    raise_all(ConfigError, [Problem(f"'{found}' can't stand here", "$.project.log_path", hint) for found in wrong])
+    return pattern
+
+
+def _check_unique(planned: list[_Planned]) -> None:
+    """Raises SweepError if two jobs share a name or, their names differing, an output directory."""
+    problems = _shared(planned, lambda job: job.spec.name, "the name", "$.project.name") or _shared(
+        planned, lambda job: job.spec.output_dir, "the output directory", "$.project.output_dir"
+    )
+    raise_all(SweepError, problems[:_ENOUGH_PROBLEMS])
+
+
+def _shared(planned: list[_Planned], key: Callable[[_Planned], str], what: str, where: str) -> list[Problem]:
+    groups: dict[str, list[_Planned]] = defaultdict(list)
+    for job in planned:
+        groups[key(job)].append(job)
+    problems = []
+    for value, jobs in groups.items():
+        if len(jobs) > 1:
+            indices = ", ".join(str(job.spec.index) for job in jobs[:8]) + (", …" if len(jobs) > 8 else "")
+            problems.append(Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs)))
+    return problems
+
+
+def _distinct(jobs: list[_Planned]) -> str:
+    """How to tell these jobs apart: the keys in which they differ."""
+    keys = [key for key in jobs[0].spec.parameters if len({str(job.spec.parameters.get(key)) for job in jobs}) > 1]
+    suggestion = "_".join(f"${{{key.lstrip('+~')}}}" for key in keys if key != "project.name") or "${index}"
+    return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
+
+
+def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Iterable[str]) -> tuple[str, ...]:
+    """What a person should know about a plan that is not wrong."""
+    notes = watching.notes(config.monitoring)
+    if config.slurm.client.class_name == "SlurmClient":
+        # no mistake yet: a plugin of the site may know it; the submission asks the site's own sbatch
+        notes += [
+            f"{p.what}, unless this site adds it; {p.hint}" for p in option_problems(sorted(odd_options), OPTIONS, "")
+        ]
+    elif config.scheduler.native_dependencies:
+        notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
+    if config.slurm.array and any(job.spec.array_group is None for job in planned):
+        notes.append(
+            "jobs whose log_path holds %j, or is not in a folder of their output directory, are submitted singly"
+        )
+    wide = max(job.spec.resources.nodes for job in planned)
+    if config.slurm.client.class_name == "LocalClient" and wide > 1:
+        notes.append(f"the local scheduler has one machine: jobs that ask for {wide} nodes run there as one process")
+    return tuple(notes)
+
+
+def _told(told: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:
+    """What the backends have to say of their jobs: each thing once, and of how many jobs it is true."""
+    return [
+        notes[0].text if len(notes) == jobs else f"{notes[0].text} ({len(notes)} of {plural(jobs, 'job')})"
+        for notes in told.values()
+    ]

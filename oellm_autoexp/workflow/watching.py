@@ -1,0 +1,176 @@
+"""What the planner makes of the monitoring rules: mistakes, advice, and the config values that templates need. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_section
+from oellm_autoexp.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.monitor.actions import RestartAction
+from oellm_autoexp.monitor.facts import JOB_KEYS
+from oellm_autoexp.monitor.patterns import advice, group_names
+from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
+from oellm_autoexp.monitor.templates import keys_of, used_keys
+from oellm_autoexp.slurm import script
+from oellm_autoexp.text import did_you_mean, dotted
+
+DIRECTIVES = "slurm.sbatch."
+"""The overrides of a new attempt below this become directives of its script; others plan the job anew."""
+
+
+class Decoder:
+    """Decodes and checks the `monitoring` section of jobs, once for all that have the same."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, MonitoringSection]] = []
+
+    def config(self, tree: Mapping[str, Any]) -> AutoexpConfig:
+        """The typed config of a job's resolved tree. Raises ConfigError with all mistakes, here and elsewhere."""
+        wrong: list[Problem] = []
+        try:
+            config = decode({**tree, "monitoring": {}})
+        except ConfigError as error:
+            wrong += error.problems
+        try:
+            rules = self.section(tree)
+        except ConfigError as error:
+            wrong += error.problems
+        raise_all(ConfigError, wrong)
+        return config.model_copy(update={"monitoring": rules})
+
+    def section(self, tree: Mapping[str, Any]) -> MonitoringSection:
+        """The section of a job's resolved tree. Raises ConfigError with all mistakes in it."""
+        found = tree.get("monitoring") or {}
+        written = dict(found) if isinstance(found, Mapping) else found
+        paths = written.pop("output_paths", ()) if isinstance(written, dict) else ()
+        rules = next((known for other, known in self._known if other == written), None)
+        if rules is None:
+            rules = decode_section("monitoring", written)
+            raise_all(ConfigError, problems(rules, tree))
+            self._known = [(written, rules), *self._known[:_FEW]]
+        if paths:
+            checked = decode_section("monitoring", {"output_paths": paths})
+            rules = rules.model_copy(update={"output_paths": checked.output_paths})
+        return rules
+
+
+_FEW = 8  # different sections in one plan, such as one for each stage
+
+
+def recorded(section: MonitoringSection) -> dict[str, Any]:
+    """A section as the manifest has it: without what is its default, and what is each job's own."""
+    return section.model_dump(mode="json", exclude_defaults=True, exclude={"output_paths"})
+
+
+def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
+    """A job's section as the manifest has it; None where it is that of the plan."""
+    if section is plan or section.model_copy(update={"output_paths": plan.output_paths}) == plan:
+        return None
+    return recorded(section)
+
+
+def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with rules that decode: unknown template keys, events that never come or are not there."""
+    job = config.get("job")
+    threshold = job.get("inactivity_threshold_seconds") if isinstance(job, Mapping) else None
+    found = list(_event_problems(rules, own_threshold=threshold is not None))
+    values = dotted(config)
+    found += [
+        _unknown_key(key, "termination_command", {*JOB_KEYS, *values})
+        for word in rules.termination_command
+        for key in keys_of(word)
+        if key not in JOB_KEYS and key not in values
+    ]
+    made = rules.published()
+    for event, binding, place in rules.bindings():
+        own = _event_keys(event)
+        # what publishes an event may give it more metadata
+        if event.name in made:
+            own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
+        if isinstance(binding.action, RestartAction):
+            found += check_overrides(binding.action.overrides, f"$.monitoring.{place}.overrides", values)
+        for key in used_keys(binding):
+            if key not in own and key not in JOB_KEYS and key not in values:
+                found.append(_unknown_key(key, place, {*own, *JOB_KEYS, *values}))
+    return found
+
+
+def _unknown_key(key: str, place: str, known: Collection[str]) -> Problem:
+    hint = did_you_mean(key, known) or "a literal brace is written twice: {{ }}"
+    return Problem(f"no value is called '{{{key}}}'", f"$.monitoring.{place}", hint)
+
+
+def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[str]) -> list[Problem]:
+    """What is wrong with the overrides of a new attempt, as far as a look at them tells."""
+    directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
+    found = []
+    try:
+        script.directives(directives, (), name="x", log_path="/x", work_dir="/")
+    except ConfigError as error:
+        found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
+    for key in overrides:
+        plain = key.lstrip("+")
+        if not key.startswith((DIRECTIVES, "+")) and plain not in known:
+            found.append(Problem(f"the config has no key '{key}'", where, did_you_mean(key, known)))
+    return found
+
+
+def template_values(rules: Rules, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a job's config that its rules' templates name, by dotted key."""
+    wanted = {key for _, binding, _ in rules.bindings() for key in used_keys(binding)}
+    wanted.update(key for word in rules.termination_command for key in keys_of(word))
+    return {key: value for key in sorted(wanted - JOB_KEYS) for value in _at(config, key)}
+
+
+def notes(rules: Rules) -> list[str]:
+    """Patterns that would be slow, with the better form."""
+    patterns = {name: e.pattern for name, e in rules.log_events.items() if e.pattern and e.pattern_type != "substring"}
+    found = ((name, advice(pattern)) for name, pattern in patterns.items())
+    return [f"the pattern of monitoring.log_events.{name} {why}" for name, why in found if why]
+
+
+def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
+    published = rules.published()
+    for name, event in rules.log_events.items():
+        where = f"$.monitoring.log_events.{name}"
+        if event.pattern is None and event.pattern_type in ("regex", "substring") and name not in published:
+            yield Problem("this event never comes", where, "give it a pattern, or a PublishEventAction that names it")
+        if event.pattern_type == "inactivity" and not (
+            own_threshold or event.inactivity_threshold_seconds or rules.inactivity_threshold_seconds
+        ):
+            yield Problem("how long is too long?", where, "set inactivity_threshold_seconds, here or for the section")
+        if name in rules.state_events:
+            yield Problem("a log event and a state event have this name", where, "give one of them another name")
+    states: dict[str | None, str] = {}
+    for name, state_event in rules.state_events.items():
+        other = states.setdefault(state_event.state, name)
+        if other != name:
+            what = f"'{other}' is already for the state '{state_event.state}'"
+            yield Problem(what, f"$.monitoring.state_events.{name}", "put the actions into one event")
+    known = {*rules.log_events, *rules.state_events}
+    for name in sorted(published - known):
+        yield Problem(f"no event is called '{name}'", "$.monitoring", did_you_mean(name, known) or "declare it")
+
+
+def _event_keys(event: LogEvent | StateEvent) -> set[str]:
+    """What an event's metadata hold."""
+    keys = set(event.metadata)
+    if isinstance(event, LogEvent) and event.pattern is not None and event.pattern_type != "substring":
+        keys |= {name for name in group_names(event.pattern) if not name.isdecimal()}
+    return keys | set(event.extract_groups) if isinstance(event, LogEvent) else keys
+
+
+def _published(binding: Any) -> set[str]:
+    return set(getattr(binding.action, "metadata", {}))
+
+
+def _at(config: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """The value at a dotted key, if there is one (a list or mapping is none that a word can hold)."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return
+        value = value[part]
+    if not isinstance(value, Mapping | list):
+        yield value

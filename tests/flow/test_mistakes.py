@@ -1,0 +1,223 @@
+"""Wrong input, each kind: one clear message, the right exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import QUICK, User
+
+NAMELESS = "++sweep.base_values={project.name:same}"
+MISTAKES = {
+    "misspelt key": (["project=default", "scheduler.max_job=2"], "did you mean 'scheduler.max_jobs'"),
+    "misspelt section": (["project=default", "slurn.array=true"], "did you mean 'slurm.array'"),
+    "wrong type": (["project=default", "scheduler.max_jobs=many"], "$.scheduler.max_jobs"),
+    "unknown choice": (["project=defualt"], "did you mean 'default'?"),
+    "unknown config": (
+        ["--config-ref", "experiments/examples/tiny_lm_gird"],
+        "did you mean 'experiments/examples/tiny_lm_grid'",
+    ),
+    "missing file": (["--config-ref", "nowhere.yaml"], "there is no such YAML file"),
+    "missing folder": (["-C", "nowhere", "project=default"], "is not a directory"),
+    "bad override": (["project=default", "backend.options.lr=[1"], "the override does not parse"),
+    "no value": (["project=default", "backend.options.lr"], "write key=value"),
+    "duplicate names": (["project=default", NAMELESS], "4 jobs share the name 'same': jobs 0, 1, 2, 3"),
+    "invalid name": (["project=default", "++sweep.base_values={project.name:'a/b${index}'}"], "can't be a job's name"),
+    "unset variable": (
+        ["project=default", "project.base_output_dir=${oc.env:NO_SUCH_VARIABLE}"],
+        "the environment variable NO_SUCH_VARIABLE is not set",
+    ),
+    "no program": ([], "no program to run"),
+    "option of another kind": (["project=default", "--array-subset", "1-x"], "is not an index or a range"),
+    "index out of range": (["project=default", "--array-subset", "7"], "no job has index 7"),
+    "missing template": (["project=default", "slurm.template_path=nowhere"], "can't read the template"),
+    "bad time": (["project=default", "slurm.sbatch.time=soon"], "'soon' is not a time that sbatch knows"),
+    "owned directive": (["project=default", "slurm.sbatch.output=x"], "set project.log_path"),
+    "bad environment": (["project=default", "slurm.env.A-B=1"], "is not a name for an environment variable"),
+    "backslash in a log path": (["project=default", "project.base_output_dir='a\\b'"], "'\\' can't stand here"),
+    "circle": (["project=default", "project.output_dir=${project.log_path}"], "in a circle"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(user: User, kind: str) -> None:
+    words, told = MISTAKES[kind]
+    result = user.run("run", *words)
+    assert result.returncode == 2, result.stderr + result.stdout
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert list(user.home.iterdir()) == []
+
+
+SWEEPS = {
+    "a filter that removes all": ("filter: 'backend.options.lr > 5'", "the filter removes all 2 jobs"),
+    "a filter that does not parse": ("filter: 'backend.options.lr >'", "does not parse"),
+    "a filter with an unknown key": ("filter: 'backend.options.lrr > 1'", "lrr"),
+    "a sibling's stage misspelt": ("metadata.x: '${sibling.stabel.name}'", "did you mean 'stable'"),
+    "a sibling that is not unique": ("metadata.x: '${sibling.twice.name}'", "2 jobs match: job 0"),
+    "a list where a grid is meant": ("params: [1, 2]", "a grid maps keys to lists of values"),
+    "a misspelt key": ("params: {backend.options.lrr: [1]}", "did you mean 'backend.options.lr'"),
+    "a misspelt keyword": ("parms: {backend.options.lr: [1]}", "did you mean 'params'"),
+    "two kinds in a node": ("configs: [{stage: a}]", "a node takes one of"),
+    "an empty axis": ("params: {backend.options.lr: []}", "this axis has no values"),
+    "a wrong type": ("type: prodct", "write product"),
+    "an unknown condition": ("job.start_conditions: [{class_name: FileExistCondition}]", "FileExistsCondition"),
+    "a condition on no job": (
+        "job.start_conditions: [{class_name: SlurmStateCondition, job_name: nobody, state: FAILED}]",
+        "looks at 'nobody', which is no job of this plan",
+    ),
+    "a condition on no state": (
+        "job.start_conditions: [{class_name: SlurmStateCondition, job_name: j0, state: FALIED}]",
+        "did you mean 'failed'",
+    ),
+    "a scheduler per job": (
+        "defaults: {slurm: base}\n  groups: [{configs: [{slurm: local}, {}]}]",
+        "make one plan for each",
+    ),
+    "a condition's key misspelt": ("job.start_conditions: [{class_name: FileExistsCondition, pth: x}]", "'pth'"),
+}
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_a_mistake_in_a_sweep_is_told_with_its_place(user: User, kind: str) -> None:
+    line, told = SWEEPS[kind]
+    stages = "{configs: [{stage: twice}, {stage: twice}, {stage: stable}]}"
+    alone = "params:" in line or "groups:" in line
+    body = "" if alone else "params: {backend.options.lr: [1, 2]}\n  "
+    if "sibling" in line:
+        body = f"type: list\n  groups:\n    - {stages}\n    - configs: [{{stage: last}}]\n      "
+    (user.home / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\n"
+        "project: {name: 'j${index}'}\n"
+        f"sweep:\n  {body}{line}\n"
+    )
+    result = user.run("run", "--config-ref", "mine.yaml")
+    assert result.returncode == 2, result.stdout
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not user.outputs.exists()
+
+
+def test_jobs_that_refer_to_each_other_in_a_circle_are_named(user: User) -> None:
+    (user.home / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\n"
+        "project: {name: 'j${index}'}\n"
+        "sweep:\n  configs:\n    - {stage: a, +metadata.x: '${sibling.b.output_dir}'}\n"
+        "    - {stage: b, +metadata.x: '${sibling.a.output_dir}'}\n"
+    )
+    result = user.run("run", "--config-ref", "mine.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "in a circle: " in result.stderr
+    assert "a (job 0)" in result.stderr
+
+
+def test_all_mistakes_are_told_at_once_with_their_places(user: User) -> None:
+    (user.home / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - override /backend: tiny_lm\n"
+        "scheduler:\n  max_jobz: 3\n"
+        "slurm:\n  arrray: true\n  sbatch:\n    time: never\n"
+        "monitoring:\n  poll_interval_seconds: -1\n"
+    )
+    result = user.run("run", "--config-ref", "mine.yaml")
+    assert result.returncode == 2
+    for told in ("mine.yaml:5", "did you mean 'max_jobs'", "mine.yaml:7", "did you mean 'array'", "mine.yaml:11"):
+        assert told in result.stderr, result.stderr
+
+
+def test_yaml_that_does_not_parse_is_told_with_its_line(user: User) -> None:
+    (user.home / "mine.yaml").write_text("# @package _global_\nslurm:\n  sbatch: {a: 1\nbackend: x\n")
+    result = user.run("run", "--config-ref", "mine.yaml")
+    assert result.returncode == 2
+    assert "mine.yaml:4" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unwritable_output_directory_is_told(user: User) -> None:
+    result = user.run("run", *QUICK, "project.base_output_dir=/proc/deep")  # nobody, not even root, writes there
+    assert result.returncode == 2
+    assert "can't write" in result.stderr
+    assert "/proc" in result.stderr
+
+
+def test_an_output_directory_that_cannot_be_made_is_told(user: User) -> None:
+    (user.home / "file").write_text("")
+    result = user.run("run", *QUICK, "project.base_output_dir=file/deep")
+    assert result.returncode == 2
+    assert "is not a directory" in result.stderr
+    assert [path.name for path in user.home.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def manifest(user: User) -> Path:
+    assert user.run("plan", *QUICK, "--manifest", "demo.json").returncode == 0
+    return user.home / "demo.json"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: text[: len(text) // 2], "is not whole JSON"),
+        (lambda text: json.dumps({**json.loads(text), "version": 99}), "this program reads up to 1"),
+        (lambda text: json.dumps({**json.loads(text), "jobs": [{}]}), "not a whole manifest: $.jobs.0.index"),
+        (lambda text: "[]", "this is not a manifest"),
+        (lambda text: "", "is not whole JSON"),
+    ],
+    ids=["cut", "newer", "incomplete", "something else", "empty"],
+)
+def test_a_damaged_or_newer_manifest_is_refused(user: User, manifest: Path, damage: object, told: str) -> None:
+    manifest.write_text(damage(manifest.read_text()))  # type: ignore[operator]
+    result = user.run("submit", "--manifest", "demo.json")
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not (user.outputs / "monitoring_state").exists()
+
+
+def test_a_damaged_session_is_refused_and_left_as_it_is(user: User, manifest: Path) -> None:
+    assert user.run("submit", "--manifest", str(manifest)).returncode == 0
+    session = user.outputs / "monitoring_state" / f"{user.plan_id}.json"
+    session.write_text(session.read_text()[:200])
+    result = user.run("monitor", "--session", user.plan_id)
+    assert result.returncode == 2
+    assert "the session is not whole JSON" in result.stderr
+    assert len(session.read_text()) == 200
+
+
+def test_a_plan_that_was_never_submitted_is_not_watched_or_cancelled(user: User, manifest: Path) -> None:
+    for command in ("watch", "cancel", "status"):
+        result = user.run("monitor", "--manifest", str(manifest), "--cmd", command)
+        assert result.returncode == 2
+        assert "this plan was not submitted yet" in result.stderr
+    assert user.run("submit", "--manifest", str(manifest)).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--session", "nope"], ["--manifest", "nope.json"], []])
+def test_a_session_that_does_not_exist_is_told(user: User, words: list[str]) -> None:
+    result = user.run("monitor", *words)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_an_absent_slurm_is_told_with_exit_code_3_and_the_plan_is_kept(user: User) -> None:
+    absent = ("slurm=base", "slurm.submit_cmd=no-sbatch", "slurm.squeue_cmd=no-squeue")
+    result = user.run("run", *QUICK, *absent)
+    assert result.returncode == 3
+    assert "no-sbatch" in result.stderr
+    assert "slurm=local needs none" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert user.states() == ["waiting"] * 4
+    assert user.run("submit", "--manifest", f"outputs/manifests/{user.plan_id}.json").returncode == 3
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "submit", "monitor", "run_sweep_entry", "render_config"])
+def test_unknown_options_are_refused_with_exit_code_2(user: User, command: str) -> None:
+    assert user.run(command, "--nonsense").returncode == 2
+
+
+def test_an_unknown_log_level_is_told(user: User) -> None:
+    result = user.run("run", "project=default", OELLM_LOG_LEVEL="LOUD")
+    assert result.returncode == 2
+    assert "one of DEBUG, INFO, WARNING, ERROR, CRITICAL" in result.stderr

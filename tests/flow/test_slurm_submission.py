@@ -1,0 +1,123 @@
+"""Submission on a real SLURM: chains without a monitor, arrays cut to the site's size, checks, and what was used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import QUICK, User, until
+from tests.flow.test_slurm_run import ON_SLURM, slurm
+from tests.slurm.cluster import Cluster
+
+CHAIN = """\
+# @package _global_
+defaults:
+  - override /backend: tiny_lm
+  - override /slurm: base
+project:
+  name: ${stage}_${backend.options.seed}
+backend:
+  options: {train_iters: 12, log_interval: 1, step_seconds: 0.1}
+scheduler:
+  native_dependencies: true
+monitoring:
+  poll_interval_seconds: 0.2
+sweep:
+  groups:
+    - params: {backend.options.seed: [1, 2, 3]}
+    - configs:
+        - stage: first
+          backend.options.misbehave: ${oc.if:${oc.eval:${backend.options.seed} == 2},'exit:7@3',null}
+        - stage: second
+          metadata.of: ${sibling.first.output_dir}
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("array", ["false", "true"])
+def test_a_chain_goes_on_with_no_monitor_alive(slurm_user: User, array: str) -> None:
+    (slurm_user.home / "chain.yaml").write_text(CHAIN)
+    words = ["--config-ref", "chain.yaml", f"slurm.array={array}", "--no-monitor"]
+    result = slurm_user.run("run", *words)
+    assert result.returncode == 0, result.stderr
+    assert set(slurm_user.states()) == {"pending"}
+    until(lambda: not slurm(slurm_user, "squeue", "-h", "--me"), "the queue to be empty")
+    assert slurm_user.run("monitor", "--session", slurm_user.plan_id).returncode == 1
+    jobs = slurm_user.session()
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "first_1": "success",
+        "second_1": "success",
+        "first_2": "crash",
+        "second_2": "cancelled",
+        "first_3": "success",
+        "second_3": "success",
+    }
+    assert "DependencyNeverSatisfied" in jobs["second_2"]["reason"]
+    for seed in (1, 3):
+        marks = {stage: slurm_user.outputs / f"{stage}_{seed}" / "marks" for stage in ("first", "second")}
+        (ended,) = marks["first"].glob("*.exit")
+        (started,) = marks["second"].glob("*.start")
+        assert int(started.read_text().split()[0]) >= int(ended.stat().st_mtime)
+    if array == "true":
+        assert len({job["scheduler_id"].partition("_")[0] for job in jobs.values()}) == 2
+
+
+@pytest.mark.slurm
+def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
+    make_slurm_cluster: Callable[..., Cluster], user: User
+) -> None:
+    cluster = make_slurm_cluster(max_array_size=3)
+    on_slurm = User(user.home, {**user.environment, **cluster.environment()})
+    words = ("slurm.array=true", "slurm.array_task_limit=1", "backend.options.train_iters=3")
+    seeds = "sweep.grids=[{backend.options.seed:[1,2,3,4,5,6,7]}]"
+    names = "++sweep.base_values={project.name:'s${backend.options.seed}'}"
+    result = on_slurm.run("run", *ON_SLURM, *words, seeds, names)
+    assert result.returncode == 0, result.stderr + result.stdout
+    ids = [job["scheduler_id"].partition("_") for job in on_slurm.session().values()]
+    assert [int(task) for _, _, task in ids] == [0, 1, 2, 0, 1, 2, 0]
+    assert len({array for array, _, _ in ids}) == 3
+    for array in {array for array, _, _ in ids}:
+        shown = slurm(on_slurm, "scontrol", "show", "job", array)
+        assert "ArrayTaskThrottle=1" in shown
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["slurm.sbatch.partition=nowhere"], "there is no partition 'nowhere'"),
+        (["slurm.sbatch.partition=shrt"], "did you mean 'short'?"),
+        (["slurm.sbatch.partition=short"], "asks for 0-01:00:00, and partition short allows 0-00:05:00"),
+        (["slurm.sbatch.nodes=9"], "asks for 9 nodes, and partition debug gives 4"),
+        (["slurm.sbatch.gpu_per_node=1"], "sbatch has no option --gpu-per-node"),
+        (["slurm.sbatch.gpus_per_node=9", "--check"], "Requested node configuration is not available"),
+    ],
+)
+def test_what_slurm_would_refuse_or_never_run_is_told_before_anything_is_submitted(
+    slurm_user: User, words: list[str], told: str
+) -> None:
+    result = slurm_user.run("run", *ON_SLURM, *words)
+    assert result.returncode == 2, result.stdout
+    assert told in result.stderr
+    assert "job.sbatch" in result.stderr
+    assert not (slurm_user.outputs / "monitoring_state").exists()
+    assert slurm_user.run("run", *ON_SLURM, "--no-monitor", "--check").returncode == 0
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("accounting", [True, False])
+def test_what_was_really_used_is_kept_and_shown(request: pytest.FixtureRequest, accounting: bool) -> None:
+    on_slurm: User = request.getfixturevalue("slurm_user" if accounting else "slurm_user_no_accounting")
+    words = (*QUICK, "slurm=base", "slurm.sbatch.gpus_per_node=2", "backend.options.step_seconds=0.3")
+    result = on_slurm.run("run", *words, "sweep.grids=[{stage:[a]}]")
+    assert result.returncode == 0, result.stderr
+    (job,) = on_slurm.session().values()
+    log = Path(job["resolved_log_path"])
+    seconds = log.stat().st_mtime - job["started_at"]
+    assert seconds > 3
+    used = job["gpu_hours"] * 3600 / 2
+    assert seconds - 3 <= used <= seconds + 10  # the accounts count whole seconds
+    assert re.search(r"1 job: 1 success; 0\.0\d* GPU-hours used", result.stdout)

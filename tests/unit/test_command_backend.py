@@ -1,0 +1,101 @@
+"""The backend for any program: words as written, options as flags, values of the config by `{dotted.key}`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.backends.base import Command
+from oellm_autoexp.backends.command import CommandLine, flag
+from oellm_autoexp.config.schema import CommandBackend
+from oellm_autoexp.errors import BackendError
+
+CONFIG: dict[str, Any] = {
+    "backend": {"lr": 1e-4, "tags": ["a", "b"]},
+    "project": {"name": "a b", "none": None},
+    "x": {},
+}
+
+
+def command(**section: Any) -> Command:
+    backend = CommandBackend.model_validate({"class_name": "CommandBackend", **section})
+    return CommandLine(backend).command(CONFIG)
+
+
+def refusals(**section: Any) -> list[tuple[str, str]]:
+    with pytest.raises(BackendError) as error:
+        command(**section)
+    return [(problem.where, problem.what) for problem in error.value.problems]
+
+
+def test_words_come_first_and_then_options_in_their_order() -> None:
+    made = command(argv="python -m 'my module'", options={"lr": 1e-4, "batch_size": 8, "resume": True, "off": False})
+    assert made.argv == ("python", "-m", "my module", "--lr", "0.0001", "--batch-size", "8", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1, ["--a-b", "1"]),
+        (-1, ["--a-b=-1"]),
+        (-1e-05, ["--a-b=-1e-05"]),
+        ("x y", ["--a-b", "x y"]),
+        ("", ["--a-b", ""]),
+        ("-x", ["--a-b=-x"]),
+        ("--other", ["--a-b=--other"]),
+        (True, ["--a-b"]),
+        (False, []),
+        (None, []),
+        ([], []),
+        ([1, "b c", None, True], ["--a-b", "1", "b c", "null", "true"]),
+    ],
+)
+def test_an_option_becomes(value: Any, words: list[str]) -> None:
+    assert flag("a_b", value) == words
+
+
+@given(st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_a_program_reads_the_value_that_an_option_has(value: Any) -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--value", type=type(value))
+    assert parser.parse_args(flag("value", value)).value == value
+
+
+def test_a_word_takes_values_of_the_config_and_stays_one_word() -> None:
+    assert command(argv=["run", "{project.name}", "{{{backend.lr}}}"]).argv == ("run", "a b", "{0.0001}")
+
+
+def test_options_and_environment_are_taken_as_they_are() -> None:
+    made = command(argv="run", options={"o": "{backend.lr}"}, env={"E": '{"lr": 1}'})
+    assert made == Command(("run", "--o", "{backend.lr}"), {"E": '{"lr": 1}'})
+
+
+def test_no_program_is_an_error_with_what_to_do() -> None:
+    assert refusals() == refusals(argv="") == [("$.backend.argv", "no program to run")]
+
+
+def test_all_unknown_keys_are_told_at_once_with_their_places() -> None:
+    assert refusals(argv=["a", "{project.nam}", "{backend.lr.__class__}{}"]) == [
+        ("$.backend.argv[1]", "no value {project.nam} in the config"),
+        ("$.backend.argv[2]", "no value {backend.lr.__class__} in the config"),
+        ("$.backend.argv[2]", "no value {} in the config"),
+    ]
+
+
+def test_an_unknown_key_gets_a_suggestion_or_the_way_to_write_braces() -> None:
+    with pytest.raises(BackendError, match=r"did you mean 'project\.name'"):
+        command(argv=["a", "{project.nam}"])
+    with pytest.raises(BackendError) as error:
+        command(argv=["a", '{"lr": 1}'])
+    assert error.value.problems[0].hint
+
+
+def test_a_list_or_a_section_is_not_a_value_for_a_word() -> None:
+    assert refusals(argv=["{backend.tags}", "{x}"]) == [
+        ("$.backend.argv[0]", "{backend.tags} is not one value"),
+        ("$.backend.argv[1]", "{x} is not one value"),
+    ]

@@ -1,0 +1,364 @@
+"""What a detector makes of logs, silence and states: each thing that is seen makes one event, however it is seen."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.logs import Cursor
+from oellm_autoexp.model import JobStatus
+from oellm_autoexp.monitor.detect import Detector, see_status
+from oellm_autoexp.monitor.events import Event
+from oellm_autoexp.monitor.rules import Rules
+from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
+
+JOB = TrackedJob(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
+LOG = {"class_name": "LogAction", "message": "x"}
+
+
+def detector(threshold: float | None = None, **rules: Any) -> Detector:
+    return Detector(Rules.model_validate(rules), threshold)
+
+
+def job(**update: Any) -> TrackedJob:
+    return JOB.model_copy(update=update)
+
+
+def see(
+    watch: Detector, data: bytes, seen: TrackedJob = JOB, at: int = 0, identity: str = "i"
+) -> tuple[TrackedJob, list[Event]]:
+    return watch.lines(seen, data, Cursor(identity, at + len(data)), 1000.0)
+
+
+# ---- the log
+
+TWO_RULES = detector(
+    log_events={
+        "saved": {
+            "pattern": r"saved (?P<path>\S+)",
+            "actions": [LOG, LOG],
+            "metadata": {"kind": "c"},
+            "extract_groups": {"p": "path", "q": "1"},
+        },
+        "error": {"pattern": "(?i)error", "state": "crash", "actions": [LOG]},
+    }
+)
+LINES = st.lists(
+    st.sampled_from(
+        [b"saved /x\n", b"saved /x error\n", b"ERROR\r\n", b"noise\r", b"\n", b"\xff saved \xff\n", b"a\x00error\n"]
+    ),
+    max_size=12,
+)
+
+
+@given(LINES, st.lists(st.integers(0, 12), max_size=4))
+def test_each_matching_line_makes_one_event_with_the_same_id_however_the_log_is_cut(
+    lines: list[bytes], cuts: list[int]
+) -> None:
+    whole, events = see(TWO_RULES, b"".join(lines))
+    edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
+    pieces = [b"".join(lines[a:b]) for a, b in pairwise(edges)]
+    seen, found, offset = JOB, [], 0
+    for piece in pieces:
+        seen, more = see(TWO_RULES, piece, seen, offset)
+        offset += len(piece)
+        found += more
+    assert [event.id for event in found] == [event.id for event in events]
+    assert seen == whole
+    assert len({event.id for event in events}) == len(events)
+    text = b"".join(lines).decode(errors="replace")
+    assert len([event for event in events if event.name == "error"]) == text.lower().count("error")
+    assert len(seen.pending) == sum(2 if event.name == "saved" else 1 for event in events)
+    assert len({pending.id for pending in seen.pending}) == len(seen.pending)
+
+
+def test_the_id_of_an_event_tells_its_place_file_attempt_job_and_name_apart() -> None:
+    line = b"saved /x\n"
+    found = [
+        see(TWO_RULES, line),
+        see(TWO_RULES, line, at=1),
+        see(TWO_RULES, line, identity="j"),
+        see(TWO_RULES, line, identity="i#1"),
+        see(TWO_RULES, line, job(attempt=2)),
+        see(TWO_RULES, line, job(name="b")),
+        see(detector(log_events={"other": {"pattern": "saved"}}), line),
+    ]
+    assert len({events[0].id for _, events in found}) == len(found)
+    assert see(TWO_RULES, line, job(resolved_log_path="/moved"))[1][0].id == found[0][1][0].id
+
+
+def test_an_event_tells_what_the_line_says_and_where_it_is_from() -> None:
+    _, [event] = see(TWO_RULES, b"saved /x\n")
+    assert event.metadata == {"kind": "c", "path": "/x", "p": "/x", "q": "/x", "line": "saved /x"}
+    assert (event.kind, event.job, event.attempt, event.job_id, event.log_path) == ("log", "a", 1, "7", "/l/7")
+
+
+def test_a_long_line_is_kept_only_in_part() -> None:
+    _, [event] = see(TWO_RULES, b"error" + b"x" * 100_000 + b"\n")
+    assert len(event.metadata["line"]) == 500
+
+
+def test_the_first_line_with_a_state_decides_what_a_bad_end_counts_as() -> None:
+    watch = detector(log_events={"a": {"pattern": "A", "state": "oom"}, "b": {"pattern": "B", "state": "node_fail"}})
+    seen, _ = see(watch, b"x\nB\nA\n")
+    seen, _ = see(watch, b"A\n", seen, 6)
+    assert (seen.verdict, seen.error_type) == ("node_fail", "b")
+    assert see_status(seen, JobStatus("FAILED", exit_code=1), 5.0).state == "node_fail"
+    assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 5.0).state == "success"
+    assert see_status(seen, JobStatus("TIMEOUT"), 5.0).state == "timeout"
+
+
+def test_a_line_that_overrules_success_counts_also_with_exit_code_0_and_after_another_one() -> None:
+    rules = {"a": {"pattern": "A", "state": "oom"}, "b": {"pattern": "B", "state": "crash", "overrules_success": True}}
+    seen, _ = see(detector(log_events=rules), b"A\nB\nA\n")
+    assert (seen.verdict, seen.error_type) == ("crash", "b")
+    assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 5.0).state == "crash"
+
+
+def test_the_termination_string_makes_a_success_of_a_bad_end() -> None:
+    watch = detector(termination_string="größe done")
+    seen, _ = see(watch, "x größe done y\n".encode())
+    assert seen.complete
+    assert see_status(seen, JobStatus("FAILED", exit_code=1), 5.0).state == "success"
+    assert not see(watch, "größe\ndone\n".encode())[0].complete
+
+
+def test_a_stall_that_a_line_tells_of_is_one_at_once() -> None:
+    watch = detector(
+        log_events={"hang": {"pattern": "watchdog", "state": "stall"}}, state_events={"stall": {"actions": [LOG]}}
+    )
+    seen, events = see(watch, b"watchdog\nwatchdog\n")
+    assert [event.name for event in events] == ["hang", "stall", "hang", "stall"]
+    assert events[1].metadata["error_type"] == "hang"
+    assert len({event.id for event in events}) == 4
+    assert len(seen.pending) == 2
+
+
+def test_a_pattern_that_is_too_slow_is_told_in_the_history() -> None:
+    watch = detector(log_events={"slow": {"pattern": "((?:a|ab|b|ba)+)+$"}, "r": {"pattern": "error"}})
+    seen, events = see(watch, b"ab" * 60 + b"c\nerror\n")
+    assert [event.name for event in events] == ["r"]
+    assert "slow took too long" in seen.history[-1].message
+
+
+# ---- silence
+
+
+def looks(watch: Detector, seen: TrackedJob, *times: float) -> tuple[TrackedJob, list[Event]]:
+    found: list[Event] = []
+    for now in times:
+        seen, events = watch.quiet(seen, now)
+        found += events
+    return seen, found
+
+
+STALLS = detector(inactivity_threshold_seconds=60, startup_seconds=300, state_events={"stall": {"actions": [LOG]}})
+ACTIVE = job(last_activity=2000.0)
+
+
+def test_silence_takes_three_looks_and_the_seconds_and_comes_once() -> None:
+    seen, events = looks(STALLS, ACTIVE, 2059, 2060, 2061)
+    assert events == []
+    seen, events = looks(STALLS, seen, 2062)
+    assert [(event.name, event.kind, event.metadata["silent_seconds"]) for event in events] == [("stall", "state", 62)]
+    assert len(seen.pending) == 1
+    assert looks(STALLS, seen, *range(2063, 2100))[1] == []
+
+
+def test_a_monitor_that_was_away_for_long_looks_three_times_before_it_judges() -> None:
+    seen, events = looks(STALLS, ACTIVE, 9000, 9001)
+    assert events == []
+    awake = seen.model_copy(update={"last_activity": 9001.5})
+    assert looks(STALLS, awake, 9002, 9003, 9004)[1] == []
+
+
+def test_silence_is_watched_for_again_after_a_new_line() -> None:
+    first, [event] = looks(STALLS, ACTIVE, 2100, 2101, 2102)
+    wrote = first.model_copy(update={"last_activity": 2103.0, "cursor": Cursor("i", 99)})
+    again, events = looks(STALLS, wrote, 2104, 2200, 2201, 2202)
+    assert len(events) == 1
+    assert events[0].id != event.id
+    assert again.events["stall"].count == 2
+
+
+def test_silence_that_comes_again_after_a_line_in_a_further_file_is_another_event() -> None:
+    first, [event] = looks(STALLS, ACTIVE, 2100, 2101, 2102)
+    wrote = first.model_copy(update={"last_activity": 2103.0, "cursors": {"/f": Cursor("f", 5)}})
+    _, [later] = looks(STALLS, wrote, 2104, 2200, 2201, 2202)
+    assert later.id != event.id
+
+
+def test_until_the_first_line_the_start_up_has_its_own_limit() -> None:
+    assert looks(STALLS, JOB, 1100, 1101, 1102, 1299)[1] == []
+    assert len(looks(STALLS, JOB, 1300, 1301, 1302)[1]) == 1
+    usual = detector(inactivity_threshold_seconds=60)
+    assert looks(usual, JOB, 1177, 1178, 1179)[1] == []
+    assert len(looks(usual, JOB, 1180, 1181, 1182)[1]) == 1
+
+
+@pytest.mark.parametrize("state", ["pending", "waiting", "submitting", "crash", "success"])
+def test_only_a_job_that_runs_can_be_silent(state: str) -> None:
+    assert looks(STALLS, ACTIVE.model_copy(update={"state": state}), 9000, 9001, 9002)[1] == []
+
+
+def test_the_jobs_own_threshold_goes_before_that_of_the_section() -> None:
+    watch = detector(10, inactivity_threshold_seconds=1000)
+    assert len(looks(watch, ACTIVE, 2010, 2011, 2012)[1]) == 1
+
+
+def test_an_undeclared_stall_is_an_event_all_the_same() -> None:
+    seen, [event] = looks(detector(inactivity_threshold_seconds=60), ACTIVE, 2100, 2101, 2102)
+    assert (event.name, seen.events["stall"].count, seen.pending) == ("stall", 1, ())
+
+
+def test_a_rule_of_inactivity_has_its_own_limits_and_name() -> None:
+    rule = {
+        "pattern_type": "inactivity",
+        "inactivity_threshold_seconds": 30,
+        "startup_seconds": 500,
+        "actions": [LOG],
+        "metadata": {"k": 1},
+    }
+    watch = detector(log_events={"quiet": rule})
+    _, [event] = looks(watch, ACTIVE, 2030, 2031, 2032)
+    assert (event.name, event.kind, event.metadata) == ("quiet", "log", {"k": 1, "silent_seconds": 32})
+    assert looks(watch, JOB, 1497, 1498, 1499)[1] == []
+
+
+def test_a_silent_job_of_a_rule_with_a_state_counts_as_that_when_it_is_ended() -> None:
+    rule = {"pattern_type": "inactivity", "inactivity_threshold_seconds": 30, "state": "timeout"}
+    seen, _ = looks(detector(log_events={"quiet": rule}), ACTIVE, 2030, 2031, 2032)
+    assert (seen.verdict, seen.error_type) == ("timeout", "quiet")
+
+
+# ---- progress
+
+COUNTS = detector(
+    log_events={
+        "it": {"pattern": r"iteration (\d+)", "pattern_type": "progress", "stall_seconds": 60, "actions": [LOG]}
+    }
+)
+
+
+def reads(seen: TrackedJob, number: str, now: float) -> TrackedJob:
+    data = f"noise\niteration {number}\n".encode()
+    return COUNTS.lines(seen, data, Cursor("i", int(now)), now)[0]
+
+
+def test_a_counter_that_rises_is_no_event() -> None:
+    seen, found = JOB, []
+    for step in range(20):
+        seen = reads(seen, str(step), 2000 + 50 * step)
+        seen, events = looks(COUNTS, seen, 2000 + 50 * step)
+        found += events
+    assert found == []
+    assert seen.readings["it"].value == 19
+
+
+def test_a_log_that_loops_is_no_progress_though_it_grows() -> None:
+    seen, found = JOB, []
+    for step in range(20):
+        seen = reads(seen, str(step % 3), 2000 + 10 * step)
+        seen, events = looks(COUNTS, seen, 2000 + 10 * step)
+        found += events
+    assert [event.metadata["counter"] for event in found] == [2]
+    assert len(seen.pending) == 1
+
+
+def test_a_counter_that_rises_after_an_event_is_watched_for_again() -> None:
+    seen, [first] = looks(COUNTS, reads(JOB, "5", 2000), 2060, 2061, 2062)
+    seen, [second] = looks(COUNTS, reads(seen, "6", 2063), 2100, 2123, 2124, 2125)
+    assert first.id != second.id
+
+
+def test_a_counter_that_never_comes_is_told_after_the_start_up() -> None:
+    assert looks(COUNTS, JOB, 1177, 1178, 1179)[1] == []
+    _, [event] = looks(COUNTS, JOB, 1180, 1181, 1182)
+    assert "counter" not in event.metadata
+
+
+def test_what_is_not_a_number_is_no_reading() -> None:
+    watch = detector(log_events={"it": {"pattern": r"it (\S+)", "pattern_type": "progress", "stall_seconds": 60}})
+    assert watch.lines(JOB, b"it 1/2\nit x\n", Cursor("i", 9), 5.0)[0].readings == {}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_what_is_not_finite_is_no_reading(number: str) -> None:
+    watch = detector(log_events={"it": {"pattern": r"it (\S+)", "pattern_type": "progress", "stall_seconds": 60}})
+    assert watch.lines(JOB, f"it {number}\n".encode(), Cursor("i", 9), 5.0)[0].readings == {}
+
+
+def test_the_time_that_a_requeued_job_waits_in_the_queue_is_not_counted_against_its_progress() -> None:
+    seen = reads(JOB, "500", 2000)
+    again = seen.model_copy(update={"started_at": 20_000.0})  # preempted, and begun again from a checkpoint
+    assert looks(COUNTS, again, 20_010, 20_020, 20_030)[1] == []
+
+
+# ---- states
+
+
+STATES = detector(state_events={"crash": {"actions": [LOG], "metadata": {"k": 1}}, "timeout": {}, "running": {}})
+
+
+def ended(state: str, watch: Detector = STATES, **update: Any) -> tuple[TrackedJob, list[Event]]:
+    return watch.state(JOB, job(state=state, **update), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("crash", "crash"),
+        ("node_fail", "crash"),
+        ("oom", "crash"),
+        ("cancelled", "crash"),
+        ("preempted", "crash"),
+        ("timeout", "timeout"),
+        ("success", None),
+        ("pending", None),
+    ],
+)
+def test_a_state_makes_its_event_or_that_of_crash_with_its_error_type(state: str, name: str | None) -> None:
+    seen, events = ended(state)
+    assert [event.name for event in events] == ([name] if name else [])
+    assert [event.metadata.get("error_type") for event in events] == ([state] if name else [])
+    assert len(seen.pending) == (name == "crash")
+
+
+def test_the_most_specific_declared_state_wins() -> None:
+    watch = detector(state_events={"crash": {}, "died": {"state": "node_fail"}})
+    _, [event] = ended("node_fail", watch, failed_nodes="n7", nodes="n[6-7]")
+    assert (event.name, event.metadata["nodes_at_fault"], event.metadata["nodes"]) == ("died", "n7", "n[6-7]")
+
+
+def test_a_state_event_tells_reason_exit_code_and_what_the_log_said() -> None:
+    _, [event] = ended("crash", exit_code=7, reason="NonZeroExitCode", error_type="nccl")
+    told = event.metadata
+    assert (told["exit_code"], told["reason"], told["error_type"], told["k"]) == (7, "NonZeroExitCode", "nccl", 1)
+
+
+def test_no_change_is_no_event() -> None:
+    assert STATES.state(JOB, JOB, 5.0) == (JOB, [])
+
+
+def test_what_was_ended_on_purpose_is_no_crash() -> None:
+    assert ended("cancelled", cancelled_by="enough")[1] == []
+    own = detector(state_events={"cancelled": {}})
+    assert len(ended("cancelled", own, cancelled_by="enough")[1]) == 1
+
+
+def test_a_job_that_we_end_to_begin_it_anew_makes_no_event_unless_it_succeeds() -> None:
+    coming = Restarting(attempt=1, cause="c")
+    watch = detector(state_events={"crash": {}, "cancelled": {}, "success": {}})
+    assert [len(ended(state, watch, restart=coming)[1]) for state in ("cancelled", "crash", "success")] == [0, 0, 1]
+
+
+def test_each_run_of_a_requeued_job_makes_its_own_event() -> None:
+    waits = job(state="pending")
+    _, [first] = STATES.state(waits, job(), 5.0)
+    _, [second] = STATES.state(waits, job(runs=2), 5.0)
+    _, [again] = STATES.state(waits, job(), 50.0)
+    assert (first.id == again.id, first.id == second.id) == (True, False)

@@ -1,0 +1,283 @@
+"""What actions start, as plain programs: messages to a real server, runs of our own, words that reach no shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.model import Manifest
+from oellm_autoexp.monitor.actions import Launch, LaunchPlan, Tell
+from oellm_autoexp.monitor.errands import launch
+from tests.unit.test_queue import make_event, make_manifest
+
+HOSTILE = ["$(touch pwned)", "; touch pwned", "{x.__class__}", "a\nb", "'\"\\`", "--yes", "äö€"]
+
+
+class Server(HTTPServer):
+    answer = 200
+    heard: list[tuple[str, Any]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Server)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.heard.append((self.path, json.loads(body)))
+        self.send_response(server.answer)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server(("127.0.0.1", 0), _Handler)
+    made.heard = []
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def told(webhook: str, message: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The message told, as the queue does it."""
+    made = launch(
+        Tell(webhook, message, 5), manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path
+    )
+    assert not any("secret" in word for word in made.words)
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    return subprocess.run(
+        made.words,
+        cwd=made.cwd,
+        env={**environment, **made.env, **env},
+        input=made.text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("message", ["saved {iteration}\n$(x) 'ä'", ""])
+def test_a_webhook_gets_the_message_as_json(server: Server, tmp_path: Path, message: str) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/secret"
+    result = told("$HOOK", message, tmp_path, HOOK=url)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert server.heard == [("/secret", {"text": message})]
+
+
+@pytest.mark.parametrize("answer", [302, 404, 500])
+def test_a_webhook_that_refuses_is_a_failure_without_its_address(server: Server, tmp_path: Path, answer: int) -> None:
+    server.answer = answer
+    result = told(f"http://127.0.0.1:{server.server_port}/secret", "x", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"127.0.0.1 answered {answer}")
+    assert len(result.stderr.splitlines()) == 1
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("webhook", "why"),
+    [
+        ("http://127.0.0.1:9/secret", "can't be reached"),
+        ("$NO_SUCH_HOOK", "the variable NO_SUCH_HOOK with the webhook's address is not set"),
+        ("file:///etc/passwd", "must begin with http"),
+        ("http://", "must begin with http"),
+        ("http://[secret", "no URL"),
+        ("http://127.0.0.1:9/secret\n\0", "127.0.0.1"),
+    ],
+)
+def test_a_webhook_that_is_not_there_says_why_in_one_line(tmp_path: Path, webhook: str, why: str) -> None:
+    result = told(webhook, "x", tmp_path)
+    assert result.returncode == 1
+    assert why in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "secret" not in result.stderr
+
+
+def test_a_command_keeps_its_words_and_gets_its_jobs_directory(tmp_path: Path) -> None:
+    request = Launch((*HOSTILE,), cwd="below", env={"A": "$B"}, timeout_seconds=3, text="{t}")
+    made = launch(request, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
+    assert made == Launch((*HOSTILE,), str(tmp_path / "below"), {"A": "$B"}, 3, "{t}")
+
+
+# ---- runs of our own
+
+CONFIG = """\
+backend: {argv: [python3, -c, "print('trained')"], options: {lr: 1e-3, text: "1e-4", flag: true}}
+monitoring: {poll_interval_seconds: 0.2}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    made = tmp_path / "it's a, home"
+    made.mkdir()
+    return made
+
+
+def planned(home: Path) -> Manifest:
+    """The manifest of a real plan of two jobs."""
+    (home / "own.yaml").write_text(f"# @package _global_\n{CONFIG}")
+    words = [
+        *("--config-ref", "own.yaml", "--plan-id", "parent", "--json"),
+        "sweep.grids=[{backend.options.lr:[0.5,0.25]}]",
+        "++sweep.base_values={project.name:'own_${backend.options.lr}'}",
+    ]
+    result = our(home, [sys.executable, "-m", "oellm_autoexp", "plan", *words])
+    assert result.returncode == 0, result.stderr
+    return Manifest.model_validate_json(Path(json.loads(result.stdout)["manifest"]).read_text())
+
+
+def our(home: Path, words: Any, **env: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": root, **env}
+    return subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def plan_of(home: Path, manifest: Manifest, request: LaunchPlan, number: int = 0) -> Launch:
+    event = make_event(job=manifest.jobs[1].name, number=number)
+    state_dir = Path(manifest.monitoring_state_dir)
+    return launch(request, manifest=manifest, event=event, id="0a-1b", state_dir=state_dir)
+
+
+def test_the_recorded_config_is_run_for_the_job_of_the_event_and_continued_if_it_was_planned(home: Path) -> None:
+    manifest = planned(home)
+    request = LaunchPlan(None, (), ("project.name=eval", "+metadata.note='a, b'"), 60)
+    made = plan_of(home, manifest, request)
+    event = make_event(job=manifest.jobs[1].name)
+    assert made.env["AUTOEXP_PARENT"] == f"1/parent/{event.job}/{event.id}"
+    written = Path(manifest.monitoring_state_dir, "parent.actions", event.id, "0a-1b.yaml")
+    assert written.stat().st_mode & 0o077 == 0
+    composed = load(Source(str(written))).base["backend"]["options"]
+    assert composed == {"lr": 0.25, "text": "1e-4", "flag": True}
+    result = our(home, made.words, **made.env)
+    assert result.returncode == 0, result.stderr + result.stdout
+    state_dir = Path(manifest.monitoring_state_dir)
+    session = state_dir / "saved-0a1b.json"
+    assert list(json.loads(session.read_text())["jobs"]) == ["eval"]
+    again = plan_of(home, manifest, request)
+    assert "submit" in again.words
+    assert our(home, again.words, **again.env).returncode in (0, 1)
+    # One that was planned and not submitted:
+    session.unlink()
+    assert plan_of(home, manifest, request).words[-3:-1] == ("--no-monitor", "--manifest")
+    # One that was never whole, as its planner was killed:
+    for path in (home / "outputs" / "manifests" / "saved-0a1b.json", written.with_suffix(".manifest")):
+        path.unlink()
+    assert "--plan-id=saved-0a1b-2" in plan_of(home, manifest, request).words
+
+
+def test_a_config_by_name_is_run_with_its_folders_and_overrides_as_words(home: Path) -> None:
+    manifest = make_manifest(home)
+    made = launch(
+        LaunchPlan("x y", ("d 1",), ("a.b=$(x)", "c='; y'"), None),
+        manifest=manifest,
+        event=make_event(),
+        id="i",
+        state_dir=home,
+    )
+    assert made.timeout_seconds is None
+    assert made.words[-5:-1] == ("--config-ref=x y", "--config-dir=d 1", "a.b=$(x)", "c='; y'")
+    assert made.cwd == str(home)
+
+
+@pytest.mark.parametrize("request_", [LaunchPlan("x", (), ("--yes",), 1), LaunchPlan("x", ("-C",), (), 1)])
+def test_what_looks_like_an_option_is_refused(tmp_path: Path, request_: LaunchPlan) -> None:
+    with pytest.raises(ConfigError, match="begins with '-'"):
+        launch(request_, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "x\\y", "end\\", 'q"q', "c,d=[e]{f}", "a$b", "1e-4", "ä%j", "\\'"])
+def test_a_state_directory_of_any_name_reaches_the_run(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    made = launch(
+        LaunchPlan("x", (), (), 1), manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=folder
+    )
+    composed = load(Source(overrides=("project=default", made.words[-1])))
+    assert composed.base["project"]["monitoring_state_dir"] == str(folder)
+
+
+def recorded(tmp_path: Path, config: Any, **parameters: Any) -> Launch:
+    manifest = make_manifest(tmp_path, parameters=parameters.get("parameters", {}))
+    path = Path(manifest.jobs[0].script_path).with_name("config_unresolved.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    request = LaunchPlan(None, (), (), 1)
+    return launch(request, manifest=manifest, event=make_event(), id="i", state_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "why"),
+    [
+        ({"slurm": {"env": {"HF_TOKEN": "***"}}}, {}, r"no secrets any more: \$.slurm.env.HF_TOKEN"),
+        ({"a": ["http://u:***@h"]}, {}, r"\$.a\[0\]"),
+        ({"a": 1}, {"+b.token": "***"}, r"\$.b.token"),
+        ({"backend": {"x": 1}}, {"backend": "tiny_lm"}, "the sweep chooses a config"),
+        ({}, {"backend/megatron": "x"}, "the sweep chooses a config"),
+        ("[", {}, "is not YAML"),
+        ("[]", {}, "no keys and values"),
+    ],
+)
+def test_a_recorded_config_that_can_not_be_run_again_says_why(
+    tmp_path: Path, config: Any, parameters: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        recorded(tmp_path, config, parameters=parameters)
+
+
+def test_what_the_sweep_set_is_laid_over_and_the_sweep_is_gone(tmp_path: Path) -> None:
+    base = {"a": {"b": 1, "c": {"d": 2}}, "sweep": {"grids": [{"a.b": ["***"]}]}, "e": 5}
+    recorded(tmp_path, base, parameters={"a.b": "${e}", "+a.new.x": [1], "~e": None, "a.c": {"z": 3}})
+    text = (tmp_path / "p.actions" / make_event().id / "i.yaml").read_text()
+    found = yaml.safe_load(text)
+    assert found.pop("defaults") == [{"sweep": "none"}, "_self_"]
+    assert found == {"a": {"b": "${e}", "new": {"x": [1]}, "c": {"d": 2, "z": 3}}, "sweep": {}}
+
+
+def test_a_recorded_config_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't read the recorded config"):
+        launch(
+            LaunchPlan(None, (), (), 1),
+            manifest=make_manifest(tmp_path),
+            event=make_event(),
+            id="i",
+            state_dir=tmp_path,
+        )
+    with pytest.raises(ConfigError, match="the plan has no job 'gone'"):
+        launch(
+            LaunchPlan(None, (), (), 1),
+            manifest=make_manifest(tmp_path),
+            event=make_event(job="gone"),
+            id="i",
+            state_dir=tmp_path,
+        )
+
+
+def test_a_run_does_not_start_itself_again_and_again(home: Path) -> None:
+    manifest = planned(home)
+    started = {"parent": "grandparent/own_0.25/saved-0123456789ab", "generation": 1}
+    child = manifest.model_copy(update={"provenance": {**manifest.provenance, **started}})
+    with pytest.raises(ConfigError, match=r"was itself started by 'saved'.*would go on so"):
+        plan_of(home, child, LaunchPlan(None, (), (), 60))
+    assert plan_of(home, child, LaunchPlan("eval", (), (), 60)).env["AUTOEXP_PARENT"].startswith("2/parent/")
+    late = manifest.model_copy(update={"provenance": {**manifest.provenance, "generation": 20}})
+    with pytest.raises(ConfigError, match="is this a circle"):
+        plan_of(home, late, LaunchPlan("eval", (), (), 60))

@@ -1,0 +1,66 @@
+"""The scripted scheduler plays what it was told."""
+
+from __future__ import annotations
+
+import pytest
+
+from oellm_autoexp.errors import SubmitError
+from oellm_autoexp.model import JobStatus, Submission
+from oellm_autoexp.scheduler.fake import FakeSlurmClient, Script
+
+
+def submission(name: str, array: tuple[int, ...] = ()) -> Submission:
+    return Submission(f"token of {name}", name, "/script", "/", "/log", array=array)
+
+
+def states(client: FakeSlurmClient, job: str, polls: int) -> list[str]:
+    return [client.poll([job])[job].scheduler_state for _ in range(polls)]
+
+
+def test_a_job_goes_through_its_states_one_per_poll_and_stays_in_the_last() -> None:
+    client = FakeSlurmClient()
+    job = client.submit(submission("a"))
+    assert states(client, job, 5) == ["PENDING", "RUNNING", "COMPLETED", "COMPLETED", "COMPLETED"]
+    assert client.poll([job])[job].exit_code == 0
+
+
+def test_jobs_and_tasks_behave_each_in_its_own_way() -> None:
+    def behave(taken: Submission, task: int | None) -> Script | None:
+        if taken.name == "odd":
+            return (JobStatus("RUNNING", nodes="n1"), JobStatus("FAILED", exit_code=7))
+        return ("FAILED",) if task == 2 else None
+
+    client = FakeSlurmClient(("COMPLETED",), behave)
+    odd, plain = client.submit(submission("odd")), client.submit(submission("plain", array=(1, 2)))
+    assert client.poll([odd]) == {odd: JobStatus("RUNNING", nodes="n1")}
+    answers = client.poll([odd, f"{plain}_1", f"{plain}_2", plain, "99"])
+    assert {job: (status.scheduler_state, status.exit_code) for job, status in answers.items()} == {
+        odd: ("FAILED", 7),
+        f"{plain}_1": ("COMPLETED", 0),
+        f"{plain}_2": ("FAILED", 1),
+    }
+
+
+def test_a_refused_job_is_not_taken() -> None:
+    client = FakeSlurmClient(refuse=["b"])
+    client.submit(submission("a"))
+    with pytest.raises(SubmitError, match="refused"):
+        client.submit(submission("b"))
+    assert client.submissions == [submission("a")]
+    assert client.find([submission("a"), submission("b")]) == {"token of a": "1"}
+
+
+def test_a_cancel_ends_what_was_last_seen_alive_whatever_the_script_has_next() -> None:
+    client = FakeSlurmClient(("RUNNING", "COMPLETED"))
+    unseen, running, ended, array = (client.submit(submission(name, (0, 1) * (name == "d"))) for name in "abcd")
+    client.poll([running])
+    states(client, ended, 2)
+    client.cancel([unseen, running, ended, array, "99"])
+    jobs = [unseen, running, ended, f"{array}_0", f"{array}_1"]
+    assert [states(client, job, 2)[-1] for job in jobs] == [
+        "CANCELLED",
+        "CANCELLED",
+        "COMPLETED",
+        "CANCELLED",
+        "CANCELLED",
+    ]

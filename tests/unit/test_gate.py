@@ -1,0 +1,117 @@
+"""The gate of a waiting job: which verdict, and the reason that a person reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.model import JobSpec
+from oellm_autoexp.monitor.gate import Gate, Verdict
+from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.world import Files
+
+EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
+GLOB = {"class_name": "GlobExistsCondition", "pattern": "/c/iter_*", "min_count": 2}
+FAILED = {"class_name": "SlurmStateCondition", "job_name": "parent", "state": ["FAILED"]}
+PATIENT = {"class_name": "FileExistsCondition", "path": "/c/data", "timeout_seconds": 60}
+BOTH: dict[str, Any] = {"start_conditions": (EXISTS,), "cancel_conditions": (FAILED,)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Files that are there, in place of the file system."""
+
+    paths: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def exists(self, path: str) -> bool:
+        return path in self.paths
+
+    def count(self, pattern: str) -> int:
+        return self.counts.get(pattern, 0)
+
+
+def verdict(
+    seen: Seen, parent: TrackedJob | None = None, *, native: bool = False, waited: float = 0, **conditions: Any
+) -> Verdict:
+    depends_on = ("parent",) if parent else ()
+    job = JobSpec(
+        index=1,
+        name="child",
+        stage="decay",
+        parameters={},
+        argv=("true",),
+        env={},
+        work_dir="/w",
+        output_dir="/o",
+        script_path="/o/job.sbatch",
+        log_path="/o/logs/%j.out",
+        log_path_current="/o/current.log",
+        depends_on=depends_on,
+        **conditions,
+    )
+    jobs = {"child": TrackedJob(name="child"), **({"parent": parent} if parent else {})}
+    gate = Gate(job, lambda work_dir: seen, native=native)  # type: ignore[arg-type,return-value]
+    return gate.verdict(jobs, waited)
+
+
+def parent(state: str, word: str = "") -> TrackedJob:
+    return TrackedJob(name="parent", state=state, scheduler_state=word)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (verdict(Seen()), Verdict("start")),
+        (verdict(Seen(), parent("waiting")), Verdict("wait", "waits for parent")),
+        (verdict(Seen(), parent("running")), Verdict("wait", "waits for parent")),
+        (verdict(Seen(), parent("success")), Verdict("start")),
+        (verdict(Seen(), parent("crash")), Verdict("cancel", "cancelled: parent ended as crash")),
+        (verdict(Seen(), parent("timeout")), Verdict("cancel", "cancelled: parent ended as timeout")),
+        (verdict(Seen(), start_conditions=(EXISTS,)), Verdict("wait", "waits for FileExists: /c/done.txt")),
+        (verdict(Seen(("/c/done.txt",)), start_conditions=(EXISTS,)), Verdict("start")),
+        # with conditions of its own it may start while the sibling still runs, and is not cancelled with it
+        (verdict(Seen(("/c/done.txt",)), parent("running"), start_conditions=(EXISTS,)), Verdict("start")),
+        (verdict(Seen(), parent("crash"), start_conditions=(EXISTS,)).step, "wait"),
+        (verdict(Seen(), parent("crash", "FAILED"), **BOTH).step, "cancel"),
+        (verdict(Seen(), parent("timeout", "TIMEOUT"), **BOTH).step, "wait"),
+        (verdict(Seen(counts={"/c/iter_*": 1}), start_conditions=(GLOB,)).step, "wait"),
+        (verdict(Seen(counts={"/c/iter_*": 2}), start_conditions=(GLOB,)).step, "start"),
+        (verdict(Seen(("/c/done.txt",)), done_conditions=(EXISTS,)).step, "done"),
+        (verdict(Seen(), done_conditions=(EXISTS,)).step, "start"),
+        (verdict(Seen(), waited=59, start_conditions=(PATIENT,)).step, "wait"),
+        (
+            verdict(Seen(), waited=60, start_conditions=(EXISTS, PATIENT)),
+            Verdict("cancel", "cancelled: waited 60 s for FileExists: /c/data"),
+        ),
+        (verdict(Seen(("/c/data",)), waited=99, start_conditions=(PATIENT,)).step, "start"),
+        # the scheduler itself awaits a sibling that is in its queue, where nothing else is to be judged later
+        (verdict(Seen(), parent("pending"), native=True), Verdict("start", after=("parent",))),
+        (verdict(Seen(), parent("running"), native=True), Verdict("start", after=("parent",))),
+        (verdict(Seen(), parent("success"), native=True), Verdict("start")),
+        (verdict(Seen(), parent("waiting"), native=True).step, "wait"),
+        (verdict(Seen(), parent("crash"), native=True).step, "cancel"),
+        (verdict(Seen(), parent("running"), native=True, cancel_conditions=(FAILED,)).step, "wait"),
+        (verdict(Seen(), parent("running"), native=True, start_condition_cmd=("true",)).step, "wait"),
+        (verdict(Seen(), parent("running"), native=True, done_conditions=(EXISTS,)).step, "wait"),
+        (verdict(Seen(), parent("running"), native=True, start_conditions=(EXISTS,)).step, "wait"),
+    ],
+)
+def test_the_verdict_follows_from_conditions_files_and_siblings(found: Any, expected: Any) -> None:
+    assert found == expected
+
+
+def test_our_own_words_for_states_work_as_well_as_slurms() -> None:
+    condition = {**FAILED, "state": ["crash", "oom"]}
+    assert verdict(Seen(), parent("oom", "OUT_OF_MEMORY"), cancel_conditions=(condition,)).step == "cancel"
+
+
+def test_files_are_looked_for_from_the_jobs_working_directory(tmp_path: Any) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "iter_1").touch()
+    files = Files(str(tmp_path))
+    assert files.exists("a/iter_1")
+    assert not files.exists("a/iter_2")
+    assert files.count("a/iter_*") == files.count("**/iter_1") == 1

@@ -1,0 +1,86 @@
+"""The picture of a plan: what people compare with their intention before they submit."""
+
+from __future__ import annotations
+
+import json
+
+from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.model import Manifest
+from oellm_autoexp.view.graph import as_dot, as_json, as_mermaid, as_text, graph, number
+from oellm_autoexp.workflow.plan import make_plan
+from oellm_autoexp.workflow.provenance import gather
+
+
+def manifest(name: str) -> Manifest:
+    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+    return make_plan(load(Source(name)), gather([]), read_template=lambda path: template).manifest
+
+
+def test_the_text_shows_sweep_stages_conditions_and_jobs() -> None:
+    text = as_text(graph(manifest("examples/stable_decay"), max_jobs_per_stage=1))
+    assert text == (
+        "======================================================================\n"
+        " Multi-Stage Experiment Plan: stable_decay\n"
+        "======================================================================\n"
+        "Total: 4 jobs across 2 stage(s)\n"
+        "\n"
+        "┌────────────────────────────────────────────────────────────────────┐\n"
+        "│ Hyperparameter Sweep                                               │\n"
+        "│ • lr: [0.01, 0.03]                                                 │\n"
+        "│ Total combinations: 2                                              │\n"
+        "└────────────────────────────────────────────────────────────────────┘\n"
+        "\n"
+        "┌────────────────────────────────────────────────────────────────────┐\n"
+        "│ Stage: stable (2 jobs)                                             │\n"
+        "├────────────────────────────────────────────────────────────────────┤\n"
+        "│ Start: Immediate                                                   │\n"
+        "│ Jobs:                                                              │\n"
+        "│   stable_lr0.01                                                    │\n"
+        "│   … 1 more                                                         │\n"
+        "└────────────────────────────────────────────────────────────────────┘\n"
+        "\n"
+        "              │\n"
+        "\n"
+        "┌────────────────────────────────────────────────────────────────────┐\n"
+        "│ Stage: decay (2 jobs)                                              │\n"
+        "├────────────────────────────────────────────────────────────────────┤\n"
+        "│ Start Conditions:                                                  │\n"
+        "│   • FileExists: .../checkpoints/iter_0000080                       │\n"
+        "│ Cancel Conditions:                                                 │\n"
+        "│   • SlurmState: stable_job = crash or timeout or cancelled or      │\n"
+        "│     node_fail or oom                                               │\n"
+        "│ Jobs:                                                              │\n"
+        "│   decay_lr0.01                                                     │\n"
+        "│   … 1 more                                                         │\n"
+        "└────────────────────────────────────────────────────────────────────┘\n"
+    )
+
+
+def test_the_worked_example_shows_75_jobs_in_five_stages_and_four_arrows() -> None:
+    text = as_text(graph(manifest("examples/wsd_75")))
+    assert "Total: 75 jobs across 5 stage(s)" in text
+    assert "Total combinations: 15" in text
+    assert text.count("Stage: ") == 5
+    assert "              │             │             │             │\n" in text
+    assert all(len(line) <= 70 for line in text.splitlines())
+
+
+def test_mermaid_dot_and_json_show_the_same_edges() -> None:
+    drawn = graph(manifest("examples/wsd_75"))
+    stages = ["stable", "decay40", "decay80", "decay120", "decay160"]
+    assert [stage["name"] for stage in json.loads(as_json(drawn))["stages"]] == stages
+    assert [stage["after"] for stage in json.loads(as_json(drawn))["stages"]] == [[], *[["stable"]] * 4]
+    assert as_mermaid(drawn).count("s0 -->") == 4
+    assert all(f'"stable" -> "{name}"' in as_dot(drawn) for name in stages[1:])
+
+
+def test_small_numbers_are_written_as_people_write_them() -> None:
+    assert [number(value) for value in (2.5e-4, 1e-3, 0.01, 0.5, 64, "x", 0.0)] == [
+        "2.5e-4",
+        "1e-3",
+        "0.01",
+        "0.5",
+        "64",
+        "x",
+        "0.0",
+    ]

@@ -1,0 +1,496 @@
+"""Finding and composing configs: who is searched first, what an override means, and where each value was written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oellm_autoexp.config.loader import Composed, Source, load
+from oellm_autoexp.errors import ConfigError, Problem
+
+Write = Callable[[Mapping[str, str]], Path]
+HEADER = "# @package _global_\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes files below a folder of one's own, and returns it."""
+
+    def write_all(files: Mapping[str, str]) -> Path:
+        for name, text in files.items():
+            file = tmp_path / "mine" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return tmp_path / "mine"
+
+    return write_all
+
+
+def composed(*overrides: str, ref: str = "autoexp", folders: tuple[Path, ...] = ()) -> Composed:
+    return load(Source(ref, folders, overrides))
+
+
+def problems(*overrides: str, ref: str = "autoexp", folders: tuple[Path, ...] = ()) -> list[Problem]:
+    with pytest.raises(ConfigError) as error:
+        composed(*overrides, ref=ref, folders=folders)
+    return list(error.value.problems)
+
+
+def test_the_root_config_composes_with_the_sweep_apart() -> None:
+    found = composed()
+    assert found.base["slurm"]["client"]["class_name"] == "LocalClient"
+    assert found.base["project"]["output_dir"] == "${project.base_output_dir}/${project.name}"
+    assert found.sweep == {}
+    assert "sweep" not in found.base
+    assert "hydra" not in found.base
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding
+
+
+def test_ones_own_folder_is_searched_before_the_shipped_one_and_earlier_ones_first(write: Write) -> None:
+    mine = write({"one/backend/command.yaml": "class_name: One\n", "two/backend/command.yaml": "class_name: Two\n"})
+    assert composed(folders=(mine / "one", mine / "two")).base["backend"] == {"class_name": "One"}
+    assert composed("slurm=fake", folders=(mine / "two",)).base["backend"] == {"class_name": "Two"}
+
+
+def test_a_name_is_found_with_and_without_experiments(write: Write) -> None:
+    mine = write({"experiments/me/exp.yaml": HEADER + "project: {name: mine}\n"})
+    for ref in ("experiments/me/exp", "me/exp", "me/exp.yaml"):
+        assert composed(ref=ref, folders=(mine,)).base["project"]["name"] == "mine"
+
+
+def test_a_path_names_a_file_inside_of_a_folder_that_is_searched(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = write({"experiments/exp.yaml": HEADER + "defaults: [override /backend: b]\n", "backend/b.yaml": "x: 1\n"})
+    monkeypatch.chdir(mine)
+    for ref in (str(mine / "experiments/exp.yaml"), "experiments/exp.yaml", "./experiments/exp.yaml"):
+        assert composed(ref=ref, folders=(mine,)).base["backend"] == {"x": 1}
+
+
+def test_a_path_names_a_file_anywhere_and_its_folder_is_searched_first(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "defaults: [override /backend: b]\n", "backend/b.yaml": "x: 1\n"})
+    assert composed(ref=str(mine / "exp.yaml")).base["backend"] == {"x": 1}
+
+
+def test_a_link_to_a_file_is_a_file_like_any_other(write: Write, tmp_path: Path) -> None:
+    mine = write({"exp.yaml": HEADER + "project: {name: linked}\n"})
+    (tmp_path / "link.yaml").symlink_to(mine / "exp.yaml")
+    assert composed(ref=str(tmp_path / "link.yaml")).base["project"]["name"] == "linked"
+
+
+HOSTILE = ["a=b", "it's, [x]", 'say "x"', "$(touch x);{a}", "é:%", "-a.b"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_folders_and_files_may_have_any_name(write: Write, name: str) -> None:
+    alone = HEADER + "defaults: [/autoexp, override /backend: tiny_lm, _self_]\nproject: {name: alone}\n"
+    mine = write(
+        {
+            f"{name}/experiments/{name}/{name}.yaml": HEADER + "project: {name: laid}\n",
+            f"{name}/experiments/{name}/alone {name}.yaml": alone.replace(", _self_", "").replace(
+                "[/autoexp,", "[/autoexp, _self_,"
+            ),
+        }
+    )
+    assert composed(ref=f"{name}/{name}", folders=(mine / name,)).base["project"]["name"] == "laid"
+    assert composed(ref=f"{name}/alone {name}", folders=(mine / name,)).base["project"]["name"] == "alone"
+    file = mine / name / "experiments" / name / f"{name}.yaml"
+    assert composed(ref=str(file)).base["project"]["name"] == "laid"
+
+
+@pytest.mark.parametrize("ref", ["nowhere.yaml", "/nowhere/x.yaml", "/nowhere", "x.yml"])
+def test_a_file_that_is_not_there_is_told(ref: str) -> None:
+    (problem,) = problems(ref=ref)
+    assert (problem.what, problem.where) == ("there is no such YAML file", ref)
+
+
+def test_an_unknown_name_is_told_with_the_nearest_ones(write: Write) -> None:
+    mine = write({"experiments/me/scaling.yaml": ""})
+    (problem,) = problems(ref="scalling", folders=(mine,))
+    assert problem.what == "no config 'scalling'"
+    assert "experiments/me/scaling" in problem.hint
+
+
+def test_folders_that_are_not_there_are_all_told(tmp_path: Path) -> None:
+    found = problems(folders=(tmp_path / "a", tmp_path / "b"))
+    assert [problem.where for problem in found] == [f"--config-dir {tmp_path}/a", f"--config-dir {tmp_path}/b"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Experiments
+
+
+@pytest.mark.parametrize("header", [HEADER, "", "# words\n"])
+def test_an_experiment_that_only_overrides_is_laid_over_the_root(write: Write, header: str) -> None:
+    mine = write(
+        {
+            "experiments/exp.yaml": header
+            + "defaults:\n  - override /backend: tiny_lm\n  - override /slurm: fake\n  - _self_\n"
+            + "backend: {options: {lr: 5}}\nscheduler: {max_jobs: 3}\n"
+        }
+    )
+    base = composed("backend.options.seed=7", ref="exp", folders=(mine,)).base
+    assert base["backend"]["options"]["lr"] == 5
+    assert base["backend"]["options"]["seed"] == 7
+    assert base["slurm"]["client"]["class_name"] == "FakeSlurmClient"
+    assert base["scheduler"]["max_jobs"] == 3
+
+
+def test_an_experiment_with_a_defaults_list_of_its_own_stands_alone(write: Write) -> None:
+    mine = write(
+        {"experiments/exp.yaml": HEADER + "defaults:\n  - /backend: tiny_lm\n  - _self_\nproject: {name: x}\n"}
+    )
+    base = composed(ref="exp", folders=(mine,)).base
+    assert sorted(base) == ["backend", "project"]
+
+
+def test_an_override_on_the_command_line_beats_the_experiments(write: Write) -> None:
+    mine = write({"experiments/exp.yaml": HEADER + "defaults: [override /backend: tiny_lm]\nproject: {name: x}\n"})
+    base = composed("backend=command", "project.name=y", ref="exp", folders=(mine,)).base
+    assert (base["backend"]["argv"], base["project"]["name"]) == ([], "y")
+
+
+def test_an_experiment_may_build_on_one_beside_it(write: Write) -> None:
+    mine = write(
+        {
+            "experiments/me/base.yaml": HEADER + "project: {name: base, resume: false}\n",
+            "experiments/me/exp.yaml": HEADER + "defaults: [/autoexp, base, _self_]\nproject: {name: mine}\n",
+        }
+    )
+    project = composed(ref="me/exp", folders=(mine,)).base["project"]
+    assert (project["name"], project["resume"]) == ("mine", False)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "5\n", "text\n"])
+def test_an_experiment_is_a_mapping(write: Write, text: str) -> None:
+    mine = write({"exp.yaml": text})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert (problem.what, problem.where) == ("must hold keys and values", f"{mine}/exp.yaml")
+
+
+@pytest.mark.parametrize(
+    "defaults", ["{a: b}", "text", "[[a]]", "[{a: 1}]", "[{a: b, c: d}]", "[{}]", "[5]", "[{1: a}]"]
+)
+def test_a_malformed_defaults_list_is_an_error_and_no_traceback(write: Write, defaults: str) -> None:
+    mine = write({"exp.yaml": f"defaults: {defaults}\n"})
+    assert problems(ref="exp", folders=(mine,))
+
+
+def test_a_config_without_self_in_its_defaults_is_composed_without_a_warning(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "defaults: [/autoexp]\nproject: {name: x}\n"})
+    assert composed(ref="exp", folders=(mine,)).base["project"]["name"] == "x"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("project.name=a b", "project.name", "a b"),
+        ("project.name='a, b'", "project.name", "a, b"),
+        ('project.name="it\'s"', "project.name", "it's"),
+        ("project.name=", "project.name", ""),
+        ("project.name=null", "project.name", None),
+        ("scheduler.submit_rate_limit_seconds=1e-4", "scheduler.submit_rate_limit_seconds", 1e-4),
+        ("slurm.sbatch.time=12:30:00", "slurm.sbatch.time", "12:30:00"),
+        ("project.name=010", "project.name", "010"),
+        ("backend.argv=[a,'b c',3]", "backend.argv", ["a", "b c", 3]),
+        ("project.name=x_${index}", "project.name", "x_${index}"),
+        ("project.name=\\${index}", "project.name", "\\${index}"),
+        ("project.name=${oc.eval:int(50e9 / ${index})}", "project.name", "${oc.eval:'int(50e9 / ${index})'}"),
+        ("project.name='${oc.eval:int(50e9 / ${index})}'", "project.name", "${oc.eval:'int(50e9 / ${index})'}"),
+        ("project.name=${oc.eval:'a' == \"b\"}", "project.name", "${oc.eval:'\\'a\\' == \"b\"'}"),
+        ("backend.argv=['${oc.eval:(1)}',b]", "backend.argv", ["${oc.eval:'(1)'}", "b"]),
+        ("metadata={a b: '${oc.eval:(1)}'}", "metadata", {"a b": "${oc.eval:'(1)'}"}),
+        ("slurm.sbatch.gres=gpu:4", "slurm.sbatch.gres", "gpu:4"),
+        ("slurm.sbatch={qos: fast, gres: gpu:4}", "slurm.sbatch.gres", "gpu:4"),
+        ("slurm.env.A=1", "slurm.env.A", 1),
+        ("slurm.srun.cpu_bind=cores", "slurm.srun.cpu_bind", "cores"),
+        ("metadata.a.b=1", "metadata.a.b", 1),
+        ("backend.env.X=1", "backend.env.X", 1),
+        ("+slurm.env.A=1", "slurm.env.A", 1),
+        ("++project.name=x", "project.name", "x"),
+        ("+backend.options.new=1", "backend.options.new", 1),
+        ("~slurm.sbatch.nodes", "slurm.sbatch.nodes", KeyError),
+        ("~slurm.sbatch.nodes=1", "slurm.sbatch.nodes", KeyError),
+        ("+backend@other=tiny_lm", "other.class_name", "CommandBackend"),
+        ("hydra.job.name=x", "project.name", "run"),
+    ],
+)
+def test_an_override_has_the_effect_that_it_has_in_hydra(override: str, path: str, value: Any) -> None:
+    found: Any = composed(override).base
+    try:
+        for part in path.split("."):
+            found = found[part]
+    except KeyError:
+        found = KeyError
+    assert found == value
+    assert type(found) is type(value)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12).filter(
+    lambda t: "$" not in t
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(TEXTS)
+def test_any_text_can_be_given_as_an_override_in_quotes(text: str) -> None:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text or text.endswith("\\") else text
+    if "\\" in text:
+        return  # Hydra's own rule for backslashes is its documentation's matter
+    assert composed(f"project.name='{escaped}'").base["project"]["name"] == text
+
+
+def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothing() -> None:
+    found = composed("sweep.grids=[{project.name: [a,b]}]", "sweep.filter='\\${oc.eval:(\\${index}) >= 0}'").sweep
+    assert found == {"grids": [{"project.name": ["a", "b"]}], "filter": "${oc.eval:'(${index}) >= 0'}"}
+    assert composed("sweep=none").sweep == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "told", "hint"),
+    [
+        ("", "the override does not parse", "write key=value"),
+        ("=3", "the override names no key", "write key=value"),
+        ("project.name", "the override does not parse", "write key=value"),
+        ("a..b=3", "the override does not parse", ""),
+        ("a b=3", "the override does not parse", ""),
+        ("project.name=[1", "the override does not parse", "quotes of its own"),
+        ("project.name=(a)", "the override does not parse", "quotes of its own"),
+        ("project.name=a,b", "the override has several values", "key=[1,2]"),
+        ("project.name=range(3)", "the override has several values", ""),
+        ("project.nmae=x", "the config has no key 'project.nmae'", "did you mean 'project.name'"),
+        ("projct.name=x", "the config has no key 'projct.name'", "did you mean 'project.name'"),
+        ("completely=x", "the config has no key 'completely'", "write '+completely=x' to add a new key"),
+        ("backend.argv.7=3", "the config has no key 'backend.argv.7'", ""),
+        ("backend.argv.x=3", "the config has no key 'backend.argv.x'", ""),
+        ("~project.nmae", "the config has no key 'project.nmae'", "did you mean 'project.name'"),
+        ("+project.name=x", "the config has 'project.name' already", "without '+'"),
+        ("+backend=tiny_lm", "the config has 'backend' already", "without '+'"),
+        ("backend=tinylm", "there is no 'tinylm' in the config group 'backend'", "did you mean 'tiny_lm'"),
+        ("slurm=nope", "there is no 'nope' in the config group 'slurm'", "known: base, fake, local"),
+        ("backend=", "there is no '' in the config group 'backend'", "tiny_lm"),
+        ("experiments=x", "the config has no group 'experiments' to override", ""),
+        ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),
+        ("backend=[command]x", "the override does not parse", ""),
+        ("backend=5", "", ""),
+        ("hydra.nope=1", "the config has no key 'hydra.nope'", ""),
+    ],
+)
+def test_a_wrong_override_is_told_with_what_would_be_right(override: str, told: str, hint: str) -> None:
+    (problem,) = problems(override)
+    assert told in problem.what
+    assert hint in problem.hint
+    assert problem.where == (override or "''")
+
+
+def test_all_wrong_overrides_are_told_at_once_and_right_ones_are_not() -> None:
+    found = problems(
+        "slurm=nope", "backend=tiny_lm", "backend.options.lr=1", "project.nmae=x", "metadata.x=1", "+project.name=y"
+    )
+    assert sorted(problem.where for problem in found) == ["+project.name=y", "project.nmae=x", "slurm=nope"]
+
+
+def test_all_overrides_that_do_not_parse_are_told_at_once() -> None:
+    assert [problem.where for problem in problems("a..b=1", "project.name=x", "=3", "x=1,2")] == [
+        "a..b=1",
+        "=3",
+        "x=1,2",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes in files
+
+
+@pytest.mark.parametrize(
+    ("defaults", "line", "told"),
+    [
+        (
+            "- override /slurm: local\n  - override /backend: tinylm",
+            4,
+            "there is no 'tinylm' in the config group 'backend'",
+        ),
+        ("- override /bakend: tiny_lm", 3, "the config has no group 'bakend' to override"),
+        ("- /autoexp\n  - /backend/tinylm", 4, "there is no 'tinylm' in the config group 'backend'"),
+        ("- /autoexp\n  - /nothing@x: y", 4, "there is no 'y' in the config group 'nothing'"),
+        ("- /autoexp\n  - nothing", 4, "there is no 'nothing' in the config group 'experiments'"),
+    ],
+)
+def test_a_missing_choice_in_a_defaults_list_is_told_with_its_line(
+    write: Write, defaults: str, line: int, told: str
+) -> None:
+    mine = write({"experiments/exp.yaml": HEADER + f"defaults:\n  {defaults}\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert problem.where == f"{mine}/experiments/exp.yaml:{line}"
+    assert told in problem.what
+
+
+def test_a_missing_choice_in_a_nested_defaults_list_is_told_with_its_line(write: Write) -> None:
+    mine = write(
+        {
+            "slurm/mine.yaml": "defaults:\n  - base\n  - nodes@sbatch: wide\n",
+            "slurm/nodes/narrow.yaml": "nodes: 1\n",
+        }
+    )
+    (problem,) = problems("slurm=mine", folders=(mine,))
+    assert problem.where == f"{mine}/slurm/mine.yaml:3"
+    assert problem.what == "there is no 'wide' in the config group 'slurm/nodes'"
+    assert problem.hint == "known: narrow"
+
+
+def test_yaml_that_does_not_parse_is_told_with_file_and_line(write: Write) -> None:
+    mine = write({"backend/broken.yaml": "a: 1\nb: [\n", "exp.yaml": HEADER + "a: 1\na: 2\n"})
+    assert problems("backend=broken", folders=(mine,))[0].where == f"{mine}/backend/broken.yaml:3"
+    assert problems(ref="exp", folders=(mine,))[0].where == f"{mine}/exp.yaml:3"
+
+
+def test_all_interpolations_that_do_not_parse_are_told_with_their_lines(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "project:\n  name: ${a\n  l:\n    - ok\n    - ${x:(1)}\n  fine: ${index}\n"})
+    found = problems(ref="exp", folders=(mine,))
+    assert [problem.where for problem in found] == [f"{mine}/exp.yaml:3", f"{mine}/exp.yaml:6"]
+    assert found[0].what == "the interpolation '${a' does not parse"
+
+
+def test_a_key_that_a_config_can_not_have_is_told_with_its_line(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "project:\n  name: x\n  ? null\n  : 1\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert problem.where.startswith(f"{mine}/exp.yaml:")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where values were written
+
+
+def test_a_value_is_placed_in_the_file_and_line_that_set_it_last(write: Write) -> None:
+    mine = write(
+        {
+            "slurm/mine.yaml": "defaults:\n  - base\n  - _self_\nsbatch:\n  nodes: 2\n",
+            "slurm/nodes/wide.yaml": "# words\nnodes: 8\nmem: 5\n",
+            "backend/nested.yaml": "defaults:\n  - /slurm/nodes@megatron.aux: wide\nclass_name: x\n",
+            "monitoring/mine.yaml": "# @package _global_\nmonitoring:\n  log_events:\n    - name: a\n    - name: b\n",
+            "experiments/exp.yaml": HEADER
+            + "defaults:\n  - override /slurm: mine\n  - override /backend: nested\n  - override /monitoring: mine\n"
+            + "slurm:\n  sbatch:\n    time: 5\n",
+        }
+    )
+    locations = composed("+slurm/nodes@extra=wide", "project.name=x", ref="exp", folders=(mine,)).locations
+
+    def place(path: str) -> str:
+        return locations.of(path).removeprefix(f"{mine}/")
+
+    assert place("$.slurm.sbatch.time") == "experiments/exp.yaml:8 ($.slurm.sbatch.time)"
+    assert place("$.slurm.sbatch.nodes") == "slurm/mine.yaml:5 ($.slurm.sbatch.nodes)"
+    assert "config/slurm/base.yaml:" in place("$.slurm.sbatch.qos")
+    assert place("$.backend.megatron.aux.mem") == "slurm/nodes/wide.yaml:3 ($.backend.megatron.aux.mem)"
+    assert place("$.extra.nodes") == "slurm/nodes/wide.yaml:2 ($.extra.nodes)"
+    assert place("$.monitoring.log_events.b.name") == "monitoring/mine.yaml:5 ($.monitoring.log_events.b.name)"
+    assert place("$.monitoring.log_events.b.other") == "monitoring/mine.yaml:5 ($.monitoring.log_events.b.other)"
+    assert place("$.slurm.nothing") == "experiments/exp.yaml:6 ($.slurm.nothing)"
+    assert place("$.project.name") == "$.project.name (override project.name=x)"
+    assert place("$.nowhere.at.all") == "$.nowhere.at.all"
+    assert place("somewhere else") == "somewhere else"
+    assert place("$") == "$"
+
+
+def test_a_value_below_an_overridden_one_is_placed_at_the_override_as_it_was_written() -> None:
+    locations = composed("backend=tiny_lm", "slurm.sbatch={qos: a}", "metadata.x=1").locations
+    assert locations.of("$.slurm.sbatch.qos") == "$.slurm.sbatch.qos (override slurm.sbatch={qos: a})"
+    assert locations.of("$.metadata.x.y") == "$.metadata.x.y (override metadata.x=1)"
+    assert "tiny_lm.yaml:" in locations.of("$.backend.options.lr")
+
+
+def test_the_sweeps_of_groups_and_experiments_have_places(write: Write) -> None:
+    mine = write(
+        {
+            "sweep/mine.yaml": "groups:\n  - params:\n      a.b: [1]\n",
+            "exp.yaml": HEADER + "sweep:\n  grids:\n    - a: [1]\n    - b: []\n",
+        }
+    )
+    assert (
+        composed("sweep=mine", folders=(mine,))
+        .locations.of("$.sweep.groups[0].params.a.b")
+        .startswith(f"{mine}/sweep/mine.yaml:3")
+    )
+    assert composed(ref="exp", folders=(mine,)).locations.of("$.sweep.grids[1].b").startswith(f"{mine}/exp.yaml:5")
+
+
+def test_a_value_that_the_sweep_sets_is_placed_in_the_sweep(write: Write) -> None:
+    mine = write(
+        {
+            "exp.yaml": HEADER
+            + "project: {name: x}\nsweep:\n  defaults:\n    project.name: y\n  params:\n    +metadata.x: [1]\n"
+        }
+    )
+    locations = composed("project.name=z", ref="exp", folders=(mine,)).locations
+    assert locations.of("$.project.name") == f"{mine}/exp.yaml:5 ($.project.name, set by the sweep)"
+    assert locations.of("$.metadata.x") == f"{mine}/exp.yaml:7 ($.metadata.x, set by the sweep)"
+    assert locations.of("$.sweep.defaults") == f"{mine}/exp.yaml:4 ($.sweep.defaults)"
+    assert "sweep" not in locations.of("$.name")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hydra's global state
+
+
+def test_loading_twice_or_after_a_failure_leaves_nothing_behind() -> None:
+    first = composed("backend=tiny_lm").base
+    assert not GlobalHydra.instance().is_initialized()
+    problems("backend=nope")
+    assert not GlobalHydra.instance().is_initialized()
+    assert composed("backend=tiny_lm").base == first
+
+
+def test_a_hydra_of_the_caller_is_left_as_it_was(tmp_path: Path) -> None:
+    with initialize(config_path=None, version_base="1.3"):
+        composed()
+        problems("nope=1")
+        assert GlobalHydra.instance().is_initialized()
+        assert "autoexp://" not in str(
+            compose(overrides=["+x=1"], return_hydra_config=True).hydra.runtime.config_sources
+        )
+
+
+def test_a_loaded_config_places_its_values_also_after_another_was_loaded(write: Write) -> None:
+    mine = write({"one/exp.yaml": "project:\n  name: x\n", "two/exp.yaml": "# words\nproject:\n  name: y\n"})
+    one = composed(ref="exp", folders=(mine / "one",)).locations
+    two = composed(ref="exp", folders=(mine / "two",)).locations
+    assert one.of("$.project.name").startswith(f"{mine}/one/exp.yaml:2")
+    assert two.of("$.project.name").startswith(f"{mine}/two/exp.yaml:3")
+
+
+def test_an_override_as_a_shell_would_pass_it_is_the_one_that_is_meant() -> None:
+    (word,) = shlex.split("'project.name=\"a, b\"'")
+    assert composed(word).base["project"]["name"] == "a, b"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Group choices of a sweep
+
+
+def test_a_text_for_a_group_is_a_choice_and_everything_else_a_value() -> None:
+    found = composed()
+    assert found.is_choice("backend", "tiny_lm")
+    assert found.is_choice("+backend@other", "tiny_lm")
+    assert found.is_choice("backend/megatron", "x")
+    assert not found.is_choice("backend", {"class_name": "x"})
+    assert not found.is_choice("backend.options", "x")
+    assert not found.is_choice("index", "x")
+
+
+def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
+    chosen = composed("project.name=x").choosing(("backend=tiny_lm",))
+    assert chosen.base["project"]["name"] == "x"
+    assert "lr" in chosen.base["backend"]["options"]

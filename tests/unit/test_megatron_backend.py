@@ -1,0 +1,451 @@
+"""Megatron-LM as a backend: its words, its environment, and scripts that are executed with a srun that is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.backends.base import Command
+from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.backends.megatron.backend import PARSER
+from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.schema import MegatronBackend
+from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
+from oellm_autoexp.slurm import script
+from oellm_autoexp.workflow.check import ask
+from oellm_autoexp.workflow.plan import Plan, make_plan
+from oellm_autoexp.workflow.provenance import gather, is_secret, redact_words
+from tests.megatron.validation_cases import BASE
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden/megatron"
+TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
+PLACE = "@work@"
+"""Stands for the working directory in golden files, so that they can be executed anywhere."""
+ON_SLURM: dict[str, Any] = {
+    "client": {"class_name": "SlurmClient"},
+    "launcher_cmd": "srun",
+    "env": {},
+    "sbatch": {"nodes": 2, "ntasks_per_node": 4, "gpus_per_node": 4},
+    "srun": {"wait": 60},
+    "sbatch_extra_directives": [],
+}
+HERE: dict[str, Any] = {
+    **ON_SLURM,
+    "client": {"class_name": "LocalClient"},
+    "launcher_cmd": [],
+    "sbatch": {},
+    "srun": {},
+}
+
+
+def command(slurm: dict[str, Any] = ON_SLURM, megatron: dict[str, Any] | None = None, **section: Any) -> Command:
+    values = {**BASE, **(megatron or {})}
+    words = {"class_name": "MegatronBackend", "script": "/m/pretrain_gpt.py", "megatron": values, **section}
+    return make_backend(MegatronBackend.model_validate(words)).command({"slurm": slurm})
+
+
+def refusals(slurm: dict[str, Any] = ON_SLURM, megatron: dict[str, Any] | None = None, **section: Any) -> list[Problem]:
+    with pytest.raises(BackendError) as error:
+        command(slurm, megatron, **section)
+    return list(error.value.problems)
+
+
+def given(made: Command) -> list[str]:
+    """The words for Megatron itself."""
+    return list(made.argv[made.argv.index("/m/pretrain_gpt.py") + 1 :])
+
+
+def asking(**sbatch: Any) -> dict[str, Any]:
+    return {**ON_SLURM, "sbatch": {**ON_SLURM["sbatch"], **sbatch}}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+def test_arguments_are_words_of_megatrons_own_spelling_and_what_is_ours_is_left_out() -> None:
+    words = given(command(megatron={"aux": {"tokens": 5}, "recompute_method": None}))
+    assert "--disable-bias-linear" in words
+    assert words[words.index("--lr") + 1] == "0.001"
+    assert not [word for word in words if "aux" in word or "tokens" in word or "recompute" in word]
+
+
+def test_what_is_set_is_given_also_where_it_equals_the_default() -> None:
+    assert "--log-interval" in given(command(megatron={"log_interval": 100}))
+    assert "--log-interval" not in given(command())
+
+
+def test_extra_words_come_last_and_a_repeated_flag_is_noted() -> None:
+    made = command(extra_args="--kitchen-recipe-number 5 --lr=2e-3")
+    assert given(made)[-3:] == ["--kitchen-recipe-number", "5", "--lr=2e-3"]
+    assert [note.text for note in made.notes] == ["backend.extra_args: --lr is given again, and the last one wins"]
+
+
+def test_unknown_arguments_and_wrong_values_are_told_together_with_what_was_meant() -> None:
+    problems = refusals(megatron={"learning_rte": 1, "num_querry_groups": 2, "num_layers": "many", "min_lr": 1})
+    assert {problem.where.rpartition(".")[2] for problem in problems} == {
+        "learning_rte",
+        "num_querry_groups",
+        "num_layers",
+        "min_lr",
+    }
+    assert "did you mean 'num_query_groups'" in next(str(p) for p in problems if "querry" in p.where)
+
+
+def test_an_unknown_version_is_told_at_its_key() -> None:
+    (problem,) = refusals(version="core_v9")
+    assert problem.where == "$.backend.version"
+
+
+def test_without_checks_only_the_words_must_be_right() -> None:
+    assert given(command(megatron={"min_lr": 1}, validate="none"))
+    assert refusals(megatron={"min_lr": 1, "x": 1}, validate="none")[0].where == "$.backend.megatron.x"
+
+
+def test_no_flag_of_megatron_is_taken_for_a_secret() -> None:
+    from oellm_autoexp.backends.megatron.arguments import Arguments
+
+    for argument in Arguments.of().dests.values():
+        assert not is_secret(argument.dest), argument.dest
+        for flag in (*argument.flags, *argument.off):
+            assert redact_words((flag, "alltoall")) == [flag, "alltoall"]
+    assert is_secret("HF_TOKEN")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranks
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "where", "hint"),
+    [
+        ({"ntasks_per_node": None}, "ntasks_per_node", "ntasks_per_node: 4"),
+        ({"ntasks_per_node": 1}, "ntasks_per_node", "backend=megatron_torchrun"),
+        ({"ntasks_per_node": 8}, "ntasks_per_node", "ntasks_per_node: 4"),
+        ({"ntasks_per_node": None, "ntasks": 2}, "ntasks_per_node", "ntasks_per_node: 4"),
+    ],
+)
+def test_by_srun_there_must_be_a_task_for_each_gpu(sbatch: dict[str, Any], where: str, hint: str) -> None:
+    (problem,) = refusals(asking(**sbatch))
+    assert problem.where == f"$.slurm.sbatch.{where}"
+    assert hint in problem.hint
+
+
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        {},
+        {"ntasks_per_node": None, "ntasks": 8},
+        {"nodes": None, "ntasks_per_node": None, "ntasks": 8, "gpus_per_node": None, "gpus": 8},
+        {"gpus_per_node": None, "gres": "gpu:a100:4"},
+        {"gpus_per_node": None},  # sites that give whole nodes
+    ],
+)
+def test_the_world_is_what_srun_starts(sbatch: dict[str, Any]) -> None:
+    (problem,) = refusals(asking(**sbatch), {"global_batch_size": 60})
+    assert "on 8 copies" in problem.what
+
+
+def test_what_srun_is_told_beats_what_the_job_asks_for() -> None:
+    slurm = {**asking(ntasks_per_node=None), "srun": {"ntasks": 8}}
+    assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60})[0].what
+
+
+def test_on_this_machine_the_world_is_one() -> None:
+    assert "on 1 copy" in refusals(HERE, {"global_batch_size": 61})[0].what
+    assert "1 GPU can't" in refusals(HERE, {"tensor_model_parallel_size": 2})[0].what
+
+
+def test_torchrun_is_one_task_per_node_and_needs_to_know_the_gpus() -> None:
+    assert "once per node" in refusals(launch="torchrun")[0].what
+    (problem,) = refusals(asking(ntasks_per_node=None, gpus_per_node=None), launch="torchrun")
+    assert problem.where == "$.slurm.sbatch.gpus_per_node"
+    wrong = refusals(asking(ntasks_per_node=1), {"global_batch_size": 60}, launch="torchrun")
+    assert "on 8 copies" in wrong[0].what
+
+
+def test_what_a_profile_or_a_person_says_of_the_environment_is_kept() -> None:
+    assert command().env == {"MASTER_ADDR": "$SLURMD_NODENAME"}
+    assert command({**ON_SLURM, "env": {"MASTER_ADDR": "${SLURMD_NODENAME}i"}}).env == {}
+    assert command(env={"MASTER_ADDR": "n1"}).env == {"MASTER_ADDR": "n1"}
+    assert command(HERE).env == {}
+    tp = {"tensor_model_parallel_size": 2}
+    assert refusals(megatron=tp)[0].where == "$.backend.env.CUDA_DEVICE_MAX_CONNECTIONS"
+    assert command(megatron=tp, env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})
+    assert command({**ON_SLURM, "env": {"CUDA_DEVICE_MAX_CONNECTIONS": 1}}, tp)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scripts, executed
+
+
+@dataclass(frozen=True)
+class Script:
+    """How a job is launched, and what its tasks are to see."""
+
+    slurm: dict[str, Any]
+    section: dict[str, Any]
+    nodes: int
+    tasks: int
+
+    def text(self) -> str:
+        made = command(
+            self.slurm, {"wandb_exp_name": "it's a run"}, env={"CUDA_DEVICE_MAX_CONNECTIONS": 1}, **self.section
+        )
+        launcher = ("srun", *script.flags(self.slurm["srun"])) if self.slurm["launcher_cmd"] else ()
+        env = {**self.slurm["env"], **made.env}
+        lines = script.directives(self.slurm["sbatch"], (), name="run", log_path=f"{PLACE}/%j.out", work_dir=PLACE)
+        return script.render(
+            TEMPLATE,
+            name="run",
+            lines=lines,
+            env=env,
+            work_dir=PLACE,
+            marks=f"{PLACE}/marks",
+            launcher=launcher,
+            argv=made.argv,
+        )
+
+
+TORCHRUN = {"launch": "torchrun", "python": "python3 -u"}
+SCRIPTS = {
+    "srun": Script(ON_SLURM, {}, 2, 4),
+    "srun_named_master": Script({**ON_SLURM, "env": {"MASTER_ADDR": "${SLURMD_NODENAME}i"}}, {}, 2, 4),
+    "torchrun": Script(asking(ntasks_per_node=1), TORCHRUN, 2, 1),
+    "local": Script(HERE, {}, 1, 1),
+    "local_torchrun": Script(HERE, TORCHRUN, 1, 1),
+}
+SRUN = """\
+#!{python}
+import os, subprocess, sys
+nodes, tasks = int(os.environ["NODES"]), int(os.environ["TASKS"])
+words = sys.argv[sys.argv.index("bash"):]
+open(os.environ["SEEN"] + "/srun", "w").write(" ".join(sys.argv[1:-len(words)]))
+for node in range(nodes):
+    for task in range(tasks):
+        own = {{"SLURM_PROCID": node * tasks + task, "SLURM_LOCALID": task, "SLURM_NODEID": node,
+               "SLURM_STEP_NUM_TASKS": nodes * tasks, "SLURMD_NODENAME": f"n{{node}}"}}
+        subprocess.run(words, env={{**os.environ, **{{key: str(value) for key, value in own.items()}}}}, check=True)
+"""
+PYTHON = """\
+#!{python}
+import json, os, sys
+number = os.environ.get("SLURM_PROCID", "0")
+json.dump({{"argv": sys.argv[1:], "env": dict(os.environ)}}, open(os.environ["SEEN"] + f"/{{number}}.json", "w"))
+"""
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_its_golden_file(name: str) -> None:
+    file = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("AUTOEXP_UPDATE_GOLDEN"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(SCRIPTS[name].text())
+    assert SCRIPTS[name].text() == file.read_text()
+
+
+def test_every_golden_file_has_its_case() -> None:
+    assert sorted(file.stem for file in GOLDEN.glob("*.sbatch")) == sorted(SCRIPTS)
+
+
+def executed(name: str, place: Path, **environment: str) -> list[dict[str, Any]]:
+    """Run a golden file; what each task's Python was given, by rank."""
+    (place / "bin").mkdir()
+    for program, text in (("srun", SRUN), ("python3", PYTHON)):
+        (place / "bin" / program).write_text(text.format(python=sys.executable))
+        (place / "bin" / program).chmod(0o755)
+    file = place / "job.sbatch"
+    file.write_text((GOLDEN / f"{name}.sbatch").read_text().replace(PLACE, str(place)))
+    case = SCRIPTS[name]
+    variables = {
+        "PATH": f"{place / 'bin'}:/usr/bin:/bin",
+        "SEEN": str(place),
+        "NODES": str(case.nodes),
+        "TASKS": str(case.tasks),
+        "SLURM_JOB_ID": "41234",
+        "SLURM_JOB_NUM_NODES": str(case.nodes),
+        "SLURMD_NODENAME": "n0",
+        "SLURM_PROCID": "0",  # of the batch script, which is a step of one task itself
+        **environment,
+    }
+    done = subprocess.run(["/bin/bash", file], env=variables, cwd="/", capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads((place / f"{rank}.json").read_text()) for rank in range(case.nodes * case.tasks)]
+
+
+def variables_of(seen: list[dict[str, Any]], *names: str) -> list[tuple[str, ...]]:
+    return [tuple(one["env"].get(name, "") for name in names) for one in seen]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_task_gets_exactly_megatrons_words(name: str, tmp_path: Path) -> None:
+    case = SCRIPTS[name]
+    words = given(
+        command(case.slurm, {"wandb_exp_name": "it's a run"}, env={"CUDA_DEVICE_MAX_CONNECTIONS": 1}, **case.section)
+    )
+    for seen in executed(name, tmp_path):
+        index = seen["argv"].index("/m/pretrain_gpt.py")
+        assert seen["argv"][index + 1 :] == words
+        assert "it's a run" in words
+        assert seen["env"]["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+
+
+def test_by_srun_each_task_knows_its_rank_and_all_know_the_same_master(tmp_path: Path) -> None:
+    seen = executed("srun", tmp_path)
+    assert variables_of(seen, "RANK", "LOCAL_RANK") == [(str(rank), str(rank % 4)) for rank in range(8)]
+    assert set(variables_of(seen, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) == {("8", "n0", "21234")}
+    assert (tmp_path / "srun").read_text() == "--wait=60"
+    assert seen[0]["argv"][0] == "/m/pretrain_gpt.py"
+
+
+def test_a_profile_names_the_master(tmp_path: Path) -> None:
+    assert set(variables_of(executed("srun_named_master", tmp_path), "MASTER_ADDR")) == {("n0i",)}
+
+
+def test_a_torchrun_per_node_is_told_its_number_and_the_master(tmp_path: Path) -> None:
+    for node, seen in enumerate(executed("torchrun", tmp_path)):
+        assert seen["argv"][: seen["argv"].index("/m/pretrain_gpt.py")] == [
+            "-u",
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=2",
+            "--nproc-per-node=4",
+            f"--node-rank={node}",
+            "--master-addr=n0",
+            "--master-port=21234",
+        ]
+
+
+def test_here_there_is_one_rank_and_jobs_do_not_share_a_port(tmp_path: Path) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    ports = set()
+    for job, task in (("12", ""), ("13", ""), ("12_0", "0"), ("12_1", "1")):
+        place = tmp_path / job
+        place.mkdir()
+        (found,) = variables_of(
+            executed("local", place, SLURM_JOB_ID=job, **({"SLURM_ARRAY_TASK_ID": task} if task else {})), *names
+        )
+        assert found[:4] == ("0", "0", "1", "localhost")
+        ports.add(found[4])
+    assert len(ports) == 3  # a job and the first task of an array never have the same number
+
+
+def test_local_torchrun_is_told_everything(tmp_path: Path) -> None:
+    (seen,) = executed("local_torchrun", tmp_path)
+    before = seen["argv"][: seen["argv"].index("/m/pretrain_gpt.py")]
+    assert [word for word in before if re.match("--n|--master", word)] == [
+        "--nnodes=1",
+        "--nproc-per-node=1",
+        "--node-rank=0",
+        "--master-addr=localhost",
+        "--master-port=21234",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plans
+
+
+def planned(*overrides: str) -> Plan:
+    return make_plan(load(Source(overrides=overrides)), gather(["plan"]), read_template=lambda _: TEMPLATE)
+
+
+def test_a_new_key_needs_no_plus_and_a_misspelt_one_is_refused_where_it_was_written() -> None:
+    plan = planned("backend=megatron", "backend.megatron.moe_router_topk=2", "backend.megatron.num_experts=4")
+    assert "--num-experts" in plan.manifest.jobs[0].argv
+    with pytest.raises(BackendError) as error:
+        planned("backend=megatron", "backend.megatron.num_expert=4")
+    assert "override backend.megatron.num_expert=4" in str(error.value)
+    assert "did you mean 'num_experts'" in str(error.value)
+
+
+def test_a_sweep_sets_new_keys_too() -> None:
+    plan = planned(
+        "backend=megatron",
+        "project.name='r_${backend.megatron.eod_mask_loss}'",
+        "sweep={params:{backend.megatron.eod_mask_loss:[true,false]}}",
+    )
+    assert ["--eod-mask-loss" in job.argv for job in plan.manifest.jobs] == [True, False]
+
+
+def test_for_a_stand_in_a_key_that_the_config_lacks_is_still_an_error() -> None:
+    with pytest.raises(ConfigError):
+        planned("backend=tiny_megatron", "backend.megatron.num_expert=4")
+    assert planned("backend=tiny_megatron", "+backend.megatron.num_expert=4")
+
+
+def test_values_of_ones_own_are_for_others_to_refer_to() -> None:
+    plan = planned("backend=megatron", "backend.megatron.aux.k=3", "backend.megatron.seed='${backend.megatron.aux.k}'")
+    argv = plan.manifest.jobs[0].argv
+    assert argv[argv.index("--seed") + 1] == "3"
+
+
+def test_a_note_is_told_once_with_the_number_of_jobs() -> None:
+    sweep = "sweep={params:{backend.megatron.seed:[1,2,3],backend.megatron.sequence_parallel:[true,false]}}"
+    name = "project.name='r${backend.megatron.seed}_${backend.megatron.sequence_parallel}'"
+    (note,) = [note for note in planned("backend=megatron", name, sweep).notes if "sequence_parallel" in note]
+    assert note.endswith("(3 of 6 jobs)")
+
+
+def test_a_wrong_key_of_the_section_is_told_with_its_real_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'validate'"):
+        planned("backend=megatron", "+backend.validat=none")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Megatron's own parser
+
+
+def test_jobs_that_differ_in_fractions_and_paths_are_asked_about_once() -> None:
+    def shapes(**megatron: Any) -> tuple[str, ...]:
+        made = command(megatron=megatron, validate="parser")
+        assert made.probe is not None
+        return made.probe.shape
+
+    same = [shapes(lr=1e-3, save="/a", save_interval=1), shapes(lr=2e-5, min_lr=1e-06, save="/b/c", save_interval=1)]
+    assert same[0] == same[1]
+    assert shapes() != shapes(num_layers=4)
+    assert command().probe is None
+
+
+def test_a_plan_holds_each_question_once() -> None:
+    sweep = "sweep={params:{backend.megatron.lr:[1e-3,2e-3,3e-3],backend.megatron.num_layers:[4,8]}}"
+    name = "project.name='r${backend.megatron.lr}_${backend.megatron.num_layers}'"
+    assert len(planned("backend=megatron", "backend.validate=parser", name, sweep).probes) == 2
+    assert planned("backend=megatron", name, sweep).probes == ()
+
+
+def test_where_megatron_is_not_the_error_says_how_to_get_it() -> None:
+    for python in (sys.executable, "/no/such/python"):
+        made = command(validate="parser", python=[python])
+        assert made.probe is not None
+        with pytest.raises(BackendError) as error:
+            ask([made.probe])
+        (problem,) = error.value.problems
+        assert problem.where == "$.backend.megatron"
+        assert "git submodule update --init" in problem.hint
+
+
+def test_the_answers_of_the_parser_come_back_to_their_jobs(tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(
+        f"#!{sys.executable}\nimport json, sys\nassert sys.argv[1] == {str(PARSER)!r}\nprint('noise')\n"
+        "for line in sys.stdin:\n    asked = json.loads(line)\n"
+        "    print(json.dumps(['too deep'] if '9' in asked['argv'] and asked['world'] == 8 else []))\n"
+    )
+    fake.chmod(0o755)
+
+    def probe(layers: int) -> Any:
+        return command(megatron={"num_layers": layers}, validate="parser", python=[str(fake)]).probe
+
+    ask([probe(8), probe(4)])
+    with pytest.raises(AutoexpError, match="too deep"):
+        ask([probe(8), probe(9)])

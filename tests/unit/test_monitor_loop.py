@@ -1,0 +1,189 @@
+"""The loop that watches: what it sees of logs and states from cycle to cycle, with a scheduler in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.errors import Problem, SchedulerError
+from oellm_autoexp.model import JobStatus
+from oellm_autoexp.monitor.record import RecordFile
+from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart
+
+
+def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut_in_two(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(log("{what}")), {"a": [lived("LINE 1\nLI")]})
+    stage.cycle(3)
+    stage.write("a", "NE 2\r\nLINE ")
+    stage.resumed()
+    stage.cycle(2)
+    stage.write("a", "3\nx\nLINE 4")
+    stage.cycle(2)
+    assert [line for line in stage.heard if line.startswith("a: ") and line[3:].isdigit()] == ["a: 1", "a: 2", "a: 3"]
+    stage.slurm._scripts["1"] = [JobStatus("COMPLETED", exit_code=0)]
+    stage.finish()
+    assert [event.metadata["what"] for event in stage.events] == ["1", "2", "3", "4"]
+
+
+def test_a_log_that_is_truncated_or_rotated_is_read_on(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(), {"a": [lived("LINE 1\n")]})
+    stage.cycle(3)
+    path = Path(stage.a.resolved_log_path)
+    path.write_text("LINE 0\nLINE 2 longer than before\n")
+    stage.cycle(1)
+    stage.write("a", "LINE 3\n")
+    path.rename(path.with_name(path.name + ".1"))
+    path.write_text("LINE 4\n")
+    stage.cycle(3)
+    assert [event.metadata["what"][0] for event in stage.events] == ["1", "0", "2", "3", "4"]
+    assert len({event.id for event in stage.events}) == 5
+
+
+def test_what_a_job_wrote_last_is_seen_before_how_it_ended(tmp_path: Path) -> None:
+    rules = {**on_line(log("line"), state="oom"), "state_events": {"oom": {"actions": [log("oom {error_type}")]}}}
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x", ("PENDING", "FAILED"))]})
+    stage.finish()
+    assert (stage.a.state, stage.names()) == ("oom", ["seen", "oom"])
+    assert stage.heard == ["a: line", "a: oom seen"]
+
+
+def test_further_files_are_seen_by_the_rules_and_count_as_activity(tmp_path: Path) -> None:
+    rules = {**on_line(log("{what}")), "inactivity_threshold_seconds": 60}
+    stage = Stage(tmp_path, rules, {"a": [FOREVER]}, {"a": {"output_paths": (str(tmp_path / "more.log"),)}})
+    for number in range(30):
+        with (tmp_path / "more.log").open("a") as file:
+            file.write(f"LINE {number}\n")
+        stage.cycle()
+    assert set(stage.names()) == {"seen"}
+    assert stage.heard.count("a: 7") == 1
+
+
+def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Path) -> None:
+    rules = {**on_state(restart(max_attempts=1), state="stall"), "inactivity_threshold_seconds": 60}
+    stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("cancelled", 2, {"stall": 1})
+    assert stage.names() == ["stall", "stall"]
+    assert "given up" in stage.a.cancelled_by
+
+
+def test_a_counter_that_stands_still_restarts_the_job_and_one_that_rises_does_not(tmp_path: Path) -> None:
+    rule = {"pattern": r"it (\d+)", "pattern_type": "progress", "stall_seconds": 60, "actions": [restart()]}
+    stage = Stage(tmp_path, {"log_events": {"p": rule}}, {"a": [FOREVER], "b": [FOREVER]})
+    stage.until(lambda: all(state == "running" for state in stage.states.values()))
+    for number in range(20):
+        if stage.a.state == "running" and stage.a.attempt == 1:
+            stage.write("a", "it 3\n")
+        stage.write("b", f"it {number}\n")
+        stage.cycle()
+    assert (stage.a.attempt, stage.jobs["b"].attempt) == (2, 1)
+    assert stage.names()[0] == "p"
+
+
+def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, on_line(log("{what}")), {"a": [FOREVER]})
+    stage.until(lambda: stage.a.state == "running")
+
+    def silent(ids: Collection[str]) -> Mapping[str, JobStatus]:
+        raise SchedulerError(Problem("no answer"))
+
+    stage.write("a", "LINE x\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "poll", silent)
+        stage.cycle(20)
+    assert (stage.monitor.trouble, stage.a.state, stage.heard) == ("no answer", "running", ["a: x"])
+    stage.cycle()
+    assert stage.monitor.trouble == ""
+
+
+def test_a_scheduler_that_can_not_end_a_job_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, on_line(restart()), {"a": [lived("LINE x\n"), GOOD]})
+
+    def fails(ids: Collection[str]) -> None:
+        raise SchedulerError(Problem("no answer"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "cancel", fails)
+        stage.cycle(5)
+        assert stage.a.state == "running"
+        assert stage.monitor.trouble == "no answer"
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 2)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "pending",
+        "running",
+        "success",
+    ],
+)
+def test_each_state_that_a_job_comes_into_makes_its_event(tmp_path: Path, state: str) -> None:
+    stage = Stage(tmp_path, on_state(log(f"is {state}"), state=state), {"a": [GOOD]})
+    stage.finish()
+    assert stage.names() == [state]
+    assert stage.heard == [f"a: is {state}"]
+
+
+def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: Path) -> None:
+    events: dict[str, Any] = {"crash": {"actions": [restart()]}, "success": {"actions": [log("well done")]}}
+    rules = {"state_events": events, "termination_command": ["true"]}
+    stage = Stage(tmp_path, rules, {"a": [(("RUNNING", "FAILED"), "")]})
+    stage.finish()
+    assert (stage.a.state, stage.heard) == ("success", ["a: well done"])
+
+
+def test_a_requeued_job_is_watched_on_in_the_same_attempt(tmp_path: Path) -> None:
+    states = ("RUNNING", "RUNNING", "PENDING", "PENDING", *LONG[1:])
+    stage = Stage(tmp_path, on_state(log("r"), state="running"), {"a": [(states, "x\n")]})
+    stage.cycle(12)
+    assert (stage.a.attempt, stage.names()) == (1, ["running", "running"])
+
+
+def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(
+        tmp_path, on_line(log("{what}")), {"a": [FOREVER], "b": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]}
+    )
+    stage.until(lambda: stage.a.state == "running")
+    Path(stage.a.resolved_log_path).mkdir()
+    stage.cycle(5)
+    assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
+
+
+def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:
+    own = {"monitoring": on_line(log("own"))}
+    stage = Stage(
+        tmp_path, on_line(log("plan")), {"a": [lived("LINE\nLINE 1\n")], "b": [lived("LINE 1\n")]}, {"b": own}
+    )
+    stage.cycle(4)
+    assert sorted(stage.heard) == ["a: plan", "b: own"]
+
+
+def test_the_record_of_events_has_them_in_their_order_with_what_became_of_them(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE 1\nLINE 2\n", ("RUNNING", "COMPLETED"))]})
+    stage.finish()
+    kinds = [type(entry).__name__ for entry in RecordFile(stage.path).entries()]
+    assert kinds == ["Event", "Event", "Result", "Result"]
+    assert [result.event_id for result in stage.results] == [event.id for event in stage.events]
+
+
+def test_a_log_that_all_attempts_append_to_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "logs" / "all.out"
+    rules = {**on_line(log("{what}")), **on_state(restart(max_attempts=1))}
+    stage = Stage(tmp_path, rules, {"a": [FOREVER]}, {"a": {"log_path": str(path)}})
+    for number in (1, 2):
+        stage.until(lambda: (stage.a.state, stage.a.attempt) == ("running", number))  # noqa: B023
+        with path.open("a") as file:
+            file.write(f"LINE {number}\n")
+        stage.cycle(2)
+        stage.slurm._scripts[str(number)] = [JobStatus("FAILED", exit_code=1)]
+        stage.cycle(2)
+    assert [event.metadata["what"] for event in stage.events if event.name == "seen"] == ["1", "2"]

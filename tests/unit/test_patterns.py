@@ -1,0 +1,211 @@
+"""Patterns in logs: the fast way finds the very lines that `re` finds, and no pattern can stall the watch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.monitor import patterns
+from oellm_autoexp.monitor.patterns import Pattern, advice, group_names, scan
+
+POOL = [
+    "error",
+    "loss: nan",
+    r"(?i)error",
+    r"(?i)out of memory|oom",
+    r"CUDA error|NCCL (?:WARN|INFO)|Traceback",
+    r"iteration\s+(?P<it>\d+)",
+    r"(?:fatal )?error",
+    r"(?<=loss: )nan",
+    r"(?<!no )error",
+    r"error(?=: 7)",
+    r"error(?! ok)",
+    r"^error",
+    r"nan$",
+    r"\berror\b",
+    r"[eE]rror [0-9]+",
+    r"über|größe",
+    r"(?i:error): 7",
+    r"er{2}or",
+    r"(?:nan){1,3}",
+    r"(?>err)or",
+    r"(err)or.*\1",
+    r"x*",
+    r"^$",
+    r"\d",
+    "(?x) e r r o r  # spaced",
+    r"(a|b)?error",
+    "\ufffd",
+    r"a\x00b",
+    r"(?s)error.7",
+]
+PIECES = [
+    *(b"error", b"Error", b"ERROR", b" ", b": 7", b" ok", b"no ", b"fatal ", b"loss: ", b"nan", b"iteration  12"),
+    *(b"\n", b"\r", b"\r\n", b"\n\n", b"\x00", b"a\x00b", b"\xff", b"\xc3", "über".encode(), "größe".encode()),
+    *(
+        b"Out Of Memory",
+        b"oom",
+        b"OOM",
+        b"CUDA error",
+        b"NCCL INFO",
+        b"Traceback",
+        b"a",
+        b"x",
+        b"\x1b[31m",
+        b"\xef\xbf\xbd",
+    ),
+]
+LOGS = st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)
+
+
+def lines_of(data: bytes) -> list[tuple[int, str]]:
+    """Every line with its byte offset, by the plainest means."""
+    found, start = [], 0
+    for line in data.splitlines(keepends=True):
+        found.append((start, line.rstrip(b"\r\n").decode(errors="replace")))
+        start += len(line)
+    return found
+
+
+@given(st.lists(st.sampled_from(POOL), min_size=1, max_size=4, unique=True), LOGS)
+def test_a_scan_finds_exactly_the_lines_that_re_finds_at_their_offsets(chosen: list[str], data: bytes) -> None:
+    found = scan(data, {text: Pattern.of(text) for text in chosen})
+    wanted = {(text, at, line) for text in chosen for at, line in lines_of(data) if re.search(text, line)}
+    assert {(match.rule, match.offset, match.line) for match in found.matches} == wanted
+    assert len(found.matches) == len(wanted)
+    assert [match.offset for match in found.matches] == sorted(match.offset for match in found.matches)
+    assert not found.too_slow
+
+
+@given(st.sampled_from(POOL), LOGS)
+def test_the_search_for_fixed_texts_never_loses_a_line(text: str, data: bytes) -> None:
+    looked_at = {start for start, _ in Pattern.of(text).lines(data, data.lower())}
+    assert {at for at, line in lines_of(data) if re.search(text, line)} <= looked_at
+
+
+PLAIN = st.lists(st.sampled_from([piece for piece in PIECES if piece.isascii() and b"\r" not in piece]), max_size=40)
+
+
+@given(
+    st.sampled_from([*POOL, r"error\s+\d", r"(?!.*ok)error", r"no (?!\s)error", r"error(?!\n)"]), PLAIN.map(b"".join)
+)
+def test_a_look_at_many_lines_at_once_finds_the_same(text: str, data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patterns, "_MANY_LINES", 1)
+        found = scan(data, {"r": Pattern.of(text)})
+    assert [match.offset for match in found.matches] == [at for at, line in lines_of(data) if re.search(text, line)]
+
+
+@given(st.sampled_from(["error", ".*", "a\x00b", "größe", "(", "[31m"]), LOGS)
+def test_a_substring_is_a_plain_text(text: str, data: bytes) -> None:
+    found = scan(data, {"r": Pattern.of(text, substring=True)})
+    assert [match.offset for match in found.matches] == [at for at, line in lines_of(data) if text in line]
+
+
+@given(st.lists(st.sampled_from(POOL), min_size=1, max_size=3, unique=True), LOGS)
+def test_of_newest_only_rules_just_the_last_matching_line_counts(chosen: list[str], data: bytes) -> None:
+    compiled = {text: Pattern.of(text) for text in chosen}
+    every = scan(data, compiled).matches
+    newest = scan(data, compiled, newest_only=frozenset(chosen[:1])).matches
+    last = [match for match in every if match.rule == chosen[0]][-1:]
+    others = [match for match in every if match.rule != chosen[0]]
+    assert sorted(map(repr, newest)) == sorted(map(repr, last + others))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("(?i)ÉCHEC", "échec"),
+        ("(?i)échec", "ÉCHEC"),
+        ("(?i)kill", "\u212aill"),
+        ("(?i)disk", "di\u017fk"),
+    ],
+)
+def test_ignoring_case_is_right_for_letters_beyond_ascii(pattern: str, line: str) -> None:
+    assert re.search(pattern, line)
+    assert len(scan(line.encode() + b"\n", {"r": Pattern.of(pattern)}).matches) == 1
+
+
+@pytest.mark.parametrize("pattern", [r"\nerror", "\r", r"\n"])
+def test_a_pattern_that_begins_with_a_line_end_matches_no_line_and_does_not_hang(pattern: str) -> None:
+    data = b"a\nerror\r\nb\n"
+    assert len(list(islice(Pattern.of(pattern).lines(data, data), 50))) <= 3
+
+
+def test_an_empty_substring_does_not_hang() -> None:
+    assert len(list(islice(Pattern.of("", substring=True).lines(b"a\nb\n", b""), 50))) <= 3
+
+
+def test_braces_that_re_takes_as_text_are_text() -> None:
+    pattern = "(?:error){e<=2}"
+    assert re.search(pattern, "error{e<=2}")
+    assert not re.search(pattern, "errxx")
+    found = scan(b"errxx\nerror{e<=2}\n", {"r": Pattern.of(pattern)})
+    assert [match.line for match in found.matches] == ["error{e<=2}"]
+
+
+def test_a_surrogate_in_a_pattern_is_an_error_of_the_pattern_or_none() -> None:
+    with contextlib.suppress(re.error):
+        Pattern.of(r"\ud800x")
+
+
+def test_a_pattern_that_backtracks_without_end_is_cut_off_told_and_stalls_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.05)
+    data = b"ab" * 40 + b"c\nerror\n"
+    found = scan(data, {"slow": Pattern.of(r"((?:a|ab|b|ba)+)+$"), "r": Pattern.of("error")})
+    assert found.too_slow == {"slow"}
+    assert [(match.rule, match.line) for match in found.matches] == [("r", "error")]
+
+
+def test_many_lines_that_each_take_almost_too_long_do_not_stall_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 60.0)
+    monkeypatch.setattr(patterns, "SCAN_SECONDS", 0.2)
+    line = b"abababababababab!\n"  # some milliseconds: far below the limit for a line
+    assert scan(line * 100_000, {"slow": Pattern.of(r"((?:a|ab|b|ba)+)+$")}).too_slow == {"slow"}
+
+
+def test_ten_megabytes_without_a_line_end_are_one_line() -> None:
+    data = b"x" * 10_000_000 + b"error"
+    found = scan(data, {"r": Pattern.of("error"), "s": Pattern.of("(?i)absent|nowhere")})
+    assert [match.offset for match in found.matches] == [0]
+
+
+def test_groups_that_took_no_part_are_left_out() -> None:
+    match = scan(b"b=2\n", {"r": Pattern.of(r"(?:a=(?P<a>\d)|b=(?P<b>\d))")}).matches[0]
+    assert dict(match.groups) == {"2": "2", "b": "2"}
+
+
+def test_group_names_are_numbers_then_names() -> None:
+    assert group_names(r"(x)(?P<y>z)") == ("1", "2", "y")
+    with pytest.raises(re.error):
+        group_names("(")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        (".*error", "begins with '.*'"),
+        (".+error", "begins with '.*'"),
+        ("^.*error", "begins with '.*'"),
+        (".*?error", "begins with '.*'"),
+        ("error (a+)+$", "repeat inside"),
+        ("error (?:a|b*)*x", "repeat inside"),
+        (r"\d+", "no fixed text"),
+        ("[eE]", "no fixed text"),
+        ("error|\\d", "no fixed text"),
+        ("error", None),
+        (r"(?i)iteration\s+(\d+)", None),
+        ("(?:error )+", None),
+        ("(?:ab{2,3})+", None),
+    ],
+)
+def test_advice_is_given_for_slow_forms_only(pattern: str, words: str | None) -> None:
+    told = advice(pattern)
+    assert told is None if words is None else told is not None and words in told

@@ -1,0 +1,684 @@
+"""What follows from events, with a scheduler in memory and a clock that is set by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.claims import Claim
+from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.events import Event
+from oellm_autoexp.monitor.loop import Monitor
+from oellm_autoexp.monitor.queue import Queue
+from oellm_autoexp.monitor.record import RecordFile, Result
+from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.workflow.submit import Submitter
+
+Life = tuple[Sequence[str | JobStatus], str]
+"""An attempt: its states, one per look, and what its log holds from the beginning."""
+LONG = ("PENDING", *["RUNNING"] * 200)
+
+
+class Stage:
+    """A plan with its session in a folder. `lives` are the attempts of each job; the last one is lived again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        monitoring: Mapping[str, Any],
+        lives: Mapping[str, Sequence[Life]],
+        each: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.lives = lives
+        self.clock = 1000.0
+        self.slurm = FakeSlurmClient(behave=self._behave)
+        specs = []
+        for index, name in enumerate(lives):
+            output = folder / name
+            (output / "logs").mkdir(parents=True)
+            (output / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --time=5\n#SBATCH --nodes=2\ntrue\n")
+            plain: dict[str, Any] = {
+                "index": index,
+                "name": name,
+                "stage": None,
+                "parameters": {},
+                "argv": ("true",),
+                "env": {},
+                "work_dir": str(folder),
+                "output_dir": str(output),
+                "script_path": str(output / "job.sbatch"),
+                "log_path": str(output / "logs" / "%j.out"),
+                "log_path_current": str(output / "current.log"),
+            }
+            specs.append(JobSpec(**{**plain, **(each or {}).get(name, {})}))
+        self.manifest = Manifest(
+            plan_id="p",
+            created_at="",
+            project="sweep",
+            config_ref="",
+            overrides=(),
+            base_output_dir=str(folder),
+            monitoring_state_dir=str(folder / "state"),
+            container=None,
+            slurm={"array_task_limit": None},
+            scheduler={"max_jobs": None, "submit_rate_limit_seconds": 0, "native_dependencies": False},
+            monitoring=dict(monitoring),
+            jobs=tuple(specs),
+            provenance={},
+        )
+        self.path = Session.create(self.manifest, folder / "p.json").path
+        self.heard: list[str] = []
+        self.monitor = self.resumed()
+
+    def _behave(self, submission: Submission, task: int | None) -> Sequence[str | JobStatus]:  # noqa: ARG002
+        folder = Path(submission.log_path).parent
+        name = folder.parent.name
+        lived = sum(Path(one.log_path).parent == folder for one in self.slurm.submissions)
+        states, log = self.lives[name][min(lived, len(self.lives[name])) - 1]
+        if log:
+            (folder / f"{len(self.slurm.submissions)}.out").write_bytes(log.encode(errors="surrogateescape"))
+        return states
+
+    def resumed(self) -> Monitor:
+        """A new process with the session as it is on disk."""
+        session = Session.load(self.path)
+        submitter = Submitter(self.manifest, session, self.slurm, pause=self.sleep, now=lambda: self.clock)
+        claim = Claim(self.path.with_suffix(".lease"))
+        claim.path.unlink(missing_ok=True)
+        assert claim.acquire() is None
+        self.monitor = Monitor(
+            self.manifest, session, self.slurm, submitter, claim, now=lambda: self.clock, sleep=self.sleep
+        )
+        return self.monitor
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def cycle(self, number: int = 1, seconds: float = 10) -> None:
+        for _ in range(number):
+            self.monitor.cycle()
+            self.heard += self.monitor.reactions.news
+            self.monitor.reactions.news.clear()
+            self.clock += seconds
+
+    def until(self, holds: Callable[[], bool], cycles: int = 200) -> None:
+        """Cycle until something holds; what runs beside us gets time."""
+        for _ in range(cycles):
+            if holds():
+                return
+            self.cycle()
+            if self.monitor.reactions.under_way:
+                time.sleep(0.02)
+        raise AssertionError([job.model_dump() for job in self.jobs.values()])
+
+    def finish(self, cycles: int = 60) -> None:
+        self.until(lambda: self.monitor.session.finished, cycles)
+
+    def write(self, name: str, text: str | bytes) -> None:
+        """Add to the log of a job's present attempt."""
+        with Path(self.jobs[name].resolved_log_path).open("ab") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+
+    @property
+    def jobs(self) -> dict[str, TrackedJob]:
+        return self.monitor.session.jobs
+
+    @property
+    def a(self) -> TrackedJob:
+        return self.jobs["a"]
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {name: job.state for name, job in self.jobs.items()}
+
+    @property
+    def events(self) -> list[Event]:
+        return [entry for entry in RecordFile(self.path).entries() if isinstance(entry, Event)]
+
+    @property
+    def results(self) -> list[Result]:
+        return [entry for entry in RecordFile(self.path).entries() if isinstance(entry, Result)]
+
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+
+def log(message: str, **more: Any) -> dict[str, Any]:
+    return {"class_name": "LogAction", "message": message, **more}
+
+
+def restart(**more: Any) -> dict[str, Any]:
+    return {"class_name": "RestartAction", **more}
+
+
+def run(command: str | list[str], **more: Any) -> dict[str, Any]:
+    return {"class_name": "RunCommandAction", "command": command, **more}
+
+
+def wrapped(action: Mapping[str, Any], *conditions: Mapping[str, Any], mode: str = "inline") -> dict[str, Any]:
+    return {"class_name": "EventAction", "mode": mode, "conditions": list(conditions), "action": dict(action)}
+
+
+def on_state(*actions: Mapping[str, Any], state: str = "crash") -> dict[str, Any]:
+    return {"state_events": {state: {"state": state, "actions": list(actions)}}}
+
+
+def on_line(*actions: Mapping[str, Any], pattern: str = "LINE (?P<what>.*)", **more: Any) -> dict[str, Any]:
+    return {"log_events": {"seen": {"pattern": pattern, "actions": list(actions), **more}}}
+
+
+CRASH: Life = (("PENDING", "RUNNING", "FAILED"), "")
+GOOD: Life = (("PENDING", "RUNNING", "COMPLETED"), "")
+FOREVER: Life = (LONG, "")
+
+
+def lived(log_text: str, states: Sequence[str | JobStatus] = LONG) -> Life:
+    return states, log_text
+
+
+def happened(job: TrackedJob) -> list[str]:
+    return [entry.event for entry in job.history]
+
+
+# ---- new attempts
+
+
+def test_a_job_that_crashes_is_restarted_within_its_budget_and_then_given_up_with_the_reason(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(max_attempts=2)), {"a": [CRASH]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("crash", 3, {"crash": 2})
+    assert stage.a.reason == "given up: 'crash' has had 2 of 2 new attempts"
+    assert stage.names() == ["crash"] * 3
+    assert [result.status for result in stage.results] == ["done", "done", "skipped"]
+    assert len({event.id for event in stage.events}) == 3
+
+
+def test_a_job_that_is_well_at_its_second_attempt_is_left_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH, GOOD]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, len(stage.slurm.submissions)) == ("success", 2, 2)
+
+
+def test_each_cause_has_its_own_budget(tmp_path: Path) -> None:
+    rules = {
+        "state_events": {
+            "crash": {"actions": [restart(max_attempts=1)]},
+            "timeout": {"actions": [restart(max_attempts=1)]},
+        }
+    }
+    ends: list[Life] = [(("RUNNING", end), "") for end in ("FAILED", "TIMEOUT", "TIMEOUT")]
+    stage = Stage(tmp_path, rules, {"a": ends})
+    stage.finish()
+    assert (stage.a.attempt, stage.a.restarts) == (3, {"crash": 1, "timeout": 1})
+
+
+def test_exit_code_93_asks_for_no_new_attempt(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart()), {"a": [(("RUNNING", JobStatus("FAILED", exit_code=93)), "")]})
+    stage.finish()
+    assert (stage.a.attempt, "exit code 93" in stage.a.reason) == (1, True)
+
+
+def test_a_job_that_runs_is_ended_before_its_new_attempt_and_that_is_no_cancelled_event(tmp_path: Path) -> None:
+    rules = {**on_line(restart(max_attempts=1)), **on_state(log("cancelled!"), state="cancelled")}
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n"), GOOD]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"seen": 1})
+    assert stage.names() == ["seen"]
+    assert not any("cancelled!" in line for line in stage.heard)
+
+
+def test_a_new_attempt_waits_for_its_cooldown(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(cooldown_seconds=100)), {"a": [CRASH, GOOD]})
+    stage.until(lambda: stage.a.state == "waiting" and stage.a.attempt == 1)
+    ended = stage.clock
+    stage.until(lambda: stage.a.attempt == 2)
+    assert 90 <= stage.clock - ended <= 130
+
+
+def test_a_new_attempt_has_its_own_directives_and_leaves_out_the_nodes_at_fault(tmp_path: Path) -> None:
+    dead: Life = (("RUNNING", JobStatus("NODE_FAIL", nodes="n[1-2]", failed_nodes="n2")), "")
+    action = restart(exclude_nodes=True, overrides={"slurm.sbatch.time": 60})
+    stage = Stage(tmp_path, on_state(action, state="node_fail"), {"a": [dead, GOOD]})
+    stage.finish()
+    script = Path(stage.slurm.submissions[1].script_path)
+    assert "attempt_2" in str(script)
+    assert "--time=60" in script.read_text()
+    assert "--exclude=n2" in script.read_text()
+    assert (stage.a.state, stage.a.excluded) == ("success", ("n2",))
+
+
+def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_told_that_it_is_given_up(tmp_path: Path) -> None:
+    rules = {**on_line(restart(), state="oom"), **on_state(restart())}
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("PENDING", "FAILED")), GOOD]})
+    stage.finish()
+    assert (stage.a.attempt, stage.a.state) == (2, "success")
+    assert "given up" not in happened(stage.a)
+
+
+def test_what_an_event_of_a_past_attempt_asks_for_late_changes_nothing(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "go", "blocking": True}
+    rules = {**on_line(wrapped(restart(), waits)), **on_state(restart(max_attempts=1))}
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "FAILED")), FOREVER]})
+    stage.until(lambda: stage.a.attempt == 2 and stage.a.state == "running")
+    (tmp_path / "go").touch()
+    stage.cycle(5)
+    assert (stage.a.attempt, stage.a.state, stage.a.pending, stage.a.cancelled_by) == (2, "running", (), "")
+    assert stage.results[-1].message == "attempt 1 is past"
+
+
+def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(max_attempts=0)), {"a": [CRASH, GOOD]})
+    stage.finish()
+    assert stage.a.reason.startswith("given up")
+    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    stage.cycle()
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"by hand": 1})
+    assert inbox.waiting(stage.path) == []
+
+
+# ---- siblings
+
+
+CHILD = {"child": {"depends_on": ("a",)}}
+
+
+def test_dependents_wait_while_their_sibling_is_to_be_restarted_and_start_when_it_is_well(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH, CRASH, GOOD], "child": [GOOD]}, CHILD)
+    while not stage.monitor.session.finished:
+        stage.cycle()
+        assert stage.states["child"] == "waiting" or stage.a.state == "success"
+    assert stage.states == {"a": "success", "child": "success"}
+
+
+def test_dependents_are_cancelled_when_their_sibling_is_given_up(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(max_attempts=1)), {"a": [CRASH], "child": [GOOD]}, CHILD)
+    stage.finish()
+    assert (stage.a.attempt, stage.states) == (2, {"a": "crash", "child": "cancelled"})
+    assert stage.jobs["child"].reason == "cancelled: a ended as crash"
+
+
+# ---- complete
+
+
+def test_a_job_whose_log_says_that_it_is_complete_has_succeeded_however_it_ends(tmp_path: Path) -> None:
+    rules = {**on_state(restart()), "termination_string": "all done"}
+    stage = Stage(tmp_path, rules, {"a": [lived("x\nall done\n", ("RUNNING", "FAILED"))]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.pending) == ("success", 1, ())
+
+
+def test_a_job_whose_done_conditions_hold_is_not_restarted_but_has_succeeded(tmp_path: Path) -> None:
+    done = ({"class_name": "FileExistsCondition", "path": "done"},)
+    stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH]}, {"a": {"done_conditions": done}})
+    stage.until(lambda: stage.a.state == "running")
+    (tmp_path / "done").touch()
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 1)
+
+
+def test_a_command_among_the_done_conditions_is_waited_for_before_a_new_attempt(tmp_path: Path) -> None:
+    done = ({"class_name": "CommandCondition", "command": "test -e done"},)
+    stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH]}, {"a": {"done_conditions": done}})
+    stage.until(lambda: stage.a.state == "running")
+    (tmp_path / "done").touch()
+    stage.until(lambda: stage.a.state == "success" or "restart" in happened(stage.a))
+    stage.monitor.close()
+    assert (stage.a.state, stage.a.attempt, "restart" in happened(stage.a)) == ("success", 1, False)
+
+
+@pytest.mark.parametrize(("command", "state", "attempts"), [("true", "success", 1), ("false", "crash", 2)])
+def test_a_termination_command_decides_whether_there_is_need_of_a_new_attempt(
+    tmp_path: Path, command: str, state: str, attempts: int
+) -> None:
+    rules = {**on_state(restart(max_attempts=1)), "termination_command": [command]}
+    stage = Stage(tmp_path, rules, {"a": [CRASH]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == (state, attempts)
+
+
+# ---- ends
+
+
+def test_a_plan_that_is_cancelled_ends_every_job_for_good(tmp_path: Path) -> None:
+    rules = {
+        **on_line({"class_name": "CancelAction", "scope": "plan", "reason": "nan"}),
+        **on_state(restart()),
+    }
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [FOREVER], "child": [GOOD]}, CHILD)
+    stage.finish()
+    assert stage.states == {"a": "cancelled", "b": "cancelled", "child": "cancelled"}
+    assert stage.names() == ["seen"]
+    assert len(stage.slurm.submissions) == 2
+
+
+def test_a_job_that_is_cancelled_leaves_the_others_alone(tmp_path: Path) -> None:
+    rules = {**on_line({"class_name": "CancelAction"}), **on_state(restart())}
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [GOOD]})
+    stage.finish()
+    assert stage.states == {"a": "cancelled", "b": "success"}
+    assert (stage.a.attempt, stage.a.cancelled_by) == (1, "seen")
+
+
+# ---- published events
+
+
+def test_events_follow_from_each_other_with_their_metadata(tmp_path: Path) -> None:
+    publish = {"class_name": "PublishEventAction"}
+    rules = {
+        "log_events": {
+            "seen": {
+                "pattern": "LINE (?P<what>.*)",
+                "actions": [{**publish, "event_name": "b", "metadata": {"k": "{what}!"}}],
+            },
+            "b": {"actions": [{**publish, "event_name": "c"}]},
+            "c": {"actions": [log("heard {what} {k}")]},
+        }
+    }
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]})
+    stage.finish()
+    assert stage.names() == ["seen", "b", "c"]
+    assert "a: heard x x!" in stage.heard
+    assert {name: tally.count for name, tally in stage.a.events.items()} == {"seen": 1, "b": 1, "c": 1}
+
+
+def test_a_circle_of_events_ends(tmp_path: Path) -> None:
+    publish = {"class_name": "PublishEventAction"}
+    rules = {
+        "log_events": {
+            "seen": {"pattern": "LINE", "actions": [{**publish, "event_name": "b"}]},
+            "b": {"actions": [{**publish, "event_name": "seen"}]},
+        }
+    }
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]})
+    stage.finish()
+    assert len(stage.events) == 9
+    assert "is this a circle?" in stage.results[-1].message
+
+
+def test_a_group_called_published_does_not_break_a_chain(tmp_path: Path) -> None:
+    rules = {
+        "log_events": {
+            "seen": {
+                "pattern": "LINE (?P<published>.*)",
+                "actions": [{"class_name": "PublishEventAction", "event_name": "b"}],
+            },
+            "b": {"actions": [log("heard")]},
+        }
+    }
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE 2026-01-01\n", ("RUNNING", "COMPLETED"))]})
+    stage.finish()
+    assert stage.names() == ["seen", "b"]
+
+
+# ---- conditions before actions
+
+
+def test_a_blocking_condition_waits_without_blocking_others_and_then_goes(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "{what}", "blocking": True}
+    stage = Stage(
+        tmp_path, on_line(wrapped(log("first"), waits), log("second")), {"a": [lived("LINE go\n")], "b": [GOOD]}
+    )
+    stage.until(lambda: stage.states["b"] == "success")
+    assert "a: second" in stage.heard
+    assert "a: first" not in stage.heard
+    assert stage.a.pending[0].reason == "waits for FileExists: go"
+    (tmp_path / "go").touch()
+    stage.cycle(2)
+    assert "a: first" in stage.heard
+    assert stage.a.pending == ()
+
+
+def test_a_blocking_condition_times_out_also_across_restarts_of_the_monitor(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True, "timeout_seconds": 50}
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")]})
+    stage.until(lambda: bool(stage.a.pending))
+    began = stage.clock
+    while stage.a.pending:
+        stage.resumed()
+        stage.cycle()
+    assert 40 <= stage.clock - began <= 70
+    assert (stage.results[0].status, "waited 50 s" in stage.results[0].message) == ("skipped", True)
+
+
+def test_a_cooldown_keeps_an_action_from_being_repeated(tmp_path: Path) -> None:
+    cooldown = {"class_name": "CooldownCondition", "seconds": 100}
+    stage = Stage(tmp_path, on_line(wrapped(log("hear"), cooldown)), {"a": [lived("LINE 1\nLINE 2\nLINE 3\n")]})
+    stage.cycle(5)
+    assert stage.heard.count("a: hear") == 1
+    stage.clock += 100
+    stage.write("a", "LINE 4\nLINE 5\n")
+    stage.cycle(2)
+    assert stage.heard.count("a: hear") == 2
+    assert len(stage.events) == 5
+
+
+def test_a_cooldown_keeps_a_command_from_being_run_for_each_line_of_one_look(tmp_path: Path) -> None:
+    cooldown = {"class_name": "CooldownCondition", "seconds": 1000}
+    action = run(["sh", "-c", "echo >> ran"])
+    stage = Stage(tmp_path, on_line(wrapped(action, cooldown)), {"a": [lived("LINE 1\nLINE 2\nLINE 3\n")]})
+    stage.until(lambda: len(stage.results) == 3)
+    assert (tmp_path / "ran").read_text() == "\n"
+
+
+def test_a_yes_of_a_command_counts_while_another_condition_is_waited_for(tmp_path: Path) -> None:
+    command = {"class_name": "CommandCondition", "command": "true"}
+    waits = {"class_name": "FileExistsCondition", "path": "go", "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("went"), command, waits)), {"a": [lived("LINE x\n")]})
+    stage.until(lambda: bool(stage.a.pending) and stage.a.pending[0].reason == "waits for FileExists: go")
+    stage.cycle(2)
+    (tmp_path / "go").touch()
+    stage.until(lambda: bool(stage.results))
+    assert stage.results[0].status == "done"
+
+
+# ---- actions that fail, and programs
+
+
+def test_an_action_that_raises_keeps_neither_others_nor_the_watch_from_going_on(tmp_path: Path) -> None:
+    unknown = {"class_name": "SlurmStateCondition", "job_name": "nobody", "state": "RUNNING"}
+    actions = [
+        wrapped(log("x"), unknown),
+        log("{nope}"),
+        run(["no-such-program"]),
+        run(["true"], cwd="nowhere"),
+        run(["echo", "{what}"], env={"A=B": "x"}),
+        log("after"),
+    ]
+    stage = Stage(tmp_path, on_line(*actions), {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))], "b": [GOOD]})
+    stage.finish()
+    assert "a: after" in stage.heard
+    assert stage.states == {"a": "success", "b": "success"}
+    assert sorted(result.status for result in stage.results) == ["done", *["failed"] * 4, "skipped"]
+
+
+def test_a_command_gets_its_words_and_its_result_is_recorded(tmp_path: Path) -> None:
+    actions = [run("touch '{what}'"), run(["sh", "-c", "exit 3"])]
+    stage = Stage(tmp_path, on_line(*actions), {"a": [lived("LINE a b; $(touch x)\n", ("RUNNING", "COMPLETED"))]})
+    stage.finish()
+    assert (tmp_path / "a b; $(touch x)").exists()
+    assert not (tmp_path / "x").exists()
+    assert sorted((result.status, result.message) for result in stage.results) == [
+        ("done", ""),
+        ("failed", "exit code 3"),
+    ]
+
+
+HOSTILE = [
+    b"$(touch pwned)",
+    b"`touch pwned`; touch pwned",
+    b"{0.__class__} {line} {{}} {",
+    b"%s %n %(x)s",
+    b"\x1b[31mred\x1b]0;title\x07",
+    b"a\x00b",
+    b"\xff\xfe\xc3",
+    b"../../../etc/passwd",
+    b"[bold]x[/nope]",
+    "\u2028\u2029\x85\ufeff".encode(),
+    b"-rf /",
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE)
+def test_a_hostile_line_is_a_value_and_nothing_more(tmp_path: Path, line: bytes) -> None:
+    action = run(["sh", "-c", 'printf %s "$1" > got', "sh", "{what}"])
+    waits = {"class_name": "GlobExistsCondition", "pattern": "state/p.json"}
+    stage = Stage(
+        tmp_path,
+        on_line(wrapped(action, waits), log("{what}"), wrapped(run("x {what}"), mode="queue")),
+        {"a": [FOREVER]},
+    )
+    stage.until(lambda: stage.a.state == "running")
+    stage.write("a", b"LINE " + line + b"\n" + line + b"\n")
+    stage.until(lambda: len(stage.results) == 3)
+    text = line.decode(errors="replace")
+    assert not (tmp_path / "pwned").exists()
+    assert [event.metadata["what"] for event in stage.events] == [text]
+    assert f"a: {text}" in stage.heard
+    if b"\x00" not in line:
+        assert (tmp_path / "got").read_text() == text
+    assert Session.load(stage.path).jobs == stage.jobs
+    assert Queue(stage.path).entries()[0].action.model_dump()["command"] == ("x", text)
+
+
+def test_ten_megabytes_without_a_line_end_do_not_stall_the_watch(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(log("x"), pattern="LINE$"), {"a": [FOREVER]})
+    stage.until(lambda: stage.a.state == "running")
+    stage.write("a", b"LINE" * 2_500_000)
+    stage.cycle(3)
+    stage.write("a", b"\nLINE\n")
+    stage.cycle(2)
+    assert [event.metadata["line"] for event in stage.events][-1:] == ["LINE"]
+
+
+@pytest.mark.parametrize("number", ["inf", "1e999", "nan", "-inf"])
+def test_a_counter_that_is_no_finite_number_is_no_progress_and_the_session_can_be_read_again(
+    tmp_path: Path, number: str
+) -> None:
+    rules = {"log_events": {"p": {"pattern": r"it (\S+)", "pattern_type": "progress", "stall_seconds": 60}}}
+    stage = Stage(tmp_path, rules, {"a": [lived(f"it 5\nit {number}\n")]})
+    stage.cycle(4)
+    stage.write("a", f"it {number}\n")
+    stage.cycle(1)
+    stage.resumed()
+    assert all(math.isfinite(reading.value) for reading in stage.a.readings.values())
+
+
+def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE x\n" * 1000)]})
+    stage.cycle(3)
+    assert len(stage.results) == 1000
+
+
+# ---- crashes of the monitor
+
+
+class Crash(BaseException):
+    """The monitor's death."""
+
+
+def crashing(monkeypatch: pytest.MonkeyPatch, at: int, *, before: bool) -> list[int]:
+    """Die at the `at`th time that something is written."""
+    count = [0]
+
+    def dies(whole: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            count[0] += 1
+            mine = count[0]
+            if before and mine == at:
+                raise Crash
+            found = whole(*args, **kwargs)
+            if not before and mine == at:
+                raise Crash
+            return found
+
+        return wrapper
+
+    for owner, name in ((Session, "save"), (Session, "journal"), (RecordFile, "add"), (Queue, "put")):
+        monkeypatch.setattr(owner, name, dies(getattr(owner, name)))
+    return count
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    publish = {"class_name": "PublishEventAction", "event_name": "b"}
+    rules = {
+        "log_events": {
+            "seen": {
+                "pattern": "LINE (?P<what>.*)",
+                "actions": [wrapped(run("x {what}"), mode="queue"), publish, log("say {what}")],
+            },
+            "b": {"actions": [wrapped(log("queued"), mode="queue")]},
+        },
+        "state_events": {"crash": {"actions": [restart(max_attempts=1), wrapped(log("c"), mode="queue")]}},
+    }
+    lives = {"a": [lived("LINE 1\nx\nLINE 2\n", ("RUNNING", "FAILED")), lived("LINE 3\n", ("RUNNING", "COMPLETED"))]}
+    for at in range(1, 500, 1 if before else 2):
+        folder = tmp_path / str(at)
+        stage = Stage(folder, rules, lives)
+        died = False
+        with monkeypatch.context() as patched:
+            crashing(patched, at, before=before)
+            for _ in range(60):
+                try:
+                    stage.cycle()
+                    if stage.monitor.session.finished:
+                        break
+                except Crash:
+                    died = True
+                    stage.heard += stage.monitor.reactions.news
+                    stage.resumed()
+        where = f"crash at write {at}"
+        assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"crash": 1}), where
+        assert len(stage.slurm.submissions) == 2, where
+        assert sorted(stage.names()) == ["b", "b", "b", "crash", "seen", "seen", "seen"], where
+        assert len(Queue(stage.path).entries()) == 3 + 3 + 1, where
+        assert stage.a.events["seen"].count == 3, where
+        assert {f"a: say {number}" for number in (1, 2, 3)} <= set(stage.heard), where
+        statuses = [(result.status, result.action) for result in stage.results]
+        assert statuses.count(("queued", "RunCommandAction")) == 3, where
+        if not died:
+            assert at > 20
+            return
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_crash_makes_no_second_event_of_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    rules = on_state(log("runs"), state="running")
+    for at in range(1, 60):
+        stage = Stage(tmp_path / str(at), rules, {"a": [(("PENDING", *["RUNNING"] * 4, "COMPLETED"), "")]})
+        died = False
+        with monkeypatch.context() as patched:
+            crashing(patched, at, before=before)
+            for _ in range(20):
+                try:
+                    stage.cycle()
+                except Crash:
+                    died = True
+                    stage.resumed()
+                    stage.clock += 7
+        assert stage.names() == ["running"], at
+        if not died:
+            return
+
+
+def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "go", "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE x\n")]})
+    stage.until(lambda: bool(stage.a.pending))
+    data = json.loads(stage.path.read_text())
+    assert data["jobs"]["a"]["pending"][0]["event"]["metadata"]["what"] == "x"

@@ -1,0 +1,170 @@
+"""From a sweep to each job's config: group choices, filters, stages and siblings, over the shipped configs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oellm_autoexp.config import loader
+from oellm_autoexp.config.loader import Composed, Source, load
+from oellm_autoexp.errors import ConfigError, SweepError
+from oellm_autoexp.model import Manifest
+from oellm_autoexp.workflow.plan import make_plan
+from oellm_autoexp.workflow.provenance import Circumstances, gather
+from oellm_autoexp.workflow.resolve import Jobs
+
+NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
+LR, BS = "backend.options.lr", "backend.options.batch_size"
+
+
+@cache
+def base() -> Composed:
+    return load(Source(overrides=("backend=tiny_lm", f"project.name='{NAME}'", "stage=only")))
+
+
+@cache
+def around() -> Circumstances:
+    return gather([])
+
+
+def jobs(sweep: Any) -> Jobs:
+    return Jobs(replace(base(), sweep=sweep), around())
+
+
+def plan(sweep: Any) -> Manifest:
+    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+    return make_plan(replace(base(), sweep=sweep), around(), read_template=lambda path: template).manifest
+
+
+def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = base()
+    loads: list[Source] = []
+    real = loader.load
+
+    def counting(source: Source) -> Composed:
+        loads.append(source)
+        return real(source)
+
+    monkeypatch.setattr(loader, "load", counting)
+    sweep = {"params": {"slurm": ["local", "base"], LR: [0.1, 0.2, 0.3]}}
+    made = Jobs(replace(composed, sweep=sweep), around())
+    clients = [made.config(index)["slurm"]["client"]["class_name"] for index in range(6)]
+    assert clients == ["LocalClient"] * 3 + ["SlurmClient"] * 3
+    assert made.config(4)["backend"]["options"]["lr"] == 0.2
+    assert len(loads) == 2
+
+
+def test_an_unknown_group_choice_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'local'"):
+        jobs({"params": {"slurm": ["locl"]}})
+
+
+def test_hydras_signs_mean_what_they_mean_in_hydra() -> None:
+    made = jobs({"configs": [{"+metadata.new": 1, "~backend.options.misbehave": None, "++backend.options.extra": 2}]})
+    tree = made.config(0)
+    assert tree["metadata"] == {"new": 1}
+    assert "misbehave" not in tree["backend"]["options"]
+    assert tree["backend"]["options"]["extra"] == 2
+
+
+def test_a_stage_may_be_computed() -> None:
+    made = jobs({"params": {LR: [1, 2]}, "defaults": {"stage": "s${backend.options.lr}"}})
+    assert [member.stage for member in made.members] == ["s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    "text", ["${backend.options.lr} > 1", "${oc.eval:'${backend.options.lr} > 1'}", "backend.options.lr > 1"]
+)
+def test_a_filter_may_be_written_in_three_ways(text: str) -> None:
+    made = jobs({"params": {LR: [1, 2, 3]}, "filter": text})
+    assert [made.config(index)["backend"]["options"]["lr"] for index in range(len(made))] == [2, 3]
+    assert [made.config(index)["index"] for index in range(len(made))] == [0, 1]
+
+
+GRID = {"params": {LR: [1, 2], BS: [3, 4]}}
+STABLE = {"stage": "stable"}
+DECAY = {"stage": "decay", "backend.options.load": "${sibling.stable.output_dir}/checkpoints"}
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        {"groups": [GRID, {"configs": [STABLE, DECAY]}]},
+        {"type": "list", "groups": [{**GRID, "defaults": STABLE}, {**GRID, "defaults": DECAY}]},
+        # a stage that trains with another value keeps its place
+        {"groups": [GRID, {"configs": [STABLE, {**DECAY, LR: 9, "project.name": "late_${index}"}]}]},
+    ],
+    ids=["product", "list", "overriding"],
+)
+def test_each_decay_depends_on_the_stable_run_of_its_own_place(sweep: Any) -> None:
+    manifest = plan(sweep)
+    stable = {(job.coords[LR], job.coords[BS]): job for job in manifest.jobs if job.stage == "stable"}
+    decays = [job for job in manifest.jobs if job.stage == "decay"]
+    assert len(stable) == len(decays) == 4
+    for job in decays:
+        own = stable[job.coords[LR], job.coords[BS]]
+        assert job.depends_on == (own.name,)
+        assert job.argv[job.argv.index("--load") + 1] == f"{own.output_dir}/checkpoints"
+
+
+def test_several_decays_may_share_a_stable_run_and_siblings_may_have_siblings() -> None:
+    evaluation = {"stage": "eval", "+metadata.of": "${sibling.decay.backend.options.load}"}
+    sweep = {"groups": [{"params": {LR: [1, 2]}}, {"configs": [STABLE, DECAY, evaluation]}]}
+    made = jobs(sweep)
+    assert made.config(2)["metadata"]["of"].endswith("stable_lr1_bs128/checkpoints")
+    assert (made.depends_on(2), made.config(0)["stage"]) == ([1], "stable")
+
+
+def test_the_fields_of_a_sibling_are_those_of_its_manifest_entry() -> None:
+    fields = {
+        f"+metadata.{field}": f"${{sibling.stable.{field}}}" for field in ("name", "output_dir", "log_path_current")
+    }
+    manifest = plan({"configs": [STABLE, {"stage": "decay", **fields}]})
+    made = jobs({"configs": [STABLE, {"stage": "decay", **fields}]})
+    stable, seen = manifest.jobs[0], made.config(1)["metadata"]
+    assert seen == {field: getattr(stable, field) for field in ("name", "output_dir", "log_path_current")}
+
+
+def test_a_sibling_without_a_field_is_told() -> None:
+    made = jobs({"configs": [STABLE, {"stage": "decay", "+metadata.x": "${sibling.stable.nothing.here}"}]})
+    with pytest.raises(ConfigError, match=r"nothing\.here"):
+        made.config(1)
+
+
+def test_values_that_refer_to_each_other_across_jobs_in_a_circle_are_told() -> None:
+    one = {"stage": "a", "+metadata.x": "${sibling.b.metadata.x}"}
+    made = jobs({"configs": [one, {"stage": "b", "+metadata.x": "${sibling.a.metadata.x}"}]})
+    with pytest.raises(ConfigError, match="in a circle"):
+        made.config(0)
+
+
+def test_siblings_left_out_of_a_plan_are_not_waited_for() -> None:
+    composed = replace(base(), sweep={"configs": [STABLE, DECAY]})
+    template = "{{directives}}\n{{command}}\n"
+    manifest = make_plan(
+        composed, around(), read_template=lambda path: f"#!/bin/bash\n{template}", subset=frozenset({1})
+    ).manifest
+    assert [job.depends_on for job in manifest.jobs] == [()]
+
+
+AXES = st.dictionaries(
+    st.sampled_from([LR, BS, "metadata.x"]), st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=3
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(AXES, min_size=1, max_size=3))
+def test_a_plan_has_unique_names_and_directories_or_is_refused(grids: list[dict[str, Any]]) -> None:
+    try:
+        manifest = plan({"grids": grids})
+    except SweepError as error:
+        assert "share the name" in str(error)  # noqa: PT017  either outcome is right, and neither may be half of both
+        return
+    assert len({job.name for job in manifest.jobs}) == len(manifest.jobs)
+    assert len({Path(job.output_dir) for job in manifest.jobs}) == len(manifest.jobs)

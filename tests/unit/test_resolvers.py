@@ -1,0 +1,176 @@
+"""Every resolver: what it computes, and that wrong input is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.config.overlay import Overlay
+from oellm_autoexp.config.resolvers import Resolver, make_resolvers, number
+from oellm_autoexp.errors import ConfigError
+
+NOW = datetime(2026, 1, 31, 23, 59, 58, tzinfo=UTC)
+RESOLVERS: Mapping[str, Resolver] = make_resolvers(
+    {"HOME": "/home/me", "EMPTY": ""}, NOW, lambda relative: Path("/shipped", relative), "/usr/bin/python3"
+)
+
+
+def value(text: str, **values: Any) -> Any:
+    """The value of a text with interpolations, in a config of `values`."""
+    overlay = Overlay(values, RESOLVERS)
+    return overlay.select(overlay.lay({}), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("${oc.env:HOME}", "/home/me"),
+        ("${oc.env:EMPTY}", ""),
+        ("${oc.env:NOPE,null}", None),
+        ("${oc.env:NOPE,5}", "5"),
+        ("${oc.env:NOPE,./outputs}", "./outputs"),
+        ("${oc.env:NOPE,${oc.env:HOME}}", "/home/me"),
+        ("${oc.decode:'1e-4'}", 1e-4),
+        ("${oc.decode:'[a, 2, true]'}", ["a", 2, True]),
+        ("${oc.decode:null}", None),
+        ("${oc.create:[1,2]}", [1, 2]),
+        ("${oc.eval:'1 + 1'}", 2),
+        ("${oc.eval:5}", 5),
+        ("${oc.eval:'${a} > 1'}", True),
+        ('${oc.eval:\'"x" in "${s}"\'}', False),
+        ("${oc.if:true,1,2}", 1),
+        ("${oc.if:${no},1,2}", 2),
+        ("${oc.if:${no},1}", None),
+        ("${oc.if:${l},1,2}", 1),
+        ("${oc.if:'False',1,2}", 2),
+        ("${oc.if:'None',1,2}", 2),
+        ("${oc.if:'',1,2}", 2),
+        ("${oc.mul:2,3,0.5}", 3.0),
+        ("${oc.mul:${a},'5e-1'}", 1.5),
+        ("${oc.muli:2.5,3}", 7),
+        ("${oc.add:1,2,3}", 6),
+        ("${oc.addi:1.5,2}", 3),
+        ("${oc.sub:10,3,2}", 5),
+        ("${oc.subi:10,2.5}", 7),
+        ("${oc.div:7,2}", 3.5),
+        ("${oc.divi:7,2}", 3),
+        ("${oc.divi:-7,2}", -4),
+        ("${oc.cdivi:7,2}", 4),
+        ("${oc.cdivi:8,2}", 4),
+        ("${oc.sqrt:9}", 3.0),
+        ("${oc.mul_round_int:3,0.9}", 3),
+        ("${oc.slice:abcdef,1,3}", "bc"),
+        ("${oc.slice:${l},1}", [2, 3]),
+        ("${oc.slice:${l},null,-1}", [1, 2]),
+        ("${oc.concat:a,1,2.5}", "a12.5"),
+        ("${oc.concat:${l},[4]}", [1, 2, 3, 4]),
+        ("${oc.int:3.9}", 3),
+        ("${oc.int:'1e3'}", 1000),
+        ("${oc.len:${l}}", 3),
+        ("${oc.len:abc}", 3),
+        ("${oc.len:${m}}", 1),
+        ("${oc.dict_merge:${m},{y:2}}", {"x": 1, "y": 2}),
+        ("${oc.dict_merge:${m},{x:2}}", {"x": 2}),
+        ("${oc.timestring:}", "20260131-235958"),
+        ("${oc.timestring:%Y}", "2026"),
+        ("${now:%H:%M}", "23:59"),
+        ("${oc.slurmtime:90061}", "1-01:01:01"),
+        ("${oc.slurmtime:0.5}", "0-00:00:01"),
+        ("${oc.slurmtime:${oc.mul:3600,5}}", "0-05:00:00"),
+        ("${oc.select:a}", 3),
+        ("${oc.select:nope}", None),
+        ("${oc.select:nope,7}", 7),
+        ("${oc.select:m.x,7}", 1),
+        ("${oc.dict.keys:m}", ["x"]),
+        ("${oc.dict.values:m}", [1]),
+        ("${oc.dict.values:${m}}", [1]),
+        ("${autoexp.shipped:examples/x.py}", "/shipped/examples/x.py"),
+        ("${autoexp.python:}", "/usr/bin/python3"),
+    ],
+)
+def test_a_resolver_gives(text: str, wanted: Any) -> None:
+    found = value(text, a=3, s="yz", no=False, l=[1, 2, 3], m={"x": 1})
+    assert found == wanted
+    assert type(found) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("${oc.env:NOPE}", "export NOPE="),
+        ("${oc.decode:'[a'}", "can't read '[a'"),
+        ("${oc.decode:3}", "needs text"),
+        ("${oc.decode:'\\${a}'}", "interpolations"),
+        ("${oc.eval:'1 +'}", "does not parse"),
+        ("${oc.eval:'1 / 0'}", "division by zero"),
+        ("${oc.if:perhaps,1,2}", "needs true or false, not 'perhaps'"),
+        ("${oc.if:true}", "can't take 1 argument"),
+        ("${oc.mul:}", "takes at least 1 argument, not 0"),
+        ("${oc.mul:2,x}", "needs numbers, not 'x'"),
+        ("${oc.mul:2,null}", "needs numbers, not None"),
+        ("${oc.mul:2,true}", "needs numbers, not True"),
+        ("${oc.mul:2,''}", "needs numbers, not ''"),
+        ("${oc.muli:${l},2}", "needs numbers, not [1, 2, 3]"),
+        ("${oc.muli:inf,2}", "fails"),
+        ("${oc.addi:nan}", "fails"),
+        ("${oc.add:1,a}", "needs numbers"),
+        ("${oc.sub:1}", "takes at least 2 arguments, not 1"),
+        ("${oc.div:1,0}", "division by zero"),
+        ("${oc.div:1,2,3}", "takes 2 arguments, not 3"),
+        ("${oc.divi:1,0}", "fails"),
+        ("${oc.cdivi:1,0}", "fails"),
+        ("${oc.sqrt:-1}", "fails"),
+        ("${oc.sqrt:1,2}", "takes 1 argument, not 2"),
+        ("${oc.mul_round_int:inf}", "fails"),
+        ("${oc.slice:5,1}", "needs text or a list"),
+        ("${oc.slice:abc,1.5}", "needs whole numbers, not 1.5"),
+        ("${oc.slice:abc,inf}", "needs whole numbers"),
+        ("${oc.slice:abc,x}", "needs numbers"),
+        ("${oc.concat:${l},a}", "only lists or only scalars"),
+        ("${oc.concat:a,null}", "only lists or only scalars"),
+        ("${oc.int:x}", "needs numbers"),
+        ("${oc.int:inf}", "fails"),
+        ("${oc.int:true}", "needs numbers"),
+        ("${oc.len:5}", "needs text"),
+        ("${oc.dict_merge:${m},5}", "needs mappings, not 5"),
+        ("${oc.timestring:5}", "needs a layout"),
+        ("${oc.slurmtime:-1}", "fails"),
+        ("${oc.slurmtime:soon}", "needs numbers"),
+        ("${oc.slurmtime:inf}", "fails"),
+        ("${oc.dict.keys:nope}", "'nope', which does not exist"),
+        ("${oc.dict.keys:l}", "is not a mapping"),
+        ("${oc.evl:1}", "did you mean 'oc.eval'"),
+        ("${hydra:job.name}", "there is no resolver 'hydra'"),
+        ("${autoexp.python:1}", "can't take 1 argument"),
+    ],
+)
+def test_wrong_input_is_an_error_that_says_so(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        value(text, l=[1, 2, 3], m={"x": 1})
+    assert told in str(error.value)
+
+
+@given(st.integers() | st.floats(allow_nan=False))
+def test_a_number_and_the_text_of_it_are_the_same_number(given_number: float) -> None:
+    assert number(given_number, "r") == given_number
+    assert number(repr(given_number), "r") == given_number
+
+
+NUMERIC = ["mul", "muli", "add", "addi", "sub", "subi", "div", "divi", "cdivi", "sqrt", "mul_round_int", "int"]
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers())
+
+
+@given(st.sampled_from([*NUMERIC, "slurmtime"]), st.lists(ANYTHING, max_size=3))
+def test_a_numeric_resolver_gives_a_number_or_a_config_error(name: str, arguments: list[Any]) -> None:
+    try:
+        found = RESOLVERS[f"oc.{name}"](*arguments)
+    except ConfigError:
+        return
+    assert isinstance(found, str if name == "slurmtime" else int | float)
+    assert all(isinstance(argument, int | float | str) for argument in arguments)

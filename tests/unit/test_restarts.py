@@ -1,0 +1,166 @@
+"""May a job have a new attempt, and what is it before it: each case is a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.logs import Cursor
+from oellm_autoexp.monitor.actions import Restart
+from oellm_autoexp.monitor.progress import Progress
+from oellm_autoexp.monitor.restarts import begun, planned, refusal
+from oellm_autoexp.monitor.tracked import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
+
+COMING = Restarting(attempt=2, cause="c")
+THREE = Restart("", None, 3, 0, {}, "")
+NO_LIMIT = Restart("", None, None, 0, {}, "")
+NONE_AT_ALL = Restart("", None, 0, 0, {}, "")
+JOB = TrackedJob(name="a", state="crash", attempt=2, exit_code=1)
+
+
+def refused(request: Restart = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
+    return refusal(JOB.model_copy(update=update), request, "c", attempt, by_hand=by_hand)
+
+
+@pytest.mark.parametrize(
+    "state", ["crash", "timeout", "cancelled", "preempted", "node_fail", "oom", "running", "pending"]
+)
+def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
+    assert refused(state=state) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (refused(attempt=1), "attempt 1 is past"),
+        (refused(attempt=1, by_hand=True), "attempt 1 is past"),
+        (refused(restart=COMING), "on its way"),
+        (refused(restart=COMING, by_hand=True), "on its way"),
+        (refused(cancelled_by="enough"), "on purpose (enough)"),
+        (refused(state="waiting"), "waits to be submitted"),
+        (refused(state="submitting"), "waits to be submitted"),
+        (refused(state="waiting", by_hand=True), "waits to be submitted"),
+        (refused(state="success"), "has succeeded"),
+        (refused(exit_code=93), "exit code 93"),
+        (refused(NO_LIMIT, exit_code=93, restarts={}), "exit code 93"),
+        (refused(restarts={"c": 3}), "given up: 'c' has had 3 of 3"),
+        (refused(restarts={"c": 4}), "given up"),
+        (refused(NONE_AT_ALL), "given up: 'c' has had 0 of 0"),
+    ],
+)
+def test_a_refusal_says_why(found: str, words: str) -> None:
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        refused(restarts={"c": 2}),
+        refused(restarts={"other": 99}),
+        refused(NO_LIMIT, restarts={"c": 1000}),
+        refused(state="running", exit_code=93),
+        refused(by_hand=True, state="success"),
+        refused(by_hand=True, exit_code=93),
+        refused(by_hand=True, restarts={"c": 3}),
+    ],
+)
+def test_budgets_are_by_cause_and_people_get_what_they_want(found: str) -> None:
+    assert found == ""
+
+
+def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
+    request = Restart("lost a node", None, 3, 60, {"a.b": 1}, "n1, n2 n3,,")
+    coming = planned(JOB.model_copy(update={"restarts": {"c": 1}}), request, "c", 1000)
+    assert coming.reason == "new attempt 2 of 3 for 'c': lost a node"
+    assert (coming.not_before, coming.exclude_nodes, coming.overrides) == (1060, ("n1", "n2", "n3"), {"a.b": 1})
+    assert planned(JOB, NO_LIMIT, "c", 0).reason == "new attempt 1 for 'c'"
+
+
+def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> None:
+    kept: dict[str, Any] = {
+        "history": (HistoryEntry(at=1, event="running"),),
+        "gpu_hours": 3.5,
+        "unsettled": (Run(scheduler_id="7", ended_at=9, seconds=5),),
+        "events": {"x": Tally(count=2, last_at=3)},
+        "carried_out": {"x/0": 3.0},
+        "progress": Progress(iteration=12),
+        "attempt": 2,
+        "script_path": "/s",
+        "cursors": {"/f": Cursor("9", 5)},
+        "cursor": Cursor("1", 5, "x"),
+    }
+    gone: dict[str, Any] = {
+        "token": "t",
+        "task": 3,
+        "scheduler_state": "FAILED",
+        "exit_code": 1,
+        "nodes": "n1",
+        "failed_nodes": "n1",
+        "last_activity": 5.0,
+        "started_at": 1.0,
+        "ended_at": 9.0,
+        "missing_since": 4.0,
+        "refusals": 3,
+        "readings": {"r": Reading(value=1, since=2)},
+        "overdue": {"stall": -1},
+        "verdict": "oom",
+        "error_type": "x",
+        "complete": True,
+        "end_asked_at": 8.0,
+    }
+    coming = Restarting(
+        attempt=2, cause="c", reason="why", not_before=77, overrides={"b": 2}, exclude_nodes=("n1", "n2")
+    )
+    job = TrackedJob(
+        name="a",
+        state="crash",
+        restart=coming,
+        restarts={"c": 1, "d": 4},
+        overrides={"a": 1, "b": 1},
+        excluded=("n0", "n1"),
+        **kept,
+        **gone,
+    )
+    now = begun(job, 50.0)
+    assert (now.state, now.reason, now.retry_at, now.waiting_since, now.restart) == ("waiting", "why", 77, 50, None)
+    assert {key: getattr(now, key) for key in kept} == kept
+    fresh = TrackedJob(name="a")
+    assert {key: getattr(now, key) for key in gone} == {key: getattr(fresh, key) for key in gone}
+    assert now.restarts == {"c": 2, "d": 4}
+    assert now.overrides == {"a": 1, "b": 2}
+    assert now.excluded == ("n0", "n1", "n2")
+    assert begun(JOB, 5.0) is JOB
+
+
+FRUITLESS = Restart("", None, None, 0, {}, "", 2)
+
+
+def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int = 2) -> TrackedJob:
+    progress = Progress(iteration=iteration)
+    return JOB.model_copy(update={"progress": progress, "furthest": furthest, "fruitless": before, "attempt": attempt})
+
+
+@pytest.mark.parametrize(
+    ("job", "given_up"),
+    [
+        (at(5, 10, 1), True),
+        (at(10, 10, 1), True),
+        (at(11, 10, 1), False),
+        (at(5, 10, 0), False),
+        (at(None, -1, 5), False),
+        (at(5, 10, 5, attempt=1), False),
+    ],
+)
+def test_a_job_whose_attempts_get_no_further_is_given_up(job: TrackedJob, given_up: bool) -> None:
+    assert refusal(job, FRUITLESS, "c", job.attempt).startswith("given up") == given_up
+
+
+def test_a_job_that_never_gets_beyond_iteration_0_is_given_up_too() -> None:
+    job, attempts = at(0, attempt=1), 0
+    while attempts < 10 and not refusal(job, FRUITLESS, "c", job.attempt):
+        coming = planned(job, FRUITLESS, "c", 0)
+        again = begun(job.model_copy(update={"restart": coming}), 1.0)
+        job = again.model_copy(update={"attempt": job.attempt + 1, "state": "crash"})
+        attempts += 1
+    assert attempts == 2

@@ -1,0 +1,70 @@
+"""One scheduler for several sessions: one question, and everybody's answer out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from oellm_autoexp.errors import Problem, SchedulerError
+from oellm_autoexp.model import JobStatus
+from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.scheduler.shared import SharedScheduler
+
+
+class Counting(FakeSlurmClient):
+    """Knows jobs 1 to 4, counts questions, and may be down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions: list[Collection[str]] = []
+        self.down = False
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        self.questions.append(sorted(ids))
+        if self.down:
+            raise SchedulerError(Problem("down"))
+        return {job: JobStatus("RUNNING") for job in ids if job in "1234"}
+
+
+def test_one_question_answers_all_who_ask_for_some_of_it() -> None:
+    scheduler = Counting()
+    shared = SharedScheduler(scheduler)
+    shared.ask(["1", "2", "3", "9"])
+    assert shared.poll(["1", "9"]) == {"1": JobStatus("RUNNING")}
+    assert shared.poll(["2", "3"]) == {"2": JobStatus("RUNNING"), "3": JobStatus("RUNNING")}
+    assert scheduler.questions == [["1", "2", "3", "9"]]
+
+
+def test_a_job_that_is_new_is_asked_for_at_once() -> None:
+    scheduler = Counting()
+    shared = SharedScheduler(scheduler)
+    shared.ask(["1"])
+    assert shared.poll(["1", "4"]) == {"1": JobStatus("RUNNING"), "4": JobStatus("RUNNING")}
+    assert scheduler.questions == [["1"], ["1", "4"]]
+
+
+def test_a_failure_is_everybodys_until_the_next_question_and_nobodys_who_has_no_jobs() -> None:
+    scheduler = Counting()
+    shared = SharedScheduler(scheduler)
+    scheduler.down = True
+    shared.ask(["1", "2"])
+    for job in ("1", "2"):
+        with pytest.raises(SchedulerError, match="down"):
+            shared.poll([job])
+    assert shared.poll([]) == {}
+    scheduler.down = False
+    shared.ask(["1", "2"])
+    assert set(shared.poll(["1"])) == {"1"}
+    assert len(scheduler.questions) == 2
+
+
+def test_an_exclusion_is_passed_on() -> None:
+    told: list[object] = []
+
+    class Told(Counting):
+        def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+            told.append((ids, nodes))
+
+    SharedScheduler(Told()).exclude(["1"], ["n1"])
+    assert told == [(["1"], ["n1"])]

@@ -1,0 +1,461 @@
+"""What the SLURM client makes of answers, refusals and silence: of commands that play a part, and of a real SLURM."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from oellm_autoexp.claims import process_started
+from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.model import JobStatus, Submission
+from oellm_autoexp.scheduler.base import UNKNOWN
+from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
+from tests.slurm.cluster import Cluster
+
+PATIENCE_SECONDS = 60
+
+
+class Commands:
+    """Programs that stand for SLURM's: each is a shell script, and every call of one is noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls_file = folder / "calls"
+        for name in ("sbatch", "squeue", "sacct", "scancel"):
+            self.write(name, "exit 0")
+        self.script = folder / "job.sbatch"
+        self.script.write_text("#!/bin/bash\n")
+
+    def write(self, name: str, body: str) -> None:
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\n(printf %s "{name}"; printf " <%s>" "$@"; echo) >> "{self.calls_file}"\n{body}\n')
+        path.chmod(0o755)
+
+    def says(self, name: str, output: str, errors: str = "", code: int = 0) -> None:
+        (self.folder / f"{name}.out").write_text(output)
+        (self.folder / f"{name}.err").write_text(errors)
+        self.write(name, f'cat "$0.out"; cat "$0.err" >&2; exit {code}')
+
+    def client(self, timeout: float = 60) -> SlurmClient:
+        words = [[str(self.folder / name)] for name in ("sbatch", "squeue", "sacct", "scancel")]
+        return SlurmClient(words[0], words[1], words[2], words[3], timeout)
+
+    def calls(self) -> list[str]:
+        return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+
+    def submission(self, name: str = "name", array: tuple[int, ...] = (), limit: int | None = None) -> Submission:
+        return Submission("cafe1234", name, str(self.script), str(self.folder), "/log", None, array, limit)
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
+
+
+# --- submitting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer", ["7\n", "7;cluster\n", "Welcome to login1!\n\n7\n"], ids=["id", "id and cluster", "banner"]
+)
+def test_the_id_is_what_sbatch_says_last(commands: Commands, answer: str) -> None:
+    commands.says("sbatch", answer, "sbatch: lua: be nice to others\n")
+    assert commands.client().submit(commands.submission()) == "7"
+
+
+def test_a_submission_carries_its_token_in_name_and_comment(commands: Commands) -> None:
+    commands.says("sbatch", "7\n")
+    commands.client().submit(commands.submission("a, b\n'é'" + "x" * 300, (0, 1, 2, 7), 2))
+    (call,) = commands.calls()
+    assert call == (
+        f"sbatch <--parsable> <--job-name=a__b____{'x' * 192}.cafe1234> <--comment=autoexp:cafe1234>"
+        f" <--array=0-2,7%2> <{commands.script}>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "errors", "kind"),
+    [
+        (1, "sbatch: error: Batch job submission failed: Invalid partition name specified", InvalidSubmissionError),
+        (1, "sbatch: error: QOSMaxSubmitJobPerUserLimit", SubmitError),
+        (1, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", SchedulerError),
+        (1, "sbatch: fatal: Could not establish a configuration source", UnreachableError),
+        (1, "", SchedulerError),
+    ],
+)
+def test_a_failure_is_a_refusal_only_if_sbatch_surely_refused(
+    commands: Commands, code: int, errors: str, kind: type[SchedulerError]
+) -> None:
+    commands.says("sbatch", "", errors, code)
+    with pytest.raises(SchedulerError) as raised:
+        commands.client().submit(commands.submission())
+    assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize("body", ["kill -9 $$", "exit 0", "echo Submitted", "sleep 1000 & sleep 1000; wait"])
+def test_an_sbatch_that_gives_no_id_has_perhaps_submitted(commands: Commands, body: str) -> None:
+    commands.write("sbatch", body)
+    with pytest.raises(SchedulerError) as raised:
+        commands.client(timeout=0.5).submit(commands.submission())
+    assert type(raised.value) is SchedulerError
+
+
+def test_a_hanging_command_is_ended_with_its_children(commands: Commands) -> None:
+    """They hold its output open, so waiting for that would take as long as they do."""
+    commands.write("squeue", f"sleep 1000 & echo $! > '{commands.folder}/pid'; wait")
+    with pytest.raises(SchedulerError, match=r"squeue: no answer within 1 s"):
+        commands.client(timeout=1).poll(["1"])
+    child = int((commands.folder / "pid").read_text())
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while process_started(child) is not None:
+        assert time.monotonic() < deadline
+
+
+def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) -> None:
+    (commands.folder / "sbatch").unlink()
+    with pytest.raises(UnreachableError, match="No such file or directory\n    is SLURM on this machine"):
+        commands.client().submit(commands.submission())
+    (commands.folder / "sbatch").write_text("no program")
+    with pytest.raises(UnreachableError, match="Permission denied"):
+        commands.client().submit(commands.submission())
+    (commands.folder / "squeue").unlink()
+    for ask in (lambda: commands.client().poll(["1"]), lambda: commands.client().find([commands.submission()])):
+        with pytest.raises(UnreachableError):
+            ask()
+
+
+def test_a_job_whose_working_directory_is_gone_is_refused_without_asking(commands: Commands, tmp_path: Path) -> None:
+    gone = Submission("t", "name", str(commands.script), str(tmp_path / "gone"), "/log")
+    with pytest.raises(SubmitError, match=r"the working directory .* is gone"):
+        commands.client().submit(gone)
+    assert commands.calls() == []
+
+
+def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM", "SQUEUE", "SBATCH"))]:
+        monkeypatch.delenv(name)
+    settings = {"LC_ALL": "de_DE.UTF-8", "SQUEUE_PARTITION": "one", "SBATCH_ACCOUNT": "mine", "SLURM_CLUSTERS": "both"}
+    inside = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_CONF": "/etc/slurm.conf"}
+    for name, value in (settings | inside).items():
+        monkeypatch.setenv(name, value)
+    shown = "LC_ALL SQUEUE_PARTITION SBATCH_ACCOUNT SLURM_CLUSTERS SLURM_JOB_ID SLURM_NTASKS SLURM_CONF"
+    show = f'for name in {shown}; do eval "echo $name=\\$$name" >> "$0.env"; done; echo 7'
+    commands.write("sbatch", show)
+    commands.write("squeue", f"{show}; exit 1")
+    commands.client().submit(commands.submission())
+    with pytest.raises(SchedulerError):
+        commands.client().poll(["1"])
+    seen = {name: (commands.folder / f"{name}.env").read_text().split() for name in ("sbatch", "squeue")}
+    of_job = ["SLURM_CLUSTERS=", "SLURM_JOB_ID=", "SLURM_NTASKS=", "SLURM_CONF=/etc/slurm.conf"]
+    assert seen["sbatch"] == ["LC_ALL=de_DE.UTF-8", "SQUEUE_PARTITION=one", "SBATCH_ACCOUNT=mine", *of_job]
+    assert seen["squeue"] == ["LC_ALL=C", "SQUEUE_PARTITION=", "SBATCH_ACCOUNT=mine", *of_job]
+    monkeypatch.delenv("SLURM_JOB_ID")
+    commands.client().submit(commands.submission())
+    assert "SLURM_NTASKS=4" in (commands.folder / "sbatch.env").read_text(), "a user's own choice counts"
+    assert "SLURM_CLUSTERS=both" not in (commands.folder / "sbatch.env").read_text(), "we ask this cluster"
+
+
+def test_no_variable_makes_another_submission_than_the_script_says(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ARRAY_INX", "WAIT", "TIMELIMIT", "ACCOUNT", "PARTITION"):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    commands.script.write_text("#!/bin/bash\n#SBATCH --partition=boost\ntrue\n")
+    commands.write("sbatch", 'env | grep ^SBATCH_ > "$0.env"; echo 7')
+    commands.client().submit(commands.submission())
+    assert (commands.folder / "sbatch.env").read_text() == "SBATCH_ACCOUNT=mine\n"
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands: Commands) -> None:
+    commands.says("squeue", "1@RUNNING@0@n1@None@\n3_1@PENDING@0@@Resources@\n99@RUNNING@0@n1@None@\n")
+    commands.says("sacct", "2|COMPLETED|0:0|n1\n3_0|FAILED|7:0|n1\n3_[2-9]|CANCELLED by 0|0:0|None assigned\n")
+    assert commands.client().poll(["1", "2", "3_0", "3_1", "3_2", "4"]) == {
+        "1": JobStatus("RUNNING", nodes="n1"),
+        "2": JobStatus("COMPLETED", exit_code=0, nodes="n1"),
+        "3_0": JobStatus("FAILED", exit_code=7, nodes="n1"),
+        "3_1": JobStatus("PENDING", "Resources"),
+        "3_2": JobStatus("CANCELLED"),
+    }
+    squeue, sacct = commands.calls()
+    assert squeue.startswith("squeue <--me> <-h> <-a> <-t> <all> <-r>")
+    assert "<-j> <2,3,4>" in sacct
+    assert commands.client().poll([]) == {}
+    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
+    commands.client().poll(["1"])
+    assert len(commands.calls()) == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "errors", "code"),
+    [
+        ("", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1),
+        ("1@RUNNING@0@n1@None@\n", "squeue: error: something\n", 1),
+        ("Welcome to login1!\n", "", 0),
+        ("", "", 1),
+    ],
+)
+def test_a_squeue_that_fails_is_never_an_empty_queue(commands: Commands, output: str, errors: str, code: int) -> None:
+    commands.says("squeue", output, errors, code)
+    with pytest.raises(SchedulerError):
+        commands.client().poll(["1"])
+
+
+def test_without_an_answer_of_sacct_the_listed_jobs_are_told_and_the_others_unknown(commands: Commands) -> None:
+    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
+    commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
+    answers = commands.client().poll(["1", "2"])
+    assert answers["1"] == JobStatus("RUNNING", nodes="n1")
+    assert answers["2"] == JobStatus(UNKNOWN, "sacct: Problem talking to the database: Connection refused")
+
+
+def test_where_no_accounts_are_kept_a_job_that_is_not_listed_is_not_known(commands: Commands) -> None:
+    commands.says("sacct", "", "Slurm accounting storage is disabled\n", 1)
+    assert commands.client().poll(["2"]) == {}
+    assert commands.client().find([commands.submission()]) == {}
+
+
+def test_a_submission_is_not_declared_absent_before_everybody_was_asked(commands: Commands) -> None:
+    commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
+    with pytest.raises(SchedulerError):
+        commands.client().find([commands.submission()])
+    commands.says("squeue", "", "slurm_load_jobs error: Unable to contact slurm controller\n", 1)
+    with pytest.raises(SchedulerError):
+        commands.client().find([commands.submission()])
+    commands.says("squeue", "7@autoexp:cafe1234@name.cafe1234\n")
+    assert commands.client().find([commands.submission()]) == {"cafe1234": "7"}
+
+
+def test_an_old_submission_is_looked_for_in_both_windows_of_the_accounts(commands: Commands) -> None:
+    commands.write("sacct", "case \"$*\" in *PD,CA*) echo '8||name.cafe1234';; esac")
+    assert commands.client().find([commands.submission()]) == {"cafe1234": "8"}
+    assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct", "sacct"]
+    assert commands.client().find([]) == {}
+
+
+def test_a_failed_cancel_is_an_error_unless_the_jobs_have_ended(commands: Commands) -> None:
+    commands.says("scancel", "", "scancel: error: Kill job error on job id 5: Invalid job id specified\n", 1)
+    commands.client().cancel(["5"])
+    commands.says("scancel", "", "scancel: error: Unable to contact slurm controller (connect failure)\n", 8)
+    with pytest.raises(SchedulerError, match="Unable to contact"):
+        commands.client().cancel(["5"])
+
+
+def test_many_jobs_are_asked_for_in_several_commands(commands: Commands) -> None:
+    commands.client().cancel([str(number) for number in range(1200)])
+    commands.client().poll([str(number) for number in range(1200)])
+    assert [call.partition(" ")[0] for call in commands.calls()] == [*["scancel"] * 3, "squeue", *["sacct"] * 3]
+
+
+@pytest.mark.parametrize(("numbers", "text"), [((3, 1, 2, 7), "1-3,7"), ((5,), "5"), ((0, 2, 4), "0,2,4"), ((), "")])
+def test_array_tasks_are_written_as_ranges(numbers: tuple[int, ...], text: str) -> None:
+    assert ranges(numbers) == text
+
+
+def test_a_job_name_is_plain_and_ends_with_the_token(commands: Commands) -> None:
+    assert job_name(commands.submission("lr=1e-4,x y/é")) == "lr=1e-4_x_y__.cafe1234"
+
+
+# --- a real SLURM -----------------------------------------------------------------------------------------------------
+
+
+def until_ended(client: SlurmClient, jobs: list[str], state: str) -> dict[str, JobStatus]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        answers = dict(client.poll(jobs))
+        if answers.keys() == set(jobs) and all(status.scheduler_state == state for status in answers.values()):
+            return answers
+        assert time.monotonic() < deadline, answers
+
+
+def real(folder: Path, body: str, token: str, array: tuple[int, ...] = ()) -> Submission:
+    script = folder / f"{token}.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH --output=/dev/null\n{body}\n")
+    return Submission(token, "name", str(script), str(folder), "/dev/null", array=array)
+
+
+def test_an_unclear_submission_is_found_once_the_controller_answers_again(
+    make_slurm_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_slurm_cluster(nodes=1, extra=("MessageTimeout=1",))
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    client, submission = SlurmClient(), real(tmp_path, "true", "hung")
+    cluster.freeze_controller()
+    for ask in (lambda: client.submit(submission), lambda: client.poll(["1"])):
+        with pytest.raises(SchedulerError) as raised:
+            ask()
+        assert type(raised.value) is SchedulerError, "no refusal, and no certainty that nothing was submitted"
+    cluster.thaw_controller()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := client.find([submission])):
+        assert time.monotonic() < deadline
+    until_ended(client, [found["hung"]], "COMPLETED")
+
+
+def test_exit_codes_are_exact_and_known_without_accounts(slurm_no_accounting: Cluster, tmp_path: Path) -> None:
+    client = SlurmClient()
+    codes = {client.submit(real(tmp_path, f"exit {code}", f"exit{code}")): code for code in (7, 128, 130, 255)}
+    killed = client.submit(real(tmp_path, "kill -9 $$", "killed"))
+    answers = until_ended(client, [*codes, killed], "FAILED")
+    assert {job: status.exit_code for job, status in answers.items()} == {**codes, killed: 137}
+    assert client.poll(["123456"]) == {}
+
+
+def test_what_squeue_has_forgotten_sacct_tells(slurm: Cluster, tmp_path: Path) -> None:
+    client, forgetful = SlurmClient(), SlurmClient(squeue_cmd=("true",))
+    good, bad = (client.submit(real(tmp_path, f"exit {code}", f"exit{code}")) for code in (0, 7))
+    until_ended(client, [good], "COMPLETED")
+    held = real(tmp_path, "#SBATCH --hold\ntrue", "held", tuple(range(0, 900, 3)))
+    array = client.submit(held)
+    tasks = [f"{array}_0", f"{array}_897"]
+    client.cancel([array])
+    until_ended(client, tasks, "CANCELLED")
+    until_ended(forgetful, [good], "COMPLETED")
+    until_ended(forgetful, [bad], "FAILED")
+    until_ended(forgetful, tasks, "CANCELLED")
+    assert forgetful.poll([good, bad])[bad].exit_code == 7
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while forgetful.find([held]) != {"held": array}:
+        assert time.monotonic() < deadline
+
+
+def test_without_the_accounts_daemon_only_old_jobs_are_unknown(slurm: Cluster, tmp_path: Path) -> None:
+    client = SlurmClient()
+    job = client.submit(real(tmp_path, "true", "new"))
+    until_ended(client, [job], "COMPLETED")
+    slurm.stop_accounting()
+    answers = client.poll([job, "123456"])
+    assert answers[job].scheduler_state == "COMPLETED"
+    assert answers["123456"].scheduler_state == UNKNOWN
+    with pytest.raises(SchedulerError, match="sacct"):
+        client.find([real(tmp_path, "true", "old")])
+    assert client.find([real(tmp_path, "true", "new")]) == {"new": job}
+
+
+def test_where_slurm_is_not_configured_nothing_was_submitted(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = real(tmp_path, "true", "nowhere")
+    for conf in ("/dev/null", None):
+        monkeypatch.setenv("SLURM_CONF", conf) if conf else monkeypatch.delenv("SLURM_CONF")
+        with pytest.raises(UnreachableError):
+            SlurmClient().submit(submission)
+
+
+def test_an_id_before_an_error_is_perhaps_a_job(commands: Commands) -> None:
+    commands.says("sbatch", "77\n", "sbatch: error: a hook failed after it", 1)
+    with pytest.raises(SchedulerError) as raised:
+        commands.client().submit(commands.submission())
+    assert type(raised.value) is SchedulerError
+
+
+def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) -> None:
+    commands.says("squeue", "")
+    commands.says("sacct", "")
+    submission = replace(commands.submission(), token=secrets.token_hex(4))  # another test looks for the usual one
+    client = commands.client()
+    words = ["sh", "-c", "echo up; read x", "sbatch", f"--comment=autoexp:{submission.token}"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sbatch:
+        assert sbatch.stdout is not None
+        sbatch.stdout.readline()  # before that, /proc may still show a process without words
+        with pytest.raises(SchedulerError, match="still at work"):
+            client.find([submission])
+        sbatch.communicate(b"\n")
+    assert client.find([submission]) == {}
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+NODE_FAIL = "5@NODE_FAIL@0@n[1-3]@NodeDown@\n6@RUNNING@0@n[1-3]@None@\n"
+UNKNOWN_FIELD = 'sacct: error: Invalid field requested: "FailedNode"\n'
+
+
+def failed_nodes(commands: Commands, client: SlurmClient | None = None) -> str:
+    return (client or commands.client()).poll(["5", "6"])["5"].failed_nodes
+
+
+def test_the_accounts_name_the_node_that_failed_a_job(commands: Commands) -> None:
+    commands.says("squeue", NODE_FAIL)
+    commands.says("sacct", "5|n2\n")
+    commands.says("sinfo", "n3 down\n")
+    answers = commands.client().poll(["5", "6"])
+    assert answers["5"] == JobStatus("NODE_FAIL", "NodeDown", nodes="n[1-3]", failed_nodes="n2")
+    assert answers["6"].failed_nodes == ""
+    assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct"]
+
+
+def test_else_nodes_out_of_service_are_named_and_not_forgotten_when_they_come_back(commands: Commands) -> None:
+    commands.says("squeue", NODE_FAIL)
+    commands.says("sacct", "", UNKNOWN_FIELD, 1)
+    commands.says("sinfo", "n1 idle\nn2 down*\nn3 drained\n")
+    client = commands.client()
+    assert failed_nodes(commands, client) == "n2,n3"
+    assert "sinfo <-h> <-N> <-n> <n[1-3]> <-o> <%N %T>" in commands.calls()
+    commands.says("sinfo", "n1 idle\nn2 idle\nn3 idle\n")
+    assert failed_nodes(commands, client) == "n2,n3"
+
+
+def test_else_those_that_went_out_of_service_as_the_job_ended(commands: Commands) -> None:
+    commands.says("squeue", NODE_FAIL)
+    said = f"""case "$*" in *FailedNode*) echo '{UNKNOWN_FIELD.strip()}' >&2; exit 1;; esac"""
+    commands.write("sacct", f"{said}\necho '5|n[1-3]|2026-01-02T03:04:05'")
+    commands.says("sinfo", "n1 idle\nn2 idle\nn3 idle\n")
+    commands.says("sacctmgr", "n1|2026-01-02T02:04:05\nn3|2026-01-02T03:04:05\n")
+    assert failed_nodes(commands) == "n3"
+    (events,) = [call for call in commands.calls() if call.startswith("sacctmgr")]
+    assert "<nodes=n[1-3]> <start=2026-01-02T03:04:00> " in events
+
+
+def test_where_nobody_tells_no_node_is_blamed_but_the_only_one(commands: Commands) -> None:
+    commands.says("squeue", NODE_FAIL)
+    commands.says("sacct", "", "Slurm accounting storage is disabled\n", 1)
+    commands.says("sinfo", "", "sinfo: error: Unable to contact slurm controller\n", 1)
+    assert failed_nodes(commands) == ""
+    commands.says("squeue", NODE_FAIL.replace("n[1-3]", "n7"))
+    assert failed_nodes(commands) == "n7"
+
+
+def test_waiting_jobs_are_kept_from_nodes_beside_those_that_they_exclude(commands: Commands) -> None:
+    shown = "JobId=5 JobState=PENDING ReqNodeList=(null) ExcNodeList=n[1-2]"
+    commands.write("scontrol", f"case $1 in show) echo '{shown}';; esac")
+    commands.client().exclude(["5"], ["n3", "n[1-2]"])
+    assert commands.calls()[-1] == "scontrol <update> <jobid=5> <ExcNodeList=n[1-2],n3>"
+    count = len(commands.calls())
+    commands.client().exclude(["5"], ["n[1-2]"])
+    assert len(commands.calls()) == count + 1, "it was only looked at"
+    commands.client().exclude(["5"], [])
+    assert len(commands.calls()) == count + 1
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETED", "COMPLETING"])
+def test_jobs_that_do_not_wait_any_more_are_left_alone(commands: Commands, state: str) -> None:
+    commands.says("scontrol", f"JobId=5 JobState={state} ExcNodeList=(null)\n")
+    commands.client().exclude(["5"], ["n3"])
+    commands.says("scontrol", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
+    commands.client().exclude(["5"], ["n3"])
+    assert not any("update" in call for call in commands.calls())
+
+
+def test_an_exclusion_that_fails_is_an_error_unless_the_job_has_begun(commands: Commands) -> None:
+    update = "update) echo 'slurm_update error: Invalid node name specified' >&2; exit 1;;"
+    commands.write("scontrol", f"case $1 in {update} *) echo JobState=PENDING;; esac")
+    with pytest.raises(SchedulerError, match="Invalid node name specified"):
+        commands.client().exclude(["5"], ["nope"])
+    begins = 'if [ -e "$0.begun" ]; then echo JobState=RUNNING; else touch "$0.begun"; echo JobState=PENDING; fi'
+    commands.write("scontrol", f"case $1 in {update} *) {begins};; esac")
+    commands.client().exclude(["5"], ["nope"])
+    commands.says("scontrol", "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1)
+    with pytest.raises(SchedulerError, match="Unable to contact"):
+        commands.client().exclude(["5"], ["n3"])

@@ -1,0 +1,377 @@
+"""What SLURM's commands print, as captured from real clusters (22.05 where nothing else is said), and what it means."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.model import JobStatus, Usage
+from oellm_autoexp.scheduler.base import ENDED, RUNNING
+from oellm_autoexp.slurm import parse
+
+SQUEUE = """\
+1@COMPLETED@0@n1@None@
+2@FAILED@1792@n1@NonZeroExitCode@
+3@FAILED@33280@n1@NonZeroExitCode@
+4@FAILED@32768@n1@NonZeroExitCode@
+5@FAILED@65280@n1@NonZeroExitCode@
+6@FAILED@9@n1@JobLaunchFailure@
+7@FAILED@35072@n1@NonZeroExitCode@
+10_1@FAILED@1792@n2@NonZeroExitCode@
+9_2@PENDING@0@@JobArrayTaskLimit@
+8@COMPLETING@0@n[1-2,4]@None@
+12@CANCELLED@15@n2@None@
+13@PENDING@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@
+14@OUT_OF_MEMORY@125@n1@OutOfMemory@
+15@FAILED@53@n1@JobLaunchFailure@
+16@TIMEOUT@0@n1@TimeLimit@
+"""
+
+
+def test_squeue_tells_state_reason_nodes_and_the_exact_exit_code() -> None:
+    assert parse.squeue(SQUEUE) == {
+        "1": JobStatus("COMPLETED", "", 0, "n1"),
+        "2": JobStatus("FAILED", "NonZeroExitCode", 7, "n1"),
+        "3": JobStatus("FAILED", "NonZeroExitCode", 130, "n1"),
+        "4": JobStatus("FAILED", "NonZeroExitCode", 128, "n1"),
+        "5": JobStatus("FAILED", "NonZeroExitCode", 255, "n1"),
+        "6": JobStatus("FAILED", "JobLaunchFailure", 137, "n1"),
+        "7": JobStatus("FAILED", "NonZeroExitCode", 137, "n1"),
+        "10_1": JobStatus("FAILED", "NonZeroExitCode", 7, "n2"),
+        "9_2": JobStatus("PENDING", "JobArrayTaskLimit"),
+        "8": JobStatus("COMPLETING", "", None, "n[1-2,4]"),
+        "12": JobStatus("CANCELLED", "", 143, "n2"),
+        "13": JobStatus("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1@n2"),
+        "14": JobStatus("OUT_OF_MEMORY", "OutOfMemory", None, "n1"),
+        "15": JobStatus("FAILED", "JobLaunchFailure", None, "n1"),
+        "16": JobStatus("TIMEOUT", "TimeLimit", None, "n1"),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@n1@None@\n"])
+def test_an_empty_queue_and_a_clusters_header_are_no_jobs(text: str) -> None:
+    assert len(parse.squeue(text)) == text.count("@RUNNING@")
+
+
+@pytest.mark.parametrize("text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@n1@None@\n"])
+def test_an_answer_in_which_there_is_no_job_is_not_an_empty_queue(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse.squeue(text)
+
+
+def test_a_login_banner_does_not_hide_the_jobs() -> None:
+    assert parse.squeue("Welcome!\n" + SQUEUE).keys() == parse.squeue(SQUEUE).keys()
+
+
+SACCT = """\
+1|COMPLETED|0:0|n1
+2|FAILED|7:0|n1
+3|FAILED|2:0|n1
+4|FAILED|0:0|n1
+6|FAILED|0:9|n1
+8|RUNNING|0:0|n1
+9_0|CANCELLED by 0|0:0|n2
+9_[2-5%2]|CANCELLED by 1000|0:0|None assigned
+11_[0,3,6,9,12,15,18,21,24,27,30,33,36,39,42,45,48,51,54,57,60,6...]|CANCELLED|0:0|None assigned
+14|OUT_OF_MEMORY|0:125|n1
+15|FAILED|0:53|n1
+20|PENDING|0:0|None assigned
+21|NODE_FAIL|0:0|n1
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "status"),
+    [
+        ("1", JobStatus("COMPLETED", "", 0, "n1")),
+        ("2", JobStatus("FAILED", "", 7, "n1")),
+        ("3", JobStatus("FAILED", "", 2, "n1")),  # it was 130: sacct takes 128 off
+        ("4", JobStatus("FAILED", "", None, "n1")),  # it was 128
+        ("6", JobStatus("FAILED", "", 137, "n1")),
+        ("8", JobStatus("RUNNING", "", None, "n1")),
+        ("9_0", JobStatus("CANCELLED", "", None, "n2")),
+        ("9_4", JobStatus("CANCELLED")),
+        ("11_303", JobStatus("CANCELLED")),
+        ("14", JobStatus("OUT_OF_MEMORY", "", None, "n1")),
+        ("15", JobStatus("FAILED", "", None, "n1")),
+        ("20", JobStatus("PENDING")),
+        ("21", JobStatus("NODE_FAIL", "", None, "n1")),
+    ],
+)
+def test_sacct_tells_the_end_also_of_tasks_that_never_began(job: str, status: JobStatus) -> None:
+    assert parse.sacct(SACCT, [job, "99", "99_1"]) == {job: status}
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [("CANCELLED by 0", "CANCELLED"), ("RUNNING+", "RUNNING"), ("OUT_OF_ME+", "OUT_OF_ME"), (" TIMEOUT ", "TIMEOUT")],
+)
+def test_a_state_is_its_first_word(state: str, word: str) -> None:
+    assert parse.state_word(state) == word
+
+
+def test_no_state_is_both_an_end_and_alive() -> None:
+    assert not ENDED & RUNNING
+
+
+@given(st.text(max_size=8))
+def test_an_exit_code_is_a_shells_or_none(text: str) -> None:
+    for code in (parse.exit_code(text), parse.raw_exit_code(text)):
+        assert code is None or code >= 0
+
+
+@pytest.mark.parametrize("text", ["", "None", "7", "7:", ":9", "²:0", "-1:0", "4294967294:0:0"])
+def test_what_is_no_exit_code_is_none(text: str) -> None:
+    assert parse.exit_code(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "None", "²", "-1", "4294967294", "7:0"])
+def test_what_is_no_wait_status_is_none(text: str) -> None:
+    assert parse.raw_exit_code(text) is None
+
+
+@given(st.integers(0, 255), st.sampled_from([0, 1, 2, 6, 9, 11, 15]), st.booleans())
+def test_a_wait_status_says_what_a_shell_would(code: int, signal: int, core: bool) -> None:
+    status = signal | (0x80 if core else 0) if signal else code << 8
+    assert parse.raw_exit_code(str(status)) == (128 + signal if signal else code)
+
+
+def test_a_submission_is_found_by_comment_or_by_name() -> None:
+    squeue = (
+        "7@autoexp:aaaa@lr_1.aaaa\n"
+        "8@(null)@lr_2.bbbb\n"
+        "9@project=x autoexp:cccc,@renamed\n"
+        "10@project=x autoexp:dddd@renamed@by.a@site\n"
+        "11@autoexp:gone@other.else\n"
+        "12@@eeee\n"
+        "13@autoexp:aaaa@lr_1.aaaa\n"
+        "Welcome!\n"
+    )
+    wanted = {"aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff"}
+    assert parse.tokens(squeue, "@", wanted) == {"aaaa": "7", "bbbb": "8", "dddd": "10", "eeee": "12"}
+    sacct = "7_[0-3]|autoexp:aaaa|lr.aaaa\n7_1|autoexp:aaaa|lr.aaaa\n8||lr.bbbb\n"
+    assert parse.tokens(sacct, "|", wanted) == {"aaaa": "7", "bbbb": "8"}
+
+
+NOT_CONFIGURED = """\
+sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
+sbatch: error: fetch_config: DNS SRV lookup failed
+sbatch: error: _establish_config_source: failed to fetch config
+sbatch: fatal: Could not establish a configuration source
+"""
+NO_SUCH_CONFIGURATION = """\
+sbatch: error: s_p_parse_file: cannot stat file /nonexistent: No such file or directory, retrying in 1sec up to 60sec
+sbatch: error: ClusterName needs to be specified
+sbatch: fatal: Unable to process configuration file
+"""
+NO_SCRIPT = """\
+sbatch: error: This does not look like a batch script.  The first
+sbatch: error: line must start with #! followed by the path to an interpreter.
+sbatch: error: For instance: #!/bin/sh
+"""
+NO_PARTITION = """\
+sbatch: error: invalid partition specified: nix
+sbatch: error: Batch job submission failed: Invalid partition name specified
+"""
+FAILED = "sbatch: error: Batch job submission failed: "
+NEVER_ASKED = [
+    (1, NOT_CONFIGURED),
+    (1, NO_SUCH_CONFIGURATION),
+    (127, "bash: line 1: sbatch: command not found"),
+    (127, "sh: 1: sbatch: not found"),
+]
+REFUSED = [
+    (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"),
+    (1, f"{FAILED}Job dependency problem"),
+    (1, f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying"),
+]
+INVALID = [
+    (1, NO_PARTITION),
+    (1, NO_SCRIPT),
+    (1, f"{FAILED}Requested node configuration is not available"),
+    (1, f"{FAILED}Invalid job array specification"),
+    (1, "sbatch: error: Batch script contains DOS line breaks (\\r\\n)\nsbatch: error: instead of expected UNIX ones"),
+    (1, "sbatch: error: Batch script is empty!"),
+    (1, "sbatch: error: Unable to open file gone"),
+    (255, "sbatch: error: Invalid --time specification"),
+    (255, "sbatch: unrecognized option '--bogus'\nTry \"sbatch --help\" for more information"),
+]
+UNCLEAR = [
+    (1, f"{FAILED}Unable to contact slurm controller (connect failure)"),
+    (1, f"{FAILED}Socket timed out on send/recv operation"),
+    (1, f"{FAILED}Zero Bytes were transmitted or received"),
+    (1, f"{FAILED}Transport endpoint is not connected"),
+    (1, f"{FAILED}Unexpected message received"),
+    (255, "client_loop: send disconnect: Broken pipe"),
+    (255, "Connection to login1 closed by remote host."),
+    (255, "Timeout, server login1 not responding."),
+    (255, "Killed by signal 15."),
+    (1, "my-wrapper: something went wrong"),
+    (1, f"{FAILED}Protocol authentication error"),
+    (1, f"{FAILED}Header lengths are longer than data received"),
+    (1, ""),
+    (-9, ""),
+    (-15, NO_PARTITION),
+]
+
+
+@pytest.mark.parametrize(
+    ("returncode", "stderr", "kind"),
+    [(*case, UnreachableError) for case in NEVER_ASKED]
+    + [(*case, SubmitError) for case in REFUSED]
+    + [(*case, InvalidSubmissionError) for case in INVALID]
+    + [(*case, SchedulerError) for case in UNCLEAR],
+)
+def test_a_failed_sbatch_was_never_asked_or_has_refused_or_nobody_knows(
+    returncode: int, stderr: str, kind: type[SchedulerError]
+) -> None:
+    found, words = parse.refusal(returncode, stderr + "\n")
+    assert found is kind
+    assert "\n" not in words
+    assert words
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        (NOT_CONFIGURED, "Could not establish a configuration source"),
+        (NO_SUCH_CONFIGURATION, "Unable to process configuration file"),
+        (
+            NO_PARTITION,
+            "invalid partition specified: nix Batch job submission failed: Invalid partition name specified",
+        ),
+        ("\nslurm_load_jobs error: Invalid job id specified\n", "slurm_load_jobs error: Invalid job id specified"),
+        ("sacct: error: Problem talking to the database", "Problem talking to the database"),
+        (" \n", "failed without a message"),
+    ],
+)
+def test_an_error_text_becomes_one_line(stderr: str, words: str) -> None:
+    assert parse.message(stderr) == words
+
+
+@pytest.mark.parametrize(
+    ("stderr", "harmless"),
+    [
+        ("scancel: error: Kill job error on job id 5: Invalid job id specified\n", True),
+        ("scancel: error: Kill job error on job id 5: Job/step already completing or completed\n", True),
+        ("scancel: error: Kill job error on job id 5: Invalid job id specified\nscancel: error: No more\n", False),
+        ("scancel: error: Kill job error on job id 5: Access/permission denied\n", False),
+        ("scancel: error: Unable to contact slurm controller (connect failure)\n", False),
+        ("", False),
+    ],
+)
+def test_complaints_about_jobs_that_have_ended_are_harmless(stderr: str, harmless: bool) -> None:
+    assert parse.only_ended_jobs(stderr) == harmless
+
+
+@pytest.mark.parametrize(
+    ("stderr", "disabled"),
+    [
+        ("Slurm accounting storage is disabled\n", True),
+        ("sacct: error: Problem talking to the database: Connection refused\n", False),
+        ("", False),
+    ],
+)
+def test_no_accounts_are_told_from_accounts_out_of_reach(stderr: str, disabled: bool) -> None:
+    assert parse.no_accounting(stderr) == disabled
+
+
+USAGE = """\
+7|COMPLETED|3600|billing=8,cpu=8,gres/gpu=4,mem=1G,node=2
+8|NODE_FAIL|100|gres/gpu:a100=2,gres/gpu:h100=1
+8|COMPLETED|50|gres/gpu:a100=2,gres/gpu:h100=1
+9|PREEMPTED|100|gres/gpu=4
+9|RUNNING|50|gres/gpu=4
+10|CANCELLED by 1000|0|
+11|COMPLETED|60|cpu=8,node=1
+12_3|TIMEOUT|60|gres/gpu=1
+13|COMPLETED|60|gres/gpu=1
+"""
+
+
+def test_what_each_run_used_is_read_with_its_gpus_once_the_last_run_has_ended() -> None:
+    assert parse.usage(USAGE, ["7", "8", "9", "10", "11", "12_3", "99"]) == {
+        "7": [Usage(3600, 4)],
+        "8": [Usage(100, 3), Usage(50, 3)],
+        "10": [Usage(0, None)],
+        "11": [Usage(60, None)],
+        "12_3": [Usage(60, 1)],
+    }
+
+
+def test_the_largest_array_is_read_from_the_configuration() -> None:
+    assert parse.max_array_size("LogTimeFormat = x\nMaxArraySize            = 10001\nMaxDBDMsgs = 2\n") == 10001
+    assert parse.max_array_size("") is None
+
+
+def test_a_refused_submission_that_slurm_still_lists_is_not_taken_for_a_job() -> None:
+    squeue = "2@autoexp:aaaa@rej.aaaa@FAILED@BadConstraints\n3@autoexp:bbbb@lr.bbbb@PENDING@BadConstraints\n"
+    assert parse.tokens(squeue, "@", ["aaaa", "bbbb"]) == {"bbbb": "3"}
+    sacct = (
+        "2|autoexp:aaaa|rej.aaaa|FAILED|None assigned\n3||lr.bbbb|FAILED|n1\n4||lr.cccc|CANCELLED by 0|None assigned\n"
+    )
+    assert parse.tokens(sacct, "|", ["aaaa", "bbbb", "cccc"]) == {"bbbb": "3", "cccc": "4"}
+
+
+# --- nodes that failed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "node"), [("7|n2\n", "n2"), ("7|\n", ""), ("", ""), ("7|None assigned\n", ""), ("7|n1\n7|n3\n", "n3")]
+)
+def test_newer_accounts_name_the_node_that_failed(text: str, node: str) -> None:
+    assert parse.failed_node(text) == node
+
+
+def test_accounts_that_have_no_such_field_say_so() -> None:
+    assert parse.no_such_field('sacct: error: Invalid field requested: "FailedNode"\n')
+    assert not parse.no_such_field("sacct: error: Problem talking to the database: Connection refused\n")
+
+
+def test_nodes_out_of_service_are_told_by_their_state() -> None:
+    states = {
+        "n1": "idle",
+        "n2": "down*",
+        "n3": "drained",
+        "n4": "draining",
+        "n5": "fail",
+        "n6": "allocated",
+        "n7": "mixed*",
+        "n8": "idle~",
+        "n9": "powering_down",
+        "m1": "completing",
+        "m2": "down",
+    }
+    text = "".join(f"{node} {state}\n" * 2 for node, state in states.items())  # a line for each partition
+    assert parse.bad_nodes(text) == ["n2", "n3", "n4", "n5", "n7", "m2"]
+    assert parse.bad_nodes("Welcome to the login node\n") == []
+
+
+def test_nodes_that_went_as_a_job_ended_are_told_by_the_events() -> None:
+    found = parse.job_end("9|n[1,3]|2026-11-24T03:04:19\n9|n[1-3]|2026-11-24T03:14:38\n")
+    assert found is not None
+    nodes, ended = found
+    assert (nodes, ended.isoformat()) == ("n[1-3]", "2026-11-24T03:14:38")
+    events = (
+        "n2|2026-11-24T03:04:19\nn3|2026-11-24T03:14:37\nn3|2026-11-24T03:14:38\nn1|2026-11-24T03:15:38\n"
+        "|2026-11-24T03:14:38\nn4|Unknown\n"
+    )
+    around = timedelta(seconds=5)
+    assert parse.fallen_nodes(events, ended - around, ended + around) == ["n3"]
+    assert parse.job_end("9|n[1-3]|Unknown\n") is None
+    assert parse.job_end("") is None
+
+
+def test_fields_of_a_job_are_found_by_their_whole_name() -> None:
+    text = (
+        "JobId=8 JobName=a\n   JobState=PENDING Reason=None\n"
+        "   ReqNodeList=(null) ExcNodeList=n[1-2],m3\n   NodeList=\n"
+    )
+    assert parse.job_field(text, "ExcNodeList") == "n[1-2],m3"
+    assert parse.job_field(text, "JobState") == "PENDING"
+    assert parse.job_field(text, "ReqNodeList") == parse.job_field(text, "NodeList") == ""
+    assert parse.job_field(text, "List") == ""

@@ -1,0 +1,110 @@
+"""Templates in actions: a look-up and nothing more; no value becomes a second word or a piece of a format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.monitor.actions import EventAction, Launch, LogAction, RunCommandAction
+from oellm_autoexp.monitor.conditions import FileExistsCondition, LogPatternCondition
+from oellm_autoexp.monitor.templates import filled, keys_of, used_keys
+
+HOSTILE = [
+    "$(touch x)",
+    "`id`",
+    "; rm -rf /",
+    "a b\tc",
+    "a\nb",
+    "{line}",
+    "{0.__class__}",
+    "{{x}}",
+    "%s %n",
+    "'\"\\",
+    "\x00",
+    "\x1b[31m",
+    "--flag",
+    "*",
+    "",
+]
+
+
+def words(command: str | list[str], **values: Any) -> tuple[str, ...]:
+    made = RunCommandAction.model_validate({"class_name": "RunCommandAction", "command": command})
+    request = filled(made, values).request()
+    assert isinstance(request, Launch)
+    return request.words
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_value_stays_one_word_as_it_is(value: str) -> None:
+    assert words("eval --at {line} 'x {line}'", line=value) == ("eval", "--at", value, f"x {value}")
+
+
+@given(st.text(), st.text())
+def test_any_value_at_all_stays_one_word(first: str, second: str) -> None:
+    assert words(["a", "{x}{y}", "{y}"], x=first, y=second) == ("a", first + second, second)
+
+
+@pytest.mark.parametrize("text", ["{0}", "{x.__class__}", "{x[0]}", "{x!r}", "{x:>10}", "{}", "{ x }"])
+def test_a_look_up_is_plain_and_anything_else_is_an_unknown_key(text: str) -> None:
+    with pytest.raises(KeyError) as caught:
+        words([text], x="secret")
+    assert caught.value.args[0] == text[1:-1]
+
+
+def test_dotted_keys_are_keys_like_others() -> None:
+    assert words(["{backend.megatron.lr}"], **{"backend.megatron.lr": 0.001}) == ("0.001",)
+
+
+def test_values_are_written_as_yaml_does() -> None:
+    assert words("{a}{b}{c}{d}", a=True, b=None, c=1.5, d=False) == ("truenull1.5false",)
+
+
+def test_doubled_braces_are_literal_and_lone_ones_stay() -> None:
+    assert words(["awk {{print}} {", "}"]) == ("awk {print} {", "}")
+    assert list(keys_of("{{a}} {b} {{{c}}} {")) == ["b", "c"]
+
+
+def test_every_text_below_an_action_is_filled_but_kinds_modes_and_patterns() -> None:
+    made = EventAction.model_validate(
+        {
+            "class_name": "EventAction",
+            "mode": "queue",
+            "conditions": [
+                {"class_name": "FileExistsCondition", "path": "{p}/done"},
+                {"class_name": "LogPatternCondition", "pattern": "a{2} {p}", "path": "{p}"},
+            ],
+            "action": {
+                "class_name": "RestartAction",
+                "reason": "{p}",
+                "overrides": {"a.b": "{p}", "c": [{"d": "{p}"}, 7], "{p}": 1},
+                "exclude_nodes": "{n}",
+            },
+            "executor": {"cluster": "slurm", "sbatch": {"comment": "{p}"}},
+        }
+    )
+    found = filled(made, {"p": "/x", "n": "n1"}).model_dump()
+    assert found["conditions"][0]["path"] == "/x/done"
+    assert (found["conditions"][1]["pattern"], found["conditions"][1]["path"]) == ("a{2} {p}", "/x")
+    assert found["action"]["overrides"] == {"a.b": "/x", "c": [{"d": "/x"}, 7], "{p}": 1}
+    assert (found["action"]["reason"], found["action"]["exclude_nodes"]) == ("/x", "n1")
+    assert found["executor"]["sbatch"] == {"comment": "{p}"}
+    assert list(used_keys(made)) == ["p", "n"]
+
+
+def test_an_unknown_key_is_named_and_the_record_is_as_it_was() -> None:
+    made = LogAction(class_name="LogAction", message="{nope}")
+    with pytest.raises(KeyError, match="nope"):
+        filled(made, {})
+    assert made.message == "{nope}"
+
+
+def test_a_record_without_templates_is_equal_to_itself_filled() -> None:
+    for made in (
+        FileExistsCondition(class_name="FileExistsCondition", path="/a"),
+        LogPatternCondition(class_name="LogPatternCondition", pattern="{x}"),
+    ):
+        assert filled(made, {}) == made

@@ -1,0 +1,178 @@
+"""Mistakes in rules that decode, told when the plan is made; and the values of a config that templates name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.monitor.rules import MonitoringSection
+from oellm_autoexp.workflow.watching import Decoder, notes, own_rules, problems, recorded, template_values
+
+TREE = {"backend": {"megatron": {"lr": 0.1, "layers": [1, 2]}}, "slurm": {"sbatch": {"time": 60}}}
+LOG = "LogAction"
+
+
+def rules(**section: Any) -> MonitoringSection:
+    return MonitoringSection.model_validate(section)
+
+
+def found(**section: Any) -> list[Problem]:
+    return problems(rules(**section), TREE)
+
+
+def said(message: str, **event: Any) -> dict[str, Any]:
+    return {
+        "log_events": {"a": {"pattern": "x", **event, "actions": [{"class_name": "LogAction", "message": message}]}}
+    }
+
+
+def restarts(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {"state_events": {"crash": {"actions": [{"class_name": "RestartAction", "overrides": overrides}]}}}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        said("{job_id} {name} {line} {error_type} {iteration} {nodes_at_fault} {log_path_current}"),
+        said("{path} {p} {k}", pattern="(?P<path>x)(y)", extract_groups={"p": 2}, metadata={"k": 1}),
+        said("{backend.megatron.lr} {slurm.sbatch.time}"),
+        said("{{literal}}"),
+        restarts({"slurm.sbatch.time": "02:00:00", "backend.megatron.lr": 1, "+new.key": 1}),
+        {"log_events": {"q": {"pattern_type": "inactivity"}}, "inactivity_threshold_seconds": 60},
+    ],
+)
+def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
+    assert found(**section) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "what", "hint"),
+    [
+        (said("{job_ib}"), "$.monitoring.log_events.a.actions[0]", "no value is called '{job_ib}'", "'job_id'"),
+        (said("{pth}", pattern="(?P<path>x)"), "$.monitoring.log_events.a.actions[0]", "'{pth}'", "'path'"),
+        (said("{1}", pattern="(x)"), "$.monitoring.log_events.a.actions[0]", "'{1}'", ""),
+        (said("{backend.megatron.lrr}"), "$.monitoring.log_events.a.actions[0]", "lrr", "'backend.megatron.lr'"),
+        (said("{lr}"), "$.monitoring.log_events.a.actions[0]", "'{lr}'", "'backend.megatron.lr'"),
+        (said("{zzz qqq}"), "$.monitoring.log_events.a.actions[0]", "'{zzz qqq}'", "a literal brace is written twice"),
+        ({"log_events": {"a": {}}}, "$.monitoring.log_events.a", "this event never comes", "PublishEventAction"),
+        (
+            {"log_events": {"a": {"pattern_type": "inactivity"}}},
+            "$.monitoring.log_events.a",
+            "how long is too long?",
+            "",
+        ),
+        (
+            {"state_events": {"crash": {}, "x": {"state": "crash"}}},
+            "$.monitoring.state_events.x",
+            "'crash' is already for the state 'crash'",
+            "one event",
+        ),
+        (
+            {"log_events": {"crash": {"pattern": "x"}}, "state_events": {"crash": {}}},
+            "$.monitoring.log_events.crash",
+            "a log event and a state event have this name",
+            "another name",
+        ),
+        (
+            {"state_events": {"crash": {"actions": [{"class_name": "PublishEventAction", "event_name": "crush"}]}}},
+            "$.monitoring",
+            "no event is called 'crush'",
+            "'crash'",
+        ),
+        (
+            restarts({"backend.megatron.lrr": 1}),
+            "$.monitoring.state_events.crash.actions[0].overrides",
+            "the config has no key 'backend.megatron.lrr'",
+            "'backend.megatron.lr'",
+        ),
+        (
+            restarts({"slurm.sbatch.output": "x"}),
+            "$.monitoring.state_events.crash.actions[0].overrides",
+            "output",
+            "",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_what_may_be_meant(
+    section: dict[str, Any], where: str, what: str, hint: str
+) -> None:
+    [problem] = found(**section)
+    assert problem.where == where
+    assert what in problem.what
+    assert hint in problem.hint
+
+
+def test_an_event_that_is_published_may_have_the_keys_of_whoever_publishes_it() -> None:
+    publish = {"class_name": "PublishEventAction", "event_name": "b", "metadata": {"k": 1}}
+    events = {
+        "a": {"pattern": "(?P<path>x)", "actions": [publish]},
+        "b": {"actions": [{"class_name": LOG, "message": "{path} {k}"}]},
+    }
+    assert found(log_events=events) == []
+
+
+def test_an_unknown_key_in_the_termination_command_is_told() -> None:
+    assert [problem.what for problem in found(termination_command="check {nope}")] == ["no value is called '{nope}'"]
+
+
+def test_the_jobs_own_threshold_is_enough_for_a_rule_of_inactivity() -> None:
+    section = rules(log_events={"q": {"pattern_type": "inactivity"}})
+    assert problems(section, {"job": {"inactivity_threshold_seconds": 60}}) == []
+
+
+def test_the_values_that_templates_name_are_taken_from_the_config() -> None:
+    section = rules(
+        **said("{backend.megatron.lr} {job_id} {path} {backend.megatron}"), termination_command="x {slurm.sbatch.time}"
+    )
+    assert template_values(section, TREE) == {"backend.megatron.lr": 0.1, "slurm.sbatch.time": 60}
+
+
+def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> None:
+    events = {"a": {"pattern": ".*x"}, "b": {"pattern": ".*x", "pattern_type": "substring"}, "c": {"pattern": "word"}}
+    assert [note.split()[3] for note in notes(rules(log_events=events))] == ["monitoring.log_events.a"]
+
+
+def test_the_manifest_has_a_section_without_its_defaults_and_a_jobs_own_only_where_it_differs() -> None:
+    plan = rules(log_events={"a": {"pattern": "x"}}, output_paths=["/a"])
+    assert recorded(plan) == {"log_events": {"a": {"name": "a", "pattern": "x"}}}
+    other = plan.model_copy(update={"output_paths": ("/b",)})
+    assert own_rules(plan, plan) is own_rules(other, plan) is None
+    assert own_rules(rules(startup_seconds=5), plan) == {"startup_seconds": 5}
+    assert MonitoringSection.model_validate(recorded(plan)).log_events == plan.log_events
+
+
+def decoded(section: Any) -> MonitoringSection:
+    return Decoder().section({**TREE, "monitoring": section})
+
+
+def test_a_jobs_section_is_decoded_from_its_resolved_tree() -> None:
+    made = decoded({"log_events": {"a": {"pattern": "x"}}, "output_paths": "/f"})
+    assert (list(made.log_events), made.output_paths) == (["a"], ("/f",))
+    assert decoded(None) == MonitoringSection()
+
+
+@pytest.mark.parametrize(
+    ("section", "where"),
+    [
+        (said("{nope}"), "$.monitoring.log_events.a.actions[0]"),
+        ({"log_events": {"a": {"patern": "x"}}}, "$.monitoring.log_events.a.patern"),
+        ({"output_paths": [7]}, "$.monitoring.output_paths[0]"),
+        ("text", "$.monitoring"),
+        (["x"], "$.monitoring"),
+    ],
+)
+def test_a_section_that_can_not_be_is_told(section: Any, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decoded(section)
+    assert [problem.where for problem in caught.value.problems] == [where]
+
+
+def test_many_jobs_with_one_section_share_what_it_is_decoded_to() -> None:
+    decoder = Decoder()
+    trees = [{**TREE, "monitoring": {**said("x"), "output_paths": [f"/{number}"]}} for number in range(3)]
+    made = [decoder.section(tree) for tree in trees]
+    assert len({id(section.log_events) for section in made}) == 1
+    assert [section.output_paths for section in made] == [("/0",), ("/1",), ("/2",)]
