@@ -7,7 +7,6 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,8 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls_file = folder / "calls"
+        # its own: an sbatch that is still at work is told by its token, and other tests may run beside this one
+        self.token = secrets.token_hex(4)
         for name in ("sbatch", "squeue", "sacct", "scancel"):
             self.write(name, "exit 0")
         self.script = folder / "job.sbatch"
@@ -51,7 +52,7 @@ class Commands:
         return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
 
     def submission(self, name: str = "name", array: tuple[int, ...] = (), limit: int | None = None) -> Submission:
-        return Submission("cafe1234", name, str(self.script), str(self.folder), "/log", None, array, limit)
+        return Submission(self.token, name, str(self.script), str(self.folder), "/log", None, array, limit)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_submission_carries_its_token_in_name_and_comment(commands: Commands) 
     commands.client().submit(commands.submission("a, b\n'é'" + "x" * 300, (0, 1, 2, 7), 2))
     (call,) = commands.calls()
     assert call == (
-        f"sbatch <--parsable> <--job-name=a__b____{'x' * 192}.cafe1234> <--comment=autoexp:cafe1234>"
+        f"sbatch <--parsable> <--job-name=a__b____{'x' * 192}.{commands.token}> <--comment=autoexp:{commands.token}>"
         f" <--array=0-2,7%2> <{commands.script}>"
     )
 
@@ -233,13 +234,13 @@ def test_a_submission_is_not_declared_absent_before_everybody_was_asked(commands
     commands.says("squeue", "", "slurm_load_jobs error: Unable to contact slurm controller\n", 1)
     with pytest.raises(SchedulerError):
         commands.client().find([commands.submission()])
-    commands.says("squeue", "7@autoexp:cafe1234@name.cafe1234\n")
-    assert commands.client().find([commands.submission()]) == {"cafe1234": "7"}
+    commands.says("squeue", f"7@autoexp:{commands.token}@name.{commands.token}\n")
+    assert commands.client().find([commands.submission()]) == {commands.token: "7"}
 
 
 def test_an_old_submission_is_looked_for_in_both_windows_of_the_accounts(commands: Commands) -> None:
-    commands.write("sacct", "case \"$*\" in *PD,CA*) echo '8||name.cafe1234';; esac")
-    assert commands.client().find([commands.submission()]) == {"cafe1234": "8"}
+    commands.write("sacct", f"case \"$*\" in *PD,CA*) echo '8||name.{commands.token}';; esac")
+    assert commands.client().find([commands.submission()]) == {commands.token: "8"}
     assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct", "sacct"]
     assert commands.client().find([]) == {}
 
@@ -264,7 +265,7 @@ def test_array_tasks_are_written_as_ranges(numbers: tuple[int, ...], text: str) 
 
 
 def test_a_job_name_is_plain_and_ends_with_the_token(commands: Commands) -> None:
-    assert job_name(commands.submission("lr=1e-4,x y/é")) == "lr=1e-4_x_y__.cafe1234"
+    assert job_name(commands.submission("lr=1e-4,x y/é")) == f"lr=1e-4_x_y__.{commands.token}"
 
 
 # --- a real SLURM -----------------------------------------------------------------------------------------------------
@@ -364,7 +365,7 @@ def test_an_id_before_an_error_is_perhaps_a_job(commands: Commands) -> None:
 def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) -> None:
     commands.says("squeue", "")
     commands.says("sacct", "")
-    submission = replace(commands.submission(), token=secrets.token_hex(4))  # another test looks for the usual one
+    submission = commands.submission()
     client = commands.client()
     words = ["sh", "-c", "echo up; read x", "sbatch", f"--comment=autoexp:{submission.token}"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sbatch:
