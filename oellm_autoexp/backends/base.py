@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +29,19 @@ class Probe:
     shape: tuple[str, ...]
     where: str
     help: str
+
+
+_FRACTION = re.compile(r"-?\d+(\.\d*)?e[+-]?\d+|-?\d+\.\d*")
+
+
+def shape(words: Iterable[str]) -> tuple[str, ...]:
+    """Words without the values that a program's checks do not depend on: fractions and paths."""
+    return tuple(map(_outline, words))
+
+
+def _outline(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") and "=" in word else ("", "", word)
+    return f"{flag}{equals}#" if "/" in value or _FRACTION.fullmatch(value) else word
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from oellm_autoexp.backends.base import Backend
 from oellm_autoexp.backends.command import CommandLine
 from oellm_autoexp.backends.megatron.backend import MegatronCommand
+from oellm_autoexp.backends.torchtitan.backend import Torchtitan
 from oellm_autoexp.config.schema import Backend as Section
-from oellm_autoexp.config.schema import CommandBackend, MegatronBackend
+from oellm_autoexp.config.schema import CommandBackend, MegatronBackend, TorchtitanBackend
 
 
 def make_backend(section: Section) -> Backend:
@@ -19,3 +20,5 @@ def make_backend(section: Section) -> Backend:
             return CommandLine(section)
         case MegatronBackend():
             return MegatronCommand(section)
+        case TorchtitanBackend():
+            return Torchtitan(section)

@@ -44,7 +44,7 @@ OPEN_SECTIONS = (
     "backend.megatron.aux.",
 )
 """Sections whose keys are the user's own: a new key there needs no `+`."""
-OPEN_FOR_BACKEND = {"MegatronBackend": ("backend.megatron.",)}
+OPEN_FOR_BACKEND = {"MegatronBackend": ("backend.megatron.",), "TorchtitanBackend": ("backend.torchtitan.",)}
 """The same, for what only some backends (by class name) check themselves: a misspelt key is refused by them."""
 
 _KEY = re.compile(r"(\+\+|\+|~|)([^+~.][^.]*(?:\.[^.]+)*)")

@@ -37,26 +37,46 @@ class CommandBackend(Section):
     env: Environment = {}
 
 
-class MegatronBackend(Section):
+class LaunchedBackend(Section):
+    """What every backend of a PyTorch training holds that has one process per GPU."""
+
+    launch: Literal["srun", "torchrun"] = "srun"
+    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
+    python: Words = ("python3",)
+    extra_args: Words = ()
+    """Words behind all others."""
+    env: Environment = {}
+
+
+class MegatronBackend(LaunchedBackend):
     """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
 
     class_name: Literal["MegatronBackend"]
     version: str = "core_v0_19_0"
     """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
-    launch: Literal["srun", "torchrun"] = "srun"
-    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
-    python: Words = ("python3",)
     script: str
     megatron: dict[str, Any] = {}
     """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
-    extra_args: Words = ()
-    """Words behind all others, for arguments that only optional packages of Megatron add."""
-    env: Environment = {}
     checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")
     """What a plan is checked by: rules restated here, Megatron's own parser as well, or neither."""
 
 
-Backend = Annotated[CommandBackend | MegatronBackend, Field(discriminator="class_name")]
+class TorchtitanBackend(LaunchedBackend):
+    """torchtitan: a config of its registry, and what is overridden in it (torchtitan/config/manager.py)."""
+
+    class_name: Literal["TorchtitanBackend"]
+    launch: Literal["srun", "torchrun"] = "torchrun"
+    module: str
+    """Whose configs: `llama3`, or a Python module of one's own."""
+    config: str
+    """The function of the module's config_registry that makes the config: `llama3_8b`."""
+    torchtitan: dict[str, Any] = {}
+    """What is overridden, by section and field; `aux` in it holds values of the user's own, which are not given."""
+    checks: Literal["parser", "none"] = Field(default="none", alias="validate")
+    """Whether a plan asks torchtitan's own parser. Its arguments depend on the config, so there is no table of them."""
+
+
+Backend = Annotated[CommandBackend | MegatronBackend | TorchtitanBackend, Field(discriminator="class_name")]
 
 
 class SlurmClient(Section):

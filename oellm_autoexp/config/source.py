@@ -93,6 +93,29 @@ class _Loader(_SafeLoader):
         self._around.pop()
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (`<<`): what a mapping holds itself wins, then the first of several that are merged.
+
+        PyYAML 6.0.4 lets what is merged into a merged mapping win over that mapping's own keys.
+        """
+        merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                own[_identity(key)] = key, value
+                continue
+            for source in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    problem = f"expected a mapping to merge, found a {source.id}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, source.start_mark)
+                self.flatten_mapping(source)
+                merged |= {_identity(key): (key, value) for key, value in source.value}
+        node.value = list((merged | own).values())
+
+
+def _identity(key: yaml.Node) -> Any:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED_TAGS]

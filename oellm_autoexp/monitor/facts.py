@@ -8,11 +8,12 @@ from oellm_autoexp.model import JobSpec
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.tracked import TrackedJob
 
+_OF_PROGRESS = ("iteration", "loss", "validation_loss", "grad_norm", "throughput", "saved_iteration")
 JOB_KEYS = frozenset(
     [
         *("job_id", "job_name", "name", "stage", "index", "attempt", "state", "scheduler_state", "exit_code", "nodes"),
         *("nodes_at_fault", "log_path", "log_path_current", "output_dir", "work_dir", "plan_id", "event_id"),
-        *("event_name", "error_type", "reason", "line", "iteration", "loss", "silent_seconds", "counter"),
+        *("event_name", "error_type", "reason", "line", "silent_seconds", "counter", *_OF_PROGRESS),
     ]
 )
 """The names that every event has a value for, if only an empty one."""
@@ -45,7 +46,6 @@ def values(spec: JobSpec, job: TrackedJob, event: Event | None, plan_id: str) ->
         "line": "",
         "silent_seconds": "",
         "counter": "",
-        "iteration": "" if job.progress.iteration is None else job.progress.iteration,
-        "loss": "" if job.progress.loss is None else job.progress.loss,
+        **{key: "" if (value := getattr(job.progress, key)) is None else value for key in _OF_PROGRESS},
         **(event.metadata if event else {}),
     }

@@ -24,19 +24,27 @@ _LIVE_NEWS = 5
 
 
 def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> Table:
-    """Every job: state, iterations, loss, time, log; with a `limit`, those that run or failed first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "state", "iterations", "loss", "time", "log"):
-        table.add_column(
-            column, justify="right" if column in ("iterations", "loss", "time") else "left", no_wrap=column != "log"
-        )
+    """Every job: state, iterations, loss, time, log; with a `limit`, those that run or failed first.
+
+    Columns for what only some programs tell are there when a job told it.
+    """
     jobs = list(session.jobs.values())
     shown = jobs if limit is None or len(jobs) <= limit else sorted(jobs, key=_interest)[:limit]
-    for job in shown:
-        table.add_row(*job_row(job, now))
+    columns = [_cells(job, now) for job in shown]
+    names = [name for name in _COLUMNS if name not in _OPTIONAL or any(cells[name] for cells in columns)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        left = name in ("job", "state", "log")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "log")
+    for cells in columns:
+        table.add_row(*(cells[name] for name in names))
     if len(shown) < len(jobs):
         table.add_row(f"… and {len(jobs) - len(shown)} more")
     return table
+
+
+_COLUMNS = ("job", "state", "iterations", "loss", "grad norm", "TFLOP/s/GPU", "time", "left", "log")
+_OPTIONAL = ("grad norm", "TFLOP/s/GPU", "left")
 
 
 def _interest(job: TrackedJob) -> int:
@@ -45,31 +53,35 @@ def _interest(job: TrackedJob) -> int:
     return 0 if job.state == RUNNING else 2
 
 
-def job_row(job: TrackedJob, now: float | None = None) -> list[RenderableType]:
-    """One job's cells."""
+def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
+    """One job's cells, by column; those of optional columns are empty where there is nothing to tell."""
     state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
     if job.exit_code and job.state != SUCCESS:
         state.append(f" (exit {job.exit_code})")
     if job.reason and job.state not in (RUNNING, SUCCESS):
         state.append(f" {job.reason}", style="dim")
     progress = job.progress
-    iterations = "" if progress.iteration is None else f"{progress.iteration}/{progress.total or '?'}"
     loss = progress.loss if progress.loss is not None else progress.validation_loss
-    return [
-        job.name,
-        state,
-        iterations,
-        "" if loss is None else f"{loss:.4f}",
-        _duration(job, now),
-        Text(job.resolved_log_path, style="dim", overflow="fold"),
-    ]
+    left = progress.seconds_left if job.state == RUNNING else None
+    return {
+        "job": job.name,
+        "state": state,
+        "iterations": "" if progress.iteration is None else f"{progress.iteration}/{progress.total or '?'}",
+        "loss": "" if loss is None else f"{loss:.4f}",
+        "grad norm": "" if progress.grad_norm is None else f"{progress.grad_norm:.3f}",
+        "TFLOP/s/GPU": "" if progress.throughput is None else f"{progress.throughput:.1f}",
+        "time": _elapsed(job, now),
+        "left": "" if left is None else _duration(left),
+        "log": Text(job.resolved_log_path, style="dim", overflow="fold"),
+    }
 
 
-def _duration(job: TrackedJob, now: float | None) -> str:
-    if job.started_at is None:
-        return ""
-    seconds = max(0, int((job.ended_at or now or time.time()) - job.started_at))
-    hours, rest = divmod(seconds, 3600)
+def _elapsed(job: TrackedJob, now: float | None) -> str:
+    return "" if job.started_at is None else _duration((job.ended_at or now or time.time()) - job.started_at)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(max(0, int(seconds)), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 

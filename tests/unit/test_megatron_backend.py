@@ -128,7 +128,7 @@ def test_no_flag_of_megatron_is_taken_for_a_secret() -> None:
     ("sbatch", "where", "hint"),
     [
         ({"ntasks_per_node": None}, "ntasks_per_node", "ntasks_per_node: 4"),
-        ({"ntasks_per_node": 1}, "ntasks_per_node", "backend=megatron_torchrun"),
+        ({"ntasks_per_node": 1}, "ntasks_per_node", "backend.launch: torchrun"),
         ({"ntasks_per_node": 8}, "ntasks_per_node", "ntasks_per_node: 4"),
         ({"ntasks_per_node": None, "ntasks": 2}, "ntasks_per_node", "ntasks_per_node: 4"),
     ],

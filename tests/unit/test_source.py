@@ -141,7 +141,8 @@ def test_control_characters_and_wrong_explicit_tags_are_errors(tmp_path: Path) -
 
 
 def test_a_file_nested_without_end_is_an_error(tmp_path: Path) -> None:
-    assert problem(tmp_path, "a: " + "[" * 3000).what == "is nested too deeply"
+    what = problem(tmp_path, "a: " + "[" * 3000).what
+    assert "nested too deeply" in what or "maximum nesting depth" in what  # ours, or that of a newer PyYAML
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""torchtitan as a backend: a config of its registry, and overrides as `--section.field value`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.backends.base import Command, Probe, shape
+from oellm_autoexp.backends.launch import Launch
+from oellm_autoexp.config.schema import TorchtitanBackend
+from oellm_autoexp.errors import BackendError, Problem, raise_all
+from oellm_autoexp.text import scalar
+
+PARSER = Path(__file__).with_name("parser_check.py")
+"""The program that asks torchtitan's own parser; it needs torchtitan and nothing of this package."""
+
+_WHERE = "$.backend.torchtitan"
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+class Torchtitan:
+    """A `TorchtitanBackend` section as a Backend."""
+
+    def __init__(self, section: TorchtitanBackend) -> None:
+        self._section = section
+
+    def command(self, config: Mapping[str, Any]) -> Command:
+        """See Backend.command. Raises BackendError: what is no field's name or value, a launch that can't be."""
+        section = self._section
+        launch = Launch(section, config["slurm"])
+        problems = list(launch.problems)
+        words = [f"--module={section.module}", f"--config={section.config}"]
+        overridden = {key: value for key, value in section.torchtitan.items() if key != "aux"}
+        words += _flags(overridden, (), problems)
+        raise_all(BackendError, problems)
+        words += section.extra_args
+        probe = self._probe(words) if section.checks == "parser" else None
+        argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
+        return Command(tuple(argv), launch.own_environment(), (), probe)
+
+    def _probe(self, words: list[str]) -> Probe:
+        return Probe(
+            program=(*self._section.python, str(PARSER)),
+            question={"argv": words},
+            shape=shape(words),
+            where=_WHERE,
+            help="this asks torchtitan's own parser: plan where backend.python can import torchtitan "
+            "(inside of the container), or set backend.validate=none",
+        )
+
+
+def _flags(values: Mapping[str, Any], path: tuple[str, ...], problems: list[Problem]) -> Iterator[str]:
+    """The words of a section's fields, as tyro takes them with the rules that config/manager.py adds."""
+    for key, value in values.items():
+        here = (*path, *str(key).split("."))
+        where = ".".join((_WHERE, *here))
+        flag = f"--{'.'.join(here).replace('-', '_')}"
+        if wrong := [part for part in here if not _NAME.fullmatch(part)]:
+            problems.append(
+                Problem(f"{wrong[0]!r} is no field's name", where, "write section.field, as in training.steps")
+            )
+        elif isinstance(value, Mapping):
+            yield from _flags(value, here, problems)
+        elif value is False:
+            section, dot, field = flag.rpartition(".")
+            yield f"{section}{dot}no-{field}" if dot else f"--no-{flag.removeprefix('--')}"
+        elif value is True:
+            yield flag
+        elif isinstance(value, list):
+            yield from _list(flag, value, where, problems)
+        elif value is not None:
+            yield f"{flag}={scalar(value)}"
+
+
+def _list(flag: str, items: list[Any], where: str, problems: list[Problem]) -> Iterator[str]:
+    """A list of texts is one word, with commas; one of anything else is a word for each item."""
+    if any(isinstance(item, dict | list) or item is None for item in items):
+        problems.append(Problem("a list here holds texts or numbers", where))
+    elif items and all(isinstance(item, str) for item in items):
+        if with_comma := [item for item in items if "," in item]:
+            problems.append(Problem(f"{with_comma[0]!r} holds a comma, which separates the items of a list", where))
+        yield f"{flag}={','.join(items)}"
+    else:
+        yield flag
+        yield from map(scalar, items)
