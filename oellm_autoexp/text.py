@@ -6,6 +6,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -29,7 +30,10 @@ class Raw:
 
 def shell(words: Sequence[str | Raw]) -> str:
     """One line of shell that runs exactly these words: `shlex.split(shell(w)) == w` for plain words."""
-    return " ".join(word.text if isinstance(word, Raw) else shlex.quote(word) for word in words)
+    return " ".join([word.text if isinstance(word, Raw) else _quote(word) for word in words])
+
+
+_quote = lru_cache(maxsize=65536)(shlex.quote)  # the jobs of a sweep share most of their words
 
 
 def fill(template: str, values: Callable[[str], Any]) -> str:

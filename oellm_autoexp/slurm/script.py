@@ -221,7 +221,7 @@ def render(
     problems += [
         Problem("it holds a NUL character", where)
         for where, texts in {"$.backend": (*launcher, *argv), "the environment": env.values()}.items()
-        if any("\0" in text for text in texts)
+        if "\0" in "".join(texts)
     ]
     problems += [
         Problem(

@@ -173,21 +173,21 @@ def _without_assigned(text: str) -> str:
 
 
 @lru_cache(maxsize=65536)  # jobs of a sweep share most of their words
-def _redact_word(word: str) -> str:
-    return redact_text(_without_assigned(word))
+def _redact_word(word: str) -> tuple[str, bool]:
+    """A word without secrets, and whether the next one is a secret."""
+    name, equals, _ = word.partition("=")
+    if equals and is_secret(name.lstrip("-+")):
+        return f"{name}={REDACTED}", False
+    announces = not equals and word.startswith("--") and is_secret(word.lstrip("-"))
+    return redact_text(_without_assigned(word)), announces
 
 
 def redact_words(words: tuple[str, ...]) -> list[str]:
     """A command line without secrets: also the value after `--api-key` or in `api_key=…`."""
     cleaned: list[str] = []
-    hide_next = False
+    hide = False
     for word in words:
-        name, equals, _ = word.partition("=")
-        if hide_next:
-            cleaned.append(REDACTED)
-        elif equals and is_secret(name.lstrip("-+")):
-            cleaned.append(f"{name}={REDACTED}")
-        else:
-            cleaned.append(_redact_word(word))
-        hide_next = not equals and word.startswith("--") and is_secret(word.lstrip("-"))
+        clean, announces = _redact_word(word)
+        cleaned.append(REDACTED if hide else clean)
+        hide = announces
     return cleaned

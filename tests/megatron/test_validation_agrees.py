@@ -37,7 +37,7 @@ def named(case: Case) -> str:
 
 def asked(megatron: Parser, case: Case) -> str:
     values = case.values
-    return megatron.validate(Arguments.of().argv(values, explicit=values), case.world)
+    return megatron.validate(Arguments.of().argv(values, explicit=True), case.world)
 
 
 @pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)

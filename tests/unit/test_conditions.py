@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,11 +216,15 @@ def until_answered(made: Condition, tmp_path: Path, questions: Questions, now: f
 
 def test_a_command_runs_beside_us_in_the_jobs_folder_and_answers_later(tmp_path: Path) -> None:
     questions = Questions()
-    there = condition("Command", command="test -e there")
+    there = condition("Command", command=["sh", "-c", "test -p gate && cat gate; test -e there"])
     assert until_answered(there, tmp_path, questions, 100) is False
     (tmp_path / "there").touch()
+    os.mkfifo(tmp_path / "gate")
     assert there.holds(around(tmp_path, questions, 130)) is False  # not asked again so soon
+    assert not questions.under_way
     assert there.holds(around(tmp_path, questions, 160)) is False  # its last answer stands until there is a new one
+    assert questions.under_way
+    (tmp_path / "gate").write_text("")
     deadline = time.monotonic() + 10
     while not there.holds(around(tmp_path, questions, 161)):
         assert time.monotonic() < deadline

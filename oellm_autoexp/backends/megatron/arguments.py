@@ -10,7 +10,7 @@ import ast
 import importlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
@@ -104,22 +104,22 @@ class Arguments:
         """Every argument by its dest, in the parser's order."""
         return self._by_dest
 
-    def known(self, key: str) -> Argument | None:
-        """The argument that a key means: a dest, or a dest or flag with hyphens (`train_iters`, `--train-iters`)."""
-        return self._spelled.get(key)
+    def by_dest(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The known values by dest; a key is a dest or a flag (`train_iters`, `train-iters`, `--train-iters`)."""
+        spelled = self._spelled
+        return {spelled[key].dest: value for key, value in values.items() if key in spelled}
 
     def argv(
-        self, values: Mapping[str, Any], where: str = "$.backend.megatron", explicit: Collection[str] = ()
+        self, values: Mapping[str, Any], where: str = "$.backend.megatron", *, explicit: bool = False
     ) -> list[str]:
         """The words that give Megatron these values, in the parser's order.
 
-        null is left out, and so is what equals Megatron's default, unless `explicit` holds its key. `where` is the path
-        of `values` in the config. Raises BackendError with every key and value that Megatron would not take.
+        null is left out, and so is what equals Megatron's default, unless `explicit`. `where` is the path of `values`
+        in the config. Raises BackendError with every key and value that Megatron would not take.
         """
         problems: list[Problem] = []
         found: list[tuple[int, tuple[str, ...]]] = []
         given: dict[str, str] = {}
-        asked = {argument.dest for key in explicit if (argument := self.known(key))}
         for key, value in values.items():
             argument = self._spelled.get(key)
             if argument is None:
@@ -137,7 +137,7 @@ class Arguments:
             except _RefusedError as error:
                 problems.append(Problem(error.what, f"{where}.{key}{error.within}", error.hint))
                 continue
-            if made and (dest in asked or (isinstance(value, list | tuple), made) != self._defaults[dest]):
+            if made and (explicit or (isinstance(value, list | tuple), made) != self._defaults[dest]):
                 found.append((self._order[dest], made))
         if problems:
             raise BackendError(*problems)

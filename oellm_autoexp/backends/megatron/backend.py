@@ -35,7 +35,7 @@ class MegatronCommand:
         words: list[str] = []
         try:
             # also what equals the default: that may be another one in the Megatron that is run
-            words = arguments.argv(values, WHERE, explicit=values)
+            words = arguments.argv(values, WHERE, explicit=True)
         except BackendError as error:
             problems += error.problems
         launch = Launch(section, config["slurm"])
@@ -66,13 +66,12 @@ class MegatronCommand:
 
 
 def _verdict(arguments: Arguments, values: Mapping[str, Any], world: int, environment: Mapping[str, str]) -> Verdict:
-    by_dest = {known.dest: value for key, value in values.items() if (known := arguments.known(key)) is not None}
     dests = arguments.dests
 
     def default(dest: str) -> Any:
         return dests[dest].default if dest in dests else None
 
-    return validate(by_dest, default, world, environment)
+    return validate(arguments.by_dest(values), default, world, environment)
 
 
 def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
