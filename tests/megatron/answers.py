@@ -119,9 +119,10 @@ class Megatron:
 
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    questions = os.fdopen(os.dup(sys.stdin.fileno()))  # exit(), which Megatron calls, closes sys.stdin
     with contextlib.redirect_stdout(io.StringIO()) as noise:  # Megatron prints
         megatron = Megatron(sys.argv[1])
-        for line in sys.stdin:
+        for line in questions:
             json.dump(megatron.answer(json.loads(line)), answers)
             answers.write("\n")
             answers.flush()
