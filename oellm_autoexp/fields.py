@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -24,6 +25,11 @@ def _one_of_text(value: Any) -> Any:
     return scalar(value) if isinstance(value, int | float) else value
 
 
+@lru_cache(maxsize=4096)  # jobs of a sweep share most of their commands
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
 def _words(value: Any) -> Any:
     """A command as words: a list as it is, a string split as a shell would (no shell ever runs it), null as none."""
     if value is None:
@@ -31,7 +37,7 @@ def _words(value: Any) -> Any:
     if not isinstance(value, str):
         return [_one_of_text(word) for word in value] if isinstance(value, list) else value
     try:
-        return shlex.split(value)
+        return _split(value)
     except ValueError as error:
         raise PydanticCustomError("words", "does not split into words: {why}", {"why": str(error).lower()}) from None
 

@@ -30,10 +30,12 @@ class Raw:
 
 def shell(words: Sequence[str | Raw]) -> str:
     """One line of shell that runs exactly these words: `shlex.split(shell(w)) == w` for plain words."""
-    return " ".join([word.text if isinstance(word, Raw) else _quote(word) for word in words])
+    return " ".join(map(_in_shell, words))
 
 
-_quote = lru_cache(maxsize=65536)(shlex.quote)  # the jobs of a sweep share most of their words
+@lru_cache(maxsize=65536)  # the jobs of a sweep share most of their words
+def _in_shell(word: str | Raw) -> str:
+    return word.text if isinstance(word, Raw) else shlex.quote(word)
 
 
 def fill(template: str, values: Callable[[str], Any]) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import compress, count
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +155,9 @@ def redact(value: Any, name: str = "") -> Any:
         return value
     if kind is dict:
         cleaned = value.copy()  # copying all and then looking for the few is three times as fast as building anew
-        for key in [key for key, item in value.items() if type(item) not in _PLAIN]:
-            cleaned[key] = redact(value[key], str(key))
+        for key in compress(value, map(not_, map(_PLAIN.__contains__, map(type, value.values())))):
+            item = value[key]
+            cleaned[key] = _redact_value(item, str(key)) if type(item) is str else redact(item, str(key))
         return cleaned
     if kind is str:
         return _redact_value(value, name)
@@ -184,10 +187,8 @@ def _redact_word(word: str) -> tuple[str, bool]:
 
 def redact_words(words: tuple[str, ...]) -> list[str]:
     """A command line without secrets: also the value after `--api-key` or in `api_key=…`."""
-    cleaned: list[str] = []
-    hide = False
-    for word in words:
-        clean, announces = _redact_word(word)
-        cleaned.append(REDACTED if hide else clean)
-        hide = announces
+    looked_at = [*map(_redact_word, words)]
+    cleaned = [clean for clean, _ in looked_at]
+    for number in compress(count(1), [announces for _, announces in looked_at[:-1]]):
+        cleaned[number] = REDACTED
     return cleaned

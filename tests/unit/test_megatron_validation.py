@@ -7,14 +7,27 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
-from oellm_autoexp.backends.megatron.validation import Verdict, validate
+from oellm_autoexp.backends.megatron.validation import Judge, Verdict
 from tests.megatron.validation_cases import BASE, ENVIRONMENT, RIGHT, RIGHT_UNASKED, SILENT, WRONG, Case
 
 DESTS = Arguments.of().dests
 
 
-def verdict(case: Case) -> Verdict:
-    return validate(case.values, lambda dest: DESTS[dest].default, case.world, case.environment)
+def judged(values: dict[str, Any], world: int, environment: dict[str, str], judge: Judge | None = None) -> Verdict:
+    return (judge or Judge(lambda dest: DESTS[dest].default)).verdict(values, world, environment)
+
+
+def verdict(case: Case, judge: Judge | None = None) -> Verdict:
+    return judged(case.values, case.world, case.environment, judge)
+
+
+def test_what_was_judged_of_other_jobs_changes_nothing() -> None:
+    judge = Judge(lambda dest: DESTS[dest].default)
+    cases = [*RIGHT, *WRONG, *SILENT, *RIGHT_UNASKED]
+    for case in (*cases, *reversed(cases)):
+        assert verdict(case, judge) == verdict(case), case.name
+    assert judged({**BASE, "lr": 1e-3, "min_lr": 1}, 8, ENVIRONMENT, judge).problems
+    assert not judged({**BASE, "lr": 1e-3, "min_lr": True}, 8, ENVIRONMENT, judge).problems
 
 
 def named(case: Case) -> str:
@@ -61,7 +74,7 @@ def test_there_are_enough_cases() -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     values = {**BASE, "global_batch_size": 60, "min_lr": 1, "num_attention_heads": 13, "fp16": True}
-    places = [problem.where for problem in validate(values, lambda dest: DESTS[dest].default, 8, ENVIRONMENT).problems]
+    places = [problem.where for problem in judged(values, 8, ENVIRONMENT).problems]
     dests = ("global_batch_size", "num_attention_heads", "min_lr", "fp16")
     assert places == [f"$.backend.megatron.{dest}" for dest in dests]
 
@@ -69,13 +82,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, True, -1, 0, float("nan"), float("inf"), 1.5, ""])
 def test_values_of_any_type_make_no_check_fail(value: Any) -> None:
     for dest in DESTS:
-        validate({**BASE, dest: value}, lambda name: DESTS[name].default, 8, ENVIRONMENT)
+        judged({**BASE, dest: value}, 8, ENVIRONMENT)
 
 
 def test_a_hint_gives_values_that_work() -> None:
     for size, unit in ((60, 32), (7, 8), (100, 12)):
         values = {**BASE, "global_batch_size": size, "micro_batch_size": unit // 4}
-        (problem,) = validate(values, lambda dest: DESTS[dest].default, 4, ENVIRONMENT).problems
+        (problem,) = judged(values, 4, ENVIRONMENT).problems
         for word in problem.hint.split(" (")[0].removeprefix("take ").split(" or "):
             mended = {**values, "global_batch_size": int(word)}
-            assert validate(mended, lambda dest: DESTS[dest].default, 4, ENVIRONMENT).problems == ()
+            assert judged(mended, 4, ENVIRONMENT).problems == ()

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
+from itertools import chain, compress, count
+from operator import is_not
 from typing import Any, Literal
 
 from oellm_autoexp.errors import BackendError, Problem
@@ -23,14 +25,13 @@ VERSION = "core_v0_19_0"
 """The version that the shipped configs are for."""
 
 Kind = Literal["store", "store_true", "store_false", "switch"]
-
 FORBIDDEN = {"yaml_cfg": "with --yaml-cfg, Megatron skips its own validation: write the keys here instead"}
 """Dests that are never offered, and why (megatron/training/arguments.py, parse_args)."""
 
 _ELSEWHERE = {"learning_rate": "lr", "max_steps": "train_iters", "steps": "train_iters", "n_layers": "num_layers"}
 """What other training programs call it, where that is too far for a near miss."""
 
-_SIMPLE = {str, int, float, bool}
+_SIMPLE = {str, int, float, bool, type(None)}
 _LONGEST = 30  # digits of a whole number; beyond it, a text such as 1e999999999 would fill the memory
 _PLAIN_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse's own test for a negative number (_negative_number_matcher)
 _PATTERN = re.compile(r"[,\d\[\]()+*]+")  # megatron/training/arguments.py, _eval_pattern
@@ -65,6 +66,20 @@ class _RefusedError(Exception):
         self.what, self.hint, self.within = what, hint, within
 
 
+@dataclass(frozen=True)
+class _Made:
+    """The words for each key's value, of which the next job of a sweep needs most: it shares the values themselves."""
+
+    keys: list[str]
+    order: list[int]
+    """The indices of known keys, in the parser's order."""
+    values: list[Any]
+    words: list[tuple[str, ...]]
+
+
+_NOTHING = object()
+
+
 class Arguments:
     """The arguments of one version of Megatron-LM."""
 
@@ -83,6 +98,7 @@ class Arguments:
         # jobs of a sweep share most values; typed, for 1, 1.0 and true are equal
         self._words = lru_cache(maxsize=2**16, typed=True)(words)
         self._defaults = {argument.dest: _default_words(argument) for argument in table}
+        self._last: dict[bool, _Made | None] = {True: None, False: None}  # by `explicit`
 
     @staticmethod
     @cache
@@ -104,8 +120,10 @@ class Arguments:
         """Every argument by its dest, in the parser's order."""
         return self._by_dest
 
-    def by_dest(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def by_dest(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The known values by dest; a key is a dest or a flag (`train_iters`, `train-iters`, `--train-iters`)."""
+        if values.keys() <= self._by_dest.keys():
+            return values
         spelled = self._spelled
         return {spelled[key].dest: value for key, value in values.items() if key in spelled}
 
@@ -117,32 +135,54 @@ class Arguments:
         null is left out, and so is what equals Megatron's default, unless `explicit`. `where` is the path of `values`
         in the config. Raises BackendError with every key and value that Megatron would not take.
         """
+        last = self._last[explicit]
         problems: list[Problem] = []
-        found: list[tuple[int, tuple[str, ...]]] = []
+        if last is None or last.keys != [*values]:
+            last = self._nothing_made([*values])
+        plain = values.keys() <= self._by_dest.keys()
+        if not plain:
+            problems += self._wrong_keys(values, where)
+        self._last[explicit] = None  # until it is known to hold no mistakes
+        changed = compress(count(), map(is_not, values.values(), last.values))
+        for index, key in [(index, last.keys[index]) for index in changed]:
+            value = values[key]
+            try:
+                made = self._made(key, value, explicit)
+            except _RefusedError as error:
+                problems.append(Problem(error.what, f"{where}.{key}{error.within}", error.hint))
+                continue
+            last.words[index], last.values[index] = made, value if type(value) in _SIMPLE else _NOTHING
+        if problems:
+            raise BackendError(*problems)
+        self._last[explicit] = last if plain else None
+        return [*chain.from_iterable(map(last.words.__getitem__, last.order))]
+
+    def _nothing_made(self, keys: list[str]) -> _Made:
+        places = {key: self._order[argument.dest] for key in keys if (argument := self._spelled.get(key))}
+        order = sorted((place, index) for index, key in enumerate(keys) if (place := places.get(key)) is not None)
+        return _Made(keys, [index for _, index in order], [_NOTHING] * len(keys), [()] * len(keys))
+
+    def _made(self, key: str, value: Any, explicit: bool) -> tuple[str, ...]:
+        """The words for one value: none for null, nor for the default if that is not to be given."""
+        argument = self._spelled.get(key)
+        if argument is None or value is None:
+            return ()
+        made = self._words(argument, value) if type(value) in _SIMPLE else words(argument, value)
+        default = not explicit and (isinstance(value, list | tuple), made) == self._defaults[argument.dest]
+        return () if default else made
+
+    def _wrong_keys(self, values: Mapping[str, Any], where: str) -> list[Problem]:
+        """Those that Megatron has no argument for, and those that are another one in another spelling."""
+        problems: list[Problem] = []
         given: dict[str, str] = {}
         for key, value in values.items():
             argument = self._spelled.get(key)
             if argument is None:
                 if value is not None or key not in FORBIDDEN:
                     problems.append(self._unknown(str(key), where))
-                continue
-            if value is None:
-                continue
-            dest = argument.dest
-            if given.setdefault(dest, key) != key:
-                problems.append(Problem(f"{key} is {given[dest]} in another spelling", f"{where}.{key}", "keep one"))
-                continue
-            try:
-                made = self._words(argument, value) if type(value) in _SIMPLE else words(argument, value)
-            except _RefusedError as error:
-                problems.append(Problem(error.what, f"{where}.{key}{error.within}", error.hint))
-                continue
-            if made and (explicit or (isinstance(value, list | tuple), made) != self._defaults[dest]):
-                found.append((self._order[dest], made))
-        if problems:
-            raise BackendError(*problems)
-        found.sort()
-        return [word for _, made in found for word in made]
+            elif value is not None and (first := given.setdefault(argument.dest, key)) != key:
+                problems.append(Problem(f"{key} is {first} in another spelling", f"{where}.{key}", "keep one"))
+        return problems
 
     def _unknown(self, key: str, where: str) -> Problem:
         if key in FORBIDDEN:

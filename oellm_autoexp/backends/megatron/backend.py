@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.backends.base import Command, Note, Probe, shape
 from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.backends.megatron.arguments import Arguments
-from oellm_autoexp.backends.megatron.validation import WHERE, Verdict, validate
+from oellm_autoexp.backends.megatron.validation import WHERE, Judge
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 
@@ -26,7 +27,8 @@ class MegatronCommand:
     def command(self, config: Mapping[str, Any]) -> Command:
         """See Backend.command. Raises BackendError: unknown arguments, wrong values, what Megatron would refuse."""
         section = self._section
-        values = {key: value for key, value in section.megatron.items() if key != "aux"}
+        values = section.megatron.copy()
+        values.pop("aux", None)
         try:
             arguments = Arguments.of(section.version)
         except BackendError as error:
@@ -43,9 +45,9 @@ class MegatronCommand:
         environment = launch.environment()
         notes: tuple[Note, ...] = ()
         if section.checks != "none":
-            verdict = _verdict(arguments, values, launch.world, environment)
+            verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
-            notes = (*verdict.notes, *_repeated(words, section.extra_args))
+            notes = (*verdict.notes, *(_repeated(words, section.extra_args) if section.extra_args else ()))
         raise_all(BackendError, problems)
         words += section.extra_args
         probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
@@ -65,13 +67,10 @@ class MegatronCommand:
         )
 
 
-def _verdict(arguments: Arguments, values: Mapping[str, Any], world: int, environment: Mapping[str, str]) -> Verdict:
-    dests = arguments.dests
-
-    def default(dest: str) -> Any:
-        return dests[dest].default if dest in dests else None
-
-    return validate(arguments.by_dest(values), default, world, environment)
+@cache
+def _judge(version: str) -> Judge:
+    dests = Arguments.of(version).dests
+    return Judge(lambda dest: dests[dest].default if dest in dests else None)
 
 
 def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from oellm_autoexp.backends.base import Note
@@ -29,20 +30,53 @@ class Verdict:
     notes: tuple[Note, ...]
 
 
-def validate(
-    values: Mapping[str, Any], default: Callable[[str], Any], world: int, environment: Mapping[str, str]
-) -> Verdict:
-    """Check the values of a config (dest → value; null: as if not given) for a job of `world` ranks.
+class Judge:
+    """Checks the values of jobs; those of a sweep that agree in all that a check looks at get one verdict."""
 
-    `default` gives an argument's default, `environment` is what the job exports. A value of a wrong type is left to
-    whoever makes the words: checks that need it say nothing.
-    """
-    arguments = _Arguments(values, default, world, environment)
-    found = [item for check in _CHECKS for item in check(arguments)]
-    problems = tuple(item for item in found if isinstance(item, Problem))
-    return Verdict(problems, tuple(item for item in found if isinstance(item, Note)))
+    def __init__(self, default: Callable[[str], Any]) -> None:
+        """`default` gives an argument's default, by its dest."""
+        self._default = default
+        self._read: dict[str, None] = {}
+        self._asked_for: dict[str, None] = {}
+        self._known: dict[Any, Verdict] = {}
+
+    def verdict(self, values: Mapping[str, Any], world: int, environment: Mapping[str, str]) -> Verdict:
+        """What is to be said of values (dest → value; null: as if not given) for a job of `world` ranks.
+
+        `environment` is what the job exports. A value of a wrong type is left to whoever makes the words: checks that
+        need it say nothing.
+        """
+        found = self._known.get(self._key(values, world, environment))
+        if found is None:
+            looked_at = len(self._read), len(self._asked_for)
+            found = self._judged(values, world, environment)
+            if looked_at != (len(self._read), len(self._asked_for)) or len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            if key := self._key(values, world, environment):
+                self._known[key] = found
+        return found
+
+    def _key(self, values: Mapping[str, Any], world: int, environment: Mapping[str, str]) -> Any:
+        """What the verdict depends on; None if it holds a list, which has no hash."""
+        read = [*map(values.get, self._read)]
+        given = [
+            values.get(dest) is not None for dest in self._asked_for
+        ]  # `save` differs in every job, but not in this
+        key = world, *environment.items(), *read, *map(type, read), *given  # types, for 1, 1.0 and true are equal
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return key
+
+    def _judged(self, values: Mapping[str, Any], world: int, environment: Mapping[str, str]) -> Verdict:
+        arguments = _Arguments(values, self._default, world, environment, self._read, self._asked_for)
+        found = [item for check in _CHECKS for item in check(arguments)]
+        problems = tuple(item for item in found if isinstance(item, Problem))
+        return Verdict(problems, tuple(item for item in found if isinstance(item, Note)))
 
 
+_MOST_KNOWN = 4096
 _Found = Iterator[Problem | Note]
 
 
@@ -50,19 +84,29 @@ class _Arguments:
     """The values of a config, with Megatron's defaults behind them."""
 
     def __init__(
-        self, values: Mapping[str, Any], default: Callable[[str], Any], world: int, environment: Mapping[str, str]
+        self,
+        values: Mapping[str, Any],
+        default: Callable[[str], Any],
+        world: int,
+        environment: Mapping[str, str],
+        read: dict[str, None],
+        asked_for: dict[str, None],
     ) -> None:
         self._values = values
         self._default = default
+        self._read = read
+        self._asked_for = asked_for
         self.world = world
         self.environment = environment
 
     def __getitem__(self, dest: str) -> Any:
+        self._read[dest] = None
         value = self._values.get(dest)
         return self._default(dest) if value is None else value
 
     def given(self, dest: str) -> bool:
         """Whether the config says something of it."""
+        self._asked_for[dest] = None
         return self._values.get(dest) is not None
 
     def on(self, dest: str) -> bool:
@@ -72,14 +116,7 @@ class _Arguments:
     def number(self, dest: str) -> Any:
         """A number (a whole one as int: `1e5` in YAML is a float); None for none, and for what is refused elsewhere."""
         value = self[dest]
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return int(value) if value == int(value) else value
+        return _number(value) if type(value) in _NUMERIC else None
 
     def size(self, dest: str) -> int:
         """A degree of parallelism: at least 1."""
@@ -101,6 +138,23 @@ class _Arguments:
     def data_parallel(self) -> int | None:
         """How many copies of the model there are, or None if that is no whole number (A:446)."""
         return None if self.world % self.model_size else self.world // self.model_size
+
+
+_NUMERIC = {int, float, str}
+
+
+@lru_cache(maxsize=4096, typed=True)  # jobs of a sweep share most values
+def _number(value: int | float | str) -> int | float | None:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, int):
+        return value
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() else value
 
 
 def _problem(dest: str, what: str, hint: str = "") -> Problem:
