@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import shlex
 import shutil
@@ -49,17 +48,13 @@ def plan(options: argparse.Namespace) -> Plan:
     from oellm_autoexp.workflow.provenance import gather
 
     composed = load(app.source(options))
-    gc.disable()  # a plan only grows, and the collector would go through all of it again and again
-    try:
-        made = make_plan(
-            composed,
-            gather(),
-            plan_id=_plan_id(getattr(options, "plan_id", None)),
-            subset=_subset(getattr(options, "array_subset", None)),
-            read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
-        )
-    finally:
-        gc.enable()
+    made = make_plan(
+        composed,
+        gather(),
+        plan_id=_plan_id(getattr(options, "plan_id", None)),
+        subset=_subset(getattr(options, "array_subset", None)),
+        read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
+    )
     with located(composed):
         ask(made.probes)
     return made

@@ -399,13 +399,8 @@ def _json(data: Any) -> str:
 
 
 def _sweep_json(manifest: Manifest) -> str:
-    entries = [
-        job.model_dump(
-            mode="json",
-            include={"index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", "script_path"},
-        )
-        for job in manifest.jobs
-    ]
+    keys = ("index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", "script_path")
+    entries = [{key: getattr(job, key) for key in keys} for job in manifest.jobs]
     sweep = {"version": manifest.version, "plan_id": manifest.plan_id, "entries": entries}
     return to_json(sweep, indent=2).decode() + "\n"
 
