@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 import shutil
@@ -48,6 +49,7 @@ def plan(options: argparse.Namespace) -> Plan:
     from oellm_autoexp.workflow.provenance import gather
 
     composed = load(app.source(options))
+    gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
     made = make_plan(
         composed,
         gather(),

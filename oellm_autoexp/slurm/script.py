@@ -495,14 +495,18 @@ class _Asked:
 
     def count(self, key: str) -> int:
         """The largest number of `4`, `2-4` or `1,4-8`; 0 if the option is not there. Raises ConfigError."""
-        where, value = self._found.get(key, ("", 0))
+        if key not in self._found:
+            return 0
+        where, value = self._found[key]
         if not re.fullmatch(r"\d+(?:[-,]\d+)*", str(value), re.ASCII):
             raise ConfigError(Problem(f"{value!r} is not a number", where))
         return max(int(part) for part in re.findall(r"\d+", str(value)))
 
     def gpus(self, key: str) -> int:
         """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or in --gres `gpu:a100:4,nvme:1`; 0 without the option."""
-        _, value = self._found.get(key, ("", []))
+        if key not in self._found:
+            return 0
+        _, value = self._found[key]
         parts = value if isinstance(value, list) else scalar(value).split(",")
         words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
         if key == "gres":

@@ -28,7 +28,7 @@ from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow import watching
-from oellm_autoexp.workflow.provenance import Circumstances, redact, redact_text, redact_words
+from oellm_autoexp.workflow.provenance import Circumstances, Redactor, redact, redact_text, redact_words
 from oellm_autoexp.workflow.resolve import Jobs
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
@@ -177,6 +177,7 @@ class _Planner:
         self._read_template = read_template
         self._templates: dict[str, str] = {}
         self._packer = _Packer()
+        self._redactor = Redactor()
         self._odd_options: set[str] = set()
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
@@ -235,7 +236,7 @@ class _Planner:
             self._told[note.about].append(note)
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
-        packed = self._packer.packed(to_json(redact(tree), indent=2) + b"\n")
+        packed = self._packer.packed(to_json(self._redactor.redact(tree), indent=2) + b"\n")
         return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
 
     def _assemble(
@@ -282,7 +283,7 @@ class _Planner:
             stage=config.stage,
             parameters=redact(point.values),
             coords=redact(dict(point.coords)),
-            argv=tuple(redact_words(argv)),
+            argv=self._redactor.words(argv),
             env=redact(env),
             work_dir=work_dir,
             output_dir=output_dir,

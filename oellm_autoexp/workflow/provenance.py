@@ -10,12 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress, count
-from operator import not_
+from operator import is_not, not_
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +192,45 @@ def redact_words(words: tuple[str, ...]) -> list[str]:
     for number in compress(count(1), [announces for _, announces in looked_at[:-1]]):
         cleaned[number] = REDACTED
     return cleaned
+
+
+class Redactor:
+    """Redacts one after another what is mostly the same, such as the jobs of a sweep: looks only at what is not.
+
+    What it was given and what it gave must not be changed afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._mappings: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # by path: given, cleaned
+        self._words: tuple[tuple[str, ...], list[str]] = ((), [])
+
+    def redact(self, value: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+        """As the function `redact`, of a mapping at `path`."""
+        last, cleaned = self._mappings.get(path, ({}, {}))
+        if last is value:
+            return cleaned
+        changed: Iterable[str]
+        if [*last] == [*value]:
+            cleaned = cleaned.copy()
+            changed = compress(value, map(is_not, value.values(), last.values()))
+        else:
+            cleaned = value.copy()
+            changed = value
+        for key in changed:
+            item = value[key]
+            cleaned[key] = self.redact(item, (*path, key)) if type(item) is dict else redact(item, str(key))
+        self._mappings[path] = value, cleaned
+        return cleaned
+
+    def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """As the function `redact_words`."""
+        last, cleaned = self._words
+        if len(last) != len(words):
+            cleaned = redact_words(words)
+        else:
+            cleaned = cleaned.copy()
+            for index in compress(count(), map(is_not, words, last)):
+                before = max(index - 1, 0)  # a word may announce a secret: look at it with its neighbours
+                cleaned[index : index + 2] = redact_words(words[before : index + 2])[index - before :]
+        self._words = words, cleaned
+        return tuple(cleaned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_section
@@ -27,17 +27,18 @@ class Decoder:
 
     def config(self, tree: Mapping[str, Any]) -> AutoexpConfig:
         """The typed config of a job's resolved tree. Raises ConfigError with all mistakes, here and elsewhere."""
-        wrong: list[Problem] = []
-        try:
-            config = decode({**tree, "monitoring": {}})
-        except ConfigError as error:
-            wrong += error.problems
+        rules: MonitoringSection | None = None
+        wrong: Sequence[Problem] = ()
         try:
             rules = self.section(tree)
         except ConfigError as error:
-            wrong += error.problems
+            wrong = error.problems
+        try:
+            config = decode({**tree, "monitoring": rules or {}})
+        except ConfigError as error:
+            raise ConfigError(*error.problems, *wrong) from None
         raise_all(ConfigError, wrong)
-        return config.model_copy(update={"monitoring": rules})
+        return config
 
     def section(self, tree: Mapping[str, Any]) -> MonitoringSection:
         """The section of a job's resolved tree. Raises ConfigError with all mistakes in it."""

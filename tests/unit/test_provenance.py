@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from oellm_autoexp.workflow.provenance import REDACTED, is_secret, redact, redact_text, redact_words
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.workflow.provenance import REDACTED, Redactor, is_secret, redact, redact_text, redact_words
+
+WORDS = st.sampled_from(["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1"])
+KEYS = st.sampled_from(["lr", "HF_TOKEN", "env", "url", "b"])
+LEAVES = st.sampled_from(["x", "", "https://me:pw@host/x", "hf_abcdefghijklmnopqrst", 1, 1.5, None, True])
+TREES = st.dictionaries(
+    KEYS, st.recursive(LEAVES, lambda part: st.lists(part, max_size=2) | st.dictionaries(KEYS, part, max_size=3))
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +66,14 @@ def test_command_lines_keep_all_but_their_secrets(words: tuple[str, ...], cleane
 
 def test_private_keys_are_hidden_in_texts() -> None:
     assert "BEGIN" not in redact_text("x -----BEGIN RSA PRIVATE KEY----- y")
+
+
+@given(st.lists(TREES, max_size=4), st.lists(st.lists(WORDS, max_size=5).map(tuple), max_size=4))
+def test_what_is_redacted_job_after_job_is_what_each_would_be_alone(
+    trees: list[dict[str, Any]], commands: list[tuple[str, ...]]
+) -> None:
+    # each job shares the values of the one before it, but for one
+    jobs = [tree | ({"shared": trees[0]} if number else {}) for number, tree in enumerate(trees)]
+    redactor = Redactor()
+    assert [redactor.redact(job) for job in jobs] == [redact(job) for job in jobs]
+    assert [redactor.words(words) for words in commands] == [tuple(redact_words(words)) for words in commands]

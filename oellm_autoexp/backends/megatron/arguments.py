@@ -98,6 +98,7 @@ class Arguments:
         # jobs of a sweep share most values; typed, for 1, 1.0 and true are equal
         self._words = lru_cache(maxsize=2**16, typed=True)(words)
         self._defaults = {argument.dest: _default_words(argument) for argument in table}
+        self._dests_only: list[str] = []  # the last keys that were dests, all of them
         self._last: dict[bool, _Made | None] = {True: None, False: None}  # by `explicit`
 
     @staticmethod
@@ -122,10 +123,18 @@ class Arguments:
 
     def by_dest(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The known values by dest; a key is a dest or a flag (`train_iters`, `train-iters`, `--train-iters`)."""
-        if values.keys() <= self._by_dest.keys():
+        if self._only_dests(values):
             return values
         spelled = self._spelled
         return {spelled[key].dest: value for key, value in values.items() if key in spelled}
+
+    def _only_dests(self, values: Mapping[str, Any]) -> bool:
+        keys = [*values]
+        if keys != self._dests_only:  # which the last job's mostly are
+            if not self._by_dest.keys() >= values.keys():
+                return False
+            self._dests_only = keys
+        return True
 
     def argv(
         self, values: Mapping[str, Any], where: str = "$.backend.megatron", *, explicit: bool = False
@@ -139,7 +148,7 @@ class Arguments:
         problems: list[Problem] = []
         if last is None or last.keys != [*values]:
             last = self._nothing_made([*values])
-        plain = values.keys() <= self._by_dest.keys()
+        plain = self._only_dests(values)
         if not plain:
             problems += self._wrong_keys(values, where)
         self._last[explicit] = None  # until it is known to hold no mistakes
