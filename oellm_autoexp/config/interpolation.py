@@ -207,11 +207,16 @@ class Resolution:
 
     def everything(self) -> dict[str, Any]:
         """The whole tree, evaluated. Raises ConfigError with every failure."""
-        problems: list[Problem] = []
-        resolved = self._container(self._tree, (), problems)
-        if problems:
-            raise ConfigError(*dict.fromkeys(problems))
-        return cast("dict[str, Any]", dict(resolved) if resolved is self._tree else resolved)
+        resolved, failed = self.mostly()
+        if failed:
+            raise ConfigError(*dict.fromkeys(problem for error in failed.values() for problem in error.problems))
+        return resolved
+
+    def mostly(self) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+        """The whole tree, evaluated but for the leaves that can't be, and these by their paths."""
+        failed: dict[Path, ConfigError] = {}
+        resolved = self._container(self._tree, (), failed)
+        return cast("dict[str, Any]", dict(resolved) if resolved is self._tree else resolved), failed
 
     def text(self, text: str) -> Any:
         """The value of a text at the top level."""
@@ -260,23 +265,23 @@ class Resolution:
             return self._leaf(node, path) if is_live(node) else node
         return self._container(node, path) if isinstance(node, dict | list) else node
 
-    def _container(self, node: Any, path: Path, problems: list[Problem] | None = None) -> Any:
-        """A container evaluated, or itself if nothing is to be evaluated; what fails is raised or put in `problems`."""
+    def _container(self, node: Any, path: Path, failed: dict[Path, ConfigError] | None = None) -> Any:
+        """A container evaluated, or itself if nothing is to be evaluated; what fails is raised or put in `failed`."""
         live = self._live_keys(node)
         if not live:
             return node
         evaluated = node.copy()
         for key in live:
             value, here = node[key], (*path, str(key))
-            if problems is not None and isinstance(value, dict | list):
-                evaluated[key] = self._container(value, here, problems)
+            if failed is not None and isinstance(value, dict | list):
+                evaluated[key] = self._container(value, here, failed)
                 continue
             try:
                 evaluated[key] = self._value(value, here)
             except ConfigError as error:
-                if problems is None:
+                if failed is None:
                     raise
-                problems.extend(error.problems)
+                failed[here] = error
         return evaluated
 
     def _live_keys(self, node: Any) -> Collection[Any]:

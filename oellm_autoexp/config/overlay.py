@@ -102,6 +102,12 @@ class Overlay:
         """`tree` with every interpolation evaluated. Raises ConfigError with all that fail."""
         return self._resolution(tree, siblings).everything()
 
+    def resolve_mostly(
+        self, tree: Laid, siblings: SiblingValues | None = None
+    ) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+        """`tree` with every interpolation evaluated that can be, and the failures of the others by their paths."""
+        return self._resolution(tree, siblings).mostly()
+
     def at(self, tree: Laid, path: Path, siblings: SiblingValues | None = None) -> Any:
         """The resolved value at a path of `tree`. Raises ConfigError, also if there is none."""
         resolution = self._resolution(tree, siblings)
@@ -109,6 +115,13 @@ class Overlay:
             return resolution.at(path)
         except AbsentError:
             raise ConfigError(resolution.absent(".".join(path), path)) from None
+
+    def named(self, tree: Laid, name: str) -> Any:
+        """The resolved value of a dotted name. Raises KeyError if there is none, ConfigError if it fails."""
+        try:
+            return self._resolution(tree).at(tuple(name.split(".")))
+        except AbsentError:
+            raise KeyError(name) from None
 
     def select(self, tree: Laid, text: str) -> Any:
         """The value of one text with interpolations, as seen from the root of `tree`. Raises ConfigError."""

@@ -7,7 +7,8 @@ Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `${oc.eval:int(50e9 / ${b})}` is accepted unquoted: the expression is quoted here, so that OmegaConf's grammar, which
   knows no operators, takes it as one argument;
 - the events of `monitoring` are kept by name, also where they are written as a list, so that a file can add to them;
-- inside `sweep`, `\\${x}` and `${x}` are the same: a value of the job, resolved per job.
+- inside `sweep`, `\\${x}` and `${x}` are the same: a value of the job, resolved per job; and so are, everywhere,
+  `\\${sibling.x}` and `${sibling.x}`.
 """
 
 from __future__ import annotations
@@ -235,13 +236,12 @@ def normalise(tree: Any, *, in_sweep: bool = False) -> Any:
     if isinstance(tree, list):
         return [normalise(value, in_sweep=in_sweep) for value in tree]
     if isinstance(tree, str) and "${" in tree:
-        return quote_expressions(unescape(tree) if in_sweep else tree)
+        return quote_expressions((_ESCAPED if in_sweep else _ESCAPED_SIBLING).sub("${", tree))
     return tree
 
 
-def unescape(text: str) -> str:
-    """`text` with `\\${` (however many backslashes) as `${`."""
-    return re.sub(r"\\+\$\{", "${", text)
+_ESCAPED = re.compile(r"\\+\$\{")  # however many backslashes
+_ESCAPED_SIBLING = re.compile(r"\\+\$\{(?=sibling\.)")
 
 
 _EVAL = re.compile(r"\s*oc\.eval\s*:")

@@ -13,15 +13,28 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from oellm_autoexp.errors import Problem, SweepError
 from oellm_autoexp.text import did_you_mean
 
 KINDS = ("grids", "params", "configs", "groups")
 _DEFAULTS = ("base_values", "defaults")
-_NO_PLACE = ("stage", "+stage", "++stage")  # a stage is what a place in hyperparameter space is gone through in
+MOST_POINTS = 1_000_000
 _KEYWORDS = frozenset((*KINDS, *_DEFAULTS, "type", "filter"))
+
+
+def plain(key: str) -> str:
+    """The key that a sweep's key is about: `a.b` for `+a.b`, `++a.b` and `~a.b`."""
+    return key.lstrip("+~")
+
+
+class Filter(NamedTuple):
+    """An expression that must hold in a job's config, and the path in the sweep of where it is written."""
+
+    text: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -29,14 +42,14 @@ class Point:
     """One combination of values.
 
     `chosen` comes from params and configs; `inherited` from defaults, and never overrides what was chosen. `coords` are
-    the values that came from a grid (or a config that names no stage): the point's place in hyperparameter space.
-    `filters` are the expressions that must hold in the job's config.
+    the values that came from a grid (or a config that names no stage), by plain keys: the point's place in
+    hyperparameter space, through which stages go.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
     inherited: Mapping[str, Any] = field(default_factory=dict)
     coords: Mapping[str, Any] = field(default_factory=dict)
-    filters: tuple[str, ...] = ()
+    filters: tuple[Filter, ...] = ()
 
     @property
     def values(self) -> dict[str, Any]:
@@ -69,8 +82,12 @@ def add(parts: Iterable[Points]) -> Points:
 
 
 def multiply(factors: Iterable[Points]) -> Points:
-    """Every combination of one point of each factor, the last factor fastest."""
-    return reduce(lambda left, right: [a | b for a, b in product(left, right)], factors, [Point()])
+    """Every combination of one point of each factor, the last factor fastest. Raises SweepError if that is too many."""
+    parts = list(factors)
+    if (count := prod(map(len, parts))) > MOST_POINTS:
+        sizes = " x ".join(str(len(part)) for part in parts)
+        raise SweepError(Problem(f"{sizes} are {count} points", "$.sweep", f"a plan has at most {MOST_POINTS}"))
+    return reduce(lambda left, right: [a | b for a, b in product(left, right)], parts, [Point()])
 
 
 def expand(sweep: Any) -> Points:
@@ -85,6 +102,16 @@ def expand(sweep: Any) -> Points:
     return points
 
 
+def keys_set(sweep: Any) -> set[str]:
+    """The plain keys that any node of a sweep section sets, also of one with mistakes."""
+    if isinstance(sweep, list):
+        return {key for item in sweep for key in keys_set(item)}
+    if not isinstance(sweep, dict):
+        return set()
+    own = {plain(key) for key in sweep if isinstance(key, str) and key not in _KEYWORDS}
+    return own | {key for name, part in sweep.items() if name in _KEYWORDS for key in keys_set(part)}
+
+
 def _node(node: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(node, dict):
         problems.append(Problem(f"a sweep node must hold keys and values, not {_kind(node)}", where))
@@ -97,7 +124,7 @@ def _node(node: Any, where: str, problems: list[Problem]) -> Points:
         return []
     _check_keys(node, where, problems)
     points = _EXPANSIONS[kinds[0]](node[kinds[0]], node, f"{where}.{kinds[0]}", problems) if kinds else [Point()]
-    filters = (_filter(node["filter"], where, problems),) if node.get("filter") is not None else ()
+    filters = () if node.get("filter") is None else (_filter(node["filter"], f"{where}.filter", problems),)
     frame = Point(inherited=_inherited(node, where, problems), filters=filters)
     return [frame | point for point in points]
 
@@ -108,20 +135,37 @@ def _check_keys(node: dict[str, Any], where: str, problems: list[Problem]) -> No
         for key in _text_keys(node, where, problems)
         if key not in _KEYWORDS and "." not in key and "/" not in key and (hint := _near_keyword(key))
     ]
+    if "type" in node:
+        problems += _type_problems(node, f"{where}.type")
+
+
+def _type_problems(node: dict[str, Any], where: str) -> list[Problem]:
+    """What is wrong with a node's `type`: only groups can combine in two ways."""
+    if node["type"] not in ("product", "list"):
+        return [Problem(f"type is {node['type']!r}", where, "write product or list")]
     kind = next((kind for kind in KINDS if kind in node), "groups")
-    if "type" in node and node["type"] not in _TYPES[kind]:
-        problems.append(Problem(f"type is {node['type']!r}", f"{where}.type", f"write {' or '.join(_TYPES[kind])}"))
+    parts = node.get(kind)
+    if kind == "groups" or node["type"] == _COMBINED[kind] or not isinstance(parts, list | dict) or len(parts) == 1:
+        return []
+    how = "multiplied" if kind == "params" else "alternatives, one after another"
+    return [Problem(f"type is {node['type']!r}, but {kind} are {how}", where, "nest them in groups, which can do both")]
 
 
-_TYPES = {"groups": ("product", "list"), "grids": ("list",), "params": ("product",), "configs": ("list",)}
-"""How the parts of each kind can combine."""
+_COMBINED = {"grids": "list", "params": "product", "configs": "list"}
+"""How the parts of each kind but groups combine."""
 
 
 def _text_keys(mapping: dict[Any, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    """The entries whose keys are text; the others are problems."""
+    """The entries whose keys are text; the others are problems, and so is what no sweep can set."""
     wrong = [key for key in mapping if not isinstance(key, str)]
     problems += [Problem(f"the key {key!r} is not text", where, f"write '{key}' in quotes") for key in wrong]
-    return {key: value for key, value in mapping.items() if isinstance(key, str)}
+    texts = {key: value for key, value in mapping.items() if isinstance(key, str)}
+    problems += [
+        Problem("a sweep can't set the index", f"{where}.{key}", "it numbers the jobs, from 0")
+        for key in texts
+        if plain(key) == "index"
+    ]
+    return texts
 
 
 def _near_keyword(key: str) -> str:
@@ -138,14 +182,20 @@ def _inherited(node: dict[str, Any], where: str, problems: list[Problem]) -> dic
         if not isinstance(block, dict):
             problems.append(Problem(f"must hold keys and values, not {_kind(block)}", f"{where}.{name}"))
             continue
-        values = _over(values, _text_keys(block, f"{where}.{name}", problems))
+        found = _text_keys(block, f"{where}.{name}", problems)
+        problems += [
+            Problem("base_values and defaults are the same thing, and differ here", f"{where}.{name}.{key}", "keep one")
+            for key in found
+            if key in values and values[key] != found[key]
+        ]
+        values = _over(values, found)
     return _over(values, {key: value for key, value in node.items() if key not in _KEYWORDS and isinstance(key, str)})
 
 
-def _filter(text: Any, where: str, problems: list[Problem]) -> str:
+def _filter(text: Any, where: str, problems: list[Problem]) -> Filter:
     if not isinstance(text, str | bool):
-        problems.append(Problem(f"a filter is an expression, not {_kind(text)}", f"{where}.filter"))
-    return str(text)
+        problems.append(Problem(f"a filter is an expression, not {_kind(text)}", where))
+    return Filter(str(text), where)
 
 
 def _grids(grids: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:  # noqa: ARG001
@@ -165,8 +215,7 @@ def _grid(grid: Any, where: str, problems: list[Problem]) -> Points:
         choices = values if isinstance(values, list) else [values]
         if not choices:
             problems.append(Problem("this axis has no values", f"{where}.{key}", "give at least one, or leave it out"))
-        place = key not in _NO_PLACE
-        axes.append([Point({key: value}, coords={key: value} if place else {}) for value in choices])
+        axes.append([Point({key: value}, coords=_place({key: value})) for value in choices])
     return multiply(axes)
 
 
@@ -181,7 +230,13 @@ def _config(entry: Any, where: str, problems: list[Problem]) -> Points:
     if any(key in _KEYWORDS for key in entry):
         return _node(entry, where, problems)
     values = _text_keys(entry, where, problems)
-    return [Point(values, coords={} if "stage" in values else values)]
+    return [Point(values, coords=_place(values))]
+
+
+def _place(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The coordinates that these values are: none where they name a stage, which a place is gone through in."""
+    place = {plain(key): value for key, value in values.items()}
+    return {} if "stage" in place else place
 
 
 def _groups(groups: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:

@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from oellm_autoexp.errors import Problem, SweepError
-from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.sweep.expander import Point, plain
 from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
@@ -39,12 +39,19 @@ class Siblings:
                 self._stages[member.stage][frozenset(member.point.coords)].append(member)
         self._indices: dict[tuple[str, frozenset[str], frozenset[str]], dict[Any, list[Member]]] = {}
 
+    def named(self, path: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """The stage that a path begins with, whose name may hold dots, and the rest of the path."""
+        for count in range(len(path), 1, -1):
+            if (stage := ".".join(path[:count])) in self._stages:
+                return stage, tuple(path[count:])
+        return path[0], tuple(path[1:])
+
     def of(self, member: Member, stage: str) -> Member:
         """The sibling of a job in a stage. Raises SweepError if there is none or more than one, listing candidates."""
         if stage not in self._stages:
             hint = did_you_mean(stage, self._stages) or "no job has a stage; set stage in the sweep"
             raise SweepError(Problem(f"'sibling.{stage}': there is no stage '{stage}'", hint=hint))
-        here = {**member.point.values, **member.point.coords}
+        here = {plain(key): value for key, value in member.point.values.items()} | dict(member.point.coords)
         found = [
             candidate
             for keys in self._stages[stage]

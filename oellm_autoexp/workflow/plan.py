@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -19,21 +19,23 @@ from pydantic_core import to_json
 
 from oellm_autoexp.backends.base import Note, Probe
 from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
-from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.sweep.expander import Point, keys_set, plain
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow import watching
 from oellm_autoexp.workflow.provenance import Circumstances, Redactor, redact, redact_text, redact_words
-from oellm_autoexp.workflow.resolve import Jobs
+from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _ENOUGH_PROBLEMS = 20
+_LISTED = 8
 _PLENTY_BYTES = 64 << 20
 _VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
 _LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
@@ -114,7 +116,10 @@ def make_plan(
     mistakes found, each located in its file where it can be.
     """
     with located(composed):
-        jobs = Jobs(composed, circumstances)
+        try:
+            jobs = Jobs(composed, circumstances)
+        except AutoexpError as error:
+            raise type(error)(*error.problems, *_problems_beside_the_sweep(composed, circumstances)) from None
         planner = _Planner(jobs, circumstances, read_template)
         planned = planner.jobs(subset, progress)
         return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
@@ -148,6 +153,29 @@ def located(composed: Composed) -> Iterator[None]:
         raise type(error)(*(Problem(p.what, composed.locations.of(p.where), p.hint) for p in error.problems)) from None
 
 
+def _problems_beside_the_sweep(composed: Composed, circumstances: Circumstances) -> list[Problem]:
+    """What is wrong with a config whatever its sweep may set."""
+    tree, failed = beside_the_sweep(composed, circumstances)
+    return _problems_but_at(tree, {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))})
+
+
+def _problems_but_at(tree: dict[str, Any], unclear: Collection[str]) -> list[Problem]:
+    """What is wrong with a resolved config but at paths (`$.a.b`) whose values nobody knows."""
+    try:
+        watching.Decoder().config(tree)
+    except ConfigError as error:
+        return [
+            problem
+            for problem in error.problems
+            if not any(_within(problem.where, path) or _within(path, problem.where) for path in unclear)
+        ]
+    return []
+
+
+def _within(path: str, other: str) -> bool:
+    return path == other or path.startswith((f"{other}.", f"{other}["))
+
+
 @dataclass(frozen=True)
 class _Planned:
     spec: JobSpec
@@ -179,6 +207,7 @@ class _Planner:
         self._packer = _Packer()
         self._redactor = Redactor()
         self._odd_options: set[str] = set()
+        self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
@@ -188,7 +217,9 @@ class _Planner:
         """Every job, in order. Raises the collected problems."""
         wanted = [index for index in range(len(self._jobs)) if subset is None or index in subset]
         if subset is not None and (unknown := sorted(subset - set(wanted))):
-            raise ConfigError(Problem(f"no job has index {', '.join(map(str, unknown))}", "--array-subset"))
+            listed = ", ".join(map(str, unknown[:_LISTED])) + (", …" if len(unknown) > _LISTED else "")
+            hint = f"there are 0 to {len(self._jobs) - 1}"
+            raise ConfigError(Problem(f"no job has index {listed}", "--array-subset", hint))
         problems: dict[Problem, type[AutoexpError]] = {}
         planned: list[_Planned] = []
         for done, index in enumerate(wanted):
@@ -203,12 +234,10 @@ class _Planner:
             kinds = set(problems.values())
             raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
         _check_unique(planned)
+        if subset is not None:
+            planned = self._without_those_left_out(planned)
         _check_job_names(planned)
         self._jobs.check_order()
-        return self._with_dependencies(planned)
-
-    def _with_dependencies(self, planned: list[_Planned]) -> list[_Planned]:
-        """The jobs with the names of those they depend on; siblings left out of the plan are not waited for."""
         names = {job.spec.index: job.spec.name for job in planned}
         return [
             replace(job, spec=job.spec.model_copy(update={"depends_on": tuple(parents)})) if parents else job
@@ -216,11 +245,31 @@ class _Planner:
             for parents in ([names[index] for index in self._jobs.depends_on(job.spec.index) if index in names],)
         ]
 
+    def _without_those_left_out(self, planned: list[_Planned]) -> list[_Planned]:
+        """The jobs of a part of the plan: neither waiting for siblings that are not in it, nor cancelled by them."""
+        names = {job.spec.name for job in planned}
+        indices = {job.spec.index for job in planned}
+        alone = [job.spec.name for job in planned if not indices.issuperset(self._jobs.depends_on(job.spec.index))]
+        if alone:
+            self._notes.append(
+                f"{plural(len(alone), 'job')} of this part ({alone[0]}{', …' if len(alone) > 1 else ''}) "
+                "would wait for jobs that --array-subset leaves out, and does not"
+            )
+        kept = []
+        for job in planned:
+            left = [each for each in job.spec.cancel_conditions if each.get("job_name", job.spec.name) in names]
+            kept.append(replace(job, spec=job.spec.model_copy(update={"cancel_conditions": tuple(left)})))
+        return kept
+
     def job(self, index: int) -> _Planned:
         """One job. Raises what is wrong with it."""
-        tree = self._jobs.config(index)
+        try:
+            tree = self._jobs.config(index)
+        except AutoexpError as error:
+            others, failed = self._jobs.config_mostly(index)
+            raise type(error)(*error.problems, *_problems_but_at(others, [*map(where, failed)])) from None
         config = self._rules.config(tree)
-        problems = _name_problems(config)
+        problems = [*_name_problems(config), *self._place_problems(config.project)]
         try:
             command = make_backend(config.backend).command(tree)
         except BackendError as error:
@@ -307,6 +356,17 @@ class _Planner:
         _check_plan_wide(self._first, config)
         return _Planned(spec, text, packed)
 
+    def _place_problems(self, project: ProjectSection) -> list[Problem]:
+        """What is wrong with a job's output directory if it is where plans and sessions are kept."""
+        output_dir, base, state_dir = map(
+            self._jobs.absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
+        )
+        taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
+        if output_dir != base and not any(f"{output_dir}/".startswith(f"{place}/") for place in taken):
+            return []
+        hint = "give the job a folder, and a name, of its own"
+        return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
+
     def _template(self, path: str) -> str:
         """The template at a path ('': the shipped one), read once. Raises ConfigError."""
         if path not in self._templates:
@@ -360,7 +420,12 @@ class _Planner:
         )
         shared = _shared_files(base / "manifests" / f"{plan_id}.provenance", composed, around, self._planning(composed))
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
-        notes = (*_notes(first, planned, self._odd_options), *_told(self._told, len(planned)))
+        notes = (
+            *self._notes,
+            *_overruled(composed.source.overrides, specs),
+            *_notes(first, planned, self._odd_options),
+            *_told(self._told, len(planned)),
+        )
         return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()))
 
 
@@ -454,14 +519,14 @@ def _check_job_names(planned: list[_Planned]) -> None:
         for condition in (*job.spec.start_conditions, *job.spec.cancel_conditions, *job.spec.done_conditions)
         if "job_name" in condition and condition["job_name"] not in names
     }
-    hint = "was it left out by --array-subset?"
-    raise_all(
-        SweepError,
-        [
-            Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
-            for name, index in list(wrong.items())[:_ENOUGH_PROBLEMS]
-        ],
-    )
+    hint = "name a job of the plan, as in ${sibling.STAGE.name}; --array-subset must not leave it out"
+    problems = [
+        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
+        for name, index in list(wrong.items())[:_LISTED]
+    ]
+    if len(wrong) > _LISTED:
+        problems.append(Problem(f"and so do conditions that look at {len(wrong) - _LISTED} other names", "$.job"))
+    raise_all(SweepError, problems)
 
 
 def _name_problems(config: AutoexpConfig) -> list[Problem]:
@@ -489,23 +554,46 @@ def _log_pattern(log_path: str, output_dir: str) -> str:
 
 
 def _check_unique(planned: list[_Planned]) -> None:
-    """Raises SweepError if two jobs share a name or, their names differing, an output directory."""
-    problems = _shared(planned, lambda job: job.spec.name, "the name", "$.project.name") or _shared(
-        planned, lambda job: job.spec.output_dir, "the output directory", "$.project.output_dir"
+    """Raises SweepError if two jobs share what must be each one's own: their names and the places of their files."""
+    problems = (
+        _shared(planned, lambda job: job.spec.name, "the name", "$.project.name")
+        or _shared(planned, lambda job: job.spec.output_dir, "the output directory", "$.project.output_dir")
+        or [
+            *_shared(planned, lambda job: _sole_log(job.spec.log_path), "the log", "$.project.log_path"),
+            *_shared(planned, lambda job: job.spec.log_path_current, "the link", "$.project.log_path_current"),
+        ]
     )
     raise_all(SweepError, problems[:_ENOUGH_PROBLEMS])
+
+
+def _sole_log(pattern: str) -> str:
+    """A log's path, or '' if it has the id of the job in it."""
+    return "" if re.search("%[jA]", pattern.replace("%%", "")) else pattern
 
 
 def _shared(planned: list[_Planned], key: Callable[[_Planned], str], what: str, where: str) -> list[Problem]:
     groups: dict[str, list[_Planned]] = defaultdict(list)
     for job in planned:
-        groups[key(job)].append(job)
+        if value := key(job):
+            groups[value].append(job)
     problems = []
     for value, jobs in groups.items():
         if len(jobs) > 1:
-            indices = ", ".join(str(job.spec.index) for job in jobs[:8]) + (", …" if len(jobs) > 8 else "")
+            indices = ", ".join(str(job.spec.index) for job in jobs[:_LISTED]) + (", …" if len(jobs) > _LISTED else "")
             problems.append(Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs)))
     return problems
+
+
+def _overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
+    """What is to be said of values on the command line that the sweep sets, too."""
+    counts = Counter(plain(key) for spec in specs for key in spec.parameters)
+    keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
+    return [
+        f"{key} on the command line changes nothing in "
+        f"{'any job' if counts[key] == len(specs) else f'{counts[key]} of {len(specs)} jobs'}: the sweep sets it"
+        for key in keys
+        if counts[key]
+    ]
 
 
 def _distinct(jobs: list[_Planned]) -> str:

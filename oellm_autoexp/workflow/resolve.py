@@ -6,18 +6,20 @@ only the values that it refers to. So ten thousand jobs cost no more memory than
 
 from __future__ import annotations
 
+import logging
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from oellm_autoexp.config.expressions import evaluate
+from oellm_autoexp.config.interpolation import MISSING, Path
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overlay import Laid, Overlay
-from oellm_autoexp.errors import ConfigError, Problem, SweepError
-from oellm_autoexp.sweep.expander import Point, expand
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
+from oellm_autoexp.sweep.expander import Filter, Point, expand, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow.provenance import Circumstances
@@ -25,6 +27,9 @@ from oellm_autoexp.workflow.provenance import Circumstances
 _PROJECT_FIELDS = ("name", "output_dir", "log_path", "log_path_current")
 """`${sibling.STAGE.name}` is short for `${sibling.STAGE.project.name}`, and so with the others."""
 _PATHS = ("output_dir", "log_path", "log_path_current")
+_CONDITIONS = ("start_conditions", "cancel_conditions", "done_conditions")
+_ENOUGH_WRONG = 100  # points with mistakes: the others most likely have the same ones
+_log = logging.getLogger(__name__)
 
 
 class Jobs:
@@ -39,10 +44,12 @@ class Jobs:
         self._work_dir = str(circumstances.work_dir)
         self._overlays: dict[tuple[str, ...], Overlay] = {}
         points = expand(composed.sweep)
-        kept = [(point, stage) for point in points if (stage := self._kept(point)) is not None]
+        kept = self._filtered(points)
         if points and not kept:
-            raise SweepError(Problem(f"the filter removes all {plural(len(points), 'job')}", "$.sweep.filter"))
-        self.members = [Member(index, stage[0], point) for index, (point, stage) in enumerate(kept)]
+            where = points[0].filters[0].where
+            raise SweepError(Problem(f"the filter removes all {plural(len(points), 'job')}", where))
+        self.members = [Member(index, stage, point) for index, (point, stage) in enumerate(kept)]
+        _log.info("%s, of which the filters keep %s", plural(len(points), "point"), plural(len(kept), "job"))
         self._begin()
 
     def _begin(self) -> None:
@@ -83,6 +90,11 @@ class Jobs:
         overlay = self._overlay_of(member.point)
         return overlay.resolve(self._tree(index), self._sibling_values(member))
 
+    def config_mostly(self, index: int) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+        """As `config`, with what can't be evaluated left as it is, and told by its path. Raises ConfigError."""
+        member = self.members[index]
+        return self._overlay_of(member.point).resolve_mostly(self._tree(index), self._sibling_values(member))
+
     def depends_on(self, index: int) -> list[int]:
         """The siblings that a job refers to, once its config was evaluated."""
         return list(self._uses[index])
@@ -98,7 +110,11 @@ class Jobs:
     def _overlay(self, choices: tuple[str, ...]) -> Overlay:
         """The overlay of the config with these group choices; each distinct choice is composed once."""
         if choices not in self._overlays:
-            composed = self._composed.choosing(choices) if choices else self._composed
+            try:
+                composed = self._composed.choosing(choices) if choices else self._composed
+            except ConfigError as error:
+                by_key = {choice: choice.partition("=")[0] for choice in choices}
+                raise _placed(error, by_key) from None
             around = self._circumstances
             self._overlays[choices] = composed.overlay(around.environment, around.now, around.python)
         return self._overlays[choices]
@@ -110,47 +126,86 @@ class Jobs:
         chosen = ((key, value) for key, value in point.values.items() if self._composed.is_choice(key, value))
         return tuple(key if value is None else f"{key}={value}" for key, value in chosen)
 
-    def _values(self, point: Point) -> dict[str, Any]:
-        return {key: value for key, value in point.values.items() if not self._composed.is_choice(key, value)}
+    def _lay(self, point: Point) -> Laid:
+        """The config with a point's values, unresolved. Raises ConfigError."""
+        values = {key: value for key, value in point.values.items() if not self._composed.is_choice(key, value)}
+        try:
+            return self._overlay_of(point).lay(values)
+        except ConfigError as error:
+            raise _placed(error, {key: key for key in values}) from None
 
     def _laid(self, index: int) -> Laid:
-        point = self.members[index].point
-        tree = self._overlay_of(point).lay(self._values(point))
+        member = self.members[index]
+        tree = self._lay(member.point)
         tree["index"] = index
+        self._leave_out_own_stage(tree, member)
         return tree
 
-    def _kept(self, point: Point) -> tuple[str | None] | None:
-        """The point's stage (in a tuple, as it may be None) if its filters keep it, else None."""
-        stage = point.values.get("stage")
-        if isinstance(stage, str) and "${" not in stage and not point.filters:
-            return (stage,)
+    def _leave_out_own_stage(self, tree: Laid, member: Member) -> None:
+        """Drop those of the conditions for all jobs that are about the stage which the job is in itself.
+
+        `job.start_conditions` outside of the sweep can so let one stage wait for another.
+        """
+        base, job = self._overlay_of(member.point).base.get("job"), tree.get("job")
+        if member.stage is None or not isinstance(base, dict) or not isinstance(job, dict):
+            return
+        own = f"${{sibling.{member.stage}."
+        for key in _CONDITIONS:
+            everyones = base.get(key)
+            if job.get(key) is everyones and isinstance(everyones, list) and own in str(everyones):
+                tree["job"] = job = {**job, key: [each for each in everyones if own not in str(each)]}
+                tree.changed.append(("job", key))
+
+    def _filtered(self, points: Sequence[Point]) -> list[tuple[Point, str | None]]:
+        """The points that their filters keep, with their stages. Raises ConfigError or SweepError with all mistakes."""
+        kept: list[tuple[Point, str | None]] = []
+        problems: dict[Problem, type[AutoexpError]] = {}
+        wrong = 0
+        for point in points:
+            try:
+                tree = self._tree_to_judge(point)
+                if tree is None or self._passes(point, tree):
+                    kept.append((point, self._stage(point, tree)))
+            except AutoexpError as error:
+                problems.update(dict.fromkeys(error.problems, type(error)))
+                wrong += 1
+                if wrong == _ENOUGH_WRONG:
+                    break
+        if problems:
+            raise (ConfigError if ConfigError in problems.values() else SweepError)(*problems)
+        return kept
+
+    def _tree_to_judge(self, point: Point) -> Laid | None:
+        """The config of a point, where its filters or its stage need it."""
+        stages = [value for key, value in point.values.items() if plain(key) == "stage"]
+        if len(stages) == 1 and isinstance(stages[0], str) and "${" not in stages[0] and not point.filters:
+            return None
+        tree = self._lay(point)
+        tree["index"] = MISSING
+        return tree
+
+    def _passes(self, point: Point, tree: Laid) -> bool:
         overlay = self._overlay_of(point)
-        tree = overlay.lay(self._values(point))
-        for text in point.filters:
-            if not self._holds(overlay, tree, text):
-                return None
+        return all(_holds(overlay, tree, condition) for condition in point.filters)
+
+    def _stage(self, point: Point, tree: Laid | None) -> str | None:
+        if tree is None:
+            return str(next(value for key, value in point.values.items() if plain(key) == "stage"))
         stage = tree.get("stage")
         if isinstance(stage, str) and "${" in stage:
-            stage = overlay.select(tree, stage)
-        return (None if stage is None else str(stage),)
-
-    def _holds(self, overlay: Overlay, tree: Laid, text: str) -> bool:
-        try:
-            value = overlay.select(tree, text)
-            return bool(evaluate(value, _Names(overlay, tree)) if isinstance(value, str) else value)
-        except ConfigError as error:
-            raise SweepError(*(Problem(p.what, "$.sweep.filter", p.hint) for p in error.problems)) from None
+            stage = self._overlay_of(point).select(tree, stage)
+        return None if stage is None else str(stage)
 
     def _sibling_values(self, member: Member) -> Callable[[tuple[str, ...]], Any]:
         """What answers `sibling.STAGE.FIELD` for a job. Raises SweepError."""
 
         def value(path: tuple[str, ...]) -> Any:
-            stage, *field = path
+            stage, field = self._siblings.named(path)
             if not field:
                 raise SweepError(Problem(f"'sibling.{stage}' names a job", hint=f"write sibling.{stage}.output_dir"))
             other = self._siblings.of(member, stage)
             self._uses.setdefault(member.index, {})[other.index] = None
-            return self._value_of(other, tuple(field))
+            return self._value_of(other, field)
 
         return value
 
@@ -172,6 +227,36 @@ class Jobs:
         return posixpath.normpath(posixpath.join(self._work_dir, posixpath.expanduser(path)))
 
 
+def beside_the_sweep(
+    composed: Composed, circumstances: Circumstances
+) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+    """The config without the sweep's values, resolved but for what can't be, and that by its path."""
+    overlay = composed.overlay(circumstances.environment, circumstances.now, circumstances.python)
+    return overlay.resolve_mostly(overlay.lay({}))
+
+
+def _placed(error: ConfigError, keys: Mapping[str, str]) -> ConfigError:
+    """An error whose problems are at one of these places, with the paths of the keys that are meant by them."""
+    return ConfigError(
+        *(replace(p, where=f"$.{plain(keys[p.where])}") if p.where in keys else p for p in error.problems)
+    )
+
+
+def _holds(overlay: Overlay, tree: Laid, condition: Filter) -> bool:
+    """Whether a filter holds in a config. Raises SweepError."""
+    try:
+        value = overlay.select(tree, condition.text)
+        return bool(evaluate(value, _Names(overlay, tree)) if isinstance(value, str) else value)
+    except ConfigError as error:
+        raise SweepError(*(_at_filter(problem, condition) for problem in error.problems)) from None
+
+
+def _at_filter(problem: Problem, condition: Filter) -> Problem:
+    if problem.where == "$.index":
+        return Problem("a filter can't use the index: jobs are numbered after it", condition.where)
+    return Problem(problem.what, condition.where, problem.hint)
+
+
 class _Names(Mapping[str, Any]):
     """The values of a job's config by dotted path, for filters that name them without `${}`."""
 
@@ -180,10 +265,7 @@ class _Names(Mapping[str, Any]):
         self._tree = tree
 
     def __getitem__(self, key: str) -> Any:
-        try:
-            return self._overlay.at(self._tree, tuple(key.split(".")))
-        except ConfigError:
-            raise KeyError(key) from None
+        return self._overlay.named(self._tree, key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tree)

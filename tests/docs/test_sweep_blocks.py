@@ -102,6 +102,19 @@ def test_each_decay_of_the_multi_stage_block_has_its_own_stable(tmp_path: Path) 
     assert set_by(decay[4])["train_iters"] == 36000
 
 
+def test_the_job_block_lets_each_decay_wait_for_its_own_stable(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (job,) = re.findall(r"```yaml\n(job:\n.*?)```", readme, re.DOTALL)
+    sweep = re.sub(r"\n +# [^\n]*\n      job\.\w+:\n(?: {8,}[^\n]*\n)+", "\n", BLOCKS[KINDS.index("multi_stage")])
+    assert "conditions" not in sweep
+    jobs = planned(HEADER + NAMED + job + sweep, tmp_path).jobs
+    for stable, decay in zip(jobs[:9], jobs[9:], strict=True):
+        assert (stable.start_conditions, stable.cancel_conditions) == ((), ())
+        assert decay.start_conditions[0]["path"] == f"{stable.output_dir}/checkpoints/done.txt"
+        assert decay.cancel_conditions[0]["job_name"] == stable.name
+        assert {stable.inactivity_threshold_seconds, decay.inactivity_threshold_seconds} == {1800}
+
+
 def test_the_filter_drops_the_two_large_batches_at_the_large_rate(tmp_path: Path) -> None:
     jobs = plan_block("filter", tmp_path).jobs
     points = {(set_by(job)["lr"], set_by(job)["global_batch_size"]) for job in jobs}

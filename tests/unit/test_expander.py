@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.errors import Problem, SweepError
-from oellm_autoexp.sweep.expander import Point, Points, add, expand, multiply
+from oellm_autoexp.sweep.expander import MOST_POINTS, Filter, Point, Points, add, expand, multiply
 
 VALUES = st.dictionaries(st.sampled_from(["a", "a.b", "c.d", "e"]), st.integers(0, 3), max_size=3)
-POINT = st.builds(Point, VALUES, VALUES, VALUES, st.lists(st.sampled_from(["x", "y"]), unique=True).map(tuple))
+FILTERS = st.lists(st.sampled_from([Filter("x", "$.sweep.filter"), Filter("y", "$.sweep.filter")]), unique=True)
+POINT = st.builds(Point, VALUES, VALUES, VALUES, FILTERS.map(tuple))
 POINTS = st.lists(POINT, max_size=3)
 
 
@@ -151,6 +152,8 @@ def test_a_dotted_key_beside_defaults_is_a_default() -> None:
         ("groups: [{params: {a: [1]}}, {configs: [{stage: s, a: 5, b: 6}]}]", {"a": 1}),
         ("groups: [{configs: [{stage: s, a: 5}]}, {params: {a: [1]}}]", {"a": 1}),
         ("groups: [{params: {a: [1]}}, {params: {a: [2]}}]", {"a": 1}),
+        ("params: {+a: [1]}", {"a": 1}),
+        ("configs: [{++stage: s, a: 5}]", {}),
         ("groups: [{configs: [{a: 1}]}, {defaults: {stage: s}, params: {c: [3]}}]", {"a": 1, "c": 3}),
     ],
 )
@@ -165,7 +168,7 @@ def test_a_stage_that_overrides_a_grid_value_keeps_its_coordinate() -> None:
     assert (point.values["a"], point.coords["a"]) == (5, 1)
 
 
-def test_filters_of_all_levels_are_collected_once_each() -> None:
+def test_filters_of_all_levels_are_collected_with_their_places() -> None:
     points = expand(
         yaml.safe_load(
             """
@@ -177,7 +180,12 @@ def test_filters_of_all_levels_are_collected_once_each() -> None:
             """
         )
     )
-    assert [point.filters for point in points] == [("outer", "inner"), ("outer",), ("outer", "False")]
+    outer = Filter("outer", "$.sweep.filter")
+    assert [point.filters for point in points] == [
+        (outer, Filter("inner", "$.sweep.groups[0].filter")),
+        (outer, Filter("outer", "$.sweep.groups[1].filter")),
+        (outer, Filter("outer", "$.sweep.groups[1].filter"), Filter("False", "$.sweep.groups[1].configs[1].filter")),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,8 +277,11 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("groups: [{groups: [5]}]", "$.sweep.groups[0].groups[0]", "must hold keys and values, not 5"),
         ("{type: zip, groups: [{}]}", "$.sweep.type", "type is 'zip'"),
         ("{type: [product], groups: [{}]}", "$.sweep.type", "type is ['product']"),
-        ("{type: list, params: {a: 1}}", "$.sweep.type", "type is 'list'"),
-        ("{type: product, grids: [{a: 1}]}", "$.sweep.type", "type is 'product'"),
+        ("{type: list, params: {a: 1, b: 2}}", "$.sweep.type", "type is 'list', but params are multiplied"),
+        ("{type: product, grids: [{a: 1}, {b: 2}]}", "$.sweep.type", "grids are alternatives"),
+        ("{params: {index: [1]}}", "$.sweep.params.index", "a sweep can't set the index"),
+        ("{++index: 3}", "$.sweep.++index", "a sweep can't set the index"),
+        ("{base_values: {a: 1, b: 2}, defaults: {a: 2, b: 2}}", "$.sweep.defaults.a", "are the same thing, and differ"),
         ("defaults: [a]", "$.sweep.defaults", "must hold keys and values, not a list"),
         ("base_values: 3", "$.sweep.base_values", "must hold keys and values, not 3"),
         ("defaults: {2: 3}", "$.sweep.defaults", "the key 2 is not text"),
@@ -289,20 +300,30 @@ def test_a_malformed_node_is_told_with_its_path(sweep: str, where: str, told: st
     assert told in problem.what
 
 
+def test_more_points_than_any_plan_has_are_refused_before_they_are_made() -> None:
+    with pytest.raises(SweepError, match=f"3200000 points\n.* at most {MOST_POINTS}"):
+        expand({"params": {key: list(range(20)) for key in "abcde"} | {"f": [1]}})
+
+
 def test_a_misspelt_keyword_gets_a_suggestion() -> None:
     with pytest.raises(SweepError, match="did you mean 'params'"):
         expand({"parms": {}})
 
 
-@pytest.mark.parametrize("key", ["backend", "container", "job", "metadata", "monitoring", "project", "stage", "index"])
+@pytest.mark.parametrize("key", ["backend", "container", "job", "metadata", "monitoring", "project", "stage"])
 def test_a_key_of_the_config_is_not_taken_for_a_misspelt_keyword(key: str) -> None:
     assert expand({key: 1})[0].values == {key: 1}
 
 
 @pytest.mark.parametrize(
-    "sweep", ["{type: product, params: {a: [1]}}", "{type: list, grids: [{a: 1}]}", "{type: list, configs: [{a: 1}]}"]
+    "sweep",
+    [
+        f"{{type: {kind}, {part}}}"
+        for kind in ("product", "list")
+        for part in ("params: {a: [1]}", "grids: [{a: 1}]", "configs: [{a: 1}]", "groups: [{params: {a: 1}}]")
+    ],
 )
-def test_a_type_that_says_what_is_so_anyway_is_fine(sweep: str) -> None:
+def test_a_type_may_be_written_where_it_changes_nothing(sweep: str) -> None:
     assert values(sweep) == [{"a": 1}]
 
 

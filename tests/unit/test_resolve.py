@@ -20,6 +20,7 @@ from oellm_autoexp.workflow.provenance import Circumstances, gather
 from oellm_autoexp.workflow.resolve import Jobs
 
 NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
+TEMPLATE = "#!/bin/bash\n{{directives}}\n{{command}}\n"
 LR, BS = "backend.options.lr", "backend.options.batch_size"
 
 
@@ -38,8 +39,7 @@ def jobs(sweep: Any) -> Jobs:
 
 
 def plan(sweep: Any) -> Manifest:
-    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
-    return make_plan(replace(base(), sweep=sweep), around(), read_template=lambda path: template).manifest
+    return make_plan(replace(base(), sweep=sweep), around(), read_template=lambda path: TEMPLATE).manifest
 
 
 def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +146,7 @@ def test_values_that_refer_to_each_other_across_jobs_in_a_circle_are_told() -> N
 
 def test_siblings_left_out_of_a_plan_are_not_waited_for() -> None:
     composed = replace(base(), sweep={"configs": [STABLE, DECAY]})
-    template = "{{directives}}\n{{command}}\n"
-    manifest = make_plan(
-        composed, around(), read_template=lambda path: f"#!/bin/bash\n{template}", subset=frozenset({1})
-    ).manifest
+    manifest = make_plan(composed, around(), read_template=lambda path: TEMPLATE, subset=frozenset({1})).manifest
     assert [job.depends_on for job in manifest.jobs] == [()]
 
 
@@ -168,3 +165,119 @@ def test_a_plan_has_unique_names_and_directories_or_is_refused(grids: list[dict[
         return
     assert len({job.name for job in manifest.jobs}) == len(manifest.jobs)
     assert len({Path(job.output_dir) for job in manifest.jobs}) == len(manifest.jobs)
+
+
+class Unplaced:
+    """Leaves the paths of mistakes as they are."""
+
+    def of(self, where: str) -> str:
+        return where
+
+
+def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
+    """Where and what is wrong with a sweep, over the base with these sections."""
+    composed = replace(base(), base={**base().base, **beside}, sweep=sweep, locations=Unplaced())
+    with pytest.raises(ConfigError) as error:
+        make_plan(composed, around(), read_template=lambda path: TEMPLATE)
+    return {(problem.where, problem.what) for problem in error.value.problems}
+
+
+def test_a_filter_that_asks_for_the_index_is_refused_however_it_asks() -> None:
+    for text in ("index < 2", "${index} < 2", "'${project.name}' != ''"):
+        found = told({"params": {LR: [1, 2]}, "filter": text, "project.name": "run_${index}"})
+        assert found == {("$.sweep.filter", "a filter can't use the index: jobs are numbered after it")}
+
+
+def test_a_mistake_in_a_filter_is_placed_where_that_filter_is_written() -> None:
+    nested = {"filter": "backend.options.lrr > 1", "params": {LR: [1]}}
+    found = told({"filter": "backend.options.lr > 0", "type": "list", "groups": [GRID, nested]})
+    assert {where for where, _ in found} == {"$.sweep.groups[1].filter"}
+
+
+def test_a_stage_may_have_dots_in_its_name() -> None:
+    later = {"stage": "d", "backend.options.load": "${sibling.v1.0.output_dir}/x"}
+    made = jobs({"configs": [{"stage": "v1.0"}, later]})
+    assert made.config(1)["backend"]["options"]["load"].endswith("/v1.0_lr0.01_bs128/x")
+
+
+def test_a_key_is_the_same_coordinate_and_a_stage_the_same_stage_however_hydra_would_sign_it() -> None:
+    one = {"params": {"metadata.a": [1, 2]}, "defaults": {"stage": "old"}, "++stage": "s"}
+    other = {"params": {"++metadata.a": [1, 2]}, "defaults": {"stage": "d", "+metadata.of": "${sibling.s.metadata.a}"}}
+    made = jobs({"type": "list", "groups": [one, other]})
+    assert [made.config(index)["metadata"]["of"] for index in (2, 3)] == [1, 2]
+
+
+def test_a_condition_for_all_jobs_lets_every_other_stage_wait_for_one() -> None:
+    wait = {"class_name": "FileExistsCondition", "path": "${sibling.stable.output_dir}/done"}
+    other = {"class_name": "FileExistsCondition", "path": "${project.base_output_dir}/go"}
+    job = {**base().base["job"], "start_conditions": [wait, other]}
+    composed = replace(base(), base={**base().base, "job": job})
+    sweep = {"groups": [GRID, {"configs": [STABLE, {"stage": "decay"}]}]}
+    manifest = make_plan(replace(composed, sweep=sweep), around(), read_template=lambda path: TEMPLATE).manifest
+    for stable, decay in zip(manifest.jobs[::2], manifest.jobs[1::2], strict=True):
+        assert [condition["path"] for condition in stable.start_conditions] == ["./outputs/go"]
+        assert [condition["path"] for condition in decay.start_conditions] == [
+            f"{stable.output_dir}/done",
+            "./outputs/go",
+        ]
+        assert decay.depends_on == (stable.name,)
+
+
+def test_all_mistakes_are_told_together_those_of_the_sweep_and_those_beside_it() -> None:
+    wrong = {"slurm": {**base().base["slurm"], "arra": 1}, "scheduler": {"max_jobs": 0}}
+    beside = {("$.slurm.arra", "unknown key 'arra'"), ("$.scheduler.max_jobs", "must be at least 1, not 0")}
+    assert told({"parms": {}}, **wrong) == {("$.sweep.parms", "unknown key 'parms' in a sweep node"), *beside}
+    assert told({"params": {LR: [1]}, "backend.options.load": "${nothing}"}, **wrong) == {
+        ("$.backend.options.load", "${nothing} refers to 'nothing', which does not exist"),
+        *beside,
+    }
+    types = {"type": "list", "groups": [{"params": {"backend.options.lrr": [3]}}, {"params": {"backend": ["tiny_ml"]}}]}
+    assert told(types, **wrong) == {
+        ("$.backend.options.lrr", "the config has no key 'backend.options.lrr'"),
+        ("$.backend", "there is no 'tiny_ml' in the config group 'backend'"),
+        *beside,
+    }
+    # what the sweep itself sets is not judged by what the config holds without it
+    assert told({"params": {"scheduler.max_jobs": [3], "x.y": [1]}}, **wrong) == {
+        ("$.x.y", "the config has no key 'x.y'"),
+        ("$.slurm.arra", "unknown key 'arra'"),
+    }
+
+
+def test_logs_and_links_are_each_jobs_own() -> None:
+    named = {"params": {"metadata.i": [1, 2]}, "project.name": "r${metadata.i}"}
+    shared = {"project.log_path": "/logs/one.log", "project.log_path_current": "/logs/current.log"}
+    assert told({**named, **shared}) == {
+        ("$.project.log_path", "2 jobs share the log '/logs/one.log': jobs 0, 1"),
+        ("$.project.log_path_current", "2 jobs share the link '/logs/current.log': jobs 0, 1"),
+    }
+    assert len(plan({**named, "project.log_path": "/logs/%%j_%j.log"}).jobs) == 2
+
+
+@pytest.mark.parametrize("place", ["", "/manifests", "/manifests/x", "/sweep.json", "/monitoring_state"])
+def test_no_job_may_have_the_places_where_plans_and_sessions_are_kept(place: str) -> None:
+    found = told({"configs": [{"project.output_dir": f"${{project.base_output_dir}}{place}"}]})
+    assert {where for where, _ in found} == {"$.project.output_dir"}
+
+
+def test_a_part_of_a_plan_neither_waits_for_nor_is_cancelled_by_what_is_left_out_and_a_note_says_so() -> None:
+    cancel = [{"class_name": "SlurmStateCondition", "job_name": "${sibling.stable.name}", "state": "FAILED"}]
+    composed = replace(base(), sweep={"configs": [STABLE, {**DECAY, "job.cancel_conditions": cancel}]})
+
+    def part(*indices: int) -> Any:
+        return make_plan(composed, around(), read_template=lambda path: TEMPLATE, subset=frozenset(indices))
+
+    assert [len(job.cancel_conditions) for job in part(0, 1).manifest.jobs] == [0, 1]
+    assert [job.cancel_conditions for job in part(1).manifest.jobs] == [()]
+    assert any("--array-subset leaves out" in note for note in part(1).notes)
+    assert not any("--array-subset" in note for note in part(0, 1).notes)
+
+
+def test_a_note_tells_of_values_on_the_command_line_that_the_sweep_sets_too() -> None:
+    composed = load(Source(overrides=("backend=tiny_lm", "project.name=r${index}", f"{LR}=5", f"{BS}=7")))
+    sweep = {"type": "list", "groups": [{"params": {LR: [1]}}, {"params": {LR: [2], BS: [3]}}]}
+    made = make_plan(replace(composed, sweep=sweep), around(), read_template=lambda path: TEMPLATE)
+    assert made.notes[:2] == (
+        f"{LR} on the command line changes nothing in any job: the sweep sets it",
+        f"{BS} on the command line changes nothing in 1 of 2 jobs: the sweep sets it",
+    )

@@ -21,7 +21,6 @@ from oellm_autoexp.config.source import (
     read_mapping,
     read_yaml,
     shown,
-    unescape,
     unknown_config,
 )
 from oellm_autoexp.errors import ConfigError, Problem
@@ -309,7 +308,8 @@ def test_quoting_twice_is_quoting_once(text: str) -> None:
 
 @pytest.mark.parametrize("backslashes", range(6))
 def test_inside_a_sweep_any_number_of_backslashes_before_an_interpolation_means_none(backslashes: int) -> None:
-    assert unescape("a" + "\\" * backslashes + "${x}_" + "\\" * backslashes + "${y}") == "a${x}_${y}"
+    escape = "\\" * backslashes
+    assert normalise(f"a{escape}${{x}}_{escape}${{y}}", in_sweep=True) == "a${x}_${y}"
 
 
 FILTER = "${oc.eval:'not (\\\\${backend.megatron.lr} > 1e-3 and \\\\${backend.megatron.global_batch_size} > 256)'}"
