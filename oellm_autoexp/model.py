@@ -14,7 +14,8 @@ SESSION_VERSION = 1
 class Record(BaseModel):
     """A frozen record that is kept in a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # "strings": JSON has no inf, and null would be another value
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Resources(Record):

@@ -73,6 +73,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if names and len(names) <= 12 else ""
 
 
+def new_key_hint(near: str, key: str) -> str:
+    """What to write instead of a key that is not there: one of those that are near (`did_you_mean`), or a new one."""
+    if key.startswith("~"):  # nothing new is meant
+        return near
+    new = f"'+{key.lstrip('+')}'"
+    return f"{near} ({new} adds a new key)" if near else f"write {new} to add a new key"
+
+
 def _last(name: str) -> str:
     return re.split(r"[./]", name)[-1]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, SCHEDULER, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
 EXIT_CODES = """\
 exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
-3 the scheduler refused or could not be reached; 130 interrupted (jobs go on)"""
+3 the scheduler refused or could not be reached; 130 interrupted (jobs go on); 141 the output was closed"""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -35,6 +36,17 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--verbose", action="store_true", help="log what is done (level INFO)")
         self.add_argument("--debug", action="store_true", help="log every detail (level DEBUG), show tracebacks")
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2: what is wrong, and what may have been meant."""
+        from oellm_autoexp.text import did_you_mean
+
+        hint = ""
+        if unknown := re.search("unrecognized arguments: (--?[^ =]+)", message):
+            hint = did_you_mean(unknown[1], [word for word in self._option_string_actions if word.startswith("--")])
+        elif choice := re.search(r"(--\w[\w-]*): invalid choice: '([^']*)'", message):
+            hint = did_you_mean(choice[2], map(str, self._option_string_actions[choice[1]].choices or ()))
+        super().error(f"{message}\n    {hint}" if hint else message)
 
     def add_json(self) -> None:
         """`--json`: stdout is one JSON document and nothing else."""
@@ -80,7 +92,9 @@ def run(
     options = parser.parse_intermixed_args(argv)
     try:
         set_log_level(options)
-        return command(options)
+        code = command(options)
+        print(end="", flush=True)  # here, where a reader who has gone is still an error that is understood
+        return code
     except AutoexpError as error:
         if options.debug:
             logging.getLogger(__name__).debug("where it was raised", exc_info=True)
@@ -101,7 +115,7 @@ def run(
 
 
 def _reader_gone() -> int:
-    """The reader of our output (head, less) has enough: be silent, with the exit code of a SIGPIPE."""
+    """The reader of our output (head, less) has enough: stop there, with the exit code of a SIGPIPE."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE
 
@@ -117,13 +131,10 @@ def tell(error: AutoexpError) -> None:
 
 def set_log_level(options: argparse.Namespace) -> None:
     """Flag > OELLM_LOG_LEVEL > WARNING. Raises ConfigError for an unknown level."""
-    level = os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
+    level = "DEBUG" if options.debug else "INFO" if options.verbose else ""
+    level = level or os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
     if level not in _LEVELS:
         raise ConfigError(Problem(f"{level!r} is not a log level", "OELLM_LOG_LEVEL", f"one of {', '.join(_LEVELS)}"))
-    if options.verbose:
-        level = "INFO"
-    if options.debug:
-        level = "DEBUG"
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )

@@ -30,9 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    import json
-
     import yaml
+    from pydantic_core import to_json
 
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.workflow.plan import job_config
@@ -44,7 +43,7 @@ def _render(options: argparse.Namespace) -> int:
     else:
         tree = job_config(composed, gather(), options.job)
     if options.json:
-        print(json.dumps(tree, ensure_ascii=False))
+        print(to_json(tree, inf_nan_mode="strings").decode())  # JSON has no inf
     else:
         yaml.safe_dump(tree, sys.stdout, sort_keys=False, allow_unicode=True)
     return app.OK

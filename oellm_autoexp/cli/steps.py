@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from oellm_autoexp.workflow.plan import Plan
 
 
-_MOST_JOBS = 1_000_000
 _REASONS_SHOWN = 5
 _ANSWERS_SECONDS = 10.0
 
@@ -70,6 +69,8 @@ def _plan_id(text: str | None) -> str | None:
 
 def _subset(text: str | None) -> frozenset[int] | None:
     """`0,3-5` → {0, 3, 4, 5}."""
+    from oellm_autoexp.sweep.expander import MOST_POINTS
+
     if text is None:
         return None
     numbers: set[int] = set()
@@ -78,7 +79,7 @@ def _subset(text: str | None) -> frozenset[int] | None:
         bounds = (first, last) if dash else (first, first)
         if not all(bound.isascii() and bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
             raise ConfigError(Problem(f"{part!r} is not an index or a range", "--array-subset", "write e.g. 0,3-5"))
-        if int(bounds[1]) >= _MOST_JOBS:
+        if int(bounds[1]) >= MOST_POINTS:
             raise ConfigError(Problem(f"no plan has a job {bounds[1]}", "--array-subset"))
         numbers.update(range(int(bounds[0]), int(bounds[1]) + 1))
     return frozenset(numbers)
@@ -280,6 +281,9 @@ def resumable(resume: str, go: Callable[[], int]) -> int:
         screen.print("\ninterrupted: the jobs go on. Resume with:")
         screen.print(f"  {resume}", soft_wrap=True)
         return app.INTERRUPTED
+    except BrokenPipeError:
+        print(f"nobody reads the output any more; the jobs go on. Resume with:\n  {resume}", file=sys.stderr)
+        raise
 
 
 @contextmanager
@@ -391,7 +395,12 @@ def _state_dir_option(manifest: Manifest) -> list[str]:
 def default_state_dir() -> Path:
     """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
     own = os.environ.get("OELLM_MONITORING_STATE_DIR")
-    return Path(own) if own else Path(os.environ.get("OUTPUT_DIR", "outputs"), "monitoring_state")
+    return Path(own) if own else output_root() / "monitoring_state"
+
+
+def output_root() -> Path:
+    """Where plans are written unless told otherwise; an empty variable is as good as none."""
+    return Path(os.environ.get("OUTPUT_DIR") or "outputs")
 
 
 def command(name: str, *words: str) -> str:

@@ -16,10 +16,19 @@ EXAMPLES = """\
 def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Draw the plan of an experiment: stages, swept values, start and cancel conditions.", EXAMPLES)
-    made.add_argument("--max-jobs-per-stage", metavar="N", type=int, default=0, help="list up to N jobs of each stage")
+    made.add_argument(
+        "--max-jobs-per-stage", metavar="N", type=_count, default=0, help="list up to N jobs of each stage"
+    )
     made.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text")
+    made.add_json()
     made.add_config()
     return made
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,5 +40,6 @@ def _visualize(options: argparse.Namespace) -> int:
     from oellm_autoexp.view.graph import FORMATS, graph
 
     plan = steps.plan(options)
-    print(FORMATS[options.format](graph(plan.manifest, options.max_jobs_per_stage)), end="")
+    draw = FORMATS["json" if options.json else options.format]
+    print(draw(graph(plan.manifest, options.max_jobs_per_stage)), end="")
     return app.OK

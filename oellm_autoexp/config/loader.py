@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,11 +36,12 @@ from oellm_autoexp.config.source import (
     shown,
     unknown_config,
 )
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
-from oellm_autoexp.text import did_you_mean, dotted, scalar
+from oellm_autoexp.text import did_you_mean, dotted, new_key_hint, scalar
 
 ROOT = "autoexp"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,13 @@ def load(source: Source) -> Composed:
     if problems:
         raise ConfigError(*problems)
     directories, name = _locate(source)
-    # Hydra's experiment pattern: a config that only overrides is laid over the root config.
+    # Hydra's experiment pattern: a config that is not whole by itself is laid over the root config.
     alone = name == ROOT or _stands_alone(Search(directories), name)
+    if "@" in name:
+        raise ConfigError(Problem("a config's name can't hold '@', which begins a package in Hydra", name, "rename it"))
     search = Search(directories, (name,) if alone else (ROOT, name))
     overrides = _checked_overrides(source.overrides, _EVER_OPEN)
+    _log.info("composing %s, searched in %s", " and ".join(search.configs), ", ".join(map(str, directories)))
     with searching(search), _hydra():
         try:
             tree = _compose(overrides)
@@ -110,9 +116,31 @@ def load(source: Source) -> Composed:
         except _HYDRAS_ERRORS as error:
             raise ConfigError(*_explain(error, search, overrides)) from None
         loader = GlobalHydra.instance().config_loader()
+    if lacks := [name for name in ("project", "backend", "slurm") if name not in tree]:
+        what = f"the config has no {' and no '.join(lacks)}"
+        raise ConfigError(
+            Problem(what, shown(cast("Path", search.file(name))), "" if ROOT in search.configs else _ALONE)
+        )
     locations = Locations(loader, search, overrides)
     sweep = tree.pop("sweep", None)
+    if any(override.checked == _NO_SWEEP for override in overrides):
+        sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
+    _check_sections(tree, search, locations)
     return Composed(source, tree, sweep, _groups(directories[-len(source.config_dirs) - 1 :]), locations)
+
+
+def _check_sections(tree: Mapping[str, Any], search: Search, locations: Places) -> None:
+    """Raises ConfigError for sections that hold one value, such as `slurm: base` outside of a defaults list."""
+    problems = []
+    for name in _groups_of_root(search):
+        value = tree.get(name)
+        if value is None or isinstance(value, dict):
+            continue
+        hint = f"to choose a config, write '- override /{name}: {value}' in the defaults list"
+        known = isinstance(value, str) and search.file(f"{name}/{value}") is not None
+        what = f"must hold keys and values, not {value!r}"
+        problems.append(Problem(what, locations.of(f"$.{name}"), hint if known else ""))
+    raise_all(ConfigError, problems)
 
 
 @contextmanager
@@ -147,22 +175,50 @@ def _locate(source: Source) -> tuple[tuple[Path, ...], str]:
     for name in () if file.is_absolute() else (stem, f"experiments/{stem}"):
         if any((folder / f"{name}.yaml").is_file() for folder in folders):
             return folders, name
+    if file.suffix == ".yml" and file.is_file():
+        raise ConfigError(Problem("only .yaml files are read", ref, "rename it"))
     if file.is_absolute() or file.suffix in (".yaml", ".yml"):
         raise ConfigError(Problem("there is no such YAML file", ref, "--config-ref takes a name or a .yaml file"))
     raise ConfigError(unknown_config(ref, folders))
 
 
-def _stands_alone(search: Search, name: str) -> bool:
-    """Whether a config's defaults list brings in other configs, and so is a primary config in Hydra's sense.
+def _stands_alone(search: Search, name: str, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a config brings in what the root config does, itself or by a config that it builds on.
 
-    One that has only `override` entries (or none) is an experiment to be laid over the root config. Raises ConfigError.
+    Such a one is a primary config in Hydra's sense; any other is an experiment to be laid over the root config. Raises
+    ConfigError.
     """
-    file = cast("Path", search.file(name))
+    file = search.file(name)
+    if name == ROOT or file is None or name in seen:  # what is missing is Hydra's to tell
+        return name == ROOT
     defaults = read_mapping(file).get("defaults") or []
     if not isinstance(defaults, list):
         raise ConfigError(Problem("defaults must be a list", shown(file), "begin each entry with '- '"))
-    keys = [next(iter(entry), "") if isinstance(entry, dict) else entry for entry in defaults]
-    return any(key != "_self_" and not str(key).startswith("override ") for key in keys)
+    for entry in defaults:
+        key = next(iter(entry), "") if isinstance(entry, dict) else entry
+        words = str(key).split()
+        if not words or "override" in words[:-1] or words[-1] == "_self_":
+            continue
+        path = words[-1].partition("@")[0]
+        target = path[1:] if path.startswith("/") else posixpath.normpath(posixpath.join(name, "..", path))
+        if isinstance(entry, dict):
+            if "@" not in words[-1] and target in _groups_of_root(search):
+                return True
+        elif _stands_alone(search, target, seen | {name}):
+            return True
+    return False
+
+
+def _groups_of_root(search: Search) -> list[str]:
+    """The groups of which the root config chooses a config each."""
+    entries = read_mapping(cast("Path", search.file(ROOT))).get("defaults") or []
+    return [str(group) for entry in entries if isinstance(entry, dict) for group in entry]
+
+
+_ALONE = (
+    "this config stands alone, as it chooses configs itself that the root does, too: put '- /autoexp' first in its "
+    "defaults, or write '- override /GROUP: choice'"
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,6 +234,7 @@ class _Override:
     key: str
 
 
+_NO_SWEEP = "sweep=none"
 _EVER_OPEN = (*OPEN_SECTIONS, *(section for sections in OPEN_FOR_BACKEND.values() for section in sections))
 
 
@@ -199,7 +256,7 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
     plain = _plain_value(text)
     try:
         override = _parsed(plain)
-    except HydraException:
+    except (HydraException, ValueError):  # ValueError: a number of thousands of digits
         hint = "write key=value; a value with commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
         raise ConfigError(Problem("the override does not parse", text or "''", hint)) from None
     if not override.key_or_group:
@@ -208,6 +265,8 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
         hint = "write a list as key=[1,2] and text as 'key=\"1,2\"'; a sweep belongs in the sweep section"
         raise ConfigError(Problem("the override has several values", text, hint))
     key = override.key_or_group
+    if key == "sweep" and (override.is_delete() or override.value() in (None, "none")):
+        return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
     free = f"{key}.".startswith(opened) or key.startswith("sweep.") or whole_sweep
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
@@ -224,7 +283,7 @@ def _plain_value(text: str) -> str:
         return text
     try:
         value = _parsed(text).value()
-    except HydraException:  # Hydra's grammar has no `(`: then the value is one text
+    except (HydraException, ValueError):  # Hydra's grammar has no `(`: then the value is one text
         value = written
     plain = normalise(value, in_sweep=key.lstrip("+~").startswith("sweep"))
     spellings = [f"{key}{equals}{_as_hydra(plain, quote)}" for quote in "\"'"]
@@ -274,7 +333,7 @@ def _explain(error: Exception, search: Search, overrides: Sequence[_Override]) -
     try:
         _compose(good)
     except _HYDRAS_ERRORS as alone:
-        return [_problem(alone, None, search, good)]
+        return _misfits(search) or [_problem(alone, None, search, good)]
     found = []
     for override in sorted(overrides, key=lambda one: not search.is_group(one.key)):  # Hydra takes choices first, too
         try:
@@ -287,6 +346,32 @@ def _explain(error: Exception, search: Search, overrides: Sequence[_Override]) -
     return found or [_problem(error, None, search, good)]
 
 
+def _misfits(search: Search) -> list[Problem]:
+    """The keys of an experiment that hold a list where the root has keys and values, or the other way round."""
+    *under, name = search.configs
+    if not under:
+        return []
+    with searching(Search(search.directories, tuple(under))):
+        base = _compose([])
+    file = cast("Path", search.file(name))
+    lines = key_lines(file)
+    found: list[Problem] = []
+
+    def walk(value: Any, below: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, dict) and isinstance(below, dict):
+            for key in value.keys() & below.keys():
+                walk(value[key], below[key], (*path, *str(key).split(".")))
+        elif isinstance(value, dict | list) and isinstance(below, dict | list) and type(value) is not type(below):
+            must, is_now = _KINDS[type(below)], _KINDS[type(value)]
+            found.append(Problem(f"must be {must}, not {is_now}", f"{shown(file)}:{lines[path]} ($.{'.'.join(path)})"))
+
+    walk(read_mapping(file), base, ())
+    return sorted(found, key=lambda problem: problem.where)
+
+
+_KINDS = {dict: "keys and values", list: "a list"}
+
+
 def _problem(error: Exception, override: _Override | None, search: Search, good: Sequence[_Override]) -> Problem:
     """One error of Hydra's, met with an override (None: without any) on top of good ones."""
     text = str(error).strip()
@@ -297,16 +382,17 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if override is None or override.key != group:
             about = _entry(search, parent, group, choice)
-        return _missing(group, choice, error.options or (), about)
+        return _missing(group, choice, error.options or (), about, search)
     if unmatched := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
         group = unmatched.group(1)
         if parent != WHOLE:
             about = _entry(search, parent, group)
-        return Problem(f"the config has no group '{group}' to override", about, did_you_mean(group, search.groups()))
+        hint = did_you_mean(group, search.groups()) if ROOT in search.configs else _ALONE
+        return Problem(f"the config has no group '{group}' to override", about, hint)
     no_key = isinstance(error, LookupError | TypeError | ValueError) or _NO_KEY.search(f"{text} {error.__cause__}")
     if override and no_key:
-        hint = did_you_mean(override.key, [*_known_keys(good), *search.groups()])
-        return Problem(f"the config has no key '{override.key}'", about, hint or f"write '+{about}' to add a new key")
+        near = did_you_mean(override.key, [*_known_keys(good), *search.groups()])
+        return Problem(f"the config has no key '{override.key}'", about, new_key_hint(near, about))
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -318,7 +404,11 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
 _NO_KEY = re.compile(r"is not in struct|Could not override '[^']+'\.\s*To append|does not exist|out of range")
 
 
-def _missing(group: str, choice: str, known: Sequence[str], about: str) -> Problem:
+def _missing(group: str, choice: str, known: Sequence[str], about: str, search: Search) -> Problem:
+    last = group.rpartition("/")[2]
+    if group != last and search.file(f"{last}/{choice}") is not None:
+        what = f"there is no config group '{group}'"
+        return Problem(what, about, f"to choose a config of {last}, write '- override /{last}: {choice}'")
     what = f"there is no '{choice}' in the config group '{group}'" if group else f"there is no config '{choice}'"
     return Problem(what, about, did_you_mean(choice, known) or (f"known: {', '.join(known)}" if known else ""))
 
@@ -343,7 +433,7 @@ def _entry(search: Search, parent: str, group: str = "", choice: str = "") -> st
 
 
 def _known_keys(good: Sequence[_Override]) -> list[str]:
-    keys = dotted(_compose(good))
+    keys = [key for key in dotted(_compose(good)) if not key.startswith("sweep.")]
     sections = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
     return sorted({*keys, *sections})
 
@@ -375,6 +465,8 @@ class Locations:
             return f"{', '.join(by_sweep[:3])} ({where}, set by the sweep)"
         for override in reversed(self._overrides):
             key = tuple(override.key.split("."))
+            if key[0] == "sweep" and ".".join(path) in override.written:
+                return f"{where} (override {override.written})"
             if key == path[: len(key)] and not self._search.is_group(override.key):
                 return f"{where} (override {override.written})"
         while path:

@@ -29,7 +29,7 @@ from oellm_autoexp.config.interpolation import (
 )
 from oellm_autoexp.config.resolvers import Resolver
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.text import did_you_mean
+from oellm_autoexp.text import did_you_mean, new_key_hint
 
 OPEN_SECTIONS = (
     "slurm.client.",
@@ -261,8 +261,8 @@ class _Laying:
         return []
 
     def _unknown(self, key: str, name: str) -> Problem:
-        hint = did_you_mean(name, all_paths(self.tree)) or f"write '+{name}' to add a new key"
-        return Problem(f"the config has no key '{name}'", key, hint)
+        near = did_you_mean(name, all_paths(self.tree))
+        return Problem(f"the config has no key '{name}'", key, new_key_hint(near, key))
 
 
 def _open(name: str, opened: tuple[str, ...]) -> bool:

@@ -214,7 +214,8 @@ def _problem(detail: Any) -> Problem:
         return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{value}' in quotes")
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
-        return Problem(f"unknown key '{location[-1]}'", path, did_you_mean(str(location[-1]), known))
+        hint = _place_of(str(location[0])) if len(location) == 1 else ""
+        return Problem(f"unknown key '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
     if kind == "missing":
         return Problem("this key is required", path)
     if kind.startswith("union_tag"):
@@ -223,6 +224,16 @@ def _problem(detail: Any) -> Problem:
         return Problem(detail["msg"].removeprefix("Value error, "), path)
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
     return Problem(f"{what}, not {_shown(value)}", path + context.get("within", ""))
+
+
+def _place_of(key: str) -> str:
+    """Where a key belongs that was written at the root of the config, where that is known."""
+    section, dot, rest = key.partition(".")
+    if dot and section in AutoexpConfig.model_fields:
+        return f"write it as keys within keys: '{section}:', and below that '{rest}'"
+    fields = AutoexpConfig.model_fields.items()
+    found = [name for name, field in fields for model in _sections(field.annotation) if key in model.model_fields]
+    return f"it is a key of '{found[0]}'" if found else ""
 
 
 def _class_name_problem(value: Any, path: str, known: list[str]) -> Problem:

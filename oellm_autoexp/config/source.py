@@ -13,6 +13,7 @@ Differences to PyYAML's YAML 1.1, all towards what people mean:
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SCHEME = "autoexp"
+_log = logging.getLogger(__name__)
 
 _INT = re.compile(r"^[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o[0-7][0-7_]*|0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(
@@ -129,8 +131,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = node.value.replace("_", "").lower()
     sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
+    if len(digits) > _MOST_DIGITS:
+        problem = f"a number of {len(digits)} digits; write it in quotes if it is text"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
     return int(sign + digits, base)
+
+
+_MOST_DIGITS = 1000  # Python itself reads and writes at most 4300
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -382,6 +390,7 @@ class AutoexpConfigSource(ConfigSource):
         file = self._file(config_path)
         if not file.is_file():
             raise ConfigLoadError(f"Config not found : {file}")
+        _log.debug("reading %s", file)
         header = ConfigSource._get_header_dict(_read_text(file)[:512])
         content = read_mapping(file)
         if config_path.startswith("sweep/"):

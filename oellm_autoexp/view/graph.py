@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.text import plural, scalar
+from oellm_autoexp.text import plural, scalar, shell
 
 WIDTH = 70
 _UNNAMED = "jobs"
+_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -66,33 +69,72 @@ def _ordered(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _stage(name: str, members: Sequence[JobSpec], jobs: Mapping[str, JobSpec], listed: int) -> Stage:
-    first = members[0]
-    parents = [jobs[parent] for parent in first.depends_on if parent in jobs]
     after = dict.fromkeys(
         jobs[parent].stage or _UNNAMED for job in members for parent in job.depends_on if parent in jobs
     )
-    start = tuple(_condition(condition, parents) for condition in first.start_conditions)
-    cancel = tuple(_condition(condition, parents) for condition in first.cancel_conditions)
-    if parents and not start:
-        names = " and ".join(after)
-        start = (f"{names}: success",)
-        cancel = (*cancel, f"{names}: ended without success")
-    done = tuple(_condition(condition, parents) for condition in first.done_conditions)
+    gates = [_gate(job, [jobs[parent] for parent in job.depends_on if parent in jobs]) for job in members]
+    start = _of_how_many([gate.start for gate in gates], none="Immediate")
+    cancel, done = (_of_how_many(part) for part in ([gate.cancel for gate in gates], [gate.done for gate in gates]))
     return Stage(name, len(members), tuple(job.name for job in members[:listed]), start, cancel, done, tuple(after))
+
+
+class _Gate(NamedTuple):
+    """What one job waits for, is cancelled by and is done with, in words in which its siblings' names do not occur."""
+
+    start: list[str]
+    cancel: list[str]
+    done: list[str]
+
+
+def _gate(job: JobSpec, parents: Sequence[JobSpec]) -> _Gate:
+    start, cancel, done = (
+        [_condition(condition, parents) for condition in conditions]
+        for conditions in (job.start_conditions, job.cancel_conditions, job.done_conditions)
+    )
+    if parents and not start:
+        names = " and ".join(dict.fromkeys(parent.stage or _UNNAMED for parent in parents))
+        start.append(f"{names}: success")
+        cancel.append(f"{names}: ended without success")
+    if job.start_condition_cmd:
+        start.append(f"Command: {shell(job.start_condition_cmd)}")
+    return _Gate(start, cancel, done)
+
+
+def _of_how_many(conditions: Sequence[Sequence[str]], none: str = "") -> tuple[str, ...]:
+    """Each condition that jobs have, and how many have it if not all; `none` is what those have that have none."""
+    counts = Counter(text for texts in conditions for text in dict.fromkeys(texts))
+    if not counts:
+        return ()
+    if none and (without := sum(not texts for texts in conditions)):
+        counts[none] = without
+    told = [
+        text if count == len(conditions) else f"{text} ({count} of {plural(len(conditions), 'job')})"
+        for text, count in counts.items()
+    ]
+    rest = len(told) - _LISTED
+    return (*told[:_LISTED], f"… {rest} more") if rest > 0 else tuple(told)
 
 
 def _condition(condition: Mapping[str, Any], parents: Iterable[JobSpec]) -> str:
     """`FileExists: .../done.txt`: what belongs to one parent job is shortened, as it differs from job to job."""
     kind = str(condition["class_name"]).removesuffix("Condition")
-    values = [_value(value) for key, value in condition.items() if key != "class_name" and value is not None]
-    text = f"{kind}: {' = '.join(values)}" if values else kind
+    values = [_value(key, value, parents) for key, value in condition.items() if key != "class_name"]
+    return f"{kind}: {' = '.join(values)}" if values else kind
+
+
+def _value(key: str, value: Any, parents: Iterable[JobSpec]) -> str:
+    items = [scalar(item) for item in (value if isinstance(value, list | tuple) else [value])]
+    items = [_shortened(item, parents) for item in items]
+    return shell(items) if key == "command" else " or ".join(items)
+
+
+def _shortened(text: str, parents: Iterable[JobSpec]) -> str:
+    """A value in which a parent's folder is `...`, and its name, where it is all of a word of a path, `STAGE_job`."""
     for parent in sorted(parents, key=lambda parent: -len(parent.output_dir)):
-        text = text.replace(parent.output_dir, "...").replace(parent.name, f"{parent.stage or _UNNAMED}_job")
+        if f"{text}/".startswith(f"{parent.output_dir}/"):
+            return f"...{text[len(parent.output_dir) :]}"
+        text = re.sub(rf"(?<![^/]){re.escape(parent.name)}(?![^/])", f"{parent.stage}_job".replace("\\", r"\\"), text)
     return text
-
-
-def _value(value: Any) -> str:
-    return " or ".join(scalar(item) for item in value) if isinstance(value, list | tuple) else scalar(value)
 
 
 def number(value: Any) -> str:

@@ -158,7 +158,14 @@ def _span(numbers: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
+class _Screen(Console):
+    """A console whose reader may go: that is the command's to handle, as with any other output."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError during which rich calls this
+
+
 def console(*, stderr: bool = False) -> Console:
     """The one place where consoles are made: into files and pipes no colours, and lines as long as they are."""
-    made = Console(stderr=stderr, highlight=False, markup=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=10_000)
+    made = _Screen(stderr=stderr, highlight=False, markup=False)
+    return made if made.is_terminal else _Screen(stderr=stderr, highlight=False, markup=False, width=10_000)

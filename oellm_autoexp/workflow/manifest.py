@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from pydantic import ValidationError
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError, raise_all
 from oellm_autoexp.files import Obstacle, check_owner, link_atomic, read_json, writable_directory, write_atomic
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
+from oellm_autoexp.text import plural
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
+
+_log = logging.getLogger(__name__)
 
 
 def check_writable(plan: Plan, extra: Path | None = None) -> None:
@@ -54,15 +58,24 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
         _write_files(plan, progress)
         write_atomic(path, text)
         if extra is not None and extra.resolve() != path.resolve():
-            extra.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(extra, text)
+            _write_copy(extra, text)
+        _link(plan)
     except BaseException as error:
         _remove(plan)
         if not isinstance(error, OSError):
             raise
         where = str(error.filename or path)
         raise ConfigError(Problem(f"can't write the plan: {error.strerror}", where)) from None
+    _log.info("wrote the scripts and records of %s, and %s", plural(len(plan.manifest.jobs), "job"), path)
     return path
+
+
+def _write_copy(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except OSError as error:  # its file name is that of a file on the way
+        raise ConfigError(Problem(f"can't write a manifest there: {error.strerror}", f"--manifest {path}")) from None
 
 
 def _remove(plan: Plan) -> None:
@@ -70,7 +83,8 @@ def _remove(plan: Plan) -> None:
     for job in plan.manifest.jobs:
         shutil.rmtree(Path(job.script_path).parent, ignore_errors=True)
     shutil.rmtree(plan.shared[0].path.parent, ignore_errors=True)
-    plan.sweep_path.unlink(missing_ok=True)
+    for path in (plan.sweep_path, plan.manifest_path):
+        path.unlink(missing_ok=True)
 
 
 def _write_files(plan: Plan, progress: Callable[[int], None]) -> None:
@@ -78,15 +92,20 @@ def _write_files(plan: Plan, progress: Callable[[int], None]) -> None:
     for file in (*plan.shared, plan.sweep_file()):
         _write_new(file)
     for number, job in enumerate(plan.manifest.jobs):
-        output_dir, folder = Path(job.output_dir), Path(job.script_path).parent
+        folder = Path(job.script_path).parent
         folder.mkdir(parents=True, exist_ok=True)
         Path(job.log_dir).mkdir(parents=True, exist_ok=True)
         for file in plan.job_files(number):
             _write_new(file)
         for shared in plan.shared:
             _copy(str(shared.path), f"{folder}/{shared.path.name}")
-        link_atomic(output_dir / "job.sbatch", Path("provenance", plan.manifest.plan_id, "job.sbatch"))
         progress(number)
+
+
+def _link(plan: Plan) -> None:
+    """Let the links that lead to the newest plan lead to this one."""
+    for job in plan.manifest.jobs:
+        link_atomic(Path(job.output_dir, "job.sbatch"), Path("provenance", plan.manifest.plan_id, "job.sbatch"))
     link_atomic(Path(plan.manifest.base_output_dir, "sweep.json"), Path("manifests", plan.sweep_path.name))
 
 

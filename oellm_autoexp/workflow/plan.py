@@ -285,7 +285,7 @@ class _Planner:
             self._told[note.about].append(note)
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
-        packed = self._packer.packed(to_json(self._redactor.redact(tree), indent=2) + b"\n")
+        packed = self._packer.packed(to_json(self._redactor.redact(tree), indent=2, inf_nan_mode="strings") + b"\n")
         return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
 
     def _assemble(
@@ -468,7 +468,7 @@ def _sweep_json(manifest: Manifest) -> str:
     keys = ("index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", "script_path")
     entries = [{key: getattr(job, key) for key in keys} for job in manifest.jobs]
     sweep = {"version": manifest.version, "plan_id": manifest.plan_id, "entries": entries}
-    return to_json(sweep, indent=2).decode() + "\n"
+    return to_json(sweep, indent=2, inf_nan_mode="strings").decode() + "\n"
 
 
 def _plan_id(source: Source, circumstances: Circumstances) -> str:

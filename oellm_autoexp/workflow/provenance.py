@@ -27,12 +27,16 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
-    r"^(PWD|OLDPWD|SSH_AUTH_SOCK|key|keys)$|(^|[_-])(pwd[_-]dir|num[_-]key|key[_-](head|layer)|token[_-]count|tokenizer|"
+    r"^(PWD|OLDPWD|SSH_AUTH_SOCK|key|keys)$|(^|[_-])(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim)|token[_-]count|tokenizer|"
     r"(pad|bos|eod|eos|special|max|num|speculative|prefix|middle|suffix|per|generated)[_-]tokens?|"
     r"token[_-](dispatcher|drop)|tokens[_-](per|to)|num[_-]\w+[_-](key|token)s?)([_-]|$)",
     re.I,
 )
 """Names of sizes and choices of a model: its keys are no keys, and its tokens no tokens."""
+_AMOUNT = r"\s*[\d_]+(?:\.\d*)?(?:[eE][-+]?\d+)?[kKMGBT]?\s*"
+_AMOUNTS = re.compile(rf"{_AMOUNT}|\[{_AMOUNT}(?:,{_AMOUNT})*\]")
+_COUNTED = re.compile(r"(^|[_\-.])(tokens?|keys?)($|[_\-.])", re.IGNORECASE)
+"""What there can be an amount of: `train_tokens: 10B` tells no secret."""
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
@@ -134,7 +138,12 @@ def redact_text(text: str) -> str:
 
 @lru_cache(maxsize=8192)  # most texts of a config are the same in every job
 def _redact_value(text: str, name: str) -> str:
-    return REDACTED if text and is_secret(name) and not _refers_only(text) else redact_text(text)
+    return REDACTED if _hides(name, text) and not _refers_only(text) else redact_text(text)
+
+
+def _hides(name: str, text: str) -> bool:
+    """Whether a value of that name is a secret."""
+    return bool(text) and is_secret(name) and not (_COUNTED.search(name) and _AMOUNTS.fullmatch(text))
 
 
 def _refers_only(text: str) -> bool:
@@ -169,7 +178,7 @@ def _without_assigned(text: str) -> str:
     position = 0
     while match := _ASSIGNED.search(text, position):
         position = match.end(2)
-        if is_secret(match[1]):
+        if _hides(match[1], match[3]):
             text = f"{text[:position]}{REDACTED}{text[match.end() :]}"
             position += len(REDACTED)
     return text
@@ -177,9 +186,9 @@ def _without_assigned(text: str) -> str:
 
 @lru_cache(maxsize=65536)  # jobs of a sweep share most of their words
 def _redact_word(word: str) -> tuple[str, bool]:
-    """A word without secrets, and whether the next one is a secret."""
-    name, equals, _ = word.partition("=")
-    if equals and is_secret(name.lstrip("-+")):
+    """A word without secrets, and whether the next one may be a secret."""
+    name, equals, value = word.partition("=")
+    if equals and _hides(name.lstrip("-+"), value):
         return f"{name}={REDACTED}", False
     announces = not equals and word.startswith("--") and is_secret(word.lstrip("-"))
     return redact_text(_without_assigned(word)), announces
@@ -190,7 +199,8 @@ def redact_words(words: tuple[str, ...]) -> list[str]:
     looked_at = [*map(_redact_word, words)]
     cleaned = [clean for clean, _ in looked_at]
     for number in compress(count(1), [announces for _, announces in looked_at[:-1]]):
-        cleaned[number] = REDACTED
+        if _hides(words[number - 1].lstrip("-"), words[number] or REDACTED):
+            cleaned[number] = REDACTED
     return cleaned
 
 

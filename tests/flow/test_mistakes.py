@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,38 @@ def test_an_absent_slurm_is_told_with_exit_code_3_and_the_plan_is_kept(user: Use
 @pytest.mark.parametrize("command", ["run", "plan", "submit", "monitor", "run_sweep_entry", "render_config"])
 def test_unknown_options_are_refused_with_exit_code_2(user: User, command: str) -> None:
     assert user.run(command, "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("words", [("plan", "--manifst", "x"), ("monitor", "--cmd", "wacth")])
+def test_a_misspelt_option_or_choice_is_told_with_the_nearest(user: User, words: tuple[str, ...]) -> None:
+    result = user.run(*words)
+    assert result.returncode == 2
+    assert {"--manifst": "'--manifest'?", "--cmd": "'watch'?"}[words[1]] in result.stderr
+
+
+def test_a_manifest_that_cannot_be_written_leaves_nothing_of_the_plan(user: User) -> None:
+    result = user.run("plan", *QUICK, "--manifest", "/proc/nope.json")
+    assert result.returncode == 2
+    assert "--manifest /proc/nope.json" in result.stderr
+    assert not [path for path in user.outputs.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize("words", [("run", "--dry-run"), ("visualize_plan",), ("monitor", "--cmd", "list")])
+def test_output_that_nobody_reads_any_more_ends_the_command_with_141(user: User, words: tuple[str, ...]) -> None:
+    config = () if words[0] == "monitor" else QUICK
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        process = subprocess.run(
+            user.words(*words, *config), cwd=user.home, env=user.environment, stdout=output, check=False
+        )
+    assert process.returncode == 141
+
+
+def test_the_flags_beat_the_variable_for_the_log_level_and_info_shows_what_is_done(user: User) -> None:
+    assert "composing autoexp" in user.run("plan", *QUICK, OELLM_LOG_LEVEL="INFO").stderr
+    assert "reading " in user.run("plan", "--debug", *QUICK, OELLM_LOG_LEVEL="LOUD").stderr
+    assert user.run("plan", *QUICK).stderr == ""
 
 
 def test_an_unknown_log_level_is_told(user: User) -> None:

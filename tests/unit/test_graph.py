@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.model import Manifest
-from oellm_autoexp.view.graph import as_dot, as_json, as_mermaid, as_text, graph, number
+from oellm_autoexp.view.graph import Graph, as_dot, as_json, as_mermaid, as_text, graph, number
 from oellm_autoexp.workflow.plan import make_plan
 from oellm_autoexp.workflow.provenance import gather
 
@@ -53,6 +55,41 @@ def test_the_text_shows_sweep_stages_conditions_and_jobs() -> None:
         "│   decay_lr0.01                                                     │\n"
         "│   … 1 more                                                         │\n"
         "└────────────────────────────────────────────────────────────────────┘\n"
+    )
+
+
+def drawn(*configs: dict[str, Any]) -> Graph:
+    composed = replace(
+        load(Source(overrides=("backend=tiny_lm", "project.name=${metadata.n}"))), sweep={"configs": list(configs)}
+    )
+    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+    return graph(make_plan(composed, gather([]), read_template=lambda path: template).manifest)
+
+
+def test_jobs_of_a_stage_that_wait_for_different_things_are_told_apart() -> None:
+    wait = [{"class_name": "FileExistsCondition", "path": "/x"}]
+    base = {"stage": "base", "metadata.n": "e1"}
+    one = {"stage": "tune", "metadata.n": "t1", "+metadata.of": "${sibling.base.name}", "job.start_conditions": wait}
+    two = {"stage": "tune", "metadata.n": "t2"}
+    three = {"stage": "tune", "metadata.n": "t3", "job.start_condition_cmd": ["test", "-e", "a b"]}
+    tune = drawn(base, one, two, three).stages[1]
+    assert tune.start == (
+        "FileExists: /x (1 of 3 jobs)",
+        "Command: test -e 'a b' (1 of 3 jobs)",
+        "Immediate (1 of 3 jobs)",
+    )
+    assert (tune.cancel, tune.after) == ((), ("base",))
+
+
+def test_a_siblings_name_is_replaced_where_it_is_a_word_of_its_own_and_nowhere_else() -> None:
+    paths = ["/data/re1eased/e1.txt", "/data/e1/done", "${sibling.base.output_dir}/done"]
+    waits = [{"class_name": "FileExistsCondition", "path": path} for path in paths]
+    base = {"stage": "base", "metadata.n": "e1"}
+    after = drawn(base, {"stage": "tune", "metadata.n": "t", "job.start_conditions": waits}).stages[1]
+    assert after.start == (
+        "FileExists: /data/re1eased/e1.txt",
+        "FileExists: /data/base_job/done",
+        "FileExists: .../done",
     )
 
 

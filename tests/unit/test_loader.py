@@ -145,12 +145,39 @@ def test_an_experiment_that_only_overrides_is_laid_over_the_root(write: Write, h
     assert base["scheduler"]["max_jobs"] == 3
 
 
-def test_an_experiment_with_a_defaults_list_of_its_own_stands_alone(write: Write) -> None:
-    mine = write(
-        {"experiments/exp.yaml": HEADER + "defaults:\n  - /backend: tiny_lm\n  - _self_\nproject: {name: x}\n"}
-    )
+WHOLE = "  - /backend: tiny_lm\n  - /slurm: fake\n  - /project: base\n  - _self_\n"
+
+
+def test_an_experiment_that_chooses_for_itself_what_the_root_chooses_stands_alone(write: Write) -> None:
+    mine = write({"experiments/exp.yaml": HEADER + f"defaults:\n{WHOLE}project: {{name: x}}\n"})
     base = composed(ref="exp", folders=(mine,)).base
-    assert sorted(base) == ["backend", "project"]
+    assert sorted(base) == ["backend", "project", "slurm"]
+
+
+def test_so_does_one_that_builds_on_such_a_one_and_any_other_is_laid_over_the_root(write: Write) -> None:
+    mine = write(
+        {
+            "experiments/me/whole.yaml": HEADER + f"defaults:\n{WHOLE}",
+            "experiments/me/part.yaml": HEADER + "defaults: [override /backend: tiny_lm]\nproject: {name: part}\n",
+            "experiments/me/on_whole.yaml": HEADER + "defaults: [whole, _self_]\nproject: {name: x}\n",
+            "experiments/me/on_part.yaml": HEADER + "defaults: [/experiments/me/part, _self_]\nmetadata: {a: 1}\n",
+            "model/small.yaml": "width: 7\n",
+            "experiments/me/own_group.yaml": HEADER
+            + "defaults: [/model@backend.options: small, override /backend: tiny_lm]\n",
+        }
+    )
+    assert "scheduler" not in composed(ref="me/on_whole", folders=(mine,)).base
+    over_root = composed(ref="me/on_part", folders=(mine,)).base
+    assert (over_root["project"]["name"], over_root["metadata"]) == ("part", {"a": 1})
+    assert {"scheduler", "job"} <= over_root.keys()
+    assert composed(ref="me/own_group", folders=(mine,)).base["backend"]["options"]["width"] == 7
+
+
+@pytest.mark.parametrize("entries", ["/monitoring: megatron_basic", "{/slurm: fake}, {override /backend: tiny_lm}"])
+def test_one_that_stands_alone_and_is_not_whole_is_told_what_to_write(write: Write, entries: str) -> None:
+    mine = write({"exp.yaml": HEADER + f"defaults: [{entries}]"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert "put '- /autoexp' first" in problem.hint
 
 
 def test_an_override_on_the_command_line_beats_the_experiments(write: Write) -> None:
@@ -188,6 +215,49 @@ def test_a_malformed_defaults_list_is_an_error_and_no_traceback(write: Write, de
 def test_a_config_without_self_in_its_defaults_is_composed_without_a_warning(write: Write) -> None:
     mine = write({"exp.yaml": HEADER + "defaults: [/autoexp]\nproject: {name: x}\n"})
     assert composed(ref="exp", folders=(mine,)).base["project"]["name"] == "x"
+
+
+def test_a_choice_written_without_override_or_as_a_value_is_told_how_it_is_made(write: Write) -> None:
+    mine = write(
+        {
+            "experiments/me/a.yaml": HEADER + "defaults:\n  - slurm: base\n",
+            "experiments/me/b.yaml": HEADER + "slurm: base\n",
+        }
+    )
+    for ref, line in (("me/a", 3), ("me/b", 2)):
+        (problem,) = problems(ref=ref, folders=(mine,))
+        assert "- override /slurm: base" in problem.hint
+        assert f"{ref}.yaml:{line}" in problem.where
+
+
+def test_lists_in_the_place_of_keys_and_values_are_all_told_by_line_and_path(write: Write) -> None:
+    text = "backend:\n  argv: [a]\n  options: [lr, 3]\nslurm: {sbatch: [x]}\nsweep: [1]\nscheduler.x: 1\n"
+    mine = write({"exp.yaml": HEADER + text})
+    assert [(problem.what, problem.where) for problem in problems(ref="exp", folders=(mine,))] == [
+        ("must be keys and values, not a list", f"{mine}/exp.yaml:4 ($.backend.options)"),
+        ("must be keys and values, not a list", f"{mine}/exp.yaml:5 ($.slurm.sbatch)"),
+        ("must be keys and values, not a list", f"{mine}/exp.yaml:6 ($.sweep)"),
+    ]
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0x" + "f" * 5000])
+def test_a_number_of_thousands_of_digits_is_an_error_with_its_line(write: Write, digits: str) -> None:
+    mine = write({"exp.yaml": HEADER + f"metadata:\n  x: {digits}\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert problem.where == f"{mine}/exp.yaml:3"
+    assert problems(f"+metadata.x={'9' * 5000}")[0].what == "the override does not parse"
+
+
+@pytest.mark.parametrize(("name", "told"), [("exp.yml", "only .yaml files"), ("at@x.yaml", "can't hold '@'")])
+def test_a_file_that_hydra_could_not_read_is_refused_with_the_reason(write: Write, name: str, told: str) -> None:
+    mine = write({name: HEADER})
+    assert told in problems(ref=str(mine / name))[0].what
+
+
+@pytest.mark.parametrize("override", ["sweep=null", "sweep=none", "~sweep"])
+def test_the_command_line_can_do_without_the_sweep_of_an_experiment(write: Write, override: str) -> None:
+    mine = write({"exp.yaml": HEADER + "sweep: {params: {metadata.x: [1, 2]}}\n"})
+    assert composed(override, ref="exp", folders=(mine,)).sweep == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -277,6 +347,11 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("backend.argv.7=3", "the config has no key 'backend.argv.7'", ""),
         ("backend.argv.x=3", "the config has no key 'backend.argv.x'", ""),
         ("~project.nmae", "the config has no key 'project.nmae'", "did you mean 'project.name'"),
+        (
+            "backend.options.lr=1",
+            "the config has no key 'backend.options.lr'",
+            "'+backend.options.lr=1' adds a new key",
+        ),
         ("+project.name=x", "the config has 'project.name' already", "without '+'"),
         ("+backend=tiny_lm", "the config has 'backend' already", "without '+'"),
         ("backend=tinylm", "there is no 'tinylm' in the config group 'backend'", "did you mean 'tiny_lm'"),

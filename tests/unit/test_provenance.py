@@ -57,11 +57,19 @@ def test_values_are_hidden_by_their_keys_and_by_their_looks_at_any_depth() -> No
         (("--api-key=x",), [f"--api-key={REDACTED}"]),
         (("slurm.env.HF_TOKEN=x", "lr=1"), [f"slurm.env.HF_TOKEN={REDACTED}", "lr=1"]),
         (("s.grids=[{e.HF_TOKEN: [x, y], lr: [1, 2]}]",), [f"s.grids=[{{e.HF_TOKEN: {REDACTED}, lr: [1, 2]}}]"]),
+        (("--train-tokens", "10B", "--hf-token", "abc"), ["--train-tokens", "10B", "--hf-token", REDACTED]),
+        (("tokens=300000000000", "tokens=x1"), ["tokens=300000000000", f"tokens={REDACTED}"]),
+        (("sweep.params={tokens:[10B,50B],x.token:5e9}",), ["sweep.params={tokens:[10B,50B],x.token:5e9}"]),
         (("env={A_TOKEN:x,B:1}",), [f"env={{A_TOKEN:{REDACTED},B:1}}"]),
     ],
 )
 def test_command_lines_keep_all_but_their_secrets(words: tuple[str, ...], cleaned: list[str]) -> None:
     assert redact_words(words) == cleaned
+
+
+def test_amounts_of_tokens_are_no_secrets() -> None:
+    data = {"tokens": "10B", "train_tokens": ["1.5T", "3e11"], "token_budget": "5_0", "password": "10B", "token": "x1"}
+    assert redact(data) == {**data, "password": REDACTED, "token": REDACTED}
 
 
 def test_private_keys_are_hidden_in_texts() -> None:

@@ -53,6 +53,20 @@ def problems(**changes: Any) -> tuple[Problem, ...]:
     return error.value.problems
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("log_events", "it is a key of 'monitoring'"),
+        ("argv", "it is a key of 'backend'"),
+        ("backend.megatron.lr", "write it as keys within keys: 'backend:', and below that 'megatron.lr'"),
+    ],
+)
+def test_a_key_at_the_root_that_belongs_elsewhere_is_told_where(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        decode({**GOOD, key: 1})
+    assert error.value.problems == (Problem(f"unknown key '{key}'", f"$.{key}", hint),)
+
+
 def test_a_right_config_is_decoded() -> None:
     config = decode(GOOD)
     assert isinstance(config.backend, CommandBackend)
