@@ -19,7 +19,7 @@ def write_files(cluster: "Cluster", port: int) -> None:
     """Write what the daemons read, for a cluster whose block of ports begins at `port`."""
     top = cluster.directory
     spools = (f"spool/{name}" for name in ("ctld", *cluster.node_names))
-    for folder in ("", "etc", "run", "log", "dev", "spool", *spools):
+    for folder in ("", "etc", "run", "log", "dev", "tmp", "spool", *spools):
         (top / folder).mkdir(exist_ok=True)
         (top / folder).chmod(0o755)  # munged refuses more, and clients need to pass
     knobs = dataclasses.asdict(dataclasses.replace(cluster, port=port)) | {"directory": str(top)}
