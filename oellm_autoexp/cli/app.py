@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.config.loader import Source
 
 OK, FAILED, USAGE, SCHEDULER, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
+PLAN_EXIT_CODES = "exit codes: 0 done; 2 wrong use or configuration; 141 the output was closed"
 EXIT_CODES = """\
 exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
 3 the scheduler refused or could not be reached; 130 interrupted (jobs go on); 141 the output was closed"""
@@ -26,11 +27,10 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 class Parser(argparse.ArgumentParser):
     """An argument parser with the options that every command has."""
 
-    def __init__(self, description: str, examples: str, prog: str | None = None) -> None:
+    def __init__(self, description: str, examples: str, exit_codes: str = EXIT_CODES) -> None:
         super().__init__(
-            prog=prog,
             description=description,
-            epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
+            epilog=f"examples:\n{examples.rstrip()}\n\n{exit_codes}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -16,9 +16,8 @@ EXAMPLES = """\
 
 def parser() -> app.Parser:
     """The command's options."""
-    made = app.Parser(
-        "Plan every job of an experiment: expand the sweep, write scripts, provenance and the manifest.", EXAMPLES
-    )
+    what = "Plan every job of an experiment: expand the sweep, write scripts, provenance and the manifest."
+    made = app.Parser(what, EXAMPLES, app.PLAN_EXIT_CODES)
     steps.add_plan_options(made)
     made.add_json()
     made.add_config()

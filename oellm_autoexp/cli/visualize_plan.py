@@ -15,7 +15,8 @@ EXAMPLES = """\
 
 def parser() -> app.Parser:
     """The command's options."""
-    made = app.Parser("Draw the plan of an experiment: stages, swept values, start and cancel conditions.", EXAMPLES)
+    what = "Draw the plan of an experiment: stages, swept values, start and cancel conditions."
+    made = app.Parser(what, EXAMPLES, app.PLAN_EXIT_CODES)
     made.add_argument(
         "--max-jobs-per-stage", metavar="N", type=_count, default=0, help="list up to N jobs of each stage"
     )

@@ -257,7 +257,7 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
     try:
         override = _parsed(plain)
     except (HydraException, ValueError):  # ValueError: a number of thousands of digits
-        hint = "write key=value; a value with commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
+        hint = "write key=value; a value with ~, commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
         raise ConfigError(Problem("the override does not parse", text or "''", hint)) from None
     if not override.key_or_group:
         raise ConfigError(Problem("the override names no key", text, "write key=value"))

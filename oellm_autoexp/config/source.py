@@ -171,7 +171,12 @@ def _read_text(path: Path) -> str:
 
 def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
     lines = text.splitlines()
-    return f"the line reads: {lines[mark.line].strip()}" if mark and mark.line < len(lines) else ""
+    if not mark or mark.line >= len(lines):
+        return ""
+    line = lines[mark.line]
+    if line[: mark.column + 1].strip(" ").startswith("\t"):
+        return "YAML is indented by spaces, and this line by a tab"
+    return f"the line reads: {line.strip()}"
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:

@@ -31,14 +31,16 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
         wanted.setdefault(Path(job.output_dir), "$.project.output_dir")
         wanted.setdefault(Path(job.log_dir), "$.project.log_path")
     known: dict[str, Obstacle | None] = {}
-    problems = [problem for path, where in wanted.items() if (problem := writable_directory(path, where, known))]
+    found = (writable_directory(path, where, known) for path, where in wanted.items())
+    # what keeps several folders from being made is told once, for the first of them
+    problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
     links = [f"{job.output_dir}/job.sbatch" for job in manifest.jobs]
     problems += [
         Problem("a file stands where a link is to be made", link, "move it away")
         for link in links
         if os.path.lexists(link) and not os.path.islink(link)  # noqa: PTH114  a thousand times: without making Paths
     ]
-    raise_all(ConfigError, list(dict.fromkeys(problems)))
+    raise_all(ConfigError, problems)
 
 
 def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None] = lambda done: None) -> Path:

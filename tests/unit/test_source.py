@@ -361,3 +361,8 @@ def test_a_file_below_here_is_shown_from_here(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert shown(tmp_path / "a" / "b.yaml") == "a/b.yaml"
     assert shown(Path("/elsewhere/b.yaml")) == "/elsewhere/b.yaml"
+
+
+def test_a_tab_that_indents_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="by spaces, and this line by a tab"):
+        read(tmp_path, "a:\n\tb: 1\n")
