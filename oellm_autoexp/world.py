@@ -184,6 +184,11 @@ class Question:
         """Whether the command runs."""
         return self._errand is not None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the command runs and has not answered yet, not even an earlier time."""
+        return self.under_way and self.said is None
+
     def says_yes(self, now: float) -> bool:
         """Whether the answer is there and is yes; asks if it is time to (`now`: seconds on any clock)."""
         if self._errand is None and not self._asked_at <= now < self._asked_at + self._interval:

@@ -266,7 +266,7 @@ class Watcher:
         give_up = time.monotonic() + _LOCK_PATIENCE_SECONDS
         while True:
             with steps.terminating():
-                code = every_session.watch(directory, once=False, quiet=False)
+                code, _ = every_session.watch(directory)
             if code == app.INTERRUPTED or time.monotonic() >= give_up or not _unfinished(directory):
                 return code
             _pause()

@@ -13,8 +13,11 @@ Show = Callable[[list["Monitor"]], None]
 
 
 @contextmanager
-def display(main: str = "") -> Iterator[Show]:
-    """Shows monitors; the plan `main` needs no name beside its own changes."""
+def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
+    """Shows monitors (`quiet`: does not); the plan `main` needs no name beside its own changes."""
+    if quiet:
+        yield lambda monitors: None
+        return
     from oellm_autoexp.view.changes import Changes
     from oellm_autoexp.view.tables import console, live, live_all
 

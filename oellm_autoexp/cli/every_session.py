@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, steps
 from oellm_autoexp.cli.display import display
-from oellm_autoexp.errors import AutoexpError, LockedError
+from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.loop import Monitor
-    from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.monitor.session import Session, Stamp
     from oellm_autoexp.scheduler.shared import SharedScheduler
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
+_HOPE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a session is not watched now, and when that is tried again; in seconds of `time.monotonic`."""
+
+    error: AutoexpError
+    stamp: Stamp | None
+    lost: bool
+    """Whether it was watched until then."""
+    since: float
+    again_at: float
+    pause: float
 
 
 class Watch:
     """The sessions that are watched. New ones that turn up in the directory are taken up, finished ones let go.
 
-    With a `parent`, only those that actions of this plan have started, and what those start.
+    One that has finished is looked at again when its file has changed: it may have been begun anew. One that could not
+    be watched is tried again, with growing pauses. With a `parent`, only those are watched that actions of this plan
+    have started, and what those start.
     """
 
     def __init__(self, directory: Path, parent: Manifest | None = None) -> None:
@@ -31,14 +51,37 @@ class Watch:
         self._oldest = datetime.fromisoformat(parent.created_at).timestamp() if parent else 0.0
         self._watched: dict[Path, tuple[Monitor, ExitStack]] = {}
         self._schedulers: dict[str, SharedScheduler] = {}
-        self._past: set[Path] = set()  # finished, or of no use
+        self._finished: dict[Path, Stamp] = {}
+        self._strangers: set[Path] = set()
+        self._failures: dict[Path, _Failure] = {}
         self._told: set[str] = set()
-        self.code = app.OK
+        self._outcome = app.OK
+        self.sessions: dict[str, Session] = {}
+        """All that were watched at some time, by plan id, as they were known last."""
 
     @property
     def monitors(self) -> list[Monitor]:
         """The monitors of the sessions at hand."""
         return [monitor for monitor, _ in self._watched.values()]
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to watch, or was, and it may come back."""
+        now = time.monotonic()
+        return bool(self._watched) or any(
+            failure.lost and not isinstance(failure.error, LockedError) and now - failure.since < _HOPE_SECONDS
+            for failure in self._failures.values()
+        )
+
+    @property
+    def code(self) -> int:
+        """The exit code: that of what keeps a session from being watched, else of the jobs that have ended."""
+        wrong = [failure.error for failure in self._failures.values() if not self._is_anothers(failure.error)]
+        return max((error.exit_code for error in wrong), default=self._outcome)
+
+    def _is_anothers(self, error: AutoexpError) -> bool:
+        """Whether a session is one that our action has started and that its own process is still submitting."""
+        return bool(self._parents) and isinstance(error, LockedError)
 
     def round(self) -> None:
         """One cycle of every session. What goes wrong in one of them is told, and keeps no other from going on."""
@@ -46,18 +89,27 @@ class Watch:
         for key, scheduler in self._schedulers.items():
             scheduler.ask([job for monitor in self.monitors if _key(monitor) == key for job in monitor.queued_ids])
         for path, (monitor, _) in list(self._watched.items()):
-            try:
-                monitor.cycle()
-            except AutoexpError as error:
-                self._tell(error)
-                self._let_go(path)
+            self._go(path, monitor.cycle)
+
+    def see_through(self, patience: steps.Patience) -> None:
+        """Release the sessions one by one, each when what its last cycle has started beside us is done."""
+        while True:
+            self.let_finished_go()
+            for path, (monitor, _) in list(self._watched.items()):
+                if not monitor.awaited:
+                    self._let_go(path)
+            if not self._watched:
+                return
+            patience.wait(self.monitors)
+            for path, (monitor, _) in list(self._watched.items()):
+                self._go(path, monitor.go_on)
 
     def let_finished_go(self) -> list[Session]:
         """Release the sessions that have finished; these are returned."""
         finished = []
         for path, (monitor, _) in list(self._watched.items()):
             if monitor.session.finished:
-                self.code = self.code or steps.outcome(monitor.session)
+                self._outcome = self._outcome or steps.outcome(monitor.session)
                 finished.append(monitor.session)
                 self._let_go(path)
         return finished
@@ -67,35 +119,77 @@ class Watch:
         for path in list(self._watched):
             self._let_go(path)
 
+    def _go(self, path: Path, act: Callable[[], None]) -> None:
+        """Get on with one session."""
+        from oellm_autoexp.monitor.session import stamp_of
+
+        try:
+            act()
+        except (AutoexpError, OSError) as error:
+            self._let_go(path)
+            self._failed(path, stamp_of(path), error, lost=True)
+        else:
+            self._failures.pop(path, None)
+
+    def _failed(self, path: Path, stamp: Stamp | None, error: AutoexpError | OSError, *, lost: bool) -> None:
+        if isinstance(error, OSError):
+            error = StateError(Problem(error.strerror or str(error), str(error.filename or path)))
+        now = time.monotonic()
+        last = self._failures.get(path)
+        pause = min(2 * last.pause, _LONGEST_PAUSE_SECONDS) if last else _FIRST_PAUSE_SECONDS
+        lost = lost or (last is not None and last.lost)
+        self._failures[path] = _Failure(error, stamp, lost, last.since if last else now, now + pause, pause)
+        if not self._is_anothers(error):
+            self._tell(error)
+
     def _take_up(self) -> None:
-        from oellm_autoexp.monitor.session import Session, all_sessions
+        from oellm_autoexp.monitor.session import stamps
+
+        found = stamps(self._directory)
+        self._failures = {path: failure for path, failure in self._failures.items() if path in found}
+        for path, stamp in found.items():
+            if path in self._watched or path in self._strangers or self._finished.get(path) == stamp:
+                continue
+            if self._rests(path, stamp):
+                continue
+            if self._parents and not self._descends(path):
+                self._strangers.add(path)
+                continue
+            try:
+                self._open(path, stamp)
+            except (AutoexpError, OSError) as error:
+                self._failed(path, stamp, error, lost=False)
+
+    def _rests(self, path: Path, stamp: Stamp) -> bool:
+        """Whether a session that could not be watched need not be tried again yet."""
+        from oellm_autoexp.claims import Claim
+
+        failure = self._failures.get(path)
+        if failure is None:
+            return False
+        if isinstance(failure.error, LockedError):
+            return Claim(path.with_suffix(".lease")).holder() is not None
+        return failure.stamp == stamp and time.monotonic() < failure.again_at
+
+    def _open(self, path: Path, stamp: Stamp) -> None:
+        """Take a session up, if it is not finished. Raises AutoexpError, OSError."""
+        from oellm_autoexp.monitor.session import Session
         from oellm_autoexp.scheduler.make import make_scheduler, scheduler_key
         from oellm_autoexp.scheduler.shared import SharedScheduler
 
-        for path in all_sessions(self._directory):
-            if path in self._watched or path in self._past:
-                continue
-            if self._parents and not self._descends(path):
-                self._past.add(path)
-                continue
-            with ExitStack() as stack:
-                try:
-                    found = Session.load(path)
-                    if found.finished:
-                        self._past.add(path)
-                        continue
-                    manifest = steps.load_manifest(found.manifest_path)
-                    key = scheduler_key(manifest)
-                    if key not in self._schedulers:
-                        self._schedulers[key] = SharedScheduler(make_scheduler(manifest))
-                    held = steps.session(manifest, found.manifest_path, self._schedulers[key])
-                    self._watched[path] = (stack.enter_context(held), stack.pop_all())
-                except LockedError as error:  # it may become free: a child's, when it has submitted its jobs
-                    if not self._parents:
-                        self._tell(error)
-                except AutoexpError as error:
-                    self._past.add(path)
-                    self._tell(error)
+        found = Session.load(path)
+        if found.finished:
+            self._finished[path] = stamp
+            self._failures.pop(path, None)
+            return
+        manifest = steps.load_manifest(found.manifest_path)
+        key = scheduler_key(manifest)
+        if key not in self._schedulers:
+            self._schedulers[key] = SharedScheduler(make_scheduler(manifest))
+        with ExitStack() as stack:
+            monitor = stack.enter_context(steps.session(manifest, found.manifest_path, self._schedulers[key]))
+            self._watched[path] = (monitor, stack.pop_all())
+        self.sessions[monitor.session.plan_id] = monitor.session
 
     def _descends(self, path: Path) -> bool:
         """Whether a session was started by an action of one that is watched."""
@@ -112,11 +206,10 @@ class Watch:
 
     def _let_go(self, path: Path) -> None:
         _, stack = self._watched.pop(path)
-        self._past.add(path)
         try:
             stack.close()
-        except AutoexpError as error:
-            self._tell(error)
+        except (AutoexpError, OSError) as error:
+            self._tell(error if isinstance(error, AutoexpError) else StateError(str(error)))
 
     def _tell(self, error: AutoexpError) -> None:
         """Tell an error, once."""
@@ -131,25 +224,29 @@ def _key(monitor: Monitor) -> str:
     return scheduler_key(monitor.manifest)
 
 
-def watch(directory: Path, *, once: bool, quiet: bool) -> int:
-    """Watch until every session has finished, or for one round; returns the exit code."""
+def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[int, list[Session]]:
+    """Watch until every session has finished, or for one round; the exit code, and the sessions that were watched.
+
+    `quiet` leaves stdout to the caller.
+    """
     watched = Watch(directory)
 
     def go() -> int:
-        with nullcontext(lambda monitors: None) if quiet else display() as show:
+        with display(quiet=quiet or once) as show:
             while True:
                 watched.round()
                 show(watched.monitors)
-                watched.let_finished_go()
                 if once:
-                    for monitor in watched.monitors:
-                        steps.hear_answers(monitor)
-                if once or not watched.monitors:
+                    watched.see_through(steps.Patience(on_stderr=quiet))
                     return watched.code
-                time.sleep(min(monitor.interval_seconds for monitor in watched.monitors))
+                watched.let_finished_go()
+                if not watched.busy:
+                    return watched.code
+                time.sleep(min((each.interval_seconds for each in watched.monitors), default=_FIRST_PAUSE_SECONDS))
 
     try:
         resume = steps.command("monitor", "--all", "--monitoring-state-dir", str(directory))
-        return steps.resumable(resume, go)
+        code = steps.resumable(resume, go, on_stderr=quiet)
     finally:
         watched.let_go()
+    return code, list(watched.sessions.values())

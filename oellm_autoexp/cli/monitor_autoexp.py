@@ -72,17 +72,23 @@ def _watch(options: argparse.Namespace) -> int:
     if options.detach and options.all:
         return detach.hand_over_all(options, _directory(options), _sessions(_directory(options)))
     if options.all:
-        code = every_session.watch(_directory(options), once=options.once, quiet=options.json)
-        return _status(options) if options.once and options.json else code
+        code, sessions = every_session.watch(_directory(options), once=options.once, quiet=options.json)
+        if options.once or options.json:
+            _show_sessions(sessions, as_json=options.json)
+        return code
     manifest, path = _manifest(options)
     if options.detach:
         return detach.hand_over(options, manifest, path)
     with steps.session(manifest, path) as monitor:
-        if not options.once:
-            return steps.watch_until_ended(monitor)
-        monitor.cycle()
-        steps.hear_answers(monitor)
-        return _show(monitor.session, manifest, options.json)
+        if options.once:
+            code = steps.look_once(monitor, on_stderr=options.json)
+            if code == app.OK:
+                return _show(monitor.session, manifest, options.json)
+        else:
+            code = steps.watch_until_ended(monitor, quiet=options.json)
+        if options.json:
+            print(json.dumps(_facts(monitor.session)))
+        return code
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -93,19 +99,23 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _status_of_all(options: argparse.Namespace) -> int:
+    sessions = [session for session in _sessions(_directory(options)) if not session.finished]
+    _show_sessions(sessions, as_json=options.json)
+    if not sessions and not options.json:
+        steps.console_note(f"no unfinished sessions in {_directory(options)}")
+    return app.OK
+
+
+def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     from oellm_autoexp.view.tables import console, headline, session_table
 
-    sessions = [session for session in _sessions(_directory(options)) if not session.finished]
-    if options.json:
+    if as_json:
         print(json.dumps({"sessions": [_facts(session) for session in sessions]}))
-        return app.OK
+        return
     screen = console()
     for session in sessions:
         screen.print(f"{session.plan_id}: {headline(session)}")
         screen.print(session_table(session))
-    if not sessions:
-        screen.print(f"no unfinished sessions in {_directory(options)}")
-    return app.OK
 
 
 def _facts(session: Session) -> dict[str, Any]:

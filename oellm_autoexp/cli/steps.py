@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN = 5
 _ANSWERS_SECONDS = 10.0
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
+_SILENT_SECONDS = 3.0
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -197,9 +199,54 @@ def submit(monitor: Monitor) -> None:
 def hear_answers(monitor: Monitor) -> None:
     """Give the commands that jobs wait for a while to answer, for those who do not come back soon."""
     until = time.monotonic() + _ANSWERS_SECONDS
-    while monitor.submitter.asking and time.monotonic() < until:
+    while monitor.submitter.awaited and time.monotonic() < until:
         time.sleep(0.1)
         monitor.submitter.submit_ready()
+
+
+def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
+    """One cycle, to the end of what it starts beside us: whoever looks once would end that by leaving.
+
+    Returns 0, or 130 if it was interrupted.
+    """
+
+    def go() -> int:
+        monitor.cycle()
+        patience = Patience(on_stderr=on_stderr)
+        while monitor.awaited:
+            patience.wait([monitor])
+            monitor.go_on()
+        return app.OK
+
+    return resumable(resume_command(monitor.manifest), go, on_stderr=on_stderr)
+
+
+class Patience:
+    """Pauses that grow, and a word of what is waited for once they have taken a while."""
+
+    def __init__(self, *, on_stderr: bool = False) -> None:
+        self._on_stderr = on_stderr
+        self._began = time.monotonic()
+        self._pause = _SHORTEST_PAUSE_SECONDS
+        self._told = ""
+
+    def wait(self, monitors: list[Monitor]) -> None:
+        """Pause, for monitors that have something under way."""
+        time.sleep(self._pause)
+        self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
+        awaited = _awaited(monitors)
+        if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._told:
+            self._told = awaited
+            console_note(f"waits for {awaited}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
+
+
+def _awaited(monitors: list[Monitor]) -> str:
+    """What is under way beside monitors, in words."""
+    jobs = [job for monitor in monitors for job in monitor.session.jobs.values()]
+    actions = [f"{pending.event.name} of {job.name}" for job in jobs for pending in job.pending if pending.started]
+    more = f" and {len(actions) - _REASONS_SHOWN} more" if len(actions) > _REASONS_SHOWN else ""
+    shown = ", ".join(actions[:_REASONS_SHOWN]) + more
+    return f"the programs of actions ({shown})" if actions else "the answers of commands"
 
 
 def _tell_submitted(session: Session, done: int) -> None:
@@ -239,12 +286,12 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
     return resumable(resume_command(monitor.manifest), go)
 
 
-def watch_until_ended(monitor: Monitor) -> int:
-    """Watch until every job has ended."""
-    return resumable(resume_command(monitor.manifest), lambda: _watch(monitor))
+def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
+    """Watch until every job has ended; `quiet` leaves stdout to the caller."""
+    return resumable(resume_command(monitor.manifest), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet)
 
 
-def _watch(monitor: Monitor) -> int:
+def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
     from oellm_autoexp.cli.display import display
     from oellm_autoexp.cli.every_session import Watch
@@ -253,23 +300,25 @@ def _watch(monitor: Monitor) -> int:
     children = Watch(monitor.session.path.parent, monitor.manifest)
     finished: list[Session] = []
     try:
-        with display(monitor.manifest.plan_id) as show:
+        with display(monitor.manifest.plan_id, quiet=quiet) as show:
             while True:
                 monitor.cycle()
                 children.round()
                 show([monitor, *children.monitors])
                 finished += children.let_finished_go()
-                if monitor.session.finished and not children.monitors:
+                if monitor.session.finished and not children.busy:
                     break
                 monitor.rest(min(each.interval_seconds for each in (monitor, *children.monitors)))
     finally:
         children.let_go()
+    if quiet:
+        return outcome(monitor.session) or children.code
     for child in finished:
         console_note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
     return finish(monitor) or children.code
 
 
-def resumable(resume: str, go: Callable[[], int]) -> int:
+def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) -> int:
     """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is told."""
     from oellm_autoexp.view.tables import console
 
@@ -277,7 +326,7 @@ def resumable(resume: str, go: Callable[[], int]) -> int:
         with terminating():
             return go()
     except KeyboardInterrupt:
-        screen = console()
+        screen = console(stderr=on_stderr)
         screen.print("\ninterrupted: the jobs go on. Resume with:")
         screen.print(f"  {resume}", soft_wrap=True)
         return app.INTERRUPTED
@@ -347,11 +396,11 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     return app.OK
 
 
-def console_note(text: str) -> None:
+def console_note(text: str, *, on_stderr: bool = False) -> None:
     """Print one line for people."""
     from oellm_autoexp.view.tables import console
 
-    console().print(text)
+    console(stderr=on_stderr).print(text)
 
 
 def outcome(opened: Session) -> int:

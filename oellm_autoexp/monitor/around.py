@@ -21,6 +21,11 @@ class Questions:
         """Whether some command is at work."""
         return any(question.under_way for question in self._asked.values())
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the first answer of some command is still to come."""
+        return any(question.awaited for question in self._asked.values())
+
     def answer(
         self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float
     ) -> bool | None:

@@ -84,6 +84,17 @@ class Monitor:
             self._submit()
         self.sleep(max(0.0, until - time.monotonic()))
 
+    @property
+    def awaited(self) -> bool:
+        """Whether something that this monitor has started beside itself is yet to end, or to answer."""
+        return self.reactions.awaited or self.submitter.awaited
+
+    def go_on(self) -> None:
+        """Get on with what is under way, and submit what may go then; asks nobody for news of the jobs."""
+        self.claim.beat(self.interval_seconds)
+        self._act()
+        self._submit()
+
     def _came_into_queue(self, job: TrackedJob) -> TrackedJob:
         job, events = self._detectors[job.name].state(job.model_copy(update={"state": WAITING}), job, self.now())
         return job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}) if events else job

@@ -84,6 +84,11 @@ class Reactions:
         """Whether something is at work beside us that may be done before the scheduler is asked again."""
         return bool(self._errands) or self.questions.under_way
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a program has not ended, or a command has not answered for the first time."""
+        return bool(self._errands) or self.questions.awaited
+
     def close(self) -> None:
         """End what is at work; a later monitor begins it again."""
         for errand in self._errands.values():

@@ -192,8 +192,30 @@ def find_session(directory: Path, name: str) -> Path:
 
 def all_sessions(directory: Path) -> list[Path]:
     """The sessions in a state directory, newest first."""
-    paths = [path for path in directory.glob("*.json") if not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    return list(stamps(directory))
+
+
+Stamp = tuple[int, int]
+"""When a file was written (ns since 1970), and which one it is: another pair wherever it was replaced."""
+
+
+def stamps(directory: Path) -> dict[Path, Stamp]:
+    """The sessions in a state directory with their files' stamps, newest first; what is gone meanwhile is left out."""
+    found = {
+        path: stamp
+        for path in directory.glob("*.json")
+        if not path.name.startswith(".") and (stamp := stamp_of(path)) is not None
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """A file's stamp; None where there is none, such as at the end of a link to nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
 
 
 def _known_sessions(path: Path) -> str:

@@ -85,6 +85,11 @@ class Submitter:
         """Whether the command of a job that waits is at work."""
         return self._asked_by_gates.under_way or any(question.under_way for question in self._questions.values())
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the first answer of such a command is still to come."""
+        return self._asked_by_gates.awaited or any(question.awaited for question in self._questions.values())
+
     def close(self) -> None:
         """End the commands that are at work."""
         for name in list(self._questions):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from oellm_autoexp.cli import every_session
+from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.flow.conftest import QUICK, User, until
 
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]")
@@ -42,11 +49,108 @@ def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_bei
     until(lambda: (state / "held.lease").exists(), "the other monitor")
     (state / "broken.json").write_text("{")
     result = user.run("monitor", "--all")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 2, "the exit code tells that not all could be watched"
     assert "mine: success" in result.stdout
     assert f"in use by process {held.pid}" in result.stderr
     assert "broken.json" in result.stderr
     assert held.wait() == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 99}', "[]"], ids=["empty", "cut", "newer", "not ours"])
+def test_one_round_tells_by_its_exit_code_of_a_session_that_can_not_be_read(user: User, text: str) -> None:
+    state = user.outputs / "monitoring_state"
+    state.mkdir(parents=True)
+    (state / "broken.json").write_text(text)
+    for words in ((), ("--json",)):
+        result = user.run("monitor", "--all", "--once", *words)
+        assert result.returncode == 2
+        assert "broken.json" in result.stderr
+        assert result.stdout == ('{"sessions": []}\n' if words else "")
+
+
+def test_a_link_to_nowhere_among_the_sessions_ends_nothing(user: User) -> None:
+    submit(user, "mine")
+    (user.outputs / "monitoring_state" / "gone.json").symlink_to("nowhere")
+    result = user.run("monitor", "--all")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mine: success" in result.stdout
+
+
+FAILING = ("backend.options.misbehave=exit:3@3",)
+
+
+def recorded(user: User, name: str) -> TrackedJob:
+    (job,) = Session.load(session_path(user.outputs / "monitoring_state", name)).jobs.values()
+    return job
+
+
+def test_a_session_that_had_finished_and_is_begun_anew_is_watched_again(user: User) -> None:
+    submit(user, "long", "backend.options.step_seconds=0.5", "backend.options.train_iters=1000")
+    submit(user, "x", *FAILING)
+    watcher = user.start("monitor", "--all")
+    free = user.outputs / "monitoring_state" / "x.lease"
+    until(lambda: recorded(user, "x").over and not free.exists(), "the first attempt's end")
+    again = user.run("monitor", "--session", "x", "--cmd", "restart")
+    assert again.returncode == 0, again.stderr
+    until(lambda: recorded(user, "x").attempt == 2 and recorded(user, "x").over, "the second attempt's end")
+    assert user.run("monitor", "--session", "long", "--cmd", "cancel").returncode == 0
+    assert watcher.wait() == 1
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside another", "alone"])
+def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
+    user: User, beside: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
+    if beside:
+        submit(user, "long", "backend.options.step_seconds=0.2")
+    submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: told}]")
+    record = user.outputs / "monitoring_state" / "x.events.jsonl"
+    record.mkdir()
+    threading.Timer(2, record.rmdir).start()
+    code, _ = every_session.watch(user.outputs / "monitoring_state")
+    assert "can't record events" in capsys.readouterr().err
+    assert code == 1, "that of its job, as the trouble is over"
+    assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
+
+
+def documents(result: subprocess.CompletedProcess[str]) -> Any:
+    """The one document that stdout is."""
+    return json.loads(result.stdout)
+
+
+def test_with_json_every_way_to_watch_prints_one_document_and_has_the_same_exit_code(user: User) -> None:
+    submit(user, "x", *FAILING)
+    watched = user.run("monitor", "--session", "x", "--json")
+    assert (watched.returncode, documents(watched)["jobs"][0]["state"]) == (1, "crash")
+    for once in ((), ("--once",)):
+        submit(user, f"y{len(once)}", *FAILING)
+        until(lambda: list(user.outputs.glob(f"y{len(once)}/marks/*.exit")), "its end")  # noqa: B023
+        result = user.run("monitor", "--all", *once, "--json")
+        (session,) = documents(result)["sessions"]
+        assert (result.returncode, session["jobs"][0]["state"]) == (1, "crash")
+    assert documents(user.run("monitor", "--all", "--json")) == {"sessions": []}
+
+
+@pytest.mark.parametrize("words", [("--all",), ("--session", "x")])
+def test_with_json_also_an_interrupted_watch_prints_one_document(user: User, words: tuple[str, ...]) -> None:
+    submit(user, "x", "backend.options.step_seconds=0.5", "backend.options.train_iters=1000")
+    with subprocess.Popen(
+        user.words("monitor", *words, "--json"),
+        cwd=user.home,
+        env=user.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watcher:
+        until(lambda: recorded(user, "x").state == "running", "a running job")
+        watcher.send_signal(signal.SIGINT)
+        told, errors = watcher.communicate()
+    assert watcher.returncode == 130
+    assert "Resume with:" in errors
+    shown = json.loads(told)
+    assert (shown["sessions"][0] if "--all" in words else shown)["plan_id"] == "x"
+    assert user.run("monitor", "--session", "x", "--cmd", "cancel").returncode == 0
 
 
 def test_one_round_for_cron_and_what_is_recorded_for_programs(user: User) -> None:

@@ -6,12 +6,13 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oellm_autoexp.errors import ConfigError, CorruptError
 from oellm_autoexp.monitor.progress import Progress, read
-from oellm_autoexp.monitor.session import Session, find_session
+from oellm_autoexp.monitor.session import Session, all_sessions, find_session
 from oellm_autoexp.monitor.tracked import TrackedJob
 
 
@@ -77,6 +78,23 @@ def test_a_session_is_found_by_the_beginning_of_its_id(session: Session, tmp_pat
         find_session(tmp_path, "other")
     with pytest.raises(ConfigError, match="no session 'nope'"):
         find_session(tmp_path, "nope")
+
+
+def test_a_file_that_is_removed_while_the_sessions_are_listed_is_left_out(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = session.path.with_name("gone.json")
+    gone.write_text("{}")
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> Any:
+        if path == gone:
+            path.unlink(missing_ok=True)
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    session.path.with_name("nowhere.json").symlink_to(tmp_path / "nowhere")
+    assert all_sessions(session.path.parent) == [session.path]
 
 
 @pytest.mark.parametrize(
