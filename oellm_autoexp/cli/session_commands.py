@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import secrets
 import shutil
 import time
@@ -14,18 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, steps
-from oellm_autoexp.errors import ConfigError, LockedError, Problem, StateError
+from oellm_autoexp.errors import BackendError, ConfigError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.events import Event
-    from oellm_autoexp.monitor.loop import Monitor
     from oellm_autoexp.monitor.record import Result
     from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.monitor.tracked import TrackedJob
 
 _TAIL_BYTES = 256 << 10
 _HEED_SECONDS = 5.0
+_PAUSE_SECONDS = 0.2
 _STATE = (".journal", ".events.jsonl", ".actions", ".requests", ".detached")
 """What lies beside a session's file."""
 
@@ -68,52 +70,122 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     try:
         with steps.session(manifest, path) as monitor:
             ended = monitor.cancel(names, reason)
-            monitor.cycle()
-            return _told(options, monitor, ended, "ended")
+            code = steps.look_once(monitor, on_stderr=options.json)
+            news = list(monitor.reactions.news)
     except LockedError:
-        return _ask(options, manifest, names, "cancel", reason)
+        return _cancel_by_holder(options, manifest, names, reason)
+    _told(options, manifest, monitor.session, ended, [*news, f"ended: {', '.join(ended) or 'nothing'}"])
+    return code
+
+
+def _cancel_by_holder(options: argparse.Namespace, manifest: Manifest, names: Sequence[str], reason: str) -> int:
+    asked = _ask(options, manifest, names, "cancel", reason)
+    until = time.monotonic() + _HEED_SECONDS
+    while any(path.exists() for path in asked) and time.monotonic() < until:
+        time.sleep(_PAUSE_SECONDS)
+    text = f"asked the process that watches the session to end {plural(len(names), 'job')}"
+    _told(options, manifest, _session(manifest), names, [f"{text}{_at_its_next_look(asked)}"])
+    return app.OK
 
 
 def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """Begin a new attempt of jobs: of those that failed, or of those that --job names."""
-    from oellm_autoexp.monitor.session import Session, session_path
     from oellm_autoexp.monitor.tracked import SUCCESS
     from oellm_autoexp.workflow.outputs import claim_outputs
 
     names = chosen(options, manifest)
     overrides = _overrides(options.override)
-    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    session = _session(manifest)
+    before = dict(session.jobs)
     if not options.job:
-        names = [name for name, job in session.jobs.items() if job.over and job.state != SUCCESS]
+        names = [name for name, job in before.items() if job.over and job.state != SUCCESS]
         if not names:
             raise ConfigError(Problem("no job has failed", "--cmd restart", "name those to begin anew with --job"))
+    _check_scripts(manifest, [before[name] for name in names], overrides, options.exclude)
     if session.finished:  # its output directories may be another's by now
         claim_outputs(manifest, session.path)
-    reason = options.reason or "asked for by hand"
-    code = _ask(options, manifest, names, "restart", reason, overrides)
-    try:
-        with steps.session(manifest, path) as monitor:
-            monitor.cycle()
-            begun = [name for name in names if not monitor.session.jobs[name].over]
-            return _told(options, monitor, begun, "to begin anew") or (app.OK if begun else app.FAILED)
-    except LockedError:
+    asked = _ask(options, manifest, names, "restart", options.reason or "asked for by hand", overrides)
+    until = time.monotonic() + _HEED_SECONDS
+    news: list[str] = []
+    code = app.OK
+    while True:
+        try:
+            with steps.session(manifest, path) as monitor:
+                code = steps.look_once(monitor, on_stderr=options.json)
+                news = list(monitor.reactions.news)
+            break
+        except LockedError:
+            if not any(path.exists() for path in asked) or time.monotonic() >= until:
+                break
+        time.sleep(_PAUSE_SECONDS)
+    session = _session(manifest)
+    if any(path.exists() for path in asked):
+        text = f"asked the process that watches the session to begin {plural(len(names), 'job')} anew"
+        _told(options, manifest, session, names, [f"{text}{_at_its_next_look(asked)}"])
         return code
+    begun = [name for name in names if _begun(before[name], session.jobs[name])]
+    if not news:  # whoever watches has heeded it
+        news = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
+    _told(options, manifest, session, begun, [*news, f"to begin anew: {', '.join(begun) or 'nothing'}"])
+    return code or (app.OK if begun else app.FAILED)
+
+
+def _begun(before: TrackedJob, now: TrackedJob) -> bool:
+    """Whether a job has a new attempt, or is to have one."""
+    had = before.attempt, sum(before.restarts.values())
+    return now.restart is not None or (now.attempt, sum(now.restarts.values())) > had
+
+
+def _check_scripts(manifest: Manifest, jobs: Sequence[TrackedJob], overrides: Mapping[str, Any], exclude: str) -> None:
+    """Return if new attempts of jobs can be made with these overrides. Raises ConfigError, StateError."""
+    from oellm_autoexp.workflow.attempts import make_script
+
+    if not overrides and not exclude:
+        return
+    specs = {spec.name: spec for spec in manifest.jobs}
+    nodes = [node for node in re.split(r"[,\s]+", exclude) if node]
+    problems: dict[Problem, None] = {}
+    for job in jobs:
+        try:
+            make_script(manifest, specs[job.name], {**job.overrides, **overrides}, [*job.excluded, *nodes])
+        except (ConfigError, BackendError) as error:
+            problems.update(dict.fromkeys(error.problems))
+    raise_all(ConfigError, problems)
 
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` as in YAML. Raises ConfigError."""
-    import yaml
+    """Overrides in Hydra's grammar, by their keys with `+ ++ ~`. Raises ConfigError with all that do not parse."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     found: dict[str, Any] = {}
+    problems = []
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise ConfigError(Problem(f"{word!r} is no override", "--override", "write key=value"))
+        key, equals, text = word.partition("=")
         try:
-            found[key] = value if ":" in value else yaml.safe_load(value)  # 01:30:00 is a time, no number
-        except yaml.YAMLError:
-            found[key] = value
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            if equals and "${" in text:  # a computed value, which Hydra's grammar need not know
+                found[key] = text
+                continue
+            hint = "write key=value; a value with commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
+            problems.append(Problem(f"{word!r} is no override", "--override", hint))
+            continue
+        if not override.key_or_group:
+            problems.append(Problem(f"{word!r} is no override", "--override", "write key=value"))
+        elif override.is_sweep_override():
+            hint = "write a list as key=[1,2] and text as 'key=\"1,2\"'"
+            problems.append(Problem(f"{word!r} has several values", "--override", hint))
+        else:
+            found[key] = override.value()
+    raise_all(ConfigError, problems)
     return found
+
+
+def _session(manifest: Manifest) -> Session:
+    from oellm_autoexp.monitor.session import Session, session_path
+
+    return Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
 
 
 def _ask(
@@ -123,46 +195,44 @@ def _ask(
     kind: Any,
     reason: str,
     overrides: Mapping[str, Any] | None = None,
-) -> int:
-    """Leave requests for whoever holds the session; waits a little for them to be heeded."""
+) -> list[Path]:
+    """Leave requests for whoever holds the session; their files, which are there until they are heeded."""
     from oellm_autoexp.monitor import inbox
-    from oellm_autoexp.monitor.session import Session, session_path
 
-    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    jobs = Session.load(path).jobs
+    session = _session(manifest)
+    left = []
     for name in names:
         asked = inbox.Asked(
             id=f"{kind}-{secrets.token_hex(6)}",
             kind=kind,
             job=name,
-            attempt=jobs[name].attempt,
+            attempt=session.jobs[name].attempt,
             reason=reason,
             overrides=dict(overrides or {}),
             exclude_nodes=options.exclude,
             at=time.time(),
         )
-        inbox.ask(path, asked)
-    if kind == "cancel":
-        until = time.monotonic() + _HEED_SECONDS
-        while inbox.waiting(path) and time.monotonic() < until:
-            time.sleep(0.2)
-        left = " (it does so at its next look)" if inbox.waiting(path) else ""
-        _say(options, names, f"asked the process that watches the session to end {plural(len(names), 'job')}{left}")
-    return app.OK
+        inbox.ask(session.path, asked)
+        left.append(inbox.place(session.path, asked))
+    return left
 
 
-def _told(options: argparse.Namespace, monitor: Monitor, names: Sequence[str], what: str) -> int:
-    monitor_news = list(monitor.reactions.news)
+def _at_its_next_look(asked: Sequence[Path]) -> str:
+    return " (it does so at its next look)" if any(path.exists() for path in asked) else ""
+
+
+def _told(
+    options: argparse.Namespace, manifest: Manifest, session: Session, names: Sequence[str], messages: Sequence[str]
+) -> None:
+    """Tell what was done to jobs."""
     if options.json:
-        jobs = {name: monitor.session.jobs[name].state for name in names}
-        print(json.dumps({"plan_id": monitor.manifest.plan_id, "jobs": jobs, "messages": monitor_news}))
-        return app.OK
-    for line in monitor_news:
+        jobs = {name: session.jobs[name].state for name in names}
+        print(json.dumps({"plan_id": manifest.plan_id, "jobs": jobs, "messages": messages}))
+        return
+    for line in messages:
         steps.console_note(line)
-    steps.console_note(f"{what}: {', '.join(names) or 'nothing'}")
-    if not monitor.session.finished:
-        steps.show_hints([f"go on watching    {steps.resume_command(monitor.manifest)}"])
-    return app.OK
+    if not session.finished:
+        steps.show_hints([f"go on watching    {steps.resume_command(manifest)}"])
 
 
 def _say(options: argparse.Namespace, names: Sequence[str], text: str) -> None:
@@ -211,7 +281,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             found[entry.id] = (entry, [])
         elif entry.event_id in found:
             found[entry.event_id][1].append(entry)
-    finished = {entry.id: entry for entry in Queue(session.path).finished()}
+    finished = {entry.id: entry for entry in Queue(session.path).finished(tell=app.tell)}
     rows = []
     for event, results in found.values():
         name = options.queue_event

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
 from oellm_autoexp.files import check_owner, create_atomic, read_json
 from oellm_autoexp.model import Record
 
@@ -46,6 +47,11 @@ def inbox_folder(session_path: Path) -> Path:
     return session_path.with_suffix(".requests")
 
 
+def place(session_path: Path, asked: Asked) -> Path:
+    """The file of a request, which is there until it is heeded."""
+    return inbox_folder(session_path) / f"{asked.id}.json"
+
+
 def ask(session_path: Path, asked: Asked) -> bool:
     """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
     folder = inbox_folder(session_path)
@@ -53,13 +59,14 @@ def ask(session_path: Path, asked: Asked) -> bool:
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
     check_owner(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return create_atomic(folder / f"{asked.id}.json", asked.model_dump_json(indent=1) + "\n", 0o600)
+    return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
 
 
-def waiting(session_path: Path) -> list[tuple[Path, Asked]]:
+def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Asked]]:
     """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
 
-    Raises CorruptError or StateError naming a file that can't be used.
+    `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+    CorruptError, StateError. Raises StateError if the folder can't be read.
     """
     folder = inbox_folder(session_path)
     try:
@@ -74,6 +81,10 @@ def waiting(session_path: Path) -> list[tuple[Path, Asked]]:
             found.append((folder / name, _read(folder / name)))
         except ConfigError:  # heeded meanwhile
             continue
+        except AutoexpError as error:
+            if tell is None:
+                raise
+            tell(error)
     return sorted(found, key=lambda item: (item[1].at, item[1].id))
 
 

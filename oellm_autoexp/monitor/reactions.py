@@ -128,10 +128,14 @@ class Reactions:
     def _hear(self, now: float) -> list[Path]:
         """Take up what others asked of the holder of this session; the files that may go once it is saved."""
         heard = []
+
+        def tell(error: AutoexpError) -> None:
+            self._tell_once(f"a request is not heeded: {error}")
+
         try:
-            requests = inbox.waiting(self.session.path)
+            requests = inbox.waiting(self.session.path, tell)
         except AutoexpError as error:
-            self._tell_once(f"requests are not heeded: {error}")
+            tell(error)
             requests = []
         for path, asked in requests:
             heard.append(path)

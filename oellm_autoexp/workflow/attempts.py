@@ -22,20 +22,32 @@ def write_script(
     `overrides` under `slurm.sbatch` change directives; anything else plans the job anew from its recorded config.
     Raises ConfigError for overrides that can't be, StateError if the script can't be read or written.
     """
+    text = make_script(manifest, spec, overrides, excluded)
+    if text is None:
+        return None
+    path = Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, text, 0o700)
+    except OSError as error:
+        raise _no_script(error, path) from None
+    nodes_, gpus, limit = script.resources(script.options(text))
+    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)
+
+
+def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any], excluded: Iterable[str]) -> str | None:
+    """The script that `write_script` writes; None: the plan's will do. Nothing is written. Raises as `write_script`."""
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     values = {key: value for key, value in overrides.items() if not key.startswith(DIRECTIVES)}
     nodes = list(excluded)
     if not overrides and not nodes:
         return None
-    path = Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
     try:
         text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
-        text = script.excluding(script.with_options(text, directives), nodes)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, text, 0o700)
     except OSError as error:
-        raise StateError(
-            Problem(f"no script for a new attempt: {error.strerror}", str(error.filename or path))
-        ) from None
-    nodes_, gpus, limit = script.resources(script.options(text))
-    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)
+        raise _no_script(error, Path(spec.script_path)) from None
+    return script.excluding(script.with_options(text, directives), nodes)
+
+
+def _no_script(error: OSError, path: Path) -> StateError:
+    return StateError(Problem(f"no script for a new attempt: {error.strerror}", str(error.filename or path)))

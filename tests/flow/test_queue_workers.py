@@ -18,6 +18,7 @@ from oellm_autoexp.claims import process_started
 from oellm_autoexp.monitor.actions import RunCommandAction
 from oellm_autoexp.monitor.events import Event, event_id, queue_id
 from oellm_autoexp.monitor.queue import Queue, QueueEntry
+from oellm_autoexp.monitor.record import RecordFile, Result
 from oellm_autoexp.monitor.session import Session, session_path
 from oellm_autoexp.workflow.manifest import load
 from tests.flow.conftest import User, until
@@ -186,6 +187,22 @@ def test_what_the_commands_say_to_programs(queued: Queued) -> None:
     assert (shown["entry"]["status"], shown["output"][-1]) == ("failed", "out")
     retried = json.loads(queued.run("--cmd", "queue", "--queue-id", entry.id, "--queue-retry", "--json").stdout)
     assert retried["entry"]["status"] == "pending"
+
+
+def test_a_damaged_entry_is_named_and_hides_no_event(queued: Queued) -> None:
+    damaged, whole = queued.put("true"), queued.put("true", number=1)
+    record = RecordFile(queued.queue.session_path)
+    for entry in (damaged, whole):
+        told = {"event_id": entry.event.id, "id": entry.id, "job": entry.event.job, "action": "RunCommandAction"}
+        record.add([entry.event, Result.model_validate({**told, "status": "queued", "message": "", "at": 0})])
+    assert queued.run("--cmd", "actions").returncode == 0
+    path = queued.queue.place(damaged)
+    (path.parent / "done" / path.name).write_text("{")
+    result = queued.run("--cmd", "events", "--json")
+    assert result.returncode == 0, result.stderr
+    assert f"{damaged.id}.json" in result.stderr
+    statuses = {row["id"]: row["actions"][0]["status"] for row in json.loads(result.stdout)["events"]}
+    assert statuses == {damaged.event.id: "queued", whole.event.id: "done"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""What people do to single jobs: a new attempt, an end; with nobody watching, and while somebody does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.monitor.tracked import TrackedJob
+from tests.flow.conftest import User, until
+
+STATE = Path("outputs", "monitoring_state")
+
+
+class Plan:
+    """A plan of jobs that run until they are told to go, submitted and not watched."""
+
+    def __init__(self, user: User, *names: str) -> None:
+        self.user = user
+        config = {
+            "defaults": [{"override /backend": "command"}],
+            "project": {"name": "p"},
+            "backend": {
+                "argv": [
+                    "sh",
+                    "-c",
+                    'echo "rate $2"; until [ -e go ]; do sleep 0.1; done; exit 3',
+                    "x",
+                ],
+                "options": {"lr": 1e-3},
+            },
+            "monitoring": {"poll_interval_seconds": 0.2},
+            "sweep": {"grids": [{"project.name": list(names)}]},
+        }
+        (user.home / "p.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+        result = user.run("run", "--config-ref", "./p.yaml", "--plan-id", "p", "--no-monitor")
+        assert result.returncode == 0, result.stderr
+        self.watcher: subprocess.Popen[str] | None = None
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.user.run("monitor", "--session", "p", *words)
+
+    @property
+    def jobs(self) -> dict[str, TrackedJob]:
+        return Session.load(session_path(self.user.home / STATE, "p")).jobs
+
+    def watch(self) -> None:
+        self.watcher = self.user.start("monitor", "--session", "p")
+        until(lambda: "running" in {job.state for job in self.jobs.values()}, "a running job")
+
+    def end(self) -> None:
+        self.run("--cmd", "cancel")
+        if self.watcher is not None:
+            self.watcher.wait()
+        self.run("--once")
+
+
+@pytest.fixture
+def plan(user: User) -> Iterator[Plan]:
+    made = Plan(user, "a", "b")
+    yield made
+    made.end()
+
+
+@pytest.fixture(params=[False, True], ids=["nobody watches", "somebody watches"])
+def either(request: pytest.FixtureRequest, plan: Plan) -> Plan:
+    if request.param:
+        plan.watch()
+    else:
+        until(lambda: plan.run("--once").returncode == 0 and plan.jobs["a"].state == "running", "a running job")
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("backend.options.lrr=1", "did you mean 'backend.options.lr'"),
+        ("project.name=other", "a new attempt keeps its project.name"),
+        ("slurm.sbatch.output=x", "output"),
+        ("backend.options.lr=1,2", "has several values"),
+        ("lr", "write key=value"),
+    ],
+)
+def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, override: str, why: str) -> None:
+    result = either.run("--cmd", "restart", "--job", "a", "--override", override)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert why in result.stderr
+    assert not list((either.user.home / STATE / "p.requests").glob("*.json"))
+    assert either.jobs["a"].restart is None
+
+
+def test_a_new_attempt_is_told_as_it_comes(either: Plan) -> None:
+    result = either.run("--cmd", "restart", "--job", "a", "--override", "backend.options.lr=5e-3", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (list(told["jobs"]), told["messages"][-1]) == (["a"], "to begin anew: a")
+    until(lambda: either.run("--once") and either.jobs["a"].attempt == 2, "the new attempt")
+    assert either.jobs["b"].attempt == 1
+    log = Path(either.jobs["a"].resolved_log_path)
+    until(lambda: log.exists() and log.read_text() == "rate 0.005\n", "the value in its words")
+
+
+def test_a_mapping_among_the_overrides_is_one(plan: Plan) -> None:
+    result = plan.run("--cmd", "restart", "--job", "a", "--override", "backend.env={COLOUR: b}")
+    assert result.returncode == 0, result.stderr
+    until(lambda: plan.run("--once") and plan.jobs["a"].attempt == 2, "the new attempt")
+    assert "export COLOUR=b\n" in Path(plan.jobs["a"].script_path).read_text()
+
+
+def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
+    plan = Plan(user, "a")
+    path = session_path(user.home / STATE, "p")
+    session = Session.load(path)
+    session.put(session.jobs["a"].model_copy(update={"state": "waiting", "retry_at": 1e12, "attempt": 0}))
+    session.save()
+    result = plan.run("--cmd", "restart", "--job", "a")
+    assert result.returncode == 1
+    assert "it waits to be submitted" in result.stdout
+    assert "to begin anew: nothing" in result.stdout
+    plan.end()
+
+
+def test_a_damaged_request_is_named_and_keeps_no_other_from_being_heeded(plan: Plan) -> None:
+    folder = plan.user.home / STATE / "p.requests"
+    folder.mkdir()
+    (folder / "cut.json").write_text("{")
+    plan.watch()
+    result = plan.run("--cmd", "cancel")
+    assert result.returncode == 0, result.stderr
+    assert "at its next look" not in result.stdout
+    assert plan.watcher is not None
+    assert plan.watcher.wait() == 1
+    assert {job.state for job in plan.jobs.values()} == {"cancelled"}
+    assert "cut.json" in (plan.user.home / "output.txt").read_text()
