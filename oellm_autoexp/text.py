@@ -89,6 +89,11 @@ def _either(words: Sequence[str]) -> str:
     return " or ".join(f"'{word}'" for word in words)
 
 
+def printable(text: str) -> str:
+    """A text in which what a terminal would obey is replaced by a sign; lines and tabs stay."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
 def plural(count: int, noun: str) -> str:
     """`1 job`, `3 jobs`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.config.loader import Source
@@ -126,7 +127,7 @@ def tell(error: AutoexpError) -> None:
     if count > 1:
         print(f"{count} problems:", file=sys.stderr)
     for problem in error.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {printable(str(problem))}", file=sys.stderr)
 
 
 def set_log_level(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, detach, every_session, queue_commands, session_commands, steps
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _act(options: argparse.Namespace) -> int:
     detach.check(options)
     queue_commands.check(options)
+    session_commands.check(options)
     return _COMMANDS[options.cmd](options)
 
 
@@ -133,8 +134,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         screen = console()
         screen.print(session_table(session))
         screen.print(headline(session))
-        if not session.finished:
-            steps.show_hints([f"go on watching    {steps.resume_command(manifest)}"])
+        watch = [f"go on watching    {steps.resume_command(manifest)}", *steps.queue_hints(manifest, session)]
+        steps.show_hints(steps.hints(manifest, session) if session.finished else watch)
     return steps.outcome(session) if session.finished else app.OK
 
 
@@ -155,7 +156,7 @@ def _events(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    return session_commands.remove(options, _recorded(options)[1])
+    return session_commands.remove(options, *_recorded(options))
 
 
 def _queue(options: argparse.Namespace) -> int:
@@ -171,7 +172,10 @@ def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
     from oellm_autoexp.monitor.session import Session, session_path
 
     manifest, _ = _manifest(options)
-    return manifest, Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    if session.jobs.keys() != {job.name for job in manifest.jobs}:
+        raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
+    return manifest, session
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,6 +159,7 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
+    from oellm_autoexp.text import printable
     from oellm_autoexp.workflow.provenance import redact_text
 
     try:
@@ -169,7 +169,7 @@ def _end_of(path: Path) -> list[str]:
             lines = log.read().decode(errors="replace").splitlines()[-_OUTPUT_LINES:]
     except FileNotFoundError:
         return []
-    return ["".join(c if c.isprintable() or c == "\t" else "�" for c in redact_text(line)) for line in lines]
+    return [printable(redact_text(line)) for line in lines]
 
 
 def _retry(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
@@ -234,7 +234,7 @@ def _tell(tally: Tally, manifest: Manifest, options: argparse.Namespace) -> None
 
 
 def _say_on_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    steps.console_note(line, on_stderr=True)
 
 
 def _command(manifest: Manifest, *words: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, steps
 from oellm_autoexp.errors import BackendError, ConfigError, LockedError, Problem, StateError, raise_all
-from oellm_autoexp.text import did_you_mean, plural
+from oellm_autoexp.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of these commands."""
     group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
+    group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
     group.add_argument("--lines", metavar="N", type=int, default=20, help="--cmd tail: lines of each log (default 20)")
     group.add_argument(
         "--override",
@@ -48,8 +49,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reason", metavar="TEXT", default="", help="--cmd cancel, restart: kept in the job's history")
 
 
-def chosen(options: argparse.Namespace, manifest: Manifest) -> list[str]:
-    """The names of the jobs that --job means; every job where it is not given. Raises ConfigError."""
+def check(options: argparse.Namespace) -> None:
+    """Return if the options go together with the command. Raises ConfigError."""
+    if options.failed and options.cmd not in ("tail", "events", "restart"):
+        raise ConfigError(Problem("--failed goes with --cmd tail or events or restart", f"--cmd {options.cmd}"))
+
+
+def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
+    """The names of the jobs that --job and --failed mean; every job where neither is given. Raises ConfigError."""
+    named = _named(options, manifest)
+    return [name for name in named if session.jobs[name].failed] if options.failed else named
+
+
+def _named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
     names = [job.name for job in manifest.jobs]
     if not options.job:
         return names
@@ -65,7 +77,7 @@ def chosen(options: argparse.Namespace, manifest: Manifest) -> list[str]:
 
 def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """End jobs for good."""
-    names = chosen(options, manifest)
+    names = chosen(options, manifest, _session(manifest))
     reason = options.reason or "cancelled by hand"
     try:
         with steps.session(manifest, path) as monitor:
@@ -93,14 +105,14 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     from oellm_autoexp.monitor.tracked import SUCCESS
     from oellm_autoexp.workflow.outputs import claim_outputs
 
-    names = chosen(options, manifest)
-    overrides = _overrides(options.override)
     session = _session(manifest)
+    names = chosen(options, manifest, session)
+    overrides = _overrides(options.override)
     before = dict(session.jobs)
     if not options.job:
-        names = [name for name, job in before.items() if job.over and job.state != SUCCESS]
-        if not names:
-            raise ConfigError(Problem("no job has failed", "--cmd restart", "name those to begin anew with --job"))
+        names = [name for name in names if before[name].over and before[name].state != SUCCESS]
+    if not names:
+        raise ConfigError(Problem("no job has failed", "--cmd restart", "name those to begin anew with --job"))
     _check_scripts(manifest, [before[name] for name in names], overrides, options.exclude)
     if session.finished:  # its output directories may be another's by now
         claim_outputs(manifest, session.path)
@@ -244,8 +256,10 @@ def _say(options: argparse.Namespace, names: Sequence[str], text: str) -> None:
 
 def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """The last lines of each job's newest log."""
+    from oellm_autoexp.view.tables import causes
+
     found = []
-    for name in chosen(options, manifest):
+    for name in chosen(options, manifest, session):
         job = session.jobs[name]
         lines = _last_lines(Path(job.resolved_log_path), options.lines) if job.resolved_log_path else []
         found.append({"job": name, "state": job.state, "log_path": job.resolved_log_path, "lines": lines})
@@ -253,9 +267,12 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))
         return app.OK
     for entry in found:
-        steps.console_note(f"==> {entry['job']} ({entry['state']}) {entry['log_path'] or 'no log yet'}")
+        why = ", ".join([str(entry["state"]), *causes(session.jobs[str(entry["job"])])])
+        steps.console_note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
         for line in entry["lines"]:
             steps.console_note(str(line))
+    if not found:
+        steps.console_note("no job has failed")
     return app.OK
 
 
@@ -263,9 +280,7 @@ def _last_lines(path: Path, count: int) -> list[str]:
     from oellm_autoexp.world import Files
 
     text = Files("/").tail(str(path), _TAIL_BYTES)
-    lines = deque(text.splitlines(), maxlen=max(0, count))
-    # A log may hold what a terminal would obey.
-    return ["".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines]
+    return [printable(line) for line in deque(text.splitlines(), maxlen=max(0, count))]
 
 
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
@@ -274,7 +289,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.record import RecordFile
 
-    wanted = set(chosen(options, manifest))
+    wanted = set(chosen(options, manifest, session))
     found: dict[str, tuple[Event, list[Result]]] = {}
     for entry in RecordFile(session.path).entries():
         if isinstance(entry, Event):
@@ -302,14 +317,23 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     return app.OK
 
 
-def remove(options: argparse.Namespace, session: Session) -> int:
+def remove(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """Remove a finished session: its state, queue and record. Manifests, scripts and logs stay."""
+    from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.session import writing
 
+    resume = steps.resume_command(manifest)
     if not session.finished:
-        hint = f"end it first: {steps.command('monitor', '--session', session.plan_id, '--cmd', 'cancel')}"
-        raise StateError(Problem("its jobs have not all ended", str(session.path), hint))
+        raise StateError(
+            Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")
+        )
     with writing(session.path):
+        queue = Queue(session.path)
+        if waits := queue.unfinished():
+            what = "1 action waits" if waits == 1 else f"{waits} actions wait"
+            them = "it" if waits == 1 else "them"
+            hint = f"carry {them} out first: {resume} --cmd actions; or remove this folder, if nobody needs {them}"
+            raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
         for suffix in _STATE:
             path = session.path.with_suffix(suffix)
             if path.is_dir() and not path.is_symlink():

@@ -410,17 +410,25 @@ def outcome(opened: Session) -> int:
     return app.OK if all(job.state == SUCCESS for job in opened.jobs.values()) else app.FAILED
 
 
-def hints(manifest: Manifest, opened: Session | None = None) -> list[str]:
+def hints(manifest: Manifest, opened: Session) -> list[str]:
     """What a person may want to do next, as commands that work as they are."""
-    where = _state_dir_option(manifest)
-    lines = [f"see this again    {command('monitor', '--session', manifest.plan_id, *where, '--cmd', 'status')}"]
-    failed = [job for job in opened.jobs.values() if job.exit_code] if opened else []
-    if failed:
-        lines.append(f"why did it fail   tail -n 30 {shlex.quote(failed[0].resolved_log_path)}")
+    resume = resume_command(manifest)
+    lines = [f"see this again    {resume} --cmd status"]
+    if any(job.failed for job in opened.jobs.values()):
+        lines.append(f"why did it fail   {resume} --cmd tail --failed")
+    lines += queue_hints(manifest, opened)
     if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
         lines.append(f"train longer      {command('run', 'project=default', 'backend.options.train_iters=400')}")
         lines.append("your own runs     see 'Your own experiments' in README.md")
     return lines
+
+
+def queue_hints(manifest: Manifest, opened: Session) -> list[str]:
+    """The command that carries out what waits in the queue, if something does."""
+    from oellm_autoexp.monitor.queue import Queue
+
+    waits = Queue(opened.path).unfinished()
+    return [f"queued actions    {resume_command(manifest)} --cmd actions"] if waits else []
 
 
 def resume_command(manifest: Manifest) -> str:

@@ -148,6 +148,10 @@ class Queue:
                 ] += 1
         return found
 
+    def unfinished(self) -> int:
+        """How many entries are not finished, by their files alone. Raises StateError."""
+        return sum(len(_names(folder)) for folder in self._events(None))
+
     def get(self, name: str) -> QueueEntry:
         """The entry of that id, or the one whose id begins so. Raises ConfigError if there is none or several."""
         return self._load(self._find(name))

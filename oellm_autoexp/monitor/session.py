@@ -66,6 +66,8 @@ class Session:
             session.parent = str(data.get("parent", ""))
         except (KeyError, AttributeError, ValidationError) as error:
             raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
+        if not jobs:  # it would look as if every job had succeeded
+            raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
         session._replay()
         return session
 

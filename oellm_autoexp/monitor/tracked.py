@@ -139,6 +139,12 @@ class TrackedJob(Record):
         """Whether nothing more becomes of it: it has ended, for good, and no action of it is left."""
         return self.state in FINAL and not self.pending and self.restart is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether its newest attempt has ended badly; where somebody ended it, only if a rule had named its trouble."""
+        at_fault = bool(self.error_type) or self.cancelled_by.startswith("given up")
+        return self.state in FINAL and self.state != SUCCESS and (self.state != CANCELLED or at_fault)
+
     def happened(self, at: float, event: str, message: str = "", **update: Any) -> TrackedJob:
         """A copy with `update`, and one more entry in its history."""
         entry = HistoryEntry(at=at, event=event, message=message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from oellm_autoexp.monitor.loop import Monitor
-from oellm_autoexp.view.tables import headline
+from oellm_autoexp.view.tables import causes, headline
 
 _HEADLINE_EVERY_SECONDS = 30.0
 
@@ -27,9 +27,7 @@ class Changes:
             news = (job.state, job.reason if job.state == "waiting" else "")
             if self._told.get(job.name) != news:
                 self._told[job.name] = news
-                detail = ", ".join(
-                    word for word in (f"job {job.scheduler_id}" if job.scheduler_id else "", job.reason) if word
-                )
+                detail = ", ".join([*([f"job {job.scheduler_id}"] if job.scheduler_id else []), *causes(job)])
                 lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
         if monitor.trouble != self._trouble:
             self._trouble = monitor.trouble

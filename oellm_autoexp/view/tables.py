@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +16,7 @@ from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, RUNNING, SUCCESS, WAITING, TrackedJob, counts
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import plural, printable
 from oellm_autoexp.workflow.budget import Budget
 
 _COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
@@ -35,7 +36,7 @@ def session_table(session: Session, *, limit: int | None = None, now: float | No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         left = name in ("job", "state", "log")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "log")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("state", "log"))
     for cells in columns:
         table.add_row(*(cells[name] for name in names))
     if len(shown) < len(jobs):
@@ -58,8 +59,8 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
     state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
     if job.exit_code and job.state != SUCCESS:
         state.append(f" (exit {job.exit_code})")
-    if job.reason and job.state not in (RUNNING, SUCCESS):
-        state.append(f" {job.reason}", style="dim")
+    if job.state != SUCCESS and (why := _why(job)):
+        state.append(f" {', '.join(why)}", style="dim")
     progress = job.progress
     loss = progress.loss if progress.loss is not None else progress.validation_loss
     left = progress.seconds_left if job.state == RUNNING else None
@@ -74,6 +75,21 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
         "left": "" if left is None else _duration(left),
         "log": Text(job.resolved_log_path, style="dim", overflow="fold"),
     }
+
+
+_SAID_BY_THE_CODE = "NonZeroExitCode"
+
+
+def causes(job: TrackedJob) -> list[str]:
+    """Why a job is in its state, in few words: its exit code, the rule that named its trouble, the reason."""
+    code = f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS else ""
+    return [word for word in (code, *_why(job)) if word]
+
+
+def _why(job: TrackedJob) -> list[str]:
+    rule = job.error_type if job.state != SUCCESS else ""
+    reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
+    return [word for word in (rule, reason) if word]
 
 
 def _elapsed(job: TrackedJob, now: float | None) -> str:
@@ -159,9 +175,18 @@ def _span(numbers: Iterable[int]) -> str:
 
 
 class _Screen(Console):
-    """A console whose reader may go: that is the command's to handle, as with any other output."""
+    """A console whose terminal obeys nothing that stands in what is shown: it may come from a log.
+
+    A reader who has gone is the command's to handle, as with any other output.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See Console.render."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
+        """See Console.on_broken_pipe."""
         raise  # the BrokenPipeError during which rich calls this
 
 

@@ -1,0 +1,146 @@
+"""What people see when something went wrong: its cause, the log's last lines, and commands that work as printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.monitor.session import Session
+from tests.flow.conftest import QUICK, User
+from tests.flow.test_once import command, on_crash, planned
+
+WATCHDOG = {
+    "log_events": {"nccl_watchdog": {"pattern": "Watchdog caught", "state": "crash"}},
+    "state_events": {"crash": {"actions": [{"class_name": "RestartAction", "max_attempts": 0}]}},
+}
+HANGS = ["sh", "-c", "echo '[rank3] Watchdog caught collective operation timeout'; exit 1"]
+
+
+def hinted(user: User, output: str, label: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that is printed as a hint, as it is printed."""
+    found = re.search(rf"^  {label} +(\S.*)$", output, re.MULTILINE)
+    assert found, output
+    return subprocess.run(
+        shlex.split(found[1]), cwd=user.home, env=user.environment, capture_output=True, text=True, check=False
+    )
+
+
+def monitor(user: User, plan: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return user.run("monitor", "--session", plan, *words)
+
+
+def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_one_command_away(user: User) -> None:
+    planned(user, "x", WATCHDOG, argv=HANGS)
+    watched = monitor(user, "x")
+    shown = monitor(user, "x", "--cmd", "status")
+    assert watched.returncode == shown.returncode == 1
+    for output in (watched.stdout, shown.stdout):
+        assert re.search(r"^x +crash \(exit 1\) nccl_watchdog, given up: 'crash' has had 0 of 0", output, re.MULTILINE)
+        told = hinted(user, output, "why did it fail")
+        assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, given up")
+        assert "[rank3] Watchdog caught collective operation timeout" in told.stdout
+    assert re.search(r"^\S+ x: crash \(job \d+, exit 1, nccl_watchdog", watched.stdout, re.MULTILINE)
+
+
+def test_only_the_jobs_that_failed_are_shown_where_that_is_asked_for(user: User) -> None:
+    kinds = "sweep.grids=[{backend.options.misbehave:[null,'exit:7@3']}]"
+    result = user.run("run", *QUICK, kinds, "++sweep.base_values={project.name:'m${index}'}", "--plan-id", "x")
+    assert result.returncode == 1, result.stderr
+    (shown,) = json.loads(monitor(user, "x", "--cmd", "tail", "--failed", "--json").stdout)["logs"]
+    assert (shown["job"], shown["state"]) == ("m1", "crash")
+    assert len(json.loads(monitor(user, "x", "--cmd", "tail", "--json").stdout)["logs"]) == 2
+    assert monitor(user, "x", "--cmd", "tail", "--failed", "--job", "m0").stdout == "no job has failed\n"
+    refused = monitor(user, "x", "--cmd", "cancel", "--failed")
+    assert refused.returncode == 2
+    assert "--failed goes with --cmd tail or events or restart" in refused.stderr
+
+
+def test_an_odd_end_that_is_a_success_and_one_by_hand_are_not_asked_why(user: User) -> None:
+    planned(user, "done", {"termination_string": "ALL DONE"}, argv=["sh", "-c", "echo ALL DONE; exit 1"])
+    watched = monitor(user, "done")
+    assert (watched.returncode, "why did it fail" in watched.stdout) == (0, False), watched.stdout
+    submitted = user.run("run", *QUICK, "sweep.grids=[{stage:[a]}]", "backend.options.step_seconds=1", "--no-monitor")
+    assert submitted.returncode == 0, submitted.stderr
+    plan = user.plan_id
+    assert monitor(user, plan, "--cmd", "cancel").returncode == 0
+    ended = monitor(user, plan)
+    assert (ended.returncode, "why did it fail" in ended.stdout) == (1, False), ended.stdout
+
+
+def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
+    slow = ("backend.options.step_seconds=0.15", "backend.options.train_iters=1000", "slurm.sbatch.time='0:02'")
+    result = user.run("run", *QUICK, *slow, "sweep.grids=[{stage: [a]}]", "slurm.client.kill_grace_seconds=0.1")
+    assert result.returncode == 1, result.stderr
+    (job,) = user.session().values()
+    session = Session.load(user.outputs / "monitoring_state" / f"{user.plan_id}.json")
+    session.put(session.jobs[job["name"]].model_copy(update={"exit_code": None}))
+    session.snapshot()
+    assert "==> " in hinted(user, monitor(user, user.plan_id, "--cmd", "status").stdout, "why did it fail").stdout
+
+
+QUEUED = {"class_name": "EventAction", "mode": "queue", "action": command("echo done")}
+
+
+def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry_them_out_is_told(user: User) -> None:
+    planned(user, "x", on_crash(QUEUED), project={"name": "x", "monitoring_state_dir": str(user.home / "else where")})
+    where = ("--monitoring-state-dir", "else where")
+    unfinished = monitor(user, "x", "--cmd", "remove", *where)
+    assert unfinished.returncode == 2
+    told = re.search(r"end it first: (.*)", unfinished.stderr)
+    assert told
+    assert shlex.split(told[1])[-4:] == ["--monitoring-state-dir", str(user.home / "else where"), "--cmd", "cancel"]
+    watched = monitor(user, "x", *where)
+    assert watched.returncode == 1, watched.stderr
+    refused = monitor(user, "x", "--cmd", "remove", *where)
+    assert refused.returncode == 2
+    assert "1 action waits in its queue" in refused.stderr
+    assert re.search(r"carry it out first: .*--cmd actions", refused.stderr)
+    assert "1 done" in hinted(user, watched.stdout, "queued actions").stdout
+    assert monitor(user, "x", "--cmd", "remove", *where).returncode == 0
+    assert not list(Path(user.home, "else where").glob("x.*"))
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_sent(user: User) -> None:
+    script = r"printf '\033[31mRED \033]0;pwned\007 LINE\r\n'; exit 1"
+    seen = {"pattern": "RED (?P<rest>.*)"}
+    say = {"class_name": "LogAction", "message": "saw {line}"}
+    queued = {**QUEUED, "action": command("printf '\\033[2J'")}
+    rules: dict[str, Any] = {"log_events": {"red": {**seen, "actions": [say, queued]}}}
+    planned(user, "x", rules, argv=["sh", "-c", script])
+    watched = monitor(user, "x")
+    events = monitor(user, "x", "--cmd", "events")
+    worked = monitor(user, "x", "--cmd", "actions")
+    (entry,) = (user.outputs / "monitoring_state" / "x.actions").glob("*/done/*.json")
+    shown = monitor(user, "x", "--cmd", "queue", "--queue-id", entry.stem, "--queue-show")
+    tail = monitor(user, "x", "--cmd", "tail")
+    assert "saw �[31mRED" in watched.stdout
+    for result in (watched, events, worked, shown, tail):
+        assert not set("\x1b\x07\r") & set(result.stdout + result.stderr), result.args
+
+
+@pytest.mark.parametrize("words", [("--cmd", "status"), ("--cmd", "tail"), ("--once",), ()])
+def test_a_session_without_jobs_is_no_success(user: User, words: tuple[str, ...]) -> None:
+    planned(user, "x", {})
+    path = user.outputs / "monitoring_state" / "x.json"
+    session = Session.load(path)
+    session.jobs.clear()
+    session.snapshot()
+    result = monitor(user, "x", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "x.json: not a whole session: it has no jobs" in result.stderr
+
+
+def test_a_session_that_has_other_jobs_than_its_plan_is_not_shown_as_if_it_were_whole(user: User) -> None:
+    planned(user, "x", {})
+    session = Session.load(user.outputs / "monitoring_state" / "x.json")
+    session.put(session.jobs.pop("x").model_copy(update={"name": "y"}))
+    session.snapshot()
+    result = monitor(user, "x", "--cmd", "status")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "x.json: it has other jobs than its plan" in result.stderr
