@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, detach, every_session, queue_commands, session_commands, steps
-from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -169,13 +169,8 @@ def _actions(options: argparse.Namespace) -> int:
 
 def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
     """The manifest and the session as it is on disk. Raises ConfigError, CorruptError."""
-    from oellm_autoexp.monitor.session import Session, session_path
-
     manifest, _ = _manifest(options)
-    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
-    if session.jobs.keys() != {job.name for job in manifest.jobs}:
-        raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
-    return manifest, session
+    return manifest, session_commands.recorded(manifest)
 
 
 def _list(options: argparse.Namespace) -> int:

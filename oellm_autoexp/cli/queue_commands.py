@@ -194,10 +194,12 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
 
     def go() -> int:
         tally = _way(worker, options, manifest)()
-        _tell(tally, manifest, options)
         return app.FAILED if tally.failed else app.OK
 
-    return steps.resumable(resume, go)
+    code = steps.resumable(resume, go, on_stderr=options.json)
+    if options.json or code != app.INTERRUPTED:
+        _tell(worker.tally, manifest, options)
+    return code
 
 
 def _way(worker: Worker, options: argparse.Namespace, manifest: Manifest) -> Callable[[], Tally]:

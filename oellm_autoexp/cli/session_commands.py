@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, steps
-from oellm_autoexp.errors import BackendError, ConfigError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.errors import BackendError, ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
 
 def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """End jobs for good."""
-    names = chosen(options, manifest, _session(manifest))
+    names = chosen(options, manifest, recorded(manifest))
     reason = options.reason or "cancelled by hand"
     try:
         with steps.session(manifest, path) as monitor:
@@ -96,7 +96,7 @@ def _cancel_by_holder(options: argparse.Namespace, manifest: Manifest, names: Se
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(_PAUSE_SECONDS)
     text = f"asked the process that watches the session to end {plural(len(names), 'job')}"
-    _told(options, manifest, _session(manifest), names, [f"{text}{_at_its_next_look(asked)}"])
+    _told(options, manifest, recorded(manifest), names, [f"{text}{_at_its_next_look(asked)}"])
     return app.OK
 
 
@@ -105,7 +105,7 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     from oellm_autoexp.monitor.tracked import SUCCESS
     from oellm_autoexp.workflow.outputs import claim_outputs
 
-    session = _session(manifest)
+    session = recorded(manifest)
     names = chosen(options, manifest, session)
     overrides = _overrides(options.override)
     before = dict(session.jobs)
@@ -130,7 +130,7 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
             if not any(path.exists() for path in asked) or time.monotonic() >= until:
                 break
         time.sleep(_PAUSE_SECONDS)
-    session = _session(manifest)
+    session = recorded(manifest)
     if any(path.exists() for path in asked):
         text = f"asked the process that watches the session to begin {plural(len(names), 'job')} anew"
         _told(options, manifest, session, names, [f"{text}{_at_its_next_look(asked)}"])
@@ -194,10 +194,14 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _session(manifest: Manifest) -> Session:
+def recorded(manifest: Manifest) -> Session:
+    """The session of a plan as it is on disk. Raises ConfigError, CorruptError (also where it has other jobs)."""
     from oellm_autoexp.monitor.session import Session, session_path
 
-    return Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    if session.jobs.keys() != {job.name for job in manifest.jobs}:
+        raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
+    return session
 
 
 def _ask(
@@ -211,7 +215,7 @@ def _ask(
     """Leave requests for whoever holds the session; their files, which are there until they are heeded."""
     from oellm_autoexp.monitor import inbox
 
-    session = _session(manifest)
+    session = recorded(manifest)
     left = []
     for name in names:
         asked = inbox.Asked(

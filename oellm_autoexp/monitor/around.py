@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +21,9 @@ class Questions:
         """Whether some command is at work."""
         return any(question.under_way for question in self._asked.values())
 
-    @property
-    def awaited(self) -> bool:
-        """Whether the first answer of some command is still to come."""
-        return any(question.awaited for question in self._asked.values())
+    def awaited(self, askers: Collection[str]) -> bool:
+        """Whether one of these askers has no first answer yet of a command that is at work."""
+        return any(question.awaited for (asker, _), question in self._asked.items() if asker in askers)
 
     def answer(
         self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float

@@ -86,14 +86,22 @@ class Monitor:
 
     @property
     def awaited(self) -> bool:
-        """Whether something that this monitor has started beside itself is yet to end, or to answer."""
-        return self.reactions.awaited or self.submitter.awaited
+        """Whether something that this monitor has started beside itself is yet to end, or to answer.
+
+        No job's command is awaited where the scheduler does not answer: its job could not be submitted.
+        """
+        return self.reactions.awaited or (self.submitter.awaited and not self.trouble)
 
     def go_on(self) -> None:
-        """Get on with what is under way, and submit what may go then; asks nobody for news of the jobs."""
+        """Get on with what is under way, and submit what may go for that; the scheduler is not asked for news."""
         self.claim.beat(self.interval_seconds)
+        waiting = self._waiting()
         self._act()
-        self._submit()
+        if (self.submitter.awaited and not self.trouble) or self._waiting() - waiting:
+            self._submit()
+
+    def _waiting(self) -> set[str]:
+        return {job.name for job in self.session.jobs.values() if job.state == WAITING}
 
     def _came_into_queue(self, job: TrackedJob) -> TrackedJob:
         job, events = self._detectors[job.name].state(job.model_copy(update={"state": WAITING}), job, self.now())

@@ -87,7 +87,9 @@ class Reactions:
     @property
     def awaited(self) -> bool:
         """Whether a program has not ended, or a command has not answered for the first time."""
-        return bool(self._errands) or self.questions.awaited
+        waiting = [job for job in self.session.jobs.values() if job.pending]
+        askers = {asker for job in waiting for asker in (job.name, _about(job), *map(_key, job.pending))}
+        return bool(self._errands) or self.questions.awaited(askers)
 
     def close(self) -> None:
         """End what is at work; a later monitor begins it again."""
@@ -418,7 +420,7 @@ class Reactions:
         spec = self._specs[job.name]
         values = facts.values(spec, job, event.event if event else None, self.manifest.plan_id)
         command = tuple(fill(word, values.__getitem__) for word in words)
-        asker = f"{job.name} complete?"
+        asker = _about(job)
         answer = self.questions.answer(asker, command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
         if answer is None:
             return None
@@ -492,6 +494,10 @@ class Reactions:
                 self.session.put(job.happened(now, "restart", words, restart=None, reason=words))
             else:
                 self.session.put(restarts.begun(job, now))
+
+
+def _about(job: TrackedJob) -> str:
+    return f"{job.name} complete?"
 
 
 def _key(pending: Pending) -> str:

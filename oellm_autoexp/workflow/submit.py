@@ -88,7 +88,9 @@ class Submitter:
     @property
     def awaited(self) -> bool:
         """Whether the first answer of such a command is still to come."""
-        return self._asked_by_gates.awaited or any(question.awaited for question in self._questions.values())
+        waiting = {job.name for job in self.session.jobs.values() if job.state == WAITING}
+        by_jobs = any(question.awaited for name, question in self._questions.items() if name in waiting)
+        return by_jobs or self._asked_by_gates.awaited(waiting)
 
     def close(self) -> None:
         """End the commands that are at work."""

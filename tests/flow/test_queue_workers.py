@@ -124,6 +124,25 @@ def test_a_worker_that_is_told_to_end_leaves_its_entry_pending_and_says_how_to_g
     assert process_started(int(next(iter(queued.runs)))) is None
 
 
+def test_a_worker_that_is_told_to_end_prints_one_document_where_json_is_asked_for(queued: Queued) -> None:
+    done = queued.put("true")
+    queued.put("sh", "-c", 'echo "$$" >> runs; exec sleep 1000', number=1)
+    words = queued.user.words("monitor", "--session", queued.manifest.plan_id, "--cmd", "actions", "--json")
+    with subprocess.Popen(
+        words,
+        cwd=queued.user.home,
+        env=queued.user.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        until(lambda: queued.runs, "the program to begin")
+        worker.send_signal(signal.SIGTERM)
+        told, _ = worker.communicate()
+    assert worker.returncode == 130
+    assert json.loads(told) == {"plan_id": queued.manifest.plan_id, "done": [done.id], "failed": []}
+
+
 def test_follow_ends_with_the_session(queued: Queued) -> None:
     worker = queued.worker("--follow")
     queued.put("sh", "-c", COUNT, "x", "1")

@@ -13,7 +13,8 @@ import pytest
 
 from oellm_autoexp.monitor.session import Session
 from tests.flow.conftest import QUICK, User
-from tests.flow.test_once import command, on_crash, planned
+from tests.flow.test_once import command as running
+from tests.flow.test_once import on_crash, planned
 
 WATCHDOG = {
     "log_events": {"nccl_watchdog": {"pattern": "Watchdog caught", "state": "crash"}},
@@ -84,7 +85,7 @@ def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
     assert "==> " in hinted(user, monitor(user, user.plan_id, "--cmd", "status").stdout, "why did it fail").stdout
 
 
-QUEUED = {"class_name": "EventAction", "mode": "queue", "action": command("echo done")}
+QUEUED = {"class_name": "EventAction", "mode": "queue", "action": running("echo done")}
 
 
 def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry_them_out_is_told(user: User) -> None:
@@ -110,7 +111,7 @@ def test_what_a_terminal_would_obey_is_shown_and_not_sent(user: User) -> None:
     script = r"printf '\033[31mRED \033]0;pwned\007 LINE\r\n'; exit 1"
     seen = {"pattern": "RED (?P<rest>.*)"}
     say = {"class_name": "LogAction", "message": "saw {line}"}
-    queued = {**QUEUED, "action": command("printf '\\033[2J'")}
+    queued = {**QUEUED, "action": running("printf '\\033[2J'")}
     rules: dict[str, Any] = {"log_events": {"red": {**seen, "actions": [say, queued]}}}
     planned(user, "x", rules, argv=["sh", "-c", script])
     watched = monitor(user, "x")
@@ -136,11 +137,12 @@ def test_a_session_without_jobs_is_no_success(user: User, words: tuple[str, ...]
     assert "x.json: not a whole session: it has no jobs" in result.stderr
 
 
-def test_a_session_that_has_other_jobs_than_its_plan_is_not_shown_as_if_it_were_whole(user: User) -> None:
+@pytest.mark.parametrize("command", ["status", "restart", "cancel", "tail"])
+def test_a_session_that_has_other_jobs_than_its_plan_is_not_taken_for_whole(user: User, command: str) -> None:
     planned(user, "x", {})
     session = Session.load(user.outputs / "monitoring_state" / "x.json")
     session.put(session.jobs.pop("x").model_copy(update={"name": "y"}))
     session.snapshot()
-    result = monitor(user, "x", "--cmd", "status")
+    result = monitor(user, "x", "--cmd", command)
     assert (result.returncode, result.stdout) == (2, "")
     assert "x.json: it has other jobs than its plan" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,22 @@ import pytest
 
 from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
+from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.record import RecordFile
-from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart
+from tests.unit.test_reactions import (
+    CRASH,
+    FOREVER,
+    GOOD,
+    LONG,
+    Stage,
+    lived,
+    log,
+    on_line,
+    on_state,
+    restart,
+    run,
+    wrapped,
+)
 
 
 def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut_in_two(tmp_path: Path) -> None:
@@ -187,3 +202,65 @@ def test_a_log_that_all_attempts_append_to_is_read_once(tmp_path: Path) -> None:
         stage.slurm._scripts[str(number)] = [JobStatus("FAILED", exit_code=1)]
         stage.cycle(2)
     assert [event.metadata["what"] for event in stage.events if event.name == "seen"] == ["1", "2"]
+
+
+# ---- what a look has started beside the monitor
+
+
+def see_through(stage: Stage) -> int:
+    """Go on until nothing is awaited; how often."""
+    for number in range(200):
+        if not stage.monitor.awaited:
+            return number
+        time.sleep(0.02)
+        stage.monitor.go_on()
+    raise AssertionError([job.model_dump() for job in stage.jobs.values()])
+
+
+def test_programs_are_seen_to_their_ends_and_the_scheduler_is_not_asked_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = wrapped(restart(), {"class_name": "CommandCondition", "command": "sleep 0.1"})
+    stage = Stage(tmp_path, on_state(run("sleep 0.3"), allowed), {"a": [CRASH, FOREVER], "b": [FOREVER]})
+    stage.until(lambda: stage.monitor.reactions.under_way)
+    for name in ("poll", "find"):
+        monkeypatch.setattr(stage.slurm, name, lambda _: pytest.fail("the scheduler was asked"))
+    assert see_through(stage) > 1
+    assert "RunCommandAction" in [entry.event for entry in stage.a.history]
+    assert stage.a.attempt == 2
+
+
+ASKS = {"start_condition_cmd": ["sleep", "1000"], "start_condition_interval_seconds": 60}
+
+
+def test_the_command_of_a_job_that_is_cancelled_meanwhile_is_awaited_no_more(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
+    stage.cycle()
+    assert stage.monitor.awaited
+    inbox.ask(stage.path, inbox.Asked(id="x", kind="cancel", job="a", attempt=0, at=0))
+    see_through(stage)
+    assert stage.a.state == "cancelled"
+    stage.monitor.close()
+
+
+def test_a_jobs_command_is_not_awaited_where_the_scheduler_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(_: Collection[str]) -> Mapping[str, JobStatus]:
+        raise SchedulerError(Problem("slurmctld does not answer"))
+
+    stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
+    stage.cycle()
+    monkeypatch.setattr(stage.slurm, "poll", deaf)
+    stage.cycle()
+    assert not stage.monitor.awaited
+    stage.monitor.close()
+
+
+def test_a_condition_whose_action_is_gone_is_awaited_no_more(tmp_path: Path) -> None:
+    slow = {"class_name": "CommandCondition", "command": ["sleep", "1000"], "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("x"), slow)), {"a": [lived("LINE 1\n")]})
+    stage.until(lambda: stage.monitor.awaited)
+    stage.monitor.session.put(stage.a.model_copy(update={"pending": ()}))
+    assert not stage.monitor.awaited
+    stage.monitor.close()
