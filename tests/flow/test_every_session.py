@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli import every_session
+from oellm_autoexp.cli import app, every_session
+from oellm_autoexp.errors import AutoexpError
 from oellm_autoexp.monitor.session import Session, session_path
 from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.flow.conftest import QUICK, User, until
@@ -99,17 +99,23 @@ def test_a_session_that_had_finished_and_is_begun_anew_is_watched_again(user: Us
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside another", "alone"])
 def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
-    user: User, beside: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    user: User, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[str] = []
+
+    def mended(error: AutoexpError) -> None:
+        told.append(str(error))
+        record.rmdir()
+
     monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(app, "tell", mended)
     if beside:
         submit(user, "long", "backend.options.step_seconds=0.2")
     submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: told}]")
     record = user.outputs / "monitoring_state" / "x.events.jsonl"
     record.mkdir()
-    threading.Timer(2, record.rmdir).start()
     code, _ = every_session.watch(user.outputs / "monitoring_state")
-    assert "can't record events" in capsys.readouterr().err
+    assert ["can't record events" in text for text in told] == [True], told
     assert code == 1, "that of its job, as the trouble is over"
     assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
 

@@ -13,8 +13,8 @@ import pytest
 
 from oellm_autoexp.monitor.session import Session
 from tests.flow.conftest import QUICK, User
-from tests.flow.test_once import command as running
-from tests.flow.test_once import on_crash, planned
+from tests.flow.single import command as running
+from tests.flow.single import on_crash, planned
 
 WATCHDOG = {
     "log_events": {"nccl_watchdog": {"pattern": "Watchdog caught", "state": "crash"}},
@@ -66,7 +66,8 @@ def test_an_odd_end_that_is_a_success_and_one_by_hand_are_not_asked_why(user: Us
     planned(user, "done", {"termination_string": "ALL DONE"}, argv=["sh", "-c", "echo ALL DONE; exit 1"])
     watched = monitor(user, "done")
     assert (watched.returncode, "why did it fail" in watched.stdout) == (0, False), watched.stdout
-    submitted = user.run("run", *QUICK, "sweep.grids=[{stage:[a]}]", "backend.options.step_seconds=1", "--no-monitor")
+    slow = ("backend.options.step_seconds=1", "backend.options.train_iters=1000")
+    submitted = user.run("run", *QUICK, *slow, "sweep.grids=[{stage:[a]}]", "--no-monitor")
     assert submitted.returncode == 0, submitted.stderr
     plan = user.plan_id
     assert monitor(user, plan, "--cmd", "cancel").returncode == 0
