@@ -20,7 +20,9 @@ EXAMPLES = """\
 def parser() -> app.Parser:
     """The command's options."""
     what = "Run one entry of a sweep in this terminal, without a scheduler."
-    made = app.Parser(what, EXAMPLES, "exit codes: 0 the program succeeded, else its own; 2 also wrong use, or no such entry")
+    made = app.Parser(
+        what, EXAMPLES, "exit codes: 0 the program succeeded, else its own; 2 also wrong use, or no such entry"
+    )
     made.add_argument(
         "--sweep",
         metavar="PATH",
