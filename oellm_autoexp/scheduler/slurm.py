@@ -74,14 +74,13 @@ class SlurmClient:
             words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
         words.append(submission.script_path)
         result = self._run(words, _submission_environment(submission.script_path), submission.work_dir)
+        job = parse.submitted_id(result.stdout)
         if result.returncode != 0:
             kind, message = parse.refusal(result.returncode, result.stderr)
-            if result.stdout.strip():  # an id, perhaps: what failed came after it
+            if job:  # what failed came after it
                 kind = SchedulerError
             raise kind(Problem(f"sbatch: {message}", submission.name))
-        answer = result.stdout.strip().splitlines()[-1:] or [""]
-        job = answer[0].split(";")[0].strip()  # --parsable: id, or id;cluster
-        if not job.isdecimal():
+        if not job:
             raise SchedulerError(Problem(f"sbatch answered {result.stdout.strip()!r}, not a job id", submission.name))
         return job
 

@@ -362,6 +362,13 @@ def test_an_id_before_an_error_is_perhaps_a_job(commands: Commands) -> None:
     assert type(raised.value) is SchedulerError
 
 
+@pytest.mark.parametrize("said", ["Welcome to login1!\n", "7 jobs of yours are in the queue\n"])
+def test_what_a_wrapper_says_beside_a_refusal_leaves_it_one(commands: Commands, said: str) -> None:
+    commands.says("sbatch", said, "sbatch: error: --gpus-per-socket option requires --sockets-per-node", 1)
+    with pytest.raises(SubmitError, match="requires --sockets-per-node"):
+        commands.client().submit(commands.submission())
+
+
 def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) -> None:
     commands.says("squeue", "")
     commands.says("sacct", "")
