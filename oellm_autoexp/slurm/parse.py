@@ -191,7 +191,7 @@ def raw_exit_code(text: str) -> int | None:
 
 
 def submitted_id(text: str) -> str:
-    """The id that `sbatch --parsable` prints last (`id`, or `id;cluster`), behind what a wrapper may say; '' if none."""
+    """The id that `sbatch --parsable` prints last (`id`, or `id;cluster`), after what a wrapper may say; else ''."""
     last = (text.strip().splitlines() or [""])[-1].partition(";")[0].strip()
     return last if re.fullmatch(r"[0-9]+", last) else ""
 
@@ -228,9 +228,9 @@ _NOT_CONFIGURED = (
     "command not found",  # a wrapper's shell
 )
 # After these the controller may have created the job all the same (seen with a hung slurmctld: sbatch said error, the
-# job existed once the controller went on). Whole phrases, as words of a transport stand in refusals, too ("--gpus-per-socket
-# option requires --sockets-per-node"): slurm_strerror's for lost connections (src/common/slurm_errno.c), the C library's,
-# and ssh's.
+# job existed once the controller went on). Whole phrases: slurm_strerror's for lost connections (src/common/
+# slurm_errno.c), the C library's, and ssh's. Single words stand in refusals, too ("--gpus-per-socket option requires
+# --sockets-per-node").
 _UNCLEAR = (
     "unable to contact slurm controller",
     "socket timed out on send/recv operation",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.model import JobSpec
+from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.gate import Gate, Verdict
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.world import Files
@@ -33,6 +34,13 @@ class Seen:
         return self.counts.get(pattern, 0)
 
 
+class Silence(Questions):
+    """Commands that have not answered yet."""
+
+    def answer(self, *_asked: object) -> bool | None:
+        return None
+
+
 def verdict(
     seen: Seen, parent: TrackedJob | None = None, *, native: bool = False, waited: float = 0, **conditions: Any
 ) -> Verdict:
@@ -53,7 +61,8 @@ def verdict(
         **conditions,
     )
     jobs = {"child": TrackedJob(name="child"), **({"parent": parent} if parent else {})}
-    gate = Gate(job, lambda work_dir: seen, native=native)  # type: ignore[arg-type,return-value]
+    questions = Silence()
+    gate = Gate(job, lambda work_dir: seen, native=native, questions=questions)  # type: ignore[arg-type,return-value]
     return gate.verdict(jobs, waited)
 
 
@@ -115,3 +124,15 @@ def test_files_are_looked_for_from_the_jobs_working_directory(tmp_path: Any) -> 
     assert files.exists("a/iter_1")
     assert not files.exists("a/iter_2")
     assert files.count("a/iter_*") == files.count("**/iter_1") == 1
+
+
+YES = {"class_name": "CommandCondition", "command": ["true"]}
+
+
+def test_a_job_does_not_start_before_a_command_that_may_cancel_it_has_answered() -> None:
+    found = verdict(Seen(), cancel_conditions=(YES,))
+    assert found == Verdict("wait", "waits for an answer: Command: true")
+
+
+def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> None:
+    assert verdict(Seen(("/c/done.txt",)), cancel_conditions=(YES, EXISTS)).step == "cancel"
