@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +132,8 @@ def _key(monitor: Monitor) -> str:
 
 def watch(directory: Path, *, once: bool, quiet: bool) -> int:
     """Watch until every session has finished, or for one round; returns the exit code."""
+    from oellm_autoexp.monitor.loop import rest
+
     watched = Watch(directory)
 
     def go() -> int:
@@ -146,7 +147,7 @@ def watch(directory: Path, *, once: bool, quiet: bool) -> int:
                         steps.hear_answers(monitor)
                 if once or not watched.monitors:
                     return watched.code
-                time.sleep(min(monitor.interval_seconds for monitor in watched.monitors))
+                rest(watched.monitors, min(monitor.interval_seconds for monitor in watched.monitors))
 
     try:
         resume = steps.command("monitor", "--all", "--monitoring-state-dir", str(directory))

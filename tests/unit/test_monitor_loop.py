@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import errno
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError
-from oellm_autoexp.model import JobStatus
+from oellm_autoexp.errors import Problem, SchedulerError, UnwritableError
+from oellm_autoexp.model import JobStatus, Submission
+from oellm_autoexp.monitor.loop import rest
+from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
-from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart
+from oellm_autoexp.monitor.session import Session
+from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart, wrapped
 
 
 def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut_in_two(tmp_path: Path) -> None:
@@ -187,3 +191,85 @@ def test_a_log_that_all_attempts_append_to_is_read_once(tmp_path: Path) -> None:
         stage.slurm._scripts[str(number)] = [JobStatus("FAILED", exit_code=1)]
         stage.cycle(2)
     assert [event.metadata["what"] for event in stage.events if event.name == "seen"] == ["1", "2"]
+
+
+# --- a disk that is full ----------------------------------------------------------------------------------------------
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, begin: int, writes: int) -> list[int]:
+    """Let the writes from `begin` on fail, so many of them."""
+    count = [0]
+
+    def failing(whole: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def write(*args: Any, **kwargs: Any) -> Any:
+            count[0] += 1
+            if begin <= count[0] < begin + writes:
+                raise error
+            return whole(*args, **kwargs)
+
+        return write
+
+    unwritable = UnwritableError(Problem("can't record events: No space left on device"))
+    errors = {(Session, "snapshot"): FULL, (Session, "journal"): FULL, (RecordFile, "add"): unwritable}
+    for (owner, name), error in {**errors, (Queue, "put"): FULL}.items():
+        monkeypatch.setattr(owner, name, failing(getattr(owner, name), error))
+    return count
+
+
+@pytest.mark.parametrize("writes", [1, 7])
+def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    rules = {**on_line(wrapped(log("queued"), mode="queue")), **on_state(restart(max_attempts=1))}
+    lives = {"a": [lived("LINE 1\n", ("RUNNING", "FAILED")), lived("LINE 2\n", ("RUNNING", "COMPLETED"))], "b": [GOOD]}
+    begin, told = 0, set()
+    while True:
+        begin += 1
+        stage = Stage(tmp_path / str(begin), rules, lives)
+        with monkeypatch.context() as patched:
+            count = full_at(patched, begin, writes)
+            for _ in range(60):
+                stage.cycle()
+                told.add(stage.monitor.obstacle)
+                if stage.monitor.session.finished and not stage.monitor.obstacle:
+                    break
+            if count[0] < begin:
+                break
+        kept = Session.load(stage.path).jobs
+        assert {name: (job.state, job.attempt) for name, job in kept.items()} == {
+            "a": ("success", 2),
+            "b": ("success", 1),
+        }
+        assert stage.names() == ["seen", "crash", "seen"]
+        assert len(Queue(stage.path).entries()) == 2
+        assert len(stage.slurm.submissions) == 3
+    assert told == {"", "No space left on device", "can't record events: No space left on device"}
+
+
+# --- pauses -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {name: [FOREVER] for name in "abcde"})
+    stage.manifest = stage.manifest.model_copy(
+        update={"scheduler": {**stage.manifest.scheduler, "submit_rate_limit_seconds": 4}}
+    )
+    monitor = stage.resumed()
+    at: list[float] = []
+    take = stage.slurm.submit
+
+    def submit(one: Submission) -> str:
+        at.append(stage.clock)
+        return take(one)
+
+    monkeypatch.setattr(stage.slurm, "submit", submit)
+    monitor.cycle()
+    rest([monitor], 10, stage.sleep)
+    assert (at, stage.clock, monitor.cycles) == ([1000, 1004, 1008], 1010, 1)
+    monitor.cycle()
+    monitor.rest(30)
+    assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
