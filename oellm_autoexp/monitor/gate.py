@@ -13,11 +13,11 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from oellm_autoexp.model import JobSpec
+from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor import facts
 from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.conditions import Condition
-from oellm_autoexp.monitor.tracked import IN_QUEUE, SUCCESS, TrackedJob
+from oellm_autoexp.monitor.tracked import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
 from oellm_autoexp.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[Condition, ...])
@@ -120,6 +120,38 @@ class Gate:
         if self.native and not ours and all(jobs[name].state in IN_QUEUE for name in open_ones):
             return Verdict("start", after=tuple(open_ones))
         return Verdict("wait", f"waits for {', '.join(open_ones)}")
+
+
+def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, TrackedJob]) -> bool:
+    """Whether the scheduler has ended a job because those that it waited for in the queue can't succeed any more.
+
+    That is no end of the job: one of them may be on its way again, or count as a success to us. squeue tells the reason
+    (squeue(1), JOB REASON CODES), accounts do not: there it is told from those others, which have gone.
+    """
+    ended = status is not None and status.scheduler_state == "CANCELLED"
+    if status is None or not ended or not job.after or job.state != PENDING or job.cancelled_by or job.restart:
+        return False
+    there = {other.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
+    return status.reason == "DependencyNeverSatisfied" or not (status.reason or there.issuperset(job.after))
+
+
+def withdrawn(job: TrackedJob, now: float) -> TrackedJob:
+    """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
+    return job.happened(
+        now,
+        WAITING,
+        "what it waited for in the queue has ended otherwise",
+        state=WAITING,
+        reason="",
+        token="",
+        task=None,
+        after=(),
+        scheduler_id="",
+        scheduler_state="",
+        attempt=job.attempt - 1,
+        submitted_at=None,
+        missing_since=None,
+    )
 
 
 def _unanswered(conditions: Iterable[Condition]) -> Verdict:

@@ -16,7 +16,7 @@ from oellm_autoexp.claims import Claim
 from oellm_autoexp.errors import SchedulerError, UnwritableError
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
-from oellm_autoexp.monitor import detect
+from oellm_autoexp.monitor import detect, gate
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.reactions import Reactions
@@ -188,8 +188,11 @@ class Monitor:
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
-        for job in watched:
+        for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
             status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
+            if gate.cut_off(job, status, self.session.jobs):
+                self.session.put(gate.withdrawn(job, now))
+                continue
             try:
                 seen = self._seen(job, now, status, answered=answers is not None)
             except Exception:  # one job must not keep the others from being watched

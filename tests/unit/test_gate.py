@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.model import JobSpec
+from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor.around import Questions
-from oellm_autoexp.monitor.gate import Gate, Verdict
+from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.world import Files
 
@@ -136,3 +136,30 @@ def test_a_job_does_not_start_before_a_command_that_may_cancel_it_has_answered()
 
 def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> None:
     assert verdict(Seen(("/c/done.txt",)), cancel_conditions=(YES, EXISTS)).step == "cancel"
+
+
+@pytest.mark.parametrize(
+    ("status", "parents", "expected"),
+    [
+        (JobStatus("CANCELLED", "DependencyNeverSatisfied"), {"7": "crash"}, True),
+        (JobStatus("CANCELLED", "DependencyNeverSatisfied"), {"7": "running"}, True),  # not seen yet
+        (JobStatus("CANCELLED"), {"7": "crash"}, True),  # by the accounts
+        (JobStatus("CANCELLED"), {"9": "pending"}, True),  # it is another attempt
+        (JobStatus("CANCELLED"), {"7": "running"}, False),  # by a person
+        (JobStatus("CANCELLED"), {"7": "success"}, False),
+        (JobStatus("FAILED"), {"7": "crash"}, False),
+        (JobStatus("PENDING", "Dependency"), {"7": "crash"}, False),
+        (None, {"7": "crash"}, False),
+    ],
+)
+def test_a_job_whose_siblings_can_not_succeed_any_more_was_not_cancelled_by_anybody(
+    status: JobStatus | None, parents: dict[str, str], expected: bool
+) -> None:
+    child = TrackedJob(name="child", state="pending", scheduler_id="8", after=("7",))
+    jobs = {
+        "child": child,
+        **{key: TrackedJob(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
+    }
+    assert cut_off(child, status, jobs) == expected
+    assert not cut_off(child.model_copy(update={"cancelled_by": "by hand"}), status, jobs)
+    assert not cut_off(child.model_copy(update={"after": ()}), status, jobs)

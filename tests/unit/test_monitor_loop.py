@@ -15,7 +15,21 @@ from oellm_autoexp.monitor.loop import rest
 from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.session import Session
-from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart, wrapped
+from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from tests.unit.test_reactions import (
+    CRASH,
+    FOREVER,
+    GOOD,
+    LONG,
+    Life,
+    Stage,
+    lived,
+    log,
+    on_line,
+    on_state,
+    restart,
+    wrapped,
+)
 
 
 def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut_in_two(tmp_path: Path) -> None:
@@ -273,3 +287,49 @@ def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
     monitor.cycle()
     monitor.rest(30)
     assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
+
+
+# --- dependencies of the scheduler ------------------------------------------------------------------------------------
+
+
+class Chained(FakeSlurmClient):
+    """Ends what depends on a job that has failed, as SLURM does with --kill-on-invalid-dep."""
+
+    native_dependencies = True
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        statuses = super().poll(ids)
+        for number, one in enumerate(self.submissions, 1):
+            parent = self._shown.get(one.dependency.partition(":")[2])
+            if parent and parent.scheduler_state == "FAILED":
+                self._shown[str(number)] = JobStatus("CANCELLED", "DependencyNeverSatisfied")
+                self._scripts[str(number)] = [self._shown[str(number)]]
+        return {**statuses, **{job: self._shown[job] for job in ids if job in self._shown}}
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends"), [(1, {"a": ("success", 2), "b": ("success", 1)}), (0, {"a": ("crash", 1)})]
+)
+def test_a_job_waits_again_in_the_queue_behind_the_new_attempt_of_its_sibling(
+    tmp_path: Path, budget: int, ends: dict[str, tuple[str, int]]
+) -> None:
+    rules = {
+        "state_events": {
+            "crash": {"actions": [restart(max_attempts=budget)]},
+            "cancelled": {"actions": [restart(max_attempts=5)]},
+        }
+    }
+    follows: Life = (("PENDING", "PENDING", "PENDING", "PENDING", "RUNNING", "COMPLETED"), "")
+    stage = Stage(tmp_path, rules, {"a": [CRASH, GOOD], "b": [follows]}, {"b": {"depends_on": ("a",)}})
+    stage.manifest = stage.manifest.model_copy(
+        update={"scheduler": {**stage.manifest.scheduler, "native_dependencies": True}}
+    )
+    stage.slurm = Chained(behave=stage._behave)
+    stage.resumed()
+    stage.finish()
+    expected = {"b": ("cancelled", 0), **ends}
+    assert {name: (job.state, job.attempt) for name, job in stage.jobs.items()} == expected
+    assert stage.names() == ["crash"]
+    assert [one.dependency for one in stage.slurm.submissions] == (
+        ["", "afterok:1", "", "afterok:3"] if budget else ["", "afterok:1"]
+    )
