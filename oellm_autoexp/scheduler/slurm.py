@@ -92,8 +92,7 @@ class SlurmClient:
         for path, text in scripts.items():
             asked = script.options(text)
             problems += limits.option_problems(asked, known, path)
-            # `site` is this cluster's
-            problems += limits.limit_problems(asked, site, path) if site and "clusters" not in asked else []
+            problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
@@ -195,7 +194,7 @@ class SlurmClient:
         )
 
     def max_array_size(self) -> int:
-        """See Scheduler.max_array_size: MaxArraySize of slurm.conf(5), as the controller tells it."""
+        """See Scheduler.max_array_size: by slurm.conf(5), as the controller tells it."""
         if self._array_size is None:
             with contextlib.suppress(SchedulerError):
                 self._array_size = parse.max_array_size(self._answer([*self._scontrol, "show", "config"]))
@@ -319,6 +318,11 @@ _DEFAULTS = {
 """Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
 
 
+def _told_by_environment() -> dict[str, str]:
+    """What these variables ask for, by option."""
+    return {option: os.environ[name] for name, option in _DEFAULTS.items() if os.environ.get(name)}
+
+
 def _submission_environment(script_path: str) -> dict[str, str]:
     """The user's environment for a submission, without what would make another one of it than the script says."""
     try:
@@ -336,7 +340,8 @@ def _submission_environment(script_path: str) -> dict[str, str]:
 def _query_environment() -> dict[str, str]:
     """The environment for questions: English messages, and no variables by which a user narrows or shapes answers."""
     # What a user likes to see must not hide jobs from us, nor make another kind of submission of ours.
-    habits = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS", "SLURM_CLUSTERS")
+    shown = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+    habits = (*shown, "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS")
     kept = {name: value for name, value in outside_jobs(os.environ).items() if not name.startswith(habits)}
     return {**kept, "LC_ALL": "C"}
 

@@ -142,9 +142,14 @@ def _gpus(allocated: str) -> int | None:
 
 
 def max_array_size(text: str) -> int | None:
-    """MaxArraySize in what `scontrol show config` prints."""
-    found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    """The most tasks of an array in what `scontrol show config` prints.
+
+    MaxArraySize, or max_array_tasks of SchedulerParameters, where that is less (slurm.conf(5)).
+    """
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
+    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]+)", text, re.MULTILINE)
+    found = [int(limit[1]) for limit in (size, tasks) if limit]
+    return min(found) if found else None
 
 
 _ID = re.compile(r"[0-9]+(_[0-9]+)?")

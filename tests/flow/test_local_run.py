@@ -298,7 +298,7 @@ def test_a_job_that_is_already_done_is_not_run(user: User) -> None:
 
 def test_an_interrupt_in_the_middle_of_submitting_is_resumed_without_repeating(user: User) -> None:
     monitor = user.start("run", *QUICK, "scheduler.submit_rate_limit_seconds=1.5")
-    until(lambda: (user.outputs / "sweep.json").exists() and "pending" in user.states(), "the first submission")
+    until(lambda: (user.outputs / "sweep.json").exists() and set(user.states()) > {"waiting"}, "the first submission")
     monitor.send_signal(signal.SIGINT)
     assert monitor.wait() == 130
     assert "Resume with:" in (user.home / "output.txt").read_text()

@@ -165,6 +165,14 @@ def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
     assert "SLURM_CLUSTERS=both" not in (commands.folder / "sbatch.env").read_text(), "we ask this cluster"
 
 
+@pytest.mark.parametrize("name", ["SLURM_TIME_FORMAT", "SINFO_PARTITION", "SACCT_FORMAT", "SCONTROL_ALL"])
+def test_no_habit_of_a_user_shapes_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "mine")
+    commands.write("squeue", f'echo "${{{name}-none}}" > "$0.env"')
+    commands.client().poll(["1"])
+    assert (commands.folder / "squeue.env").read_text() == "none\n"
+
+
 def test_no_variable_makes_another_submission_than_the_script_says(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +182,26 @@ def test_no_variable_makes_another_submission_than_the_script_says(
     commands.write("sbatch", 'env | grep ^SBATCH_ > "$0.env"; echo 7')
     commands.client().submit(commands.submission())
     assert (commands.folder / "sbatch.env").read_text() == "SBATCH_ACCOUNT=mine\n"
+
+
+PARTITIONS = """\
+PartitionName=boost Default=YES MaxTime=1-00:00:00 MaxNodes=2 TotalNodes=4 QoS=N/A
+PartitionName=short Default=NO MaxTime=00:05:00 MaxNodes=UNLIMITED TotalNodes=4 QoS=N/A
+"""
+
+
+def test_the_limits_are_those_of_the_partition_that_a_variable_names_where_the_script_names_none(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SBATCH_QOS", raising=False)
+    monkeypatch.setenv("SBATCH_PARTITION", "short")
+    commands.says("scontrol", PARTITIONS)
+    head = "#!/bin/bash\n#SBATCH --time=10\n"
+    (problem,) = commands.client().check({"a": head})
+    assert "partition short allows 0-00:05:00" in problem.what
+    assert commands.client().check({"a": f"{head}#SBATCH --partition=boost\n"}) == []
+    monkeypatch.setenv("SBATCH_QOS", "long")
+    assert commands.client().check({"a": head}) == []
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

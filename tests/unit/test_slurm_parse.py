@@ -325,6 +325,15 @@ def test_the_largest_array_is_read_from_the_configuration() -> None:
     assert parse.max_array_size("") is None
 
 
+@pytest.mark.parametrize(
+    "parameters", ["max_array_tasks=500", "bf_window=10,max_array_tasks=500,defer", "a, max_array_tasks=500"]
+)
+def test_the_scheduler_may_have_a_limit_of_its_own_for_the_tasks_of_an_array(parameters: str) -> None:
+    assert parse.max_array_size(f"MaxArraySize = 1001\nSchedulerParameters     = {parameters}\n") == 500
+    assert parse.max_array_size(f"MaxArraySize = 100\nSchedulerParameters     = {parameters}\n") == 100
+    assert parse.max_array_size("MaxArraySize = 100\nSchedulerParameters     = (null)\n") == 100
+
+
 def test_a_refused_submission_that_slurm_still_lists_is_not_taken_for_a_job() -> None:
     squeue = "2@autoexp:aaaa@rej.aaaa@FAILED@BadConstraints\n3@autoexp:bbbb@lr.bbbb@PENDING@BadConstraints\n"
     assert parse.tokens(squeue, "@", ["aaaa", "bbbb"]) == {"bbbb": "3"}
