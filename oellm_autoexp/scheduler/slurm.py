@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from oellm_autoexp.errors import Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
@@ -24,6 +24,7 @@ _SACCT_WINDOW = "now-30days"
 _PER_COMMAND = 500  # ids or names; one argument of a command may have 128 KiB
 _FORK_TRIES = 5
 _AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLURM notes of the node that ended it
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class SlurmClient:
         """See Scheduler.submit."""
         if not os.access(submission.work_dir, os.X_OK):
             raise SubmitError(Problem(f"the working directory {submission.work_dir} is gone", submission.name))
+        if problems := self._path_problems(submission.script_path):
+            raise InvalidSubmissionError(*problems)
         words = [
             *self._submit,
             "--parsable",
@@ -90,12 +93,20 @@ class SlurmClient:
         site = limits.partitions(self._told([*self._scontrol, "-a", "show", "partition", "-o"]))
         problems = []
         for path, text in scripts.items():
+            problems += self._path_problems(path)
             asked = script.options(text)
             problems += limits.option_problems(asked, known, path)
             problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
+
+    def _path_problems(self, path: str) -> list[Problem]:
+        """What keeps a path from sbatch: behind a wrapper (ssh) there may be another shell, which would take it apart."""
+        if len(self._submit) == 1 or _PLAIN_PATH.fullmatch(path):
+            return []
+        hint = "a path of letters, digits and . _ - + = @ , : % / alone comes through as it is"
+        return [Problem(f"{self._submit[0]} may hand this path to a shell: {path}", "$.project.output_dir", hint)]
 
     def _told(self, words: Sequence[str]) -> str:
         """What a command says, '' if it can't."""

@@ -132,6 +132,22 @@ def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) 
             ask()
 
 
+@pytest.mark.parametrize("folder", ["a b", "x;touch pwned", "$(id)", "it's", "a\nb"])
+def test_no_path_that_a_wrappers_shell_would_take_apart_is_handed_to_it(commands: Commands, folder: str) -> None:
+    client = SlurmClient(submit_cmd=("env", str(commands.folder / "sbatch")))
+    commands.says("sbatch", "7\n")
+    hostile = commands.folder / folder
+    hostile.mkdir()
+    path = str(commands.script.rename(hostile / "job.sbatch"))
+    submission = Submission(commands.token, "name", path, str(commands.folder), "/log")
+    with pytest.raises(InvalidSubmissionError, match="may hand this path to a shell"):
+        client.submit(submission)
+    assert commands.calls() == []
+    (problem,) = client.check({path: "#!/bin/bash\n"})
+    assert problem.where == "$.project.output_dir"
+    assert commands.client().submit(submission) == "7", "sbatch itself takes any path"
+
+
 def test_a_job_whose_working_directory_is_gone_is_refused_without_asking(commands: Commands, tmp_path: Path) -> None:
     gone = Submission("t", "name", str(commands.script), str(tmp_path / "gone"), "/log")
     with pytest.raises(SubmitError, match=r"the working directory .* is gone"):
