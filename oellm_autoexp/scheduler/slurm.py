@@ -102,7 +102,7 @@ class SlurmClient:
         return problems
 
     def _path_problems(self, path: str) -> list[Problem]:
-        """What keeps a path from sbatch: behind a wrapper (ssh) there may be another shell, which would take it apart."""
+        """What keeps a path from sbatch: behind a wrapper (ssh) may be another shell, which would take it apart."""
         if len(self._submit) == 1 or _PLAIN_PATH.fullmatch(path):
             return []
         hint = "a path of letters, digits and . _ - + = @ , : % / alone comes through as it is"
