@@ -146,7 +146,6 @@ def withdrawn(job: TrackedJob, now: float) -> TrackedJob:
         token="",
         task=None,
         after=(),
-        scheduler_id="",
         scheduler_state="",
         attempt=job.attempt - 1,
         submitted_at=None,
