@@ -32,7 +32,6 @@ _OWN = {
     "wait": "sbatch would not come back before the job has ended",
     "test_only": "use --check",
     "parsable": "it asks for the id of the job itself",
-    "quiet": "sbatch would not tell the id of the job",
     "wrap": "sbatch takes no script beside it",
     "uid": "jobs are looked for among those of the one who submits them",
 }

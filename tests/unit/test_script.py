@@ -397,7 +397,7 @@ def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: 
 
 @pytest.mark.parametrize(
     "key",
-    ["output", "out", "o", "clusters", "M", "wait", "W", "test_only", "test-only", "parsable", "quiet", "Q", "wrap"],
+    ["output", "out", "o", "clusters", "M", "wait", "W", "test_only", "test-only", "parsable", "wrap"],
 )
 def test_options_by_which_a_job_would_be_lost_are_refused_however_they_are_spelled(key: str) -> None:
     with pytest.raises(ConfigError, match="is set by the program") as error:
