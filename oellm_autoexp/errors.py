@@ -10,6 +10,7 @@ AutoexpError
 │       └── InvalidSubmissionError  whatever its load: something about it is wrong
 └── StateError           a file of ours (manifest, session) can't be used          exit 2
     ├── LockedError      somebody else is at work on it
+    ├── UnwritableError  it can't be written just now: a full disk, a quota, a file system that is away
     └── CorruptError     it does not parse, or is newer than this program
 """
 
@@ -81,6 +82,10 @@ class StateError(AutoexpError):
 
 class LockedError(StateError):
     """Another process holds what is needed."""
+
+
+class UnwritableError(StateError):
+    """A state file can't be written just now: a full disk, a quota, a file system that is away."""
 
 
 class CorruptError(StateError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, steps
 from oellm_autoexp.cli.display import display
-from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError
+from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -54,6 +54,8 @@ class Watch:
         self._finished: dict[Path, Stamp] = {}
         self._strangers: set[Path] = set()
         self._failures: dict[Path, _Failure] = {}
+        self._turns: dict[Path, float] = {}
+        """When each session is next looked at."""
         self._told: set[str] = set()
         self._outcome = app.OK
         self.sessions: dict[str, Session] = {}
@@ -84,12 +86,27 @@ class Watch:
         return bool(self._parents) and isinstance(error, LockedError)
 
     def round(self) -> None:
-        """One cycle of every session. What goes wrong in one of them is told, and keeps no other from going on."""
+        """One cycle of every session whose turn it is. What goes wrong in one of them is told, and holds no other up.
+
+        Sessions of one scheduler have their turns together, so that it is asked once for all; each scheduler has a pace
+        of its own.
+        """
         self._take_up()
-        for key, scheduler in self._schedulers.items():
-            scheduler.ask([job for monitor in self.monitors if _key(monitor) == key for job in monitor.queued_ids])
+        now = time.monotonic()
+        due = {_key(monitor) for path, (monitor, _) in self._watched.items() if self._turns.get(path, now) <= now}
+        for key in due:
+            jobs = [job for monitor in self.monitors if _key(monitor) == key for job in monitor.queued_ids]
+            self._schedulers[key].ask(jobs)
         for path, (monitor, _) in list(self._watched.items()):
-            self._go(path, monitor.cycle)
+            if _key(monitor) in due:
+                self._turns[path] = now + monitor.interval_seconds
+                self._go(path, monitor.cycle)
+
+    @property
+    def pause_seconds(self) -> float:
+        """For how long nothing is due; a while, where there is nothing to watch."""
+        turns = [self._turns.get(path, 0.0) for path in self._watched]
+        return max(0.0, min(turns) - time.monotonic()) if turns else _FIRST_PAUSE_SECONDS
 
     def see_through(self, patience: steps.Patience) -> None:
         """Release the sessions one by one, each when what its last cycle has started beside us is done."""
@@ -98,6 +115,9 @@ class Watch:
             for path, (monitor, _) in list(self._watched.items()):
                 if not monitor.awaited:
                     self._let_go(path)
+                    if monitor.obstacle:
+                        error = UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
+                        self._failed(path, None, error, lost=True)
             if not self._watched:
                 return
             patience.wait(self.monitors)
@@ -108,7 +128,7 @@ class Watch:
         """Release the sessions that have finished; these are returned."""
         finished = []
         for path, (monitor, _) in list(self._watched.items()):
-            if monitor.session.finished:
+            if monitor.session.finished and not monitor.obstacle:
                 self._outcome = self._outcome or steps.outcome(monitor.session)
                 finished.append(monitor.session)
                 self._let_go(path)
@@ -206,6 +226,7 @@ class Watch:
 
     def _let_go(self, path: Path) -> None:
         _, stack = self._watched.pop(path)
+        self._turns.pop(path, None)
         try:
             stack.close()
         except (AutoexpError, OSError) as error:
@@ -229,6 +250,8 @@ def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[
 
     `quiet` leaves stdout to the caller.
     """
+    from oellm_autoexp.monitor.loop import rest
+
     watched = Watch(directory)
 
     def go() -> int:
@@ -242,7 +265,7 @@ def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[
                 watched.let_finished_go()
                 if not watched.busy:
                     return watched.code
-                time.sleep(min((each.interval_seconds for each in watched.monitors), default=_FIRST_PAUSE_SECONDS))
+                rest(watched.monitors, watched.pause_seconds)
 
     try:
         resume = steps.command("monitor", "--all", "--monitoring-state-dir", str(directory))

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app
-from oellm_autoexp.errors import ConfigError, Problem, SchedulerError
+from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -159,8 +159,11 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
             opened.close()
 
 
-def submit(monitor: Monitor) -> None:
-    """Submit all that may go. Raises SchedulerError if nothing can: unreachable, or every submission refused."""
+def submit(monitor: Monitor, *, patient: bool = False) -> None:
+    """Submit all that may go; `patient`: also those that wait for their turn, by `submit_rate_limit_seconds`.
+
+    Raises SchedulerError if nothing can: unreachable, or every submission refused.
+    """
     from oellm_autoexp.monitor.tracked import WAITING
     from oellm_autoexp.text import plural
     from oellm_autoexp.view.tables import console
@@ -179,9 +182,18 @@ def submit(monitor: Monitor) -> None:
                 tell(f"looking whether {unclear} went through when an earlier submission was cut off")
                 monitor.submitter.settle_all()
             monitor.submitter.retry_now()
-            done = monitor.submitter.submit_ready(lambda done, total: tell(f"submitted {done} of {total} jobs"))
+            done = monitor.submitter.submit_ready(
+                lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
+            )
+            if monitor.submitter.unsettled:
+                tell("looking for jobs whose submission got no clear answer")
+                monitor.submitter.settle_all()
     except SchedulerError as error:
         raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
+    except OSError as error:
+        what = f"can't write: {error.strerror}"
+        incomplete = Problem("the submission is not complete", hint=resume)
+        raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
     jobs = monitor.session.jobs.values()
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
@@ -192,16 +204,18 @@ def submit(monitor: Monitor) -> None:
             *(Problem(f"the scheduler refused: {reason}", refused[0].name) for reason in reasons),
             Problem("no job was submitted", hint=resume),
         )
-    hear_answers(monitor)
+    done += hear_answers(monitor)
     _tell_submitted(monitor.session, done)
 
 
-def hear_answers(monitor: Monitor) -> None:
-    """Give the commands that jobs wait for a while to answer, for those who do not come back soon."""
+def hear_answers(monitor: Monitor) -> int:
+    """Give the commands that jobs wait for a while to answer, for those who do not come back soon; how many went."""
+    done = 0
     until = time.monotonic() + _ANSWERS_SECONDS
     while monitor.submitter.awaited and time.monotonic() < until:
         time.sleep(0.1)
-        monitor.submitter.submit_ready()
+        done += monitor.submitter.submit_ready()
+    return done
 
 
 def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
@@ -216,6 +230,8 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
         while monitor.awaited:
             patience.wait([monitor])
             monitor.go_on()
+        if monitor.obstacle:
+            raise UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
         return app.OK
 
     return resumable(resume_command(monitor.manifest), go, on_stderr=on_stderr)
@@ -254,12 +270,13 @@ def _tell_submitted(session: Session, done: int) -> None:
     from oellm_autoexp.monitor.tracked import WAITING
     from oellm_autoexp.text import plural
 
-    waiting = [job for job in session.jobs.values() if job.state == WAITING]
+    jobs = session.jobs.values()
     if done:
         console_note(f"submitted {plural(done, 'job')}")
-    elif not waiting:
+    elif all(job.attempt and job.state != WAITING for job in jobs):
         console_note("nothing to submit: every job was submitted before")
-    reasons = Counter(job.reason or "goes when the queue has room for it (scheduler.max_jobs)" for job in waiting)
+    not_run = [job for job in jobs if job.state == WAITING or (job.over and not job.attempt)]
+    reasons = Counter(job.reason or "goes when the scheduler takes more" for job in not_run)
     for reason, count in reasons.most_common(_REASONS_SHOWN):
         console_note(f"{plural(count, 'job')}: {reason}")
     if len(reasons) > _REASONS_SHOWN:
@@ -275,7 +292,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
     def go() -> int:
         if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
             monitor.look()
-        submit(monitor)
+        submit(monitor, patient=not (watch or detach))
         if detach:
             return app.OK
         if watch:
@@ -295,20 +312,25 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
     from oellm_autoexp.cli.display import display
     from oellm_autoexp.cli.every_session import Watch
+    from oellm_autoexp.monitor.loop import rest
     from oellm_autoexp.view.tables import headline
 
     children = Watch(monitor.session.path.parent, monitor.manifest)
     finished: list[Session] = []
+    turn = 0.0
     try:
         with display(monitor.manifest.plan_id, quiet=quiet) as show:
             while True:
-                monitor.cycle()
+                if time.monotonic() >= turn:
+                    monitor.cycle()
+                    turn = time.monotonic() + monitor.interval_seconds
                 children.round()
                 show([monitor, *children.monitors])
                 finished += children.let_finished_go()
-                if monitor.session.finished and not children.busy:
+                if monitor.session.finished and not children.busy and not monitor.obstacle:
                     break
-                monitor.rest(min(each.interval_seconds for each in (monitor, *children.monitors)))
+                pause = max(0.0, turn - time.monotonic())
+                rest([monitor, *children.monitors], min(pause, children.pause_seconds) if children.busy else pause)
     finally:
         children.let_go()
     if quiet:

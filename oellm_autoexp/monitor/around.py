@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from oellm_autoexp.monitor.tracked import FINAL, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, WAITING, TrackedJob
 from oellm_autoexp.world import Files, Question
 
 
@@ -32,6 +32,10 @@ class Questions:
         question = self._asked.setdefault((asker, words), Question(words, work_dir, interval_seconds))
         question.says_yes(now)
         return question.said
+
+    def wording(self, asker: str, words: tuple[str, ...]) -> str:
+        """What there is to say of a command: its last answer in words, or that there is none yet."""
+        return self._asked[asker, words].answer
 
     def forget(self, asker: str) -> None:
         """End the commands of one who asks no more."""
@@ -94,6 +98,8 @@ class Around:
     def elapsed_seconds(self, since: str) -> float | None:
         """See Surroundings."""
         began = {"event": self.event_at, "start": self.me.started_at, "submit": self.me.submitted_at}[since]
+        if self.event_at is None and self.me.state == WAITING:  # asked by its gate
+            began = self.me.waiting_since
         return None if began is None else self.now - began
 
     def cooldown_seconds(self) -> float | None:

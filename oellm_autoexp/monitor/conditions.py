@@ -36,7 +36,10 @@ class Surroundings(Protocol):
         ...
 
     def elapsed_seconds(self, since: str) -> float | None:
-        """Seconds since the `event`, or since this attempt's `start` or `submit`; None: it has not been yet."""
+        """Seconds since the `event`, or since this attempt's `start` or `submit`; None: it has not been yet.
+
+        Of a job that is not submitted yet: since it began to wait.
+        """
         ...
 
     def cooldown_seconds(self) -> float | None:
@@ -205,7 +208,10 @@ class MaxAttemptsCondition(_Condition):
 
 
 class ElapsedTimeCondition(_Condition):
-    """So many seconds have passed since the attempt's `start` or `submit`, or since the `event`."""
+    """So many seconds have passed since the attempt's `start` or `submit`, or since the `event`.
+
+    Where a job waits to be submitted (start and cancel conditions): since it began to wait.
+    """
 
     class_name: Literal["ElapsedTimeCondition"]
     seconds: Seconds

@@ -7,17 +7,17 @@ scheduler does that waiting itself (`native`), the job may go to its queue as so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import TypeAdapter
 
-from oellm_autoexp.model import JobSpec
+from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor import facts
 from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.conditions import Condition
-from oellm_autoexp.monitor.tracked import IN_QUEUE, SUCCESS, TrackedJob
+from oellm_autoexp.monitor.tracked import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
 from oellm_autoexp.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[Condition, ...])
@@ -59,15 +59,24 @@ class Gate:
         if done:
             return Verdict("done", done)
         if done is None:
-            return Verdict("wait", f"waits for an answer: {', '.join(map(str, self._done))}")
-        for condition in self._cancel:
-            if condition.holds(around):
+            return _unanswered(self._done)
+        cancel = [(condition, condition.holds(around)) for condition in self._cancel]
+        for condition, answer in cancel:
+            if answer:
                 return Verdict("cancel", f"cancelled by {condition}")
+        if unanswered := [condition for condition, answer in cancel if answer is None]:
+            return _unanswered(unanswered)
         if self._start:
-            return self._by_conditions(
-                [condition for condition in self._start if not condition.holds(around)], waited_seconds
-            )
-        return self._by_siblings(jobs)
+            missing = [condition for condition in self._start if not condition.holds(around)]
+            verdict = self._by_conditions(missing, waited_seconds)
+        else:
+            verdict = self._by_siblings(jobs)
+        waits = self._command(now) if verdict.step == "start" else ""
+        return Verdict("wait", waits) if waits else verdict
+
+    def forget(self) -> None:
+        """End the commands that are asked, and forget what they said: what comes next is to be judged anew."""
+        self._questions.forget(self._job.name)
 
     def done(self, jobs: Mapping[str, TrackedJob], now: float = 0) -> str | None:
         """Why there is nothing left to do for the job; '' if there is, None if a command has not said so yet."""
@@ -83,6 +92,15 @@ class Gate:
 
         me = jobs.get(self._job.name) or TrackedJob(name=self._job.name)
         return Around(self._files, jobs, me, now, ask, value=lambda key: facts.values(self._job, me, None, "")[key])
+
+    def _command(self, now: float) -> str:
+        """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; an answer stands until the next."""
+        job, words = self._job, self._job.start_condition_cmd
+        if not words or self._questions.answer(
+            job.name, words, job.work_dir, job.start_condition_interval_seconds, now
+        ):
+            return ""
+        return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
 
     def _by_conditions(self, missing: list[Condition], waited_seconds: float) -> Verdict:
         for condition in missing:
@@ -102,3 +120,38 @@ class Gate:
         if self.native and not ours and all(jobs[name].state in IN_QUEUE for name in open_ones):
             return Verdict("start", after=tuple(open_ones))
         return Verdict("wait", f"waits for {', '.join(open_ones)}")
+
+
+def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, TrackedJob]) -> bool:
+    """Whether the scheduler has ended a job because those that it waited for in the queue can't succeed any more.
+
+    That is no end of the job: one of them may be on its way again, or count as a success to us. squeue tells the reason
+    (squeue(1), JOB REASON CODES), accounts do not: there it is told from those others, which have gone.
+    """
+    ended = status is not None and status.scheduler_state == "CANCELLED"
+    if status is None or not ended or not job.after or job.state != PENDING or job.cancelled_by or job.restart:
+        return False
+    there = {other.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
+    return status.reason == "DependencyNeverSatisfied" or not (status.reason or there.issuperset(job.after))
+
+
+def withdrawn(job: TrackedJob, now: float) -> TrackedJob:
+    """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
+    return job.happened(
+        now,
+        WAITING,
+        "what it waited for in the queue has ended otherwise",
+        state=WAITING,
+        reason="",
+        token="",
+        task=None,
+        after=(),
+        scheduler_state="",
+        attempt=job.attempt - 1,
+        submitted_at=None,
+        missing_since=None,
+    )
+
+
+def _unanswered(conditions: Iterable[Condition]) -> Verdict:
+    return Verdict("wait", f"waits for an answer: {', '.join(map(str, conditions))}")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import SchedulerError
+from oellm_autoexp.errors import SchedulerError, UnwritableError
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
-from oellm_autoexp.monitor import detect
+from oellm_autoexp.monitor import detect, gate
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.reactions import Reactions
@@ -31,13 +32,17 @@ _LOG_BYTES_PER_CYCLE = 64 << 20
 _ERRAND_SECONDS = 2.0
 _UNCLEAR_PAUSE_SECONDS = 10.0
 _ASK_EVERY_SECONDS = 2.0
+_SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
 
 
 @dataclass
 class Monitor:
-    """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers."""
+    """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers.
+
+    `obstacle` is what kept a cycle from its end, '' if nothing did: files that can't be written, on a full disk.
+    """
 
     manifest: Manifest
     session: Session
@@ -47,6 +52,7 @@ class Monitor:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     trouble: str = ""
+    obstacle: str = ""
     cycles: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -76,13 +82,20 @@ class Monitor:
         """The scheduler's ids of the jobs in its queue."""
         return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE]
 
+    @property
+    def nap_seconds(self) -> float:
+        """How long to pause at most until a job may be submitted without another look; infinity if none may."""
+        return min(self.submitter.due_in, _ASK_EVERY_SECONDS if self.submitter.asking else math.inf)
+
     def rest(self, seconds: float) -> None:
-        """Pause between two cycles; a job's command that answers meanwhile lets it go without another look."""
-        until = time.monotonic() + seconds
-        while self.submitter.asking and (left := until - time.monotonic()) > 0:
-            self.sleep(min(_ASK_EVERY_SECONDS, left))
-            self._submit()
-        self.sleep(max(0.0, until - time.monotonic()))
+        """Pause between two cycles (see `rest`)."""
+        rest([self], seconds, self.sleep)
+
+    def submit_due(self) -> None:
+        """Submit what may go without another look: a command has answered, or it is a job's turn."""
+        if self.submitter.asking or self.submitter.due_in <= 0:
+            with self._obstacles():
+                self._submit()
 
     @property
     def awaited(self) -> bool:
@@ -126,8 +139,26 @@ class Monitor:
                 self.trouble = error.problems[0].what
             self.session.save()
 
+    @contextlib.contextmanager
+    def _obstacles(self) -> Iterator[None]:
+        """What is not done because a file can't be written is done by a later cycle: it is told, and nothing is lost.
+
+        What has changed stays in memory, and is saved with the next change; an intent that is not on disk is none.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.obstacle = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        except UnwritableError as error:
+            self.obstacle = str(error)
+
     def cycle(self) -> None:
         """One look at the scheduler and the logs, then what is to be submitted. Facts are saved before deeds."""
+        self.obstacle = ""
+        with self._obstacles():
+            self._cycle()
+
+    def _cycle(self) -> None:
         self.claim.beat(max(self.interval_seconds, self.scheduler.longest_poll_interval_seconds))
         self.cycles += 1
         before = {job.name: job.state for job in self.session.jobs.values()}
@@ -176,8 +207,11 @@ class Monitor:
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
-        for job in watched:
+        for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
             status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
+            if gate.cut_off(job, status, self.session.jobs):
+                self.session.put(gate.withdrawn(job, now))
+                continue
             try:
                 seen = self._seen(job, now, status, answered=answers is not None)
             except Exception:  # one job must not keep the others from being watched
@@ -297,6 +331,18 @@ def _with_run(job: TrackedJob) -> TrackedJob:
     seconds = max(0.0, ended - job.started_at) if job.started_at else 0.0
     run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds)
     return job.model_copy(update={"unsettled": (*job.unsettled, run)})
+
+
+def rest(monitors: Sequence[Monitor], seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Pause between two rounds of cycles; jobs whose command answers meanwhile, or whose turn it is, are submitted."""
+    left = seconds
+    while left > 0:
+        nap = max(min([left, *(monitor.nap_seconds for monitor in monitors)]), min(left, _SHORTEST_NAP_SECONDS))
+        sleep(nap)
+        left -= nap
+        if left > 0:
+            for monitor in monitors:
+                monitor.submit_due()
 
 
 def detectors(manifest: Manifest) -> dict[str, Detector]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
-from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateError
+from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor import errands, facts, inbox, restarts
 from oellm_autoexp.monitor.actions import (
@@ -88,7 +88,7 @@ class Reactions:
     def awaited(self) -> bool:
         """Whether a program has not ended, or a command has not answered for the first time."""
         waiting = [job for job in self.session.jobs.values() if job.pending]
-        askers = {asker for job in waiting for asker in (job.name, _about(job), *map(_key, job.pending))}
+        askers = {asker for job in waiting for asker in (job.name, _completeness(job), *map(_key, job.pending))}
         return bool(self._errands) or self.questions.awaited(askers)
 
     def close(self) -> None:
@@ -178,6 +178,8 @@ class Reactions:
         action = type(binding.action).__name__ if binding else "?"
         try:
             outcome = self._step(name, pending, binding, now) if binding else _Outcome("skipped", "it is not declared")
+        except (OSError, UnwritableError):  # a full disk fails no action: it is done again
+            raise
         except AutoexpError as error:
             outcome = _Outcome("failed", error.problems[0].what)
         except Exception:  # one action must not keep the others, nor the watch, from going on
@@ -411,6 +413,14 @@ class Reactions:
         gate = self._gates.get(job.name)
         if gate is None:
             gate = self._gates[job.name] = Gate(self._specs[job.name], questions=self.questions)
+        found = self._told_done(gate, job, event, now)
+        if found is not None:  # the next attempt is asked for anew
+            gate.forget()
+            self.questions.forget(_completeness(job))
+        return found
+
+    def _told_done(self, gate: Gate, job: TrackedJob, event: Pending | None, now: float) -> str | None:
+        """Whether commands and conditions say that there is nothing left to do, as `_nothing_left`."""
         done = gate.done(self.session.jobs, now)
         if done is None or done:
             return done
@@ -420,11 +430,9 @@ class Reactions:
         spec = self._specs[job.name]
         values = facts.values(spec, job, event.event if event else None, self.manifest.plan_id)
         command = tuple(fill(word, values.__getitem__) for word in words)
-        asker = _about(job)
-        answer = self.questions.answer(asker, command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
+        answer = self.questions.answer(_completeness(job), command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
         if answer is None:
             return None
-        self.questions.forget(asker)
         return "termination_command says that it is complete" if answer else ""
 
     def _completed(self, job: TrackedJob, reason: str, now: float) -> _Outcome:
@@ -496,12 +504,13 @@ class Reactions:
                 self.session.put(restarts.begun(job, now))
 
 
-def _about(job: TrackedJob) -> str:
-    return f"{job.name} complete?"
-
-
 def _key(pending: Pending) -> str:
     return f"{pending.event.id}/{pending.rule}/{pending.binding}"
+
+
+def _completeness(job: TrackedJob) -> str:
+    """Who asks a job's `termination_command`."""
+    return f"{job.name} complete?"
 
 
 def _place(pending: Pending) -> str:

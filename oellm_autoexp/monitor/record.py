@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from oellm_autoexp.errors import CorruptError, Problem, StateError
+from oellm_autoexp.errors import CorruptError, Problem, UnwritableError
 from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import Record
 from oellm_autoexp.monitor.events import Event
@@ -42,7 +42,7 @@ class RecordFile:
         self._whole = False
 
     def add(self, entries: Iterable[Event | Result]) -> None:
-        """Add entries, for good. Raises StateError."""
+        """Add entries, for good. Raises StateError; UnwritableError where it is the disk."""
         lines = [
             f'{{"version": 1, "{"event" if isinstance(entry, Event) else "result"}": {entry.model_dump_json()}}}\n'
             for entry in entries
@@ -60,7 +60,7 @@ class RecordFile:
                 os.fsync(file.fileno())
                 self._whole = True
         except OSError as error:
-            raise StateError(Problem(f"can't record events: {error.strerror}", str(self.path))) from None
+            raise UnwritableError(Problem(f"can't record events: {error.strerror}", str(self.path))) from None
 
     def _cut_torn_line(self) -> None:
         """Take away a line that a crash has cut: what it told was not acted upon, and is seen again."""

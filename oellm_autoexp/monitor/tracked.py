@@ -75,6 +75,8 @@ class TrackedJob(Record):
     absent_since: float | None = None
     """Since when the scheduler, asked for the token of an unclear submission, has denied it."""
     waiting_since: float | None = None
+    after: tuple[str, ...] = ()
+    """Ids of the jobs whose success it awaits in the scheduler's queue."""
     scheduler_id: str = ""
     scheduler_state: str = ""
     attempt: int = 0

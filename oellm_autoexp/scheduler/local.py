@@ -22,6 +22,7 @@ from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import outside_jobs
 from oellm_autoexp.scheduler.spool import (
     CANCELLED,
+    RUN_VARIABLE,
     Job,
     Spool,
     conclude,
@@ -58,7 +59,7 @@ class LocalClient:
             script = Path(submission.script_path)
             interpreter(script)
             signal = signal_before_end(directive_lines(script.read_text(errors="replace")))
-            job = self._spool.add(submission, outside_jobs(os.environ), signal)
+            job = self._spool.add(submission, _unmarked(outside_jobs(os.environ)), signal)
         except OSError as error:
             where = error.filename or self._spool.directory
             raise SubmitError(Problem(f"{error.strerror}: {where}", submission.name)) from None
@@ -171,11 +172,16 @@ class LocalClient:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+                env={**_unmarked(os.environ), "PYTHONPATH": os.pathsep.join(_import_path())},
                 start_new_session=True,
                 cwd="/",
                 check=True,
             )
+
+
+def _unmarked(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what tells the processes of a job: what is started from inside one is none of them."""
+    return {name: value for name, value in environment.items() if name != RUN_VARIABLE}
 
 
 def _import_path() -> list[str]:

@@ -1,7 +1,8 @@
 """One slot of the local scheduler: takes waiting jobs one after another, and goes when there are none.
 
 Run as `python -m oellm_autoexp.scheduler.local_worker SPOOL SLOT GRACE_SECONDS STAY_SECONDS`. Started detached by
-whoever submits. It needs nobody to stay alive, and its jobs do not need it: each is the leader of its own session.
+whoever submits. It needs nobody to stay alive, and its jobs do not need it: each is the leader of its own session, and
+its processes carry a mark, by which they are found in other sessions, too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NoReturn
 from oellm_autoexp.claims import Claim, process_started
 from oellm_autoexp.errors import LockedError
 from oellm_autoexp.model import JobStatus
-from oellm_autoexp.scheduler.spool import Job, Run, Spool, conclude, hold, interpreter, lingers
+from oellm_autoexp.scheduler.spool import RUN_VARIABLE, Job, Run, Spool, conclude, hold, interpreter, lingers
 
 _SHORTEST_NAP, _LONGEST_NAP = 0.02, 0.25
 _BEAT_SECONDS = 30.0
@@ -88,6 +89,7 @@ class Worker:
 
     def _take_over_orphans(self) -> None:
         """Look after the jobs that this slot's last worker left running: they fill the slot."""
+        self._spool.tidy()
         names = self._spool.names()
         begun = {name.removesuffix(".run") for name in names if name.endswith(".run")}
         ended = {name.removesuffix(".end") for name in names if name.endswith(".end")}
@@ -134,18 +136,18 @@ class Worker:
             started = process_started(pid) or ""
             run = Run(host, pid, started, time.time(), self._slot, os.getppid(), self._started)
             if self._spool.begin(job.id, run):
-                self._execute(job)
+                self._execute(job, run)
         finally:
             os._exit(1)
 
-    def _execute(self, job: Job) -> None:
+    def _execute(self, job: Job, run: Run) -> None:
         """Turn into the shell that runs the job's script; if that can't be, record it as the job's end."""
         try:
             _redirect(Path(job.log_path))
             _reset_signals()
             os.chdir(job.submission.work_dir)
             words = [*interpreter(Path(job.submission.script_path)), job.submission.script_path]
-            environment = {**self._spool.environment(job), **_variables(job)}
+            environment = {**self._spool.environment(job), **_variables(job), RUN_VARIABLE: run.mark}
             code_path = str(self._spool.path(job.id, "code"))
             os.execve("/bin/sh", ["sh", "-c", _SHELL, "sh", code_path, *words], environment)  # noqa: S606
         except (OSError, ValueError) as error:

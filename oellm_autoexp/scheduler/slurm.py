@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from oellm_autoexp.errors import Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
@@ -24,6 +24,7 @@ _SACCT_WINDOW = "now-30days"
 _PER_COMMAND = 500  # ids or names; one argument of a command may have 128 KiB
 _FORK_TRIES = 5
 _AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLURM notes of the node that ended it
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class SlurmClient:
         """See Scheduler.submit."""
         if not os.access(submission.work_dir, os.X_OK):
             raise SubmitError(Problem(f"the working directory {submission.work_dir} is gone", submission.name))
+        if problems := self._path_problems(submission.script_path):
+            raise InvalidSubmissionError(*problems)
         words = [
             *self._submit,
             "--parsable",
@@ -74,14 +77,13 @@ class SlurmClient:
             words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
         words.append(submission.script_path)
         result = self._run(words, _submission_environment(submission.script_path), submission.work_dir)
+        job = parse.submitted_id(result.stdout)
         if result.returncode != 0:
             kind, message = parse.refusal(result.returncode, result.stderr)
-            if result.stdout.strip():  # an id, perhaps: what failed came after it
+            if job:  # what failed came after it
                 kind = SchedulerError
             raise kind(Problem(f"sbatch: {message}", submission.name))
-        answer = result.stdout.strip().splitlines()[-1:] or [""]
-        job = answer[0].split(";")[0].strip()  # --parsable: id, or id;cluster
-        if not job.isdecimal():
+        if not job:
             raise SchedulerError(Problem(f"sbatch answered {result.stdout.strip()!r}, not a job id", submission.name))
         return job
 
@@ -91,13 +93,20 @@ class SlurmClient:
         site = limits.partitions(self._told([*self._scontrol, "-a", "show", "partition", "-o"]))
         problems = []
         for path, text in scripts.items():
+            problems += self._path_problems(path)
             asked = script.options(text)
             problems += limits.option_problems(asked, known, path)
-            # `site` is this cluster's
-            problems += limits.limit_problems(asked, site, path) if site and "clusters" not in asked else []
+            problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
+
+    def _path_problems(self, path: str) -> list[Problem]:
+        """What keeps a path from sbatch: behind a wrapper (ssh) may be another shell, which would take it apart."""
+        if len(self._submit) == 1 or _PLAIN_PATH.fullmatch(path):
+            return []
+        hint = "a path of letters, digits and . _ - + = @ , : % / alone comes through as it is"
+        return [Problem(f"{self._submit[0]} may hand this path to a shell: {path}", "$.project.output_dir", hint)]
 
     def _told(self, words: Sequence[str]) -> str:
         """What a command says, '' if it can't."""
@@ -196,7 +205,7 @@ class SlurmClient:
         )
 
     def max_array_size(self) -> int:
-        """See Scheduler.max_array_size: MaxArraySize of slurm.conf(5), as the controller tells it."""
+        """See Scheduler.max_array_size: by slurm.conf(5), as the controller tells it."""
         if self._array_size is None:
             with contextlib.suppress(SchedulerError):
                 self._array_size = parse.max_array_size(self._answer([*self._scontrol, "show", "config"]))
@@ -320,6 +329,11 @@ _DEFAULTS = {
 """Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
 
 
+def _told_by_environment() -> dict[str, str]:
+    """What these variables ask for, by option."""
+    return {option: os.environ[name] for name, option in _DEFAULTS.items() if os.environ.get(name)}
+
+
 def _submission_environment(script_path: str) -> dict[str, str]:
     """The user's environment for a submission, without what would make another one of it than the script says."""
     try:
@@ -337,7 +351,8 @@ def _submission_environment(script_path: str) -> dict[str, str]:
 def _query_environment() -> dict[str, str]:
     """The environment for questions: English messages, and no variables by which a user narrows or shapes answers."""
     # What a user likes to see must not hide jobs from us, nor make another kind of submission of ours.
-    habits = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS", "SLURM_CLUSTERS")
+    shown = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+    habits = (*shown, "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS")
     kept = {name: value for name, value in outside_jobs(os.environ).items() if not name.startswith(habits)}
     return {**kept, "LC_ALL": "C"}
 

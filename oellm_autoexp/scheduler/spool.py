@@ -2,8 +2,10 @@
 
 One folder holds everything, so that any process can tell the state of any job and none has to stay alive for it:
 
-    <id>.job            what was submitted, with its environment (readable by its owner only) and the signal that it
-                        asks for before its time limit (sbatch's --signal); an array is one file
+    <id>.job            what was submitted, with the signal that it asks for before its time limit (sbatch's --signal);
+                        an array is one file
+    <id>.env            the environment that it was submitted in, readable by its owner only, as it may hold secrets;
+                        it goes when the job, or the last task of the array, has ended
     <id>[_<task>].run   the process that runs it, made by that process itself just before it becomes the script
     <id>[_<task>].code  the script's exit code, as its shell left it (in case nobody was there to wait for it)
     <id>[_<task>].sig   it was sent that signal
@@ -19,6 +21,7 @@ thus says most of what there is to know, and what was read once need not be read
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -38,6 +41,8 @@ from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.slurm.script import Signal, resolve_log_path
 
 CANCELLED, TIMEOUT = "CANCELLED", "TIMEOUT"
+RUN_VARIABLE = "OELLM_LOCAL_RUN"
+"""The variable by which the processes of a job are known."""
 _VERSION = 1
 
 
@@ -70,6 +75,11 @@ class Run:
     def worked_on(self) -> bool:
         """Whether the worker that started it is there to look after it."""
         return not self.here or (self.worker_pid > 0 and is_running(self.worker_pid, self.worker_started))
+
+    @property
+    def mark(self) -> str:
+        """What the job's processes carry in their environment, as do those that make a session of their own."""
+        return f"{self.pid}@{self.started}"
 
 
 def nobody() -> Run:
@@ -123,15 +133,20 @@ class Spool:
     def add(self, submission: Submission, environment: dict[str, str], signal: Signal | None = None) -> str:
         """Spool a submission; returns its id, the next free number. Raises OSError; then it was not taken."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = {"submission": asdict(submission), "environment": environment, "signal": signal and asdict(signal)}
+        content = {"submission": asdict(submission), "signal": signal and asdict(signal)}
         data = json.dumps({"version": _VERSION, **content})
+        around = json.dumps({"version": _VERSION, "environment": environment})
         if not self._newest:
             self._newest = max(map(int, _numbers(self.names())), default=0)
         while True:
             self._newest += 1
-            path = self.path(str(self._newest), "job")
-            if not path.exists() and create_atomic(path, data, 0o600):
-                return str(self._newest)
+            number = str(self._newest)
+            # The environment first: a job may begin as soon as it is there.
+            if self.path(number, "job").exists() or not create_atomic(self.path(number, "env"), around, 0o600):
+                continue
+            if create_atomic(self.path(number, "job"), data, 0o600):
+                return number
+            self.path(number, "env").unlink(missing_ok=True)
 
     def numbers(self, names: Collection[str]) -> list[str]:
         """The ids of all jobs and arrays, first come first."""
@@ -156,9 +171,26 @@ class Spool:
         return self.tasks(job.partition("_")[0]).get(job)
 
     def environment(self, job: Job) -> dict[str, str]:
-        """The environment that a job was submitted in."""
-        data = self._read(job.number, "job")
-        return {} if data is None else dict(data["environment"])
+        """The environment that a job was submitted in. Raises OSError, CorruptError."""
+        data = self._read(job.number, "env")
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, "its environment is gone", str(self.path(job.number, "env")))
+        return dict(data["environment"])
+
+    def tidy(self) -> None:
+        """Take away environments that nobody needs any more, where whoever was to do so died before."""
+        names = self.names()
+        for number in [name[:-4] for name in names if name.endswith(".env")]:
+            if f"{number}.job" in names:
+                self._forget_environment(number)
+            elif (since := self.since(number, "env")) is not None and time.time() >= since + UNREADABLE_AFTER_SECONDS:
+                self.path(number, "env").unlink(missing_ok=True)
+
+    def _forget_environment(self, number: str) -> None:
+        """Take away the environment of a job that has ended; of an array, when all of its tasks have."""
+        tasks = reversed(list(self.tasks(number)))  # the last task is the last to begin, and mostly to end
+        if all(self.path(task, "end").exists() for task in tasks):
+            self.path(number, "env").unlink(missing_ok=True)
 
     def waiting(self, names: Collection[str]) -> Iterator[Job]:
         """Jobs that may start now, first come first: not begun, not over their array's limit. Raises CorruptError."""
@@ -228,6 +260,7 @@ class Spool:
     def end(self, job: str, status: JobStatus) -> None:
         """Record how a job ended; what is recorded already stays."""
         self._create(job, "end", asdict(status))
+        self._forget_environment(job.partition("_")[0])
 
     def ended(self, job: str) -> JobStatus | None:
         """How a job ended, if that is recorded. Raises CorruptError."""
@@ -323,7 +356,7 @@ def lingers(spool: Spool, job: Job, run: Run, grace_seconds: float) -> bool:
 
 
 def conclude(spool: Spool, job: Job, run: Run) -> JobStatus:
-    """How a job ended whose process is gone; what it left running in its session is killed, as SLURM does."""
+    """How a job ended whose process is gone; what it left running is killed, as SLURM does."""
     _signal_session(run, signal.SIGKILL)
     code = spool.code(job.id)
     stopped = spool.stopped(job.id)
@@ -353,18 +386,29 @@ def _send(pids: Collection[int], *signals: int) -> None:
 
 
 def _session(run: Run) -> list[int]:
-    """The living processes of a job's session, as kill(2) takes them.
+    """The living processes of a job, as kill(2) takes them: of its session, and with its mark, in one of their own.
 
     The kernel gives no new process the leader's number while the session has members, but may do so afterwards.
     """
-    leader = process_started(run.pid) if run.here and run.pid > 0 else None
-    if not run.here or run.pid <= 0 or leader not in (None, run.started) or not run.started.startswith(boot_id()):
+    if not run.here or run.pid <= 0 or not run.started.startswith(boot_id()):
         return []
+    leader = process_started(run.pid)
+    ours = leader in (None, run.started)
     try:
         everybody = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     except FileNotFoundError:  # macOS: the leader's group, while the leader shows that the number is still its own
-        return [] if leader is None else [-run.pid]
-    return [pid for pid in everybody if _session_of(pid) == run.pid and process_started(pid) is not None]
+        return [-run.pid] if leader == run.started else []
+    mark = f"{RUN_VARIABLE}={run.mark}".encode()
+    members = [pid for pid in everybody if (ours and _session_of(pid) == run.pid) or mark in _environment_of(pid)]
+    return [pid for pid in members if process_started(pid) is not None]
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """The variables that a process was started with (proc(5)); none of other users' and of those that have ended."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _session_of(pid: int) -> int:

@@ -142,9 +142,14 @@ def _gpus(allocated: str) -> int | None:
 
 
 def max_array_size(text: str) -> int | None:
-    """MaxArraySize in what `scontrol show config` prints."""
-    found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    """The most tasks of an array in what `scontrol show config` prints.
+
+    MaxArraySize, or max_array_tasks of SchedulerParameters, where that is less (slurm.conf(5)).
+    """
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
+    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]+)", text, re.MULTILINE)
+    found = [int(limit[1]) for limit in (size, tasks) if limit]
+    return min(found) if found else None
 
 
 _ID = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -190,6 +195,12 @@ def raw_exit_code(text: str) -> int | None:
     return _shell_code(int(text) >> 8, int(text) & 0x7F)
 
 
+def submitted_id(text: str) -> str:
+    """The id that `sbatch --parsable` prints last (`id`, or `id;cluster`), after what a wrapper may say; else ''."""
+    last = (text.strip().splitlines() or [""])[-1].partition(";")[0].strip()
+    return last if re.fullmatch(r"[0-9]+", last) else ""
+
+
 _REFUSED = (["FAILED", "BadConstraints"], ["FAILED", "None assigned"])
 """What SLURM keeps for a while of a submission that it refused: state and, by squeue, reason; by sacct, nodes."""
 
@@ -222,23 +233,38 @@ _NOT_CONFIGURED = (
     "command not found",  # a wrapper's shell
 )
 # After these the controller may have created the job all the same (seen with a hung slurmctld: sbatch said error, the
-# job existed once the controller went on). slurm_strerror's words for lost connections, and ssh's.
+# job existed once the controller went on). Whole phrases: slurm_strerror's for lost connections (src/common/
+# slurm_errno.c), the C library's, and ssh's. Single words stand in refusals, too ("--gpus-per-socket option requires
+# --sockets-per-node").
 _UNCLEAR = (
-    "unable to contact",
-    "timed out",
-    "socket",
-    "connection",
-    "connect failure",
-    "zero bytes",
-    "transport",
+    "unable to contact slurm controller",
+    "socket timed out on send/recv operation",
+    "zero bytes were transmitted or received",
     "message send failure",
     "message receive failure",
-    "unexpected message",
-    "protocol",
-    "header lengths",
-    "not responding",
+    "unexpected message received",
+    "unexpected missing socket error",
+    "communication connection failure",
+    "communication shutdown failure",
+    "protocol authentication error",
+    "incompatible versions of client and server code",
+    "insane message length",
+    "i/o stream version number error",
+    "header lengths are longer than data received",
+    "slurm backup controller in standby mode",
+    "controller is in standby mode",
+    "transport endpoint is",  # not connected, already connected
+    "connection refused",
+    "connection reset by",
+    "connection timed out",
+    "connection aborted",
+    "operation timed out",
+    "no route to host",
+    "network is unreachable",
+    "host is down",
     "broken pipe",
     "closed by remote host",
+    "not responding.",
 )
 
 

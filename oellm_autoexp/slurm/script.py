@@ -7,10 +7,12 @@ import re
 import signal
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.slurm.limits import OPTIONS
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.text import Raw, did_you_mean, scalar, shell
 
@@ -26,6 +28,12 @@ _OWN = {
     "chdir": "jobs run in the directory that the plan was made in",
     "comment": "it carries the token by which a submission is found again",
     "array": "set slurm.array=true to submit the sweep's jobs as arrays",
+    "clusters": "jobs are asked for on this cluster: submit there, or by slurm.submit_cmd, squeue_cmd and the others",
+    "wait": "sbatch would not come back before the job has ended",
+    "test_only": "use --check",
+    "parsable": "it asks for the id of the job itself",
+    "wrap": "sbatch takes no script beside it",
+    "uid": "jobs are looked for among those of the one who submits them",
 }
 """Options that the program sets itself, and what a person does instead."""
 _OWN_PLACES = {"job_name": "$.project.name", "output": "$.project.log_path", "chdir": "the working directory"}
@@ -162,8 +170,16 @@ def _written_options(line: str) -> list[_Written]:
 
 
 def _key(key: str) -> str:
-    """The one name of an option, however it is spelled."""
-    return _LONG.get(key, key.replace("-", "_"))
+    """The one name of an option, however it is spelled: by a letter, or (getopt_long(3)) by its beginning."""
+    name = _LONG.get(key, key.replace("-", "_"))
+    return name if len(name) < 2 else _whole(name)
+
+
+@lru_cache(maxsize=4096)
+def _whole(name: str) -> str:
+    word = name.replace("_", "-")
+    found = [option for option in OPTIONS if option.startswith(word)]
+    return found[0].replace("-", "_") if len(found) == 1 and word not in OPTIONS else name
 
 
 def _option(key: str, value: Any) -> list[tuple[str, str, str]]:
@@ -262,7 +278,12 @@ def _template_problems(template: str) -> list[Problem]:
     if marker and not all(map(_is_no_command, above.split("\n"))):
         hint = "sbatch reads no directive below the first command"
         problems.append(Problem("{{directives}} stands below a command", where, hint))
-    return problems
+    # The last one of two directives counts, so that a template's own would overrule what the program relies on.
+    return problems + [
+        Problem(f"the template's '{key.replace('_', '-')}' is set by the program", where, _OWN[key])
+        for key in options(template.replace("{{directives}}", "#"))
+        if key in _OWN
+    ]
 
 
 _REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
@@ -451,8 +472,9 @@ def slurm_path(path: str) -> str:
 def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int, int, int | None]:
     """Nodes, GPUs over all nodes, and time limit in seconds that a section asks for (None: no limit).
 
-    `extra` are directives that override it. Counts `--gpus`, `--gpus-per-node`, `--gpus-per-task`, `--gpus-per-socket`
-    and `--gres=gpu…`; without `--nodes`, as many nodes as tasks or GPUs need at least (sbatch(1)). Raises ConfigError.
+    `extra` are directives that override it. Counts `--gpus`, `--gpus-per-node`, `--gpus-per-task`, `--gpus-per-socket`,
+    `--gres=gpu…` and `--tres-per-task=gres/gpu…`; without `--nodes`, as many nodes as tasks or GPUs need at least
+    (sbatch(1)). Raises ConfigError.
     """
     asked = _Asked(sbatch, extra)
     tasks, tasks_per_node = asked.count("ntasks"), asked.count("ntasks_per_node")
@@ -462,7 +484,7 @@ def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int
     gpus = (
         all_gpus
         or nodes * gpus_per_node
-        or (tasks or nodes * (tasks_per_node or 1)) * asked.gpus("gpus_per_task")
+        or (tasks or nodes * (tasks_per_node or 1)) * (asked.gpus("gpus_per_task") or asked.gpus("tres_per_task"))
         or sockets * asked.gpus("gpus_per_socket")
     )
     return nodes, gpus, asked.time()
@@ -503,13 +525,13 @@ class _Asked:
         return max(int(part) for part in re.findall(r"\d+", str(value)))
 
     def gpus(self, key: str) -> int:
-        """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or in --gres `gpu:a100:4,nvme:1`; 0 without the option."""
+        """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or among others `gpu:a100:4,nvme:1`; 0 without the option."""
         if key not in self._found:
             return 0
         _, value = self._found[key]
         parts = value if isinstance(value, list) else scalar(value).split(",")
         words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
-        if key == "gres":
+        if key in ("gres", "tres_per_task"):
             words = [word.removeprefix("gpu").lstrip(":") for word in words if re.match(r"gpu(?::|$)", word)]
         return sum(int(number) if (number := word.rsplit(":", 1)[-1]).isdecimal() else 1 for word in words)
 

@@ -16,6 +16,7 @@ class Changes:
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, str]] = {}
         self._trouble = ""
+        self._obstacle = ""
         self._headline = ""
         self._headline_at = 0.0
 
@@ -36,6 +37,10 @@ class Changes:
                 if self._trouble
                 else "it answers again"
             )
+            lines.append(f"{_clock()} {what}")
+        if monitor.obstacle != self._obstacle:
+            self._obstacle = monitor.obstacle
+            what = f"can't go on, trying again: {self._obstacle}" if self._obstacle else "it goes on"
             lines.append(f"{_clock()} {what}")
         summary = headline(monitor.session)
         if summary != self._headline and time.monotonic() - self._headline_at >= _HEADLINE_EVERY_SECONDS:

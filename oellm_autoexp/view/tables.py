@@ -132,6 +132,8 @@ def live(monitor: Monitor) -> RenderableType:
     parts += [Text(line, style="dim") for line in deque(monitor.reactions.news, maxlen=_LIVE_NEWS)]
     if monitor.trouble:
         parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.trouble}", style="yellow"))
+    if monitor.obstacle:
+        parts.append(Text(f"can't go on, trying again: {monitor.obstacle}", style="yellow"))
     return Group(*parts)
 
 

@@ -52,6 +52,12 @@ def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
     return [Batch(jobs, dependency) for (_, dependency, _), jobs in groups.items()]
 
 
+def followed(dependency: str, task: int | None) -> tuple[str, ...]:
+    """The ids of the jobs that a job, or a task of an array, waits for in the queue by this dependency."""
+    kind, *ids = dependency.split(":")
+    return tuple(f"{array}_{task}" for array in ids) if kind == "aftercorr" else tuple(ids)
+
+
 def _corresponding(after: tuple[str, ...]) -> tuple[str | None, int | None]:
     """The array and the task that a job waits for, if it waits for exactly one such task."""
     array, _, task = after[0].partition("_") if len(after) == 1 else ("", "", "")

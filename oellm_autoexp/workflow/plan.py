@@ -322,7 +322,7 @@ class _Planner:
             launcher=(*slurm.launcher_cmd, *script.flags(slurm.srun)) if slurm.launcher_cmd else (),
             argv=argv,
         )
-        nodes, gpus, limit = script.resources(slurm.sbatch, slurm.sbatch_extra_directives)
+        nodes, gpus, limit = script.resources(script.options(text))  # a template may have directives of its own
         resources = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
         log_name = log_path.removeprefix(f"{script.slurm_path(output_dir)}/")
         in_array = slurm.array and log_name != log_path and "/" in log_name and "%j" not in log_name
@@ -350,7 +350,7 @@ class _Planner:
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
             template_values=redact(watching.template_values(config.monitoring, tree)),
             monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
-            array_group=script.array_group(lines, log_name) if in_array else None,
+            array_group=script.array_group(script.directive_lines(text), log_name) if in_array else None,
         )
         self._first = self._first or config
         _check_plan_wide(self._first, config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import secrets
@@ -25,6 +26,7 @@ from oellm_autoexp.errors import (
     InvalidSubmissionError,
     LockedError,
     Problem,
+    SchedulerError,
     StateError,
     SubmitError,
     UnreachableError,
@@ -39,14 +41,16 @@ from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTI
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
 from oellm_autoexp.workflow.attempts import write_script
-from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, log_name, submission
-from oellm_autoexp.world import Question
+from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, followed, log_name, submission
 
 _RETRY_SECONDS = 30.0
 _LONGEST_RETRY_SECONDS = 900.0
 _ENOUGH_REFUSALS = 3
 _MOST_DOUBLINGS = 10
 _FRESH_SECONDS = 10.0
+_LOST = "its submission got no clear answer, and it is not there"
+_FOR_ROOM = "waits for room in the queue (scheduler.max_jobs)"
+_FOR_TURN = "waits for its turn (scheduler.submit_rate_limit_seconds)"
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +58,7 @@ _log = logging.getLogger(__name__)
 class Submitter:
     """Submits what waits in a session.
 
-    `pause` sleeps between submissions (`submit_rate_limit_seconds`); `beat` is called before each, as many take long.
+    `pause` sleeps, where somebody waits for all to go; `beat` is called before each submission, as many take long.
     """
 
     manifest: Manifest
@@ -68,12 +72,16 @@ class Submitter:
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
-        native = self.manifest.scheduler["native_dependencies"] and self.scheduler.native_dependencies
-        self._asked_by_gates = Questions()
-        self._gates = {job.name: Gate(job, native=native, questions=self._asked_by_gates) for job in self.manifest.jobs}
-        self._questions: dict[str, Question] = {}
+        self._native = self.manifest.scheduler["native_dependencies"] and self.scheduler.native_dependencies
+        self._questions = Questions()
+        self._gates = {
+            job.name: Gate(job, native=self._native, questions=self._questions) for job in self.manifest.jobs
+        }
         self._hold_until = 0.0
-        self._looked_at = 0.0
+        self._rate_limit: float = self.manifest.scheduler["submit_rate_limit_seconds"]
+        self._next_at = 0.0
+        self._turns = False
+        self._seen_alive: dict[str, float] = {}
 
     @property
     def unsettled(self) -> int:
@@ -83,20 +91,21 @@ class Submitter:
     @property
     def asking(self) -> bool:
         """Whether the command of a job that waits is at work."""
-        return self._asked_by_gates.under_way or any(question.under_way for question in self._questions.values())
+        return self._questions.under_way
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until the next submission is due, for jobs that wait for their turn; infinity if none does."""
+        return self._turn_in() if self._turns else math.inf
 
     @property
     def awaited(self) -> bool:
         """Whether the first answer of such a command is still to come."""
-        waiting = {job.name for job in self.session.jobs.values() if job.state == WAITING}
-        by_jobs = any(question.awaited for name, question in self._questions.items() if name in waiting)
-        return by_jobs or self._asked_by_gates.awaited(waiting)
+        return self._questions.awaited({job.name for job in self.session.jobs.values() if job.state == WAITING})
 
     def close(self) -> None:
         """End the commands that are at work."""
-        for name in list(self._questions):
-            self._forget_question(name)
-        self._asked_by_gates.close()
+        self._questions.close()
 
     def retry_now(self) -> None:
         """Let jobs that were refused be tried at once: a person asks for it."""
@@ -130,7 +139,7 @@ class Submitter:
             since = now if since is None else min(since, now)  # min: clocks are set back
             left = since + self.scheduler.settle_seconds - now
             if left <= 0:
-                self._back_to_waiting(batch.jobs.values())
+                self._refused(batch, SubmitError(Problem(_LOST)))
             else:
                 reason = f"nobody knows yet whether it was submitted: it is looked for until {left:.0f} s from now"
                 self._still_unclear([batch], absent_since=since, reason=reason)
@@ -170,43 +179,62 @@ class Submitter:
 
     # ---- what may go now
 
-    def submit_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def submit_ready(
+        self, progress: Callable[[int, int], None] = lambda done, total: None, *, patient: bool = False
+    ) -> int:
         """Submit every job that may go now; returns how many went. Refused ones wait, with the reason, and are retried.
 
-        Raises SchedulerError when the scheduler can't be reached or its answer is unclear.
+        Of jobs that `submit_rate_limit_seconds` keeps apart, those that are due; `patient` waits for the others, too.
+        Raises SchedulerError when the scheduler can't be reached, or can't tell what became of a submission.
         """
         self.settle()
-        done = 0
+        self._turns = False
+        begin, done = self.now(), 0
         while self.now() >= self._hold_until:
-            now = self.now()
-            ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= now][: self._room()]
-            went = self._submit_all(ready, partial(_told_beyond, progress, done, len(ready)))
+            ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
+            ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
+            tried = ready[: self._room()]
+            for job in ready[len(tried) :]:
+                self._waits(job.spec.name, _FOR_ROOM)
+            went = self._submit_all(tried, partial(_told_beyond, progress, done, len(tried)), patient=patient)
             done += went
-            if not went or not any(gate.native for gate in self._gates.values()):
-                break  # else those that depend on what went now may follow at once
+            may_follow = went and self._native  # those that depend on what went now
+            room_is_left = went < len(tried) < len(ready)
+            if self._turns or not (may_follow or room_is_left):
+                break
         return done
 
-    def _submit_all(self, ready: list[Ready], progress: Callable[[int], None]) -> int:
+    def _submit_all(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:
         try:
-            done = self._submit_one_by_one(ready, progress)
+            done = self._submit_one_by_one(ready, progress, patient=patient)
         except LockedError:  # the session is another process's now
             raise
         except BaseException:
-            self.session.journal()
+            with contextlib.suppress(OSError):  # it is saved with the next change
+                self.session.journal()
             raise
         self.session.journal()
         return done
 
-    def _submit_one_by_one(self, ready: list[Ready], progress: Callable[[int], None]) -> int:
-        rate_limit = self.manifest.scheduler["submit_rate_limit_seconds"]
+    def _submit_one_by_one(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:
         done = refused_in_a_row = 0
-        for number, batch in enumerate(batches(ready, self.scheduler.max_array_size() if ready else 1)):
-            if number and rate_limit:
-                self.pause(rate_limit)
-            self.beat(rate_limit)
+        made = batches(ready, self.scheduler.max_array_size() if ready else 1)
+        for number, batch in enumerate(made):
+            if not self._await_turn(patient=patient):
+                self._turns = True
+                for spec in (spec for later in made[number:] for spec in later.jobs.values()):
+                    self._waits(spec.name, _FOR_TURN)
+                break
             if batch.dependency and not self._still_alive(ready):
                 break  # they wait for the next look, which tells how their siblings ended
-            taken = self._submit(batch)
+            try:
+                taken = self._submit(batch)
+            except InvalidSubmissionError as error:  # this says nothing of the others
+                self._refused(batch, error)
+                continue
+            except SubmitError as error:
+                self._refused(batch, error)
+                taken = 0
             done += taken
             progress(done)
             refused_in_a_row = 0 if taken else refused_in_a_row + 1
@@ -214,6 +242,19 @@ class Submitter:
                 self._hold_until = self.now() + _RETRY_SECONDS
                 break
         return done
+
+    def _turn_in(self) -> float:
+        """Seconds until `submit_rate_limit_seconds` lets the next submission go."""
+        left = self._next_at - self.now()
+        return left if 0 < left <= self._rate_limit else 0.0  # above: the clock was set back
+
+    def _await_turn(self, *, patient: bool) -> bool:
+        """Whether a submission may go now, as far as their pace goes; waits for that if `patient`."""
+        left = self._turn_in()
+        if left and patient:
+            self.beat(left)
+            self.pause(left)
+        return patient or not left
 
     def _let_through(self) -> list[Ready]:
         """The waiting jobs that may start. Those that never will are ended, and the others say why they wait."""
@@ -223,40 +264,30 @@ class Submitter:
             if job.state != WAITING:
                 continue
             waited = 0.0 if job.waiting_since is None else now - job.waiting_since
-            verdict = self._gates[name].verdict(self.session.jobs, waited, now)
-            if verdict.step in ("cancel", "done"):
-                state = CANCELLED if verdict.step == "cancel" else SUCCESS
-                self._forget_question(name)
-                self.session.put(
-                    job.happened(now, state, verdict.reason, state=state, reason=verdict.reason, ended_at=now)
-                )
-                continue
-            reason = verdict.reason if verdict.step == "wait" else self._asked(self._specs[name], now)
-            if not reason:
-                through[name] = verdict.after
-            elif job.reason != reason or job.waiting_since is None:
-                since = now if job.waiting_since is None else job.waiting_since
-                self.session.put(job.model_copy(update={"reason": reason, "waiting_since": since}))
+            gate = self._gates[name]
+            verdict = gate.verdict(self.session.jobs, waited, now)
+            match verdict.step:
+                case "cancel" | "done":
+                    gate.forget()
+                    state = CANCELLED if verdict.step == "cancel" else SUCCESS
+                    self.session.put(
+                        job.happened(now, state, verdict.reason, state=state, reason=verdict.reason, ended_at=now)
+                    )
+                case "wait":
+                    self._waits(name, verdict.reason)
+                case "start":
+                    through[name] = verdict.after
+                    if job.reason and job.retry_at <= now and not job.refusals:
+                        self._waits(name, "")  # what it waited for has come
         self.session.save()
         return self._with_ids(through)
 
-    def _asked(self, spec: JobSpec, now: float) -> str:
-        """Why a job's `start_condition_cmd` keeps it waiting; '' if it does not."""
-        if not spec.start_condition_cmd:
-            return ""
-        question = self._questions.get(spec.name)
-        if question is None:
-            question = Question(spec.start_condition_cmd, spec.work_dir, spec.start_condition_interval_seconds)
-            self._questions[spec.name] = question
-        if question.says_yes(now):
-            del self._questions[spec.name]
-            return ""
-        return f"waits for start_condition_cmd {spec.start_condition_cmd[0]}: {question.answer}"
-
-    def _forget_question(self, name: str) -> None:
-        self._asked_by_gates.forget(name)
-        if (question := self._questions.pop(name, None)) is not None:
-            question.give_up()
+    def _waits(self, name: str, reason: str) -> None:
+        """Let a job that waits say for what."""
+        job = self.session.jobs[name]
+        since = self.now() if job.waiting_since is None else job.waiting_since
+        if (job.reason, job.waiting_since) != (reason, since):
+            self.session.put(job.model_copy(update={"reason": reason, "waiting_since": since}))
 
     def _with_ids(self, through: Mapping[str, tuple[str, ...]]) -> list[Ready]:
         """The jobs with the ids of those that they are to follow.
@@ -265,12 +296,12 @@ class Submitter:
         count as succeeded (SLURM 22.05, afterok).
         """
         alive = self._alive({self.session.jobs[parent].scheduler_id for names in through.values() for parent in names})
-        followed = {
+        after = {
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
         }
-        specs = {name: self._next_attempt(name) for name, ids in followed.items() if alive.issuperset(ids)}
-        return [Ready(spec, followed[name]) for name, spec in specs.items() if spec is not None]
+        specs = {name: self._next_attempt(name) for name, ids in after.items() if alive.issuperset(ids)}
+        return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
 
     def _next_attempt(self, name: str) -> JobSpec | None:
         """The job as it is to be submitted, with a script of its own if it needs one; None if that can't be made."""
@@ -293,17 +324,20 @@ class Submitter:
         return spec.model_copy(update=update)
 
     def _alive(self, ids: Collection[str]) -> set[str]:
-        """Those of the jobs that the scheduler lists as not ended."""
-        statuses = self.scheduler.poll(ids) if ids else {}
-        self._looked_at = self.now()
-        return {job for job, status in statuses.items() if status.scheduler_state not in (*ENDED, UNKNOWN)}
+        """Those of the jobs that the scheduler lists as not ended, or did seconds ago (it forgets none so soon)."""
+        now = self.now()
+        fresh = {job: at for job, at in self._seen_alive.items() if abs(now - at) < _FRESH_SECONDS}
+        unknown = [job for job in ids if job not in fresh]
+        for job, status in (self.scheduler.poll(unknown) if unknown else {}).items():
+            if status.scheduler_state not in (*ENDED, UNKNOWN):
+                fresh[job] = now
+        self._seen_alive = fresh
+        return {job for job in ids if job in fresh}
 
     def _still_alive(self, ready: Iterable[Ready]) -> bool:
-        """Whether the jobs that others follow are alive, looked up again if that is a while ago."""
-        if abs(self.now() - self._looked_at) < _FRESH_SECONDS:
-            return True
-        followed = {job for one in ready for job in one.after}
-        return self._alive(followed) == followed
+        """Whether the jobs that others follow are alive."""
+        parents = {job for one in ready for job in one.after}
+        return self._alive(parents) == parents
 
     def _room(self) -> int | None:
         limit: int | None = self.manifest.scheduler["max_jobs"]
@@ -314,29 +348,48 @@ class Submitter:
     # ---- one submission
 
     def _submit(self, batch: Batch) -> int:
-        """Submit one batch; returns how many jobs went to the scheduler (0 if it refused).
+        """Submit one batch; returns how many jobs went to the scheduler (0 if nobody knows yet).
 
         The outcome is saved with the next intent, or by the caller: whoever dies before leaves an intent to be settled.
+        Raises SubmitError if it was refused, SchedulerError if the scheduler does not answer.
         """
         token = secrets.token_hex(4)
         made = submission(self.manifest, token, batch)
         if batch.is_array:
             self._write_array(made, batch)
-        self.beat(self.manifest.scheduler["submit_rate_limit_seconds"])
+        self.beat(self._rate_limit)
         for task, spec in batch.jobs.items():
             update = {"state": SUBMITTING, "token": token, "task": task, "absent_since": None}
-            self.session.put(self._tracked(spec).model_copy(update=update))
-        self.session.journal()
+            after = followed(batch.dependency, task)
+            self.session.put(self._tracked(spec).model_copy(update={**update, "after": after}))
         try:
+            self.session.journal()
+            self._next_at = self.now() + self._rate_limit
             scheduler_id = self.scheduler.submit(made)
-        except SubmitError as error:
-            self._refused(batch, error)
-            return 0
-        except UnreachableError:
+        except (OSError, UnreachableError):
             self._back_to_waiting(batch.jobs.values())
             raise
+        except SubmitError:
+            raise
+        except SchedulerError as error:
+            return self._look_for(batch, error)
         self._accepted(token, batch, scheduler_id)
+        if self._native:
+            self._seen_alive.update({self._tracked(spec).scheduler_id: self.now() for spec in batch.jobs.values()})
         return len(batch.jobs)
+
+    def _look_for(self, batch: Batch, error: SchedulerError) -> int:
+        """Ask at once for a batch whose submission got no clear answer; how many of its jobs are there.
+
+        Raises `error` if the scheduler can't tell of them: then it would tell nothing of the others, either.
+        """
+        for spec in batch.jobs.values():
+            self.session.put(self._tracked(spec).happened(self.now(), "unclear", error.problems[0].what))
+        try:
+            self.settle()
+        except SchedulerError:
+            raise error from None
+        return sum(self._tracked(spec).state in IN_QUEUE for spec in batch.jobs.values())
 
     def _back_to_waiting(self, jobs: Iterable[JobSpec]) -> None:
         for spec in jobs:
@@ -357,11 +410,14 @@ class Submitter:
             text = array_script(Path(first.script_path).read_text(), str(folder), str(log))
             write_atomic(Path(made.script_path), text, 0o700)
         except OSError as error:
-            raise StateError(Problem(f"can't prepare the array: {error.strerror}", str(error.filename))) from None
+            raise SubmitError(Problem(f"can't prepare the array: {error.strerror}: {error.filename}")) from None
+        except StateError as error:
+            raise SubmitError(Problem(f"can't prepare the array: {error.problems[0]}")) from None
 
     def _accepted(self, token: str, batch: Batch, scheduler_id: str) -> None:
         now = self.now()
         for task, spec in batch.jobs.items():
+            self._gates[spec.name].forget()
             job_id = scheduler_id if task is None else f"{scheduler_id}_{task}"
             log = resolve_log_path(spec.log_path, job_id)
             tracked = self._tracked(spec)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.cli import app, every_session
-from oellm_autoexp.errors import AutoexpError
+from oellm_autoexp.errors import Problem, StateError
+from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.session import Session, session_path
 from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.flow.conftest import QUICK, User, until
@@ -102,20 +103,22 @@ def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
     user: User, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
+    failures = [StateError(Problem("the file system is in repair"))]
+    whole = Monitor.cycle
 
-    def mended(error: AutoexpError) -> None:
-        told.append(str(error))
-        record.rmdir()
+    def cycle(monitor: Monitor) -> None:
+        if monitor.manifest.plan_id == "x" and failures:
+            raise failures.pop()
+        whole(monitor)
 
     monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(app, "tell", mended)
+    monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
+    monkeypatch.setattr(Monitor, "cycle", cycle)
     if beside:
         submit(user, "long", "backend.options.step_seconds=0.2")
     submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: told}]")
-    record = user.outputs / "monitoring_state" / "x.events.jsonl"
-    record.mkdir()
     code, _ = every_session.watch(user.outputs / "monitoring_state")
-    assert ["can't record events" in text for text in told] == [True], told
+    assert told == ["the file system is in repair"]
     assert code == 1, "that of its job, as the trouble is over"
     assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
 

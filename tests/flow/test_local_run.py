@@ -294,11 +294,13 @@ def test_a_job_that_is_already_done_is_not_run(user: User) -> None:
     (job,) = user.session().values()
     assert (job["state"], job["attempt"]) == ("success", 0)
     assert job["reason"].startswith("already done: GlobExists")
+    assert "1 job: already done: GlobExists" in again.stdout
+    assert "every job was submitted before" not in again.stdout
 
 
 def test_an_interrupt_in_the_middle_of_submitting_is_resumed_without_repeating(user: User) -> None:
     monitor = user.start("run", *QUICK, "scheduler.submit_rate_limit_seconds=1.5")
-    until(lambda: (user.outputs / "sweep.json").exists() and "pending" in user.states(), "the first submission")
+    until(lambda: (user.outputs / "sweep.json").exists() and set(user.states()) > {"waiting"}, "the first submission")
     monitor.send_signal(signal.SIGINT)
     assert monitor.wait() == 130
     assert "Resume with:" in (user.home / "output.txt").read_text()

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.model import JobSpec
-from oellm_autoexp.monitor.gate import Gate, Verdict
+from oellm_autoexp.model import JobSpec, JobStatus
+from oellm_autoexp.monitor.around import Questions
+from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.world import Files
 
@@ -33,6 +34,13 @@ class Seen:
         return self.counts.get(pattern, 0)
 
 
+class Silence(Questions):
+    """Commands that have not answered yet."""
+
+    def answer(self, *_asked: object) -> bool | None:
+        return None
+
+
 def verdict(
     seen: Seen, parent: TrackedJob | None = None, *, native: bool = False, waited: float = 0, **conditions: Any
 ) -> Verdict:
@@ -53,7 +61,8 @@ def verdict(
         **conditions,
     )
     jobs = {"child": TrackedJob(name="child"), **({"parent": parent} if parent else {})}
-    gate = Gate(job, lambda work_dir: seen, native=native)  # type: ignore[arg-type,return-value]
+    questions = Silence()
+    gate = Gate(job, lambda work_dir: seen, native=native, questions=questions)  # type: ignore[arg-type,return-value]
     return gate.verdict(jobs, waited)
 
 
@@ -115,3 +124,42 @@ def test_files_are_looked_for_from_the_jobs_working_directory(tmp_path: Any) -> 
     assert files.exists("a/iter_1")
     assert not files.exists("a/iter_2")
     assert files.count("a/iter_*") == files.count("**/iter_1") == 1
+
+
+YES = {"class_name": "CommandCondition", "command": ["true"]}
+
+
+def test_a_job_does_not_start_before_a_command_that_may_cancel_it_has_answered() -> None:
+    found = verdict(Seen(), cancel_conditions=(YES,))
+    assert found == Verdict("wait", "waits for an answer: Command: true")
+
+
+def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> None:
+    assert verdict(Seen(("/c/done.txt",)), cancel_conditions=(YES, EXISTS)).step == "cancel"
+
+
+@pytest.mark.parametrize(
+    ("status", "parents", "expected"),
+    [
+        (JobStatus("CANCELLED", "DependencyNeverSatisfied"), {"7": "crash"}, True),
+        (JobStatus("CANCELLED", "DependencyNeverSatisfied"), {"7": "running"}, True),  # not seen yet
+        (JobStatus("CANCELLED"), {"7": "crash"}, True),  # by the accounts
+        (JobStatus("CANCELLED"), {"9": "pending"}, True),  # it is another attempt
+        (JobStatus("CANCELLED"), {"7": "running"}, False),  # by a person
+        (JobStatus("CANCELLED"), {"7": "success"}, False),
+        (JobStatus("FAILED"), {"7": "crash"}, False),
+        (JobStatus("PENDING", "Dependency"), {"7": "crash"}, False),
+        (None, {"7": "crash"}, False),
+    ],
+)
+def test_a_job_whose_siblings_can_not_succeed_any_more_was_not_cancelled_by_anybody(
+    status: JobStatus | None, parents: dict[str, str], expected: bool
+) -> None:
+    child = TrackedJob(name="child", state="pending", scheduler_id="8", after=("7",))
+    jobs = {
+        "child": child,
+        **{key: TrackedJob(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
+    }
+    assert cut_off(child, status, jobs) == expected
+    assert not cut_off(child.model_copy(update={"cancelled_by": "by hand"}), status, jobs)
+    assert not cut_off(child.model_copy(update={"after": ()}), status, jobs)

@@ -347,6 +347,32 @@ def test_a_job_that_ignores_term_is_killed_after_the_grace_with_all_its_process_
     assert bench.run(job).pid not in sessions()
 
 
+def carrying(word: str) -> list[int]:
+    """The living processes in whose command line a word stands."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes() and process_started(int(path.parent.name)) is not None:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("how", ["limit", "cancel", "end"])
+def test_processes_in_a_session_of_their_own_end_with_their_job(bench: Bench, how: str) -> None:
+    client = bench.another(slots=1, grace=0.3)
+    number = str(random.randrange(10**6, 10**7))
+    wait = "true" if how == "end" else "wait"
+    body = f"setsid sh -c \"trap '' TERM; echo here; while true; do sleep 0.{number}; done\" & sleep 0.5; {wait}"
+    job = client.submit(bench.submission(body, time_limit_seconds=1 if how == "limit" else None))
+    bench.says(job, "here")
+    assert carrying(number)
+    if how == "cancel":
+        client.cancel([job])
+    ended = {"limit": "TIMEOUT", "cancel": "CANCELLED", "end": "COMPLETED"}
+    assert bench.end(job, client).scheduler_state == ended[how]
+    until("the end of all", lambda: not carrying(number))
+
+
 def test_a_stopped_job_can_be_ended(bench: Bench) -> None:
     job = bench.submit("echo here; while true; do sleep 0.02; done")
     bench.says(job, "here")
@@ -543,12 +569,31 @@ def test_the_environment_in_the_spool_is_for_its_owners_eyes_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
-    job = bench.submit("true")
-    bench.end(job)
-    holding = [path for path in bench.spool.iterdir() if b"secret" in path.read_bytes()]
-    assert holding == [bench.spool / f"{job}.job"]
-    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    go = bench.folder / "go"
+    job = bench.submit(f"until [ -e '{go}' ]; do sleep 0.02; done")
+
+    def holding() -> list[Path]:
+        return [path for path in bench.spool.iterdir() if b"secret" in path.read_bytes()]
+
+    assert holding() == [bench.spool / f"{job}.env"]
+    assert stat.S_IMODE(holding()[0].stat().st_mode) == 0o600
     assert stat.S_IMODE(bench.spool.stat().st_mode) == 0o700
+    go.touch()
+    bench.end(job)
+    until("the environment to go", lambda: not holding())
+
+
+def test_a_task_that_begins_late_has_the_environment_of_its_array(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAID", "hello")
+    client = bench.another(slots=1)
+    log = str(bench.folder / "logs" / "%A_%a.log")
+    job = client.submit(bench.submission("echo $SAID", array=(0, 1, 2), log_path=log))
+    for task in range(3):
+        bench.end(f"{job}_{task}", client)
+        assert bench.log(f"{job}_{task}") == "hello\n"
+    until("the environment to go", lambda: not (bench.spool / f"{job}.env").exists())
 
 
 # --- file systems -----------------------------------------------------------------------------------------------------

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError
-from oellm_autoexp.model import JobStatus
+from oellm_autoexp.errors import Problem, SchedulerError, UnwritableError
+from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.loop import rest
+from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
+from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from tests.unit.test_reactions import (
     CRASH,
     FOREVER,
     GOOD,
     LONG,
+    Life,
     Stage,
     lived,
     log,
@@ -264,3 +270,131 @@ def test_a_condition_whose_action_is_gone_is_awaited_no_more(tmp_path: Path) -> 
     stage.monitor.session.put(stage.a.model_copy(update={"pending": ()}))
     assert not stage.monitor.awaited
     stage.monitor.close()
+
+
+# --- a disk that is full ----------------------------------------------------------------------------------------------
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, begin: int, writes: int) -> list[int]:
+    """Let the writes from `begin` on fail, so many of them."""
+    count = [0]
+
+    def failing(whole: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def write(*args: Any, **kwargs: Any) -> Any:
+            count[0] += 1
+            if begin <= count[0] < begin + writes:
+                raise error
+            return whole(*args, **kwargs)
+
+        return write
+
+    unwritable = UnwritableError(Problem("can't record events: No space left on device"))
+    errors = {(Session, "snapshot"): FULL, (Session, "journal"): FULL, (RecordFile, "add"): unwritable}
+    for (owner, name), error in {**errors, (Queue, "put"): FULL}.items():
+        monkeypatch.setattr(owner, name, failing(getattr(owner, name), error))
+    return count
+
+
+@pytest.mark.parametrize("writes", [1, 7])
+def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    rules = {**on_line(wrapped(log("queued"), mode="queue")), **on_state(restart(max_attempts=1))}
+    lives = {"a": [lived("LINE 1\n", ("RUNNING", "FAILED")), lived("LINE 2\n", ("RUNNING", "COMPLETED"))], "b": [GOOD]}
+    begin, told = 0, set()
+    while True:
+        begin += 1
+        stage = Stage(tmp_path / str(begin), rules, lives)
+        with monkeypatch.context() as patched:
+            count = full_at(patched, begin, writes)
+            for _ in range(60):
+                stage.cycle()
+                told.add(stage.monitor.obstacle)
+                if stage.monitor.session.finished and not stage.monitor.obstacle:
+                    break
+            if count[0] < begin:
+                break
+        kept = Session.load(stage.path).jobs
+        assert {name: (job.state, job.attempt) for name, job in kept.items()} == {
+            "a": ("success", 2),
+            "b": ("success", 1),
+        }
+        assert stage.names() == ["seen", "crash", "seen"]
+        assert len(Queue(stage.path).entries()) == 2
+        assert len(stage.slurm.submissions) == 3
+    assert told == {"", "No space left on device", "can't record events: No space left on device"}
+
+
+# --- pauses -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {name: [FOREVER] for name in "abcde"})
+    stage.manifest = stage.manifest.model_copy(
+        update={"scheduler": {**stage.manifest.scheduler, "submit_rate_limit_seconds": 4}}
+    )
+    monitor = stage.resumed()
+    at: list[float] = []
+    take = stage.slurm.submit
+
+    def submit(one: Submission) -> str:
+        at.append(stage.clock)
+        return take(one)
+
+    monkeypatch.setattr(stage.slurm, "submit", submit)
+    monitor.cycle()
+    rest([monitor], 10, stage.sleep)
+    assert (at, stage.clock, monitor.cycles) == ([1000, 1004, 1008], 1010, 1)
+    monitor.cycle()
+    monitor.rest(30)
+    assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
+
+
+# --- dependencies of the scheduler ------------------------------------------------------------------------------------
+
+
+class Chained(FakeSlurmClient):
+    """Ends what depends on a job that has failed, as SLURM does with --kill-on-invalid-dep."""
+
+    native_dependencies = True
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        statuses = super().poll(ids)
+        for number, one in enumerate(self.submissions, 1):
+            parent = self._shown.get(one.dependency.partition(":")[2])
+            if parent and parent.scheduler_state == "FAILED":
+                self._shown[str(number)] = JobStatus("CANCELLED", "DependencyNeverSatisfied")
+                self._scripts[str(number)] = [self._shown[str(number)]]
+        return {**statuses, **{job: self._shown[job] for job in ids if job in self._shown}}
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends"), [(1, {"a": ("success", 2), "b": ("success", 1)}), (0, {"a": ("crash", 1)})]
+)
+def test_a_job_waits_again_in_the_queue_behind_the_new_attempt_of_its_sibling(
+    tmp_path: Path, budget: int, ends: dict[str, tuple[str, int]]
+) -> None:
+    rules = {
+        "state_events": {
+            "crash": {"actions": [restart(max_attempts=budget)]},
+            "cancelled": {"actions": [restart(max_attempts=5)]},
+        }
+    }
+    follows: Life = (("PENDING", "PENDING", "PENDING", "PENDING", "RUNNING", "COMPLETED"), "")
+    stage = Stage(tmp_path, rules, {"a": [CRASH, GOOD], "b": [follows]}, {"b": {"depends_on": ("a",)}})
+    stage.manifest = stage.manifest.model_copy(
+        update={"scheduler": {**stage.manifest.scheduler, "native_dependencies": True}}
+    )
+    stage.slurm = Chained(behave=stage._behave)
+    stage.resumed()
+    stage.finish()
+    expected = {"b": ("cancelled", 0), **ends}
+    assert {name: (job.state, job.attempt) for name, job in stage.jobs.items()} == expected
+    assert stage.names() == ["crash"]
+    assert [one.dependency for one in stage.slurm.submissions] == (
+        ["", "afterok:1", "", "afterok:3"] if budget else ["", "afterok:1"]
+    )

@@ -337,6 +337,16 @@ def test_a_command_among_the_done_conditions_is_waited_for_before_a_new_attempt(
     assert (stage.a.state, stage.a.attempt, "restart" in happened(stage.a)) == ("success", 1, False)
 
 
+def test_the_answer_for_one_attempt_is_not_taken_for_that_of_the_next(tmp_path: Path) -> None:
+    done = ({"class_name": "CommandCondition", "command": "sh -c 'sleep 0.1; test -e done'", "interval_seconds": 1},)
+    stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH]}, {"a": {"done_conditions": done}})
+    stage.until(lambda: (stage.a.state, stage.a.attempt) == ("running", 2), cycles=1000)
+    (tmp_path / "done").touch()
+    stage.until(lambda: stage.a.state == "success" or stage.a.attempt > 2, cycles=1000)
+    stage.monitor.close()
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"crash": 1})
+
+
 @pytest.mark.parametrize(("command", "state", "attempts"), [("true", "success", 1), ("false", "crash", 2)])
 def test_a_termination_command_decides_whether_there_is_need_of_a_new_attempt(
     tmp_path: Path, command: str, state: str, attempts: int

@@ -382,6 +382,9 @@ def test_a_template_of_ones_own_gets_what_it_marks() -> None:
         ("{{directives}}\n{{command}}\n", "does not begin with #!"),
         ("#!/bin/sh\r\n{{directives}}\r\n{{command}}\r\n", "the line ends of Windows"),
         ("#!/bin/sh\nset -e\n{{directives}}\n{{command}}\n", "stands below a command"),
+        ("#!/bin/sh\n{{directives}}\n#SBATCH --output=x.log\n{{command}}\n", "'output' is set by the program"),
+        ("#!/bin/sh\n#SBATCH --mem=1 -J x\n{{directives}}\n{{command}}\n", "'job-name' is set by the program"),
+        ("#!/bin/sh\n{{directives}}\n#SBATCH --wait\n{{command}}\n", "'wait' is set by the program"),
     ],
 )
 def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: str, told: str) -> None:
@@ -390,6 +393,19 @@ def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: 
     (problem,) = error.value.problems
     assert told in problem.what
     assert problem.where == "$.slurm.template_path"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["output", "out", "o", "clusters", "M", "wait", "W", "test_only", "test-only", "parsable", "wrap"],
+)
+def test_options_by_which_a_job_would_be_lost_are_refused_however_they_are_spelled(key: str) -> None:
+    with pytest.raises(ConfigError, match="is set by the program") as error:
+        script.directives({key: "x"}, (), name="n", log_path="/l", work_dir="/w")
+    assert error.value.problems[0].hint
+    flag = f"-{key}" if len(key) == 1 else f"--{key}"
+    with pytest.raises(ConfigError, match="is set by the program"):
+        script.directives({}, (f"#SBATCH {flag} x",), name="n", log_path="/l", work_dir="/w")
 
 
 def test_comments_and_empty_lines_may_stand_above_the_directives() -> None:
@@ -509,6 +525,10 @@ def test_a_log_path_is_known_once_the_job_has_its_id(pattern: str, job: str, pat
         ({"nodes": 2, "sockets_per_node": 2, "gpus_per_socket": 3}, 2, 12),
         ({"nodes": 2, "gpus": None, "gpus_per_node": False}, 2, 0),
         ({"nodes": 2, "gpus_per_node": 0}, 2, 0),
+        ({"nodes": 64, "ntasks_per_node": 4, "tres_per_task": "gres/gpu:1"}, 64, 256),
+        ({"ntasks": 8, "tres_per_task": "cpu=4,gres/gpu:a100:2"}, 1, 16),
+        ({"ntasks": 8, "tres_per_task": "cpu:4,gres/gpu=2,license/x:1"}, 1, 16),
+        ({"ntasks": 8, "tres_per_task": "cpu=4"}, 1, 0),
     ],
 )
 def test_a_section_asks_for_nodes_and_gpus(section: Mapping[str, Any], nodes: int, gpus: int) -> None:

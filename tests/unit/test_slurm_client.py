@@ -132,6 +132,22 @@ def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) 
             ask()
 
 
+@pytest.mark.parametrize("folder", ["a b", "x;touch pwned", "$(id)", "it's", "a\nb"])
+def test_no_path_that_a_wrappers_shell_would_take_apart_is_handed_to_it(commands: Commands, folder: str) -> None:
+    client = SlurmClient(submit_cmd=("env", str(commands.folder / "sbatch")))
+    commands.says("sbatch", "7\n")
+    hostile = commands.folder / folder
+    hostile.mkdir()
+    path = str(commands.script.rename(hostile / "job.sbatch"))
+    submission = Submission(commands.token, "name", path, str(commands.folder), "/log")
+    with pytest.raises(InvalidSubmissionError, match="may hand this path to a shell"):
+        client.submit(submission)
+    assert commands.calls() == []
+    (problem,) = client.check({path: "#!/bin/bash\n"})
+    assert problem.where == "$.project.output_dir"
+    assert commands.client().submit(submission) == "7", "sbatch itself takes any path"
+
+
 def test_a_job_whose_working_directory_is_gone_is_refused_without_asking(commands: Commands, tmp_path: Path) -> None:
     gone = Submission("t", "name", str(commands.script), str(tmp_path / "gone"), "/log")
     with pytest.raises(SubmitError, match=r"the working directory .* is gone"):
@@ -165,6 +181,14 @@ def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
     assert "SLURM_CLUSTERS=both" not in (commands.folder / "sbatch.env").read_text(), "we ask this cluster"
 
 
+@pytest.mark.parametrize("name", ["SLURM_TIME_FORMAT", "SINFO_PARTITION", "SACCT_FORMAT", "SCONTROL_ALL"])
+def test_no_habit_of_a_user_shapes_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "mine")
+    commands.write("squeue", f'echo "${{{name}-none}}" > "$0.env"')
+    commands.client().poll(["1"])
+    assert (commands.folder / "squeue.env").read_text() == "none\n"
+
+
 def test_no_variable_makes_another_submission_than_the_script_says(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +198,26 @@ def test_no_variable_makes_another_submission_than_the_script_says(
     commands.write("sbatch", 'env | grep ^SBATCH_ > "$0.env"; echo 7')
     commands.client().submit(commands.submission())
     assert (commands.folder / "sbatch.env").read_text() == "SBATCH_ACCOUNT=mine\n"
+
+
+PARTITIONS = """\
+PartitionName=boost Default=YES MaxTime=1-00:00:00 MaxNodes=2 TotalNodes=4 QoS=N/A
+PartitionName=short Default=NO MaxTime=00:05:00 MaxNodes=UNLIMITED TotalNodes=4 QoS=N/A
+"""
+
+
+def test_the_limits_are_those_of_the_partition_that_a_variable_names_where_the_script_names_none(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SBATCH_QOS", raising=False)
+    monkeypatch.setenv("SBATCH_PARTITION", "short")
+    commands.says("scontrol", PARTITIONS)
+    head = "#!/bin/bash\n#SBATCH --time=10\n"
+    (problem,) = commands.client().check({"a": head})
+    assert "partition short allows 0-00:05:00" in problem.what
+    assert commands.client().check({"a": f"{head}#SBATCH --partition=boost\n"}) == []
+    monkeypatch.setenv("SBATCH_QOS", "long")
+    assert commands.client().check({"a": head}) == []
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -360,6 +404,13 @@ def test_an_id_before_an_error_is_perhaps_a_job(commands: Commands) -> None:
     with pytest.raises(SchedulerError) as raised:
         commands.client().submit(commands.submission())
     assert type(raised.value) is SchedulerError
+
+
+@pytest.mark.parametrize("said", ["Welcome to login1!\n", "7 jobs of yours are in the queue\n"])
+def test_what_a_wrapper_says_beside_a_refusal_leaves_it_one(commands: Commands, said: str) -> None:
+    commands.says("sbatch", said, "sbatch: error: --gpus-per-socket option requires --sockets-per-node", 1)
+    with pytest.raises(SubmitError, match="requires --sockets-per-node"):
+        commands.client().submit(commands.submission())
 
 
 def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) -> None:

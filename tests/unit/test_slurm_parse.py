@@ -157,6 +157,14 @@ def test_a_submission_is_found_by_comment_or_by_name() -> None:
     assert parse.tokens(sacct, "|", wanted) == {"aaaa": "7", "bbbb": "8"}
 
 
+@pytest.mark.parametrize(
+    ("text", "job"),
+    [("7\n", "7"), ("7;lab\n", "7"), ("Welcome to login1!\n7\n", "7"), ("Welcome!\n", ""), ("", ""), ("7\nbye\n", "")],
+)
+def test_the_id_of_a_new_job_is_the_last_line(text: str, job: str) -> None:
+    assert parse.submitted_id(text) == job
+
+
 NOT_CONFIGURED = """\
 sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
 sbatch: error: fetch_config: DNS SRV lookup failed
@@ -188,6 +196,11 @@ REFUSED = [
     (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"),
     (1, f"{FAILED}Job dependency problem"),
     (1, f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying"),
+    # words of a transport in refusals that have nothing to do with one
+    (1, "sbatch: error: --gpus-per-socket option requires --sockets-per-node specification"),
+    (1, f"{FAILED}Protocol buffers are for paying users"),
+    (1, "sbatch: error: lua: jobs need a connection to the licence server: use --licenses"),
+    (1, "sbatch: error: cli_filter plugin terminated with error: --network=transport is not for you"),
 ]
 INVALID = [
     (1, NO_PARTITION),
@@ -213,6 +226,10 @@ UNCLEAR = [
     (1, "my-wrapper: something went wrong"),
     (1, f"{FAILED}Protocol authentication error"),
     (1, f"{FAILED}Header lengths are longer than data received"),
+    (1, f"{FAILED}Message receive failure"),
+    (1, f"{FAILED}Slurm backup controller in standby mode"),
+    (1, f"{FAILED}Connection refused"),
+    (1, "sbatch: error: slurm_persist_conn_open: failed\nsbatch: error: Connection reset by peer"),
     (1, ""),
     (-9, ""),
     (-15, NO_PARTITION),
@@ -306,6 +323,15 @@ def test_what_each_run_used_is_read_with_its_gpus_once_the_last_run_has_ended() 
 def test_the_largest_array_is_read_from_the_configuration() -> None:
     assert parse.max_array_size("LogTimeFormat = x\nMaxArraySize            = 10001\nMaxDBDMsgs = 2\n") == 10001
     assert parse.max_array_size("") is None
+
+
+@pytest.mark.parametrize(
+    "parameters", ["max_array_tasks=500", "bf_window=10,max_array_tasks=500,defer", "a, max_array_tasks=500"]
+)
+def test_the_scheduler_may_have_a_limit_of_its_own_for_the_tasks_of_an_array(parameters: str) -> None:
+    assert parse.max_array_size(f"MaxArraySize = 1001\nSchedulerParameters     = {parameters}\n") == 500
+    assert parse.max_array_size(f"MaxArraySize = 100\nSchedulerParameters     = {parameters}\n") == 100
+    assert parse.max_array_size("MaxArraySize = 100\nSchedulerParameters     = (null)\n") == 100
 
 
 def test_a_refused_submission_that_slurm_still_lists_is_not_taken_for_a_job() -> None:

@@ -169,6 +169,33 @@ def test_a_job_whose_process_never_said_who_it_is_runs_for_a_moment_and_is_then_
     assert client.poll(["1"])["1"].scheduler_state == "NODE_FAIL"
 
 
+def test_an_environment_goes_with_the_last_task_whoever_has_died_before(spool: Spool) -> None:
+    spool.add(submission(array=(0, 1)), {"A": "a"})
+    spool.end("1_0", JobStatus("COMPLETED"))
+    spool.tidy()
+    job = spool.job("1_1")
+    assert job is not None
+    assert spool.environment(job) == {"A": "a"}
+    spool._create("1_1", "end", {"scheduler_state": "COMPLETED"})  # and died
+    spool.add(submission(), {})
+    spool.tidy()
+    assert sorted(name for name in spool.names() if name.endswith(".env")) == ["2.env"]
+    with pytest.raises(OSError, match="its environment is gone"):
+        spool.environment(job)
+
+
+def test_an_environment_whose_submitter_died_before_it_made_the_job_goes_after_a_while(spool: Spool) -> None:
+    spool.add(submission(), {})
+    spool.path("1", "job").unlink()
+    spool.tidy()
+    assert "1.env" in spool.names()
+    assert Spool(spool.directory).add(submission(), {}) == "2", "it may be about to make it"
+    long_ago = time.time() - UNREADABLE_AFTER_SECONDS - 1
+    os.utime(spool.path("1", "env"), (long_ago, long_ago))
+    spool.tidy()
+    assert spool.names() == {"2.env", "2.job"}
+
+
 def test_a_spool_that_is_not_there_holds_nothing(spool: Spool) -> None:
     client = LocalClient(spool.directory)
     assert client.poll(["1"]) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError
-from oellm_autoexp.model import JobSpec, Manifest, Submission
+from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
@@ -25,14 +27,24 @@ class Slurm(FakeSlurmClient):
     def __init__(self, **more: Any) -> None:
         super().__init__(states=["PENDING"], **more)
         self.trouble: Exception | None = None
+        self.trouble_of: dict[str, Exception] = {}
+        self.takes_all = False
+        self.polls = 0
         self.silent = False
         self.known: dict[str, str] = {}
 
     def submit(self, submission: Submission) -> str:
-        if self.trouble is not None:
+        trouble = self.trouble_of.get(submission.name, self.trouble)
+        if trouble is not None:
             self.submissions.append(submission)
-            raise self.trouble
+            if self.takes_all:
+                self.known[submission.token] = "77"
+            raise trouble
         return super().submit(submission)
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        self.polls += 1
+        return super().poll(ids)
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         if self.silent:
@@ -105,8 +117,7 @@ def desk(tmp_path: Path) -> Desk:
 def hang(desk: Desk) -> str:
     """An sbatch with an unclear answer; returns its token."""
     desk.slurm.trouble = SchedulerError(Problem("timed out"))
-    with pytest.raises(SchedulerError):
-        desk.submitter().submit_ready()
+    assert desk.submitter().submit_ready() == 0
     desk.slurm.trouble = None
     return desk.slurm.submissions[0].token
 
@@ -118,8 +129,52 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
         assert (desk.job.state, len(desk.slurm.submissions)) == ("submitting", 1)
         assert "nobody knows yet whether it was submitted" in desk.job.reason
         desk.clock += 10
+    assert desk.submitter().submit_ready() == 0
+    assert (desk.job.state, desk.job.reason) == (
+        "waiting",
+        "its submission got no clear answer, and it is not there",
+    )
+    desk.clock = desk.job.retry_at
     assert desk.submitter().submit_ready() == 1
     assert (desk.job.state, desk.job.scheduler_id, len(desk.slurm.submissions)) == ("pending", "2", 2)
+
+
+def test_a_submission_that_is_lost_again_and_again_is_made_less_and_less_often(desk: Desk) -> None:
+    desk.slurm.trouble = SchedulerError(Problem("timed out"))
+    pauses = []
+    for _ in range(3):
+        submitter = desk.submitter()
+        submitter.submit_ready()
+        submitter.settle_all()
+        pauses.append(desk.job.retry_at - desk.clock)
+        desk.clock = desk.job.retry_at
+    assert len(desk.slurm.submissions) == 3
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 2 * pauses[0]
+
+
+def test_one_unclear_answer_keeps_no_other_job_from_going_where_the_scheduler_tells_of_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3)
+    desk.slurm.trouble_of = {"job0": SchedulerError(Problem("Zero Bytes were transmitted or received"))}
+    assert desk.submitter().submit_ready() == 2
+    assert [job.state for job in desk.session.jobs.values()] == ["submitting", "pending", "pending"]
+    assert desk.job.history[-1].message == "Zero Bytes were transmitted or received"
+
+
+def test_an_unclear_answer_of_a_scheduler_that_can_not_be_asked_for_it_ends_the_round(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3)
+    desk.slurm.trouble, desk.slurm.silent = SchedulerError(Problem("timed out")), True
+    with pytest.raises(SchedulerError, match="timed out"):
+        desk.submitter().submit_ready()
+    assert [job.state for job in desk.session.jobs.values()] == ["submitting", "waiting", "waiting"]
+
+
+def test_a_job_whose_answer_is_lost_is_found_at_once_if_it_is_there(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.slurm.takes_all = True
+    desk.slurm.trouble = SchedulerError(Problem("timed out"))
+    assert desk.submitter().submit_ready() == 1
+    assert (desk.job.state, desk.job.scheduler_id) == ("pending", "77")
 
 
 def test_a_submission_that_comes_into_being_late_is_found(desk: Desk) -> None:
@@ -219,7 +274,7 @@ def test_siblings_are_looked_up_again_when_submitting_takes_long(tmp_path: Path)
         desk.slurm._shown.clear()
 
     submitter.pause = pause
-    assert submitter.submit_ready() == 1
+    assert submitter.submit_ready(patient=True) == 1
     assert [job.state for job in desk.session.jobs.values()] == ["pending", "pending", "waiting"]
 
 
@@ -243,6 +298,7 @@ def test_arrays_are_cut_to_the_sites_largest(tmp_path: Path) -> None:
 def test_a_chain_goes_to_the_queue_at_once_where_the_scheduler_awaits_siblings(tmp_path: Path) -> None:
     desk = Desk(tmp_path, 3, each=lambda index: {"depends_on": (f"job{index - 1}",)} if index else {})
     assert desk.submitter(native_dependencies=True).submit_ready() == 3
+    assert desk.slurm.polls == 0, "what the scheduler has just taken is there"
     assert [one.dependency for one in desk.slurm.submissions] == ["", "afterok:1", "afterok:2"]
 
 
@@ -279,3 +335,137 @@ def test_a_job_that_waited_too_long_is_cancelled_also_across_resumes(tmp_path: P
         desk.clock += 30
     desk.submitter().submit_ready()
     assert (desk.job.state, desk.job.reason) == ("cancelled", "cancelled: waited 100 s for FileExists: /nowhere/x")
+
+
+# --- many jobs --------------------------------------------------------------------------------------------------------
+
+INVALID = InvalidSubmissionError(Problem("Requested node configuration is not available"))
+LIMIT = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
+
+
+def states(desk: Desk) -> list[str]:
+    return [job.state for job in desk.session.jobs.values()]
+
+
+@pytest.mark.parametrize("room", [None, 2, 3])
+def test_jobs_that_can_never_go_keep_no_other_from_going(tmp_path: Path, room: int | None) -> None:
+    desk = Desk(tmp_path, 7)
+    desk.slurm.trouble_of = {f"job{index}": INVALID for index in range(4)}
+    went = 3 if room is None else room
+    assert desk.submitter(max_jobs=room).submit_ready() == went
+    assert states(desk) == [*["waiting"] * 4, *["pending"] * went, *["waiting"] * (3 - went)]
+
+
+def test_a_limit_is_not_asked_for_by_every_job_and_those_that_were_not_tried_come_first_next_time(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, 6)
+    desk.slurm.trouble = LIMIT
+    submitter = desk.submitter()
+    assert submitter.submit_ready() == 0
+    assert [one.name for one in desk.slurm.submissions] == ["job0", "job1", "job2"]
+    desk.clock += 1000
+    submitter.submit_ready()
+    assert [one.name for one in desk.slurm.submissions[3:]] == ["job3", "job4", "job5"]
+
+
+def test_an_array_that_can_not_be_prepared_is_refused_and_the_other_jobs_go(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3, each=lambda index: {"array_group": "alike" if index < 2 else None})
+    (tmp_path / "job0" / "job.sbatch").unlink()
+    assert desk.submitter().submit_ready() == 1
+    assert states(desk) == ["waiting", "waiting", "pending"]
+    assert desk.job.reason.startswith("can't prepare the array: No such file or directory: ")
+    assert desk.job.retry_at > desk.clock
+
+
+def test_an_intent_that_can_not_be_saved_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitter = desk.submitter()
+
+    def full(session: Session) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "journal", full)
+        with pytest.raises(OSError, match="No space"):
+            submitter.submit_ready()
+    assert (desk.job.state, desk.job.token, desk.slurm.submissions) == ("waiting", "", [])
+    assert submitter.submit_ready() == 1
+    assert Session.load(desk.session.path).jobs["job0"].state == "pending"
+
+
+def test_submissions_keep_their_distance_across_looks_and_no_look_waits_for_them(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3)
+    submitter = desk.submitter(submit_rate_limit_seconds=15)
+    went = {}
+    while "waiting" in states(desk):
+        before = desk.clock
+        if submitter.submit_ready():
+            went[desk.clock] = submitter.due_in
+        assert desk.clock == before
+        reasons = {job.reason for job in desk.session.jobs.values() if job.state == "waiting"}
+        assert reasons <= {"waits for its turn (scheduler.submit_rate_limit_seconds)"}
+        desk.clock += 5
+    assert went == {1000: 15, 1015: 15, 1030: math.inf}
+
+
+def test_who_waits_for_the_submission_waits_for_the_turns_of_all(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3)
+    assert desk.submitter(submit_rate_limit_seconds=15).submit_ready(patient=True) == 3
+    assert desk.clock == 1030
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 2)
+    submitter = desk.submitter(submit_rate_limit_seconds=15)
+    submitter.submit_ready()
+    desk.clock -= 600
+    assert submitter.submit_ready() == 1
+
+
+def test_what_a_job_has_waited_for_is_not_told_when_it_waits_for_room(tmp_path: Path) -> None:
+    there = {"class_name": "FileExistsCondition", "path": str(tmp_path / "there")}
+    desk = Desk(tmp_path, 2, each=lambda index: {"start_conditions": (there,) if index else ()})
+    submitter = desk.submitter(max_jobs=1)
+    submitter.submit_ready()
+    assert desk.session.jobs["job1"].reason.startswith("waits for FileExists")
+    (tmp_path / "there").touch()
+    submitter.submit_ready()
+    assert desk.session.jobs["job1"].reason == "waits for room in the queue (scheduler.max_jobs)"
+
+
+def test_a_command_that_said_yes_is_not_asked_again_before_its_time_while_the_job_waits_for_room(
+    tmp_path: Path,
+) -> None:
+    words = ("sh", "-c", f"echo asked >> '{tmp_path}/asked'")
+    desk = Desk(tmp_path, 2, each=lambda index: {"start_condition_cmd": words if index else ()})
+    submitter = desk.submitter(max_jobs=1)
+    submitter.submit_ready()
+    while desk.session.jobs["job1"].reason != "waits for room in the queue (scheduler.max_jobs)":
+        submitter.submit_ready()
+    for _ in range(5):
+        desk.clock += 10
+        submitter.submit_ready()
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert not submitter.asking
+
+
+def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Path) -> None:
+    no = {"class_name": "CommandCondition", "command": ["sh", "-c", "sleep 0.3; false"], "interval_seconds": 1}
+    desk = Desk(tmp_path, each=lambda index: {"cancel_conditions": (no,)})
+    submitter = desk.submitter()
+    assert submitter.submit_ready() == 0
+    assert desk.job.reason == "waits for an answer: Command: sh -c 'sleep 0.3; false'"
+    while not submitter.submit_ready():
+        assert desk.job.state == "waiting"
+    desk.clock += 100
+    submitter.submit_ready()
+    assert not submitter.asking
+
+
+def test_a_job_may_wait_for_some_time_before_it_is_submitted(tmp_path: Path) -> None:
+    later = {"class_name": "ElapsedTimeCondition", "seconds": 60}
+    desk = Desk(tmp_path, each=lambda index: {"start_conditions": (later,)})
+    for _ in range(3):
+        assert desk.submitter().submit_ready() == 0
+        desk.clock += 20
+    assert desk.submitter().submit_ready() == 1
