@@ -170,7 +170,7 @@ class Monitor:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""
         detector = self._detectors[job.name]
         seen = detect.see_status(job, status, now) if answered else job
-        if seen.state != PENDING:
+        if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
             read = self._read_logs(job, now, final=seen.state in FINAL)
             if read is not job:
                 seen = detect.see_status(read, status, now) if answered else read
@@ -180,7 +180,8 @@ class Monitor:
                 seen = _with_run(seen)
             seen, events = detector.state(job, seen, now)
             self._events += events
-        seen, events = detector.quiet(seen, now)
+        known = status is not None and status.scheduler_state != UNKNOWN
+        seen, events = detector.quiet(seen, now, known=known)
         self._events += events
         return seen
 

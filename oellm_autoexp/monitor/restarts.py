@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from oellm_autoexp.monitor.actions import Restart
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, SUCCESS, WAITING, Restarting, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, NEW_RUN, SUCCESS, WAITING, Restarting, TrackedJob
 
 DO_NOT_REQUEUE = 93
 """The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
@@ -65,6 +65,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
         return job
     return job.model_copy(
         update={
+            **NEW_RUN,
             "state": WAITING,
             "reason": restart.reason,
             "token": "",
@@ -80,14 +81,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "waiting_since": now,
             "retry_at": restart.not_before,
             "refusals": 0,
-            "readings": {},
-            "overdue": {},
-            "verdict": "",
-            "error_type": "",
-            "overrules_success": False,
             "furthest": max(job.furthest, -1 if job.progress.iteration is None else job.progress.iteration),
             "fruitless": fruitless(job),
-            "complete": False,
             "end_asked_at": None,
             "restart": None,
             "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},

@@ -101,6 +101,29 @@ def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
     assert stage.monitor.trouble == ""
 
 
+@pytest.mark.parametrize("kind", ["no answer", "UNKNOWN", "no such job"])
+def test_silence_is_not_judged_while_the_scheduler_does_not_say_that_the_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rules = {**on_state(restart(), state="stall"), "inactivity_threshold_seconds": 60}
+    stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
+    stage.cycle(8)  # one look is within the three
+
+    def poll(ids: Collection[str]) -> Mapping[str, JobStatus]:
+        if kind == "no answer":
+            raise SchedulerError(Problem("no answer"))
+        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in ids}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "poll", poll)
+        stage.cycle(20, seconds=2)
+    assert (stage.a.state, stage.names(), stage.a.restart) == ("running", [], None)
+    stage.cycle(2)
+    assert stage.names() == []
+    stage.cycle(1)
+    assert stage.names() == ["stall"]
+
+
 def test_a_scheduler_that_can_not_end_a_job_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(tmp_path, on_line(restart()), {"a": [lived("LINE x\n"), GOOD]})
 
@@ -144,6 +167,28 @@ def test_a_requeued_job_is_watched_on_in_the_same_attempt(tmp_path: Path) -> Non
     stage = Stage(tmp_path, on_state(log("r"), state="running"), {"a": [(states, "x\n")]})
     stage.cycle(12)
     assert (stage.a.attempt, stage.names()) == (1, ["running", "running"])
+
+
+def test_a_requeued_job_that_finishes_then_has_succeeded_whatever_its_first_run_said(tmp_path: Path) -> None:
+    rules = {
+        **on_line(state="timeout", overrules_success=True),
+        **on_state(restart(), state="timeout"),
+    }
+    states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "COMPLETED")
+    stage = Stage(tmp_path, rules, {"a": [(states, "x\n")]})
+    stage.cycle(3)
+    stage.write("a", "LINE told to end\n")  # since the last look at the first run
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.runs, stage.names()) == ("success", 1, 2, ["seen"])
+
+
+def test_what_a_requeued_job_says_before_the_first_look_at_its_new_run_counts(tmp_path: Path) -> None:
+    states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "FAILED")
+    stage = Stage(tmp_path, on_line(state="oom"), {"a": [(states, "x\n")]})
+    stage.until(lambda: stage.a.state == "pending" and stage.a.runs == 1)
+    stage.write("a", "LINE too large\n")
+    stage.finish()
+    assert (stage.a.state, stage.a.error_type) == ("oom", "seen")
 
 
 def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
