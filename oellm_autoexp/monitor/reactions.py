@@ -428,16 +428,15 @@ class Reactions:
             self.session.put(job.model_copy(update={**update, "cancelled_by": reason}))
         return _Outcome("skipped", f"no new attempt: {reason}")
 
-    def _refused(self, job: TrackedJob, refusal: str, now: float) -> _Outcome:
-        given_up = refusal.startswith("given up")
-        told = given_up or job.exit_code == restarts.DO_NOT_REQUEUE
-        if told and job.state in FINAL and job.state != SUCCESS and not job.cancelled_by:
-            self.session.put(job.happened(now, "given up", refusal, reason=refusal))
+    def _refused(self, job: TrackedJob, refusal: restarts.Refusal, now: float) -> _Outcome:
+        given_up = refusal.kind is restarts.Kind.GIVEN_UP
+        if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED:
+            self.session.put(job.happened(now, "given up", refusal.why, reason=refusal.why))
         elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
-            self.cancel(job.name, refusal, now)
+            self.cancel(job.name, refusal.why, now)
         if given_up:
-            self.news.append(f"{job.name}: {refusal}")
-        return _Outcome("skipped", refusal)
+            self.news.append(f"{job.name}: {refusal.why}")
+        return _Outcome("skipped", refusal.why)
 
     def cancel(self, name: str, reason: str, now: float) -> bool:
         """End a job for good: at once if it waits, by the scheduler if it is there; one that has ended stays so.

@@ -203,6 +203,15 @@ def test_a_job_that_crashes_is_restarted_within_its_budget_and_then_given_up_wit
     assert len({event.id for event in stage.events}) == 3
 
 
+def test_a_job_without_a_budget_that_never_tells_an_iteration_is_given_up_all_the_same(tmp_path: Path) -> None:
+    stage = Stage(
+        tmp_path, on_state(restart(max_attempts=None), state="timeout"), {"a": [(("RUNNING", "TIMEOUT"), "x\n")]}
+    )
+    stage.finish()
+    assert (stage.a.attempt, stage.a.restarts) == (4, {"timeout": 3})
+    assert stage.a.reason == "given up: 3 attempts in a row told no iteration"
+
+
 def test_a_job_that_is_well_at_its_second_attempt_is_left_alone(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(restart()), {"a": [CRASH, GOOD]})
     stage.finish()
