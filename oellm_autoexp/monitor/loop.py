@@ -7,12 +7,13 @@ import json
 import random
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import SchedulerError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
 from oellm_autoexp.monitor import detect
@@ -22,7 +23,7 @@ from oellm_autoexp.monitor.reactions import Reactions
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, SUBMITTING, WAITING, Run, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, WAITING, Run, TrackedJob
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter
@@ -37,7 +38,10 @@ _ACCOUNTS_LAG_SECONDS = 10.0
 
 @dataclass
 class Monitor:
-    """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers."""
+    """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers.
+
+    Raises CorruptError for a session that is not of this manifest.
+    """
 
     manifest: Manifest
     session: Session
@@ -51,10 +55,14 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
+        if odd := sorted(self._specs.keys() ^ self.session.jobs.keys()):
+            what = f"its jobs are not those of {self.session.manifest_path}: {', '.join(odd[:5])}"
+            hint = "only one of the two has them: is one of another plan, or was it changed by hand?"
+            raise CorruptError(Problem(what, str(self.session.path), hint))
         self._pause_seconds = self.scheduler.poll_interval_seconds
         self._detectors = detectors(self.manifest)
         self._record = RecordFile(self.session.path)
-        self._events: list[Event] = []
+        self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
 
@@ -126,9 +134,10 @@ class Monitor:
         self._observe(now)
         self._settle_accounts(now)
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
-        for event in self._events:
-            job = self.session.jobs[event.job]
-            self.session.put(job.model_copy(update={"unrecorded": (*job.unrecorded, event)}))
+        for name, events in self._events.items():
+            if events:
+                job = self.session.jobs[name]
+                self.session.put(job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}))
         self._events.clear()
         self.session.save()
         late = [job for job in self.session.jobs.values() if job.unrecorded]
@@ -158,10 +167,11 @@ class Monitor:
             self.trouble = error.problems[0].what
             answers = None
         for job in watched:
-            status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
             try:
+                status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
                 seen = self._seen(job, now, status, answered=answers is not None)
             except Exception:  # one job must not keep the others from being watched
+                self._events.pop(job.name, None)
                 seen = job.happened(now, "not watched", traceback.format_exc(limit=-3))
             if seen is not job:
                 self.session.put(seen)
@@ -177,13 +187,22 @@ class Monitor:
         if seen.state != job.state:
             seen = self._with_own_times(seen)
             if seen.state in FINAL:
+                if job.state == PENDING and seen.started_at != job.started_at:  # it ran between two looks
+                    seen = self._began(job, seen, now)
                 seen = _with_run(seen)
             seen, events = detector.state(job, seen, now)
-            self._events += events
+            self._events[job.name] += events
         known = status is not None and status.scheduler_state != UNKNOWN
         seen, events = detector.quiet(seen, now, known=known)
-        self._events += events
+        self._events[job.name] += events
         return seen
+
+    def _began(self, job: TrackedJob, ended: TrackedJob, now: float) -> TrackedJob:
+        """A job that began to run and ended since the last look, with what follows from its beginning."""
+        running = ended.model_copy(update={"state": RUNNING, "reason": "", "runs": job.runs + 1})
+        began, events = self._detectors[job.name].state(job, running, now)
+        self._events[job.name] += events
+        return began.model_copy(update={"state": ended.state, "reason": ended.reason})
 
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
@@ -209,7 +228,7 @@ class Monitor:
             if not data:
                 return job
             job, events = detector.lines(job, data, cursor, now)
-            self._events += events
+            self._events[job.name] += events
             budget -= len(data)
             if budget <= 0 and not final:
                 return job

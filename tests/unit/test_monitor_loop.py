@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor.record import RecordFile
+from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.unit.test_reactions import FOREVER, GOOD, LONG, Stage, lived, log, on_line, on_state, restart
 
 
@@ -154,6 +156,32 @@ def test_each_state_that_a_job_comes_into_makes_its_event(tmp_path: Path, state:
     assert stage.heard == [f"a: is {state}"]
 
 
+def test_a_job_that_began_and_ended_between_two_looks_makes_the_event_of_running_too(tmp_path: Path) -> None:
+    rules = {"state_events": {"running": {"actions": [log("runs {exit_code}")]}, "success": {"actions": [log("done")]}}}
+    life = [(("PENDING", "COMPLETED"), "")]
+    stage = Stage(tmp_path, rules, {"a": life, "b": life})
+    stage.cycle(2)
+    marks = tmp_path / "a" / "marks"  # b has left no word of its start: it may have been ended in the queue
+    marks.mkdir()
+    (marks / f"{stage.a.scheduler_id}.start").write_text("1005\n")
+    stage.finish()
+    assert [(event.job, event.name) for event in stage.events] == [
+        ("a", "running"),
+        ("a", "success"),
+        ("b", "success"),
+    ]
+    assert (stage.a.runs, stage.a.started_at, stage.a.state) == (1, 1005.0, "success")
+
+
+def test_a_requeued_job_that_is_ended_in_the_queue_has_not_run_again(tmp_path: Path) -> None:
+    states = ("PENDING", "RUNNING", "PENDING", "PENDING", "CANCELLED")
+    stage = Stage(tmp_path, on_state(state="running"), {"a": [(states, "")]})
+    (tmp_path / "a" / "marks").mkdir()
+    (tmp_path / "a" / "marks" / "1.start").write_text("1005\n")
+    stage.finish()
+    assert (stage.names(), stage.a.runs) == (["running"], 1)
+
+
 def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: Path) -> None:
     events: dict[str, Any] = {"crash": {"actions": [restart()]}, "success": {"actions": [log("well done")]}}
     rules = {"state_events": events, "termination_command": ["true"]}
@@ -201,6 +229,32 @@ def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
     Path(stage.a.resolved_log_path).mkdir()
     stage.cycle(5)
     assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
+
+
+def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(("RUNNING", "FAILED"), "")], "b": [GOOD]})
+    ask = stage.monitor._mark
+
+    def odd(job: TrackedJob, kind: str) -> int | None:
+        if job.name == "a":
+            raise RuntimeError("odd")
+        return ask(job, kind)
+
+    monkeypatch.setattr(stage.monitor, "_mark", odd)
+    stage.cycle(6)
+    assert stage.states["b"] == "success"
+    assert "RuntimeError: odd" in stage.a.history[-1].message
+
+
+def test_a_session_whose_jobs_are_not_those_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [FOREVER]})
+    session = Session.load(stage.path)
+    session.put(TrackedJob(name="other"))
+    session.save()
+    with pytest.raises(CorruptError, match=r"p\.json: its jobs are not those of .*p\.json: other"):
+        stage.resumed()
 
 
 def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:
