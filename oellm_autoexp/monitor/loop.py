@@ -85,11 +85,15 @@ class Monitor:
         return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE]
 
     def rest(self, seconds: float) -> None:
-        """Pause between two cycles; a job's command that answers meanwhile lets it go without another look."""
+        """Pause between two cycles; what programs that end meanwhile let go goes on without another look."""
         until = time.monotonic() + seconds
-        while self.submitter.asking and (left := until - time.monotonic()) > 0:
+        while (self.submitter.asking or self.reactions.crowded) and (left := until - time.monotonic()) > 0:
+            asking = self.submitter.asking
             self.sleep(min(_ASK_EVERY_SECONDS, left))
-            self._submit()
+            if self.reactions.crowded:
+                self._act()
+            if asking:
+                self._submit()
         self.sleep(max(0.0, until - time.monotonic()))
 
     def _came_into_queue(self, job: TrackedJob) -> TrackedJob:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from oellm_autoexp.claims import Claim
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.around import MOST_AT_ONCE
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.queue import Queue
@@ -587,6 +590,72 @@ def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE x\n" * 1000)]})
     stage.cycle(3)
     assert len(stage.results) == 1000
+
+
+def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: Path) -> None:
+    log_text = "".join(f"LINE {number}\n" for number in range(60))
+    stage = Stage(
+        tmp_path, on_line(run(["sh", "-c", "echo $0 >> ran; sleep 0.05", "{what}"])), {"a": [lived(log_text)]}
+    )
+    stage.until(lambda: bool(stage.a.pending))
+    most = 0
+    while stage.a.pending:
+        most = max(most, len(stage.monitor.reactions._errands))
+        if len(stage.a.pending) > MOST_AT_ONCE:
+            assert stage.monitor.reactions.crowded
+            assert "waits for its turn" in stage.a.pending[-1].reason
+        stage.cycle()
+        time.sleep(0.05)
+    assert most == MOST_AT_ONCE
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(60))
+    assert [result.status for result in stage.results] == ["done"] * 60
+    assert not stage.monitor.reactions.crowded
+
+
+def test_programs_that_wait_for_their_turn_have_it_between_two_cycles(tmp_path: Path) -> None:
+    log_text = "".join(f"LINE {number}\n" for number in range(2 * MOST_AT_ONCE))
+    stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived(log_text)]})
+    stage.until(lambda: stage.monitor.reactions.crowded)
+    cycles = stage.monitor.cycles
+    stage.monitor.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
+    stage.monitor.rest(1.5)
+    assert (stage.monitor.cycles, len(stage.results), stage.monitor.reactions.crowded) == (cycles, MOST_AT_ONCE, False)
+    stage.until(lambda: not stage.a.pending)
+
+
+def test_a_program_that_the_machine_has_no_room_for_is_started_at_a_later_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived("LINE 1\nLINE 2\n")]})
+
+    def full(*args: Any, **more: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", full)
+        stage.cycle(6)
+        assert [pending.reason.partition(":")[0] for pending in stage.a.pending] == ["waits", "waits for its turn"]
+        assert stage.results == []
+    stage.resumed()
+    stage.until(lambda: not stage.a.pending)
+    assert [result.status for result in stage.results] == ["done", "done"]
+
+
+def test_a_thousand_actions_that_wait_change_their_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("x"), waits)), {"a": [lived("LINE x\n" * 1000)]})
+    changes: list[str] = []
+    put = Session.put
+
+    def counted(session: Session, job: TrackedJob) -> None:
+        changes.append(job.name)
+        put(session, job)
+
+    monkeypatch.setattr(Session, "put", counted)
+    stage.cycle(5)
+    assert len(stage.a.pending) == 1000
+    assert {pending.reason for pending in stage.a.pending} == {"waits for FileExists: never"}
+    assert len(changes) < 20
 
 
 # ---- crashes of the monitor
