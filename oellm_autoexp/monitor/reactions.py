@@ -39,7 +39,7 @@ from oellm_autoexp.monitor.queue import Queue, QueueEntry
 from oellm_autoexp.monitor.record import RecordFile, Result, Status
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.templates import filled
-from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
 from oellm_autoexp.workflow.attempts import write_script
@@ -144,30 +144,36 @@ class Reactions:
             self._tell_once(f"requests are not heeded: {error}")
             requests = []
         for path, asked in requests:
-            heard.append(path)
             names = list(self.session.jobs) if asked.job is None else [asked.job]
-            for name in names:
-                if name not in self.session.jobs:
-                    self.news.append(f"{asked.kind} of '{name}': no such job")
-                elif asked.kind == "cancel":
-                    self.cancel(name, asked.reason or "cancelled by hand", now)
-                else:
-                    request = Restart(
-                        asked.reason,
-                        asked.cause,
-                        asked.max_attempts,
-                        asked.cooldown_seconds,
-                        asked.overrides,
-                        asked.exclude_nodes,
-                    )
-                    attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
-                    try:
-                        outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
-                    except AutoexpError as error:
-                        outcome = _Outcome("failed", error.problems[0].what)
-                    if outcome is not None and outcome.status != "done":
-                        self.news.append(f"{name}: {outcome.message}")
+            if all([self._heed(name, asked, now) for name in names]):  # noqa: C419  each is to be heeded
+                heard.append(path)
         return heard
+
+    def _heed(self, name: str, asked: inbox.Asked, now: float) -> bool:
+        """Do for one job what somebody asked for; False while it is not known yet whether there is need."""
+        if name not in self.session.jobs:
+            self.news.append(f"{asked.kind} of '{name}': no such job")
+            return True
+        if asked.kind == "cancel":
+            self.cancel(name, asked.reason or "cancelled by hand", now)
+            return True
+        request = Restart(
+            asked.reason,
+            asked.cause,
+            asked.max_attempts,
+            asked.cooldown_seconds,
+            asked.overrides,
+            asked.exclude_nodes,
+            asked.max_fruitless,
+        )
+        attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
+        try:
+            outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
+        except AutoexpError as error:
+            outcome = _Outcome("failed", error.problems[0].what)
+        if outcome is not None and outcome.status != "done":
+            self.news.append(f"{name}: {outcome.message}")
+        return outcome is not None
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:
@@ -260,7 +266,9 @@ class Reactions:
         request: Request = action.request()
         match request:
             case Say():
-                self.news.append(f"{name}: {request.message}")
+                if request.level != "debug":
+                    loud = "" if request.level == "info" else f"{request.level}: "
+                    self.news.append(f"{name}: {loud}{request.message}")
                 return _Outcome("done", request.message)
             case Restart():
                 return self.restart(name, request, pending.event.attempt, now, event=pending) or pending
@@ -523,9 +531,17 @@ class Reactions:
                 self.session.put(job.happened(now, "restart", words, restart=None))
             elif job.exit_code == restarts.DO_NOT_REQUEUE and job.restart.cause != _BY_HAND:
                 words = f"no new attempt: exit code {restarts.DO_NOT_REQUEUE} asks for none"
-                self.session.put(job.happened(now, "restart", words, restart=None, reason=words))
+                self._stays_ended(job.happened(now, "restart", words, restart=None, reason=words), now)
             else:
                 self.session.put(restarts.begun(job, now))
+
+    def _stays_ended(self, job: TrackedJob, now: float) -> None:
+        """Make the event of a job's end, which there was none of while a new attempt was on its way."""
+        ran = job.model_copy(update={"state": RUNNING})
+        told, events = self.detectors[job.name].state(ran, job, now)
+        self.record.add(events)
+        self.session.put(told)
+        self.news.append(f"{job.name}: {job.reason}")
 
 
 def _caught(step: Callable[[], _Outcome | Pending]) -> _Outcome | Pending:

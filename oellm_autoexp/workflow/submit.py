@@ -215,14 +215,13 @@ class Submitter:
         for name, job in list(self.session.jobs.items()):
             if job.state != WAITING:
                 continue
+            if job.cancelled_by:  # while nobody knew whether it was submitted
+                self._end(job, SUCCESS if job.complete else CANCELLED, job.cancelled_by, now)
+                continue
             waited = 0.0 if job.waiting_since is None else now - job.waiting_since
             verdict = self._gates[name].verdict(self.session.jobs, waited, now)
             if verdict.step in ("cancel", "done"):
-                state = CANCELLED if verdict.step == "cancel" else SUCCESS
-                self._forget_question(name)
-                self.session.put(
-                    job.happened(now, state, verdict.reason, state=state, reason=verdict.reason, ended_at=now)
-                )
+                self._end(job, CANCELLED if verdict.step == "cancel" else SUCCESS, verdict.reason, now)
                 continue
             reason = verdict.reason if verdict.step == "wait" else self._asked(self._specs[name], now)
             if not reason:
@@ -232,6 +231,11 @@ class Submitter:
                 self.session.put(job.model_copy(update={"reason": reason, "waiting_since": since}))
         self.session.save()
         return self._with_ids(through)
+
+    def _end(self, job: TrackedJob, state: str, reason: str, now: float) -> None:
+        """End a job that waits."""
+        self._forget_question(job.name)
+        self.session.put(job.happened(now, state, reason, state=state, reason=reason, ended_at=now))
 
     def _asked(self, spec: JobSpec, now: float) -> str:
         """Why a job's `start_condition_cmd` keeps it waiting; '' if it does not."""

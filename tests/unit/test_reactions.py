@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.claims import Claim
+from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.around import MOST_AT_ONCE
@@ -299,6 +300,50 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     assert inbox.waiting(stage.path) == []
 
 
+@pytest.mark.parametrize(("code", "state", "attempts"), [(0, "success", 1), (1, "crash", 2)])
+def test_a_queued_restart_waits_for_the_command_that_says_whether_there_is_need(
+    tmp_path: Path, code: int, state: str, attempts: int
+) -> None:
+    command = ["sh", "-c", f"sleep 0.3; exit {code}"]
+    stage = Stage(tmp_path, {**on_state(), "termination_command": command}, {"a": [CRASH]})
+    stage.until(lambda: stage.a.state == "crash")
+    asked = inbox.Asked(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
+    inbox.ask(stage.path, asked)
+    stage.cycle()
+    assert [request.id for _, request in inbox.waiting(stage.path)] == ["x"]
+    stage.monitor.close()
+    stage.resumed()
+    stage.until(lambda: inbox.waiting(stage.path) == [])
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == (state, attempts)
+
+
+def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [CRASH]})
+    for attempt in (1, 2):
+        stage.until(lambda: stage.a.state == "crash")
+        limits = {"max_attempts": None, "max_fruitless": 1}
+        inbox.ask(
+            stage.path,
+            inbox.Asked(id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0),
+        )
+        stage.cycle()
+    assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
+
+
+def test_a_new_attempt_that_comes_to_nothing_leaves_the_end_of_the_job_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {**on_line(restart()), **on_state(log("ended with {exit_code}"))}
+    states = ("RUNNING", "RUNNING", "RUNNING", JobStatus("FAILED", exit_code=93))
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", states)]})
+    monkeypatch.setattr(stage.slurm, "cancel", lambda ids: None)  # it ends by itself meanwhile
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.names()) == ("crash", 1, ["seen", "crash"])
+    assert "a: ended with 93" in stage.heard
+    assert "a: no new attempt: exit code 93 asks for none" in stage.heard
+
+
 # ---- siblings
 
 
@@ -374,6 +419,28 @@ def test_a_plan_that_is_cancelled_ends_every_job_for_good(tmp_path: Path) -> Non
     assert len(stage.slurm.submissions) == 2
 
 
+def test_a_job_that_is_cancelled_while_nobody_knows_whether_it_was_submitted_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = on_line({"class_name": "CancelAction", "scope": "plan", "reason": "enough"})
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [FOREVER]})
+    stage.slurm.settle_seconds = 60
+    submit = stage.slurm.submit
+
+    def unclear(submission: Submission) -> str:
+        if submission.name.startswith("b"):
+            raise SchedulerError(Problem("no answer"))
+        return submit(submission)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "submit", unclear)
+        stage.until(lambda: bool(stage.jobs["b"].cancelled_by))
+        assert stage.states["b"] == "submitting"
+    stage.finish()
+    assert (stage.states["b"], stage.jobs["b"].reason, stage.jobs["b"].attempt) == ("cancelled", "enough", 0)
+    assert len(stage.slurm.submissions) == 1
+
+
 def test_a_job_that_is_cancelled_leaves_the_others_alone(tmp_path: Path) -> None:
     rules = {**on_line({"class_name": "CancelAction"}), **on_state(restart())}
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [GOOD]})
@@ -416,6 +483,14 @@ def test_a_circle_of_events_ends(tmp_path: Path) -> None:
     stage.finish()
     assert len(stage.events) == 9
     assert "is this a circle?" in stage.results[-1].message
+
+
+def test_the_level_of_a_message_decides_whether_and_how_it_is_shown(tmp_path: Path) -> None:
+    levels = ("debug", "info", "warning", "error")
+    stage = Stage(tmp_path, on_line(*[log(level, level=level) for level in levels]), {"a": [lived("LINE x\n")]})
+    stage.cycle(4)
+    assert stage.heard == ["a: info", "a: warning: warning", "a: error: error"]
+    assert [entry.message for entry in stage.a.history if entry.event == "LogAction"] == list(levels)
 
 
 def test_a_group_called_published_does_not_break_a_chain(tmp_path: Path) -> None:
