@@ -20,7 +20,7 @@ from oellm_autoexp.monitor.conditions import Condition
 
 @dataclass(frozen=True)
 class Say:
-    """A message for people, in the job's history and on the screen."""
+    """A message for people, in the job's history and, unless its level is `debug`, on the screen."""
 
     message: str
     level: str
@@ -93,7 +93,7 @@ Request = Say | Restart | Cancel | Publish | Launch | LaunchPlan | Tell
 
 
 class LogAction(Section):
-    """Writes a message into the job's history, and shows it."""
+    """Writes a message into the job's history and shows it: `debug` not, a warning or an error as such."""
 
     class_name: Literal["LogAction"]
     message: str
