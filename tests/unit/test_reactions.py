@@ -538,6 +538,24 @@ def test_a_blocking_condition_times_out_also_across_restarts_of_the_monitor(tmp_
     assert (stage.results[0].status, "waited 50 s" in stage.results[0].message) == ("skipped", True)
 
 
+def test_a_folder_with_brackets_in_its_name_is_found_by_a_pattern_that_it_is_filled_into(tmp_path: Path) -> None:
+    waits = {"class_name": "GlobExistsCondition", "pattern": "{what}/iter_*"}
+    folder = tmp_path / "out_br[1]"
+    folder.mkdir()
+    (folder / "iter_20").touch()
+    stage = Stage(tmp_path, on_line(wrapped(log("found"), waits)), {"a": [lived(f"LINE {folder}\nLINE **\n")]})
+    stage.until(lambda: len(stage.results) == 2)
+    assert [result.status for result in stage.results] == ["done", "skipped"]
+
+
+def test_a_condition_looks_at_a_value_of_the_jobs_config(tmp_path: Path) -> None:
+    low = {"class_name": "MetadataCondition", "key": "backend.lr", "at_most": 1}
+    spec = {"template_values": {"backend.lr": 0.1}}
+    stage = Stage(tmp_path, on_line(wrapped(log("low"), low)), {"a": [lived("LINE x\n")]}, {"a": spec})
+    stage.until(lambda: bool(stage.results))
+    assert "a: low" in stage.heard
+
+
 def test_a_cooldown_keeps_an_action_from_being_repeated(tmp_path: Path) -> None:
     cooldown = {"class_name": "CooldownCondition", "seconds": 100}
     stage = Stage(tmp_path, on_line(wrapped(log("hear"), cooldown)), {"a": [lived("LINE 1\nLINE 2\nLINE 3\n")]})
