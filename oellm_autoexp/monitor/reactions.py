@@ -27,11 +27,12 @@ from oellm_autoexp.monitor.actions import (
     Publish,
     Request,
     Restart,
+    RestartAction,
     Say,
     Tell,
 )
 from oellm_autoexp.monitor.around import MOST_AT_ONCE, Around, Questions
-from oellm_autoexp.monitor.decide import decide
+from oellm_autoexp.monitor.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event, Pending, event_id
 from oellm_autoexp.monitor.gate import Gate
@@ -51,6 +52,7 @@ _MOST_NEWS = 1000
 _BY_HAND = "by hand"
 _ASK_AGAIN_SECONDS = 60.0
 _TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"
+_WORKER = "waits for a worker of the queue (--cmd actions)"
 _NO_ROOM = "waits: the machine has no room for another program just now"
 
 
@@ -212,7 +214,7 @@ class Reactions:
         """Get on with one action; its outcome, or the action as it is while there is none."""
         if (errand := self._errands.get(_key(pending))) is not None:
             return self._ended(pending, errand) or pending
-        if pending.started and len(self._errands) + len(self._due) >= MOST_AT_ONCE:
+        if pending.started and binding.mode == "inline" and len(self._errands) + len(self._due) >= MOST_AT_ONCE:
             self.crowded = True
             return pending
         job, spec = self.session.jobs[name], self._specs[name]
@@ -239,7 +241,7 @@ class Reactions:
             if step.kind == "skip":
                 return _Outcome("skipped", step.reason)
         if binding.mode == "queue":
-            return self._enqueue(pending, binding, spec, now)
+            return self._enqueue(job, pending, binding, spec, now)
         return self._carry_out(name, pending, binding.action, now)
 
     def _ask(
@@ -247,7 +249,10 @@ class Reactions:
     ) -> bool | None:
         return self.questions.answer(asker, words, spec.work_dir, interval_seconds, now)
 
-    def _enqueue(self, pending: Pending, binding: EventAction, spec: JobSpec, now: float) -> _Outcome:
+    def _enqueue(
+        self, job: TrackedJob, pending: Pending, binding: EventAction, spec: JobSpec, now: float
+    ) -> _Outcome | Pending:
+        """Put an action into the queue. A new attempt is waited for then, so that siblings wait, and we are there."""
         entry = QueueEntry(
             id=pending.id,
             plan_id=self.manifest.plan_id,
@@ -258,8 +263,16 @@ class Reactions:
             work_dir=spec.work_dir,
             created_at=now + self._entries * 1e-6,  # in the order of the log
         )
-        self._queue.put(entry)
-        self._entries += 1
+        if not pending.started:
+            self._queue.put(entry)
+            self._entries += 1
+        may_come = job.attempt == pending.event.attempt and not job.cancelled_by
+        if isinstance(binding.action, RestartAction) and may_come and now - pending.since < USUAL_WAIT_SECONDS:
+            if not pending.started:
+                self._note_run(job.name, pending, now)
+                return pending.model_copy(update={"started": True, "reason": _WORKER})
+            if self._queue.place(entry).exists():
+                return pending
         return _Outcome("queued", pending.id)
 
     def _carry_out(self, name: str, pending: Pending, action: Action, now: float) -> _Outcome | Pending:

@@ -24,6 +24,7 @@ from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile, Result
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.monitor.worker import Worker
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from oellm_autoexp.workflow.submit import Submitter
 
@@ -186,6 +187,9 @@ GOOD: Life = (("PENDING", "RUNNING", "COMPLETED"), "")
 FOREVER: Life = (LONG, "")
 
 
+CHILD = {"child": {"depends_on": ("a",)}}
+
+
 def lived(log_text: str, states: Sequence[str | JobStatus] = LONG) -> Life:
     return states, log_text
 
@@ -331,6 +335,63 @@ def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: P
     assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
 
 
+def take_entry(stage: Stage) -> None:
+    """What a worker does with a restart: it hands it to the monitor."""
+    [entry] = Queue(stage.path).entries()
+    work = Worker(Queue(stage.path), stage.manifest)
+    work.run_once()
+    assert work.tally.done == [entry.id]
+
+
+QUEUED = on_state(wrapped(restart(max_attempts=1), mode="queue"))
+
+
+def test_siblings_and_the_watch_wait_for_a_new_attempt_that_is_in_the_queue(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD], "child": [GOOD]}, CHILD)
+    stage.cycle(12)
+    assert (stage.states, stage.monitor.session.finished) == ({"a": "crash", "child": "waiting"}, False)
+    assert "waits for a worker" in stage.a.pending[0].reason
+    stage.resumed()
+    stage.cycle(2)
+    take_entry(stage)
+    assert not Session.load(stage.path).finished
+    stage.finish()
+    assert stage.states == {"a": "success", "child": "success"}
+    assert [result.status for result in stage.results] == ["queued"]
+
+
+def test_a_new_attempt_in_the_queue_that_no_worker_takes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    stage.clock += 3600
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("crash", 1)
+    take_entry(stage)
+    assert not Session.load(stage.path).finished  # somebody asks for something
+    stage.cycle()
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 2)
+
+
+def test_a_new_attempt_in_the_queue_is_not_waited_for_once_the_job_is_cancelled(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    assert stage.monitor.cancel(["a"], "enough") == ["a"]
+    stage.finish(3)
+    take_entry(stage)
+    stage.cycle()
+    assert (stage.a.attempt, stage.monitor.session.finished) == (1, True)
+
+
+def test_an_entry_that_somebody_has_taken_out_of_the_queue_does_not_come_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    [entry] = Queue(stage.path).entries()
+    Queue(stage.path).place(entry).unlink()
+    stage.finish()
+    assert (stage.a.attempt, Queue(stage.path).entries()) == (1, [])
+
+
 def test_a_new_attempt_that_comes_to_nothing_leaves_the_end_of_the_job_to_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,9 +406,6 @@ def test_a_new_attempt_that_comes_to_nothing_leaves_the_end_of_the_job_to_be_tol
 
 
 # ---- siblings
-
-
-CHILD = {"child": {"depends_on": ("a",)}}
 
 
 def test_dependents_wait_while_their_sibling_is_to_be_restarted_and_start_when_it_is_well(tmp_path: Path) -> None:
