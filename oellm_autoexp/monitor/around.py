@@ -9,46 +9,36 @@ from typing import Any, Protocol
 from oellm_autoexp.monitor.tracked import FINAL, TrackedJob
 from oellm_autoexp.world import Files, Question
 
-MOST_AT_ONCE = 16
-"""How many programs of one kind (actions; conditions) a monitor runs at once; the others wait for their turn."""
-
 
 class Questions:
     """The commands that conditions ask: each runs beside us, again at its pace, and is forgotten with its asker."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[str, tuple[str, ...]], Question] = {}
-        self._at_work = 0
 
     @property
     def under_way(self) -> bool:
         """Whether some command is at work."""
-        return self._at_work > 0
+        return any(question.under_way for question in self._asked.values())
 
     def answer(
         self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float
     ) -> bool | None:
         """What a command said last; None: nothing yet."""
         question = self._asked.setdefault((asker, words), Question(words, work_dir, interval_seconds))
-        if question.under_way or self._at_work < MOST_AT_ONCE:
-            before = question.under_way
-            question.says_yes(now)
-            self._at_work += question.under_way - before
+        question.says_yes(now)
         return question.said
 
     def forget(self, asker: str) -> None:
         """End the commands of one who asks no more."""
         for key in [key for key in self._asked if key[0] == asker]:
-            question = self._asked.pop(key)
-            self._at_work -= question.under_way
-            question.give_up()
+            self._asked.pop(key).give_up()
 
     def close(self) -> None:
         """End all commands."""
         for question in self._asked.values():
             question.give_up()
         self._asked.clear()
-        self._at_work = 0
 
 
 class Asking(Protocol):

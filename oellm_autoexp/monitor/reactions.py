@@ -31,7 +31,7 @@ from oellm_autoexp.monitor.actions import (
     Say,
     Tell,
 )
-from oellm_autoexp.monitor.around import MOST_AT_ONCE, Around, Questions
+from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event, Pending, event_id
@@ -49,6 +49,8 @@ from oellm_autoexp.world import Errand, Files
 _MOST_PUBLISHED = 8
 """How many events may follow from each other by PublishEventAction: a circle ends there."""
 _MOST_NEWS = 1000
+MOST_AT_ONCE = 16
+"""How many programs that actions start run at once; the others wait for their turn."""
 _BY_HAND = "by hand"
 _ASK_AGAIN_SECONDS = 60.0
 _TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from oellm_autoexp.monitor.around import MOST_AT_ONCE, Around, Questions
+from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
 from oellm_autoexp.world import Files
@@ -247,20 +247,4 @@ def test_a_command_that_hangs_is_ended_with_its_asker(tmp_path: Path) -> None:
     assert sleeps.holds(around(tmp_path, questions)) is None
     assert questions.under_way
     questions.forget("me")
-    assert not questions.under_way
-
-
-def test_only_so_many_commands_are_asked_at_once_and_the_others_when_those_have_answered(tmp_path: Path) -> None:
-    questions = Questions()
-
-    def ask(number: int) -> bool | None:
-        return questions.answer(str(number), ("sh", "-c", f"touch {number}; sleep 0.2"), str(tmp_path), 60, 0)
-
-    assert [ask(number) for number in range(40)] == [None] * 40
-    time.sleep(0.1)
-    assert len(list(tmp_path.iterdir())) <= MOST_AT_ONCE
-    until = time.monotonic() + 20
-    while not all([ask(number) for number in range(40)]):  # noqa: C419  each is to be asked
-        assert time.monotonic() < until
-        time.sleep(0.01)
     assert not questions.under_way

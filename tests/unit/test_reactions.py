@@ -17,10 +17,10 @@ from oellm_autoexp.claims import Claim
 from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor import inbox
-from oellm_autoexp.monitor.around import MOST_AT_ONCE
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.queue import Queue
+from oellm_autoexp.monitor.reactions import MOST_AT_ONCE
 from oellm_autoexp.monitor.record import RecordFile, Result
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
