@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import signal
@@ -75,6 +76,8 @@ class Errand:
         self._outcome: Outcome | None = None
         self._told_at: float | None = None
         self._began_at = time.monotonic()
+        self.later = False
+        """Whether it could not start because the machine has no room for it just now."""
         try:
             with contextlib.ExitStack() as files:
                 output = subprocess.DEVNULL if log_path is None else files.enter_context(_appended(log_path)).fileno()
@@ -90,6 +93,7 @@ class Errand:
         except OSError as error:
             where = f": {error.filename}" if error.filename and str(error.filename) != words[0] else ""
             self._outcome = Outcome(None, f"can't be run: {error.strerror}{where}")
+            self.later = error.errno in (errno.EAGAIN, errno.ENOMEM)
         except ValueError as error:  # a NUL character, which no program can be given; a name with =
             self._outcome = Outcome(None, f"can't be run: {error}")
         except IndexError:
@@ -196,6 +200,10 @@ class Question:
             self._errand = Errand(self._words, cwd=self._work_dir)
             self.answer = "asked, no answer yet"
         if self._errand is None:
+            return False
+        if self._errand.later:
+            self._errand, self._asked_at = None, float("-inf")
+            self.answer = "not asked yet: there is no room for another program"
             return False
         outcome = self._errand.poll()
         if outcome is None:

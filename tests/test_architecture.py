@@ -23,7 +23,7 @@ FLOORS = [
     ["text", "model"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
     ["files", "logs", "webhook"],
-    ["claims"],
+    ["claims", "monitor.inbox"],
     ["slurm", "world", "monitor.conditions"],
     ["monitor.actions"],
     ["monitor.rules"],

@@ -20,7 +20,7 @@ from oellm_autoexp.monitor.conditions import Condition
 
 @dataclass(frozen=True)
 class Say:
-    """A message for people, in the job's history and on the screen."""
+    """A message for people, in the job's history and, unless its level is `debug`, on the screen."""
 
     message: str
     level: str
@@ -93,7 +93,7 @@ Request = Say | Restart | Cancel | Publish | Launch | LaunchPlan | Tell
 
 
 class LogAction(Section):
-    """Writes a message into the job's history, and shows it."""
+    """Writes a message into the job's history and shows it: `debug` not, a warning or an error as such."""
 
     class_name: Literal["LogAction"]
     message: str
@@ -234,6 +234,9 @@ Action = Annotated[
 ]
 
 
+_PROGRAMS = (RunCommandAction, RunAutoexpAction, NotifyAction)
+
+
 class Executor(Section):
     """Where a queued action runs: in the worker's place, a job of its own through submitit.
 
@@ -264,8 +267,13 @@ class EventAction(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> EventAction:
+        kind = self.action.class_name
         if self.executor is not None and self.mode != "queue":
             raise ValueError("an executor needs mode: queue")
+        if self.executor is not None and not isinstance(self.action, _PROGRAMS):
+            raise ValueError(f"an executor is for actions that start a program: {kind} is none, leave it out")
+        if self.mode == "queue" and isinstance(self.action, PublishEventAction):
+            raise ValueError(f"only the monitor can make an event: {kind} is for mode: inline")
         return self
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -82,8 +84,9 @@ class FileExistsCondition(_Condition):
 
 
 class GlobExistsCondition(_Condition):
-    """At least `min_count` paths match a pattern."""
+    """At least `min_count` paths match a pattern; a `*` in a value that is filled in is that letter."""
 
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"pattern": glob.escape}
     class_name: Literal["GlobExistsCondition"]
     pattern: str
     min_count: int = Field(default=1, ge=1)
@@ -161,6 +164,8 @@ class MetadataCondition(_Condition):
     `equals`, `one_of` and `none_of` compare as text if the types differ, as what a log says is text.
     """
 
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "key"})
+    looked_up: ClassVar[frozenset[str]] = frozenset({"key"})
     class_name: Literal["MetadataCondition"]
     key: str
     equals: Scalar | None = None

@@ -17,6 +17,7 @@ from oellm_autoexp.monitor.tracked import (
     CANCELLED,
     CRASH,
     FINAL,
+    NEW_RUN,
     NODE_FAIL,
     OOM,
     PENDING,
@@ -28,7 +29,7 @@ from oellm_autoexp.monitor.tracked import (
     Tally,
     TrackedJob,
 )
-from oellm_autoexp.scheduler.base import ENDED, UNKNOWN
+from oellm_autoexp.scheduler.base import ENDED, STOPPED, UNKNOWN
 from oellm_autoexp.scheduler.base import RUNNING as RUNNING_WORDS
 
 _STALL = "stall"
@@ -84,8 +85,12 @@ def see_status(job: TrackedJob, status: JobStatus | None, now: float) -> Tracked
     }
     if all(getattr(job, key) == value for key, value in update.items()):
         return job
+    if job.scheduler_state in STOPPED and status.scheduler_state not in STOPPED:
+        update["resumed_at"] = now
     if state == job.state:
         return job.model_copy(update=update)
+    if state == PENDING:  # it was requeued: nothing that its run told is true of the next one
+        update |= NEW_RUN
     if state == RUNNING:
         update |= {"started_at": now, "runs": job.runs + 1}
     if state in FINAL:
@@ -198,14 +203,13 @@ class Detector:
         if not math.isfinite(value):
             return job
         known = job.readings.get(rule.name)
-        if known is not None and value <= known.value:
+        reading = _read_on(known, value, now)
+        if reading == known:
             return job
-        return job.model_copy(
-            update={
-                "readings": {**job.readings, rule.name: Reading(value=value, since=now)},
-                "overdue": _without(job.overdue, rule.name),
-            }
-        )
+        update: dict[str, Any] = {"readings": {**job.readings, rule.name: reading}}
+        if known is None or reading.since != known.since:
+            update["overdue"] = _without(job.overdue, rule.name)
+        return job.model_copy(update=update)
 
     def _by_state(self, rule: LogEvent, job: TrackedJob, event: Event, now: float) -> Iterable[Event]:
         """A stall that a log event tells of happens at once; other states come with the job's end."""
@@ -216,10 +220,17 @@ class Detector:
 
     # ---- silence
 
-    def quiet(self, job: TrackedJob, now: float) -> tuple[TrackedJob, list[Event]]:
-        """A job after a look: whether its log is silent, or its numbers stand still, for too long."""
+    def quiet(self, job: TrackedJob, now: float, *, known: bool = True) -> tuple[TrackedJob, list[Event]]:
+        """A job after a look: whether its log is silent, or its numbers stand still, for too long.
+
+        That is not asked where the scheduler has not said that it runs (`known`), nor while it is suspended; three
+        looks are then needed anew.
+        """
         if job.state != RUNNING or job.started_at is None:
             return job, []
+        if not known or job.scheduler_state in STOPPED:
+            told = {name: looks for name, looks in job.overdue.items() if looks < 0}
+            return (job if told == job.overdue else job.model_copy(update={"overdue": told})), []
         late = {
             **{name: self._silent_for(job, limits, now) for name, limits in self._silence.items()},
             **{name: self._still_for(job, rule, now) for name, rule in self._progress.items()},
@@ -248,7 +259,7 @@ class Detector:
         """For how many seconds a log has been silent, if that is too long; else 0."""
         started = job.started_at or now
         first = job.last_activity is None or job.last_activity < started
-        silent = now - max(started, job.last_activity or started)
+        silent = now - max(_runs_since(job, now), job.last_activity or started)
         return silent if silent >= limits[first] else 0.0
 
     def _still_for(self, job: TrackedJob, rule: LogEvent, now: float) -> float:
@@ -256,9 +267,9 @@ class Detector:
         limit = rule.stall_seconds or 0.0
         reading = job.readings.get(rule.name)
         if reading is None:
-            still = now - (job.started_at or now)
+            still = now - _runs_since(job, now)
             return still if still >= (rule.startup_seconds or _STARTUP_FACTOR * limit) else 0.0
-        still = now - max(reading.since, job.started_at or now)
+        still = now - max(reading.since, _runs_since(job, now))
         return still if still >= limit else 0.0
 
     def _silence_events(self, job: TrackedJob, name: str, seconds: float, now: float) -> Iterable[Event]:
@@ -334,6 +345,29 @@ def _event(
         at=now,
         metadata=dict(metadata),
     )
+
+
+def _runs_since(job: TrackedJob, now: float) -> float:
+    """Since when a job has run without standing still."""
+    return max(job.started_at or now, job.resumed_at or 0.0)
+
+
+def _read_on(known: Reading | None, value: float, now: float) -> Reading:
+    """A progress rule's reading after one more number.
+
+    A number may fall once: a training that starts again within its job goes on from a checkpoint, and needs a while to
+    where it was. One that falls as low again gets nowhere.
+    """
+    if known is None or value > known.value:
+        return Reading(value=value, since=now)
+    latest = known.value if known.latest is None else known.latest
+    if value > latest:
+        return known.model_copy(update={"latest": value, "since": now})
+    if value == latest:
+        return known
+    if known.start is None or value > known.start:
+        return known.model_copy(update={"start": value, "latest": value, "since": now})
+    return known.model_copy(update={"start": known.value, "latest": known.value})
 
 
 def _without(counts: Mapping[str, int], name: str) -> dict[str, int]:

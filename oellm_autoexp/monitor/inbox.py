@@ -24,8 +24,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 class Asked(Record):
     """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
 
-    `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` (None: no limit) and
-    `cooldown_seconds` are the restart's budget, as in RestartAction.
+    `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` and `max_fruitless` (None: no
+    limit) and `cooldown_seconds` are the restart's budget, as in RestartAction.
     """
 
     version: int = REQUEST_VERSION
@@ -38,6 +38,7 @@ class Asked(Record):
     exclude_nodes: str = ""
     cause: str | None = None
     max_attempts: int | None = None
+    max_fruitless: int | None = None
     cooldown_seconds: float = 0
     at: float
 

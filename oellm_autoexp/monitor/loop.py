@@ -8,12 +8,13 @@ import math
 import random
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import SchedulerError, UnwritableError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
 from oellm_autoexp.monitor import detect, gate
@@ -23,7 +24,7 @@ from oellm_autoexp.monitor.reactions import Reactions
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, SUBMITTING, WAITING, Run, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, WAITING, Run, TrackedJob
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter
@@ -41,7 +42,8 @@ _ACCOUNTS_LAG_SECONDS = 10.0
 class Monitor:
     """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers.
 
-    `obstacle` is what kept a cycle from its end, '' if nothing did: files that can't be written, on a full disk.
+    `obstacle` is what kept a cycle from its end, '' if nothing did: files that can't be written, on a full disk. Raises
+    CorruptError for a session that is not of this manifest.
     """
 
     manifest: Manifest
@@ -57,10 +59,14 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
+        if odd := sorted(self._specs.keys() ^ self.session.jobs.keys()):
+            what = f"its jobs are not those of {self.session.manifest_path}: {', '.join(odd[:5])}"
+            hint = "only one of the two has them: is one of another plan, or was it changed by hand?"
+            raise CorruptError(Problem(what, str(self.session.path), hint))
         self._pause_seconds = self.scheduler.poll_interval_seconds
         self._detectors = detectors(self.manifest)
         self._record = RecordFile(self.session.path)
-        self._events: list[Event] = []
+        self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
 
@@ -84,17 +90,24 @@ class Monitor:
 
     @property
     def nap_seconds(self) -> float:
-        """How long to pause at most until a job may be submitted without another look; infinity if none may."""
-        return min(self.submitter.due_in, _ASK_EVERY_SECONDS if self.submitter.asking else math.inf)
+        """How long to pause at most until something may be done without another look; infinity if nothing may."""
+        return min(self.submitter.due_in, _ASK_EVERY_SECONDS if self._beside else math.inf)
+
+    @property
+    def _beside(self) -> bool:
+        """Whether something is at work beside us whose end lets something else begin."""
+        return self.submitter.asking or self.reactions.crowded
 
     def rest(self, seconds: float) -> None:
         """Pause between two cycles (see `rest`)."""
         rest([self], seconds, self.sleep)
 
-    def submit_due(self) -> None:
-        """Submit what may go without another look: a command has answered, or it is a job's turn."""
-        if self.submitter.asking or self.submitter.due_in <= 0:
-            with self._obstacles():
+    def between_looks(self) -> None:
+        """Do what needs no look: a program has made room for another, a command has answered, it is a job's turn."""
+        with self._obstacles():
+            if self.reactions.crowded:
+                self._act()
+            if self.submitter.asking or self.submitter.due_in <= 0:
                 self._submit()
 
     @property
@@ -107,11 +120,13 @@ class Monitor:
 
     def go_on(self) -> None:
         """Get on with what is under way, and submit what may go for that; the scheduler is not asked for news."""
-        self.claim.beat(self.interval_seconds)
-        waiting = self._waiting()
-        self._act()
-        if (self.submitter.awaited and not self.trouble) or self._waiting() - waiting:
-            self._submit()
+        self.obstacle = ""
+        with self._obstacles():
+            self.claim.beat(self.interval_seconds)
+            waiting = self._waiting()
+            self._act()
+            if (self.submitter.awaited and not self.trouble) or self._waiting() - waiting:
+                self._submit()
 
     def _waiting(self) -> set[str]:
         return {job.name for job in self.session.jobs.values() if job.state == WAITING}
@@ -176,9 +191,10 @@ class Monitor:
         self._observe(now)
         self._settle_accounts(now)
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
-        for event in self._events:
-            job = self.session.jobs[event.job]
-            self.session.put(job.model_copy(update={"unrecorded": (*job.unrecorded, event)}))
+        for name, events in self._events.items():
+            if events:
+                job = self.session.jobs[name]
+                self.session.put(job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}))
         self._events.clear()
         self.session.save()
         late = [job for job in self.session.jobs.values() if job.unrecorded]
@@ -208,13 +224,14 @@ class Monitor:
             self.trouble = error.problems[0].what
             answers = None
         for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
-            status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
-            if gate.cut_off(job, status, self.session.jobs):
-                self.session.put(gate.withdrawn(job, now))
-                continue
             try:
+                status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
+                if gate.cut_off(job, status, self.session.jobs):
+                    self.session.put(gate.withdrawn(job, now))
+                    continue
                 seen = self._seen(job, now, status, answered=answers is not None)
             except Exception:  # one job must not keep the others from being watched
+                self._events.pop(job.name, None)
                 seen = job.happened(now, "not watched", traceback.format_exc(limit=-3))
             if seen is not job:
                 self.session.put(seen)
@@ -223,19 +240,29 @@ class Monitor:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""
         detector = self._detectors[job.name]
         seen = detect.see_status(job, status, now) if answered else job
-        if seen.state != PENDING:
+        if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
             read = self._read_logs(job, now, final=seen.state in FINAL)
             if read is not job:
                 seen = detect.see_status(read, status, now) if answered else read
         if seen.state != job.state:
             seen = self._with_own_times(seen)
             if seen.state in FINAL:
+                if job.state == PENDING and seen.started_at != job.started_at:  # it ran between two looks
+                    seen = self._began(job, seen, now)
                 seen = _with_run(seen)
             seen, events = detector.state(job, seen, now)
-            self._events += events
-        seen, events = detector.quiet(seen, now)
-        self._events += events
+            self._events[job.name] += events
+        known = status is not None and status.scheduler_state != UNKNOWN
+        seen, events = detector.quiet(seen, now, known=known)
+        self._events[job.name] += events
         return seen
+
+    def _began(self, job: TrackedJob, ended: TrackedJob, now: float) -> TrackedJob:
+        """A job that began to run and ended since the last look, with what follows from its beginning."""
+        running = ended.model_copy(update={"state": RUNNING, "reason": "", "runs": job.runs + 1})
+        began, events = self._detectors[job.name].state(job, running, now)
+        self._events[job.name] += events
+        return began.model_copy(update={"state": ended.state, "reason": ended.reason})
 
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
@@ -261,7 +288,7 @@ class Monitor:
             if not data:
                 return job
             job, events = detector.lines(job, data, cursor, now)
-            self._events += events
+            self._events[job.name] += events
             budget -= len(data)
             if budget <= 0 and not final:
                 return job
@@ -334,7 +361,7 @@ def _with_run(job: TrackedJob) -> TrackedJob:
 
 
 def rest(monitors: Sequence[Monitor], seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Pause between two rounds of cycles; jobs whose command answers meanwhile, or whose turn it is, are submitted."""
+    """Pause between two rounds of cycles; what may be done meanwhile without another look is done."""
     left = seconds
     while left > 0:
         nap = max(min([left, *(monitor.nap_seconds for monitor in monitors)]), min(left, _SHORTEST_NAP_SECONDS))
@@ -342,7 +369,7 @@ def rest(monitors: Sequence[Monitor], seconds: float, sleep: Callable[[float], N
         left -= nap
         if left > 0:
             for monitor in monitors:
-                monitor.submit_due()
+                monitor.between_looks()
 
 
 def detectors(manifest: Manifest) -> dict[str, Detector]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateErr
 from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor import errands, facts, inbox, restarts
 from oellm_autoexp.monitor.actions import (
+    Action,
     Cancel,
     EventAction,
     Launch,
@@ -26,11 +27,12 @@ from oellm_autoexp.monitor.actions import (
     Publish,
     Request,
     Restart,
+    RestartAction,
     Say,
     Tell,
 )
 from oellm_autoexp.monitor.around import Around, Questions
-from oellm_autoexp.monitor.decide import decide
+from oellm_autoexp.monitor.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event, Pending, event_id
 from oellm_autoexp.monitor.gate import Gate
@@ -38,7 +40,7 @@ from oellm_autoexp.monitor.queue import Queue, QueueEntry
 from oellm_autoexp.monitor.record import RecordFile, Result, Status
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.templates import filled
-from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
 from oellm_autoexp.workflow.attempts import write_script
@@ -47,14 +49,29 @@ from oellm_autoexp.world import Errand, Files
 _MOST_PUBLISHED = 8
 """How many events may follow from each other by PublishEventAction: a circle ends there."""
 _MOST_NEWS = 1000
+MOST_AT_ONCE = 16
+"""How many programs that actions start run at once; the others wait for their turn."""
 _BY_HAND = "by hand"
 _ASK_AGAIN_SECONDS = 60.0
+_TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"
+_WORKER = "waits for a worker of the queue (--cmd actions)"
+_NO_ROOM = "waits: the machine has no room for another program just now"
 
 
 @dataclass(frozen=True)
 class _Outcome:
     status: Status
     message: str
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A program that is to be started."""
+
+    name: str
+    pending: Pending
+    action: str
+    request: Launch | LaunchPlan | Tell
 
 
 @dataclass
@@ -75,6 +92,9 @@ class Reactions:
         self._gates: dict[str, Gate] = {}
         self._queue = Queue(self.session.path)
         self._errands: dict[str, Errand] = {}
+        self._due: list[_Due] = []
+        self.crowded = False
+        """Whether some program waits for others to end, so that it can be started."""
         self._results: list[Result] = []
         self._told: set[str] = set()
         self._entries = 0
@@ -104,13 +124,13 @@ class Reactions:
         Raises SchedulerError if jobs that are to end could not be ended; they are tried again.
         """
         now = self.now()
+        self.crowded = False
+        self._due.clear()
         done = self._hear(now)
         for name, job in list(self.session.jobs.items()):
-            closed = {_key(pending) for pending in job.pending if self._react(name, pending, now)}
-            if closed:  # all at once: there may be thousands
-                job = self.session.jobs[name]
-                left = tuple(pending for pending in job.pending if _key(pending) not in closed)
-                self.session.put(job.model_copy(update={"pending": left}))
+            if job.pending:
+                self._react_all(name, job.pending, now)
+        self._launch_due(now)
         try:
             self._end_jobs(now)
         finally:
@@ -140,30 +160,36 @@ class Reactions:
             tell(error)
             requests = []
         for path, asked in requests:
-            heard.append(path)
             names = list(self.session.jobs) if asked.job is None else [asked.job]
-            for name in names:
-                if name not in self.session.jobs:
-                    self.news.append(f"{asked.kind} of '{name}': no such job")
-                elif asked.kind == "cancel":
-                    self.cancel(name, asked.reason or "cancelled by hand", now)
-                else:
-                    request = Restart(
-                        asked.reason,
-                        asked.cause,
-                        asked.max_attempts,
-                        asked.cooldown_seconds,
-                        asked.overrides,
-                        asked.exclude_nodes,
-                    )
-                    attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
-                    try:
-                        outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
-                    except AutoexpError as error:
-                        outcome = _Outcome("failed", error.problems[0].what)
-                    if outcome is not None and outcome.status != "done":
-                        self.news.append(f"{name}: {outcome.message}")
+            if all([self._heed(name, asked, now) for name in names]):  # noqa: C419  each is to be heeded
+                heard.append(path)
         return heard
+
+    def _heed(self, name: str, asked: inbox.Asked, now: float) -> bool:
+        """Do for one job what somebody asked for; False while it is not known yet whether there is need."""
+        if name not in self.session.jobs:
+            self.news.append(f"{asked.kind} of '{name}': no such job")
+            return True
+        if asked.kind == "cancel":
+            self.cancel(name, asked.reason or "cancelled by hand", now)
+            return True
+        request = Restart(
+            asked.reason,
+            asked.cause,
+            asked.max_attempts,
+            asked.cooldown_seconds,
+            asked.overrides,
+            asked.exclude_nodes,
+            asked.max_fruitless,
+        )
+        attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
+        try:
+            outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
+        except AutoexpError as error:
+            outcome = _Outcome("failed", error.problems[0].what)
+        if outcome is not None and outcome.status != "done":
+            self.news.append(f"{name}: {outcome.message}")
+        return outcome is not None
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:
@@ -172,31 +198,48 @@ class Reactions:
 
     # ---- one action
 
-    def _react(self, name: str, pending: Pending, now: float) -> bool:
-        """Get on with one action; whether that was the end of it."""
+    def _react_all(self, name: str, pendings: Iterable[Pending], now: float) -> None:
+        """Get on with a job's actions; what has become of them counts also where one can't be got on with."""
+        after: dict[str, Pending | None] = {}
+        try:
+            for pending in pendings:
+                after[_key(pending)] = self._react(name, pending, now)
+        finally:
+            self._now_pending(name, after)
+
+    def _now_pending(self, name: str, after: dict[str, Pending | None]) -> None:
+        """What has become of a job's actions, by key (None: it is closed). All at once: there may be thousands."""
+        job = self.session.jobs[name]
+        left = tuple(now for each in job.pending if (now := after.get(_key(each), each)) is not None)
+        if left != job.pending:
+            self.session.put(job.model_copy(update={"pending": left}))
+
+    def _react(self, name: str, pending: Pending, now: float) -> Pending | None:
+        """Get on with one action; as it is then, None if that was the end of it."""
         binding = self._binding(name, pending)
         action = type(binding.action).__name__ if binding else "?"
-        try:
-            outcome = self._step(name, pending, binding, now) if binding else _Outcome("skipped", "it is not declared")
-        except (OSError, UnwritableError):  # a full disk fails no action: it is done again
-            raise
-        except AutoexpError as error:
-            outcome = _Outcome("failed", error.problems[0].what)
-        except Exception:  # one action must not keep the others, nor the watch, from going on
-            outcome = _Outcome("failed", traceback.format_exc(limit=-3))
-        if outcome is None:
-            return False
-        self._close(name, pending, action, outcome, now)
-        return True
+        if binding is None:
+            return self._after(name, pending, action, _Outcome("skipped", "it is not declared"), now)
+        return self._after(name, pending, action, _caught(partial(self._step, name, pending, binding, now)), now)
+
+    def _after(self, name: str, pending: Pending, action: str, step: _Outcome | Pending, now: float) -> Pending | None:
+        """An action after a step with it; None if that was its end, which is noted."""
+        if isinstance(step, Pending):
+            return step
+        self._close(name, pending, action, step, now)
+        return None
 
     def _binding(self, name: str, pending: Pending) -> EventAction | None:
         rule = self.detectors[name].rules.named(pending.rule)
         return rule.bindings[pending.binding] if rule and pending.binding < len(rule.actions) else None
 
-    def _step(self, name: str, pending: Pending, binding: EventAction, now: float) -> _Outcome | None:
-        """Get on with one action; its outcome, or None while there is none."""
+    def _step(self, name: str, pending: Pending, binding: EventAction, now: float) -> _Outcome | Pending:
+        """Get on with one action; its outcome, or the action as it is while there is none."""
         if (errand := self._errands.get(_key(pending))) is not None:
-            return self._ended(pending, errand)
+            return self._ended(pending, errand) or pending
+        if pending.started and binding.mode == "inline" and len(self._errands) + len(self._due) >= MOST_AT_ONCE:
+            self.crowded = True
+            return pending
         job, spec = self.session.jobs[name], self._specs[name]
         values = facts.values(spec, job, pending.event, self.manifest.plan_id)
         try:
@@ -216,22 +259,23 @@ class Reactions:
             )
             step = decide(binding.conditions, around, now - pending.since)
             if step.kind == "wait":
-                if step.reason != pending.reason:
-                    self._replace(name, pending, pending.model_copy(update={"reason": step.reason}))
-                return None
+                return _waiting(pending, step.reason)
             self.questions.forget(_key(pending))
             if step.kind == "skip":
                 return _Outcome("skipped", step.reason)
         if binding.mode == "queue":
-            return self._enqueue(pending, binding, spec, now)
-        return self._carry_out(name, pending, binding.action.request(), now)
+            return self._enqueue(job, pending, binding, spec, now)
+        return self._carry_out(name, pending, binding.action, now)
 
     def _ask(
         self, asker: str, spec: JobSpec, now: float, words: tuple[str, ...], interval_seconds: float
     ) -> bool | None:
         return self.questions.answer(asker, words, spec.work_dir, interval_seconds, now)
 
-    def _enqueue(self, pending: Pending, binding: EventAction, spec: JobSpec, now: float) -> _Outcome:
+    def _enqueue(
+        self, job: TrackedJob, pending: Pending, binding: EventAction, spec: JobSpec, now: float
+    ) -> _Outcome | Pending:
+        """Put an action into the queue. A new attempt is waited for then, so that siblings wait, and we are there."""
         entry = QueueEntry(
             id=pending.id,
             plan_id=self.manifest.plan_id,
@@ -242,17 +286,28 @@ class Reactions:
             work_dir=spec.work_dir,
             created_at=now + self._entries * 1e-6,  # in the order of the log
         )
-        self._queue.put(entry)
-        self._entries += 1
+        if not pending.started:
+            self._queue.put(entry)
+            self._entries += 1
+        may_come = job.attempt == pending.event.attempt and not job.cancelled_by
+        if isinstance(binding.action, RestartAction) and may_come and now - pending.since < USUAL_WAIT_SECONDS:
+            if not pending.started:
+                self._note_run(job.name, pending, now)
+                return pending.model_copy(update={"started": True, "reason": _WORKER})
+            if self._queue.place(entry).exists():
+                return pending
         return _Outcome("queued", pending.id)
 
-    def _carry_out(self, name: str, pending: Pending, request: Request, now: float) -> _Outcome | None:
+    def _carry_out(self, name: str, pending: Pending, action: Action, now: float) -> _Outcome | Pending:
+        request: Request = action.request()
         match request:
             case Say():
-                self.news.append(f"{name}: {request.message}")
+                if request.level != "debug":
+                    loud = "" if request.level == "info" else f"{request.level}: "
+                    self.news.append(f"{name}: {loud}{request.message}")
                 return _Outcome("done", request.message)
             case Restart():
-                return self.restart(name, request, pending.event.attempt, now, event=pending)
+                return self.restart(name, request, pending.event.attempt, now, event=pending) or pending
             case Cancel():
                 reason = request.reason or pending.event.name
                 jobs = list(self.session.jobs) if request.scope == "plan" else [name]
@@ -261,8 +316,11 @@ class Reactions:
             case Publish():
                 return self._publish(name, pending, request, now)
             case Launch() | LaunchPlan() | Tell():
-                self._launch(name, pending, request)
-                return None
+                if not pending.started:
+                    self._note_run(name, pending, now)
+                    pending = _waiting(pending, _TURN).model_copy(update={"started": True})
+                self._due.append(_Due(name, pending, action.class_name, request))
+                return pending
             case _:
                 assert_never(request)
 
@@ -288,25 +346,48 @@ class Reactions:
 
     # ---- programs beside us
 
-    def _launch(self, name: str, pending: Pending, request: Launch | LaunchPlan | Tell) -> None:
+    def _launch_due(self, now: float) -> None:
+        """Start the programs that are due, while there is room; that they are to be is saved before."""
+        due, self._due = self._due, []
+        if due:
+            self._save()
+        after: defaultdict[str, dict[str, Pending | None]] = defaultdict(dict)
+        try:
+            for one in due:
+                if len(self._errands) >= MOST_AT_ONCE:
+                    self.crowded = True
+                    break
+                step = _caught(partial(self._launch, one))
+                after[one.name][_key(one.pending)] = self._after(one.name, one.pending, one.action, step, now)
+                if isinstance(step, Pending) and _key(step) not in self._errands:
+                    self.crowded = True
+                    break
+        finally:
+            for name, pendings in after.items():
+                self._now_pending(name, pendings)
+
+    def _launch(self, due: _Due) -> Pending:
+        """Start a program, or leave it for the next look if the machine has no room for it."""
+        pending = due.pending
         launch = errands.launch(
-            request,
+            due.request,
             manifest=self.manifest,
             event=pending.event,
             id=pending.id,
             state_dir=self.session.path.parent,
         )
-        self._replace(name, pending, pending.model_copy(update={"started": True, "reason": "at work"}))
-        self._note_run(name, pending, self.now())
-        self._save()
-        self._errands[_key(pending)] = Errand(
+        errand = Errand(
             launch.words,
-            cwd=launch.cwd or self._specs[name].work_dir,
+            cwd=launch.cwd or self._specs[due.name].work_dir,
             env=launch.env,
             log_path=self._queue.folder / pending.event.id / f"{pending.id}.log",
             timeout_seconds=launch.timeout_seconds,
             text=launch.text,
         )
+        if errand.later:
+            return _waiting(pending, _NO_ROOM)
+        self._errands[_key(pending)] = errand
+        return _waiting(pending, "at work")
 
     def _ended(self, pending: Pending, errand: Errand) -> _Outcome | None:
         outcome = errand.poll()
@@ -317,16 +398,12 @@ class Reactions:
 
     # ---- outcomes
 
-    def _replace(self, name: str, old: Pending, *new: Pending) -> None:
-        job = self.session.jobs[name]
-        kept = [item for each in job.pending for item in (new if _key(each) == _key(old) else (each,))]
-        self.session.put(job.model_copy(update={"pending": tuple(kept)}))
-
     def _note_run(self, name: str, pending: Pending, now: float) -> None:
         job = self.session.jobs[name]
         self.session.put(job.model_copy(update={"carried_out": {**job.carried_out, _place(pending): now}}))
 
     def _close(self, name: str, pending: Pending, action: str, outcome: _Outcome, now: float) -> None:
+        """Note what has become of an action."""
         if outcome.status in ("done", "queued") and not pending.started:
             self._note_run(name, pending, now)
         job = self.session.jobs[name]
@@ -447,16 +524,15 @@ class Reactions:
             self.session.put(job.model_copy(update={**update, "cancelled_by": reason}))
         return _Outcome("skipped", f"no new attempt: {reason}")
 
-    def _refused(self, job: TrackedJob, refusal: str, now: float) -> _Outcome:
-        given_up = refusal.startswith("given up")
-        told = given_up or job.exit_code == restarts.DO_NOT_REQUEUE
-        if told and job.state in FINAL and job.state != SUCCESS and not job.cancelled_by:
-            self.session.put(job.happened(now, "given up", refusal, reason=refusal))
+    def _refused(self, job: TrackedJob, refusal: restarts.Refusal, now: float) -> _Outcome:
+        given_up = refusal.kind is restarts.Kind.GIVEN_UP
+        if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED:
+            self.session.put(job.happened(now, "given up", refusal.why, reason=refusal.why))
         elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
-            self.cancel(job.name, refusal, now)
+            self.cancel(job.name, refusal.why, now)
         if given_up:
-            self.news.append(f"{job.name}: {refusal}")
-        return _Outcome("skipped", refusal)
+            self.news.append(f"{job.name}: {refusal.why}")
+        return _Outcome("skipped", refusal.why)
 
     def cancel(self, name: str, reason: str, now: float) -> bool:
         """End a job for good: at once if it waits, by the scheduler if it is there; one that has ended stays so.
@@ -499,9 +575,33 @@ class Reactions:
                 self.session.put(job.happened(now, "restart", words, restart=None))
             elif job.exit_code == restarts.DO_NOT_REQUEUE and job.restart.cause != _BY_HAND:
                 words = f"no new attempt: exit code {restarts.DO_NOT_REQUEUE} asks for none"
-                self.session.put(job.happened(now, "restart", words, restart=None, reason=words))
+                self._stays_ended(job.happened(now, "restart", words, restart=None, reason=words), now)
             else:
                 self.session.put(restarts.begun(job, now))
+
+    def _stays_ended(self, job: TrackedJob, now: float) -> None:
+        """Make the event of a job's end, which there was none of while a new attempt was on its way."""
+        ran = job.model_copy(update={"state": RUNNING})
+        told, events = self.detectors[job.name].state(ran, job, now)
+        self.record.add(events)
+        self.session.put(told)
+        self.news.append(f"{job.name}: {job.reason}")
+
+
+def _caught(step: Callable[[], _Outcome | Pending]) -> _Outcome | Pending:
+    """What a step with one action comes to, also where it raises."""
+    try:
+        return step()
+    except (OSError, UnwritableError):  # a full disk fails no action: it is done again
+        raise
+    except AutoexpError as error:
+        return _Outcome("failed", error.problems[0].what)
+    except Exception:  # one action must not keep the others, nor the watch, from going on
+        return _Outcome("failed", traceback.format_exc(limit=-3))
+
+
+def _waiting(pending: Pending, reason: str) -> Pending:
+    return pending if pending.reason == reason else pending.model_copy(update={"reason": reason})
 
 
 def _key(pending: Pending) -> str:

@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from oellm_autoexp.monitor.actions import Restart
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, SUCCESS, WAITING, Restarting, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, NEW_RUN, SUCCESS, WAITING, Restarting, TrackedJob
+from oellm_autoexp.slurm.script import node_names
 
 DO_NOT_REQUEUE = 93
 """The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
 
 
-def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_hand: bool = False) -> str:
-    """Why a job gets no new attempt in the place of `attempt`; '' if it may have one. People get what they want."""
+class Kind(Enum):
+    """What a refusal means for the job."""
+
+    NO_NEED = auto()
+    """There is, or may be, another attempt, or nobody wants one."""
+    UNWANTED = auto()
+    """The job itself asked not to be run again."""
+    GIVEN_UP = auto()
+    """A budget is used up."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a job gets no new attempt, in words for people."""
+
+    kind: Kind
+    why: str
+
+
+def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_hand: bool = False) -> Refusal | None:
+    """Why a job gets no new attempt in the place of `attempt`; None if it may have one. People get what they want."""
     if job.attempt != attempt:
-        return f"attempt {attempt} is past"
+        return Refusal(Kind.NO_NEED, f"attempt {attempt} is past")
     if job.restart is not None:
-        return "a new attempt is on its way already"
+        return Refusal(Kind.NO_NEED, "a new attempt is on its way already")
     if job.cancelled_by:
-        return f"no new attempt: it was ended on purpose ({job.cancelled_by})"
+        return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
     if job.state not in (*IN_QUEUE, *FINAL):
-        return "it waits to be submitted"
+        return Refusal(Kind.NO_NEED, "it waits to be submitted")
     if by_hand:
-        return ""
+        return None
     if job.state == SUCCESS:
-        return "no new attempt: it has succeeded"
+        return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
     if job.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
-        return f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none"
+        return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
     had = job.restarts.get(cause, 0)
     if request.max_attempts is not None and had >= request.max_attempts:
-        return f"given up: '{cause}' has had {had} of {request.max_attempts} new attempts"
-    if request.max_fruitless is not None and fruitless(job) >= request.max_fruitless:
-        return f"given up: {fruitless(job)} attempts in a row got no further than iteration {job.furthest}"
-    return ""
+        return Refusal(Kind.GIVEN_UP, f"given up: '{cause}' has had {had} of {request.max_attempts} new attempts")
+    tells = job.progress.iteration is not None or request.max_attempts is None
+    if tells and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
+        got = f"got no further than iteration {job.furthest}" if job.furthest >= 0 else "told no iteration"
+        return Refusal(Kind.GIVEN_UP, f"given up: {number} attempts in a row {got}")
+    return None
 
 
 def fruitless(job: TrackedJob) -> int:
-    """How many attempts in a row, the present one included, got no further than those before; by their iterations."""
-    if job.progress.iteration is None or job.attempt < 2:
+    """How many attempts in a row, the present one included, got no further than those before; by their iterations.
+
+    One that told none got nowhere. That is not held against a job that has never told any where `max_attempts` limits
+    it: it may be a program that has none.
+    """
+    if job.attempt < 2:
         return 0
-    return job.fruitless + 1 if job.progress.iteration <= job.furthest else 0
+    return job.fruitless + 1 if _iteration(job) <= job.furthest else 0
+
+
+def _iteration(job: TrackedJob) -> int:
+    """The newest iteration that some attempt told, -1 before the first."""
+    return -1 if job.progress.iteration is None else job.progress.iteration
 
 
 def planned(job: TrackedJob, request: Restart, cause: str, now: float) -> Restarting:
@@ -47,14 +79,13 @@ def planned(job: TrackedJob, request: Restart, cause: str, now: float) -> Restar
     last = job.restarts.get(cause, 0)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
     why = f": {request.reason}" if request.reason else ""
-    nodes = tuple(node for node in re.split(r"[,\s]+", request.exclude_nodes) if node)
     return Restarting(
         attempt=job.attempt,
         cause=cause,
         reason=f"new attempt {last + 1}{of} for '{cause}'{why}",
         not_before=now + request.cooldown_seconds,
         overrides=dict(request.overrides),
-        exclude_nodes=nodes,
+        exclude_nodes=node_names(request.exclude_nodes),
     )
 
 
@@ -65,6 +96,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
         return job
     return job.model_copy(
         update={
+            **NEW_RUN,
             "state": WAITING,
             "reason": restart.reason,
             "token": "",
@@ -80,14 +112,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "waiting_since": now,
             "retry_at": restart.not_before,
             "refusals": 0,
-            "readings": {},
-            "overdue": {},
-            "verdict": "",
-            "error_type": "",
-            "overrules_success": False,
-            "furthest": max(job.furthest, -1 if job.progress.iteration is None else job.progress.iteration),
+            "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
-            "complete": False,
             "end_asked_at": None,
             "restart": None,
             "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},

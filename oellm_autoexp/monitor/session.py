@@ -18,9 +18,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from oellm_autoexp.claims import Claim, claimed
-from oellm_autoexp.errors import ConfigError, CorruptError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem
 from oellm_autoexp.files import check_owner, read_json, write_atomic
 from oellm_autoexp.model import SESSION_VERSION, Manifest
+from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.text import did_you_mean
 
@@ -97,8 +98,16 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether every job has ended for good, and no action is left."""
-        return all(job.over for job in self.jobs.values())
+        """Whether every job has ended for good, no action is left, and nobody has asked for anything."""
+        return all(job.over for job in self.jobs.values()) and not self._asked
+
+    @property
+    def _asked(self) -> bool:
+        """Whether a request waits. One that can't be read is not heeded, and keeps nothing from being finished."""
+        try:
+            return bool(inbox.waiting(self.path))
+        except AutoexpError:
+            return False
 
     def put(self, job: TrackedJob) -> None:
         """Change a job's record, in memory."""

@@ -27,10 +27,16 @@ class HistoryEntry(Record):
 
 
 class Reading(Record):
-    """The highest number that a progress rule has read, and since when it stands."""
+    """The highest number that a progress rule has read, and since when none has risen.
+
+    A number that falls begins again, `since` then and from `start`; `latest` is how far it is on that way. What falls
+    to `start` or below once more goes in circles, and only a number above `value` is progress.
+    """
 
     value: float
     since: float
+    start: float | None = None
+    latest: float | None = None
 
 
 class Tally(Record):
@@ -58,6 +64,17 @@ class Restarting(Record):
     overrides: dict[str, Any] = {}
     exclude_nodes: tuple[str, ...] = ()
 
+
+NEW_RUN: dict[str, Any] = {
+    "verdict": "",
+    "error_type": "",
+    "overrules_success": False,
+    "complete": False,
+    "readings": {},
+    "overdue": {},
+    "resumed_at": None,
+}
+"""What is known of one run of a job alone, as it is before the next one; a job that was requeued has several."""
 
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
@@ -91,6 +108,8 @@ class TrackedJob(Record):
     last_activity: float | None = None
     submitted_at: float | None = None
     started_at: float | None = None
+    resumed_at: float | None = None
+    """When it went on, if it was suspended: what stands still is not silent."""
     ended_at: float | None = None
     missing_since: float | None = None
     retry_at: float = 0
@@ -106,7 +125,7 @@ class TrackedJob(Record):
     """Rules of inactivity and progress whose time is up: at how many looks in a row; -1: the event has been made."""
     events: dict[str, Tally] = {}
     verdict: str = ""
-    """What this attempt counts as, by its log, should it end badly; `error_type` is the event that said so."""
+    """What this run counts as, by its log, should it end badly; `error_type` is the event that said so."""
     overrules_success: bool = False
     """Whether that holds also if its exit code is 0."""
     error_type: str = ""

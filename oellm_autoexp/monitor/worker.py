@@ -418,6 +418,7 @@ def _asked(entry: QueueEntry, request: Restart | Cancel) -> Asked:
         exclude_nodes=request.exclude_nodes,
         cause=request.cause or event.name,
         max_attempts=request.max_attempts,
+        max_fruitless=request.max_fruitless,
         cooldown_seconds=request.cooldown_seconds,
         at=now,
     )

@@ -28,6 +28,8 @@ ENDED = frozenset(
 """States from which a job does not come back by itself (squeue(1), JOB STATE CODES)."""
 RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
 """States in which the job's processes exist or its end is not settled; other words mean that it waits."""
+STOPPED = frozenset({"STOPPED", "SUSPENDED"})
+"""States in which the job's processes exist and are made to stand still."""
 UNKNOWN = "UNKNOWN"
 """The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
 

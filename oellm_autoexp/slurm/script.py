@@ -386,11 +386,15 @@ def excluding(text: str, nodes: Iterable[str]) -> str:
 
 def node_union(present: str, nodes: Iterable[str]) -> str:
     """A list of nodes as SLURM writes it (`n[1,3-4],m7`), and behind it those `nodes` that it does not name so."""
-    named = (name.strip() for text in (present, *nodes) for name in _COMMAS.split(text))
-    return ",".join(dict.fromkeys(name for name in named if name))
+    return ",".join(dict.fromkeys(name for text in (present, *nodes) for name in node_names(text)))
 
 
-_COMMAS = re.compile(r",(?![^\[]*\])")  # not those within the brackets of `n[1,3-4]`
+def node_names(text: str) -> tuple[str, ...]:
+    """The nodes that a list names, by commas or spaces; `n[1,3-4]` stays one."""
+    return tuple(name for name in _BETWEEN_NODES.split(text) if name)
+
+
+_BETWEEN_NODES = re.compile(r"[,\s]+(?![^\[]*\])")
 
 
 @dataclass(frozen=True)

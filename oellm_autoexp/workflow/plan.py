@@ -348,7 +348,7 @@ class _Planner:
             resources=resources,
             gpu_hours=resources.gpu_hours,
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
-            template_values=redact(watching.template_values(config.monitoring, tree)),
+            template_values=redact(watching.template_values(config.monitoring, config.job, tree)),
             monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
             array_group=script.array_group(script.directive_lines(text), log_name) if in_array else None,
         )

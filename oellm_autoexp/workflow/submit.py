@@ -263,16 +263,14 @@ class Submitter:
         for name, job in list(self.session.jobs.items()):
             if job.state != WAITING:
                 continue
+            if job.cancelled_by:  # while nobody knew whether it was submitted
+                self._end(job, SUCCESS if job.complete else CANCELLED, job.cancelled_by, now)
+                continue
             waited = 0.0 if job.waiting_since is None else now - job.waiting_since
-            gate = self._gates[name]
-            verdict = gate.verdict(self.session.jobs, waited, now)
+            verdict = self._gates[name].verdict(self.session.jobs, waited, now)
             match verdict.step:
                 case "cancel" | "done":
-                    gate.forget()
-                    state = CANCELLED if verdict.step == "cancel" else SUCCESS
-                    self.session.put(
-                        job.happened(now, state, verdict.reason, state=state, reason=verdict.reason, ended_at=now)
-                    )
+                    self._end(job, CANCELLED if verdict.step == "cancel" else SUCCESS, verdict.reason, now)
                 case "wait":
                     self._waits(name, verdict.reason)
                 case "start":
@@ -281,6 +279,11 @@ class Submitter:
                         self._waits(name, "")  # what it waited for has come
         self.session.save()
         return self._with_ids(through)
+
+    def _end(self, job: TrackedJob, state: str, reason: str, now: float) -> None:
+        """End a job that waits."""
+        self._gates[job.name].forget()
+        self.session.put(job.happened(now, state, reason, state=state, reason=reason, ended_at=now))
 
     def _waits(self, name: str, reason: str) -> None:
         """Let a job that waits say for what."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_section
+from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.monitor.actions import RestartAction
+from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.facts import JOB_KEYS
 from oellm_autoexp.monitor.patterns import advice, group_names
 from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
-from oellm_autoexp.monitor.templates import keys_of, used_keys
+from oellm_autoexp.monitor.templates import keys_of, looked_up_keys, used_keys
 from oellm_autoexp.slurm import script
 from oellm_autoexp.text import did_you_mean, dotted
 
@@ -37,7 +38,7 @@ class Decoder:
             config = decode({**tree, "monitoring": rules or {}})
         except ConfigError as error:
             raise ConfigError(*error.problems, *wrong) from None
-        raise_all(ConfigError, wrong)
+        raise_all(ConfigError, [*wrong, *job_problems(config.job, tree)])
         return config
 
     def section(self, tree: Mapping[str, Any]) -> MonitoringSection:
@@ -91,10 +92,42 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
             own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
         if isinstance(binding.action, RestartAction):
             found += check_overrides(binding.action.overrides, f"$.monitoring.{place}.overrides", values)
+        if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that told it
+            own |= {key for other in rules.log_events.values() if other.state == "stall" for key in _event_keys(other)}
         for key in used_keys(binding):
             if key not in own and key not in JOB_KEYS and key not in values:
                 found.append(_unknown_key(key, place, {*own, *JOB_KEYS, *values}))
+        found += _unknown(looked_up_keys(binding), f"$.monitoring.{place}", {*own, *JOB_KEYS, *_plain(values)})
     return found
+
+
+def job_problems(job: JobSection, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the conditions of a job that decode: keys that nothing is called."""
+    return [
+        problem
+        for where, conditions in _job_conditions(job).items()
+        for number, condition in enumerate(conditions)
+        if (keys := list(looked_up_keys(condition)))
+        for problem in _unknown(keys, f"$.job.{where}[{number}]", {*JOB_KEYS, *_plain(dotted(config))})
+    ]
+
+
+def _job_conditions(job: JobSection) -> dict[str, tuple[Condition, ...]]:
+    return {
+        "start_conditions": job.start_conditions,
+        "cancel_conditions": job.cancel_conditions,
+        "done_conditions": job.done_conditions,
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of values that a condition can look at: no lists."""
+    return (key for key, value in values.items() if not isinstance(value, Mapping | list))
+
+
+def _unknown(keys: Iterable[str], where: str, known: Collection[str]) -> list[Problem]:
+    """The keys of conditions that nothing is called."""
+    return [Problem(f"no value is called '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
 
 
 def _unknown_key(key: str, place: str, known: Collection[str]) -> Problem:
@@ -117,9 +150,10 @@ def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[
     return found
 
 
-def template_values(rules: Rules, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a job's config that its rules' templates name, by dotted key."""
-    wanted = {key for _, binding, _ in rules.bindings() for key in used_keys(binding)}
+def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a job's config that the templates of its rules name, or conditions, by dotted key."""
+    wanted = {key for _, binding, _ in rules.bindings() for key in (*used_keys(binding), *looked_up_keys(binding))}
+    wanted.update(key for each in _job_conditions(job).values() for one in each for key in looked_up_keys(one))
     wanted.update(key for word in rules.termination_command for key in keys_of(word))
     return {key: value for key in sorted(wanted - JOB_KEYS) for value in _at(config, key)}
 

@@ -235,6 +235,29 @@ def test_a_silent_job_of_a_rule_with_a_state_counts_as_that_when_it_is_ended() -
     assert (seen.verdict, seen.error_type) == ("timeout", "quiet")
 
 
+def test_a_look_at_which_the_scheduler_says_nothing_is_none_of_the_three() -> None:
+    seen, events = looks(STALLS, ACTIVE, 2100, 2101)
+    seen, more = STALLS.quiet(seen, 2102, known=False)
+    assert (events, more, seen.overdue) == ([], [], {})
+    seen, events = looks(STALLS, seen, 2103, 2104)
+    assert events == []
+    seen, events = looks(STALLS, seen, 2105)
+    assert [event.name for event in events] == ["stall"]
+    seen, more = STALLS.quiet(seen, 2106, known=False)
+    assert looks(STALLS, seen, 2107, 2108, 2109, 2110)[1] == []  # it has been told
+
+
+@pytest.mark.parametrize("word", ["SUSPENDED", "STOPPED"])
+def test_a_suspended_job_is_not_silent_and_has_its_whole_time_when_it_goes_on(word: str) -> None:
+    seen = see_status(ACTIVE, JobStatus(word), 2010)
+    seen, events = looks(STALLS, seen, 2100, 2200, 2300, 2400)
+    assert events == []
+    seen = see_status(seen, JobStatus("RUNNING"), 2500)
+    seen, events = looks(STALLS, seen, 2500, 2510, 2520, 2559)
+    assert events == []
+    assert len(looks(STALLS, seen, 2560, 2561, 2562)[1]) == 1
+
+
 # ---- progress
 
 COUNTS = detector(
@@ -269,6 +292,37 @@ def test_a_log_that_loops_is_no_progress_though_it_grows() -> None:
     assert len(seen.pending) == 1
 
 
+def counted(*numbers: int, every: float = 10) -> list[Event]:
+    seen, found = JOB, []
+    for step, number in enumerate(numbers):
+        seen = reads(seen, str(number), 2000 + every * step)
+        seen, events = looks(COUNTS, seen, 2000 + every * step)
+        found += events
+    return found
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_within_its_job_makes_progress_though_it_has_been_further() -> None:
+    assert counted(*range(100), *range(50, 150)) == []
+    assert counted(*range(100), *range(50, 80), *range(60, 95), *range(90, 150)) == []
+
+
+def test_a_training_that_falls_back_to_the_same_checkpoint_again_and_again_does_not() -> None:
+    assert [event.metadata["counter"] for event in counted(*range(100), *[*range(50, 70)] * 4)] == [99]
+    assert len(counted(*range(100), *[*range(50, 70)] * 2, *range(50, 200))) == 1
+
+
+def test_a_counter_that_stands_still_after_it_fell_is_told() -> None:
+    assert len(counted(*range(10), *[5] * 20)) == 1
+
+
+def test_a_suspended_job_makes_no_progress_and_need_not() -> None:
+    seen = see_status(reads(JOB, "5", 2000), JobStatus("SUSPENDED"), 2010)
+    seen, events = looks(COUNTS, seen, 2100, 2200, 2300)
+    seen = see_status(seen, JobStatus("RUNNING"), 2400)
+    assert events + looks(COUNTS, seen, 2400, 2410, 2459)[1] == []
+    assert len(looks(COUNTS, seen, 2460, 2461, 2462)[1]) == 1
+
+
 def test_a_counter_that_rises_after_an_event_is_watched_for_again() -> None:
     seen, [first] = looks(COUNTS, reads(JOB, "5", 2000), 2060, 2061, 2062)
     seen, [second] = looks(COUNTS, reads(seen, "6", 2063), 2100, 2123, 2124, 2125)
@@ -296,6 +350,26 @@ def test_the_time_that_a_requeued_job_waits_in_the_queue_is_not_counted_against_
     seen = reads(JOB, "500", 2000)
     again = seen.model_copy(update={"started_at": 20_000.0})  # preempted, and begun again from a checkpoint
     assert looks(COUNTS, again, 20_010, 20_020, 20_030)[1] == []
+
+
+def test_what_the_log_of_a_run_said_is_not_true_of_the_run_after_slurm_has_requeued_it() -> None:
+    rules = {"end": {"pattern": "SIGTERM", "state": "timeout", "overrules_success": True}}
+    watch = detector(60, log_events=rules, termination_string="all done")
+    seen, _ = see(watch, b"SIGTERM\nall done\n", ACTIVE)
+    seen, _ = looks(watch, seen, 2100, 2101, 2102)
+    assert (seen.verdict, seen.complete, seen.overdue) == ("timeout", True, {"stall": -1})
+    seen = see_status(see_status(seen, JobStatus("PENDING", "BeginTime"), 3000), JobStatus("RUNNING"), 3100)
+    assert (seen.verdict, seen.error_type, seen.overrules_success, seen.complete) == ("", "", False, False)
+    assert (seen.readings, seen.overdue) == ({}, {})
+    assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 3200).state == "success"
+    assert see_status(seen, JobStatus("FAILED", exit_code=1), 3200).state == "crash"
+
+
+def test_a_requeued_job_counts_from_where_it_begins() -> None:
+    seen = reads(JOB, "500", 2000)
+    seen = see_status(see_status(seen, JobStatus("PENDING"), 3000), JobStatus("RUNNING"), 3010)
+    seen = reads(seen, "100", 3020)
+    assert seen.readings["it"].value == 100
 
 
 # ---- states

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError, UnwritableError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
 from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.loop import rest
 from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from tests.unit.test_reactions import (
     CRASH,
@@ -122,6 +123,29 @@ def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
     assert stage.monitor.trouble == ""
 
 
+@pytest.mark.parametrize("kind", ["no answer", "UNKNOWN", "no such job"])
+def test_silence_is_not_judged_while_the_scheduler_does_not_say_that_the_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rules = {**on_state(restart(), state="stall"), "inactivity_threshold_seconds": 60}
+    stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
+    stage.cycle(8)  # one look is within the three
+
+    def poll(ids: Collection[str]) -> Mapping[str, JobStatus]:
+        if kind == "no answer":
+            raise SchedulerError(Problem("no answer"))
+        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in ids}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "poll", poll)
+        stage.cycle(20, seconds=2)
+    assert (stage.a.state, stage.names(), stage.a.restart) == ("running", [], None)
+    stage.cycle(2)
+    assert stage.names() == []
+    stage.cycle(1)
+    assert stage.names() == ["stall"]
+
+
 def test_a_scheduler_that_can_not_end_a_job_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(tmp_path, on_line(restart()), {"a": [lived("LINE x\n"), GOOD]})
 
@@ -152,6 +176,32 @@ def test_each_state_that_a_job_comes_into_makes_its_event(tmp_path: Path, state:
     assert stage.heard == [f"a: is {state}"]
 
 
+def test_a_job_that_began_and_ended_between_two_looks_makes_the_event_of_running_too(tmp_path: Path) -> None:
+    rules = {"state_events": {"running": {"actions": [log("runs {exit_code}")]}, "success": {"actions": [log("done")]}}}
+    life = [(("PENDING", "COMPLETED"), "")]
+    stage = Stage(tmp_path, rules, {"a": life, "b": life})
+    stage.cycle(2)
+    marks = tmp_path / "a" / "marks"  # b has left no word of its start: it may have been ended in the queue
+    marks.mkdir()
+    (marks / f"{stage.a.scheduler_id}.start").write_text("1005\n")
+    stage.finish()
+    assert [(event.job, event.name) for event in stage.events] == [
+        ("a", "running"),
+        ("a", "success"),
+        ("b", "success"),
+    ]
+    assert (stage.a.runs, stage.a.started_at, stage.a.state) == (1, 1005.0, "success")
+
+
+def test_a_requeued_job_that_is_ended_in_the_queue_has_not_run_again(tmp_path: Path) -> None:
+    states = ("PENDING", "RUNNING", "PENDING", "PENDING", "CANCELLED")
+    stage = Stage(tmp_path, on_state(state="running"), {"a": [(states, "")]})
+    (tmp_path / "a" / "marks").mkdir()
+    (tmp_path / "a" / "marks" / "1.start").write_text("1005\n")
+    stage.finish()
+    assert (stage.names(), stage.a.runs) == (["running"], 1)
+
+
 def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: Path) -> None:
     events: dict[str, Any] = {"crash": {"actions": [restart()]}, "success": {"actions": [log("well done")]}}
     rules = {"state_events": events, "termination_command": ["true"]}
@@ -167,6 +217,28 @@ def test_a_requeued_job_is_watched_on_in_the_same_attempt(tmp_path: Path) -> Non
     assert (stage.a.attempt, stage.names()) == (1, ["running", "running"])
 
 
+def test_a_requeued_job_that_finishes_then_has_succeeded_whatever_its_first_run_said(tmp_path: Path) -> None:
+    rules = {
+        **on_line(state="timeout", overrules_success=True),
+        **on_state(restart(), state="timeout"),
+    }
+    states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "COMPLETED")
+    stage = Stage(tmp_path, rules, {"a": [(states, "x\n")]})
+    stage.cycle(3)
+    stage.write("a", "LINE told to end\n")  # since the last look at the first run
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.runs, stage.names()) == ("success", 1, 2, ["seen"])
+
+
+def test_what_a_requeued_job_says_before_the_first_look_at_its_new_run_counts(tmp_path: Path) -> None:
+    states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "FAILED")
+    stage = Stage(tmp_path, on_line(state="oom"), {"a": [(states, "x\n")]})
+    stage.until(lambda: stage.a.state == "pending" and stage.a.runs == 1)
+    stage.write("a", "LINE too large\n")
+    stage.finish()
+    assert (stage.a.state, stage.a.error_type) == ("oom", "seen")
+
+
 def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +249,32 @@ def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
     Path(stage.a.resolved_log_path).mkdir()
     stage.cycle(5)
     assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
+
+
+def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(("RUNNING", "FAILED"), "")], "b": [GOOD]})
+    ask = stage.monitor._mark
+
+    def odd(job: TrackedJob, kind: str) -> int | None:
+        if job.name == "a":
+            raise RuntimeError("odd")
+        return ask(job, kind)
+
+    monkeypatch.setattr(stage.monitor, "_mark", odd)
+    stage.cycle(6)
+    assert stage.states["b"] == "success"
+    assert "RuntimeError: odd" in stage.a.history[-1].message
+
+
+def test_a_session_whose_jobs_are_not_those_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [FOREVER]})
+    session = Session.load(stage.path)
+    session.put(TrackedJob(name="other"))
+    session.save()
+    with pytest.raises(CorruptError, match=r"p\.json: its jobs are not those of .*p\.json: other"):
+        stage.resumed()
 
 
 def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:

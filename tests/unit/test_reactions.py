@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +14,17 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.claims import Claim
+from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.queue import Queue
+from oellm_autoexp.monitor.reactions import MOST_AT_ONCE
 from oellm_autoexp.monitor.record import RecordFile, Result
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.monitor.worker import Worker
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from oellm_autoexp.workflow.submit import Submitter
 
@@ -182,6 +187,9 @@ GOOD: Life = (("PENDING", "RUNNING", "COMPLETED"), "")
 FOREVER: Life = (LONG, "")
 
 
+CHILD = {"child": {"depends_on": ("a",)}}
+
+
 def lived(log_text: str, states: Sequence[str | JobStatus] = LONG) -> Life:
     return states, log_text
 
@@ -201,6 +209,15 @@ def test_a_job_that_crashes_is_restarted_within_its_budget_and_then_given_up_wit
     assert stage.names() == ["crash"] * 3
     assert [result.status for result in stage.results] == ["done", "done", "skipped"]
     assert len({event.id for event in stage.events}) == 3
+
+
+def test_a_job_without_a_budget_that_never_tells_an_iteration_is_given_up_all_the_same(tmp_path: Path) -> None:
+    stage = Stage(
+        tmp_path, on_state(restart(max_attempts=None), state="timeout"), {"a": [(("RUNNING", "TIMEOUT"), "x\n")]}
+    )
+    stage.finish()
+    assert (stage.a.attempt, stage.a.restarts) == (4, {"timeout": 3})
+    assert stage.a.reason == "given up: 3 attempts in a row told no iteration"
 
 
 def test_a_job_that_is_well_at_its_second_attempt_is_left_alone(tmp_path: Path) -> None:
@@ -287,10 +304,108 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     assert inbox.waiting(stage.path) == []
 
 
+@pytest.mark.parametrize(("code", "state", "attempts"), [(0, "success", 1), (1, "crash", 2)])
+def test_a_queued_restart_waits_for_the_command_that_says_whether_there_is_need(
+    tmp_path: Path, code: int, state: str, attempts: int
+) -> None:
+    command = ["sh", "-c", f"sleep 0.3; exit {code}"]
+    stage = Stage(tmp_path, {**on_state(), "termination_command": command}, {"a": [CRASH]})
+    stage.until(lambda: stage.a.state == "crash")
+    asked = inbox.Asked(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
+    inbox.ask(stage.path, asked)
+    stage.cycle()
+    assert [request.id for _, request in inbox.waiting(stage.path)] == ["x"]
+    stage.monitor.close()
+    stage.resumed()
+    stage.until(lambda: inbox.waiting(stage.path) == [])
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == (state, attempts)
+
+
+def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [CRASH]})
+    for attempt in (1, 2):
+        stage.until(lambda: stage.a.state == "crash")
+        limits = {"max_attempts": None, "max_fruitless": 1}
+        inbox.ask(
+            stage.path,
+            inbox.Asked(id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0),
+        )
+        stage.cycle()
+    assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
+
+
+def take_entry(stage: Stage) -> None:
+    """What a worker does with a restart: it hands it to the monitor."""
+    [entry] = Queue(stage.path).entries()
+    work = Worker(Queue(stage.path), stage.manifest)
+    work.run_once()
+    assert work.tally.done == [entry.id]
+
+
+QUEUED = on_state(wrapped(restart(max_attempts=1), mode="queue"))
+
+
+def test_siblings_and_the_watch_wait_for_a_new_attempt_that_is_in_the_queue(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD], "child": [GOOD]}, CHILD)
+    stage.cycle(12)
+    assert (stage.states, stage.monitor.session.finished) == ({"a": "crash", "child": "waiting"}, False)
+    assert "waits for a worker" in stage.a.pending[0].reason
+    stage.resumed()
+    stage.cycle(2)
+    take_entry(stage)
+    assert not Session.load(stage.path).finished
+    stage.finish()
+    assert stage.states == {"a": "success", "child": "success"}
+    assert [result.status for result in stage.results] == ["queued"]
+
+
+def test_a_new_attempt_in_the_queue_that_no_worker_takes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    stage.clock += 3600
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("crash", 1)
+    take_entry(stage)
+    assert not Session.load(stage.path).finished  # somebody asks for something
+    stage.cycle()
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 2)
+
+
+def test_a_new_attempt_in_the_queue_is_not_waited_for_once_the_job_is_cancelled(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    assert stage.monitor.cancel(["a"], "enough") == ["a"]
+    stage.finish(3)
+    take_entry(stage)
+    stage.cycle()
+    assert (stage.a.attempt, stage.monitor.session.finished) == (1, True)
+
+
+def test_an_entry_that_somebody_has_taken_out_of_the_queue_does_not_come_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
+    stage.until(lambda: bool(stage.a.pending))
+    [entry] = Queue(stage.path).entries()
+    Queue(stage.path).place(entry).unlink()
+    stage.finish()
+    assert (stage.a.attempt, Queue(stage.path).entries()) == (1, [])
+
+
+def test_a_new_attempt_that_comes_to_nothing_leaves_the_end_of_the_job_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {**on_line(restart()), **on_state(log("ended with {exit_code}"))}
+    states = ("RUNNING", "RUNNING", "RUNNING", JobStatus("FAILED", exit_code=93))
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", states)]})
+    monkeypatch.setattr(stage.slurm, "cancel", lambda ids: None)  # it ends by itself meanwhile
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.names()) == ("crash", 1, ["seen", "crash"])
+    assert "a: ended with 93" in stage.heard
+    assert "a: no new attempt: exit code 93 asks for none" in stage.heard
+
+
 # ---- siblings
-
-
-CHILD = {"child": {"depends_on": ("a",)}}
 
 
 def test_dependents_wait_while_their_sibling_is_to_be_restarted_and_start_when_it_is_well(tmp_path: Path) -> None:
@@ -372,6 +487,28 @@ def test_a_plan_that_is_cancelled_ends_every_job_for_good(tmp_path: Path) -> Non
     assert len(stage.slurm.submissions) == 2
 
 
+def test_a_job_that_is_cancelled_while_nobody_knows_whether_it_was_submitted_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = on_line({"class_name": "CancelAction", "scope": "plan", "reason": "enough"})
+    stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [FOREVER]})
+    stage.slurm.settle_seconds = 60
+    submit = stage.slurm.submit
+
+    def unclear(submission: Submission) -> str:
+        if submission.name.startswith("b"):
+            raise SchedulerError(Problem("no answer"))
+        return submit(submission)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.slurm, "submit", unclear)
+        stage.until(lambda: bool(stage.jobs["b"].cancelled_by))
+        assert stage.states["b"] == "submitting"
+    stage.finish()
+    assert (stage.states["b"], stage.jobs["b"].reason, stage.jobs["b"].attempt) == ("cancelled", "enough", 0)
+    assert len(stage.slurm.submissions) == 1
+
+
 def test_a_job_that_is_cancelled_leaves_the_others_alone(tmp_path: Path) -> None:
     rules = {**on_line({"class_name": "CancelAction"}), **on_state(restart())}
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n")], "b": [GOOD]})
@@ -414,6 +551,14 @@ def test_a_circle_of_events_ends(tmp_path: Path) -> None:
     stage.finish()
     assert len(stage.events) == 9
     assert "is this a circle?" in stage.results[-1].message
+
+
+def test_the_level_of_a_message_decides_whether_and_how_it_is_shown(tmp_path: Path) -> None:
+    levels = ("debug", "info", "warning", "error")
+    stage = Stage(tmp_path, on_line(*[log(level, level=level) for level in levels]), {"a": [lived("LINE x\n")]})
+    stage.cycle(4)
+    assert stage.heard == ["a: info", "a: warning: warning", "a: error: error"]
+    assert [entry.message for entry in stage.a.history if entry.event == "LogAction"] == list(levels)
 
 
 def test_a_group_called_published_does_not_break_a_chain(tmp_path: Path) -> None:
@@ -459,6 +604,24 @@ def test_a_blocking_condition_times_out_also_across_restarts_of_the_monitor(tmp_
         stage.cycle()
     assert 40 <= stage.clock - began <= 70
     assert (stage.results[0].status, "waited 50 s" in stage.results[0].message) == ("skipped", True)
+
+
+def test_a_folder_with_brackets_in_its_name_is_found_by_a_pattern_that_it_is_filled_into(tmp_path: Path) -> None:
+    waits = {"class_name": "GlobExistsCondition", "pattern": "{what}/iter_*"}
+    folder = tmp_path / "out_br[1]"
+    folder.mkdir()
+    (folder / "iter_20").touch()
+    stage = Stage(tmp_path, on_line(wrapped(log("found"), waits)), {"a": [lived(f"LINE {folder}\nLINE **\n")]})
+    stage.until(lambda: len(stage.results) == 2)
+    assert [result.status for result in stage.results] == ["done", "skipped"]
+
+
+def test_a_condition_looks_at_a_value_of_the_jobs_config(tmp_path: Path) -> None:
+    low = {"class_name": "MetadataCondition", "key": "backend.lr", "at_most": 1}
+    spec = {"template_values": {"backend.lr": 0.1}}
+    stage = Stage(tmp_path, on_line(wrapped(log("low"), low)), {"a": [lived("LINE x\n")]}, {"a": spec})
+    stage.until(lambda: bool(stage.results))
+    assert "a: low" in stage.heard
 
 
 def test_a_cooldown_keeps_an_action_from_being_repeated(tmp_path: Path) -> None:
@@ -588,6 +751,72 @@ def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE x\n" * 1000)]})
     stage.cycle(3)
     assert len(stage.results) == 1000
+
+
+def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: Path) -> None:
+    log_text = "".join(f"LINE {number}\n" for number in range(60))
+    stage = Stage(
+        tmp_path, on_line(run(["sh", "-c", "echo $0 >> ran; sleep 0.05", "{what}"])), {"a": [lived(log_text)]}
+    )
+    stage.until(lambda: bool(stage.a.pending))
+    most = 0
+    while stage.a.pending:
+        most = max(most, len(stage.monitor.reactions._errands))
+        if len(stage.a.pending) > MOST_AT_ONCE:
+            assert stage.monitor.reactions.crowded
+            assert "waits for its turn" in stage.a.pending[-1].reason
+        stage.cycle()
+        time.sleep(0.05)
+    assert most == MOST_AT_ONCE
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(60))
+    assert [result.status for result in stage.results] == ["done"] * 60
+    assert not stage.monitor.reactions.crowded
+
+
+def test_programs_that_wait_for_their_turn_have_it_between_two_cycles(tmp_path: Path) -> None:
+    log_text = "".join(f"LINE {number}\n" for number in range(2 * MOST_AT_ONCE))
+    stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived(log_text)]})
+    stage.until(lambda: stage.monitor.reactions.crowded)
+    cycles = stage.monitor.cycles
+    stage.monitor.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
+    stage.monitor.rest(5)
+    assert (stage.monitor.cycles, len(stage.results), stage.monitor.reactions.crowded) == (cycles, MOST_AT_ONCE, False)
+    stage.until(lambda: not stage.a.pending)
+
+
+def test_a_program_that_the_machine_has_no_room_for_is_started_at_a_later_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived("LINE 1\nLINE 2\n")]})
+
+    def full(*args: Any, **more: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", full)
+        stage.cycle(6)
+        assert [pending.reason.partition(":")[0] for pending in stage.a.pending] == ["waits", "waits for its turn"]
+        assert stage.results == []
+    stage.resumed()
+    stage.until(lambda: not stage.a.pending)
+    assert [result.status for result in stage.results] == ["done", "done"]
+
+
+def test_a_thousand_actions_that_wait_change_their_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("x"), waits)), {"a": [lived("LINE x\n" * 1000)]})
+    changes: list[str] = []
+    put = Session.put
+
+    def counted(session: Session, job: TrackedJob) -> None:
+        changes.append(job.name)
+        put(session, job)
+
+    monkeypatch.setattr(Session, "put", counted)
+    stage.cycle(5)
+    assert len(stage.a.pending) == 1000
+    assert {pending.reason for pending in stage.a.pending} == {"waits for FileExists: never"}
+    assert len(changes) < 20
 
 
 # ---- crashes of the monitor

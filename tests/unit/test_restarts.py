@@ -9,7 +9,7 @@ import pytest
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.monitor.actions import Restart
 from oellm_autoexp.monitor.progress import Progress
-from oellm_autoexp.monitor.restarts import begun, planned, refusal
+from oellm_autoexp.monitor.restarts import Kind, begun, planned, refusal
 from oellm_autoexp.monitor.tracked import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
 
 COMING = Restarting(attempt=2, cause="c")
@@ -20,7 +20,8 @@ JOB = TrackedJob(name="a", state="crash", attempt=2, exit_code=1)
 
 
 def refused(request: Restart = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
-    return refusal(JOB.model_copy(update=update), request, "c", attempt, by_hand=by_hand)
+    found = refusal(JOB.model_copy(update=update), request, "c", attempt, by_hand=by_hand)
+    return found.why if found else ""
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,11 @@ def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
     assert coming.reason == "new attempt 2 of 3 for 'c': lost a node"
     assert (coming.not_before, coming.exclude_nodes, coming.overrides) == (1060, ("n1", "n2", "n3"), {"a.b": 1})
     assert planned(JOB, NO_LIMIT, "c", 0).reason == "new attempt 1 for 'c'"
+
+
+def test_a_list_of_nodes_within_brackets_stays_whole() -> None:
+    request = Restart("", None, 3, 0, {}, "node[1,3-4],m7 n[5,6]")
+    assert planned(JOB, request, "c", 0).exclude_nodes == ("node[1,3-4]", "m7", "n[5,6]")
 
 
 def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> None:
@@ -148,16 +154,32 @@ def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int 
         (at(10, 10, 1), True),
         (at(11, 10, 1), False),
         (at(5, 10, 0), False),
-        (at(None, -1, 5), False),
+        (at(None, -1, 0), False),
+        (at(None, -1, 1), True),
         (at(5, 10, 5, attempt=1), False),
     ],
 )
 def test_a_job_whose_attempts_get_no_further_is_given_up(job: TrackedJob, given_up: bool) -> None:
-    assert refusal(job, FRUITLESS, "c", job.attempt).startswith("given up") == given_up
+    found = refusal(job, FRUITLESS, "c", job.attempt)
+    assert (found is not None and found.kind is Kind.GIVEN_UP) == given_up
 
 
-def test_a_job_that_never_gets_beyond_iteration_0_is_given_up_too() -> None:
-    job, attempts = at(0, attempt=1), 0
+def test_a_program_that_tells_no_iterations_has_all_the_attempts_of_its_budget() -> None:
+    assert refusal(at(None, -1, 9), Restart("", None, 5, 0, {}, "", 2), "c", 2) is None
+    assert refusal(at(5, 10, 9), Restart("", None, 5, 0, {}, "", 2), "c", 2) is not None
+
+
+def test_a_job_that_is_given_up_says_how_far_it_was() -> None:
+    far, never = (refusal(job, FRUITLESS, "c", 2) for job in (at(5, 10, 1), at(None, -1, 1)))
+    assert far is not None
+    assert never is not None
+    assert far.why == "given up: 2 attempts in a row got no further than iteration 10"
+    assert never.why == "given up: 2 attempts in a row told no iteration"
+
+
+@pytest.mark.parametrize("iteration", [0, None])
+def test_a_job_that_never_gets_beyond_its_start_is_given_up_too(iteration: int | None) -> None:
+    job, attempts = at(iteration, attempt=1), 0
     while attempts < 10 and not refusal(job, FRUITLESS, "c", job.attempt):
         coming = planned(job, FRUITLESS, "c", 0)
         again = begun(job.model_copy(update={"restart": coming}), 1.0)

@@ -254,6 +254,32 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
             "an executor needs mode: queue",
         ),
         (
+            one(
+                {
+                    "pattern": "x",
+                    "actions": [{"class_name": "EventAction", "mode": "queue", "action": LOG, "executor": "local"}],
+                }
+            ),
+            "$.monitoring.log_events.a.actions[0]",
+            "an executor is for actions that start a program: LogAction is none",
+        ),
+        (
+            one(
+                {
+                    "pattern": "x",
+                    "actions": [
+                        {
+                            "class_name": "EventAction",
+                            "mode": "queue",
+                            "action": {"class_name": "PublishEventAction", "event_name": "b"},
+                        }
+                    ],
+                }
+            ),
+            "$.monitoring.log_events.a.actions[0]",
+            "only the monitor can make an event: PublishEventAction is for mode: inline",
+        ),
+        (
             one({"pattern": "x", "actions": [{"class_name": "NotifyAction", "message": "x"}]}),
             "$.monitoring.log_events.a.actions[0]",
             "give either 'webhook' or 'command'",

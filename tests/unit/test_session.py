@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.errors import ConfigError, CorruptError
+from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.progress import Progress, read
 from oellm_autoexp.monitor.session import Session, all_sessions, find_session
 from oellm_autoexp.monitor.tracked import TrackedJob
@@ -127,3 +128,13 @@ def test_a_disk_that_is_full_leaves_a_session_that_can_be_read(
     change(session, "b", "submitting")
     session.journal()
     assert states(session.path) == {"a": "pending", "b": "submitting"}
+
+
+def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be_read_waits(session: Session) -> None:
+    for name in "ab":
+        change(session, name, "success")
+    assert session.finished
+    inbox.ask(session.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    assert not session.finished
+    (inbox.inbox_folder(session.path) / "x.json").write_text("{")
+    assert session.finished

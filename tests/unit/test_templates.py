@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.monitor.actions import EventAction, Launch, LogAction, RunCommandAction
-from oellm_autoexp.monitor.conditions import FileExistsCondition, LogPatternCondition
-from oellm_autoexp.monitor.templates import filled, keys_of, used_keys
+from oellm_autoexp.monitor.conditions import FileExistsCondition, GlobExistsCondition, LogPatternCondition
+from oellm_autoexp.monitor.templates import filled, keys_of, looked_up_keys, used_keys
 
 HOSTILE = [
     "$(touch x)",
@@ -83,7 +83,6 @@ def test_every_text_below_an_action_is_filled_but_kinds_modes_and_patterns() -> 
                 "overrides": {"a.b": "{p}", "c": [{"d": "{p}"}, 7], "{p}": 1},
                 "exclude_nodes": "{n}",
             },
-            "executor": {"cluster": "slurm", "sbatch": {"comment": "{p}"}},
         }
     )
     found = filled(made, {"p": "/x", "n": "n1"}).model_dump()
@@ -91,8 +90,28 @@ def test_every_text_below_an_action_is_filled_but_kinds_modes_and_patterns() -> 
     assert (found["conditions"][1]["pattern"], found["conditions"][1]["path"]) == ("a{2} {p}", "/x")
     assert found["action"]["overrides"] == {"a.b": "/x", "c": [{"d": "/x"}, 7], "{p}": 1}
     assert (found["action"]["reason"], found["action"]["exclude_nodes"]) == ("/x", "n1")
-    assert found["executor"]["sbatch"] == {"comment": "{p}"}
     assert list(used_keys(made)) == ["p", "n"]
+
+
+def test_the_options_of_an_executor_are_no_templates() -> None:
+    executor = {"cluster": "slurm", "sbatch": {"comment": "{p}"}}
+    action = {"class_name": "RunCommandAction", "command": "x"}
+    made = EventAction.model_validate(
+        {"class_name": "EventAction", "mode": "queue", "action": action, "executor": executor}
+    )
+    assert filled(made, {}) == made
+
+
+def test_a_value_in_a_glob_pattern_stands_for_itself_and_the_pattern_for_many() -> None:
+    made = GlobExistsCondition(class_name="GlobExistsCondition", pattern="{root}/iter_*{i}")
+    assert filled(made, {"root": "/out[1]/**", "i": 20}).pattern == "/out[[]1]/[*][*]/iter_*20"
+
+
+def test_the_key_of_a_condition_is_no_template_but_a_key() -> None:
+    condition = {"class_name": "MetadataCondition", "key": "backend.lr", "equals": "{x}"}
+    action = {"class_name": "LogAction", "message": "{y}"}
+    made = EventAction.model_validate({"class_name": "EventAction", "conditions": [condition], "action": action})
+    assert (list(looked_up_keys(made)), list(used_keys(made))) == (["backend.lr"], ["x", "y"])
 
 
 def test_an_unknown_key_is_named_and_the_record_is_as_it_was() -> None:

@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 
+from oellm_autoexp.config.schema import JobSection
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.monitor.rules import MonitoringSection
-from oellm_autoexp.workflow.watching import Decoder, notes, own_rules, problems, recorded, template_values
+from oellm_autoexp.workflow.watching import (
+    Decoder,
+    job_problems,
+    notes,
+    own_rules,
+    problems,
+    recorded,
+    template_values,
+)
 
 TREE = {"backend": {"megatron": {"lr": 0.1, "layers": [1, 2]}}, "slurm": {"sbatch": {"time": 60}}}
 LOG = "LogAction"
@@ -123,11 +132,61 @@ def test_the_jobs_own_threshold_is_enough_for_a_rule_of_inactivity() -> None:
     assert problems(section, {"job": {"inactivity_threshold_seconds": 60}}) == []
 
 
+def asks(key: str, **event: Any) -> dict[str, Any]:
+    action = {
+        "class_name": "EventAction",
+        "conditions": [{"class_name": "MetadataCondition", "key": key}],
+        "action": {"class_name": LOG, "message": "x"},
+    }
+    return {"pattern": "(?P<path>x)", **event, "actions": [action]}
+
+
+@pytest.mark.parametrize("key", ["path", "job_id", "iteration", "backend.megatron.lr", "k"])
+def test_a_condition_may_look_at_what_a_template_may_name(key: str) -> None:
+    assert found(log_events={"a": asks(key, metadata={"k": 1})}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("pth", "'path'"), ("backend.megatron.lrr", "'backend.megatron.lr'"), ("backend.megatron.layers", "")],
+)
+def test_a_key_of_a_condition_that_nothing_is_called_is_told(key: str, hint: str) -> None:
+    [problem] = found(log_events={"a": asks(key)})
+    assert (problem.where, problem.what) == ("$.monitoring.log_events.a.actions[0]", f"no value is called '{key}'")
+    assert hint in problem.hint
+
+
+def test_a_stall_may_have_the_keys_of_the_lines_that_tell_of_one() -> None:
+    hangs = {"pattern": "(?P<rank>x)", "state": "stall"}
+    stall = {key: value for key, value in asks("rank").items() if key == "actions"}
+    assert found(log_events={"hangs": hangs}, state_events={"stall": stall}) == []
+    assert len(found(log_events={"hangs": hangs}, state_events={"crash": stall})) == 1
+
+
+def job(*keys: str) -> JobSection:
+    return JobSection.model_validate(
+        {"cancel_conditions": [{"class_name": "MetadataCondition", "key": key, "at_least": 1} for key in keys]}
+    )
+
+
+def test_a_key_of_a_jobs_own_conditions_that_nothing_is_called_is_told() -> None:
+    [problem] = job_problems(job("attempt", "backend.megatron.lr", "backend.megatron.lrr"), TREE)
+    assert (problem.where, "'backend.megatron.lrr'" in problem.what) == ("$.job.cancel_conditions[2]", True)
+
+
+def test_the_values_that_conditions_look_at_are_taken_from_the_config() -> None:
+    section = rules(log_events={"a": asks("backend.megatron.lr")})
+    assert template_values(section, job("slurm.sbatch.time", "attempt"), TREE) == {
+        "backend.megatron.lr": 0.1,
+        "slurm.sbatch.time": 60,
+    }
+
+
 def test_the_values_that_templates_name_are_taken_from_the_config() -> None:
     section = rules(
         **said("{backend.megatron.lr} {job_id} {path} {backend.megatron}"), termination_command="x {slurm.sbatch.time}"
     )
-    assert template_values(section, TREE) == {"backend.megatron.lr": 0.1, "slurm.sbatch.time": 60}
+    assert template_values(section, JobSection(), TREE) == {"backend.megatron.lr": 0.1, "slurm.sbatch.time": 60}
 
 
 def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> None:

@@ -124,7 +124,7 @@ def test_what_only_the_monitor_can_do_is_handed_to_it_or_refused(work: Work) -> 
         ("restart", "a", 1, "saved"),
         ("cancel", None, 1, None),
     ]
-    assert asked[0].overrides == {"a": 1}
+    assert (asked[0].overrides, asked[0].max_attempts, asked[0].max_fruitless) == ({"a": 1}, None, 3)
     found = work.result(PublishEventAction(class_name="PublishEventAction", event_name="x"), number=3)
     assert (found.status, found.message) == ("failed", "only the monitor can publish an event: use mode: inline")
 

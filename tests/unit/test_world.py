@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +144,17 @@ def test_an_errand_that_is_given_up_is_gone_with_its_children(tmp_path: Path) ->
     assert errand.poll() == Outcome(None, "given up")
     child = int((tmp_path / "child").read_text())
     until(lambda: process_started(child) is None)
+
+
+def test_a_question_that_the_machine_has_no_room_for_is_not_answered_by_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **more: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    question = Question(["true"], str(tmp_path), 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", full)
+        assert not question.says_yes(0)
+        assert (question.under_way, question.said) == (False, None)
+    until(lambda: question.says_yes(1))
