@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, detach, every_session, queue_commands, session_commands, steps
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -63,10 +63,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> int:
+    _check_what_goes_with(options)
     detach.check(options)
     queue_commands.check(options)
-    session_commands.check(options)
     return _COMMANDS[options.cmd](options)
+
+
+def _check_what_goes_with(options: argparse.Namespace) -> None:
+    """Raises ConfigError for options that the command would not heed."""
+    problems = [
+        Problem(f"--{name.replace('_', '-')} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
+        for name, commands in _GOES_WITH.items()
+        if getattr(options, name) and options.cmd not in commands
+    ]
+    raise_all(ConfigError, problems)
+
+
+_GOES_WITH = {
+    "job": ("tail", "events", "restart", "cancel"),
+    "failed": ("tail", "events", "restart"),
+    "lines": ("tail",),
+    "override": ("restart",),
+    "exclude": ("restart",),
+    "reason": ("restart", "cancel"),
+    "queue_event": ("queue", "events"),
+    **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
+    **dict.fromkeys(("follow", "jobs"), ("actions",)),
+    "once": ("watch", "actions"),
+}
+"""The options that only some of the commands heed."""
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -88,7 +113,7 @@ def _watch(options: argparse.Namespace) -> int:
         else:
             code = steps.watch_until_ended(monitor, quiet=options.json)
         if options.json:
-            print(json.dumps(_facts(monitor.session)))
+            print(json.dumps(steps.session_facts(monitor.session)))
         return code
 
 
@@ -111,28 +136,22 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     from oellm_autoexp.view.tables import console, headline, session_table
 
     if as_json:
-        print(json.dumps({"sessions": [_facts(session) for session in sessions]}))
+        print(json.dumps({"sessions": [steps.session_facts(session) for session in sessions]}))
         return
     screen = console()
     for session in sessions:
         screen.print(f"{session.plan_id}: {headline(session)}")
-        screen.print(session_table(session))
-
-
-def _facts(session: Session) -> dict[str, Any]:
-    """What a session knows, for programs."""
-    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
-    return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
+        screen.print(session_table(session), crop=False)
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
     from oellm_autoexp.view.tables import console, headline, session_table
 
     if as_json:
-        print(json.dumps(_facts(session)))
+        print(json.dumps(steps.session_facts(session)))
     else:
         screen = console()
-        screen.print(session_table(session))
+        screen.print(session_table(session), crop=False)
         screen.print(headline(session))
         watch = [f"go on watching    {steps.resume_command(manifest)}", *steps.queue_hints(manifest, session)]
         steps.show_hints(steps.hints(manifest, session) if session.finished else watch)

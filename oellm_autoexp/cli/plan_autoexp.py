@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
+from typing import Any
 
 from oellm_autoexp.cli import app, steps
 
@@ -30,17 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    return steps.in_json(options, lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     plan = steps.plan(options)
     path = steps.write_plan(plan, options.manifest)
-    if options.json:
-        facts = {
-            "plan_id": plan.manifest.plan_id,
-            "manifest": str(path),
-            "jobs": [job.name for job in plan.manifest.jobs],
-        }
-        print(json.dumps(facts))
-        return app.OK
     steps.show_plan(plan, path)
-    given = options.manifest or path
-    steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(given))}"])
-    return app.OK
+    steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(options.manifest or path))}"])
+    return app.OK, steps.plan_facts(plan.manifest, path)

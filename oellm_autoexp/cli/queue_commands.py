@@ -33,17 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Return if the options of the queue go together with the command. Raises ConfigError."""
-    allowed = {
-        "queue_event": ("queue", "events"),
-        **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
-        **dict.fromkeys(("follow", "jobs"), ("actions",)),
-    }
-    for name, commands in allowed.items():
-        if getattr(options, name) not in (None, False) and options.cmd not in commands:
-            raise ConfigError(
-                Problem(f"{_option(name)} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
-            )
+    """Return if the options of the queue go together. Raises ConfigError."""
     if (options.queue_show or options.queue_retry) and not options.queue_id:
         raise ConfigError(Problem("which entry?", hint="name it with --queue-id ID; --cmd queue lists them"))
     if options.queue_show and options.queue_retry:
@@ -54,10 +44,6 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(Problem("go on, or stop after one pass?", "--follow --once"))
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(Problem("must be at least 1", "--jobs"))
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def show_queue(options: argparse.Namespace, manifest: Manifest) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from oellm_autoexp.cli import app, approval, detach, steps
 
@@ -25,6 +26,7 @@ def parser() -> app.Parser:
     )
     approval.add_options(made)
     detach.add_option(made)
+    made.add_json()
     made.add_config()
     return made
 
@@ -35,18 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    return steps.in_json(options, lambda: _go(options))
+
+
+def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     detach.check(options)
     plan = steps.plan(options)
     if options.dry_run:
         steps.check_writable(plan)
-        return steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
+        code = steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
+        return code, steps.plan_facts(plan.manifest, plan.manifest_path)
     detach.check(options, plan.manifest, plan.scripts[0])
     path = steps.write_plan(plan, options.manifest)
     steps.show_plan(plan, path)
     if options.no_submit:
         steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(path))}"])
-        return app.OK
+        return app.OK, steps.plan_facts(plan.manifest, path)
     approval.approve(plan.manifest, options)
     with steps.session(plan.manifest, path) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
-    return detach.hand_over(options, plan.manifest, path, code)
+    code = detach.hand_over(options, plan.manifest, path, code)
+    return code, steps.recorded_facts(plan.manifest)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.monitor.session import Session
     from oellm_autoexp.monitor.tracked import TrackedJob
 
+_LINES = 20
 _TAIL_BYTES = 256 << 10
 _HEED_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
-    group.add_argument("--lines", metavar="N", type=int, default=20, help="--cmd tail: lines of each log (default 20)")
+    group.add_argument("--lines", metavar="N", type=int, help="--cmd tail: lines of each log (default 20)")
     group.add_argument(
         "--override",
         metavar="KEY=VALUE",
@@ -47,12 +48,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--exclude", metavar="NODES", default="", help="--cmd restart: nodes that it must not use")
     group.add_argument("--reason", metavar="TEXT", default="", help="--cmd cancel, restart: kept in the job's history")
-
-
-def check(options: argparse.Namespace) -> None:
-    """Return if the options go together with the command. Raises ConfigError."""
-    if options.failed and options.cmd not in ("tail", "events", "restart"):
-        raise ConfigError(Problem("--failed goes with --cmd tail or events or restart", f"--cmd {options.cmd}"))
 
 
 def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
@@ -265,7 +260,7 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
     found = []
     for name in chosen(options, manifest, session):
         job = session.jobs[name]
-        lines = _last_lines(Path(job.resolved_log_path), options.lines) if job.resolved_log_path else []
+        lines = _last_lines(Path(job.resolved_log_path), options.lines or _LINES) if job.resolved_log_path else []
         found.append({"job": name, "state": job.state, "log_path": job.resolved_log_path, "lines": lines})
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import shlex
 import shutil
@@ -12,10 +13,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app
 from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
@@ -376,7 +377,7 @@ def finish(monitor: Monitor) -> int:
     from oellm_autoexp.view.tables import console, headline, session_table
 
     screen = console()
-    screen.print(session_table(monitor.session))
+    screen.print(session_table(monitor.session), crop=False)
     screen.print(headline(monitor.session))
     show_hints(hints(monitor.manifest, monitor.session))
     return outcome(monitor.session)
@@ -391,6 +392,34 @@ def show_plan(made: Plan, path: Path) -> None:
     for note in made.notes:
         screen.print(f"note: {note}")
     screen.print(f"plan {made.manifest.plan_id}: {path}", soft_wrap=True)
+
+
+def in_json(options: argparse.Namespace, go: Callable[[], tuple[int, dict[str, Any]]]) -> int:
+    """Do something and return its exit code; with `--json`, stdout gets nothing but its facts, as one document."""
+    if not options.json:
+        return go()[0]
+    with redirect_stdout(sys.stderr):
+        code, facts = go()
+    print(json.dumps(facts))
+    return code
+
+
+def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
+    """A plan, for programs."""
+    return {"plan_id": manifest.plan_id, "manifest": str(path), "jobs": [job.name for job in manifest.jobs]}
+
+
+def session_facts(session: Session) -> dict[str, Any]:
+    """What a session knows, for programs."""
+    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
+    return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
+
+
+def recorded_facts(manifest: Manifest) -> dict[str, Any]:
+    """The same, of a session that was let go."""
+    from oellm_autoexp.monitor.session import Session, session_path
+
+    return session_facts(Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
 
 
 def read_script(manifest: Manifest) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from oellm_autoexp.cli import app, approval, detach, steps
 
@@ -27,6 +28,7 @@ def parser() -> app.Parser:
     made.add_argument("--dry-run", action="store_true", help="show what would be submitted, and submit nothing")
     approval.add_options(made)
     detach.add_option(made)
+    made.add_json()
     return made
 
 
@@ -36,11 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
+    return steps.in_json(options, lambda: _go(options))
+
+
+def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     manifest = steps.load_manifest(options.manifest)
     if options.dry_run:
-        return steps.show_dry_run(manifest, steps.read_script(manifest))
+        code = steps.show_dry_run(manifest, steps.read_script(manifest))
+        return code, steps.plan_facts(manifest, options.manifest)
     detach.check(options, manifest)
     approval.approve(manifest, options)
     with steps.session(manifest, options.manifest) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
-    return detach.hand_over(options, manifest, options.manifest, code)
+    code = detach.hand_over(options, manifest, options.manifest, code)
+    return code, steps.recorded_facts(manifest)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -24,28 +25,64 @@ _LIVE_ROWS = 24
 _LIVE_NEWS = 5
 
 
-def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> Table:
+def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> RenderableType:
     """Every job: state, iterations, loss, time, log; with a `limit`, those that run or failed first.
 
-    Columns for what only some programs tell are there when a job told it.
+    Columns for what only some programs tell are there when a job told it. What does not fit the screen is left out or
+    shortened: first those columns, then the logs, of which a few follow below the table, then the beginnings of names.
     """
     jobs = list(session.jobs.values())
     shown = jobs if limit is None or len(jobs) <= limit else sorted(jobs, key=_interest)[:limit]
-    columns = [_cells(job, now) for job in shown]
-    names = [name for name in _COLUMNS if name not in _OPTIONAL or any(cells[name] for cells in columns)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        left = name in ("job", "state", "log")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("state", "log"))
-    for cells in columns:
-        table.add_row(*(cells[name] for name in names))
-    if len(shown) < len(jobs):
-        table.add_row(f"… and {len(jobs) - len(shown)} more")
-    return table
+    rows = [_cells(job, now) for job in shown]
+    more = f"… and {len(jobs) - len(shown)} more" if len(shown) < len(jobs) else ""
+    logs = [job for job in sorted(jobs, key=_interest) if job.resolved_log_path] if limit is None else []
+    return _JobTable(rows, more, [job.resolved_log_path for job in logs[:_LOGS_BELOW]])
+
+
+class _JobTable:
+    """Rows of cells by column, in as many columns as the screen has room for."""
+
+    def __init__(self, rows: Sequence[Mapping[str, str | Text]], more: str, logs: Sequence[str]) -> None:
+        self._rows = rows
+        self._more = more
+        self._logs = logs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names = [name for name in _COLUMNS if name not in _OPTIONAL or any(row[name] for row in self._rows)]
+        dropped = iter((*_OPTIONAL, "log"))
+        while (room := options.max_width - self._width(names)) < 0 and (name := next(dropped, None)):
+            names = [other for other in names if other != name]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in names:
+            left = name in ("job", "state", "log")
+            table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("state", "log"))
+        longest = max(_SHORTEST_NAME, self._column("job") + min(room, 0))
+        for row in self._rows:
+            table.add_row(*(_end(str(row[name]), longest) if name == "job" else row[name] for name in names))
+        if self._more:
+            table.add_row(self._more)
+        yield table
+        if "log" not in names:
+            for path in self._logs:
+                yield Text(f"log  {path}", style="dim", no_wrap=True, overflow="ignore")
+
+    def _width(self, names: Sequence[str]) -> int:
+        return sum(map(self._column, names)) + _GAP * (len(names) - 1)
+
+    def _column(self, name: str) -> int:
+        """The cells that a column needs; a state may be told in several lines."""
+        width = max(map(cell_len, [name, *(str(row[name]) for row in self._rows)]))
+        return min(width, _WIDEST_STATE) if name == "state" else width
+
+
+def _end(name: str, longest: int) -> str:
+    """A name whose beginning gives way: what a sweep varies is at the end."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 _COLUMNS = ("job", "state", "iterations", "loss", "grad norm", "TFLOP/s/GPU", "time", "left", "log")
 _OPTIONAL = ("grad norm", "TFLOP/s/GPU", "left")
+_GAP, _SHORTEST_NAME, _WIDEST_STATE, _LOGS_BELOW = 2, 12, 28, 4
 
 
 def _interest(job: TrackedJob) -> int:
@@ -63,12 +100,13 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
         state.append(f" {', '.join(why)}", style="dim")
     progress = job.progress
     loss = progress.loss if progress.loss is not None else progress.validation_loss
+    whose = " (val)" if progress.loss is None else ""
     left = progress.seconds_left if job.state == RUNNING else None
     return {
         "job": job.name,
         "state": state,
         "iterations": "" if progress.iteration is None else f"{progress.iteration}/{progress.total or '?'}",
-        "loss": "" if loss is None else f"{loss:.4f}",
+        "loss": "" if loss is None else f"{loss:.4f}{whose}",
         "grad norm": "" if progress.grad_norm is None else f"{progress.grad_norm:.3f}",
         "TFLOP/s/GPU": "" if progress.throughput is None else f"{progress.throughput:.1f}",
         "time": _elapsed(job, now),

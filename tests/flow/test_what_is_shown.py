@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User
 from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned
@@ -147,3 +150,48 @@ def test_a_session_that_has_other_jobs_than_its_plan_is_not_taken_for_whole(user
     result = monitor(user, "x", "--cmd", command)
     assert (result.returncode, result.stdout) == (2, "")
     assert "x.json: it has other jobs than its plan" in result.stderr
+
+
+def shown(session: Session, width: int) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width, color_system=None)
+    screen.print(session_table(session), crop=False)
+    return screen.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(user: User) -> None:
+    words = (*QUICK, "++sweep.base_values={project.name:'a_rather_long_name_of_an_experiment_${backend.options.lr}'}")
+    assert user.run("run", *words).returncode == 0
+    session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
+    logs = [job.resolved_log_path for job in session.jobs.values()]
+    wide, narrow = shown(session, 300), shown(session, 60)
+    assert wide[0].split() == ["job", "state", "iterations", "loss", "grad", "norm", "time", "log"]
+    assert [line.split()[-1] for line in wide[1:]] == logs
+    assert narrow[0].split() == ["job", "state", "iterations", "loss", "time"]
+    assert all(len(line) <= 60 for line in narrow[:5])
+    assert [line.split()[0][-5:] for line in narrow[1:5]] == ["0.003", "_0.01", "_0.03", "t_0.1"]
+    assert narrow[5:] == [f"log  {path}" for path in logs]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or restart or cancel"),
+        (("--lines", "3"), "--lines goes with --cmd tail"),
+        (("--cmd", "queue", "--once", "--reason", "x"), "2 problems"),
+    ],
+)
+def test_options_that_a_command_would_not_heed_are_refused(user: User, words: tuple[str, ...], told: str) -> None:
+    result = user.run("monitor", "--session", "any", *words)
+    assert result.returncode == 2
+    assert told in result.stderr
+
+
+def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
+    planned = json.loads(user.run("run", *QUICK, "--no-submit", "--json").stdout)
+    assert len(planned["jobs"]) == 4
+    result = user.run("submit", "--manifest", planned["manifest"], "--json")
+    assert result.returncode == 0
+    assert [job["state"] for job in json.loads(result.stdout)["jobs"]] == ["success"] * 4
+    assert "4 jobs: 4 success" in result.stderr
+    refused = user.run("run", *QUICK, "scheduler.max_jobz=1", "--json")
+    assert (refused.returncode, refused.stdout) == (2, "")
