@@ -399,6 +399,13 @@ RIGHT = [
     right("numbers as YAML gives them", train_iters=1e3, lr_warmup_iters=100.0, global_batch_size="64"),
     right("a growing weight decay", weight_decay_incr_style="cosine", start_weight_decay=0.0, end_weight_decay=0.1),
     right("checkpoints", save="/c", load="/c", save_interval=100, save_retain_interval=200),
+    right(
+        "checkpoints beside the training",
+        save="/c",
+        save_interval=100,
+        async_save=True,
+        use_persistent_ckpt_worker=True,
+    ),
     right("fp16", fp16=True, bf16=False),
     right("overlap", use_distributed_optimizer=True, overlap_grad_reduce=True, overlap_param_gather=True),
     right("full recomputation", recompute_granularity="full", recompute_method="block", recompute_num_layers=1),
@@ -449,5 +456,13 @@ SILENT = [
     ),
     silent("a method without its kind", "recompute_method", "no effect", recompute_method="uniform"),
     silent("an interval without a folder", "save_interval", "no checkpoint", save_interval=100),
+    silent(
+        "a save that waits",
+        "async_save",
+        "no effect without use_persistent_ckpt_worker",
+        save="/c",
+        save_interval=100,
+        async_save=True,
+    ),
     silent("no data", "data_path", "no data is named", mock_data=False),
 ]

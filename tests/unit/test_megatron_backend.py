@@ -404,16 +404,33 @@ def test_a_wrong_key_of_the_section_is_told_with_its_real_name() -> None:
 # Megatron's own parser
 
 
-def test_jobs_that_differ_in_fractions_and_paths_are_asked_about_once() -> None:
-    def shapes(**megatron: Any) -> tuple[str, ...]:
-        made = command(megatron=megatron, validate="parser")
-        assert made.probe is not None
-        return made.probe.shape
+def shape(env: dict[str, str] | None = None, extra: str = "", **megatron: Any) -> tuple[str, ...]:
+    made = command(megatron=megatron, validate="parser", env=env or {}, extra_args=extra)
+    assert made.probe is not None
+    return made.probe.shape
 
-    same = [shapes(lr=1e-3, save="/a", save_interval=1), shapes(lr=2e-5, min_lr=1e-06, save="/b/c", save_interval=1)]
-    assert same[0] == same[1]
-    assert shapes() != shapes(num_layers=4)
+
+def test_jobs_that_differ_in_their_folders_and_rates_are_asked_about_once() -> None:
+    one = shape(lr=1e-3, save="/a", save_interval=1, wandb_exp_name="x")
+    assert one == shape(lr=2e-5, min_lr=1e-06, save="/b/c", save_interval=1, wandb_exp_name="-y")
     assert command().probe is None
+
+
+def test_jobs_that_differ_in_anything_else_are_each_asked_about() -> None:
+    several = [
+        shape(),
+        shape(num_layers=4),
+        shape(num_layers=None, hybrid_layer_pattern="M-M*/M-M*"),
+        shape(num_layers=None, hybrid_layer_pattern="M-M*/M-MM"),
+        shape(qk_clip_alpha=0.5),
+        shape(qk_clip_alpha=2.0),
+        shape(load="/a"),
+        shape({"NCCL_GRAPH_REGISTER": "0"}),
+        shape({"NCCL_GRAPH_REGISTER": "1"}),
+        shape(extra="--kitchen 5"),
+        shape(extra="--kitchen 6"),
+    ]
+    assert len({*several}) == len(several)
 
 
 def test_a_plan_holds_each_question_once() -> None:

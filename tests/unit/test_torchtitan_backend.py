@@ -173,13 +173,14 @@ def test_without_torchtitan_it_is_told_that_nothing_can_be_asked(tmp_path: Path)
         ask([asked(tmp_path)])
 
 
-def test_jobs_that_differ_in_fractions_and_paths_are_asked_about_once() -> None:
+def test_jobs_that_differ_in_their_folder_are_asked_about_once() -> None:
     def shape(**torchtitan: Any) -> tuple[str, ...]:
         probe = command(torchtitan, validate="parser").probe
         assert probe is not None
         assert json.loads(json.dumps(dict(probe.question)))["argv"][0] == "--module=llama3"
         return probe.shape
 
-    assert shape(lr=1e-3, dump_folder="/a") == shape(lr=0.5, dump_folder="/b/c")
+    assert shape(dump_folder="/a") == shape(dump_folder="/b/c")
+    assert shape(lr=1e-3) != shape(lr=0.5)
     assert shape(steps=1) != shape(steps=2)
     assert command().probe is None

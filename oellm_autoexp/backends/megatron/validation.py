@@ -3,7 +3,7 @@
 Megatron finds these mistakes one by one, and some of them only after the model is built on all GPUs. Here they are
 found while planning, all at once. The comments name where Megatron (core_v0.19.0) checks the same: A is
 megatron/training/arguments.py, T megatron/core/transformer/transformer_config.py, S
-megatron/core/optimizer_param_scheduler.py. What is not restated here only its own parser can tell (`validate: parser`).
+megatron/core/optimizer_param_scheduler.py. What is not restated here only Megatron can tell (`validate: parser`).
 """
 
 from __future__ import annotations
@@ -541,6 +541,14 @@ def _checkpoints(arguments: _Arguments) -> _Found:
         yield _problem("save_params_interval", "can't be combined with overlap_param_gather", "switch one of them off")
 
 
+def _asynchronous(arguments: _Arguments) -> _Found:
+    if not arguments.on("async_save") or arguments["ckpt_format"] == "torch":
+        return
+    if not arguments.on("use_persistent_ckpt_worker"):  # A:1740-1746
+        text = "has no effect without use_persistent_ckpt_worker: Megatron switches it off"
+        yield _note("async_save", text)
+
+
 def _logging(arguments: _Arguments) -> _Found:
     every, memory = arguments.number("log_interval"), arguments.number("log_memory_interval")
     if isinstance(every, int) and every > 0 and isinstance(memory, int) and memory % every:  # A:1330
@@ -742,6 +750,7 @@ _CHECKS: tuple[Callable[[_Arguments], _Found], ...] = (
     _learning_rate,
     _weight_decay,
     _checkpoints,
+    _asynchronous,
     _logging,
     _precision,
     _overlap,

@@ -44,7 +44,7 @@ class Torchtitan:
         return Probe(
             program=(*self._section.python, str(PARSER)),
             question={"argv": words},
-            shape=shape(words),
+            shape=tuple(shape(words, {"--dump_folder"})),  # its folder is each job's own
             where=_WHERE,
             help="this asks torchtitan's own parser: plan where backend.python can import torchtitan "
             "(inside of the container), or set backend.validate=none",
