@@ -19,9 +19,9 @@ class Note:
 class Probe:
     """A question to the program itself: would it take these words? Asked once for each distinct `shape`.
 
-    `shape` is all of the question that its answer may depend on. `program` is run once for many questions, which it reads
-    as JSON lines from its standard input; it answers each by a line of JSON: a list of what is wrong. `where` is the
-    place in the config, `help` what to do where it can't be run.
+    `shape` is all of the question that its answer may depend on. `program` is run once for many questions, which it
+    reads as JSON lines from its standard input; it answers each by a line of JSON: a list of what is wrong. `where` is
+    the place in the config, `help` what to do where it can't be run.
     """
 
     program: tuple[str, ...]

@@ -11,6 +11,7 @@ import pytest
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.backends.megatron.arguments import Arguments
+from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import BackendError
@@ -19,7 +20,7 @@ from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import Circumstances
 from tests.megatron import parser
 from tests.megatron.parser import Parser
-from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case
+from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case, offered
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(
@@ -43,6 +44,15 @@ def asked(megatron: Parser, case: Case) -> str:
 @pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)
 def test_megatron_refuses_what_we_refuse(case: Case, megatron_parser: Parser) -> None:
     assert asked(megatron_parser, case)
+
+
+@pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)
+def test_megatron_takes_the_values_that_a_hint_offers(case: Case, megatron_parser: Parser) -> None:
+    dests = Arguments.of().dests
+    judge = Judge(lambda dest: dests[dest].default)
+    (problem,) = judge.verdict(case.values, case.world, case.environment).problems
+    for mended in offered(case, problem.hint):
+        assert asked(megatron_parser, mended) == "", mended.changes
 
 
 @pytest.mark.parametrize("case", [*RIGHT, *SILENT], ids=named)
