@@ -387,6 +387,7 @@ WRONG = [
     untold(
         "checkpoint_activations", "checkpoint_activations", "recompute_granularity", checkpoint_activations=True
     ),  # exit() closes the standard input by which it is asked
+    untold("experts and tp alone", "sequence_parallel", ("experts", "true"), **MOE, **{TP: 2}),
     untold("null tokenizer without size", "vocab_size", "NullTokenizer", vocab_size=None),
     untold("query groups over heads", "num_query_groups", "8 heads", group_query_attention=True, num_query_groups=3),
     untold("tp without connections", "$.backend.env.CUDA_DEVICE_MAX_CONNECTIONS", "set it to 1", {}, **{TP: 2}),
@@ -495,7 +496,11 @@ RIGHT = [
 RIGHT_UNASKED = [
     Case("fsdp2", FSDP2, environment={}),
     Case("fsdp", FSDP, environment={}),
-    Case("tp and overlapped experts", {**MOE, EP: 2, TP: 2, "overlap_moe_expert_parallel_comm": True}, environment={}),
+    Case(
+        "tp and overlapped experts",
+        {**MOE, EP: 2, TP: 2, "sequence_parallel": True, "overlap_moe_expert_parallel_comm": True},
+        environment={},
+    ),
     Case("no training at all", {"skip_train": True, "lr": None, "train_iters": None, "lr_warmup_iters": 0}),
 ]
 

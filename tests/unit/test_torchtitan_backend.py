@@ -103,7 +103,7 @@ def test_a_torchrun_per_node_starts_the_module() -> None:
     assert "torch.distributed.run" in made.argv[2]
     assert "--nproc-per-node=4" in made.argv[2]
     assert made.argv[3:6] == ("torchtitan", "-m", "torchtitan.train")
-    assert made.env == {"MASTER_ADDR": "$SLURMD_NODENAME"}
+    assert made.env == {"MASTER_ADDR": "$SLURMD_NODENAME", "SLURM_KILL_BAD_EXIT": "1"}
     assert "once per node" in refusals({}, {**ON_SLURM, "sbatch": {**ON_SLURM["sbatch"], "ntasks_per_node": 4}})[0].what
 
 

@@ -54,7 +54,12 @@ class MegatronCommand:
         if section.checks != "none":
             verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
-            notes = (*verdict.notes, *(_repeated(words, section.extra_args) if section.extra_args else ()))
+            notes = (
+                *launch.notes,
+                *verdict.notes,
+                *_signals(section),
+                *(_repeated(words, section.extra_args) if section.extra_args else ()),
+            )
         raise_all(BackendError, problems)
         probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
         argv = launch.argv("megatron", [section.script, *words, *section.extra_args])
@@ -93,6 +98,14 @@ def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]
     """Those of `found` that are not about a value which is no value at all."""
     places = {problem.where for problem in known}
     return [problem for problem in found if problem.where not in places]
+
+
+def _signals(section: MegatronBackend) -> list[Note]:
+    if section.launch != "torchrun" or not section.megatron.get("exit_signal_handler"):
+        return []
+    text = "torchrun, which the signal reaches, gives its processes 30 s at most: too little to save in most cases"
+    hint = "set exit_duration_in_mins, or backend.launch: srun"
+    return [Note("exit_signal_handler", f"backend.megatron.exit_signal_handler: {text}; {hint}")]
 
 
 def _repeated(words: Sequence[str], extra: Sequence[str]) -> list[Note]:

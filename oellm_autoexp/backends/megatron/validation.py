@@ -335,6 +335,12 @@ def _pipeline(arguments: _Arguments) -> _Found:
 
 def _experts(arguments: _Arguments) -> _Found:
     size, experts = arguments.size("expert_model_parallel_size"), arguments.number("num_experts")
+    split = arguments.size("tensor_model_parallel_size") > 1 and not arguments.on("sequence_parallel")
+    if (
+        experts and split and not arguments.on("skip_train")
+    ):  # core/transformer/moe/moe_layer.py:629, when it is trained
+        text = "a model with experts is trained with tensor parallelism only if this is on"
+        yield _problem("sequence_parallel", text, "set it to true, or tensor_model_parallel_size to 1")
     if size > 1 and not experts:  # A:1601
         dest = "expert_model_parallel_size"
         hint = _take(_values(arguments, dest, dest, 1, [1]), "num_experts, as many as there are to be")
