@@ -52,6 +52,13 @@ def refusals(torchtitan: dict[str, Any], slurm: dict[str, Any] = ON_SLURM) -> li
     return list(error.value.problems)
 
 
+@pytest.mark.parametrize("again", [{"training.steps": 6}, {"training": {"steps": 5}, "training.steps": 5}])
+def test_a_field_that_is_set_twice_is_told(again: dict[str, Any]) -> None:
+    (problem,) = refusals({"training": {"steps": 5}, **again})
+    assert (problem.what, problem.where) == ("this is set twice", "$.backend.torchtitan.training.steps")
+    assert command({"training": {"steps": 5}, "training.steps": None})
+
+
 def test_sections_and_fields_are_dotted_flags_behind_the_config() -> None:
     overrides = {
         "training": {"steps": 500, "max_norm": 0.5},
