@@ -38,7 +38,7 @@ def named(case: Case) -> str:
 
 
 def asked(megatron: Parser, case: Case) -> str:
-    return megatron.validate(Arguments.of().argv(case.values, explicit=True), case.world, case.environment)
+    return megatron.validate(Arguments.of().argv(case.values), case.world, case.environment)
 
 
 @pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)

@@ -83,6 +83,16 @@ def test_what_is_set_is_given_also_where_it_equals_the_default() -> None:
     assert "--log-interval" not in given(command())
 
 
+def test_of_the_defaults_of_a_version_only_what_is_changed_is_given() -> None:
+    size = "num_layers=2 hidden_size=64 num_attention_heads=4 seq_length=64 max_position_embeddings=64"
+    rest = "micro_batch_size=1 train_iters=10 lr=0.1 log_interval=7"
+    changes = [f"backend.megatron.{change}" for change in f"{size} {rest}".split()]
+    (job,) = planned("backend=megatron", "backend/megatron=core_v0_19_0", *changes).manifest.jobs
+    flags = [word for word in job.argv if word.startswith("--")]
+    assert len(flags) == len(changes) + 3  # and made-up data, of which the group sets three arguments
+    assert job.argv[job.argv.index("--log-interval") + 1] == "7"
+
+
 def test_extra_words_come_last_and_a_repeated_flag_is_noted() -> None:
     made = command(extra_args="--kitchen-recipe-number 5 --lr=2e-3")
     assert given(made)[-3:] == ["--kitchen-recipe-number", "5", "--lr=2e-3"]

@@ -43,8 +43,7 @@ class MegatronCommand:
         problems: list[Problem] = []
         words: list[str] = []
         try:
-            # also what equals the default: that may be another one in the Megatron that is run
-            words = arguments.argv(values, WHERE, explicit=True)
+            words = arguments.argv(values, WHERE)
         except BackendError as error:
             problems += error.problems
         launch = Launch(section, config["slurm"])
