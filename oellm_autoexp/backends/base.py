@@ -52,6 +52,8 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Files that it reads where it runs; one that is absent while planning is told."""
     probe: Probe | None = None
 
 

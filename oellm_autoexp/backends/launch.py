@@ -26,7 +26,6 @@ _SRUN = (
 """What each task runs, by bash: torch's `env://` rendezvous from srun's variables (srun(1), OUTPUT ENVIRONMENT)."""
 
 
-_TASKS = ("ntasks", "ntasks_per_node")
 _GPUS = ("gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "gres")
 
 
@@ -52,14 +51,17 @@ class Launch:
     def _count(self) -> None:
         """How many ranks there are. What srun is told comes last, and may leave nodes of the job to spare."""
         nodes, gpus, _ = script.resources(self._sbatch, self._extra)
-        of_step = {key: self._srun[key] for key in ("nodes", *_TASKS, *_GPUS) if key in self._srun}
-        step_nodes = script.resources({"nodes": of_step.get("nodes", nodes)})[0]
-        tasks = script.tasks({"nodes": step_nodes, **{key: of_step[key] for key in _TASKS if key in of_step}})
-        if tasks is None:
-            tasks = script.tasks(self._sbatch, self._extra)
-        if any(key in of_step for key in _GPUS):
-            gpus = script.resources({"ntasks": tasks, **of_step, "nodes": step_nodes})[1]
-        else:
+        step_nodes = script.resources({"nodes": self._srun.get("nodes", nodes)})[0]
+        of_job = script.tasks(self._sbatch, self._extra)
+        if "ntasks" in self._srun:
+            tasks = script.tasks({"ntasks": self._srun["ntasks"]})
+        elif of_job is None and "ntasks_per_node" in self._srun:
+            tasks = script.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
+        else:  # srun takes the job's number, and ignores another one per node (SLURM_NTASKS)
+            tasks = of_job
+        if of_step := {key: self._srun[key] for key in _GPUS if key in self._srun}:
+            gpus = script.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
+        elif step_nodes != nodes:
             gpus = gpus // nodes * step_nodes
         if self._section.launch == "srun":
             self._count_tasks(tasks, step_nodes, gpus)
@@ -68,19 +70,15 @@ class Launch:
 
     def _count_tasks(self, tasks: int | None, nodes: int, gpus: int) -> None:
         self.world = tasks or nodes
-        if not gpus and not (tasks and self._sbatch.get("exclusive")):  # which gives all that a node has (sbatch(1))
+        if not gpus and not (tasks and self._sbatch.get("exclusive") is True):  # which gives all GPUs (sbatch(1))
             self._problem("gpus_per_node", "there is one task per GPU, and the job asks for none", "set it, e.g. to 4")
         elif gpus and self.world != gpus:
             text = f"srun starts {plural(self.world, 'task')} for {gpus} GPUs, and each needs its own"
             self._tasks_problem(text, gpus // nodes, gpus, "torchrun")
             self.world = gpus
-        if any("gpus_per_task" in section for section in (self._sbatch, self._srun)) and "gpu_bind" not in self._srun:
-            text = (
-                "with gpus_per_task each task sees its own GPUs alone, as number 0; LOCAL_RANK counts those of a node"
-            )
-            self.notes.append(
-                Note("gpus_per_task", f"{text} (set gpus_per_node instead, or slurm.srun.gpu_bind: none)")
-            )
+        if self._sbatch.get("gpus_per_task") or self._srun.get("gpus_per_task"):
+            text = "with gpus_per_task each task sees its own GPU alone, while LOCAL_RANK counts those of the node"
+            self.notes.append(Note("gpus_per_task", f"{text}: set gpus_per_node instead"))
 
     def _count_torchruns(self, tasks: int | None, nodes: int, gpus: int) -> None:
         self._per_node = max(1, gpus // nodes)
@@ -93,15 +91,13 @@ class Launch:
             self._tasks_problem(text, 1, nodes, "srun")
 
     def _tasks_problem(self, text: str, each: int, all_of_them: int, other: str) -> None:
-        """A wrong number of tasks; srun's own number can only be mended there, and with a spare node it needs one."""
-        own = next((key for key in _TASKS if key in self._srun), None)
-        if own is None and "nodes" not in self._srun:
-            self._problem(
-                "ntasks_per_node", text, f"set slurm.sbatch.ntasks_per_node: {each}, or backend.launch: {other}"
-            )
-            return
-        hint = f"set slurm.srun.ntasks: {all_of_them}, or backend.launch: {other}"
-        self.problems.append(Problem(text, f"$.slurm.srun.{own or 'ntasks'}", hint))
+        """A wrong number of tasks: what srun was told is mended there, and with a spare node it must be told."""
+        if "ntasks" in self._srun or "nodes" in self._srun or "ntasks_per_node" in self._srun:
+            hint = f"set slurm.srun.ntasks: {all_of_them}, or backend.launch: {other}"
+            self.problems.append(Problem(text, "$.slurm.srun.ntasks", hint))
+        else:
+            hint = f"set slurm.sbatch.ntasks_per_node: {each}, or backend.launch: {other}"
+            self._problem("ntasks_per_node", text, hint)
 
     def _problem(self, key: str, text: str, hint: str) -> None:
         self.problems.append(Problem(text, f"$.slurm.sbatch.{key}", hint))

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ def plan(options: argparse.Namespace) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all."""
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.files import shipped
+    from oellm_autoexp.workflow.check import absent
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.provenance import gather
 
@@ -58,7 +60,7 @@ def plan(options: argparse.Namespace) -> Plan:
     )
     with located(composed):
         _ask(made)
-    return made
+    return replace(made, notes=(*made.notes, *absent(made.needs)))
 
 
 def _ask(made: Plan) -> None:

@@ -47,6 +47,12 @@ def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) ->
     raise_all(BackendError, dict.fromkeys(found))
 
 
+def absent(files: Iterable[str]) -> tuple[str, ...]:
+    """A note for each file that is not here; it may be on the nodes, or inside of a container."""
+    hint = "if it is not inside of the container either: git submodule update --init, or name another"
+    return tuple(f"{file} is not on this machine; {hint}" for file in files if not Path(file).exists())
+
+
 def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> list[Problem]:
     first = probes[0]
     try:

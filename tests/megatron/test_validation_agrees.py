@@ -149,6 +149,26 @@ def test_every_question_whose_answer_may_be_another_is_asked(
     assert len(error.value.problems) == 1
 
 
+MODELOPT = """\
+def add_modelopt_args(parser):
+    parser.add_argument("--export-kv-cache-quant", choices=["none", "fp8"])
+    return parser
+"""
+
+
+def test_words_of_an_optional_package_are_judged_where_it_is(
+    megatron_parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = (probe(extra=f"--export-kv-cache-quant {word}") for word in ("fp8", "fp7"))
+    ask([right, wrong])  # where it is not, neither is known
+    (tmp_path / "megatron/post_training").mkdir(parents=True)
+    (tmp_path / "megatron/post_training/arguments.py").write_text(MODELOPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BackendError, match="invalid choice: 'fp7'") as error:
+        ask([right, wrong])
+    assert len(error.value.problems) == 1
+
+
 FREE: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("save", "load", "tensorboard_dir", "data_cache_path", "wandb_save_dir"), ("/a", "b/c")),
     "wandb_exp_name": ("a", "-b"),

@@ -20,7 +20,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
 from oellm_autoexp.slurm import script
-from oellm_autoexp.workflow.check import ask
+from oellm_autoexp.workflow.check import absent, ask
 from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import gather, is_secret, redact_words
 from tests.megatron.validation_cases import BASE
@@ -190,20 +190,27 @@ def spare(nodes: int = 3, **srun: Any) -> dict[str, Any]:
 
 
 def test_nodes_that_srun_leaves_to_spare_have_no_ranks() -> None:
-    for srun in ({"ntasks": 8}, {"ntasks_per_node": 4}, {"ntasks": 8, "gpus_per_task": 1, "gpu_bind": "none"}):
-        assert "on 8 copies" in refusals(spare(**srun), {"global_batch_size": 60})[0].what
+    alone = asking(nodes=3, ntasks_per_node=None)
+    for slurm in (
+        spare(ntasks=8),
+        spare(ntasks=8, gpus_per_node=4),
+        {**alone, "srun": {"nodes": 2, "ntasks_per_node": 4}},
+    ):
+        assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60})[0].what
     slurm = spare(ntasks=2)
     assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60}, launch="torchrun")[0].what
     assert '--nnodes="${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"' in command(slurm, launch="torchrun").argv[2]
 
 
 def test_a_wrong_number_of_tasks_is_told_where_srun_is_told_it() -> None:
-    for srun in ({}, {"ntasks": 12}):  # without its own number srun takes that of the job
+    # without its own number srun takes that of the job, and ignores another one per node
+    for srun in ({}, {"ntasks": 12}, {"ntasks_per_node": 4}):
         (problem,) = refusals(spare(**srun))
         assert (problem.where, problem.what[:19]) == ("$.slurm.srun.ntasks", "srun starts 12 task")
         assert "slurm.srun.ntasks: 8" in problem.hint
-    (problem,) = refusals({**ON_SLURM, "srun": {"ntasks_per_node": 2}})
-    assert problem.where == "$.slurm.srun.ntasks_per_node"
+    (problem,) = refusals({**asking(ntasks_per_node=None), "srun": {"ntasks_per_node": 2}})
+    assert "srun starts 4 tasks for 8 GPUs" in problem.what
+    assert command({**ON_SLURM, "srun": {"ntasks_per_node": 2}})
 
 
 def texts(made: Command) -> list[str]:
@@ -231,7 +238,7 @@ def test_gpus_that_are_bound_to_tasks_are_noted() -> None:
     bound = asking(gpus_per_node=None, gpus_per_task=1)
     (text,) = texts(command(bound))
     assert "LOCAL_RANK" in text
-    assert texts(command({**bound, "srun": {"gpu_bind": "none"}})) == []
+    assert texts(command(asking(gpus_per_task=None))) == []
 
 
 def test_on_this_machine_the_world_is_one() -> None:
@@ -524,6 +531,17 @@ def test_where_megatron_is_not_the_error_says_how_to_get_it() -> None:
         (problem,) = error.value.problems
         assert problem.where == "$.backend.megatron"
         assert "git submodule update --init" in problem.hint
+
+
+def test_a_training_script_that_is_not_there_is_noted(tmp_path: Path) -> None:
+    script = tmp_path / "pretrain_gpt.py"
+    plan = planned("backend=megatron", f"backend.script={script}")
+    (note,) = absent(plan.needs)
+    assert note.startswith(f"{script} is not on this machine")
+    assert "git submodule update --init" in note
+    script.touch()
+    assert absent(plan.needs) == ()
+    assert planned("project=default").needs == ()
 
 
 def test_the_answers_of_the_parser_come_back_to_their_jobs(tmp_path: Path) -> None:

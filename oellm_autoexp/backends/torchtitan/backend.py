@@ -44,7 +44,7 @@ class Torchtitan:
         words += section.extra_args
         probe = self._probe(words) if section.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
-        return Command(tuple(argv), launch.own_environment(), tuple(launch.notes), probe)
+        return Command(tuple(argv), launch.own_environment(), tuple(launch.notes), (), probe)
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(
