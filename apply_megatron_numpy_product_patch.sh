@@ -43,7 +43,14 @@ if [[ -z $folder ]]; then
 fi
 [[ -d $folder ]] || fail "no folder $folder"
 
-pattern='\b(np|numpy)\.(product|cumproduct|sometrue|alltrue)\b'
+# by their module's name, or imported by their own: `from numpy import product` becomes `… prod as product`
+names='product|cumproduct|sometrue|alltrue'
+first='(^[[:space:]]*from numpy import (.*, *)?\(? *)'
+pattern="\\b(np|numpy)\\.($names)\\b|$first($names)\\b"
+found=$(mktemp)
+trap 'rm -f -- "$found"' EXIT
+grep -rlZE --include='*.py' -- "$pattern" "$folder" > "$found" || (($? == 1)) || fail "can't read all of $folder"
+
 files=0
 while IFS= read -r -d '' file; do
   files=$((files + 1))
@@ -52,7 +59,10 @@ while IFS= read -r -d '' file; do
   [[ -w $file ]] || fail "may not write $file"
   sed -i -E -e 's/\b(np|numpy)\.product\b/\1.prod/g' -e 's/\b(np|numpy)\.cumproduct\b/\1.cumprod/g' \
     -e 's/\b(np|numpy)\.sometrue\b/\1.any/g' -e 's/\b(np|numpy)\.alltrue\b/\1.all/g' -- "$file"
-done < <(grep -rlZE --include='*.py' -- "$pattern" "$folder")
+  for pair in product:prod cumproduct:cumprod sometrue:any alltrue:all; do
+    sed -i -E -e "s/$first${pair%:*} as /\\1${pair#*:} as /" -e "s/$first${pair%:*}\\b/\\1${pair#*:} as ${pair%:*}/" -- "$file"
+  done
+done < "$found"
 
 if ((files == 0)); then
   printf 'Nothing to do: no numpy.product in %s\n' "$folder"

@@ -3,7 +3,7 @@
     python bench/plan.py [--jobs 1000] [--large 10000]
 
 Three configs: one made for the measurement (800 keys, 60 interpolations, any program), a shipped model for Megatron-LM,
-and Megatron-LM with each of its 800 arguments given, made into words and checked for each job. The baseline, in the
+and Megatron-LM with each of its 800 arguments set, made into words and checked for each job. The baseline, in the
 same run: `python -c` composing the same config once with Hydra, plus writing as many files with as many bytes; the
 best of five attempts counts for each, as noise only ever adds. Exits 1 if a target is missed. Seconds are for 2 cores
 and TMPDIR on a fast disk or in memory; the ratios hold anywhere.
@@ -238,7 +238,7 @@ def main() -> int:
         small = against_baseline(rows, "jobs", experiment, options.jobs)
         against_baseline(rows, "Megatron jobs (1B)", Experiment.of_megatron(model, "1B"), options.jobs)
         whole = Experiment.of_megatron(every, "core_v0_19_0", EVERY_ARGUMENT)
-        against_baseline(rows, "Megatron jobs, every argument given", whole, options.jobs)
+        against_baseline(rows, "Megatron jobs, every argument set", whole, options.jobs)
         large, out = plan(experiment, options.large)
         rows.add(f"{options.large} jobs", f"{large.seconds:.2f} s", "25 s", large.seconds <= 25)
         rows.add("  peak memory", f"{large.megabytes:.0f} MB", "400 MB", large.megabytes <= 400)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,8 +19,9 @@ class Note:
 class Probe:
     """A question to the program itself: would it take these words? Asked once for each distinct `shape`.
 
-    `program` is run once for many questions, which it reads as JSON lines from its standard input; it answers each by a
-    line of JSON: a list of what is wrong. `where` is the place in the config, `help` what to do where it can't be run.
+    `shape` is all of the question that its answer may depend on. `program` is run once for many questions, which it
+    reads as JSON lines from its standard input; it answers each by a line of JSON: a list of what is wrong. `where` is
+    the place in the config, `help` what to do where it can't be run.
     """
 
     program: tuple[str, ...]
@@ -31,17 +31,18 @@ class Probe:
     help: str
 
 
-_FRACTION = re.compile(r"-?\d+(\.\d*)?e[+-]?\d+|-?\d+\.\d*")
-
-
-def shape(words: Iterable[str]) -> tuple[str, ...]:
-    """Words without the values that a program's checks do not depend on: fractions and paths."""
-    return tuple(map(_outline, words))
-
-
-def _outline(word: str) -> str:
-    flag, equals, value = word.partition("=") if word.startswith("--") and "=" in word else ("", "", word)
-    return f"{flag}{equals}#" if "/" in value or _FRACTION.fullmatch(value) else word
+def shape(words: Iterable[str], free: Container[str]) -> Iterator[str]:
+    """Words without the values of `free` flags, on which a program's checks do not depend. An empty value stays."""
+    before = ""
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if before in free:
+            yield "#"
+        elif equals and value and flag in free:
+            yield from (flag, "#")
+        else:
+            yield word
+        before = word
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Files that it reads where it runs; one that is absent while planning is told."""
     probe: Probe | None = None
 
 

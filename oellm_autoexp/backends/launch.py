@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import LaunchedBackend
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.slurm import script
@@ -14,7 +15,8 @@ _MASTER = (
     'export MASTER_ADDR="${MASTER_ADDR:-${SLURM_LAUNCH_NODE_IPADDR:-localhost}}"; '
     # by the job's id, so that jobs that share a node do not meet (an array's tasks: 12_3)
     'job="${SLURM_JOB_ID:-0}"; '
-    'export MASTER_PORT="${MASTER_PORT:-$((20000 + (${job%%_*} + 97 * ${SLURM_ARRAY_TASK_ID:-0}) % 20000))}"'
+    # and below the ports that Linux gives to connections (32768 and up, ip(7))
+    'export MASTER_PORT="${MASTER_PORT:-$((20000 + (${job%%_*} + 97 * ${SLURM_ARRAY_TASK_ID:-0}) % 12000))}"'
 )
 _SRUN = (
     'export RANK="${SLURM_PROCID:-0}" LOCAL_RANK="${SLURM_LOCALID:-0}"; '
@@ -24,47 +26,100 @@ _SRUN = (
 """What each task runs, by bash: torch's `env://` rendezvous from srun's variables (srun(1), OUTPUT ENVIRONMENT)."""
 
 
+_GPUS = ("gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "gres")
+
+
 class Launch:
-    """How the ranks of a job come to be: what is wrong with it, how many there are, and the words."""
+    """How the ranks of a job come to be: what is wrong or should be known of it, how many there are, and the words."""
 
     def __init__(self, section: LaunchedBackend, slurm: Mapping[str, Any]) -> None:
         self._section = section
         self._slurm = slurm
         self._alone = slurm["client"]["class_name"] == "LocalClient" or not slurm.get("launcher_cmd")
+        self._sbatch, self._extra = slurm.get("sbatch") or {}, slurm.get("sbatch_extra_directives") or []
+        self._srun = {
+            key.replace("-", "_"): value
+            for key, value in (slurm.get("srun") or {}).items()
+            if value is not None and value is not False
+        }
         self.problems: list[Problem] = []
-        sbatch, extra = slurm.get("sbatch") or {}, slurm.get("sbatch_extra_directives") or []
-        self._nodes, gpus, _ = script.resources(sbatch, extra)
-        # srun's own options come last
-        own = {key: value for key, value in (slurm.get("srun") or {}).items() if key in ("ntasks", "ntasks_per_node")}
-        tasks = script.tasks({**sbatch, **({"ntasks": None} if own else {}), **own}, () if own else extra)
-        self._per_node = 1
-        if self._alone:
-            self.world = 1
-        elif section.launch == "srun":
-            self.world = tasks or self._nodes
-            if gpus and self.world != gpus:
-                each = gpus // self._nodes
-                text = f"srun starts {plural(self.world, 'task')} for {gpus} GPUs, and each needs its own"
-                hint = f"set slurm.sbatch.ntasks_per_node: {each}, or backend.launch: torchrun"
-                self.problems.append(Problem(text, "$.slurm.sbatch.ntasks_per_node", hint))
-                self.world = gpus
+        self.notes = [*self._signal_notes()]
+        self._per_node = self.world = 1
+        if not self._alone:
+            self._count()
+
+    def _count(self) -> None:
+        """How many ranks there are. What srun is told comes last, and may leave nodes of the job to spare."""
+        nodes, gpus, _ = script.resources(self._sbatch, self._extra)
+        step_nodes = script.resources({"nodes": self._srun.get("nodes", nodes)})[0]
+        of_job = script.tasks(self._sbatch, self._extra)
+        if "ntasks" in self._srun:
+            tasks = script.tasks({"ntasks": self._srun["ntasks"]})
+        elif of_job is None and "ntasks_per_node" in self._srun:
+            tasks = script.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
+        else:  # srun takes the job's number, and ignores another one per node (SLURM_NTASKS)
+            tasks = of_job
+        if of_step := {key: self._srun[key] for key in _GPUS if key in self._srun}:
+            gpus = script.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
+        elif step_nodes != nodes:
+            gpus = gpus // nodes * step_nodes
+        if self._section.launch == "srun":
+            self._count_tasks(tasks, step_nodes, gpus)
         else:
-            self._per_node = max(1, gpus // self._nodes)
-            self.world = self._nodes * self._per_node
-            if not gpus:
-                text = "torchrun starts one process per GPU, and the job asks for none"
-                self.problems.append(Problem(text, "$.slurm.sbatch.gpus_per_node", "set it, e.g. to 4"))
-            if tasks is not None and tasks != self._nodes:
-                text = f"srun starts {tasks} tasks on {self._nodes} nodes; torchrun is started once per node"
-                hint = "set slurm.sbatch.ntasks_per_node: 1, or backend.launch: srun"
-                self.problems.append(Problem(text, "$.slurm.sbatch.ntasks_per_node", hint))
+            self._count_torchruns(tasks, step_nodes, gpus)
+
+    def _count_tasks(self, tasks: int | None, nodes: int, gpus: int) -> None:
+        self.world = tasks or nodes
+        if not gpus and not (tasks and self._sbatch.get("exclusive") is True):  # which gives all GPUs (sbatch(1))
+            self._problem("gpus_per_node", "there is one task per GPU, and the job asks for none", "set it, e.g. to 4")
+        elif gpus and self.world != gpus:
+            text = f"srun starts {plural(self.world, 'task')} for {gpus} GPUs, and each needs its own"
+            self._tasks_problem(text, gpus // nodes, gpus, "torchrun")
+            self.world = gpus
+        if self._sbatch.get("gpus_per_task") or self._srun.get("gpus_per_task"):
+            text = "with gpus_per_task each task sees its own GPU alone, while LOCAL_RANK counts those of the node"
+            self.notes.append(Note("gpus_per_task", f"{text}: set gpus_per_node instead"))
+
+    def _count_torchruns(self, tasks: int | None, nodes: int, gpus: int) -> None:
+        self._per_node = max(1, gpus // nodes)
+        self.world = nodes * self._per_node
+        if not gpus:
+            text = "torchrun starts one process per GPU, and the job asks for none"
+            self._problem("gpus_per_node", text, "set it, e.g. to 4")
+        if tasks is not None and tasks != nodes:
+            text = f"srun starts {tasks} tasks on {plural(nodes, 'node')}; torchrun is started once per node"
+            self._tasks_problem(text, 1, nodes, "srun")
+
+    def _tasks_problem(self, text: str, each: int, all_of_them: int, other: str) -> None:
+        """A wrong number of tasks: what srun was told is mended there, and with a spare node it must be told."""
+        if "ntasks" in self._srun or "nodes" in self._srun or "ntasks_per_node" in self._srun:
+            hint = f"set slurm.srun.ntasks: {all_of_them}, or backend.launch: {other}"
+            self.problems.append(Problem(text, "$.slurm.srun.ntasks", hint))
+        else:
+            hint = f"set slurm.sbatch.ntasks_per_node: {each}, or backend.launch: {other}"
+            self._problem("ntasks_per_node", text, hint)
+
+    def _problem(self, key: str, text: str, hint: str) -> None:
+        self.problems.append(Problem(text, f"$.slurm.sbatch.{key}", hint))
+
+    def _signal_notes(self) -> Iterator[Note]:
+        """torchrun ends its processes 30 s after a TERM or INT, and dies of USR1 and USR2 itself (elastic/agent)."""
+        signal = str(self._sbatch.get("signal") or "")
+        if self._section.launch == "torchrun" and signal and not signal.startswith("B:"):
+            yield Note(
+                "torchrun and signal",
+                f"slurm.sbatch.signal {signal} goes to torchrun, which gives its processes 30 s after TERM and dies of "
+                "other signals at once: too little to save; take backend.launch: srun",
+            )
 
     def own_environment(self) -> dict[str, str]:
         """What the backend adds to the job's environment."""
         # The batch script runs on the first node; a cluster's profile may know a better name of it.
         known = {*(self._slurm.get("env") or {}), *self._section.env}
-        master = {} if self._alone or "MASTER_ADDR" in known else {"MASTER_ADDR": "$SLURMD_NODENAME"}
-        return {**master, **self._section.env}
+        own = {} if self._alone else {"MASTER_ADDR": "$SLURMD_NODENAME"}
+        if not self._alone and "kill_on_bad_exit" not in self._srun:
+            own["SLURM_KILL_BAD_EXIT"] = "1"  # else all others wait for a dead rank, for as long as NCCL does
+        return {**{name: value for name, value in own.items() if name not in known}, **self._section.env}
 
     def environment(self) -> dict[str, str]:
         """All that the job exports."""
@@ -80,7 +135,7 @@ class Launch:
         if self._section.launch == "srun":
             return ["bash", "-c", _SRUN, name, *python, *program]
         torchrun = shell([*python, "-m", "torch.distributed.run"])
-        nodes = "1" if self._alone else '"$SLURM_JOB_NUM_NODES"'
+        nodes = "1" if self._alone else '"${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"'
         # By fixed node ranks: nobody has to guess from a host's name which node is the master.
         node = '--node-rank="${SLURM_NODEID:-0}" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT"'
         start = f"{torchrun} --nnodes={nodes} --nproc-per-node={self._per_node} {node}"

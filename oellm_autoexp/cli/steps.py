@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def plan(options: argparse.Namespace) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all."""
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.files import shipped
-    from oellm_autoexp.workflow.check import ask
+    from oellm_autoexp.workflow.check import absent
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.provenance import gather
 
@@ -60,8 +61,24 @@ def plan(options: argparse.Namespace) -> Plan:
         read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
     )
     with located(composed):
+        _ask(made)
+    return replace(made, notes=(*made.notes, *absent(made.needs)))
+
+
+def _ask(made: Plan) -> None:
+    """Put the plan's questions to the programs, with a progress bar where there are several."""
+    from oellm_autoexp.view.tables import console
+    from oellm_autoexp.workflow.check import ask
+
+    screen = console(stderr=True)
+    if len(made.probes) < 2 or not screen.is_terminal:
         ask(made.probes)
-    return made
+        return
+    from rich.progress import Progress
+
+    with Progress(console=screen, transient=True) as bar:
+        task = bar.add_task("asking the program itself", total=len(made.probes))
+        ask(made.probes, lambda: bar.advance(task))
 
 
 def _plan_id(text: str | None) -> str | None:

@@ -36,6 +36,7 @@ from oellm_autoexp.config.source import (
     shown,
     unknown_config,
 )
+from oellm_autoexp.config.spelling import spelled
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
 from oellm_autoexp.text import did_you_mean, dotted, new_key_hint, scalar
@@ -253,7 +254,8 @@ def _checked_overrides(overrides: tuple[str, ...], opened: tuple[str, ...]) -> l
 
 
 def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
-    plain = _plain_value(text)
+    written, equals, value = text.partition("=")
+    plain = _plain_value(f"{spelled(written)}{equals}{value}")
     try:
         override = _parsed(plain)
     except (HydraException, ValueError):  # ValueError: a number of thousands of digits
@@ -486,7 +488,8 @@ class Locations:
                 continue
             package = tuple(part for part in (default.package or "").split(".") if part)
             for key, line in key_lines(file).items():
-                lines[(*package, *(part.lstrip("+~") for part in key))] = f"{shown(file)}:{line}"
+                path = spelled(".".join((*package, *(part.lstrip("+~") for part in key))))
+                lines[tuple(path.split("."))] = f"{shown(file)}:{line}"
         return lines
 
 

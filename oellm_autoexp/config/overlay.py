@@ -28,6 +28,7 @@ from oellm_autoexp.config.interpolation import (
     plain_indices,
 )
 from oellm_autoexp.config.resolvers import Resolver
+from oellm_autoexp.config.spelling import respelled, spelled
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.text import did_you_mean, new_key_hint
 
@@ -209,11 +210,12 @@ class _Laying:
 
     def put(self, key: str, value: Any) -> list[Problem]:
         """Set, add or delete one key, and tell what is wrong with it."""
-        match = _KEY.fullmatch(key)
+        match = _KEY.fullmatch(spelled(key))
         if match is None:
             return [Problem(f"{key!r} is not a dotted key", key, "write section.key, +section.key or ~section.key")]
         sign, name = match.groups()
         path = tuple(name.split("."))
+        value = respelled(value, name) if isinstance(value, dict) else value
         self.tree.changed += dict.fromkeys((path, plain_indices(path)))
         free = sign in ("+", "++") or _open(name, self._opened)
         if sign == "+" and not isinstance(value, dict | list) and self._present(self.tree, path) is not None:

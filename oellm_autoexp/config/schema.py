@@ -58,7 +58,7 @@ class MegatronBackend(LaunchedBackend):
     megatron: dict[str, Any] = {}
     """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
     checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")
-    """What a plan is checked by: rules restated here, Megatron's own parser as well, or neither."""
+    """What a plan is checked by: rules restated here, Megatron itself as well, or neither."""
 
 
 class TorchtitanBackend(LaunchedBackend):

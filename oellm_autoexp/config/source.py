@@ -30,6 +30,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from oellm_autoexp.config.spelling import respelled
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.text import did_you_mean
 
@@ -397,7 +398,9 @@ class AutoexpConfigSource(ConfigSource):
             raise ConfigLoadError(f"Config not found : {file}")
         _log.debug("reading %s", file)
         header = ConfigSource._get_header_dict(_read_text(file)[:512])
-        content = read_mapping(file)
+        package = header.get("package") or ("" if config_path in _search.get().configs else Path(config_path).parent)
+        place = str(package).replace("/", ".")
+        content = respelled(read_mapping(file), "" if place in ("_global_", ".") else place)
         if config_path.startswith("sweep/"):
             content = normalise(content, in_sweep=True)
         else:

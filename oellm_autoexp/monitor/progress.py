@@ -97,7 +97,11 @@ _KINDS: tuple[tuple[bytes, re.Pattern[bytes], _Reader], ...] = (
     (
         b" loss at iteration",
         re.compile(
-            rb"validation\S* loss at iteration (" + _COUNT + rb").*?\| lm loss value: (" + _NUMBER + rb"|NAN|INF)"
+            rb"validation\S* loss at iteration ("
+            + _COUNT
+            + rb")\b(?! on test set).*?\| lm loss value: ("
+            + _NUMBER
+            + rb"|NAN|INF)"
         ),
         lambda match: {"iteration": int(match[1]), "validation_loss": _finite(match[2])},
     ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Timer
 
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
@@ -29,43 +31,74 @@ def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> No
     )
 
 
-_PATIENCE_SECONDS = 600
+_PATIENCE_SECONDS = 600  # for the program to start
+_PATIENCE_SECONDS_EACH = 10
 
 
-def ask(probes: Iterable[Probe]) -> None:
-    """Put questions to the programs themselves, each started once. Raises BackendError with all that they refuse."""
+def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) -> None:
+    """Put questions to the programs themselves, each started once. Raises BackendError with all that they refuse.
+
+    `progress` is called with every answer.
+    """
     by_program: dict[tuple[str, ...], list[Probe]] = defaultdict(list)
     for probe in probes:
         by_program[probe.program].append(probe)
-    found = [problem for program, asked in by_program.items() for problem in _answers(program, asked)]
+    found = [problem for program, asked in by_program.items() for problem in _problems(program, asked, progress)]
     raise_all(BackendError, dict.fromkeys(found))
 
 
-def _answers(program: tuple[str, ...], probes: Sequence[Probe]) -> list[Problem]:
-    questions = "".join(f"{json.dumps(dict(probe.question))}\n" for probe in probes)
+def absent(files: Iterable[str]) -> tuple[str, ...]:
+    """A note for each file that is not here; it may be on the nodes, or inside of a container."""
+    hint = "if it is not inside of the container either: git submodule update --init, or name another"
+    return tuple(f"{file} is not on this machine; {hint}" for file in files if not Path(file).exists())
+
+
+def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> list[Problem]:
     first = probes[0]
     try:
-        done = subprocess.run(
-            program,
-            input=questions,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_PATIENCE_SECONDS,
-            env={**os.environ, "NO_VCS_VERSION": "1"},  # else Megatron asks git for its version
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        answers, failure = _answers(program, probes, progress)
+    except OSError as error:
         return [Problem(f"can't ask {program[0]}: {error}", first.where, first.help)]
-    answers = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    if done.returncode or len(answers) != len(probes):
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return [Problem(f"can't ask the program itself: {said}", first.where, first.help)]
+    if failure:
+        return [Problem(f"can't ask the program itself: {failure}", first.where, first.help)]
     return [
         Problem(f"it would be refused: {what}", probe.where)
         for probe, line in zip(probes, answers, strict=True)
         for what in json.loads(line)
     ]
+
+
+def _answers(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> tuple[list[str], str]:
+    """A line for each question, and why there are not as many. Raises OSError: it can't be started."""
+    patience = _PATIENCE_SECONDS + _PATIENCE_SECONDS_EACH * len(probes)
+    with tempfile.TemporaryFile("w+") as questions, tempfile.TemporaryFile("w+", errors="replace") as said:
+        questions.writelines(f"{json.dumps(dict(probe.question))}\n" for probe in probes)
+        questions.seek(0)
+        environment = {**os.environ, "NO_VCS_VERSION": "1"}  # else Megatron asks git for its version
+        answers = []
+        with subprocess.Popen(
+            program, stdin=questions, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace", env=environment
+        ) as child:
+            late = Timer(patience, child.kill)
+            late.start()
+            try:
+                for line in child.stdout or ():
+                    if line.startswith("["):
+                        answers.append(line)
+                        progress()
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                too_late = not late.is_alive()
+                late.cancel()
+        if child.returncode == 0 and len(answers) == len(probes):
+            return answers, ""
+        said.seek(0)
+        lines = said.read().strip().splitlines()
+    if too_late:
+        lines = [f"it took more than {patience} seconds"]
+    return answers, (lines or [f"exit code {child.returncode}"])[-1]
 
 
 def _kinds(manifest: Manifest) -> dict[str, str]:

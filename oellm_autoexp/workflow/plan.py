@@ -66,6 +66,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     """What the programs themselves are to be asked before the plan is written, each question once."""
+    needs: tuple[str, ...] = ()
+    """Files that the commands read where they run."""
 
     @property
     def manifest_path(self) -> Path:
@@ -210,6 +212,7 @@ class _Planner:
         self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
+        self._needs: dict[str, None] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
         self._rules = watching.Decoder()
 
@@ -283,6 +286,7 @@ class _Planner:
         raise_all(ConfigError, problems)
         for note in command.notes:
             self._told[note.about].append(note)
+        self._needs.update(dict.fromkeys(command.needs))
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
         packed = self._packer.packed(to_json(self._redactor.redact(tree), indent=2, inf_nan_mode="strings") + b"\n")
@@ -426,7 +430,7 @@ class _Planner:
             *_notes(first, planned, self._odd_options),
             *_told(self._told, len(planned)),
         )
-        return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()))
+        return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()), tuple(self._needs))
 
 
 def _descent(variable: str) -> dict[str, Any]:

@@ -95,8 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     say(f"\nall {len(names)} as they should be, after {seconds:.0f} s")
     if options.output is None and not lab.on_slurm:
-        shutil.rmtree(lab.root)
+        _remove(lab.root)
     return 0
+
+
+def _remove(folder: Path) -> None:
+    """Remove what was written; the embedded scheduler may be tidying up in it for a moment longer."""
+    for _ in range(_TRIES):
+        try:
+            return shutil.rmtree(folder)
+        except OSError:
+            time.sleep(1)
+    return say(f"left where it is: {folder}")
+
+
+_TRIES = 10
 
 
 def _lab(options: argparse.Namespace, words: list[str]) -> Lab:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,9 @@ NEEDED = ("torch==2.13.0", "numpy", "packaging")
 INSTALL_COMMAND = "python tests/megatron/parser.py install"
 ANSWERS = Path(__file__).resolve().with_name("answers.py")
 NOT_FOR_IT = {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "RANK", "WORLD_SIZE", "LOCAL_RANK"}
+
+
+ONE_CONNECTION = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 
 
 class ParserError(RuntimeError):
@@ -95,6 +98,10 @@ def _run(*command: str) -> None:
         raise ParserError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
 
+def _question(argv: Sequence[str], world: int, environment: Mapping[str, str]) -> dict[str, Any]:
+    return {"argv": list(argv), "world": world, "environment": dict(environment)}
+
+
 class Parser:
     """Megatron's parser as a child process: a context manager that ends it."""
 
@@ -135,10 +142,14 @@ class Parser:
         """{"changed": {dest: value that is not the default's}}, or {"error": what argparse says}."""
         return self.ask({"parse": list(argv)})
 
-    def validate(self, argv: Sequence[str], world_size: int) -> str:
+    def validate(self, argv: Sequence[str], world: int, environment: Mapping[str, str] = ONE_CONNECTION) -> str:
         """What Megatron objects to before it would build a model on so many GPUs, or ''."""
-        answer = self.ask({"validate": list(argv), "world_size": world_size})
-        return f"{answer['error']} ({answer.get('at', 'argparse')})" if answer else ""
+        return str(self.ask({"validate": _question(argv, world, environment)})["error"])
+
+    def made(self, argv: Sequence[str], world: int, environment: Mapping[str, str]) -> dict[str, Any]:
+        """What Megatron makes of the dests that are given, where that is something else."""
+        answer: dict[str, Any] = self.ask({"made": _question(argv, world, environment)})["made"]
+        return answer
 
     def table(self) -> list[dict[str, Any]]:
         """The rows of oellm_autoexp/backends/megatron/extract.py."""

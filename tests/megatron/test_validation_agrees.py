@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.backends.megatron.arguments import Arguments
+from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import BackendError
@@ -18,7 +20,7 @@ from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import Circumstances
 from tests.megatron import parser
 from tests.megatron.parser import Parser
-from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case
+from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case, offered
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(
@@ -36,13 +38,21 @@ def named(case: Case) -> str:
 
 
 def asked(megatron: Parser, case: Case) -> str:
-    values = case.values
-    return megatron.validate(Arguments.of().argv(values, explicit=True), case.world)
+    return megatron.validate(Arguments.of().argv(case.values), case.world, case.environment)
 
 
 @pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)
 def test_megatron_refuses_what_we_refuse(case: Case, megatron_parser: Parser) -> None:
     assert asked(megatron_parser, case)
+
+
+@pytest.mark.parametrize("case", [case for case in WRONG if case.asked], ids=named)
+def test_megatron_takes_the_values_that_a_hint_offers(case: Case, megatron_parser: Parser) -> None:
+    dests = Arguments.of().dests
+    judge = Judge(lambda dest: dests[dest].default)
+    (problem,) = judge.verdict(case.values, case.world, case.environment).problems
+    for mended in offered(case, problem.hint):
+        assert asked(megatron_parser, mended) == "", mended.changes
 
 
 @pytest.mark.parametrize("case", [*RIGHT, *SILENT], ids=named)
@@ -57,20 +67,26 @@ def planned(source: Source) -> Plan:
     return make_plan(load(source), around, read_template=lambda _: template)
 
 
+def questions(plan: Plan) -> list[tuple[tuple[str, ...], int, dict[str, str]]]:
+    """The argv of each job, how many ranks it has, and its environment."""
+    jobs = plan.manifest.jobs
+    scripts = [next(index for index, word in enumerate(job.argv) if word.endswith("pretrain_gpt.py")) for job in jobs]
+    return [
+        (job.argv[script + 1 :], job.resources.gpus, dict(job.env)) for job, script in zip(jobs, scripts, strict=True)
+    ]
+
+
 def refusals(megatron: Parser, plan: Plan) -> list[str]:
     """What Megatron says of jobs: of each argv that differs in more than what it is called."""
-    found = []
-    for job in plan.manifest.jobs:
-        script = next(index for index, word in enumerate(job.argv) if word.endswith("pretrain_gpt.py"))
-        found.append(megatron.validate(job.argv[script + 1 :], job.resources.gpus))
-    return [refusal for refusal in found if refusal]
+    return [refusal for question in questions(plan) if (refusal := megatron.validate(*question))]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_megatron_takes_every_shipped_experiment(name: str, megatron_parser: Parser) -> None:
+def test_megatron_takes_every_shipped_experiment_and_does_what_it_asks_for(name: str, megatron_parser: Parser) -> None:
     plan = planned(Source(config_ref=name))
     assert refusals(megatron_parser, plan) == []
     assert [note for note in plan.notes if "backend" in note] == []
+    assert [made for question in questions(plan) if (made := megatron_parser.made(*question))] == []
 
 
 @pytest.mark.parametrize("backend", ["megatron", "megatron_torchrun"])
@@ -83,24 +99,98 @@ def test_megatron_takes_every_shipped_model(model: str, backend: str, megatron_p
     assert [note for note in plan.notes if "backend" in note] == []
 
 
-def test_the_shipped_question_to_the_parser_gets_its_answers(megatron_parser: Parser) -> None:
-    def probe(**changes: object) -> Probe:
-        section = {
-            "class_name": "MegatronBackend",
-            "python": [str(parser.python()), "-W", "ignore"],
-            "script": str(parser.megatron() / "pretrain_gpt.py"),
-            "megatron": {**BASE, **changes},
-            "validate": "parser",
-        }
-        slurm = {"client": {"class_name": "LocalClient"}}
-        made = make_backend(MegatronBackend.model_validate(section)).command({"slurm": slurm}).probe
-        assert made is not None
-        return made
+def probe(env: dict[str, str] | None = None, extra: str = "", **changes: Any) -> Probe:
+    """The question of a job that differs in so much from the base."""
+    section = {
+        "class_name": "MegatronBackend",
+        "python": [str(parser.python()), "-W", "ignore"],
+        "script": str(parser.megatron() / "pretrain_gpt.py"),
+        "megatron": {**BASE, **changes},
+        "extra_args": extra,
+        "env": env or {},
+        "validate": "parser",
+    }
+    slurm = {"client": {"class_name": "LocalClient"}}
+    made = make_backend(MegatronBackend.model_validate(section)).command({"slurm": slurm}).probe
+    assert made is not None
+    return made
 
-    ask([probe(), probe(num_layers=4)])
-    with pytest.raises(BackendError) as error:  # none of our own checks knows this
-        ask([probe(), probe(cuda_graph_impl="full_iteration"), probe(lr=1)])
+
+CLIPPED: dict[str, Any] = {"qk_clip": True, "optimizer": "muon"}
+GRAPHS: dict[str, Any] = {"cuda_graph_impl": "transformer_engine", "te_rng_tracker": True}
+SEGMENTS = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        (probe(**CLIPPED, qk_clip_alpha=0.5), probe(**CLIPPED, qk_clip_alpha=2.0), "qk-clip-alpha"),
+        (
+            probe(num_layers=None, hybrid_layer_pattern="M-M*/M-M*"),
+            probe(num_layers=None, hybrid_layer_pattern="M-M*/M-M?"),
+            "hybrid",
+        ),
+        (
+            probe({**SEGMENTS, "NCCL_GRAPH_REGISTER": "0"}, **GRAPHS),
+            probe({**SEGMENTS, "NCCL_GRAPH_REGISTER": "1"}, **GRAPHS),
+            "NCCL_GRAPH_REGISTER",
+        ),
+        (probe(), probe(decoder_first_pipeline_num_layers=2), "transformer_config.py"),
+        (probe(extra="--of-kitchen 5 --lr 2e-3"), probe(extra="--lr fast"), "invalid float value"),
+    ],
+    ids=["fraction", "slash", "environment", "model", "extra"],
+)
+def test_every_question_whose_answer_may_be_another_is_asked(
+    right: Probe, wrong: Probe, says: str, megatron_parser: Parser
+) -> None:
+    assert right.shape != wrong.shape
+    with pytest.raises(BackendError, match=says) as error:
+        ask([right, wrong])
     assert len(error.value.problems) == 1
+
+
+MODELOPT = """\
+def add_modelopt_args(parser):
+    parser.add_argument("--export-kv-cache-quant", choices=["none", "fp8"])
+    return parser
+"""
+
+
+def test_words_of_an_optional_package_are_judged_where_it_is(
+    megatron_parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = (probe(extra=f"--export-kv-cache-quant {word}") for word in ("fp8", "fp7"))
+    ask([right, wrong])  # where it is not, neither is known
+    (tmp_path / "megatron/post_training").mkdir(parents=True)
+    (tmp_path / "megatron/post_training/arguments.py").write_text(MODELOPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BackendError, match="invalid choice: 'fp7'") as error:
+        ask([right, wrong])
+    assert len(error.value.problems) == 1
+
+
+FREE: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("save", "load", "tensorboard_dir", "data_cache_path", "wandb_save_dir"), ("/a", "b/c")),
+    "wandb_exp_name": ("a", "-b"),
+    "lr": (1e-3, 7),
+    "min_lr": (1e-6, 1e-4),
+}
+
+
+@pytest.mark.parametrize("dest", FREE)
+def test_what_differs_in_every_job_makes_no_difference_to_megatron(dest: str, megatron_parser: Parser) -> None:
+    questions = [probe(save_interval=10, **{dest: value}) for value in FREE[dest]]
+    assert questions[0].shape == questions[1].shape
+    for question in questions:
+        assert megatron_parser.ask({"validate": {**question.question}})["error"] == ""
+
+
+def test_jobs_are_told_apart_by_all_that_megatron_looks_at(megatron_parser: Parser) -> None:
+    several = [probe(), probe(num_layers=4), probe(lr=1), probe(seed=7), probe({"A": "1"}), probe(load="/a")]
+    assert len({question.shape for question in several}) == len(several) - 1  # lr alone
+    answers: list[None] = []
+    ask(several, lambda: answers.append(None))
+    assert len(answers) == len(several)
 
 
 def test_there_are_experiments_and_models_to_judge() -> None:

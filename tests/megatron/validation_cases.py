@@ -5,8 +5,12 @@ Each is what differs from `BASE`, for a job of so many ranks; null takes a key o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from oellm_autoexp.backends.megatron.arguments import Arguments
 
 BASE: dict[str, Any] = {
     "num_layers": 8,
@@ -50,6 +54,16 @@ class Case:
         return {**BASE, **self.changes}
 
 
+_OFFERED = re.compile(r"\b([a-z_]{4,}) ((?:\d+(?:, | or )?)+)")
+
+
+def offered(case: Case, hint: str) -> Iterator[Case]:
+    """What becomes of a case by each value that a hint offers."""
+    for dest, values in _OFFERED.findall(hint):
+        for value in re.findall(r"\d+", values) if dest in Arguments.of().dests else ():
+            yield replace(case, changes={**case.changes, dest: int(value)})
+
+
 def wrong(name: str, where: str, says: str | tuple[str, ...], world: int = 8, **changes: Any) -> Case:
     return Case(name, changes, where, (says,) if isinstance(says, str) else says, world)
 
@@ -74,14 +88,27 @@ FSDP: dict[str, Any] = {"use_megatron_fsdp": True, "use_distributed_optimizer": 
 
 WRONG = [
     # ranks
-    wrong("tp of no divisor", TP, ("8 GPUs", "3", "1, 2, 4, 8"), num_attention_heads=6, hidden_size=510, **{TP: 3}),
-    wrong("pp of no divisor", PP, ("8 GPUs", "1, 2, 4, 8"), num_layers=9, **{PP: 3}),
+    wrong(
+        "tp of no divisor",
+        TP,
+        ("8 GPUs", "3", "1 or 2, or a multiple"),
+        num_attention_heads=6,
+        hidden_size=510,
+        **{TP: 3},
+    ),
+    wrong("pp of no divisor", PP, ("8 GPUs", "take pipeline_model_parallel_size 1, or"), num_layers=9, **{PP: 3}),
     wrong("cp of no divisor", CP, ("8 GPUs", "multiple of 3"), seq_length=960, **{CP: 3}),
     wrong(
         "more parts than ranks", TP, ("16", "multiple of 32 GPUs"), world=16, num_attention_heads=16, **{TP: 8, PP: 4}
     ),
     wrong("experts that are none", EP, ("no experts", "num_experts"), **{EP: 2}),
-    wrong("experts that do not divide", EP, ("6 experts", "4 ranks", "3"), num_experts=6, **{EP: 4}),
+    wrong(
+        "experts that do not divide",
+        EP,
+        ("6 experts", "4 ranks", "1 or 2, or num_experts 4 or 8"),
+        num_experts=6,
+        **{EP: 4},
+    ),
     wrong(
         "fewer weight shards than tp",
         "tensor_parallel_num_weight_shards",
@@ -90,9 +117,7 @@ WRONG = [
         **{TP: 2},
     ),
     # pipelines
-    wrong(
-        "layers over stages", PP, ("10 layers", "4 pipeline stages", "1, 2, 5, 10", "8 or 12"), num_layers=10, **{PP: 4}
-    ),
+    wrong("layers over stages", PP, ("10 layers", "4 pipeline stages", "1 or 2", "8 or 12"), num_layers=10, **{PP: 4}),
     wrong(
         "layers and loss over stages",
         PP,
@@ -112,7 +137,7 @@ WRONG = [
     wrong(
         "virtual stages of no divisor",
         "num_layers_per_virtual_pipeline_stage",
-        ("4 layers", "3", "1, 2, 4"),
+        ("4 layers", "3", "1, 2 or 4"),
         num_layers_per_virtual_pipeline_stage=3,
         **{PP: 2},
     ),
@@ -142,7 +167,7 @@ WRONG = [
     wrong("no micro batch", "micro_batch_size", "required", micro_batch_size=None),
     wrong("micro batch of nothing", "micro_batch_size", "at least 1", micro_batch_size=0),
     wrong("batch over copies", "global_batch_size", ("60 samples", "8 copies", "32 or 64"), global_batch_size=60),
-    wrong("batch smaller than copies", "global_batch_size", ("take 32",), global_batch_size=16),
+    wrong("batch smaller than copies", "global_batch_size", ("take global_batch_size 32 (",), global_batch_size=16),
     wrong(
         "batch by micro size", "global_batch_size", ("micro_batch_size 1, 2",), global_batch_size=48, micro_batch_size=4
     ),
@@ -168,9 +193,7 @@ WRONG = [
         ("512", "13 heads", "8, 16", "507 or 520", "kv_channels"),
         num_attention_heads=13,
     ),
-    wrong(
-        "heads over tp", TP, ("6 attention heads", "4", "1, 2, 3, 6"), num_attention_heads=6, hidden_size=510, **{TP: 4}
-    ),
+    wrong("heads over tp", TP, ("6 attention heads", "4", "1 or 2"), num_attention_heads=6, hidden_size=510, **{TP: 4}),
     wrong(
         "query groups over tp",
         "num_query_groups",
@@ -195,11 +218,15 @@ WRONG = [
     wrong("iterations and samples", "train_samples", "train_iters", train_samples=64000, lr_warmup_iters=0),
     wrong("neither", "train_iters", "how long", train_iters=None, lr_warmup_iters=0),
     wrong("decay in samples", "lr_decay_samples", "iters", lr_decay_samples=6400),
+    wrong("decay of no samples", "lr_decay_samples", "iters", lr_decay_samples=0),
+    wrong("less than no iterations", "train_iters", "at least 1, not -5", train_iters=-5),
     wrong("warm-up in samples", "lr_warmup_samples", "lr_warmup_iters", lr_warmup_samples=640, lr_warmup_iters=0),
     wrong("warm-up in iterations", "lr_warmup_iters", "lr_warmup_samples", train_iters=None, train_samples=64000),
     wrong("warm-up twice", "lr_warmup_fraction", "lr_warmup_iters", lr_warmup_fraction=0.1),
     # the learning rate
     wrong("no rate", "lr", "required", lr=None),
+    wrong("a negative rate", "lr", "must not be negative, as -0.001 is", lr=-1e-3, min_lr=None),
+    wrong("least above rate without training", "min_lr", "0.0001", skip_train=True, lr=1e-4, min_lr=1e-3),
     wrong("least above rate", "min_lr", ("0.01", "0.001"), min_lr=1e-2),
     wrong("least below zero", "min_lr", "at least 0", min_lr=-1e-4),
     wrong("first above rate", "lr_warmup_init", ("0.1", "at most 0.001"), lr_warmup_init=0.1),
@@ -303,6 +330,55 @@ WRONG = [
     wrong("batch_size", "batch_size", "micro_batch_size", batch_size=4),
     wrong("warmup", "warmup", "lr_warmup_fraction", warmup=10),
     wrong("model_parallel_size", "model_parallel_size", TP, model_parallel_size=2),
+    # where only some of the sizes that divide one number fit the others
+    wrong(
+        "tp for the heads and the GPUs",
+        TP,
+        ("tensor_model_parallel_size 1, 2 or 4, or a multiple of 3 GPUs",),
+        num_attention_heads=12,
+        hidden_size=768,
+        **{TP: 3},
+    ),
+    wrong(
+        "heads for tp and the GPUs",
+        TP,
+        ("12 attention heads", "tensor_model_parallel_size 1, 2 or 4, or num_attention_heads 8, 16"),
+        num_attention_heads=12,
+        hidden_size=768,
+        **{TP: 8},
+    ),
+    wrong(
+        "stages for the layers and the GPUs",
+        PP,
+        ("10 layers", "pipeline_model_parallel_size 1 or 2, or num_layers 8 or 12"),
+        num_layers=10,
+        **{PP: 4},
+    ),
+    wrong(
+        "ranks for a batch",
+        CP,
+        ("8 GPUs", "context_parallel_size 4 or 8, or"),
+        seq_length=960,
+        global_batch_size=8,
+        **{CP: 3},
+    ),
+    wrong(
+        "experts for the ranks",
+        EP,
+        ("8 experts", "expert_model_parallel_size 1, 2, 4 or 8, or"),
+        world=24,
+        num_experts=8,
+        global_batch_size=96,
+        **{EP: 3},
+    ),
+    wrong(
+        "length for cp and the positions",
+        "seq_length",
+        ("take seq_length 1016, or context_parallel_size 1 or 2"),
+        seq_length=1020,
+        max_position_embeddings=1020,
+        **{CP: 4},
+    ),
     # what the real parser is not asked, or finds only later
     untold(
         "ep of no divisor", EP, ("8 GPUs", "groups of 16"), num_experts=16, **{EP: 16}
@@ -311,6 +387,7 @@ WRONG = [
     untold(
         "checkpoint_activations", "checkpoint_activations", "recompute_granularity", checkpoint_activations=True
     ),  # exit() closes the standard input by which it is asked
+    untold("experts and tp alone", "sequence_parallel", ("experts", "true"), **MOE, **{TP: 2}),
     untold("null tokenizer without size", "vocab_size", "NullTokenizer", vocab_size=None),
     untold("query groups over heads", "num_query_groups", "8 heads", group_query_attention=True, num_query_groups=3),
     untold("tp without connections", "$.backend.env.CUDA_DEVICE_MAX_CONNECTIONS", "set it to 1", {}, **{TP: 2}),
@@ -399,6 +476,16 @@ RIGHT = [
     right("numbers as YAML gives them", train_iters=1e3, lr_warmup_iters=100.0, global_batch_size="64"),
     right("a growing weight decay", weight_decay_incr_style="cosine", start_weight_decay=0.0, end_weight_decay=0.1),
     right("checkpoints", save="/c", load="/c", save_interval=100, save_retain_interval=200),
+    right(
+        "checkpoints beside the training",
+        save="/c",
+        save_interval=100,
+        async_save=True,
+        use_persistent_ckpt_worker=True,
+    ),
+    right("layers by a pattern", num_layers=None, hybrid_layer_pattern="M-M*-M-M*-"),
+    right("layers by a pattern, and stages", num_layers=None, hybrid_layer_pattern="M-M*-M-M*-", **{PP: 4}),
+    right("no rate and no training", skip_train=True, lr=None, lr_warmup_iters=0),
     right("fp16", fp16=True, bf16=False),
     right("overlap", use_distributed_optimizer=True, overlap_grad_reduce=True, overlap_param_gather=True),
     right("full recomputation", recompute_granularity="full", recompute_method="block", recompute_num_layers=1),
@@ -409,7 +496,11 @@ RIGHT = [
 RIGHT_UNASKED = [
     Case("fsdp2", FSDP2, environment={}),
     Case("fsdp", FSDP, environment={}),
-    Case("tp and overlapped experts", {**MOE, EP: 2, TP: 2, "overlap_moe_expert_parallel_comm": True}, environment={}),
+    Case(
+        "tp and overlapped experts",
+        {**MOE, EP: 2, TP: 2, "sequence_parallel": True, "overlap_moe_expert_parallel_comm": True},
+        environment={},
+    ),
     Case("no training at all", {"skip_train": True, "lr": None, "train_iters": None, "lr_warmup_iters": 0}),
 ]
 
@@ -449,5 +540,21 @@ SILENT = [
     ),
     silent("a method without its kind", "recompute_method", "no effect", recompute_method="uniform"),
     silent("an interval without a folder", "save_interval", "no checkpoint", save_interval=100),
+    silent(
+        "a save that waits",
+        "async_save",
+        "no effect without use_persistent_ckpt_worker",
+        save="/c",
+        save_interval=100,
+        async_save=True,
+    ),
+    silent(
+        "layers by an old pattern",
+        "hybrid_override_pattern",
+        "set hybrid_layer_pattern",
+        num_layers=None,
+        hybrid_override_pattern="M-M*-M-M*-",
+        **{PP: 4},
+    ),
     silent("no data", "data_path", "no data is named", mock_data=False),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ def test_the_files_say_names_types_and_defaults(tmp_path: Path, capsys: pytest.C
     ).read_text()  # fmt: skip
     assert generate_megatron_config.main([*options, "--check"]) == 0
     assert "up to date" in capsys.readouterr().out
+
+
+def test_what_this_program_needs_beside_torch_is_not_needed_for_the_class(tmp_path: Path) -> None:
+    bare = "import sys; sys.modules |= dict.fromkeys(('yaml', 'pydantic', 'omegaconf', 'hydra', 'rich', 'submitit')); "
+    options = ["--python", python_that(tmp_path, json.dumps(ROWS)), "--output", str(tmp_path), "--name", "v1"]
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        program = f"{bare}from oellm_autoexp.cli.{command} import main; sys.exit(main(sys.argv[1:]))"
+        return subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True)
+
+    done = run("generate_megatron_dataclass")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "v1.py").exists()
+    done = run("generate_megatron_config")
+    assert done.returncode == 2
+    assert "this Python has no yaml" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_tells_what_is_out_of_date_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
 from oellm_autoexp.slurm import script
-from oellm_autoexp.workflow.check import ask
+from oellm_autoexp.workflow.check import absent, ask
 from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import gather, is_secret, redact_words
 from tests.megatron.validation_cases import BASE
@@ -81,6 +81,16 @@ def test_arguments_are_words_of_megatrons_own_spelling_and_what_is_ours_is_left_
 def test_what_is_set_is_given_also_where_it_equals_the_default() -> None:
     assert "--log-interval" in given(command(megatron={"log_interval": 100}))
     assert "--log-interval" not in given(command())
+
+
+def test_of_the_defaults_of_a_version_only_what_is_changed_is_given() -> None:
+    size = "num_layers=2 hidden_size=64 num_attention_heads=4 seq_length=64 max_position_embeddings=64"
+    rest = "micro_batch_size=1 train_iters=10 lr=0.1 log_interval=7"
+    changes = [f"backend.megatron.{change}" for change in f"{size} {rest}".split()]
+    (job,) = planned("backend=megatron", "backend/megatron=core_v0_19_0", *changes).manifest.jobs
+    flags = [word for word in job.argv if word.startswith("--")]
+    assert len(flags) == len(changes) + 3  # and made-up data, of which the group sets three arguments
+    assert job.argv[job.argv.index("--log-interval") + 1] == "7"
 
 
 def test_extra_words_come_last_and_a_repeated_flag_is_noted() -> None:
@@ -146,7 +156,7 @@ def test_by_srun_there_must_be_a_task_for_each_gpu(sbatch: dict[str, Any], where
         {"ntasks_per_node": None, "ntasks": 8},
         {"nodes": None, "ntasks_per_node": None, "ntasks": 8, "gpus_per_node": None, "gpus": 8},
         {"gpus_per_node": None, "gres": "gpu:a100:4"},
-        {"gpus_per_node": None},  # sites that give whole nodes
+        {"gpus_per_node": None, "exclusive": True},  # which gives whole nodes
     ],
 )
 def test_the_world_is_what_srun_starts(sbatch: dict[str, Any]) -> None:
@@ -157,6 +167,78 @@ def test_the_world_is_what_srun_starts(sbatch: dict[str, Any]) -> None:
 def test_what_srun_is_told_beats_what_the_job_asks_for() -> None:
     slurm = {**asking(ntasks_per_node=None), "srun": {"ntasks": 8}}
     assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60})[0].what
+
+
+def test_where_srun_is_told_what_becomes_of_a_dead_rank_the_backend_says_nothing() -> None:
+    assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "srun": {"kill_on_bad_exit": 0}}).env
+    assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "srun": {"kill-on-bad-exit": True}}).env
+    assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "env": {"SLURM_KILL_BAD_EXIT": "0"}}).env
+    assert command(asking(ntasks_per_node=1), launch="torchrun").env["SLURM_KILL_BAD_EXIT"] == "1"
+
+
+@pytest.mark.parametrize("launch", ["srun", "torchrun"])
+def test_a_job_without_gpus_is_refused_but_on_this_machine(launch: str) -> None:
+    (problem,) = refusals(asking(gpus_per_node=None, ntasks_per_node=1), launch=launch)
+    assert problem.where == "$.slurm.sbatch.gpus_per_node"
+    assert "the job asks for none" in problem.what
+    assert command(HERE, launch=launch)
+
+
+def spare(nodes: int = 3, **srun: Any) -> dict[str, Any]:
+    """Nodes of which srun leaves some to spare."""
+    return {**asking(nodes=nodes), "srun": {"nodes": 2, **srun}}
+
+
+def test_nodes_that_srun_leaves_to_spare_have_no_ranks() -> None:
+    alone = asking(nodes=3, ntasks_per_node=None)
+    for slurm in (
+        spare(ntasks=8),
+        spare(ntasks=8, gpus_per_node=4),
+        {**alone, "srun": {"nodes": 2, "ntasks_per_node": 4}},
+    ):
+        assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60})[0].what
+    slurm = spare(ntasks=2)
+    assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60}, launch="torchrun")[0].what
+    assert '--nnodes="${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"' in command(slurm, launch="torchrun").argv[2]
+
+
+def test_a_wrong_number_of_tasks_is_told_where_srun_is_told_it() -> None:
+    # without its own number srun takes that of the job, and ignores another one per node
+    for srun in ({}, {"ntasks": 12}, {"ntasks_per_node": 4}):
+        (problem,) = refusals(spare(**srun))
+        assert (problem.where, problem.what[:19]) == ("$.slurm.srun.ntasks", "srun starts 12 task")
+        assert "slurm.srun.ntasks: 8" in problem.hint
+    (problem,) = refusals({**asking(ntasks_per_node=None), "srun": {"ntasks_per_node": 2}})
+    assert "srun starts 4 tasks for 8 GPUs" in problem.what
+    assert command({**ON_SLURM, "srun": {"ntasks_per_node": 2}})
+
+
+def texts(made: Command) -> list[str]:
+    return [note.text for note in made.notes]
+
+
+def test_a_signal_that_torchrun_would_not_outlive_is_noted() -> None:
+    one_each = asking(ntasks_per_node=1, signal="TERM@600")
+    (text,) = texts(command(one_each, launch="torchrun"))
+    assert "slurm.sbatch.signal TERM@600" in text
+    assert "backend.launch: srun" in text
+    assert texts(command(asking(ntasks_per_node=1, signal="B:TERM@600"), launch="torchrun")) == []
+    assert texts(command(asking(signal="TERM@600"))) == []
+
+
+def test_a_handler_of_signals_below_torchrun_is_noted_with_what_does_instead() -> None:
+    handled = {"exit_signal_handler": True}
+    (text,) = texts(command(asking(ntasks_per_node=1), handled, launch="torchrun"))
+    assert "exit_duration_in_mins" in text
+    assert texts(command(megatron=handled)) == []
+    assert len(texts(command(asking(ntasks_per_node=1, signal="TERM@600"), handled, launch="torchrun"))) == 2
+
+
+def test_gpus_that_are_bound_to_tasks_are_noted() -> None:
+    bound = asking(gpus_per_node=None, gpus_per_task=1)
+    (text,) = texts(command(bound))
+    assert "LOCAL_RANK" in text
+    assert texts(command(asking(gpus_per_task=None))) == []
 
 
 def test_on_this_machine_the_world_is_one() -> None:
@@ -173,9 +255,9 @@ def test_torchrun_is_one_task_per_node_and_needs_to_know_the_gpus() -> None:
 
 
 def test_what_a_profile_or_a_person_says_of_the_environment_is_kept() -> None:
-    assert command().env == {"MASTER_ADDR": "$SLURMD_NODENAME"}
-    assert command({**ON_SLURM, "env": {"MASTER_ADDR": "${SLURMD_NODENAME}i"}}).env == {}
-    assert command(env={"MASTER_ADDR": "n1"}).env == {"MASTER_ADDR": "n1"}
+    assert command().env == {"MASTER_ADDR": "$SLURMD_NODENAME", "SLURM_KILL_BAD_EXIT": "1"}
+    assert "MASTER_ADDR" not in command({**ON_SLURM, "env": {"MASTER_ADDR": "${SLURMD_NODENAME}i"}}).env
+    assert command(env={"MASTER_ADDR": "n1"}).env["MASTER_ADDR"] == "n1"
     assert command(HERE).env == {}
     tp = {"tensor_model_parallel_size": 2}
     assert refusals(megatron=tp)[0].where == "$.backend.env.CUDA_DEVICE_MAX_CONNECTIONS"
@@ -301,7 +383,7 @@ def test_every_task_gets_exactly_megatrons_words(name: str, tmp_path: Path) -> N
 def test_by_srun_each_task_knows_its_rank_and_all_know_the_same_master(tmp_path: Path) -> None:
     seen = executed("srun", tmp_path)
     assert variables_of(seen, "RANK", "LOCAL_RANK") == [(str(rank), str(rank % 4)) for rank in range(8)]
-    assert set(variables_of(seen, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) == {("8", "n0", "21234")}
+    assert set(variables_of(seen, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) == {("8", "n0", "25234")}
     assert (tmp_path / "srun").read_text() == "--wait=60"
     assert seen[0]["argv"][0] == "/m/pretrain_gpt.py"
 
@@ -320,7 +402,7 @@ def test_a_torchrun_per_node_is_told_its_number_and_the_master(tmp_path: Path) -
             "--nproc-per-node=4",
             f"--node-rank={node}",
             "--master-addr=n0",
-            "--master-port=21234",
+            "--master-port=25234",
         ]
 
 
@@ -346,7 +428,7 @@ def test_local_torchrun_is_told_everything(tmp_path: Path) -> None:
         "--nproc-per-node=1",
         "--node-rank=0",
         "--master-addr=localhost",
-        "--master-port=21234",
+        "--master-port=25234",
     ]
 
 
@@ -404,16 +486,33 @@ def test_a_wrong_key_of_the_section_is_told_with_its_real_name() -> None:
 # Megatron's own parser
 
 
-def test_jobs_that_differ_in_fractions_and_paths_are_asked_about_once() -> None:
-    def shapes(**megatron: Any) -> tuple[str, ...]:
-        made = command(megatron=megatron, validate="parser")
-        assert made.probe is not None
-        return made.probe.shape
+def shape(env: dict[str, str] | None = None, extra: str = "", **megatron: Any) -> tuple[str, ...]:
+    made = command(megatron=megatron, validate="parser", env=env or {}, extra_args=extra)
+    assert made.probe is not None
+    return made.probe.shape
 
-    same = [shapes(lr=1e-3, save="/a", save_interval=1), shapes(lr=2e-5, min_lr=1e-06, save="/b/c", save_interval=1)]
-    assert same[0] == same[1]
-    assert shapes() != shapes(num_layers=4)
+
+def test_jobs_that_differ_in_their_folders_and_rates_are_asked_about_once() -> None:
+    one = shape(lr=1e-3, save="/a", save_interval=1, wandb_exp_name="x")
+    assert one == shape(lr=2e-5, min_lr=1e-06, save="/b/c", save_interval=1, wandb_exp_name="-y")
     assert command().probe is None
+
+
+def test_jobs_that_differ_in_anything_else_are_each_asked_about() -> None:
+    several = [
+        shape(),
+        shape(num_layers=4),
+        shape(num_layers=None, hybrid_layer_pattern="M-M*/M-M*"),
+        shape(num_layers=None, hybrid_layer_pattern="M-M*/M-MM"),
+        shape(qk_clip_alpha=0.5),
+        shape(qk_clip_alpha=2.0),
+        shape(load="/a"),
+        shape({"NCCL_GRAPH_REGISTER": "0"}),
+        shape({"NCCL_GRAPH_REGISTER": "1"}),
+        shape(extra="--kitchen 5"),
+        shape(extra="--kitchen 6"),
+    ]
+    assert len({*several}) == len(several)
 
 
 def test_a_plan_holds_each_question_once() -> None:
@@ -432,6 +531,17 @@ def test_where_megatron_is_not_the_error_says_how_to_get_it() -> None:
         (problem,) = error.value.problems
         assert problem.where == "$.backend.megatron"
         assert "git submodule update --init" in problem.hint
+
+
+def test_a_training_script_that_is_not_there_is_noted(tmp_path: Path) -> None:
+    script = tmp_path / "pretrain_gpt.py"
+    plan = planned("backend=megatron", f"backend.script={script}")
+    (note,) = absent(plan.needs)
+    assert note.startswith(f"{script} is not on this machine")
+    assert "git submodule update --init" in note
+    script.touch()
+    assert absent(plan.needs) == ()
+    assert planned("project=default").needs == ()
 
 
 def test_the_answers_of_the_parser_come_back_to_their_jobs(tmp_path: Path) -> None:

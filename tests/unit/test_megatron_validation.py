@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.validation import Judge, Verdict
-from tests.megatron.validation_cases import BASE, ENVIRONMENT, RIGHT, RIGHT_UNASKED, SILENT, WRONG, Case
+from tests.megatron.validation_cases import BASE, ENVIRONMENT, RIGHT, RIGHT_UNASKED, SILENT, WRONG, Case, offered
 
 DESTS = Arguments.of().dests
 
@@ -85,10 +88,47 @@ def test_values_of_any_type_make_no_check_fail(value: Any) -> None:
         judged({**BASE, dest: value}, 8, ENVIRONMENT)
 
 
-def test_a_hint_gives_values_that_work() -> None:
-    for size, unit in ((60, 32), (7, 8), (100, 12)):
-        values = {**BASE, "global_batch_size": size, "micro_batch_size": unit // 4}
-        (problem,) = judged(values, 4, ENVIRONMENT).problems
-        for word in problem.hint.split(" (")[0].removeprefix("take ").split(" or "):
-            mended = {**values, "global_batch_size": int(word)}
-            assert judged(mended, 4, ENVIRONMENT).problems == ()
+@pytest.mark.parametrize("case", WRONG, ids=named)
+def test_whoever_takes_a_value_that_a_hint_offers_is_through(case: Case) -> None:
+    (problem,) = verdict(case).problems
+    for mended in offered(case, problem.hint):
+        assert [str(left) for left in verdict(mended).problems] == [], (problem.hint, mended.changes)
+
+
+def test_many_hints_offer_values() -> None:
+    offers = [list(offered(case, verdict(case).problems[0].hint)) for case in WRONG]
+    assert len([offer for offer in offers if offer]) >= 25
+    assert sum(map(len, offers)) >= 60
+
+
+SIZES = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "context_parallel_size",
+    "expert_model_parallel_size",
+)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_hints_lead_out_of_any_sizes_in_a_few_steps(seed: int) -> None:
+    chance = random.Random(seed)
+    changes: dict[str, Any] = {dest: chance.choice([1, 1, 2, 3, 4, 6, 8]) for dest in SIZES}
+    changes |= {"num_layers": chance.choice([8, 10, 12, 13]), "num_experts": chance.choice([None, 6, 8])}
+    changes |= {"num_attention_heads": chance.choice([6, 8, 12]), "hidden_size": 768, "sequence_parallel": True}
+    case = Case("", {**changes, "global_batch_size": chance.choice([60, 64])}, world=chance.choice([8, 12, 16]))
+    places: list[str] = []
+    while problems := verdict(case).problems:
+        for problem in problems:
+            follow = list(offered(case, problem.hint))
+            follow += [
+                replace(case, world=-(-case.world // int(size)) * int(size))
+                for size in re.findall(r"multiple of (\d+) GPUs", problem.hint)
+            ]
+            if follow:
+                case = follow[0]
+                places.append(problem.where)
+                break
+        else:  # each of several is at fault
+            assert any("change several of them together" in problem.hint for problem in problems), problems
+            return
+        assert len(places) <= 6, (case.changes, places)

@@ -57,6 +57,32 @@ def test_a_checkout_is_changed_once_and_every_line_is_told(checkout: Path) -> No
     assert (again.returncode, again.stdout) == (0, f"Nothing to do: no numpy.product in {checkout}\n")
 
 
+def test_names_that_are_imported_are_replaced_where_they_are_imported(checkout: Path) -> None:
+    file = checkout / "megatron/core/mapping.py"
+    lines = {
+        "from numpy import product\n": "from numpy import prod as product\n",
+        "    from numpy import e, product as p, alltrue\n": "    from numpy import e, prod as p, all as alltrue\n",
+        "from numpy import (cumproduct, ones)\n": "from numpy import (cumprod as cumproduct, ones)\n",
+        "from itertools import product\n": "from itertools import product\n",
+        "from numpy import products, my_product\n": "from numpy import products, my_product\n",
+    }
+    file.write_text("".join(lines))
+    assert patch(checkout).returncode == 0
+    assert file.read_text() == "".join(lines.values())
+    assert "Nothing to do" in patch(checkout).stdout
+
+
+def test_what_can_not_be_read_is_told_and_is_no_success(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/grep"  # root reads everything
+    fake.write_text("#!/bin/sh\necho 'grep: x.py: Permission denied' >&2\nexit 2\n")
+    fake.chmod(0o755)
+    done = patch(checkout, PATH=f"{fake.parent}:{os.environ['PATH']}")
+    assert done.returncode == 2
+    assert "Permission denied" in done.stderr
+    assert f"can't read all of {checkout}" in done.stderr
+
+
 def test_a_check_changes_nothing_and_says_so_by_its_exit_code(checkout: Path) -> None:
     assert patch("--check", checkout).returncode == 1
     assert (checkout / "megatron/core/mapping.py").read_text() == BEFORE

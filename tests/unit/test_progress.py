@@ -75,6 +75,12 @@ def test_a_loaded_checkpoint_is_where_it_goes_on() -> None:
     assert told(line) == Progress(iteration=500)
 
 
+def test_the_loss_on_the_test_set_is_not_that_of_validation() -> None:
+    line = " validation loss at iteration 20 on {} set | lm loss value: {}00000E+00 | lm loss PPL: 2.2E+01 | "
+    seen = told(line.format("validation", "3.1"), line.format("test", "9.9"))
+    assert (seen.iteration, seen.validation_loss) == (20, 3.1)
+
+
 @pytest.mark.parametrize("what", [" validation loss", " validation-wiki loss", " validation-0 loss"])
 def test_validation_of_megatron(what: str) -> None:
     frame = "-" * 80

@@ -52,6 +52,13 @@ def refusals(torchtitan: dict[str, Any], slurm: dict[str, Any] = ON_SLURM) -> li
     return list(error.value.problems)
 
 
+@pytest.mark.parametrize("again", [{"training.steps": 6}, {"training": {"steps": 5}, "training.steps": 5}])
+def test_a_field_that_is_set_twice_is_told(again: dict[str, Any]) -> None:
+    (problem,) = refusals({"training": {"steps": 5}, **again})
+    assert (problem.what, problem.where) == ("this is set twice", "$.backend.torchtitan.training.steps")
+    assert command({"training": {"steps": 5}, "training.steps": None})
+
+
 def test_sections_and_fields_are_dotted_flags_behind_the_config() -> None:
     overrides = {
         "training": {"steps": 500, "max_norm": 0.5},
@@ -103,7 +110,7 @@ def test_a_torchrun_per_node_starts_the_module() -> None:
     assert "torch.distributed.run" in made.argv[2]
     assert "--nproc-per-node=4" in made.argv[2]
     assert made.argv[3:6] == ("torchtitan", "-m", "torchtitan.train")
-    assert made.env == {"MASTER_ADDR": "$SLURMD_NODENAME"}
+    assert made.env == {"MASTER_ADDR": "$SLURMD_NODENAME", "SLURM_KILL_BAD_EXIT": "1"}
     assert "once per node" in refusals({}, {**ON_SLURM, "sbatch": {**ON_SLURM["sbatch"], "ntasks_per_node": 4}})[0].what
 
 
@@ -173,13 +180,14 @@ def test_without_torchtitan_it_is_told_that_nothing_can_be_asked(tmp_path: Path)
         ask([asked(tmp_path)])
 
 
-def test_jobs_that_differ_in_fractions_and_paths_are_asked_about_once() -> None:
+def test_jobs_that_differ_in_their_folder_are_asked_about_once() -> None:
     def shape(**torchtitan: Any) -> tuple[str, ...]:
         probe = command(torchtitan, validate="parser").probe
         assert probe is not None
         assert json.loads(json.dumps(dict(probe.question)))["argv"][0] == "--module=llama3"
         return probe.shape
 
-    assert shape(lr=1e-3, dump_folder="/a") == shape(lr=0.5, dump_folder="/b/c")
+    assert shape(dump_folder="/a") == shape(dump_folder="/b/c")
+    assert shape(lr=1e-3) != shape(lr=0.5)
     assert shape(steps=1) != shape(steps=2)
     assert command().probe is None

@@ -73,6 +73,8 @@ class _Made:
     keys: list[str]
     order: list[int]
     """The indices of known keys, in the parser's order."""
+    whole: bool
+    """Whether there is a key for every argument, as in a version's defaults."""
     values: list[Any]
     words: list[tuple[str, ...]]
 
@@ -99,7 +101,7 @@ class Arguments:
         self._words = lru_cache(maxsize=2**16, typed=True)(words)
         self._defaults = {argument.dest: _default_words(argument) for argument in table}
         self._dests_only: list[str] = []  # the last keys that were dests, all of them
-        self._last: dict[bool, _Made | None] = {True: None, False: None}  # by `explicit`
+        self._last: _Made | None = None
 
     @staticmethod
     @cache
@@ -136,48 +138,49 @@ class Arguments:
             self._dests_only = keys
         return True
 
-    def argv(
-        self, values: Mapping[str, Any], where: str = "$.backend.megatron", *, explicit: bool = False
-    ) -> list[str]:
+    def argv(self, values: Mapping[str, Any], where: str = "$.backend.megatron") -> list[str]:
         """The words that give Megatron these values, in the parser's order.
 
-        null is left out, and so is what equals Megatron's default, unless `explicit`. `where` is the path of `values`
-        in the config. Raises BackendError with every key and value that Megatron would not take.
+        null is left out. Values for all arguments (a version's defaults, in YAML or as its MegatronConfig, and what
+        was changed of them) are given where they differ from the defaults; of fewer, each was set by somebody, and is
+        given: the Megatron that is run may have another default. `where` is the path of `values` in the config. Raises
+        BackendError with every key and value that Megatron would not take.
         """
-        last = self._last[explicit]
+        last = self._last
         problems: list[Problem] = []
         if last is None or last.keys != [*values]:
             last = self._nothing_made([*values])
         plain = self._only_dests(values)
         if not plain:
             problems += self._wrong_keys(values, where)
-        self._last[explicit] = None  # until it is known to hold no mistakes
+        self._last = None  # until it is known to hold no mistakes
         changed = compress(count(), map(is_not, values.values(), last.values))
         for index, key in [(index, last.keys[index]) for index in changed]:
             value = values[key]
             try:
-                made = self._made(key, value, explicit)
+                made = self._made(key, value, last.whole)
             except _RefusedError as error:
                 problems.append(Problem(error.what, f"{where}.{key}{error.within}", error.hint))
                 continue
             last.words[index], last.values[index] = made, value if type(value) in _SIMPLE else _NOTHING
         if problems:
             raise BackendError(*problems)
-        self._last[explicit] = last if plain else None
+        self._last = last if plain else None
         return [*chain.from_iterable(map(last.words.__getitem__, last.order))]
 
     def _nothing_made(self, keys: list[str]) -> _Made:
         places = {key: self._order[argument.dest] for key in keys if (argument := self._spelled.get(key))}
         order = sorted((place, index) for index, key in enumerate(keys) if (place := places.get(key)) is not None)
-        return _Made(keys, [index for _, index in order], [_NOTHING] * len(keys), [()] * len(keys))
+        whole = len(keys) >= len(self._by_dest) and self._by_dest.keys() <= {*keys}
+        return _Made(keys, [index for _, index in order], whole, [_NOTHING] * len(keys), [()] * len(keys))
 
-    def _made(self, key: str, value: Any, explicit: bool) -> tuple[str, ...]:
-        """The words for one value: none for null, nor for the default if that is not to be given."""
+    def _made(self, key: str, value: Any, whole: bool) -> tuple[str, ...]:
+        """The words for one value: none for null, nor for the default where all others have theirs as well."""
         argument = self._spelled.get(key)
         if argument is None or value is None:
             return ()
         made = self._words(argument, value) if type(value) in _SIMPLE else words(argument, value)
-        default = not explicit and (isinstance(value, list | tuple), made) == self._defaults[argument.dest]
+        default = whole and (isinstance(value, list | tuple), made) == self._defaults[argument.dest]
         return () if default else made
 
     def _wrong_keys(self, values: Mapping[str, Any], where: str) -> list[Problem]:

@@ -15,7 +15,14 @@ from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 
 PARSER = Path(__file__).with_name("parser_check.py")
-"""The program that asks Megatron's own parser; it needs Megatron and nothing of this package."""
+"""The program that asks Megatron itself; it needs Megatron and nothing of this package."""
+
+_FREE = {
+    *("--save", "--load", "--tensorboard-dir", "--data-cache-path", "--wandb-save-dir", "--wandb-exp-name"),
+    *("--lr", "--min-lr"),
+}
+"""What differs between the jobs of any sweep, and has no bearing on what Megatron says: no check looks at these values
+but for their presence, and what it demands of the rates is restated in validation.py (_learning_rate)."""
 
 
 class MegatronCommand:
@@ -36,8 +43,7 @@ class MegatronCommand:
         problems: list[Problem] = []
         words: list[str] = []
         try:
-            # also what equals the default: that may be another one in the Megatron that is run
-            words = arguments.argv(values, WHERE, explicit=True)
+            words = arguments.argv(values, WHERE)
         except BackendError as error:
             problems += error.problems
         launch = Launch(section, config["slurm"])
@@ -47,21 +53,35 @@ class MegatronCommand:
         if section.checks != "none":
             verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
-            notes = (*verdict.notes, *(_repeated(words, section.extra_args) if section.extra_args else ()))
+            notes = (
+                *launch.notes,
+                *verdict.notes,
+                *_signals(section),
+                *(_repeated(words, section.extra_args) if section.extra_args else ()),
+            )
         raise_all(BackendError, problems)
-        words += section.extra_args
         probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
-        argv = launch.argv("megatron", [section.script, *words])
-        return Command(tuple(argv), launch.own_environment(), notes, probe)
+        argv = launch.argv("megatron", [section.script, *words, *section.extra_args])
+        return Command(tuple(argv), launch.own_environment(), notes, (section.script,), probe)
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
         section = self._section
         return Probe(
             program=(*section.python, str(PARSER), section.script),
-            question={"argv": list(words), "world": world, "environment": dict(environment)},
-            shape=(str(world), *shape(words)),
+            question={
+                "argv": list(words),
+                "extra": section.extra_args,
+                "world": world,
+                "environment": dict(environment),
+            },
+            shape=(
+                str(world),
+                *(f"{name}={value}" for name, value in sorted(environment.items())),
+                *shape(words, _FREE),
+                *shape(section.extra_args, _FREE),
+            ),
             where=WHERE,
-            help="this asks Megatron's own parser: plan where backend.python can import torch and backend.script is "
+            help="this asks Megatron itself: plan where backend.python can import torch and backend.script is "
             "Megatron-LM's pretrain_gpt.py (git submodule update --init, or inside of the container), "
             "or set backend.validate=checks",
         )
@@ -77,6 +97,14 @@ def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]
     """Those of `found` that are not about a value which is no value at all."""
     places = {problem.where for problem in known}
     return [problem for problem in found if problem.where not in places]
+
+
+def _signals(section: MegatronBackend) -> list[Note]:
+    if section.launch != "torchrun" or not section.megatron.get("exit_signal_handler"):
+        return []
+    text = "torchrun, which the signal reaches, gives its processes 30 s at most: too little to save in most cases"
+    hint = "set exit_duration_in_mins, or backend.launch: srun"
+    return [Note("exit_signal_handler", f"backend.megatron.exit_signal_handler: {text}; {hint}")]
 
 
 def _repeated(words: Sequence[str], extra: Sequence[str]) -> list[Note]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import yaml
+from oellm_autoexp.errors import BackendError, Problem
 
 Rows = Sequence[Mapping[str, Any]]
 """What `backends/megatron/extract.py` writes."""
@@ -69,7 +69,10 @@ def typed(name: str, rows: Rows) -> str:
 
 
 def defaults(name: str, rows: Rows) -> str:
-    """The config `backend/megatron/VERSION.yaml`: every dest with its default, grouped as Megatron groups them."""
+    """The config `backend/megatron/VERSION.yaml`: every dest with its default, grouped as Megatron groups them.
+
+    Raises BackendError: this Python, which may be one for Megatron alone, has no PyYAML.
+    """
     lines = [_YAML.format(name=name).rstrip()]
     for group, members in groupby(_offered(rows), key=lambda row: row["group"]):
         lines.append(f"\n# {group}")
@@ -112,5 +115,12 @@ def _annotation(row: Mapping[str, Any]) -> str:
 
 def _scalar(value: Any) -> str:
     """YAML on one line."""
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        hint = (
+            "run it with the Python of this program, and name the one that has torch with --python; or install pyyaml"
+        )
+        raise BackendError(Problem("this Python has no yaml", hint=hint)) from None
     text = yaml.safe_dump(value, default_flow_style=True, width=2**20, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

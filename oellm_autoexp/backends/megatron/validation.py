@@ -3,7 +3,7 @@
 Megatron finds these mistakes one by one, and some of them only after the model is built on all GPUs. Here they are
 found while planning, all at once. The comments name where Megatron (core_v0.19.0) checks the same: A is
 megatron/training/arguments.py, T megatron/core/transformer/transformer_config.py, S
-megatron/core/optimizer_param_scheduler.py. What is not restated here only its own parser can tell (`validate: parser`).
+megatron/core/optimizer_param_scheduler.py. What is not restated here only Megatron can tell (`validate: parser`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from oellm_autoexp.backends.base import Note
@@ -91,7 +91,9 @@ class _Arguments:
         environment: Mapping[str, str],
         read: dict[str, None],
         asked_for: dict[str, None],
+        trial: bool = False,
     ) -> None:
+        self._trial = trial
         self._values = values
         self._default = default
         self._read = read
@@ -103,6 +105,30 @@ class _Arguments:
         self._read[dest] = None
         value = self._values.get(dest)
         return self._default(dest) if value is None else value
+
+    def but(self, world: int | None = None, **values: int) -> _Arguments:
+        """The same with other values, or on another number of ranks; to be looked at for problems alone."""
+        world = self.world if world is None else world
+        everything = {**self._values, **values}
+        return _Arguments(everything, self._default, world, self.environment, self._read, self._asked_for, trial=True)
+
+    @cached_property
+    def places(self) -> frozenset[str]:
+        """Where there is something wrong."""
+        found = [item for check in _CHECKS for item in check(self if self._trial else self.but())]
+        return frozenset(item.where for item in found if isinstance(item, Problem))
+
+    def best(self, place: str, trials: Mapping[int, _Arguments]) -> list[int]:
+        """Those of `trials` (value → what it comes to) that mend what is wrong at a dest's `place`.
+
+        They do so without another problem elsewhere, but for batches, which are chosen last; and of what is wrong
+        besides, none leaves more than the others.
+        """
+        if self._trial:  # where hints are not read
+            return []
+        mine, known = f"{WHERE}.{place}", self.places | {f"{WHERE}.{dest}" for dest in _BATCHES}
+        left = {value: len(trial.places) for value, trial in trials.items() if trial.places <= known - {mine}}
+        return [value for value in left if left[value] == min(left.values())]
 
     def given(self, dest: str) -> bool:
         """Whether the config says something of it."""
@@ -169,22 +195,30 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def _either(values: Iterable[Any]) -> str:
-    words = [str(value) for value in values]
-    shown = words[:_MOST_SHOWN] + (["…"] if len(words) > _MOST_SHOWN else [])
-    return ", ".join(shown)
-
-
-def _near_multiples(value: int, unit: int, less: int = 0) -> str:
+def _multiples(value: int, unit: int, less: int = 0) -> list[int]:
     """The multiples of `unit` next to `value`, each less by so many."""
     below = value // unit * unit
-    return " or ".join(str(number - less) for number in (below, below + unit) if number > less)
+    return [number - less for number in (below, below + unit) if number > less]
 
 
 def _near(value: int, choices: Iterable[int]) -> str:
     """Those of `choices` that are nearest to `value`, in order."""
     nearest = sorted(choices, key=lambda choice: (abs(choice - value), choice))[:_MOST_SHOWN]
-    return _either(sorted(nearest))
+    *words, last = map(str, sorted(nearest))
+    return f"{', '.join(words)} or {last}" if words else last
+
+
+def _values(arguments: _Arguments, place: str, dest: str, near: int, choices: Iterable[int]) -> str:
+    """`dest` with the values of it that would mend what is wrong at `place`, near to one; '' if none would."""
+    trials = {value: arguments.but(**{dest: value}) for value in choices}
+    fitting = arguments.best(place, trials)
+    return f"{dest} {_near(near, fitting)}" if fitting else ""
+
+
+def _take(*ways: str, otherwise: str = "change several of them together") -> str:
+    """A hint of those ways out that there are."""
+    there = [way for way in ways if way]
+    return f"take {', or '.join(there)}" if there else otherwise
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,31 +248,42 @@ def _ranks(arguments: _Arguments) -> _Found:
     shards = arguments.number("tensor_parallel_num_weight_shards")
     if isinstance(shards, int) and (shards < tp or shards % tp):  # core/model_parallel_config.py
         text = f"the weights' shards ({shards}) must be a multiple of tensor_model_parallel_size ({tp})"
-        yield _problem("tensor_parallel_num_weight_shards", text, f"take {_near_multiples(max(shards, tp), tp)}")
+        dest = "tensor_parallel_num_weight_shards"
+        yield _problem(dest, text, _take(_values(arguments, dest, dest, shards, range(tp, world + 1, tp))))
     if arguments.data_parallel is None:  # A:430
         sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "context_parallel_size": cp}
         # the one that is at fault, or the largest, if none is on its own
         dest = max(sizes, key=lambda name: (world % sizes[name] != 0, sizes[name]))
-        others = arguments.model_size // sizes[dest]
-        fitting = [] if world % others else _divisors(world // others)
-        hint = f"with the other sizes, it can be {_near(sizes[dest], fitting)}" if fitting else "fewer, or more GPUs"
+        least = -(-world // arguments.model_size) * arguments.model_size
+        enough = arguments.best(dest, {least: arguments.but(least)})
+        by_size = _values(arguments, dest, dest, sizes[dest], _divisors(world))
+        by_ranks = f"a multiple of {arguments.model_size} GPUs (slurm.sbatch.nodes)" if enough else ""
         yield _problem(
             dest,
             f"{plural(world, 'GPU')} can't be divided into models of {arguments.model_size} (tensor {tp} x "
             f"pipeline {pp} x context {cp}{f' x weight shards {arguments.remat}' if arguments.remat > 1 else ''})",
-            f"{hint}; or take a multiple of {arguments.model_size} GPUs (slurm.sbatch.nodes)",
+            _take(by_size or (by_ranks and "smaller sizes"), by_ranks),
         )
     experts_by = arguments.size("expert_model_parallel_size")
     expert_tp = arguments.number("expert_tensor_parallel_size") or tp
     group = experts_by * expert_tp * pp
     if experts_by > 1 and arguments.data_parallel is not None and world % group:  # core/parallel_state.py:883
-        fitting = _divisors(world // (expert_tp * pp)) if world % (expert_tp * pp) == 0 else []
+        dest = "expert_model_parallel_size"
         yield _problem(
-            "expert_model_parallel_size",
+            dest,
             f"{plural(world, 'GPU')} can't be divided into groups of {group} (expert {experts_by} x "
             f"expert tensor {expert_tp} x pipeline {pp})",
-            f"it can be {_near(experts_by, fitting)}" if fitting else "choose smaller sizes",
+            _take(_values(arguments, dest, dest, experts_by, _divisors(world))),
         )
+
+
+def _by_pattern(arguments: _Arguments) -> bool:
+    """Whether a pattern says which layers there are."""
+    return arguments.given("hybrid_layer_pattern") or arguments.given("hybrid_override_pattern")  # A:721-731
+
+
+def _layers_dest(arguments: _Arguments) -> str:
+    return "num_layers" if arguments.given("num_layers") else "encoder_num_layers"
 
 
 def _pipeline(arguments: _Arguments) -> _Found:
@@ -256,15 +301,18 @@ def _pipeline(arguments: _Arguments) -> _Found:
         yield _problem(named[0], "can't be combined with first or last stages of their own size", hint)
         return
     extra = sum(arguments.on(f"account_for_{what}_in_pipeline_split") for what in ("embedding", "loss"))
-    counted = not (uneven or arguments.given("hybrid_layer_pattern") or "pipeline_model_parallel_layout" in named)
+    counted = not (uneven or _by_pattern(arguments) or "pipeline_model_parallel_layout" in named)
     if isinstance(layers, int) and layers > 0 and counted and named != [exclusive[1]] and (layers + extra) % pp:
         what = f"{layers} layers{f' (and {extra} for embedding or loss)' if extra else ''}"
-        hint = f"num_layers {_near_multiples(layers + extra, pp, extra)}"
-        divisors = _divisors(layers + extra)
+        dest, many = "pipeline_model_parallel_size", _layers_dest(arguments)
         yield _problem(  # A:934, A:963
-            "pipeline_model_parallel_size",
+            dest,
             f"{what} can't be divided among {pp} pipeline stages",
-            f"take pipeline_model_parallel_size {_near(pp, divisors)}, or {hint}, or say what the first and last hold",
+            _take(
+                _values(arguments, dest, dest, pp, _divisors(layers + extra)),
+                _values(arguments, dest, many, layers, _multiples(layers + extra, pp, extra)),
+                "decoder_first_pipeline_num_layers and its like, by which stages differ",
+            ),
         )
         return
     stages = arguments.number("num_virtual_stages_per_pipeline_rank")
@@ -272,7 +320,9 @@ def _pipeline(arguments: _Arguments) -> _Found:
         per_stage = (layers + extra) // pp
         if per_stage % per_virtual:  # A:938
             text = f"the {per_stage} layers of a pipeline stage can't be divided into virtual stages of {per_virtual}"
-            yield _problem(named[0], text, f"take {_near(per_virtual, _divisors(per_stage))}")
+            yield _problem(
+                named[0], text, _take(_values(arguments, named[0], named[0], per_virtual, _divisors(per_stage)))
+            )
             return
         stages = per_stage // per_virtual
     if isinstance(stages, int) and stages > 1:
@@ -285,15 +335,23 @@ def _pipeline(arguments: _Arguments) -> _Found:
 
 def _experts(arguments: _Arguments) -> _Found:
     size, experts = arguments.size("expert_model_parallel_size"), arguments.number("num_experts")
+    split = arguments.size("tensor_model_parallel_size") > 1 and not arguments.on("sequence_parallel")
+    if (
+        experts and split and not arguments.on("skip_train")
+    ):  # core/transformer/moe/moe_layer.py:629, when it is trained
+        text = "a model with experts is trained with tensor parallelism only if this is on"
+        yield _problem("sequence_parallel", text, "set it to true, or tensor_model_parallel_size to 1")
     if size > 1 and not experts:  # A:1601
-        hint = "set num_experts, or expert_model_parallel_size to 1"
-        yield _problem(
-            "expert_model_parallel_size", f"{size} expert parallel groups, but the model has no experts", hint
-        )
+        dest = "expert_model_parallel_size"
+        hint = _take(_values(arguments, dest, dest, 1, [1]), "num_experts, as many as there are to be")
+        yield _problem(dest, f"{size} expert parallel groups, but the model has no experts", hint)
     elif size > 1 and isinstance(experts, int) and experts % size:  # A:1602
         text = f"{experts} experts can't be divided among {size} ranks"
-        hint = f"take {_near(size, _divisors(experts))}, or num_experts {_near_multiples(experts, size)}"
-        yield _problem("expert_model_parallel_size", text, hint)
+        dest = "expert_model_parallel_size"
+        by_size = _values(arguments, dest, dest, size, _divisors(experts))
+        yield _problem(
+            dest, text, _take(by_size, _values(arguments, dest, "num_experts", experts, _multiples(experts, size)))
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,28 +380,36 @@ def _batches(arguments: _Arguments) -> _Found:
         return
     if not arguments.given("step_batch_size_schedule") and not arguments.on("decrease_batch_size_if_needed"):
         # core/num_microbatches_calculator.py:381, called with all that hold other samples (global_vars.py:124-136)
-        yield from _divisible("global_batch_size", whole, "micro_batch_size", micro, copies * arguments.remat)
+        yield from _divisible(arguments, "", whole, micro, copies * arguments.remat)
     if not (arguments.given("eval_global_batch_size") or arguments.given("eval_micro_batch_size")):
         if arguments.on("decrease_batch_size_if_needed"):
-            yield from _divisible("global_batch_size", whole, "micro_batch_size", micro, copies)
+            yield from _divisible(arguments, "", whole, micro, copies)
         return
     of_eval = arguments.number("eval_global_batch_size") or whole
     micro_of_eval = arguments.number("eval_micro_batch_size") or micro
     if isinstance(of_eval, int) and isinstance(micro_of_eval, int) and micro_of_eval > 0:  # A:694
-        dest = "eval_global_batch_size" if arguments.given("eval_global_batch_size") else "eval_micro_batch_size"
-        for problem in _divisible("eval_global_batch_size", of_eval, "eval_micro_batch_size", micro_of_eval, copies):
-            yield Problem(problem.what, f"{WHERE}.{dest}", problem.hint)
+        yield from _divisible(arguments, "eval_", of_eval, micro_of_eval, copies)
 
 
-def _divisible(dest: str, whole: int, micro_dest: str, micro: int, copies: int) -> Iterator[Problem]:
+_BATCHES = ("global_batch_size", "micro_batch_size", "eval_global_batch_size", "eval_micro_batch_size")
+
+
+def _divisible(arguments: _Arguments, of: str, whole: int, micro: int, copies: int) -> Iterator[Problem]:
+    """`of`: what the names of the arguments begin with."""
     unit = micro * copies
     if whole % unit == 0:
         return
-    micros = _divisors(whole // copies) if whole % copies == 0 else []
-    other = f", or {micro_dest} {_near(micro, micros)}" if micros else ""
+    whole_dest, micro_dest = f"{of}global_batch_size", f"{of}micro_batch_size"
+    place = micro_dest if of and not arguments.given(whole_dest) else whole_dest
     many = "1 copy" if copies == 1 else f"{copies} copies"
     text = f"{whole} samples can't be divided into micro batches of {micro} on {many} of the model"
-    yield _problem(dest, text, f"take {_near_multiples(whole, unit)} (a multiple of {unit}){other}")
+    multiples = _values(arguments, place, whole_dest, whole, _multiples(whole, unit))
+    micros = _divisors(whole // copies) if whole % copies == 0 else []
+    hint = _take(
+        f"{multiples} (a multiple of {unit})" if multiples else "",
+        _values(arguments, place, micro_dest, micro, micros),
+    )
+    yield _problem(place, text, hint)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,9 +420,7 @@ def _required(arguments: _Arguments) -> _Found:
     if arguments.on("use_checkpoint_args"):
         return  # they may come from the checkpoint
     for dest in ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):  # A:1274-1277, 1924
-        from_elsewhere = dest == "num_layers" and (
-            arguments.given("encoder_num_layers") or arguments.given("hybrid_layer_pattern")
-        )
+        from_elsewhere = dest == "num_layers" and (arguments.given("encoder_num_layers") or _by_pattern(arguments))
         if arguments[dest] is None and not from_elsewhere:
             hint = "or choose a model: backend/megatron=300M"
             if dest == "max_position_embeddings":
@@ -376,11 +440,24 @@ def _attention(arguments: _Arguments) -> _Found:
         return
     if isinstance(hidden, int) and hidden > 0 and hidden % heads and not arguments.given("kv_channels"):  # A:1292
         text = f"hidden_size {hidden} can't be divided among {heads} heads"
-        hint = f"take {_near(heads, _divisors(hidden))} heads, or hidden_size {_near_multiples(hidden, heads)}, or"
-        yield _problem("num_attention_heads", text, f"{hint} set kv_channels, the size of a head")
+        dest = "num_attention_heads"
+        hint = _take(
+            _values(arguments, dest, dest, heads, _divisors(hidden)),
+            _values(arguments, dest, "hidden_size", hidden, _multiples(hidden, heads)),
+            "kv_channels, the size of a head, as you like",
+        )
+        yield _problem(dest, text, hint)
     if heads % tp:  # T:1324
         text = f"{heads} attention heads can't be divided among {tp} tensor parallel ranks"
-        yield _problem("tensor_model_parallel_size", text, f"take {_near(tp, _divisors(heads))}")
+        dest = "tensor_model_parallel_size"
+        yield _problem(
+            dest,
+            text,
+            _take(
+                _values(arguments, dest, dest, tp, _divisors(heads)),
+                _values(arguments, dest, "num_attention_heads", heads, range(tp, 2 * heads + tp, tp)),
+            ),
+        )
     groups = arguments.number("num_query_groups")
     if arguments.given("num_query_groups") and not arguments.on("group_query_attention"):
         if groups != 1:  # argument_utils.py sets it to None
@@ -391,11 +468,18 @@ def _attention(arguments: _Arguments) -> _Found:
         return
     if groups % tp and tp % groups:  # T:1338
         text = f"{groups} query groups are neither a multiple nor a divisor of {tp} tensor parallel ranks"
-        fitting = [number for number in _divisors(heads) if number % tp == 0 or tp % number == 0]
-        yield _problem("num_query_groups", text, f"take {_near(groups, fitting)}")
-    if heads % groups:  # core/transformer/attention.py divides them
+        yield _problem("num_query_groups", text, _take(_groups(arguments, heads, groups)))
+    elif heads % groups:  # core/transformer/attention.py divides them
         text = f"{heads} heads can't be divided into {groups} query groups"
-        yield _problem("num_query_groups", text, f"take {_near(groups, _divisors(heads))}")
+        yield _problem("num_query_groups", text, _take(_groups(arguments, heads, groups)))
+
+
+def _groups(arguments: _Arguments, heads: int, groups: int) -> str:
+    return _values(arguments, "num_query_groups", "num_query_groups", groups, _divisors(heads))
+
+
+def _length_dest(arguments: _Arguments) -> str:
+    return "seq_length" if arguments.given("seq_length") else "encoder_seq_length"
 
 
 def _lengths(arguments: _Arguments) -> _Found:
@@ -405,12 +489,20 @@ def _lengths(arguments: _Arguments) -> _Found:
         return
     if longest is not None and length > longest:  # A:1314
         text = f"seq_length {length} is more than max_position_embeddings {longest}"
-        yield _problem(
-            "seq_length", text, f"take max_position_embeddings {length}, or a seq_length of at most {longest}"
+        pieces = 2 * cp if cp > 1 else 1
+        fitting = [longest // pieces * pieces] if isinstance(longest, int) else []
+        hint = _take(
+            f"max_position_embeddings {length}", _values(arguments, "seq_length", _length_dest(arguments), 0, fitting)
         )
-    if cp > 1 and isinstance(length, int) and length % (2 * cp):  # A:1296
+        yield _problem("seq_length", text, hint)
+    elif cp > 1 and isinstance(length, int) and length % (2 * cp):  # A:1296
         text = f"seq_length {length} can't be cut into 2 x {cp} pieces (context_parallel_size {cp})"
-        yield _problem("seq_length", text, f"take {_near_multiples(length, 2 * cp)}")
+        dest = _length_dest(arguments)
+        by_length = _values(arguments, "seq_length", dest, length, _multiples(length, 2 * cp))
+        by_cp = _values(
+            arguments, "seq_length", "context_parallel_size", cp, (size for size in range(1, cp) if cp % size == 0)
+        )
+        yield _problem("seq_length", text, _take(by_length, by_cp))
     decoder = arguments.number("decoder_seq_length")
     if decoder is not None and longest is not None and decoder > longest:  # A:1318
         text = f"{decoder} is more than max_position_embeddings {longest}"
@@ -438,27 +530,34 @@ def _duration(arguments: _Arguments) -> _Found:
             yield _problem("train_iters", "nothing says how long to train; Megatron finds out after building it", hint)
         return
     used, other = ("iters", "samples") if iters else ("samples", "iters")
-    for name in ("lr_decay", "lr_warmup"):  # A:1242-1260
-        if arguments.number(f"{name}_{other}"):
+    for name, wrong in (  # A:1242-1260
+        ("lr_decay", arguments.given(f"lr_decay_{other}")),
+        ("lr_warmup", bool(arguments.number(f"lr_warmup_{other}"))),
+    ):
+        if wrong:
             text = f"the training is counted in {used} (train_{used}), so this must be, too"
-            yield _problem(f"{name}_{other}", text, f"set {name}_{used}")
+            yield _problem(f"{name}_{other}", text, f"set {name}_{used} instead, and it to null")
     if arguments.given("lr_warmup_fraction") and arguments.number(f"lr_warmup_{used}"):  # A:1248, A:1262
         text = f"lr_warmup_{used} says the same"
         yield _problem("lr_warmup_fraction", text, f"set it or lr_warmup_{used} to null")
 
 
 def _learning_rate(arguments: _Arguments) -> _Found:
-    if arguments.on("skip_train"):
-        return
     lr, least = arguments.number("lr"), arguments.number("min_lr")
+    trained = not arguments.on("skip_train")
     if lr is None:
-        if not arguments.given("lr"):  # S:148, after the model is built
+        if trained and not arguments.given("lr"):  # S:148, after the model is built
             yield _problem("lr", "this argument is required; Megatron finds out after building the model")
         return
-    if least is not None and least < 0:  # S:149
+    if lr < 0:  # no min_lr is both at most lr and at least 0
+        yield _problem("lr", f"must not be negative, as {lr} is")
+        return
+    if trained and least is not None and least < 0:  # S:149
         yield _problem("min_lr", f"must be at least 0, not {least}")
     elif least is not None and least > lr:  # A:1320, S:150
         yield _problem("min_lr", f"{least} is more than lr, {lr}", f"take at most {lr}; a tenth is usual: {lr / 10:g}")
+    if not trained:
+        return
     start = arguments.number("lr_warmup_init")
     if start is not None and start > lr:  # S:151
         yield _problem("lr_warmup_init", f"{start} is more than lr, {lr}", f"take at most {lr}")
@@ -468,7 +567,7 @@ def _learning_rate(arguments: _Arguments) -> _Found:
 def _schedule(arguments: _Arguments) -> _Found:
     unit = "iters" if arguments.number("train_iters") else "samples"
     length = arguments.number(f"train_{unit}")
-    if not length or (unit == "iters" and arguments.number("train_samples")):
+    if not isinstance(length, int) or length <= 0 or (unit == "iters" and arguments.number("train_samples")):
         return
     given_decay = arguments.number(f"lr_decay_{unit}")
     decay = length if given_decay is None else given_decay
@@ -536,16 +635,30 @@ def _checkpoints(arguments: _Arguments) -> _Found:
         yield _problem("save_interval", f"must be at least 1, not {interval}")
     elif isinstance(retain, int) and isinstance(interval, int) and (retain <= 0 or retain % interval):  # A:1326
         text = f"{retain} is no multiple of save_interval, {interval}"
-        yield _problem("save_retain_interval", text, f"take {_near_multiples(max(retain, 1), interval)}")
+        yield _problem(
+            "save_retain_interval",
+            text,
+            f"take save_retain_interval {_near(retain, _multiples(max(retain, 1), interval))}",
+        )
     if arguments.number("save_params_interval") and arguments.on("overlap_param_gather"):  # A:1328
         yield _problem("save_params_interval", "can't be combined with overlap_param_gather", "switch one of them off")
+
+
+def _asynchronous(arguments: _Arguments) -> _Found:
+    if not arguments.on("async_save") or arguments["ckpt_format"] == "torch":
+        return
+    if not arguments.on("use_persistent_ckpt_worker"):  # A:1740-1746
+        text = "has no effect without use_persistent_ckpt_worker: Megatron switches it off"
+        yield _note("async_save", text)
 
 
 def _logging(arguments: _Arguments) -> _Found:
     every, memory = arguments.number("log_interval"), arguments.number("log_memory_interval")
     if isinstance(every, int) and every > 0 and isinstance(memory, int) and memory % every:  # A:1330
         text = f"{memory} is no multiple of log_interval, {every}"
-        yield _problem("log_memory_interval", text, f"take {_near_multiples(max(memory, 1), every)}")
+        yield _problem(
+            "log_memory_interval", text, f"take log_memory_interval {_near(memory, _multiples(max(memory, 1), every))}"
+        )
 
 
 def _precision(arguments: _Arguments) -> _Found:
@@ -742,6 +855,7 @@ _CHECKS: tuple[Callable[[_Arguments], _Found], ...] = (
     _learning_rate,
     _weight_decay,
     _checkpoints,
+    _asynchronous,
     _logging,
     _precision,
     _overlap,

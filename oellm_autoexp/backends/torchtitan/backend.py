@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,22 @@ class Torchtitan:
         words = [f"--module={section.module}", f"--config={section.config}"]
         overridden = {key: value for key, value in section.torchtitan.items() if key != "aux"}
         words += _flags(overridden, (), problems)
+        problems += [
+            Problem("this is set twice", f"{_WHERE}.{field}", "write it once, as section.field or nested")
+            for field, times in Counter(_fields(overridden, "")).items()
+            if times > 1
+        ]
         raise_all(BackendError, problems)
         words += section.extra_args
         probe = self._probe(words) if section.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
-        return Command(tuple(argv), launch.own_environment(), (), probe)
+        return Command(tuple(argv), launch.own_environment(), tuple(launch.notes), (), probe)
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(
             program=(*self._section.python, str(PARSER)),
             question={"argv": words},
-            shape=shape(words),
+            shape=tuple(shape(words, {"--dump_folder"})),  # its folder is each job's own
             where=_WHERE,
             help="this asks torchtitan's own parser: plan where backend.python can import torchtitan "
             "(inside of the container), or set backend.validate=none",
@@ -72,6 +78,16 @@ def _flags(values: Mapping[str, Any], path: tuple[str, ...], problems: list[Prob
             yield from _list(flag, value, where, problems)
         elif value is not None:
             yield f"{flag}={scalar(value)}"
+
+
+def _fields(values: Mapping[str, Any], section: str) -> Iterator[str]:
+    """What is set, as section.field, however it is nested."""
+    for key, value in values.items():
+        field = f"{section}{key}".replace("-", "_")
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{field}.")
+        elif value is not None:
+            yield field
 
 
 def _list(flag: str, items: list[Any], where: str, problems: list[Problem]) -> Iterator[str]:
