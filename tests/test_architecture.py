@@ -73,6 +73,7 @@ PURE = [
     "workflow.batches",
     "workflow.budget",
     "workflow.plan",
+    "workflow.plan_checks",
     "workflow.resolve",
     "view.graph",
     "sweep",

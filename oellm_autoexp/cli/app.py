@@ -141,3 +141,10 @@ def set_log_level(options: argparse.Namespace) -> None:
     )
     for noisy in ("hydra", "omegaconf", "git"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def note(text: str, *, on_stderr: bool = False) -> None:
+    """Print one line for people."""
+    from oellm_autoexp.view.tables import console
+
+    console(stderr=on_stderr).print(text)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, every_session, steps
+from oellm_autoexp.cli import app, every_session, hints, steps
 from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def hand_over(options: argparse.Namespace, manifest: Manifest, path: Path, code:
         return code
     opened = Session.load(session)
     if opened.finished:
-        steps.console_note(f"{manifest.plan_id}: every job has ended, there is nothing to watch")
+        app.note(f"{manifest.plan_id}: every job has ended, there is nothing to watch")
         return steps.outcome(opened)
     watcher = Watcher.of(directory, manifest.plan_id, canonical_path(manifest, path))
-    resume = steps.resume_command(manifest)
+    resume = hints.resume_command(manifest)
     try:
         return _detach(options.detach, watcher, manifest, f"session {manifest.plan_id}", resume, lambda: _free(session))
     except LockedError:
@@ -97,7 +97,7 @@ def hand_over_all(options: argparse.Namespace, directory: Path, sessions: list[S
     """
     unfinished = [session for session in sessions if not session.finished]
     if not unfinished:
-        steps.console_note(f"no unfinished sessions in {directory}")
+        app.note(f"no unfinished sessions in {directory}")
         return app.OK
     manifests = []
     for session in unfinished:
@@ -111,7 +111,7 @@ def hand_over_all(options: argparse.Namespace, directory: Path, sessions: list[S
         raise ConfigError(Problem("no session here can be watched", str(directory)))
     maker = next(filter(_on_slurm, manifests), manifests[0])
     directory = directory.absolute()
-    resume = steps.command("monitor", "--all", "--monitoring-state-dir", str(directory))
+    resume = hints.command("monitor", "--all", "--monitoring-state-dir", str(directory))
     what = f"every unfinished session of {directory}"
     return _detach(options.detach, Watcher.of(directory, _ALL), maker, what, resume, lambda: None)
 
@@ -168,8 +168,8 @@ def _tell(detached: Detached, standing: Standing, manifest: Manifest, what: str,
         job = f"monitor process {process[0]} on {process[1]}" if process else "a monitor process that is about to begin"
         end = f"kill {process[0]}" if process else ""
     already = "" if standing.fresh else f" already ({standing.state}); nothing was submitted"
-    steps.console_note(f"{job} watches {what}{already}")
-    steps.show_hints(
+    app.note(f"{job} watches {what}{already}")
+    hints.show(
         [
             f"its log           tail -n +1 -F {shlex.quote(str(standing.log))}",
             *([f"end it            {end}    (the jobs go on)"] if end else []),

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.cli.display import display
 from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError
 
@@ -268,7 +268,7 @@ def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[
                 rest(watched.monitors, watched.pause_seconds)
 
     try:
-        resume = steps.command("monitor", "--all", "--monitoring-state-dir", str(directory))
+        resume = hints.command("monitor", "--all", "--monitoring-state-dir", str(directory))
         code = steps.resumable(resume, go, on_stderr=quiet)
     finally:
         watched.let_go()

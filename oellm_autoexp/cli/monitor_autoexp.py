@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, detach, every_session, queue_commands, session_commands, steps
+from oellm_autoexp.cli import app, detach, every_session, facts, hints, queue_commands, session_commands, steps
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _watch(options: argparse.Namespace) -> int:
         else:
             code = steps.watch_until_ended(monitor, quiet=options.json)
         if options.json:
-            print(json.dumps(steps.session_facts(monitor.session)))
+            print(json.dumps(facts.session_facts(monitor.session)))
         return code
 
 
@@ -128,7 +128,7 @@ def _status_of_all(options: argparse.Namespace) -> int:
     sessions = [session for session in _sessions(_directory(options)) if not session.finished]
     _show_sessions(sessions, as_json=options.json)
     if not sessions and not options.json:
-        steps.console_note(f"no unfinished sessions in {_directory(options)}")
+        app.note(f"no unfinished sessions in {_directory(options)}")
     return app.OK
 
 
@@ -136,7 +136,7 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     from oellm_autoexp.view.tables import console, headline, session_table
 
     if as_json:
-        print(json.dumps({"sessions": [steps.session_facts(session) for session in sessions]}))
+        print(json.dumps({"sessions": [facts.session_facts(session) for session in sessions]}))
         return
     screen = console()
     for session in sessions:
@@ -148,13 +148,13 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
     from oellm_autoexp.view.tables import console, headline, session_table
 
     if as_json:
-        print(json.dumps(steps.session_facts(session)))
+        print(json.dumps(facts.session_facts(session)))
     else:
         screen = console()
         screen.print(session_table(session), crop=False)
         screen.print(headline(session))
-        watch = [f"go on watching    {steps.resume_command(manifest)}", *steps.queue_hints(manifest, session)]
-        steps.show_hints(steps.hints(manifest, session) if session.finished else watch)
+        watch = [f"go on watching    {hints.resume_command(manifest)}", *hints.of_queue(manifest, session)]
+        hints.show(hints.next_steps(manifest, session) if session.finished else watch)
     return steps.outcome(session) if session.finished else app.OK
 
 
@@ -219,7 +219,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _directory(options: argparse.Namespace) -> Path:
     directory: Path | None = options.monitoring_state_dir
-    return directory or steps.default_state_dir()
+    return directory or hints.default_state_dir()
 
 
 def _sessions(directory: Path) -> list[Session]:
@@ -242,7 +242,7 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
     if options.manifest is not None:
         manifest = steps.load_manifest(options.manifest)
         if not session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists():
-            hint = f"submit it: {steps.command('submit', '--manifest', str(options.manifest))}"
+            hint = f"submit it: {hints.command('submit', '--manifest', str(options.manifest))}"
             raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
         return manifest, options.manifest
     if options.session is None:

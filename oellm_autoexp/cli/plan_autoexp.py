@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, facts, hints, steps
 
 EXAMPLES = """\
   python scripts/plan_autoexp.py project=default
@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    return steps.in_json(options, lambda: _write(options))
+    return facts.in_json(options, lambda: _write(options))
 
 
 def _write(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     plan = steps.plan(options)
     path = steps.write_plan(plan, options.manifest)
     steps.show_plan(plan, path)
-    steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(options.manifest or path))}"])
-    return app.OK, steps.plan_facts(plan.manifest, path)
+    hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(options.manifest or path))}"])
+    return app.OK, facts.plan_facts(plan.manifest, path)

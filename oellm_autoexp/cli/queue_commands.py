@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -89,22 +89,22 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     screen.print(queue_headline(entries) if entries else "nothing waits in the queue")
     for name, counts in sorted(tally.items()):
         screen.print(tally_line(name, counts))
-    hints = []
+    lines = []
     if any(held[entry.id] is None for entry in entries):
-        hints.append(f"carry them out    {_command(manifest, '--cmd', 'actions')}")
+        lines.append(f"carry them out    {_command(manifest, '--cmd', 'actions')}")
     failed = [entry.id for entry in finished if entry.status == FAILED]
     if failed:
-        hints.append(
+        lines.append(
             f"why it failed     {_command(manifest, '--cmd', 'queue', '--queue-id', failed[-1], '--queue-show')}"
         )
-        hints.append(
+        lines.append(
             f"try it again      {_command(manifest, '--cmd', 'queue', '--queue-id', failed[-1], '--queue-retry')}"
         )
     elif any(counts[FAILED] for counts in tally.values()):
         name = next(name for name, counts in sorted(tally.items()) if counts[FAILED])
-        hints.append(f"which failed      {_command(manifest, '--cmd', 'queue', '--queue-event', name)}")
-    if hints:
-        steps.show_hints(hints)
+        lines.append(f"which failed      {_command(manifest, '--cmd', 'queue', '--queue-event', name)}")
+    if lines:
+        hints.show(lines)
     return app.OK
 
 
@@ -139,7 +139,7 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
         screen.print(line, soft_wrap=True)
     if entry.status in FINISHED:
         again = _command(manifest, "--cmd", "queue", "--queue-id", entry.id, "--queue-retry")
-        steps.show_hints([f"try it again      {again}"])
+        hints.show([f"try it again      {again}"])
     return app.OK
 
 
@@ -163,8 +163,8 @@ def _retry(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int
     if options.json:
         print(json.dumps({"entry": _facts(entry)}))
         return app.OK
-    steps.console_note(f"{entry.id} is pending again")
-    steps.show_hints([f"carry it out      {_command(manifest, '--cmd', 'actions')}"])
+    app.note(f"{entry.id} is pending again")
+    hints.show([f"carry it out      {_command(manifest, '--cmd', 'actions')}"])
     return app.OK
 
 
@@ -174,7 +174,7 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
     from oellm_autoexp.monitor.worker import Worker
 
     queue = Queue(_session(manifest))
-    say = _say_on_stderr if options.json else steps.console_note
+    say = _say_on_stderr if options.json else app.note
     worker = Worker(queue, manifest, jobs=options.jobs or 1, say=say, tell=app.tell)
     resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
 
@@ -213,19 +213,19 @@ def _tell(tally: Tally, manifest: Manifest, options: argparse.Namespace) -> None
         return
     count = len(tally.done) + len(tally.failed)
     if not count:
-        steps.console_note("nothing to do: no action waits for a worker")
+        app.note("nothing to do: no action waits for a worker")
         return
-    steps.console_note(f"{plural(count, 'action')}: {len(tally.done)} done, {len(tally.failed)} failed")
+    app.note(f"{plural(count, 'action')}: {len(tally.done)} done, {len(tally.failed)} failed")
     if tally.failed:
         shown = _command(manifest, "--cmd", "queue", "--queue-id", tally.failed[-1], "--queue-show")
-        steps.show_hints([f"why it failed     {shown}"])
+        hints.show([f"why it failed     {shown}"])
 
 
 def _say_on_stderr(line: str) -> None:
-    steps.console_note(line, on_stderr=True)
+    app.note(line, on_stderr=True)
 
 
 def _command(manifest: Manifest, *words: str) -> str:
     import shlex
 
-    return f"{steps.resume_command(manifest)} {shlex.join(words)}"
+    return f"{hints.resume_command(manifest)} {shlex.join(words)}"

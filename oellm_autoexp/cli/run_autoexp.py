@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, detach, steps
+from oellm_autoexp.cli import app, approval, detach, facts, hints, steps
 
 EXAMPLES = """\
   python scripts/run_autoexp.py project=default                    train a small sweep on this machine, now
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return steps.in_json(options, lambda: _go(options))
+    return facts.in_json(options, lambda: _go(options))
 
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
@@ -46,15 +46,15 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if options.dry_run:
         steps.check_writable(plan)
         code = steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
-        return code, steps.plan_facts(plan.manifest, plan.manifest_path)
+        return code, facts.plan_facts(plan.manifest, plan.manifest_path)
     detach.check(options, plan.manifest, plan.scripts[0])
     path = steps.write_plan(plan, options.manifest)
     steps.show_plan(plan, path)
     if options.no_submit:
-        steps.show_hints([f"submit and watch  {steps.command('submit', '--manifest', str(path))}"])
-        return app.OK, steps.plan_facts(plan.manifest, path)
+        hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
+        return app.OK, facts.plan_facts(plan.manifest, path)
     approval.approve(plan.manifest, options)
     with steps.session(plan.manifest, path) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, plan.manifest, path, code)
-    return code, steps.recorded_facts(plan.manifest)
+    return code, facts.recorded_facts(plan.manifest)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, hints
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem
 
 EXAMPLES = """\
@@ -27,7 +27,7 @@ def parser() -> app.Parser:
         "--sweep",
         metavar="PATH",
         type=Path,
-        default=steps.output_root() / "sweep.json",
+        default=hints.output_root() / "sweep.json",
         help="the file that planning wrote (default: $OUTPUT_DIR/sweep.json, else outputs/sweep.json)",
     )
     made.add_argument("--index", metavar="N", type=int, required=True, help="the entry's index, from 0")
@@ -65,7 +65,7 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     from oellm_autoexp.files import read_json
     from oellm_autoexp.model import MANIFEST_VERSION
 
-    missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {steps.output_root()}/sweep.json"
+    missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {hints.output_root()}/sweep.json"
     data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing)
     try:
         entries = {entry["index"]: entry for entry in data["entries"]}

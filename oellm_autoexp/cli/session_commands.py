@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.errors import BackendError, ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
@@ -241,16 +241,16 @@ def _told(
         print(json.dumps({"plan_id": manifest.plan_id, "jobs": jobs, "messages": messages}))
         return
     for line in messages:
-        steps.console_note(line)
+        app.note(line)
     if not session.finished:
-        steps.show_hints([f"go on watching    {steps.resume_command(manifest)}"])
+        hints.show([f"go on watching    {hints.resume_command(manifest)}"])
 
 
 def _say(options: argparse.Namespace, names: Sequence[str], text: str) -> None:
     if options.json:
         print(json.dumps({"jobs": list(names), "messages": [text]}))
     else:
-        steps.console_note(text)
+        app.note(text)
 
 
 def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
@@ -267,11 +267,11 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
         return app.OK
     for entry in found:
         why = ", ".join([str(entry["state"]), *causes(session.jobs[str(entry["job"])])])
-        steps.console_note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
+        app.note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
         for line in entry["lines"]:
-            steps.console_note(str(line))
+            app.note(str(line))
     if not found:
-        steps.console_note("no job has failed")
+        app.note("no job has failed")
     return app.OK
 
 
@@ -321,7 +321,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.session import writing
 
-    resume = steps.resume_command(manifest)
+    resume = hints.resume_command(manifest)
     if not session.finished:
         raise StateError(
             Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")

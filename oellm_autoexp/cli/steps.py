@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
-import shlex
-import shutil
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app
+from oellm_autoexp.cli import app, hints
 from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
 
 if TYPE_CHECKING:
@@ -187,7 +183,9 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     from oellm_autoexp.view.tables import console
 
     screen = console(stderr=True)
-    resume = f"the plan is kept; go on with: {command('submit', '--manifest', str(monitor.session.manifest_path))}"
+    resume = (
+        f"the plan is kept; go on with: {hints.command('submit', '--manifest', str(monitor.session.manifest_path))}"
+    )
     try:
         with screen.status("submitting") if screen.is_terminal else nullcontext() as status:
 
@@ -252,7 +250,7 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
             raise UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
         return app.OK
 
-    return resumable(resume_command(monitor.manifest), go, on_stderr=on_stderr)
+    return resumable(hints.resume_command(monitor.manifest), go, on_stderr=on_stderr)
 
 
 class Patience:
@@ -271,7 +269,7 @@ class Patience:
         awaited = _awaited(monitors)
         if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._told:
             self._told = awaited
-            console_note(f"waits for {awaited}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
+            app.note(f"waits for {awaited}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
 
 
 def _awaited(monitors: list[Monitor]) -> str:
@@ -290,21 +288,21 @@ def _tell_submitted(session: Session, done: int) -> None:
 
     jobs = session.jobs.values()
     if done:
-        console_note(f"submitted {plural(done, 'job')}")
+        app.note(f"submitted {plural(done, 'job')}")
     elif all(job.attempt and job.state != WAITING for job in jobs):
-        console_note("nothing to submit: every job was submitted before")
+        app.note("nothing to submit: every job was submitted before")
     not_run = [job for job in jobs if job.state == WAITING or (job.over and not job.attempt)]
     reasons = Counter(job.reason or "goes when the scheduler takes more" for job in not_run)
     for reason, count in reasons.most_common(_REASONS_SHOWN):
-        console_note(f"{plural(count, 'job')}: {reason}")
+        app.note(f"{plural(count, 'job')}: {reason}")
     if len(reasons) > _REASONS_SHOWN:
-        console_note(f"… and {len(reasons) - _REASONS_SHOWN} more reasons to wait")
+        app.note(f"… and {len(reasons) - _REASONS_SHOWN} more reasons to wait")
 
 
 def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> int:
     """Submit a session's jobs; then watch them, or say how to, or return where the watching is to be detached."""
     if monitor.session.finished:
-        console_note("this plan was submitted before, and every job has ended")
+        app.note("this plan was submitted before, and every job has ended")
         return finish(monitor)
 
     def go() -> int:
@@ -315,15 +313,15 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
             return app.OK
         if watch:
             return _watch(monitor)
-        show_hints([f"watch             {resume_command(monitor.manifest)}"])
+        hints.show([f"watch             {hints.resume_command(monitor.manifest)}"])
         return app.OK
 
-    return resumable(resume_command(monitor.manifest), go)
+    return resumable(hints.resume_command(monitor.manifest), go)
 
 
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch until every job has ended; `quiet` leaves stdout to the caller."""
-    return resumable(resume_command(monitor.manifest), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet)
+    return resumable(hints.resume_command(monitor.manifest), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet)
 
 
 def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
@@ -354,7 +352,7 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     if quiet:
         return outcome(monitor.session) or children.code
     for child in finished:
-        console_note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
+        app.note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
     return finish(monitor) or children.code
 
 
@@ -396,7 +394,7 @@ def finish(monitor: Monitor) -> int:
     screen = console()
     screen.print(session_table(monitor.session), crop=False)
     screen.print(headline(monitor.session))
-    show_hints(hints(monitor.manifest, monitor.session))
+    hints.show(hints.next_steps(monitor.manifest, monitor.session))
     return outcome(monitor.session)
 
 
@@ -409,34 +407,6 @@ def show_plan(made: Plan, path: Path) -> None:
     for note in made.notes:
         screen.print(f"note: {note}")
     screen.print(f"plan {made.manifest.plan_id}: {path}", soft_wrap=True)
-
-
-def in_json(options: argparse.Namespace, go: Callable[[], tuple[int, dict[str, Any]]]) -> int:
-    """Do something and return its exit code; with `--json`, stdout gets nothing but its facts, as one document."""
-    if not options.json:
-        return go()[0]
-    with redirect_stdout(sys.stderr):
-        code, facts = go()
-    print(json.dumps(facts))
-    return code
-
-
-def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
-    """A plan, for programs."""
-    return {"plan_id": manifest.plan_id, "manifest": str(path), "jobs": [job.name for job in manifest.jobs]}
-
-
-def session_facts(session: Session) -> dict[str, Any]:
-    """What a session knows, for programs."""
-    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
-    return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
-
-
-def recorded_facts(manifest: Manifest) -> dict[str, Any]:
-    """The same, of a session that was let go."""
-    from oellm_autoexp.monitor.session import Session, session_path
-
-    return session_facts(Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
 
 
 def read_script(manifest: Manifest) -> str:
@@ -464,96 +434,11 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     return app.OK
 
 
-def console_note(text: str, *, on_stderr: bool = False) -> None:
-    """Print one line for people."""
-    from oellm_autoexp.view.tables import console
-
-    console(stderr=on_stderr).print(text)
-
-
 def outcome(opened: Session) -> int:
     """0 if every job succeeded, else 1."""
     from oellm_autoexp.monitor.tracked import SUCCESS
 
     return app.OK if all(job.state == SUCCESS for job in opened.jobs.values()) else app.FAILED
-
-
-def hints(manifest: Manifest, opened: Session) -> list[str]:
-    """What a person may want to do next, as commands that work as they are."""
-    resume = resume_command(manifest)
-    lines = [f"see this again    {resume} --cmd status"]
-    if any(job.failed for job in opened.jobs.values()):
-        lines.append(f"why did it fail   {resume} --cmd tail --failed")
-    lines += queue_hints(manifest, opened)
-    if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
-        lines.append(f"train longer      {command('run', 'project=default', 'backend.options.train_iters=400')}")
-        lines.append("your own runs     see 'Your own experiments' in README.md")
-    return lines
-
-
-def queue_hints(manifest: Manifest, opened: Session) -> list[str]:
-    """The command that carries out what waits in the queue, if something does."""
-    from oellm_autoexp.monitor.queue import Queue
-
-    waits = Queue(opened.path).unfinished()
-    return [f"queued actions    {resume_command(manifest)} --cmd actions"] if waits else []
-
-
-def resume_command(manifest: Manifest) -> str:
-    """The exact command that goes on watching a session."""
-    return command("monitor", "--session", manifest.plan_id, *_state_dir_option(manifest))
-
-
-def _state_dir_option(manifest: Manifest) -> list[str]:
-    directory = Path(manifest.monitoring_state_dir)
-    usual = Path("outputs", "monitoring_state").absolute()  # a variable that is set here may not be in the next shell
-    return (
-        []
-        if directory in (usual, default_state_dir().absolute()) and usual == directory
-        else [
-            "--monitoring-state-dir",
-            str(directory),
-        ]
-    )
-
-
-def default_state_dir() -> Path:
-    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
-    own = os.environ.get("OELLM_MONITORING_STATE_DIR")
-    return Path(own) if own else output_root() / "monitoring_state"
-
-
-def output_root() -> Path:
-    """Where plans are written unless told otherwise; an empty variable is as good as none."""
-    return Path(os.environ.get("OUTPUT_DIR") or "outputs")
-
-
-def command(name: str, *words: str) -> str:
-    """One of our commands as the user would type it, in the form in which this one was called."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return shlex.join([_found_as("python", sys.executable), "-m", "oellm_autoexp", name, *words])
-    if called.suffix == ".py" and called.parent.name == "scripts":
-        return shlex.join([_found_as("python", sys.executable), str(called.with_name(f"{name}_autoexp.py")), *words])
-    return shlex.join([_found_as("oellm-autoexp", sys.argv[0]), name, *words])
-
-
-def _found_as(name: str, path: str) -> str:
-    """The plain name of a program where that finds it, else its path."""
-    found = shutil.which(name)
-    if found is not None and Path(path).exists() and Path(found).samefile(path):
-        return name
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
-
-
-def show_hints(lines: list[str]) -> None:
-    """Print what to try next."""
-    from oellm_autoexp.view.tables import console
-
-    screen = console()
-    screen.print("\nnext:")
-    for line in lines:
-        screen.print(f"  {line}", soft_wrap=True)
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, detach, steps
+from oellm_autoexp.cli import app, approval, detach, facts, steps
 
 EXAMPLES = """\
   python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
@@ -38,17 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    return steps.in_json(options, lambda: _go(options))
+    return facts.in_json(options, lambda: _go(options))
 
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     manifest = steps.load_manifest(options.manifest)
     if options.dry_run:
         code = steps.show_dry_run(manifest, steps.read_script(manifest))
-        return code, steps.plan_facts(manifest, options.manifest)
+        return code, facts.plan_facts(manifest, options.manifest)
     detach.check(options, manifest)
     approval.approve(manifest, options)
     with steps.session(manifest, options.manifest) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, options.manifest, code)
-    return code, steps.recorded_facts(manifest)
+    return code, facts.recorded_facts(manifest)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,24 +20,33 @@ from oellm_autoexp.backends.base import Note, Probe
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
-from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, SweepError, raise_all
+from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
-from oellm_autoexp.sweep.expander import Point, keys_set, plain
+from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow import watching
+from oellm_autoexp.workflow.plan_checks import (
+    ENOUGH_PROBLEMS,
+    LISTED,
+    check_job_names,
+    check_plan_wide,
+    check_unique,
+    log_pattern,
+    name_problems,
+    overruled,
+    place_problems,
+    problems_beside_the_sweep,
+    problems_but_at,
+)
 from oellm_autoexp.workflow.provenance import Circumstances, Redactor, redact, redact_text, redact_words
-from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep
+from oellm_autoexp.workflow.resolve import Jobs
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
-_ENOUGH_PROBLEMS = 20
-_LISTED = 8
 _PLENTY_BYTES = 64 << 20
-_VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
-_LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -121,7 +129,7 @@ def make_plan(
         try:
             jobs = Jobs(composed, circumstances)
         except AutoexpError as error:
-            raise type(error)(*error.problems, *_problems_beside_the_sweep(composed, circumstances)) from None
+            raise type(error)(*error.problems, *problems_beside_the_sweep(composed, circumstances)) from None
         planner = _Planner(jobs, circumstances, read_template)
         planned = planner.jobs(subset, progress)
         return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
@@ -153,29 +161,6 @@ def located(composed: Composed) -> Iterator[None]:
         yield
     except AutoexpError as error:
         raise type(error)(*(Problem(p.what, composed.locations.of(p.where), p.hint) for p in error.problems)) from None
-
-
-def _problems_beside_the_sweep(composed: Composed, circumstances: Circumstances) -> list[Problem]:
-    """What is wrong with a config whatever its sweep may set."""
-    tree, failed = beside_the_sweep(composed, circumstances)
-    return _problems_but_at(tree, {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))})
-
-
-def _problems_but_at(tree: dict[str, Any], unclear: Collection[str]) -> list[Problem]:
-    """What is wrong with a resolved config but at paths (`$.a.b`) whose values nobody knows."""
-    try:
-        watching.Decoder().config(tree)
-    except ConfigError as error:
-        return [
-            problem
-            for problem in error.problems
-            if not any(_within(problem.where, path) or _within(path, problem.where) for path in unclear)
-        ]
-    return []
-
-
-def _within(path: str, other: str) -> bool:
-    return path == other or path.startswith((f"{other}.", f"{other}["))
 
 
 @dataclass(frozen=True)
@@ -220,7 +205,7 @@ class _Planner:
         """Every job, in order. Raises the collected problems."""
         wanted = [index for index in range(len(self._jobs)) if subset is None or index in subset]
         if subset is not None and (unknown := sorted(subset - set(wanted))):
-            listed = ", ".join(map(str, unknown[:_LISTED])) + (", …" if len(unknown) > _LISTED else "")
+            listed = ", ".join(map(str, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
             hint = f"there are 0 to {len(self._jobs) - 1}"
             raise ConfigError(Problem(f"no job has index {listed}", "--array-subset", hint))
         problems: dict[Problem, type[AutoexpError]] = {}
@@ -230,16 +215,16 @@ class _Planner:
                 planned.append(self.job(index))
             except AutoexpError as error:
                 problems.update(dict.fromkeys(error.problems, type(error)))
-                if len(problems) >= _ENOUGH_PROBLEMS:
+                if len(problems) >= ENOUGH_PROBLEMS:
                     break
             progress(done, len(wanted))
         if problems:
             kinds = set(problems.values())
             raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
-        _check_unique(planned)
+        check_unique([job.spec for job in planned])
         if subset is not None:
             planned = self._without_those_left_out(planned)
-        _check_job_names(planned)
+        check_job_names([job.spec for job in planned])
         self._jobs.check_order()
         names = {job.spec.index: job.spec.name for job in planned}
         return [
@@ -270,9 +255,9 @@ class _Planner:
             tree = self._jobs.config(index)
         except AutoexpError as error:
             others, failed = self._jobs.config_mostly(index)
-            raise type(error)(*error.problems, *_problems_but_at(others, [*map(where, failed)])) from None
+            raise type(error)(*error.problems, *problems_but_at(others, [*map(where, failed)])) from None
         config = self._rules.config(tree)
-        problems = [*_name_problems(config), *self._place_problems(config.project)]
+        problems = [*name_problems(config), *place_problems(config.project, self._jobs.absolute)]
         try:
             command = make_backend(config.backend).command(tree)
         except BackendError as error:
@@ -303,7 +288,7 @@ class _Planner:
     ) -> _Planned:
         project, slurm, absolute = config.project, config.slurm, self._jobs.absolute
         output_dir = absolute(project.output_dir)
-        log_path = _log_pattern(absolute(project.log_path), output_dir)
+        log_path = log_pattern(absolute(project.log_path), output_dir)
         work_dir = str(self._circumstances.work_dir)
         if config.scheduler.native_dependencies and "dependency" in slurm.sbatch:
             hint = "set one of the two: scheduler.native_dependencies sets it"
@@ -357,19 +342,8 @@ class _Planner:
             array_group=script.array_group(script.directive_lines(text), log_name) if in_array else None,
         )
         self._first = self._first or config
-        _check_plan_wide(self._first, config)
+        check_plan_wide(self._first, config)
         return _Planned(spec, text, packed)
-
-    def _place_problems(self, project: ProjectSection) -> list[Problem]:
-        """What is wrong with a job's output directory if it is where plans and sessions are kept."""
-        output_dir, base, state_dir = map(
-            self._jobs.absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
-        )
-        taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
-        if output_dir != base and not any(f"{output_dir}/".startswith(f"{place}/") for place in taken):
-            return []
-        hint = "give the job a folder, and a name, of its own"
-        return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
 
     def _template(self, path: str) -> str:
         """The template at a path ('': the shipped one), read once. Raises ConfigError."""
@@ -426,7 +400,7 @@ class _Planner:
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
             *self._notes,
-            *_overruled(composed.source.overrides, specs),
+            *overruled(composed.source.overrides, specs),
             *_notes(first, planned, self._odd_options),
             *_told(self._told, len(planned)),
         )
@@ -485,126 +459,6 @@ def _title(source: Source) -> str:
     """What an experiment is called: its config's name; for the root config, the project chosen."""
     chosen = [word.removeprefix("project=") for word in source.overrides if word.startswith("project=")]
     return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem
-
-
-def _check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
-    """Raises SweepError if a job differs from the first in what holds for a whole plan."""
-    hint = "this holds for all jobs of a plan; make one plan for each value"
-    problems = [
-        Problem(f"job {config.index} has another value than job {first.index}", f"$.{path}", hint)
-        for path in PLAN_WIDE
-        if attrgetter(path)(first) != attrgetter(path)(config)
-    ]
-    raise_all(SweepError, problems)
-
-
-PLAN_WIDE = (
-    "project.base_output_dir",
-    "project.monitoring_state_dir",
-    "slurm.array",
-    "slurm.array_task_limit",
-    "slurm.client",
-    "slurm.submit_cmd",
-    "slurm.squeue_cmd",
-    "slurm.sacct_cmd",
-    "slurm.cancel_cmd",
-    "scheduler",
-    "monitoring.poll_interval_seconds",
-    "monitoring.detach",
-)
-
-
-def _check_job_names(planned: list[_Planned]) -> None:
-    """Raises SweepError if a condition looks at a job that the plan does not have."""
-    names = {job.spec.name for job in planned}
-    wrong = {
-        condition["job_name"]: job.spec.index
-        for job in planned
-        for condition in (*job.spec.start_conditions, *job.spec.cancel_conditions, *job.spec.done_conditions)
-        if "job_name" in condition and condition["job_name"] not in names
-    }
-    hint = "name a job of the plan, as in ${sibling.STAGE.name}; --array-subset must not leave it out"
-    problems = [
-        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
-        for name, index in list(wrong.items())[:_LISTED]
-    ]
-    if len(wrong) > _LISTED:
-        problems.append(Problem(f"and so do conditions that look at {len(wrong) - _LISTED} other names", "$.job"))
-    raise_all(SweepError, problems)
-
-
-def _name_problems(config: AutoexpConfig) -> list[Problem]:
-    name = config.project.name
-    if not _VALID_NAME.fullmatch(name) or name in (".", "..") or len(name) > _LONGEST_NAME:
-        hint = f"use letters, digits and . _ + = @ , - (at most {_LONGEST_NAME}); it names files and the SLURM job"
-        return [Problem(f"{name!r} can't be a job's name", "$.project.name", hint)]
-    return []
-
-
-def _log_pattern(log_path: str, output_dir: str) -> str:
-    """A log path as sbatch reads it: the output directory is literal, `%` begins a pattern only after it.
-
-    Raises ConfigError for a pattern in a folder's name (nobody would make that folder), or one that can't be followed.
-    """
-    inside = log_path.startswith(f"{output_dir}/")
-    pattern = script.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
-    folder, _, name = pattern.rpartition("/")
-    hint = f"use {' '.join(script.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
-    wrong = [found for found in re.findall("%.?", name) if found not in script.LOG_PATTERNS]
-    wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
-    wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
-    raise_all(ConfigError, [Problem(f"'{found}' can't stand here", "$.project.log_path", hint) for found in wrong])
-    return pattern
-
-
-def _check_unique(planned: list[_Planned]) -> None:
-    """Raises SweepError if two jobs share what must be each one's own: their names and the places of their files."""
-    problems = (
-        _shared(planned, lambda job: job.spec.name, "the name", "$.project.name")
-        or _shared(planned, lambda job: job.spec.output_dir, "the output directory", "$.project.output_dir")
-        or [
-            *_shared(planned, lambda job: _sole_log(job.spec.log_path), "the log", "$.project.log_path"),
-            *_shared(planned, lambda job: job.spec.log_path_current, "the link", "$.project.log_path_current"),
-        ]
-    )
-    raise_all(SweepError, problems[:_ENOUGH_PROBLEMS])
-
-
-def _sole_log(pattern: str) -> str:
-    """A log's path, or '' if it has the id of the job in it."""
-    return "" if re.search("%[jA]", pattern.replace("%%", "")) else pattern
-
-
-def _shared(planned: list[_Planned], key: Callable[[_Planned], str], what: str, where: str) -> list[Problem]:
-    groups: dict[str, list[_Planned]] = defaultdict(list)
-    for job in planned:
-        if value := key(job):
-            groups[value].append(job)
-    problems = []
-    for value, jobs in groups.items():
-        if len(jobs) > 1:
-            indices = ", ".join(str(job.spec.index) for job in jobs[:_LISTED]) + (", …" if len(jobs) > _LISTED else "")
-            problems.append(Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs)))
-    return problems
-
-
-def _overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
-    """What is to be said of values on the command line that the sweep sets, too."""
-    counts = Counter(plain(key) for spec in specs for key in spec.parameters)
-    keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
-    return [
-        f"{key} on the command line changes nothing in "
-        f"{'any job' if counts[key] == len(specs) else f'{counts[key]} of {len(specs)} jobs'}: the sweep sets it"
-        for key in keys
-        if counts[key]
-    ]
-
-
-def _distinct(jobs: list[_Planned]) -> str:
-    """How to tell these jobs apart: the keys in which they differ."""
-    keys = [key for key in jobs[0].spec.parameters if len({str(job.spec.parameters.get(key)) for job in jobs}) > 1]
-    suggestion = "_".join(f"${{{key.lstrip('+~')}}}" for key in keys if key != "project.name") or "${index}"
-    return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
 
 
 def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Iterable[str]) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Proble
 from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.text import dotted
-from oellm_autoexp.workflow.plan import PLAN_WIDE, plan_job
+from oellm_autoexp.workflow.plan import plan_job
+from oellm_autoexp.workflow.plan_checks import PLAN_WIDE
 from oellm_autoexp.workflow.provenance import REDACTED, Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 

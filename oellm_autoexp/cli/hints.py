@@ -1,0 +1,92 @@
+"""What commands say of what to do next: other commands, as the user would type them, that work as printed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oellm_autoexp.model import Manifest
+    from oellm_autoexp.monitor.session import Session
+
+
+def next_steps(manifest: Manifest, opened: Session) -> list[str]:
+    """What a person may want to do next, as commands that work as they are."""
+    resume = resume_command(manifest)
+    lines = [f"see this again    {resume} --cmd status"]
+    if any(job.failed for job in opened.jobs.values()):
+        lines.append(f"why did it fail   {resume} --cmd tail --failed")
+    lines += of_queue(manifest, opened)
+    if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
+        lines.append(f"train longer      {command('run', 'project=default', 'backend.options.train_iters=400')}")
+        lines.append("your own runs     see 'Your own experiments' in README.md")
+    return lines
+
+
+def of_queue(manifest: Manifest, opened: Session) -> list[str]:
+    """The command that carries out what waits in the queue, if something does."""
+    from oellm_autoexp.monitor.queue import Queue
+
+    waits = Queue(opened.path).unfinished()
+    return [f"queued actions    {resume_command(manifest)} --cmd actions"] if waits else []
+
+
+def resume_command(manifest: Manifest) -> str:
+    """The exact command that goes on watching a session."""
+    return command("monitor", "--session", manifest.plan_id, *_state_dir_option(manifest))
+
+
+def _state_dir_option(manifest: Manifest) -> list[str]:
+    directory = Path(manifest.monitoring_state_dir)
+    usual = Path("outputs", "monitoring_state").absolute()  # a variable that is set here may not be in the next shell
+    return (
+        []
+        if directory in (usual, default_state_dir().absolute()) and usual == directory
+        else [
+            "--monitoring-state-dir",
+            str(directory),
+        ]
+    )
+
+
+def default_state_dir() -> Path:
+    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
+    own = os.environ.get("OELLM_MONITORING_STATE_DIR")
+    return Path(own) if own else output_root() / "monitoring_state"
+
+
+def output_root() -> Path:
+    """Where plans are written unless told otherwise; an empty variable is as good as none."""
+    return Path(os.environ.get("OUTPUT_DIR") or "outputs")
+
+
+def command(name: str, *words: str) -> str:
+    """One of our commands as the user would type it, in the form in which this one was called."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return shlex.join([_found_as("python", sys.executable), "-m", "oellm_autoexp", name, *words])
+    if called.suffix == ".py" and called.parent.name == "scripts":
+        return shlex.join([_found_as("python", sys.executable), str(called.with_name(f"{name}_autoexp.py")), *words])
+    return shlex.join([_found_as("oellm-autoexp", sys.argv[0]), name, *words])
+
+
+def _found_as(name: str, path: str) -> str:
+    """The plain name of a program where that finds it, else its path."""
+    found = shutil.which(name)
+    if found is not None and Path(path).exists() and Path(found).samefile(path):
+        return name
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+def show(lines: list[str]) -> None:
+    """Print what to try next."""
+    from oellm_autoexp.view.tables import console
+
+    screen = console()
+    screen.print("\nnext:")
+    for line in lines:
+        screen.print(f"  {line}", soft_wrap=True)

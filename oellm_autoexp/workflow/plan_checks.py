@@ -1,0 +1,181 @@
+"""What must be so of a plan's jobs together, and of each one's names and places; and what a config lacks. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from oellm_autoexp.config.interpolation import where
+from oellm_autoexp.config.loader import Composed
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
+from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
+from oellm_autoexp.model import JobSpec
+from oellm_autoexp.slurm import script
+from oellm_autoexp.sweep.expander import keys_set, plain
+from oellm_autoexp.workflow import watching
+from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.workflow.resolve import beside_the_sweep
+
+ENOUGH_PROBLEMS = 20
+LISTED = 8
+_VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
+_LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
+
+
+def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
+    """Raises SweepError if a job differs from the first in what holds for a whole plan."""
+    hint = "this holds for all jobs of a plan; make one plan for each value"
+    problems = [
+        Problem(f"job {config.index} has another value than job {first.index}", f"$.{path}", hint)
+        for path in PLAN_WIDE
+        if attrgetter(path)(first) != attrgetter(path)(config)
+    ]
+    raise_all(SweepError, problems)
+
+
+PLAN_WIDE = (
+    "project.base_output_dir",
+    "project.monitoring_state_dir",
+    "slurm.array",
+    "slurm.array_task_limit",
+    "slurm.client",
+    "slurm.submit_cmd",
+    "slurm.squeue_cmd",
+    "slurm.sacct_cmd",
+    "slurm.cancel_cmd",
+    "scheduler",
+    "monitoring.poll_interval_seconds",
+    "monitoring.detach",
+)
+
+
+def problems_beside_the_sweep(composed: Composed, circumstances: Circumstances) -> list[Problem]:
+    """What is wrong with a config whatever its sweep may set."""
+    tree, failed = beside_the_sweep(composed, circumstances)
+    return problems_but_at(tree, {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))})
+
+
+def problems_but_at(tree: dict[str, Any], unclear: Collection[str]) -> list[Problem]:
+    """What is wrong with a resolved config but at paths (`$.a.b`) whose values nobody knows."""
+    try:
+        watching.Decoder().config(tree)
+    except ConfigError as error:
+        return [
+            problem
+            for problem in error.problems
+            if not any(_within(problem.where, path) or _within(path, problem.where) for path in unclear)
+        ]
+    return []
+
+
+def _within(path: str, other: str) -> bool:
+    return path == other or path.startswith((f"{other}.", f"{other}["))
+
+
+def name_problems(config: AutoexpConfig) -> list[Problem]:
+    """What is wrong with a job's name, which is also that of files."""
+    name = config.project.name
+    if not _VALID_NAME.fullmatch(name) or name in (".", "..") or len(name) > _LONGEST_NAME:
+        hint = f"use letters, digits and . _ + = @ , - (at most {_LONGEST_NAME}); it names files and the SLURM job"
+        return [Problem(f"{name!r} can't be a job's name", "$.project.name", hint)]
+    return []
+
+
+def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> list[Problem]:
+    """What is wrong with a job's output directory if it is where plans and sessions are kept."""
+    output_dir, base, state_dir = map(
+        absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
+    )
+    taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
+    if output_dir != base and not any(f"{output_dir}/".startswith(f"{place}/") for place in taken):
+        return []
+    hint = "give the job a folder, and a name, of its own"
+    return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
+
+
+def log_pattern(log_path: str, output_dir: str) -> str:
+    """A log path as sbatch reads it: the output directory is literal, `%` begins a pattern only after it.
+
+    Raises ConfigError for a pattern in a folder's name (nobody would make that folder), or one that can't be followed.
+    """
+    inside = log_path.startswith(f"{output_dir}/")
+    pattern = script.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
+    folder, _, name = pattern.rpartition("/")
+    hint = f"use {' '.join(script.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
+    wrong = [found for found in re.findall("%.?", name) if found not in script.LOG_PATTERNS]
+    wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
+    wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
+    raise_all(ConfigError, [Problem(f"'{found}' can't stand here", "$.project.log_path", hint) for found in wrong])
+    return pattern
+
+
+def check_job_names(jobs: Sequence[JobSpec]) -> None:
+    """Raises SweepError if a condition looks at a job that the plan does not have."""
+    names = {job.name for job in jobs}
+    wrong = {
+        condition["job_name"]: job.index
+        for job in jobs
+        for condition in (*job.start_conditions, *job.cancel_conditions, *job.done_conditions)
+        if "job_name" in condition and condition["job_name"] not in names
+    }
+    hint = "name a job of the plan, as in ${sibling.STAGE.name}; --array-subset must not leave it out"
+    problems = [
+        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
+        for name, index in list(wrong.items())[:LISTED]
+    ]
+    if len(wrong) > LISTED:
+        problems.append(Problem(f"and so do conditions that look at {len(wrong) - LISTED} other names", "$.job"))
+    raise_all(SweepError, problems)
+
+
+def check_unique(jobs: Sequence[JobSpec]) -> None:
+    """Raises SweepError if two jobs share what must be each one's own: their names and the places of their files."""
+    problems = (
+        _shared(jobs, lambda job: job.name, "the name", "$.project.name")
+        or _shared(jobs, lambda job: job.output_dir, "the output directory", "$.project.output_dir")
+        or [
+            *_shared(jobs, lambda job: _sole_log(job.log_path), "the log", "$.project.log_path"),
+            *_shared(jobs, lambda job: job.log_path_current, "the link", "$.project.log_path_current"),
+        ]
+    )
+    raise_all(SweepError, problems[:ENOUGH_PROBLEMS])
+
+
+def _sole_log(pattern: str) -> str:
+    """A log's path, or '' if it has the id of the job in it."""
+    return "" if re.search("%[jA]", pattern.replace("%%", "")) else pattern
+
+
+def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, where: str) -> list[Problem]:
+    groups: dict[str, list[JobSpec]] = defaultdict(list)
+    for job in jobs:
+        if value := key(job):
+            groups[value].append(job)
+    problems = []
+    for value, jobs in groups.items():
+        if len(jobs) > 1:
+            indices = ", ".join(str(job.index) for job in jobs[:LISTED]) + (", …" if len(jobs) > LISTED else "")
+            problems.append(Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs)))
+    return problems
+
+
+def _distinct(jobs: Sequence[JobSpec]) -> str:
+    """How to tell these jobs apart: the keys in which they differ."""
+    keys = [key for key in jobs[0].parameters if len({str(job.parameters.get(key)) for job in jobs}) > 1]
+    suggestion = "_".join(f"${{{key.lstrip('+~')}}}" for key in keys if key != "project.name") or "${index}"
+    return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
+
+
+def overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
+    """What is to be said of values on the command line that the sweep sets, too."""
+    counts = Counter(plain(key) for spec in specs for key in spec.parameters)
+    keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
+    return [
+        f"{key} on the command line changes nothing in "
+        f"{'any job' if counts[key] == len(specs) else f'{counts[key]} of {len(specs)} jobs'}: the sweep sets it"
+        for key in keys
+        if counts[key]
+    ]
