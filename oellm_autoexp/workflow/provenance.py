@@ -35,7 +35,7 @@ _HARMLESS_NAME = re.compile(
 """Names of sizes and choices of a model: its keys are no keys, and its tokens no tokens."""
 _AMOUNT = r"\s*[\d_]+(?:\.\d*)?(?:[eE][-+]?\d+)?[kKMGBT]?\s*"
 _AMOUNTS = re.compile(rf"{_AMOUNT}|\[{_AMOUNT}(?:,{_AMOUNT})*\]")
-_COUNTED = re.compile(r"(^|[_\-.])(tokens?|keys?)($|[_\-.])", re.IGNORECASE)
+_COUNTED = re.compile(r"(^|[_\-.])((tokens|keys)($|[_\-.])|(token|key)[_\-])", re.IGNORECASE)
 """What there can be an amount of: `train_tokens: 10B` tells no secret."""
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_VALUE = re.compile(
