@@ -124,7 +124,8 @@ def load(source: Source) -> Composed:
         )
     locations = Locations(loader, search, overrides)
     sweep = tree.pop("sweep", None)
-    if any(override.checked == _NO_SWEEP for override in overrides):
+    about_sweep = [override for override in overrides if override.key.split(".")[0] == "sweep"]
+    if about_sweep and about_sweep[-1].checked == _NO_SWEEP:
         sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
     _check_sections(tree, search, locations)
     return Composed(source, tree, sweep, _groups(directories[-len(source.config_dirs) - 1 :]), locations)

@@ -258,6 +258,8 @@ def test_a_file_that_hydra_could_not_read_is_refused_with_the_reason(write: Writ
 def test_the_command_line_can_do_without_the_sweep_of_an_experiment(write: Write, override: str) -> None:
     mine = write({"exp.yaml": HEADER + "sweep: {params: {metadata.x: [1, 2]}}\n"})
     assert composed(override, ref="exp", folders=(mine,)).sweep == {}
+    own = "sweep={params: {metadata.x: [3]}}"
+    assert composed(override, own, ref="exp", folders=(mine,)).sweep == {"params": {"metadata.x": [3]}}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
