@@ -75,9 +75,12 @@ def command(name: str, *words: str) -> str:
 
 
 def _found_as(name: str, path: str) -> str:
-    """The plain name of a program where that finds it, else its path."""
+    """The plain name of a program where that finds it, else its path.
+
+    A virtual environment's Python is a link to another one, which lacks what is installed: the folder tells them apart.
+    """
     found = shutil.which(name)
-    if found is not None and Path(path).exists() and Path(found).samefile(path):
+    if found is not None and Path(path).exists() and Path(found).parent == Path(path).absolute().parent:
         return name
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 

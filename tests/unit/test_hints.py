@@ -1,0 +1,34 @@
+"""The commands that are printed work as they are printed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from oellm_autoexp.cli import hints
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Python of a virtual environment that runs us: a link to another one, which is found as `python`."""
+    base, own = tmp_path / "base" / "bin" / "python", tmp_path / "own" / "bin" / "python"
+    for program in (base, own):
+        program.parent.mkdir(parents=True)
+    base.write_text("#!/bin/sh\n")
+    base.chmod(0o755)
+    own.symlink_to(base)
+    monkeypatch.setattr(sys, "executable", str(own))
+    monkeypatch.setattr(sys, "argv", ["scripts/run_autoexp.py"])
+    monkeypatch.setenv("PATH", str(base.parent))
+    return own
+
+
+def test_python_is_named_by_its_path_where_the_name_finds_the_one_that_it_is_a_link_to(environment: Path) -> None:
+    assert hints.command("monitor", "--all") == f"{environment} scripts/monitor_autoexp.py --all"
+
+
+def test_python_is_plain_where_the_environment_is_active(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(environment.parent))
+    assert hints.command("monitor", "--all") == "python scripts/monitor_autoexp.py --all"
