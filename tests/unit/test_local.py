@@ -89,20 +89,26 @@ class Bench:
         return run
 
     def workers(self) -> list[int]:
-        """The pids of this spool's workers."""
-        found = []
+        """The pids of this spool's workers; their forks, which have their words until they begin a job, are none."""
+        found = self._alike()
+        return [pid for pid, parent in found.items() if parent not in found]
+
+    def _alike(self) -> dict[int, int]:
+        """The pids of this spool's workers and of their forks, each with its parent's."""
+        found: dict[int, int] = {}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
+                parent = int(path.with_name("stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if b"oellm_autoexp.scheduler.local_worker" in words and os.fsencode(self.spool) in words:
-                found.append(int(path.parent.name))
+                found[int(path.parent.name)] = parent
         return found
 
     def kill_workers(self) -> None:
         """Kill them all. A job that has not said anything yet may still be its worker's fork, and die with it."""
-        killed = self.workers()
+        killed = [*self._alike()]
         for pid in killed:
             kill(pid)
         # a dying process has no command line any more, and yet counts as one that lives
