@@ -28,6 +28,8 @@ FLOORS = [
     ["monitor.actions"],
     ["monitor.rules"],
     ["config.expressions", "config.schema", "config.spelling", "sweep", "backends.base"],
+    ["backends.megatron.checks.base"],
+    ["backends.megatron.checks"],
     ["config.resolvers", "backends"],
     ["config.interpolation", "config.source"],
     ["config.overlay"],

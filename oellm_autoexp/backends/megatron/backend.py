@@ -10,7 +10,8 @@ from typing import Any
 from oellm_autoexp.backends.base import Command, Note, Probe, shape
 from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.backends.megatron.arguments import Arguments
-from oellm_autoexp.backends.megatron.validation import WHERE, Judge
+from oellm_autoexp.backends.megatron.checks.base import WHERE
+from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 
@@ -22,7 +23,7 @@ _FREE = {
     *("--lr", "--min-lr"),
 }
 """What differs between the jobs of any sweep, and has no bearing on what Megatron says: no check looks at these values
-but for their presence, and what it demands of the rates is restated in validation.py (_learning_rate)."""
+but for their presence, and what it demands of the rates is restated in checks/schedule.py (learning_rate)."""
 
 
 class MegatronCommand:
