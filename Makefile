@@ -1,7 +1,7 @@
 # `make` is what a change must pass. PYTHON may name another interpreter: make PYTHON=python3.12
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
-.PHONY: all check lint types test bench format
+.PHONY: all check lint types test fuzz bench format
 all: check test
 
 check: lint types
@@ -15,6 +15,9 @@ types:
 
 test:
 	$(PYTHON) -m pytest
+
+fuzz:
+	AUTOEXP_FUZZ_SECONDS=$${AUTOEXP_FUZZ_SECONDS:-600} $(PYTHON) -m pytest -q tests/fuzz
 
 bench:
 	$(PYTHON) bench/startup.py
