@@ -1,8 +1,8 @@
 """Fuzzing with random inputs for a while, and for good with those that once failed.
 
-A fuzz test calls `fuzz(name, make, check)`. Inputs that failed are kept in `tests/fuzz/kept/<name>/`, are tried first in
-every run, and belong into the repository together with the mending. `AUTOEXP_FUZZ_SECONDS` says how long the random
-ones are tried (default 2; CI: 60; `make fuzz`: 600), `AUTOEXP_FUZZ_SEED` repeats a run.
+A fuzz test calls `fuzz(name, make, check)`. Inputs that failed are kept in `tests/fuzz/kept/<name>/`, are tried first
+in every run, and belong in the repository together with the mending. `AUTOEXP_FUZZ_SECONDS`: how long random ones are
+tried (default 2; CI: 60; `make fuzz`: 600). `AUTOEXP_FUZZ_SEED` repeats a run.
 """
 
 import hashlib
