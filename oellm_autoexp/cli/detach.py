@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,9 +156,13 @@ def _free(session: Path) -> None:
     from oellm_autoexp.claims import Claim
 
     lease = session.with_suffix(".lease")
-    if (holder := Claim(lease).holder()) is not None:
+    claim = Claim(lease)
+    if not claim.clear() and (
+        holder := claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
+    ):
         hint = "end it first (the jobs go on), or leave the watching to it"
         raise LockedError(Problem(f"session {session.stem} is watched by {holder}", str(lease), hint))
+    claim.clear()  # the monitor that begins on another machine has not watched it
 
 
 def _tell(detached: Detached, standing: Standing, manifest: Manifest, what: str, resume: str) -> None:

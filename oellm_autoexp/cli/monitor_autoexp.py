@@ -105,7 +105,7 @@ def _watch(options: argparse.Namespace) -> int:
     manifest, path = _manifest(options)
     if options.detach:
         return detach.hand_over(options, manifest, path)
-    with steps.session(manifest, path) as monitor:
+    with steps.session(manifest, path, patient=True) as monitor:
         if options.once:
             code = steps.look_once(monitor, on_stderr=options.json)
             if code == app.OK:

@@ -54,7 +54,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
         return app.OK, facts.plan_facts(plan.manifest, path)
     approval.approve(plan.manifest, options)
-    with steps.session(plan.manifest, path) as monitor:
+    with steps.session(plan.manifest, path, patient=True) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, plan.manifest, path, code)
     return code, facts.recorded_facts(plan.manifest)

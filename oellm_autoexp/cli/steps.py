@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -132,10 +133,13 @@ def write_plan(made: Plan, extra: Path | None) -> Path:
 
 
 @contextmanager
-def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None = None) -> Iterator[Monitor]:
+def session(
+    manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None = None, *, patient: bool = False
+) -> Iterator[Monitor]:
     """The session of a manifest, made if there is none yet, and held by this process for the time of a block.
 
-    `scheduler` None: the one that the manifest asks for.
+    `scheduler` None: the one that the manifest asks for. `patient`: where a process of another machine holds it, wait
+    until it is known whether that process lives, and say so.
 
     Raises LockedError if another process has it, StateError if output directories belong to another session.
     """
@@ -147,7 +151,7 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
     from oellm_autoexp.workflow.submit import Submitter
 
     path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    with writing(path) as claim:
+    with writing(path, partial(app.note, on_stderr=True) if patient else None) as claim:
         if path.exists():
             opened = Session.load(path)
             if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then

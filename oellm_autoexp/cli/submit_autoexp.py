@@ -48,7 +48,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return code, facts.plan_facts(manifest, options.manifest)
     detach.check(options, manifest)
     approval.approve(manifest, options)
-    with steps.session(manifest, options.manifest) as monitor:
+    with steps.session(manifest, options.manifest, patient=True) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, options.manifest, code)
     return code, facts.recorded_facts(manifest)

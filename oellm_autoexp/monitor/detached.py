@@ -7,6 +7,7 @@ sessions.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import secrets
@@ -191,7 +192,7 @@ class Detached:
         """
         check_directory(self.directory)
         check_owner(self.directory)
-        with claimed(self.folder / "lease", f"the monitor of {self.name}"):
+        with claimed(self.folder / "lease", f"the monitor of {self.name}", waiting=logging.getLogger(__name__).warning):
             if (standing := self.standing()) is not None:
                 return standing
             free()

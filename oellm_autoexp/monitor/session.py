@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -236,7 +236,10 @@ def _known_sessions(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Claim]:
-    """Be the one process that writes the session at `path`. Raises LockedError naming the other."""
-    with claimed(path.with_suffix(".lease"), f"session {path.stem}") as claim:
+def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Claim]:
+    """Be the one process that writes the session at `path`; `waiting` as in claims.claimed.
+
+    Raises LockedError naming the other.
+    """
+    with claimed(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
         yield claim

@@ -150,7 +150,7 @@ class LocalClient:
         now = time.monotonic()
         try:
             slots = (slot for slot in range(self._slots) if now >= self._served_until.get(slot, 0))
-            free = [slot for slot in slots if self._claim(slot).holder() is None]
+            free = [slot for slot in slots if self._claim(slot).clear()]
             waiting = self._spool.waiting(self._spool.names()) if free else ()
             for slot, _ in zip(free, waiting, strict=False):
                 self._start_worker(slot)

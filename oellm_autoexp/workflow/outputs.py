@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from oellm_autoexp.monitor.session import Session
 
 _PATIENCE_SECONDS = 60.0
 _OWNER = "session.json"
+_log = logging.getLogger(__name__)
 
 
 def claim_outputs(manifest: Manifest, session: Path) -> None:
@@ -23,7 +25,7 @@ def claim_outputs(manifest: Manifest, session: Path) -> None:
     plan does not get done with it.
     """
     root = Path(manifest.base_output_dir)
-    with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS):
+    with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
         try:
             _claim_outputs(manifest, session)
         except OSError as error:
