@@ -334,7 +334,9 @@ def claimed(
     if holder is not None:
         outlook = claim.outlook()
         hint = "wait for it, or stop that process"
-        raise LockedError(Problem(f"{what} is in use by {holder}", str(path), f"{hint}; {outlook}" if outlook else hint))
+        raise LockedError(
+            Problem(f"{what} is in use by {holder}", str(path), f"{hint}; {outlook}" if outlook else hint)
+        )
     try:
         yield claim
     finally:

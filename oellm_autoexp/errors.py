@@ -16,8 +16,12 @@ AutoexpError
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
+
+_LONGEST_MESSAGE = 200
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,13 @@ class UnwritableError(StateError):
 
 class CorruptError(StateError):
     """A state file does not parse, or was written by a newer version."""
+
+
+def unforeseen(error: BaseException) -> tuple[str, str, str]:
+    """Of an exception that nothing foresees: its kind, where it was raised (`loop.py:12 in look`), and its first line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{PurePath(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else "?"
+    return type(error).__name__, place, (str(error).splitlines() or [""])[0][:_LONGEST_MESSAGE]
 
 
 def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _MARK_BYTES = 64
@@ -19,12 +19,14 @@ class Cursor:
     `identity` is the file's inode (not its device, whose number differs between hosts that mount the same file
     system) and, after `#`, how often the log was seen to begin anew: file systems give the numbers of removed files to
     new ones. `mark` is a checksum of the file's first bytes and of the last ones before the offset, by which a file
-    that was truncated and has grown past the offset since is told; "" is not checked.
+    that was truncated and has grown past the offset since is told; "" is not checked. `size` is that of the file when
+    it was last read, an unfinished last line included: it tells growth, and that nothing is new.
     """
 
     identity: str = ""
     offset: int = 0
     mark: str = field(default="", compare=False)
+    size: int = 0
 
     @property
     def inode(self) -> str:
@@ -36,6 +38,10 @@ class Cursor:
         if not self.identity:
             return Cursor(inode)
         return Cursor(f"{inode}#{int(self.identity.partition('#')[2] or 0) + 1}")
+
+    def grew(self, before: Cursor) -> bool:
+        """Whether bytes were written since `before`: also parts of a line, and to a file that was begun anew."""
+        return self != before and (self.size > 0 or before.size > 0)
 
 
 def read_added(
@@ -54,7 +60,7 @@ def read_added(
     size = (limit, max(limit, longest))
     try:
         status = os.stat(name)  # noqa: PTH116  of every running job at every look: without making objects
-        if not final and status.st_size == cursor.offset and str(status.st_ino) == cursor.inode:
+        if not final and status.st_size == cursor.size and str(status.st_ino) == cursor.inode:
             return b"", cursor
     except OSError:
         pass
@@ -123,7 +129,7 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
             elif cursor.offset > status.st_size:
                 cursor = cursor.anew(cursor.inode)
             elif cursor.offset == status.st_size and not final:
-                return b"", cursor
+                return b"", replace(cursor, size=status.st_size)
             before = min(cursor.offset, _MARK_BYTES)
             head = file.read(before)
             file.seek(cursor.offset - before)
@@ -140,11 +146,13 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
     at_end = cursor.offset + len(added) >= status.st_size
     if (final and at_end) or (end == 0 and len(added) >= longest):
         end = len(added)
+    # More than was read: whole lines are left for the next call, which must not take the file for unchanged.
+    size_seen = max(status.st_size, cursor.offset + end) if at_end else cursor.offset + end
     if end == 0:
-        return b"", cursor
+        return b"", replace(cursor, size=size_seen)
     offset = cursor.offset + end
     mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
-    return added[:end], Cursor(cursor.identity, offset, mark)
+    return added[:end], Cursor(cursor.identity, offset, mark, size_seen)
 
 
 def _whole(data: bytes) -> int:

@@ -245,6 +245,7 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
     """
 
     def go() -> int:
+        monitor.once = True
         monitor.cycle()
         patience = Patience(on_stderr=on_stderr)
         while monitor.awaited:

@@ -128,7 +128,7 @@ _STATES = frozenset(
         "suspended",
         "timeout",
     ]
-) | frozenset(["waiting", "submitting", "success", "crash", "oom"])
+) | frozenset(["waiting", "submitting", "success", "crash", "oom", "stall"])
 """SLURM's words (squeue(1), JOB STATE CODES) and ours, in lower case."""
 
 

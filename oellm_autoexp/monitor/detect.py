@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor import progress
+from oellm_autoexp.monitor import progress, silence
 from oellm_autoexp.monitor.events import Event, Pending, event_id
 from oellm_autoexp.monitor.patterns import Match, Pattern, scan
 from oellm_autoexp.monitor.rules import LogEvent, Rules
@@ -23,6 +23,7 @@ from oellm_autoexp.monitor.tracked import (
     PENDING,
     PREEMPTED,
     RUNNING,
+    STALL,
     SUCCESS,
     TIMEOUT,
     Reading,
@@ -32,7 +33,6 @@ from oellm_autoexp.monitor.tracked import (
 from oellm_autoexp.scheduler.base import ENDED, STOPPED, UNKNOWN
 from oellm_autoexp.scheduler.base import RUNNING as RUNNING_WORDS
 
-_STALL = "stall"
 _ENDS = {
     "COMPLETED": SUCCESS,
     "TIMEOUT": TIMEOUT,
@@ -46,6 +46,8 @@ _ENDS = {
 }
 VANISHED_AFTER_SECONDS = 60.0
 """A job that a scheduler which answers has not known for this long is given up (sacct lags by a few seconds)."""
+BEGUN_VANISHED_AFTER_SECONDS = 600.0
+"""The same for one that has said that it began, and not that it ended: it may run on, unknown to the scheduler."""
 
 
 def conclude(scheduler_state: str) -> str:
@@ -60,19 +62,31 @@ def see_log(job: TrackedJob, data: bytes, cursor: Cursor, now: float) -> Tracked
     if not data and cursor == job.cursor:
         return job
     update: dict[str, object] = {"cursor": cursor}
+    if data or cursor.grew(job.cursor):
+        update["last_activity"] = now
     if data:
-        update |= {"last_activity": now, "progress": progress.read(job.progress, data)}
+        update["progress"] = progress.read(job.progress, data)
     return job.model_copy(update=update)
 
 
-def see_status(job: TrackedJob, status: JobStatus | None, now: float) -> TrackedJob:
-    """A job after the scheduler's answer; None: the scheduler answered, and does not know the job."""
+def see_status(
+    job: TrackedJob, status: JobStatus | None, now: float, clock: float | None = None, *, begun: bool = False
+) -> TrackedJob:
+    """A job after the scheduler's answer; None: the scheduler answered, and does not know the job.
+
+    `clock` is the session's (see monitor/silence.py; None: that is `now`); `begun`: the job has said that it began, and
+    not that it ended.
+    """
     if job.state in FINAL:
         return job
     if status is None:
-        return _missing(job, now)
+        patience = BEGUN_VANISHED_AFTER_SECONDS if begun else VANISHED_AFTER_SECONDS
+        return _missing(job, now, now if clock is None else clock, patience)
     if status.scheduler_state == UNKNOWN:  # no answer is no news
         return job if job.missing_since is None else job.model_copy(update={"missing_since": None})
+    requeued = _requeued(job, status)
+    if requeued:  # between two looks: nothing that the earlier run told is true of this one
+        job = job.model_copy(update={**NEW_RUN, "runs": job.runs + 1})
     state = _settled(job, conclude(status.scheduler_state))
     update: dict[str, object] = {
         "scheduler_state": status.scheduler_state,
@@ -81,8 +95,11 @@ def see_status(job: TrackedJob, status: JobStatus | None, now: float) -> Tracked
         "failed_nodes": status.failed_nodes or job.failed_nodes,
         "exit_code": status.exit_code,
         "missing_since": None,
+        "requeues": job.requeues if status.restarts is None else status.restarts,
         "state": state,
     }
+    if requeued and state == RUNNING:
+        return job.happened(now, RUNNING, _AGAIN, **update, started_at=now)
     if all(getattr(job, key) == value for key, value in update.items()):
         return job
     if job.scheduler_state in STOPPED and status.scheduler_state not in STOPPED:
@@ -98,23 +115,62 @@ def see_status(job: TrackedJob, status: JobStatus | None, now: float) -> Tracked
     return job.happened(now, state, _words(status), **update)
 
 
+_AGAIN = "the scheduler has begun it again"
+
+
+def _requeued(job: TrackedJob, status: JobStatus) -> bool:
+    """Whether a job that ran has begun anew under its id since the last look."""
+    known = job.requeues is not None and status.restarts is not None
+    return known and job.state == RUNNING and (status.restarts or 0) > (job.requeues or 0)
+
+
+def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
+    """A job that has ended, after an answer by which the scheduler lists it as not ended; nothing else is news.
+
+    `scontrol requeue` begins a job again that has ended; one that had vanished may come back.
+    """
+    state = conclude(status.scheduler_state)
+    if status.scheduler_state == UNKNOWN or state in FINAL:
+        return job
+    back: dict[str, object] = {"ended_at": None, "exit_code": None, "late_until": None, "state": PENDING}
+    back["unsettled"] = tuple(run for run in job.unsettled if run.scheduler_id != job.scheduler_id)
+    if job.vanished:
+        back |= {"vanished": False, "state": RUNNING if job.runs else PENDING}
+    else:
+        back |= {**NEW_RUN, "cancelled_by": "", "end_asked_at": None}
+    listed = see_status(job.model_copy(update=back), status, now)
+    return listed.happened(now, state, "the scheduler lists it again" if job.vanished else _AGAIN)
+
+
+def revised(job: TrackedJob, now: float) -> TrackedJob:
+    """A job that has ended, after lines of its log that came late: they may change what the end counts as."""
+    if job.scheduler_state not in ENDED or job.vanished:
+        return job
+    state = _settled(job, conclude(job.scheduler_state))
+    return job if state == job.state else job.happened(now, state, "by what its log got late", state=state)
+
+
 def _settled(job: TrackedJob, state: str) -> str:
-    """What an end counts as, by what the log has said before it. The scheduler's own reasons stand."""
+    """What an end counts as, by what the log has said before it. The scheduler's own reasons stand.
+
+    One that we have ended counts as what it was ended for. A stall that nobody has acted upon is none: the job went on.
+    """
     if state in (CRASH, CANCELLED, TIMEOUT) and job.complete:
         return SUCCESS
-    by_us = state == CANCELLED and job.cancelled_by
+    by_us = bool(job.cancelled_by or job.restart)
     told = state == SUCCESS and job.overrules_success and not job.complete
-    stall_or_final = CRASH if job.verdict == _STALL else job.verdict
-    return stall_or_final if stall_or_final in FINAL and (state == CRASH or by_us or told) else state
+    verdict = CRASH if job.verdict == STALL and not by_us else job.verdict
+    ends = state == CRASH or (state == CANCELLED and by_us) or told
+    return verdict if verdict in FINAL and ends else state
 
 
-def _missing(job: TrackedJob, now: float) -> TrackedJob:
-    if job.missing_since is None:
-        return job.model_copy(update={"missing_since": now})
-    if now - job.missing_since < VANISHED_AFTER_SECONDS:
+def _missing(job: TrackedJob, now: float, clock: float, patience_seconds: float) -> TrackedJob:
+    if job.missing_since is None or job.missing_since > clock:
+        return job.model_copy(update={"missing_since": clock})
+    if clock - job.missing_since < patience_seconds:
         return job
     reason = "left the queue, and neither accounting nor the job itself says how it ended"
-    return job.happened(now, CRASH, reason, state=CRASH, reason=reason, ended_at=now)
+    return job.happened(now, CRASH, reason, state=CRASH, reason=reason, ended_at=now, vanished=True)
 
 
 def _words(status: JobStatus) -> str:
@@ -145,7 +201,7 @@ class Detector:
         self._silence: dict[str, tuple[float, float]] = {}
         usual = inactivity_threshold_seconds or rules.inactivity_threshold_seconds
         if usual is not None:
-            self._silence[_STALL] = (usual, rules.startup_seconds or _STARTUP_FACTOR * usual)
+            self._silence[STALL] = (usual, rules.startup_seconds or _STARTUP_FACTOR * usual)
         for name, event in rules.log_events.items():
             if event.pattern is not None:
                 self._patterns[name] = Pattern.of(event.pattern, substring=event.pattern_type == "substring")
@@ -213,27 +269,33 @@ class Detector:
 
     def _by_state(self, rule: LogEvent, job: TrackedJob, event: Event, now: float) -> Iterable[Event]:
         """A stall that a log event tells of happens at once; other states come with the job's end."""
-        declared = self.rules.for_state(_STALL) if rule.state == _STALL else None
+        declared = self.rules.for_state(STALL) if rule.state == STALL else None
         if declared is not None:
             told = {**declared.metadata, **event.metadata, "error_type": rule.name}
             yield _event("state", declared.name, job, now, told, event.id)
 
     # ---- silence
 
-    def quiet(self, job: TrackedJob, now: float, *, known: bool = True) -> tuple[TrackedJob, list[Event]]:
+    def quiet(
+        self, job: TrackedJob, now: float, clock: float | None = None, *, known: bool = True
+    ) -> tuple[TrackedJob, list[Event]]:
         """A job after a look: whether its log is silent, or its numbers stand still, for too long.
 
-        That is not asked where the scheduler has not said that it runs (`known`), nor while it is suspended; three
-        looks are then needed anew.
+        `clock` is the session's (see monitor/silence.py; None: that is `now`). It is not asked where the scheduler has
+        not said that the job runs (`known`), nor while it is suspended; three looks are then needed anew.
         """
-        if job.state != RUNNING or job.started_at is None:
+        if job.state != RUNNING or job.started_at is None or not (self._silence or self._progress):
             return job, []
+        clock = now if clock is None else clock
+        still = silence.since(job.still, silence.marks(job, list(self._progress)), clock)
+        if still != job.still:
+            job = job.model_copy(update={"still": still})
         if not known or job.scheduler_state in STOPPED:
             told = {name: looks for name, looks in job.overdue.items() if looks < 0}
             return (job if told == job.overdue else job.model_copy(update={"overdue": told})), []
         late = {
-            **{name: self._silent_for(job, limits, now) for name, limits in self._silence.items()},
-            **{name: self._still_for(job, rule, now) for name, rule in self._progress.items()},
+            **{name: self._silent_for(job, limits, clock) for name, limits in self._silence.items()},
+            **{name: self._still_for(job, rule, clock) for name, rule in self._progress.items()},
         }
         if not job.overdue and not any(late.values()):
             return job, []
@@ -255,30 +317,38 @@ class Detector:
                 return {"verdict": rule.state, "error_type": name, "overrules_success": rule.overrules_success}
         return {}
 
-    def _silent_for(self, job: TrackedJob, limits: tuple[float, float], now: float) -> float:
+    def _silent_for(self, job: TrackedJob, limits: tuple[float, float], clock: float) -> float:
         """For how many seconds a log has been silent, if that is too long; else 0."""
-        started = job.started_at or now
-        first = job.last_activity is None or job.last_activity < started
-        silent = now - max(_runs_since(job, now), job.last_activity or started)
-        return silent if silent >= limits[first] else 0.0
+        silent = clock - job.still[silence.LOG].since
+        return silent if silent >= limits[job.last_activity is None] else 0.0
 
-    def _still_for(self, job: TrackedJob, rule: LogEvent, now: float) -> float:
+    def _still_for(self, job: TrackedJob, rule: LogEvent, clock: float) -> float:
         """For how many seconds a rule's number has not risen, if that is too long; else 0."""
         limit = rule.stall_seconds or 0.0
-        reading = job.readings.get(rule.name)
-        if reading is None:
-            still = now - _runs_since(job, now)
-            return still if still >= (rule.startup_seconds or _STARTUP_FACTOR * limit) else 0.0
-        still = now - max(reading.since, _runs_since(job, now))
+        if rule.name not in job.readings:
+            limit = rule.startup_seconds or _STARTUP_FACTOR * limit
+        still = clock - job.still[rule.name].since
         return still if still >= limit else 0.0
+
+    def cause(self, job: TrackedJob, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """What a job counts as if we end it for the event of that name, where its log has not said so yet."""
+        if job.verdict or job.state in FINAL:
+            return {}
+        rule = self.rules.named(name)
+        state = rule.state if rule else None
+        if isinstance(rule, LogEvent) and state is None and rule.pattern_type in ("inactivity", "progress"):
+            state = STALL
+        if state not in FINAL or state == SUCCESS:
+            return {}
+        return {"verdict": state, "error_type": job.error_type or str(metadata.get("error_type") or name)}
 
     def _silence_events(self, job: TrackedJob, name: str, seconds: float, now: float) -> Iterable[Event]:
         place: tuple[object, ...] = (job.cursor.identity, job.cursor.offset, job.last_activity, job.runs)
         rule = self.rules.log_events.get(name)
         if rule is None:
-            declared = self.rules.for_state(_STALL)
-            told = {**(declared.metadata if declared else {}), "silent_seconds": round(seconds), "error_type": _STALL}
-            yield _event("state", declared.name if declared else _STALL, job, now, told, *place)
+            declared = self.rules.for_state(STALL)
+            told = {**(declared.metadata if declared else {}), "silent_seconds": round(seconds), "error_type": STALL}
+            yield _event("state", declared.name if declared else STALL, job, now, told, *place)
             return
         reading = job.readings.get(name)
         told = {**rule.metadata, "silent_seconds": round(seconds)}
@@ -297,7 +367,7 @@ class Detector:
         if job.state == before.state or restarting:
             return job, []
         declared = self.rules.for_state(job.state)
-        if declared is None or (job.cancelled_by and declared.state != job.state):
+        if declared is None or (job.cancelled_by and declared.state != job.state) or self._stall_was_told(job):
             return job, []  # what was ended on purpose is no crash
         told: dict[str, Any] = {**declared.metadata, "state": job.state, "reason": job.reason, "nodes": job.nodes}
         if job.state in FINAL:
@@ -308,6 +378,11 @@ class Detector:
             told["nodes_at_fault"] = job.failed_nodes
         event = _event("state", declared.name, job, now, told, job.state, job.scheduler_id, job.runs)
         return self._with(job, [event], now), [event]
+
+    def _stall_was_told(self, job: TrackedJob) -> bool:
+        """Whether a job has ended as a stall whose event was made when it was seen."""
+        rule = self.rules.log_events.get(job.error_type)
+        return job.state == STALL and (rule is None or rule.state == STALL)
 
     def published(self, job: TrackedJob, event: Event, now: float) -> TrackedJob:
         """A job after an event that an action has made."""
@@ -345,11 +420,6 @@ def _event(
         at=now,
         metadata=dict(metadata),
     )
-
-
-def _runs_since(job: TrackedJob, now: float) -> float:
-    """Since when a job has run without standing still."""
-    return max(job.started_at or now, job.resumed_at or 0.0)
 
 
 def _read_on(known: Reading | None, value: float, now: float) -> Reading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import random
 import time
 import traceback
@@ -14,20 +15,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
-from oellm_autoexp.monitor import detect, gate
+from oellm_autoexp.monitor import detect, gate, marks
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.reactions import Reactions
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, WAITING, Run, TrackedJob
+from oellm_autoexp.monitor.tracked import (
+    FINAL,
+    GONE_LOOKS,
+    IN_QUEUE,
+    NODE_FAIL,
+    PENDING,
+    RUNNING,
+    SUBMITTING,
+    WAITING,
+    Run,
+    TrackedJob,
+)
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
-from oellm_autoexp.workflow.submit import Submitter
+from oellm_autoexp.workflow.submit import Submitter, link_current
 
 _LOG_BYTES_PER_CYCLE = 64 << 20
 _ERRAND_SECONDS = 2.0
@@ -53,6 +65,9 @@ class Monitor:
     claim: Claim
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+    once: bool = False
+    """Whether this process takes a single look (`--once`)."""
     trouble: str = ""
     obstacle: str = ""
     cycles: int = field(default=0, init=False)
@@ -63,10 +78,12 @@ class Monitor:
             what = f"its jobs are not those of {self.session.manifest_path}: {', '.join(odd[:5])}"
             hint = "only one of the two has them: is one of another plan, or was it changed by hand?"
             raise CorruptError(Problem(what, str(self.session.path), hint))
-        self._pause_seconds = self.scheduler.poll_interval_seconds
+        self._pause_seconds = self._planned_seconds = self.scheduler.poll_interval_seconds
         self._detectors = detectors(self.manifest)
         self._record = RecordFile(self.session.path)
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
+        self._looked: float | None = None
+        self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
 
@@ -81,12 +98,14 @@ class Monitor:
         seconds = configured or self._pause_seconds * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         if self.reactions.under_way and not self.queued_ids:  # nothing else is waited for
             seconds = min(seconds, _ERRAND_SECONDS)
+        if not self.queued_ids and any(job.late_until is not None for job in self.session.jobs.values()):
+            seconds = min(seconds, self.scheduler.log_lag_seconds)
         return min(seconds, _UNCLEAR_PAUSE_SECONDS) if self.submitter.unsettled else seconds
 
     @property
     def queued_ids(self) -> list[str]:
-        """The scheduler's ids of the jobs in its queue."""
-        return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE]
+        """The scheduler's ids of the jobs in its queue, or perhaps."""
+        return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE or job.may_still_run]
 
     @property
     def nap_seconds(self) -> float:
@@ -188,6 +207,7 @@ class Monitor:
         """Ask the scheduler and read the logs, and save what is new."""
         now = self.now()
         self.trouble = ""
+        self._go_on_watching(now)
         self._observe(now)
         self._settle_accounts(now)
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
@@ -201,6 +221,17 @@ class Monitor:
         self._record.add(event for job in late for event in job.unrecorded)
         for job in late:
             self.session.put(job.model_copy(update={"unrecorded": ()}))
+
+    @property
+    def _clock(self) -> float:
+        """The session's clock: seconds of watching (see monitor/silence.py)."""
+        return self.session.watched.seconds
+
+    def _go_on_watching(self, now: float) -> None:
+        last, self._looked = self._looked, self.monotonic()
+        since = None if last is None else self._looked - last
+        self.session.watched = self.session.watched.after(now, since, self._planned_seconds, once=self.once)
+        self._planned_seconds = self.interval_seconds
 
     def cancel(self, names: Iterable[str], reason: str) -> list[str]:
         """End jobs for good, and begin no new attempt of them; the names of those that had not ended.
@@ -217,52 +248,184 @@ class Monitor:
         return alive
 
     def _observe(self, now: float) -> None:
-        watched = [job for job in self.session.jobs.values() if job.state in IN_QUEUE]
+        jobs = self.session.jobs
+        watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
+        late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
         try:
             answers = self.scheduler.poll([job.scheduler_id for job in watched])
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
+        answered = answers is not None
         for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
-            try:
-                status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
-                if gate.cut_off(job, status, self.session.jobs):
-                    self.session.put(gate.withdrawn(job, now))
-                    continue
-                seen = self._seen(job, now, status, answered=answers is not None)
-            except Exception:  # one job must not keep the others from being watched
-                self._events.pop(job.name, None)
-                seen = job.happened(now, "not watched", traceback.format_exc(limit=-3))
-            if seen is not job:
-                self.session.put(seen)
+            told = None if answers is None else answers.get(job.scheduler_id)
+            look = self._look_for_end if job.may_still_run else self._look_at
+            self._carefully(job, now, told, look, answered=answered)
+        for job in late:
+            self._carefully(job, now, None, self._look_late, answered=False)
+        if answered and watched:
+            self._look_for_requeued(now)
+
+    def _carefully(
+        self,
+        job: TrackedJob,
+        now: float,
+        told: JobStatus | None,
+        look: Callable[[TrackedJob, float, JobStatus | None, bool], TrackedJob],
+        *,
+        answered: bool,
+    ) -> None:
+        """Look at one job; what goes wrong with it is told once, and keeps no other from being watched."""
+        try:
+            seen = look(job, now, told, answered)
+            if seen.problem:
+                seen = seen.happened(now, "watched", "nothing hinders it any more", problem="")
+        except Exception as error:  # one job must not keep the others from being watched
+            self._events.pop(job.name, None)
+            seen = self._hindered(job, now, error)
+            with contextlib.suppress(Exception):
+                seen = self._by_status_alone(seen, now, told, answered=answered)
+        for text in self._complaints.pop(job.name, ()):
+            if not any(entry.message == text for entry in seen.history):
+                seen = seen.happened(now, "warning", text)
+                self.reactions.news.append(f"{job.name}: {text}")
+        if seen is not job:
+            self.session.put(seen)
+
+    def _hindered(self, job: TrackedJob, now: float, error: Exception) -> TrackedJob:
+        """A job that an exception keeps from being watched in full: told when it is another one than at the last look.
+
+        The words of one exception may differ from look to look; its kind and its place do not.
+        """
+        kind, place, message = unforeseen(error)
+        if job.problem.startswith(f"{kind} in {place}"):
+            return job
+        problem = f"{kind} in {place}: {message}"
+        self.reactions.news.append(f"{job.name}: can't be watched in full, tried again at each look: {problem}")
+        return job.happened(now, "not watched in full", traceback.format_exc(limit=-3), problem=problem)
+
+    def _by_status_alone(
+        self, job: TrackedJob, now: float, told: JobStatus | None, *, answered: bool
+    ) -> TrackedJob:
+        """What the scheduler's answer alone says of a job whose log or marks can't be looked at."""
+        if not answered or job.state in FINAL:
+            return job
+        seen = detect.see_status(job, told, now, self._clock)
+        if seen.state == job.state:
+            return seen
+        seen, events = self._detectors[job.name].state(job, _with_run(seen) if seen.state in FINAL else seen, now)
+        self._events[job.name] += events
+        return seen
+
+    def _look_at(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
+        status = self._complete(job, told) if answered else None
+        if gate.cut_off(job, status, self.session.jobs):
+            return gate.withdrawn(job, now)
+        return self._seen(job, now, status, answered=answered)
 
     def _seen(self, job: TrackedJob, now: float, status: JobStatus | None, *, answered: bool) -> TrackedJob:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""
         detector = self._detectors[job.name]
-        seen = detect.see_status(job, status, now) if answered else job
+        begun = answered and status is None and self._says_it_runs(job)
+
+        def see(job: TrackedJob) -> TrackedJob:
+            return detect.see_status(job, status, now, self._clock, begun=begun) if answered else job
+
+        seen = see(job)
         if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
             read = self._read_logs(job, now, final=seen.state in FINAL)
             if read is not job:
-                seen = detect.see_status(read, status, now) if answered else read
-        if seen.state != job.state:
-            seen = self._with_own_times(seen)
+                if read.last_activity != job.last_activity and read.missing_since is not None:  # it runs, somewhere
+                    read = read.model_copy(update={"missing_since": self._clock})
+                seen = see(read)
+        if seen.state != job.state or seen.runs != job.runs:
+            seen = self._with_own_times(seen, now)
             if seen.state in FINAL:
-                if job.state == PENDING and seen.started_at != job.started_at:  # it ran between two looks
-                    seen = self._began(job, seen, now)
-                seen = _with_run(seen)
-            seen, events = detector.state(job, seen, now)
+                if seen.runs != job.runs or (job.state == PENDING and seen.started_at != job.started_at):
+                    seen = self._began(job, seen, now)  # it ran between two looks
+                seen = self._ended(_with_run(seen))
+            before = job.model_copy(update={"state": PENDING}) if seen.state == job.state else job
+            seen, events = detector.state(before, seen, now)
             self._events[job.name] += events
         known = status is not None and status.scheduler_state != UNKNOWN
-        seen, events = detector.quiet(seen, now, known=known)
+        seen, events = detector.quiet(seen, now, self._clock, known=known)
         self._events[job.name] += events
         return seen
 
     def _began(self, job: TrackedJob, ended: TrackedJob, now: float) -> TrackedJob:
         """A job that began to run and ended since the last look, with what follows from its beginning."""
+        before = job.model_copy(update={"state": PENDING})
         running = ended.model_copy(update={"state": RUNNING, "reason": "", "runs": job.runs + 1})
-        began, events = self._detectors[job.name].state(job, running, now)
+        began, events = self._detectors[job.name].state(before, running, now)
         self._events[job.name] += events
         return began.model_copy(update={"state": ended.state, "reason": ended.reason})
+
+    def _says_it_runs(self, job: TrackedJob) -> bool:
+        """Whether a job has left word that it began, and none that it ended."""
+        return self._mark(job, "start") is not None and self._mark(job, "exit") is None
+
+    # ---- jobs that have ended
+
+    def _ended(self, job: TrackedJob) -> TrackedJob:
+        """A job that has ended just now: on a shared file system its last lines may come some seconds late."""
+        lag = self.scheduler.log_lag_seconds
+        return job.model_copy(update={"late_until": self._clock + lag}) if lag and job.resolved_log_path else job
+
+    def _look_late(
+        self, job: TrackedJob, now: float, told: JobStatus | None = None, answered: bool = False
+    ) -> TrackedJob:
+        """A job that has ended, after the lines that its log has got since: they may say that its end was another."""
+        del told, answered
+        read = self._read_logs(job, now, final=True)
+        seen = detect.revised(read, now)
+        if seen.state != read.state:
+            if seen.restart is not None and not seen.restart.by_hand:
+                seen = seen.model_copy(update={"restart": None})  # what follows is judged anew
+            seen, events = self._detectors[job.name].state(read, seen, now)
+            self._events[job.name] += events
+        until = job.late_until
+        if until is None:
+            return seen
+        grew = read.last_activity != job.last_activity
+        if grew and job.state == NODE_FAIL:  # its node is lost to the scheduler: it may run on there
+            until = self._clock + self.scheduler.log_lag_seconds
+        return seen.model_copy(update={"late_until": until if self._clock < until else None})
+
+    def _look_for_end(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
+        """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
+
+        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row at which nothing was
+        written.
+        """
+        read = self._look_late(job, now)
+        looks = read.gone_looks
+        if self._mark(job, "exit") is not None:
+            looks = GONE_LOOKS
+        elif answered and job.end_asked_at is not None:
+            gone = told is None or told.scheduler_state in ENDED
+            if read.last_activity != job.last_activity or (not gone and told and told.scheduler_state != UNKNOWN):
+                looks = 0
+            elif gone:
+                looks += 1
+        if looks == job.gone_looks and read.reason == job.reason and read is job:
+            return job
+        reason = f"its new attempt waits until job {job.scheduler_id} is surely gone: {looks} of {GONE_LOOKS} looks"
+        return read.model_copy(update={"gone_looks": looks, "reason": reason})
+
+    def _look_for_requeued(self, now: float) -> None:
+        """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""
+        ended = {
+            job.scheduler_id: job
+            for job in self.session.jobs.values()
+            if job.state in FINAL and job.scheduler_id and job.scheduler_state and job.restart is None
+        }
+        for scheduler_id, status in self.scheduler.listed(ended).items():
+            job = ended[scheduler_id]
+            seen = detect.runs_again(job, status, now)
+            if seen is not job:
+                seen, events = self._detectors[job.name].state(job, seen, now)
+                self._events[job.name] += events
+                self.session.put(seen)
 
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
@@ -282,9 +445,11 @@ class Monitor:
             data, cursor = read_added(path, before, final=final)
             if own:
                 job = detect.see_log(job, data, cursor, now)
+                if cursor.grew(before) and not os.path.lexists(self._specs[job.name].log_path_current):
+                    link_current(self._specs[job.name], path)
             elif cursor != before:
                 update: dict[str, object] = {"cursors": {**job.cursors, path: cursor}}
-                job = job.model_copy(update=update | ({"last_activity": now} if data else {}))
+                job = job.model_copy(update=update | ({"last_activity": now} if data or cursor.grew(before) else {}))
             if not data:
                 return job
             job, events = detector.lines(job, data, cursor, now)
@@ -310,7 +475,7 @@ class Monitor:
             return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
         return replace(status, exit_code=code)
 
-    def _with_own_times(self, job: TrackedJob) -> TrackedJob:
+    def _with_own_times(self, job: TrackedJob, now: float) -> TrackedJob:
         """The job with the times that it left itself, which are truer than when somebody looked."""
         start = self._mark(job, "start")
         if start is None:
@@ -318,18 +483,19 @@ class Monitor:
         update: dict[str, float] = {"started_at": float(start)}
         if job.state in FINAL:
             with contextlib.suppress(OSError):
-                update["ended_at"] = max(float(start), self._mark_path(job, "exit").stat().st_mtime)
+                ended = min(self._mark_path(job, "exit").stat().st_mtime, max(now, time.time()))
+                update["ended_at"] = max(float(start), ended)
         return job.model_copy(update=update)
 
-    def _mark_path(self, job: TrackedJob, kind: str) -> Path:
+    def _mark_path(self, job: TrackedJob, kind: marks.Kind) -> Path:
         return Path(self._specs[job.name].output_dir, MARKS, f"{job.scheduler_id}.{kind}")
 
-    def _mark(self, job: TrackedJob, kind: str) -> int | None:
+    def _mark(self, job: TrackedJob, kind: marks.Kind) -> int | None:
         """A number that the job's script left: when it started (seconds since 1970), or its exit code."""
-        try:
-            return int(self._mark_path(job, kind).read_text(errors="replace").partition("\n")[0])
-        except (OSError, ValueError):
-            return None
+        mark = marks.read(self._mark_path(job, kind), kind, self.now())
+        if mark.wrong and mark.wrong not in self._complaints[job.name]:
+            self._complaints[job.name].append(mark.wrong)
+        return mark.number
 
     def _settle_accounts(self, now: float) -> None:
         """Add to each job's ledger what its attempts that have ended used: by the accounts, else by its own times."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.model import JobSpec, Manifest
@@ -40,7 +40,19 @@ from oellm_autoexp.monitor.queue import Queue, QueueEntry
 from oellm_autoexp.monitor.record import RecordFile, Result, Status
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.templates import filled
-from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.monitor.tracked import (
+    BY_HAND,
+    CANCELLED,
+    CRASH,
+    FINAL,
+    GONE_LOOKS,
+    IN_QUEUE,
+    PENDING,
+    RUNNING,
+    SUCCESS,
+    WAITING,
+    TrackedJob,
+)
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
 from oellm_autoexp.workflow.attempts import write_script
@@ -51,7 +63,6 @@ _MOST_PUBLISHED = 8
 _MOST_NEWS = 1000
 MOST_AT_ONCE = 16
 """How many programs that actions start run at once; the others wait for their turn."""
-_BY_HAND = "by hand"
 _ASK_AGAIN_SECONDS = 60.0
 _TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"
 _WORKER = "waits for a worker of the queue (--cmd actions)"
@@ -311,7 +322,8 @@ class Reactions:
             case Cancel():
                 reason = request.reason or pending.event.name
                 jobs = list(self.session.jobs) if request.scope == "plan" else [name]
-                ended = [other for other in jobs if self.cancel(other, reason, now)]
+                cause = self.detectors[name].cause(self.session.jobs[name], pending.event.name, pending.event.metadata)
+                ended = [other for other in jobs if self.cancel(other, reason, now, cause if other == name else {})]
                 return _Outcome("done", f"ended: {reason}") if ended else _Outcome("skipped", "is ended already")
             case Publish():
                 return self._publish(name, pending, request, now)
@@ -438,7 +450,7 @@ class Reactions:
     ) -> _Outcome | None:
         """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need."""
         job = self.session.jobs[name]
-        cause = request.cause or (event.event.name if event else _BY_HAND)
+        cause = request.cause or (event.event.name if event else BY_HAND)
         if by_hand:
             job = job.model_copy(update={"cancelled_by": ""})
         elif job.attempt == attempt:
@@ -448,7 +460,7 @@ class Reactions:
             if nothing_left:
                 return self._completed(job, nothing_left, now)
         if refusal := restarts.refusal(job, request, cause, attempt, by_hand=by_hand):
-            return self._refused(job, refusal, now)
+            return self._refused(job, refusal, now, cause, event.event.metadata if event else {})
         coming = restarts.planned(job, request, cause, now)
         overrides = {**job.overrides, **coming.overrides}
         excluded = dict.fromkeys((*job.excluded, *coming.exclude_nodes))
@@ -457,7 +469,9 @@ class Reactions:
         except AutoexpError as error:
             why = "; ".join(problem.what for problem in error.problems)
             raise StateError(Problem(f"no new attempt: {why}", error.problems[0].where)) from None
-        job = job.happened(now, "restart", coming.reason, restart=coming)
+        told = event.event.metadata if event else {}
+        counts_as = {} if by_hand else self.detectors[name].cause(job, cause, told)
+        job = job.happened(now, "restart", coming.reason, restart=coming, **counts_as)
         if written is not None:
             job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
         self.session.put(job)
@@ -524,20 +538,28 @@ class Reactions:
             self.session.put(job.model_copy(update={**update, "cancelled_by": reason}))
         return _Outcome("skipped", f"no new attempt: {reason}")
 
-    def _refused(self, job: TrackedJob, refusal: restarts.Refusal, now: float) -> _Outcome:
+    def _refused(
+        self, job: TrackedJob, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
+    ) -> _Outcome:
+        """Note that a job gets no new attempt: once for an attempt and a rule, which may match the lines of all ranks."""
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
-        if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED:
+        known = job.reason == refusal.why
+        if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:
             self.session.put(job.happened(now, "given up", refusal.why, reason=refusal.why))
         elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
-            self.cancel(job.name, refusal.why, now)
-        if given_up:
+            counts_as = self.detectors[job.name].cause(job, cause, metadata)
+            if not job.verdict and not counts_as:
+                counts_as = {"verdict": CRASH, "error_type": job.error_type or cause}
+            self.cancel(job.name, refusal.why, now, counts_as)
+        if given_up and not known:
             self.news.append(f"{job.name}: {refusal.why}")
         return _Outcome("skipped", refusal.why)
 
-    def cancel(self, name: str, reason: str, now: float) -> bool:
+    def cancel(self, name: str, reason: str, now: float, counts_as: Mapping[str, Any] | None = None) -> bool:
         """End a job for good: at once if it waits, by the scheduler if it is there; one that has ended stays so.
 
-        Returns whether that was news.
+        `counts_as`: what it is to be called then, if a rule had it ended (`Detector.cause`). Returns whether that was
+        news.
         """
         job = self.session.jobs[name]
         if job.cancelled_by or job.state in (SUCCESS, CANCELLED):
@@ -548,7 +570,8 @@ class Reactions:
         elif job.restart is not None and job.state in FINAL:
             self.session.put(job.model_copy(update={"restart": None, "cancelled_by": reason}))
         else:
-            self.session.put(job.model_copy(update={"cancelled_by": reason, "restart": None}))
+            update = {"cancelled_by": reason, "restart": None, **(counts_as or {})}
+            self.session.put(job.model_copy(update=update))
         return True
 
     def _end_jobs(self, now: float) -> None:
@@ -556,8 +579,7 @@ class Reactions:
         due = [
             job
             for job in self.session.jobs.values()
-            if job.state in IN_QUEUE
-            and (job.cancelled_by or job.restart is not None)
+            if ((job.state in IN_QUEUE and (job.cancelled_by or job.restart is not None)) or job.may_still_run)
             and (job.end_asked_at is None or now - job.end_asked_at >= _ASK_AGAIN_SECONDS)
         ]
         if due:
@@ -568,12 +590,14 @@ class Reactions:
 
     def _begin_attempts(self, now: float) -> None:
         for job in list(self.session.jobs.values()):
-            if job.restart is None or job.state not in FINAL:
+            if job.restart is None or job.state not in FINAL or job.late_until is not None:
                 continue
-            if job.state == SUCCESS and job.restart.cause != _BY_HAND:
+            if job.vanished and job.gone_looks < GONE_LOOKS:  # it may still run: never two at once
+                continue
+            if job.state == SUCCESS and not job.restart.by_hand:
                 words = "no new attempt: it has succeeded meanwhile"
                 self.session.put(job.happened(now, "restart", words, restart=None))
-            elif job.exit_code == restarts.DO_NOT_REQUEUE and job.restart.cause != _BY_HAND:
+            elif job.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
                 words = f"no new attempt: exit code {restarts.DO_NOT_REQUEUE} asks for none"
                 self._stays_ended(job.happened(now, "restart", words, restart=None, reason=words), now)
             else:

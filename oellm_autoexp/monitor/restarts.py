@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from oellm_autoexp.monitor.actions import Restart
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, NEW_RUN, SUCCESS, WAITING, Restarting, TrackedJob
+from oellm_autoexp.monitor.tracked import (
+    CANCELLED,
+    FINAL,
+    IN_QUEUE,
+    NEW_RUN,
+    SUCCESS,
+    WAITING,
+    Restarting,
+    TrackedJob,
+)
 from oellm_autoexp.slurm.script import node_names
 
 DO_NOT_REQUEUE = 93
@@ -44,6 +53,8 @@ def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_h
         return Refusal(Kind.NO_NEED, "it waits to be submitted")
     if by_hand:
         return None
+    if job.state == CANCELLED:
+        return Refusal(Kind.NO_NEED, "no new attempt: it was cancelled by hand")
     if job.state == SUCCESS:
         return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
     if job.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
@@ -105,10 +116,14 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "exit_code": None,
             "nodes": "",
             "failed_nodes": "",
-            "last_activity": None,
             "started_at": None,
             "ended_at": None,
             "missing_since": None,
+            "vanished": False,
+            "gone_looks": 0,
+            "requeues": None,
+            "late_until": None,
+            "problem": "",
             "waiting_since": now,
             "retry_at": restart.not_before,
             "refusals": 0,

@@ -22,6 +22,7 @@ from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Proble
 from oellm_autoexp.files import check_owner, read_json, write_atomic
 from oellm_autoexp.model import SESSION_VERSION, Manifest
 from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.silence import Watched
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.text import did_you_mean
 
@@ -39,6 +40,9 @@ class Session:
         self.jobs = jobs
         self.parent = ""
         """`<plan id>/<job>/<event id>` of what started it, if another session's action did."""
+        self.watched = Watched()
+        """The session's clock; it is kept with the next change, and by `close`."""
+        self._watched_saved = self.watched
         self._serial = serial
         self._changed: dict[str, TrackedJob] = {}
         self._snapshot_at = 0.0
@@ -65,7 +69,8 @@ class Session:
             jobs = {name: TrackedJob.model_validate(job) for name, job in data["jobs"].items()}
             session = cls(path, data["plan_id"], Path(data["manifest_path"]), jobs, data["serial"])
             session.parent = str(data.get("parent", ""))
-        except (KeyError, AttributeError, ValidationError) as error:
+            session.watched = session._watched_saved = Watched.model_validate(data.get("watched", {}))
+        except (KeyError, AttributeError, TypeError, ValidationError) as error:
             raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
         if not jobs:  # it would look as if every job had succeeded
             raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
@@ -153,6 +158,7 @@ class Session:
             "manifest_path": str(self.manifest_path),
             "parent": self.parent,
             "updated_at": time.time(),
+            "watched": self.watched.model_dump(),
             "serial": self._serial,
         }
         jobs = ",\n".join(f"{json.dumps(name)}: {job.model_dump_json()}" for name, job in self.jobs.items())
@@ -161,11 +167,12 @@ class Session:
             self._journal.unlink(missing_ok=True)
             self._behind = self._torn = False
         self._changed.clear()
+        self._watched_saved = self.watched
         self._snapshot_at = time.monotonic()
 
     def close(self) -> None:
         """Leave a snapshot behind that needs no journal."""
-        if self._changed or self._behind:
+        if self._changed or self._behind or self.watched != self._watched_saved:
             self.snapshot()
 
 

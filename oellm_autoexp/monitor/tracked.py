@@ -12,10 +12,14 @@ from oellm_autoexp.monitor.progress import Progress
 
 WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
 SUCCESS, CRASH, TIMEOUT, CANCELLED = "success", "crash", "timeout", "cancelled"
-PREEMPTED, NODE_FAIL, OOM = "preempted", "node_fail", "oom"
-FINAL = frozenset({SUCCESS, CRASH, TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OOM})
+PREEMPTED, NODE_FAIL, OOM, STALL = "preempted", "node_fail", "oom", "stall"
+FINAL = frozenset({SUCCESS, CRASH, TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OOM, STALL})
 """States that a job does not leave by itself."""
 IN_QUEUE = frozenset({PENDING, RUNNING})
+
+
+BY_HAND = "by hand"
+"""The cause of a new attempt that a person asked for."""
 
 
 class HistoryEntry(Record):
@@ -37,6 +41,13 @@ class Reading(Record):
     since: float
     start: float | None = None
     latest: float | None = None
+
+
+class Still(Record):
+    """Since when something stands as `mark` says, by the session's clock (see monitor/silence.py)."""
+
+    mark: str
+    since: float
 
 
 class Tally(Record):
@@ -64,6 +75,11 @@ class Restarting(Record):
     overrides: dict[str, Any] = {}
     exclude_nodes: tuple[str, ...] = ()
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person asked for it."""
+        return self.cause == BY_HAND
+
 
 NEW_RUN: dict[str, Any] = {
     "verdict": "",
@@ -73,9 +89,12 @@ NEW_RUN: dict[str, Any] = {
     "readings": {},
     "overdue": {},
     "resumed_at": None,
+    "last_activity": None,
 }
 """What is known of one run of a job alone, as it is before the next one; a job that was requeued has several."""
 
+GONE_LOOKS = 3
+"""A job that vanished is surely gone when the scheduler has said so at so many looks after it was cancelled."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
@@ -112,6 +131,17 @@ class TrackedJob(Record):
     """When it went on, if it was suspended: what stands still is not silent."""
     ended_at: float | None = None
     missing_since: float | None = None
+    """Since when an answering scheduler does not know it and nothing shows that it runs, by the session's clock."""
+    vanished: bool = False
+    """Whether its end was concluded from that alone: it may still run."""
+    gone_looks: int = 0
+    """At how many looks since it was cancelled the scheduler said that it is gone."""
+    requeues: int | None = None
+    """The scheduler's count of its restarts under this id, as it was told last."""
+    late_until: float | None = None
+    """Until when its logs are read on although it has ended, by the session's clock; None: no more."""
+    problem: str = ""
+    """What keeps it from being watched in full, as of the last look; '' if nothing does."""
     retry_at: float = 0
     refusals: int = 0
     gpu_hours: float = 0
@@ -121,6 +151,8 @@ class TrackedJob(Record):
     cursors: dict[str, Cursor] = {}
     """How far the further files (`monitoring.output_paths`) were read."""
     readings: dict[str, Reading] = {}
+    still: dict[str, Still] = {}
+    """Since when its logs ('') and the number of each progress rule (its name) are as they are."""
     overdue: dict[str, int] = {}
     """Rules of inactivity and progress whose time is up: at how many looks in a row; -1: the event has been made."""
     events: dict[str, Tally] = {}
@@ -157,8 +189,13 @@ class TrackedJob(Record):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more becomes of it: it has ended, for good, and no action of it is left."""
-        return self.state in FINAL and not self.pending and self.restart is None
+        """Whether nothing more becomes of it: it has ended, for good, and no action or line of it is left."""
+        return self.state in FINAL and not self.pending and self.restart is None and self.late_until is None
+
+    @property
+    def may_still_run(self) -> bool:
+        """Whether it vanished and a new attempt is to come: two of a job must never run at once."""
+        return self.vanished and self.restart is not None and self.state in FINAL
 
     @property
     def failed(self) -> bool:

@@ -43,6 +43,8 @@ class Scheduler(Protocol):
     """How far the pause between two questions may grow while nothing changes."""
     settle_seconds: float
     """For how long `find` must have denied a submission whose answer was unclear, until it is surely not there."""
+    log_lag_seconds: float
+    """How long after a job's end lines of its log may still appear here; 0 where jobs run on this machine."""
     native_dependencies: bool
     """Whether it understands `Submission.dependency`."""
 
@@ -67,6 +69,10 @@ class Scheduler(Protocol):
 
     def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         """What the scheduler says of each job; a job that it does not know is left out. Raises SchedulerError."""
+        ...
+
+    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """What the last poll happened to tell of these jobs, which it was not asked for; nothing is asked. Never raises."""
         ...
 
     def max_array_size(self) -> int:

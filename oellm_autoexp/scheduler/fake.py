@@ -19,7 +19,7 @@ class FakeSlurmClient:
     """
 
     poll_interval_seconds = longest_poll_interval_seconds = 0.01
-    settle_seconds = 0.0
+    settle_seconds = log_lag_seconds = 0.0
     native_dependencies = False
 
     def __init__(
@@ -65,6 +65,10 @@ class FakeSlurmClient:
             if script:
                 self._shown[job] = script.pop(0) if len(script) > 1 else script[0]
         return {job: self._shown[job] for job in ids if job in self._shown}
+
+    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.listed: a script may go on after an end, as by `scontrol requeue`."""
+        return self.poll(ids)
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

@@ -43,7 +43,7 @@ class LocalClient:
     """The scheduler over the spool in `directory`. `slots` None: one per core that this process may use."""
 
     poll_interval_seconds = longest_poll_interval_seconds = 1.0
-    settle_seconds = 0.0
+    settle_seconds = log_lag_seconds = 0.0
     native_dependencies = False
 
     def __init__(self, directory: Path, slots: int | None = None, kill_grace_seconds: float = 30) -> None:
@@ -111,6 +111,10 @@ class LocalClient:
             return running
         self._spool.end(job.id, status := conclude(self._spool, job, run))
         return self._spool.ended(job.id) or status
+
+    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
+        """See Scheduler.listed: none that has ended begins again."""
+        return {}
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

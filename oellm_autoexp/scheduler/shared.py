@@ -20,6 +20,7 @@ class SharedScheduler:
         self.poll_interval_seconds = scheduler.poll_interval_seconds
         self.longest_poll_interval_seconds = scheduler.longest_poll_interval_seconds
         self.settle_seconds = scheduler.settle_seconds
+        self.log_lag_seconds = scheduler.log_lag_seconds
         self.native_dependencies = scheduler.native_dependencies
         self._asked_at = 0.0
         self._asked: frozenset[str] = frozenset()
@@ -56,6 +57,10 @@ class SharedScheduler:
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """See Scheduler.find."""
         return self._scheduler.find(submissions)
+
+    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.listed."""
+        return self._scheduler.listed(ids)
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

@@ -34,6 +34,7 @@ class SlurmClient:
 
     poll_interval_seconds = 60.0
     longest_poll_interval_seconds = 180.0
+    log_lag_seconds = 5.0  # nodes write to shared file systems, which show it here a few seconds later
     native_dependencies = True
 
     def __init__(
@@ -51,6 +52,7 @@ class SlurmClient:
         self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
         self._failed_nodes: dict[str, str] = {}
+        self._listed: Mapping[str, JobStatus] = {}
         self._array_size: int | None = None
         self._submit = tuple(submit_cmd)
         self._squeue = tuple(squeue_cmd)
@@ -150,7 +152,8 @@ class SlurmClient:
             return {}
         text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
         try:
-            seen = {job: status for job, status in parse.squeue(text).items() if job in wanted}
+            self._listed = parse.squeue(text)
+            seen = {job: status for job, status in self._listed.items() if job in wanted}
         except ValueError as error:
             raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
         missing = wanted - seen.keys()
@@ -165,6 +168,10 @@ class SlurmClient:
             if status.scheduler_state == "NODE_FAIL":
                 seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, status.nodes))
         return seen
+
+    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.listed: squeue tells of all jobs of this user."""
+        return {job: self._listed[job] for job in ids if job in self._listed}
 
     def _failed_nodes_of(self, job: str, nodes: str) -> str:
         """The nodes whose failure ended a job, as far as anybody tells. What was once told is kept: nodes come back."""

@@ -94,8 +94,8 @@ def _interest(job: TrackedJob) -> int:
 def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
     """One job's cells, by column; those of optional columns are empty where there is nothing to tell."""
     state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
-    if job.exit_code and job.state != SUCCESS:
-        state.append(f" (exit {job.exit_code})")
+    if code := _code(job):
+        state.append(f" ({code})")
     if job.state != SUCCESS and (why := _why(job)):
         state.append(f" {', '.join(why)}", style="dim")
     progress = job.progress
@@ -120,14 +120,19 @@ _SAID_BY_THE_CODE = "NonZeroExitCode"
 
 def causes(job: TrackedJob) -> list[str]:
     """Why a job is in its state, in few words: its exit code, the rule that named its trouble, the reason."""
-    code = f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS else ""
-    return [word for word in (code, *_why(job)) if word]
+    return [word for word in (_code(job), *_why(job)) if word]
+
+
+def _code(job: TrackedJob) -> str:
+    """The exit code, where it tells something: that of a job which we have ended (143) is our own doing."""
+    return f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS and not job.cancelled_by else ""
 
 
 def _why(job: TrackedJob) -> list[str]:
     rule = job.error_type if job.state != SUCCESS else ""
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
-    return [word for word in (rule, reason) if word]
+    hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
+    return [word for word in (rule if rule != job.state else "", reason, hindered) if word]
 
 
 def _elapsed(job: TrackedJob, now: float | None) -> str:

@@ -442,7 +442,7 @@ class Submitter:
                 refusals=0,
             )
             self.session.put(self.in_queue(submitted))
-            _link_current(spec, log)
+            link_current(spec, log)
 
     def _refused(self, batch: Batch, error: SubmitError) -> None:
         words = error.problems[0].what
@@ -469,7 +469,7 @@ def _told_beyond(progress: Callable[[int, int], None], before: int, more: int, d
     progress(before + done, before + more)
 
 
-def _link_current(spec: JobSpec, log: str) -> None:
+def link_current(spec: JobSpec, log: str) -> None:
     """Point the job's `current.log` to its newest log. A job is not lost because a link can't be made."""
     link = Path(spec.log_path_current)
     try:

@@ -149,8 +149,12 @@ def test_a_pattern_that_is_too_slow_is_told_in_the_history() -> None:
 
 
 def looks(watch: Detector, seen: TrackedJob, *times: float) -> tuple[TrackedJob, list[Event]]:
+    """Looks of a monitor that was there when the job did something last."""
     found: list[Event] = []
-    for now in times:
+    did = [seen.started_at, seen.last_activity, seen.resumed_at, *(number.since for number in seen.readings.values())]
+    last = max(filter(None, did))
+    seen_till = max((still.since for still in seen.still.values()), default=0.0)
+    for now in (*([last] if last > seen_till else []), *times):
         seen, events = watch.quiet(seen, now)
         found += events
     return seen, found
@@ -174,6 +178,33 @@ def test_a_monitor_that_was_away_for_long_looks_three_times_before_it_judges() -
     assert events == []
     awake = seen.model_copy(update={"last_activity": 9001.5})
     assert looks(STALLS, awake, 9002, 9003, 9004)[1] == []
+
+
+def test_time_that_nobody_has_watched_is_no_silence() -> None:
+    seen, events = looks(STALLS, ACTIVE, 2030)
+    for number in range(100):  # the time of day goes on, the session's clock does not
+        seen, more = STALLS.quiet(seen, 9000.0 + number, 2030.0)
+        events += more
+    assert events == []
+    for clock in (2060.0, 2061.0, 2062.0):
+        seen, more = STALLS.quiet(seen, 9200.0, clock)
+        events += more
+    assert [(event.name, event.metadata["silent_seconds"]) for event in events] == [("stall", 62)]
+
+
+@pytest.mark.parametrize("now", [-1e6, 0.0, 1e6])
+def test_a_time_of_day_that_is_set_makes_nothing_silent_and_nothing_lively(now: float) -> None:
+    seen, events = STALLS.quiet(ACTIVE, 2000.0, 0.0)
+    for clock in range(1, 63):
+        seen, more = STALLS.quiet(seen, now + clock, float(clock))
+        events += more
+    assert [event.name for event in events] == ["stall"]
+
+
+def test_a_session_of_an_older_version_is_watched_from_the_first_look_on() -> None:
+    old = TrackedJob.model_validate({**job(last_activity=2000.0).model_dump(), "overdue": {"stall": 2}})
+    seen, events = STALLS.quiet(old, 9000.0, 0.0)
+    assert (events, seen.still[""].since) == ([], 0.0)
 
 
 def test_silence_is_watched_for_again_after_a_new_line() -> None:

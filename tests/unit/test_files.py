@@ -464,10 +464,11 @@ def test_however_a_log_grows_every_byte_is_read_once_and_in_whole_lines(parts: l
                 assert data == written[cursor.offset : after.offset]
                 assert len(written[cursor.offset : after.offset]) <= limit
                 read += data.splitlines()
-                if after == cursor:
-                    break
-                assert after.offset > cursor.offset or not cursor.identity
+                assert after.offset > cursor.offset or not data
                 cursor = after
+                if not data:
+                    break
+            assert cursor.size == len(written)
         assert cursor.offset == len(written)
         if all(len(line) < limit for line in written.splitlines(keepends=True)):
             assert read == written.splitlines()

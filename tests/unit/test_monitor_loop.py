@@ -87,7 +87,7 @@ def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Pat
     rules = {**on_state(restart(max_attempts=1), state="stall"), "inactivity_threshold_seconds": 60}
     stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("cancelled", 2, {"stall": 1})
+    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("stall", 2, {"stall": 1})
     assert stage.names() == ["stall", "stall"]
     assert "given up" in stage.a.cancelled_by
 

@@ -47,6 +47,7 @@ class Stage:
         self.lives = lives
         self.clock = 1000.0
         self.slurm = FakeSlurmClient(behave=self._behave)
+        self.slurm.poll_interval_seconds = self.slurm.longest_poll_interval_seconds = 10.0
         specs = []
         for index, name in enumerate(lives):
             output = folder / name
@@ -102,7 +103,14 @@ class Stage:
         claim.path.unlink(missing_ok=True)
         assert claim.acquire() is None
         self.monitor = Monitor(
-            self.manifest, session, self.slurm, submitter, claim, now=lambda: self.clock, sleep=self.sleep
+            self.manifest,
+            session,
+            self.slurm,
+            submitter,
+            claim,
+            now=lambda: self.clock,
+            sleep=self.sleep,
+            monotonic=lambda: self.clock,
         )
         return self.monitor
 

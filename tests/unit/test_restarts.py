@@ -25,7 +25,7 @@ def refused(request: Restart = THREE, attempt: int = 2, *, by_hand: bool = False
 
 
 @pytest.mark.parametrize(
-    "state", ["crash", "timeout", "cancelled", "preempted", "node_fail", "oom", "running", "pending"]
+    "state", ["crash", "stall", "timeout", "preempted", "node_fail", "oom", "running", "pending"]
 )
 def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
     assert refused(state=state) == ""
@@ -43,6 +43,7 @@ def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
         (refused(state="submitting"), "waits to be submitted"),
         (refused(state="waiting", by_hand=True), "waits to be submitted"),
         (refused(state="success"), "has succeeded"),
+        (refused(state="cancelled"), "was cancelled by hand"),
         (refused(exit_code=93), "exit code 93"),
         (refused(NO_LIMIT, exit_code=93, restarts={}), "exit code 93"),
         (refused(restarts={"c": 3}), "given up: 'c' has had 3 of 3"),
@@ -62,6 +63,7 @@ def test_a_refusal_says_why(found: str, words: str) -> None:
         refused(NO_LIMIT, restarts={"c": 1000}),
         refused(state="running", exit_code=93),
         refused(by_hand=True, state="success"),
+        refused(by_hand=True, state="cancelled"),
         refused(by_hand=True, exit_code=93),
         refused(by_hand=True, restarts={"c": 3}),
     ],

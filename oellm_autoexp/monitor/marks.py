@@ -1,0 +1,60 @@
+"""What a job's script leaves of itself in `marks/`: when it started, and its exit code. Files that anything may garble."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["start", "exit"]
+_MOST_BYTES = 4096
+_IN_THE_MAKING_SECONDS = 10.0
+_SKEW_SECONDS = 3600.0  # by which the clock of a node may be ahead of ours
+_HIGHEST_CODE = 255
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The number in a mark: seconds since 1970, or an exit code; None if it can't be used, `wrong` says why.
+
+    A mark that is not there, or in the making, is not wrong.
+    """
+
+    number: int | None = None
+    wrong: str = ""
+
+
+def read(path: Path, kind: Kind, now: float) -> Mark:
+    """The mark in a file, at a time in seconds since 1970. Never raises, and waits for nothing."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return Mark()
+    except OSError as error:
+        return Mark(wrong=_ignored(path, error.strerror or "can't be opened"))
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return Mark(wrong=_ignored(path, "no regular file"))
+        line = os.read(file, _MOST_BYTES).partition(b"\n")[0].strip()
+    except OSError as error:
+        return Mark(wrong=_ignored(path, error.strerror or "can't be read"))
+    finally:
+        os.close(file)
+    if not line:
+        young = abs(time.time() - status.st_mtime) < _IN_THE_MAKING_SECONDS
+        return Mark() if young else Mark(wrong=_ignored(path, "empty"))
+    number = int(line) if line.isdigit() and len(line) <= len(str(2**63)) else None
+    if kind == "exit":
+        fits = number is not None and number <= _HIGHEST_CODE
+        return Mark(number) if fits else Mark(wrong=_ignored(path, "no exit code"))
+    if number is None or number == 0:
+        return Mark(wrong=_ignored(path, "no time"))
+    return Mark(number) if number <= now + _SKEW_SECONDS else Mark(wrong=_ignored(path, "a time that is yet to come"))
+
+
+def _ignored(path: Path, why: str) -> str:
+    return f"{path} is ignored: {why}"
