@@ -97,7 +97,7 @@ class CorruptError(StateError):
 
 
 def unforeseen(error: BaseException) -> tuple[str, str, str]:
-    """Of an exception that nothing foresees: its kind, where it was raised (`loop.py:12 in look`), and its first line."""
+    """An unforeseen exception's kind, where it was raised (`loop.py:12 in look`), and the first line of its message."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{PurePath(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else "?"
     return type(error).__name__, place, (str(error).splitlines() or [""])[0][:_LONGEST_MESSAGE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from oellm_autoexp.monitor.loop import Monitor
 
+_log = logging.getLogger(__name__)
 Show = Callable[[list["Monitor"]], None]
 
 
@@ -31,7 +33,7 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
                 alone = len(monitors) == 1 and monitors[0].manifest.plan_id == main
                 shown.update(live(monitors[0]) if alone else live_all(monitors), refresh=True)
 
-            yield draw
+            yield _harmless(draw)
         return
     changes: dict[str, Changes] = {}
 
@@ -42,4 +44,22 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
             for line in changes.setdefault(plan, Changes()).lines(monitor):
                 screen.print(f"{name}{line}", soft_wrap=True)
 
-    yield tell
+    yield _harmless(tell)
+
+
+def _harmless(show: Show) -> Show:
+    """Shows; what can't be shown is logged once, and keeps no job from being watched."""
+    logged = False
+
+    def shown(monitors: list[Monitor]) -> None:
+        nonlocal logged
+        try:
+            show(monitors)
+        except (OSError, KeyboardInterrupt):  # whoever reads the output has closed it
+            raise
+        except Exception:  # whatever it is: what is shown is not what matters
+            if not logged:
+                _log.exception("the watch can't be shown")
+            logged = True
+
+    return shown

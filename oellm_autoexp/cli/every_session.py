@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.cli.display import display
-from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError
+from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError, unforeseen
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -45,8 +47,9 @@ class Watch:
     have started, and what those start.
     """
 
-    def __init__(self, directory: Path, parent: Manifest | None = None) -> None:
+    def __init__(self, directory: Path, parent: Manifest | None = None, *, once: bool = False) -> None:
         self._directory = directory
+        self._once = once
         self._parents = {parent.plan_id} if parent else set()
         self._oldest = datetime.fromisoformat(parent.created_at).timestamp() if parent else 0.0
         self._watched: dict[Path, tuple[Monitor, ExitStack]] = {}
@@ -94,19 +97,45 @@ class Watch:
         self._take_up()
         now = time.monotonic()
         due = {_key(monitor) for path, (monitor, _) in self._watched.items() if self._turns.get(path, now) <= now}
-        for key in due:
-            jobs = [job for monitor in self.monitors if _key(monitor) == key for job in monitor.queued_ids]
-            self._schedulers[key].ask(jobs)
         for path, (monitor, _) in list(self._watched.items()):
             if _key(monitor) in due:
                 self._turns[path] = now + monitor.interval_seconds
-                self._go(path, monitor.cycle)
+        for key in due:
+            mine = [path for path, (monitor, _) in self._watched.items() if _key(monitor) == key]
+            jobs = [job for path in mine for job in self._watched[path][0].queued_ids]
+            try:
+                self._schedulers[key].ask(jobs)
+            except Exception as error:  # of one scheduler's answer, which the sessions of another do not need
+                for path in mine:
+                    self._lose(path, error)
+                continue
+            for path in mine:
+                self._go(path, self._watched[path][0].cycle)
 
     @property
     def pause_seconds(self) -> float:
         """For how long nothing is due; a while, where there is nothing to watch."""
         turns = [self._turns.get(path, 0.0) for path in self._watched]
         return max(0.0, min(turns) - time.monotonic()) if turns else _FIRST_PAUSE_SECONDS
+
+    def rest(self, main: Monitor | None = None, at_most: float = math.inf) -> None:
+        """Pause until something is due, `at_most` so long; what may be done meanwhile is done, also for `main`.
+
+        With `main` that is the session in whose watch these are children.
+        """
+        from oellm_autoexp.monitor.loop import rest
+
+        paths = {id(monitor): path for path, (monitor, _) in self._watched.items()}
+
+        def act(monitor: Monitor) -> None:
+            path = paths.get(id(monitor))
+            if path is None:
+                monitor.between_looks()
+            elif path in self._watched:
+                self._go(path, monitor.between_looks)
+
+        monitors = [*([main] if main else []), *self.monitors]
+        rest(monitors, min(at_most, self.pause_seconds) if self.busy or not main else at_most, act=act)
 
     def see_through(self, patience: steps.Patience) -> None:
         """Release the sessions one by one, each when what its last cycle has started beside us is done."""
@@ -141,19 +170,22 @@ class Watch:
 
     def _go(self, path: Path, act: Callable[[], None]) -> None:
         """Get on with one session."""
-        from oellm_autoexp.monitor.session import stamp_of
-
         try:
             act()
-        except (AutoexpError, OSError) as error:
-            self._let_go(path)
-            self._failed(path, stamp_of(path), error, lost=True)
+        except Exception as error:  # whatever it is: the others are watched on
+            self._lose(path, error)
         else:
             self._failures.pop(path, None)
 
-    def _failed(self, path: Path, stamp: Stamp | None, error: AutoexpError | OSError, *, lost: bool) -> None:
-        if isinstance(error, OSError):
-            error = StateError(Problem(error.strerror or str(error), str(error.filename or path)))
+    def _lose(self, path: Path, error: Exception) -> None:
+        """Release a session that an error keeps from being watched; it is tried again later."""
+        from oellm_autoexp.monitor.session import stamp_of
+
+        self._let_go(path)
+        self._failed(path, stamp_of(path), error, lost=True)
+
+    def _failed(self, path: Path, stamp: Stamp | None, error: Exception, *, lost: bool) -> None:
+        error = _told_as(error, path)
         now = time.monotonic()
         last = self._failures.get(path)
         pause = min(2 * last.pause, _LONGEST_PAUSE_SECONDS) if last else _FIRST_PAUSE_SECONDS
@@ -170,14 +202,16 @@ class Watch:
         for path, stamp in found.items():
             if path in self._watched or path in self._strangers or self._finished.get(path) == stamp:
                 continue
-            if self._rests(path, stamp):
-                continue
-            if self._parents and not self._descends(path):
-                self._strangers.add(path)
-                continue
             try:
+                if self._rests(path, stamp):
+                    continue
+                if not path.is_file():  # opening a pipe would wait for ever
+                    raise StateError(Problem("no session, as it is no regular file", str(path), "move it away"))
+                if self._parents and not self._descends(path):
+                    self._strangers.add(path)
+                    continue
                 self._open(path, stamp)
-            except (AutoexpError, OSError) as error:
+            except Exception as error:  # whatever it is: the others are watched on
                 self._failed(path, stamp, error, lost=False)
 
     def _rests(self, path: Path, stamp: Stamp) -> bool:
@@ -208,6 +242,7 @@ class Watch:
             self._schedulers[key] = SharedScheduler(make_scheduler(manifest))
         with ExitStack() as stack:
             monitor = stack.enter_context(steps.session(manifest, found.manifest_path, self._schedulers[key]))
+            monitor.once = self._once
             self._watched[path] = (monitor, stack.pop_all())
         self.sessions[monitor.session.plan_id] = monitor.session
 
@@ -229,14 +264,26 @@ class Watch:
         self._turns.pop(path, None)
         try:
             stack.close()
-        except (AutoexpError, OSError) as error:
-            self._tell(error if isinstance(error, AutoexpError) else StateError(str(error)))
+        except Exception as error:  # whatever it is: the others are watched on
+            self._tell(_told_as(error, path))
 
     def _tell(self, error: AutoexpError) -> None:
         """Tell an error, once."""
         if str(error) not in self._told:
             self._told.add(str(error))
             app.tell(error)
+
+
+def _told_as(error: Exception, path: Path) -> AutoexpError:
+    """An error as it is told of a session; of one that nothing foresees, what it is and where it came from."""
+    if isinstance(error, AutoexpError):
+        return error
+    if isinstance(error, OSError):
+        return StateError(Problem(error.strerror or str(error), str(error.filename or path)))
+    logging.getLogger(__name__).debug("session %s", path.stem, exc_info=error)
+    kind, place, message = unforeseen(error)
+    what = f"session {path.stem} can't be watched now: {kind} in {place}: {message}"
+    return StateError(Problem(what, str(path), "an error of this program: it is tried again; --debug tells more"))
 
 
 def _key(monitor: Monitor) -> str:
@@ -250,9 +297,7 @@ def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[
 
     `quiet` leaves stdout to the caller.
     """
-    from oellm_autoexp.monitor.loop import rest
-
-    watched = Watch(directory)
+    watched = Watch(directory, once=once)
 
     def go() -> int:
         with display(quiet=quiet or once) as show:
@@ -265,7 +310,7 @@ def watch(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[
                 watched.let_finished_go()
                 if not watched.busy:
                     return watched.code
-                rest(watched.monitors, watched.pause_seconds)
+                watched.rest()
 
     try:
         resume = hints.command("monitor", "--all", "--monitoring-state-dir", str(directory))

@@ -333,7 +333,6 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
     from oellm_autoexp.cli.display import display
     from oellm_autoexp.cli.every_session import Watch
-    from oellm_autoexp.monitor.loop import rest
     from oellm_autoexp.view.tables import headline
 
     children = Watch(monitor.session.path.parent, monitor.manifest)
@@ -350,8 +349,7 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
                 finished += children.let_finished_go()
                 if monitor.session.finished and not children.busy and not monitor.obstacle:
                     break
-                pause = max(0.0, turn - time.monotonic())
-                rest([monitor, *children.monitors], min(pause, children.pause_seconds) if children.busy else pause)
+                children.rest(monitor, max(0.0, turn - time.monotonic()))
     finally:
         children.let_go()
     if quiet:

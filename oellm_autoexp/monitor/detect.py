@@ -230,7 +230,7 @@ class Detector:
             told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:_LONGEST_LINE]}
             event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
-            decided = update or job.error_type or job.cancelled_by or job.restart  # the first one; not what we caused
+            decided = update or job.error_type or _ended_by_us(job)  # the first one; not what we caused
             if rule.state and (not decided or self._overrules(job, rule, update)):
                 update = {
                     "verdict": rule.state,
@@ -248,8 +248,7 @@ class Detector:
 
     def _overrules(self, job: TrackedJob, rule: LogEvent, update: Mapping[str, Any]) -> bool:
         """Whether a rule that speaks of good exit codes, too, comes after one that does not."""
-        by_us = job.cancelled_by or job.restart is not None
-        return rule.overrules_success and not by_us and not update.get("overrules_success", job.overrules_success)
+        return rule.overrules_success and not _ended_by_us(job) and not update.get("overrules_success", job.overrules_success)
 
     def _read_number(self, job: TrackedJob, rule: LogEvent, match: Match, now: float) -> TrackedJob:
         try:
@@ -420,6 +419,12 @@ def _event(
         at=now,
         metadata=dict(metadata),
     )
+
+
+def _ended_by_us(job: TrackedJob) -> bool:
+    """Whether we are ending a job, or have: not where it ended by itself and a new attempt followed from that."""
+    ended_itself = job.state in FINAL and job.end_asked_at is None
+    return bool(job.cancelled_by) or (job.restart is not None and not ended_itself)
 
 
 def _read_on(known: Reading | None, value: float, now: float) -> Reading:

@@ -304,9 +304,7 @@ class Monitor:
         self.reactions.news.append(f"{job.name}: can't be watched in full, tried again at each look: {problem}")
         return job.happened(now, "not watched in full", traceback.format_exc(limit=-3), problem=problem)
 
-    def _by_status_alone(
-        self, job: TrackedJob, now: float, told: JobStatus | None, *, answered: bool
-    ) -> TrackedJob:
+    def _by_status_alone(self, job: TrackedJob, now: float, told: JobStatus | None, *, answered: bool) -> TrackedJob:
         """What the scheduler's answer alone says of a job whose log or marks can't be looked at."""
         if not answered or job.state in FINAL:
             return job
@@ -526,8 +524,16 @@ def _with_run(job: TrackedJob) -> TrackedJob:
     return job.model_copy(update={"unsettled": (*job.unsettled, run)})
 
 
-def rest(monitors: Sequence[Monitor], seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Pause between two rounds of cycles; what may be done meanwhile without another look is done."""
+def rest(
+    monitors: Sequence[Monitor],
+    seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+    act: Callable[[Monitor], None] | None = None,
+) -> None:
+    """Pause between two rounds of cycles; what may be done meanwhile without another look is done.
+
+    `act` does that for one monitor (None: `between_looks`).
+    """
     left = seconds
     while left > 0:
         nap = max(min([left, *(monitor.nap_seconds for monitor in monitors)]), min(left, _SHORTEST_NAP_SECONDS))
@@ -535,7 +541,7 @@ def rest(monitors: Sequence[Monitor], seconds: float, sleep: Callable[[float], N
         left -= nap
         if left > 0:
             for monitor in monitors:
-                monitor.between_looks()
+                (act or Monitor.between_looks)(monitor)
 
 
 def detectors(manifest: Manifest) -> dict[str, Detector]:

@@ -1,4 +1,4 @@
-"""What a job's script leaves of itself in `marks/`: when it started, and its exit code. Files that anything may garble."""
+"""What a job's script leaves in `marks/`: when it started, and its exit code. Anything may garble these files."""
 
 from __future__ import annotations
 

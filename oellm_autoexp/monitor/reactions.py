@@ -541,7 +541,7 @@ class Reactions:
     def _refused(
         self, job: TrackedJob, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
     ) -> _Outcome:
-        """Note that a job gets no new attempt: once for an attempt and a rule, which may match the lines of all ranks."""
+        """Note that a job gets no new attempt, once for an attempt and a rule: that may match a line of each rank."""
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
         known = job.reason == refusal.why
         if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:

@@ -72,7 +72,7 @@ class Scheduler(Protocol):
         ...
 
     def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        """What the last poll happened to tell of these jobs, which it was not asked for; nothing is asked. Never raises."""
+        """What the last poll told of these jobs, which it was not asked for; nothing is asked now. Never raises."""
         ...
 
     def max_array_size(self) -> int:

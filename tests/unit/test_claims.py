@@ -217,14 +217,14 @@ def test_a_claim_that_changes_while_it_is_waited_for_is_left_to_its_holder(tmp_p
 def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Claim(path, ELSEWHERE).acquire() is None
-    with pytest.raises(LockedError, match=r"(?s)on elsewhere.*has not changed for 0 s.*taken over at 120 s"):
-        with claimed(path, "session x"):
-            pass
+    told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over at 120 s"
+    with pytest.raises(LockedError, match=told), claimed(path, "session x"):
+        pass
 
 
 def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Claim(path).acquire() is None
-    with pytest.raises(LockedError, match=f"in use by process {os.getpid()} on {socket.gethostname()}"):
-        with claimed(path, "session x", waiting=pytest.fail):
-            pass
+    told = f"in use by process {os.getpid()} on {socket.gethostname()}"
+    with pytest.raises(LockedError, match=told), claimed(path, "session x", waiting=pytest.fail):
+        pass

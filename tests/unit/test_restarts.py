@@ -24,9 +24,7 @@ def refused(request: Restart = THREE, attempt: int = 2, *, by_hand: bool = False
     return found.why if found else ""
 
 
-@pytest.mark.parametrize(
-    "state", ["crash", "stall", "timeout", "preempted", "node_fail", "oom", "running", "pending"]
-)
+@pytest.mark.parametrize("state", ["crash", "stall", "timeout", "preempted", "node_fail", "oom", "running", "pending"])
 def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
     assert refused(state=state) == ""
 
