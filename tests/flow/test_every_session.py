@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -121,6 +122,60 @@ def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
     assert told == ["the file system is in repair"]
     assert code == 1, "that of its job, as the trouble is over"
     assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
+
+
+def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_told_once(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    failures = {"cycle": 2, "between_looks": 1}
+
+    def failing(name: str) -> Any:
+        whole = getattr(Monitor, name)
+
+        def act(monitor: Monitor) -> None:
+            if monitor.manifest.plan_id == "x" and failures[name]:
+                failures[name] -= 1
+                raise KeyError(f"nobody has thought of this {name}")
+            whole(monitor)
+
+        return act
+
+    for name in failures:
+        monkeypatch.setattr(Monitor, name, failing(name))
+    monkeypatch.setattr(Monitor, "nap_seconds", 0.05)
+    monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
+    submit(user, "mine")
+    submit(user, "x", "backend.options.step_seconds=0.2")
+    code, sessions = every_session.watch(user.outputs / "monitoring_state")
+    assert (code, {session.plan_id for session in sessions}) == (0, {"mine", "x"}), "it is tried again, and goes well"
+    assert len(told) == 2, "each once, though one came twice"
+    assert all("session x can't be watched now: KeyError in test_every_session.py:" in text for text in told)
+    assert all(recorded(user, name).state == "success" for name in ("mine", "x"))
+
+
+def test_sessions_and_manifests_that_are_odd_in_any_way_keep_no_other_from_being_watched(user: User) -> None:
+    submit(user, "mine")
+    state = user.outputs / "monitoring_state"
+    session = json.loads((state / "mine.json").read_text())
+    manifest = json.loads((user.outputs / "manifests" / "mine.json").read_text())
+    odd_manifests = {"rules": {"monitoring": {"log_events": 5}}, "client": {"slurm": {"client": 7}}, "jobs": {"jobs": []}}
+    for name, change in odd_manifests.items():
+        (user.outputs / f"{name}.json").write_text(json.dumps({**manifest, "plan_id": name, **change}))
+    paths = {"mapping": {"a": 1}, "number": 5, "list": ["x"], "nothing": None}
+    paths |= {name: str(user.outputs / f"{name}.json") for name in odd_manifests}
+    for name, path in paths.items():
+        (state / f"{name}.json").write_text(json.dumps({**session, "plan_id": name, "manifest_path": path}))
+    (state / "watched.json").write_text(json.dumps({**session, "plan_id": "watched", "watched": "long"}))
+    os.mkfifo(state / "pipe.json")
+    (state / "zero.json").symlink_to("/dev/zero")
+    result = user.run("monitor", "--all")
+    assert result.returncode == 2
+    assert "mine: success" in result.stdout
+    assert "Traceback" not in result.stderr
+    for name in (*paths, "watched", "pipe", "zero"):
+        assert f"/{name}.json" in result.stderr, name
 
 
 def documents(result: subprocess.CompletedProcess[str]) -> Any:

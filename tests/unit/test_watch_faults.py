@@ -646,9 +646,9 @@ def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:
 RANKS = "".join(f"LINE of rank {number}\n" for number in range(64))
 
 
-@pytest.mark.parametrize("ends", ["RUNNING", "FAILED"])
-def test_a_line_of_each_of_64_ranks_gives_a_job_up_once(tmp_path: Path, ends: str) -> None:
-    stage = Stage(tmp_path, on_line(restart(max_attempts=0)), {"a": [lived(RANKS, ("RUNNING", "RUNNING", ends))]})
+@pytest.mark.parametrize("states", [LONG, ("PENDING", "FAILED")], ids=["runs", "has ended"])
+def test_a_line_of_each_of_64_ranks_gives_a_job_up_once(tmp_path: Path, states: tuple[str, ...]) -> None:
+    stage = Stage(tmp_path, on_line(restart(max_attempts=0)), {"a": [lived(RANKS, states)]})
     stage.finish()
     assert sum("given up" in line and "ended" not in line for line in stage.heard) == 1
     assert sum("given up" in entry.message for entry in stage.a.history if entry.event == "given up") <= 1
