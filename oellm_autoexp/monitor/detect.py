@@ -120,8 +120,12 @@ _AGAIN = "the scheduler has begun it again"
 
 def _requeued(job: TrackedJob, status: JobStatus) -> bool:
     """Whether a job that ran has begun anew under its id since the last look."""
-    known = job.requeues is not None and status.restarts is not None
-    return known and job.state == RUNNING and (status.restarts or 0) > (job.requeues or 0)
+    return job.state == RUNNING and _counted_on(job, status)
+
+
+def _counted_on(job: TrackedJob, status: JobStatus) -> bool:
+    """Whether the scheduler counts more restarts than at the last look; not where it does not count them."""
+    return job.requeues is not None and status.restarts is not None and status.restarts > job.requeues
 
 
 def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
@@ -130,7 +134,8 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
     `scontrol requeue` begins a job again that has ended; one that had vanished may come back.
     """
     state = conclude(status.scheduler_state)
-    if status.scheduler_state == UNKNOWN or state in FINAL:
+    counted = status.restarts is not None and job.requeues is not None and not job.vanished
+    if status.scheduler_state == UNKNOWN or state in FINAL or (counted and not _counted_on(job, status)):
         return job
     back: dict[str, object] = {"ended_at": None, "exit_code": None, "late_until": None, "state": PENDING}
     back["unsettled"] = tuple(run for run in job.unsettled if run.scheduler_id != job.scheduler_id)
@@ -248,7 +253,11 @@ class Detector:
 
     def _overrules(self, job: TrackedJob, rule: LogEvent, update: Mapping[str, Any]) -> bool:
         """Whether a rule that speaks of good exit codes, too, comes after one that does not."""
-        return rule.overrules_success and not _ended_by_us(job) and not update.get("overrules_success", job.overrules_success)
+        return (
+            rule.overrules_success
+            and not _ended_by_us(job)
+            and not update.get("overrules_success", job.overrules_success)
+        )
 
     def _read_number(self, job: TrackedJob, rule: LogEvent, match: Match, now: float) -> TrackedJob:
         try:

@@ -412,13 +412,10 @@ class Monitor:
 
     def _look_for_requeued(self, now: float) -> None:
         """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""
-        ended = {
-            job.scheduler_id: job
-            for job in self.session.jobs.values()
-            if job.state in FINAL and job.scheduler_id and job.scheduler_state and job.restart is None
-        }
-        for scheduler_id, status in self.scheduler.listed(ended).items():
-            job = ended[scheduler_id]
+        newest = {job.scheduler_id: job for job in sorted(self.session.jobs.values(), key=_submitted)}
+        ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and job.restart is None]
+        for scheduler_id, status in self.scheduler.listed({job.scheduler_id: job.token for job in ended}).items():
+            job = newest[scheduler_id]
             seen = detect.runs_again(job, status, now)
             if seen is not job:
                 seen, events = self._detectors[job.name].state(job, seen, now)
@@ -514,6 +511,10 @@ class Monitor:
             left = tuple(other for other in job.unsettled if other != run)
             update = {"gpu_hours": job.gpu_hours + seconds / 3600, "unsettled": left}
             self.session.put(job.model_copy(update=update))
+
+
+def _submitted(job: TrackedJob) -> float:
+    return job.submitted_at or 0.0
 
 
 def _with_run(job: TrackedJob) -> TrackedJob:

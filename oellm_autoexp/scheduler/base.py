@@ -71,8 +71,8 @@ class Scheduler(Protocol):
         """What the scheduler says of each job; a job that it does not know is left out. Raises SchedulerError."""
         ...
 
-    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        """What the last poll told of these jobs, which it was not asked for; nothing is asked now. Never raises."""
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """What the last poll told of these jobs (id → token), beside those it asked for. Asks nothing, never raises."""
         ...
 
     def max_array_size(self) -> int:

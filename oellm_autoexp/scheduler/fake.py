@@ -66,9 +66,9 @@ class FakeSlurmClient:
                 self._shown[job] = script.pop(0) if len(script) > 1 else script[0]
         return {job: self._shown[job] for job in ids if job in self._shown}
 
-    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed: a script may go on after an end, as by `scontrol requeue`."""
-        return self.poll(ids)
+        return self.poll(jobs)
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

@@ -112,7 +112,7 @@ class LocalClient:
         self._spool.end(job.id, status := conclude(self._spool, job, run))
         return self._spool.ended(job.id) or status
 
-    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
         """See Scheduler.listed: none that has ended begins again."""
         return {}
 

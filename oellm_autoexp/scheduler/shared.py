@@ -58,9 +58,9 @@ class SharedScheduler:
         """See Scheduler.find."""
         return self._scheduler.find(submissions)
 
-    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed."""
-        return self._scheduler.listed(ids)
+        return self._scheduler.listed(jobs)
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

@@ -169,9 +169,9 @@ class SlurmClient:
                 seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, status.nodes))
         return seen
 
-    def listed(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed: squeue tells of all jobs of this user."""
-        return {job: self._listed[job] for job in ids if job in self._listed}
+        return {job: self._listed[job] for job in jobs if job in self._listed}
 
     def _failed_nodes_of(self, job: str, nodes: str) -> str:
         """The nodes whose failure ended a job, as far as anybody tells. What was once told is kept: nodes come back."""

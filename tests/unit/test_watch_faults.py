@@ -156,7 +156,9 @@ def test_a_job_that_can_be_watched_again_is_read_on_from_where_it_was(
 # ---- bytes are activity
 
 
-@pytest.mark.parametrize("piece", [".", "#\b#", "\r 50%|x|", "x" * 70000], ids=["dots", "bar", "returns", "a long line"])
+@pytest.mark.parametrize(
+    "piece", [".", "#\b#", "\r 50%|x|", "x" * 70000], ids=["dots", "bar", "returns", "a long line"]
+)
 def test_a_log_that_grows_without_line_ends_is_not_silent(tmp_path: Path, piece: str) -> None:
     stage = Stage(tmp_path, STALL_LOGGED, {"a": [FOREVER]})
     running(stage)
@@ -497,7 +499,12 @@ def test_a_hung_job_that_is_given_up_has_stalled_and_nobody_has_cancelled_it(tmp
 
 
 def test_a_job_whose_number_stood_still_has_stalled(tmp_path: Path) -> None:
-    rule = {"pattern": r"it (\d+)", "pattern_type": "progress", "stall_seconds": 60, "actions": [restart(max_attempts=0)]}
+    rule = {
+        "pattern": r"it (\d+)",
+        "pattern_type": "progress",
+        "stall_seconds": 60,
+        "actions": [restart(max_attempts=0)],
+    }
     rules = {"log_events": {"p": rule}, **on_state(log("stalled by {error_type}"), state="stall")}
     stage = Stage(tmp_path, rules, {"a": [lived("it 1\n")]})
     stage.finish()
@@ -632,6 +639,13 @@ def test_a_job_that_has_ended_and_is_requeued_runs_again(tmp_path: Path, first: 
     assert (stage.a.ended_at, stage.a.exit_code) == (None, None)
     stage.until(lambda: stage.a.state == "timeout")
     assert (stage.a.attempt, stage.a.runs, len(stage.a.unsettled), stage.names()) == (1, 2, 1, ["timeout"])
+
+
+def test_a_job_of_the_same_id_that_was_not_begun_again_is_another_one(tmp_path: Path) -> None:
+    states = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))
+    stage = Stage(tmp_path, {}, {"a": [(states, "x\n")], "b": [FOREVER]})
+    stage.cycle(10)
+    assert (stage.a.state, stage.a.runs) == ("crash", 1)
 
 
 def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""The watch on a real SLURM: jobs that are begun again after their end, or that SLURM no longer tells of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from oellm_autoexp.cli import steps
+from oellm_autoexp.monitor import detect
+from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.monitor.tracked import TrackedJob
+from tests.flow.conftest import QUICK, User, until
+from tests.flow.test_slurm_run import slurm
+
+ON_SLURM = (*QUICK, "slurm=base", "--plan-id", "x")
+QUICK_AND_LONG = "sweep.grids=[{backend.options.step_seconds:[0,1000]}]"
+LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
+
+
+def jobs(user: User) -> list[TrackedJob]:
+    return list(Session.load(session_path(user.outputs / "monitoring_state", "x")).jobs.values())
+
+
+@pytest.mark.slurm
+def test_a_job_that_is_requeued_after_its_end_is_watched_on(slurm_user: User) -> None:
+    watcher = slurm_user.start("run", *ON_SLURM, QUICK_AND_LONG, "slurm.sbatch.requeue=true")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    until(lambda: state.exists() and [job.state for job in jobs(slurm_user)] == ["success", "running"], "an end")
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].scheduler_id)
+    until(lambda: jobs(slurm_user)[0].state == "pending", "the scheduler to list it again")
+    until(lambda: jobs(slurm_user)[0].state == "success", "the end of the second run")
+    again = jobs(slurm_user)[0]
+    assert (again.attempt, again.runs) == (1, 2)
+    assert slurm_user.run("monitor", "--session", "x", "--cmd", "cancel").returncode == 0
+    assert watcher.wait() == 1
+
+
+@pytest.mark.slurm
+def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_attempt_begins(
+    slurm_user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = slurm_user.home / "commands"
+    folder.mkdir()
+    hidden, alive = folder / "hidden", folder / "alive"
+    hidden.touch()
+    for name in ("scontrol", "sinfo", "sacctmgr"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    for name in ("squeue", "sacct"):
+        (folder / name).write_text(f'#!/bin/sh\n{shutil.which(name)} "$@" | grep -v -w -F -f "{hidden}"\ntrue\n')
+    (folder / "sbatch").write_text(f'#!/bin/sh\nsqueue -h --me -t R,CG -o %i >> "{alive}"\nexec sbatch "$@"\n')
+    for name in ("squeue", "sacct", "sbatch"):
+        (folder / name).chmod(0o755)
+    monkeypatch.setattr(detect, "VANISHED_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(detect, "BEGUN_VANISHED_AFTER_SECONDS", 1.0)
+    monkeypatch.setenv("SLURM_CONF", slurm_user.environment["SLURM_CONF"])
+    monkeypatch.chdir(slurm_user.home)
+    commands = [f"slurm.{role}_cmd={folder / name}" for role, name in (("squeue", "squeue"), ("sacct", "sacct"))]
+    rule = "++monitoring.state_events.crash.actions=[{class_name:RestartAction,max_attempts:1}]"
+    words = (*ON_SLURM, LONG, *commands, f"slurm.submit_cmd={folder / 'sbatch'}", rule)
+    made = slurm_user.run("run", *words, "--no-monitor")
+    assert made.returncode == 0, made.stderr
+    path = Path(slurm_user.outputs / "manifests" / "x.json")
+    with steps.session(steps.load_manifest(path), path) as monitor:
+
+        def job() -> TrackedJob:
+            monitor.cycle()
+            return next(iter(monitor.session.jobs.values()))
+
+        until(lambda: job().state == "running", "a running job")
+        first = job().scheduler_id
+        hidden.write_text(f"{first}\n")
+        alive.write_text("")
+        until(lambda: job().attempt == 2, "its second attempt")
+        assert alive.read_text() == "", "nothing of ours ran when it was submitted"
+        assert first in slurm(slurm_user, "squeue", "-h", "--me", "-t", "CA", "-o", "%i").split()
+        monitor.cancel(monitor.session.jobs, "the test is over")
+        until(lambda: job().over, "the end")
