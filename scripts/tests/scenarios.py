@@ -190,13 +190,10 @@ def _overrides(run: Run, name: str, job: Job) -> str:
     return "batch size 16 to 32; the learning rate followed, 0.008 to 0.016; time limit 20 minutes"
 
 
-def _scancelled(cause: str) -> Callable[[Run, str, Job], str]:
-    def check(run: Run, name: str, job: Job) -> str:
-        _ended(job, "success", 2)
-        _restart(job, cause)
-        return f"ended by hand, counted as {cause}, {_where(_resumed(run, name, job))}"
-
-    return check
+def _scancelled(_run: Run, _name: str, job: Job) -> str:
+    _ended(job, "cancelled", 1)
+    _restart_none(job)
+    return "ended by hand, no new attempt"
 
 
 def _cancelled(_run: Run, _name: str, job: Job) -> str:
@@ -230,8 +227,10 @@ JOBS: dict[str, JobScenario] = {
     "budget": JobScenario("crashes every time: given up when the budget is used up", _budget),
     "exit93": JobScenario("exit code 93 asks for no new attempt: there is none", _exit93),
     "overrides": JobScenario("another batch size and time limit in the new attempt", _overrides),
-    "cancelled_declared": JobScenario("scancel, with a rule for it", _scancelled("cancelled"), _by_scheduler),
-    "cancelled_undeclared": JobScenario("scancel, with a rule for crashes only", _scancelled("crash"), _by_scheduler),
+    "cancelled_declared": JobScenario("scancel, with a rule for it: never begun anew", _scancelled, _by_scheduler),
+    "cancelled_undeclared": JobScenario(
+        "scancel, with a rule for crashes only: never begun anew", _scancelled, _by_scheduler
+    ),
     "cancelled_for_good": JobScenario("--cmd cancel: never begun anew", _cancelled, _by_command),
 }
 """By name, in the order of the experiment's YAML: the number of a name is the index of its job."""
