@@ -178,14 +178,15 @@ class Claim:
         """Take the claim. Returns None on success, else the process that holds it. Raises OSError."""
         pid, here = os.getpid(), self._machine
         mine = Holder(here.host, pid, process_started(pid) or "", secrets.token_hex(8), here.pids)
+        held, self._mine = self._mine, mine  # before the file is made: an interrupt may come at any instant
         for _ in range(_TRIES):
             found = self._look()
             if found is None:
                 create_atomic(self.path, _content(mine, 0, 0))
             elif Holder.parse(found.content) == mine:  # the file decides, whatever was said of our attempt to make it
-                self._mine = mine
                 return None
             elif (other := found.holder or self._take_over(found, mine)) is not None:
+                self._mine = held
                 return other
         raise StateError(Problem("can't be claimed", str(self.path), "is it a link to nowhere? remove it"))
 
@@ -331,6 +332,9 @@ def claimed(
             time.sleep(_BETWEEN_TRIES_SECONDS)
     except OSError as error:
         raise StateError(Problem(f"can't claim {what}: {error.strerror}", str(path))) from None
+    except KeyboardInterrupt:
+        claim.release()
+        raise
     if holder is not None:
         outlook = claim.outlook()
         hint = "wait for it, or stop that process"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,3 +229,18 @@ def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
     told = f"in use by process {os.getpid()} on {socket.gethostname()}"
     with pytest.raises(LockedError, match=told), claimed(path, "session x", waiting=pytest.fail):
         pass
+
+
+def test_who_is_interrupted_in_the_instant_of_taking_a_claim_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = tmp_path / "claim", claims.create_atomic
+
+    def interrupted(*words: Any) -> bool:
+        made(*words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "create_atomic", interrupted)
+    with pytest.raises(KeyboardInterrupt), claimed(path, "session x"):
+        pass
+    assert not path.exists()
