@@ -48,6 +48,8 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+GONE_AFTER_SECONDS = 60.0
+"""Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 
 
 @dataclass
@@ -392,11 +394,11 @@ class Monitor:
     def _look_for_end(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
         """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
 
-        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row at which nothing was
-        written.
+        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row and for GONE_AFTER_SECONDS,
+        while nothing was written.
         """
         read = self._look_late(job, now)
-        looks = read.gone_looks
+        looks, since = read.gone_looks, read.missing_since
         if self._mark(job, "exit") is not None:
             looks = GONE_LOOKS
         elif answered and job.end_asked_at is not None:
@@ -404,11 +406,14 @@ class Monitor:
             if read.last_activity != job.last_activity or (not gone and told and told.scheduler_state != UNKNOWN):
                 looks = 0
             elif gone:
+                since = self._clock if looks == 0 or since is None else since
                 looks += 1
+                if self._clock - since < GONE_AFTER_SECONDS:
+                    looks = min(looks, GONE_LOOKS - 1)
         if looks == job.gone_looks and read.reason == job.reason and read is job:
             return job
         reason = f"its new attempt waits until job {job.scheduler_id} is surely gone: {looks} of {GONE_LOOKS} looks"
-        return read.model_copy(update={"gone_looks": looks, "reason": reason})
+        return read.model_copy(update={"gone_looks": looks, "missing_since": since, "reason": reason})
 
     def _look_for_requeued(self, now: float) -> None:
         """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.cli import steps
-from oellm_autoexp.monitor import detect
+from oellm_autoexp.monitor import detect, loop
 from oellm_autoexp.monitor.session import Session, session_path
 from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import slurm
 
-ON_SLURM = (*QUICK, "slurm=base", "--plan-id", "x")
+NAMED = "++sweep.base_values={project.name:'run_${backend.options.step_seconds}'}"
+ON_SLURM = (*QUICK, "slurm=base", "--plan-id", "x", NAMED)
 QUICK_AND_LONG = "sweep.grids=[{backend.options.step_seconds:[0,1000]}]"
 LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
 
@@ -54,6 +55,7 @@ def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_a
         (folder / name).chmod(0o755)
     monkeypatch.setattr(detect, "VANISHED_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(detect, "BEGUN_VANISHED_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(loop, "GONE_AFTER_SECONDS", 8.0)  # longer than the cluster's KillWait
     monkeypatch.setenv("SLURM_CONF", slurm_user.environment["SLURM_CONF"])
     monkeypatch.chdir(slurm_user.home)
     commands = [f"slurm.{role}_cmd={folder / name}" for role, name in (("squeue", "squeue"), ("sacct", "sacct"))]

@@ -392,11 +392,12 @@ def test_a_job_that_vanished_is_cancelled_and_seen_gone_before_a_new_attempt(van
     stage.until(lambda: stage.a.vanished)
     assert stage.a.state == "crash"
     assert any("left the queue" in entry.message for entry in stage.a.history)
-    stage.cycle(GONE_LOOKS - 1)
-    assert hidden.calls == ["cancel 1"]
+    stage.cycle(GONE_LOOKS + 1)
+    assert hidden.calls == ["cancel 1"], "it gets a minute to end by itself"
     assert "waits until job 1 is surely gone: 2 of 3 looks" in stage.a.reason
     stage.until(lambda: stage.a.attempt == 2)
-    assert hidden.calls == ["cancel 1", "submit"]
+    assert set(hidden.calls[:-1]) == {"cancel 1"}
+    assert hidden.calls[-1] == "submit"
     stage.until(lambda: stage.a.state == "success")
     assert not stage.a.vanished
 
@@ -478,7 +479,8 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_vanished_gets_no_second_
     stage.until(lambda: stage.a.vanished)
     inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
     stage.until(lambda: stage.a.attempt == 2)
-    assert hidden.calls == ["cancel 1", "submit"]
+    assert set(hidden.calls[:-1]) == {"cancel 1"}
+    assert hidden.calls[-1] == "submit"
 
 
 # ---- ends are called by their cause
