@@ -394,8 +394,8 @@ class Monitor:
     def _look_for_end(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
         """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
 
-        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row and for GONE_AFTER_SECONDS,
-        while nothing was written.
+        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row and for GONE_AFTER_SECONDS
+        in which nothing was written.
         """
         read = self._look_late(job, now)
         looks, since = read.gone_looks, read.missing_since

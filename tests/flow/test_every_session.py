@@ -160,14 +160,14 @@ def test_sessions_and_manifests_that_are_odd_in_any_way_keep_no_other_from_being
     state = user.outputs / "monitoring_state"
     session = json.loads((state / "mine.json").read_text())
     manifest = json.loads((user.outputs / "manifests" / "mine.json").read_text())
-    odd_manifests = {
+    odd_manifests: dict[str, dict[str, Any]] = {
         "rules": {"monitoring": {"log_events": 5}},
         "client": {"slurm": {"client": 7}},
         "jobs": {"jobs": []},
     }
     for name, change in odd_manifests.items():
         (user.outputs / f"{name}.json").write_text(json.dumps({**manifest, "plan_id": name, **change}))
-    paths = {"mapping": {"a": 1}, "number": 5, "list": ["x"], "nothing": None}
+    paths: dict[str, Any] = {"mapping": {"a": 1}, "number": 5, "list": ["x"], "nothing": None}
     paths |= {name: str(user.outputs / f"{name}.json") for name in odd_manifests}
     for name, path in paths.items():
         (state / f"{name}.json").write_text(json.dumps({**session, "plan_id": name, "manifest_path": path}))

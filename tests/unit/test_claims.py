@@ -24,6 +24,7 @@ from oellm_autoexp.claims import (
     process_started,
 )
 from oellm_autoexp.errors import LockedError
+from oellm_autoexp.files import create_atomic
 
 HERE = Machine.here()
 ELSEWHERE = replace(HERE, host="elsewhere")
@@ -234,13 +235,13 @@ def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
 def test_who_is_interrupted_in_the_instant_of_taking_a_claim_leaves_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, made = tmp_path / "claim", claims.create_atomic
+    path, made = tmp_path / "claim", create_atomic
 
     def interrupted(*words: Any) -> bool:
         made(*words)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "create_atomic", interrupted)
+    monkeypatch.setattr("oellm_autoexp.claims.create_atomic", interrupted)
     with pytest.raises(KeyboardInterrupt), claimed(path, "session x"):
         pass
     assert not path.exists()
