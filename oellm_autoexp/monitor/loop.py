@@ -285,6 +285,8 @@ class Monitor:
         except Exception as error:  # one job must not keep the others from being watched
             self._events.pop(job.name, None)
             seen = self._hindered(job, now, error)
+            if seen.late_until is not None and self._clock >= seen.late_until:  # what it wrote late can't be read
+                seen = seen.model_copy(update={"late_until": None})
             with contextlib.suppress(Exception):
                 seen = self._by_status_alone(seen, now, told, answered=answered)
         for text in self._complaints.pop(job.name, ()):

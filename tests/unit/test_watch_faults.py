@@ -601,6 +601,14 @@ def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> 
     assert (lagging.a.state, lagging.a.attempt) == ("success", 2)
 
 
+def test_late_lines_that_can_not_be_read_keep_no_session_open(lagging: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(lagging, "CANCELLED")
+    lagging.cycle()
+    monkeypatch.setattr("oellm_autoexp.monitor.loop.read_added", lambda *_, **__: 1 / 0)
+    lagging.finish(5)
+    assert lagging.a.state == "cancelled"
+
+
 def test_a_job_whose_node_is_lost_is_not_begun_anew_while_its_log_grows(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(restart()), {"a": [lived("hello\n"), GOOD]})
     stage.slurm.log_lag_seconds = 5.0
