@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 
 from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.model import JobStatus, Usage
 
-SQUEUE_FIELDS = "JobArrayID:@,State:@,exit_code:@,NodeList:@,Reason:@"
+SQUEUE_FIELDS = "JobArrayID:@,State:@,exit_code:@,RestartCnt:@,NodeList:@,Reason:@"
 """For `squeue -O`. `@` ends each field: it means nothing to a shell, to which a wrapper (ssh) may hand it; only the
 reason, which comes last, may hold one itself."""
 SQUEUE_TOKEN_FORMAT = "%F@%k@%j@%T@%r"  # noqa: S105  a submission's token is no secret
@@ -35,10 +36,11 @@ def squeue(text: str) -> dict[str, JobStatus]:
     jobs = {}
     others = []
     for line in text.splitlines():
-        fields = line.strip().removesuffix("@").split("@", 4)
-        if len(fields) == 5 and _ID.fullmatch(fields[0]):
-            job, state, code, nodes, reason = fields
-            jobs[job] = _status(state, raw_exit_code(code), nodes, "" if reason == "None" else reason)
+        fields = line.strip().removesuffix("@").split("@", 5)
+        if len(fields) == 6 and _ID.fullmatch(fields[0]):
+            job, state, code, restarts, nodes, reason = fields
+            status = _status(state, raw_exit_code(code), nodes, "" if reason == "None" else reason)
+            jobs[job] = replace(status, restarts=int(restarts) if restarts.isdecimal() else None)
         elif line.strip() and not line.startswith("CLUSTER:"):  # a header where there are several clusters
             others.append(line.strip())
     if others and not jobs:

@@ -224,20 +224,20 @@ def test_the_limits_are_those_of_the_partition_that_a_variable_names_where_the_s
 
 
 def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands: Commands) -> None:
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n3_1@PENDING@0@@Resources@\n99@RUNNING@0@n1@None@\n")
+    commands.says("squeue", "1@RUNNING@0@0@n1@None@\n3_1@PENDING@0@0@@Resources@\n99@RUNNING@0@0@n1@None@\n")
     commands.says("sacct", "2|COMPLETED|0:0|n1\n3_0|FAILED|7:0|n1\n3_[2-9]|CANCELLED by 0|0:0|None assigned\n")
     assert commands.client().poll(["1", "2", "3_0", "3_1", "3_2", "4"]) == {
-        "1": JobStatus("RUNNING", nodes="n1"),
+        "1": JobStatus("RUNNING", nodes="n1", restarts=0),
         "2": JobStatus("COMPLETED", exit_code=0, nodes="n1"),
         "3_0": JobStatus("FAILED", exit_code=7, nodes="n1"),
-        "3_1": JobStatus("PENDING", "Resources"),
+        "3_1": JobStatus("PENDING", "Resources", restarts=0),
         "3_2": JobStatus("CANCELLED"),
     }
     squeue, sacct = commands.calls()
     assert squeue.startswith("squeue <--me> <-h> <-a> <-t> <all> <-r>")
     assert "<-j> <2,3,4>" in sacct
     assert commands.client().poll([]) == {}
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
+    commands.says("squeue", "1@RUNNING@0@0@n1@None@\n")
     commands.client().poll(["1"])
     assert len(commands.calls()) == 3
 
@@ -246,7 +246,7 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
     ("output", "errors", "code"),
     [
         ("", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1),
-        ("1@RUNNING@0@n1@None@\n", "squeue: error: something\n", 1),
+        ("1@RUNNING@0@0@n1@None@\n", "squeue: error: something\n", 1),
         ("Welcome to login1!\n", "", 0),
         ("", "", 1),
     ],
@@ -258,10 +258,10 @@ def test_a_squeue_that_fails_is_never_an_empty_queue(commands: Commands, output:
 
 
 def test_without_an_answer_of_sacct_the_listed_jobs_are_told_and_the_others_unknown(commands: Commands) -> None:
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
+    commands.says("squeue", "1@RUNNING@0@0@n1@None@\n")
     commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
     answers = commands.client().poll(["1", "2"])
-    assert answers["1"] == JobStatus("RUNNING", nodes="n1")
+    assert answers["1"] == JobStatus("RUNNING", nodes="n1", restarts=0)
     assert answers["2"] == JobStatus(UNKNOWN, "sacct: Problem talking to the database: Connection refused")
 
 
@@ -430,7 +430,7 @@ def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
-NODE_FAIL = "5@NODE_FAIL@0@n[1-3]@NodeDown@\n6@RUNNING@0@n[1-3]@None@\n"
+NODE_FAIL = "5@NODE_FAIL@0@0@n[1-3]@NodeDown@\n6@RUNNING@0@0@n[1-3]@None@\n"
 UNKNOWN_FIELD = 'sacct: error: Invalid field requested: "FailedNode"\n'
 
 
@@ -443,7 +443,7 @@ def test_the_accounts_name_the_node_that_failed_a_job(commands: Commands) -> Non
     commands.says("sacct", "5|n2\n")
     commands.says("sinfo", "n3 down\n")
     answers = commands.client().poll(["5", "6"])
-    assert answers["5"] == JobStatus("NODE_FAIL", "NodeDown", nodes="n[1-3]", failed_nodes="n2")
+    assert answers["5"] == JobStatus("NODE_FAIL", "NodeDown", nodes="n[1-3]", failed_nodes="n2", restarts=0)
     assert answers["6"].failed_nodes == ""
     assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct"]
 

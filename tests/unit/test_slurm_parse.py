@@ -14,50 +14,50 @@ from oellm_autoexp.scheduler.base import ENDED, RUNNING
 from oellm_autoexp.slurm import parse
 
 SQUEUE = """\
-1@COMPLETED@0@n1@None@
-2@FAILED@1792@n1@NonZeroExitCode@
-3@FAILED@33280@n1@NonZeroExitCode@
-4@FAILED@32768@n1@NonZeroExitCode@
-5@FAILED@65280@n1@NonZeroExitCode@
-6@FAILED@9@n1@JobLaunchFailure@
-7@FAILED@35072@n1@NonZeroExitCode@
-10_1@FAILED@1792@n2@NonZeroExitCode@
-9_2@PENDING@0@@JobArrayTaskLimit@
-8@COMPLETING@0@n[1-2,4]@None@
-12@CANCELLED@15@n2@None@
-13@PENDING@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@
-14@OUT_OF_MEMORY@125@n1@OutOfMemory@
-15@FAILED@53@n1@JobLaunchFailure@
-16@TIMEOUT@0@n1@TimeLimit@
+1@COMPLETED@0@0@n1@None@
+2@FAILED@1792@0@n1@NonZeroExitCode@
+3@FAILED@33280@0@n1@NonZeroExitCode@
+4@FAILED@32768@0@n1@NonZeroExitCode@
+5@FAILED@65280@0@n1@NonZeroExitCode@
+6@FAILED@9@0@n1@JobLaunchFailure@
+7@FAILED@35072@0@n1@NonZeroExitCode@
+10_1@FAILED@1792@0@n2@NonZeroExitCode@
+9_2@PENDING@0@0@@JobArrayTaskLimit@
+8@COMPLETING@0@3@n[1-2,4]@None@
+12@CANCELLED@15@0@n2@None@
+13@PENDING@0@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@
+14@OUT_OF_MEMORY@125@0@n1@OutOfMemory@
+15@FAILED@53@0@n1@JobLaunchFailure@
+16@TIMEOUT@0@0@n1@TimeLimit@
 """
 
 
-def test_squeue_tells_state_reason_nodes_and_the_exact_exit_code() -> None:
+def test_squeue_tells_state_reason_nodes_requeues_and_the_exact_exit_code() -> None:
     assert parse.squeue(SQUEUE) == {
-        "1": JobStatus("COMPLETED", "", 0, "n1"),
-        "2": JobStatus("FAILED", "NonZeroExitCode", 7, "n1"),
-        "3": JobStatus("FAILED", "NonZeroExitCode", 130, "n1"),
-        "4": JobStatus("FAILED", "NonZeroExitCode", 128, "n1"),
-        "5": JobStatus("FAILED", "NonZeroExitCode", 255, "n1"),
-        "6": JobStatus("FAILED", "JobLaunchFailure", 137, "n1"),
-        "7": JobStatus("FAILED", "NonZeroExitCode", 137, "n1"),
-        "10_1": JobStatus("FAILED", "NonZeroExitCode", 7, "n2"),
-        "9_2": JobStatus("PENDING", "JobArrayTaskLimit"),
-        "8": JobStatus("COMPLETING", "", None, "n[1-2,4]"),
-        "12": JobStatus("CANCELLED", "", 143, "n2"),
-        "13": JobStatus("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1@n2"),
-        "14": JobStatus("OUT_OF_MEMORY", "OutOfMemory", None, "n1"),
-        "15": JobStatus("FAILED", "JobLaunchFailure", None, "n1"),
-        "16": JobStatus("TIMEOUT", "TimeLimit", None, "n1"),
+        "1": JobStatus("COMPLETED", "", 0, "n1", restarts=0),
+        "2": JobStatus("FAILED", "NonZeroExitCode", 7, "n1", restarts=0),
+        "3": JobStatus("FAILED", "NonZeroExitCode", 130, "n1", restarts=0),
+        "4": JobStatus("FAILED", "NonZeroExitCode", 128, "n1", restarts=0),
+        "5": JobStatus("FAILED", "NonZeroExitCode", 255, "n1", restarts=0),
+        "6": JobStatus("FAILED", "JobLaunchFailure", 137, "n1", restarts=0),
+        "7": JobStatus("FAILED", "NonZeroExitCode", 137, "n1", restarts=0),
+        "10_1": JobStatus("FAILED", "NonZeroExitCode", 7, "n2", restarts=0),
+        "9_2": JobStatus("PENDING", "JobArrayTaskLimit", restarts=0),
+        "8": JobStatus("COMPLETING", "", None, "n[1-2,4]", restarts=3),
+        "12": JobStatus("CANCELLED", "", 143, "n2", restarts=0),
+        "13": JobStatus("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1@n2", restarts=0),
+        "14": JobStatus("OUT_OF_MEMORY", "OutOfMemory", None, "n1", restarts=0),
+        "15": JobStatus("FAILED", "JobLaunchFailure", None, "n1", restarts=0),
+        "16": JobStatus("TIMEOUT", "TimeLimit", None, "n1", restarts=0),
     }
 
 
-@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@n1@None@\n"])
+@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@0@n1@None@\n"])
 def test_an_empty_queue_and_a_clusters_header_are_no_jobs(text: str) -> None:
     assert len(parse.squeue(text)) == text.count("@RUNNING@")
 
 
-@pytest.mark.parametrize("text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@n1@None@\n"])
+@pytest.mark.parametrize("text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@0@n1@None@\n"])
 def test_an_answer_in_which_there_is_no_job_is_not_an_empty_queue(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse.squeue(text)
