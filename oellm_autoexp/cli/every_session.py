@@ -95,8 +95,8 @@ class Watch:
         now = time.monotonic()
         due = {_key(monitor) for path, (monitor, _) in self._watched.items() if self._turns.get(path, now) <= now}
         for key in due:
-            jobs = [job for monitor in self.monitors if _key(monitor) == key for job in monitor.queued_ids]
-            self._schedulers[key].ask(jobs)
+            queued = (monitor.queued_ids for monitor in self.monitors if _key(monitor) == key)
+            self._schedulers[key].ask({job: token for jobs in queued for job, token in jobs.items()})
         for path, (monitor, _) in list(self._watched.items()):
             if _key(monitor) in due:
                 self._turns[path] = now + monitor.interval_seconds

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import random
+import re
 import time
 import traceback
 from collections import defaultdict
@@ -24,8 +25,8 @@ from oellm_autoexp.monitor.reactions import Reactions
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, WAITING, Run, TrackedJob
-from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.monitor.tracked import FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, WAITING, Run, TrackedJob, by_id
+from oellm_autoexp.scheduler.base import ENDED, NEVER_BEGAN, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter
 
@@ -36,6 +37,8 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+_TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
+"""A submission's token in the name that a job ran by; a site may have given it another name."""
 
 
 @dataclass
@@ -84,9 +87,10 @@ class Monitor:
         return min(seconds, _UNCLEAR_PAUSE_SECONDS) if self.submitter.unsettled else seconds
 
     @property
-    def queued_ids(self) -> list[str]:
-        """The scheduler's ids of the jobs in its queue."""
-        return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE]
+    def queued_ids(self) -> dict[str, str]:
+        """The scheduler's ids of the jobs in its queue, with the token of each."""
+        queued = (job for job in self.session.jobs.values() if job.state in IN_QUEUE)
+        return {job: tracked.token for job, tracked in by_id(queued).items()}
 
     @property
     def nap_seconds(self) -> float:
@@ -218,14 +222,18 @@ class Monitor:
 
     def _observe(self, now: float) -> None:
         watched = [job for job in self.session.jobs.values() if job.state in IN_QUEUE]
+        asked = self.queued_ids
         try:
-            answers = self.scheduler.poll([job.scheduler_id for job in watched])
+            answers = self.scheduler.poll(asked)
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
         for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
             try:
-                status = None if answers is None else self._complete(job, answers.get(job.scheduler_id))
+                told = answers and asked[job.scheduler_id] == job.token  # else the id is a newer job's
+                status = (
+                    None if answers is None else self._complete(job, answers.get(job.scheduler_id) if told else None)
+                )
                 if gate.cut_off(job, status, self.session.jobs):
                     self.session.put(gate.withdrawn(job, now))
                     continue
@@ -303,9 +311,11 @@ class Monitor:
         known = status is not None and (status.scheduler_state not in ENDED or status.exit_code is not None)
         if not lost and known and status is not None and status.scheduler_state != "FAILED":
             return status
+        never_began = status is not None and status.reason == NEVER_BEGAN
+        lost = lost or never_began
         code = self._mark(job, "exit")
         if code is None:
-            return status
+            return None if never_began and self._has_begun(job) else status
         if lost or status is None:
             return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
         return replace(status, exit_code=code)
@@ -321,12 +331,26 @@ class Monitor:
                 update["ended_at"] = max(float(start), self._mark_path(job, "exit").stat().st_mtime)
         return job.model_copy(update=update)
 
+    def _has_begun(self, job: TrackedJob) -> bool:
+        """Whether a job has left traces of its beginning: a mark, or something in its log that was not read yet."""
+        if job.state == RUNNING or self._mark(job, "start") is not None:
+            return True
+        with contextlib.suppress(OSError):
+            return Path(job.resolved_log_path).stat().st_size != job.cursor.offset
+        return False
+
     def _mark_path(self, job: TrackedJob, kind: str) -> Path:
         return Path(self._specs[job.name].output_dir, MARKS, f"{job.scheduler_id}.{kind}")
 
     def _mark(self, job: TrackedJob, kind: str) -> int | None:
-        """A number that the job's script left: when it started (seconds since 1970), or its exit code."""
+        """A number that the job's script left: when it started (seconds since 1970), or its exit code.
+
+        What an earlier attempt left under the same id, as the scheduler began its ids anew, is not the job's.
+        """
         try:
+            name = self._mark_path(job, "start").read_text(errors="replace").rstrip("\n").rpartition("\n")[2]
+            if job.token and _TOKEN_AT_END.search(name) and not name.endswith(f".{job.token}"):
+                return None
             return int(self._mark_path(job, kind).read_text(errors="replace").partition("\n")[0])
         except (OSError, ValueError):
             return None
@@ -337,7 +361,7 @@ class Monitor:
         due = [
             (job, run) for job in self.session.jobs.values() for run in job.unsettled if run.ended_at <= now - patience
         ]
-        with_gpus = [run.scheduler_id for job, run in due if self._specs[job.name].resources.gpus]
+        with_gpus = {run.scheduler_id: run.token for job, run in due if self._specs[job.name].resources.gpus}
         usage: Mapping[str, Sequence[Usage]] = {}
         if with_gpus:
             with contextlib.suppress(SchedulerError):
@@ -356,7 +380,7 @@ def _with_run(job: TrackedJob) -> TrackedJob:
     """A job whose attempt has ended, with that in its ledger's queue."""
     ended = job.ended_at or 0.0
     seconds = max(0.0, ended - job.started_at) if job.started_at else 0.0
-    run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds)
+    run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds, token=job.token)
     return job.model_copy(update={"unsettled": (*job.unsettled, run)})
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.model import JobStatus, Submission, Usage
-from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
+from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
 
 _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, too; -t all: those that ended lately, too
@@ -50,7 +50,7 @@ class SlurmClient:
         self._sinfo = _beside(squeue_cmd, "sinfo")
         self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
-        self._failed_nodes: dict[str, str] = {}
+        self._failed_nodes: dict[tuple[str, str], str] = {}
         self._array_size: int | None = None
         self._submit = tuple(submit_cmd)
         self._squeue = tuple(squeue_cmd)
@@ -143,38 +143,52 @@ class SlurmClient:
                 found |= parse.tokens(lines, "|", names)
         return found
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.poll. Jobs that only sacct can tell of are UNKNOWN while it does not answer."""
-        wanted = set(ids)
-        if not wanted:
+        if not jobs:
             return {}
-        text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
-        try:
-            seen = {job: status for job, status in parse.squeue(text).items() if job in wanted}
-        except ValueError as error:
-            raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
-        missing = wanted - seen.keys()
+        listed = self._listed()
+        seen = {job: listed[job].status for job, token in jobs.items() if job in listed and listed[job].of(token)}
+        missing = {job: token for job, token in jobs.items() if job not in seen}
+        present = parse.known(listed.items())
+        ever = set(present)
         try:
             # sacct has tasks that never began under their array's id alone.
-            for some in _chunks(sorted({job.partition("_")[0] for job in missing})):
-                lines = self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS)
-                seen |= parse.sacct(lines, missing)
+            for some in _chunks(sorted({parse.array_of(job) for job in missing})):
+                accounts = parse.sacct(self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS, steps=True))
+                told = {job: accounts.status(job, token) for job, token in missing.items()}
+                seen |= {job: status for job, status in told.items() if status is not None}
+                ever |= parse.known(accounts.arrays())
         except SchedulerError as error:
-            seen |= dict.fromkeys(wanted - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
+            seen |= dict.fromkeys(jobs.keys() - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
+        for job, token in missing.items():
+            # A task that has begun has a line of its own. That it is pending, the accounts say late.
+            status, array = seen.get(job), (parse.array_of(job), token)
+            late = status is not None and status.scheduler_state == "PENDING"
+            if "_" in job and ((status is None and array in ever) or (late and array in present)):
+                seen[job] = JobStatus("CANCELLED", NEVER_BEGAN)
         for job, status in seen.items():
             if status.scheduler_state == "NODE_FAIL":
-                seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, status.nodes))
+                seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, jobs[job], status.nodes))
         return seen
 
-    def _failed_nodes_of(self, job: str, nodes: str) -> str:
+    def _listed(self) -> dict[str, parse.Told]:
+        """The jobs and array tasks in squeue's list, by id: those that live, and those that ended lately."""
+        text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
+        try:
+            return parse.squeue(text)
+        except ValueError as error:
+            raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
+
+    def _failed_nodes_of(self, job: str, token: str, nodes: str) -> str:
         """The nodes whose failure ended a job, as far as anybody tells. What was once told is kept: nodes come back."""
-        if job not in self._failed_nodes:
+        if (job, token) not in self._failed_nodes:
             one = nodes and not re.search(r"[,\[]", nodes)
             found = nodes if one else self._told_by_accounts(job) or self._out_of_service(job, nodes)
             if not found:
                 return ""
-            self._failed_nodes[job] = found
-        return self._failed_nodes[job]
+            self._failed_nodes[job, token] = found
+        return self._failed_nodes[job, token]
 
     def _told_by_accounts(self, job: str) -> str:
         if self._accounts_tell_failed_node:
@@ -211,25 +225,29 @@ class SlurmClient:
                 self._array_size = parse.max_array_size(self._answer([*self._scontrol, "show", "config"]))
         return _USUAL_ARRAY_SIZE if self._array_size is None else self._array_size
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
         """See Scheduler.usage: by accounting, with the runs that a job was requeued from (`-D`)."""
         found: dict[str, list[Usage]] = {}
-        for some in _chunks(sorted({job.partition("_")[0] for job in ids})):
+        for some in _chunks(sorted({parse.array_of(job) for job in jobs})):
             lines = self._accounts("-D", "-j", ",".join(some), "-o", parse.SACCT_USAGE_FIELDS)
-            found |= parse.usage(lines, ids)
+            found |= parse.usage(lines, jobs)
         return found
 
-    def cancel(self, ids: Collection[str]) -> None:
-        """See Scheduler.cancel."""
-        for some in _chunks(sorted(ids)):
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.cancel. What squeue does not list has ended."""
+        alive = [job for job, token in jobs.items() if not token]
+        if len(alive) < len(jobs):
+            present = parse.known(self._listed().items())
+            alive += [job for job, token in jobs.items() if token and (job, token) in present]
+        for some in _chunks(sorted(alive)):
             result = self._run([*self._cancel, *some], _query_environment())
             if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
                 raise SchedulerError(Problem(f"scancel: {parse.message(result.stderr)}"))
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude: by ExcNodeList of scontrol(1), with what a job excludes already."""
-        for job in sorted(ids) if nodes else ():
-            told = self._waiting(job)
+        for job, token in sorted(jobs.items()) if nodes else ():
+            told = self._waiting(job, token)
             if not told:
                 continue
             present = parse.job_field(told, "ExcNodeList")
@@ -239,19 +257,21 @@ class SlurmClient:
             result = self._run(
                 [*self._scontrol, "update", f"jobid={job}", f"ExcNodeList={union}"], _query_environment()
             )
-            if result.returncode != 0 and self._waiting(job):  # else it has begun just now
+            if result.returncode != 0 and self._waiting(job, token):  # else it has begun just now
                 raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
 
-    def _waiting(self, job: str) -> str:
+    def _waiting(self, job: str, token: str) -> str:
         """What scontrol tells of a job that waits in the queue, '' of any other. Raises SchedulerError."""
         result = self._run([*self._scontrol, "show", "job", job], _query_environment())
         if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
             raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
-        return result.stdout if parse.job_field(result.stdout, "JobState") == "PENDING" else ""
+        comment, name = parse.job_field(result.stdout, "Comment"), parse.job_field(result.stdout, "JobName")
+        own = parse.Told(JobStatus(""), comment, name).of(token)
+        return result.stdout if own and parse.job_field(result.stdout, "JobState") == "PENDING" else ""
 
-    def _accounts(self, *words: str) -> str:
-        """sacct's lines, none where no accounts are kept. Raises SchedulerError."""
-        result = self._run([*self._sacct, "-X", "-n", "-P", *words], _query_environment())
+    def _accounts(self, *words: str, steps: bool = False) -> str:
+        """sacct's lines, of steps only if asked for, and none where no accounts are kept. Raises SchedulerError."""
+        result = self._run([*self._sacct, *(() if steps else ("-X",)), "-n", "-P", *words], _query_environment())
         if result.returncode == 0 or parse.no_accounting(result.stderr):
             return result.stdout
         raise SchedulerError(Problem(f"sacct: {parse.message(result.stderr)}"))

@@ -16,7 +16,7 @@ import random
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from oellm_autoexp.model import JobSpec, Manifest, Submission
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.gate import Gate
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob, by_id
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
 from oellm_autoexp.workflow.attempts import write_script
@@ -298,7 +298,8 @@ class Submitter:
         A job goes only behind ids that the scheduler lists as alive at this moment: one that it has forgotten would
         count as succeeded (SLURM 22.05, afterok).
         """
-        alive = self._alive({self.session.jobs[parent].scheduler_id for names in through.values() for parent in names})
+        parents = (self.session.jobs[parent] for names in through.values() for parent in names)
+        alive = self._alive({job.scheduler_id: job.token for job in parents})
         after = {
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
@@ -326,21 +327,25 @@ class Submitter:
             update["array_group"] = f"{spec.array_group} {name} {job.attempt}"
         return spec.model_copy(update=update)
 
-    def _alive(self, ids: Collection[str]) -> set[str]:
-        """Those of the jobs that the scheduler lists as not ended, or did seconds ago (it forgets none so soon)."""
+    def _alive(self, jobs: Mapping[str, str]) -> set[str]:
+        """Those of the jobs (id → token) that the scheduler lists as not ended, or did seconds ago.
+
+        It forgets none so soon.
+        """
         now = self.now()
         fresh = {job: at for job, at in self._seen_alive.items() if abs(now - at) < _FRESH_SECONDS}
-        unknown = [job for job in ids if job not in fresh]
+        unknown = {job: token for job, token in jobs.items() if job not in fresh}
         for job, status in (self.scheduler.poll(unknown) if unknown else {}).items():
             if status.scheduler_state not in (*ENDED, UNKNOWN):
                 fresh[job] = now
         self._seen_alive = fresh
-        return {job for job in ids if job in fresh}
+        return {job for job in jobs if job in fresh}
 
     def _still_alive(self, ready: Iterable[Ready]) -> bool:
         """Whether the jobs that others follow are alive."""
         parents = {job for one in ready for job in one.after}
-        return self._alive(parents) == parents
+        known = by_id(self.session.jobs.values())
+        return self._alive({job: known[job].token for job in parents if job in known}) == parents
 
     def _room(self) -> int | None:
         limit: int | None = self.manifest.scheduler["max_jobs"]

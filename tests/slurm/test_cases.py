@@ -89,7 +89,7 @@ class Lab:
     def see(self, job: TrackedJob, client: SlurmClient | None = None) -> TrackedJob:
         """The job after one more poll; no answer is no news."""
         try:
-            answers = (client or self.client).poll([job.scheduler_id])
+            answers = (client or self.client).poll(dict.fromkeys([job.scheduler_id], ""))
         except SchedulerError:
             return job
         return see_status(job, answers.get(job.scheduler_id), time.time())
@@ -192,7 +192,7 @@ def lab(limited: Early, lost: Early, slurm_cluster: Cluster, tmp_path: Path) -> 
     """The shared cluster; only the jobs of this test are cancelled after it."""
     lab = Lab(slurm_cluster, tmp_path)
     yield lab
-    lab.client.cancel(lab.ids)
+    lab.client.cancel(dict.fromkeys(lab.ids, ""))
 
 
 @pytest.fixture
@@ -261,16 +261,16 @@ def test_a_cancelled_job_runs_until_its_last_process_has_ended(lab: Lab) -> None
     """Accounting says CANCELLED at once."""
     job = lab.running("trap '' TERM; echo $$ > new; mv new pid; sleep 1000")
     wait("the job to be deaf", (lab.folder / "pid").exists)
-    lab.client.cancel([job.scheduler_id])
+    lab.client.cancel(dict.fromkeys([job.scheduler_id], ""))
     lab.until(job, "cancelled")
     assert process_started(int((lab.folder / "pid").read_text())) is None
 
 
 def test_cancelling_what_has_ended_or_never_was_changes_nothing(lab: Lab) -> None:
     job = lab.until(lab.submit("true"), "success")
-    lab.client.cancel([job.scheduler_id, "999999"])
+    lab.client.cancel(dict.fromkeys([job.scheduler_id, "999999"], ""))
     assert lab.see(job) == job
-    assert lab.client.poll(["999999"]) == {}
+    assert lab.client.poll(dict.fromkeys(["999999"], "")) == {}
 
 
 def test_a_signalled_job_ends_as_its_script_chooses(lab: Lab) -> None:
@@ -356,7 +356,7 @@ def test_the_tasks_beyond_an_arrays_limit_wait_for_the_others(lab: Lab) -> None:
 def test_each_task_of_a_cancelled_array_is_cancelled_also_those_that_never_began(lab: Lab) -> None:
     tasks = lab.submit_array("sleep 1000", range(4), limit=1)
     tasks[0] = lab.until(tasks[0], "running")
-    lab.client.cancel([tasks[0].scheduler_id.partition("_")[0]])
+    lab.client.cancel(dict.fromkeys([tasks[0].scheduler_id.partition("_")[0]], ""))
     lab.check(tasks[0], TOLD_TO_END)
     for task in tasks[1:]:
         told = lab.until(task, "cancelled")
@@ -467,11 +467,11 @@ def test_of_a_job_on_several_nodes_only_the_one_that_lost_power_has_failed(make_
     bad = lab.cluster.node_names[1]
     lab.cluster.kill_node(bad)
     lab.until(job, "node_fail")
-    status = lab.client.poll([job.scheduler_id])[job.scheduler_id]
+    status = lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id]
     assert status.failed_nodes == bad
     assert status.nodes != bad
     lab.cluster.start_node(bad)
-    assert lab.client.poll([job.scheduler_id])[job.scheduler_id].failed_nodes == bad
+    assert lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad
 
 
 def test_a_node_that_came_back_at_once_is_known_from_the_accounts(lab: Lab) -> None:
@@ -479,14 +479,17 @@ def test_a_node_that_came_back_at_once_is_known_from_the_accounts(lab: Lab) -> N
     bad = lab.cluster.run("scontrol", "show", "hostnames", job.nodes).stdout.split()[1]
     set_down(lab, job, bad)
     lab.until(job, "node_fail")
-    wait("the accounts", lambda: lab.client.poll([job.scheduler_id])[job.scheduler_id].failed_nodes == bad)
+    wait(
+        "the accounts",
+        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad,
+    )
 
 
 def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab) -> None:
     first, second, third, last = lab.cluster.node_names
     job = lab.submit(f"#SBATCH --hold --exclude={first} --nodes=1\nsleep 1000")
     array = lab.submit_array("#SBATCH --hold\nsleep 1000", [0, 1])
-    lab.client.exclude([job.scheduler_id, array[1].scheduler_id], [second, third])
+    lab.client.exclude(dict.fromkeys([job.scheduler_id, array[1].scheduler_id], ""), [second, third])
     shown = lab.cluster.run("scontrol", "show", "job", job.scheduler_id).stdout
     excluded = re.findall(r"ExcNodeList=(\S+)", shown)
     assert lab.cluster.run("scontrol", "show", "hostnames", *excluded).stdout.split() == [first, second, third]
@@ -495,7 +498,7 @@ def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab
     lab.cluster.run("scontrol", "release", job.scheduler_id)
     running = lab.until(job, "running")
     assert running.nodes == last
-    lab.client.exclude([job.scheduler_id], [last])
+    lab.client.exclude(dict.fromkeys([job.scheduler_id], ""), [last])
     assert lab.until(job, "running").nodes == last
 
 
@@ -521,9 +524,9 @@ def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_told(
     submission = lab.submission("#!/bin/bash\n#SBATCH --output=/dev/null\n")
     silence(lab.cluster)
     questions = (
-        lambda: lab.client.poll([job.scheduler_id]),
+        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], "")),
         lambda: lab.client.submit(submission),
-        lambda: lab.client.cancel(["999999"]),
+        lambda: lab.client.cancel(dict.fromkeys(["999999"], "")),
         lambda: lab.client.find([replace(submission, token="another0")]),  # noqa: S106  no secret
     )
     with ThreadPoolExecutor() as threads:
@@ -562,7 +565,7 @@ def test_what_the_controller_has_forgotten_is_concluded_from_the_accounts_alike(
     }
     jobs = {body: lab.submit(body) for body in ends}
     lab.until(jobs["sleep 1000"], "running")
-    lab.client.cancel([jobs[body].scheduler_id for body in ("sleep 1000", "#SBATCH --hold")])
+    lab.client.cancel(dict.fromkeys([jobs[body].scheduler_id for body in ("sleep 1000", "#SBATCH --hold")], ""))
     wait("squeue to forget", lambda: not lab.cluster.run("squeue", "-h", "-t", "all").stdout, seconds=PATIENCE_SECONDS)
     for body, end in ends.items():
         told = lab.until(jobs[body], end.state)

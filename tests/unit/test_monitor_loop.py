@@ -131,10 +131,10 @@ def test_silence_is_not_judged_while_the_scheduler_does_not_say_that_the_job_run
     stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
     stage.cycle(8)  # one look is within the three
 
-    def poll(ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         if kind == "no answer":
             raise SchedulerError(Problem("no answer"))
-        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in ids}
+        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in jobs}
 
     with monkeypatch.context() as patched:
         patched.setattr(stage.slurm, "poll", poll)
@@ -460,14 +460,14 @@ class Chained(FakeSlurmClient):
 
     native_dependencies = True
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        statuses = super().poll(ids)
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        statuses = super().poll(jobs)
         for number, one in enumerate(self.submissions, 1):
             parent = self._shown.get(one.dependency.partition(":")[2])
             if parent and parent.scheduler_state == "FAILED":
                 self._shown[str(number)] = JobStatus("CANCELLED", "DependencyNeverSatisfied")
                 self._scripts[str(number)] = [self._shown[str(number)]]
-        return {**statuses, **{job: self._shown[job] for job in ids if job in self._shown}}
+        return {**statuses, **{job: self._shown[job] for job in jobs if job in self._shown}}
 
 
 @pytest.mark.parametrize(

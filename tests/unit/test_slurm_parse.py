@@ -14,26 +14,29 @@ from oellm_autoexp.scheduler.base import ENDED, RUNNING
 from oellm_autoexp.slurm import parse
 
 SQUEUE = """\
-1@COMPLETED@0@0@n1@None@
-2@FAILED@1792@0@n1@NonZeroExitCode@
-3@FAILED@33280@0@n1@NonZeroExitCode@
-4@FAILED@32768@0@n1@NonZeroExitCode@
-5@FAILED@65280@0@n1@NonZeroExitCode@
-6@FAILED@9@0@n1@JobLaunchFailure@
-7@FAILED@35072@0@n1@NonZeroExitCode@
-10_1@FAILED@1792@0@n2@NonZeroExitCode@
-9_2@PENDING@0@0@@JobArrayTaskLimit@
-8@COMPLETING@0@3@n[1-2,4]@None@
-12@CANCELLED@15@0@n2@None@
-13@PENDING@0@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@
-14@OUT_OF_MEMORY@125@0@n1@OutOfMemory@
-15@FAILED@53@0@n1@JobLaunchFailure@
-16@TIMEOUT@0@0@n1@TimeLimit@
+1@COMPLETED@0@0@0@n1@None@+@autoexp:t1@+@name.t1@
+2@FAILED@1792@0@0@n1@NonZeroExitCode@+@autoexp:t2@+@name.t2@
+3@FAILED@33280@0@0@n1@NonZeroExitCode@+@autoexp:t3@+@name.t3@
+4@FAILED@32768@0@0@n1@NonZeroExitCode@+@autoexp:t4@+@name.t4@
+5@FAILED@65280@0@0@n1@NonZeroExitCode@+@autoexp:t5@+@name.t5@
+6@FAILED@9@0@0@n1@JobLaunchFailure@+@autoexp:t6@+@name.t6@
+7@FAILED@35072@0@0@n1@NonZeroExitCode@+@autoexp:t7@+@name.t7@
+10_1@FAILED@1792@0@0@n2@NonZeroExitCode@+@autoexp:t10_1@+@name.t10_1@
+9_2@PENDING@0@0@0@@JobArrayTaskLimit@+@autoexp:t9_2@+@name.t9_2@
+8@COMPLETING@0@0@3@n[1-2,4]@None@+@autoexp:t8@+@name.t8@
+12@CANCELLED@15@0@0@n2@None@+@autoexp:t12@+@name.t12@
+13@PENDING@0@0@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@+@autoexp:t13@+@name.t13@
+14@OUT_OF_MEMORY@125@0@0@n1@OutOfMemory@+@autoexp:t14@+@name.t14@
+15@FAILED@53@0@0@n1@JobLaunchFailure@+@autoexp:t15@+@name.t15@
+16@TIMEOUT@0@0@0@n1@TimeLimit@+@autoexp:t16@+@name.t16@
+17@FAILED@256@253@0@n1@NonZeroExitCode@+@autoexp:t17@+@name.t17@
+18@FAILED@1024@253@1@n1@NonZeroExitCode@+@autoexp:t18@+@name.t18@
+19@CANCELLED@0@0@0@@JobArrayTaskLimit@+@autoexp:t19@+@name.t19@
 """
 
 
 def test_squeue_tells_state_reason_nodes_requeues_and_the_exact_exit_code() -> None:
-    assert parse.squeue(SQUEUE) == {
+    assert {job: told.status for job, told in parse.squeue(SQUEUE).items()} == {
         "1": JobStatus("COMPLETED", "", 0, "n1", restarts=0),
         "2": JobStatus("FAILED", "NonZeroExitCode", 7, "n1", restarts=0),
         "3": JobStatus("FAILED", "NonZeroExitCode", 130, "n1", restarts=0),
@@ -49,15 +52,20 @@ def test_squeue_tells_state_reason_nodes_requeues_and_the_exact_exit_code() -> N
         "14": JobStatus("OUT_OF_MEMORY", "OutOfMemory", None, "n1", restarts=0),
         "15": JobStatus("FAILED", "JobLaunchFailure", None, "n1", restarts=0),
         "16": JobStatus("TIMEOUT", "TimeLimit", None, "n1", restarts=0),
+        "17": JobStatus("FAILED", "NonZeroExitCode", 1, "n1", out_of_memory=True, restarts=0),
+        "18": JobStatus("FAILED", "NonZeroExitCode", 4, "n1", restarts=1),  # an earlier run's step: it is kept
+        "19": JobStatus("CANCELLED", restarts=0),  # why it was pending is no reason any more
     }
 
 
-@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@0@n1@None@\n"])
+@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@0@0@n1@None@+@@+@@\n"])
 def test_an_empty_queue_and_a_clusters_header_are_no_jobs(text: str) -> None:
     assert len(parse.squeue(text)) == text.count("@RUNNING@")
 
 
-@pytest.mark.parametrize("text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@0@n1@None@\n"])
+@pytest.mark.parametrize(
+    "text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@0@0@n1@None@+@@+@@\n"]
+)
 def test_an_answer_in_which_there_is_no_job_is_not_an_empty_queue(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse.squeue(text)
@@ -68,19 +76,22 @@ def test_a_login_banner_does_not_hide_the_jobs() -> None:
 
 
 SACCT = """\
-1|COMPLETED|0:0|n1
-2|FAILED|7:0|n1
-3|FAILED|2:0|n1
-4|FAILED|0:0|n1
-6|FAILED|0:9|n1
-8|RUNNING|0:0|n1
-9_0|CANCELLED by 0|0:0|n2
-9_[2-5%2]|CANCELLED by 1000|0:0|None assigned
-11_[0,3,6,9,12,15,18,21,24,27,30,33,36,39,42,45,48,51,54,57,60,6...]|CANCELLED|0:0|None assigned
-14|OUT_OF_MEMORY|0:125|n1
-15|FAILED|0:53|n1
-20|PENDING|0:0|None assigned
-21|NODE_FAIL|0:0|n1
+1|COMPLETED|0:0|n1||name.t
+2|FAILED|7:0|n1||name.t
+3|FAILED|2:0|n1||name.t
+4|FAILED|0:0|n1||name.t
+6|FAILED|0:9|n1||name.t
+8|RUNNING|0:0|n1||name.t
+9_0|CANCELLED by 0|0:0|n2||name.t
+9_[2-5%2]|CANCELLED by 1000|0:0|None assigned||name.t
+11_[0,3,6,9,12,15,18,21,24,27,30,33,36,39,42,45,48,51,54,57,60,6...]|CANCELLED|0:0|None assigned||name.t
+14|OUT_OF_MEMORY|0:125|n1||name.t
+15|FAILED|0:53|n1||name.t
+20|PENDING|0:0|None assigned||name.t
+21|NODE_FAIL|0:0|n1||name.t
+17|FAILED|1:0|n1||name.t
+17.batch|FAILED|1:0|n1||batch
+17.0|OUT_OF_MEMORY|0:125|n1||sh
 """
 
 
@@ -100,10 +111,15 @@ SACCT = """\
         ("15", JobStatus("FAILED", "", None, "n1")),
         ("20", JobStatus("PENDING")),
         ("21", JobStatus("NODE_FAIL", "", None, "n1")),
+        ("17", JobStatus("FAILED", "", 1, "n1", out_of_memory=True)),
+        ("9_6", None),
+        ("99", None),
+        ("99_1", None),
     ],
 )
-def test_sacct_tells_the_end_also_of_tasks_that_never_began(job: str, status: JobStatus) -> None:
-    assert parse.sacct(SACCT, [job, "99", "99_1"]) == {job: status}
+def test_sacct_tells_the_end_also_of_tasks_that_never_began(job: str, status: JobStatus | None) -> None:
+    assert parse.sacct(SACCT).status(job, "t") == status
+    assert parse.sacct(SACCT).status(job, "another") is None
 
 
 @pytest.mark.parametrize(
@@ -298,20 +314,21 @@ def test_no_accounts_are_told_from_accounts_out_of_reach(stderr: str, disabled: 
 
 
 USAGE = """\
-7|COMPLETED|3600|billing=8,cpu=8,gres/gpu=4,mem=1G,node=2
-8|NODE_FAIL|100|gres/gpu:a100=2,gres/gpu:h100=1
-8|COMPLETED|50|gres/gpu:a100=2,gres/gpu:h100=1
-9|PREEMPTED|100|gres/gpu=4
-9|RUNNING|50|gres/gpu=4
-10|CANCELLED by 1000|0|
-11|COMPLETED|60|cpu=8,node=1
-12_3|TIMEOUT|60|gres/gpu=1
-13|COMPLETED|60|gres/gpu=1
+7|COMPLETED|3600|billing=8,cpu=8,gres/gpu=4,mem=1G,node=2|autoexp:t|name.t
+8|NODE_FAIL|100|gres/gpu:a100=2,gres/gpu:h100=1|autoexp:t|name.t
+8|COMPLETED|50|gres/gpu:a100=2,gres/gpu:h100=1|autoexp:t|name.t
+9|PREEMPTED|100|gres/gpu=4|autoexp:t|name.t
+9|RUNNING|50|gres/gpu=4|autoexp:t|name.t
+10|CANCELLED by 1000|0||autoexp:t|name.t
+11|COMPLETED|60|cpu=8,node=1|autoexp:t|name.t
+12_3|TIMEOUT|60|gres/gpu=1|autoexp:t|name.t
+13|COMPLETED|60|gres/gpu=1|autoexp:t|name.t
+7|COMPLETED|9|gres/gpu=1||another's
 """
 
 
 def test_what_each_run_used_is_read_with_its_gpus_once_the_last_run_has_ended() -> None:
-    assert parse.usage(USAGE, ["7", "8", "9", "10", "11", "12_3", "99"]) == {
+    assert parse.usage(USAGE, dict.fromkeys(["7", "8", "9", "10", "11", "12_3", "99"], "t")) == {
         "7": [Usage(3600, 4)],
         "8": [Usage(100, 3), Usage(50, 3)],
         "10": [Usage(0, None)],

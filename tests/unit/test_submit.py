@@ -42,9 +42,9 @@ class Slurm(FakeSlurmClient):
             raise trouble
         return super().submit(submission)
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         self.polls += 1
-        return super().poll(ids)
+        return super().poll(jobs)
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         if self.silent:
