@@ -9,12 +9,19 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    Problem,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
@@ -23,6 +30,9 @@ _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, to
 _SACCT_WINDOW = "now-30days"
 _PER_COMMAND = 500  # ids or names; one argument of a command may have 128 KiB
 _FORK_TRIES = 5
+_RETRYING_SECONDS = 120.0  # for so long an sbatch goes on trying where the queue is full (MAX_RETRIES in sbatch.c)
+_FIRST_SLEEP_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 _AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLURM notes of the node that ended it
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
@@ -45,7 +55,8 @@ class SlurmClient:
         timeout_seconds: float = 60,
         settle_seconds: float = 30,
     ) -> None:
-        self.settle_seconds = settle_seconds
+        # An sbatch behind a wrapper (ssh) can't be ended from here: it may submit as long as it tries.
+        self.settle_seconds = settle_seconds if len(submit_cmd) == 1 else max(settle_seconds, _RETRYING_SECONDS)
         self._scontrol = _beside(squeue_cmd, "scontrol")
         self._sinfo = _beside(squeue_cmd, "sinfo")
         self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
@@ -76,7 +87,12 @@ class SlurmClient:
             # One that can't be fulfilled any more would wait for ever.
             words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
         words.append(submission.script_path)
-        result = self._run(words, _submission_environment(submission.script_path), submission.work_dir)
+        result = self._run(
+            words,
+            _submission_environment(submission.script_path),
+            submission.work_dir,
+            ended_if=parse.tries_again if len(self._submit) == 1 else None,
+        )
         job = parse.submitted_id(result.stdout)
         if result.returncode != 0:
             kind, message = parse.refusal(result.returncode, result.stderr)
@@ -283,13 +299,22 @@ class SlurmClient:
         return result.stdout
 
     def _run(
-        self, words: Sequence[str], environment: Mapping[str, str], cwd: str | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None = None,
+        *,
+        ended_if: Callable[[str], bool] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises UnreachableError if it can't be started, SchedulerError if it hangs."""
+        """Run a command to its end, or until its errors say that it sleeps before it tries again (`ended_if`).
+
+        Raises UnreachableError if it can't be started, SchedulerError if it hangs, TooManyJobsError if it was ended in
+        its sleep.
+        """
         _log.debug("run %s", words)
         for attempt in range(_FORK_TRIES):
             try:
-                return _output(words, environment, cwd, self._timeout)
+                return _output(words, environment, cwd, self._timeout, ended_if)
             except BlockingIOError:  # fork: a crowded login node
                 time.sleep(0.2 * 2**attempt)
             except subprocess.TimeoutExpired:
@@ -302,7 +327,11 @@ class SlurmClient:
 
 
 def _output(
-    words: Sequence[str], environment: Mapping[str, str], cwd: str | None, timeout: float
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str | None,
+    timeout: float,
+    ended_if: Callable[[str], bool] | None,
 ) -> subprocess.CompletedProcess[str]:
     """Like subprocess.run, in a process group of its own.
 
@@ -321,12 +350,35 @@ def _output(
         process_group=0,
     ) as process:
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, errors = _told_at_the_end(process, timeout, ended_if)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def _told_at_the_end(
+    process: subprocess.Popen[str], timeout: float, ended_if: Callable[[str], bool] | None
+) -> tuple[str, str]:
+    """What a process says until its end. Raises TimeoutExpired, and TooManyJobsError if it was ended in its sleep."""
+    if ended_if is None:
+        return process.communicate(timeout=timeout)
+    deadline = time.monotonic() + timeout
+    while True:
+        asked = time.monotonic()
+        try:
+            return process.communicate(timeout=min(_LOOK_SECONDS, max(0, deadline - asked)))
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+            if ended_if(said):
+                os.killpg(process.pid, signal.SIGKILL)
+                # It had not said so before: that it still slept is sure only if this was quick.
+                if time.monotonic() - asked < _FIRST_SLEEP_SECONDS / 2:
+                    raise TooManyJobsError(Problem(f"sbatch: {parse.message(said)}")) from None
+                raise
+            if time.monotonic() >= deadline:
+                raise
 
 
 def _sbatch_runs(tokens: Iterable[str]) -> bool:

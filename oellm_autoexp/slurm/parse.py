@@ -8,7 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Usage
 
 _AFTER_WORDS = "@+@"
@@ -388,7 +394,6 @@ _INVALID = (
     "invalid partition",
     "invalid account",
     "invalid qos",
-    "invalid job array",
     "invalid feature",
     "invalid generic resource",
     "invalid license",
@@ -406,6 +411,19 @@ _INVALID = (
     "batch script",
     "unable to open file",
 )
+
+
+# slurmctld's words for submissions that a limit on their number refuses: of an association or a QOS (src/slurmctld/
+# acct_policy.c), of the whole cluster (MaxJobCount).
+_TOO_MANY = re.compile(
+    r"(?:assoc|qos)\w*submit\w*limit|job queue full|unable to accept job|resource temporarily unavailable"
+    r"|invalid job array|job array.* too (?:big|large)"
+)
+
+
+def tries_again(stderr: str) -> bool:
+    """Whether sbatch says that the queue is full (MaxJobCount): it then tries again and again, for two minutes."""
+    return "sleeping and retrying" in stderr
 
 
 def is_unclear(stderr: str) -> bool:
@@ -428,6 +446,8 @@ def refusal(returncode: int, stderr: str) -> tuple[type[SchedulerError], str]:
     # What sbatch did not say itself (an ssh, a wrapper that died) says nothing about the job.
     if is_unclear(stderr) or not _OF_SBATCH.search(stderr):
         return SchedulerError, words
+    if _TOO_MANY.search(said):
+        return TooManyJobsError, words
     invalid = returncode == _CLIENT_SAYS_NO or any(text in said for text in _INVALID)
     return InvalidSubmissionError if invalid else SubmitError, words
 

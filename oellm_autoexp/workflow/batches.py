@@ -30,6 +30,15 @@ class Batch:
         """Whether the jobs are the tasks of an array."""
         return None not in self.jobs
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two arrays in the place of this one; tasks that correspond to those of another array keep their numbers."""
+        tasks = list(self.jobs.items())
+        parts = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
+        if not self.dependency:
+            parts = tuple([(number, spec) for number, (_, spec) in enumerate(part)] for part in parts)
+        first, second = (Batch(dict(part), self.dependency) for part in parts)
+        return first, second
+
 
 def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
     """Arrays of jobs that are alike, of at most `largest` tasks (0: no arrays), and the others alone; by first jobs.

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.scheduler.base import UNKNOWN
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
@@ -85,7 +91,7 @@ def test_a_submission_carries_its_token_in_name_and_comment(commands: Commands) 
     ("code", "errors", "kind"),
     [
         (1, "sbatch: error: Batch job submission failed: Invalid partition name specified", InvalidSubmissionError),
-        (1, "sbatch: error: QOSMaxSubmitJobPerUserLimit", SubmitError),
+        (1, "sbatch: error: QOSMaxSubmitJobPerUserLimit", TooManyJobsError),
         (1, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", SchedulerError),
         (1, "sbatch: fatal: Could not establish a configuration source", UnreachableError),
         (1, "", SchedulerError),
@@ -293,6 +299,59 @@ def test_an_old_submission_is_looked_for_in_both_windows_of_the_accounts(command
     assert commands.client().find([commands.submission()]) == {commands.token: "8"}
     assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct", "sacct"]
     assert commands.client().find([]) == {}
+
+
+def runs(job: str, token: str) -> str:
+    return f"{job}@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n"
+
+
+def test_only_jobs_that_the_list_shows_as_ours_are_cancelled(commands: Commands) -> None:
+    lines = (("5", "t"), ("6", "strange"), ("7_0", "t7"), ("7_1", "t7"), ("8_3", "t8"))
+    commands.says("squeue", "".join(runs(job, token) for job, token in lines))
+    commands.client().cancel({"5": "t", "6": "t", "7": "t7", "8_3": "t8", "9": "t9", "10": ""})
+    assert commands.calls()[-1] == "scancel <10> <5> <7> <8_3>"
+    commands.says("squeue", "", "slurm_load_jobs error: Unable to contact slurm controller\n", 1)
+    with pytest.raises(SchedulerError):
+        commands.client().cancel({"5": "t"})
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "state"),
+    [
+        (runs("3_0", "t"), "", "CANCELLED"),
+        ("3@CANCELLED@0@0@0@@JobHeldUser@+@@+@name.t@\n", "", "CANCELLED"),
+        ("", "3_0|COMPLETED|0:0|n1||name.t\n3_2|COMPLETED|0:0|n1||name.t\n", "CANCELLED"),
+        ("", "3_[0,2]|CANCELLED by 0|0:0|None assigned||name.t\n", "CANCELLED"),
+        (runs("3_0", "t"), "3_[1-9]|PENDING|0:0|None assigned||name.t\n", "CANCELLED"),
+        ("", "3_[1-9]|PENDING|0:0|None assigned||name.t\n", "PENDING"),
+        (runs("3_0", "t"), "3_1|COMPLETED|0:0|n1||name.t\n", "COMPLETED"),
+        (runs("3_0", "strange"), "3_2|COMPLETED|0:0|n1||strange\n", None),
+        (runs("4_0", "t"), "", None),
+        ("", "", None),
+    ],
+)  # fmt: skip
+def test_a_task_that_is_not_there_has_left_its_array_if_others_of_that_are_told_of(
+    commands: Commands, squeue: str, sacct: str, state: str | None
+) -> None:
+    commands.says("squeue", squeue)
+    commands.says("sacct", sacct)
+    status = commands.client().poll({"3_1": "t"}).get("3_1")
+    assert (status and status.scheduler_state) == state
+
+
+def test_nothing_is_concluded_of_a_task_that_is_not_there_while_the_accounts_do_not_answer(commands: Commands) -> None:
+    commands.says("squeue", runs("3_0", "t"))
+    commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
+    assert commands.client().poll({"3_1": "t"})["3_1"].scheduler_state == UNKNOWN
+
+
+def test_an_sbatch_that_waits_for_room_in_the_queue_is_ended_in_its_sleep_and_has_surely_not_submitted(
+    commands: Commands,
+) -> None:
+    said = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    commands.write("sbatch", f"echo '{said}' >&2; sleep 1000; echo 7")
+    with pytest.raises(TooManyJobsError, match="unable to accept job"):
+        commands.client(timeout=30).submit(commands.submission())
 
 
 def test_a_failed_cancel_is_an_error_unless_the_jobs_have_ended(commands: Commands) -> None:
@@ -517,3 +576,36 @@ def test_an_exclusion_that_fails_is_an_error_unless_the_job_has_begun(commands: 
     commands.says("scontrol", "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1)
     with pytest.raises(SchedulerError, match="Unable to contact"):
         commands.client().exclude(dict.fromkeys(["5"], ""), ["n3"])
+
+
+@pytest.fixture
+def limited(make_slurm_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cluster]:
+    def make(**knobs: object) -> Cluster:
+        cluster = make_slurm_cluster(nodes=1, **knobs)
+        for name, value in cluster.environment().items():
+            monkeypatch.setenv(name, value)
+        return cluster
+
+    return make
+
+
+@pytest.mark.parametrize("limit", ["of the association", "of the cluster"])
+def test_more_jobs_than_the_site_takes_are_refused_as_too_many(
+    limited: Callable[..., Cluster], tmp_path: Path, limit: str
+) -> None:
+    if limit == "of the cluster":
+        cluster = limited(extra=("MaxJobCount=6",))
+    else:
+        cluster = limited(accounting=True, extra=("AccountingStorageEnforce=limits",))
+        user = cluster.run("id", "-un").stdout.strip()
+        cluster.run("sacctmgr", "-i", "add", "account", "lab")
+        cluster.run("sacctmgr", "-i", "add", "user", user, "account=lab")
+        cluster.run("sacctmgr", "-i", "modify", "user", user, "set", "maxsubmitjobs=5")
+    client = SlurmClient()
+    with pytest.raises(TooManyJobsError):
+        client.submit(real(tmp_path, "#SBATCH --hold", "array", tuple(range(10))))
+    client.submit(real(tmp_path, "#SBATCH --hold", "fits", tuple(range(4))))
+    client.submit(real(tmp_path, "#SBATCH --hold", "fits too"))
+    with pytest.raises(TooManyJobsError):
+        client.submit(real(tmp_path, "#SBATCH --hold", "one more"))
+    assert client.find([real(tmp_path, "", name) for name in ("array", "one more")]) == {}

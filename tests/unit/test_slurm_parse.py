@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Usage
 from oellm_autoexp.scheduler.base import ENDED, RUNNING
 from oellm_autoexp.slurm import parse
@@ -210,19 +216,26 @@ NEVER_ASKED = [
 ]
 REFUSED = [
     (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"),
+    (1, f"sbatch: error: QOSMaxWallDurationPerJobLimit\n{FAILED}Job violates accounting/QOS policy"),
     (1, f"{FAILED}Job dependency problem"),
-    (1, f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying"),
     # words of a transport in refusals that have nothing to do with one
     (1, "sbatch: error: --gpus-per-socket option requires --sockets-per-node specification"),
     (1, f"{FAILED}Protocol buffers are for paying users"),
     (1, "sbatch: error: lua: jobs need a connection to the licence server: use --licenses"),
     (1, "sbatch: error: cli_filter plugin terminated with error: --network=transport is not for you"),
 ]
+TOO_MANY = [
+    (1, f"sbatch: error: AssocMaxSubmitJobLimit\n{FAILED}Job violates accounting/QOS policy"),
+    (1, f"sbatch: error: AssocGrpSubmitJobsLimit\n{FAILED}Job violates accounting/QOS policy"),
+    (1, f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{FAILED}Job violates accounting/QOS policy"),
+    (1, f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying"),
+    (1, f"{FAILED}Resource temporarily unavailable"),
+    (1, f"{FAILED}Invalid job array specification"),
+]
 INVALID = [
     (1, NO_PARTITION),
     (1, NO_SCRIPT),
     (1, f"{FAILED}Requested node configuration is not available"),
-    (1, f"{FAILED}Invalid job array specification"),
     (1, "sbatch: error: Batch script contains DOS line breaks (\\r\\n)\nsbatch: error: instead of expected UNIX ones"),
     (1, "sbatch: error: Batch script is empty!"),
     (1, "sbatch: error: Unable to open file gone"),
@@ -256,6 +269,7 @@ UNCLEAR = [
     ("returncode", "stderr", "kind"),
     [(*case, UnreachableError) for case in NEVER_ASKED]
     + [(*case, SubmitError) for case in REFUSED]
+    + [(*case, TooManyJobsError) for case in TOO_MANY]
     + [(*case, InvalidSubmissionError) for case in INVALID]
     + [(*case, SchedulerError) for case in UNCLEAR],
 )
@@ -418,3 +432,53 @@ def test_fields_of_a_job_are_found_by_their_whole_name() -> None:
     assert parse.job_field(text, "JobState") == "PENDING"
     assert parse.job_field(text, "ReqNodeList") == parse.job_field(text, "NodeList") == ""
     assert parse.job_field(text, "List") == ""
+
+
+LISTED = "5@RUNNING@0@0@0@n1@None@+@{comment}@+@{name}@\n"
+
+
+@pytest.mark.parametrize(
+    ("comment", "name", "own"),
+    [
+        ("autoexp:tok", "x.tok", True),
+        ("autoexp:tok more of the site's", "renamed by the site", True),
+        ("the site's", "x.tok", True),
+        ("(null)", "wrap", False),
+        ("autoexp:tik", "x.tik", False),
+        ("tok", "tok.x", False),
+        ("a@b@+@c", "x.tok", True),
+    ],
+)
+def test_a_listed_job_is_ours_if_its_name_or_its_comment_says_so(comment: str, name: str, own: bool) -> None:
+    told = parse.squeue(LISTED.format(comment=comment, name=name))["5"]
+    assert (told.of("tok"), told.of("")) == (own, True)
+    accounts = parse.sacct(f"5|RUNNING|0:0|n1|{comment}|{name}\n")
+    assert (accounts.status("5", "tok") is not None) == own
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_no_words_of_a_job_hide_it_or_its_state(reason: str, comment: str, name: str, token: str) -> None:
+    def clean(text: str) -> str:
+        return " ".join(text.split()).translate({ord(character): None for character in "\x1c\x1d\x1e\x85"})
+
+    words = f"{clean(reason)}@+@{clean(comment)}@+@{clean(name)}"
+    told = parse.squeue(f"5@PENDING@0@0@0@@{words}@\n7@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n")
+    assert told["5"].status.scheduler_state == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("0-1,3]", {0, 1, 3}),
+        ("0-1,3%2]", {0, 1, 3}),
+        ("7]", {7}),
+        ("0-6:3]", {0, 3, 6}),
+        ("0,3,6,9,...]", None),
+        ("0-4000000000]", None),
+        ("", None),
+    ],
+)
+def test_a_bracket_of_the_accounts_holds_the_tasks_that_it_names_alone(text: str, numbers: set[int] | None) -> None:
+    accounts = parse.sacct(f"9_[{text}|CANCELLED|0:0|None assigned||x.t\n")
+    held = {task for task in range(10) if accounts.status(f"9_{task}", "t") is not None}
+    assert held == (set(range(10)) if numbers is None else numbers)
