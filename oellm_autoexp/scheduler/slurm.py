@@ -163,7 +163,7 @@ class SlurmClient:
         """See Scheduler.poll. Jobs that only sacct can tell of are UNKNOWN while it does not answer."""
         if not jobs:
             return {}
-        listed = self._listed()
+        listed = self._ask_squeue()
         seen = {job: listed[job].status for job, token in jobs.items() if job in listed and listed[job].of(token)}
         missing = {job: token for job, token in jobs.items() if job not in seen}
         present = parse.known(listed.items())
@@ -188,7 +188,7 @@ class SlurmClient:
                 seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, jobs[job], status.nodes))
         return seen
 
-    def _listed(self) -> dict[str, parse.Told]:
+    def _ask_squeue(self) -> dict[str, parse.Told]:
         """The jobs and array tasks in squeue's list, by id: those that live, and those that ended lately."""
         text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
         try:
@@ -253,7 +253,7 @@ class SlurmClient:
         """See Scheduler.cancel. What squeue does not list has ended."""
         alive = [job for job, token in jobs.items() if not token]
         if len(alive) < len(jobs):
-            present = parse.known(self._listed().items())
+            present = parse.known(self._ask_squeue().items())
             alive += [job for job, token in jobs.items() if token and (job, token) in present]
         for some in _chunks(sorted(alive)):
             result = self._run([*self._cancel, *some], _query_environment())

@@ -130,6 +130,25 @@ def test_an_id_that_nobody_knows_is_left_out(harness: Harness) -> None:
     assert harness.client.poll({}) == {}
 
 
+def test_a_job_of_the_same_id_that_has_another_token_is_another_job(harness: Harness) -> None:
+    running, (pending,) = harness.submit(STAYS), harness.pending()
+    array = harness.submit(STAYS, array=(0, 1))
+    harness.until("RUNNING", running)
+    harness.until("PENDING", pending)
+    others = dict.fromkeys([running, pending, array, f"{array}_0"], "another0")
+    assert harness.client.poll(others) == {}
+    harness.client.exclude(others, harness.some_nodes())
+    harness.client.cancel(others)
+    assert harness.client.usage(others) == {}
+    harness.until("RUNNING", running)
+    harness.until("PENDING", pending)
+    known = harness.known(running, pending)
+    assert harness.client.poll(dict.fromkeys(known, "")).keys() == known.keys(), "no token can't be compared"
+    assert harness.client.poll({**known, f"{array}_0": "another0"}).keys() == known.keys()
+    harness.client.cancel(harness.known(running, pending, array))
+    assert [state for state, _ in harness.ends(running, pending, f"{array}_1")] == ["CANCELLED"] * 3
+
+
 def test_a_refused_submission_leaves_nothing_behind(harness: Harness) -> None:
     refused = harness.refused()
     with pytest.raises(SubmitError):

@@ -68,3 +68,12 @@ def test_an_exclusion_is_passed_on() -> None:
 
     SharedScheduler(Told()).exclude(dict.fromkeys(["1"], ""), ["n1"])
     assert told == [({"1": ""}, ["n1"])]
+
+
+def test_a_job_whose_id_another_session_has_asked_for_with_another_token_is_asked_for_itself() -> None:
+    scheduler = Counting()
+    shared = SharedScheduler(scheduler)
+    shared.ask({"1": "new", "2": "two"})
+    assert shared.poll({"2": "two"}).keys() == {"2"}
+    shared.poll({"1": "old"})
+    assert scheduler.questions == [["1", "2"], ["1"]]

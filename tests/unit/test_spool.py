@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -223,3 +224,17 @@ def test_every_file_carries_a_version(spool: Spool) -> None:
 def test_a_script_is_run_by_what_its_first_line_names(tmp_path: Path, first: bytes, words: list[str]) -> None:
     (tmp_path / "script").write_bytes(first)
     assert interpreter(tmp_path / "script") == words
+
+
+def test_a_folder_that_was_removed_and_filled_anew_has_no_job_of_before(tmp_path: Path) -> None:
+    script = tmp_path / "job.sbatch"
+    script.write_text("#!/bin/sh\n")
+    old, new = (Submission(token, "a", str(script), str(tmp_path), "/log") for token in ("old", "new"))
+    client, folder = LocalClient(tmp_path / "spool", slots=1), Spool(tmp_path / "spool")
+    assert folder.add(old, {}) == "1"
+    assert client._spool.job("1", "old") is not None
+    shutil.rmtree(tmp_path / "spool")
+    assert client.poll({"1": "old"}) == {}
+    assert Spool(tmp_path / "spool").add(new, {}) == "1"
+    assert client.poll({"1": "old"}) == {}
+    assert client._spool.job("1", "new") is not None
