@@ -169,19 +169,19 @@ class SlurmClient:
         present = parse.known(listed.items())
         ever = set(present)
         try:
-            # sacct has tasks that never began under their array's id alone.
+            # sacct has tasks that never began under their array's id alone, and is late: what squeue lists of an
+            # array tells of all of its tasks but those that have begun.
             for some in _chunks(sorted({parse.array_of(job) for job in missing})):
                 accounts = parse.sacct(self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS, steps=True))
-                told = {job: accounts.status(job, token) for job, token in missing.items()}
-                seen |= {job: status for job, status in told.items() if status is not None}
+                for job, token in missing.items():
+                    speaks = job in accounts.own or (parse.array_of(job), token) not in present
+                    if speaks and (status := accounts.status(job, token)) is not None:
+                        seen[job] = status
                 ever |= parse.known(accounts.arrays())
         except SchedulerError as error:
             seen |= dict.fromkeys(jobs.keys() - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
         for job, token in missing.items():
-            # A task that has begun has a line of its own. That it is pending, the accounts say late.
-            status, array = seen.get(job), (parse.array_of(job), token)
-            late = status is not None and status.scheduler_state == "PENDING"
-            if "_" in job and ((status is None and array in ever) or (late and array in present)):
+            if "_" in job and job not in seen and (parse.array_of(job), token) in ever:
                 seen[job] = JobStatus("CANCELLED", NEVER_BEGAN)
         for job, status in seen.items():
             if status.scheduler_state == "NODE_FAIL":

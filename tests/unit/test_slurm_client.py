@@ -20,7 +20,7 @@ from oellm_autoexp.errors import (
     UnreachableError,
 )
 from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import UNKNOWN
+from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
 
@@ -243,7 +243,7 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
         "2": JobStatus("COMPLETED", exit_code=0, nodes="n1"),
         "3_0": JobStatus("FAILED", exit_code=7, nodes="n1"),
         "3_1": JobStatus("PENDING", "Resources", restarts=0),
-        "3_2": JobStatus("CANCELLED"),
+        "3_2": JobStatus("CANCELLED", NEVER_BEGAN),
     }
     squeue, sacct = commands.calls()
     assert squeue.startswith("squeue <--me> <-h> <-a> <-t> <all> <-r>")
