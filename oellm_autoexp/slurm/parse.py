@@ -65,7 +65,7 @@ def squeue(text: str) -> dict[str, Told]:
         if len(fields) == 7 and _ID.fullmatch(fields[0]):
             job, state, code, steps_code, restarts, nodes, words = fields
             reason, comment, name = (*words.split(_AFTER_WORDS, 2), "", "")[:3]
-            times = int(restarts) if restarts.isdecimal() else None
+            times = _number(restarts)
             status = replace(
                 _status(state, raw_exit_code(code), nodes, reason),
                 # The worst code of a step is kept when a job is requeued: it may be an earlier run's.
@@ -108,7 +108,7 @@ class Accounts:
         told = self.own.get(job)
         if told is None and "_" in job:
             told, tasks = self.never_begun.get(array_of(job), (None, None))
-            told = told if tasks is None or int(job.partition("_")[2]) in tasks else None
+            told = told if tasks is None or _number(job.partition("_")[2]) in tasks else None
         return told.status if told is not None and told.of(token) else None
 
     def arrays(self) -> Iterator[tuple[str, Told]]:
@@ -163,7 +163,12 @@ _OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 def _is_out_of_memory(raw_code: str) -> bool:
     """Whether a wait status is the one that SLURM gives to what ran out of memory (SIG_OOM, 253)."""
-    return raw_code.strip().isdecimal() and int(raw_code) == 253
+    return _number(raw_code.strip()) == 253
+
+
+def _number(text: str) -> int | None:
+    """A number of at most nine digits, None for any other text: none that SLURM prints has more."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def failed_node(text: str) -> str:
@@ -228,9 +233,9 @@ def usage(text: str, wanted: Mapping[str, str]) -> dict[str, list[Usage]]:
         comment, _, name = words.rpartition("|")
         if not Told(JobStatus(state), comment, name).of(wanted[job]):
             continue
-        if state_word(state) in _OPEN or not elapsed.isdecimal():
+        if state_word(state) in _OPEN or _number(elapsed) is None:
             open_jobs.add(job)
-        found.setdefault(job, []).append(Usage(float(elapsed or 0), _gpus(allocated)))
+        found.setdefault(job, []).append(Usage(float(_number(elapsed) or 0), _gpus(allocated)))
     return {job: runs for job, runs in found.items() if job not in open_jobs}
 
 
@@ -241,9 +246,10 @@ _OPEN = frozenset({"PENDING", "RUNNING", "SUSPENDED", "RESIZING"})
 def _gpus(allocated: str) -> int | None:
     """The GPUs in `billing=8,cpu=8,gres/gpu=4,node=1`; None if the site does not account for them."""
     counts = dict(entry.rpartition("=")[::2] for entry in allocated.split(","))
-    typed = [int(count) for name, count in counts.items() if name.startswith("gres/gpu:") and count.isdecimal()]
-    all_of_them = counts.get("gres/gpu", "")
-    return int(all_of_them) if all_of_them.isdecimal() else sum(typed) if typed else None
+    typed = [_number(count) for name, count in counts.items() if name.startswith("gres/gpu:")]
+    known = [count for count in typed if count is not None]
+    all_of_them = _number(counts.get("gres/gpu", ""))
+    return all_of_them if all_of_them is not None else sum(known) if known else None
 
 
 def max_array_size(text: str) -> int | None:
@@ -251,8 +257,8 @@ def max_array_size(text: str) -> int | None:
 
     MaxArraySize, or max_array_tasks of SchedulerParameters, where that is less (slurm.conf(5)).
     """
-    size = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
-    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]+)", text, re.MULTILINE)
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})$", text, re.MULTILINE)
+    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]{1,9})\b", text, re.MULTILINE)
     found = [int(limit[1]) for limit in (size, tasks) if limit]
     return min(found) if found else None
 
@@ -299,15 +305,14 @@ def exit_code(text: str) -> int | None:
 
     sacct takes 128 off an exit code of 128 or more (`exit 130` → `2:0`), so a code from there may be too small.
     """
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text.strip())
     return None if match is None else _shell_code(int(match[1]), int(match[2]))
 
 
 def raw_exit_code(text: str) -> int | None:
     """A wait status (squeue's exit_code: `65280`) as a shell's exit code; None if it is none."""
-    if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) > 0xFFFF:
-        return None
-    return _shell_code(int(text) >> 8, int(text) & 0x7F)
+    code = _number(text.strip())
+    return None if code is None or code > 0xFFFF else _shell_code(code >> 8, code & 0x7F)
 
 
 def submitted_id(text: str) -> str:

@@ -482,3 +482,19 @@ def test_a_bracket_of_the_accounts_holds_the_tasks_that_it_names_alone(text: str
     accounts = parse.sacct(f"9_[{text}|CANCELLED|0:0|None assigned||x.t\n")
     held = {task for task in range(10) if accounts.status(f"9_{task}", "t") is not None}
     assert held == (set(range(10)) if numbers is None else numbers)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\N{SUPERSCRIPT TWO}", "-1", ""])
+def test_no_number_that_slurm_does_not_print_stops_anything(number: str) -> None:
+    told = parse.squeue(f"5@FAILED@{number}@{number}@{number}@n1@None@+@@+@x.t@\n")["5"]
+    assert (told.status.exit_code, told.status.restarts, told.status.out_of_memory) == (None, None, False)
+    assert parse.sacct(f"5|FAILED|{number}:0|n1||x.t\n9_[{number}]|PENDING|0:0|n1||x.t\n").status("5", "t") is not None
+    assert parse.usage(f"5|COMPLETED|{number}|gres/gpu={number}||x.t\n", {"5": "t"}) == {}
+    assert parse.max_array_size(f"MaxArraySize = {number}\n") is None
+
+
+@given(st.text())
+def test_no_text_of_the_accounts_is_an_error(text: str) -> None:
+    accounts = parse.sacct(text)
+    assert all(accounts.status(job, token) is None for job in ("5", "7_2") for token in ("0123abcd",))
+    assert parse.usage(text, {"5": "0123abcd"}) == {}
