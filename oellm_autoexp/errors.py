@@ -7,7 +7,8 @@ AutoexpError
 ├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
 │   ├── UnreachableError its commands could not even be asked: surely nothing was submitted
 │   └── SubmitError      the scheduler answered and refused the submission
-│       └── InvalidSubmissionError  whatever its load: something about it is wrong
+│       ├── InvalidSubmissionError  whatever its load: something about it is wrong
+│       └── TooManyJobsError        it takes no more jobs, or no array of so many tasks, now
 └── StateError           a file of ours (manifest, session) can't be used          exit 2
     ├── LockedError      somebody else is at work on it
     ├── UnwritableError  it can't be written just now: a full disk, a quota, a file system that is away
@@ -78,6 +79,10 @@ class SubmitError(SchedulerError):
 
 class InvalidSubmissionError(SubmitError):
     """The scheduler refused for a reason that does not pass by itself: an unknown partition, a node that is none."""
+
+
+class TooManyJobsError(SubmitError):
+    """The scheduler takes no more jobs of this user now, or no array of so many tasks."""
 
 
 class StateError(AutoexpError):

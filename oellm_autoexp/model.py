@@ -132,5 +132,7 @@ class JobStatus:
     log_path: str = ""
     failed_nodes: str = ""
     """Those of `nodes` whose failure ended the job (`NODE_FAIL`), as far as the scheduler tells; joined by commas."""
+    out_of_memory: bool = False
+    """Whether one of its steps (srun) ran out of memory, whatever its script made of that."""
     restarts: int | None = None
     """How often the scheduler has begun it again under the same id (squeue(1), restartcnt); None: not known."""

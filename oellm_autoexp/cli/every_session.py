@@ -102,7 +102,8 @@ class Watch:
                 self._turns[path] = now + monitor.interval_seconds
         for key in due:
             mine = [path for path, (monitor, _) in self._watched.items() if _key(monitor) == key]
-            jobs = [job for path in mine for job in self._watched[path][0].queued_ids]
+            queued = (self._watched[path][0].queued_ids for path in mine)
+            jobs = {job: token for ids in queued for job, token in ids.items()}
             try:
                 self._schedulers[key].ask(jobs)
             except Exception as error:  # of one scheduler's answer, which the sessions of another do not need

@@ -170,7 +170,7 @@ class Detached:
                 return None
             what = "it is not clear yet whether a monitor was submitted"
             raise SchedulerError(Problem(what, str(self._record), f"ask again in {math.ceil(left)} s"))
-        status = client.poll([job]).get(job)
+        status = client.poll({job: handed.token}).get(job)
         if status is None or status.scheduler_state in ENDED:
             return None
         if status.scheduler_state == UNKNOWN:
@@ -216,7 +216,7 @@ class Detached:
             if path.exists():
                 pid, _, host = path.read_text().strip().partition(" ")
                 return int(pid), host
-            status = self._client("local").poll([job]).get(job)
+            status = self._client("local").poll({job: ""}).get(job)
             if status is None or status.scheduler_state in ENDED or time.monotonic() >= until:
                 return None
             time.sleep(0.1)

@@ -88,6 +88,8 @@ def see_status(
     if requeued:  # between two looks: nothing that the earlier run told is true of this one
         job = job.model_copy(update={**NEW_RUN, "runs": job.runs + 1})
     state = _settled(job, conclude(status.scheduler_state))
+    if state == CRASH and status.out_of_memory and job.verdict != STALL:
+        state = OOM  # its script only tells that a step failed
     update: dict[str, object] = {
         "scheduler_state": status.scheduler_state,
         "reason": job.cancelled_by if state in FINAL and job.cancelled_by else status.reason,
@@ -170,17 +172,23 @@ def _settled(job: TrackedJob, state: str) -> str:
 
 
 def _missing(job: TrackedJob, now: float, clock: float, patience_seconds: float) -> TrackedJob:
+    """A job that a scheduler which answers does not know: for a while it may be late."""
     if job.missing_since is None or job.missing_since > clock:
         return job.model_copy(update={"missing_since": clock})
     if clock - job.missing_since < patience_seconds:
         return job
     reason = "left the queue, and neither accounting nor the job itself says how it ended"
-    return job.happened(now, CRASH, reason, state=CRASH, reason=reason, ended_at=now, vanished=True)
+    state, vanished = CRASH, True
+    if job.cancelled_by and job.end_asked_at is not None:
+        state, reason, vanished = _settled(job, CANCELLED), job.cancelled_by, False
+    return job.happened(now, state, reason, state=state, reason=reason, ended_at=now, vanished=vanished)
 
 
 def _words(status: JobStatus) -> str:
     code = f"exit code {status.exit_code}" if status.exit_code else ""
-    return ", ".join(word for word in (status.scheduler_state, status.reason, code) if word)
+    told = status.out_of_memory and status.scheduler_state != "OUT_OF_MEMORY"
+    memory = "a step of it ran out of memory" if told else ""
+    return ", ".join(word for word in (status.scheduler_state, status.reason, code, memory) if word)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -379,7 +387,7 @@ class Detector:
             return job, []  # what was ended on purpose is no crash
         told: dict[str, Any] = {**declared.metadata, "state": job.state, "reason": job.reason, "nodes": job.nodes}
         if job.state in FINAL:
-            told["exit_code"] = "" if job.exit_code is None else job.exit_code
+            told["exit_code"] = "unknown" if job.exit_code is None else job.exit_code
         if job.state in FINAL and job.state != SUCCESS:
             told["error_type"] = job.error_type or job.state
         if job.state == NODE_FAIL:

@@ -31,7 +31,7 @@ def values(spec: JobSpec, job: TrackedJob, event: Event | None, plan_id: str) ->
         "attempt": event.attempt if event else job.attempt,
         "state": job.state,
         "scheduler_state": job.scheduler_state,
-        "exit_code": "" if job.exit_code is None else job.exit_code,
+        "exit_code": "unknown" if job.exit_code is None else job.exit_code,
         "nodes": job.nodes,
         "nodes_at_fault": "",
         "log_path": event.log_path if event else job.resolved_log_path,

@@ -18,6 +18,7 @@ from oellm_autoexp.monitor import facts
 from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.tracked import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[Condition, ...])
@@ -132,7 +133,8 @@ def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, Tracke
     if status is None or not ended or not job.after or job.state != PENDING or job.cancelled_by or job.restart:
         return False
     there = {other.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
-    return status.reason == "DependencyNeverSatisfied" or not (status.reason or there.issuperset(job.after))
+    told = status.reason not in ("", NEVER_BEGAN)
+    return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.after))
 
 
 def withdrawn(job: TrackedJob, now: float) -> TrackedJob:

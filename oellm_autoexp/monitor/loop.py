@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 import traceback
 from collections import defaultdict
@@ -36,8 +37,9 @@ from oellm_autoexp.monitor.tracked import (
     WAITING,
     Run,
     TrackedJob,
+    by_id,
 )
-from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.scheduler.base import ENDED, NEVER_BEGAN, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter, link_current
 
@@ -50,6 +52,8 @@ _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
+_TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
+"""A submission's token in the name that a job ran by; a site may have given it another name."""
 
 
 @dataclass
@@ -105,9 +109,10 @@ class Monitor:
         return min(seconds, _UNCLEAR_PAUSE_SECONDS) if self.submitter.unsettled else seconds
 
     @property
-    def queued_ids(self) -> list[str]:
-        """The scheduler's ids of the jobs in its queue, or perhaps."""
-        return [job.scheduler_id for job in self.session.jobs.values() if job.state in IN_QUEUE or job.may_still_run]
+    def queued_ids(self) -> dict[str, str]:
+        """The scheduler's ids of the jobs in its queue, or perhaps, with the token of each."""
+        queued = (job for job in self.session.jobs.values() if job.state in IN_QUEUE or job.may_still_run)
+        return {job: tracked.token for job, tracked in by_id(queued).items()}
 
     @property
     def nap_seconds(self) -> float:
@@ -250,17 +255,18 @@ class Monitor:
         return alive
 
     def _observe(self, now: float) -> None:
-        jobs = self.session.jobs
+        jobs, asked = self.session.jobs, self.queued_ids
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
         late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
         try:
-            answers = self.scheduler.poll([job.scheduler_id for job in watched])
+            answers = self.scheduler.poll(asked)
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
         answered = answers is not None
         for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
-            told = None if answers is None else answers.get(job.scheduler_id)
+            meant = asked[job.scheduler_id] == job.token  # else the id is a newer job's
+            told = answers.get(job.scheduler_id) if answers is not None and meant else None
             look = self._look_for_end if job.may_still_run else self._look_at
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
@@ -470,9 +476,11 @@ class Monitor:
         known = status is not None and (status.scheduler_state not in ENDED or status.exit_code is not None)
         if not lost and known and status is not None and status.scheduler_state != "FAILED":
             return status
+        never_began = status is not None and status.reason == NEVER_BEGAN
+        lost = lost or never_began
         code = self._mark(job, "exit")
         if code is None:
-            return status
+            return None if never_began and self._has_begun(job) else status
         if lost or status is None:
             return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
         return replace(status, exit_code=code)
@@ -489,12 +497,26 @@ class Monitor:
                 update["ended_at"] = max(float(start), ended)
         return job.model_copy(update=update)
 
+    def _has_begun(self, job: TrackedJob) -> bool:
+        """Whether a job has left traces of its beginning: a mark, or something in its log that was not read yet."""
+        if job.state == RUNNING or self._mark(job, "start") is not None:
+            return True
+        with contextlib.suppress(OSError):
+            return Path(job.resolved_log_path).stat().st_size != job.cursor.offset
+        return False
+
     def _mark_path(self, job: TrackedJob, kind: marks.Kind) -> Path:
         return Path(self._specs[job.name].output_dir, MARKS, f"{job.scheduler_id}.{kind}")
 
     def _mark(self, job: TrackedJob, kind: marks.Kind) -> int | None:
-        """A number that the job's script left: when it started (seconds since 1970), or its exit code."""
-        mark = marks.read(self._mark_path(job, kind), kind, self.now())
+        """A number that the job's script left: when it started (seconds since 1970), or its exit code.
+
+        What an earlier attempt left under the same id, as the scheduler began its ids anew, is not the job's.
+        """
+        start = marks.read(self._mark_path(job, "start"), "start", self.now())
+        if job.token and _TOKEN_AT_END.search(start.name) and not start.name.endswith(f".{job.token}"):
+            return None
+        mark = start if kind == "start" else marks.read(self._mark_path(job, kind), kind, self.now())
         if mark.wrong and mark.wrong not in self._complaints[job.name]:
             self._complaints[job.name].append(mark.wrong)
         return mark.number
@@ -505,7 +527,7 @@ class Monitor:
         due = [
             (job, run) for job in self.session.jobs.values() for run in job.unsettled if run.ended_at <= now - patience
         ]
-        with_gpus = [run.scheduler_id for job, run in due if self._specs[job.name].resources.gpus]
+        with_gpus = {run.scheduler_id: run.token for job, run in due if self._specs[job.name].resources.gpus}
         usage: Mapping[str, Sequence[Usage]] = {}
         if with_gpus:
             with contextlib.suppress(SchedulerError):
@@ -528,7 +550,7 @@ def _with_run(job: TrackedJob) -> TrackedJob:
     """A job whose attempt has ended, with that in its ledger's queue."""
     ended = job.ended_at or 0.0
     seconds = max(0.0, ended - job.started_at) if job.started_at else 0.0
-    run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds)
+    run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds, token=job.token)
     return job.model_copy(update={"unsettled": (*job.unsettled, run)})
 
 

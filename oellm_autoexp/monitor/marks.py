@@ -25,6 +25,8 @@ class Mark:
 
     number: int | None = None
     wrong: str = ""
+    name: str = ""
+    """The last line of a start mark: the name that the job ran by."""
 
 
 def read(path: Path, kind: Kind, now: float) -> Mark:
@@ -39,11 +41,12 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             return Mark(wrong=_ignored(path, "no regular file"))
-        line = os.read(file, _MOST_BYTES).partition(b"\n")[0].strip()
+        first, _, rest = os.read(file, _MOST_BYTES).partition(b"\n")
     except OSError as error:
         return Mark(wrong=_ignored(path, error.strerror or "can't be read"))
     finally:
         os.close(file)
+    line, name = first.strip(), rest.strip().rpartition(b"\n")[2].decode(errors="replace")
     if not line:
         young = abs(time.time() - status.st_mtime) < _IN_THE_MAKING_SECONDS
         return Mark() if young else Mark(wrong=_ignored(path, "empty"))
@@ -52,8 +55,9 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
         fits = number is not None and number <= _HIGHEST_CODE
         return Mark(number) if fits else Mark(wrong=_ignored(path, "no exit code"))
     if number is None or number == 0:
-        return Mark(wrong=_ignored(path, "no time"))
-    return Mark(number) if number <= now + _SKEW_SECONDS else Mark(wrong=_ignored(path, "a time that is yet to come"))
+        return Mark(wrong=_ignored(path, "no time"), name=name)
+    late = number > now + _SKEW_SECONDS
+    return Mark(wrong=_ignored(path, "a time that is yet to come"), name=name) if late else Mark(number, name=name)
 
 
 def _ignored(path: Path, why: str) -> str:

@@ -52,6 +52,7 @@ from oellm_autoexp.monitor.tracked import (
     SUCCESS,
     WAITING,
     TrackedJob,
+    by_id,
 )
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
@@ -483,14 +484,14 @@ class Reactions:
         """Keep the other jobs that have not begun away from nodes at fault, too: they would be next to fail there."""
         if not nodes:
             return
-        in_queue = []
+        in_queue: dict[str, str] = {}
         for other in list(self.session.jobs.values()):
             if other.name == name or other.state not in (WAITING, PENDING):
                 continue
             excluded = tuple(dict.fromkeys((*other.excluded, *nodes)))
             self.session.put(other.model_copy(update={"excluded": excluded, "script_path": ""}))
             if other.state == PENDING:
-                in_queue.append(other.scheduler_id)
+                in_queue[other.scheduler_id] = other.token
         if in_queue:
             try:
                 self.scheduler.exclude(in_queue, nodes)
@@ -584,7 +585,7 @@ class Reactions:
         ]
         if due:
             self._save()
-            self.scheduler.cancel([job.scheduler_id for job in due])
+            self.scheduler.cancel({job.scheduler_id: job.token for job in by_id(due).values()})
         for job in due:
             self.session.put(job.model_copy(update={"end_asked_at": now}))
 

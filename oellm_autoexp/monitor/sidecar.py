@@ -130,12 +130,12 @@ class SidecarJob:
         if calls and not wanted.exists():
             os.replace(max(calls, key=lambda path: path.stat().st_mtime), wanted)
 
-    def outcome(self, job_id: str) -> Outcome | None:
+    def outcome(self, job_id: str, token: str) -> Outcome | None:
         """How the job's program ended; None while it goes on. Raises SchedulerError."""
         result = JobPaths(self._folder, job_id=job_id, task_id=0).result_pickle
         if result.exists():
             return _outcome(result)
-        status = self._client.poll([job_id]).get(job_id)
+        status = self._client.poll({job_id: token}).get(job_id)
         if status is not None and status.scheduler_state == UNKNOWN:
             raise SchedulerError(Problem(f"nobody can tell how job {job_id} is: {status.reason}"))
         if status is not None and status.scheduler_state not in ENDED:

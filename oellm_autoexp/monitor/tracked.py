@@ -63,6 +63,7 @@ class Run(Record):
     scheduler_id: str
     ended_at: float
     seconds: float
+    token: str = ""
 
 
 class Restarting(Record):
@@ -207,6 +208,11 @@ class TrackedJob(Record):
         """A copy with `update`, and one more entry in its history."""
         entry = HistoryEntry(at=at, event=event, message=message)
         return self.model_copy(update={**update, "history": (*self.history, entry)[-MOST_HISTORY:]})
+
+
+def by_id(jobs: Iterable[TrackedJob]) -> dict[str, TrackedJob]:
+    """Jobs by their scheduler's ids. Where two have one, as it began its ids anew, it is the newest one's."""
+    return {job.scheduler_id: job for job in sorted(jobs, key=lambda job: job.submitted_at or 0)}
 
 
 def counts(jobs: Iterable[TrackedJob]) -> dict[str, int]:

@@ -126,7 +126,7 @@ class _Jobs:
             self.held.change(sidecar=sidecar)
         if sidecar is None:
             sidecar = self._submitted()
-        return self.job.outcome(sidecar.job_id)
+        return self.job.outcome(sidecar.job_id, sidecar.token)
 
     def _submitted(self) -> Sidecar:
         from oellm_autoexp.monitor.sidecar import Call

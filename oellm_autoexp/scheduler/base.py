@@ -32,10 +32,18 @@ STOPPED = frozenset({"STOPPED", "SUSPENDED"})
 """States in which the job's processes exist and are made to stand still."""
 UNKNOWN = "UNKNOWN"
 """The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
+NEVER_BEGAN = "cancelled before it began"
+"""The reason of a CANCELLED array task of which nothing is left but that its array does not hold it any more. What the
+job itself has left (a log, an exit code) knows better."""
 
 
 class Scheduler(Protocol):
-    """A scheduler. Ids are texts: `123`, and `123_4` for task 4 of array 123."""
+    """A scheduler. Ids are texts: `123`, and `123_4` for task 4 of array 123.
+
+    An id alone identifies no job: a scheduler that has lost its state gives the same ids once more. Who asks for jobs
+    gives the token of each one's submission, too (id → token), and a job of that id with another token is another job:
+    it is not told of, not cancelled, not changed. An empty token can't be compared; then the id must do.
+    """
 
     poll_interval_seconds: float
     """How often asking is polite."""
@@ -67,8 +75,11 @@ class Scheduler(Protocol):
         """The ids of those submissions that the scheduler has, or had, by token. Raises SchedulerError."""
         ...
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        """What the scheduler says of each job; a job that it does not know is left out. Raises SchedulerError."""
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """What the scheduler says of each job (id → token); one that it does not know is left out.
+
+        Raises SchedulerError.
+        """
         ...
 
     def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
@@ -79,19 +90,25 @@ class Scheduler(Protocol):
         """The most tasks of one array, numbered from 0. Never raises: what can't be asked is taken to be usual."""
         ...
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
-        """What jobs that have ended used in each of their runs; those that it keeps no accounts of are left out.
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
+        """What jobs (id → token) that have ended used in each of their runs; those without accounts are left out.
 
         Raises SchedulerError.
         """
         ...
 
-    def cancel(self, ids: Collection[str]) -> None:
-        """Ask for these jobs to be ended; those that have ended stay as they are. Raises SchedulerError."""
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        """Ask for these jobs (id → token) to be ended; those that have ended stay as they are.
+
+        Raises SchedulerError.
+        """
         ...
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
-        """Keep those of these jobs that wait in the queue away from `nodes`, too. Raises SchedulerError."""
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+        """Keep those of these jobs (id → token) that wait in the queue away from `nodes`, too.
+
+        Raises SchedulerError.
+        """
         ...
 
 

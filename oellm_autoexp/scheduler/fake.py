@@ -58,13 +58,20 @@ class FakeSlurmClient:
         taken = enumerate(self.submissions, 1)
         return {submission.token: str(job) for job, submission in taken if submission.token in tokens}
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.poll: each call moves each asked job one state on."""
-        for job in ids:
+        mine = [job for job, token in jobs.items() if self._has(job, token)]
+        for job in mine:
             script = self._scripts.get(job)
             if script:
                 self._shown[job] = script.pop(0) if len(script) > 1 else script[0]
-        return {job: self._shown[job] for job in ids if job in self._shown}
+        return {job: self._shown[job] for job in mine if job in self._shown}
+
+    def _has(self, job: str, token: str) -> bool:
+        """Whether the job, or array, of this id is the one of that token."""
+        number = job.partition("_")[0]
+        known = number.isdecimal() and 0 < int(number) <= len(self.submissions)
+        return known and token in ("", self.submissions[int(number) - 1].token)
 
     def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed: a script may go on after an end, as by `scontrol requeue`."""
@@ -74,18 +81,19 @@ class FakeSlurmClient:
         """See Scheduler.max_array_size."""
         return self._max_array_size
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
         """See Scheduler.usage."""
         return {}
 
-    def cancel(self, ids: Collection[str]) -> None:
+    def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel: a job that was last shown alive is shown as cancelled from now on."""
+        mine = {job for job, token in jobs.items() if self._has(job, token)}
         for job, script in self._scripts.items():
-            asked = job in ids or job.partition("_")[0] in ids
+            asked = job in mine or job.partition("_")[0] in mine
             if asked and not (job in self._shown and self._shown[job].scheduler_state in ENDED):
                 script[:] = [JobStatus("CANCELLED")]
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude: it has no nodes."""
 
 

@@ -81,12 +81,12 @@ class LocalClient:
                 found.update({job.submission.token: number for job in self._spool.tasks(number).values()})
         return {token: number for token, number in found.items() if token in tokens}
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.poll. Looks after jobs whose worker has died, and starts workers for those that wait."""
         with _usable_files():
             names = self._spool.names()
-            jobs = [job for wanted in ids if (job := self._spool.job(wanted)) is not None]
-            statuses = {job.id: self._status(job, names) for job in jobs}
+            found = [self._spool.job(job, token) for job, token in jobs.items() if self._spool.holds(job, names)]
+            statuses = {job.id: self._status(job, names) for job in found if job is not None}
         if any(status.scheduler_state == "PENDING" for status in statuses.values()):
             self._start_workers()
         return statuses
@@ -120,19 +120,19 @@ class LocalClient:
         """See Scheduler.max_array_size."""
         return _MAX_ARRAY_SIZE
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
         """See Scheduler.usage."""
         return {}
 
-    def cancel(self, ids: Collection[str]) -> None:
+    def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel."""
         with _usable_files():
-            for wanted in ids:
-                job = self._spool.job(wanted)
-                for task in self._spool.tasks(wanted).values() if job is None else [job]:
+            for wanted, token in jobs.items():
+                job = self._spool.job(wanted, token)
+                for task in self._spool.tasks(wanted, token).values() if job is None else [job]:
                     self._cancel(task)
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude: it has this machine alone."""
 
     def _cancel(self, job: Job) -> None:

@@ -23,28 +23,28 @@ class SharedScheduler:
         self.log_lag_seconds = scheduler.log_lag_seconds
         self.native_dependencies = scheduler.native_dependencies
         self._asked_at = 0.0
-        self._asked: frozenset[str] = frozenset()
+        self._asked: Mapping[str, str] = {}
         self._answer: Mapping[str, JobStatus] | SchedulerError = {}
 
-    def ask(self, ids: Collection[str]) -> None:
-        """Ask for these jobs, once; a failure is told to each who polls for some of them."""
-        self._asked = frozenset(ids)
+    def ask(self, jobs: Mapping[str, str]) -> None:
+        """Ask for these jobs (id → token), once; a failure is told to each who polls for some of them."""
+        self._asked = dict(jobs)
         self._asked_at = time.monotonic()
         try:
-            self._answer = self._scheduler.poll(ids)
+            self._answer = self._scheduler.poll(jobs)
         except SchedulerError as error:
             self._answer = error
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.poll. Jobs that were not asked for (they are new), or long ago, are asked for now."""
-        if not ids:
+        if not jobs:
             return {}
         old = time.monotonic() - self._asked_at > _FRESH_SECONDS
-        if old or not self._asked.issuperset(ids):
-            return self._scheduler.poll(ids)
+        if old or not jobs.items() <= self._asked.items():
+            return self._scheduler.poll(jobs)
         if isinstance(self._answer, SchedulerError):
             raise SchedulerError(*self._answer.problems)
-        return {job: self._answer[job] for job in ids if job in self._answer}
+        return {job: self._answer[job] for job in jobs if job in self._answer}
 
     def submit(self, submission: Submission) -> str:
         """See Scheduler.submit."""
@@ -66,14 +66,14 @@ class SharedScheduler:
         """See Scheduler.max_array_size."""
         return self._scheduler.max_array_size()
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
         """See Scheduler.usage."""
-        return self._scheduler.usage(ids)
+        return self._scheduler.usage(jobs)
 
-    def cancel(self, ids: Collection[str]) -> None:
+    def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel."""
-        self._scheduler.cancel(ids)
+        self._scheduler.cancel(jobs)
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude."""
-        self._scheduler.exclude(ids, nodes)
+        self._scheduler.exclude(jobs, nodes)

@@ -9,20 +9,30 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    Problem,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Submission, Usage
-from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
+from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
 
 _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, too; -t all: those that ended lately, too
 _SACCT_WINDOW = "now-30days"
 _PER_COMMAND = 500  # ids or names; one argument of a command may have 128 KiB
 _FORK_TRIES = 5
+_RETRYING_SECONDS = 120.0  # for so long an sbatch goes on trying where the queue is full (MAX_RETRIES in sbatch.c)
+_FIRST_SLEEP_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 _AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLURM notes of the node that ended it
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
@@ -46,13 +56,14 @@ class SlurmClient:
         timeout_seconds: float = 60,
         settle_seconds: float = 30,
     ) -> None:
-        self.settle_seconds = settle_seconds
+        # An sbatch behind a wrapper (ssh) can't be ended from here: it may submit as long as it tries.
+        self.settle_seconds = settle_seconds if len(submit_cmd) == 1 else max(settle_seconds, _RETRYING_SECONDS)
         self._scontrol = _beside(squeue_cmd, "scontrol")
         self._sinfo = _beside(squeue_cmd, "sinfo")
         self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
-        self._failed_nodes: dict[str, str] = {}
-        self._listed: Mapping[str, JobStatus] = {}
+        self._failed_nodes: dict[tuple[str, str], str] = {}
+        self._listed: Mapping[str, parse.Told] = {}
         self._array_size: int | None = None
         self._submit = tuple(submit_cmd)
         self._squeue = tuple(squeue_cmd)
@@ -78,7 +89,12 @@ class SlurmClient:
             # One that can't be fulfilled any more would wait for ever.
             words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
         words.append(submission.script_path)
-        result = self._run(words, _submission_environment(submission.script_path), submission.work_dir)
+        result = self._run(
+            words,
+            _submission_environment(submission.script_path),
+            submission.work_dir,
+            ended_if=parse.tries_again if len(self._submit) == 1 else None,
+        )
         job = parse.submitted_id(result.stdout)
         if result.returncode != 0:
             kind, message = parse.refusal(result.returncode, result.stderr)
@@ -145,43 +161,57 @@ class SlurmClient:
                 found |= parse.tokens(lines, "|", names)
         return found
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.poll. Jobs that only sacct can tell of are UNKNOWN while it does not answer."""
-        wanted = set(ids)
-        if not wanted:
+        if not jobs:
             return {}
-        text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
+        self._listed = listed = self._ask_squeue()
+        seen = {job: listed[job].status for job, token in jobs.items() if job in listed and listed[job].of(token)}
+        missing = {job: token for job, token in jobs.items() if job not in seen}
+        present = parse.known(listed.items())
+        ever = set(present)
         try:
-            self._listed = parse.squeue(text)
-            seen = {job: status for job, status in self._listed.items() if job in wanted}
-        except ValueError as error:
-            raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
-        missing = wanted - seen.keys()
-        try:
-            # sacct has tasks that never began under their array's id alone.
-            for some in _chunks(sorted({job.partition("_")[0] for job in missing})):
-                lines = self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS)
-                seen |= parse.sacct(lines, missing)
+            # sacct has tasks that never began under their array's id alone, and is late: what squeue lists of an
+            # array tells of all of its tasks but those that have begun.
+            for some in _chunks(sorted({parse.array_of(job) for job in missing})):
+                accounts = parse.sacct(self._accounts("-j", ",".join(some), "-o", parse.SACCT_FIELDS, steps=True))
+                for job, token in missing.items():
+                    speaks = job in accounts.own or (parse.array_of(job), token) not in present
+                    if speaks and (status := accounts.status(job, token)) is not None:
+                        seen[job] = status
+                ever |= parse.known(accounts.arrays())
         except SchedulerError as error:
-            seen |= dict.fromkeys(wanted - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
+            seen |= dict.fromkeys(jobs.keys() - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
+        for job, token in missing.items():
+            if "_" in job and job not in seen and (parse.array_of(job), token) in ever:
+                seen[job] = JobStatus("CANCELLED", NEVER_BEGAN)
         for job, status in seen.items():
             if status.scheduler_state == "NODE_FAIL":
-                seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, status.nodes))
+                seen[job] = replace(status, failed_nodes=self._failed_nodes_of(job, jobs[job], status.nodes))
         return seen
 
     def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed: squeue tells of all jobs of this user."""
-        return {job: self._listed[job] for job in jobs if job in self._listed}
+        found = ((job, self._listed.get(job), token) for job, token in jobs.items())
+        return {job: told.status for job, told, token in found if told is not None and told.of(token)}
 
-    def _failed_nodes_of(self, job: str, nodes: str) -> str:
+    def _ask_squeue(self) -> dict[str, parse.Told]:
+        """The jobs and array tasks in squeue's list, by id: those that live, and those that ended lately."""
+        text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
+        try:
+            return parse.squeue(text)
+        except ValueError as error:
+            raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
+
+    def _failed_nodes_of(self, job: str, token: str, nodes: str) -> str:
         """The nodes whose failure ended a job, as far as anybody tells. What was once told is kept: nodes come back."""
-        if job not in self._failed_nodes:
+        if (job, token) not in self._failed_nodes:
             one = nodes and not re.search(r"[,\[]", nodes)
             found = nodes if one else self._told_by_accounts(job) or self._out_of_service(job, nodes)
             if not found:
                 return ""
-            self._failed_nodes[job] = found
-        return self._failed_nodes[job]
+            self._failed_nodes[job, token] = found
+        return self._failed_nodes[job, token]
 
     def _told_by_accounts(self, job: str) -> str:
         if self._accounts_tell_failed_node:
@@ -218,25 +248,29 @@ class SlurmClient:
                 self._array_size = parse.max_array_size(self._answer([*self._scontrol, "show", "config"]))
         return _USUAL_ARRAY_SIZE if self._array_size is None else self._array_size
 
-    def usage(self, ids: Collection[str]) -> Mapping[str, Sequence[Usage]]:
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
         """See Scheduler.usage: by accounting, with the runs that a job was requeued from (`-D`)."""
         found: dict[str, list[Usage]] = {}
-        for some in _chunks(sorted({job.partition("_")[0] for job in ids})):
+        for some in _chunks(sorted({parse.array_of(job) for job in jobs})):
             lines = self._accounts("-D", "-j", ",".join(some), "-o", parse.SACCT_USAGE_FIELDS)
-            found |= parse.usage(lines, ids)
+            found |= parse.usage(lines, jobs)
         return found
 
-    def cancel(self, ids: Collection[str]) -> None:
-        """See Scheduler.cancel."""
-        for some in _chunks(sorted(ids)):
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.cancel. What squeue does not list has ended."""
+        alive = [job for job, token in jobs.items() if not token]
+        if len(alive) < len(jobs):
+            present = parse.known(self._ask_squeue().items())
+            alive += [job for job, token in jobs.items() if token and (job, token) in present]
+        for some in _chunks(sorted(alive)):
             result = self._run([*self._cancel, *some], _query_environment())
             if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
                 raise SchedulerError(Problem(f"scancel: {parse.message(result.stderr)}"))
 
-    def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude: by ExcNodeList of scontrol(1), with what a job excludes already."""
-        for job in sorted(ids) if nodes else ():
-            told = self._waiting(job)
+        for job, token in sorted(jobs.items()) if nodes else ():
+            told = self._waiting(job, token)
             if not told:
                 continue
             present = parse.job_field(told, "ExcNodeList")
@@ -246,19 +280,21 @@ class SlurmClient:
             result = self._run(
                 [*self._scontrol, "update", f"jobid={job}", f"ExcNodeList={union}"], _query_environment()
             )
-            if result.returncode != 0 and self._waiting(job):  # else it has begun just now
+            if result.returncode != 0 and self._waiting(job, token):  # else it has begun just now
                 raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
 
-    def _waiting(self, job: str) -> str:
+    def _waiting(self, job: str, token: str) -> str:
         """What scontrol tells of a job that waits in the queue, '' of any other. Raises SchedulerError."""
         result = self._run([*self._scontrol, "show", "job", job], _query_environment())
         if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
             raise SchedulerError(Problem(f"scontrol: {parse.message(result.stderr)}", f"job {job}"))
-        return result.stdout if parse.job_field(result.stdout, "JobState") == "PENDING" else ""
+        comment, name = parse.job_field(result.stdout, "Comment"), parse.job_field(result.stdout, "JobName")
+        own = parse.Told(JobStatus(""), comment, name).of(token)
+        return result.stdout if own and parse.job_field(result.stdout, "JobState") == "PENDING" else ""
 
-    def _accounts(self, *words: str) -> str:
-        """sacct's lines, none where no accounts are kept. Raises SchedulerError."""
-        result = self._run([*self._sacct, "-X", "-n", "-P", *words], _query_environment())
+    def _accounts(self, *words: str, steps: bool = False) -> str:
+        """sacct's lines, of steps only if asked for, and none where no accounts are kept. Raises SchedulerError."""
+        result = self._run([*self._sacct, *(() if steps else ("-X",)), "-n", "-P", *words], _query_environment())
         if result.returncode == 0 or parse.no_accounting(result.stderr):
             return result.stdout
         raise SchedulerError(Problem(f"sacct: {parse.message(result.stderr)}"))
@@ -270,13 +306,22 @@ class SlurmClient:
         return result.stdout
 
     def _run(
-        self, words: Sequence[str], environment: Mapping[str, str], cwd: str | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None = None,
+        *,
+        ended_if: Callable[[str], bool] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises UnreachableError if it can't be started, SchedulerError if it hangs."""
+        """Run a command to its end, or until its errors say that it sleeps before it tries again (`ended_if`).
+
+        Raises UnreachableError if it can't be started, SchedulerError if it hangs, TooManyJobsError if it was ended in
+        its sleep.
+        """
         _log.debug("run %s", words)
         for attempt in range(_FORK_TRIES):
             try:
-                return _output(words, environment, cwd, self._timeout)
+                return _output(words, environment, cwd, self._timeout, ended_if)
             except BlockingIOError:  # fork: a crowded login node
                 time.sleep(0.2 * 2**attempt)
             except subprocess.TimeoutExpired:
@@ -289,7 +334,11 @@ class SlurmClient:
 
 
 def _output(
-    words: Sequence[str], environment: Mapping[str, str], cwd: str | None, timeout: float
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str | None,
+    timeout: float,
+    ended_if: Callable[[str], bool] | None,
 ) -> subprocess.CompletedProcess[str]:
     """Like subprocess.run, in a process group of its own.
 
@@ -308,12 +357,35 @@ def _output(
         process_group=0,
     ) as process:
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, errors = _told_at_the_end(process, timeout, ended_if)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def _told_at_the_end(
+    process: subprocess.Popen[str], timeout: float, ended_if: Callable[[str], bool] | None
+) -> tuple[str, str]:
+    """What a process says until its end. Raises TimeoutExpired, and TooManyJobsError if it was ended in its sleep."""
+    if ended_if is None:
+        return process.communicate(timeout=timeout)
+    deadline = time.monotonic() + timeout
+    while True:
+        asked = time.monotonic()
+        try:
+            return process.communicate(timeout=min(_LOOK_SECONDS, max(0, deadline - asked)))
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+            if ended_if(said):
+                os.killpg(process.pid, signal.SIGKILL)
+                # It had not said so before: that it still slept is sure only if this was quick.
+                if time.monotonic() - asked < _FIRST_SLEEP_SECONDS / 2:
+                    raise TooManyJobsError(Problem(f"sbatch: {parse.message(said)}")) from None
+                raise
+            if time.monotonic() >= deadline:
+                raise
 
 
 def _sbatch_runs(tokens: Iterable[str]) -> bool:

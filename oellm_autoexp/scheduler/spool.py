@@ -152,8 +152,15 @@ class Spool:
         """The ids of all jobs and arrays, first come first."""
         return sorted(_numbers(names), key=int)
 
-    def tasks(self, number: str) -> Mapping[str, Job]:
-        """The tasks of an array, or the one job, by id; none if there is no such number. Raises CorruptError."""
+    def tasks(self, number: str, token: str = "") -> Mapping[str, Job]:
+        """The tasks of an array, or the one job, by id; none if there is no such number, or it has another token.
+
+        Raises CorruptError.
+        """
+        tasks = self._submitted(number)
+        return {} if any(token not in ("", job.submission.token) for job in tasks.values()) else tasks
+
+    def _submitted(self, number: str) -> Mapping[str, Job]:
         if number not in self._tasks:
             data = self._read(number, "job") if number.isdecimal() else None
             if data is None:
@@ -166,9 +173,19 @@ class Spool:
                 self._tasks[number] = {job: Job(job, submission, signal) for job in ids}
         return self._tasks[number]
 
-    def job(self, job: str) -> Job | None:
-        """The job or array task of this id, if there is one. Raises CorruptError."""
-        return self.tasks(job.partition("_")[0]).get(job)
+    def holds(self, job: str, names: Collection[str]) -> bool:
+        """Whether a job's file is there. Where it is not, the folder was removed, and its numbers may begin anew."""
+        number = job.partition("_")[0]
+        if f"{number}.job" in names:
+            return True
+        self._tasks.pop(number, None)
+        for known in (self._runs, self._ends):
+            known.pop(job, None)
+        return False
+
+    def job(self, job: str, token: str = "") -> Job | None:
+        """The job or array task of this id, if there is one and it has this token. Raises CorruptError."""
+        return self.tasks(job.partition("_")[0], token).get(job)
 
     def environment(self, job: Job) -> dict[str, str]:
         """The environment that a job was submitted in. Raises OSError, CorruptError."""

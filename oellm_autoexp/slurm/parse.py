@@ -4,41 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Usage
 
-SQUEUE_FIELDS = "JobArrayID:@,State:@,exit_code:@,NodeList:@,Reason:@"
-"""For `squeue -O`. `@` ends each field: it means nothing to a shell, to which a wrapper (ssh) may hand it; only the
-reason, which comes last, may hold one itself."""
+_AFTER_WORDS = "@+@"
+SQUEUE_FIELDS = (
+    "JobArrayID:@,State:@,exit_code:@,DerivedEC:@,RestartCnt:@,NodeList:@,"
+    f"Reason:{_AFTER_WORDS},Comment:{_AFTER_WORDS},Name:@"
+)
+"""For `squeue -O`. `@` ends a field, `@+@` one that may hold an `@` itself: that means nothing to a shell, to which a
+wrapper (ssh) may hand it."""
 SQUEUE_TOKEN_FORMAT = "%F@%k@%j@%T@%r"  # noqa: S105  a submission's token is no secret
 """For `squeue -o`: id of the job or its array, comment, name, state, reason."""
-SACCT_FIELDS = "JobID,State,ExitCode,NodeList"
+SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Comment,JobName"
+"""With the lines of steps, too, of which some may have run out of memory."""
 SACCT_FAILURE_FIELDS = "JobID,FailedNode"
 """FailedNode is not known to every SLURM (22.05 has none)."""
 SACCT_END_FIELDS = "JobID,NodeList,End"
 SINFO_FORMAT = "%N %T"
 EVENT_FIELDS = "NodeName,TimeStart"
 """For `sacctmgr show event`: when nodes went out of service."""
-SACCT_USAGE_FIELDS = "JobID,State,ElapsedRaw,AllocTRES"
+SACCT_USAGE_FIELDS = "JobID,State,ElapsedRaw,AllocTRES,Comment,JobName"
 SACCT_TOKEN_FIELDS = "JobID,Comment,JobName,State,NodeList"  # noqa: S105
 COMMENT_PREFIX = "autoexp:"
 
 
-def squeue(text: str) -> dict[str, JobStatus]:
+@dataclass(frozen=True)
+class Told:
+    """What a command tells of one job or array task, with the words by which the submission is known."""
+
+    status: JobStatus
+    comment: str = ""
+    name: str = ""
+
+    def of(self, token: str) -> bool:
+        """Whether it is the job of this submission; an empty token can't be compared."""
+        return not token or token in tokens_in(self.comment, self.name)
+
+
+def squeue(text: str) -> dict[str, Told]:
     """Jobs and array tasks by id from `squeue -h -r -O SQUEUE_FIELDS`.
 
+    An array whose tasks were cancelled one by one before they began is listed once more, by its own id.
     Raises ValueError if there is text, but not a job in it: that is not the same as no jobs.
     """
     jobs = {}
     others = []
     for line in text.splitlines():
-        fields = line.strip().removesuffix("@").split("@", 4)
-        if len(fields) == 5 and _ID.fullmatch(fields[0]):
-            job, state, code, nodes, reason = fields
-            jobs[job] = _status(state, raw_exit_code(code), nodes, "" if reason == "None" else reason)
+        fields = line.strip().removesuffix("@").split("@", 6)
+        if len(fields) == 7 and _ID.fullmatch(fields[0]):
+            job, state, code, steps_code, restarts, nodes, words = fields
+            reason, comment, name = (*words.split(_AFTER_WORDS, 2), "", "")[:3]
+            times = _number(restarts)
+            status = replace(
+                _status(state, raw_exit_code(code), nodes, reason),
+                # The worst code of a step is kept when a job is requeued: it may be an earlier run's.
+                out_of_memory=_is_out_of_memory(steps_code) and not times,
+                restarts=times,
+            )
+            jobs[job] = Told(status, comment, name)
         elif line.strip() and not line.startswith("CLUSTER:"):  # a header where there are several clusters
             others.append(line.strip())
     if others and not jobs:
@@ -46,22 +80,95 @@ def squeue(text: str) -> dict[str, JobStatus]:
     return jobs
 
 
-def sacct(text: str, wanted: Collection[str]) -> dict[str, JobStatus]:
-    """Those of the `wanted` jobs and array tasks that `sacct -X -n -P -o SACCT_FIELDS` tells of.
+def array_of(job: str) -> str:
+    """`7` for `7_2`; a job that is no task is its own."""
+    return job.partition("_")[0]
 
-    A line `7_[2-5%2]` (or `7_[2,5,...]`, cut short) speaks for all tasks of array 7 that have none of their own: those
-    that never began.
+
+def known(told: Iterable[tuple[str, Told]]) -> set[tuple[str, str]]:
+    """The ids of jobs, tasks and their arrays, each with the tokens that it may have, the empty one included."""
+    return {
+        (name, token)
+        for job, each in told
+        for token in (*tokens_in(each.comment, each.name), "")
+        for name in (job, array_of(job))
+    }
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """What sacct tells: of jobs and tasks that have a line of their own, and of tasks that never began, by array."""
+
+    own: Mapping[str, Told]
+    never_begun: Mapping[str, tuple[Told, frozenset[int] | None]]
+    """With the numbers of the tasks; None where sacct cuts them short."""
+
+    def status(self, job: str, token: str) -> JobStatus | None:
+        """What is told of the job of this submission, if anything is."""
+        told = self.own.get(job)
+        if told is None and "_" in job:
+            told, tasks = self.never_begun.get(array_of(job), (None, None))
+            told = told if tasks is None or _number(job.partition("_")[2]) in tasks else None
+        return told.status if told is not None and told.of(token) else None
+
+    def arrays(self) -> Iterator[tuple[str, Told]]:
+        """The arrays of which some task is told of, with what is told of it."""
+        yield from ((array_of(job), told) for job, told in self.own.items() if "_" in job)
+        yield from ((array, told) for array, (told, _) in self.never_begun.items())
+
+
+def sacct(text: str) -> Accounts:
+    """What `sacct -n -P -o SACCT_FIELDS` tells, steps included.
+
+    A line `7_[2-5%2]` (or `7_[2,5,...]`, cut short) speaks for tasks of array 7 that have none of their own: those that
+    never began. One that was cancelled alone before it began stands nowhere.
     """
-    own: dict[str, JobStatus] = {}
-    never_begun: dict[str, JobStatus] = {}
+    own: dict[str, Told] = {}
+    never_begun: dict[str, tuple[Told, frozenset[int] | None]] = {}
+    out_of_memory = set()
     for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) == 4:
-            job, state, code, nodes = fields
-            base, bracket, _ = job.partition("_[")
-            (never_begun if bracket else own)[base] = _status(state, exit_code(code), nodes)
-    found = {job: own.get(job) or never_begun.get(job.partition("_")[0]) for job in wanted}
-    return {job: status for job, status in found.items() if status is not None}
+        fields = line.strip().split("|", 4)
+        if len(fields) != 5:
+            continue
+        job, state, code, nodes, words = fields
+        comment, _, name = words.rpartition("|")
+        told = Told(_status(state, exit_code(code), nodes), comment, name)
+        array, bracket, tasks = job.partition("_[")
+        if bracket:
+            never_begun[array] = (told, _task_numbers(tasks))
+        elif "." not in job:
+            own[job] = told
+        elif told.status.scheduler_state == _OUT_OF_MEMORY:
+            out_of_memory.add(job.partition(".")[0])
+    for job in out_of_memory & own.keys():
+        own[job] = replace(own[job], status=replace(own[job].status, out_of_memory=True))
+    return Accounts(own, never_begun)
+
+
+def _task_numbers(text: str) -> frozenset[int] | None:
+    """The numbers in `0-1,3%2]`; None where not all of them are there."""
+    found: set[int] = set()
+    for part in text.removesuffix("]").partition("%")[0].split(","):
+        match = _TASKS.fullmatch(part)
+        if match is None or int(match[2] or match[1]) > _MOST_TASK_NUMBER:
+            return None
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1) or 1))
+    return frozenset(found)
+
+
+_TASKS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?(?::([0-9]{1,9}))?")
+_MOST_TASK_NUMBER = 4_000_000  # slurm.conf(5): the most that MaxArraySize may be is 4000001
+_OUT_OF_MEMORY = "OUT_OF_MEMORY"
+
+
+def _is_out_of_memory(raw_code: str) -> bool:
+    """Whether a wait status is the one that SLURM gives to what ran out of memory (SIG_OOM, 253)."""
+    return _number(raw_code.strip()) == 253
+
+
+def _number(text: str) -> int | None:
+    """A number of at most nine digits, None for any other text: none that SLURM prints has more."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def failed_node(text: str) -> str:
@@ -111,21 +218,24 @@ def job_field(text: str, name: str) -> str:
     return "" if found is None or found[1] in _NO_NODES else found[1]
 
 
-def usage(text: str, wanted: Collection[str]) -> dict[str, list[Usage]]:
-    """What each run of the `wanted` jobs used, by `sacct -D -X -n -P -o SACCT_USAGE_FIELDS`.
+def usage(text: str, wanted: Mapping[str, str]) -> dict[str, list[Usage]]:
+    """What each run of the `wanted` jobs (id → token) used, by `sacct -D -X -n -P -o SACCT_USAGE_FIELDS`.
 
     Jobs of which a run has not ended yet, or not yet in the accounts, are left out.
     """
     found: dict[str, list[Usage]] = {}
     open_jobs = set()
     for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 4 or fields[0] not in wanted:
+        fields = line.strip().split("|", 4)
+        if len(fields) != 5 or fields[0] not in wanted:
             continue
-        job, state, elapsed, allocated = fields
-        if state_word(state) in _OPEN or not elapsed.isdecimal():
+        job, state, elapsed, allocated, words = fields
+        comment, _, name = words.rpartition("|")
+        if not Told(JobStatus(state), comment, name).of(wanted[job]):
+            continue
+        if state_word(state) in _OPEN or _number(elapsed) is None:
             open_jobs.add(job)
-        found.setdefault(job, []).append(Usage(float(elapsed or 0), _gpus(allocated)))
+        found.setdefault(job, []).append(Usage(float(_number(elapsed) or 0), _gpus(allocated)))
     return {job: runs for job, runs in found.items() if job not in open_jobs}
 
 
@@ -136,9 +246,10 @@ _OPEN = frozenset({"PENDING", "RUNNING", "SUSPENDED", "RESIZING"})
 def _gpus(allocated: str) -> int | None:
     """The GPUs in `billing=8,cpu=8,gres/gpu=4,node=1`; None if the site does not account for them."""
     counts = dict(entry.rpartition("=")[::2] for entry in allocated.split(","))
-    typed = [int(count) for name, count in counts.items() if name.startswith("gres/gpu:") and count.isdecimal()]
-    all_of_them = counts.get("gres/gpu", "")
-    return int(all_of_them) if all_of_them.isdecimal() else sum(typed) if typed else None
+    typed = [_number(count) for name, count in counts.items() if name.startswith("gres/gpu:")]
+    known = [count for count in typed if count is not None]
+    all_of_them = _number(counts.get("gres/gpu", ""))
+    return all_of_them if all_of_them is not None else sum(known) if known else None
 
 
 def max_array_size(text: str) -> int | None:
@@ -146,8 +257,8 @@ def max_array_size(text: str) -> int | None:
 
     MaxArraySize, or max_array_tasks of SchedulerParameters, where that is less (slurm.conf(5)).
     """
-    size = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
-    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]+)", text, re.MULTILINE)
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})$", text, re.MULTILINE)
+    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]{1,9})\b", text, re.MULTILINE)
     found = [int(limit[1]) for limit in (size, tasks) if limit]
     return min(found) if found else None
 
@@ -160,7 +271,17 @@ def _status(state: str, code: int | None, nodes: str, reason: str = "") -> JobSt
     """Both commands say 0 for a job that has no exit code: it runs, or was ended by others."""
     word = state_word(state)
     known = code if code or word == "COMPLETED" else None
-    return JobStatus(word, reason, known, "" if nodes in _NO_NODES else nodes)
+    return JobStatus(word, _reason_of(word, reason), known, "" if nodes in _NO_NODES else nodes)
+
+
+_REASONLESS = frozenset({"RUNNING", "COMPLETING", "COMPLETED"})
+_WHY_CANCELLED = frozenset({"DependencyNeverSatisfied", "DeadLine"})
+
+
+def _reason_of(state: str, reason: str) -> str:
+    """Why a job is in its state: squeue goes on to show why it was pending when it runs, or was cancelled."""
+    stale = state in _REASONLESS or (state == "CANCELLED" and reason not in _WHY_CANCELLED)
+    return "" if stale or reason == "None" else reason
 
 
 def state_word(state: str) -> str:
@@ -184,15 +305,14 @@ def exit_code(text: str) -> int | None:
 
     sacct takes 128 off an exit code of 128 or more (`exit 130` → `2:0`), so a code from there may be too small.
     """
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text.strip())
     return None if match is None else _shell_code(int(match[1]), int(match[2]))
 
 
 def raw_exit_code(text: str) -> int | None:
     """A wait status (squeue's exit_code: `65280`) as a shell's exit code; None if it is none."""
-    if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) > 0xFFFF:
-        return None
-    return _shell_code(int(text) >> 8, int(text) & 0x7F)
+    code = _number(text.strip())
+    return None if code is None or code > 0xFFFF else _shell_code(code >> 8, code & 0x7F)
 
 
 def submitted_id(text: str) -> str:
@@ -205,19 +325,24 @@ _REFUSED = (["FAILED", "BadConstraints"], ["FAILED", "None assigned"])
 """What SLURM keeps for a while of a submission that it refused: state and, by squeue, reason; by sacct, nodes."""
 
 
+def tokens_in(comment: str, name: str) -> tuple[str, ...]:
+    """What may be a token in a comment and at the end of a name: a site may rewrite one of the two."""
+    said = (word.removeprefix(COMMENT_PREFIX) for word in comment.split() if word.startswith(COMMENT_PREFIX))
+    return (*said, name.rpartition(".")[2])
+
+
 def tokens(text: str, separator: str, wanted: Collection[str]) -> dict[str, str]:
     """Ids by token from lines `id<separator>comment<separator>name<separator>…`, for the `wanted` tokens.
 
-    A token stands in the comment, behind COMMENT_PREFIX, and at the end of the name, behind a dot: a site may rewrite
-    one of them. A submission that SLURM refused is none, though it keeps it for a while (_REFUSED).
+    A token stands in the comment, behind COMMENT_PREFIX, and at the end of the name, behind a dot (`tokens_in`). A
+    submission that SLURM refused is none, though it keeps it for a while (_REFUSED).
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
         fields = line.strip().split(separator)
         job = fields[0].split("_")[0]
         if len(fields) >= 3 and _ID.fullmatch(job) and fields[3:] not in _REFUSED:
-            said = [word.removeprefix(COMMENT_PREFIX) for word in fields[1].split() if word.startswith(COMMENT_PREFIX)]
-            for token in (*said, fields[2].rpartition(".")[2]):
+            for token in tokens_in(fields[1], fields[2]):
                 if token in wanted:
                     found.setdefault(token, job)
     return found
@@ -274,7 +399,6 @@ _INVALID = (
     "invalid partition",
     "invalid account",
     "invalid qos",
-    "invalid job array",
     "invalid feature",
     "invalid generic resource",
     "invalid license",
@@ -292,6 +416,19 @@ _INVALID = (
     "batch script",
     "unable to open file",
 )
+
+
+# slurmctld's words for submissions that a limit on their number refuses: of an association or a QOS (src/slurmctld/
+# acct_policy.c), of the whole cluster (MaxJobCount).
+_TOO_MANY = re.compile(
+    r"(?:assoc|qos)\w*submit\w*limit|job queue full|unable to accept job|resource temporarily unavailable"
+    r"|invalid job array|job array.* too (?:big|large)"
+)
+
+
+def tries_again(stderr: str) -> bool:
+    """Whether sbatch says that the queue is full (MaxJobCount): it then tries again and again, for two minutes."""
+    return "sleeping and retrying" in stderr
 
 
 def is_unclear(stderr: str) -> bool:
@@ -314,6 +451,8 @@ def refusal(returncode: int, stderr: str) -> tuple[type[SchedulerError], str]:
     # What sbatch did not say itself (an ssh, a wrapper that died) says nothing about the job.
     if is_unclear(stderr) or not _OF_SBATCH.search(stderr):
         return SchedulerError, words
+    if _TOO_MANY.search(said):
+        return TooManyJobsError, words
     invalid = returncode == _CLIENT_SAYS_NO or any(text in said for text in _INVALID)
     return InvalidSubmissionError if invalid else SubmitError, words
 

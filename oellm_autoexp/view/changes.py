@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from oellm_autoexp.monitor.loop import Monitor
-from oellm_autoexp.view.tables import causes, headline
+from oellm_autoexp.view.tables import causes, headline, is_held
 
 _HEADLINE_EVERY_SECONDS = 30.0
 
@@ -25,7 +25,7 @@ class Changes:
         lines = [f"{_clock()} {text}" for text in monitor.reactions.news]
         monitor.reactions.news.clear()
         for job in monitor.session.jobs.values():
-            news = (job.state, job.reason if job.state == "waiting" else "")
+            news = (job.state, job.reason if job.state == "waiting" or is_held(job) else "")
             if self._told.get(job.name) != news:
                 self._told[job.name] = news
                 detail = ", ".join([*([f"job {job.scheduler_id}"] if job.scheduler_id else []), *causes(job)])

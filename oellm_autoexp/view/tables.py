@@ -16,7 +16,7 @@ from rich.text import Text
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, RUNNING, SUCCESS, WAITING, TrackedJob, counts
+from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob, counts
 from oellm_autoexp.text import plural, printable
 from oellm_autoexp.workflow.budget import Budget
 
@@ -130,9 +130,20 @@ def _code(job: TrackedJob) -> str:
 
 def _why(job: TrackedJob) -> list[str]:
     rule = job.error_type if job.state != SUCCESS else ""
+    if is_held(job):
+        return [f"{job.reason}: it waits until `scontrol release {job.scheduler_id}`"]
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
     return [word for word in (rule if rule != job.state else "", reason, hindered) if word]
+
+
+def is_held(job: TrackedJob) -> bool:
+    """Whether SLURM keeps a job from starting until somebody lets it go.
+
+    Its reasons are JobHeldUser, JobHeldAdmin, `launch failed requeued held` and `job requeued in held state`; newer
+    ones have `_` for the blanks (slurm_protocol_defs.c, slurm.conf(5)).
+    """
+    return job.state == PENDING and "held" in job.reason.lower()
 
 
 def _elapsed(job: TrackedJob, now: float | None) -> str:

@@ -30,6 +30,16 @@ class Batch:
         """Whether the jobs are the tasks of an array."""
         return None not in self.jobs
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two arrays in the place of this one; tasks that correspond to those of another array keep their numbers."""
+        tasks = list(self.jobs.items())
+        middle = len(tasks) // 2
+
+        def part(some: list[tuple[int | None, JobSpec]]) -> Batch:
+            return Batch(dict(some) if self.dependency else dict(enumerate(spec for _, spec in some)), self.dependency)
+
+        return part(tasks[:middle]), part(tasks[middle:])
+
 
 def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
     """Arrays of jobs that are alike, of at most `largest` tasks (0: no arrays), and the others alone; by first jobs.

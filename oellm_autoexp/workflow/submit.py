@@ -14,9 +14,10 @@ import math
 import os
 import random
 import secrets
+import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from oellm_autoexp.errors import (
     SchedulerError,
     StateError,
     SubmitError,
+    TooManyJobsError,
     UnreachableError,
 )
 from oellm_autoexp.files import link_atomic, write_atomic
@@ -37,7 +39,7 @@ from oellm_autoexp.model import JobSpec, Manifest, Submission
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.gate import Gate
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob, by_id
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
 from oellm_autoexp.workflow.attempts import write_script
@@ -78,6 +80,10 @@ class Submitter:
             job.name: Gate(job, native=self._native, questions=self._questions) for job in self.manifest.jobs
         }
         self._hold_until = 0.0
+        self._most: int | None = None
+        self._full_words = ""
+        self._tries_beyond = 0
+        self._try_beyond_at = 0.0
         self._rate_limit: float = self.manifest.scheduler["submit_rate_limit_seconds"]
         self._next_at = 0.0
         self._turns = False
@@ -109,6 +115,7 @@ class Submitter:
 
     def retry_now(self) -> None:
         """Let jobs that were refused be tried at once: a person asks for it."""
+        self._most = None
         for job in list(self.session.jobs.values()):
             if job.state == WAITING and job.retry_at:
                 self.session.put(job.model_copy(update={"retry_at": 0}))
@@ -195,12 +202,13 @@ class Submitter:
             ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
             tried = ready[: self._room()]
             for job in ready[len(tried) :]:
-                self._waits(job.spec.name, _FOR_ROOM)
+                self._waits(job.spec.name, _FOR_ROOM if self._most is None else self._full_words)
             went = self._submit_all(tried, partial(_told_beyond, progress, done, len(tried)), patient=patient)
             done += went
             may_follow = went and self._native  # those that depend on what went now
             room_is_left = went < len(tried) < len(ready)
-            if self._turns or not (may_follow or room_is_left):
+            takes_more = went == len(tried) < len(ready) and self._room() != 0
+            if self._turns or not (may_follow or room_is_left or takes_more):
                 break
         return done
 
@@ -218,17 +226,25 @@ class Submitter:
 
     def _submit_one_by_one(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:
         done = refused_in_a_row = 0
-        made = batches(ready, self.scheduler.max_array_size() if ready else 1)
-        for number, batch in enumerate(made):
+        made = deque(batches(ready, self.scheduler.max_array_size() if ready else 1))
+        while made:
             if not self._await_turn(patient=patient):
                 self._turns = True
-                for spec in (spec for later in made[number:] for spec in later.jobs.values()):
+                for spec in (spec for later in made for spec in later.jobs.values()):
                     self._waits(spec.name, _FOR_TURN)
                 break
+            batch = made.popleft()
             if batch.dependency and not self._still_alive(ready):
                 break  # they wait for the next look, which tells how their siblings ended
             try:
                 taken = self._submit(batch)
+            except TooManyJobsError as error:
+                self._back_to_waiting(batch.jobs.values())
+                if len(batch.jobs) == 1:
+                    self._is_full(error, [batch, *made])
+                    break
+                made.extendleft(reversed(batch.halves()))
+                continue
             except InvalidSubmissionError as error:  # this says nothing of the others
                 self._refused(batch, error)
                 continue
@@ -242,6 +258,18 @@ class Submitter:
                 self._hold_until = self.now() + _RETRY_SECONDS
                 break
         return done
+
+    def _is_full(self, error: TooManyJobsError, left: Iterable[Batch]) -> None:
+        """Let jobs wait until some of those in the queue have ended; now and then one is tried all the same."""
+        self._most = self._in_queue()
+        growing = min(_RETRY_SECONDS * 2 ** min(self._tries_beyond, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
+        spread = random.uniform(0.8, 1.2)  # noqa: S311  no secret
+        self._try_beyond_at = self.now() + growing * spread
+        self._tries_beyond += 1
+        hint = "scheduler.max_jobs says how many may be in the queue at once"
+        self._full_words = f"waits until the scheduler takes more jobs; {hint} ({error.problems[0].what})"
+        for spec in (spec for batch in left for spec in batch.jobs.values()):
+            self._waits(spec.name, self._full_words)
 
     def _turn_in(self) -> float:
         """Seconds until `submit_rate_limit_seconds` lets the next submission go."""
@@ -298,7 +326,8 @@ class Submitter:
         A job goes only behind ids that the scheduler lists as alive at this moment: one that it has forgotten would
         count as succeeded (SLURM 22.05, afterok).
         """
-        alive = self._alive({self.session.jobs[parent].scheduler_id for names in through.values() for parent in names})
+        parents = (self.session.jobs[parent] for names in through.values() for parent in names)
+        alive = self._alive({job.scheduler_id: job.token for job in parents})
         after = {
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
@@ -326,27 +355,36 @@ class Submitter:
             update["array_group"] = f"{spec.array_group} {name} {job.attempt}"
         return spec.model_copy(update=update)
 
-    def _alive(self, ids: Collection[str]) -> set[str]:
-        """Those of the jobs that the scheduler lists as not ended, or did seconds ago (it forgets none so soon)."""
+    def _alive(self, jobs: Mapping[str, str]) -> set[str]:
+        """Those of the jobs (id → token) that the scheduler lists as not ended, or did seconds ago.
+
+        It forgets none so soon.
+        """
         now = self.now()
         fresh = {job: at for job, at in self._seen_alive.items() if abs(now - at) < _FRESH_SECONDS}
-        unknown = [job for job in ids if job not in fresh]
+        unknown = {job: token for job, token in jobs.items() if job not in fresh}
         for job, status in (self.scheduler.poll(unknown) if unknown else {}).items():
             if status.scheduler_state not in (*ENDED, UNKNOWN):
                 fresh[job] = now
         self._seen_alive = fresh
-        return {job for job in ids if job in fresh}
+        return {job for job in jobs if job in fresh}
 
     def _still_alive(self, ready: Iterable[Ready]) -> bool:
         """Whether the jobs that others follow are alive."""
         parents = {job for one in ready for job in one.after}
-        return self._alive(parents) == parents
+        known = by_id(self.session.jobs.values())
+        return self._alive({job: known[job].token for job in parents if job in known}) == parents
 
     def _room(self) -> int | None:
-        limit: int | None = self.manifest.scheduler["max_jobs"]
-        if limit is None:
-            return None
-        return max(0, limit - sum(job.state in (*IN_QUEUE, SUBMITTING) for job in self.session.jobs.values()))
+        """How many jobs may go now, by `max_jobs` and by what the scheduler took when it was full; None: any number."""
+        here, limit = self._in_queue(), self.manifest.scheduler["max_jobs"]
+        rooms = [] if limit is None else [max(0, limit - here)]
+        if self._most is not None:
+            rooms.append(max(self._most - here, int(self.now() >= self._try_beyond_at)))
+        return min(rooms, default=None)
+
+    def _in_queue(self) -> int:
+        return sum(job.state in (*IN_QUEUE, SUBMITTING) for job in self.session.jobs.values())
 
     # ---- one submission
 
@@ -372,11 +410,17 @@ class Submitter:
         except (OSError, UnreachableError):
             self._back_to_waiting(batch.jobs.values())
             raise
+        except TooManyJobsError:
+            if batch.is_array:  # others take its place
+                shutil.rmtree(array_folder(self.manifest, token), ignore_errors=True)
+            raise
         except SubmitError:
             raise
         except SchedulerError as error:
             return self._look_for(batch, error)
         self._accepted(token, batch, scheduler_id)
+        if self._most is not None and self._in_queue() > self._most:
+            self._most, self._tries_beyond = None, 0  # it takes more than it did
         if self._native:
             self._seen_alive.update({self._tracked(spec).scheduler_id: self.now() for spec in batch.jobs.values()})
         return len(batch.jobs)

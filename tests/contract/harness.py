@@ -6,7 +6,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from oellm_autoexp.model import JobStatus, Submission
@@ -42,6 +42,8 @@ class Harness:
     client: Scheduler
     shortest_limit_seconds: int = 1
     """The shortest time limit that is kept to."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Of each submission, by its id."""
 
     def submission(
         self,
@@ -76,7 +78,14 @@ class Harness:
         """Tell the fake what to play."""
 
     def submit(self, part: Part | str, **more: object) -> str:
-        return self.client.submit(self.submission(part, **more))  # type: ignore[arg-type]
+        submission = self.submission(part, **more)  # type: ignore[arg-type]
+        job = self.client.submit(submission)
+        self.tokens[job] = submission.token
+        return job
+
+    def known(self, *jobs: str) -> dict[str, str]:
+        """Jobs and tasks with their tokens."""
+        return {job: self.tokens.get(job.partition("_")[0], "") for job in jobs}
 
     def pending(self, count: int = 1) -> list[str]:
         """Jobs that stay pending."""
@@ -93,7 +102,7 @@ class Harness:
     def poll(self, jobs: Sequence[str], enough: Callable[[Mapping[str, JobStatus]], bool]) -> Mapping[str, JobStatus]:
         """The answer for these jobs once it is `enough`."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not enough(answers := self.client.poll(jobs)):
+        while not enough(answers := self.client.poll(self.known(*jobs))):
             assert time.monotonic() < deadline, answers
             time.sleep(self.client.poll_interval_seconds if self.client.poll_interval_seconds < 0.1 else 0.1)
         return answers
@@ -156,7 +165,7 @@ class LocalHarness(Harness):
 
     def close(self) -> None:
         """Leave nothing running."""
-        self.client.cancel(self.jobs)
+        self.client.cancel(self.known(*self.jobs))
 
 
 class SlurmHarness(Harness):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.errors import SubmitError
+from oellm_autoexp.model import JobStatus
+from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.slurm.script import resolve_log_path
 from tests.contract.harness import (
     FAILS,
@@ -59,7 +61,8 @@ def test_each_task_of_an_array_has_its_own_end(harness: Harness) -> None:
     array = harness.submit(TASK_2_FAILS, array=(1, 2, 5))
     ends = harness.ends(*(f"{array}_{task}" for task in (1, 2, 5)))
     assert ends == [("COMPLETED", 0), ("FAILED", 7), ("COMPLETED", 0)]
-    assert harness.client.poll([f"{array}_3"]) == {}, "there is no such task"
+    there_is_none = harness.client.poll(harness.known(f"{array}_3")).get(f"{array}_3")
+    assert there_is_none in (None, JobStatus("CANCELLED", NEVER_BEGAN)), "or not any more"
 
 
 def test_a_cancelled_job_ends_whether_it_runs_waits_or_has_ended(harness: Harness) -> None:
@@ -69,10 +72,10 @@ def test_a_cancelled_job_ends_whether_it_runs_waits_or_has_ended(harness: Harnes
     harness.until("RUNNING", running)
     (pending,) = harness.pending()
     harness.until("PENDING", pending)
-    harness.client.cancel([ended, running, pending])
+    harness.client.cancel(harness.known(ended, running, pending))
     assert [state for state, _ in harness.ends(ended, running, pending)] == ["COMPLETED", "CANCELLED", "CANCELLED"]
-    harness.client.cancel([ended, running, pending, "999999"])
-    harness.client.cancel([])
+    harness.client.cancel(harness.known(ended, running, pending, "999999"))
+    harness.client.cancel({})
     assert harness.ends(ended) == [("COMPLETED", 0)]
 
 
@@ -83,22 +86,22 @@ def test_jobs_are_kept_from_nodes_whether_they_wait_run_have_ended_or_never_were
     (pending,) = harness.pending()
     harness.until("PENDING", pending)
     jobs = [ended, running, pending]
-    harness.client.exclude([*jobs, "999999"], harness.some_nodes())
-    harness.client.exclude(jobs, [])
-    harness.client.exclude([], harness.some_nodes())
-    states = [harness.client.poll([job])[job].scheduler_state for job in jobs]
+    harness.client.exclude(harness.known(*jobs, "999999"), harness.some_nodes())
+    harness.client.exclude(harness.known(*jobs), [])
+    harness.client.exclude({}, harness.some_nodes())
+    states = [harness.client.poll(harness.known(job))[job].scheduler_state for job in jobs]
     assert states == ["COMPLETED", "RUNNING", "PENDING"]
-    harness.client.cancel(jobs)
+    harness.client.cancel(harness.known(*jobs))
 
 
 def test_one_task_or_a_whole_array_can_be_cancelled(harness: Harness) -> None:
     array = harness.submit(STAYS, array=(0, 1, 2), array_limit=2)
     tasks = [f"{array}_{task}" for task in (0, 1, 2)]
     harness.until("RUNNING", tasks[0])
-    harness.client.cancel([tasks[0]])
+    harness.client.cancel(harness.known(tasks[0]))
     assert harness.ends(tasks[0])[0][0] == "CANCELLED"
     harness.until("RUNNING", tasks[1])
-    harness.client.cancel([array])
+    harness.client.cancel(harness.known(array))
     assert [state for state, _ in harness.ends(*tasks)] == ["CANCELLED"] * 3
 
 
@@ -121,13 +124,32 @@ def test_a_submission_is_found_by_its_token_while_it_lives_and_afterwards(harnes
     assert harness.client.find([ended, running, never, array]) == ids
     assert harness.client.find([never]) == {}
     assert harness.client.find([]) == {}
-    harness.client.cancel([ids[running.token]])
+    harness.client.cancel(harness.known(ids[running.token]))
 
 
 def test_an_id_that_nobody_knows_is_left_out(harness: Harness) -> None:
     job = harness.submit(SUCCEEDS)
-    assert harness.client.poll(["999999", "999999_1", job]).keys() <= {job}
-    assert harness.client.poll([]) == {}
+    assert harness.client.poll(harness.known("999999", "999999_1", job)).keys() <= {job}
+    assert harness.client.poll({}) == {}
+
+
+def test_a_job_of_the_same_id_that_has_another_token_is_another_job(harness: Harness) -> None:
+    running, (pending,) = harness.submit(STAYS), harness.pending()
+    array = harness.submit(STAYS, array=(0, 1))
+    harness.until("RUNNING", running)
+    harness.until("PENDING", pending)
+    others = dict.fromkeys([running, pending, array, f"{array}_0"], "another0")
+    assert harness.client.poll(others) == {}
+    harness.client.exclude(others, harness.some_nodes())
+    harness.client.cancel(others)
+    assert harness.client.usage(others) == {}
+    harness.until("RUNNING", running)
+    harness.until("PENDING", pending)
+    known = harness.known(running, pending)
+    assert harness.client.poll(dict.fromkeys(known, "")).keys() == known.keys(), "no token can't be compared"
+    assert harness.client.poll({**known, f"{array}_0": "another0"}).keys() == known.keys()
+    harness.client.cancel(harness.known(running, pending, array))
+    assert [state for state, _ in harness.ends(running, pending, f"{array}_1")] == ["CANCELLED"] * 3
 
 
 def test_a_refused_submission_leaves_nothing_behind(harness: Harness) -> None:
@@ -141,7 +163,7 @@ def test_a_refused_submission_leaves_nothing_behind(harness: Harness) -> None:
 def test_hundreds_of_jobs_wait_and_are_cancelled(harness: Harness) -> None:
     jobs = harness.pending(200)
     harness.until("PENDING", *jobs)
-    harness.client.cancel(jobs)
+    harness.client.cancel(harness.known(*jobs))
     harness.until("CANCELLED", *jobs)
 
 

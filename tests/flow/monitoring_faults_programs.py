@@ -61,8 +61,8 @@ class KeptJobs(FakeSlurmClient):
         wanted = {submission.token for submission in submissions}
         return {told["token"]: job for job, told in self.taken().items() if told["token"] in wanted}
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        return {job: self._status(job) for job in ids if (self.folder / f"{job}.json").exists()}
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        return {job: self._status(job) for job in jobs if (self.folder / f"{job}.json").exists()}
 
     def _status(self, job: str) -> JobStatus:
         try:

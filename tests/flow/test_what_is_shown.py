@@ -13,11 +13,31 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from oellm_autoexp.model import JobSpec, JobStatus
+from oellm_autoexp.monitor.facts import values
 from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.text import fill
+from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User
 from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned
+from tests.unit.test_reactions import Stage
+
+SPEC = JobSpec(
+    index=0,
+    name="a",
+    stage=None,
+    parameters={},
+    argv=("true",),
+    env={},
+    work_dir="/",
+    output_dir="/",
+    script_path="/job.sbatch",
+    log_path="/log",
+    log_path_current="/current.log",
+)
 
 WATCHDOG = {
     "log_events": {"nccl_watchdog": {"pattern": "Watchdog caught", "state": "crash"}},
@@ -195,3 +215,24 @@ def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
     assert "4 jobs: 4 success" in result.stderr
     refused = user.run("run", *QUICK, "scheduler.max_jobz=1", "--json")
     assert (refused.returncode, refused.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job_requeued_in_held_state"]
+)
+def test_a_held_job_is_told_with_the_command_that_lets_it_go(reason: str, tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(("PENDING", JobStatus("PENDING", reason), "RUNNING", "COMPLETED"), "")]})
+    changes, told = Changes(), []
+    for _ in range(6):
+        stage.cycle()
+        told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
+    assert f"a: pending (job 1, {reason}: it waits until `scontrol release 1`)" in told
+    assert [line for line in told if "scontrol release" in line] == [line for line in told if reason in line]
+    assert told[-1].startswith("a: success")
+
+
+def test_where_a_job_has_no_exit_code_texts_say_so() -> None:
+    job = TrackedJob(name="a", state="oom", error_type="oom")
+    assert fill("{error_type}, exit code {exit_code}", values(SPEC, job, None, "p").__getitem__) == (
+        "oom, exit code unknown"
+    )

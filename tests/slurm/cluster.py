@@ -224,6 +224,14 @@ class Cluster:
         self._launch("slurmctld", ["slurmctld"])
         self._await("slurmctld", lambda: self._succeeds("scontrol", "ping"))
 
+    def lose_state(self) -> None:
+        """The controller's state is gone, as with a broken disk: it knows no job, and gives their ids once more."""
+        self.stop_controller()
+        shutil.rmtree(self.directory / "spool/ctld")
+        (self.directory / "spool/ctld").mkdir(mode=0o700)
+        self.start_controller()
+        self._start_nodes(self.node_names)
+
     def freeze_controller(self) -> None:
         """SIGSTOP slurmctld: commands connect and then wait in vain for MessageTimeout (10 s)."""
         for process in self._members("slurmctld"):

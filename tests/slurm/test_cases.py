@@ -64,7 +64,7 @@ class Lab:
         sbatch, squeue, sacct, scancel = ((*here, command) for command in ("sbatch", "squeue", "sacct", "scancel"))
         self.client = SlurmClient(sbatch, squeue, sacct, scancel)
         self.accounts = SlurmClient(sbatch, SQUEUE_KNOWS_NOTHING, sacct, scancel)
-        self.ids: list[str] = []
+        self.ids: dict[str, str] = {}
 
     def submission(self, text: str, array: Sequence[int] = (), limit: int | None = None) -> Submission:
         """One whose script is this text."""
@@ -75,9 +75,10 @@ class Lab:
 
     def submit_array(self, body: str, tasks: Sequence[int], limit: int | None = None) -> list[TrackedJob]:
         text = f"#!/bin/bash\n#SBATCH --output=/dev/null\n{body}\n"
-        job = self.client.submit(self.submission(text, tasks, limit))
-        self.ids.append(job)
-        return [fresh(f"{job}_{task}" if tasks else job) for task in tasks or (0,)]
+        submission = self.submission(text, tasks, limit)
+        job = self.client.submit(submission)
+        self.ids[job] = submission.token
+        return [fresh(f"{job}_{task}" if tasks else job, submission.token) for task in tasks or (0,)]
 
     def submit(self, body: str) -> TrackedJob:
         (job,) = self.submit_array(body, ())
@@ -89,7 +90,7 @@ class Lab:
     def see(self, job: TrackedJob, client: SlurmClient | None = None) -> TrackedJob:
         """The job after one more poll; no answer is no news."""
         try:
-            answers = (client or self.client).poll([job.scheduler_id])
+            answers = (client or self.client).poll({job.scheduler_id: job.token})
         except SchedulerError:
             return job
         return see_status(job, answers.get(job.scheduler_id), time.time())
@@ -108,14 +109,14 @@ class Lab:
         """The job ends so, whoever tells of it."""
         told = self.until(job, end.state)
         assert (told.reason, told.exit_code) == end.shown
-        later = self.until(fresh(job.scheduler_id), end.state, client=self.accounts)
+        later = self.until(fresh(job.scheduler_id, job.token), end.state, client=self.accounts)
         assert (later.reason, later.exit_code) == ("", end.accounts_code)
         return told
 
 
-def fresh(job: str) -> TrackedJob:
+def fresh(job: str, token: str = "") -> TrackedJob:
     """A job as it is known right after its submission."""
-    return TrackedJob(name="case", state="pending", scheduler_id=job)
+    return TrackedJob(name="case", state="pending", scheduler_id=job, token=token)
 
 
 def events(job: TrackedJob) -> list[str]:
@@ -225,6 +226,12 @@ def make_lab(make_slurm_cluster: Callable[..., Cluster], tmp_path: Path) -> Call
             marks=cgroups_only,
         ),
         pytest.param(
+            f"#SBATCH --mem=50\nsrun sh -c '{USES_MUCH_MEMORY}' || exit 5",
+            End("oom", ("NonZeroExitCode", 5), 5),
+            id="a task out of memory that ends its script",
+            marks=cgroups_only,
+        ),
+        pytest.param(
             f"#SBATCH --mem=50\nsrun sh -c '{USES_MUCH_MEMORY}' || true",
             SUCCESS,
             id="a task out of memory that its script does not mind",
@@ -235,6 +242,12 @@ def make_lab(make_slurm_cluster: Callable[..., Cluster], tmp_path: Path) -> Call
 )
 def test_a_job_ends_as_its_script_does(lab: Lab, body: str, end: End) -> None:
     lab.check(lab.submit(body), end)
+
+
+@cgroups_only
+def test_a_script_that_overcame_a_task_out_of_memory_has_succeeded_and_its_history_tells(lab: Lab) -> None:
+    job = lab.until(lab.submit(f"#SBATCH --mem=50\nsrun sh -c '{USES_MUCH_MEMORY}' || true"), "success")
+    assert job.history[-1].message == "COMPLETED, a step of it ran out of memory"
 
 
 def test_without_cgroups_a_job_that_uses_too_much_memory_is_only_known_to_be_killed(
@@ -253,24 +266,24 @@ def test_a_cancelled_job_is_cancelled_whether_it_ran_waited_or_was_held(lab: Lab
     waited, held = lab.submit("#SBATCH --begin=now+1hour"), lab.submit("#SBATCH --hold")
     lab.cluster.run("scancel", *(job.scheduler_id for job in (ran, waited, held)))
     lab.check(ran, TOLD_TO_END)
-    lab.check(waited, End("cancelled", ("BeginTime", None)))
-    lab.check(held, End("cancelled", ("JobHeldUser", None)))
+    lab.check(waited, End("cancelled"))
+    lab.check(held, End("cancelled"))
 
 
 def test_a_cancelled_job_runs_until_its_last_process_has_ended(lab: Lab) -> None:
     """Accounting says CANCELLED at once."""
     job = lab.running("trap '' TERM; echo $$ > new; mv new pid; sleep 1000")
     wait("the job to be deaf", (lab.folder / "pid").exists)
-    lab.client.cancel([job.scheduler_id])
+    lab.client.cancel(dict.fromkeys([job.scheduler_id], ""))
     lab.until(job, "cancelled")
     assert process_started(int((lab.folder / "pid").read_text())) is None
 
 
 def test_cancelling_what_has_ended_or_never_was_changes_nothing(lab: Lab) -> None:
     job = lab.until(lab.submit("true"), "success")
-    lab.client.cancel([job.scheduler_id, "999999"])
+    lab.client.cancel(dict.fromkeys([job.scheduler_id, "999999"], ""))
     assert lab.see(job) == job
-    assert lab.client.poll(["999999"]) == {}
+    assert lab.client.poll(dict.fromkeys(["999999"], "")) == {}
 
 
 def test_a_signalled_job_ends_as_its_script_chooses(lab: Lab) -> None:
@@ -356,12 +369,75 @@ def test_the_tasks_beyond_an_arrays_limit_wait_for_the_others(lab: Lab) -> None:
 def test_each_task_of_a_cancelled_array_is_cancelled_also_those_that_never_began(lab: Lab) -> None:
     tasks = lab.submit_array("sleep 1000", range(4), limit=1)
     tasks[0] = lab.until(tasks[0], "running")
-    lab.client.cancel([tasks[0].scheduler_id.partition("_")[0]])
+    lab.client.cancel(dict.fromkeys([tasks[0].scheduler_id.partition("_")[0]], ""))
     lab.check(tasks[0], TOLD_TO_END)
     for task in tasks[1:]:
         told = lab.until(task, "cancelled")
         assert told.exit_code is None
         lab.until(fresh(task.scheduler_id), "cancelled", client=lab.accounts)
+
+
+@pytest.mark.parametrize("accounting", [True, False], ids=["accounts", "no accounts"])
+def test_a_task_that_somebody_cancels_before_it_begins_is_cancelled_whatever_is_left_of_it(
+    make_lab: Callable[..., Lab], accounting: bool
+) -> None:
+    """squeue does not list it any more, and the accounts have no line of it: only the rest of its array goes on."""
+    lab = make_lab(nodes=1, accounting=accounting, min_job_age_seconds=2)
+    runs, by_hand, by_us, stays, last = lab.submit_array("sleep 1000", range(5), limit=1)
+    runs = lab.until(runs, "running")
+    lab.cluster.run("scancel", by_hand.scheduler_id)
+    lab.client.cancel({by_us.scheduler_id: by_us.token})
+    for task in (by_hand, by_us):
+        told = lab.until(task, "cancelled")
+        assert (told.exit_code, events(told), told.failed) == (None, ["cancelled"], False)
+    assert [lab.see(task).state for task in (runs, stays, last)] == ["running", "pending", "pending"]
+    assert lab.client.poll({f"{runs.scheduler_id.partition('_')[0]}_1": "another0"}) == {}
+    lab.cluster.run("scancel", stays.scheduler_id, last.scheduler_id)
+    for task in (stays, last):
+        assert events(lab.until(task, "cancelled")) == ["cancelled"]
+    lab.client.cancel({runs.scheduler_id: runs.token})
+    lab.until(runs, "cancelled")
+    for task in (by_hand, by_us, stays, last) if accounting else ():
+        lab.until(fresh(task.scheduler_id, task.token), "cancelled", client=lab.accounts)
+
+
+def test_an_array_whose_tasks_were_all_cancelled_one_by_one_leaves_no_task_behind(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab(nodes=1)
+    tasks = lab.submit_array("#SBATCH --hold", range(3))
+    for task in tasks:
+        lab.cluster.run("scancel", task.scheduler_id)
+    for task in tasks:
+        assert events(lab.until(task, "cancelled")) == ["cancelled"]
+
+
+@pytest.mark.parametrize("accounting", [True, False], ids=["accounts", "no accounts"])
+def test_a_job_whose_id_is_a_strangers_now_is_not_known_and_the_stranger_is_left_alone(
+    make_lab: Callable[..., Lab], accounting: bool
+) -> None:
+    lab = make_lab(nodes=1, accounting=accounting)
+    ours, waits = lab.running("sleep 1000"), lab.submit("#SBATCH --hold")
+    task, _ = lab.submit_array("#SBATCH --hold", (0, 1))
+    lab.cluster.kill_node(*lab.cluster.node_names)
+    lab.cluster.lose_state()
+    line = ("sbatch", "--parsable", "--output=/dev/null")
+    ended = lab.cluster.run(*line, "--job-name=wrap", "--wrap=true").stdout.strip()
+    held = lab.cluster.run(*line, "--hold", "--wrap=true").stdout.strip()
+    tasks = lab.cluster.run(*line, "--hold", "--array=0-1", "--wrap=true").stdout.strip()
+    assert [ended, held, f"{tasks}_0"] == [job.scheduler_id for job in (ours, waits, task)]
+    lab.until(fresh(ended), "success")  # without a token nothing can be compared
+    jobs = {job.scheduler_id: job.token for job in (ours, waits, task)}
+    assert lab.client.poll(jobs) == {}
+    assert lab.accounts.poll(jobs) == {}
+    assert lab.client.usage(jobs) == {}
+    lab.client.exclude(jobs, lab.cluster.node_names)
+    lab.client.cancel({**jobs, tasks: task.token})
+    assert "ExcNodeList=(null)" in lab.cluster.run("scontrol", "show", "job", held).stdout
+    for stranger in (held, f"{tasks}_0", f"{tasks}_1"):
+        assert lab.see(fresh(stranger)).scheduler_state == "PENDING"
+    seen = lab.see(ours)
+    assert (seen.state, seen.missing_since is None) == ("running", False)
 
 
 # --- requeued ---------------------------------------------------------------------------------------------------------
@@ -409,6 +485,17 @@ def test_a_job_that_is_requeued_and_held_waits(lab: Lab) -> None:
     job = lab.running("#SBATCH --requeue\nsleep 1000")
     lab.cluster.run("scontrol", "requeuehold", job.scheduler_id)
     lab.until(job, "pending", "job requeued in held state")
+
+
+def test_a_job_tells_how_often_it_was_requeued_also_when_it_had_ended(lab: Lab) -> None:
+    job = lab.running(f"#SBATCH --requeue\n{ONLY_AT_FIRST}")
+    known = {job.scheduler_id: job.token}
+    assert lab.client.poll(known)[job.scheduler_id].restarts == 0
+    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
+    lab.until(job, "success")
+    assert lab.client.poll(known)[job.scheduler_id].restarts == 1
+    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
+    assert lab.client.poll(known)[job.scheduler_id].restarts == 2
 
 
 def test_a_requeue_that_is_refused_leaves_the_job_running(lab: Lab) -> None:
@@ -467,11 +554,11 @@ def test_of_a_job_on_several_nodes_only_the_one_that_lost_power_has_failed(make_
     bad = lab.cluster.node_names[1]
     lab.cluster.kill_node(bad)
     lab.until(job, "node_fail")
-    status = lab.client.poll([job.scheduler_id])[job.scheduler_id]
+    status = lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id]
     assert status.failed_nodes == bad
     assert status.nodes != bad
     lab.cluster.start_node(bad)
-    assert lab.client.poll([job.scheduler_id])[job.scheduler_id].failed_nodes == bad
+    assert lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad
 
 
 def test_a_node_that_came_back_at_once_is_known_from_the_accounts(lab: Lab) -> None:
@@ -479,14 +566,17 @@ def test_a_node_that_came_back_at_once_is_known_from_the_accounts(lab: Lab) -> N
     bad = lab.cluster.run("scontrol", "show", "hostnames", job.nodes).stdout.split()[1]
     set_down(lab, job, bad)
     lab.until(job, "node_fail")
-    wait("the accounts", lambda: lab.client.poll([job.scheduler_id])[job.scheduler_id].failed_nodes == bad)
+    wait(
+        "the accounts",
+        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad,
+    )
 
 
 def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab) -> None:
     first, second, third, last = lab.cluster.node_names
     job = lab.submit(f"#SBATCH --hold --exclude={first} --nodes=1\nsleep 1000")
     array = lab.submit_array("#SBATCH --hold\nsleep 1000", [0, 1])
-    lab.client.exclude([job.scheduler_id, array[1].scheduler_id], [second, third])
+    lab.client.exclude(dict.fromkeys([job.scheduler_id, array[1].scheduler_id], ""), [second, third])
     shown = lab.cluster.run("scontrol", "show", "job", job.scheduler_id).stdout
     excluded = re.findall(r"ExcNodeList=(\S+)", shown)
     assert lab.cluster.run("scontrol", "show", "hostnames", *excluded).stdout.split() == [first, second, third]
@@ -495,7 +585,7 @@ def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab
     lab.cluster.run("scontrol", "release", job.scheduler_id)
     running = lab.until(job, "running")
     assert running.nodes == last
-    lab.client.exclude([job.scheduler_id], [last])
+    lab.client.exclude(dict.fromkeys([job.scheduler_id], ""), [last])
     assert lab.until(job, "running").nodes == last
 
 
@@ -521,9 +611,9 @@ def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_told(
     submission = lab.submission("#!/bin/bash\n#SBATCH --output=/dev/null\n")
     silence(lab.cluster)
     questions = (
-        lambda: lab.client.poll([job.scheduler_id]),
+        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], "")),
         lambda: lab.client.submit(submission),
-        lambda: lab.client.cancel(["999999"]),
+        lambda: lab.client.cancel(dict.fromkeys(["999999"], "")),
         lambda: lab.client.find([replace(submission, token="another0")]),  # noqa: S106  no secret
     )
     with ThreadPoolExecutor() as threads:
@@ -562,7 +652,7 @@ def test_what_the_controller_has_forgotten_is_concluded_from_the_accounts_alike(
     }
     jobs = {body: lab.submit(body) for body in ends}
     lab.until(jobs["sleep 1000"], "running")
-    lab.client.cancel([jobs[body].scheduler_id for body in ("sleep 1000", "#SBATCH --hold")])
+    lab.client.cancel(dict.fromkeys([jobs[body].scheduler_id for body in ("sleep 1000", "#SBATCH --hold")], ""))
     wait("squeue to forget", lambda: not lab.cluster.run("squeue", "-h", "-t", "all").stdout, seconds=PATIENCE_SECONDS)
     for body, end in ends.items():
         told = lab.until(jobs[body], end.state)

@@ -7,7 +7,7 @@ import pytest
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor.detect import VANISHED_AFTER_SECONDS, conclude, see_log, see_status
-from oellm_autoexp.monitor.tracked import FINAL, TrackedJob
+from oellm_autoexp.monitor.tracked import FINAL, TrackedJob, by_id
 from oellm_autoexp.scheduler.base import ENDED, RUNNING, UNKNOWN
 
 JOB = TrackedJob(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
@@ -108,3 +108,30 @@ def test_iterations_and_losses_are_read_from_new_lines_only() -> None:
 def test_a_loss_that_vanishes_from_the_line_is_no_number() -> None:
     seen = see_log(JOB, LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n", Cursor("1", 900), 9.0)
     assert seen.progress.loss is None
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "words"),
+    [
+        (JobStatus("FAILED", "NonZeroExitCode", 1, out_of_memory=True), "oom", "a step of it ran out of memory"),
+        (JobStatus("COMPLETED", "", 0, out_of_memory=True), "success", "COMPLETED, a step of it ran out of memory"),
+        (JobStatus("TIMEOUT", "TimeLimit", out_of_memory=True), "timeout", "a step of it ran out of memory"),
+        (JobStatus("CANCELLED", out_of_memory=True), "cancelled", "a step of it ran out of memory"),
+        (JobStatus("OUT_OF_MEMORY", "OutOfMemory", out_of_memory=True), "oom", "OUT_OF_MEMORY, OutOfMemory"),
+    ],
+)
+def test_a_step_out_of_memory_explains_a_failure_and_no_other_end(status: JobStatus, state: str, words: str) -> None:
+    seen = see_status(JOB, status, 100.0)
+    assert seen.state == state
+    assert seen.history[-1].message.endswith(words)
+
+
+def test_a_job_that_we_have_cancelled_and_that_is_gone_is_cancelled() -> None:
+    job = JOB.model_copy(update={"cancelled_by": "enough", "end_asked_at": 90.0})
+    gone = see_status(see_status(job, None, 100.0), None, 100.0 + VANISHED_AFTER_SECONDS)
+    assert (gone.state, gone.reason, gone.failed) == ("cancelled", "enough", False)
+
+
+def test_of_two_jobs_with_one_id_it_is_the_newer_ones() -> None:
+    old, new = (JOB.model_copy(update={"token": token, "submitted_at": at}) for token, at in (("o", 1.0), ("n", 2.0)))
+    assert by_id([new, old]) == {"7": new}

@@ -14,14 +14,14 @@ def submission(name: str, array: tuple[int, ...] = ()) -> Submission:
 
 
 def states(client: FakeSlurmClient, job: str, polls: int) -> list[str]:
-    return [client.poll([job])[job].scheduler_state for _ in range(polls)]
+    return [client.poll(dict.fromkeys([job], ""))[job].scheduler_state for _ in range(polls)]
 
 
 def test_a_job_goes_through_its_states_one_per_poll_and_stays_in_the_last() -> None:
     client = FakeSlurmClient()
     job = client.submit(submission("a"))
     assert states(client, job, 5) == ["PENDING", "RUNNING", "COMPLETED", "COMPLETED", "COMPLETED"]
-    assert client.poll([job])[job].exit_code == 0
+    assert client.poll(dict.fromkeys([job], ""))[job].exit_code == 0
 
 
 def test_jobs_and_tasks_behave_each_in_its_own_way() -> None:
@@ -32,8 +32,8 @@ def test_jobs_and_tasks_behave_each_in_its_own_way() -> None:
 
     client = FakeSlurmClient(("COMPLETED",), behave)
     odd, plain = client.submit(submission("odd")), client.submit(submission("plain", array=(1, 2)))
-    assert client.poll([odd]) == {odd: JobStatus("RUNNING", nodes="n1")}
-    answers = client.poll([odd, f"{plain}_1", f"{plain}_2", plain, "99"])
+    assert client.poll(dict.fromkeys([odd], "")) == {odd: JobStatus("RUNNING", nodes="n1")}
+    answers = client.poll(dict.fromkeys([odd, f"{plain}_1", f"{plain}_2", plain, "99"], ""))
     assert {job: (status.scheduler_state, status.exit_code) for job, status in answers.items()} == {
         odd: ("FAILED", 7),
         f"{plain}_1": ("COMPLETED", 0),
@@ -53,9 +53,9 @@ def test_a_refused_job_is_not_taken() -> None:
 def test_a_cancel_ends_what_was_last_seen_alive_whatever_the_script_has_next() -> None:
     client = FakeSlurmClient(("RUNNING", "COMPLETED"))
     unseen, running, ended, array = (client.submit(submission(name, (0, 1) * (name == "d"))) for name in "abcd")
-    client.poll([running])
+    client.poll(dict.fromkeys([running], ""))
     states(client, ended, 2)
-    client.cancel([unseen, running, ended, array, "99"])
+    client.cancel(dict.fromkeys([unseen, running, ended, array, "99"], ""))
     jobs = [unseen, running, ended, f"{array}_0", f"{array}_1"]
     assert [states(client, job, 2)[-1] for job in jobs] == [
         "CANCELLED",

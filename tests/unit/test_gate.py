@@ -11,6 +11,7 @@ from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off
 from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
@@ -147,6 +148,8 @@ def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> Non
         (JobStatus("CANCELLED"), {"9": "pending"}, True),  # it is another attempt
         (JobStatus("CANCELLED"), {"7": "running"}, False),  # by a person
         (JobStatus("CANCELLED"), {"7": "success"}, False),
+        (JobStatus("CANCELLED", NEVER_BEGAN), {"7": "crash"}, True),
+        (JobStatus("CANCELLED", NEVER_BEGAN), {"7": "running"}, False),
         (JobStatus("FAILED"), {"7": "crash"}, False),
         (JobStatus("PENDING", "Dependency"), {"7": "crash"}, False),
         (None, {"7": "crash"}, False),

@@ -65,7 +65,7 @@ class Bench:
         return self.client.submit(self.submission(body, **more))
 
     def status(self, job: str, client: LocalClient | None = None) -> JobStatus:
-        return (client or self.client).poll([job])[job]
+        return (client or self.client).poll(dict.fromkeys([job], ""))[job]
 
     def state(self, job: str) -> str:
         return self.status(job).scheduler_state
@@ -188,12 +188,12 @@ def test_jobs_whose_worker_died_keep_filling_its_slot(bench: Bench) -> None:
     bench.says(first, "here")
     bench.kill_workers()
     client = bench.another(slots=1)
-    until("a new worker", lambda: bool(client.poll([first, second])) and len(bench.workers()) == 1)
+    until("a new worker", lambda: bool(client.poll(dict.fromkeys([first, second], ""))) and len(bench.workers()) == 1)
     until("its claim", lambda: client._claim(0).holder() is not None)
     for _ in range(20):
         assert bench.status(second, client).scheduler_state == "PENDING"
         time.sleep(0.01)
-    client.cancel([first])
+    client.cancel(dict.fromkeys([first], ""))
     assert bench.end(first, client).scheduler_state == "CANCELLED"
     bench.says(second, "here")
 
@@ -232,7 +232,7 @@ def test_what_runs_on_another_host_is_left_to_its_worker_there(bench: Bench) -> 
     assert spool.begin(job, Run("elsewhere", 1, "x", 0.0, 0, 1, "x"))
     assert bench.status(job).nodes == "elsewhere"
     assert bench.state(job) == "RUNNING"
-    bench.client.cancel([job])
+    bench.client.cancel(dict.fromkeys([job], ""))
     assert bench.state(job) == "RUNNING"
     assert spool.stopped(job) == "CANCELLED"
 
@@ -253,7 +253,10 @@ def test_no_more_jobs_run_at_once_than_there_are_slots_and_all_slots_are_used(be
     client = bench.another(slots=3)
     body = f"echo + >> {shlex.quote(str(log))}; sleep 0.15; echo - >> {shlex.quote(str(log))}"
     jobs = [client.submit(bench.submission(body)) for _ in range(15)]
-    until("the end of all", lambda: {status.scheduler_state for status in client.poll(jobs).values()} == {"COMPLETED"})
+    until(
+        "the end of all",
+        lambda: {status.scheduler_state for status in client.poll(dict.fromkeys(jobs, "")).values()} == {"COMPLETED"},
+    )
     active, most = 0, 0
     for line in log.read_text().splitlines():
         active += 1 if line == "+" else -1
@@ -290,7 +293,9 @@ def test_four_submitters_at_once_start_every_job_once(bench: Bench) -> None:
     assert sorted(map(int, jobs)) == list(range(1, 201))
     until(
         "the end of all",
-        lambda: {status.scheduler_state for status in bench.client.poll(jobs).values()} == {"COMPLETED"},
+        lambda: (
+            {status.scheduler_state for status in bench.client.poll(dict.fromkeys(jobs, "")).values()} == {"COMPLETED"}
+        ),
     )
     assert sorted(map(int, log.read_text().split())) == list(range(1, 201))
 
@@ -330,11 +335,11 @@ def test_a_job_is_told_once_to_end_however_often_it_is_looked_at(bench: Bench) -
     job = bench.submit("trap 'echo told' TERM; echo here; while [ ! -e go ]; do sleep 0.02; done; exit 3")
     bench.says(job, "here")
     for _ in range(10):
-        bench.client.cancel([job])
-        bench.another().poll([job])
+        bench.client.cancel(dict.fromkeys([job], ""))
+        bench.another().poll(dict.fromkeys([job], ""))
     bench.says(job, "told")
     bench.kill_workers()
-    bench.another().poll([job])
+    bench.another().poll(dict.fromkeys([job], ""))
     (bench.folder / "go").touch()
     status = bench.end(job)
     assert (status.scheduler_state, status.exit_code) == ("CANCELLED", 3)
@@ -347,7 +352,7 @@ def test_a_job_that_ignores_term_is_killed_after_the_grace_with_all_its_process_
     job = client.submit(bench.submission(body))
     bench.says(job, "here")
     assert len(sessions()[bench.run(job).pid]) >= 4
-    client.cancel([job])
+    client.cancel(dict.fromkeys([job], ""))
     status = bench.end(job, client)
     assert (status.scheduler_state, status.exit_code) == ("CANCELLED", 137)
     assert bench.run(job).pid not in sessions()
@@ -373,7 +378,7 @@ def test_processes_in_a_session_of_their_own_end_with_their_job(bench: Bench, ho
     bench.says(job, "here")
     assert carrying(number)
     if how == "cancel":
-        client.cancel([job])
+        client.cancel(dict.fromkeys([job], ""))
     ended = {"limit": "TIMEOUT", "cancel": "CANCELLED", "end": "COMPLETED"}
     assert bench.end(job, client).scheduler_state == ended[how]
     until("the end of all", lambda: not carrying(number))
@@ -383,7 +388,7 @@ def test_a_stopped_job_can_be_ended(bench: Bench) -> None:
     job = bench.submit("echo here; while true; do sleep 0.02; done")
     bench.says(job, "here")
     os.killpg(bench.run(job).pid, signal.SIGSTOP)
-    bench.client.cancel([job])
+    bench.client.cancel(dict.fromkeys([job], ""))
     assert bench.end(job).scheduler_state == "CANCELLED"
 
 
@@ -398,9 +403,12 @@ def test_cancelling_a_job_as_it_starts_leaves_nothing_running(bench: Bench) -> N
     jobs = [client.submit(bench.submission("sleep 100")) for _ in range(40)]
     until("a start", lambda: bench.status(jobs[0], client).scheduler_state == "RUNNING")
     for job in jobs:
-        client.cancel([job])
+        client.cancel(dict.fromkeys([job], ""))
         time.sleep(random.random() * 0.03)
-    until("the end of all", lambda: {status.scheduler_state for status in client.poll(jobs).values()} == {"CANCELLED"})
+    until(
+        "the end of all",
+        lambda: {status.scheduler_state for status in client.poll(dict.fromkeys(jobs, "")).values()} == {"CANCELLED"},
+    )
     begun = {json.loads(path.read_text())["pid"] for path in bench.spool.glob("*.run")} - {0}
     assert begun
     assert not begun & sessions().keys()
@@ -421,7 +429,7 @@ def test_a_cancel_that_died_half_way_is_brought_to_its_end(bench: Bench) -> None
 def test_a_job_that_has_ended_can_not_be_cancelled_any_more(bench: Bench) -> None:
     job = bench.submit("exit 3")
     until("its exit code", lambda: (bench.spool / f"{job}.code").exists())
-    bench.client.cancel([job, "77", "77_1", "nonsense"])
+    bench.client.cancel(dict.fromkeys([job, "77", "77_1", "nonsense"], ""))
     assert bench.end(job) == bench.status(job)
     assert bench.state(job) == "FAILED"
 
@@ -485,7 +493,9 @@ def test_no_signal_is_sent_before_its_time_or_without_a_time_limit(bench: Bench)
     for job in (early, unlimited):
         bench.let_pass(job, ALMOST_SECONDS / 2)
     for _ in range(10):
-        assert {status.scheduler_state for status in bench.another().poll([early, unlimited]).values()} == {"RUNNING"}
+        assert {
+            status.scheduler_state for status in bench.another().poll(dict.fromkeys([early, unlimited], "")).values()
+        } == {"RUNNING"}
     (bench.folder / "go").touch()
     for job in (early, unlimited):
         assert bench.end(job).exit_code == 3
@@ -626,7 +636,10 @@ def test_everything_works_where_there_are_no_hard_links(bench: Bench, monkeypatc
         subprocess.Popen([sys.executable, "-c", WORK_WITHOUT_LINKS, *(word.format(slot) for word in words)], cwd=ROOT)
         for slot in range(2)
     ]
-    until("all", lambda: all(status.scheduler_state in ENDED for status in bench.client.poll(jobs).values()))
+    until(
+        "all",
+        lambda: all(status.scheduler_state in ENDED for status in bench.client.poll(dict.fromkeys(jobs, "")).values()),
+    )
     lost = [job for job in jobs if bench.state(job) == "NODE_FAIL"]
     assert len(lost) <= 2, "but for what ran as its worker was killed"
     assert len(set(log.read_text().split())) == len(log.read_text().split())
@@ -645,9 +658,9 @@ def test_a_spool_that_can_not_be_written_refuses(tmp_path: Path) -> None:
     with pytest.raises(SubmitError, match="File exists"):
         client.submit(Submission("token", "name", str(script), str(tmp_path), "/dev/null"))
     asks: list[Callable[[], object]] = [
-        lambda: client.poll(["1"]),
+        lambda: client.poll(dict.fromkeys(["1"], "")),
         lambda: client.find([]),
-        lambda: client.cancel(["1"]),
+        lambda: client.cancel(dict.fromkeys(["1"], "")),
     ]
     for ask in asks:
         with pytest.raises(SchedulerError, match="can't use the local scheduler's files"):

@@ -19,6 +19,7 @@ from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from tests.unit.test_reactions import (
     CRASH,
@@ -132,10 +133,10 @@ def test_silence_is_not_judged_while_the_scheduler_does_not_say_that_the_job_run
     stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
     stage.cycle(8)  # one look is within the three
 
-    def poll(ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         if kind == "no answer":
             raise SchedulerError(Problem("no answer"))
-        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in ids}
+        return {} if kind == "no such job" else {job: JobStatus("UNKNOWN") for job in jobs}
 
     with monkeypatch.context() as patched:
         patched.setattr(stage.slurm, "poll", poll)
@@ -453,6 +454,63 @@ def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
     assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
 
 
+# --- who is meant -----------------------------------------------------------------------------------------------------
+
+LEFT = ("PENDING", JobStatus("CANCELLED", NEVER_BEGAN))
+
+
+def leave(stage: Stage, kind: str, text: str) -> None:
+    """Something that the job's script leaves as it runs."""
+    folder = stage.folder / "a" / "marks"
+    folder.mkdir(exist_ok=True)
+    (folder / f"1.{kind}").write_text(text)
+
+
+def test_a_job_that_left_the_queue_before_it_began_is_cancelled(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(LEFT, "")]})
+    stage.finish()
+    assert (stage.a.state, stage.a.reason, stage.a.failed, stage.a.attempt) == ("cancelled", NEVER_BEGAN, False, 1)
+
+
+def test_what_a_job_has_left_tells_that_it_began_after_all(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(LEFT, "")]})
+    stage.cycle()
+    token = stage.a.token
+    leave(stage, "start", f"1000\nname.{token}\n")
+    stage.cycle(3)
+    assert (stage.a.state, stage.a.missing_since is None) == ("pending", False)
+    leave(stage, "exit", "0\n")
+    stage.cycle()
+    assert (stage.a.state, stage.a.reason) == ("success", "told by the job itself")
+
+
+def test_a_log_that_has_grown_tells_that_the_job_began_after_all(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(LEFT, "at work\n")]})
+    stage.cycle(3)
+    assert (stage.a.state, stage.a.missing_since is None) == ("pending", False)
+
+
+def test_marks_of_another_submission_under_the_same_id_are_not_the_jobs(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(("PENDING", JobStatus("FAILED", exit_code=3)), "")]})
+    stage.cycle()
+    leave(stage, "start", "900\nname.0123abcd\n")
+    leave(stage, "exit", "0\n")
+    stage.finish()
+    assert (stage.a.exit_code, (stage.a.started_at or 1000) >= 1000) == (3, True)
+
+
+def test_a_job_whose_id_a_newer_job_of_the_session_has_is_not_told_what_becomes_of_that(tmp_path: Path) -> None:
+    """The scheduler has begun its ids anew."""
+    stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [(("PENDING", "RUNNING", "COMPLETED"), "")]})
+    stage.cycle(2)
+    old, new = stage.a, stage.jobs["b"]
+    update = {"scheduler_id": new.scheduler_id, "submitted_at": (new.submitted_at or 0) - 100}
+    stage.monitor.session.put(old.model_copy(update=update))
+    stage.until(lambda: stage.jobs["b"].state == "success")
+    assert stage.a.state != "success"
+    assert stage.a.missing_since is not None
+
+
 # --- dependencies of the scheduler ------------------------------------------------------------------------------------
 
 
@@ -461,14 +519,14 @@ class Chained(FakeSlurmClient):
 
     native_dependencies = True
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        statuses = super().poll(ids)
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        statuses = super().poll(jobs)
         for number, one in enumerate(self.submissions, 1):
             parent = self._shown.get(one.dependency.partition(":")[2])
             if parent and parent.scheduler_state == "FAILED":
                 self._shown[str(number)] = JobStatus("CANCELLED", "DependencyNeverSatisfied")
                 self._scripts[str(number)] = [self._shown[str(number)]]
-        return {**statuses, **{job: self._shown[job] for job in ids if job in self._shown}}
+        return {**statuses, **{job: self._shown[job] for job in jobs if job in self._shown}}
 
 
 @pytest.mark.parametrize(

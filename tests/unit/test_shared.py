@@ -20,27 +20,27 @@ class Counting(FakeSlurmClient):
         self.questions: list[Collection[str]] = []
         self.down = False
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        self.questions.append(sorted(ids))
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        self.questions.append(sorted(jobs))
         if self.down:
             raise SchedulerError(Problem("down"))
-        return {job: JobStatus("RUNNING") for job in ids if job in "1234"}
+        return {job: JobStatus("RUNNING") for job in jobs if job in "1234"}
 
 
 def test_one_question_answers_all_who_ask_for_some_of_it() -> None:
     scheduler = Counting()
     shared = SharedScheduler(scheduler)
-    shared.ask(["1", "2", "3", "9"])
-    assert shared.poll(["1", "9"]) == {"1": JobStatus("RUNNING")}
-    assert shared.poll(["2", "3"]) == {"2": JobStatus("RUNNING"), "3": JobStatus("RUNNING")}
+    shared.ask(dict.fromkeys(["1", "2", "3", "9"], ""))
+    assert shared.poll(dict.fromkeys(["1", "9"], "")) == {"1": JobStatus("RUNNING")}
+    assert shared.poll(dict.fromkeys(["2", "3"], "")) == {"2": JobStatus("RUNNING"), "3": JobStatus("RUNNING")}
     assert scheduler.questions == [["1", "2", "3", "9"]]
 
 
 def test_a_job_that_is_new_is_asked_for_at_once() -> None:
     scheduler = Counting()
     shared = SharedScheduler(scheduler)
-    shared.ask(["1"])
-    assert shared.poll(["1", "4"]) == {"1": JobStatus("RUNNING"), "4": JobStatus("RUNNING")}
+    shared.ask(dict.fromkeys(["1"], ""))
+    assert shared.poll(dict.fromkeys(["1", "4"], "")) == {"1": JobStatus("RUNNING"), "4": JobStatus("RUNNING")}
     assert scheduler.questions == [["1"], ["1", "4"]]
 
 
@@ -48,14 +48,14 @@ def test_a_failure_is_everybodys_until_the_next_question_and_nobodys_who_has_no_
     scheduler = Counting()
     shared = SharedScheduler(scheduler)
     scheduler.down = True
-    shared.ask(["1", "2"])
+    shared.ask(dict.fromkeys(["1", "2"], ""))
     for job in ("1", "2"):
         with pytest.raises(SchedulerError, match="down"):
-            shared.poll([job])
-    assert shared.poll([]) == {}
+            shared.poll(dict.fromkeys([job], ""))
+    assert shared.poll({}) == {}
     scheduler.down = False
-    shared.ask(["1", "2"])
-    assert set(shared.poll(["1"])) == {"1"}
+    shared.ask(dict.fromkeys(["1", "2"], ""))
+    assert set(shared.poll(dict.fromkeys(["1"], ""))) == {"1"}
     assert len(scheduler.questions) == 2
 
 
@@ -63,8 +63,17 @@ def test_an_exclusion_is_passed_on() -> None:
     told: list[object] = []
 
     class Told(Counting):
-        def exclude(self, ids: Collection[str], nodes: Collection[str]) -> None:
-            told.append((ids, nodes))
+        def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+            told.append((dict(jobs), nodes))
 
-    SharedScheduler(Told()).exclude(["1"], ["n1"])
-    assert told == [(["1"], ["n1"])]
+    SharedScheduler(Told()).exclude(dict.fromkeys(["1"], ""), ["n1"])
+    assert told == [({"1": ""}, ["n1"])]
+
+
+def test_a_job_whose_id_another_session_has_asked_for_with_another_token_is_asked_for_itself() -> None:
+    scheduler = Counting()
+    shared = SharedScheduler(scheduler)
+    shared.ask({"1": "new", "2": "two"})
+    assert shared.poll({"2": "two"}).keys() == {"2"}
+    shared.poll({"1": "old"})
+    assert scheduler.questions == [["1", "2"], ["1"]]

@@ -12,9 +12,15 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.errors import (
+    InvalidSubmissionError,
+    SchedulerError,
+    SubmitError,
+    TooManyJobsError,
+    UnreachableError,
+)
 from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import UNKNOWN
+from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
 
@@ -85,7 +91,7 @@ def test_a_submission_carries_its_token_in_name_and_comment(commands: Commands) 
     ("code", "errors", "kind"),
     [
         (1, "sbatch: error: Batch job submission failed: Invalid partition name specified", InvalidSubmissionError),
-        (1, "sbatch: error: QOSMaxSubmitJobPerUserLimit", SubmitError),
+        (1, "sbatch: error: QOSMaxSubmitJobPerUserLimit", TooManyJobsError),
         (1, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", SchedulerError),
         (1, "sbatch: fatal: Could not establish a configuration source", UnreachableError),
         (1, "", SchedulerError),
@@ -112,7 +118,7 @@ def test_a_hanging_command_is_ended_with_its_children(commands: Commands) -> Non
     """They hold its output open, so waiting for that would take as long as they do."""
     commands.write("squeue", f"sleep 1000 & echo $! > '{commands.folder}/pid'; wait")
     with pytest.raises(SchedulerError, match=r"squeue: no answer within 1 s"):
-        commands.client(timeout=1).poll(["1"])
+        commands.client(timeout=1).poll(dict.fromkeys(["1"], ""))
     child = int((commands.folder / "pid").read_text())
     deadline = time.monotonic() + PATIENCE_SECONDS
     while process_started(child) is not None:
@@ -127,7 +133,10 @@ def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) 
     with pytest.raises(UnreachableError, match="Permission denied"):
         commands.client().submit(commands.submission())
     (commands.folder / "squeue").unlink()
-    for ask in (lambda: commands.client().poll(["1"]), lambda: commands.client().find([commands.submission()])):
+    for ask in (
+        lambda: commands.client().poll(dict.fromkeys(["1"], "")),
+        lambda: commands.client().find([commands.submission()]),
+    ):
         with pytest.raises(UnreachableError):
             ask()
 
@@ -170,7 +179,7 @@ def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
     commands.write("squeue", f"{show}; exit 1")
     commands.client().submit(commands.submission())
     with pytest.raises(SchedulerError):
-        commands.client().poll(["1"])
+        commands.client().poll(dict.fromkeys(["1"], ""))
     seen = {name: (commands.folder / f"{name}.env").read_text().split() for name in ("sbatch", "squeue")}
     of_job = ["SLURM_CLUSTERS=", "SLURM_JOB_ID=", "SLURM_NTASKS=", "SLURM_CONF=/etc/slurm.conf"]
     assert seen["sbatch"] == ["LC_ALL=de_DE.UTF-8", "SQUEUE_PARTITION=one", "SBATCH_ACCOUNT=mine", *of_job]
@@ -185,7 +194,7 @@ def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
 def test_no_habit_of_a_user_shapes_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "mine")
     commands.write("squeue", f'echo "${{{name}-none}}" > "$0.env"')
-    commands.client().poll(["1"])
+    commands.client().poll(dict.fromkeys(["1"], ""))
     assert (commands.folder / "squeue.env").read_text() == "none\n"
 
 
@@ -224,21 +233,24 @@ def test_the_limits_are_those_of_the_partition_that_a_variable_names_where_the_s
 
 
 def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands: Commands) -> None:
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n3_1@PENDING@0@@Resources@\n99@RUNNING@0@n1@None@\n")
-    commands.says("sacct", "2|COMPLETED|0:0|n1\n3_0|FAILED|7:0|n1\n3_[2-9]|CANCELLED by 0|0:0|None assigned\n")
-    assert commands.client().poll(["1", "2", "3_0", "3_1", "3_2", "4"]) == {
-        "1": JobStatus("RUNNING", nodes="n1"),
+    commands.says(
+        "squeue",
+        "1@RUNNING@0@0@0@n1@None@+@@+@@\n3_1@PENDING@0@0@0@@Resources@+@@+@@\n99@RUNNING@0@0@0@n1@None@+@@+@@\n",
+    )
+    commands.says("sacct", "2|COMPLETED|0:0|n1||\n3_0|FAILED|7:0|n1||\n3_[2-9]|CANCELLED by 0|0:0|None assigned||\n")
+    assert commands.client().poll(dict.fromkeys(["1", "2", "3_0", "3_1", "3_2", "4"], "")) == {
+        "1": JobStatus("RUNNING", nodes="n1", restarts=0),
         "2": JobStatus("COMPLETED", exit_code=0, nodes="n1"),
         "3_0": JobStatus("FAILED", exit_code=7, nodes="n1"),
-        "3_1": JobStatus("PENDING", "Resources"),
-        "3_2": JobStatus("CANCELLED"),
+        "3_1": JobStatus("PENDING", "Resources", restarts=0),
+        "3_2": JobStatus("CANCELLED", NEVER_BEGAN),
     }
     squeue, sacct = commands.calls()
     assert squeue.startswith("squeue <--me> <-h> <-a> <-t> <all> <-r>")
     assert "<-j> <2,3,4>" in sacct
-    assert commands.client().poll([]) == {}
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
-    commands.client().poll(["1"])
+    assert commands.client().poll({}) == {}
+    commands.says("squeue", "1@RUNNING@0@0@0@n1@None@+@@+@@\n")
+    commands.client().poll(dict.fromkeys(["1"], ""))
     assert len(commands.calls()) == 3
 
 
@@ -246,7 +258,7 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
     ("output", "errors", "code"),
     [
         ("", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1),
-        ("1@RUNNING@0@n1@None@\n", "squeue: error: something\n", 1),
+        ("1@RUNNING@0@0@0@n1@None@+@@+@@\n", "squeue: error: something\n", 1),
         ("Welcome to login1!\n", "", 0),
         ("", "", 1),
     ],
@@ -254,20 +266,20 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
 def test_a_squeue_that_fails_is_never_an_empty_queue(commands: Commands, output: str, errors: str, code: int) -> None:
     commands.says("squeue", output, errors, code)
     with pytest.raises(SchedulerError):
-        commands.client().poll(["1"])
+        commands.client().poll(dict.fromkeys(["1"], ""))
 
 
 def test_without_an_answer_of_sacct_the_listed_jobs_are_told_and_the_others_unknown(commands: Commands) -> None:
-    commands.says("squeue", "1@RUNNING@0@n1@None@\n")
+    commands.says("squeue", "1@RUNNING@0@0@0@n1@None@+@@+@@\n")
     commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
-    answers = commands.client().poll(["1", "2"])
-    assert answers["1"] == JobStatus("RUNNING", nodes="n1")
+    answers = commands.client().poll(dict.fromkeys(["1", "2"], ""))
+    assert answers["1"] == JobStatus("RUNNING", nodes="n1", restarts=0)
     assert answers["2"] == JobStatus(UNKNOWN, "sacct: Problem talking to the database: Connection refused")
 
 
 def test_where_no_accounts_are_kept_a_job_that_is_not_listed_is_not_known(commands: Commands) -> None:
     commands.says("sacct", "", "Slurm accounting storage is disabled\n", 1)
-    assert commands.client().poll(["2"]) == {}
+    assert commands.client().poll(dict.fromkeys(["2"], "")) == {}
     assert commands.client().find([commands.submission()]) == {}
 
 
@@ -289,17 +301,70 @@ def test_an_old_submission_is_looked_for_in_both_windows_of_the_accounts(command
     assert commands.client().find([]) == {}
 
 
+def runs(job: str, token: str) -> str:
+    return f"{job}@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n"
+
+
+def test_only_jobs_that_the_list_shows_as_ours_are_cancelled(commands: Commands) -> None:
+    lines = (("5", "t"), ("6", "strange"), ("7_0", "t7"), ("7_1", "t7"), ("8_3", "t8"))
+    commands.says("squeue", "".join(runs(job, token) for job, token in lines))
+    commands.client().cancel({"5": "t", "6": "t", "7": "t7", "8_3": "t8", "9": "t9", "10": ""})
+    assert commands.calls()[-1] == "scancel <10> <5> <7> <8_3>"
+    commands.says("squeue", "", "slurm_load_jobs error: Unable to contact slurm controller\n", 1)
+    with pytest.raises(SchedulerError):
+        commands.client().cancel({"5": "t"})
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "state"),
+    [
+        (runs("3_0", "t"), "", "CANCELLED"),
+        ("3@CANCELLED@0@0@0@@JobHeldUser@+@@+@name.t@\n", "", "CANCELLED"),
+        ("", "3_0|COMPLETED|0:0|n1||name.t\n3_2|COMPLETED|0:0|n1||name.t\n", "CANCELLED"),
+        ("", "3_[0,2]|CANCELLED by 0|0:0|None assigned||name.t\n", "CANCELLED"),
+        (runs("3_0", "t"), "3_[1-9]|PENDING|0:0|None assigned||name.t\n", "CANCELLED"),
+        ("", "3_[1-9]|PENDING|0:0|None assigned||name.t\n", "PENDING"),
+        (runs("3_0", "t"), "3_1|COMPLETED|0:0|n1||name.t\n", "COMPLETED"),
+        (runs("3_0", "strange"), "3_2|COMPLETED|0:0|n1||strange\n", None),
+        (runs("4_0", "t"), "", None),
+        ("", "", None),
+    ],
+)  # fmt: skip
+def test_a_task_that_is_not_there_has_left_its_array_if_others_of_that_are_told_of(
+    commands: Commands, squeue: str, sacct: str, state: str | None
+) -> None:
+    commands.says("squeue", squeue)
+    commands.says("sacct", sacct)
+    status = commands.client().poll({"3_1": "t"}).get("3_1")
+    assert (status and status.scheduler_state) == state
+
+
+def test_nothing_is_concluded_of_a_task_that_is_not_there_while_the_accounts_do_not_answer(commands: Commands) -> None:
+    commands.says("squeue", runs("3_0", "t"))
+    commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
+    assert commands.client().poll({"3_1": "t"})["3_1"].scheduler_state == UNKNOWN
+
+
+def test_an_sbatch_that_waits_for_room_in_the_queue_is_ended_in_its_sleep_and_has_surely_not_submitted(
+    commands: Commands,
+) -> None:
+    said = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    commands.write("sbatch", f"echo '{said}' >&2; sleep 1000; echo 7")
+    with pytest.raises(TooManyJobsError, match="unable to accept job"):
+        commands.client(timeout=30).submit(commands.submission())
+
+
 def test_a_failed_cancel_is_an_error_unless_the_jobs_have_ended(commands: Commands) -> None:
     commands.says("scancel", "", "scancel: error: Kill job error on job id 5: Invalid job id specified\n", 1)
-    commands.client().cancel(["5"])
+    commands.client().cancel(dict.fromkeys(["5"], ""))
     commands.says("scancel", "", "scancel: error: Unable to contact slurm controller (connect failure)\n", 8)
     with pytest.raises(SchedulerError, match="Unable to contact"):
-        commands.client().cancel(["5"])
+        commands.client().cancel(dict.fromkeys(["5"], ""))
 
 
 def test_many_jobs_are_asked_for_in_several_commands(commands: Commands) -> None:
-    commands.client().cancel([str(number) for number in range(1200)])
-    commands.client().poll([str(number) for number in range(1200)])
+    commands.client().cancel(dict.fromkeys([str(number) for number in range(1200)], ""))
+    commands.client().poll(dict.fromkeys([str(number) for number in range(1200)], ""))
     assert [call.partition(" ")[0] for call in commands.calls()] == [*["scancel"] * 3, "squeue", *["sacct"] * 3]
 
 
@@ -318,7 +383,7 @@ def test_a_job_name_is_plain_and_ends_with_the_token(commands: Commands) -> None
 def until_ended(client: SlurmClient, jobs: list[str], state: str) -> dict[str, JobStatus]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        answers = dict(client.poll(jobs))
+        answers = dict(client.poll(dict.fromkeys(jobs, "")))
         if answers.keys() == set(jobs) and all(status.scheduler_state == state for status in answers.values()):
             return answers
         assert time.monotonic() < deadline, answers
@@ -338,7 +403,7 @@ def test_an_unclear_submission_is_found_once_the_controller_answers_again(
         monkeypatch.setenv(name, value)
     client, submission = SlurmClient(), real(tmp_path, "true", "hung")
     cluster.freeze_controller()
-    for ask in (lambda: client.submit(submission), lambda: client.poll(["1"])):
+    for ask in (lambda: client.submit(submission), lambda: client.poll(dict.fromkeys(["1"], ""))):
         with pytest.raises(SchedulerError) as raised:
             ask()
         assert type(raised.value) is SchedulerError, "no refusal, and no certainty that nothing was submitted"
@@ -355,7 +420,7 @@ def test_exit_codes_are_exact_and_known_without_accounts(slurm_no_accounting: Cl
     killed = client.submit(real(tmp_path, "kill -9 $$", "killed"))
     answers = until_ended(client, [*codes, killed], "FAILED")
     assert {job: status.exit_code for job, status in answers.items()} == {**codes, killed: 137}
-    assert client.poll(["123456"]) == {}
+    assert client.poll(dict.fromkeys(["123456"], "")) == {}
 
 
 def test_what_squeue_has_forgotten_sacct_tells(slurm: Cluster, tmp_path: Path) -> None:
@@ -365,12 +430,12 @@ def test_what_squeue_has_forgotten_sacct_tells(slurm: Cluster, tmp_path: Path) -
     held = real(tmp_path, "#SBATCH --hold\ntrue", "held", tuple(range(0, 900, 3)))
     array = client.submit(held)
     tasks = [f"{array}_0", f"{array}_897"]
-    client.cancel([array])
+    client.cancel(dict.fromkeys([array], ""))
     until_ended(client, tasks, "CANCELLED")
     until_ended(forgetful, [good], "COMPLETED")
     until_ended(forgetful, [bad], "FAILED")
     until_ended(forgetful, tasks, "CANCELLED")
-    assert forgetful.poll([good, bad])[bad].exit_code == 7
+    assert forgetful.poll(dict.fromkeys([good, bad], ""))[bad].exit_code == 7
     deadline = time.monotonic() + PATIENCE_SECONDS
     while forgetful.find([held]) != {"held": array}:
         assert time.monotonic() < deadline
@@ -381,7 +446,7 @@ def test_without_the_accounts_daemon_only_old_jobs_are_unknown(slurm: Cluster, t
     job = client.submit(real(tmp_path, "true", "new"))
     until_ended(client, [job], "COMPLETED")
     slurm.stop_accounting()
-    answers = client.poll([job, "123456"])
+    answers = client.poll(dict.fromkeys([job, "123456"], ""))
     assert answers[job].scheduler_state == "COMPLETED"
     assert answers["123456"].scheduler_state == UNKNOWN
     with pytest.raises(SchedulerError, match="sacct"):
@@ -430,20 +495,20 @@ def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
-NODE_FAIL = "5@NODE_FAIL@0@n[1-3]@NodeDown@\n6@RUNNING@0@n[1-3]@None@\n"
+NODE_FAIL = "5@NODE_FAIL@0@0@0@n[1-3]@NodeDown@+@@+@@\n6@RUNNING@0@0@0@n[1-3]@None@+@@+@@\n"
 UNKNOWN_FIELD = 'sacct: error: Invalid field requested: "FailedNode"\n'
 
 
 def failed_nodes(commands: Commands, client: SlurmClient | None = None) -> str:
-    return (client or commands.client()).poll(["5", "6"])["5"].failed_nodes
+    return (client or commands.client()).poll(dict.fromkeys(["5", "6"], ""))["5"].failed_nodes
 
 
 def test_the_accounts_name_the_node_that_failed_a_job(commands: Commands) -> None:
     commands.says("squeue", NODE_FAIL)
     commands.says("sacct", "5|n2\n")
     commands.says("sinfo", "n3 down\n")
-    answers = commands.client().poll(["5", "6"])
-    assert answers["5"] == JobStatus("NODE_FAIL", "NodeDown", nodes="n[1-3]", failed_nodes="n2")
+    answers = commands.client().poll(dict.fromkeys(["5", "6"], ""))
+    assert answers["5"] == JobStatus("NODE_FAIL", "NodeDown", nodes="n[1-3]", failed_nodes="n2", restarts=0)
     assert answers["6"].failed_nodes == ""
     assert [call.partition(" ")[0] for call in commands.calls()] == ["squeue", "sacct"]
 
@@ -482,21 +547,21 @@ def test_where_nobody_tells_no_node_is_blamed_but_the_only_one(commands: Command
 def test_waiting_jobs_are_kept_from_nodes_beside_those_that_they_exclude(commands: Commands) -> None:
     shown = "JobId=5 JobState=PENDING ReqNodeList=(null) ExcNodeList=n[1-2]"
     commands.write("scontrol", f"case $1 in show) echo '{shown}';; esac")
-    commands.client().exclude(["5"], ["n3", "n[1-2]"])
+    commands.client().exclude(dict.fromkeys(["5"], ""), ["n3", "n[1-2]"])
     assert commands.calls()[-1] == "scontrol <update> <jobid=5> <ExcNodeList=n[1-2],n3>"
     count = len(commands.calls())
-    commands.client().exclude(["5"], ["n[1-2]"])
+    commands.client().exclude(dict.fromkeys(["5"], ""), ["n[1-2]"])
     assert len(commands.calls()) == count + 1, "it was only looked at"
-    commands.client().exclude(["5"], [])
+    commands.client().exclude(dict.fromkeys(["5"], ""), [])
     assert len(commands.calls()) == count + 1
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETED", "COMPLETING"])
 def test_jobs_that_do_not_wait_any_more_are_left_alone(commands: Commands, state: str) -> None:
     commands.says("scontrol", f"JobId=5 JobState={state} ExcNodeList=(null)\n")
-    commands.client().exclude(["5"], ["n3"])
+    commands.client().exclude(dict.fromkeys(["5"], ""), ["n3"])
     commands.says("scontrol", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
-    commands.client().exclude(["5"], ["n3"])
+    commands.client().exclude(dict.fromkeys(["5"], ""), ["n3"])
     assert not any("update" in call for call in commands.calls())
 
 
@@ -504,10 +569,43 @@ def test_an_exclusion_that_fails_is_an_error_unless_the_job_has_begun(commands: 
     update = "update) echo 'slurm_update error: Invalid node name specified' >&2; exit 1;;"
     commands.write("scontrol", f"case $1 in {update} *) echo JobState=PENDING;; esac")
     with pytest.raises(SchedulerError, match="Invalid node name specified"):
-        commands.client().exclude(["5"], ["nope"])
+        commands.client().exclude(dict.fromkeys(["5"], ""), ["nope"])
     begins = 'if [ -e "$0.begun" ]; then echo JobState=RUNNING; else touch "$0.begun"; echo JobState=PENDING; fi'
     commands.write("scontrol", f"case $1 in {update} *) {begins};; esac")
-    commands.client().exclude(["5"], ["nope"])
+    commands.client().exclude(dict.fromkeys(["5"], ""), ["nope"])
     commands.says("scontrol", "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1)
     with pytest.raises(SchedulerError, match="Unable to contact"):
-        commands.client().exclude(["5"], ["n3"])
+        commands.client().exclude(dict.fromkeys(["5"], ""), ["n3"])
+
+
+@pytest.fixture
+def limited(make_slurm_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cluster]:
+    def make(**knobs: object) -> Cluster:
+        cluster = make_slurm_cluster(nodes=1, **knobs)
+        for name, value in cluster.environment().items():
+            monkeypatch.setenv(name, value)
+        return cluster
+
+    return make
+
+
+@pytest.mark.parametrize("limit", ["of the association", "of the cluster"])
+def test_more_jobs_than_the_site_takes_are_refused_as_too_many(
+    limited: Callable[..., Cluster], tmp_path: Path, limit: str
+) -> None:
+    if limit == "of the cluster":
+        cluster = limited(extra=("MaxJobCount=6",))
+    else:
+        cluster = limited(accounting=True, extra=("AccountingStorageEnforce=limits",))
+        user = cluster.run("id", "-un").stdout.strip()
+        cluster.run("sacctmgr", "-i", "add", "account", "lab")
+        cluster.run("sacctmgr", "-i", "add", "user", user, "account=lab")
+        cluster.run("sacctmgr", "-i", "modify", "user", user, "set", "maxsubmitjobs=5")
+    client = SlurmClient()
+    with pytest.raises(TooManyJobsError):
+        client.submit(real(tmp_path, "#SBATCH --hold", "array", tuple(range(10))))
+    client.submit(real(tmp_path, "#SBATCH --hold", "fits", tuple(range(4))))
+    client.submit(real(tmp_path, "#SBATCH --hold", "fits too"))
+    with pytest.raises(TooManyJobsError):
+        client.submit(real(tmp_path, "#SBATCH --hold", "one more"))
+    assert client.find([real(tmp_path, "", name) for name in ("array", "one more")]) == {}

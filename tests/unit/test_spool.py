@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_polling_hundreds_of_waiting_jobs_reads_each_file_once(tmp_path: Path, m
     spool.begin(jobs[0], SOMEBODY)
     spool.begin(jobs[1], SOMEBODY)
     spool.end(jobs[1], JobStatus("COMPLETED"))
-    states = [status.scheduler_state for status in client.poll(jobs).values()]
+    states = [status.scheduler_state for status in client.poll(dict.fromkeys(jobs, "")).values()]
     assert states == ["RUNNING", "COMPLETED", *["PENDING"] * 398]
 
     calls: list[str] = []
@@ -128,7 +129,7 @@ def test_polling_hundreds_of_waiting_jobs_reads_each_file_once(tmp_path: Path, m
     monkeypatch.setattr(Path, "read_bytes", noting(Path.read_bytes))
     monkeypatch.setattr(Path, "read_text", noting(Path.read_text))
     monkeypatch.setattr(os, "listdir", noting(os.listdir))
-    client.poll(jobs)
+    client.poll(dict.fromkeys(jobs, ""))
     assert calls.count(tmp_path.name) <= 2, "listings of the spool"
     assert len(calls) < 10
     assert not [name for name in calls if name.endswith((".job", ".run", ".end"))]
@@ -143,7 +144,7 @@ def test_a_file_that_is_not_right_is_an_error_that_names_it(spool: Spool, kind: 
     path = spool.path("1", kind)
     path.write_bytes(content)
     with pytest.raises(CorruptError) as raised:
-        LocalClient(spool.directory).poll(["1"])
+        LocalClient(spool.directory).poll(dict.fromkeys(["1"], ""))
     assert str(path) in str(raised.value)
 
 
@@ -153,7 +154,7 @@ def test_a_submission_that_never_got_its_content_does_not_exist(spool: Spool) ->
     spool.path("2", "job").touch()
     client = LocalClient(spool.directory)
     assert client.find([submission("first"), submission("second")]) == {"first": "1"}
-    assert client.poll(["2"]) == {}
+    assert client.poll(dict.fromkeys(["2"], "")) == {}
     assert spool.add(submission("second"), {}) == "3"
     assert client.find([submission("second")]) == {"second": "3"}
 
@@ -163,10 +164,10 @@ def test_a_job_whose_process_never_said_who_it_is_runs_for_a_moment_and_is_then_
     path = spool.path("1", "run")
     path.touch()
     client = LocalClient(spool.directory)
-    assert client.poll(["1"])["1"].scheduler_state == "RUNNING"
+    assert client.poll(dict.fromkeys(["1"], ""))["1"].scheduler_state == "RUNNING"
     past = time.time() - UNREADABLE_AFTER_SECONDS - 1
     os.utime(path, (past, past))
-    assert client.poll(["1"])["1"].scheduler_state == "NODE_FAIL"
+    assert client.poll(dict.fromkeys(["1"], ""))["1"].scheduler_state == "NODE_FAIL"
 
 
 def test_an_environment_goes_with_the_last_task_whoever_has_died_before(spool: Spool) -> None:
@@ -198,9 +199,9 @@ def test_an_environment_whose_submitter_died_before_it_made_the_job_goes_after_a
 
 def test_a_spool_that_is_not_there_holds_nothing(spool: Spool) -> None:
     client = LocalClient(spool.directory)
-    assert client.poll(["1"]) == {}
+    assert client.poll(dict.fromkeys(["1"], "")) == {}
     assert client.find([submission()]) == {}
-    client.cancel(["1"])
+    client.cancel(dict.fromkeys(["1"], ""))
     assert waiting(spool) == []
     assert not spool.directory.exists()
 
@@ -223,3 +224,17 @@ def test_every_file_carries_a_version(spool: Spool) -> None:
 def test_a_script_is_run_by_what_its_first_line_names(tmp_path: Path, first: bytes, words: list[str]) -> None:
     (tmp_path / "script").write_bytes(first)
     assert interpreter(tmp_path / "script") == words
+
+
+def test_a_folder_that_was_removed_and_filled_anew_has_no_job_of_before(tmp_path: Path) -> None:
+    script = tmp_path / "job.sbatch"
+    script.write_text("#!/bin/sh\n")
+    old, new = (Submission(token, "a", str(script), str(tmp_path), "/log") for token in ("old", "new"))
+    client, folder = LocalClient(tmp_path / "spool", slots=1), Spool(tmp_path / "spool")
+    assert folder.add(old, {}) == "1"
+    assert client._spool.job("1", "old") is not None
+    shutil.rmtree(tmp_path / "spool")
+    assert client.poll({"1": "old"}) == {}
+    assert Spool(tmp_path / "spool").add(new, {}) == "1"
+    assert client.poll({"1": "old"}) == {}
+    assert client._spool.job("1", "new") is not None

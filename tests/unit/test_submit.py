@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.workflow.batches import Batch
 from oellm_autoexp.workflow.submit import Submitter
 
 
@@ -42,9 +43,9 @@ class Slurm(FakeSlurmClient):
             raise trouble
         return super().submit(submission)
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         self.polls += 1
-        return super().poll(ids)
+        return super().poll(jobs)
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         if self.silent:
@@ -469,3 +470,81 @@ def test_a_job_may_wait_for_some_time_before_it_is_submitted(tmp_path: Path) -> 
         assert desk.submitter().submit_ready() == 0
         desk.clock += 20
     assert desk.submitter().submit_ready() == 1
+
+
+# --- more than the scheduler takes ------------------------------------------------------------------------------------
+
+
+class Full(Slurm):
+    """Takes `most` jobs at once; `gone` of those that it took have ended."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.asked: list[int] = []
+        self.gone = 0
+
+    def submit(self, submission: Submission) -> str:
+        size = len(submission.array) or 1
+        self.asked.append(size)
+        if sum(len(one.array) or 1 for one in self.submissions) - self.gone + size > self.most:
+            raise TooManyJobsError(Problem("sbatch: AssocMaxSubmitJobLimit"))
+        return super().submit(submission)
+
+
+def crowd(folder: Path, most: int, jobs: int, **each: Any) -> tuple[Desk, Full, Submitter]:
+    desk = Desk(folder, jobs, each=lambda i: each)
+    desk.slurm = full = Full(most)
+    return desk, full, desk.submitter()
+
+
+def test_an_array_that_is_too_large_for_the_site_goes_in_parts_and_the_rest_waits_for_ends(tmp_path: Path) -> None:
+    desk, slurm, submitter = crowd(tmp_path, most=6, jobs=20, array_group="g")
+    assert submitter.submit_ready() == 6
+    assert states(desk) == ["pending"] * 6 + ["waiting"] * 14
+    words = "waits until the scheduler takes more jobs; scheduler.max_jobs says how many may be in the queue at once"
+    assert {job.reason for job in desk.session.jobs.values() if job.state == "waiting"} == {
+        f"{words} (sbatch: AssocMaxSubmitJobLimit)"
+    }
+    assert len(list((tmp_path / "manifests" / "p.arrays").iterdir())) == len(slurm.submissions), "no refused array"
+    asked = len(slurm.asked)
+    assert submitter.submit_ready() == 0
+    assert len(slurm.asked) == asked, "it is not asked again while it is full"
+    for name in ("job0", "job3"):
+        desk.session.put(desk.session.jobs[name].model_copy(update={"state": "success"}))
+    slurm.gone = 2
+    assert submitter.submit_ready() == 2
+    assert slurm.asked[asked:] == [2], "as many as have ended"
+    assert sum(job.refusals for job in desk.session.jobs.values()) == 0
+
+
+def test_now_and_then_one_more_is_tried_and_if_it_is_taken_all_of_them(tmp_path: Path) -> None:
+    desk, slurm, submitter = crowd(tmp_path, most=2, jobs=9)
+    assert submitter.submit_ready() == 2
+    desk.clock += 40
+    asked = len(slurm.asked)
+    assert submitter.submit_ready() == 0
+    assert len(slurm.asked) == asked + 1
+    slurm.most = 100
+    desk.clock += 40
+    assert submitter.submit_ready() == 0, "the pause grows"
+    desk.clock += 80
+    assert submitter.submit_ready() == 7
+    assert states(desk) == ["pending"] * 9
+
+
+def test_where_the_site_takes_none_at_first_all_wait_with_the_reason(tmp_path: Path) -> None:
+    desk, slurm, submitter = crowd(tmp_path, most=0, jobs=5, array_group="g")
+    assert submitter.submit_ready() == 0
+    assert slurm.asked == [5, 2, 1]
+    assert all("scheduler.max_jobs" in job.reason for job in desk.session.jobs.values())
+    assert states(desk) == ["waiting"] * 5
+
+
+def test_tasks_that_correspond_to_another_arrays_keep_their_numbers_in_parts(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3)
+    one, two, three = desk.manifest.jobs
+    first, second = Batch({4: one, 5: two, 9: three}, "aftercorr:7").halves()
+    assert (set(first.jobs), set(second.jobs), first.dependency) == ({4}, {5, 9}, "aftercorr:7")
+    first, second = Batch({4: one, 5: two, 9: three}).halves()
+    assert (list(first.jobs), list(second.jobs)) == ([0], [0, 1])

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -368,12 +368,12 @@ class Hidden:
         self.calls: list[str] = []
         poll, cancel, submit = stage.slurm.poll, stage.slurm.cancel, stage.slurm.submit
 
-        def hiding(ids: Collection[str]) -> Mapping[str, JobStatus]:
-            return {job: status for job, status in poll(ids).items() if job not in self.ids}
+        def hiding(jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+            return {job: status for job, status in poll(jobs).items() if job not in self.ids}
 
-        def cancelling(ids: Collection[str]) -> None:
-            self.calls += [f"cancel {job}" for job in ids]
-            cancel(ids)
+        def cancelling(jobs: Mapping[str, str]) -> None:
+            self.calls += [f"cancel {job}" for job in jobs]
+            cancel(jobs)
 
         def submitting(submission: Any) -> str:
             self.calls.append("submit")
