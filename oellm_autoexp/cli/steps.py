@@ -44,16 +44,19 @@ def plan(options: argparse.Namespace) -> Plan:
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.check import absent
-    from oellm_autoexp.workflow.plan import located, make_plan
+    from oellm_autoexp.workflow.plan import check_plan_id, located, make_plan
     from oellm_autoexp.workflow.provenance import gather
 
+    plan_id, subset = getattr(options, "plan_id", None), _subset(getattr(options, "array_subset", None))
+    if plan_id is not None:
+        check_plan_id(plan_id)
     composed = load(app.source(options))
     gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
     made = make_plan(
         composed,
         gather(),
-        plan_id=_plan_id(getattr(options, "plan_id", None)),
-        subset=_subset(getattr(options, "array_subset", None)),
+        plan_id=plan_id,
+        subset=subset,
         read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
     )
     with located(composed):
@@ -75,12 +78,6 @@ def _ask(made: Plan) -> None:
     with Progress(console=screen, transient=True) as bar:
         task = bar.add_task("asking the program itself", total=len(made.probes))
         ask(made.probes, lambda: bar.advance(task))
-
-
-def _plan_id(text: str | None) -> str | None:
-    if text is not None and (not text or not all(c.isalnum() or c in "._-" for c in text) or text[0] in ".-"):
-        raise ConfigError(Problem(f"{text!r} can't be a plan's id", "--plan-id", "use letters, digits and . _ -"))
-    return text
 
 
 def _subset(text: str | None) -> frozenset[int] | None:

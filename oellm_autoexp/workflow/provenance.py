@@ -66,7 +66,7 @@ class Circumstances:
     user: str
     host: str
     nonce: str
-    """Two hexadecimal digits that tell apart plans made within one second."""
+    """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
 
@@ -83,7 +83,7 @@ def gather(argv: list[str] | None = None) -> Circumstances:
         command_line=tuple(argv if argv is not None else sys.argv),
         user=_user(),
         host=socket.gethostname(),
-        nonce=secrets.token_hex(1),
+        nonce=secrets.token_hex(4),
         git=git,
         git_diff=diff,
     )
