@@ -56,7 +56,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{shell(words)}  # {comment}")
         return app.OK
     if not Path(entry["script_path"]).is_file():
-        raise ConfigError(Problem("the entry's script is gone", entry["script_path"], "plan again"))
+        output_dir = Path(str(entry.get("output_dir", "/")))
+        hint = "move it back, or plan again"
+        moved = "" if output_dir.exists() else f": was {output_dir} moved, or the folder that it was in?"
+        raise ConfigError(Problem(f"the entry's script is gone{moved}", entry["script_path"], hint))
     result = subprocess.run(words, check=False)
     return 128 - result.returncode if result.returncode < 0 else result.returncode
 

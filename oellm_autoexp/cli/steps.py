@@ -9,13 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, hints
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def plan(options: argparse.Namespace) -> Plan:
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.check import absent
-    from oellm_autoexp.workflow.plan import check_plan_id, located, make_plan
+    from oellm_autoexp.workflow.plan import located, make_plan
+    from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
 
     plan_id, subset = getattr(options, "plan_id", None), _subset(getattr(options, "array_subset", None))
@@ -144,19 +146,25 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
     from oellm_autoexp.workflow.submit import Submitter
 
     path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    with writing(path) as claim:
+
+    def open_session() -> Session:
         if path.exists():
             opened = Session.load(path)
             if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then
                 claim_outputs(manifest, path)
-        else:
-            # The session first: whoever finds our marks in an output directory must find it unfinished.
-            opened = Session.create(manifest, canonical_path(manifest, manifest_path))
-            try:
-                claim_outputs(manifest, path)
-            except BaseException:
-                path.unlink()
-                raise
+            return opened
+        # The session first: whoever finds our marks in an output directory must find it unfinished.
+        opened = Session.create(manifest, canonical_path(manifest, manifest_path))
+        try:
+            claim_outputs(manifest, path)
+        except BaseException:
+            path.unlink()
+            raise
+        return opened
+
+    with ExitStack() as stack:
+        claim = with_backoff(lambda: stack.enter_context(writing(path)))
+        opened = with_backoff(open_session)
         scheduler = scheduler or make_scheduler(manifest)
         submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
         try:
@@ -166,8 +174,10 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
             finally:
                 monitor.close()
         finally:
-            claim.beat()  # raises, and leaves the session alone, if another process has taken it over meanwhile
-            opened.close()
+            with_backoff(
+                claim.beat
+            )  # raises, and leaves the session alone, if another process has taken it over meanwhile
+            with_backoff(opened.close)
 
 
 def submit(monitor: Monitor, *, patient: bool = False) -> None:
@@ -180,6 +190,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     from oellm_autoexp.view.tables import console
 
     screen = console(stderr=True)
+    attempts = {name: job.attempt for name, job in monitor.session.jobs.items()}
     resume = (
         f"the plan is kept; go on with: {hints.command('submit', '--manifest', str(monitor.session.manifest_path))}"
     )
@@ -190,17 +201,20 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
                 if status is not None:
                     status.update(text)
 
-            if monitor.submitter.unsettled:
-                unclear = plural(monitor.submitter.unsettled, "job")
-                tell(f"looking whether {unclear} went through when an earlier submission was cut off")
-                monitor.submitter.settle_all()
-            monitor.submitter.retry_now()
-            done = monitor.submitter.submit_ready(
-                lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
-            )
-            if monitor.submitter.unsettled:
-                tell("looking for jobs whose submission got no clear answer")
-                monitor.submitter.settle_all()
+            def go() -> None:
+                if monitor.submitter.unsettled:
+                    unclear = plural(monitor.submitter.unsettled, "job")
+                    tell(f"looking whether {unclear} went through when an earlier submission was cut off")
+                    monitor.submitter.settle_all()
+                monitor.submitter.retry_now()
+                monitor.submitter.submit_ready(
+                    lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
+                )
+                if monitor.submitter.unsettled:
+                    tell("looking for jobs whose submission got no clear answer")
+                    monitor.submitter.settle_all()
+
+            with_backoff(go)
     except SchedulerError as error:
         raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
     except OSError as error:
@@ -208,6 +222,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
         incomplete = Problem("the submission is not complete", hint=resume)
         raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
     jobs = monitor.session.jobs.values()
+    done = sum(job.attempt != attempts[job.name] for job in jobs)
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
     tried_all = all(job.refusals or not job.reason for job in waiting)  # the others wait for reasons of their own
@@ -439,7 +454,9 @@ def outcome(opened: Session) -> int:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest at `path`."""
-    from oellm_autoexp.workflow.manifest import load
+    """The manifest at `path`. Raises ConfigError, also where its output root was moved, and CorruptError."""
+    from oellm_autoexp.workflow.manifest import check_place, load
 
-    return load(path)
+    manifest = load(path)
+    check_place(manifest, path)
+    return manifest

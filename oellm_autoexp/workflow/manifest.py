@@ -31,6 +31,8 @@ from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _MANIFEST_LINK = "manifest.json"
 _JOB_FILES = ("job.sbatch", "config.json")
+_FOLDER = "manifests"
+_MOVE_BACK = "move it back, let a link lead from the old place to the new one (ln -s NEW OLD), or plan again"
 _OTHER_ID = "choose another --plan-id"
 _PATIENCE_SECONDS = 60.0
 _BEAT_SECONDS = 60.0
@@ -188,7 +190,7 @@ class _Making:
 
     def _clear(self, folder: str) -> None:
         """Remove what a killed planner has left of a plan of this id. Raises StateError for anything else."""
-        found = os.listdir(folder) if not os.path.islink(folder) and os.path.isdir(folder) else [""]  # noqa: PTH208, PTH112, PTH114
+        found = os.listdir(folder) if not os.path.islink(folder) and os.path.isdir(folder) else [""]  # noqa: PTH112, PTH114
         try:
             left = not found or os.readlink(f"{folder}/{_MANIFEST_LINK}") == self._manifest  # noqa: PTH115
         except OSError:
@@ -196,7 +198,7 @@ class _Making:
         if not left or not self._planned.issuperset(found):
             raise StateError(Problem("this folder, which would be the plan's own, exists already", folder, _OTHER_ID))
         for name in sorted(found, key=lambda name: name == _MANIFEST_LINK):  # the link last: it says whose this is
-            os.unlink(f"{folder}/{name}")  # noqa: PTH108
+            os.unlink(f"{folder}/{name}")
         os.rmdir(folder)  # noqa: PTH106
 
 
@@ -257,7 +259,10 @@ def _copy(source: str, path: str) -> None:
 
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
-    data = read_json(path, "manifest", MANIFEST_VERSION, missing="make one with plan_autoexp.py --manifest PATH")
+    missing = "make one with plan_autoexp.py --manifest PATH"
+    if path.parent.name == _FOLDER and not path.parent.parent.exists():
+        missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
+    data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing)
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
@@ -271,3 +276,16 @@ def canonical_path(manifest: Manifest, given: Path) -> Path:
     own = manifest_path(manifest)
     check_owner(own)
     return own if own.exists() else given.resolve()
+
+
+def check_place(manifest: Manifest, found: Path) -> None:
+    """Raise ConfigError if the folder that a plan was made in was moved or renamed, or is gone: paths are absolute."""
+    script, root = manifest.jobs[0].script_path, manifest.base_output_dir
+    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    if any(path.exists() for path in (manifest_path(manifest), Path(script), session)):
+        return
+    what = f"the plan was made in {root}, and its files are not there any more"
+    found = found.resolve()
+    if found.parent.name == _FOLDER and found.parent.parent != Path(root):
+        what += f": the output root was moved to {found.parent.parent}"
+    raise ConfigError(Problem(what, str(found), _MOVE_BACK))

@@ -32,6 +32,7 @@ from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
     check_job_names,
+    check_plan_id,
     check_plan_wide,
     check_unique,
     log_pattern,
@@ -47,14 +48,7 @@ from oellm_autoexp.workflow.resolve import Jobs
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _PLENTY_BYTES = 64 << 20
-_LONGEST_PLAN_ID = 180  # bytes; a file name has 255, and ids get endings
 _LONGEST_STEM = 120
-_ENDINGS = re.compile(
-    r"\.(sweep|provenance|arrays|planning|json|jsonl|journal|lease|events|actions|requests|detached|part|heir)$",
-    re.IGNORECASE,
-)
-"""Endings of files beside manifests and sessions: with `z` and `z.sweep`, `z.sweep.json` would be both plans' file."""
-_SPOOL = "local"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -116,22 +110,6 @@ class Plan:
 def manifest_path(manifest: Manifest) -> Path:
     """`<base_output_dir>/manifests/<plan_id>.json`."""
     return Path(manifest.base_output_dir, "manifests", f"{manifest.plan_id}.json")
-
-
-def check_plan_id(text: str) -> None:
-    """Raise ConfigError if a text can't be a plan's id, which names files beside those of other plans."""
-    if not text or not all(c.isalnum() or c in "._-" for c in text) or text[0] in ".-":
-        what, hint = f"{text!r} can't be a plan's id", "use letters, digits and . _ -"
-    elif len(text.encode(errors="replace")) > _LONGEST_PLAN_ID:
-        what, hint = f"a plan's id has at most {_LONGEST_PLAN_ID} bytes", f"this one has {len(text.encode())}"
-    elif ending := _ENDINGS.search(text):
-        what = f"{text!r} can't be a plan's id: its files could be those of a plan '{text[: ending.start()]}'"
-        hint = f"choose an id that does not end in {ending[0]}"
-    elif text.lower() == _SPOOL:
-        what, hint = f"{text!r} can't be a plan's id: it names the folder of the embedded scheduler", "choose another"
-    else:
-        return
-    raise ConfigError(Problem(what, "--plan-id", hint))
 
 
 def make_plan(
