@@ -13,13 +13,13 @@ from oellm_autoexp.errors import ConfigError, Problem
 
 DEEPEST = 60
 """Levels of mappings and lists within each other, and parts of a dotted key."""
-MOST_ALIASED = 200_000
+MOST_ALIASED = 50_000
 """Values that the aliases and merge keys of one file add to it."""
-MOST_VALUES = 1_000_000
+MOST_VALUES = 100_000
 """Values that the interpolations of one job come to."""
-LONGEST_TEXT = 1_000_000
+LONGEST_TEXT = 200_000
 """Characters of one text that an interpolation makes. An argument of a Linux program has 131,072 at most."""
-MOST_CHARACTERS = 64_000_000
+MOST_CHARACTERS = 16_000_000
 """Characters of all texts that the interpolations of one job make."""
 LONGEST_INTERPOLATED = 200_000
 """Characters of a text with interpolations, as it is written."""

@@ -44,7 +44,7 @@ _SECRET_VALUE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _ASSIGNED = re.compile(r"""([A-Za-z_][\w.\-]*)(\s*[:=]\s*)(\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\]}\s]+)""")
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s/@]+@")
+_URL_PASSWORD = re.compile(r"(\b\w+://[^\s:/@]*):[^\s/@]+@")
 _INTERPOLATION = re.compile(  # the innermost ones of another value, of a variable, or that compute with others (\0)
     r"\$\{(?:[A-Za-z_.][\w.]*|oc\.env:\w+|oc\.\w+:"
     r"(?:[\0\s\d.,+*/%()'\"\\-]|(?<=\d)e|\b(?:int|float|round|min|max|abs|sqrt|ceil|floor)\b)*)\}"
