@@ -46,7 +46,7 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     if wrong := [item for item in items if not isinstance(item, str) and (item is not None or isinstance(value, list))]:
         return f"the choice of a group is a config's name, not {_kind(wrong[0])}", f"write '- {key}: \"NAME\"'"
     *keywords, name = key.split() or [""]
-    if not name:
+    if not name.partition("@")[0].strip("/"):
         return "the name of the group is empty", "write '- group: choice'"
     if unknown := [word for word in keywords if word not in _KEYWORDS]:
         return f"{unknown[0]!r} can't stand before a group", f"only {' and '.join(_KEYWORDS)} can"
@@ -57,7 +57,7 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
 
 def _of_config(entry: str) -> tuple[str, str] | None:
     word, *rest = entry.split() or [""]
-    if not word:
+    if not word.partition("@")[0].strip("/"):
         return "an entry can't be empty", "write '- config', or '- group: choice'"
     if rest and word in _KEYWORDS:
         return f"{entry!r} names a config, and '{word}' goes with groups", f"write '- {word} GROUP: choice'"
@@ -77,9 +77,13 @@ def _order(defaults: list[Any]) -> Iterator[Mistake]:
         elif isinstance(entry, dict) and any("override" in str(key).split()[:-1] for key in entry):
             overriding = True
         elif overriding:
-            yield Mistake(index, "an entry that overrides stands before this one", "move those with 'override' to the end")
+            yield Mistake(
+                index, "an entry that overrides stands before this one", "move those with 'override' to the end"
+            )
 
 
 def _kind(value: Any) -> str:
     kinds = {dict: "a mapping", list: "a list", type(None): "empty", bool: f"the word {str(value).lower()}"}
-    return kinds.get(type(value), f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}")
+    return kinds.get(
+        type(value), f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}"
+    )

@@ -141,7 +141,10 @@ def _compiled_by_grammar(text: str) -> Program:
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
         raise ConfigError(
-            Problem(f"the interpolation {shortened(text)} does not parse", hint=f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}")
+            Problem(
+                f"the interpolation {shortened(text)} does not parse",
+                hint=f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
+            )
         ) from None
 
 

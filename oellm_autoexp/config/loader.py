@@ -31,7 +31,6 @@ from oellm_autoexp.config.source import (
     key_lines,
     normalise,
     parses,
-    read_last,
     read_mapping,
     searching,
     shown,
@@ -337,6 +336,7 @@ def _escape(match: re.Match[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Composing, and saying what went wrong
 
+
 def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
     """The whole config as plain data. Raises any exception of Hydra's, and ConfigError for a file that can't be read."""
     config = compose(WHOLE, overrides=[override.checked for override in overrides])
@@ -419,14 +419,25 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines.append(str(error.__cause__).splitlines()[0])
-    if not lines or isinstance(error, AssertionError | NotImplementedError | RecursionError):
-        return _without_words(error, about or read_last(), override)
-    return Problem(" ".join(lines[:3]), about or read_last())
+    if " " not in text or isinstance(error, AssertionError | NotImplementedError | RecursionError):
+        return _without_words(error, about or _own_defaults(search), override)
+    if twice := re.match(r"(\S+) appears more than once", text):
+        return Problem(text, _entry(search, parent, twice[1]) or _own_defaults(search), "keep one of the entries")
+    return Problem(" ".join(lines[:3]), about or _own_defaults(search))
+
+
+def _own_defaults(search: Search) -> str:
+    """The defaults list of the config that was asked for, where Hydra does not say where it failed."""
+    file = cast("Path", search.file(search.configs[-1]))
+    line = key_lines(file).get(("defaults",))
+    return f"{shown(file)}:{line}" if line else shown(file)
 
 
 def _without_words(error: Exception, about: str, override: _Override | None) -> Problem:
     """An error of Hydra's that says nothing a person could use."""
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__} {error}".strip()
+    reason = (
+        "it is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__} {error}".strip()
+    )
     if override is not None:
         return Problem(f"Hydra can't apply the override ({reason})", about, "write key=value, or group=choice")
     hint = "look at this file's defaults list: 'config' or 'group: choice' a line, those with 'override' last"
@@ -455,7 +466,8 @@ def _entry(search: Search, parent: str, group: str = "", choice: str = "") -> st
         file = search.file(config)
         if file is None:
             continue
-        for index, entry in enumerate(read_mapping(file).get("defaults") or []):
+        defaults = read_mapping(file).get("defaults")
+        for index, entry in enumerate(defaults if isinstance(defaults, list) else []):
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
             words = re.split(r"[/@ ]+", f"{key} {chosen or ''}")
             if wanted in words:

@@ -217,7 +217,8 @@ def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
     line = lines[mark.line]
     if line[: mark.column + 1].strip(" ").startswith("\t"):
         return "YAML is indented by spaces, and this line by a tab"
-    return f"the line reads: {line.strip()}"
+    line = line.strip()
+    return f"the line reads: {line}" if len(line) <= 200 else f"the line begins: {line[:200]}…"
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
@@ -416,13 +417,6 @@ WHOLE = "the config"
 
 _NOWHERE = Search()
 _search: ContextVar[Search] = ContextVar("search", default=_NOWHERE)
-_last: ContextVar[Path | None] = ContextVar("last", default=None)
-
-
-def read_last() -> str:
-    """The config file that Hydra read last, which is where it failed if it does not say."""
-    file = _last.get()
-    return "" if file is None else shown(file)
 
 
 class AutoexpConfigSource(ConfigSource):
@@ -444,7 +438,6 @@ class AutoexpConfigSource(ConfigSource):
         if not file.is_file():
             raise ConfigLoadError(f"Config not found : {file}")
         _log.debug("reading %s", file)
-        _last.set(file)
         header = ConfigSource._get_header_dict(_read_text(file)[:512])
         package = header.get("package") or ("" if config_path in _search.get().configs else Path(config_path).parent)
         place = str(package).replace("/", ".")
@@ -496,7 +489,9 @@ def _check_texts(content: Any, file: Path) -> None:
             what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
             wrong.append((path, what))
         elif text.count("${") > DEEPEST and _nesting(text) > DEEPEST:
-            wrong.append((path, f"the interpolation {shortened(text, 60)} is nested too deeply: at most {DEEPEST} levels"))
+            wrong.append(
+                (path, f"the interpolation {shortened(text, 60)} is nested too deeply: at most {DEEPEST} levels")
+            )
     if wrong:
         lines = key_lines(file)
         raise_all(ConfigError, [Problem(what, _line(file, path, lines)) for path, what in wrong])

@@ -37,23 +37,113 @@ AROUND = Circumstances(
     nonce="3f9c2a1b",
 )
 GROUPS = ["backend", "slurm", "project", "monitoring", "container", "sweep", "job", "scheduler", "backend/megatron"]
-CHOICES = ["command", "tiny_lm", "base", "local", "fake", "default", "none", "megatron_basic", "nowhere", "", "null", "1"]
+CHOICES = [
+    "command",
+    "tiny_lm",
+    "base",
+    "local",
+    "fake",
+    "default",
+    "none",
+    "megatron_basic",
+    "nowhere",
+    "",
+    "null",
+    "1",
+]
 KEYS = [
-    *("project.name", "project.output_dir", "project.log_path", "slurm.sbatch.time", "slurm.sbatch.nodes", "metadata.x"),
+    *(
+        "project.name",
+        "project.output_dir",
+        "project.log_path",
+        "slurm.sbatch.time",
+        "slurm.sbatch.nodes",
+        "metadata.x",
+    ),
     *("slurm.env.A", "backend.options.lr", "backend.argv", "stage", "index", "sweep", "job.start_conditions", "slurm"),
     *("monitoring.log_events", "monitoring.poll_interval_seconds", "scheduler.max_jobs", "slurm.srun.ntasks", "a.b"),
     *("slurm.sbatch.array", "slurm.sbatch.mem", "slurm.array", "backend", "project", "metadata", "monitoring", "a"),
 ]
 PLAIN = re.compile(r"[\w.+-]+")
 WORDS = [
-    *("a", "b", "x", "1", "-1", "1e-4", "1e999", "nan", ".inf", "true", "null", "''", "9" * 30, "9" * 5000, "0x" + "f" * 4000),
-    *("${a}", "${metadata.x}", "${project.name}", "${index}", "${.x}", "${..x}", "${nowhere}", "${", "}", "$", "\\${a}"),
+    *(
+        "a",
+        "b",
+        "x",
+        "1",
+        "-1",
+        "1e-4",
+        "1e999",
+        "nan",
+        ".inf",
+        "true",
+        "null",
+        "''",
+        "9" * 30,
+        "9" * 5000,
+        "0x" + "f" * 4000,
+    ),
+    *(
+        "${a}",
+        "${metadata.x}",
+        "${project.name}",
+        "${index}",
+        "${.x}",
+        "${..x}",
+        "${nowhere}",
+        "${",
+        "}",
+        "$",
+        "\\${a}",
+    ),
     *("${oc.eval:2**2}", "${oc.eval:9**9**9}", "${oc.eval:'a'*10**9}", "${oc.eval:[0]*10**8}", "${oc.env:HOME}"),
-    *("${oc.mul:${metadata.x},${metadata.x}}", "${oc.concat:${metadata.x},${metadata.x}}", "${oc.decode:${metadata.x}}"),
-    *("${oc.slurmtime:1e300}", "${oc.int:1e308}", "${oc.timestring:%}", "${now:%Q}", "${sibling.a.name}", "${oc.if:a,b,c}"),
-    *("${metadata.x}${metadata.x}", "???", "!!set {a}", "!!binary aGk=", "!!timestamp 2026-01-01", "2026-01-01", "12:30:00"),
-    *("|\n  text\n  more", "'it''s'", '"\\u001b[31m"', '"\\ud800"', "é", "\u2028", "!!python/name:os.system ''", "*a", "&a x"),
-    *("0-99999999999", "1-", "٣", "²", "a=b", "[a, b]", "{a: b}", "{<<: {a: 1}}", "[[[[a]]]]", "/dev/zero", "../..", "a/b"),
+    *(
+        "${oc.mul:${metadata.x},${metadata.x}}",
+        "${oc.concat:${metadata.x},${metadata.x}}",
+        "${oc.decode:${metadata.x}}",
+    ),
+    *(
+        "${oc.slurmtime:1e300}",
+        "${oc.int:1e308}",
+        "${oc.timestring:%}",
+        "${now:%Q}",
+        "${sibling.a.name}",
+        "${oc.if:a,b,c}",
+    ),
+    *(
+        "${metadata.x}${metadata.x}",
+        "???",
+        "!!set {a}",
+        "!!binary aGk=",
+        "!!timestamp 2026-01-01",
+        "2026-01-01",
+        "12:30:00",
+    ),
+    *(
+        "|\n  text\n  more",
+        "'it''s'",
+        '"\\u001b[31m"',
+        '"\\ud800"',
+        "é",
+        "\u2028",
+        "!!python/name:os.system ''",
+        "*a",
+        "&a x",
+    ),
+    *(
+        "0-99999999999",
+        "1-",
+        "٣",
+        "²",
+        "a=b",
+        "[a, b]",
+        "{a: b}",
+        "{<<: {a: 1}}",
+        "[[[[a]]]]",
+        "/dev/zero",
+        "../..",
+        "a/b",
+    ),
 ]
 
 
@@ -67,7 +157,9 @@ def make(source: random.Random) -> bytes:
 
 
 def _experiment(source: random.Random) -> str:
-    parts = [source.choice(["# @package _global_\n", "# @package _global_\n", "", "# @package a.b\n", "%YAML 1.1\n---\n"])]
+    parts = [
+        source.choice(["# @package _global_\n", "# @package _global_\n", "", "# @package a.b\n", "%YAML 1.1\n---\n"])
+    ]
     parts.append(source.choice([USUAL, USUAL, USUAL, f"defaults: {_defaults(source)}\n", ""]))
     kinds = [_section, _section, _section, _bomb, _sweep, _sweep, _nested]
     sections = (source.choice(kinds)(source) for _ in range(source.randint(0, 4)))
@@ -86,7 +178,9 @@ def _defaults(source: random.Random) -> str:
         prefix = source.choice(["", "override ", "optional ", "override optional ", "overide ", "override  ", " "])
         slash = source.choice(["", "/", "/", "//"])
         package = source.choice(["", "", "", "@", "@_global_", "@a.b", "@_here_", "@:", "@a@b", "@_group_", "@a..b"])
-        value = source.choice([choice, choice, f"[{choice}, {source.choice(CHOICES)}]", "1", "{a: b}", "${a}", "???", "~"])
+        value = source.choice(
+            [choice, choice, f"[{choice}, {source.choice(CHOICES)}]", "1", "{a: b}", "${a}", "???", "~"]
+        )
         entries += [
             source.choice(
                 [
@@ -94,7 +188,16 @@ def _defaults(source: random.Random) -> str:
                     f"{prefix}{slash}{group}{package}: {value}",
                     "_self_",
                     *("/autoexp", "_self_@x", "experiments/sweeps/grid", "me", "../x", "", "1", "[]", "{}", "~", "''"),
-                    *("override /slurm", "/slurm/base", "{a: b, c: d}", "_self_: x", "/: x", "'': x", "override: x", "? [a]\n: b"),
+                    *(
+                        "override /slurm",
+                        "/slurm/base",
+                        "{a: b, c: d}",
+                        "_self_: x",
+                        "/: x",
+                        "'': x",
+                        "override: x",
+                        "? [a]\n: b",
+                    ),
                 ]
             )
         ]
@@ -123,10 +226,26 @@ def _bomb(source: random.Random) -> str:
     """Values that are twice as large as the one before, by aliases, lists, texts, numbers or merging."""
     link = source.choice(
         [
-            *("[*x{0}, *x{0}, *x{0}]", "['${{metadata.x{0}}}', '${{metadata.x{0}}}']", "{{a: '${{metadata.x{0}}}', b: '${{metadata.x{0}}}'}}"),
-            *("'${{metadata.x{0}}}${{metadata.x{0}}}'", "'${{oc.concat:${{metadata.x{0}}},${{metadata.x{0}}}}}'", "{{<<: [*x{0}, *x{0}], a{0}: *x{0}}}"),
-            *("'${{oc.mul:${{metadata.x{0}}},${{metadata.x{0}}}}}'", "'${{oc.eval:${{metadata.x{0}}}*${{metadata.x{0}}}}}'", "['${{metadata.x{0}}}']"),
-            *("'${{oc.dict_merge:${{metadata.x{0}}},${{metadata.x{0}}}}}'", "'${{metadata.x{1}}}'", "'${{oc.eval:[${{metadata.x{0}}},${{metadata.x{0}}}]}}'"),
+            *(
+                "[*x{0}, *x{0}, *x{0}]",
+                "['${{metadata.x{0}}}', '${{metadata.x{0}}}']",
+                "{{a: '${{metadata.x{0}}}', b: '${{metadata.x{0}}}'}}",
+            ),
+            *(
+                "'${{metadata.x{0}}}${{metadata.x{0}}}'",
+                "'${{oc.concat:${{metadata.x{0}}},${{metadata.x{0}}}}}'",
+                "{{<<: [*x{0}, *x{0}], a{0}: *x{0}}}",
+            ),
+            *(
+                "'${{oc.mul:${{metadata.x{0}}},${{metadata.x{0}}}}}'",
+                "'${{oc.eval:${{metadata.x{0}}}*${{metadata.x{0}}}}}'",
+                "['${{metadata.x{0}}}']",
+            ),
+            *(
+                "'${{oc.dict_merge:${{metadata.x{0}}},${{metadata.x{0}}}}}'",
+                "'${{metadata.x{1}}}'",
+                "'${{oc.eval:[${{metadata.x{0}}},${{metadata.x{0}}}]}}'",
+            ),
         ]
     )
     first = source.choice(["12345", "abcdefgh", "[1, 2]", "{a: 1}"])
@@ -137,7 +256,9 @@ def _bomb(source: random.Random) -> str:
 
 def _nested(source: random.Random) -> str:
     depth = source.choice([10, 50, 59, 60, 100, 300, 2000])
-    begin, end = source.choice([("[", "]"), ("{a: ", "}"), ("${", "}"), ("${oc.eval:(", ")}"), ("(", ")"), ("${oc.if:", "}")])
+    begin, end = source.choice(
+        [("[", "]"), ("{a: ", "}"), ("${", "}"), ("${oc.eval:(", ")}"), ("(", ")"), ("${oc.if:", "}")]
+    )
     quote = "" if begin[0] in "[{" else "'"
     return f"metadata.deep: {quote}{begin * depth}1{end * source.choice([depth, depth, 1])}{quote}\n"
 
@@ -145,7 +266,14 @@ def _nested(source: random.Random) -> str:
 def _sweep(source: random.Random, depth: int = 0) -> str:
     def node(depth: int) -> str:
         kind = source.choice(["grids", "params", "configs", "groups", "gruops"])
-        grid = "{" + ", ".join(f"{json.dumps(source.choice(['', '', '', '+', '++', '~']) + source.choice(KEYS))}: {_value(source, 2)}" for _ in range(2)) + "}"
+        grid = (
+            "{"
+            + ", ".join(
+                f"{json.dumps(source.choice(['', '', '', '+', '++', '~']) + source.choice(KEYS))}: {_value(source, 2)}"
+                for _ in range(2)
+            )
+            + "}"
+        )
         many = "{" + ", ".join(f"metadata.x{n}: [{', '.join('1' * 10)}]" for n in range(source.choice([2, 9]))) + "}"
         inner = node(depth + 1) if depth < 3 else grid
         value = {
@@ -153,7 +281,9 @@ def _sweep(source: random.Random, depth: int = 0) -> str:
             "grids": f"[{grid}, {source.choice([grid, many])}]",
             "configs": f"[{grid}, {inner}]",
         }.get(kind, f"[{inner}, {inner}]")
-        more = source.choice(["", "", ", type: list", ", type: x", f", filter: {_value(source, 3)}", f", defaults: {grid}"])
+        more = source.choice(
+            ["", "", ", type: list", ", type: x", f", filter: {_value(source, 3)}", f", defaults: {grid}"]
+        )
         return "{" + f"{kind}: {value}{more}" + "}"
 
     return f"sweep: {source.choice([node(0), node(0), _value(source)])}\n"
@@ -164,7 +294,22 @@ def _override(source: random.Random) -> str:
     sign = source.choice(["", "", "", "+", "++", "~"])
     equals = source.choice(["=", "=", "=", "=", ""])
     text = source.choice(WORDS)
-    value = source.choice([text, f"'{text}'", f'"{text}"', f"[{text}]", f"{{a:{text}}}", *CHOICES, "[" * 500, "{a:" * 100, "choice(a,b)", "range(1,10**9)", "glob(*)", "a,b"])
+    value = source.choice(
+        [
+            text,
+            f"'{text}'",
+            f'"{text}"',
+            f"[{text}]",
+            f"{{a:{text}}}",
+            *CHOICES,
+            "[" * 500,
+            "{a:" * 100,
+            "choice(a,b)",
+            "range(1,10**9)",
+            "glob(*)",
+            "a,b",
+        ]
+    )
     return f"{sign}{key}{equals}{value}"
 
 
