@@ -22,6 +22,9 @@ PLAN_EXIT_CODES = "exit codes: 0 done; 2 wrong use or configuration; 141 the out
 EXIT_CODES = """\
 exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
 3 the scheduler refused or could not be reached; 130 interrupted (jobs go on); 141 the output was closed"""
+MANY = 1_000_000
+"""More than there can be of anything that an option counts: jobs, lines, programs."""
+_MOST_DIGITS, _SHOWN = 18, 40
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -77,6 +80,19 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "overrides", nargs="*", metavar="key=value", help="Hydra overrides: group=choice a.b=1 +new=2 ~drop"
         )
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, in decimal digits, within bounds."""
+
+    def parse(text: str) -> int:
+        digits = text.removeprefix("-")
+        if digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS and least <= int(text) <= most:
+            return int(text)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        raise argparse.ArgumentTypeError(f"{printable(shown)!r} is not a whole number from {least} to {most}")
+
+    return parse
 
 
 def source(options: argparse.Namespace) -> Source:

@@ -18,7 +18,7 @@ def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Print the config that an experiment composes to, as YAML.", EXAMPLES, app.PLAN_EXIT_CODES)
     made.add_argument("--resolve", action="store_true", help="evaluate the interpolations (without the sweep's values)")
-    made.add_argument("--job", metavar="N", type=int, help="the config of job N, resolved")
+    made.add_argument("--job", metavar="N", type=app.whole_number(0, app.MANY), help="the config of job N, resolved")
     made.add_json()
     made.add_config()
     return made

@@ -30,7 +30,9 @@ def parser() -> app.Parser:
         default=hints.output_root() / "sweep.json",
         help="the file that planning wrote (default: $OUTPUT_DIR/sweep.json, else outputs/sweep.json)",
     )
-    made.add_argument("--index", metavar="N", type=int, required=True, help="the entry's index, from 0")
+    made.add_argument(
+        "--index", metavar="N", type=app.whole_number(0, app.MANY), required=True, help="the entry's index, from 0"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the exact command and run nothing")
     made.add_argument("--json", action="store_true", help="with --dry-run: as one JSON document, for programs")
     return made

@@ -89,13 +89,20 @@ def _subset(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
     numbers: set[int] = set()
+    named, hint = 0, "write e.g. 0,3-5"
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         bounds = (first, last) if dash else (first, first)
-        if not all(bound.isascii() and bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
-            raise ConfigError(Problem(f"{part!r} is not an index or a range", "--array-subset", "write e.g. 0,3-5"))
-        if int(bounds[1]) >= MOST_POINTS:
-            raise ConfigError(Problem(f"no plan has a job {bounds[1]}", "--array-subset"))
+        if not all(bound.isascii() and bound.isdecimal() for bound in bounds):
+            raise ConfigError(Problem(f"{part[:40]!r} is not an index or a range", "--array-subset", hint))
+        if any(len(bound) > len(str(MOST_POINTS)) or int(bound) >= MOST_POINTS for bound in bounds):
+            what = f"no plan has a job {bounds[1][:40]}"
+            raise ConfigError(Problem(what, "--array-subset", f"a plan has at most {MOST_POINTS} jobs"))
+        if int(bounds[0]) > int(bounds[1]):
+            raise ConfigError(Problem(f"{part[:40]!r} is not an index or a range", "--array-subset", hint))
+        named += int(bounds[1]) - int(bounds[0]) + 1
+        if named > MOST_POINTS:
+            raise ConfigError(Problem(f"it names more than {MOST_POINTS} jobs", "--array-subset"))
         numbers.update(range(int(bounds[0]), int(bounds[1]) + 1))
     return frozenset(numbers)
 

@@ -338,7 +338,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
-    """The whole config as plain data. Raises any exception of Hydra's, and ConfigError for a file that can't be read."""
+    """The whole config as plain data. Raises any exception of Hydra's, and ConfigError for unreadable files."""
     config = compose(WHOLE, overrides=[override.checked for override in overrides])
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 

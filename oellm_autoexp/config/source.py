@@ -40,7 +40,7 @@ if yaml.__with_libyaml__:
     from yaml import CSafeLoader
     from yaml.composer import Composer
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SCHEME = "autoexp"
 _log = logging.getLogger(__name__)

@@ -608,12 +608,15 @@ def test_each_mistake_in_a_defaults_list_is_a_sentence_with_its_line(
 def test_an_exception_of_hydras_without_words_is_a_sentence_with_the_file(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object, **__: object) -> None:
-        raise kind
+    def fails(error: Exception) -> Callable[..., None]:
+        def compose(*_: object, **__: object) -> None:
+            raise error
+
+        return compose
 
     mine = write({"exp.yaml": HEADER + "defaults: [_self_]\n"})
-    for kind in (AssertionError(), NotImplementedError(), RecursionError(), KeyError("x"), AttributeError("y")):
-        monkeypatch.setattr("oellm_autoexp.config.loader.compose", fails)
+    for error in (AssertionError(), NotImplementedError(), RecursionError(), KeyError("x"), AttributeError("y")):
+        monkeypatch.setattr("oellm_autoexp.config.loader.compose", fails(error))
         (problem,) = problems(ref="exp", folders=(mine,))
         assert problem.where == f"{mine}/exp.yaml:2"
         assert " " in problem.what
@@ -639,10 +642,13 @@ def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit
         f"  x{n}: {line.format(n=n, m=n - 1)}\n" for n in range(1, 15 if kind in ("aliases", "merge keys") else 80)
     ]
     mine = write({"exp.yaml": HEADER + "metadata:\n" + "".join(lines)})
+
+    def resolved() -> Any:
+        overlay = composed(ref="exp", folders=(mine,)).overlay({}, datetime.now(UTC), "python")
+        return overlay.resolve(overlay.lay({}))
+
     with pytest.raises(ConfigError, match=re.escape(told)) as error:
-        made = composed(ref="exp", folders=(mine,))
-        overlay = made.overlay({}, datetime.now(UTC), "python")
-        overlay.resolve(overlay.lay({}))
+        resolved()
     assert error.value.problems[0].where
 
 
