@@ -266,7 +266,7 @@ class _Planner:
             command = make_backend(config.backend).command(tree)
         except BackendError as error:
             raise BackendError(*problems, *error.problems) from None
-        env = {**config.slurm.env, **command.env}
+        env = {**command.env_defaults, **config.slurm.env, **command.env}
         problems += [
             Problem(f"{name!r} is not a name for an environment variable", "$.slurm.env")
             for name in env

@@ -238,4 +238,13 @@ def test_a_default_id_is_readable_and_has_a_random_end_for_hundreds_of_people_at
     assert re.fullmatch(r"default-\d{8}-\d{6}-[0-9a-f]{8}", made.manifest.plan_id)
 
 
+def test_a_program_in_python_writes_its_log_at_once_unless_the_environment_says_otherwise(planner: Planner) -> None:
+    def env(*overrides: str) -> dict[str, str]:
+        return planner("K", *overrides).manifest.jobs[0].env
+
+    assert env()["PYTHONUNBUFFERED"] == "1"
+    assert env("slurm.env.PYTHONUNBUFFERED=''")["PYTHONUNBUFFERED"] == ""
+    assert env("backend.env.PYTHONUNBUFFERED=''", "slurm.env.PYTHONUNBUFFERED=1")["PYTHONUNBUFFERED"] == ""
+
+
 TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\ncd {{work_dir}}\n{{command}}\n"
