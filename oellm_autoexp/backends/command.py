@@ -10,7 +10,6 @@ from oellm_autoexp.config.schema import CommandBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean, dotted, fill, scalar
 
-
 _ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
 """Into a file Python writes blocks of 8 KiB: a program with few words would look as if it hung (python(1), -u)."""
 

@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(unknown[1], [word for word in self._option_string_actions if word.startswith("--")])
         elif choice := re.search(r"(--\w[\w-]*): invalid choice: '([^']*)'", message):
             hint = did_you_mean(choice[2], map(str, self._option_string_actions[choice[1]].choices or ()))
-        super().error(f"{message}\n    {hint}" if hint else message)
+        super().error(printable(f"{message}\n    {hint}" if hint else message))
 
     def add_json(self) -> None:
         """`--json`: stdout is one JSON document and nothing else."""
@@ -146,15 +146,22 @@ def tell(error: AutoexpError) -> None:
         print(f"error: {printable(str(problem))}", file=sys.stderr)
 
 
+class _Formatter(logging.Formatter):
+    """Log lines that may hold names from files, of which a terminal obeys nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_log_level(options: argparse.Namespace) -> None:
     """Flag > OELLM_LOG_LEVEL > WARNING. Raises ConfigError for an unknown level."""
     level = "DEBUG" if options.debug else "INFO" if options.verbose else ""
     level = level or os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
     if level not in _LEVELS:
         raise ConfigError(Problem(f"{level!r} is not a log level", "OELLM_LOG_LEVEL", f"one of {', '.join(_LEVELS)}"))
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("hydra", "omegaconf", "git"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 

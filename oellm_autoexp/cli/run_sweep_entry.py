@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oellm_autoexp.text import shell
+    from oellm_autoexp.text import printable, shell
 
     if options.json and not options.dry_run:
         raise ConfigError(Problem("the program's own output is what is printed", "--json", "add --dry-run"))
@@ -54,7 +54,9 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"command": words, **{key: entry.get(key) for key in ("index", "name", "argv", "work_dir")}}))
         return app.OK
     if options.dry_run:
-        comment = shell(entry["argv"]).replace("\n", "\n# ")  # what it runs; whoever pastes it runs the script alone
+        comment = printable(shell(entry["argv"])).replace(
+            "\n", "\n# "
+        )  # what it runs; whoever pastes it runs the script alone
         print(f"{shell(words)}  # {comment}")
         return app.OK
     if not Path(entry["script_path"]).is_file():

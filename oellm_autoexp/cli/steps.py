@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from oellm_autoexp.cli import app, hints
 from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -448,7 +449,7 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     for job in manifest.jobs:
         screen.print(f"{job.index:>5}  {job.name}", soft_wrap=True)
     screen.print(f"\n--- {manifest.jobs[0].script_path}")
-    print(script)
+    print(printable(script))
     screen.print("--- dry run: nothing was submitted")
     return app.OK
 

@@ -1,4 +1,4 @@
-"""What a defaults list of Hydra's may hold, told in sentences: some mistakes make Hydra fail without any words. Pure."""
+"""What a defaults list of Hydra's may hold, in sentences: some mistakes make Hydra fail without a word. Pure."""
 
 from __future__ import annotations
 

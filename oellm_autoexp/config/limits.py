@@ -1,7 +1,7 @@
 """Limits of a config, far above what any real one needs: beyond them planning would hang or run out of memory. Pure.
 
-Three lines of YAML can name a billion values (aliases of aliases, lists that refer to lists, texts that double), so what
-is limited is what a config comes to, not how long it is.
+A few lines of YAML can name a billion values (aliases of aliases, lists that refer to lists, texts that double):
+what is limited is what a config comes to, not how long it is.
 """
 
 from __future__ import annotations

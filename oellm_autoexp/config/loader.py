@@ -39,7 +39,7 @@ from oellm_autoexp.config.source import (
 from oellm_autoexp.config.spelling import spelled
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
-from oellm_autoexp.text import did_you_mean, dotted, new_key_hint, scalar
+from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
 
 ROOT = "autoexp"
 _log = logging.getLogger(__name__)
@@ -260,6 +260,8 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
     if len(text) > LONGEST_OVERRIDE:
         what = f"the override has {len(text)} characters; at most {LONGEST_OVERRIDE}"
         raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
+    if not text.isascii() and not is_utf8(text):
+        raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
     written, equals, value = text.partition("=")
     if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
         raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))

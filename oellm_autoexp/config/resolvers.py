@@ -17,7 +17,7 @@ from oellm_autoexp.config.expressions import evaluate
 from oellm_autoexp.config.limits import LONGEST_TEXT, MOST_BITS, MOST_DIGITS, shortened
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.times import format_time
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import is_utf8, plural
 
 Resolver = Callable[..., Any]
 _MISSING = object()
@@ -165,6 +165,8 @@ def make_resolvers(
 
     def env(name: Any, default: Any = _MISSING) -> Any:
         if environment.get(str(name)) or (str(name) in environment and default is _MISSING):
+            if not is_utf8(environment[str(name)]):
+                raise ConfigError(Problem(f"the value of the environment variable {name} is not UTF-8 text"))
             return environment[str(name)]  # one that is set but empty gives way to a default
         if default is _MISSING:
             raise ConfigError(Problem(f"the environment variable {name} is not set", hint=f"export {name}=…"))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError
+from oellm_autoexp.errors import AutoexpError, Problem
 from oellm_autoexp.files import shipped
 from oellm_autoexp.workflow.plan import make_plan
 from oellm_autoexp.workflow.provenance import Circumstances
@@ -343,6 +343,7 @@ def check(folder: Path, data: bytes) -> None:
     """Plan an input: it becomes a plan, or an error whose sentences name more than an exception's class."""
     made: dict[str, Any] = json.loads(data)
     (folder / "exp.yaml").write_text(made["yaml"], encoding="utf-8", errors="surrogatepass")
+    problems: tuple[Problem, ...] = ()
     with bounded():
         try:
             composed = load(Source(str(folder / "exp.yaml"), (), tuple(made["overrides"])))
@@ -352,10 +353,10 @@ def check(folder: Path, data: bytes) -> None:
             plan.sweep_file()
             plan.manifest.model_dump_json()
         except AutoexpError as error:
-            assert error.problems
-            for problem in error.problems:
-                assert " " in problem.what.strip(), problem
-                assert len(problem.what) < 5000, problem.what[:200]
+            problems = error.problems or (Problem(""),)
+    for problem in problems:
+        assert " " in problem.what.strip(), problem
+        assert len(problem.what) < 5000, problem.what[:200]
 
 
 def test_any_experiment_and_any_override_end_in_a_plan_or_in_a_message(
