@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 _KEYWORDS = ("optional", "override")
 _SELF = "_self_"
 
 
-class Mistake(NamedTuple):
+@dataclass(frozen=True)
+class Mistake:
     """What is wrong with an entry (None: with the list), and what would be right."""
 
     index: int | None

@@ -354,7 +354,7 @@ def _explain(error: Exception, search: Search, overrides: Sequence[_Override]) -
         return [*unreadable.problems]
     except Exception as alone:
         return _misfits(search) or [_problem(alone, None, search, good)]
-    found = []
+    found: list[Problem] = []
     for override in sorted(overrides, key=lambda one: not search.is_group(one.key)):  # Hydra takes choices first, too
         try:
             _compose([*good, override])

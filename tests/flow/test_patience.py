@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from oellm_autoexp.cli import backoff
 from oellm_autoexp.cli.main import main
-from oellm_autoexp.scheduler import make
+from oellm_autoexp.scheduler import fake
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from tests.flow.conftest import User
 
@@ -27,8 +28,8 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, FakeS
     scheduler = FakeSlurmClient()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "outputs"))
-    monkeypatch.setattr(make.fake, "FakeSlurmClient", lambda *_, **__: scheduler)
-    monkeypatch.setattr(backoff.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(fake, "FakeSlurmClient", lambda *_, **__: scheduler)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert main(["plan", "--plan-id", "K", *COMMON]) == 0
     return str(tmp_path / "outputs/manifests/K.json"), scheduler
 
