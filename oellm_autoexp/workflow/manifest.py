@@ -186,7 +186,11 @@ class _Making:
             self._clear(folder)
             if not _make(folder, self._above, self._folders):
                 raise StateError(Problem("another process has just made this folder", folder, _OTHER_ID))
-        os.symlink(self._manifest, f"{folder}/{_MANIFEST_LINK}")
+        link = f"{folder}/{_MANIFEST_LINK}"
+        try:  # one link with many names: thousands of jobs then need no inode each for it
+            os.link(f"{self._plan.shared[0].path.parent}/{_MANIFEST_LINK}", link, follow_symlinks=False)
+        except OSError:
+            os.symlink(self._manifest, link)
 
     def _clear(self, folder: str) -> None:
         """Remove what a killed planner has left of a plan of this id. Raises StateError for anything else."""
