@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from oellm_autoexp.errors import ConfigError, Problem
-
 DEEPEST = 60
 """Levels of mappings and lists within each other, and parts of a dotted key."""
 MOST_ALIASED = 50_000
@@ -68,10 +66,3 @@ def size(value: Any, known: dict[int, tuple[int, int]] | None = None) -> tuple[i
             count, depth = count + more, max(depth, below)
         found = known[id(value)] = count, depth + 1
     return found
-
-
-def whole_number(text: str) -> int:
-    """A whole number in decimal digits. Raises ConfigError for one that is too long."""
-    if len(text) > MOST_DIGITS:
-        raise ConfigError(Problem(f"a number of {len(text)} digits", hint=f"a number has at most {MOST_DIGITS} digits"))
-    return int(text)

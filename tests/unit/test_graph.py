@@ -124,7 +124,7 @@ def test_a_name_of_a_stage_is_shown_without_what_a_terminal_or_a_format_would_ob
     labels = re.findall(r'"([^"]*)"', as_mermaid(odder))
     assert labels[0] == "a�[31m�2J�#quot;]; #35;quot; #96;x#96; #lt;b#gt;\\n b<br/>15 jobs"
     assert '"a�[31m�2J�\\"]; #quot; `x` <b>\\\\n b" [label=' in as_dot(odder)
-    assert {len(line) for line in as_text(odder).splitlines() if line[:1] in "┌│└"} == {70}
+    assert {len(line) for line in as_text(odder).splitlines() if line.startswith(("┌", "│", "└"))} == {70}
 
 
 def test_small_numbers_are_written_as_people_write_them() -> None:
