@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,6 +93,22 @@ def _either(words: Sequence[str]) -> str:
 def printable(text: str) -> str:
     """A text in which what a terminal would obey is replaced by a sign; lines and tabs stay."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: one with bytes of another encoding, as Python keeps them, can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable_json(text: str) -> str:
+    """A JSON document that says the same, in which what a terminal would obey is written as `\\u001b`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else json.dumps(c)[1:-1] for c in text)
 
 
 def plural(count: int, noun: str) -> str:

@@ -55,6 +55,8 @@ class Command:
     needs: tuple[str, ...] = ()
     """Files that it reads where it runs; one that is absent while planning is told."""
     probe: Probe | None = None
+    env_defaults: Mapping[str, str] = field(default_factory=dict)
+    """Variables that `slurm.env` and `env` override."""
 
 
 class Backend(Protocol):

@@ -10,6 +10,9 @@ from oellm_autoexp.config.schema import CommandBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean, dotted, fill, scalar
 
+_ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
+"""Into a file Python writes blocks of 8 KiB: a program with few words would look as if it hung (python(1), -u)."""
+
 
 class CommandLine:
     """A `CommandBackend` section as a Backend."""
@@ -46,7 +49,7 @@ class CommandLine:
         for name, value in self._section.options.items():
             argv += flag(name, value)
         raise_all(BackendError, problems)
-        return Command(tuple(argv), self._section.env)
+        return Command(tuple(argv), self._section.env, env_defaults=_ENV_DEFAULTS)
 
 
 def flag(name: str, value: Any) -> list[str]:

@@ -22,6 +22,9 @@ PLAN_EXIT_CODES = "exit codes: 0 done; 2 wrong use or configuration; 141 the out
 EXIT_CODES = """\
 exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
 3 the scheduler refused or could not be reached; 130 interrupted (jobs go on); 141 the output was closed"""
+MANY = 1_000_000
+"""More than there can be of anything that an option counts: jobs, lines, programs."""
+_MOST_DIGITS, _SHOWN = 18, 40
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -47,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(unknown[1], [word for word in self._option_string_actions if word.startswith("--")])
         elif choice := re.search(r"(--\w[\w-]*): invalid choice: '([^']*)'", message):
             hint = did_you_mean(choice[2], map(str, self._option_string_actions[choice[1]].choices or ()))
-        super().error(f"{message}\n    {hint}" if hint else message)
+        super().error(printable(f"{message}\n    {hint}" if hint else message))
 
     def add_json(self) -> None:
         """`--json`: stdout is one JSON document and nothing else."""
@@ -77,6 +80,19 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "overrides", nargs="*", metavar="key=value", help="Hydra overrides: group=choice a.b=1 +new=2 ~drop"
         )
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, in decimal digits, within bounds."""
+
+    def parse(text: str) -> int:
+        digits = text.removeprefix("-")
+        if digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS and least <= int(text) <= most:
+            return int(text)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        raise argparse.ArgumentTypeError(f"{printable(shown)!r} is not a whole number from {least} to {most}")
+
+    return parse
 
 
 def source(options: argparse.Namespace) -> Source:
@@ -130,15 +146,22 @@ def tell(error: AutoexpError) -> None:
         print(f"error: {printable(str(problem))}", file=sys.stderr)
 
 
+class _Formatter(logging.Formatter):
+    """Log lines that may hold names from files, of which a terminal obeys nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_log_level(options: argparse.Namespace) -> None:
     """Flag > OELLM_LOG_LEVEL > WARNING. Raises ConfigError for an unknown level."""
     level = "DEBUG" if options.debug else "INFO" if options.verbose else ""
     level = level or os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
     if level not in _LEVELS:
         raise ConfigError(Problem(f"{level!r} is not a log level", "OELLM_LOG_LEVEL", f"one of {', '.join(_LEVELS)}"))
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("hydra", "omegaconf", "git"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 

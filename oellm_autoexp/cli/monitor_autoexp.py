@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.monitor.session import Session
 
 EXAMPLES = """\
-  python scripts/monitor_autoexp.py --session default-20260131-235959-3f          go on watching
+  python scripts/monitor_autoexp.py --session default-20260131-235959-3f9c2a1b    go on watching
   python scripts/monitor_autoexp.py --session default-2026 --cmd status           one look, from what is recorded
   python scripts/monitor_autoexp.py --session default-2026 --once                 one cycle, for cron
   python scripts/monitor_autoexp.py --session default-2026 --detach slurm         by a small SLURM job

@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--queue-show", action="store_true", help="all about the entry, and its output's last lines")
     group.add_argument("--queue-retry", action="store_true", help="make a finished entry pending again")
     group.add_argument("--follow", action="store_true", help="actions: go on until the session is finished, too")
-    group.add_argument("--jobs", metavar="N", type=int, help="actions: run N programs at once (default: 1)")
+    group.add_argument(
+        "--jobs", metavar="N", type=app.whole_number(1, 1000), help="actions: run N programs at once (default: 1)"
+    )
 
 
 def check(options: argparse.Namespace) -> None:
@@ -42,8 +44,6 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(Problem("--queue-id names one entry already", "--queue-event"))
     if options.follow and options.once:
         raise ConfigError(Problem("go on, or stop after one pass?", "--follow --once"))
-    if options.jobs is not None and options.jobs < 1:
-        raise ConfigError(Problem("must be at least 1", "--jobs"))
 
 
 def show_queue(options: argparse.Namespace, manifest: Manifest) -> int:

@@ -18,7 +18,7 @@ def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Print the config that an experiment composes to, as YAML.", EXAMPLES, app.PLAN_EXIT_CODES)
     made.add_argument("--resolve", action="store_true", help="evaluate the interpolations (without the sweep's values)")
-    made.add_argument("--job", metavar="N", type=int, help="the config of job N, resolved")
+    made.add_argument("--job", metavar="N", type=app.whole_number(0, app.MANY), help="the config of job N, resolved")
     made.add_json()
     made.add_config()
     return made
@@ -34,6 +34,7 @@ def _render(options: argparse.Namespace) -> int:
     from pydantic_core import to_json
 
     from oellm_autoexp.config.loader import load
+    from oellm_autoexp.text import printable_json
     from oellm_autoexp.workflow.plan import job_config
     from oellm_autoexp.workflow.provenance import gather
 
@@ -43,7 +44,7 @@ def _render(options: argparse.Namespace) -> int:
     else:
         tree = job_config(composed, gather(), options.job)
     if options.json:
-        print(to_json(tree, inf_nan_mode="strings").decode())  # JSON has no inf
+        print(printable_json(to_json(tree, inf_nan_mode="strings").decode()))  # JSON has no inf
     else:
         yaml.safe_dump(tree, sys.stdout, sort_keys=False, allow_unicode=True)
     return app.OK

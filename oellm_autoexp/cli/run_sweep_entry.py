@@ -30,7 +30,9 @@ def parser() -> app.Parser:
         default=hints.output_root() / "sweep.json",
         help="the file that planning wrote (default: $OUTPUT_DIR/sweep.json, else outputs/sweep.json)",
     )
-    made.add_argument("--index", metavar="N", type=int, required=True, help="the entry's index, from 0")
+    made.add_argument(
+        "--index", metavar="N", type=app.whole_number(0, app.MANY), required=True, help="the entry's index, from 0"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the exact command and run nothing")
     made.add_argument("--json", action="store_true", help="with --dry-run: as one JSON document, for programs")
     return made
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oellm_autoexp.text import shell
+    from oellm_autoexp.text import printable, shell
 
     if options.json and not options.dry_run:
         raise ConfigError(Problem("the program's own output is what is printed", "--json", "add --dry-run"))
@@ -52,11 +54,16 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"command": words, **{key: entry.get(key) for key in ("index", "name", "argv", "work_dir")}}))
         return app.OK
     if options.dry_run:
-        comment = shell(entry["argv"]).replace("\n", "\n# ")  # what it runs; whoever pastes it runs the script alone
+        comment = printable(shell(entry["argv"])).replace(
+            "\n", "\n# "
+        )  # what it runs; whoever pastes it runs the script alone
         print(f"{shell(words)}  # {comment}")
         return app.OK
     if not Path(entry["script_path"]).is_file():
-        raise ConfigError(Problem("the entry's script is gone", entry["script_path"], "plan again"))
+        output_dir = Path(str(entry.get("output_dir", "/")))
+        hint = "move it back, or plan again"
+        moved = "" if output_dir.exists() else f": was {output_dir} moved, or the folder that it was in?"
+        raise ConfigError(Problem(f"the entry's script is gone{moved}", entry["script_path"], hint))
     result = subprocess.run(words, check=False)
     return 128 - result.returncode if result.returncode < 0 else result.returncode
 

@@ -38,7 +38,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
-    group.add_argument("--lines", metavar="N", type=int, help="--cmd tail: lines of each log (default 20)")
+    group.add_argument(
+        "--lines", metavar="N", type=app.whole_number(0, app.MANY), help="--cmd tail: lines of each log (default 20)"
+    )
     group.add_argument(
         "--override",
         metavar="KEY=VALUE",

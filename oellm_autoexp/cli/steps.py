@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, hints
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -46,15 +48,19 @@ def plan(options: argparse.Namespace) -> Plan:
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.check import absent
     from oellm_autoexp.workflow.plan import located, make_plan
+    from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
 
+    plan_id, subset = getattr(options, "plan_id", None), _subset(getattr(options, "array_subset", None))
+    if plan_id is not None:
+        check_plan_id(plan_id)
     composed = load(app.source(options))
     gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
     made = make_plan(
         composed,
         gather(),
-        plan_id=_plan_id(getattr(options, "plan_id", None)),
-        subset=_subset(getattr(options, "array_subset", None)),
+        plan_id=plan_id,
+        subset=subset,
         read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
     )
     with located(composed):
@@ -78,12 +84,6 @@ def _ask(made: Plan) -> None:
         ask(made.probes, lambda: bar.advance(task))
 
 
-def _plan_id(text: str | None) -> str | None:
-    if text is not None and (not text or not all(c.isalnum() or c in "._-" for c in text) or text[0] in ".-"):
-        raise ConfigError(Problem(f"{text!r} can't be a plan's id", "--plan-id", "use letters, digits and . _ -"))
-    return text
-
-
 def _subset(text: str | None) -> frozenset[int] | None:
     """`0,3-5` → {0, 3, 4, 5}."""
     from oellm_autoexp.sweep.expander import MOST_POINTS
@@ -91,13 +91,20 @@ def _subset(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
     numbers: set[int] = set()
+    named, hint = 0, "write e.g. 0,3-5"
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         bounds = (first, last) if dash else (first, first)
-        if not all(bound.isascii() and bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
-            raise ConfigError(Problem(f"{part!r} is not an index or a range", "--array-subset", "write e.g. 0,3-5"))
-        if int(bounds[1]) >= MOST_POINTS:
-            raise ConfigError(Problem(f"no plan has a job {bounds[1]}", "--array-subset"))
+        if not all(bound.isascii() and bound.isdecimal() for bound in bounds):
+            raise ConfigError(Problem(f"{part[:40]!r} is not an index or a range", "--array-subset", hint))
+        if any(len(bound) > len(str(MOST_POINTS)) or int(bound) >= MOST_POINTS for bound in bounds):
+            what = f"no plan has a job {bounds[1][:40]}"
+            raise ConfigError(Problem(what, "--array-subset", f"a plan has at most {MOST_POINTS} jobs"))
+        if int(bounds[0]) > int(bounds[1]):
+            raise ConfigError(Problem(f"{part[:40]!r} is not an index or a range", "--array-subset", hint))
+        named += int(bounds[1]) - int(bounds[0]) + 1
+        if named > MOST_POINTS:
+            raise ConfigError(Problem(f"it names more than {MOST_POINTS} jobs", "--array-subset"))
         numbers.update(range(int(bounds[0]), int(bounds[1]) + 1))
     return frozenset(numbers)
 
@@ -151,19 +158,26 @@ def session(
     from oellm_autoexp.workflow.submit import Submitter
 
     path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    with writing(path, partial(app.note, on_stderr=True) if patient else None) as claim:
+
+    def open_session() -> Session:
         if path.exists():
             opened = Session.load(path)
             if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then
                 claim_outputs(manifest, path)
-        else:
-            # The session first: whoever finds our marks in an output directory must find it unfinished.
-            opened = Session.create(manifest, canonical_path(manifest, manifest_path))
-            try:
-                claim_outputs(manifest, path)
-            except BaseException:
-                path.unlink()
-                raise
+            return opened
+        # The session first: whoever finds our marks in an output directory must find it unfinished.
+        opened = Session.create(manifest, canonical_path(manifest, manifest_path))
+        try:
+            claim_outputs(manifest, path)
+        except BaseException:
+            path.unlink()
+            raise
+        return opened
+
+    with ExitStack() as stack:
+        waiting = partial(app.note, on_stderr=True) if patient else None
+        claim = with_backoff(lambda: stack.enter_context(writing(path, waiting)))
+        opened = with_backoff(open_session)
         scheduler = scheduler or make_scheduler(manifest)
         submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
         try:
@@ -173,8 +187,9 @@ def session(
             finally:
                 monitor.close()
         finally:
-            claim.beat()  # raises, and leaves the session alone, if another process has taken it over meanwhile
-            opened.close()
+            # raises, and leaves the session alone, if another process has taken it over meanwhile
+            with_backoff(claim.beat)
+            with_backoff(opened.close)
 
 
 def submit(monitor: Monitor, *, patient: bool = False) -> None:
@@ -187,6 +202,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     from oellm_autoexp.view.tables import console
 
     screen = console(stderr=True)
+    attempts = {name: job.attempt for name, job in monitor.session.jobs.items()}
     resume = (
         f"the plan is kept; go on with: {hints.command('submit', '--manifest', str(monitor.session.manifest_path))}"
     )
@@ -197,17 +213,20 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
                 if status is not None:
                     status.update(text)
 
-            if monitor.submitter.unsettled:
-                unclear = plural(monitor.submitter.unsettled, "job")
-                tell(f"looking whether {unclear} went through when an earlier submission was cut off")
-                monitor.submitter.settle_all()
-            monitor.submitter.retry_now()
-            done = monitor.submitter.submit_ready(
-                lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
-            )
-            if monitor.submitter.unsettled:
-                tell("looking for jobs whose submission got no clear answer")
-                monitor.submitter.settle_all()
+            def go() -> None:
+                if monitor.submitter.unsettled:
+                    unclear = plural(monitor.submitter.unsettled, "job")
+                    tell(f"looking whether {unclear} went through when an earlier submission was cut off")
+                    monitor.submitter.settle_all()
+                monitor.submitter.retry_now()
+                monitor.submitter.submit_ready(
+                    lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
+                )
+                if monitor.submitter.unsettled:
+                    tell("looking for jobs whose submission got no clear answer")
+                    monitor.submitter.settle_all()
+
+            with_backoff(go)
     except SchedulerError as error:
         raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
     except OSError as error:
@@ -215,6 +234,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
         incomplete = Problem("the submission is not complete", hint=resume)
         raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
     jobs = monitor.session.jobs.values()
+    done = sum(job.attempt != attempts[job.name] for job in jobs)
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
     tried_all = all(job.refusals or not job.reason for job in waiting)  # the others wait for reasons of their own
@@ -432,7 +452,7 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     for job in manifest.jobs:
         screen.print(f"{job.index:>5}  {job.name}", soft_wrap=True)
     screen.print(f"\n--- {manifest.jobs[0].script_path}")
-    print(script)
+    print(printable(script))
     screen.print("--- dry run: nothing was submitted")
     return app.OK
 
@@ -445,7 +465,9 @@ def outcome(opened: Session) -> int:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest at `path`."""
-    from oellm_autoexp.workflow.manifest import load
+    """The manifest at `path`. Raises ConfigError, also where its output root was moved, and CorruptError."""
+    from oellm_autoexp.workflow.manifest import check_place, load
 
-    return load(path)
+    manifest = load(path)
+    check_place(manifest, path)
+    return manifest

@@ -18,18 +18,16 @@ def parser() -> app.Parser:
     what = "Draw the plan of an experiment: stages, swept values, start and cancel conditions."
     made = app.Parser(what, EXAMPLES, app.PLAN_EXIT_CODES)
     made.add_argument(
-        "--max-jobs-per-stage", metavar="N", type=_count, default=0, help="list up to N jobs of each stage"
+        "--max-jobs-per-stage",
+        metavar="N",
+        type=app.whole_number(0, app.MANY),
+        default=0,
+        help="list up to N jobs of each stage",
     )
     made.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text")
     made.add_json()
     made.add_config()
     return made
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

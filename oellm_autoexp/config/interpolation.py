@@ -15,8 +15,18 @@ from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_visitor import GrammarVisitor
 
+from oellm_autoexp.config.limits import (
+    DEEPEST,
+    LONGEST_INTERPOLATED,
+    LONGEST_TEXT,
+    MOST_CHARACTERS,
+    MOST_DIGITS,
+    MOST_VALUES,
+    shortened,
+    size,
+)
 from oellm_autoexp.config.resolvers import Resolver
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.text import did_you_mean, dotted, plural
 
 Path = tuple[str, ...]
@@ -86,6 +96,9 @@ class _Symbol(str):
 @lru_cache(maxsize=16384)
 def _compiled(text: str) -> Program:
     """The program of a text with interpolations. Raises ConfigError if it does not parse."""
+    if len(text) > LONGEST_INTERPOLATED:
+        what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
+        raise ConfigError(Problem(what))
     pieces = _SIMPLE.split(text)
     if any("$" in literal or "\\" in literal for literal in pieces[::2]):
         return _compiled_by_grammar(text)
@@ -128,7 +141,10 @@ def _compiled_by_grammar(text: str) -> Program:
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
         raise ConfigError(
-            Problem(f"the interpolation {text!r} does not parse", hint=f"{reason}; quote arguments: ${{name:'…'}}")
+            Problem(
+                f"the interpolation {shortened(text)} does not parse",
+                hint=f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
+            )
         ) from None
 
 
@@ -152,7 +168,15 @@ def _joined(pieces: Sequence[str | Program]) -> Program:
     """The program that writes literals and values one after another."""
 
     def join(resolution: Resolution, path: Path) -> str:
-        return "".join([piece if isinstance(piece, str) else str(piece(resolution, path)) for piece in pieces])
+        texts, length = [], 0
+        for piece in pieces:
+            text = piece if isinstance(piece, str) else resolution.as_text(piece(resolution, path))
+            texts.append(text)
+            length += len(text)
+            if length > LONGEST_TEXT:
+                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+        resolution.spend(length)
+        return "".join(texts)
 
     return join
 
@@ -177,7 +201,7 @@ LiveKeys = Mapping[int, Collection[Any]]
 
 def plain_indices(path: Path) -> Path:
     """A path with its numbers as a list knows them: `00` as `0`."""
-    return tuple(str(int(part)) if part.isdecimal() else part for part in path)
+    return tuple(str(int(part)) if part.isdecimal() and len(part) <= MOST_DIGITS else part for part in path)
 
 
 class AbsentError(Exception):
@@ -202,6 +226,8 @@ class Resolution:
         self._siblings = siblings
         self._done = {} if done is None else done
         self._failed: dict[Path, ConfigError] = {}
+        self._characters = self._values = 0  # what interpolations have come to so far
+        self._exhausted: ConfigError | None = None  # that was more than is allowed
         self._active: dict[Path, None] = {}  # the leaves that are being evaluated
         self._followed: dict[Path, None] = {}  # those that are only followed to a part of what they refer to
 
@@ -223,7 +249,7 @@ class Resolution:
         try:
             return _compiled(text)(self, ("",)) if "${" in text else text
         except RecursionError:
-            raise ConfigError(Problem(f"the interpolation {text!r} refers through too many others")) from None
+            raise ConfigError(Problem(f"the interpolation {shortened(text)} refers through too many others")) from None
 
     def at(self, target: Path) -> Any:
         """The value at a path. Raises ConfigError if it can't be evaluated, and AbsentError if there is none."""
@@ -296,14 +322,20 @@ class Resolution:
             return self._done[path]
         if path in self._failed:
             raise self._failed[path]
+        if self._exhausted is not None:
+            raise self._exhausted
         self._enter(self._active, path)
         try:
             if text == MISSING:
                 raise ConfigError(Problem("a value is required here", hint=f"set {'.'.join(path)}=…"))
-            value = self._done[path] = _compiled(text)(self, path)
+            value = _compiled(text)(self, path)
+            self._check_size(value)
+            self._done[path] = value
         except ConfigError as error:
             problems = (Problem(p.what, p.where or where(path), p.hint) for p in error.problems)
             self._failed[path] = ConfigError(*problems)
+            if self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
+                self._exhausted = self._exhausted or self._failed[path]
             raise self._failed[path] from None
         except RecursionError:
             self._failed[path] = ConfigError(Problem("refers through too many other values", where(path)))
@@ -311,6 +343,32 @@ class Resolution:
         finally:
             del self._active[path]
         return value
+
+    def spend(self, characters: int) -> None:
+        """Count the characters of a text that was made. Raises ConfigError where they are too many."""
+        self._characters += characters
+        if self._characters > MOST_CHARACTERS:
+            what = f"the texts that interpolations make get too long: at most {MOST_CHARACTERS} characters in all"
+            raise ConfigError(Problem(what))
+
+    def as_text(self, value: Any) -> str:
+        """A value within a text. Raises ConfigError for one that is too large."""
+        if isinstance(value, dict | list):
+            self._check_size(value)
+        return value if isinstance(value, str) else str(value)
+
+    def _check_size(self, value: Any) -> None:
+        """Count what an interpolation has come to. Raises ConfigError where that is too much, or too deep."""
+        if not isinstance(value, dict | list):
+            if isinstance(value, str) and len(value) > LONGEST_TEXT:
+                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+            return
+        count, depth = size(value)
+        self._values += count
+        if depth > DEEPEST:
+            raise ConfigError(Problem(f"its value gets nested too deeply: at most {DEEPEST} levels"))
+        if self._values > MOST_VALUES:
+            raise ConfigError(Problem(f"what interpolations refer to gets too large: at most {MOST_VALUES} values"))
 
     def _enter(self, under_way: dict[Path, None], path: Path) -> None:
         """Note that a leaf is under way. Raises ConfigError if it already is."""
@@ -335,16 +393,20 @@ class Resolution:
             raise ConfigError(Problem(f"there is no resolver '{name}'", hint=did_you_mean(name, known)))
         try:
             return about_tree(self, path, *arguments) if about_tree else cast("Resolver", resolver)(*arguments)
+        except AutoexpError:
+            raise
         except TypeError as error:
             given = plural(len(arguments), "argument")
             raise ConfigError(Problem(f"${{{name}:…}} can't take {given}: {error}")) from None
+        except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
+            raise ConfigError(Problem(f"${{{name}:…}} fails: {error}")) from None
 
 
 def _child(node: Any, part: str) -> Any:
     """A mapping's value or a list's item. Raises AbsentError."""
     if isinstance(node, dict):
         child = node.get(part, _ABSENT)
-    elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+    elif isinstance(node, list) and part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(node):
         child = node[int(part)]
     else:
         child = _ABSENT

@@ -21,8 +21,8 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.resolvers import make_resolvers
 from oellm_autoexp.config.source import (
@@ -37,9 +37,9 @@ from oellm_autoexp.config.source import (
     unknown_config,
 )
 from oellm_autoexp.config.spelling import spelled
-from oellm_autoexp.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
-from oellm_autoexp.text import did_you_mean, dotted, new_key_hint, scalar
+from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
 
 ROOT = "autoexp"
 _log = logging.getLogger(__name__)
@@ -114,7 +114,9 @@ def load(source: Source) -> Composed:
             if opened != overrides:
                 overrides = opened
                 tree = _compose(overrides)
-        except _HYDRAS_ERRORS as error:
+        except AutoexpError:
+            raise
+        except Exception as error:  # Hydra asserts on some mistakes, and others end in any of Python's own errors
             raise ConfigError(*_explain(error, search, overrides)) from None
         loader = GlobalHydra.instance().config_loader()
     if lacks := [name for name in ("project", "backend", "slurm") if name not in tree]:
@@ -255,11 +257,18 @@ def _checked_overrides(overrides: tuple[str, ...], opened: tuple[str, ...]) -> l
 
 
 def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
+    if len(text) > LONGEST_OVERRIDE:
+        what = f"the override has {len(text)} characters; at most {LONGEST_OVERRIDE}"
+        raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
+    if not text.isascii() and not is_utf8(text):
+        raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
     written, equals, value = text.partition("=")
+    if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
+        raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))
     plain = _plain_value(f"{spelled(written)}{equals}{value}")
     try:
         override = _parsed(plain)
-    except (HydraException, ValueError):  # ValueError: a number of thousands of digits
+    except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
         hint = "write key=value; a value with ~, commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
         raise ConfigError(Problem("the override does not parse", text or "''", hint)) from None
     if not override.key_or_group:
@@ -275,6 +284,15 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
 
 
+def _nested(value: str) -> int:
+    """How deep brackets are within each other, whatever is quoted."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}()]", value):
+        depth = depth + 1 if bracket in "[{(" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_overrides([text])[0]
 
@@ -286,7 +304,7 @@ def _plain_value(text: str) -> str:
         return text
     try:
         value = _parsed(text).value()
-    except (HydraException, ValueError):  # Hydra's grammar has no `(`: then the value is one text
+    except (HydraException, ValueError, RecursionError):  # Hydra's grammar has no `(`: then the value is one text
         value = written
     plain = normalise(value, in_sweep=key.lstrip("+~").startswith("sweep"))
     spellings = [f"{key}{equals}{_as_hydra(plain, quote)}" for quote in "\"'"]
@@ -320,12 +338,9 @@ def _escape(match: re.Match[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Composing, and saying what went wrong
 
-# Hydra asserts on some malformed defaults lists, and list overrides out of range end in Python's own errors.
-_HYDRAS_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, LookupError, AssertionError)
-
 
 def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
-    """The whole config as plain data. Raises one of _HYDRAS_ERRORS, or ConfigError for a file that can't be read."""
+    """The whole config as plain data. Raises any exception of Hydra's, and ConfigError for unreadable files."""
     config = compose(WHOLE, overrides=[override.checked for override in overrides])
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
@@ -335,17 +350,19 @@ def _explain(error: Exception, search: Search, overrides: Sequence[_Override]) -
     good: list[_Override] = []
     try:
         _compose(good)
-    except _HYDRAS_ERRORS as alone:
+    except AutoexpError as unreadable:
+        return [*unreadable.problems]
+    except Exception as alone:
         return _misfits(search) or [_problem(alone, None, search, good)]
-    found = []
+    found: list[Problem] = []
     for override in sorted(overrides, key=lambda one: not search.is_group(one.key)):  # Hydra takes choices first, too
         try:
             _compose([*good, override])
             good.append(override)
-        except _HYDRAS_ERRORS as single:
-            found.append(_problem(single, override, search, good))
-        except ConfigError as unreadable:
+        except AutoexpError as unreadable:
             found += unreadable.problems
+        except Exception as single:
+            found.append(_problem(single, override, search, good))
     return found or [_problem(error, None, search, good)]
 
 
@@ -355,7 +372,10 @@ def _misfits(search: Search) -> list[Problem]:
     if not under:
         return []
     with searching(Search(search.directories, tuple(under))):
-        base = _compose([])
+        try:
+            base = _compose([])
+        except Exception:  # the root's own mistake, which is what is told
+            return []
     file = cast("Path", search.file(name))
     lines = key_lines(file)
     found: list[Problem] = []
@@ -401,7 +421,29 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines.append(str(error.__cause__).splitlines()[0])
-    return Problem(" ".join(lines[:3]) or type(error).__name__, about)
+    if " " not in text or isinstance(error, AssertionError | NotImplementedError | RecursionError):
+        return _without_words(error, about or _own_defaults(search), override)
+    if twice := re.match(r"(\S+) appears more than once", text):
+        return Problem(text, _entry(search, parent, twice[1]) or _own_defaults(search), "keep one of the entries")
+    return Problem(" ".join(lines[:3]), about or _own_defaults(search))
+
+
+def _own_defaults(search: Search) -> str:
+    """The defaults list of the config that was asked for, where Hydra does not say where it failed."""
+    file = cast("Path", search.file(search.configs[-1]))
+    line = key_lines(file).get(("defaults",))
+    return f"{shown(file)}:{line}" if line else shown(file)
+
+
+def _without_words(error: Exception, about: str, override: _Override | None) -> Problem:
+    """An error of Hydra's that says nothing a person could use."""
+    reason = (
+        "it is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__} {error}".strip()
+    )
+    if override is not None:
+        return Problem(f"Hydra can't apply the override ({reason})", about, "write key=value, or group=choice")
+    hint = "look at this file's defaults list: 'config' or 'group: choice' a line, those with 'override' last"
+    return Problem(f"Hydra can't compose this config ({reason})", about, hint)
 
 
 _NO_KEY = re.compile(r"is not in struct|Could not override '[^']+'\.\s*To append|does not exist|out of range")
@@ -426,7 +468,8 @@ def _entry(search: Search, parent: str, group: str = "", choice: str = "") -> st
         file = search.file(config)
         if file is None:
             continue
-        for index, entry in enumerate(read_mapping(file).get("defaults") or []):
+        defaults = read_mapping(file).get("defaults")
+        for index, entry in enumerate(defaults if isinstance(defaults, list) else []):
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
             words = re.split(r"[/@ ]+", f"{key} {chosen or ''}")
             if wanted in words:

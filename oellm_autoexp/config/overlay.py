@@ -27,6 +27,7 @@ from oellm_autoexp.config.interpolation import (
     is_live,
     plain_indices,
 )
+from oellm_autoexp.config.limits import DEEPEST, MOST_DIGITS, shortened
 from oellm_autoexp.config.resolvers import Resolver
 from oellm_autoexp.config.spelling import respelled, spelled
 from oellm_autoexp.errors import ConfigError, Problem
@@ -215,6 +216,8 @@ class _Laying:
             return [Problem(f"{key!r} is not a dotted key", key, "write section.key, +section.key or ~section.key")]
         sign, name = match.groups()
         path = tuple(name.split("."))
+        if len(path) > DEEPEST:
+            return [Problem(f"a key has at most {DEEPEST} parts, this one {len(path)}", shortened(key, 60))]
         value = respelled(value, name) if isinstance(value, dict) else value
         self.tree.changed += dict.fromkeys((path, plain_indices(path)))
         free = sign in ("+", "++") or _open(name, self._opened)
@@ -275,7 +278,7 @@ def _position(node: Any, part: str) -> Any:
     """Where `part` is, or would be, in a mapping or list: a key or an index; None if it can be nowhere."""
     if isinstance(node, dict):
         return part
-    return int(part) if part.isdecimal() and int(part) < len(node) else None
+    return int(part) if part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(node) else None
 
 
 def _merged(old: Any, new: Any, name: str, free: bool, unknown: Callable[[str], None], opened: tuple[str, ...]) -> Any:

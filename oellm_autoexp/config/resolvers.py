@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_visitor import GrammarVisitor
 
 from oellm_autoexp.config.expressions import evaluate
+from oellm_autoexp.config.limits import LONGEST_TEXT, MOST_BITS, MOST_DIGITS, shortened
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.times import format_time
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import is_utf8, plural
 
 Resolver = Callable[..., Any]
 _MISSING = object()
@@ -26,13 +28,13 @@ def number(value: Any, resolver: str) -> int | float:
     """`value` as a number, also from text such as `1e-4`. Raises ConfigError."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= MOST_DIGITS:
         for kind in (int, float):
             try:
                 return kind(value)
             except ValueError:
                 continue
-    raise ConfigError(Problem(f"{resolver} needs numbers, not {value!r}"))
+    raise ConfigError(Problem(f"{resolver} needs numbers, not {shortened(value)}"))
 
 
 def _whole(value: Any, resolver: str) -> int:
@@ -51,11 +53,19 @@ def _numeric(name: str, function: Callable[..., Any], *, least: int = 1, most: i
             raise ConfigError(Problem(f"{name} takes {wanted}, not {count}"))
         numbers = [number(argument, name) for argument in arguments]
         try:
-            return function(*numbers)
+            return _of_usual_size(function(*map(_of_usual_size, numbers)))
         except (ArithmeticError, ValueError) as error:
-            raise ConfigError(Problem(f"{name}({', '.join(map(str, arguments))}) fails: {error}")) from None
+            given = ", ".join(shortened(argument, 60) for argument in arguments[:10])
+            raise ConfigError(Problem(f"{name}({given}) fails: {error}")) from None
 
     return resolve
+
+
+def _of_usual_size(value: Any) -> Any:
+    """A number as it is. Raises ValueError for a whole number that is too large."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise ValueError(f"a whole number has at most {MOST_BITS} bits")
+    return value
 
 
 def _sum(*values: float) -> float:
@@ -63,7 +73,7 @@ def _sum(*values: float) -> float:
 
 
 def _product(*values: float) -> float:
-    return math.prod(values)
+    return reduce(lambda left, right: _of_usual_size(left * right), values)
 
 
 def _difference(first: float, *rest: float) -> float:
@@ -95,7 +105,10 @@ def _concat(*parts: Any) -> Any:
     for part in parts:
         if part is None or isinstance(part, list | dict):
             raise ConfigError(Problem(f"oc.concat needs only lists or only scalars, not {part!r}"))
-    return "".join(str(part) for part in parts)
+    texts = [str(part) for part in parts]
+    if sum(map(len, texts)) > LONGEST_TEXT:
+        raise ConfigError(Problem(f"oc.concat makes a text that is too long: at most {LONGEST_TEXT} characters"))
+    return "".join(texts)
 
 
 def _len(value: Any) -> int:
@@ -126,8 +139,8 @@ def _decode(text: Any) -> Any:
     visitor = GrammarVisitor(node_interpolation_callback=_refused, resolver_interpolation_callback=_refused, memo=None)
     try:
         return visitor.visit(grammar_parser.parse(text, parser_rule="singleElement", lexer_mode="VALUE_MODE"))
-    except OmegaConfBaseException:
-        problem = Problem(f"oc.decode can't read {text!r}", hint="it reads numbers, true, null, [a, b]")
+    except (OmegaConfBaseException, ValueError, RecursionError):
+        problem = Problem(f"oc.decode can't read {shortened(text)}", hint="it reads numbers, true, null, [a, b]")
         raise ConfigError(problem) from None
 
 
@@ -152,6 +165,8 @@ def make_resolvers(
 
     def env(name: Any, default: Any = _MISSING) -> Any:
         if environment.get(str(name)) or (str(name) in environment and default is _MISSING):
+            if not is_utf8(environment[str(name)]):
+                raise ConfigError(Problem(f"the value of the environment variable {name} is not UTF-8 text"))
             return environment[str(name)]  # one that is set but empty gives way to a default
         if default is _MISSING:
             raise ConfigError(Problem(f"the environment variable {name} is not set", hint=f"export {name}=…"))
@@ -173,7 +188,7 @@ def make_resolvers(
         "oc.divi": _numeric("oc.divi", lambda a, b: int(a // b), least=2, most=2),
         "oc.cdivi": _numeric("oc.cdivi", lambda a, b: int(-(-a // b)), least=2, most=2),
         "oc.sqrt": _numeric("oc.sqrt", math.sqrt, most=1),
-        "oc.mul_round_int": _numeric("oc.mul_round_int", lambda *values: round(math.prod(values))),
+        "oc.mul_round_int": _numeric("oc.mul_round_int", lambda *values: round(_product(*values))),
         "oc.slice": _slice,
         "oc.concat": _concat,
         "oc.int": _numeric("oc.int", int, most=1),

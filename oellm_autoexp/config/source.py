@@ -30,15 +30,17 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from oellm_autoexp.config.defaults_list import Mistake, mistakes
+from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
 from oellm_autoexp.config.spelling import respelled
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean
 
 if yaml.__with_libyaml__:
     from yaml import CSafeLoader
     from yaml.composer import Composer
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SCHEME = "autoexp"
 _log = logging.getLogger(__name__)
@@ -70,6 +72,12 @@ class _Loader(_SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._around: list[str] = []  # the anchors of the nodes that are being read
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node)
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -117,6 +125,39 @@ class _Loader(_SafeLoader):
         node.value = list((merged | own).values())
 
 
+def _check_size(root: yaml.Node) -> None:
+    """Raise ComposerError where aliases make a few lines a huge value, and where a value is nested too deeply."""
+    known: dict[int, tuple[int, int]] = {}
+    own = 0
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """How many nodes there are, those behind aliases counted each time, and how many levels."""
+        nonlocal own
+        if (found := known.get(id(node))) is not None:
+            return found
+        count, depth = 1, 0
+        own += 1
+        if isinstance(node, yaml.ScalarNode):
+            count = 1 + len(node.value) // 64
+            own += count - 1
+        else:
+            for part in node.value:
+                for child in part if isinstance(part, tuple) else (part,):
+                    more, below = measure(child)
+                    count, depth = count + more, max(depth, below)
+            depth += 1
+        if depth > DEEPEST:
+            problem = f"is nested too deeply: at most {DEEPEST} levels"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        known[id(node)] = count, depth
+        return count, depth
+
+    count, _ = measure(root)
+    if count - own > MOST_ALIASED:
+        problem = f"its aliases (*name) come to {count - own} values, and may come to {MOST_ALIASED}"
+        raise yaml.composer.ComposerError(None, None, problem, root.start_mark)
+
+
 def _identity(key: yaml.Node) -> Any:
     return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
@@ -132,14 +173,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = node.value.replace("_", "").lower()
     sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > MOST_DIGITS:
         problem = f"a number of {len(digits)} digits; write it in quotes if it is text"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
     return int(sign + digits, base)
-
-
-_MOST_DIGITS = 1000  # Python itself reads and writes at most 4300
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -163,6 +201,8 @@ def read_yaml(path: Path) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
+        if (bytes_ := path.stat().st_size) > MOST_BYTES:
+            raise ConfigError(Problem(f"has {bytes_} bytes; a config file has at most {MOST_BYTES}", str(path)))
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(Problem(f"can't read it: {error.strerror}", str(path))) from None
@@ -177,7 +217,8 @@ def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
     line = lines[mark.line]
     if line[: mark.column + 1].strip(" ").startswith("\t"):
         return "YAML is indented by spaces, and this line by a tab"
-    return f"the line reads: {line.strip()}"
+    line = line.strip()
+    return f"the line reads: {line}" if len(line) <= 200 else f"the line begins: {line[:200]}…"
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
@@ -400,7 +441,11 @@ class AutoexpConfigSource(ConfigSource):
         header = ConfigSource._get_header_dict(_read_text(file)[:512])
         package = header.get("package") or ("" if config_path in _search.get().configs else Path(config_path).parent)
         place = str(package).replace("/", ".")
-        content = respelled(read_mapping(file), "" if place in ("_global_", ".") else place)
+        content = read_mapping(file)
+        if "defaults" in content and (wrong := mistakes(content["defaults"])):
+            raise ConfigError(*_located(wrong, file))
+        _check_texts(content, file)
+        content = respelled(content, "" if place in ("_global_", ".") else place)
         if config_path.startswith("sweep/"):
             content = normalise(content, in_sweep=True)
         else:
@@ -429,6 +474,38 @@ class AutoexpConfigSource(ConfigSource):
         return sorted(set(files))
 
 
+def _located(wrong: Iterable[Mistake], file: Path) -> Iterator[Problem]:
+    lines = key_lines(file)
+    for mistake in wrong:
+        path = ("defaults",) if mistake.index is None else ("defaults", str(mistake.index))
+        yield Problem(mistake.what, _line(file, path, lines), mistake.hint)
+
+
+def _check_texts(content: Any, file: Path) -> None:
+    """Raise ConfigError for texts with interpolations that would take for ever to parse."""
+    wrong = []
+    for path, text in _texts(content, ()):
+        if len(text) > LONGEST_INTERPOLATED:
+            what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
+            wrong.append((path, what))
+        elif text.count("${") > DEEPEST and _nesting(text) > DEEPEST:
+            wrong.append(
+                (path, f"the interpolation {shortened(text, 60)} is nested too deeply: at most {DEEPEST} levels")
+            )
+    if wrong:
+        lines = key_lines(file)
+        raise_all(ConfigError, [Problem(what, _line(file, path, lines)) for path, what in wrong])
+
+
+def _nesting(text: str) -> int:
+    """How deep interpolations are nested at most, whatever is quoted or escaped."""
+    deepest = depth = 0
+    for found in re.findall(r"\$\{|\}", text):
+        depth = max(0, depth - 1) if found == "}" else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _created(content: Mapping[Any, Any], file: Path) -> Any:
     """The content as OmegaConf keeps it. Raises ConfigError for what it can't: all broken interpolations, by line."""
     try:
@@ -437,7 +514,7 @@ def _created(content: Mapping[Any, Any], file: Path) -> Any:
         lines = key_lines(file)
         problems = [
             Problem(
-                f"the interpolation {text!r} does not parse",
+                f"the interpolation {shortened(text)} does not parse",
                 _line(file, path, lines),
                 "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}",
             )
@@ -472,7 +549,7 @@ def parses(text: str) -> bool:
     """Whether OmegaConf's grammar takes a text."""
     try:
         grammar_parser.parse(text)
-    except GrammarParseError:
+    except (GrammarParseError, RecursionError):
         return False
     return True
 

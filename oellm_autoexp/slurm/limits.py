@@ -200,7 +200,7 @@ def _over(asked: Mapping[str, str], partition: Partition) -> str:
         if seconds is None or seconds > partition.max_seconds:
             wanted = "no time limit" if seconds is None else format_time(seconds)
             return f"asks for {wanted}, and partition {partition.name} allows {format_time(partition.max_seconds)}"
-    nodes = re.match(r"\d+", asked.get("nodes", ""))  # of `2-4`, two are needed
+    nodes = re.match(r"\d{1,9}", asked.get("nodes", ""))  # of `2-4`, two are needed
     if nodes and partition.max_nodes is not None and int(nodes[0]) > partition.max_nodes:
         return f"asks for {nodes[0]} nodes, and partition {partition.name} gives {partition.max_nodes}"
     return ""

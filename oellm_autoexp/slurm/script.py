@@ -409,10 +409,11 @@ class Signal:
 # The names are those that sbatch takes, in large or small letters (tried with 22.05).
 _SIGNAL = re.compile(
     r"(?:(?P<flags>R|R?B|BR):)?"
-    r"(?:(?:SIG)?(?P<name>HUP|INT|QUIT|ABRT|KILL|ALRM|TERM|USR[12]|URG|CONT|STOP|TSTP|TTIN|TTOU|XCPU)|(?P<number>\d+))"
-    r"(?:@(?P<seconds>\d*))?",
+    r"(?:(?:SIG)?(?P<name>HUP|INT|QUIT|ABRT|KILL|ALRM|TERM|USR[12]|URG|CONT|STOP|TSTP|TTIN|TTOU|XCPU)|(?P<number>\d{1,9}))"
+    r"(?:@(?P<seconds>\d{0,9}))?",
     re.ASCII | re.IGNORECASE,
 )
+_DIGITS = 9
 _USUAL_WARNING_SECONDS, _LONGEST_WARNING_SECONDS = 60, 65535
 
 
@@ -524,20 +525,23 @@ class _Asked:
         if key not in self._found:
             return 0
         where, value = self._found[key]
-        if not re.fullmatch(r"\d+(?:[-,]\d+)*", str(value), re.ASCII):
-            raise ConfigError(Problem(f"{value!r} is not a number", where))
+        if not re.fullmatch(r"\d{1,9}(?:[-,]\d{1,9})*", scalar(value), re.ASCII):  # SLURM counts with 32 bits
+            raise ConfigError(Problem(f"{scalar(value)[:60]!r} is not a number that sbatch takes", where))
         return max(int(part) for part in re.findall(r"\d+", str(value)))
 
     def gpus(self, key: str) -> int:
         """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or among others `gpu:a100:4,nvme:1`; 0 without the option."""
         if key not in self._found:
             return 0
-        _, value = self._found[key]
+        where, value = self._found[key]
         parts = value if isinstance(value, list) else scalar(value).split(",")
         words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
         if key in ("gres", "tres_per_task"):
             words = [word.removeprefix("gpu").lstrip(":") for word in words if re.match(r"gpu(?::|$)", word)]
-        return sum(int(number) if (number := word.rsplit(":", 1)[-1]).isdecimal() else 1 for word in words)
+        numbers = [word.rsplit(":", 1)[-1] for word in words]
+        if too_long := [number for number in numbers if number.isdecimal() and len(number) > _DIGITS]:
+            raise ConfigError(Problem(f"{too_long[0][:60]!r} is not a number that sbatch takes", where))
+        return sum(int(number) if number.isdecimal() else 1 for number in numbers)
 
     def time(self) -> int | None:
         """The time limit in seconds. Raises ConfigError."""

@@ -7,8 +7,9 @@ import re
 
 from oellm_autoexp.errors import ConfigError, Problem
 
+_SHOWN = 40
 _FORMS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})", re.ASCII)
+_TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<rest>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
 
 
 def parse_time(text: str | int) -> int | None:
@@ -21,7 +22,8 @@ def parse_time(text: str | int) -> int | None:
         return None
     match = _TIME.fullmatch(word)
     if match is None:
-        raise ConfigError(Problem(f"{text!r} is not a time that sbatch knows", hint=f"write {_FORMS}"))
+        shown = repr(text) if len(word) <= _SHOWN else f"{word[:_SHOWN]!r}…"
+        raise ConfigError(Problem(f"{shown} is not a time that sbatch knows", hint=f"write {_FORMS}"))
     parts = [int(part) for part in match["rest"].split(":")]
     if match["days"] is not None:
         hours, minutes, seconds = (*parts, 0, 0)[:3]

@@ -77,14 +77,19 @@ Points = list[Point]
 
 
 def add(parts: Iterable[Points]) -> Points:
-    """The points of all parts, one after another."""
-    return [point for part in parts for point in part]
+    """The points of all parts, one after another. Raises SweepError if that is too many."""
+    points: Points = []
+    for part in parts:
+        points += part
+        if len(points) > MOST_POINTS:
+            raise SweepError(Problem("these are too many points", "$.sweep", f"a plan has at most {MOST_POINTS}"))
+    return points
 
 
 def multiply(factors: Iterable[Points]) -> Points:
     """Every combination of one point of each factor, the last factor fastest. Raises SweepError if that is too many."""
     parts = list(factors)
-    if (count := prod(map(len, parts))) > MOST_POINTS:
+    if (count := prod(max(1, len(part)) for part in parts)) > MOST_POINTS:
         sizes = " x ".join(str(len(part)) for part in parts)
         raise SweepError(Problem(f"{sizes} are {count} points", "$.sweep", f"a plan has at most {MOST_POINTS}"))
     return reduce(lambda left, right: [a | b for a, b in product(left, right)], parts, [Point()])

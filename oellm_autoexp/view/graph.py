@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.text import plural, scalar, shell
+from oellm_autoexp.text import plural, printable, printable_json, scalar, shell
 
 WIDTH = 70
 _UNNAMED = "jobs"
@@ -148,7 +148,7 @@ def number(value: Any) -> str:
 def as_text(drawn: Graph) -> str:
     """The boxed picture."""
     rule = "=" * WIDTH
-    lines = [rule, f" Multi-Stage Experiment Plan: {drawn.title}", rule]
+    lines = [rule, f" Multi-Stage Experiment Plan: {' '.join(drawn.title.split())}", rule]
     lines += [f"Total: {plural(drawn.total, 'job')} across {len(drawn.stages)} stage(s)", ""]
     if drawn.axes:
         axes = [f"• {key.rsplit('.', 1)[-1]}: [{', '.join(map(number, values))}]" for key, values in drawn.axes.items()]
@@ -157,7 +157,7 @@ def as_text(drawn: Graph) -> str:
         if stage.after:
             lines += [_arrows(len(drawn.stages)), ""]
         lines += [*_box(_rows(stage)), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return printable("\n".join(lines).rstrip()) + "\n"
 
 
 def _arrows(stages: int) -> str:
@@ -204,8 +204,12 @@ def as_mermaid(drawn: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
+_MERMAID = str.maketrans({"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\n": " "})
+"""What would end a quoted label, or begin an entity, a tag or Markdown in it."""
+
+
 def _mermaid(text: str) -> str:
-    return text.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+    return printable(text.translate(_MERMAID))
 
 
 def as_dot(drawn: Graph) -> str:
@@ -219,12 +223,12 @@ def as_dot(drawn: Graph) -> str:
 
 
 def _dot(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")) + '"'
 
 
 def as_json(drawn: Graph) -> str:
     """The graph as one JSON document."""
-    return json.dumps(asdict(drawn), indent=2, ensure_ascii=False) + "\n"
+    return printable_json(json.dumps(asdict(drawn), indent=2, ensure_ascii=False)) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Graph], str]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import logging
 import os
 import shutil
@@ -10,12 +13,31 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError, raise_all
-from oellm_autoexp.files import Obstacle, check_owner, link_atomic, read_json, writable_directory, write_atomic
+from oellm_autoexp.claims import Claim, claimed
+from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.files import (
+    Obstacle,
+    check_owner,
+    create_atomic,
+    link_atomic,
+    read_json,
+    writable_directory,
+    write_atomic,
+)
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
+from oellm_autoexp.monitor.session import session_path
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
+_MANIFEST_LINK = "manifest.json"
+_JOB_FILES = ("job.sbatch", "config.json")
+_FOLDER = "manifests"
+_MOVE_BACK = "move it back, let a link lead from the old place to the new one (ln -s NEW OLD), or plan again"
+_OTHER_ID = "choose another --plan-id"
+_PATIENCE_SECONDS = 60.0
+_BEAT_SECONDS = 60.0
+_JOBS_PER_BEAT = 200
+_TRIES = 10
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +56,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     found = (writable_directory(path, where, known) for path, where in wanted.items())
     # what keeps several folders from being made is told once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
-    links = [f"{job.output_dir}/job.sbatch" for job in manifest.jobs]
+    links = [*(f"{job.output_dir}/job.sbatch" for job in manifest.jobs), f"{manifest.base_output_dir}/sweep.json"]
     problems += [
         Problem("a file stands where a link is to be made", link, "move it away")
         for link in links
@@ -46,30 +68,157 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
 def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None] = lambda done: None) -> Path:
     """Write a plan's files, and last of all its manifest; returns the manifest's path.
 
+    The plan exists from the moment its manifest does, which appears whole or not at all. A plan that can't be written
+    whole takes back what it has made and nothing else. Of several processes that write one plan id, the first wins.
     `extra` is one more place for a copy of the manifest. `progress` is told the number of each job written.
     Raises ConfigError where a directory can't be written to, StateError if the plan's id is already taken.
     """
     check_writable(plan, extra)
-    path = plan.manifest_path
-    if path.exists():
-        raise StateError(Problem("a plan of this id exists already", str(path), "choose another --plan-id"))
+    path, plan_id = plan.manifest_path, plan.manifest.plan_id
     if extra is not None and extra.exists():
         load(extra)  # only a manifest of ours is ever replaced
-    text = plan.manifest.model_dump_json(indent=1) + "\n"
+    above: list[str] = []
     try:
-        _write_files(plan, progress)
-        write_atomic(path, text)
-        if extra is not None and extra.resolve() != path.resolve():
-            _write_copy(extra, text)
-        _link(plan)
+        _make(str(path.parent), above)
+        lock = path.with_name(f".{plan_id}.planning")
+        with claimed(lock, f"the plan id {plan_id}", patience_seconds=_PATIENCE_SECONDS) as claim:
+            _check_free(plan)
+            making = _Making(plan, claim, above)
+            try:
+                making.files(progress)
+                making.publish(extra)
+            except BaseException:
+                making.take_back()
+                raise
     except BaseException as error:
-        _remove(plan)
+        for folder in reversed(above):
+            with contextlib.suppress(OSError):  # others have put something there meanwhile
+                os.rmdir(folder)  # noqa: PTH106
         if not isinstance(error, OSError):
             raise
         where = str(error.filename or path)
         raise ConfigError(Problem(f"can't write the plan: {error.strerror}", where)) from None
+    _link(plan)
     _log.info("wrote the scripts and records of %s, and %s", plural(len(plan.manifest.jobs), "job"), path)
     return path
+
+
+def _check_free(plan: Plan) -> None:
+    """Raise StateError if a plan or a session of this id exists, or a file of another plan has the name of one."""
+    path, plan_id = plan.manifest_path, plan.manifest.plan_id
+    if os.path.lexists(path):
+        raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
+    session = session_path(Path(plan.manifest.monitoring_state_dir), plan_id)
+    if os.path.lexists(session):  # of a plan in another output root, or of one whose manifest was removed
+        raise StateError(Problem("a session of this id exists already", str(session), _OTHER_ID))
+    sweep = plan.sweep_path
+    if os.path.lexists(sweep):
+        try:
+            found = json.loads(sweep.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if sweep.is_symlink() or not isinstance(found, dict) or "jobs" in found or found.get("plan_id") != plan_id:
+            raise StateError(Problem("a file of another plan has this name", str(sweep), _OTHER_ID))
+
+
+class _Making:
+    """One plan while its files are written: knows what it has made, so that it takes back that and nothing else.
+
+    Each folder that bears the plan's id holds a link to the manifest, made first. A folder whose manifest does not
+    exist, and that holds only what planning writes, was left by a planner that was killed; a new plan replaces it.
+    """
+
+    def __init__(self, plan: Plan, claim: Claim, above: list[str]) -> None:
+        """`above` is where folders are noted that had to be made for the plan's own, and for logs."""
+        self._plan = plan
+        self._claim = claim
+        self._manifest = str(plan.manifest_path)
+        self._planned = {_MANIFEST_LINK, *(file.path.name for file in plan.shared), *_JOB_FILES}
+        self._files: list[Path] = []
+        self._folders: list[str] = []  # that bear the plan's id
+        self._above = above
+
+    def files(self, progress: Callable[[int], None]) -> None:
+        """Write everything but the manifest. Raises OSError, StateError or LockedError."""
+        plan = self._plan
+        self._own(str(plan.shared[0].path.parent))
+        for file in plan.shared:
+            _write_new(file)
+        sweep = plan.sweep_file()
+        write_atomic(sweep.path, sweep.text.encode(errors="backslashreplace"), sweep.mode)
+        self._files.append(sweep.path)
+        for number, job in enumerate(plan.manifest.jobs):
+            if number % _JOBS_PER_BEAT == 0:
+                self._claim.beat(_BEAT_SECONDS)
+            folder = os.path.dirname(job.script_path)  # noqa: PTH120  a thousand times: without making Paths
+            self._own(folder)
+            _make(job.log_dir, self._above)
+            for file in plan.job_files(number):
+                _write_new(file)
+            for shared in plan.shared:
+                _copy(str(shared.path), f"{folder}/{shared.path.name}")
+            progress(number)
+
+    def publish(self, extra: Path | None) -> None:
+        """Let the plan exist: write its manifest, and the copy. Raises StateError, ConfigError or OSError."""
+        path, text = self._plan.manifest_path, self._plan.manifest.model_dump_json(indent=1) + "\n"
+        self._claim.beat(_BEAT_SECONDS)
+        if not create_atomic(path, text):
+            raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
+        self._files.append(path)
+        if extra is not None and extra.resolve() != path.resolve():
+            _write_copy(extra, text)
+
+    def take_back(self) -> None:
+        """Remove what was made. The manifest goes first, so that it never names a script that is gone."""
+        try:
+            self._claim.beat()
+        except (LockedError, OSError):  # what is there now may be another process's
+            return
+        for path in reversed(self._files):
+            path.unlink(missing_ok=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _own(self, folder: str) -> None:
+        """Make a folder that is this plan's alone."""
+        if not _make(folder, self._above, self._folders):
+            self._clear(folder)
+            if not _make(folder, self._above, self._folders):
+                raise StateError(Problem("another process has just made this folder", folder, _OTHER_ID))
+        link = f"{folder}/{_MANIFEST_LINK}"
+        try:  # one link with many names: thousands of jobs then need no inode each for it
+            os.link(f"{self._plan.shared[0].path.parent}/{_MANIFEST_LINK}", link, follow_symlinks=False)
+        except OSError:
+            os.symlink(self._manifest, link)
+
+    def _clear(self, folder: str) -> None:
+        """Remove what a killed planner has left of a plan of this id. Raises StateError for anything else."""
+        found = os.listdir(folder) if not os.path.islink(folder) and os.path.isdir(folder) else [""]  # noqa: PTH112, PTH114
+        try:
+            left = not found or os.readlink(f"{folder}/{_MANIFEST_LINK}") == self._manifest  # noqa: PTH115
+        except OSError:
+            left = False
+        if not left or not self._planned.issuperset(found):
+            raise StateError(Problem("this folder, which would be the plan's own, exists already", folder, _OTHER_ID))
+        for name in sorted(found, key=lambda name: name == _MANIFEST_LINK):  # the link last: it says whose this is
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(folder)  # noqa: PTH106
+
+
+def _make(folder: str, above: list[str], made: list[str] | None = None) -> bool:
+    """Make a folder, noted in `made` (else in `above`), and those above it; False if it was there. Raises OSError."""
+    for _ in range(_TRIES):  # a plan that failed may remove the empty folders that it had made above
+        try:
+            os.mkdir(folder)  # noqa: PTH102  a thousand times: without making Paths
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            _make(os.path.dirname(folder), above)  # noqa: PTH120
+            continue
+        (above if made is None else made).append(folder)
+        return True
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
 
 def _write_copy(path: Path, text: str) -> None:
@@ -80,35 +229,18 @@ def _write_copy(path: Path, text: str) -> None:
         raise ConfigError(Problem(f"can't write a manifest there: {error.strerror}", f"--manifest {path}")) from None
 
 
-def _remove(plan: Plan) -> None:
-    """Take back what was written of a plan that could not be written whole: folders that bear its id, all its own."""
-    for job in plan.manifest.jobs:
-        shutil.rmtree(Path(job.script_path).parent, ignore_errors=True)
-    shutil.rmtree(plan.shared[0].path.parent, ignore_errors=True)
-    for path in (plan.sweep_path, plan.manifest_path):
-        path.unlink(missing_ok=True)
-
-
-def _write_files(plan: Plan, progress: Callable[[int], None]) -> None:
-    plan.shared[0].path.parent.mkdir(parents=True, exist_ok=True)
-    for file in (*plan.shared, plan.sweep_file()):
-        _write_new(file)
-    for number, job in enumerate(plan.manifest.jobs):
-        folder = Path(job.script_path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        Path(job.log_dir).mkdir(parents=True, exist_ok=True)
-        for file in plan.job_files(number):
-            _write_new(file)
-        for shared in plan.shared:
-            _copy(str(shared.path), f"{folder}/{shared.path.name}")
-        progress(number)
-
-
 def _link(plan: Plan) -> None:
-    """Let the links that lead to the newest plan lead to this one."""
-    for job in plan.manifest.jobs:
-        link_atomic(Path(job.output_dir, "job.sbatch"), Path("provenance", plan.manifest.plan_id, "job.sbatch"))
-    link_atomic(Path(plan.manifest.base_output_dir, "sweep.json"), Path("manifests", plan.sweep_path.name))
+    """Let the links that lead to the newest plan lead to this one; a plan is whole without them."""
+    links = [
+        (Path(job.output_dir, "job.sbatch"), Path("provenance", plan.manifest.plan_id, "job.sbatch"))
+        for job in plan.manifest.jobs
+    ]
+    links.append((Path(plan.manifest.base_output_dir, "sweep.json"), Path("manifests", plan.sweep_path.name)))
+    for link, target in links:
+        try:
+            link_atomic(link, target)
+        except (OSError, StateError) as error:
+            _log.warning("no link %s to the newest plan: %s", link, error)
 
 
 def _write_new(file: PlannedFile) -> None:
@@ -131,7 +263,10 @@ def _copy(source: str, path: str) -> None:
 
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
-    data = read_json(path, "manifest", MANIFEST_VERSION, missing="make one with plan_autoexp.py --manifest PATH")
+    missing = "make one with plan_autoexp.py --manifest PATH"
+    if path.parent.name == _FOLDER and not path.parent.parent.exists():
+        missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
+    data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing)
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
@@ -145,3 +280,16 @@ def canonical_path(manifest: Manifest, given: Path) -> Path:
     own = manifest_path(manifest)
     check_owner(own)
     return own if own.exists() else given.resolve()
+
+
+def check_place(manifest: Manifest, found: Path) -> None:
+    """Raise ConfigError if the folder that a plan was made in was moved or renamed, or is gone: paths are absolute."""
+    script, root = manifest.jobs[0].script_path, manifest.base_output_dir
+    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    if any(path.exists() for path in (manifest_path(manifest), Path(script), session)):
+        return
+    what = f"the plan was made in {root}, and its files are not there any more"
+    found = found.resolve()
+    if found.parent.name == _FOLDER and found.parent.parent != Path(root):
+        what += f": the output root was moved to {found.parent.parent}"
+    raise ConfigError(Problem(what, str(found), _MOVE_BACK))

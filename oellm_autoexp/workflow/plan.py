@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from oellm_autoexp.backends.base import Note, Probe
 from oellm_autoexp.backends.make import make_backend
@@ -26,12 +26,13 @@ from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import dotted, is_utf8, plural
 from oellm_autoexp.workflow import watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
     check_job_names,
+    check_plan_id,
     check_plan_wide,
     check_unique,
     log_pattern,
@@ -47,6 +48,7 @@ from oellm_autoexp.workflow.resolve import Jobs
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _PLENTY_BYTES = 64 << 20
+_LONGEST_STEM = 120
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -125,6 +127,12 @@ def make_plan(
     `progress` is told how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
     mistakes found, each located in its file where it can be.
     """
+    if plan_id is not None:
+        check_plan_id(plan_id)
+    if not is_utf8(str(circumstances.work_dir)):
+        raise ConfigError(
+            Problem("the name of the working directory is not UTF-8 text", _utf8(str(circumstances.work_dir)))
+        )
     with located(composed):
         try:
             jobs = Jobs(composed, circumstances)
@@ -262,7 +270,7 @@ class _Planner:
             command = make_backend(config.backend).command(tree)
         except BackendError as error:
             raise BackendError(*problems, *error.problems) from None
-        env = {**config.slurm.env, **command.env}
+        env = {**command.env_defaults, **config.slurm.env, **command.env}
         problems += [
             Problem(f"{name!r} is not a name for an environment variable", "$.slurm.env")
             for name in env
@@ -274,7 +282,12 @@ class _Planner:
         self._needs.update(dict.fromkeys(command.needs))
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
-        packed = self._packer.packed(to_json(self._redactor.redact(tree), indent=2, inf_nan_mode="strings") + b"\n")
+        redacted = self._redactor.redact(tree)
+        try:
+            packed = self._packer.packed(to_json(redacted, indent=2, inf_nan_mode="strings") + b"\n")
+        except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
+            wrong = [f"$.{key}" for key, value in dotted(redacted).items() if not _as_json(value)]
+            raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong or ["$"])) from None
         return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
 
     def _assemble(
@@ -375,8 +388,8 @@ class _Planner:
         manifest = Manifest(
             plan_id=plan_id,
             created_at=around.now.isoformat(timespec="seconds"),
-            project=_title(composed.source),
-            config_ref=composed.source.config_ref,
+            project=_utf8(_title(composed.source)),
+            config_ref=_utf8(composed.source.config_ref),
             overrides=tuple(redact_words(composed.source.overrides)),
             base_output_dir=str(base),
             monitoring_state_dir=self._jobs.absolute(first.project.monitoring_state_dir),
@@ -386,9 +399,9 @@ class _Planner:
             monitoring=watching.recorded(first.monitoring),
             jobs=specs,
             provenance={
-                "command_line": redact_words(around.command_line),
+                "command_line": [*map(_utf8, redact_words(around.command_line))],
                 **_descent(around.environment.get(PARENT_VARIABLE, "")),
-                "config_dirs": [self._jobs.absolute(str(directory)) for directory in composed.source.config_dirs],
+                "config_dirs": [_utf8(self._jobs.absolute(str(place))) for place in composed.source.config_dirs],
                 "work_dir": str(around.work_dir),
                 "user": around.user,
                 "host": around.host,
@@ -411,6 +424,20 @@ def _descent(variable: str) -> dict[str, Any]:
     """What started a run, if an action did, and how many runs have started each other before it."""
     generation, _, parent = variable.partition("/")
     return {"parent": parent, "generation": int(generation)} if generation.isdecimal() else {}
+
+
+def _as_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        to_json(value, inf_nan_mode="strings")
+    except PydanticSerializationError:
+        return False
+    return True
+
+
+def _utf8(text: str) -> str:
+    """A text in which bytes of another encoding are written as `\\udcff`."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _records(conditions: Iterable[BaseModel]) -> tuple[dict[str, Any], ...]:
@@ -450,8 +477,8 @@ def _sweep_json(manifest: Manifest) -> str:
 
 
 def _plan_id(source: Source, circumstances: Circumstances) -> str:
-    """Readable and, with its random end, one of its kind: `my_experiment-20260131-235959-3f`."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", _title(source)).strip("-") or "plan"
+    """Readable and, with its random end, one of its kind: `my_experiment-20260131-235959-3f9c2a1b`."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", _title(source)).strip("-")[:_LONGEST_STEM] or "plan"
     return f"{stem}-{circumstances.now.astimezone():%Y%m%d-%H%M%S}-{circumstances.nonce}"
 
 

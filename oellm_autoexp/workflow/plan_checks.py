@@ -23,6 +23,29 @@ ENOUGH_PROBLEMS = 20
 LISTED = 8
 _VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
 _LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
+_LONGEST_PLAN_ID = 180  # bytes; a file name has 255, and ids get endings
+_ENDINGS = re.compile(
+    r"\.(sweep|provenance|arrays|planning|json|jsonl|journal|lease|events|actions|requests|detached|part|heir)$",
+    re.IGNORECASE,
+)
+"""Endings of files beside manifests and sessions: with `z` and `z.sweep`, `z.sweep.json` would be both plans' file."""
+_SPOOL = "local"
+
+
+def check_plan_id(text: str) -> None:
+    """Raise ConfigError if a text can't be a plan's id, which names files beside those of other plans."""
+    if not text or not all(c.isalnum() or c in "._-" for c in text) or text[0] in ".-":
+        what, hint = f"{text!r} can't be a plan's id", "use letters, digits and . _ -"
+    elif len(text.encode(errors="replace")) > _LONGEST_PLAN_ID:
+        what, hint = f"a plan's id has at most {_LONGEST_PLAN_ID} bytes", f"this one has {len(text.encode())}"
+    elif ending := _ENDINGS.search(text):
+        what = f"{text!r} can't be a plan's id: its files could be those of a plan '{text[: ending.start()]}'"
+        hint = f"choose an id that does not end in {ending[0]}"
+    elif text.lower() == _SPOOL:
+        what, hint = f"{text!r} can't be a plan's id: it names the folder of the embedded scheduler", "choose another"
+    else:
+        return
+    raise ConfigError(Problem(what, "--plan-id", hint))
 
 
 def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:

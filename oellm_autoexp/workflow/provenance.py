@@ -44,7 +44,7 @@ _SECRET_VALUE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _ASSIGNED = re.compile(r"""([A-Za-z_][\w.\-]*)(\s*[:=]\s*)(\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\]}\s]+)""")
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s/@]+@")
+_URL_PASSWORD = re.compile(r"(\b\w+://[^\s:/@]*):[^\s/@]+@")
 _INTERPOLATION = re.compile(  # the innermost ones of another value, of a variable, or that compute with others (\0)
     r"\$\{(?:[A-Za-z_.][\w.]*|oc\.env:\w+|oc\.\w+:"
     r"(?:[\0\s\d.,+*/%()'\"\\-]|(?<=\d)e|\b(?:int|float|round|min|max|abs|sqrt|ceil|floor)\b)*)\}"
@@ -66,7 +66,7 @@ class Circumstances:
     user: str
     host: str
     nonce: str
-    """Two hexadecimal digits that tell apart plans made within one second."""
+    """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
 
@@ -83,7 +83,7 @@ def gather(argv: list[str] | None = None) -> Circumstances:
         command_line=tuple(argv if argv is not None else sys.argv),
         user=_user(),
         host=socket.gethostname(),
-        nonce=secrets.token_hex(1),
+        nonce=secrets.token_hex(4),
         git=git,
         git_diff=diff,
     )

@@ -54,6 +54,7 @@ def test_plan_writes_everything_and_submit_needs_no_config(user: User) -> None:
         "environment.json",
         "git.diff",
         "git.json",
+        "manifest.json",
         "planning.yaml",
         "job.sbatch",
         "overrides.txt",

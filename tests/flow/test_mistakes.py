@@ -39,6 +39,11 @@ MISTAKES = {
     "owned directive": (["project=default", "slurm.sbatch.output=x"], "set project.log_path"),
     "bad environment": (["project=default", "slurm.env.A-B=1"], "is not a name for an environment variable"),
     "backslash in a log path": (["project=default", "project.base_output_dir='a\\b'"], "'\\' can't stand here"),
+    "another encoding": (["project=default", "+metadata.x='\udcff'"], "the override is not UTF-8 text"),
+    "a variable in another encoding": (
+        ["project=default", "+metadata.x=${oc.env:LATIN}"],
+        "the value of the environment variable LATIN is not UTF-8 text",
+    ),
     "circle": (["project=default", "project.output_dir=${project.log_path}"], "in a circle"),
 }
 
@@ -46,7 +51,7 @@ MISTAKES = {
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(user: User, kind: str) -> None:
     words, told = MISTAKES[kind]
-    result = user.run("run", *words)
+    result = user.run("run", *words, LATIN="\udcff")
     assert result.returncode == 2, result.stderr + result.stdout
     assert told in result.stderr
     assert "Traceback" not in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +110,21 @@ def test_mermaid_dot_and_json_show_the_same_edges() -> None:
     assert [stage["after"] for stage in json.loads(as_json(drawn))["stages"]] == [[], *[["stable"]] * 4]
     assert as_mermaid(drawn).count("s0 -->") == 4
     assert all(f'"stable" -> "{name}"' in as_dot(drawn) for name in stages[1:])
+
+
+def test_a_name_of_a_stage_is_shown_without_what_a_terminal_or_a_format_would_obey() -> None:
+    odd = 'a\x1b[31m\x9b2J\u202e"]; #quot; `x` <b>\\n\nb'
+    drawn = graph(manifest("examples/wsd_75"), 2)
+    first = replace(drawn.stages[0], name=odd, jobs=(odd,), start=(odd,), after=(odd,))
+    odder = replace(drawn, title=odd, axes={odd: (odd, 1)}, stages=(first,))
+    for shown in (as_text(odder), as_mermaid(odder), as_dot(odder), as_json(odder)):
+        assert all(character.isprintable() or character == "\n" for character in shown)
+    assert json.loads(as_json(odder))["stages"][0]["name"] == odd
+    assert as_mermaid(odder).count("\n") == 3
+    labels = re.findall(r'"([^"]*)"', as_mermaid(odder))
+    assert labels[0] == "a�[31m�2J�#quot;]; #35;quot; #96;x#96; #lt;b#gt;\\n b<br/>15 jobs"
+    assert '"a�[31m�2J�\\"]; #quot; `x` <b>\\\\n b" [label=' in as_dot(odder)
+    assert {len(line) for line in as_text(odder).splitlines() if line.startswith(("┌", "│", "└"))} == {70}
 
 
 def test_small_numbers_are_written_as_people_write_them() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -571,3 +573,102 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
     chosen = composed("project.name=x").choosing(("backend=tiny_lm",))
     assert chosen.base["project"]["name"] == "x"
     assert "lr" in chosen.base["backend"]["options"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Odd defaults lists, and values without end
+
+
+@pytest.mark.parametrize(
+    ("entries", "line", "told"),
+    [
+        ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry that overrides stands before this one"),
+        ("- /autoexp\n  - override /slurm: fake\n  - /backend/tiny_lm\n", 5, "an entry that overrides stands before"),
+        ("- _self_\n  - override /slurm: fake\n  - _self_\n", 5, "_self_ stands twice"),
+        ("- override /slurm\n", 3, "names a config, and 'override' goes with groups"),
+        ("- overide /slurm: fake\n", 3, "'overide' can't stand before a group"),
+        ("- _self_@x\n", 3, "_self_ can't have a package"),
+        ("- /: x\n", 3, "the name of the group is empty"),
+        ("- {a: b, c: d}\n", 3, "an entry names one group, this one 2"),
+        ("- override /slurm: 5\n", 3, "the choice of a group is a config's name, not the number 5"),
+        ("- 7\n", 3, "an entry can't be the number 7"),
+        ("-\n", 3, "an entry can't be empty"),
+    ],
+)
+def test_each_mistake_in_a_defaults_list_is_a_sentence_with_its_line(
+    write: Write, entries: str, line: int, told: str
+) -> None:
+    mine = write({"exp.yaml": HEADER + f"defaults:\n  {entries}"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert told in problem.what
+    assert problem.where == f"{mine}/exp.yaml:{line}"
+    assert problem.hint
+
+
+def test_an_exception_of_hydras_without_words_is_a_sentence_with_the_file(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> Callable[..., None]:
+        def compose(*_: object, **__: object) -> None:
+            raise error
+
+        return compose
+
+    mine = write({"exp.yaml": HEADER + "defaults: [_self_]\n"})
+    for error in (AssertionError(), NotImplementedError(), RecursionError(), KeyError("x"), AttributeError("y")):
+        monkeypatch.setattr("oellm_autoexp.config.loader.compose", fails(error))
+        (problem,) = problems(ref="exp", folders=(mine,))
+        assert problem.where == f"{mine}/exp.yaml:2"
+        assert " " in problem.what
+
+
+BOMBS = {
+    "aliases": ("&x{n} [*x{m}, *x{m}, *x{m}, *x{m}]", "its aliases (*name) come to"),
+    "merge keys": ("&x{n} {{a{n}: {{<<: [*x{m}, *x{m}]}}, b: *x{m}, c: *x{m}}}", "its aliases (*name) come to"),
+    "lists": ("&x{n} ['${{metadata.x{m}}}', '${{metadata.x{m}}}']", "what interpolations refer to gets too large"),
+    "texts": ("'${{metadata.x{m}}}${{metadata.x{m}}}'", "its text gets too long: at most 200000 characters"),
+    "joined texts": ("'${{oc.concat:${{metadata.x{m}}},${{metadata.x{m}}}}}'", "too long: at most 200000 characters"),
+    "numbers": ("'${{oc.mul:${{metadata.x{m}}},${{metadata.x{m}}}}}'", "a whole number has at most 4096 bits"),
+    "lists in lists": ("['${{metadata.x{m}}}']", "its value gets nested too deeply: at most 60 levels"),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit(write: Write, kind: str) -> None:
+    line, told = BOMBS[kind]
+    first = {"merge keys": "{a: 1}", "numbers": "123456789", "texts": "abcdefgh", "joined texts": "abcdefgh"}
+    lines = [f"  x0: &x0 {first.get(kind, '[1]')}\n"]
+    lines += [
+        f"  x{n}: {line.format(n=n, m=n - 1)}\n" for n in range(1, 15 if kind in ("aliases", "merge keys") else 80)
+    ]
+    mine = write({"exp.yaml": HEADER + "metadata:\n" + "".join(lines)})
+
+    def resolved() -> Any:
+        overlay = composed(ref="exp", folders=(mine,)).overlay({}, datetime.now(UTC), "python")
+        return overlay.resolve(overlay.lay({}))
+
+    with pytest.raises(ConfigError, match=re.escape(told)) as error:
+        resolved()
+    assert error.value.problems[0].where
+
+
+@pytest.mark.parametrize("begin", ["[", "{a: ", "'${", "'${oc.eval:("])
+@pytest.mark.parametrize("depth", [100, 3000])
+def test_nesting_without_end_is_an_error_with_its_place(write: Write, begin: str, depth: int) -> None:
+    quote, begin = ("'", begin[1:]) if begin[0] == "'" else ("", begin)
+    end = {"[": "]", "{a: ": "}", "${": "}", "${oc.eval:(": ")}"}[begin]
+    mine = write({"exp.yaml": HEADER + f"metadata:\n  x: {quote}{begin * depth}1{end * depth}{quote}\n"})
+    found = problems(ref="exp", folders=(mine,))
+    assert "nest" in found[0].what
+    assert f"{mine}/exp.yaml" in found[0].where
+    assert problems(f"+metadata.x={'[' * depth}1{']' * depth}")[0].what.startswith("it is nested too deeply")
+    assert problems(f"+metadata.{'.'.join('x' * depth)}=1")[0].what.startswith("it is nested too deeply")
+
+
+def test_a_large_config_of_an_honest_user_is_composed(write: Write) -> None:
+    runs = "".join(f"  run{n}: {{<<: *common, seed: {n}, name: run_{n}}}\n" for n in range(300))
+    common = "".join(f"    key{n}: value{n}\n" for n in range(20))
+    mine = write({"exp.yaml": HEADER + f"metadata:\n  common: &common\n{common}{runs}  text: {'x' * 500_000}\n"})
+    base = composed(ref="exp", folders=(mine,)).base
+    assert base["metadata"]["run299"]["key19"] == "value19"
+    assert len(base["metadata"]["text"]) == 500_000

@@ -1,0 +1,91 @@
+"""What a defaults list of Hydra's may hold, in sentences: some mistakes make Hydra fail without a word. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_KEYWORDS = ("optional", "override")
+_SELF = "_self_"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong with an entry (None: with the list), and what would be right."""
+
+    index: int | None
+    what: str
+    hint: str
+
+
+def mistakes(defaults: Any) -> list[Mistake]:
+    """What Hydra would not take, or fail on, in the value of `defaults`."""
+    if not isinstance(defaults, list):
+        return [Mistake(None, "defaults must be a list", "begin each entry with '- '")]
+    return [*_each(defaults), *_order(defaults)]
+
+
+def _each(defaults: list[Any]) -> Iterator[Mistake]:
+    for index, entry in enumerate(defaults):
+        if isinstance(entry, dict):
+            found = _of_choice(entry)
+        elif isinstance(entry, str):
+            found = _of_config(entry)
+        else:
+            found = f"an entry can't be {_kind(entry)}", "write '- config', or '- group: choice'"
+        if found is not None:
+            yield Mistake(index, *found)
+
+
+def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
+    if len(entry) != 1:
+        return f"an entry names one group, this one {len(entry)}", "begin each group with '- '"
+    ((key, value),) = entry.items()
+    if not isinstance(key, str):
+        return f"the group {key!r} is not text", f"write '{key}' in quotes"
+    items = value if isinstance(value, list) else [value]
+    if wrong := [item for item in items if not isinstance(item, str) and (item is not None or isinstance(value, list))]:
+        return f"the choice of a group is a config's name, not {_kind(wrong[0])}", f"write '- {key}: \"NAME\"'"
+    *keywords, name = key.split() or [""]
+    if not name.partition("@")[0].strip("/"):
+        return "the name of the group is empty", "write '- group: choice'"
+    if unknown := [word for word in keywords if word not in _KEYWORDS]:
+        return f"{unknown[0]!r} can't stand before a group", f"only {' and '.join(_KEYWORDS)} can"
+    if name.partition("@")[0] == _SELF:
+        return f"{_SELF} is no group", f"write '- {_SELF}'"
+    return None
+
+
+def _of_config(entry: str) -> tuple[str, str] | None:
+    word, *rest = entry.split() or [""]
+    if not word.partition("@")[0].strip("/"):
+        return "an entry can't be empty", "write '- config', or '- group: choice'"
+    if rest and word in _KEYWORDS:
+        return f"{entry!r} names a config, and '{word}' goes with groups", f"write '- {word} GROUP: choice'"
+    if entry.startswith(f"{_SELF}@"):
+        return f"{_SELF} can't have a package", f"write '- {_SELF}'"
+    return None
+
+
+def _order(defaults: list[Any]) -> Iterator[Mistake]:
+    overriding = False
+    seen_self = False
+    for index, entry in enumerate(defaults):
+        if entry == _SELF:
+            if seen_self:
+                yield Mistake(index, f"{_SELF} stands twice in the defaults list", "keep one")
+            seen_self = True
+        elif isinstance(entry, dict) and any("override" in str(key).split()[:-1] for key in entry):
+            overriding = True
+        elif overriding:
+            yield Mistake(
+                index, "an entry that overrides stands before this one", "move those with 'override' to the end"
+            )
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "a mapping", list: "a list", type(None): "empty", bool: f"the word {str(value).lower()}"}
+    return kinds.get(
+        type(value), f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}"
+    )
