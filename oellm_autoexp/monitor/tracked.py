@@ -73,9 +73,12 @@ NEW_RUN: dict[str, Any] = {
     "readings": {},
     "overdue": {},
     "resumed_at": None,
+    "slow": {},
 }
 """What is known of one run of a job alone, as it is before the next one; a job that was requeued has several."""
 
+ENOUGH_SLOW = 3
+"""Pieces of a job's log for which a rule's pattern may take too long before the rule is switched off for the job."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
@@ -123,6 +126,8 @@ class TrackedJob(Record):
     readings: dict[str, Reading] = {}
     overdue: dict[str, int] = {}
     """Rules of inactivity and progress whose time is up: at how many looks in a row; -1: the event has been made."""
+    slow: dict[str, int] = {}
+    """Rules whose patterns took too long: for how many pieces of this run's log."""
     events: dict[str, Tally] = {}
     verdict: str = ""
     """What this run counts as, by its log, should it end badly; `error_type` is the event that said so."""
@@ -159,6 +164,11 @@ class TrackedJob(Record):
     def over(self) -> bool:
         """Whether nothing more becomes of it: it has ended, for good, and no action of it is left."""
         return self.state in FINAL and not self.pending and self.restart is None
+
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """The rules that are not looked for any more in this run's log, as their patterns take too long."""
+        return tuple(name for name, pieces in self.slow.items() if pieces >= ENOUGH_SLOW)
 
     @property
     def failed(self) -> bool:
