@@ -38,7 +38,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
-    group.add_argument("--lines", metavar="N", type=int, help="--cmd tail: lines of each log (default 20)")
+    group.add_argument(
+        "--lines",
+        metavar="N",
+        type=int,
+        help="--cmd tail: lines of each log (default 20); --cmd try: of each rule (default 5)",
+    )
     group.add_argument(
         "--override",
         metavar="KEY=VALUE",
@@ -52,11 +57,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
     """The names of the jobs that --job and --failed mean; every job where neither is given. Raises ConfigError."""
-    named = _named(options, manifest)
-    return [name for name in named if session.jobs[name].failed] if options.failed else named
+    names = named(options, manifest)
+    return [name for name in names if session.jobs[name].failed] if options.failed else names
 
 
-def _named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
+def named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
+    """The names of the jobs that --job means; every job where it is not given. Raises ConfigError."""
     names = [job.name for job in manifest.jobs]
     if not options.job:
         return names

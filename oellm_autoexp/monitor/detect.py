@@ -128,7 +128,8 @@ def _words(status: JobStatus) -> str:
 _SILENT_LOOKS = 3
 """A job counts as silent only when so many looks in a row have found it so: a monitor that was away knows nothing."""
 _STARTUP_FACTOR = 3
-_LONGEST_LINE = 500  # characters of a line that an event keeps
+LONGEST_LINE = 500
+"""Characters of a line that an event keeps."""
 
 
 class Detector:
@@ -169,7 +170,7 @@ class Detector:
             if match.rule in self._progress:
                 job = self._read_number(job, rule, match, now)
                 continue
-            told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:_LONGEST_LINE]}
+            told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:LONGEST_LINE]}
             event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = update or job.error_type or job.cancelled_by or job.restart  # the first one; not what we caused

@@ -41,6 +41,11 @@ class Progress(Record):
         return max(0, self.total - self.iteration) * self.seconds
 
 
+def told(progress: Progress) -> dict[str, int | float]:
+    """The values that a log told."""
+    return {key: value for key, value in progress.model_dump().items() if value is not None}
+
+
 def _number(pattern: re.Pattern[bytes], text: bytes) -> float | None:
     match = pattern.search(text)
     return float(match[1]) if match else None
