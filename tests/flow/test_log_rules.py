@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.cli import monitor_autoexp
+from oellm_autoexp.cli import monitor_autoexp, plan_autoexp
 from oellm_autoexp.monitor.session import Session
 from tests.flow.conftest import User
 from tests.flow.single import command, on_crash, planned
@@ -115,3 +115,26 @@ def test_a_trial_of_what_can_not_be_tried_is_one_clear_error(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert told in shown.err
+
+
+MISSION = """# @package _global_
+defaults: [{override /backend: megatron}]
+backend: {validate: none, script: /opt/pretrain_gpt.py}
+slurm: {sbatch: {gpus_per_node: 1}}
+monitoring:
+  log_events:
+    - name: checkpoint_saved
+      pattern: "saved checkpoint (?P<path>\\\\S+)"
+      extract_groups: {checkpoint_path: path}
+"""
+
+
+def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(MISSION)
+    assert plan_autoexp.main(["--config-ref", "./my.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint_saved catches 'from' as path, which is no path, in a line that the program prints" in told
+    assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in told
