@@ -177,7 +177,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         try:
             override = OverridesParser.create().parse_override(word)
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: a number of thousands of digits
             if equals and "${" in text:  # a computed value, which Hydra's grammar need not know
                 found[key] = text
                 continue

@@ -149,7 +149,7 @@ def partitions(text: str) -> dict[str, Partition]:
                 name,
                 fields.get("Default") == "YES",
                 None if ruled else _seconds(fields.get("MaxTime", "")),
-                int(nodes) if nodes.isdecimal() and not ruled else None,
+                int(nodes) if re.fullmatch("[0-9]{1,18}", nodes) and not ruled else None,
             )
     return found
 
@@ -200,7 +200,7 @@ def _over(asked: Mapping[str, str], partition: Partition) -> str:
         if seconds is None or seconds > partition.max_seconds:
             wanted = "no time limit" if seconds is None else format_time(seconds)
             return f"asks for {wanted}, and partition {partition.name} allows {format_time(partition.max_seconds)}"
-    nodes = re.match(r"\d+", asked.get("nodes", ""))  # of `2-4`, two are needed
+    nodes = re.match(r"[0-9]{1,18}", asked.get("nodes", ""))  # of `2-4`, two are needed
     if nodes and partition.max_nodes is not None and int(nodes[0]) > partition.max_nodes:
         return f"asks for {nodes[0]} nodes, and partition {partition.name} gives {partition.max_nodes}"
     return ""

@@ -90,8 +90,16 @@ def job_end(text: str) -> tuple[str, datetime] | None:
         _, _, rest = line.partition("|")
         nodes, _, ended = rest.rpartition("|")
         with contextlib.suppress(ValueError):
-            return nodes, datetime.fromisoformat(ended.strip())
+            return nodes, _local_time(ended)
     return None
+
+
+def _local_time(text: str) -> datetime:
+    """A time as SLURM shows it: local, without a zone. Raises ValueError."""
+    time = datetime.fromisoformat(text.strip())
+    if time.tzinfo is not None:
+        raise ValueError("SLURM shows no zones")
+    return time
 
 
 def fallen_nodes(text: str, earliest: datetime, latest: datetime) -> list[str]:
@@ -100,7 +108,7 @@ def fallen_nodes(text: str, earliest: datetime, latest: datetime) -> list[str]:
     for line in text.splitlines():
         node, _, began = line.partition("|")
         with contextlib.suppress(ValueError):
-            if node and earliest <= datetime.fromisoformat(began.strip()) <= latest:
+            if node and earliest <= _local_time(began) <= latest:
                 found.append(node)
     return list(dict.fromkeys(found))
 
@@ -123,9 +131,11 @@ def usage(text: str, wanted: Collection[str]) -> dict[str, list[Usage]]:
         if len(fields) != 4 or fields[0] not in wanted:
             continue
         job, state, elapsed, allocated = fields
-        if state_word(state) in _OPEN or not elapsed.isdecimal():
+        seconds = _number(elapsed)
+        if state_word(state) in _OPEN or seconds is None:
             open_jobs.add(job)
-        found.setdefault(job, []).append(Usage(float(elapsed or 0), _gpus(allocated)))
+        else:
+            found.setdefault(job, []).append(Usage(float(seconds), _gpus(allocated)))
     return {job: runs for job, runs in found.items() if job not in open_jobs}
 
 
@@ -133,12 +143,18 @@ _OPEN = frozenset({"PENDING", "RUNNING", "SUSPENDED", "RESIZING"})
 """sacct's states (sacct(1)) of a run that goes on; a run that was requeued is over, its successor is another line."""
 
 
+def _number(text: str) -> int | None:
+    """A number of at most 18 digits, of 0 to 9; None for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
 def _gpus(allocated: str) -> int | None:
     """The GPUs in `billing=8,cpu=8,gres/gpu=4,node=1`; None if the site does not account for them."""
     counts = dict(entry.rpartition("=")[::2] for entry in allocated.split(","))
-    typed = [int(count) for name, count in counts.items() if name.startswith("gres/gpu:") and count.isdecimal()]
-    all_of_them = counts.get("gres/gpu", "")
-    return int(all_of_them) if all_of_them.isdecimal() else sum(typed) if typed else None
+    typed = [_number(count) for name, count in counts.items() if name.startswith("gres/gpu:")]
+    known = [count for count in typed if count is not None]
+    all_of_them = _number(counts.get("gres/gpu", ""))
+    return all_of_them if all_of_them is not None else sum(known) if known else None
 
 
 def max_array_size(text: str) -> int | None:
@@ -146,8 +162,8 @@ def max_array_size(text: str) -> int | None:
 
     MaxArraySize, or max_array_tasks of SchedulerParameters, where that is less (slurm.conf(5)).
     """
-    size = re.search(r"^MaxArraySize\s*=\s*([0-9]+)$", text, re.MULTILINE)
-    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]+)", text, re.MULTILINE)
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,18})$", text, re.MULTILINE)
+    tasks = re.search(r"^SchedulerParameters\s*=(?:.*,)?\s*max_array_tasks=([0-9]{1,18})\b", text, re.MULTILINE)
     found = [int(limit[1]) for limit in (size, tasks) if limit]
     return min(found) if found else None
 
@@ -184,15 +200,14 @@ def exit_code(text: str) -> int | None:
 
     sacct takes 128 off an exit code of 128 or more (`exit 130` → `2:0`), so a code from there may be too small.
     """
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text.strip())
     return None if match is None else _shell_code(int(match[1]), int(match[2]))
 
 
 def raw_exit_code(text: str) -> int | None:
     """A wait status (squeue's exit_code: `65280`) as a shell's exit code; None if it is none."""
-    if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) > 0xFFFF:
-        return None
-    return _shell_code(int(text) >> 8, int(text) & 0x7F)
+    status = _number(text.strip())
+    return None if status is None or status > 0xFFFF else _shell_code(status >> 8, status & 0x7F)
 
 
 def submitted_id(text: str) -> str:

@@ -367,8 +367,9 @@ def _without(line: str, keys: Collection[str]) -> list[str]:
     inside = line.removeprefix(_DIRECTIVE)
     written = _written_options(inside)
     kept = [inside[option.start : option.end] for option in written if option.key not in keys]
-    comment = inside[written[-1].end :].strip()
-    return [" ".join((_DIRECTIVE, *kept, *([comment] if comment else [])))] if kept else []
+    after = inside[written[-1].end :].strip()
+    comment = [after] if after.startswith("#") else []  # other words would become the value of the option before
+    return [" ".join((_DIRECTIVE, *kept, *comment))] if kept else []
 
 
 def excluding(text: str, nodes: Iterable[str]) -> str:
@@ -409,8 +410,8 @@ class Signal:
 # The names are those that sbatch takes, in large or small letters (tried with 22.05).
 _SIGNAL = re.compile(
     r"(?:(?P<flags>R|R?B|BR):)?"
-    r"(?:(?:SIG)?(?P<name>HUP|INT|QUIT|ABRT|KILL|ALRM|TERM|USR[12]|URG|CONT|STOP|TSTP|TTIN|TTOU|XCPU)|(?P<number>\d+))"
-    r"(?:@(?P<seconds>\d*))?",
+    r"(?:(?:SIG)?(?P<name>HUP|INT|QUIT|ABRT|KILL|ALRM|TERM|USR[12]|URG|CONT|STOP|TSTP|TTIN|TTOU|XCPU)|(?P<number>\d{1,5}))"
+    r"(?:@(?P<seconds>\d{0,9}))?",
     re.ASCII | re.IGNORECASE,
 )
 _USUAL_WARNING_SECONDS, _LONGEST_WARNING_SECONDS = 60, 65535
@@ -506,6 +507,9 @@ def _over(total: int, each: int) -> int:
     return -(-total // each) if each else 0
 
 
+_SHOWN = 40  # characters of a value that is none
+
+
 class _Asked:
     """The options of a section and of further directives, by the long names of options."""
 
@@ -524,8 +528,8 @@ class _Asked:
         if key not in self._found:
             return 0
         where, value = self._found[key]
-        if not re.fullmatch(r"\d+(?:[-,]\d+)*", str(value), re.ASCII):
-            raise ConfigError(Problem(f"{value!r} is not a number", where))
+        if not re.fullmatch(r"\d{1,9}(?:[-,]\d{1,9})*", scalar(value), re.ASCII):
+            raise ConfigError(Problem(f"{scalar(value)[:_SHOWN]!r} is not a number", where))
         return max(int(part) for part in re.findall(r"\d+", str(value)))
 
     def gpus(self, key: str) -> int:
@@ -537,7 +541,8 @@ class _Asked:
         words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
         if key in ("gres", "tres_per_task"):
             words = [word.removeprefix("gpu").lstrip(":") for word in words if re.match(r"gpu(?::|$)", word)]
-        return sum(int(number) if (number := word.rsplit(":", 1)[-1]).isdecimal() else 1 for word in words)
+        numbers = (word.rsplit(":", 1)[-1] for word in words)
+        return sum(int(number) if re.fullmatch("[0-9]{1,9}", number) else 1 for number in numbers)
 
     def time(self) -> int | None:
         """The time limit in seconds. Raises ConfigError."""

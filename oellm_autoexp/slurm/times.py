@@ -8,7 +8,8 @@ import re
 from oellm_autoexp.errors import ConfigError, Problem
 
 _FORMS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})", re.ASCII)
+_TIME = re.compile(r"(?:(?P<days>\d{1,12})-)?(?P<rest>\d{1,12}(?::\d{1,12}){0,2})", re.ASCII)
+_SHOWN = 40  # characters of what is no time
 
 
 def parse_time(text: str | int) -> int | None:
@@ -21,7 +22,7 @@ def parse_time(text: str | int) -> int | None:
         return None
     match = _TIME.fullmatch(word)
     if match is None:
-        raise ConfigError(Problem(f"{text!r} is not a time that sbatch knows", hint=f"write {_FORMS}"))
+        raise ConfigError(Problem(f"{word[:_SHOWN]!r} is not a time that sbatch knows", hint=f"write {_FORMS}"))
     parts = [int(part) for part in match["rest"].split(":")]
     if match["days"] is not None:
         hours, minutes, seconds = (*parts, 0, 0)[:3]

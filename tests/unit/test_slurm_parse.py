@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -401,3 +401,20 @@ def test_fields_of_a_job_are_found_by_their_whole_name() -> None:
     assert parse.job_field(text, "JobState") == "PENDING"
     assert parse.job_field(text, "ReqNodeList") == parse.job_field(text, "NodeList") == ""
     assert parse.job_field(text, "List") == ""
+
+
+@pytest.mark.parametrize("elapsed", ["0:0", "Unknown", "9" * 5000, "-1", "\u0662"])
+def test_a_run_whose_seconds_are_no_number_is_not_counted_and_raises_nothing(elapsed: str) -> None:
+    assert parse.usage(f"7|COMPLETED|{elapsed}|gres/gpu=1", {"7"}) == {}
+
+
+def test_numbers_of_thousands_of_digits_are_no_exit_codes_and_no_sizes() -> None:
+    many = "9" * 5000
+    assert parse.exit_code(f"{many}:0") is parse.raw_exit_code(many) is None
+    assert parse.max_array_size(f"MaxArraySize = {many}") is None
+    assert parse.usage(f"7|COMPLETED|5|gres/gpu={many}", {"7"})["7"][0].gpus is None
+
+
+def test_a_time_with_a_zone_is_none_of_slurms() -> None:
+    told = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
+    assert parse.fallen_nodes(told, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]
