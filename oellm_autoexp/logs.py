@@ -6,8 +6,10 @@ import contextlib
 import os
 import stat
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 _MARK_BYTES = 64
 
@@ -153,6 +155,30 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
     offset = cursor.offset + end
     mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
     return added[:end], Cursor(cursor.identity, offset, mark, size_seen)
+
+
+def pieces(stream: BinaryIO, *, limit: int = 1 << 20, longest: int = 16 << 20) -> Iterator[bytes]:
+    """The whole lines of a stream from where it stands to its end, about `limit` bytes at a time.
+
+    Lines end as in bytes.splitlines; one of more than `longest` bytes comes in pieces.
+    """
+    kept: list[bytes] = []
+    size = 0
+    while data := stream.read(limit):
+        end = _whole(data)
+        if kept and kept[-1].endswith(b"\r") and not data.startswith(b"\n"):  # that line had ended
+            yield b"".join(kept)
+            kept, size = [], 0
+        if end:
+            yield b"".join([*kept, data[:end]])
+            kept, size = [], 0
+        kept.append(data[end:])
+        size += len(data) - end
+        if size >= longest:
+            yield b"".join(kept)
+            kept, size = [], 0
+    if rest := b"".join(kept):
+        yield rest
 
 
 def _whole(data: bytes) -> int:

@@ -1,13 +1,15 @@
 """The backend that a config's `backend.class_name` names.
 
-To add one: a typed section in config/schema.py and its name in `Backend` there, and a case here.
+To add one: a typed section in config/schema.py and its name in `Backend` there, and a case in `make_backend`.
 """
 
 from __future__ import annotations
 
 from oellm_autoexp.backends.base import Backend
 from oellm_autoexp.backends.command import CommandLine
+from oellm_autoexp.backends.megatron import log_lines as megatron_lines
 from oellm_autoexp.backends.megatron.backend import MegatronCommand
+from oellm_autoexp.backends.torchtitan import log_lines as torchtitan_lines
 from oellm_autoexp.backends.torchtitan.backend import Torchtitan
 from oellm_autoexp.config.schema import Backend as Section
 from oellm_autoexp.config.schema import CommandBackend, MegatronBackend, TorchtitanBackend
@@ -22,3 +24,14 @@ def make_backend(section: Section) -> Backend:
             return MegatronCommand(section)
         case TorchtitanBackend():
             return Torchtitan(section)
+
+
+def sample_lines(section: Section) -> tuple[str, ...]:
+    """Lines that the program of this section is known to print; none where the program is the user's own."""
+    match section:
+        case MegatronBackend():
+            return megatron_lines.SAMPLE_LINES
+        case TorchtitanBackend():
+            return torchtitan_lines.SAMPLE_LINES
+        case CommandBackend():
+            return ()

@@ -56,9 +56,9 @@ class Parser(argparse.ArgumentParser):
         """`--json`: stdout is one JSON document and nothing else."""
         self.add_argument("--json", action="store_true", help="print one JSON document, for programs")
 
-    def add_config(self) -> None:
+    def add_config(self, title: str = "configuration") -> None:
         """The options that choose a config, and Hydra overrides."""
-        group = self.add_argument_group("configuration")
+        group = self.add_argument_group(title)
         group.add_argument(
             "--config-ref",
             "--config-name",

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, detach, every_session, facts, hints, queue_commands, session_commands, steps
+from oellm_autoexp.cli import (
+    app,
+    detach,
+    every_session,
+    facts,
+    hints,
+    queue_commands,
+    session_commands,
+    steps,
+    try_rules,
+)
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 
 if TYPE_CHECKING:
@@ -24,6 +34,8 @@ EXAMPLES = """\
   python scripts/monitor_autoexp.py --session default-2026 --cmd queue            the actions that wait for a worker
   python scripts/monitor_autoexp.py --session default-2026 --cmd actions          carry them out
   python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
+  python scripts/monitor_autoexp.py --cmd try --log train.log monitoring=megatron_production
+                                                                                  what rules find in a log
 
 A session may be named by the beginning of its id."""
 
@@ -41,12 +53,13 @@ def parser() -> app.Parser:
         default="watch",
         help="watch (default); status: what is recorded; tail: the logs' last lines; events: what was seen and done; "
         "restart, cancel: the jobs that --job names; list: all sessions; remove: a finished session; "
-        "queue: the actions that wait for a worker; actions: be that worker",
+        "queue: the actions that wait for a worker; actions: be that worker; try: what the rules find in --log",
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
     session_commands.add_options(made)
     queue_commands.add_options(made)
+    try_rules.add_options(made)
     made.add_argument(
         "--monitoring-state-dir",
         metavar="DIR",
@@ -66,6 +79,7 @@ def _act(options: argparse.Namespace) -> int:
     _check_what_goes_with(options)
     detach.check(options)
     queue_commands.check(options)
+    try_rules.check(options)
     return _COMMANDS[options.cmd](options)
 
 
@@ -80,9 +94,9 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
 
 
 _GOES_WITH = {
-    "job": ("tail", "events", "restart", "cancel"),
+    "job": ("tail", "events", "restart", "cancel", "try"),
     "failed": ("tail", "events", "restart"),
-    "lines": ("tail",),
+    "lines": ("tail", "try"),
     "override": ("restart",),
     "exclude": ("restart",),
     "reason": ("restart", "cancel"),
@@ -174,6 +188,12 @@ def _events(options: argparse.Namespace) -> int:
     return session_commands.events(options, *_recorded(options))
 
 
+def _try(options: argparse.Namespace) -> int:
+    if options.session is None:
+        return try_rules.run(options, None if options.manifest is None else steps.load_manifest(options.manifest))
+    return try_rules.run(options, _manifest(options)[0])
+
+
 def _remove(options: argparse.Namespace) -> int:
     return session_commands.remove(options, *_recorded(options))
 
@@ -263,5 +283,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "remove": _remove,
     "restart": _restart,
     "tail": _tail,
+    "try": _try,
     "list": _list,
 }

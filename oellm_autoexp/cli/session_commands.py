@@ -39,7 +39,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
     group.add_argument(
-        "--lines", metavar="N", type=app.whole_number(0, app.MANY), help="--cmd tail: lines of each log (default 20)"
+        "--lines",
+        metavar="N",
+        type=app.whole_number(0, app.MANY),
+        help="--cmd tail: lines of each log (default 20); --cmd try: of each rule (default 5)",
     )
     group.add_argument(
         "--override",
@@ -54,11 +57,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
     """The names of the jobs that --job and --failed mean; every job where neither is given. Raises ConfigError."""
-    named = _named(options, manifest)
-    return [name for name in named if session.jobs[name].failed] if options.failed else named
+    names = named(options, manifest)
+    return [name for name in names if session.jobs[name].failed] if options.failed else names
 
 
-def _named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
+def named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
+    """The names of the jobs that --job means; every job where it is not given. Raises ConfigError."""
     names = [job.name for job in manifest.jobs]
     if not options.job:
         return names
@@ -173,7 +177,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         try:
             override = OverridesParser.create().parse_override(word)
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: a number of thousands of digits
             if equals and "${" in text:  # a computed value, which Hydra's grammar need not know
                 found[key] = text
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from oellm_autoexp.monitor.rules import LogEvent, Rules
 from oellm_autoexp.monitor.tracked import (
     CANCELLED,
     CRASH,
+    ENOUGH_SLOW,
     FINAL,
     NEW_RUN,
     NODE_FAIL,
@@ -197,8 +197,8 @@ def _words(status: JobStatus) -> str:
 _SILENT_LOOKS = 3
 """A job counts as silent only when so many looks in a row have found it so: a monitor that was away knows nothing."""
 _STARTUP_FACTOR = 3
-_ENOUGH_SLOW = 3  # pieces of a log for which a pattern took too long
-_LONGEST_LINE = 500  # characters of a line that an event keeps
+LONGEST_LINE = 500
+"""Characters of a line that an event keeps."""
 
 
 class Detector:
@@ -223,7 +223,6 @@ class Detector:
             if event.pattern_type == "inactivity" and (limit := event.inactivity_threshold_seconds or usual):
                 self._silence[name] = (limit, event.startup_seconds or rules.startup_seconds or _STARTUP_FACTOR * limit)
         self._newest_only = frozenset(self._progress)
-        self._slow: Counter[str] = Counter()
         self._ending = (rules.termination_string or "").encode()
 
     # ---- the log
@@ -231,7 +230,7 @@ class Detector:
     def lines(self, job: TrackedJob, data: bytes, cursor: Cursor, now: float) -> tuple[TrackedJob, list[Event]]:
         """A job after whole lines of a log that end at `cursor`: its own, or one of the further files."""
         start = cursor.offset - len(data)
-        patterns = {name: p for name, p in self._patterns.items() if self._slow[name] < _ENOUGH_SLOW}
+        patterns = {name: p for name, p in self._patterns.items() if name not in job.switched_off}
         found = scan(data, patterns, newest_only=self._newest_only)
         events: list[Event] = []
         update: dict[str, Any] = {}
@@ -240,7 +239,7 @@ class Detector:
             if match.rule in self._progress:
                 job = self._read_number(job, rule, match, now)
                 continue
-            told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:_LONGEST_LINE]}
+            told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:LONGEST_LINE]}
             event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = update or job.error_type or _ended_by_us(job)  # the first one; not what we caused
@@ -253,10 +252,10 @@ class Detector:
         if self._ending and not job.complete and self._ending in data:
             update["complete"] = True
         for name in found.too_slow:
-            self._slow[name] += 1
-            off = "; it is switched off" if self._slow[name] == _ENOUGH_SLOW else ""
+            slow = {**job.slow, name: job.slow.get(name, 0) + 1}
+            off = "; it is switched off for this job" if slow[name] >= ENOUGH_SLOW else ""
             message = f"the pattern of {name} took too long; a part of the log was not looked at for it{off}"
-            job = job.happened(now, "warning", message)
+            job = job.happened(now, "warning", message, slow=slow)
         return self._with(job.model_copy(update=update) if update else job, events, now), events
 
     def _overrules(self, job: TrackedJob, rule: LogEvent, update: Mapping[str, Any]) -> bool:

@@ -1,39 +1,45 @@
 """Patterns that are looked for in logs: fast, by the fixed text that every match must hold, and never for long.
 
 A pattern is a Python regular expression (re) for one line. Most lines hold none of the texts that the patterns need, so
-that a plain search for those decides; only the few lines that are left are decoded and matched. Matching itself is done
-by the `regex` package, which can be given a time limit: a pattern that backtracks without end loses a line, not the
-loop.
+that a plain search for those decides; only the few lines that are left are decoded, and matched by `re` itself under a
+time limit: a pattern that backtracks without end loses a piece of the log, and does not stop the loop.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed pattern
 from typing import Any
 
-import regex
+from oellm_autoexp.monitor.time_limit import TimeLimit
 
 MATCH_SECONDS = 0.5
 """How long one pattern may take for one line."""
-_MANY_LINES = 32
-_SHORT_LINE = 500  # characters
-_FEW_REPEATS = 2  # without an end
 SCAN_SECONDS = 2.0
 """How long one pattern may take for one piece of a log."""
+_SHORT_LINE = 1000  # characters
+_FEW_WAYS = 1000
+_BLOCK = 16384  # characters of several lines
+_MANY_LINES = 32
+_BYTES_PER_LINE = 1000
 
 
 @dataclass(frozen=True)
 class Pattern:
     """A compiled pattern. Every line that it matches holds one of each of `texts` (small letters if `ignore_case`)."""
 
-    compiled: regex.Pattern[str]
-    quick: re.Pattern[str] | None
-    """The same by `re`, which is quicker and knows no time limit: for short lines, where that can't take long."""
-    whole: regex.Pattern[bytes] | None
+    compiled: re.Pattern[str]
+    bounded: bool
+    """Whether the time for a line grows with its length only, not with the ways to share the line out."""
+    beginning: str
+    """The fixed text that every match begins with, as far as there is one."""
+    whole: re.Pattern[str] | None
     """The same for many lines at once: each line that matches has a place where this does; None: not to be had."""
     texts: tuple[tuple[bytes, ...], ...]
     """The best set first: it chooses the lines that are tried."""
@@ -44,22 +50,42 @@ class Pattern:
         """A regular expression, or a plain text that a line must hold. Raises re.error."""
         if substring:
             texts = _usable(frozenset({pattern}), ignore_case=False)
-            return cls(regex.compile(regex.escape(pattern)), None, None, _encoded([texts] if texts else []), False)
-        plain = re.compile(pattern)
-        ignore_case = bool(plain.flags & re.IGNORECASE)
-        parsed = _parser.parse(pattern)
-        quick = plain if _endless(parsed) <= _FEW_REPEATS and not _nested(parsed, inside=False) else None
-        whole = None
-        if pattern.isascii() and not ignore_case and _sees_one_line(parsed):
-            whole = regex.compile(pattern.encode(), regex.MULTILINE)
-        needed = _encoded(_needed(parsed, ignore_case=ignore_case))
-        return cls(regex.compile(pattern), quick, whole, needed, ignore_case)
+            return cls(re.compile(re.escape(pattern)), True, pattern, None, _encoded([texts] if texts else []), False)
+        compiled = _compiled(pattern)
+        ignore_case = bool(compiled.flags & re.IGNORECASE)
+        try:
+            parsed = _parsed(pattern)
+            needed = _encoded(_needed(parsed, ignore_case=ignore_case))
+            beginning = "" if ignore_case else _beginning(parsed)
+            whole = None
+            if beginning and _sees_one_line(parsed, dot_all=bool(compiled.flags & re.DOTALL)):
+                whole = _compiled(pattern, re.MULTILINE)
+            return cls(compiled, _ways(parsed) <= _FEW_WAYS, beginning, whole, needed, ignore_case)
+        except RecursionError:  # `re` takes groups that are nested a little deeper
+            return cls(compiled, False, "", None, (), ignore_case)
 
-    def search(self, line: str, seconds: float) -> re.Match[str] | regex.Match[str] | None:
-        """The match in a line, if there is one. Raises TimeoutError."""
-        if self.quick is not None and len(line) <= _SHORT_LINE:
-            return self.quick.search(line)
-        return self.compiled.search(line, timeout=seconds)
+    def search(self, line: str) -> re.Match[str] | None:
+        """The match in a line, if there is one: that of `re.search`.
+
+        `re` looks for signals, and so for the end of a time limit, while it matches at one place, but not between two
+        places: in a long line each place is tried by itself.
+        """
+        if self.bounded or len(line) <= _SHORT_LINE:
+            return self.compiled.search(line)
+        for place in self._places(line):
+            if match := self.compiled.match(line, place):
+                return match
+        return None
+
+    def _places(self, line: str) -> Iterator[int]:
+        """Where in a line a match may begin."""
+        if not self.beginning:
+            yield from range(len(line) + 1)
+            return
+        place = line.find(self.beginning)
+        while place >= 0:
+            yield place
+            place = line.find(self.beginning, place + 1)
 
     def may_match(self, data: bytes, lowered: bytes) -> bool:
         """Whether some line of `data` may match, by the texts."""
@@ -73,12 +99,10 @@ class Pattern:
             return
         where = lowered if self.ignore_case else data
         chosen = self.texts[0]
-        if self.whole is not None and sum(map(data.count, chosen)) >= _MANY_LINES and _is_plain(data):
-            try:
+        if self.whole is not None and _is_plain(data):
+            count = sum(map(data.count, chosen))
+            if count >= max(_MANY_LINES, len(data) // _BYTES_PER_LINE):
                 yield from _lines_of_matches(self.whole, data)
-            except TimeoutError:  # one by one, each with its own limit
-                pass
-            else:
                 return
         if len(chosen) == 1:
             yield from _lines_with(chosen[0], where)
@@ -124,29 +148,34 @@ def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset
     lowered = data.lower() if any(pattern.ignore_case for pattern in patterns.values()) else b""
     matches: list[Match] = []
     too_slow = set()
-    for rule, pattern in patterns.items():
-        if not pattern.may_match(data, lowered):
-            continue
-        bounds = pattern.newest_lines(data, lowered) if rule in newest_only else pattern.lines(data, lowered)
-        until = time.monotonic() + SCAN_SECONDS
-        try:
-            for start, end in bounds:
-                line = data[start:end].decode(errors="replace")
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                match = pattern.search(line, min(MATCH_SECONDS, left))
-                if match is not None:
-                    matches.append(Match(rule, start, line, _groups(match)))
-                    if rule in newest_only:
-                        break
-        except TimeoutError:
-            too_slow.add(rule)
+    with TimeLimit() as limit:
+        for rule, pattern in patterns.items():
+            if not pattern.may_match(data, lowered):
+                continue
+            newest = rule in newest_only
+            bounds = pattern.newest_lines(data, lowered) if newest else pattern.lines(data, lowered)
+            now = time.monotonic()
+            until = now + SCAN_SECONDS
+            try:
+                limit.deadline = until
+                for start, end in bounds:
+                    line = data[start:end].decode(errors="replace")
+                    now = time.monotonic()
+                    limit.deadline = min(now + MATCH_SECONDS, until)
+                    limit.check(now)
+                    match = pattern.search(line)
+                    if match is not None:
+                        matches.append(Match(rule, start, line, _groups(match)))
+                        if newest:
+                            break
+            except TimeoutError:
+                too_slow.add(rule)
+            limit.deadline = math.inf
     matches.sort(key=lambda match: match.offset)
     return Scan(matches, frozenset(too_slow))
 
 
-def _groups(match: re.Match[str] | regex.Match[str]) -> dict[str, str]:
+def _groups(match: re.Match[str]) -> dict[str, str]:
     """The groups that took part: by number, and by name."""
     numbered = {str(number): text for number, text in enumerate(match.groups(), 1) if text is not None}
     return numbered | {name: text for name, text in match.groupdict().items() if text is not None}
@@ -154,20 +183,44 @@ def _groups(match: re.Match[str] | regex.Match[str]) -> dict[str, str]:
 
 def group_names(pattern: str) -> tuple[str, ...]:
     """The groups of a regular expression: by number from 1, then the names. Raises re.error."""
-    compiled = re.compile(pattern)
+    compiled = _compiled(pattern)
     return (*(str(number) for number in range(1, compiled.groups + 1)), *compiled.groupindex)
 
 
+def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """`re.compile` without its warnings. Raises re.error, also for too large numbers and too deeply nested groups."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return re.compile(pattern, flags)
+        except (OverflowError, RecursionError) as error:
+            raise re.error(str(error), pattern) from None
+
+
+def _parsed(pattern: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _parser.parse(pattern)
+
+
 def advice(pattern: str) -> str | None:
-    """What makes a pattern slow, and what would be better; None if nothing does."""
-    parsed = [item for item in _parser.parse(pattern) if item[0] is not _constants.AT]
-    if parsed and parsed[0][0] in _REPEATS and parsed[0][1][1] is _constants.MAXREPEAT:
-        inner = parsed[0][1][2]
+    """What makes a pattern slow, and what would be better; None if nothing does. Raises re.error."""
+    ignore_case = bool(_compiled(pattern).flags & re.IGNORECASE)
+    try:
+        return _advice(_parsed(pattern), ignore_case=ignore_case)
+    except RecursionError:
+        return "has very many groups inside of each other: leave some out"
+
+
+def _advice(parsed: Any, *, ignore_case: bool) -> str | None:
+    first = next((item for item in parsed if item[0] is not _constants.AT), None)
+    if first and first[0] in _REPEATS and first[1][1] is _constants.MAXREPEAT:
+        inner = first[1][2]
         if len(inner) == 1 and inner[0][0] is _constants.ANY:
             return "begins with '.*' or '.+': leave that out, a pattern is looked for anywhere in a line"
     if _nested(parsed, inside=False):
         return "has a repeated group with a repeat inside, which may take endless time: repeat only one of the two"
-    if not _needed(_parser.parse(pattern), ignore_case=bool(re.compile(pattern).flags & re.IGNORECASE)):
+    if not _needed(parsed, ignore_case=ignore_case):
         return "has no fixed text that every match holds, so each line must be tried: add a word of the message"
     return None
 
@@ -189,52 +242,30 @@ def _nested(items: Any, *, inside: bool) -> bool:
     return False
 
 
-def _endless(items: Any) -> int:
-    """How many repeats without an end a pattern has that may share out a text among them in many ways.
-
-    A line of n letters may take as many steps as n to that power. Digits or blanks before something else do not count:
-    they can end at one place only.
-    """
-    count = 0
-    flat = list(_flat(items))
-    for (op, value), after in zip(flat, [*flat[1:], None], strict=True):
-        if op in _REPEATS:
-            endless = value[1] is _constants.MAXREPEAT and not _ends_at_once(value[2], after)
-            count += endless + _endless(value[2])
+def _ways(items: Any) -> float:
+    """At most how many ways there are to match a pattern at one place; very many if a repeat in it has no end."""
+    ways = 1.0
+    for op, value in items:
+        if op in (*_REPEATS, _constants.POSSESSIVE_REPEAT):
+            inner = _ways(value[2])
+            ways *= value[1] + 1 if inner == 1 else inner + 1 if value[1] == 1 else math.inf
         elif op is _constants.SUBPATTERN:
-            count += _endless(value[3])
+            ways *= _ways(value[3])
         elif op is _constants.BRANCH:
-            count += max(map(_endless, value[1]))
+            ways *= sum(map(_ways, value[1]))
+        elif op is _constants.GROUPREF_EXISTS:
+            ways *= sum(_ways(branch) for branch in value[1:] if branch is not None)
         elif op in (_constants.ASSERT, _constants.ASSERT_NOT):
-            count += _endless(value[1])
-        elif op is _constants.GROUPREF:
-            count += 1
-    return count
+            ways *= _ways(value[1])
+        elif op is _constants.ATOMIC_GROUP:
+            ways *= _ways(value)
+    return ways
 
 
-_ALIKE = {_constants.CATEGORY_DIGIT: str.isdigit, _constants.CATEGORY_SPACE: str.isspace}
-
-
-def _ends_at_once(repeated: Any, after: Any) -> bool:
-    """Whether what is repeated is digits or blanks, and what comes after it can't be."""
-    kind = _category(repeated[0]) if len(repeated) == 1 else None
-    if kind not in _ALIKE or after is None:
-        return False
-    op, value = after
-    if op is _constants.LITERAL:
-        return not _ALIKE[kind](chr(value))
-    if op in _REPEATS and value[0] > 0 and len(value[2]) == 1:
-        op, value = value[2][0]
-    other = _category((op, value))
-    return other in _ALIKE and other is not kind
-
-
-def _category(item: Any) -> Any:
-    """The category that an item stands for, such as digits, if it is just one."""
-    op, value = item
-    if op is _constants.IN and len(value) == 1 and value[0][0] is _constants.CATEGORY:
-        return value[0][1]
-    return None
+def _beginning(items: Any) -> str:
+    """The letters that a pattern begins with."""
+    letters = itertools.takewhile(lambda item: item[0] is _constants.LITERAL, _flat(items))
+    return "".join(chr(value) for _, value in letters)
 
 
 def _encoded(found: Iterable[frozenset[str]]) -> tuple[tuple[bytes, ...], ...]:
@@ -311,24 +342,32 @@ def _is_plain(data: bytes) -> bool:
     return data.isascii() and b"\r" not in data
 
 
-def _lines_of_matches(pattern: regex.Pattern[bytes], data: bytes) -> list[tuple[int, int]]:
-    """The lines in which a match begins. Raises TimeoutError."""
-    found: list[tuple[int, int]] = []
+def _lines_of_matches(pattern: re.Pattern[str], data: bytes) -> Iterator[tuple[int, int]]:
+    """The lines in which a match begins, and those that are too long to be searched together with others."""
+    text = data.decode("ascii")
     position = 0
-    until = time.monotonic() + min(MATCH_SECONDS, SCAN_SECONDS)
-    while position < len(data) and (left := until - time.monotonic()) > 0:
-        match = pattern.search(data, position, timeout=left)
-        if match is None:
-            return found
-        start, end = _start(data, match.start()), _end(data, match.start())
-        found.append((start, end))
-        position = end + 1
-    if position < len(data):
-        raise TimeoutError
-    return found
+    while position < len(text):  # in blocks of whole lines: no signal is looked for within a search
+        stop = text.rfind("\n", position, position + _BLOCK)
+        if stop < 0:
+            stop = _end_of_line(text, position)
+            if stop - position > _BLOCK:
+                yield position, stop
+                position = stop + 1
+                continue
+        while match := pattern.search(text, position, stop):
+            start = text.rfind("\n", position, match.start()) + 1
+            end = _end_of_line(text, match.start())
+            yield max(start, position), end
+            position = end + 1
+        position = stop + 1
 
 
-def _sees_one_line(items: Any, *, forbidden: bool = False) -> bool:
+def _end_of_line(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
+def _sees_one_line(items: Any, *, dot_all: bool, forbidden: bool = False) -> bool:
     """Whether a pattern that matches a line by itself also matches it among others, where it may see further.
 
     It does if it can only gain by that: so what is `forbidden` to come (a negative look-around) must end with the line.
@@ -337,7 +376,7 @@ def _sees_one_line(items: Any, *, forbidden: bool = False) -> bool:
         if op is _constants.LITERAL:
             good = not forbidden or value != ord("\n")
         elif op is _constants.ANY:
-            good = True
+            good = not (forbidden and dot_all)
         elif op is _constants.AT:
             good = value in (_constants.AT_BEGINNING, _constants.AT_END)
         elif op is _constants.IN:
@@ -345,15 +384,15 @@ def _sees_one_line(items: Any, *, forbidden: bool = False) -> bool:
         elif op is _constants.NOT_LITERAL:
             good = not forbidden
         elif op in _REPEATS:
-            good = _sees_one_line(value[2], forbidden=forbidden)
+            good = _sees_one_line(value[2], dot_all=dot_all, forbidden=forbidden)
         elif op is _constants.SUBPATTERN:
-            good = not value[1] and not value[2] and _sees_one_line(value[3], forbidden=forbidden)
+            good = not value[1] and not value[2] and _sees_one_line(value[3], dot_all=dot_all, forbidden=forbidden)
         elif op is _constants.BRANCH:
-            good = all(_sees_one_line(branch, forbidden=forbidden) for branch in value[1])
+            good = all(_sees_one_line(branch, dot_all=dot_all, forbidden=forbidden) for branch in value[1])
         elif op is _constants.ASSERT:
-            good = _sees_one_line(value[1], forbidden=forbidden)
+            good = _sees_one_line(value[1], dot_all=dot_all, forbidden=forbidden)
         elif op is _constants.ASSERT_NOT:
-            good = not forbidden and _sees_one_line(value[1], forbidden=True)
+            good = not forbidden and _sees_one_line(value[1], dot_all=dot_all, forbidden=True)
         else:
             good = False
         if not good:

@@ -41,9 +41,14 @@ class Progress(Record):
         return max(0, self.total - self.iteration) * self.seconds
 
 
+def told(progress: Progress) -> dict[str, int | float]:
+    """The values that a log told."""
+    return {key: value for key, value in progress.model_dump().items() if value is not None}
+
+
 def _number(pattern: re.Pattern[bytes], text: bytes) -> float | None:
     match = pattern.search(text)
-    return float(match[1]) if match else None
+    return _finite(match[1]) if match else None
 
 
 def _megatron_field(name: bytes) -> re.Pattern[bytes]:
@@ -141,11 +146,11 @@ _KINDS: tuple[tuple[bytes, re.Pattern[bytes], _Reader], ...] = (
 
 def read(progress: Progress, data: bytes) -> Progress:
     """`progress` after some more whole log lines. Of each kind of line only the newest counts."""
-    found: dict[int, tuple[re.Match[bytes], _Reader]] = {}
+    found: list[tuple[int, re.Match[bytes], _Reader]] = []
     for mark, pattern, reader in _KINDS:
         if newest := _newest(data, mark, pattern):
-            found[newest[0]] = (newest[1], reader)
-    for _, (match, reader) in sorted(found.items()):
+            found.append((*newest, reader))
+    for _, match, reader in sorted(found, key=lambda entry: entry[0]):
         progress = progress.model_copy(update=reader(match))
     return progress
 

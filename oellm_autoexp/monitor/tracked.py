@@ -91,11 +91,14 @@ NEW_RUN: dict[str, Any] = {
     "overdue": {},
     "resumed_at": None,
     "last_activity": None,
+    "slow": {},
 }
 """What is known of one run of a job alone, as it is before the next one; a job that was requeued has several."""
 
 GONE_LOOKS = 3
 """A job that vanished is surely gone when the scheduler has said so at so many looks after it was cancelled."""
+ENOUGH_SLOW = 3
+"""Pieces of a job's log for which a rule's pattern may take too long before the rule is switched off for the job."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
@@ -156,6 +159,8 @@ class TrackedJob(Record):
     """Since when its logs ('') and the number of each progress rule (its name) are as they are."""
     overdue: dict[str, int] = {}
     """Rules of inactivity and progress whose time is up: at how many looks in a row; -1: the event has been made."""
+    slow: dict[str, int] = {}
+    """Rules whose patterns took too long: for how many pieces of this run's log."""
     events: dict[str, Tally] = {}
     verdict: str = ""
     """What this run counts as, by its log, should it end badly; `error_type` is the event that said so."""
@@ -197,6 +202,11 @@ class TrackedJob(Record):
     def may_still_run(self) -> bool:
         """Whether it vanished and a new attempt is to come: two of a job must never run at once."""
         return self.vanished and self.restart is not None and self.state in FINAL
+
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """The rules that are not looked for any more in this run's log, as their patterns take too long."""
+        return tuple(name for name, pieces in self.slow.items() if pieces >= ENOUGH_SLOW)
 
     @property
     def failed(self) -> bool:

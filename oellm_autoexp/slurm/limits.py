@@ -149,7 +149,7 @@ def partitions(text: str) -> dict[str, Partition]:
                 name,
                 fields.get("Default") == "YES",
                 None if ruled else _seconds(fields.get("MaxTime", "")),
-                int(nodes) if nodes.isdecimal() and not ruled else None,
+                int(nodes) if re.fullmatch("[0-9]{1,18}", nodes) and not ruled else None,
             )
     return found
 

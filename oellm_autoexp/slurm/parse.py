@@ -197,8 +197,16 @@ def job_end(text: str) -> tuple[str, datetime] | None:
         _, _, rest = line.partition("|")
         nodes, _, ended = rest.rpartition("|")
         with contextlib.suppress(ValueError):
-            return nodes, datetime.fromisoformat(ended.strip())
+            return nodes, _local_time(ended)
     return None
+
+
+def _local_time(text: str) -> datetime:
+    """A time as SLURM shows it: local, without a zone. Raises ValueError."""
+    time = datetime.fromisoformat(text.strip())
+    if time.tzinfo is not None:
+        raise ValueError("SLURM shows no zones")
+    return time
 
 
 def fallen_nodes(text: str, earliest: datetime, latest: datetime) -> list[str]:
@@ -207,7 +215,7 @@ def fallen_nodes(text: str, earliest: datetime, latest: datetime) -> list[str]:
     for line in text.splitlines():
         node, _, began = line.partition("|")
         with contextlib.suppress(ValueError):
-            if node and earliest <= datetime.fromisoformat(began.strip()) <= latest:
+            if node and earliest <= _local_time(began) <= latest:
                 found.append(node)
     return list(dict.fromkeys(found))
 
@@ -233,9 +241,11 @@ def usage(text: str, wanted: Mapping[str, str]) -> dict[str, list[Usage]]:
         comment, _, name = words.rpartition("|")
         if not Told(JobStatus(state), comment, name).of(wanted[job]):
             continue
-        if state_word(state) in _OPEN or _number(elapsed) is None:
+        seconds = _number(elapsed)
+        if state_word(state) in _OPEN or seconds is None:
             open_jobs.add(job)
-        found.setdefault(job, []).append(Usage(float(_number(elapsed) or 0), _gpus(allocated)))
+        else:
+            found.setdefault(job, []).append(Usage(float(seconds), _gpus(allocated)))
     return {job: runs for job, runs in found.items() if job not in open_jobs}
 
 

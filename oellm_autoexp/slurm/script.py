@@ -367,8 +367,9 @@ def _without(line: str, keys: Collection[str]) -> list[str]:
     inside = line.removeprefix(_DIRECTIVE)
     written = _written_options(inside)
     kept = [inside[option.start : option.end] for option in written if option.key not in keys]
-    comment = inside[written[-1].end :].strip()
-    return [" ".join((_DIRECTIVE, *kept, *([comment] if comment else [])))] if kept else []
+    after = inside[written[-1].end :].strip()
+    comment = [after] if after.startswith("#") else []  # other words would become the value of the option before
+    return [" ".join((_DIRECTIVE, *kept, *comment))] if kept else []
 
 
 def excluding(text: str, nodes: Iterable[str]) -> str:
@@ -505,6 +506,9 @@ def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:
 def _over(total: int, each: int) -> int:
     """How many are needed where each takes its share; 0 if that is not known."""
     return -(-total // each) if each else 0
+
+
+_SHOWN = 40  # characters of a value that is none
 
 
 class _Asked:

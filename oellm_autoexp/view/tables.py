@@ -98,6 +98,8 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
         state.append(f" ({code})")
     if job.state != SUCCESS and (why := _why(job)):
         state.append(f" {', '.join(why)}", style="dim")
+    if job.switched_off:
+        state.append(f" rule switched off, its pattern takes too long: {', '.join(job.switched_off)}", style="yellow")
     progress = job.progress
     loss = progress.loss if progress.loss is not None else progress.validation_loss
     whose = " (val)" if progress.loss is None else ""

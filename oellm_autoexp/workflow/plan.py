@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from oellm_autoexp.backends.base import Note, Probe
-from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
@@ -490,7 +490,7 @@ def _title(source: Source) -> str:
 
 def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Iterable[str]) -> tuple[str, ...]:
     """What a person should know about a plan that is not wrong."""
-    notes = watching.notes(config.monitoring)
+    notes = watching.notes(config.monitoring, sample_lines(config.backend))
     if config.slurm.client.class_name == "SlurmClient":
         # no mistake yet: a plugin of the site may know it; the submission asks the site's own sbatch
         notes += [

@@ -11,6 +11,7 @@ from oellm_autoexp.monitor.actions import RestartAction
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.facts import JOB_KEYS
 from oellm_autoexp.monitor.patterns import advice, group_names
+from oellm_autoexp.monitor.plausible import Odd, odd_value
 from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.monitor.templates import keys_of, looked_up_keys, used_keys
 from oellm_autoexp.slurm import script
@@ -158,11 +159,20 @@ def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) ->
     return {key: value for key in sorted(wanted - JOB_KEYS) for value in _at(config, key)}
 
 
-def notes(rules: Rules) -> list[str]:
-    """Patterns that would be slow, with the better form."""
+def notes(rules: Rules, lines: Sequence[str] = ()) -> list[str]:
+    """Patterns that would be slow, with the better form, and those that catch wrong words of the program's `lines`."""
     patterns = {name: e.pattern for name, e in rules.log_events.items() if e.pattern and e.pattern_type != "substring"}
     found = ((name, advice(pattern)) for name, pattern in patterns.items())
-    return [f"the pattern of monitoring.log_events.{name} {why}" for name, why in found if why]
+    slow = [f"the pattern of monitoring.log_events.{name} {why}" for name, why in found if why]
+    odd = ((name, odd_value(event, lines)) for name, event in rules.log_events.items())
+    return slow + [_odd_note(name, value) for name, value in odd if value]
+
+
+def _odd_note(name: str, odd: Odd) -> str:
+    return (
+        f"the pattern of monitoring.log_events.{name} catches '{odd.value}' as {odd.key}, which is no {odd.what}, "
+        f"in a line that the program prints: {odd.line}"
+    )
 
 
 def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobStatus
+from oellm_autoexp.monitor import patterns
 from oellm_autoexp.monitor.detect import Detector, see_status
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.rules import Rules
@@ -143,6 +144,28 @@ def test_a_pattern_that_is_too_slow_is_told_in_the_history() -> None:
     seen, events = see(watch, b"ab" * 60 + b"c\nerror\n")
     assert [event.name for event in events] == ["r"]
     assert "slow took too long" in seen.history[-1].message
+
+
+def test_a_rule_that_is_too_slow_for_one_job_is_switched_off_for_that_job_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.01)
+    watch = detector(log_events={"ends": {"pattern": "((?:a|ab|b|ba)+)+$"}})
+    line, slow = b"ab" * 60 + b"c\n", job()
+    for _ in range(3):
+        slow, _ = see(watch, line, slow)
+    assert [entry.message.endswith("switched off for this job") for entry in slow.history] == [False, False, True]
+    assert slow.switched_off == ("ends",)
+    assert see(watch, b"ab\n", slow)[1] == []
+    other, events = see(watch, b"ab\n")
+    assert (len(events), other.switched_off) == (1, ())
+    assert TrackedJob.model_validate_json(slow.model_dump_json()).switched_off == ("ends",)
+
+
+def test_a_rule_that_was_too_slow_is_tried_again_in_the_next_run() -> None:
+    seen = job().model_copy(update={"slow": {"ends": 3}})
+    again = see_status(seen, JobStatus("PENDING"), 5.0)
+    assert again.switched_off == ()
 
 
 # ---- silence

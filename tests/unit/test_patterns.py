@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import threading
+import warnings
 from itertools import islice
 
 import pytest
@@ -97,8 +100,55 @@ PLAIN = st.lists(st.sampled_from([piece for piece in PIECES if piece.isascii() a
 def test_a_look_at_many_lines_at_once_finds_the_same(text: str, data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patterns, "_MANY_LINES", 1)
+        patch.setattr(patterns, "_BYTES_PER_LINE", 1 << 40)
         found = scan(data, {"r": Pattern.of(text)})
     assert [match.offset for match in found.matches] == [at for at, line in lines_of(data) if re.search(text, line)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "groups"),
+    [
+        (r"(iter|iteration) (\d+)", "iteration 12", {"1": "iteration", "2": "12"}),
+        ("error|errors", "two errors", {}),
+        ("(nan|nans)", "nans", {"1": "nan"}),
+        ("done(:|) ok", "done ok", {"1": ""}),
+        ("(|x)", "", {"1": ""}),
+        ("(?:)+error", "error", {}),
+    ],
+)
+def test_a_pattern_may_have_an_empty_branch(pattern: str, line: str, groups: dict[str, str]) -> None:
+    match = scan(f"before\n{line}\n".encode(), {"r": Pattern.of(pattern)}).matches[-1]
+    assert (match.line, match.groups) == (line, groups)
+    advice(pattern)
+    group_names(pattern)
+
+
+@pytest.mark.parametrize("lines", [1, 100])
+def test_what_counts_as_blank_does_not_depend_on_the_number_of_lines(lines: int) -> None:
+    found = scan(b"error\x1c7\n" * lines, {"r": Pattern.of(r"error\s7"), "not": Pattern.of(r"error(?!\s)")})
+    assert [match.rule for match in found.matches] == ["r"] * lines
+
+
+@pytest.mark.parametrize("before", ["", "x" * 2000])
+@pytest.mark.parametrize("pattern", ["[[a]error", "[--a]error", "[a||b]error", "(?i)\u0130rror", "(?:x*)[[]{0}error"])
+def test_long_lines_and_short_ones_are_matched_by_the_same_rules(pattern: str, before: str) -> None:
+    for line in (f"{before}[error", f"{before}berror", f"{before}|error", f"{before}irror", f"{before}error"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = re.search(pattern, line) is not None
+        assert bool(scan(line.encode(), {"r": Pattern.of(pattern)}).matches) == wanted
+
+
+@pytest.mark.parametrize("pattern", ["x{99999999999999999999}", "(" * 4000 + ")" * 4000])
+def test_numbers_and_depths_that_re_does_not_take_are_errors_of_the_pattern(pattern: str) -> None:
+    for refuses in (Pattern.of, group_names, advice):
+        with pytest.raises(re.error):
+            refuses(pattern)
+
+
+def test_a_pattern_that_warns_of_a_nested_set_is_taken_in_silence() -> None:
+    assert advice("[[a]error") is None
+    assert group_names("([[a])error") == ("1",)
 
 
 @given(st.sampled_from(["error", ".*", "a\x00b", "größe", "(", "[31m"]), LOGS)
@@ -162,6 +212,34 @@ def test_a_pattern_that_backtracks_without_end_is_cut_off_told_and_stalls_nobody
     found = scan(data, {"slow": Pattern.of(r"((?:a|ab|b|ba)+)+$"), "r": Pattern.of("error")})
     assert found.too_slow == {"slow"}
     assert [(match.rule, match.line) for match in found.matches] == [("r", "error")]
+
+
+def test_a_long_line_is_under_the_time_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.05)
+    found = scan(b"x" * 1_000_000 + b"- 8\n", {"slow": Pattern.of(r"\w+ 8")})  # a short while at each letter
+    assert found.too_slow == {"slow"}
+
+
+def test_after_a_scan_the_signal_and_the_timer_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.05)
+    former, rang = signal.getsignal(signal.SIGALRM), threading.Event()
+    try:
+        signal.signal(signal.SIGALRM, lambda *_: rang.set())
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        assert scan(b"a" * 60 + b"!\n", {"slow": Pattern.of("(a+)+$")}).too_slow
+        assert 590 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 600
+        signal.raise_signal(signal.SIGALRM)
+        assert rang.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, former)
+
+
+def test_another_thread_finds_the_same() -> None:
+    found: list[patterns.Scan] = []
+    thread = threading.Thread(target=lambda: found.append(scan(b"x\nerror 7\n", {"r": Pattern.of(r"error (\d)")})))
+    thread.start()
+    thread.join()
+    assert [match.groups for match in found[0].matches] == [{"1": "7"}]
 
 
 def test_many_lines_that_each_take_almost_too_long_do_not_stall_the_look(monkeypatch: pytest.MonkeyPatch) -> None:

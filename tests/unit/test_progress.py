@@ -137,3 +137,8 @@ def test_validation_of_torchtitan() -> None:
 )
 def test_what_only_looks_like_it_tells_nothing(line: str) -> None:
     assert told(line) == Progress()
+
+
+def test_a_number_beyond_all_numbers_is_none() -> None:
+    line = b" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |\n"
+    assert (read(Progress(), line).loss, read(Progress(), line).grad_norm) == (None, 1.0)

@@ -707,3 +707,15 @@ def test_no_node_can_be_added_to_a_file_of_nodes() -> None:
 @pytest.mark.parametrize(("line", "asked"), [("-A x", "account"), ("-x n1", "exclude"), ("#SBATCH -w n1", "nodelist")])
 def test_options_of_one_letter_are_known_by_their_long_names(line: str, asked: str) -> None:
     assert asked in script.options(script_of(f"#SBATCH {line.removeprefix('#SBATCH ')}"))
+
+
+@pytest.mark.parametrize("key", ["nodes", "ntasks", "time"])
+def test_a_number_of_thousands_of_digits_is_refused_in_a_short_message(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        script.resources({key: "9" * 5000})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_stray_word_does_not_become_the_value_of_the_option_before_it() -> None:
+    changed = script.with_options("#SBATCH --hold --time=5 stray\nx", {"time": None})
+    assert script.options(changed) == {"hold": ""}

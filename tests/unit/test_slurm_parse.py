@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -498,3 +498,8 @@ def test_no_text_of_the_accounts_is_an_error(text: str) -> None:
     accounts = parse.sacct(text)
     assert all(accounts.status(job, token) is None for job in ("5", "7_2") for token in ("0123abcd",))
     assert parse.usage(text, {"5": "0123abcd"}) == {}
+
+
+def test_a_time_with_a_zone_is_none_of_slurms() -> None:
+    told = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
+    assert parse.fallen_nodes(told, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]

@@ -78,3 +78,9 @@ def test_any_text_is_a_time_or_a_clear_mistake(text: str) -> None:
     except ConfigError:
         return
     assert seconds is None or seconds > 0
+
+
+def test_a_time_of_thousands_of_digits_is_refused_in_a_short_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_time("9" * 5000)
+    assert len(str(caught.value)) < 300

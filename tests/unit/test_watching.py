@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from oellm_autoexp.config.schema import JobSection
+from oellm_autoexp.backends.make import sample_lines
+from oellm_autoexp.config.schema import CommandBackend, JobSection, MegatronBackend, TorchtitanBackend
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.monitor import progress
 from oellm_autoexp.monitor.rules import MonitoringSection
 from oellm_autoexp.workflow.watching import (
     Decoder,
@@ -19,6 +23,7 @@ from oellm_autoexp.workflow.watching import (
     template_values,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 TREE = {"backend": {"megatron": {"lr": 0.1, "layers": [1, 2]}}, "slurm": {"sbatch": {"time": 60}}}
 LOG = "LogAction"
 
@@ -235,3 +240,53 @@ def test_many_jobs_with_one_section_share_what_it_is_decoded_to() -> None:
     made = [decoder.section(tree) for tree in trees]
     assert len({id(section.log_events) for section in made}) == 1
     assert [section.output_paths for section in made] == [("/0",), ("/1",), ("/2",)]
+
+
+SAVED = "  [2026-01-31 10:00:10.1] successfully saved checkpoint from iteration      40 to /out/ckpt [ t 1/1, p 1/1 ]"
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"pattern": r"saved checkpoint (?P<path>\S+)"}, "catches 'from' as path, which is no path"),
+        ({"pattern": r"saved checkpoint (\S+)", "extract_groups": {"checkpoint_dir": "1"}}, "'from' as checkpoint_dir"),
+        ({"pattern": r"iteration\s+(?P<step>\S+ to)"}, "'40 to' as step, which is no whole number"),
+        (
+            {"pattern": r"saved (\w+)", "pattern_type": "progress", "stall_seconds": 5},
+            "catches 'checkpoint' as 1, which is no number",
+        ),
+        ({"pattern": r"iteration\s+(?P<iteration>\d+) to (?P<path>\S+)"}, ""),
+        ({"pattern": r"saved checkpoint (?P<word>\S+)"}, ""),
+        ({"pattern": r"saved checkpoint nowhere(?P<path>\S+)"}, ""),
+        ({"pattern": "saved checkpoint", "pattern_type": "substring"}, ""),
+        ({"pattern_type": "inactivity", "inactivity_threshold_seconds": 5}, ""),
+    ],
+)
+def test_a_rule_that_catches_the_wrong_word_of_a_known_line_is_noted_with_the_line(
+    event: dict[str, Any], told: str
+) -> None:
+    found = notes(rules(log_events={"a": event}), [SAVED])
+    assert len(found) == bool(told)
+    assert all(told in note and "successfully saved checkpoint from iteration" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    ("section", "group"), [(MegatronBackend, "megatron"), (TorchtitanBackend, "torchtitan"), (CommandBackend, "")]
+)
+def test_sample_lines_are_such_as_progress_is_read_from(section: type[Any], group: str) -> None:
+    lines = sample_lines(section.model_construct())
+    assert bool(lines) == bool(group)
+    seen = progress.read(progress.Progress(), "\n".join(lines).encode())
+    assert (seen.iteration is not None) == bool(group)
+    assert (seen.validation_loss is not None) == bool(group)
+
+
+def test_no_shipped_rule_catches_a_wrong_word_of_the_program_it_is_for() -> None:
+    for file in sorted((ROOT / "config" / "monitoring").glob("megatron_*.yaml")):
+        shipped = yaml.safe_load(file.read_text())
+        kept = {key: value for key, value in shipped.items() if key in MonitoringSection.model_fields}
+        found = notes(
+            MonitoringSection.model_validate(kept),
+            sample_lines(MegatronBackend.model_construct(class_name="MegatronBackend", script="pretrain_gpt.py")),
+        )
+        assert not found, file.name

@@ -1,0 +1,53 @@
+"""A time limit for code that looks for signals while it runs, such as a match of `re`."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+_TICK_SECONDS = 0.05
+
+
+class TimeLimit:
+    """Within a `with` block, TimeoutError is raised soon after its `deadline`, which may be set anew again and again.
+
+    CPython's engine for regular expressions looks for signals every few thousand steps, and the handler of one may
+    raise. That needs SIGALRM (whose handler and timer are as before after the block), and the main thread. In another
+    thread nothing is interrupted, and only `check` raises.
+    """
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+        """Seconds of time.monotonic."""
+        self._ticks = False
+
+    def __enter__(self) -> TimeLimit:
+        if threading.current_thread() is threading.main_thread():
+            self._ticks = True
+            self._began = time.monotonic()
+            self._handler = signal.getsignal(signal.SIGALRM)
+            signal.signal(signal.SIGALRM, self._tick)
+            self._timer = signal.setitimer(signal.ITIMER_REAL, _TICK_SECONDS, _TICK_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.deadline = math.inf
+        if self._ticks:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._handler or signal.SIG_DFL)
+            left, interval = self._timer
+            if left:  # somebody else's timer, which went on meanwhile
+                signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - self._began), 1e-6), interval)
+
+    def check(self, now: float) -> None:
+        """Raise TimeoutError if the deadline is over at this time."""
+        if now >= self.deadline:
+            raise TimeoutError
+
+    def _tick(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler of signals
+        self.check(time.monotonic())

@@ -1,0 +1,140 @@
+"""Rules of logs from the plan to the end of a run, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oellm_autoexp.cli import monitor_autoexp, plan_autoexp
+from oellm_autoexp.monitor.session import Session
+from tests.flow.conftest import User
+from tests.flow.single import command, on_crash, planned
+
+EMPTY_BRANCHES = {
+    "step": r"(iter|iteration) (\d+)",
+    "error": "error|errors",
+    "nan": "(nan|nans)",
+    "done": "done(:|) ok",
+}
+SAYS = "iteration 7\nerrors\nnans\ndone ok\n"
+
+
+def test_patterns_with_an_empty_branch_are_planned_run_and_watched_also_beside_other_sessions(user: User) -> None:
+    rules = {"log_events": {name: {"pattern": pattern} for name, pattern in EMPTY_BRANCHES.items()}}
+    planned(user, "other", on_crash(command("true")))
+    planned(user, "x", rules, ["printf", "%s", SAYS])
+    result = user.run("monitor", "--all")
+    assert (result.returncode, result.stderr) == (1, ""), "the other one has failed"
+    assert "other: crash" in result.stdout
+    (job,) = user.session().values()
+    assert {name: tally["count"] for name, tally in job["events"].items()} == dict.fromkeys(EMPTY_BRANCHES, 1)
+
+
+def test_status_tells_which_rule_was_switched_off_for_a_job(user: User) -> None:
+    planned(user, "x", {"log_events": {"ends": {"pattern": "(a+)+$"}}})
+    session = Session.load(user.outputs / "monitoring_state" / "x.json")
+    session.put(session.jobs["x"].model_copy(update={"slow": {"ends": 3}}))
+    session.snapshot()
+    result = user.run("monitor", "--session", "x", "--cmd", "status")
+    assert "rule switched off, its pattern takes too long: ends" in result.stdout, result.stderr
+
+
+CONFIG = """# @package _global_
+defaults: [{override /backend: command}]
+backend: {argv: [train]}
+monitoring:
+  log_events:
+    saved: {pattern: 'saved (?P<path>\\S+)', extract_groups: {checkpoint_path: path}}
+    error: {pattern: 'errors?', state: crash}
+    never: {pattern: nowhere}
+"""
+
+
+def test_rules_of_a_config_are_tried_on_a_log_without_a_plan(user: User) -> None:
+    (user.home / "my.yaml").write_text(CONFIG)
+    (user.home / "train.log").write_text("x\nsaved /a\n\x1b[31merrors\n")
+    words = ("--cmd", "try", "--log", "train.log", "--config-ref", "./my.yaml")
+    result = user.run("monitor", *words)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "2  path=/a, checkpoint_path=/a  saved /a" in result.stdout
+    assert "never  regex  never" in result.stdout
+    assert "counts as crash (error)" in result.stdout
+    assert "\x1b" not in result.stdout
+    told = json.loads(user.run("monitor", *words, "--json", "++monitoring.log_events.never.pattern='^x'").stdout)
+    assert {rule["name"]: rule["matches"] for rule in told["rules"]} == {"saved": 1, "error": 1, "never": 1}
+    assert not user.outputs.exists()
+
+
+def test_rules_of_a_session_are_tried_on_the_standard_input(user: User) -> None:
+    planned(user, "x", {"log_events": {"error": {"pattern": "(error|errors) (\\d)"}}})
+    result = subprocess.run(
+        user.words("monitor", "--session", "x", "--cmd", "try", "--log", "-", "--json"),
+        cwd=user.home,
+        env=user.environment,
+        input="errors 7\n" * 3,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["rules"][0]["matches"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cmd", "try"], "give --log FILE"),
+        (["--cmd", "try", "--log", "absent"], "can't read absent: No such file"),
+        (["--cmd", "try", "--log", "."], "is a folder"),
+        (["--cmd", "try", "--log", "fifo"], "is no regular file"),
+        (["--cmd", "try", "--log", "/dev/zero"], "is no regular file"),
+        (["--cmd", "try", "--log", "a\udcffb"], "can't read"),
+        (["--cmd", "try", "--log", "log", "--all"], "--all does not go with"),
+        (["--cmd", "try", "--log", "log", "--session", "x", "a=b"], "does not go with --session"),
+        (["--cmd", "try", "--log", "log", "--job", "x"], "by its index"),
+        (["--cmd", "try", "--log", "log", "--job", "99"], "no job has index 99"),
+        (["--cmd", "try", "--log", "log", "++monitoring.log_events.x.pattern='('"], "no regular expression"),
+        (
+            ["--cmd", "try", "--log", "log", "++monitoring.log_events.x.pattern='x{99999999999}'"],
+            "no regular expression",
+        ),
+        (["--cmd", "status", "--log", "log"], "--log goes with --cmd try"),
+        (["a=b"], "key=value goes with --cmd try"),
+    ],
+)
+def test_a_trial_of_what_can_not_be_tried_is_one_clear_error(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("log").write_text("x\n")
+    os.mkfifo("fifo")
+    assert monitor_autoexp.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert told in shown.err
+
+
+MISSION = """# @package _global_
+defaults: [{override /backend: megatron}]
+backend: {validate: none, script: /opt/pretrain_gpt.py}
+slurm: {sbatch: {gpus_per_node: 1}}
+monitoring:
+  log_events:
+    - name: checkpoint_saved
+      pattern: "saved checkpoint (?P<path>\\\\S+)"
+      extract_groups: {checkpoint_path: path}
+"""
+
+
+def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(MISSION)
+    assert plan_autoexp.main(["--config-ref", "./my.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint_saved catches 'from' as path, which is no path, in a line that the program prints" in told
+    assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in told
