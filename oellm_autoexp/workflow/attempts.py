@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.errors import Problem, StateError
+from oellm_autoexp.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
@@ -46,7 +46,10 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
         text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
     except OSError as error:
         raise _no_script(error, Path(spec.script_path)) from None
-    return script.excluding(script.with_options(text, directives), nodes)
+    made = script.excluding(script.with_options(text, directives), nodes)
+    if "signal" in directives:
+        raise_all(ConfigError, script.signal_problems(made))
+    return made
 
 
 def _no_script(error: OSError, path: Path) -> StateError:

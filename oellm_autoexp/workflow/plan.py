@@ -213,6 +213,7 @@ class _Planner:
         for done, index in enumerate(wanted):
             try:
                 planned.append(self.job(index))
+                raise_all(ConfigError, script.signal_problems(planned[-1].script))
             except AutoexpError as error:
                 problems.update(dict.fromkeys(error.problems, type(error)))
                 if len(problems) >= ENOUGH_PROBLEMS:
