@@ -268,12 +268,15 @@ def test_a_program_may_go_on_after_each_of_several_signals(tmp_path: Path) -> No
     for _ in range(2):
         assert shell.stdout.readline() == "told\n"
         shell.send_signal(signal.SIGUSR1)
-    assert shell.wait() == 0
+    assert shell.communicate() == ("told\n", None)
+    assert shell.returncode == 0
 
 
 def test_a_program_that_the_signal_kills_has_the_exit_code_of_that(tmp_path: Path) -> None:
     then = "signal.signal(signal.SIGUSR1, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGUSR1)"
-    assert signalled(tmp_path, "SIGUSR1", then, "B:USR1@20").wait() == 128 + signal.SIGUSR1
+    shell = signalled(tmp_path, "SIGUSR1", then, "B:USR1@20")
+    shell.communicate()
+    assert shell.returncode == 128 + signal.SIGUSR1
 
 
 def asking(template: str, value: str, launcher: tuple[str, ...] = ("srun",)) -> list[str]:
