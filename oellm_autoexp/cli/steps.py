@@ -9,20 +9,28 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, hints
-from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.cli import app, hints, watchers
+from oellm_autoexp.errors import (
+    ConfigError,
+    LockedError,
+    Problem,
+    SchedulerError,
+    UnreachableError,
+    UnwritableError,
+)
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.loop import Monitor
     from oellm_autoexp.monitor.session import Session
     from oellm_autoexp.scheduler.base import Scheduler
+    from oellm_autoexp.view.shown import Shown
     from oellm_autoexp.workflow.plan import Plan
 
 
@@ -137,6 +145,8 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
 
     `scheduler` None: the one that the manifest asks for.
 
+    Where SLURM's commands turn out not to be there before anything was asked of it, no session is left behind.
+
     Raises LockedError if another process has it, StateError if output directories belong to another session.
     """
     from oellm_autoexp.monitor.loop import Monitor
@@ -147,12 +157,15 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
     from oellm_autoexp.workflow.submit import Submitter
 
     path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    with writing(path) as claim:
-        if path.exists():
-            opened = Session.load(path)
-            if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then
-                claim_outputs(manifest, path)
-        else:
+    with ExitStack() as held:
+        try:
+            claim = held.enter_context(writing(path))
+        except LockedError:
+            if (watcher := watchers.find(manifest)) is None:
+                raise
+            raise watchers.locked(manifest, watcher) from None
+        new = not path.exists()
+        if new:
             # The session first: whoever finds our marks in an output directory must find it unfinished.
             opened = Session.create(manifest, canonical_path(manifest, manifest_path))
             try:
@@ -160,17 +173,34 @@ def session(manifest: Manifest, manifest_path: Path, scheduler: Scheduler | None
             except BaseException:
                 path.unlink()
                 raise
+        else:
+            opened = Session.load(path)
+            new = opened.untouched
+            if not _begun(opened):  # whoever made it may have died then
+                claim_outputs(manifest, path)
         scheduler = scheduler or make_scheduler(manifest)
         submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
+        kept = True
         try:
             monitor = Monitor(manifest, opened, scheduler, submitter, claim)
             try:
                 yield monitor
+            except UnreachableError:
+                kept = not new or _begun(opened)
+                raise
             finally:
                 monitor.close()
         finally:
             claim.beat()  # raises, and leaves the session alone, if another process has taken it over meanwhile
-            opened.close()
+            if kept:
+                opened.close()
+            else:
+                opened.discard()
+
+
+def _begun(opened: Session) -> bool:
+    """Whether some job of a session was submitted, or perhaps was."""
+    return any(job.attempt or job.token for job in opened.jobs.values())
 
 
 def submit(monitor: Monitor, *, patient: bool = False) -> None:
@@ -205,7 +235,10 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
                 tell("looking for jobs whose submission got no clear answer")
                 monitor.submitter.settle_all()
     except SchedulerError as error:
-        raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
+        what = "the submission is not complete"
+        if isinstance(error, UnreachableError) and not _begun(monitor.session):
+            what = "nothing was submitted, and nothing waits: run this where the scheduler's commands are"
+        raise type(error)(*error.problems, Problem(what, hint=resume)) from None
     except OSError as error:
         what = f"can't write: {error.strerror}"
         incomplete = Problem("the submission is not complete", hint=resume)
@@ -309,6 +342,8 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
             monitor.look()
         submit(monitor, patient=not (watch or detach))
+        if not watch or detach:
+            _tell_unwatched(monitor, detach=detach)
         if detach:
             return app.OK
         if watch:
@@ -317,6 +352,24 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest), go)
+
+
+def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
+    """Say which jobs nothing submits while no monitor watches, and why."""
+    from oellm_autoexp.monitor.gate import needs_monitor
+    from oellm_autoexp.monitor.tracked import WAITING
+    from oellm_autoexp.text import plural
+
+    waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]
+    if not waiting:
+        return
+    by_whom = "the detached monitor submits them" if detach else "nothing submits them until a monitor watches"
+    app.note(f"{plural(len(waiting), 'job')} {'waits' if len(waiting) == 1 else 'wait'}: {by_whom}")
+    if not monitor.manifest.scheduler["native_dependencies"]:
+        return
+    why = needs_monitor(monitor.manifest.jobs, monitor.manifest.monitoring)
+    for name in [name for name in waiting if name in why][:_REASONS_SHOWN]:
+        app.note(f"  {name}: {why[name]}")
 
 
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
@@ -387,7 +440,7 @@ def terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def finish(monitor: Monitor) -> int:
+def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
     from oellm_autoexp.view.tables import console, headline, session_table
 

@@ -259,6 +259,7 @@ def render(
     if problems:
         raise ConfigError(*problems)
     command = _with_launcher(launcher, argv)
+    to_shell = _signal_to_shell("\n".join((*lines, *directive_lines(template))))
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
@@ -266,7 +267,7 @@ def render(
         "work_dir": shell([work_dir]),
         "marks": shell([marks]),
         "command": command,
-        "run": _forwarding(command, _signal_to_shell("\n".join((*lines, *directive_lines(template))))),
+        "run": _inside_a_job(launcher) + _forwarding(command, to_shell),
     }
     return _MARKER.sub(lambda match: values[match.group(1)], template)
 
@@ -278,6 +279,35 @@ def _with_launcher(launcher: Sequence[str], argv: Sequence[str]) -> str:
     """
     prefix = [Raw(f"${{{LAUNCHER_VARIABLE}-{shell(launcher)}}}")] if launcher else []
     return shell([*prefix, *argv])
+
+
+_INSIDE_A_JOB = f"""\
+[ -n "${{SLURM_JOB_ID-}}${{{LAUNCHER_VARIABLE}+set}}" ] || {{
+  echo 'not a job of SLURM: srun would ask for an allocation of its own; submit it, or use run_sweep_entry.py' >&2
+  exit 2
+}}
+"""
+
+
+def _inside_a_job(launcher: Sequence[str]) -> str:
+    return _INSIDE_A_JOB if launcher and launcher[0].rpartition("/")[2] == "srun" else ""
+
+
+_SRUN = re.compile(r"(?:^|[;&|(]|\b(?:exec|time|then|do|else)\s)\s*(?:\S*/)?srun\s", re.MULTILINE)
+
+
+def terminal_problems(script: str) -> list[Problem]:
+    """Why a script would run under srun also where LAUNCHER_VARIABLE takes its launcher away, if it would."""
+    body = "\n".join(line for line in script.split("\n") if not line.lstrip().startswith("#"))
+    if not _SRUN.search(body):
+        return []
+    what = "the script calls srun itself, which would ask SLURM for an allocation of its own"
+    return [Problem(what, "", "plan again; a template of your own leaves srun to {{run}} or {{command}}")]
+
+
+def has_launcher(script: str) -> bool:
+    """Whether LAUNCHER_VARIABLE takes something away."""
+    return f"${{{LAUNCHER_VARIABLE}-" in script
 
 
 def _template_problems(template: str) -> list[Problem]:
@@ -511,7 +541,9 @@ def signal_problems(script: str) -> list[Problem]:
         if any(line.startswith("exec ") for line in body):
             return []
         hint = f"use {{{{run}}}} in the template, as the shipped one does, or trap it there and send it on; {usual}"
-        return [Problem(f"B:{name} goes to the script's shell, which it ends: the script has no trap for it", where, hint)]
+        return [
+            Problem(f"B:{name} goes to the script's shell, which it ends: the script has no trap for it", where, hint)
+        ]
     by_srun = re.search(rf"\$\{{{LAUNCHER_VARIABLE}-(?:\S*/)?srun[\s}}]", script)
     if by_srun and asked in _KEPT_BY_SRUN and "autoexp_signalled" in script:
         what = f"B:{name} would not reach the program: srun does not hand {name} on, and kills its tasks or goes on"
