@@ -42,14 +42,26 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
     nodes = list(excluded)
     if not overrides and not nodes:
         return None
+    made = _made(manifest, spec, values, directives, nodes)
+    if "signal" in directives and script.signal_problems(made):  # its shell has to be made for that signal
+        own = {f"{DIRECTIVES}signal": directives["signal"]}
+        made = _made(manifest, spec, {**values, **own}, directives, nodes)
+        raise_all(ConfigError, script.signal_problems(made))
+    return made
+
+
+def _made(
+    manifest: Manifest,
+    spec: JobSpec,
+    values: Mapping[str, Any],
+    directives: Mapping[str, Any],
+    nodes: Iterable[str],
+) -> str:
     try:
         text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
     except OSError as error:
         raise _no_script(error, Path(spec.script_path)) from None
-    made = script.excluding(script.with_options(text, directives), nodes)
-    if "signal" in directives:
-        raise_all(ConfigError, script.signal_problems(made))
-    return made
+    return script.excluding(script.with_options(text, directives), nodes)
 
 
 def _no_script(error: OSError, path: Path) -> StateError:

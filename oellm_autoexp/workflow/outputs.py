@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from oellm_autoexp.claims import Claim, Holder, claimed
-from oellm_autoexp.errors import AutoexpError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.errors import AutoexpError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
@@ -24,8 +24,8 @@ _TERMINAL = "terminal.lease"
 def claim_outputs(manifest: Manifest, session: Path) -> None:
     """Mark every job's output directory as this session's; one plan of an output root does so at a time.
 
-    Raises StateError naming the other sessions if some belong to ones that are not finished, LockedError if another
-    plan does not get done with it, or a terminal runs one of the jobs.
+    Raises StateError naming the other sessions if some belong to ones that are not finished, or the processes that run
+    some of the jobs in terminals; LockedError if another plan does not get done with it.
     """
     root = Path(manifest.base_output_dir)
     with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS):
@@ -56,7 +56,7 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
     ]
     raise_all(StateError, problems)
     in_terminals = ((job.name, job.output_dir, terminal_holder(job.output_dir)) for job in manifest.jobs)
-    raise_all(LockedError, [_in_terminal(name, path, holder) for name, path, holder in in_terminals if holder])
+    raise_all(StateError, [_in_terminal(name, path, holder) for name, path, holder in in_terminals if holder])
     mark = json.dumps({"version": 1, "session": str(session)}) + "\n"
     for job in manifest.jobs:
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)

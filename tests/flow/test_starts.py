@@ -274,6 +274,18 @@ def test_the_local_scheduler_sends_a_shells_signal_on_to_the_program(user: User)
     assert (job["state"], job["exit_code"]) == ("crash", 7)
 
 
+def test_a_new_attempt_with_another_signal_gets_a_script_that_sends_it_on(user: User) -> None:
+    ref = config(user, "a", backend={"argv": TRAPS}, slurm={"sbatch": {"time": "00:10:00"}})
+    assert user.run("run", "--config-ref", ref, "--plan-id", "p", "--no-monitor").returncode == 0
+    assert user.run("monitor", "--session", "p", "--cmd", "cancel").returncode == 0
+    until(lambda: user.run("monitor", "--session", "p", "--once") and state(user, "a") == "cancelled", "its end")
+    own = ("--job", "a", "--override", "slurm.sbatch.signal=B:USR1@598")
+    assert user.run("monitor", "--session", "p", "--cmd", "restart", *own).returncode == 0
+    assert user.run("monitor", "--session", "p").returncode == 1
+    (job,) = user.session().values()
+    assert (job["state"], job["exit_code"], job["attempt"]) == ("crash", 7, 2)
+
+
 @pytest.mark.parametrize("template", [None, "own.template"])
 def test_a_signal_that_no_trap_takes_is_a_mistake_of_the_plan(user: User, template: str | None) -> None:
     (user.home / "own.template").write_text("#!/bin/bash\n{{directives}}\ncd {{work_dir}}\n{{command}}\n")

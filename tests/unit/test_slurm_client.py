@@ -14,7 +14,7 @@ import pytest
 from oellm_autoexp.claims import process_started
 from oellm_autoexp.errors import InvalidSubmissionError, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import UNKNOWN
+from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
 
@@ -511,3 +511,7 @@ def test_an_exclusion_that_fails_is_an_error_unless_the_job_has_begun(commands: 
     commands.says("scontrol", "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1)
     with pytest.raises(SchedulerError, match="Unable to contact"):
         commands.client().exclude(["5"], ["n3"])
+
+
+def test_what_takes_a_launcher_away_in_a_terminal_reaches_no_submission() -> None:
+    assert outside_jobs({"AUTOEXP_LAUNCHER": "", "A": "1"}) == {"A": "1"}
