@@ -103,9 +103,12 @@ class Launch:
         self.problems.append(Problem(text, f"$.slurm.sbatch.{key}", hint))
 
     def _signal_notes(self) -> Iterator[Note]:
-        """torchrun ends its processes 30 s after a TERM or INT, and dies of USR1 and USR2 itself (elastic/agent)."""
+        """torchrun ends its processes 30 s after a TERM or INT, and dies of USR1 and USR2 itself (elastic/agent).
+
+        With B: it gets them from the script's shell.
+        """
         signal = str(self._sbatch.get("signal") or "")
-        if self._section.launch == "torchrun" and signal and not signal.startswith("B:"):
+        if self._section.launch == "torchrun" and signal:
             yield Note(
                 "torchrun and signal",
                 f"slurm.sbatch.signal {signal} goes to torchrun, which gives its processes 30 s after TERM and dies of "

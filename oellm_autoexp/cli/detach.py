@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, every_session, hints, steps
+from oellm_autoexp.cli import app, every_session, hints, steps, watchers
 from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from oellm_autoexp.monitor.detached import Detached, Executor, Standing, Wishes
     from oellm_autoexp.monitor.session import Session
 
-_ALL = "@all"  # no plan can have this id
 _LOCK_PATIENCE_SECONDS = 600.0
 """So long a monitor that begins waits for a session that is in use: one whose host has died holds it for minutes."""
 _BEGINS_SECONDS = 30.0
@@ -83,7 +82,9 @@ def hand_over(options: argparse.Namespace, manifest: Manifest, path: Path, code:
     watcher = Watcher.of(directory, manifest.plan_id, canonical_path(manifest, path))
     resume = hints.resume_command(manifest)
     try:
-        return _detach(options.detach, watcher, manifest, f"session {manifest.plan_id}", resume, lambda: _free(session))
+        return _detach(
+            options.detach, watcher, manifest, f"session {manifest.plan_id}", resume, lambda: _free(manifest)
+        )
     except LockedError:
         raise
     except AutoexpError as error:
@@ -114,7 +115,7 @@ def hand_over_all(options: argparse.Namespace, directory: Path, sessions: list[S
     directory = directory.absolute()
     resume = hints.command("monitor", "--all", "--monitoring-state-dir", str(directory))
     what = f"every unfinished session of {directory}"
-    return _detach(options.detach, Watcher.of(directory, _ALL), maker, what, resume, lambda: None)
+    return _detach(options.detach, Watcher.of(directory, watchers.ALL), maker, what, resume, lambda: None)
 
 
 def _detach(
@@ -151,17 +152,16 @@ def _on_slurm(manifest: Manifest) -> bool:
     return bool(manifest.slurm["client"]["class_name"] == "SlurmClient")
 
 
-def _free(session: Path) -> None:
+def _free(manifest: Manifest) -> None:
     """Raise LockedError if somebody watches the session."""
     from oellm_autoexp.claims import Claim
+    from oellm_autoexp.monitor.session import session_path
 
-    lease = session.with_suffix(".lease")
-    claim = Claim(lease)
-    if not claim.clear() and (
-        holder := claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
-    ):
-        hint = "end it first (the jobs go on), or leave the watching to it"
-        raise LockedError(Problem(f"session {session.stem} is watched by {holder}", str(lease), hint))
+    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    claim = Claim(session.with_suffix(".lease"))
+    held = not claim.clear() and claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
+    if held and (watcher := watchers.find(manifest)) is not None:
+        raise watchers.locked(manifest, watcher)
     claim.clear()  # the monitor that begins on another machine has not watched it
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oellm_autoexp.monitor.loop import Monitor
+    from oellm_autoexp.view.shown import Shown
 
 _log = logging.getLogger(__name__)
-Show = Callable[[list["Monitor"]], None]
+Show = Callable[[Sequence["Shown"]], None]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
 
         with Live(console=screen, auto_refresh=False, transient=True) as shown:
 
-            def draw(monitors: list[Monitor]) -> None:
+            def draw(monitors: Sequence[Shown]) -> None:
                 alone = len(monitors) == 1 and monitors[0].manifest.plan_id == main
                 shown.update(live(monitors[0]) if alone else live_all(monitors), refresh=True)
 
@@ -37,7 +37,7 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
         return
     changes: dict[str, Changes] = {}
 
-    def tell(monitors: list[Monitor]) -> None:
+    def tell(monitors: Sequence[Shown]) -> None:
         for monitor in monitors:
             plan = monitor.manifest.plan_id
             name = "" if plan == main else f"{plan} "
@@ -51,7 +51,7 @@ def _harmless(show: Show) -> Show:
     """Shows; what can't be shown is logged once, and keeps no job from being watched."""
     logged = False
 
-    def shown(monitors: list[Monitor]) -> None:
+    def shown(monitors: Sequence[Shown]) -> None:
         nonlocal logged
         try:
             show(monitors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from oellm_autoexp.cli import (
     facts,
     hints,
     queue_commands,
+    read_only,
     session_commands,
     steps,
     try_rules,
+    watchers,
 )
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
+from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, raise_all
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -119,16 +122,31 @@ def _watch(options: argparse.Namespace) -> int:
     manifest, path = _manifest(options)
     if options.detach:
         return detach.hand_over(options, manifest, path)
-    with steps.session(manifest, path, patient=True) as monitor:
-        if options.once:
-            code = steps.look_once(monitor, on_stderr=options.json)
-            if code == app.OK:
-                return _show(monitor.session, manifest, options.json)
-        else:
-            code = steps.watch_until_ended(monitor, quiet=options.json)
-        if options.json:
-            print(json.dumps(facts.session_facts(monitor.session)))
-        return code
+    while True:
+        with ExitStack() as held:
+            try:
+                monitor = held.enter_context(steps.session(manifest, path, patient=options.once))
+            except LockedError:
+                watcher = watchers.find(manifest)
+                if watcher is None or options.once:
+                    raise
+                session = session_commands.recorded(manifest)
+                looked = read_only.look_on(manifest, session, watcher, quiet=options.json)
+                if looked is None:
+                    continue
+                code = looked
+                session = session_commands.recorded(manifest)
+            else:
+                session = monitor.session
+                if options.once:
+                    code = steps.look_once(monitor, on_stderr=options.json)
+                    if code == app.OK:
+                        return _show(session, manifest, options.json)
+                else:
+                    code = steps.watch_until_ended(monitor, quiet=options.json)
+            if options.json:
+                print(json.dumps(facts.session_facts(session)))
+            return code
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -1,25 +1,37 @@
-"""run-sweep-entry: run one job of the newest plan here and now, without a scheduler."""
+"""run-sweep-entry: run one job of the newest plan here and now, without a scheduler and without its launcher."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, hints
-from oellm_autoexp.errors import ConfigError, CorruptError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, raise_all
+from oellm_autoexp.text import plural
+
+if TYPE_CHECKING:
+    from oellm_autoexp.claims import Claim
 
 EXAMPLES = """\
   python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0
   python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0 --dry-run"""
 
+_BEAT_SECONDS = 30.0
+
 
 def parser() -> app.Parser:
     """The command's options."""
-    what = "Run one entry of a sweep in this terminal, without a scheduler."
+    what = "Run one entry of a sweep in this terminal: its program as one task, without scheduler and launcher."
     made = app.Parser(
         what, EXAMPLES, "exit codes: 0 the program succeeded, else its own; 2 also wrong use, or no such entry"
     )
@@ -44,12 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from oellm_autoexp.slurm.script import terminal_problems
     from oellm_autoexp.text import printable, shell
+    from oellm_autoexp.workflow.outputs import held_for_terminal
 
     if options.json and not options.dry_run:
         raise ConfigError(Problem("the program's own output is what is printed", "--json", "add --dry-run"))
     entry = _entry(options.sweep, options.index)
-    words = ["bash", entry["script_path"]]  # the script holds the whole truth: its environment is not in the sweep file
+    script = _script(entry)
+    # The script holds the whole truth: its environment is not in the sweep file.
+    own = _environment(script)
+    words = [
+        *(["env", *(f"{name}={value}" for name, value in own.items())] if own else []),
+        "bash",
+        entry["script_path"],
+    ]
     if options.json:
         print(json.dumps({"command": words, **{key: entry.get(key) for key in ("index", "name", "argv", "work_dir")}}))
         return app.OK
@@ -59,13 +80,98 @@ def _run(options: argparse.Namespace) -> int:
         )  # what it runs; whoever pastes it runs the script alone
         print(f"{shell(words)}  # {comment}")
         return app.OK
-    if not Path(entry["script_path"]).is_file():
+    raise_all(ConfigError, [replace(problem, where=entry["script_path"]) for problem in terminal_problems(script)])
+    with held_for_terminal(entry["name"], Path(entry["output_dir"])) as claim:
+        if left_out := _left_out(script):
+            print(f"note: {left_out}", file=sys.stderr)
+        return _run_here(["bash", entry["script_path"]], own, claim)
+
+
+_ONE_TASK = {
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURMD_NODENAME": "localhost",
+}
+"""What a program takes its rank from where srun would start it (srun(1), OUTPUT ENVIRONMENT VARIABLES)."""
+
+
+def _environment(script: str) -> dict[str, str]:
+    """What the environment gets, so that a script runs its program without its launcher, as a single task."""
+    from oellm_autoexp.slurm.script import LAUNCHER_VARIABLE, has_launcher
+
+    told = {LAUNCHER_VARIABLE: ""} if LAUNCHER_VARIABLE in script else {}
+    return {**told, **(_ONE_TASK if has_launcher(script) else {})}
+
+
+def _left_out(script: str) -> str:
+    """What a terminal does not give a job, in words; '' if nothing."""
+    from oellm_autoexp.slurm.script import has_launcher, options, resources, tasks
+
+    asked = options(script)
+    nodes, gpus, _ = resources(asked)
+    asks = ((nodes, "node"), (tasks(asked) or 1, "task"), (gpus, "GPU"))
+    wide = [plural(count, what) for count, what in asks if count > 1]
+    more = f" (it asks for {', '.join(wide)})" if wide else ""
+    if has_launcher(script):
+        return f"the job runs here as one task, on this machine and without its launcher{more}"
+    return f"the job runs here, on this machine{more}" if wide else ""
+
+
+def _run_here(words: list[str], own: dict[str, str], claim: Claim) -> int:
+    """Run a script to its end, and keep the claim for so long; returns its exit code as a shell tells it.
+
+    Ctrl-C reaches the program from the terminal, and is its to heed; SIGTERM and SIGHUP are sent on to it.
+    """
+    from oellm_autoexp.scheduler.base import outside_jobs
+
+    with subprocess.Popen(words, env={**outside_jobs(os.environ), **own}) as child:
+
+        def send_on(number: int, _frame: FrameType | None) -> None:
+            for process in _programs(child.pid) or [child.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, send_on)
+        while True:
+            try:
+                code = child.wait(_BEAT_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                _beat(claim)
+    return 128 - code if code < 0 else code
+
+
+def _programs(shell: int) -> list[int]:
+    """What a shell waits for: its children (proc(5)); none where there is no /proc."""
+    try:
+        return [int(word) for word in Path(f"/proc/{shell}/task/{shell}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _beat(claim: Claim) -> None:
+    try:
+        claim.beat(_BEAT_SECONDS)
+    except (AutoexpError, OSError) as error:  # the program is not ended for that
+        print(f"note: can't keep the output directory for this run: {error}", file=sys.stderr)
+
+
+def _script(entry: dict[str, Any]) -> str:
+    path = Path(entry["script_path"])
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
         output_dir = Path(str(entry.get("output_dir", "/")))
-        hint = "move it back, or plan again"
         moved = "" if output_dir.exists() else f": was {output_dir} moved, or the folder that it was in?"
-        raise ConfigError(Problem(f"the entry's script is gone{moved}", entry["script_path"], hint))
-    result = subprocess.run(words, check=False)
-    return 128 - result.returncode if result.returncode < 0 else result.returncode
+        hint = "move it back, or plan again"
+        raise ConfigError(Problem(f"the entry's script is gone{moved}", str(path), hint)) from None
+    except OSError as error:
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", str(path), "plan again")) from None
 
 
 def _entry(path: Path, index: int) -> dict[str, Any]:
@@ -84,6 +190,6 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     found: dict[str, Any] = entries[index]
     texts = found.get("argv")
     whole = isinstance(texts, list) and all(isinstance(word, str) for word in texts)
-    if not whole or not isinstance(found.get("script_path"), str):
+    if not whole or not all(isinstance(found.get(key), str) for key in ("name", "output_dir", "script_path")):
         raise CorruptError(Problem("not a whole sweep file", str(path), "plan again"))
     return found

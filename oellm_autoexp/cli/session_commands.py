@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, hints, steps
+from oellm_autoexp.cli import app, hints, steps, watchers
 from oellm_autoexp.errors import BackendError, ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
@@ -96,7 +96,7 @@ def _cancel_by_holder(options: argparse.Namespace, manifest: Manifest, names: Se
     until = time.monotonic() + _HEED_SECONDS
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(_PAUSE_SECONDS)
-    text = f"asked the process that watches the session to end {plural(len(names), 'job')}"
+    text = f"asked {_who_watches(manifest)} to end {plural(len(names), 'job')}"
     _told(options, manifest, recorded(manifest), names, [f"{text}{_at_its_next_look(asked)}"])
     return app.OK
 
@@ -133,7 +133,7 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
         time.sleep(_PAUSE_SECONDS)
     session = recorded(manifest)
     if any(path.exists() for path in asked):
-        text = f"asked the process that watches the session to begin {plural(len(names), 'job')} anew"
+        text = f"asked {_who_watches(manifest)} to begin {plural(len(names), 'job')} anew"
         _told(options, manifest, session, names, [f"{text}{_at_its_next_look(asked)}"])
         return code
     begun = [name for name in names if _begun(before[name], session.jobs[name])]
@@ -141,6 +141,13 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
         news = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
     _told(options, manifest, session, begun, [*news, f"to begin anew: {', '.join(begun) or 'nothing'}"])
     return code or (app.OK if begun else app.FAILED)
+
+
+def _who_watches(manifest: Manifest) -> str:
+    watcher = watchers.find(manifest)
+    return (
+        f"the process that watches the session ({watcher.name})" if watcher else "the process that watches the session"
+    )
 
 
 def _begun(before: TrackedJob, now: TrackedJob) -> bool:

@@ -16,9 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, hints
+from oellm_autoexp.cli import app, hints, watchers
 from oellm_autoexp.cli.backoff import with_backoff
-from oellm_autoexp.errors import ConfigError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.errors import (
+    ConfigError,
+    LockedError,
+    Problem,
+    SchedulerError,
+    UnreachableError,
+    UnwritableError,
+)
 from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.monitor.loop import Monitor
     from oellm_autoexp.monitor.session import Session
     from oellm_autoexp.scheduler.base import Scheduler
+    from oellm_autoexp.view.shown import Shown
     from oellm_autoexp.workflow.plan import Plan
 
 
@@ -148,6 +156,8 @@ def session(
     `scheduler` None: the one that the manifest asks for. `patient`: where a process of another machine holds it, wait
     until it is known whether that process lives, and say so.
 
+    Where SLURM's commands turn out not to be there before anything was asked of it, no session is left behind.
+
     Raises LockedError if another process has it, StateError if output directories belong to another session.
     """
     from oellm_autoexp.monitor.loop import Monitor
@@ -159,12 +169,13 @@ def session(
 
     path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
 
-    def open_session() -> Session:
+    def open_session() -> tuple[Session, bool]:
+        """The session, and whether nothing has been done in it yet."""
         if path.exists():
             opened = Session.load(path)
-            if not any(job.attempt or job.token for job in opened.jobs.values()):  # whoever made it may have died then
+            if not _begun(opened):  # its maker may have died before it claimed them
                 claim_outputs(manifest, path)
-            return opened
+            return opened, opened.untouched
         # The session first: whoever finds our marks in an output directory must find it unfinished.
         opened = Session.create(manifest, canonical_path(manifest, manifest_path))
         try:
@@ -172,24 +183,38 @@ def session(
         except BaseException:
             path.unlink()
             raise
-        return opened
+        return opened, True
 
-    with ExitStack() as stack:
+    with ExitStack() as held:
         waiting = partial(app.note, on_stderr=True) if patient else None
-        claim = with_backoff(lambda: stack.enter_context(writing(path, waiting)))
-        opened = with_backoff(open_session)
+        try:
+            claim = with_backoff(lambda: held.enter_context(writing(path, waiting)))
+        except LockedError:
+            if (watcher := watchers.find(manifest)) is None:
+                raise
+            raise watchers.locked(manifest, watcher) from None
+        opened, new = with_backoff(open_session)
         scheduler = scheduler or make_scheduler(manifest)
         submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
+        kept = True
         try:
             monitor = Monitor(manifest, opened, scheduler, submitter, claim)
             try:
                 yield monitor
+            except UnreachableError:
+                kept = not new or _begun(opened)
+                raise
             finally:
                 monitor.close()
         finally:
             # raises, and leaves the session alone, if another process has taken it over meanwhile
             with_backoff(claim.beat)
-            with_backoff(opened.close)
+            with_backoff(opened.close if kept else opened.discard)
+
+
+def _begun(opened: Session) -> bool:
+    """Whether some job of a session was submitted, or perhaps was."""
+    return any(job.attempt or job.token for job in opened.jobs.values())
 
 
 def submit(monitor: Monitor, *, patient: bool = False) -> None:
@@ -228,7 +253,10 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
 
             with_backoff(go)
     except SchedulerError as error:
-        raise type(error)(*error.problems, Problem("the submission is not complete", hint=resume)) from None
+        what = "the submission is not complete"
+        if isinstance(error, UnreachableError) and not _begun(monitor.session):
+            what = "nothing was submitted, and nothing waits: run this where the scheduler's commands are"
+        raise type(error)(*error.problems, Problem(what, hint=resume)) from None
     except OSError as error:
         what = f"can't write: {error.strerror}"
         incomplete = Problem("the submission is not complete", hint=resume)
@@ -334,6 +362,8 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
             monitor.look()
         submit(monitor, patient=not (watch or detach))
+        if not watch or detach:
+            _tell_unwatched(monitor, detach=detach)
         if detach:
             return app.OK
         if watch:
@@ -342,6 +372,24 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest), go)
+
+
+def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
+    """Say which jobs nothing submits while no monitor watches, and why."""
+    from oellm_autoexp.monitor.gate import needs_monitor
+    from oellm_autoexp.monitor.tracked import WAITING
+    from oellm_autoexp.text import plural
+
+    waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]
+    if not waiting:
+        return
+    by_whom = "the detached monitor submits them" if detach else "nothing submits them until a monitor watches"
+    app.note(f"{plural(len(waiting), 'job')} {'waits' if len(waiting) == 1 else 'wait'}: {by_whom}")
+    if not monitor.manifest.scheduler["native_dependencies"]:
+        return
+    why = needs_monitor(monitor.manifest.jobs, monitor.manifest.monitoring)
+    for name in [name for name in waiting if name in why][:_REASONS_SHOWN]:
+        app.note(f"  {name}: {why[name]}")
 
 
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
@@ -410,7 +458,7 @@ def terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def finish(monitor: Monitor) -> int:
+def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
     from oellm_autoexp.view.tables import console, headline, session_table
 

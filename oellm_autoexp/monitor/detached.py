@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from submitit import Job, SlurmExecutor, SlurmJob
 
-from oellm_autoexp.claims import claimed
+from oellm_autoexp.claims import Holder, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.files import check_owner, read_json, write_atomic
 from oellm_autoexp.model import Record, Submission
@@ -159,7 +159,7 @@ class Detached:
 
         Raises SchedulerError if nobody can tell, CorruptError if the record can't be read.
         """
-        handed = self._read()
+        handed = self.recorded()
         if handed is None:
             return None
         client = self._client(handed.executor)
@@ -175,7 +175,7 @@ class Detached:
             return None
         if status.scheduler_state == UNKNOWN:
             raise SchedulerError(Problem(f"nobody can tell whether monitor job {job} lives: {status.reason}"))
-        return Standing(handed.executor, job, status.scheduler_state, self._log(job), fresh=False)
+        return Standing(handed.executor, job, status.scheduler_state, self.log(job), fresh=False)
 
     def hand_over(
         self,
@@ -206,20 +206,26 @@ class Detached:
                 self._record.unlink()
                 raise
             self._write(handed.model_copy(update={"job_id": job.job_id}))
-            return Standing(executor, job.job_id, "PENDING", self._log(job.job_id), fresh=True)
+            return Standing(executor, job.job_id, "PENDING", self.log(job.job_id), fresh=True)
 
     def await_process(self, job: str, patience_seconds: float) -> tuple[int, str] | None:
         """Process and host of a local monitor, as soon as it has begun (`tell_process`); None if it does not begin."""
         until = time.monotonic() + patience_seconds
-        path = self.folder / f"{job}.pid"
         while True:
-            if path.exists():
-                pid, _, host = path.read_text().strip().partition(" ")
-                return int(pid), host
+            if (process := self.process(job)) is not None:
+                return process
             status = self._client("local").poll({job: ""}).get(job)
             if status is None or status.scheduler_state in ENDED or time.monotonic() >= until:
                 return None
             time.sleep(0.1)
+
+    def process(self, job: str) -> tuple[int, str] | None:
+        """Process and host of a monitor's job, from when it has begun (`tell_process`)."""
+        try:
+            pid, _, host = (self.folder / f"{job}.pid").read_text().strip().partition(" ")
+            return int(pid), host
+        except (OSError, ValueError):
+            return None
 
     def _client(self, executor: Executor) -> Scheduler:
         if executor == "local":
@@ -230,16 +236,18 @@ class Detached:
 
     def _submission(self, token: str, work_dir: str = "") -> Submission:
         script = self.folder / f"{token}.sh"
-        return Submission(token, f"monitor-{self.name}", str(script), work_dir, str(self._log("%j")))
+        return Submission(token, f"monitor-{self.name}", str(script), work_dir, str(self.log("%j")))
 
-    def _log(self, job: str) -> Path:
+    def log(self, job: str) -> Path:
+        """The log of a monitor's job."""
         return self.folder / f"{job}_0_log.out"
 
     @property
     def _record(self) -> Path:
         return self.folder / "monitor.json"
 
-    def _read(self) -> Handed | None:
+    def recorded(self) -> Handed | None:
+        """What `monitor.json` says; None if there is none. Raises CorruptError."""
         if not self._record.exists():
             return None
         data = read_json(self._record, "detached monitor", RECORD_VERSION)
@@ -251,6 +259,15 @@ class Detached:
 
     def _write(self, handed: Handed) -> None:
         write_atomic(self._record, handed.model_dump_json(indent=1) + "\n")
+
+
+def of_process(directory: Path, name: str, process: Holder) -> Standing | None:
+    """The detached monitor `name`, if this process is it; by its files alone. Raises CorruptError."""
+    monitor = Detached(directory, name, None)
+    handed = monitor.recorded()
+    if handed is None or not handed.job_id or monitor.process(handed.job_id) != (process.pid, process.host):
+        return None
+    return Standing(handed.executor, handed.job_id, "RUNNING", monitor.log(handed.job_id), fresh=False)
 
 
 def folder(directory: Path, name: str) -> Path:

@@ -7,16 +7,23 @@ scheduler does that waiting itself (`native`), the job may go to its queue as so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor import facts
 from oellm_autoexp.monitor.around import Around, Questions
-from oellm_autoexp.monitor.conditions import Condition
+from oellm_autoexp.monitor.conditions import (
+    AlwaysTrueCondition,
+    Condition,
+    ElapsedTimeCondition,
+    FileExistsCondition,
+    GlobExistsCondition,
+    SlurmStateCondition,
+)
 from oellm_autoexp.monitor.tracked import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
 from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
@@ -35,7 +42,7 @@ class Verdict:
 
 
 class Gate:
-    """One job's gate; its conditions are decoded once."""
+    """One job's gate; its conditions are decoded once. `overruled`: see `may_be_overruled`."""
 
     def __init__(
         self,
@@ -43,9 +50,11 @@ class Gate:
         files: Callable[[str], Files] = Files,
         *,
         native: bool = False,
+        overruled: Collection[str] = (),
         questions: Questions | None = None,
     ) -> None:
         self._job = job
+        self._overruled = overruled
         self._questions = questions or Questions()
         self.native = native
         self._files = files(job.work_dir)
@@ -69,7 +78,7 @@ class Gate:
             return _unanswered(unanswered)
         if self._start:
             missing = [condition for condition in self._start if not condition.holds(around)]
-            verdict = self._by_conditions(missing, waited_seconds)
+            verdict = self._by_conditions(missing, jobs, waited_seconds)
         else:
             verdict = self._by_siblings(jobs)
         waits = self._command(now) if verdict.step == "start" else ""
@@ -103,24 +112,94 @@ class Gate:
             return ""
         return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
 
-    def _by_conditions(self, missing: list[Condition], waited_seconds: float) -> Verdict:
+    def _by_conditions(
+        self, missing: list[Condition], jobs: Mapping[str, TrackedJob], waited_seconds: float
+    ) -> Verdict:
         for condition in missing:
             if condition.timeout_seconds is not None and waited_seconds >= condition.timeout_seconds:
                 return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
-        return Verdict("wait", f"waits for {', '.join(map(str, missing))}") if missing else Verdict("start")
+        if not missing:
+            return Verdict("start")
+        siblings = tuple(dict.fromkeys(filter(None, map(_awaited_sibling, missing))))
+        if all(map(_awaited_sibling, missing)) and all(map(_lasts, self._start)) and self._natively(siblings, jobs):
+            return Verdict("start", after=siblings)
+        return Verdict("wait", f"waits for {', '.join(map(str, missing))}")
 
     def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
         ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
         if ended:
             return Verdict("cancel", f"cancelled: {ended[0]} ended as {jobs[ended[0]].state}")
-        open_ones = [name for name in self._job.depends_on if jobs[name].state != SUCCESS]
+        open_ones = tuple(name for name in self._job.depends_on if jobs[name].state != SUCCESS)
         if not open_ones:
             return Verdict("start")
+        if self._natively(open_ones, jobs):
+            return Verdict("start", after=open_ones)
+        return Verdict("wait", f"waits for {', '.join(open_ones)}")
+
+    def _natively(self, siblings: Iterable[str], jobs: Mapping[str, TrackedJob]) -> bool:
+        """Whether the scheduler can await the success of siblings in its queue in our place."""
         # What only we can judge (conditions, a command) must be judged when the siblings have ended.
         ours = self._done or self._cancel or self._job.start_condition_cmd
-        if self.native and not ours and all(jobs[name].state in IN_QUEUE for name in open_ones):
-            return Verdict("start", after=tuple(open_ones))
-        return Verdict("wait", f"waits for {', '.join(open_ones)}")
+        return (
+            self.native
+            and not ours
+            and all(name in jobs and jobs[name].state in IN_QUEUE and name not in self._overruled for name in siblings)
+        )
+
+
+def _awaited_sibling(condition: Condition) -> str:
+    """The job whose success is all that a condition asks for, for as long as it takes; '' for any other condition."""
+    if not isinstance(condition, SlurmStateCondition) or condition.timeout_seconds is not None:
+        return ""
+    return condition.job_name if {word.lower() for word in condition.state} <= {"success", "completed"} else ""
+
+
+_LASTING = (AlwaysTrueCondition, ElapsedTimeCondition, FileExistsCondition, GlobExistsCondition)
+
+
+def _lasts(condition: Condition) -> bool:
+    """Whether what has come true may be taken as true until siblings have ended."""
+    return isinstance(condition, _LASTING) or bool(_awaited_sibling(condition))
+
+
+def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
+    """Whether a rule of a job may overrule its success, of which the scheduler's word is exit code 0 alone.
+
+    `plan_rules`: `Manifest.monitoring`.
+    """
+    rules = plan_rules if job.monitoring is None else job.monitoring
+    return any(event.get("overrules_success") for event in (rules.get("log_events") or {}).values())
+
+
+def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dict[str, str]:
+    """The jobs that native dependencies don't bring to their end with no monitor alive, by name, and why."""
+    overruled = {job.name for job in jobs if may_be_overruled(job, plan_rules)}
+    found = {job.name: why for job in jobs if (why := _only_ours(job, overruled))}
+    grown = True
+    while grown:  # those that follow them wait, too
+        behind = {
+            job.name: f"follows {parents[0]}, which needs one"
+            for job in jobs
+            if job.name not in found and (parents := [name for name in job.depends_on if name in found])
+        }
+        found |= behind
+        grown = bool(behind)
+    return {job.name: found[job.name] for job in jobs if job.name in found}
+
+
+def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
+    """What a job waits for that the scheduler can't judge; '' if nothing."""
+    conditions = _CONDITIONS.validate_python(job.start_conditions)
+    parents = [name for name in map(_awaited_sibling, conditions) if name] if conditions else list(job.depends_on)
+    if job.start_condition_cmd:
+        return "has a start_condition_cmd"
+    if own := [condition for condition in conditions if not _awaited_sibling(condition)]:
+        return f"waits for {own[0]}"
+    if parents and (job.cancel_conditions or job.done_conditions):
+        return f"has {'cancel' if job.cancel_conditions else 'done'} conditions"
+    if odd := [name for name in parents if name in overruled]:
+        return f"a rule of {odd[0]} has overrules_success, and SLURM goes by the exit code"
+    return ""
 
 
 def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, TrackedJob]) -> bool:

@@ -107,6 +107,11 @@ class Session:
         return all(job.over for job in self.jobs.values()) and not self._asked
 
     @property
+    def untouched(self) -> bool:
+        """Whether nothing has ever been done for any job, or asked for: whoever made it went no further."""
+        return all(job == TrackedJob(name=job.name) for job in self.jobs.values()) and not self._asked
+
+    @property
     def _asked(self) -> bool:
         """Whether a request waits. One that can't be read is not heeded, and keeps nothing from being finished."""
         try:
@@ -174,6 +179,11 @@ class Session:
         """Leave a snapshot behind that needs no journal."""
         if self._changed or self._behind or self.watched != self._watched_saved:
             self.snapshot()
+
+    def discard(self) -> None:
+        """Leave no session behind: nothing has come of it."""
+        self.path.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
 
 
 def session_path(directory: Path, plan_id: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.model import JobStatus, Submission, Usage
+from oellm_autoexp.slurm.script import LAUNCHER_VARIABLE
 
 SUCCEEDED = frozenset({"COMPLETED"})
 ENDED = frozenset(
@@ -113,11 +114,14 @@ class Scheduler(Protocol):
 
 
 def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what a scheduler has set for the job that this program may itself run in."""
+    """The environment without what a scheduler has set for the job that this program may itself run in.
+
+    Nor has it what takes a script's launcher away: that is for a job that is run in a terminal.
+    """
     inside = "SLURM_JOB_ID" in environment
     of_job = ("SLURM_", "SLURMD_", "SRUN_")
     return {
         name: value
         for name, value in environment.items()
-        if not (inside and name.startswith(of_job) and name != "SLURM_CONF")
+        if name != LAUNCHER_VARIABLE and not (inside and name.startswith(of_job) and name != "SLURM_CONF")
     }

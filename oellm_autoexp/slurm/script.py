@@ -18,10 +18,12 @@ from oellm_autoexp.text import Raw, did_you_mean, scalar, shell
 
 MARKS = "marks"
 """Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script)."""
+LAUNCHER_VARIABLE = "AUTOEXP_LAUNCHER"
+"""Environment variable that replaces the launcher (srun and its flags) of a script where it is set; empty: none."""
 
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
-_MARKERS = ("directives", "name", "env", "work_dir", "marks", "command")
-_REQUIRED = ("directives", "command")
+_MARKERS = ("directives", "name", "env", "work_dir", "marks", "command", "run")
+_COMMANDS = ("command", "run")
 _OWN = {
     "job_name": "set project.name",
     "output": "set project.log_path",
@@ -229,6 +231,9 @@ def render(
 ) -> str:
     """The whole script of a job.
 
+    `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
+    is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
+
     Raises ConfigError: the template is none that sbatch takes, lacks a marker or has an unknown one; or a text holds a
     NUL, which no program can be given.
     """
@@ -248,20 +253,61 @@ def render(
     ]
     problems += [
         Problem(f"the template has no {{{{{marker}}}}}", "$.slurm.template_path", "see the shipped template")
-        for marker in _REQUIRED
-        if marker not in found
+        for marker, missing in (("directives", "directives" not in found), ("command", not {*_COMMANDS} & {*found}))
+        if missing
     ]
     if problems:
         raise ConfigError(*problems)
+    command = _with_launcher(launcher, argv)
+    to_shell = _signal_to_shell("\n".join((*lines, *directive_lines(template))))
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
         "env": "\n".join(f"export {key}={_environment_value(value)}" for key, value in env.items()),
         "work_dir": shell([work_dir]),
         "marks": shell([marks]),
-        "command": shell([*launcher, *argv]),
+        "command": command,
+        "run": _inside_a_job(launcher) + _forwarding(command, to_shell),
     }
     return _MARKER.sub(lambda match: values[match.group(1)], template)
+
+
+def _with_launcher(launcher: Sequence[str], argv: Sequence[str]) -> str:
+    """The command as one line of shell.
+
+    bash (as any POSIX shell) splits an unquoted default value into words, but not inside of its quotes.
+    """
+    prefix = [Raw(f"${{{LAUNCHER_VARIABLE}-{shell(launcher)}}}")] if launcher else []
+    return shell([*prefix, *argv])
+
+
+_INSIDE_A_JOB = f"""\
+[ -n "${{SLURM_JOB_ID-}}${{{LAUNCHER_VARIABLE}+set}}" ] || {{
+  echo 'not a job of SLURM: srun would ask for an allocation of its own; submit it, or use run_sweep_entry.py' >&2
+  exit 2
+}}
+"""
+
+
+def _inside_a_job(launcher: Sequence[str]) -> str:
+    return _INSIDE_A_JOB if launcher and launcher[0].rpartition("/")[2] == "srun" else ""
+
+
+_SRUN = re.compile(r"(?:^|[;&|(]|\b(?:exec|time|then|do|else)\s)\s*(?:\S*/)?srun\s", re.MULTILINE)
+
+
+def terminal_problems(script: str) -> list[Problem]:
+    """Why a script would run under srun also where LAUNCHER_VARIABLE takes its launcher away, if it would."""
+    body = "\n".join(line for line in script.split("\n") if not line.lstrip().startswith("#"))
+    if not _SRUN.search(body):
+        return []
+    what = "the script calls srun itself, which would ask SLURM for an allocation of its own"
+    return [Problem(what, "", "plan again; a template of your own leaves srun to {{run}} or {{command}}")]
+
+
+def has_launcher(script: str) -> bool:
+    """Whether LAUNCHER_VARIABLE takes something away."""
+    return f"${{{LAUNCHER_VARIABLE}-" in script
 
 
 def _template_problems(template: str) -> list[Problem]:
@@ -436,6 +482,75 @@ def _signal(text: str) -> Signal:
         if number in signal.valid_signals() and seconds <= _LONGEST_WARNING_SECONDS:
             return Signal(number, seconds, "B" in (match["flags"] or "").upper())
     raise ValueError("Invalid --signal specification")
+
+
+_NEVER_TRAPPED = (signal.SIGKILL, signal.SIGSTOP)
+_KEPT_BY_SRUN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Signals at which srun kills its tasks, or tells their state, instead of handing them on (srun(1), SIGNALS)."""
+_FORWARDING = """\
+# --signal=B:{signal} is for this shell, which hands it on: bash does so only while it waits for a background process.
+autoexp_command=({command})
+if [ -n "${{{variable}+set}}" ]; then  # in a terminal, whose input and Ctrl-C are for the program
+  "${{autoexp_command[@]}}"
+else
+  autoexp_child='' autoexp_signalled=''
+  trap 'autoexp_signalled=1; [ -z "$autoexp_child" ] || kill -s {signal} "$autoexp_child"' {signal}
+  "${{autoexp_command[@]}}" &
+  autoexp_child=$!
+  wait "$autoexp_child"
+  autoexp_code=$?
+  while [ -n "$autoexp_signalled" ] && [ "$autoexp_code" -gt 128 ]; do  # the signal has ended the wait
+    autoexp_signalled=''
+    wait "$autoexp_child"
+    autoexp_code=$?
+  done
+  trap - {signal}
+  (exit "$autoexp_code")
+fi"""
+
+
+def _signal_to_shell(script: str) -> signal.Signals | None:
+    """The signal that a script asks to be sent to its shell (`--signal=B:…`), if it can act on it at all."""
+    try:
+        asked = signal_before_end(directive_lines(script))
+    except ValueError:  # sbatch refuses it
+        return None
+    if asked is None or not asked.to_batch_shell or asked.number in _NEVER_TRAPPED:
+        return None
+    return signal.Signals(asked.number)
+
+
+def _forwarding(command: str, asked: signal.Signals | None) -> str:
+    if asked is None:
+        return command
+    name = asked.name.removeprefix("SIG")
+    return _FORWARDING.format(signal=name, command=command, variable=LAUNCHER_VARIABLE)
+
+
+def signal_problems(script: str) -> list[Problem]:
+    """Why the signal of `--signal=B:…` would end the job instead of reaching the program, if it would.
+
+    A template of one's own takes it by a trap, or by `exec`, which puts the program into the shell's place.
+    """
+    asked = _signal_to_shell(script)
+    if asked is None:
+        return []
+    where, name = "$.slurm.sbatch.signal", asked.name.removeprefix("SIG")
+    usual = "without B: SLURM sends it to the program itself, below srun"
+    body = [line.strip() for line in script.split("\n") if not line.lstrip().startswith("#")]
+    traps = [line for line in body if re.match(r"trap\s", line)]
+    if not any(re.search(rf"\b(?:SIG)?{name}\b|\b{int(asked)}\b|\$\{{?\w+\}}?[\"']?$", line) for line in traps):
+        if any(line.startswith("exec ") for line in body):
+            return []
+        hint = f"use {{{{run}}}} in the template, as the shipped one does, or trap it there and send it on; {usual}"
+        return [
+            Problem(f"B:{name} goes to the script's shell, which it ends: the script has no trap for it", where, hint)
+        ]
+    by_srun = re.search(rf"\$\{{{LAUNCHER_VARIABLE}-(?:\S*/)?srun[\s}}]", script)
+    if by_srun and asked in _KEPT_BY_SRUN and "autoexp_signalled" in script:
+        what = f"B:{name} would not reach the program: srun does not hand {name} on, and kills its tasks or goes on"
+        return [Problem(what, where, f"{usual}; or choose USR1 or USR2")]
+    return []
 
 
 def options(script: str) -> dict[str, str]:

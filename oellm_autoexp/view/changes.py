@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from oellm_autoexp.monitor.loop import Monitor
+from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import causes, headline, is_held
 
 _HEADLINE_EVERY_SECONDS = 30.0
@@ -20,7 +20,7 @@ class Changes:
         self._headline = ""
         self._headline_at = 0.0
 
-    def lines(self, monitor: Monitor) -> list[str]:
+    def lines(self, monitor: Shown) -> list[str]:
         """One line per job whose state changed, and now and then a summary."""
         lines = [f"{_clock()} {text}" for text in monitor.reactions.news]
         monitor.reactions.news.clear()

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.loop import Monitor
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob, counts
 from oellm_autoexp.text import plural, printable
+from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.workflow.budget import Budget
 
 _COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
@@ -182,7 +182,7 @@ def events_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def live(monitor: Monitor) -> RenderableType:
+def live(monitor: Shown) -> RenderableType:
     """What a running monitor shows."""
     parts: list[RenderableType] = [session_table(monitor.session, limit=_LIVE_ROWS), Text(headline(monitor.session))]
     parts += [Text(line, style="dim") for line in deque(monitor.reactions.news, maxlen=_LIVE_NEWS)]
@@ -193,7 +193,7 @@ def live(monitor: Monitor) -> RenderableType:
     return Group(*parts)
 
 
-def live_all(monitors: Iterable[Monitor]) -> RenderableType:
+def live_all(monitors: Iterable[Shown]) -> RenderableType:
     """What a monitor of several sessions shows."""
     parts: list[RenderableType] = []
     for monitor in monitors:

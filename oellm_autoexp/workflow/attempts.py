@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.errors import Problem, StateError
+from oellm_autoexp.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
@@ -42,6 +42,21 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
     nodes = list(excluded)
     if not overrides and not nodes:
         return None
+    made = _made(manifest, spec, values, directives, nodes)
+    if "signal" in directives and script.signal_problems(made):  # its shell has to be made for that signal
+        own = {f"{DIRECTIVES}signal": directives["signal"]}
+        made = _made(manifest, spec, {**values, **own}, directives, nodes)
+        raise_all(ConfigError, script.signal_problems(made))
+    return made
+
+
+def _made(
+    manifest: Manifest,
+    spec: JobSpec,
+    values: Mapping[str, Any],
+    directives: Mapping[str, Any],
+    nodes: Iterable[str],
+) -> str:
     try:
         text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
     except OSError as error:

@@ -1,28 +1,33 @@
-"""Whose an output directory is: at most one unfinished session writes into it."""
+"""Whose an output directory is: at most one unfinished session, or one program in a terminal, writes into it."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from oellm_autoexp.claims import claimed
-from oellm_autoexp.errors import Problem, StateError
+from oellm_autoexp.claims import Claim, Holder, claimed
+from oellm_autoexp.errors import AutoexpError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.workflow.manifest import load
 
 _PATIENCE_SECONDS = 60.0
 _OWNER = "session.json"
+_TERMINAL = "terminal.lease"
 _log = logging.getLogger(__name__)
 
 
 def claim_outputs(manifest: Manifest, session: Path) -> None:
     """Mark every job's output directory as this session's; one plan of an output root does so at a time.
 
-    Raises StateError naming the other sessions if some belong to ones that are not finished, LockedError if another
-    plan does not get done with it.
+    Raises StateError naming the other sessions if some belong to ones that are not finished, or the processes that run
+    some of the jobs in terminals; LockedError if another plan does not get done with it.
     """
     root = Path(manifest.base_output_dir)
     with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
@@ -51,8 +56,9 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
         for path, names in others.items()
         if not _finished(path)
     ]
-    if problems:
-        raise StateError(*problems)
+    raise_all(StateError, problems)
+    in_terminals = ((job.name, job.output_dir, terminal_holder(job.output_dir)) for job in manifest.jobs)
+    raise_all(StateError, [_in_terminal(name, path, holder) for name, path, holder in in_terminals if holder])
     mark = json.dumps({"version": 1, "session": str(session)}) + "\n"
     for job in manifest.jobs:
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)
@@ -72,4 +78,66 @@ def _owner(output_dir: Path) -> Path | None:
 
 
 def _finished(path: Path) -> bool:
-    return not path.exists() or Session.load(path).finished
+    """Whether nothing more comes of a session: it is gone, has ended, or never began and nobody holds it."""
+    if not path.exists():
+        return True
+    session = Session.load(path)
+    return session.finished or (session.untouched and Claim(path.with_suffix(".lease")).holder() is None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Jobs that are run in a terminal
+
+
+def terminal_holder(output_dir: str) -> Holder | None:
+    """The process that runs the job of an output directory in a terminal, if one does."""
+    return Claim(Path(output_dir, _TERMINAL)).holder()
+
+
+def in_terminal(holder: Holder) -> str:
+    """Why a job can't be submitted while a terminal runs it."""
+    return f"run_sweep_entry.py runs it in a terminal: {holder}"
+
+
+def _in_terminal(name: str, output_dir: str, holder: Holder) -> Problem:
+    return Problem(f"{name}: {in_terminal(holder)}", output_dir, "wait for it, or end that process")
+
+
+@contextmanager
+def held_for_terminal(name: str, output_dir: Path) -> Iterator[Claim]:
+    """Have the output directory of a job for oneself, for the time of a block in which a terminal runs it.
+
+    Raises LockedError if another terminal runs it, StateError if a session has it in hand.
+    """
+    # The claim first: a submission looks for it last of all.
+    with claimed(output_dir / _TERMINAL, f"the output directory of {name}") as claim:
+        _check_free(output_dir)
+        yield claim
+
+
+def _check_free(output_dir: Path) -> None:
+    """Raise StateError if an unfinished session has a job for an output directory that has not ended."""
+    owner = _owner(output_dir)
+    if owner is None or _finished(owner):
+        return
+    session = Session.load(owner)
+    job = _job_of(session, output_dir)
+    if job is not None and job.over:
+        return
+    known = f"its job {job.name} is {job.state}" if job else "it is not finished"
+    known += f" (job {job.scheduler_id})" if job and job.scheduler_id else ""
+    watched = Claim(owner.with_suffix(".lease")).holder()
+    watcher = f", watched by {watched}" if watched else ""
+    resume = f"monitor_autoexp.py --session {owner.stem} --monitoring-state-dir {owner.parent}"
+    end = f"wait for it, or end it ({resume} --cmd cancel{f' --job {job.name}' if job else ''})"
+    what = f"this output directory belongs to the session '{owner.stem}'{watcher}: {known}"
+    raise StateError(Problem(what, str(output_dir), end))
+
+
+def _job_of(session: Session, output_dir: Path) -> TrackedJob | None:
+    """The job of a session that writes to an output directory; None if that can't be told."""
+    try:
+        specs = load(session.manifest_path).jobs
+    except AutoexpError:
+        return None
+    return next((session.jobs.get(spec.name) for spec in specs if Path(spec.output_dir) == output_dir), None)

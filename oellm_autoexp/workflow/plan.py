@@ -23,6 +23,7 @@ from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
@@ -49,6 +50,7 @@ PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _PLENTY_BYTES = 64 << 20
 _LONGEST_STEM = 120
+_FEW = 3
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -221,6 +223,7 @@ class _Planner:
         for done, index in enumerate(wanted):
             try:
                 planned.append(self.job(index))
+                raise_all(ConfigError, script.signal_problems(planned[-1].script))
             except AutoexpError as error:
                 problems.update(dict.fromkeys(error.problems, type(error)))
                 if len(problems) >= ENOUGH_PROBLEMS:
@@ -415,6 +418,7 @@ class _Planner:
             *self._notes,
             *overruled(composed.source.overrides, specs),
             *_notes(first, planned, self._odd_options),
+            *_monitor_notes(manifest),
             *_told(self._told, len(planned)),
         )
         return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()), tuple(self._needs))
@@ -506,6 +510,17 @@ def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Iterable
     if config.slurm.client.class_name == "LocalClient" and wide > 1:
         notes.append(f"the local scheduler has one machine: jobs that ask for {wide} nodes run there as one process")
     return tuple(notes)
+
+
+def _monitor_notes(manifest: Manifest) -> list[str]:
+    """Which jobs native dependencies do not bring to their end alone."""
+    if not manifest.scheduler["native_dependencies"] or manifest.slurm["client"]["class_name"] != "SlurmClient":
+        return []
+    needing = [f"{name} ({why})" for name, why in needs_monitor(manifest.jobs, manifest.monitoring).items()]
+    if not needing:
+        return []
+    listed = ", ".join(needing[:_FEW]) + (f" and {len(needing) - _FEW} more" if len(needing) > _FEW else "")
+    return [f"native dependencies, but {plural(len(needing), 'job')} only while a monitor watches: {listed}"]
 
 
 def _told(told: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:

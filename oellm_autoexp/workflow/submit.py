@@ -37,13 +37,14 @@ from oellm_autoexp.files import link_atomic, write_atomic
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobSpec, Manifest, Submission
 from oellm_autoexp.monitor.around import Questions
-from oellm_autoexp.monitor.gate import Gate
+from oellm_autoexp.monitor.gate import Gate, may_be_overruled
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob, by_id
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
 from oellm_autoexp.workflow.attempts import write_script
 from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, followed, log_name, submission
+from oellm_autoexp.workflow.outputs import in_terminal, terminal_holder
 
 _RETRY_SECONDS = 30.0
 _LONGEST_RETRY_SECONDS = 900.0
@@ -76,8 +77,10 @@ class Submitter:
         self._specs = {job.name: job for job in self.manifest.jobs}
         self._native = self.manifest.scheduler["native_dependencies"] and self.scheduler.native_dependencies
         self._questions = Questions()
+        jobs = self.manifest.jobs
+        overruled = {job.name for job in jobs if may_be_overruled(job, self.manifest.monitoring)}
         self._gates = {
-            job.name: Gate(job, native=self._native, questions=self._questions) for job in self.manifest.jobs
+            job.name: Gate(job, native=self._native, overruled=overruled, questions=self._questions) for job in jobs
         }
         self._hold_until = 0.0
         self._most: int | None = None
@@ -332,8 +335,16 @@ class Submitter:
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
         }
-        specs = {name: self._next_attempt(name) for name, ids in after.items() if alive.issuperset(ids)}
+        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_in_terminal(name)]
+        specs = {name: self._next_attempt(name) for name in going}
         return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
+
+    def _runs_in_terminal(self, name: str) -> bool:
+        """Whether a terminal runs a job; then it waits for that. The session is saved: a terminal looks there."""
+        holder = terminal_holder(self._specs[name].output_dir)
+        if holder is not None:
+            self._waits(name, in_terminal(holder))
+        return holder is not None
 
     def _next_attempt(self, name: str) -> JobSpec | None:
         """The job as it is to be submitted, with a script of its own if it needs one; None if that can't be made."""

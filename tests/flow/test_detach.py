@@ -85,9 +85,11 @@ def test_a_local_monitor_outlives_the_terminal_and_is_never_doubled(user: User) 
     again = user.run("monitor", "--session", "one", "--detach", "local")
     assert int(told(again, "process")) == monitor
     assert "already (RUNNING); nothing was submitted" in again.stdout
-    plain = user.run("monitor", "--session", "one")
+    plain = user.run("monitor", "--session", "one", "--once")
     assert plain.returncode == 2
     assert f"in use by process {monitor} on" in plain.stderr
+    assert "a detached monitor (log: " in plain.stderr
+    assert f"to end the watching (the jobs go on): kill {monitor}" in plain.stderr
     (user.home / "go").touch()
     assert result(user, "1") == ("success", 0)
     assert user.states() == ["success"]
@@ -123,7 +125,7 @@ def test_a_session_that_is_watched_is_not_handed_over(user: User) -> None:
     until(lambda: (user.outputs / "monitoring_state" / "one.json").exists(), "the session")
     refused = user.run("monitor", "--session", "one", "--detach", "local")
     assert refused.returncode == 2
-    assert f"session one is watched by process {watcher.pid}" in refused.stderr
+    assert f"session one is in use by process {watcher.pid}" in refused.stderr
     assert not (folder(user) / "monitor.json").exists()
     (user.home / "go").touch()
     assert watcher.wait() == 0
@@ -195,11 +197,22 @@ def test_a_monitor_on_slurm_requeues_itself_until_the_session_has_ended(slurm_us
     again = slurm_user.run("monitor", "--session", "one", "--detach", "slurm")
     assert told(again, "job") == monitor
     assert "nothing was submitted" in again.stdout
+    until(lease(slurm_user).exists, "the monitor at work")
+    refused = slurm_user.run("submit", "--manifest", manifest)
+    assert refused.returncode == 2
+    assert f"session one is in use by SLURM job {monitor} on " in refused.stderr
+    assert f"(log: {folder(slurm_user) / f'{monitor}_0_log.out'})" in refused.stderr
+    assert f"scancel {monitor}" in refused.stderr
+    look = slurm_user.start("monitor", "--session", "one")
     until(lambda: restarts(slurm_user, monitor) == 1 and squeue(slurm_user, monitor, "%T") == "RUNNING", "its requeue")
     until(lease(slurm_user).exists, "the second run at work")
     (job,) = slurm_user.session().values()
     slurm(slurm_user, "scontrol", "release", job["scheduler_id"])
     assert result(slurm_user, monitor) == ("success", 0)
+    assert look.wait() == 0
+    seen = (slurm_user.home / "output.txt").read_text()
+    assert f"read-only: SLURM job {monitor} on " in seen
+    assert "1 job: 1 success" in seen
     until(lambda: squeue(slurm_user, monitor) == "" or squeue(slurm_user, monitor, "%T") == "COMPLETED", "its end")
     (job,) = slurm_user.session().values()
     assert (job["state"], job["attempt"], job["progress"]["iteration"]) == ("success", 1, 12)

@@ -171,10 +171,10 @@ def test_a_rerun_keeps_the_earlier_log_script_and_provenance(user: User) -> None
     assert "successfully loaded checkpoint" in (job / "current.log").read_text()
 
 
-def test_a_second_monitor_says_who_holds_the_session(user: User) -> None:
+def test_a_second_look_says_who_holds_the_session(user: User) -> None:
     monitor = user.start("run", *SLOW)
     until(lambda: (user.outputs / "sweep.json").exists() and "running" in user.states(), "a running job")
-    second = user.run("monitor", "--session", user.plan_id)
+    second = user.run("monitor", "--session", user.plan_id, "--once")
     assert second.returncode == 2
     assert f"is in use by process {monitor.pid}" in second.stderr
     assert monitor.wait() == 0

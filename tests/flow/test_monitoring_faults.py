@@ -491,7 +491,7 @@ def test_a_second_monitor_names_the_first_and_takes_over_when_that_is_killed(use
     event = "++monitoring.log_events.iterated={pattern:'iteration +(?P<number>[0-9]+)/'}"
     first = user.start("run", *words, *slow, event)
     until(lambda: (user.outputs / "sweep.json").exists() and "running" in user.states(), "a running job")
-    second = user.run("monitor", "--session", user.plan_id)
+    second = user.run("monitor", "--session", user.plan_id, "--once")
     assert second.returncode == 2
     assert re.search(rf"in use by process {first.pid} on {re.escape(socket.gethostname())}\b", second.stderr)
     assert "Traceback" not in second.stderr

@@ -65,6 +65,77 @@ def test_a_chain_goes_on_with_no_monitor_alive(slurm_user: User, array: str) -> 
         assert len({job["scheduler_id"].partition("_")[0] for job in jobs.values()}) == 2
 
 
+BESIDE = """\
+# @package _global_
+defaults:
+  - override /backend: command
+  - override /slurm: base
+project: {name: "${stage}"}
+backend:
+  argv: [sh, -c, 'echo bad; until [ -e go ]; do sleep 0.1; done', x]
+scheduler: {native_dependencies: true}
+monitoring: {poll_interval_seconds: 0.2}
+sweep:
+  type: list
+  groups:
+    - configs:
+        - stage: plain
+        - stage: beside
+          job.start_conditions:
+            - {class_name: FileExistsCondition, path: there}
+            - {class_name: SlurmStateCondition, job_name: "${sibling.plain.name}", state: [COMPLETED]}
+        - stage: judged
+          monitoring.log_events: {bad: {pattern: bad, state: crash, overrules_success: true}}
+        - stage: after_judged
+          metadata.of: ${sibling.judged.output_dir}
+"""
+
+
+@pytest.mark.slurm
+def test_slurm_judges_what_it_can_and_what_only_rules_and_conditions_tell_is_left_to_a_monitor(
+    slurm_user: User,
+) -> None:
+    (slurm_user.home / "beside.yaml").write_text(BESIDE)
+    result = slurm_user.run("run", "--config-ref", "beside.yaml", "--no-monitor")
+    assert result.returncode == 0, result.stderr
+    assert "native dependencies, but 2 jobs only while a monitor watches" in result.stdout
+    assert "2 jobs wait: nothing submits them until a monitor watches" in result.stdout
+    assert "beside: waits for FileExists: there" in result.stdout
+    assert "after_judged: a rule of judged has overrules_success" in result.stdout
+    (slurm_user.home / "there").touch()
+    assert slurm_user.run("monitor", "--session", slurm_user.plan_id, "--once").returncode == 0
+    jobs = slurm_user.session()
+    assert jobs["beside"]["after"] == [jobs["plain"]["scheduler_id"]]
+    assert (jobs["beside"]["state"], jobs["after_judged"]["state"]) == ("pending", "waiting")
+    (slurm_user.home / "go").touch()
+    assert slurm_user.run("monitor", "--session", slurm_user.plan_id).returncode == 1
+    jobs = slurm_user.session()
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "plain": "success",
+        "beside": "success",
+        "judged": "crash",
+        "after_judged": "cancelled",
+    }
+    assert jobs["after_judged"]["attempt"] == 0
+
+
+TRAPS = "trap 'exit 7' USR1; echo up; while :; do sleep 0.1; done"
+
+
+@pytest.mark.slurm
+def test_a_signal_to_the_batch_shell_reaches_the_program_behind_srun(slurm_user: User) -> None:
+    (slurm_user.home / "trap.sh").write_text(TRAPS)
+    own = ("backend.argv=[sh,trap.sh]", "sweep.grids=[{stage:[a]}]", "slurm.sbatch.signal=B:USR1@20")
+    assert slurm_user.run("run", *ON_SLURM, *own, "--no-monitor").returncode == 0
+    (job,) = slurm_user.session().values()
+    log = Path(job["resolved_log_path"])
+    until(lambda: log.exists() and "up" in log.read_text(), "the program")
+    slurm(slurm_user, "scancel", "--batch", "--signal=USR1", job["scheduler_id"])
+    assert slurm_user.run("monitor", "--session", slurm_user.plan_id).returncode == 1
+    (job,) = slurm_user.session().values()
+    assert (job["state"], job["exit_code"]) == ("crash", 7)
+
+
 @pytest.mark.slurm
 def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
     make_slurm_cluster: Callable[..., Cluster], user: User

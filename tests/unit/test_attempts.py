@@ -67,3 +67,11 @@ def test_a_hostile_name_of_a_node_stays_one_value_or_is_refused(stage: Stage, no
     except AutoexpError:
         return
     assert len(text.splitlines()) <= len(SCRIPT.splitlines()) + 1
+
+
+def test_a_signal_for_the_shell_is_not_put_into_a_script_that_has_no_trap_for_it(stage: Stage) -> None:
+    with pytest.raises(AutoexpError):
+        write_script(stage.manifest, stage.manifest.jobs[0], 2, {"slurm.sbatch.signal": "B:USR1@9"}, ())
+    assert "#SBATCH --signal=USR1@9\n" in written(stage, {"slurm.sbatch.signal": "USR1@9"})[0]
+    (stage.folder / "a" / "job.sbatch").write_text(f"{SCRIPT}trap : USR1\n")
+    assert "#SBATCH --signal=B:USR1@9\n" in written(stage, {"slurm.sbatch.signal": "B:USR1@9"})[0]

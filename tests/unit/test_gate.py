@@ -9,7 +9,7 @@ import pytest
 
 from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor.around import Questions
-from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off
+from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off, needs_monitor
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
@@ -17,7 +17,10 @@ from oellm_autoexp.world import Files
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
 GLOB = {"class_name": "GlobExistsCondition", "pattern": "/c/iter_*", "min_count": 2}
 FAILED = {"class_name": "SlurmStateCondition", "job_name": "parent", "state": ["FAILED"]}
+SUCCEEDED = {"class_name": "SlurmStateCondition", "job_name": "parent", "state": ["COMPLETED"]}
 PATIENT = {"class_name": "FileExistsCondition", "path": "/c/data", "timeout_seconds": 60}
+CHANGES = {"class_name": "MaxAttemptsCondition", "max_attempts": 3}
+BEHIND = Verdict("start", after=("parent",))
 BOTH: dict[str, Any] = {"start_conditions": (EXISTS,), "cancel_conditions": (FAILED,)}
 
 
@@ -42,13 +45,10 @@ class Silence(Questions):
         return None
 
 
-def verdict(
-    seen: Seen, parent: TrackedJob | None = None, *, native: bool = False, waited: float = 0, **conditions: Any
-) -> Verdict:
-    depends_on = ("parent",) if parent else ()
-    job = JobSpec(
+def spec(name: str, *depends_on: str, **more: Any) -> JobSpec:
+    return JobSpec(
         index=1,
-        name="child",
+        name=name,
         stage="decay",
         parameters={},
         argv=("true",),
@@ -59,11 +59,24 @@ def verdict(
         log_path="/o/logs/%j.out",
         log_path_current="/o/current.log",
         depends_on=depends_on,
-        **conditions,
+        **more,
     )
+
+
+def verdict(
+    seen: Seen,
+    parent: TrackedJob | None = None,
+    *,
+    native: bool = False,
+    overruled: tuple[str, ...] = (),
+    waited: float = 0,
+    **conditions: Any,
+) -> Verdict:
+    job = spec("child", *(("parent",) if parent else ()), **conditions)
     jobs = {"child": TrackedJob(name="child"), **({"parent": parent} if parent else {})}
     questions = Silence()
-    gate = Gate(job, lambda work_dir: seen, native=native, questions=questions)  # type: ignore[arg-type,return-value]
+    files: Any = lambda work_dir: seen  # noqa: E731
+    gate = Gate(job, files, native=native, overruled=overruled, questions=questions)
     return gate.verdict(jobs, waited)
 
 
@@ -107,10 +120,62 @@ def parent(state: str, word: str = "") -> TrackedJob:
         (verdict(Seen(), parent("running"), native=True, start_condition_cmd=("true",)).step, "wait"),
         (verdict(Seen(), parent("running"), native=True, done_conditions=(EXISTS,)).step, "wait"),
         (verdict(Seen(), parent("running"), native=True, start_conditions=(EXISTS,)).step, "wait"),
+        # beside conditions, when what only we can judge has come true and stays so
+        (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED,)), BEHIND),
+        (verdict(Seen(), parent("running"), start_conditions=(SUCCEEDED,)).step, "wait"),
+        (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)).step, "wait"),
+        (verdict(Seen(("/c/done.txt",)), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)), BEHIND),
+        (verdict(Seen(), parent("waiting"), native=True, start_conditions=(SUCCEEDED,)).step, "wait"),
+        (verdict(Seen(), parent("crash"), native=True, start_conditions=(SUCCEEDED,)).step, "wait"),
+        (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, CHANGES)).step, "wait"),
+        (
+            verdict(
+                Seen(), parent("running"), native=True, start_conditions=({**SUCCEEDED, "timeout_seconds": 9},)
+            ).step,
+            "wait",  # SLURM would not give it up
+        ),
+        (
+            verdict(
+                Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED,), cancel_conditions=(FAILED,)
+            ).step,
+            "wait",
+        ),
+        # SLURM would take exit code 0 for a success that a rule may overrule
+        (verdict(Seen(), parent("running"), native=True, overruled=("parent",)).step, "wait"),
+        (
+            verdict(Seen(), parent("running"), native=True, overruled=("parent",), start_conditions=(SUCCEEDED,)).step,
+            "wait",
+        ),
+        (verdict(Seen(), parent("running"), native=True, overruled=("other",)), BEHIND),
     ],
 )
 def test_the_verdict_follows_from_conditions_files_and_siblings(found: Any, expected: Any) -> None:
     assert found == expected
+
+
+def test_which_jobs_native_dependencies_do_not_bring_to_their_end_and_why() -> None:
+    jobs = [
+        spec("a"),
+        spec("b", "a"),
+        spec("c", "a", start_conditions=(SUCCEEDED,)),
+        spec("d", "a", start_conditions=(EXISTS,)),
+        spec("e", "d"),
+        spec("f", "e", "a"),
+        spec("g", "a", cancel_conditions=(FAILED,)),
+        spec("h", start_condition_cmd=("true",)),
+        spec("judged", monitoring={"log_events": {"bad": {"overrules_success": True}}}),
+        spec("i", "judged"),
+        spec("j", done_conditions=(EXISTS,)),
+    ]
+    assert needs_monitor(jobs, {}) == {
+        "d": "waits for FileExists: /c/done.txt",
+        "e": "follows d, which needs one",
+        "f": "follows e, which needs one",
+        "g": "has cancel conditions",
+        "h": "has a start_condition_cmd",
+        "i": "a rule of judged has overrules_success, and SLURM goes by the exit code",
+    }
+    assert "b" in needs_monitor(jobs, {"log_events": {"bad": {"overrules_success": True}}})
 
 
 def test_our_own_words_for_states_work_as_well_as_slurms() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -153,7 +154,7 @@ class Seen:
     place: Path
 
 
-def executed(name: str, place: Path, exit_code: int = 0) -> Seen:
+def executed(name: str, place: Path, exit_code: int = 0, **more: str) -> Seen:
     """Run a golden file with bash; every program that it may start is a fake that notes what it is given."""
     case = CASES[name]
     place = place / "place"
@@ -172,6 +173,7 @@ def executed(name: str, place: Path, exit_code: int = 0) -> Seen:
         "SLURM_JOB_ID": "17",
         "SLURMD_NODENAME": "n1",
         "PLAIN_PATH": "/c",
+        **more,
     }
     subprocess.run(["/bin/bash", "-n", file], check=True)
     result = subprocess.run(["/bin/bash", file], env=environment, cwd="/", capture_output=True, text=True)
@@ -214,6 +216,110 @@ def test_in_an_environment_value_a_name_is_the_jobs_variable_and_all_else_is_tex
     assert seen["UNICODE"] == "éa bé"
     assert executed("slurm", tmp_path / "slurm").env["MASTER_ADDR"] == "n1"
     assert executed("launcher", tmp_path / "launcher").env["PYTHONPATH"] == "/a b:/c"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_golden_file_runs_its_program_alone_where_its_launcher_is_taken_away(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    seen = executed(name, tmp_path, AUTOEXP_LAUNCHER="")
+    assert seen.argv == list(case.argv[1:])
+    for key, value in case.env.items():
+        assert key in seen.env or "$" in value
+
+
+SIGNALLED = """\
+import os, signal, sys, time
+def told(*_):
+    print("told", flush=True)
+    {then}
+signal.signal(signal.{name}, told)
+print("up", flush=True)
+for _ in range(300):
+    time.sleep(0.05)
+"""
+
+
+def signalled(tmp_path: Path, name: str, then: str, asked: str) -> subprocess.Popen[str]:
+    """A script that asks for `asked`, whose shell is sent the signal `name` as soon as the program is up."""
+    case = Case((sys.executable, "-c", SIGNALLED.format(name=name, then=then)), {"signal": asked}, launcher=())
+    file = tmp_path / "job.sbatch"
+    file.write_text(case.text().replace(WORK_DIR, str(tmp_path)))
+    shell = subprocess.Popen(["/bin/bash", file], stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == "up\n"
+    shell.send_signal(getattr(signal, name))
+    return shell
+
+
+@pytest.mark.parametrize(("name", "asked"), [("SIGUSR1", "B:USR1@20"), ("SIGTERM", "B:TERM"), ("SIGUSR2", "B:12@9")])
+def test_a_signal_to_the_shell_reaches_the_program_whose_exit_code_is_the_jobs(
+    tmp_path: Path, name: str, asked: str
+) -> None:
+    shell = signalled(tmp_path, name, "sys.exit(7)", asked)
+    assert shell.communicate()[0] == "told\n"
+    assert shell.returncode == 7
+    assert (tmp_path / "marks" / "0.exit").read_text() == "7\n"
+
+
+def test_a_program_may_go_on_after_each_of_several_signals(tmp_path: Path) -> None:
+    then = "told.times = getattr(told, 'times', 0) + 1; told.times < 3 or sys.exit(0)"
+    shell = signalled(tmp_path, "SIGUSR1", then, "B:USR1@20")
+    assert shell.stdout is not None
+    for _ in range(2):
+        assert shell.stdout.readline() == "told\n"
+        shell.send_signal(signal.SIGUSR1)
+    assert shell.communicate()[0] == "told\n"
+    assert shell.returncode == 0
+
+
+def test_a_program_that_the_signal_kills_has_the_exit_code_of_that(tmp_path: Path) -> None:
+    then = "signal.signal(signal.SIGUSR1, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGUSR1)"
+    shell = signalled(tmp_path, "SIGUSR1", then, "B:USR1@20")
+    shell.communicate()
+    assert shell.returncode == 128 + signal.SIGUSR1
+
+
+def asking(template: str, value: str, launcher: tuple[str, ...] = ("srun",)) -> list[str]:
+    text = script.render(
+        template,
+        name="n",
+        lines=script.directives({"signal": value}, (), name="n", log_path="/l", work_dir="/w"),
+        env={},
+        work_dir="/w",
+        marks="/m",
+        launcher=launcher,
+        argv=("python3", "x.py"),
+    )
+    return [problem.what for problem in script.signal_problems(text)]
+
+
+OWN = "#!/bin/bash\n{{{{directives}}}}\n{trap}\n{{{{command}}}}{rest}\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "ok"),
+    [
+        (TEMPLATE, "B:USR1@20", True),
+        (TEMPLATE, "B:SIGUSR2", True),
+        (TEMPLATE, "USR1@20", True),
+        (TEMPLATE, "TERM@20", True),
+        (TEMPLATE, "B:TERM@20", False),  # srun would kill its tasks
+        (TEMPLATE, "B:KILL@20", True),  # no shell could
+        (OWN.format(trap="", rest=""), "B:USR1@20", False),
+        (OWN.format(trap="", rest=""), "USR1@20", True),
+        (OWN.format(trap="trap forward EXIT", rest=" &"), "B:USR1@20", False),
+        (OWN.format(trap="trap 'kill -USR1 $!' USR1 TERM", rest=" &"), "B:USR1@20", True),
+        (OWN.format(trap="trap forward 10", rest=" &"), "B:USR1@20", True),
+        (OWN.format(trap='for s in USR1; do\ntrap forward "$s"\ndone', rest=" &"), "B:USR1@20", True),
+        (OWN.format(trap="", rest="").replace("{{command}}", "exec {{command}}"), "B:USR1@20", True),
+    ],
+)
+def test_a_signal_that_would_end_the_shell_of_a_template_is_a_mistake(template: str, value: str, *, ok: bool) -> None:
+    assert (asking(template, value) == []) == ok
+
+
+def test_without_srun_the_shell_hands_every_signal_on() -> None:
+    assert asking(TEMPLATE, "B:TERM@20", ()) == []
 
 
 @pytest.mark.parametrize("code", [0, 3, 130])
@@ -370,7 +476,10 @@ def rendered(template: str, **changes: Any) -> str:
 def test_a_template_of_ones_own_gets_what_it_marks() -> None:
     template = "#!/bin/sh\n{{directives}}\n# {{name}}\ncd {{work_dir}}\n{{env}}\nx=1 {{command}} # {{ name }}\n"
     text = rendered(template, env={"A": "b c"}, launcher=("srun",), argv=("a b", "{{name}}"))
-    assert text == ("#!/bin/sh\n#SBATCH -N1\n# n\ncd /w\nexport A='b c'\nx=1 srun 'a b' '{{name}}' # {{ name }}\n")
+    assert text == (
+        "#!/bin/sh\n#SBATCH -N1\n# n\ncd /w\nexport A='b c'\n"
+        "x=1 ${AUTOEXP_LAUNCHER-srun} 'a b' '{{name}}' # {{ name }}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from oellm_autoexp.errors import (
     UnreachableError,
 )
 from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN
+from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
 
@@ -609,3 +609,7 @@ def test_more_jobs_than_the_site_takes_are_refused_as_too_many(
     with pytest.raises(TooManyJobsError):
         client.submit(real(tmp_path, "#SBATCH --hold", "one more"))
     assert client.find([real(tmp_path, "", name) for name in ("array", "one more")]) == {}
+
+
+def test_what_takes_a_launcher_away_in_a_terminal_reaches_no_submission() -> None:
+    assert outside_jobs({"AUTOEXP_LAUNCHER": "", "A": "1"}) == {"A": "1"}
