@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,13 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two arrays in the place of this one; tasks that correspond to those of another array keep their numbers."""
-        tasks = list(self.jobs.items())
-        parts = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
-        if not self.dependency:
-            parts = tuple([(number, spec) for number, (_, spec) in enumerate(part)] for part in parts)
-        first, second = (Batch(dict(part), self.dependency) for part in parts)
-        return first, second
+        tasks = list(self.jobs)
+        middle = len(tasks) // 2
+        return self._part(tasks[:middle]), self._part(tasks[middle:])
+
+    def _part(self, tasks: Sequence[int | None]) -> Batch:
+        numbers = tasks if self.dependency else range(len(tasks))
+        return Batch({number: self.jobs[task] for number, task in zip(numbers, tasks, strict=True)}, self.dependency)
 
 
 def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:

@@ -236,7 +236,7 @@ class Run:
             words = [*manifest.slurm["cancel_cmd"], job_id]
             subprocess.run(words, env=self._environment(), check=True, timeout=self.lab.patience_seconds)
         else:
-            make_scheduler(manifest).cancel([job_id])
+            make_scheduler(manifest).cancel({job_id: ""})
 
 
 def _numbers(text: str) -> list[int]:
