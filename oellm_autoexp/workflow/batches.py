@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +32,13 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two arrays in the place of this one; tasks that correspond to those of another array keep their numbers."""
-        tasks = list(self.jobs.items())
+        tasks = list(self.jobs)
         middle = len(tasks) // 2
+        return self._part(tasks[:middle]), self._part(tasks[middle:])
 
-        def part(some: list[tuple[int | None, JobSpec]]) -> Batch:
-            return Batch(dict(some) if self.dependency else dict(enumerate(spec for _, spec in some)), self.dependency)
-
-        return part(tasks[:middle]), part(tasks[middle:])
+    def _part(self, tasks: Sequence[int | None]) -> Batch:
+        numbers = tasks if self.dependency else range(len(tasks))
+        return Batch({number: self.jobs[task] for number, task in zip(numbers, tasks, strict=True)}, self.dependency)
 
 
 def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
