@@ -33,5 +33,5 @@ def sample_lines(section: Section) -> tuple[str, ...]:
             return megatron_lines.SAMPLE_LINES
         case TorchtitanBackend():
             return torchtitan_lines.SAMPLE_LINES
-        case CommandBackend():
+        case _:
             return ()

@@ -136,6 +136,8 @@ def _show(job: str, rules: Rules, trial: Trial) -> None:
 
     screen = console()
     screen.print(f"rules of {job}; {plural(trial.lines, 'line')} of log", style="bold")
+    if not trial.rules:
+        screen.print("no log events are declared (monitoring.log_events)", style="yellow")
     for name, one in sorted(trial.rules.items(), key=lambda item: not item[1].count):
         text = Text(name, style="green" if one.count else "yellow")
         text.append(f"  {one.rule.pattern_type}  ", style="dim")

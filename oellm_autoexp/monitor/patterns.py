@@ -168,9 +168,10 @@ def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset
                         matches.append(Match(rule, start, line, _groups(match)))
                         if newest:
                             break
+                limit.deadline = math.inf
             except TimeoutError:
+                limit.deadline = math.inf
                 too_slow.add(rule)
-            limit.deadline = math.inf
     matches.sort(key=lambda match: match.offset)
     return Scan(matches, frozenset(too_slow))
 

@@ -9,6 +9,7 @@ import time
 from types import FrameType, TracebackType
 
 _TICK_SECONDS = 0.05
+_AGAIN_SECONDS = 1.0
 
 
 class TimeLimit:
@@ -47,6 +48,7 @@ class TimeLimit:
     def check(self, now: float) -> None:
         """Raise TimeoutError if the deadline is over at this time."""
         if now >= self.deadline:
+            self.deadline = now + _AGAIN_SECONDS  # not where it is handled; but once more if a destructor has lost it
             raise TimeoutError
 
     def _tick(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler of signals

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import threading
+import time
 import warnings
 from itertools import islice
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.monitor import patterns
+from oellm_autoexp.monitor import patterns, time_limit
 from oellm_autoexp.monitor.patterns import Pattern, advice, group_names, scan
 
 POOL = [
@@ -232,6 +233,15 @@ def test_after_a_scan_the_signal_and_the_timer_are_as_they_were(monkeypatch: pyt
         assert rang.is_set()
     finally:
         signal.signal(signal.SIGALRM, former)
+
+
+def test_a_time_limit_that_is_over_is_told_once_where_it_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "_TICK_SECONDS", 0.001)
+    with time_limit.TimeLimit() as limit:
+        limit.deadline = time.monotonic()
+        with pytest.raises(TimeoutError):
+            time.sleep(5)
+        time.sleep(0.05)  # many ticks
 
 
 def test_another_thread_finds_the_same() -> None:

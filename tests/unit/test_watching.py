@@ -273,7 +273,7 @@ def test_a_rule_that_catches_the_wrong_word_of_a_known_line_is_noted_with_the_li
 @pytest.mark.parametrize(
     ("section", "group"), [(MegatronBackend, "megatron"), (TorchtitanBackend, "torchtitan"), (CommandBackend, "")]
 )
-def test_sample_lines_are_such_as_progress_is_read_from(section: type[Any], group: str) -> None:
+def test_sample_lines_are_such_as_progress_is_read_from(section: Any, group: str) -> None:
     lines = sample_lines(section.model_construct())
     assert bool(lines) == bool(group)
     seen = progress.read(progress.Progress(), "\n".join(lines).encode())
@@ -282,11 +282,9 @@ def test_sample_lines_are_such_as_progress_is_read_from(section: type[Any], grou
 
 
 def test_no_shipped_rule_catches_a_wrong_word_of_the_program_it_is_for() -> None:
+    backend = MegatronBackend(class_name="MegatronBackend", script="pretrain_gpt.py")
     for file in sorted((ROOT / "config" / "monitoring").glob("megatron_*.yaml")):
         shipped = yaml.safe_load(file.read_text())
         kept = {key: value for key, value in shipped.items() if key in MonitoringSection.model_fields}
-        found = notes(
-            MonitoringSection.model_validate(kept),
-            sample_lines(MegatronBackend.model_construct(class_name="MegatronBackend", script="pretrain_gpt.py")),
-        )
+        found = notes(MonitoringSection.model_validate(kept), sample_lines(backend))
         assert not found, file.name
