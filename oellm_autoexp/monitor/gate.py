@@ -7,7 +7,7 @@ scheduler does that waiting itself (`native`), the job may go to its queue as so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,8 @@ class Verdict:
     reason: str = ""
     after: tuple[str, ...] = ()
     """Names of jobs in the queue whose success the scheduler is to await."""
+    patience_seconds: float | None = None
+    """How long the job may wait in all before it is cancelled; None: for ever."""
 
 
 class Gate:
@@ -67,8 +69,8 @@ class Gate:
         if unanswered := [condition for condition, answer in cancel if answer is None]:
             return _unanswered(unanswered)
         if self._start:
-            missing = [condition for condition in self._start if not condition.holds(around)]
-            verdict = self._by_conditions(missing, waited_seconds)
+            answers = [(condition, condition.holds(around)) for condition in self._start]
+            verdict = self._by_conditions([one for one in answers if not one[1]], around, waited_seconds)
         else:
             verdict = self._by_siblings(jobs)
         waits = self._command(now) if verdict.step == "start" else ""
@@ -102,11 +104,22 @@ class Gate:
             return ""
         return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
 
-    def _by_conditions(self, missing: list[Condition], waited_seconds: float) -> Verdict:
-        for condition in missing:
-            if condition.timeout_seconds is not None and waited_seconds >= condition.timeout_seconds:
-                return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
-        return Verdict("wait", f"waits for {', '.join(map(str, missing))}") if missing else Verdict("start")
+    def _by_conditions(
+        self, missing: Sequence[tuple[Condition, bool | None]], around: Around, waited_seconds: float
+    ) -> Verdict:
+        """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
+        patiences = []
+        for condition, answer in missing:
+            if answer is False and condition.lost(around):
+                return Verdict("cancel", f"cancelled: this can't come true any more: {condition}")
+            if condition.timeout_seconds is not None:
+                if waited_seconds >= condition.timeout_seconds:
+                    return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
+                patiences.append(condition.timeout_seconds)
+        if not missing:
+            return Verdict("start")
+        reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
+        return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
 
     def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
         ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
