@@ -76,7 +76,7 @@ class Submitter:
     now: Callable[[], float] = time.time
     beat: Callable[[float], None] = lambda next_in_seconds: None
     in_queue: Callable[[TrackedJob], TrackedJob] = lambda job: job
-    """What follows when a job has come into the queue, or is refused for good: the job with that, before it is saved."""
+    """What follows when a job has come into the queue, or is refused for good: the job with it, before it is saved."""
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
@@ -496,7 +496,9 @@ class Submitter:
 
     def _await_files(self, job: TrackedJob, words: str, now: float) -> None:
         """Let a job wait for its files, for a day."""
-        since = now if job.files_missing_since is None else min(job.files_missing_since, now)  # min: clocks are set back
+        since = (
+            now if job.files_missing_since is None else min(job.files_missing_since, now)
+        )  # min: clocks are set back
         if now - since >= _FILES_PATIENCE_SECONDS:
             self._refuse_for_good(job, f"given up: for a day, {words}", now)
             return
@@ -541,7 +543,7 @@ class Submitter:
 
 def _growing(refusals: int) -> float:
     """Seconds until the next try of a job that was refused so often before."""
-    return min(_RETRY_SECONDS * 2 ** min(refusals, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
+    return min(_RETRY_SECONDS * 2.0 ** min(refusals, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
 
 
 def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:
