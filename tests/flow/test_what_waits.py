@@ -1,4 +1,4 @@
-"""What people see of jobs and actions that wait: for what, since when, until when; and the commands that give them up."""
+"""What people see of jobs and actions that wait, for what, since when, until when; and how these are given up."""
 
 from __future__ import annotations
 
