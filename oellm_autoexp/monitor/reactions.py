@@ -489,7 +489,7 @@ class Reactions:
         overrides = {**job.overrides, **coming.overrides}
         excluded = dict.fromkeys((*job.excluded, *coming.exclude_nodes))
         try:
-            check = self._checks.check if coming.overrides else None
+            check = self._checks.check if coming.overrides or coming.exclude_nodes else None
             written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded, check)
         except AutoexpError as error:
             why = "; ".join(problem.what for problem in error.problems)

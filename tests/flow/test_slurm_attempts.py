@@ -12,6 +12,7 @@ import yaml
 from oellm_autoexp.monitor.session import Session, session_path
 from oellm_autoexp.monitor.tracked import TrackedJob
 from tests.flow.conftest import User, until
+from tests.slurm.cluster import Cluster
 
 STATE = Path("outputs", "monitoring_state")
 
@@ -58,6 +59,21 @@ def test_an_override_that_slurm_would_refuse_is_told_before_a_new_attempt_is_ask
     assert told in refused.stderr
     assert not list((slurm_user.home / STATE / "p.requests").glob("*.json"))
     assert (job(slurm_user).state, job(slurm_user).attempt, job(slurm_user).restart) == ("crash", 1, None)
+
+
+@pytest.mark.slurm
+def test_a_node_that_the_cluster_does_not_have_is_told_before_a_new_attempt_is_asked_for(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    first, second, *_ = slurm.node_names
+    assert run(slurm_user, "exit 3", {})[0] == 1
+    words = ("monitor", "--session", "p", "--cmd", "restart", "--exclude")
+    refused = slurm_user.run(*words, f"{first},nosuch")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "there is no node 'nosuch'" in refused.stderr
+    assert slurm_user.run(*words, f"{first} {second}").returncode == 0
+    assert slurm_user.run("monitor", "--session", "p").returncode == 1
+    assert (job(slurm_user).attempt, job(slurm_user).excluded) == (2, (first, second))
 
 
 @pytest.mark.slurm
