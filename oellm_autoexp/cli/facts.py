@@ -10,9 +10,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oellm_autoexp.cli import app
+from oellm_autoexp.errors import AutoexpError
+
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.monitor.waits import Wait
 
 
 def in_json(options: argparse.Namespace, go: Callable[[], tuple[int, dict[str, Any]]]) -> int:
@@ -32,8 +36,47 @@ def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
 
 def session_facts(session: Session) -> dict[str, Any]:
     """What a session knows, for programs."""
-    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
-    return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
+    from oellm_autoexp.view.waiting import wait_facts
+
+    return {
+        "plan_id": session.plan_id,
+        "manifest": str(session.manifest_path),
+        "jobs": [job.model_dump(mode="json") for job in session.jobs.values()],
+        "waiting": wait_facts(waiting(session)),
+    }
+
+
+def waiting(session: Session) -> list[Wait]:
+    """What of a session waits: its actions, entries of its queue that no worker has taken, and its jobs."""
+    from oellm_autoexp.monitor.waits import waits
+
+    found = waits(session.jobs.values())
+    actions = [wait for wait in found if wait.kind == "action"]
+    return [*actions, *_queued(session), *(wait for wait in found if wait.kind == "job")]
+
+
+def _queued(session: Session) -> list[Wait]:
+    from oellm_autoexp.monitor.queue import PENDING, Queue
+    from oellm_autoexp.monitor.waits import Wait
+
+    awaited = {pending.id for job in session.jobs.values() for pending in job.pending}
+    try:
+        entries = Queue(session.path).entries(tell=app.tell)
+    except AutoexpError as error:
+        app.tell(error)
+        return []
+    return [
+        Wait(
+            entry.event.job,
+            "action",
+            "in the queue, waits for a worker (--cmd actions)",
+            entry.created_at,
+            action=entry.action.class_name,
+            event=entry.event.name,
+        )
+        for entry in entries
+        if entry.status == PENDING and entry.id not in awaited
+    ]
 
 
 def recorded_facts(manifest: Manifest) -> dict[str, Any]:

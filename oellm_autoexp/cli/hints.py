@@ -28,11 +28,14 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
 
 
 def of_queue(manifest: Manifest, opened: Session) -> list[str]:
-    """The command that carries out what waits in the queue, if something does."""
+    """The commands that carry out what waits in the queue, and that give up actions that wait; if some do."""
     from oellm_autoexp.monitor.queue import Queue
 
-    waits = Queue(opened.path).unfinished()
-    return [f"queued actions    {resume_command(manifest)} --cmd actions"] if waits else []
+    resume, queued = resume_command(manifest), Queue(opened.path).unfinished()
+    lines = [f"queued actions    {resume} --cmd actions"] if queued else []
+    if queued or any(job.pending for job in opened.jobs.values()):
+        lines.append(f"give actions up   {resume} --cmd skip")
+    return lines
 
 
 def resume_command(manifest: Manifest) -> str:

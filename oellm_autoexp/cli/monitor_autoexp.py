@@ -36,6 +36,7 @@ EXAMPLES = """\
   python scripts/monitor_autoexp.py --all                                         all that are not finished
   python scripts/monitor_autoexp.py --session default-2026 --cmd queue            the actions that wait for a worker
   python scripts/monitor_autoexp.py --session default-2026 --cmd actions          carry them out
+  python scripts/monitor_autoexp.py --session default-2026 --cmd skip             give up the actions that wait
   python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
   python scripts/monitor_autoexp.py --cmd try --log train.log monitoring=megatron_production
                                                                                   what rules find in a log
@@ -55,8 +56,9 @@ def parser() -> app.Parser:
         choices=sorted(_COMMANDS),
         default="watch",
         help="watch (default); status: what is recorded; tail: the logs' last lines; events: what was seen and done; "
-        "restart, cancel: the jobs that --job names; list: all sessions; remove: a finished session; "
-        "queue: the actions that wait for a worker; actions: be that worker; try: what the rules find in --log",
+        "restart, cancel: the jobs that --job names; skip: give up the actions that wait, also those in the queue; "
+        "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
+        "actions: be that worker; try: what the rules find in --log",
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
@@ -97,12 +99,13 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
 
 
 _GOES_WITH = {
-    "job": ("tail", "events", "restart", "cancel", "try"),
+    "job": ("tail", "events", "restart", "cancel", "skip", "try"),
     "failed": ("tail", "events", "restart"),
     "lines": ("tail", "try"),
     "override": ("restart",),
     "exclude": ("restart",),
-    "reason": ("restart", "cancel"),
+    "reason": ("restart", "cancel", "skip"),
+    "check": ("restart",),
     "queue_event": ("queue", "events"),
     **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
     **dict.fromkeys(("follow", "jobs"), ("actions",)),
@@ -177,7 +180,7 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
-    from oellm_autoexp.view.tables import console, headline, session_table
+    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
@@ -185,6 +188,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         screen = console()
         screen.print(session_table(session), crop=False)
         screen.print(headline(session))
+        if (waits := waiting_text(facts.waiting(session))) is not None:
+            screen.print(waits, soft_wrap=True)
         watch = [f"go on watching    {hints.resume_command(manifest)}", *hints.of_queue(manifest, session)]
         hints.show(hints.next_steps(manifest, session) if session.finished else watch)
     return steps.outcome(session) if session.finished else app.OK
@@ -192,6 +197,10 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
 
 def _cancel(options: argparse.Namespace) -> int:
     return session_commands.cancel(options, *_manifest(options))
+
+
+def _skip(options: argparse.Namespace) -> int:
+    return session_commands.skip(options, *_manifest(options))
 
 
 def _restart(options: argparse.Namespace) -> int:
@@ -300,6 +309,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "events": _events,
     "remove": _remove,
     "restart": _restart,
+    "skip": _skip,
     "tail": _tail,
     "try": _try,
     "list": _list,

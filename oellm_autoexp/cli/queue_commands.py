@@ -11,10 +11,11 @@ from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.queue import Queue, QueueEntry
+    from oellm_autoexp.monitor.waits import Wait
     from oellm_autoexp.monitor.worker import Tally, Worker
 
 _OUTPUT_LINES = 20
@@ -68,20 +69,25 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     from oellm_autoexp.monitor.queue import FAILED
     from oellm_autoexp.view.queue import queue_headline, queue_table, tally_line
     from oellm_autoexp.view.tables import console
+    from oellm_autoexp.view.waiting import wait_facts
 
     event = options.queue_event
+    waits = _not_in_the_queue(manifest, event)
     entries = queue.entries(event, tell=app.tell)
     tally = queue.tally(event)
     finished = queue.finished(event, tell=app.tell) if event else []
-    if event and not entries and not finished:
+    if event and not entries and not finished and not waits:
         raise ConfigError(_no_event(queue, event))
     if options.json:
         listed = [_facts(entry) for entry in (*entries, *finished)]
-        print(json.dumps({"plan_id": manifest.plan_id, "entries": listed, "finished": tally}))
+        waiting = wait_facts(waits)
+        print(json.dumps({"plan_id": manifest.plan_id, "entries": listed, "finished": tally, "waiting": waiting}))
         return app.OK
     screen = console()
     if not entries and not tally:
-        screen.print(f"the queue of {manifest.plan_id} is empty: no action was put into it")
+        yet = " yet" if waits else ""
+        screen.print(f"the queue of {manifest.plan_id} is empty: no action was put into it{yet}")
+        _tell_waits(waits, manifest)
         return app.OK
     held = {entry.id: queue.worker_of(entry) for entry in entries}
     if entries or finished:
@@ -89,6 +95,7 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     screen.print(queue_headline(entries) if entries else "nothing waits in the queue")
     for name, counts in sorted(tally.items()):
         screen.print(tally_line(name, counts))
+    _tell_waits(waits, manifest)
     lines = []
     if any(held[entry.id] is None for entry in entries):
         lines.append(f"carry them out    {_command(manifest, '--cmd', 'actions')}")
@@ -106,6 +113,27 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     if lines:
         hints.show(lines)
     return app.OK
+
+
+def _not_in_the_queue(manifest: Manifest, event: str | None = None) -> list[Wait]:
+    """The actions of the session, perhaps of one event, that wait for something else than a worker of the queue."""
+    from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.monitor.waits import waits
+
+    path = _session(manifest)
+    jobs = Session.load(path).jobs.values() if path.exists() else ()
+    return [wait for wait in waits(jobs) if wait.kind == "action" and event in (None, wait.event)]
+
+
+def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
+    """Say which actions wait, if some do, and how to give them up."""
+    from oellm_autoexp.view.waiting import waiting_lines
+
+    if waits:
+        app.note("actions of the session that wait, not in the queue:")
+        for line in waiting_lines(waits):
+            app.note(f"  {line}")
+        app.note(f"give them up: {_command(manifest, '--cmd', 'skip')}")
 
 
 def _no_event(queue: Queue, name: str) -> Problem:
@@ -214,6 +242,7 @@ def _tell(tally: Tally, manifest: Manifest, options: argparse.Namespace) -> None
     count = len(tally.done) + len(tally.failed)
     if not count:
         app.note("nothing to do: no action waits for a worker")
+        _tell_waits(_not_in_the_queue(manifest), manifest)
         return
     app.note(f"{plural(count, 'action')}: {len(tally.done)} done, {len(tally.failed)} failed")
     if tally.failed:

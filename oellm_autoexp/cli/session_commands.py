@@ -1,4 +1,4 @@
-"""monitor --cmd cancel, restart, tail, events, remove: what a person does with the jobs of one session."""
+"""monitor --cmd cancel, skip, restart, tail, events, remove: what a person does with the jobs of one session."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, hints, steps, watchers
-from oellm_autoexp.errors import BackendError, ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.cli import app, facts, hints, steps, watchers
+from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
-    from oellm_autoexp.monitor.events import Event
+    from oellm_autoexp.monitor.events import Event, Pending
     from oellm_autoexp.monitor.record import Result
     from oellm_autoexp.monitor.session import Session
     from oellm_autoexp.monitor.tracked import TrackedJob
@@ -35,7 +36,7 @@ _STATE = (".journal", ".events.jsonl", ".actions", ".requests", ".detached")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of these commands."""
-    group = parser.add_argument_group("one or some of the jobs (--cmd cancel, restart, tail, events)")
+    group = parser.add_argument_group("one or some of the jobs (--cmd cancel, skip, restart, tail, events)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
     group.add_argument(
@@ -52,7 +53,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="--cmd restart: what is to differ, as in slurm.sbatch.time=04:00:00",
     )
     group.add_argument("--exclude", metavar="NODES", default="", help="--cmd restart: nodes that it must not use")
-    group.add_argument("--reason", metavar="TEXT", default="", help="--cmd cancel, restart: kept in the job's history")
+    group.add_argument(
+        "--check", action="store_true", help="--cmd restart: let SLURM judge the new scripts first (sbatch --test-only)"
+    )
+    group.add_argument(
+        "--reason", metavar="TEXT", default="", help="--cmd cancel, skip, restart: kept in the job's history"
+    )
 
 
 def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
@@ -77,7 +83,7 @@ def named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
 
 
 def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
-    """End jobs for good."""
+    """End jobs for good, and give up their actions that wait; those in the queue stay there."""
     names = chosen(options, manifest, recorded(manifest))
     reason = options.reason or "cancelled by hand"
     try:
@@ -86,24 +92,54 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
             code = steps.look_once(monitor, on_stderr=options.json)
             news = list(monitor.reactions.news)
     except LockedError:
-        return _cancel_by_holder(options, manifest, names, reason)
+        return _by_holder(options, manifest, names, "cancel", reason, f"end {plural(len(names), 'job')}")
     _told(options, manifest, monitor.session, ended, [*news, f"ended: {', '.join(ended) or 'nothing'}"])
     return code
 
 
-def _cancel_by_holder(options: argparse.Namespace, manifest: Manifest, names: Sequence[str], reason: str) -> int:
-    asked = _ask(options, manifest, names, "cancel", reason)
+def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
+    """Give up the actions of jobs that wait: for conditions, for their turn, or in the queue for a worker."""
+    from oellm_autoexp.monitor.queue import Queue
+
+    session = recorded(manifest)
+    names = chosen(options, manifest, session)
+    reason = options.reason or "skipped by hand"
+    queued = Queue(session.path).give_up(names, f"given up: {reason}", tell=app.tell)
+    lines = [f"{entry.event.job}: {entry.action.class_name} of {entry.event.name}: given up" for entry in queued]
+    if not any(session.jobs[name].pending for name in names):
+        _say(options, names, "\n".join([*lines, f"gave up: {plural(len(queued), 'action')}"]))
+        return app.OK
+    try:
+        with steps.session(manifest, path) as monitor:
+            count = monitor.skip(names, reason) + len(queued)
+            lines += monitor.reactions.news
+    except LockedError:
+        return _by_holder(options, manifest, names, "skip", reason, "give up the actions that wait", lines)
+    _told(options, manifest, monitor.session, names, [*lines, f"gave up: {plural(count, 'action')}"])
+    return app.OK
+
+
+def _by_holder(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    names: Sequence[str],
+    kind: Any,
+    reason: str,
+    what: str,
+    lines: Sequence[str] = (),
+) -> int:
+    """Ask the process that holds the session, and wait a moment for it to do so."""
+    asked = _ask(options, manifest, names, kind, reason)
     until = time.monotonic() + _HEED_SECONDS
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(_PAUSE_SECONDS)
-    text = f"asked {_who_watches(manifest)} to end {plural(len(names), 'job')}"
-    _told(options, manifest, recorded(manifest), names, [f"{text}{_at_its_next_look(asked)}"])
+    text = f"asked {_who_watches(manifest)} to {what}{_at_its_next_look(asked)}"
+    _told(options, manifest, recorded(manifest), names, [*lines, text])
     return app.OK
 
 
 def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """Begin a new attempt of jobs: of those that failed, or of those that --job names."""
-    from oellm_autoexp.monitor.tracked import SUCCESS
     from oellm_autoexp.workflow.outputs import claim_outputs
 
     session = recorded(manifest)
@@ -111,10 +147,10 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     overrides = _overrides(options.override)
     before = dict(session.jobs)
     if not options.job:
-        names = [name for name in names if before[name].over and before[name].state != SUCCESS]
+        names = [name for name in names if _failed(before[name])]
     if not names:
         raise ConfigError(Problem("no job has failed", "--cmd restart", "name those to begin anew with --job"))
-    _check_scripts(manifest, [before[name] for name in names], overrides, options.exclude)
+    _check_scripts(options, manifest, [before[name] for name in names], overrides)
     if session.finished:  # its output directories may be another's by now
         claim_outputs(manifest, session.path)
     asked = _ask(options, manifest, names, "restart", options.reason or "asked for by hand", overrides)
@@ -156,20 +192,31 @@ def _begun(before: TrackedJob, now: TrackedJob) -> bool:
     return now.restart is not None or (now.attempt, sum(now.restarts.values())) > had
 
 
-def _check_scripts(manifest: Manifest, jobs: Sequence[TrackedJob], overrides: Mapping[str, Any], exclude: str) -> None:
-    """Return if new attempts of jobs can be made with these overrides. Raises ConfigError, StateError."""
-    from oellm_autoexp.workflow.attempts import make_script
+def _failed(job: TrackedJob) -> bool:
+    """Whether a job has ended badly, or waits because its submission was refused."""
+    from oellm_autoexp.monitor.tracked import SUCCESS, WAITING
 
-    if not overrides and not exclude:
-        return
+    return (job.over and job.state != SUCCESS) or (job.state == WAITING and job.refusals > 0)
+
+
+def _check_scripts(
+    options: argparse.Namespace, manifest: Manifest, jobs: Sequence[TrackedJob], overrides: Mapping[str, Any]
+) -> None:
+    """Return if new attempts of jobs can be made with these overrides, and the scheduler would take them.
+
+    They are checked as a plan is before its submission. Raises ConfigError, StateError.
+    """
+    from oellm_autoexp.scheduler.make import make_scheduler
+    from oellm_autoexp.workflow.check import AttemptChecks
+
     specs = {spec.name: spec for spec in manifest.jobs}
-    nodes = [node for node in re.split(r"[,\s]+", exclude) if node]
+    nodes = [node for node in re.split(r"[,\s]+", options.exclude) if node]
+    checks = AttemptChecks(make_scheduler(manifest))
     problems: dict[Problem, None] = {}
     for job in jobs:
-        try:
-            make_script(manifest, specs[job.name], {**job.overrides, **overrides}, [*job.excluded, *nodes])
-        except (ConfigError, BackendError) as error:
-            problems.update(dict.fromkeys(error.problems))
+        own, excluded = {**job.overrides, **overrides}, [*job.excluded, *nodes]
+        found = checks.overrides(manifest, specs[job.name], job.attempt + 1, own, excluded, test=options.check)
+        problems.update((replace(p, where=p.where if p.where.startswith("$") else job.name), None) for p in found)
     raise_all(ConfigError, problems)
 
 
@@ -234,6 +281,7 @@ def _ask(
             reason=reason,
             overrides=dict(overrides or {}),
             exclude_nodes=options.exclude,
+            actions=kind == "cancel",
             at=time.time(),
         )
         inbox.ask(session.path, asked)
@@ -300,6 +348,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.monitor.events import Event
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.record import RecordFile
+    from oellm_autoexp.view.waiting import wait_facts
 
     wanted = set(chosen(options, manifest, session))
     found: dict[str, tuple[Event, list[Result]]] = {}
@@ -309,9 +358,12 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         elif entry.event_id in found:
             found[entry.event_id][1].append(entry)
     finished = {entry.id: entry for entry in Queue(session.path).finished(tell=app.tell)}
+    waiting: dict[str, list[Pending]] = {}
+    for pending in (pending for job in session.jobs.values() for pending in job.pending):
+        waiting.setdefault(pending.event.id, []).append(pending)
     rows = []
+    name = options.queue_event
     for event, results in found.values():
-        name = options.queue_event
         if event.job not in wanted or (name and name != event.name and not event.id.startswith(name)):
             continue
         actions = []
@@ -319,14 +371,34 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             done = finished.get(result.id) if result.status == "queued" else None
             status, message = (done.status, done.message) if done else (result.status, result.message)
             actions.append({"action": result.action, "status": status, "message": message, "id": result.id})
+        actions += [_waiting_action(pending) for pending in waiting.get(event.id, ())]
         rows.append({**event.model_dump(mode="json"), "actions": actions})
+    waits = [wait for wait in facts.waiting(session) if wait.job in wanted and (not name or name == wait.event)]
     if options.json:
-        print(json.dumps({"plan_id": session.plan_id, "events": rows}))
+        print(json.dumps({"plan_id": session.plan_id, "events": rows, "waiting": wait_facts(waits)}))
         return app.OK
-    from oellm_autoexp.view.tables import console, events_table
+    from oellm_autoexp.view.tables import console, events_table, waiting_text
 
-    console().print(events_table(rows) if rows else "no events")
+    screen = console()
+    screen.print(events_table(rows) if rows else "no events")
+    if (text := waiting_text(waits)) is not None:
+        screen.print(text, soft_wrap=True)
     return app.OK
+
+
+def _waiting_action(pending: Pending) -> dict[str, Any]:
+    """An action that is not carried out yet, as those that are."""
+    from oellm_autoexp.view.waiting import until
+
+    limit = f", {until(pending.deadline)}" if pending.deadline else ""
+    return {
+        "action": pending.action or f"action {pending.binding + 1}",
+        "status": "waiting",
+        "message": f"{pending.reason}{limit}",
+        "id": pending.id,
+        "since": pending.since,
+        "until": None if pending.deadline is None else pending.deadline.at,
+    }
 
 
 def remove(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
@@ -336,15 +408,13 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
 
     resume = hints.resume_command(manifest)
     if not session.finished:
-        raise StateError(
-            Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")
-        )
+        raise StateError(_unfinished(session, resume))
     with writing(session.path):
         queue = Queue(session.path)
         if waits := queue.unfinished():
             what = "1 action waits" if waits == 1 else f"{waits} actions wait"
             them = "it" if waits == 1 else "them"
-            hint = f"carry {them} out first: {resume} --cmd actions; or remove this folder, if nobody needs {them}"
+            hint = f"carry {them} out first: {resume} --cmd actions; or give {them} up: {resume} --cmd skip"
             raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
         for suffix in _STATE:
             path = session.path.with_suffix(suffix)
@@ -355,3 +425,17 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         session.path.unlink()  # last: until then it is there to be removed
     _say(options, [], f"removed the session {session.plan_id}; its manifest, scripts and logs are where they were")
     return app.OK
+
+
+def _unfinished(session: Session, resume: str) -> Problem:
+    """Why a session is not finished, and the command that makes it so."""
+    from oellm_autoexp.monitor.waits import only_actions_wait, waits
+    from oellm_autoexp.view.waiting import waiting_lines
+
+    if only_actions_wait(session.jobs.values()):
+        lines = waiting_lines(waits(session.jobs.values()))
+        hint = "\n    ".join([*lines, f"give them up: {resume} --cmd skip"])
+        return Problem("its jobs have ended, and actions wait", str(session.path), hint)
+    if all(job.over for job in session.jobs.values()):
+        return Problem("a request waits for a monitor", str(session.path), f"let one look: {resume} --once")
+    return Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, hints, watchers
+from oellm_autoexp.cli import app, facts, hints, watchers
 from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import (
     ConfigError,
@@ -225,6 +225,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     from oellm_autoexp.monitor.tracked import WAITING
     from oellm_autoexp.text import plural
     from oellm_autoexp.view.tables import console
+    from oellm_autoexp.workflow.submit import FOR_OTHERS
 
     screen = console(stderr=True)
     attempts = {name: job.attempt for name, job in monitor.session.jobs.items()}
@@ -265,7 +266,9 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     done = sum(job.attempt != attempts[job.name] for job in jobs)
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
-    tried_all = all(job.refusals or not job.reason for job in waiting)  # the others wait for reasons of their own
+    tried_all = all(
+        job.refusals or job.reason in ("", FOR_OTHERS) for job in waiting
+    )  # the others wait for reasons of their own
     if refused and tried_all and not any(job.attempt for job in jobs):
         reasons = dict.fromkeys(job.reason for job in refused)
         raise SchedulerError(
@@ -460,11 +463,13 @@ def terminating() -> Iterator[None]:
 
 def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
-    from oellm_autoexp.view.tables import console, headline, session_table
+    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
 
     screen = console()
     screen.print(session_table(monitor.session), crop=False)
     screen.print(headline(monitor.session))
+    if (waits := waiting_text(facts.waiting(monitor.session))) is not None:
+        screen.print(waits, soft_wrap=True)
     hints.show(hints.next_steps(monitor.manifest, monitor.session))
     return outcome(monitor.session)
 

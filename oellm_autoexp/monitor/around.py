@@ -71,6 +71,8 @@ class Around:
     event_at: float | None = None
     last_run: float | None = None
     value: Callable[[str], Any] = _nothing
+    settled: bool = False
+    """Whether `me` has ended for good; of its actions those that wait alone may be left."""
 
     def exists(self, path: str) -> bool:
         """See Surroundings."""
@@ -83,9 +85,16 @@ class Around:
     def states(self, job: str) -> tuple[str, str]:
         """See Surroundings. A job that is to be started again has no state just now."""
         tracked = self.jobs[job]
-        if tracked.state in FINAL and not tracked.over:
+        if tracked.state in FINAL and not self.ended(job):
             return "", ""
-        return tracked.state, tracked.scheduler_state
+        unsubmitted = "FAILED" if tracked.failed else ""  # SLURM has refused it, and has no word for that
+        return tracked.state, tracked.scheduler_state or unsubmitted
+
+    def ended(self, job: str | None) -> bool:
+        """See Surroundings."""
+        if job is None or job == self.me.name:
+            return self.settled or self.me.over
+        return self.jobs[job].over
 
     def attempt(self) -> int:
         """See Surroundings."""

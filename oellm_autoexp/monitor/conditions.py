@@ -56,6 +56,13 @@ class Surroundings(Protocol):
         """The last so many bytes of a file (None: the job's newest log) as text, '' if there is none."""
         ...
 
+    def ended(self, job: str | None) -> bool:
+        """Whether a job of the plan (None: the job itself) has ended for good, with no new attempt to come.
+
+        Raises KeyError.
+        """
+        ...
+
 
 class _Condition(BaseModel):
     """Whoever waits for it gives up after `timeout_seconds` (null: never, but see EventAction).
@@ -67,6 +74,10 @@ class _Condition(BaseModel):
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name"})
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     blocking: bool = False
+
+    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+        """Whether the condition, which does not hold now, can't come true any more."""
+        return False
 
 
 class FileExistsCondition(_Condition):
@@ -154,6 +165,13 @@ class SlurmStateCondition(_Condition):
             return False
         return any(word.lower() in now for word in self.state)
 
+    def lost(self, around: Surroundings) -> bool:
+        """A job that has ended for good keeps its state, and a name that no job has will have none."""
+        try:
+            return around.ended(self.job_name)
+        except KeyError:
+            return True
+
     def __str__(self) -> str:
         return f"SlurmState: {self.job_name} = {' or '.join(self.state)}"
 
@@ -193,6 +211,10 @@ class MetadataCondition(_Condition):
             return False
         return (self.at_least is None or number >= self.at_least) and (self.at_most is None or number <= self.at_most)
 
+    def lost(self, around: Surroundings) -> bool:
+        """The values of a job that has ended for good do not change."""
+        return around.ended(None)
+
     def __str__(self) -> str:
         said = self.model_dump(exclude_defaults=True, exclude={"class_name", "key", "blocking", "timeout_seconds"})
         return f"Metadata: {self.key} {', '.join(f'{name} {value}' for name, value in said.items()) or 'is there'}"
@@ -207,6 +229,10 @@ class MaxAttemptsCondition(_Condition):
     def holds(self, around: Surroundings) -> bool:
         """Whether one more attempt is within the limit."""
         return around.attempt() < self.max_attempts
+
+    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+        """The number of attempts only grows."""
+        return True
 
     def __str__(self) -> str:
         return f"MaxAttempts: {self.max_attempts}"
@@ -226,6 +252,10 @@ class ElapsedTimeCondition(_Condition):
         """Whether the time is up."""
         elapsed = around.elapsed_seconds(self.since)
         return elapsed is not None and elapsed >= self.seconds
+
+    def lost(self, around: Surroundings) -> bool:
+        """A job that has ended for good and never began has no start to count from."""
+        return around.elapsed_seconds(self.since) is None and around.ended(None)
 
     def __str__(self) -> str:
         return f"ElapsedTime: {self.seconds:g} s since {self.since}"

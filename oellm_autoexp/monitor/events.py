@@ -27,6 +27,13 @@ class Event(Record):
     metadata: dict[str, Any] = {}
 
 
+class Deadline(Record):
+    """When a wait ends at the latest (seconds since 1970), and what is done then: `left out`, `tried again`."""
+
+    at: float
+    then: str
+
+
 class Pending(Record):
     """An action of an event that is to be carried out: the `binding`th of the rule of that name."""
 
@@ -38,6 +45,9 @@ class Pending(Record):
     """Whether its carrying out has begun; it is then begun again by a monitor that finds it so."""
     reason: str = ""
     """What it waits for."""
+    action: str = ""
+    """The class of the action, once it waits."""
+    deadline: Deadline | None = None
 
     @property
     def id(self) -> str:

@@ -39,6 +39,8 @@ class Verdict:
     reason: str = ""
     after: tuple[str, ...] = ()
     """Names of jobs in the queue whose success the scheduler is to await."""
+    patience_seconds: float | None = None
+    """How long the job may wait in all before it is cancelled; None: for ever."""
 
 
 class Gate:
@@ -77,8 +79,8 @@ class Gate:
         if unanswered := [condition for condition, answer in cancel if answer is None]:
             return _unanswered(unanswered)
         if self._start:
-            missing = [condition for condition in self._start if not condition.holds(around)]
-            verdict = self._by_conditions(missing, jobs, waited_seconds)
+            answers = [(condition, condition.holds(around)) for condition in self._start]
+            verdict = self._by_conditions([one for one in answers if not one[1]], around, waited_seconds)
         else:
             verdict = self._by_siblings(jobs)
         waits = self._command(now) if verdict.step == "start" else ""
@@ -113,17 +115,25 @@ class Gate:
         return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
 
     def _by_conditions(
-        self, missing: list[Condition], jobs: Mapping[str, TrackedJob], waited_seconds: float
+        self, missing: Sequence[tuple[Condition, bool | None]], around: Around, waited_seconds: float
     ) -> Verdict:
-        for condition in missing:
-            if condition.timeout_seconds is not None and waited_seconds >= condition.timeout_seconds:
-                return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
+        """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
+        patiences = []
+        for condition, answer in missing:
+            if answer is False and condition.lost(around):
+                return Verdict("cancel", f"cancelled: this can't come true any more: {condition}")
+            if condition.timeout_seconds is not None:
+                if waited_seconds >= condition.timeout_seconds:
+                    return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
+                patiences.append(condition.timeout_seconds)
         if not missing:
             return Verdict("start")
-        siblings = tuple(dict.fromkeys(filter(None, map(_awaited_sibling, missing))))
-        if all(map(_awaited_sibling, missing)) and all(map(_lasts, self._start)) and self._natively(siblings, jobs):
+        awaited = [_awaited_sibling(condition) for condition, _ in missing]
+        siblings = tuple(dict.fromkeys(filter(None, awaited)))
+        if all(awaited) and all(map(_lasts, self._start)) and self._natively(siblings, around.jobs):
             return Verdict("start", after=siblings)
-        return Verdict("wait", f"waits for {', '.join(map(str, missing))}")
+        reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
+        return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
 
     def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
         ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]

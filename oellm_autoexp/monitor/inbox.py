@@ -1,4 +1,4 @@
-"""Requests to the process that holds a session: to start a job again, or to end it.
+"""Requests to the process that holds a session: to start a job again, to end it, or to give up what waits.
 
 Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has heeded it.
 """
@@ -24,13 +24,14 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 class Asked(Record):
     """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
 
+    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too.
     `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` and `max_fruitless` (None: no
     limit) and `cooldown_seconds` are the restart's budget, as in RestartAction.
     """
 
     version: int = REQUEST_VERSION
     id: str
-    kind: Literal["restart", "cancel"]
+    kind: Literal["restart", "cancel", "skip"]
     job: str | None
     attempt: int
     reason: str = ""
@@ -40,6 +41,7 @@ class Asked(Record):
     max_attempts: int | None = None
     max_fruitless: int | None = None
     cooldown_seconds: float = 0
+    actions: bool = False
     at: float
 
 

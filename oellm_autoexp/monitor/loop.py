@@ -241,18 +241,24 @@ class Monitor:
         self._planned_seconds = self.interval_seconds
 
     def cancel(self, names: Iterable[str], reason: str) -> list[str]:
-        """End jobs for good, and begin no new attempt of them; the names of those that had not ended.
+        """End jobs for good, begin no new attempt of them, and give up their actions that wait.
 
-        Those in the queue are ended by the scheduler, those that wait are never submitted. Raises SchedulerError; then
-        those that wait are cancelled all the same, and the others perhaps.
+        Returns the names of those that had not ended. Those in the queue are ended by the scheduler, those that wait
+        are never submitted. Raises SchedulerError; then those that wait are cancelled all the same, and the others
+        perhaps.
         """
+        wanted = list(names)
         self.submitter.settle_all()
-        alive = [name for name in names if not self.session.jobs[name].over]
-        for name in alive:
-            self.reactions.cancel(name, reason, self.now())
-        self.session.save()
+        ended = [name for name in wanted if self.reactions.cancel(name, reason, self.now())]
+        self.skip(wanted, reason)
         self.reactions.act()
-        return alive
+        return ended
+
+    def skip(self, names: Iterable[str], reason: str) -> int:
+        """Give up the actions of jobs that wait; how many these were. Those whose programs are at work go on."""
+        given_up = sum(self.reactions.give_up(name, reason, self.now()) for name in names)
+        self.reactions.save()
+        return given_up
 
     def _observe(self, now: float) -> None:
         jobs, asked = self.session.jobs, self.queued_ids

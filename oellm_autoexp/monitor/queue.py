@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +171,18 @@ class Queue:
             if held is None:
                 claim.release()
             return held
+
+    def give_up(self, jobs: Collection[str], message: str, *, tell: Tell | None = None) -> list[QueueEntry]:
+        """Finish the entries of these jobs that wait for a worker as `failed` with a message; returns those.
+
+        One that a worker has, or had when it died, is left alone. `tell` as in `entries`. Raises StateError, OSError.
+        """
+        given_up = []
+        for entry in self.entries(tell=tell):
+            if entry.status == PENDING and entry.event.job in jobs and (held := self.claim(entry)) is not None:
+                held.finish(FAILED, message)
+                given_up.append(entry)
+        return given_up
 
     def worker_of(self, entry: QueueEntry) -> Holder | None:
         """Who is at an entry now; None: nobody alive."""

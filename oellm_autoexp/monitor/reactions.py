@@ -34,7 +34,7 @@ from oellm_autoexp.monitor.actions import (
 from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.monitor.detect import Detector
-from oellm_autoexp.monitor.events import Event, Pending, event_id
+from oellm_autoexp.monitor.events import Deadline, Event, Pending, event_id
 from oellm_autoexp.monitor.gate import Gate
 from oellm_autoexp.monitor.queue import Queue, QueueEntry
 from oellm_autoexp.monitor.record import RecordFile, Result, Status
@@ -54,9 +54,11 @@ from oellm_autoexp.monitor.tracked import (
     TrackedJob,
     by_id,
 )
+from oellm_autoexp.monitor.waits import AT_WORK
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
 from oellm_autoexp.workflow.attempts import write_script
+from oellm_autoexp.workflow.check import AttemptChecks
 from oellm_autoexp.world import Errand, Files
 
 _MOST_PUBLISHED = 8
@@ -67,6 +69,8 @@ MOST_AT_ONCE = 16
 _ASK_AGAIN_SECONDS = 60.0
 _TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"
 _WORKER = "waits for a worker of the queue (--cmd actions)"
+_LEFT_OUT = "left out"
+_ENDINGS = {"done": "", "failed": " failed", "skipped": " left out", "queued": " queued"}
 _NO_ROOM = "waits: the machine has no room for another program just now"
 
 
@@ -74,6 +78,8 @@ _NO_ROOM = "waits: the machine has no room for another program just now"
 class _Outcome:
     status: Status
     message: str
+    surprising: bool = False
+    """Whether people are told of an action that is left out."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Reactions:
         self._specs = {job.name: job for job in self.manifest.jobs}
         self._gates: dict[str, Gate] = {}
         self._queue = Queue(self.session.path)
+        self._checks = AttemptChecks(self.scheduler)
         self._errands: dict[str, Errand] = {}
         self._due: list[_Due] = []
         self.crowded = False
@@ -147,11 +154,11 @@ class Reactions:
             self._end_jobs(now)
         finally:
             self._begin_attempts(now)
-            self._save()
+            self.save()
             for path in done:
                 path.unlink(missing_ok=True)
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Save what was done; the results first, since nobody comes back to an action that the session has no more."""
         self.record.add(self._results)
         self._results.clear()
@@ -182,8 +189,12 @@ class Reactions:
         if name not in self.session.jobs:
             self.news.append(f"{asked.kind} of '{name}': no such job")
             return True
-        if asked.kind == "cancel":
-            self.cancel(name, asked.reason or "cancelled by hand", now)
+        if asked.kind in ("cancel", "skip"):
+            reason = asked.reason or "cancelled by hand"
+            if asked.kind == "cancel":
+                self.cancel(name, reason, now)
+            if asked.actions or asked.kind == "skip":
+                self.give_up(name, reason, now)
             return True
         request = Restart(
             asked.reason,
@@ -268,16 +279,25 @@ class Reactions:
                 pending.event.at,
                 job.carried_out.get(_place(pending)),
                 values.__getitem__,
+                self._settled(job),
             )
             step = decide(binding.conditions, around, now - pending.since)
             if step.kind == "wait":
-                return _waiting(pending, step.reason)
+                deadline = Deadline(at=pending.since + step.patience_seconds, then=_LEFT_OUT)
+                return _waiting(pending, step.reason, binding.action.class_name, deadline)
             self.questions.forget(_key(pending))
             if step.kind == "skip":
-                return _Outcome("skipped", step.reason)
+                return _Outcome("skipped", step.reason, step.surprising)
         if binding.mode == "queue":
             return self._enqueue(job, pending, binding, spec, now)
         return self._carry_out(name, pending, binding.action, now)
+
+    def _settled(self, job: TrackedJob) -> bool:
+        """Whether a job has ended, and none of its actions that are left may begin it anew."""
+        if job.state not in FINAL or job.restart is not None:
+            return False
+        actions = [binding.action for pending in job.pending if (binding := self._binding(job.name, pending))]
+        return not any(isinstance(action, RestartAction) for action in actions)
 
     def _ask(
         self, asker: str, spec: JobSpec, now: float, words: tuple[str, ...], interval_seconds: float
@@ -305,7 +325,9 @@ class Reactions:
         if isinstance(binding.action, RestartAction) and may_come and now - pending.since < USUAL_WAIT_SECONDS:
             if not pending.started:
                 self._note_run(job.name, pending, now)
-                return pending.model_copy(update={"started": True, "reason": _WORKER})
+                deadline = Deadline(at=pending.since + USUAL_WAIT_SECONDS, then="no longer waited for")
+                waits = _waiting(pending, _WORKER, binding.action.class_name, deadline)
+                return waits.model_copy(update={"started": True})
             if self._queue.place(entry).exists():
                 return pending
         return _Outcome("queued", pending.id)
@@ -331,7 +353,7 @@ class Reactions:
             case Launch() | LaunchPlan() | Tell():
                 if not pending.started:
                     self._note_run(name, pending, now)
-                    pending = _waiting(pending, _TURN).model_copy(update={"started": True})
+                    pending = _waiting(pending, _TURN, action.class_name).model_copy(update={"started": True})
                 self._due.append(_Due(name, pending, action.class_name, request))
                 return pending
             case _:
@@ -363,7 +385,7 @@ class Reactions:
         """Start the programs that are due, while there is room; that they are to be is saved before."""
         due, self._due = self._due, []
         if due:
-            self._save()
+            self.save()
         after: defaultdict[str, dict[str, Pending | None]] = defaultdict(dict)
         try:
             for one in due:
@@ -398,9 +420,10 @@ class Reactions:
             text=launch.text,
         )
         if errand.later:
-            return _waiting(pending, _NO_ROOM)
+            return _waiting(pending, _NO_ROOM, due.action)
         self._errands[_key(pending)] = errand
-        return _waiting(pending, "at work")
+        limit = launch.timeout_seconds
+        return _waiting(pending, AT_WORK, due.action, Deadline(at=self.now() + limit, then="ended") if limit else None)
 
     def _ended(self, pending: Pending, errand: Errand) -> _Outcome | None:
         outcome = errand.poll()
@@ -420,8 +443,10 @@ class Reactions:
         if outcome.status in ("done", "queued") and not pending.started:
             self._note_run(name, pending, now)
         job = self.session.jobs[name]
-        if outcome.status in ("done", "failed"):
-            job = job.happened(now, action if outcome.status == "done" else f"{action} failed", outcome.message)
+        if outcome.surprising:
+            self.news.append(f"{name}: {action} of {pending.event.name}: {outcome.message}")
+        if outcome.status in ("done", "failed") or outcome.surprising:
+            job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
         self.session.put(job)
         if outcome.status == "failed":
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
@@ -436,6 +461,17 @@ class Reactions:
                 at=now,
             )
         )
+
+    def give_up(self, name: str, reason: str, now: float) -> int:
+        """Leave out the actions of a job that wait, and not those whose programs are at work; how many these were."""
+        waiting = [pending for pending in self.session.jobs[name].pending if _key(pending) not in self._errands]
+        for pending in waiting:
+            self.questions.forget(_key(pending))
+            binding = self._binding(name, pending)
+            action = binding.action.class_name if binding else "?"
+            self._close(name, pending, action, _Outcome("skipped", f"given up: {reason}", surprising=True), now)
+        self._now_pending(name, dict.fromkeys(map(_key, waiting)))
+        return len(waiting)
 
     # ---- new attempts, and ends
 
@@ -466,7 +502,8 @@ class Reactions:
         overrides = {**job.overrides, **coming.overrides}
         excluded = dict.fromkeys((*job.excluded, *coming.exclude_nodes))
         try:
-            written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded)
+            check = self._checks.check if coming.overrides or coming.exclude_nodes else None
+            written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded, check)
         except AutoexpError as error:
             why = "; ".join(problem.what for problem in error.problems)
             raise StateError(Problem(f"no new attempt: {why}", error.problems[0].where)) from None
@@ -475,7 +512,7 @@ class Reactions:
         job = job.happened(now, "restart", coming.reason, restart=coming, **counts_as)
         if written is not None:
             job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
-        self.session.put(job)
+        self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.news.append(f"{name}: {coming.reason}")
         return _Outcome("done", coming.reason)
@@ -584,7 +621,7 @@ class Reactions:
             and (job.end_asked_at is None or now - job.end_asked_at >= _ASK_AGAIN_SECONDS)
         ]
         if due:
-            self._save()
+            self.save()
             self.scheduler.cancel({job.scheduler_id: job.token for job in by_id(due).values()})
         for job in due:
             self.session.put(job.model_copy(update={"end_asked_at": now}))
@@ -625,8 +662,11 @@ def _caught(step: Callable[[], _Outcome | Pending]) -> _Outcome | Pending:
         return _Outcome("failed", traceback.format_exc(limit=-3))
 
 
-def _waiting(pending: Pending, reason: str) -> Pending:
-    return pending if pending.reason == reason else pending.model_copy(update={"reason": reason})
+def _waiting(pending: Pending, reason: str, action: str, deadline: Deadline | None = None) -> Pending:
+    """An action as it waits, for what and until when."""
+    if (pending.reason, pending.action, pending.deadline) == (reason, action, deadline):
+        return pending
+    return pending.model_copy(update={"reason": reason, "action": action, "deadline": deadline})
 
 
 def _key(pending: Pending) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from oellm_autoexp.monitor.actions import Restart
+from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.tracked import (
     CANCELLED,
     FINAL,
@@ -49,7 +50,7 @@ def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_h
         return Refusal(Kind.NO_NEED, "a new attempt is on its way already")
     if job.cancelled_by:
         return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
-    if job.state not in (*IN_QUEUE, *FINAL):
+    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.refusals):
         return Refusal(Kind.NO_NEED, "it waits to be submitted")
     if by_hand:
         return None
@@ -57,6 +58,8 @@ def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_h
         return Refusal(Kind.NO_NEED, "no new attempt: it was cancelled by hand")
     if job.state == SUCCESS:
         return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
+    if job.state in FINAL and job.refusals:
+        return Refusal(Kind.UNWANTED, f"no new attempt: the last one was refused for good: {job.reason}")
     if job.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
         return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
     had = job.restarts.get(cause, 0)
@@ -101,15 +104,28 @@ def planned(job: TrackedJob, request: Restart, cause: str, now: float) -> Restar
 
 
 def begun(job: TrackedJob, now: float) -> TrackedJob:
-    """The job, whose attempt has ended, as it waits for the one that was planned."""
+    """The job, whose attempt has ended or was not taken, as it waits for the one that was planned."""
     restart = job.restart
     if restart is None:
         return job
+    asked = {
+        "reason": restart.reason,
+        "retry_at": restart.not_before,
+        "deadline": Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
+        "refusals": 0,
+        "files_missing_since": None,
+        "restart": None,
+        "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},
+        "overrides": {**job.overrides, **restart.overrides},
+        "excluded": tuple(dict.fromkeys((*job.excluded, *restart.exclude_nodes))),
+    }
+    if job.state == WAITING:
+        return job.model_copy(update=asked)
     return job.model_copy(
         update={
+            **asked,
             **NEW_RUN,
             "state": WAITING,
-            "reason": restart.reason,
             "token": "",
             "task": None,
             "scheduler_state": "",
@@ -125,14 +141,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "late_until": None,
             "problem": "",
             "waiting_since": now,
-            "retry_at": restart.not_before,
-            "refusals": 0,
             "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
             "end_asked_at": None,
-            "restart": None,
-            "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},
-            "overrides": {**job.overrides, **restart.overrides},
-            "excluded": tuple(dict.fromkeys((*job.excluded, *restart.exclude_nodes))),
         }
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import Record, Resources
-from oellm_autoexp.monitor.events import Event, Pending
+from oellm_autoexp.monitor.events import Deadline, Event, Pending
 from oellm_autoexp.monitor.progress import Progress
 
 WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
@@ -115,6 +115,10 @@ class TrackedJob(Record):
     absent_since: float | None = None
     """Since when the scheduler, asked for the token of an unclear submission, has denied it."""
     waiting_since: float | None = None
+    deadline: Deadline | None = None
+    """Of a job that is not in the queue: when its wait ends at the latest, or it is tried again."""
+    files_missing_since: float | None = None
+    """Since when it can't be submitted because its script or its working directory is not there."""
     after: tuple[str, ...] = ()
     """Ids of the jobs whose success it awaits in the scheduler's queue."""
     scheduler_id: str = ""

@@ -25,6 +25,7 @@ from oellm_autoexp.errors import (
 from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
+from oellm_autoexp.text import did_you_mean
 
 _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, too; -t all: those that ended lately, too
 _SACCT_WINDOW = "now-30days"
@@ -115,9 +116,20 @@ class SlurmClient:
             asked = script.options(text)
             problems += limits.option_problems(asked, known, path)
             problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
+            problems += self._node_problems(asked, path)
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
+
+    def _node_problems(self, asked: Mapping[str, str], path: str) -> list[Problem]:
+        """The nodes that a script names and the cluster does not have: sbatch refuses it for them."""
+        lists = [asked[key] for key in ("exclude", "nodelist") if asked.get(key) and "/" not in asked[key]]
+        if not lists:
+            return []
+        named = self._told([*self._scontrol, "show", "hostnames", ",".join(lists)]).split()
+        known = self._told([*self._sinfo, "-a", "-h", "-N", "-o", "%N"]).split()
+        unknown = dict.fromkeys(name for name in named if name not in set(known)) if known else {}
+        return [Problem(f"there is no node '{name}'", path, did_you_mean(name, known)) for name in unknown]
 
     def _path_problems(self, path: str) -> list[Problem]:
         """What keeps a path from sbatch: behind a wrapper (ssh) may be another shell, which would take it apart."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+from oellm_autoexp.monitor.waits import AT_WORK, only_actions_wait, waits
 from oellm_autoexp.view.shown import Shown
-from oellm_autoexp.view.tables import causes, headline, is_held
+from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
+from oellm_autoexp.view.waiting import waiting_lines
 
 _HEADLINE_EVERY_SECONDS = 30.0
 
@@ -15,6 +17,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, str]] = {}
+        self._waits: set[tuple[str, str, str, str]] = set()
+        self._only_actions = False
         self._trouble = ""
         self._obstacle = ""
         self._headline = ""
@@ -30,6 +34,7 @@ class Changes:
                 self._told[job.name] = news
                 detail = ", ".join([*([f"job {job.scheduler_id}"] if job.scheduler_id else []), *causes(job)])
                 lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
+        lines += self._waiting(monitor)
         if monitor.trouble != self._trouble:
             self._trouble = monitor.trouble
             what = (
@@ -47,6 +52,20 @@ class Changes:
             self._headline, self._headline_at = summary, time.monotonic()
             lines.append(f"{_clock()} {summary}")
         return lines
+
+    def _waiting(self, monitor: Shown) -> list[str]:
+        """A line for each action that has begun to wait, and one when nothing but actions is left."""
+        actions = {
+            (wait.job, wait.action, wait.event, wait.reason): wait
+            for wait in waits(monitor.session.jobs.values())
+            if wait.kind == "action" and wait.reason != AT_WORK
+        }
+        fresh = [wait for key, wait in actions.items() if key not in self._waits]
+        self._waits = set(actions)
+        only_actions = only_actions_wait(monitor.session.jobs.values())
+        told, self._only_actions = self._only_actions, only_actions
+        lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not told else [])
+        return [f"{_clock()} {line}" for line in lines]
 
 
 def _clock() -> str:

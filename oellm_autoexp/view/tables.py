@@ -15,14 +15,28 @@ from rich.text import Text
 
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import CANCELLED, FINAL, PENDING, RUNNING, SUCCESS, WAITING, TrackedJob, counts
+from oellm_autoexp.monitor.tracked import (
+    CANCELLED,
+    FINAL,
+    PENDING,
+    RUNNING,
+    SUBMITTING,
+    SUCCESS,
+    WAITING,
+    TrackedJob,
+    counts,
+)
+from oellm_autoexp.monitor.waits import Wait, only_actions_wait, waits
 from oellm_autoexp.text import plural, printable
 from oellm_autoexp.view.shown import Shown
+from oellm_autoexp.view.waiting import action_count, until, waiting_lines
 from oellm_autoexp.workflow.budget import Budget
 
 _COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
 _LIVE_ROWS = 24
 _LIVE_NEWS = 5
+_LIVE_WAITS = 3
+ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip gives up those that wait)"
 
 
 def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> RenderableType:
@@ -96,8 +110,9 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
     state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
     if code := _code(job):
         state.append(f" ({code})")
-    if job.state != SUCCESS and (why := _why(job)):
-        state.append(f" {', '.join(why)}", style="dim")
+    notes = [*(_why(job, now) if job.state != SUCCESS else []), *filter(None, [action_count(waits([job]))])]
+    if notes:
+        state.append(f" {', '.join(notes)}", style="dim")
     if job.switched_off:
         state.append(f" rule switched off, its pattern takes too long: {', '.join(job.switched_off)}", style="yellow")
     progress = job.progress
@@ -121,7 +136,7 @@ _SAID_BY_THE_CODE = "NonZeroExitCode"
 
 
 def causes(job: TrackedJob) -> list[str]:
-    """Why a job is in its state, in few words: its exit code, the rule that named its trouble, the reason."""
+    """Why a job is in its state, in few words: its exit code, the rule that named its trouble, the reason, how long."""
     return [word for word in (_code(job), *_why(job)) if word]
 
 
@@ -130,13 +145,14 @@ def _code(job: TrackedJob) -> str:
     return f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS and not job.cancelled_by else ""
 
 
-def _why(job: TrackedJob) -> list[str]:
+def _why(job: TrackedJob, now: float | None = None) -> list[str]:
     rule = job.error_type if job.state != SUCCESS else ""
     if is_held(job):
         return [f"{job.reason}: it waits until `scontrol release {job.scheduler_id}`"]
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
-    return [word for word in (rule if rule != job.state else "", reason, hindered) if word]
+    limit = until(job.deadline, now) if job.deadline and job.state in (WAITING, SUBMITTING) else ""
+    return [word for word in (rule if rule != job.state else "", reason, hindered, limit) if word]
 
 
 def is_held(job: TrackedJob) -> bool:
@@ -162,7 +178,14 @@ def headline(session: Session) -> str:
     parts = (f"{count} {state}" for state, count in counts(session.jobs.values()).items())
     used = sum(job.gpu_hours for job in session.jobs.values())
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
-    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}"
+    waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
+    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}"
+
+
+def waiting_text(found: Sequence[Wait], now: float | None = None) -> Text | None:
+    """What waits, in lines below a table; None for nothing."""
+    lines = waiting_lines(found, now=now)
+    return Text("\n".join(["waiting:", *(f"  {line}" for line in lines)]), style="dim") if lines else None
 
 
 def events_table(rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -185,6 +208,10 @@ def events_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 def live(monitor: Shown) -> RenderableType:
     """What a running monitor shows."""
     parts: list[RenderableType] = [session_table(monitor.session, limit=_LIVE_ROWS), Text(headline(monitor.session))]
+    actions = [wait for wait in waits(monitor.session.jobs.values()) if wait.kind == "action"]
+    parts += [Text(line, style="dim") for line in waiting_lines(actions, most=_LIVE_WAITS)]
+    if only_actions_wait(monitor.session.jobs.values()):
+        parts.append(Text(ONLY_ACTIONS_WAIT, style="yellow"))
     parts += [Text(line, style="dim") for line in deque(monitor.reactions.news, maxlen=_LIVE_NEWS)]
     if monitor.trouble:
         parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.trouble}", style="yellow"))

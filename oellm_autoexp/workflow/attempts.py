@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,37 @@ from oellm_autoexp.workflow.watching import DIRECTIVES
 
 
 def write_script(
-    manifest: Manifest, spec: JobSpec, attempt: int, overrides: Mapping[str, Any], excluded: Iterable[str]
+    manifest: Manifest,
+    spec: JobSpec,
+    attempt: int,
+    overrides: Mapping[str, Any],
+    excluded: Iterable[str],
+    check: Callable[[JobSpec, str, str], None] | None = None,
 ) -> tuple[str, Resources] | None:
     """Write the script of an attempt beside the plan's; its path and what it asks for. None: the plan's will do.
 
     `overrides` under `slurm.sbatch` change directives; anything else plans the job anew from its recorded config.
+    `check` gets the job, the path and the text before anything is written, and raises what is wrong with them.
     Raises ConfigError for overrides that can't be, StateError if the script can't be read or written.
     """
     text = make_script(manifest, spec, overrides, excluded)
     if text is None:
         return None
-    path = Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
+    nodes_, gpus, limit = script.resources(script.options(text))
+    path = script_place(spec, attempt)
+    if check is not None:
+        check(spec, str(path), text)
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, text, 0o700)
     except OSError as error:
         raise _no_script(error, path) from None
-    nodes_, gpus, limit = script.resources(script.options(text))
     return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)
+
+
+def script_place(spec: JobSpec, attempt: int) -> Path:
+    """Where the script of an attempt is, if it has one of its own."""
+    return Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
 
 
 def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any], excluded: Iterable[str]) -> str | None:

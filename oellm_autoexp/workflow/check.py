@@ -3,34 +3,124 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
-from oellm_autoexp.model import Manifest
+from oellm_autoexp.files import write_atomic
+from oellm_autoexp.model import JobSpec, Manifest
+from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.scheduler.base import Scheduler
-from oellm_autoexp.slurm.script import array_group, directive_lines
+from oellm_autoexp.slurm.script import array_group, directive_lines, options, resources
+from oellm_autoexp.workflow.attempts import make_script, script_place
+from oellm_autoexp.workflow.replan import NO_VALUE
+from oellm_autoexp.workflow.watching import known_overrides
 
 
 def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> None:
     """Raise ConfigError with all that bash or the scheduler would refuse, or keep waiting for ever.
 
-    `test`: the scheduler is also asked to judge one script of each kind as if it were submitted.
+    That of later attempts, too, whose overrides are known (RestartAction). `test`: the scheduler is also asked to judge
+    one script of each kind as if it were submitted.
     """
     kinds = _kinds(manifest)
-    raise_all(
-        ConfigError,
-        [problem for path, text in kinds.items() for problem in _syntax(path, text)]
-        + scheduler.check(kinds, test=test),
-    )
+    scripts = {job.script_path: text for job, text in kinds}
+    problems = [problem for path, text in scripts.items() for problem in _syntax(path, text)]
+    problems += scheduler.check(scripts, test=test)
+    raise_all(ConfigError, problems or _later_problems(manifest, [job for job, _ in kinds], scheduler, test=test))
 
 
+def _later_problems(manifest: Manifest, jobs: Iterable[JobSpec], scheduler: Scheduler, *, test: bool) -> list[Problem]:
+    """What is wrong with the attempts that rules with known overrides would begin of these jobs."""
+    checks = AttemptChecks(scheduler)
+    found: dict[Problem, None] = {}
+    for job in jobs:
+        section = manifest.monitoring if job.monitoring is None else job.monitoring
+        rules = Rules.model_validate({key: value for key, value in section.items() if key in Rules.model_fields})
+        for place, overrides in known_overrides(rules):
+            for problem in checks.overrides(manifest, job, 2, overrides, (), test=test):
+                if problem.what != NO_VALUE:  # it may be set where the monitor runs
+                    found[Problem(problem.what, place, problem.hint)] = None
+    return list(found)
+
+
+class AttemptChecks:
+    """Checks scripts of later attempts as a plan's are, before they are written.
+
+    What the scheduler says of directives is asked for once, and again after a minute: many jobs begin anew at once.
+    """
+
+    def __init__(self, scheduler: Scheduler, now: Callable[[], float] = time.monotonic) -> None:
+        self._scheduler = scheduler
+        self._now = now
+        self._told: dict[str, tuple[float, list[Problem]]] = {}
+
+    def check(self, spec: JobSpec, path: str, text: str) -> None:
+        """Return if a script of a job will do. Raises ConfigError with what bash or the scheduler would refuse.
+
+        What the plan's own script has against it is left out: that was submitted all the same.
+        """
+        raise_all(ConfigError, self.problems(spec, path, text))
+
+    def overrides(
+        self,
+        manifest: Manifest,
+        spec: JobSpec,
+        attempt: int,
+        overrides: Mapping[str, Any],
+        excluded: Iterable[str],
+        *,
+        test: bool = False,
+    ) -> list[Problem]:
+        """What is wrong with an attempt of a job with these overrides; nothing is written. Raises StateError."""
+        try:
+            text = make_script(manifest, spec, overrides, excluded)
+            if text is None:
+                return []
+            resources(options(text))
+        except (ConfigError, BackendError) as error:
+            return list(error.problems)
+        return self.problems(spec, str(script_place(spec, attempt)), text, test=test)
+
+    def problems(self, spec: JobSpec, path: str, text: str, *, test: bool = False) -> list[Problem]:
+        """What is wrong with a script, as `check`; with `test` the scheduler judges it as if it were submitted."""
+        found = [*_syntax(path, text), *self._asked(path, text)]
+        if found:
+            known = {problem.what for problem in self._asked(spec.script_path, _read(spec.script_path))}
+            found = [problem for problem in found if problem.what not in known]
+        found = found or (self._tested(path, text) if test else [])
+        return [problem if problem.where.startswith("$") else replace(problem, where=path) for problem in found]
+
+    def _asked(self, path: str, text: str) -> list[Problem]:
+        kind = array_group(directive_lines(text), "")
+        at, told = self._told.get(kind, (-math.inf, []))
+        if self._now() - at > _FRESH_SECONDS:
+            self._told[kind] = at, told = self._now(), self._scheduler.check({path: text})
+        return told
+
+    def _tested(self, path: str, text: str) -> list[Problem]:
+        """What the scheduler says of a script as if it were submitted: of a file, which is there for that time."""
+        place = Path(path).parent.with_name(f".{Path(path).parent.name}.sbatch")
+        try:
+            write_atomic(place, text, 0o700)
+            return self._scheduler.check({str(place): text}, test=True)
+        except OSError as error:
+            return [Problem(f"can't be written to be tested: {error.strerror}", str(place))]
+        finally:
+            place.unlink(missing_ok=True)
+
+
+_FRESH_SECONDS = 60.0
 _PATIENCE_SECONDS = 600  # for the program to start
 _PATIENCE_SECONDS_EACH = 10
 
@@ -101,23 +191,28 @@ def _answers(program: tuple[str, ...], probes: Sequence[Probe], progress: Callab
     return answers, (lines or [f"exit code {child.returncode}"])[-1]
 
 
-def _kinds(manifest: Manifest) -> dict[str, str]:
-    """One script (path → text) of each stage and set of directives: values are quoted, so that others are like it."""
-    found: dict[tuple[str | None, str], tuple[str, str]] = {}
+def _kinds(manifest: Manifest) -> list[tuple[JobSpec, str]]:
+    """A job of each stage and set of directives with its script: values are quoted, so that others are like it."""
+    found: dict[tuple[str | None, str], tuple[JobSpec, str]] = {}
     for job in manifest.jobs:
-        try:
-            text = Path(job.script_path).read_text(errors="replace")
-        except OSError as error:
-            raise ConfigError(
-                Problem(f"can't read the script: {error.strerror}", job.script_path, "plan again")
-            ) from None
-        found.setdefault((job.stage, array_group(directive_lines(text), "")), (job.script_path, text))
-    return dict(found.values())
+        text = _read(job.script_path)
+        found.setdefault((job.stage, array_group(directive_lines(text), "")), (job, text))
+    return list(found.values())
+
+
+def _read(path: str) -> str:
+    """A script. Raises ConfigError."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError as error:
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
 
 
 def _syntax(path: str, text: str) -> list[Problem]:
+    """What `bash -n` says of a script, which is or will be at `path`."""
     if "bash" not in text.partition("\n")[0]:
         return []
-    result = subprocess.run(["bash", "-n", "--", path], capture_output=True, text=True, errors="replace", check=False)  # noqa: S607
+    words = ["bash", "-n"]
+    result = subprocess.run(words, input=text, capture_output=True, text=True, errors="replace", check=False)
     said = result.stderr.strip().splitlines()
     return [Problem(f"bash -n: {said[0] if said else 'failed'}", path)] if result.returncode else []

@@ -15,6 +15,7 @@ from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.monitor.waits import only_actions_wait, waits
 from oellm_autoexp.workflow.manifest import load
 
 _PATIENCE_SECONDS = 60.0
@@ -51,7 +52,7 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
             f"{len(names)} of the plan's output directories (first: {names[0]}) belong to the session "
             f"'{path.stem}', which is not finished",
             str(path),
-            f"resume it (monitor_autoexp.py --session {path.stem}), end it (… --cmd cancel), or change output_dir",
+            _way_out(path),
         )
         for path, names in others.items()
         if not _finished(path)
@@ -62,6 +63,18 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
     mark = json.dumps({"version": 1, "session": str(session)}) + "\n"
     for job in manifest.jobs:
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)
+
+
+def _way_out(path: Path) -> str:
+    """What a person may do about the session that keeps output directories; where actions alone wait, which."""
+    jobs = Session.load(path).jobs.values()
+    resume = f"resume it (monitor_autoexp.py --session {path.stem})"
+    if only_actions_wait(jobs):
+        found = waits(jobs)
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        waiting = f"its jobs have ended, and actions wait ({found[0].subject}: {found[0].reason}{more})"
+        return f"{waiting}: {resume}, give them up (… --cmd skip), or change output_dir"
+    return f"{resume}, end it (… --cmd cancel), or change output_dir"
 
 
 def _owner(output_dir: Path) -> Path | None:

@@ -210,6 +210,7 @@ class _Planner:
         self._needs: dict[str, None] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
         self._rules = watching.Decoder()
+        self._later: dict[tuple[str | None, str, str], tuple[int, str, dict[str, Any]]] = {}
 
     def jobs(self, subset: frozenset[int] | None, progress: Callable[[int, int], None]) -> list[_Planned]:
         """Every job, in order. Raises the collected problems."""
@@ -232,6 +233,7 @@ class _Planner:
         if problems:
             kinds = set(problems.values())
             raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
+        self._check_later_attempts()
         check_unique([job.spec for job in planned])
         if subset is not None:
             planned = self._without_those_left_out(planned)
@@ -259,6 +261,18 @@ class _Planner:
             left = [each for each in job.spec.cancel_conditions if each.get("job_name", job.spec.name) in names]
             kept.append(replace(job, spec=job.spec.model_copy(update={"cancel_conditions": tuple(left)})))
         return kept
+
+    def _check_later_attempts(self) -> None:
+        """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""
+        problems = []
+        for index, place, values in self._later.values():
+            try:
+                plan_job(self._jobs.overriding(index, values), self._circumstances, self._read_template, index)
+            except AutoexpError as error:
+                problems += [
+                    Problem(f"{p.where}: {p.what}" if p.where else p.what, place, p.hint) for p in error.problems
+                ]
+        raise_all(ConfigError, problems)
 
     def job(self, index: int) -> _Planned:
         """One job. Raises what is wrong with it."""
@@ -310,6 +324,12 @@ class _Planner:
             hint = "set one of the two: scheduler.native_dependencies sets it"
             raise ConfigError(Problem("the program sets this itself", "$.slurm.sbatch.dependency", hint))
         self._odd_options.update(key for key in slurm.sbatch if unknown_option(key))
+        for place, overrides in watching.known_overrides(config.monitoring):
+            later = [key.removeprefix(watching.DIRECTIVES) for key in overrides if key.startswith(watching.DIRECTIVES)]
+            self._odd_options.update(key for key in later if unknown_option(key))
+            values = {key: value for key, value in overrides.items() if not key.startswith(watching.DIRECTIVES)}
+            if values:
+                self._later.setdefault((config.stage, place, str(values)), (config.index, place, values))
         lines = script.directives(
             slurm.sbatch,
             slurm.sbatch_extra_directives,

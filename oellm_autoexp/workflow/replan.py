@@ -39,6 +39,7 @@ _FIXED = {
     "log_path_current": "project.log_path_current",
 }
 """What a job keeps in all its attempts, and the keys that say it."""
+NO_VALUE = "its value is a secret, which is not in the plan's record"
 _MARK = re.compile(r"AUTOEXP_REDACTED_(\d+)_")
 _EXPORT = re.compile(r"""^export (\w+)=((?:'[^']*'|"[^"]*"|[^\s'"])*)$""", re.MULTILINE)
 
@@ -262,7 +263,7 @@ def _problems_of(text: str, marks: Sequence[str]) -> list[Problem]:
     """One problem for each secret whose mark is in a text."""
     hint = "set it by an override, or refer to a variable that is set now: ${oc.env:NAME}"
     names = dict.fromkeys(marks[int(number)] for number in _MARK.findall(text))
-    return [Problem("its value is a secret, which is not in the plan's record", name, hint) for name in names]
+    return [Problem(NO_VALUE, name, hint) for name in names]
 
 
 @contextmanager

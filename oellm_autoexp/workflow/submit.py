@@ -24,6 +24,8 @@ from pathlib import Path
 
 from oellm_autoexp.errors import (
     AutoexpError,
+    BackendError,
+    ConfigError,
     InvalidSubmissionError,
     LockedError,
     Problem,
@@ -37,9 +39,20 @@ from oellm_autoexp.files import link_atomic, write_atomic
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobSpec, Manifest, Submission
 from oellm_autoexp.monitor.around import Questions
+from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.gate import Gate, may_be_overruled
 from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import CANCELLED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, WAITING, TrackedJob, by_id
+from oellm_autoexp.monitor.tracked import (
+    CANCELLED,
+    CRASH,
+    IN_QUEUE,
+    PENDING,
+    SUBMITTING,
+    SUCCESS,
+    WAITING,
+    TrackedJob,
+    by_id,
+)
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
 from oellm_autoexp.workflow.attempts import write_script
@@ -51,9 +64,14 @@ _LONGEST_RETRY_SECONDS = 900.0
 _ENOUGH_REFUSALS = 3
 _MOST_DOUBLINGS = 10
 _FRESH_SECONDS = 10.0
+_FILES_PATIENCE_SECONDS = 86400.0
+"""How long a script or a working directory may be away: a file system may be down for a night."""
+_SAME_SECONDS = 60.0
+"""Deadlines that differ by less are the same: each change of one is a record of the session."""
 _LOST = "its submission got no clear answer, and it is not there"
 _FOR_ROOM = "waits for room in the queue (scheduler.max_jobs)"
 _FOR_TURN = "waits for its turn (scheduler.submit_rate_limit_seconds)"
+FOR_OTHERS = "goes when the scheduler takes more: it has refused several jobs just now"
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +89,7 @@ class Submitter:
     now: Callable[[], float] = time.time
     beat: Callable[[float], None] = lambda next_in_seconds: None
     in_queue: Callable[[TrackedJob], TrackedJob] = lambda job: job
-    """What follows when a job has come into the queue: the job with that, before it is saved."""
+    """What follows when a job has come into the queue, or is refused for good: the job with it, before it is saved."""
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
@@ -121,7 +139,7 @@ class Submitter:
         self._most = None
         for job in list(self.session.jobs.values()):
             if job.state == WAITING and job.retry_at:
-                self.session.put(job.model_copy(update={"retry_at": 0}))
+                self.session.put(job.model_copy(update={"retry_at": 0, "deadline": None}))
 
     # ---- submissions whose fate is unknown
 
@@ -147,12 +165,12 @@ class Submitter:
                 continue
             since = self._tracked(next(iter(batch.jobs.values()))).absent_since
             since = now if since is None else min(since, now)  # min: clocks are set back
-            left = since + self.scheduler.settle_seconds - now
-            if left <= 0:
+            until = since + self.scheduler.settle_seconds
+            if until <= now:
                 self._refused(batch, SubmitError(Problem(_LOST)))
             else:
-                reason = f"nobody knows yet whether it was submitted: it is looked for until {left:.0f} s from now"
-                self._still_unclear([batch], absent_since=since, reason=reason)
+                reason = "nobody knows yet whether it was submitted: it is looked for"
+                self._still_unclear([batch], absent_since=since, reason=reason, until=until)
         self.session.save()
 
     def settle_all(self) -> None:
@@ -172,11 +190,15 @@ class Submitter:
                 jobs[job.token][job.task] = self._specs[job.name]
         return {token: Batch(by_task) for token, by_task in jobs.items()}
 
-    def _still_unclear(self, unclear: Iterable[Batch], *, absent_since: float | None, reason: str) -> None:
+    def _still_unclear(
+        self, unclear: Iterable[Batch], *, absent_since: float | None, reason: str, until: float | None = None
+    ) -> None:
+        deadline = None if until is None else Deadline(at=until, then="submitted again")
         for batch in unclear:
             for spec in batch.jobs.values():
                 job = self._tracked(spec)
-                self.session.put(job.model_copy(update={"absent_since": absent_since, "reason": reason}))
+                update = {"absent_since": absent_since, "reason": reason, "deadline": deadline}
+                self.session.put(job.model_copy(update=update))
 
     def _id_by_marks(self, token: str, batch: Batch) -> str | None:
         """The id under which some job of a batch has run: its script leaves the name that it ran by, token included."""
@@ -233,8 +255,10 @@ class Submitter:
         while made:
             if not self._await_turn(patient=patient):
                 self._turns = True
-                for spec in (spec for later in made for spec in later.jobs.values()):
-                    self._waits(spec.name, _FOR_TURN)
+                for place, later in enumerate(made):
+                    turn = Deadline(at=self._next_at + place * self._rate_limit, then="submitted")
+                    for spec in later.jobs.values():
+                        self._waits(spec.name, _FOR_TURN, turn)
                 break
             batch = made.popleft()
             if batch.dependency and not self._still_alive(ready):
@@ -259,6 +283,9 @@ class Submitter:
             refused_in_a_row = 0 if taken else refused_in_a_row + 1
             if refused_in_a_row == _ENOUGH_REFUSALS:  # a limit is reached: asking for the others would only annoy
                 self._hold_until = self.now() + _RETRY_SECONDS
+                for spec in (spec for later in made for spec in later.jobs.values()):
+                    if not self._tracked(spec).refusals:
+                        self._waits(spec.name, FOR_OTHERS, Deadline(at=self._hold_until, then="tried"))
                 break
         return done
 
@@ -303,7 +330,7 @@ class Submitter:
                 case "cancel" | "done":
                     self._end(job, CANCELLED if verdict.step == "cancel" else SUCCESS, verdict.reason, now)
                 case "wait":
-                    self._waits(name, verdict.reason)
+                    self._waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
                 case "start":
                     through[name] = verdict.after
                     if job.reason and job.retry_at <= now and not job.refusals:
@@ -316,12 +343,19 @@ class Submitter:
         self._gates[job.name].forget()
         self.session.put(job.happened(now, state, reason, state=state, reason=reason, ended_at=now))
 
-    def _waits(self, name: str, reason: str) -> None:
-        """Let a job that waits say for what."""
+    def _waits(
+        self, name: str, reason: str, deadline: Deadline | None = None, *, patience_seconds: float | None = None
+    ) -> None:
+        """Let a job that waits say for what, since when and until when; after `patience_seconds` it is cancelled."""
         job = self.session.jobs[name]
         since = self.now() if job.waiting_since is None else job.waiting_since
-        if (job.reason, job.waiting_since) != (reason, since):
-            self.session.put(job.model_copy(update={"reason": reason, "waiting_since": since}))
+        if patience_seconds is not None:
+            deadline = Deadline(at=since + patience_seconds, then="cancelled")
+        if _about_the_same(job.deadline, deadline):
+            deadline = job.deadline
+        if (job.reason, job.waiting_since, job.deadline) != (reason, since, deadline):
+            update = {"reason": reason, "waiting_since": since, "deadline": deadline}
+            self.session.put(job.model_copy(update=update))
 
     def _with_ids(self, through: Mapping[str, tuple[str, ...]]) -> list[Ready]:
         """The jobs with the ids of those that they are to follow.
@@ -347,18 +381,25 @@ class Submitter:
         return holder is not None
 
     def _next_attempt(self, name: str) -> JobSpec | None:
-        """The job as it is to be submitted, with a script of its own if it needs one; None if that can't be made."""
-        spec, job = self._specs[name], self.session.jobs[name]
+        """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""
+        spec, job, now = self._specs[name], self.session.jobs[name], self.now()
+        if job.retry_at > now:
+            return None
         if not job.script_path and (job.excluded or job.overrides):
             try:
                 written = write_script(self.manifest, spec, job.attempt + 1, job.overrides, job.excluded)
+            except (ConfigError, BackendError) as error:
+                self._refuse_for_good(job, f"its script can't be made: {error.problems[0].what}", now)
+                return None
             except AutoexpError as error:
-                reason = f"its script can't be made: {error.problems[0].what}"
-                self.session.put(job.model_copy(update={"reason": reason, "retry_at": self.now() + _RETRY_SECONDS}))
+                self._await_files(job, f"its script can't be made: {error.problems[0].what}", now)
                 return None
             if written is not None:
                 job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
                 self.session.put(job)
+        if missing := _missing_files(spec.work_dir, job.script_path or spec.script_path):
+            self._await_files(job, missing, now)
+            return None
         if not job.script_path:
             return spec
         update: dict[str, object] = {"script_path": job.script_path, "resources": job.resources or spec.resources}
@@ -451,7 +492,7 @@ class Submitter:
 
     def _back_to_waiting(self, jobs: Iterable[JobSpec]) -> None:
         for spec in jobs:
-            update = {"state": WAITING, "token": "", "task": None, "absent_since": None, "reason": ""}
+            update = {"state": WAITING, "token": "", "task": None, "absent_since": None, "reason": "", "deadline": None}
             self.session.put(self._tracked(spec).model_copy(update=update))
 
     def _write_array(self, made: Submission, batch: Batch) -> None:
@@ -489,6 +530,8 @@ class Submitter:
                 task=task,
                 absent_since=None,
                 waiting_since=None,
+                deadline=None,
+                files_missing_since=None,
                 scheduler_id=job_id,
                 attempt=tracked.attempt + 1,
                 resolved_log_path=log,
@@ -499,24 +542,84 @@ class Submitter:
             self.session.put(self.in_queue(submitted))
             link_current(spec, log)
 
+    # ---- refusals
+
     def _refused(self, batch: Batch, error: SubmitError) -> None:
-        words = error.problems[0].what
+        """Let the jobs of a batch wait for their next try.
+
+        A job whose script is its own, and refused for good, is ended: only other overrides would help it.
+        """
+        words, now = error.problems[0].what, self.now()
         for_good = isinstance(error, InvalidSubmissionError)
-        # Many sessions that meet one limit must not come back all at once.
-        spread = random.uniform(0.8, 1.2)  # noqa: S311  no secret
         for spec in batch.jobs.values():
             job = self._tracked(spec)
-            growing = min(_RETRY_SECONDS * 2 ** min(job.refusals, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
-            delay = (_LONGEST_RETRY_SECONDS if for_good else growing) * spread
-            update: dict[str, object] = {"state": WAITING, "token": "", "task": None, "reason": words}
-            update |= {"refusals": job.refusals + 1, "retry_at": self.now() + delay}
-            known = job.reason == words
-            self.session.put(
-                job.model_copy(update=update) if known else job.happened(self.now(), "refused", words, **update)
-            )
+            if for_good and job.script_path:
+                self._refuse_for_good(job, words, now)
+            else:
+                pause = _LONGEST_RETRY_SECONDS if for_good else _growing(job.refusals)
+                self._try_again(job, words, pause, now, token="", task=None, files_missing_since=None)
+
+    def _await_files(self, job: TrackedJob, words: str, now: float) -> None:
+        """Let a job wait for its files, for a day."""
+        since = (
+            now if job.files_missing_since is None else min(job.files_missing_since, now)
+        )  # min: clocks are set back
+        if now - since >= _FILES_PATIENCE_SECONDS:
+            self._refuse_for_good(job, f"given up: for a day, {words}", now)
+            return
+        deadline = Deadline(at=since + _FILES_PATIENCE_SECONDS, then="given up")
+        self._try_again(job, words, _growing(job.refusals), now, files_missing_since=since, deadline=deadline)
+
+    def _try_again(self, job: TrackedJob, words: str, pause: float, now: float, **update: object) -> None:
+        """Let a job wait for about `pause` seconds with the reason why it was not submitted."""
+        # Many sessions that meet one limit must not come back all at once.
+        at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+        fresh = {"state": WAITING, "reason": words, "refusals": job.refusals + 1, "retry_at": at}
+        update = {"deadline": Deadline(at=at, then="tried again"), **fresh, **update}
+        if job.waiting_since is None:
+            update["waiting_since"] = now
+        known = job.reason == words
+        self.session.put(job.model_copy(update=update) if known else job.happened(now, "refused", words, **update))
+
+    def _refuse_for_good(self, job: TrackedJob, words: str, now: float) -> None:
+        """End a job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
+        self._gates[job.name].forget()
+        ended = job.happened(
+            now,
+            CRASH,
+            words,
+            state=CRASH,
+            reason=words,
+            token="",
+            task=None,
+            absent_since=None,
+            scheduler_id="",
+            attempt=job.attempt + 1,
+            refusals=job.refusals + 1,
+            ended_at=now,
+            deadline=None,
+            files_missing_since=None,
+        )
+        self.session.put(self.in_queue(ended))
 
     def _tracked(self, spec: JobSpec) -> TrackedJob:
         return self.session.jobs[spec.name]
+
+
+def _growing(refusals: int) -> float:
+    """Seconds until the next try of a job that was refused so often before."""
+    return min(_RETRY_SECONDS * 2.0 ** min(refusals, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
+
+
+def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:
+    return one is not None and other is not None and one.then == other.then and abs(one.at - other.at) < _SAME_SECONDS
+
+
+def _missing_files(work_dir: str, script_path: str) -> str:
+    """What a job needs to be submitted and is not there, in words; '' if all is."""
+    if not os.access(work_dir, os.X_OK):
+        return f"the working directory {work_dir} is gone"
+    return "" if os.access(script_path, os.R_OK) else f"the script {script_path} is gone"
 
 
 def _told_beyond(progress: Callable[[int, int], None], before: int, more: int, done: int) -> None:

@@ -13,7 +13,7 @@ from oellm_autoexp.monitor.facts import JOB_KEYS
 from oellm_autoexp.monitor.patterns import advice, group_names
 from oellm_autoexp.monitor.plausible import Odd, odd_value
 from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
-from oellm_autoexp.monitor.templates import keys_of, looked_up_keys, used_keys
+from oellm_autoexp.monitor.templates import filled, keys_of, looked_up_keys, used_keys
 from oellm_autoexp.slurm import script
 from oellm_autoexp.text import did_you_mean, dotted
 
@@ -142,13 +142,30 @@ def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[
     found = []
     try:
         script.directives(directives, (), name="x", log_path="/x", work_dir="/")
+        plain = {key: value for key, value in directives.items() if not _templates(value)}
+        script.resources(plain)
     except ConfigError as error:
         found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
     for key in overrides:
-        plain = key.lstrip("+")
-        if not key.startswith((DIRECTIVES, "+")) and plain not in known:
+        name = key.lstrip("+")
+        if not key.startswith((DIRECTIVES, "+")) and name not in known:
             found.append(Problem(f"the config has no key '{key}'", where, did_you_mean(key, known)))
     return found
+
+
+def _templates(value: Any) -> bool:
+    return bool(keys_of(str(value)))
+
+
+def known_overrides(rules: Rules) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The overrides of new attempts that no template changes, each with the place of its action in the section."""
+    for _, binding, place in rules.bindings():
+        if isinstance(binding.action, RestartAction) and binding.action.overrides:
+            try:
+                action = filled(RestartAction(class_name="RestartAction", overrides=binding.action.overrides), {})
+            except KeyError:
+                continue
+            yield f"$.monitoring.{place}.overrides", action.overrides
 
 
 def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) -> dict[str, Any]:

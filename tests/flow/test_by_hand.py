@@ -82,6 +82,7 @@ def either(request: pytest.FixtureRequest, plan: Plan) -> Plan:
         ("backend.options.lrr=1", "did you mean 'backend.options.lr'"),
         ("project.name=other", "a new attempt keeps its project.name"),
         ("slurm.sbatch.output=x", "output"),
+        ("slurm.sbatch.time=soon", "soon"),
         ("backend.options.lr=1,2", "has several values"),
         ("lr", "write key=value"),
     ],

@@ -260,3 +260,23 @@ def test_an_unknown_log_level_is_told(user: User) -> None:
     result = user.run("run", "project=default", OELLM_LOG_LEVEL="LOUD")
     assert result.returncode == 2
     assert "one of DEBUG, INFO, WARNING, ERROR, CRITICAL" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ("{slurm.sbatch.time:soon}", "soon"),
+        ("{backend.argv:{a:1}}", "backend.argv"),
+        ("{backend.env:text}", "backend.env"),
+    ],
+)
+def test_a_rule_whose_new_attempt_could_not_be_planned_is_told_with_the_plan(
+    user: User, overrides: str, told: str
+) -> None:
+    rule = f"++monitoring.state_events.crash={{actions:[{{class_name:RestartAction,overrides:{overrides}}}]}}"
+    result = user.run("plan", "backend=command", "backend.argv=[echo,hi]", "project.name=x", rule)
+    assert result.returncode == 2, result.stdout
+    assert told in result.stderr
+    assert "state_events.crash" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not user.outputs.exists()

@@ -29,6 +29,7 @@ class Seen:
     ago: float | None = None
     text: str = ""
     job: tuple[str, str] = ("running", "RUNNING")
+    over: bool = False
 
     def exists(self, path: str) -> bool:
         return path in self.paths
@@ -56,6 +57,11 @@ class Seen:
 
     def tail(self, path: str | None, length: int) -> str:  # noqa: ARG002
         return self.text[-length:]
+
+    def ended(self, job: str | None) -> bool:
+        if job == "nobody":
+            raise KeyError(job)
+        return self.over
 
 
 def condition(kind: str, **more: Any) -> Condition:
@@ -119,6 +125,30 @@ def test_a_condition_holds_exactly_when_it_should(
     made = condition(kind, **fields)
     assert made.holds(seen) is holds
     assert str(made).startswith(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "seen", "lost"),
+    [
+        ("FileExists", {"path": "a"}, Seen(over=True), False),
+        ("Metadata", {"key": "k", "equals": 1}, Seen(values={"k": 2}), False),
+        ("Metadata", {"key": "k", "equals": 1}, Seen(values={"k": 2}, over=True), True),
+        ("MaxAttempts", {"max_attempts": 1}, Seen(), True),
+        ("ElapsedTime", {"seconds": 9}, Seen(ago=3, over=True), False),
+        ("ElapsedTime", {"seconds": 9}, Seen(), False),
+        ("ElapsedTime", {"seconds": 9}, Seen(over=True), True),
+        ("SlurmState", {"job_name": "p", "state": "FAILED"}, Seen(), False),
+        ("SlurmState", {"job_name": "p", "state": "FAILED"}, Seen(job=("success", "COMPLETED"), over=True), True),
+        ("SlurmState", {"job_name": "nobody", "state": "FAILED"}, Seen(), True),
+        ("LogPattern", {"pattern": "x"}, Seen(over=True), False),
+    ],
+)
+def test_what_can_not_come_true_any_more_is_known_of_conditions_on_attempts_times_and_states(
+    kind: str, fields: dict[str, Any], seen: Seen, lost: bool
+) -> None:
+    made = condition(kind, **fields)
+    assert made.holds(seen) is False
+    assert made.lost(seen) is lost
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import Problem, SchedulerError
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.events import Event
@@ -929,3 +929,116 @@ def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> No
     stage.until(lambda: bool(stage.a.pending))
     data = json.loads(stage.path.read_text())
     assert data["jobs"]["a"]["pending"][0]["event"]["metadata"]["what"] == "x"
+
+
+# ---- what can't come true, what is given up, what is refused
+
+
+def test_an_action_whose_condition_can_not_come_true_any_more_is_told_and_left_out_at_once(tmp_path: Path) -> None:
+    waits = {"class_name": "SlurmStateCondition", "job_name": "b", "state": "FAILED", "blocking": True}
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")], "b": [GOOD]})
+    stage.until(lambda: bool(stage.results))
+    assert stage.states == {"a": "running", "b": "success"}
+    told = "left out, as this can't come true any more: SlurmState: b = FAILED"
+    assert [(result.status, result.message) for result in stage.results] == [("skipped", told)]
+    assert stage.heard == [f"a: LogAction of seen: {told}"]
+    assert "LogAction left out" in happened(stage.a)
+
+
+def test_an_action_that_waits_for_the_end_of_its_own_job_is_carried_out_then(tmp_path: Path) -> None:
+    waits = {"class_name": "SlurmStateCondition", "job_name": "a", "state": "success", "blocking": True}
+    life: Life = (("PENDING", "RUNNING", "RUNNING", "COMPLETED"), "LINE go\n")
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [life]})
+    stage.finish()
+    assert "a: first" in stage.heard
+    assert stage.clock < 1200
+
+
+def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
+    program = run(["sh", "-c", "until [ -e go ]; do sleep 0.01; done"])
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), program), {"a": [lived("LINE x\n")]})
+    stage.until(lambda: [pending.reason for pending in stage.a.pending][1:] == ["at work"])
+    deadlines = [pending.deadline for pending in stage.a.pending]
+    assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
+    asked = inbox.Asked(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
+    inbox.ask(stage.path, asked)
+    stage.cycle()
+    assert [pending.reason for pending in stage.a.pending] == ["at work"]
+    assert "a: LogAction of seen: given up: enough" in stage.heard
+    (tmp_path / "go").touch()
+    stage.until(lambda: not stage.a.pending)
+    assert {(result.action, result.status) for result in stage.results} == {
+        ("LogAction", "skipped"),
+        ("RunCommandAction", "done"),
+    }
+
+
+def test_a_rule_that_cancels_its_job_leaves_the_other_actions_waiting_and_a_person_does_not(tmp_path: Path) -> None:
+    waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
+    cancels = {"class_name": "CancelAction"}
+    stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), cancels), {"a": [lived("LINE x\n")]})
+    stage.until(lambda: stage.states["a"] == "cancelled")
+    assert [pending.reason for pending in stage.a.pending] == ["waits for FileExists: never"]
+    inbox.ask(stage.path, inbox.Asked(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
+    stage.cycle()
+    assert stage.monitor.session.finished
+
+
+def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [FOREVER]})
+    asked = inbox.Asked(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
+    folder = inbox.inbox_folder(stage.path)
+    folder.mkdir()
+    (folder / "c.json").write_text(json.dumps(asked))
+    stage.finish()
+    assert stage.states == {"a": "cancelled"}
+
+
+class Strict(FakeSlurmClient):
+    """Knows no partition `nosuch` when asked, and takes no script for one `secret`."""
+
+    asked = 0
+
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
+        self.asked += 1
+        wrong = (path for path, text in scripts.items() if "--partition=nosuch" in text)
+        return [Problem("there is no partition 'nosuch'", path) for path in wrong]
+
+    def submit(self, submission: Submission) -> str:
+        if "--partition=secret" in Path(submission.script_path).read_text():
+            raise InvalidSubmissionError(Problem("Invalid partition name specified"))
+        return super().submit(submission)
+
+
+def strict(folder: Path, monitoring: Mapping[str, Any], lives: Mapping[str, Sequence[Life]]) -> Stage:
+    stage = Stage(folder, monitoring, lives)
+    stage.slurm = Strict(behave=stage._behave)
+    stage.resumed()
+    return stage
+
+
+def test_overrides_that_the_scheduler_would_refuse_end_no_job_that_runs(tmp_path: Path) -> None:
+    stage = strict(
+        tmp_path,
+        on_line(restart(overrides={"slurm.sbatch.partition": "{what}"})),
+        {name: [lived("LINE nosuch\n")] for name in "abcdef"},
+    )
+    stage.cycle(4)
+    assert set(stage.states.values()) == {"running"}
+    assert {job.attempt for job in stage.jobs.values()} == {1}
+    assert any("failed: no new attempt: there is no partition 'nosuch'" in line for line in stage.heard)
+    assert isinstance(stage.slurm, Strict)
+    assert stage.slurm.asked == 2, "of the new directives, and of the plan's, once for all jobs"
+    assert not list(tmp_path.rglob("attempt_2"))
+
+
+def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_other(tmp_path: Path) -> None:
+    rules = on_state(restart(overrides={"slurm.sbatch.partition": "secret"}, max_attempts=None), log("told {reason}"))
+    stage = strict(tmp_path, rules, {"a": [CRASH]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 2, True)
+    assert [line for line in stage.heard if "told" in line][1:] == ["a: told Invalid partition name specified"]
+    assert stage.names() == ["crash", "crash"]
+    assert len({event.id for event in stage.events}) == 2
+    assert "refused for good: Invalid partition name specified" in stage.a.reason

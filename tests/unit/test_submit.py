@@ -12,6 +12,7 @@ import pytest
 
 from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
 from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
@@ -372,11 +373,88 @@ def test_a_limit_is_not_asked_for_by_every_job_and_those_that_were_not_tried_com
 
 def test_an_array_that_can_not_be_prepared_is_refused_and_the_other_jobs_go(tmp_path: Path) -> None:
     desk = Desk(tmp_path, 3, each=lambda index: {"array_group": "alike" if index < 2 else None})
-    (tmp_path / "job0" / "job.sbatch").unlink()
+    (tmp_path / "manifests").write_text("no folder")
     assert desk.submitter().submit_ready() == 1
     assert states(desk) == ["waiting", "waiting", "pending"]
-    assert desk.job.reason.startswith("can't prepare the array: No such file or directory: ")
+    assert desk.job.reason.startswith("can't prepare the array: ")
     assert desk.job.retry_at > desk.clock
+
+
+def test_a_member_of_an_array_whose_script_is_gone_waits_alone_and_is_given_up_after_a_day(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 3, each=lambda index: {"array_group": "alike"})
+    (tmp_path / "job0" / "job.sbatch").unlink()
+    assert desk.submitter().submit_ready() == 2
+    assert states(desk) == ["waiting", "pending", "pending"]
+    assert desk.job.reason == f"the script {tmp_path}/job0/job.sbatch is gone"
+    assert desk.job.deadline == Deadline(at=desk.clock + 86400, then="given up")
+    tries = 0
+    while desk.job.state == "waiting":
+        desk.clock = desk.job.retry_at
+        desk.submitter().submit_ready()
+        tries += 1
+    assert (desk.job.state, desk.job.attempt, desk.job.failed) == ("crash", 1, True)
+    assert desk.job.reason == f"given up: for a day, the script {tmp_path}/job0/job.sbatch is gone"
+    assert desk.clock - 1000 >= 86400
+    assert tries < 150
+
+
+def test_a_working_directory_that_comes_back_is_no_reason_to_give_up(desk: Desk) -> None:
+    desk.folder.chmod(0o700)
+    gone = desk.manifest.jobs[0].model_copy(update={"work_dir": str(desk.folder / "away")})
+    desk.manifest = desk.manifest.model_copy(update={"jobs": (gone,)})
+    desk.submitter().submit_ready()
+    assert (desk.job.state, desk.job.reason) == ("waiting", f"the working directory {desk.folder}/away is gone")
+    (desk.folder / "away").mkdir()
+    desk.clock = desk.job.retry_at
+    assert desk.submitter().submit_ready() == 1
+    assert (desk.job.deadline, desk.job.files_missing_since, desk.job.refusals) == (None, None, 0)
+
+
+def own_script(desk: Desk, overrides: Mapping[str, Any]) -> None:
+    """A second attempt that waits, with overrides of its own."""
+    update = {"attempt": 1, "scheduler_id": "5", "overrides": dict(overrides)}
+    desk.session.put(desk.job.model_copy(update=update))
+    desk.session.save()
+
+
+def test_a_script_of_its_own_that_is_refused_for_good_ends_the_job_with_the_reason(desk: Desk) -> None:
+    own_script(desk, {"slurm.sbatch.gres": "gpu:99"})
+    desk.slurm.trouble = INVALID
+    submitter = desk.submitter()
+    submitter.submit_ready()
+    assert (desk.job.state, desk.job.failed, desk.job.over) == ("crash", True, True)
+    assert desk.job.reason == "Requested node configuration is not available"
+    assert (desk.job.attempt, desk.job.scheduler_id) == (2, "")
+    desk.clock += 10_000
+    submitter.retry_now()
+    submitter.submit_ready()
+    assert len(desk.slurm.submissions) == 1
+
+
+def test_a_script_of_its_own_that_can_not_be_made_ends_the_job_with_the_reason(desk: Desk) -> None:
+    own_script(desk, {"slurm.sbatch.output": "x"})
+    desk.submitter().submit_ready()
+    assert (desk.job.state, desk.job.over, desk.slurm.submissions) == ("crash", True, [])
+    assert desk.job.reason == "its script can't be made: 'output' is set by the program"
+
+
+def test_every_wait_tells_since_when_and_until_when(tmp_path: Path) -> None:
+    condition = {"class_name": "FileExistsCondition", "path": "x", "timeout_seconds": 500}
+    desk = Desk(tmp_path, 7, each=lambda index: {"start_conditions": (condition,)} if index == 6 else {})
+    desk.slurm.trouble = LIMIT
+    submitter = desk.submitter(submit_rate_limit_seconds=0)
+    submitter.submit_ready()
+    waits = {job.name: (job.waiting_since, job.deadline) for job in desk.session.jobs.values()}
+    assert {since for since, _ in waits.values()} == {1000.0}
+    assert waits["job0"][1] == Deadline(at=desk.job.retry_at, then="tried again")
+    assert waits["job5"][1] == Deadline(at=1030, then="tried")
+    assert waits["job6"][1] == Deadline(at=1500, then="cancelled")
+    desk.slurm.trouble = None
+    desk.clock = 2000
+    desk.submitter(submit_rate_limit_seconds=60).submit_ready()
+    turns = [job.deadline for job in desk.session.jobs.values() if "its turn" in job.reason]
+    assert {turn.then for turn in turns if turn} == {"submitted"}
+    assert sorted(turn.at for turn in turns if turn) == [2000 + 60 * place for place in range(1, 6)]
 
 
 def test_an_intent_that_can_not_be_saved_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""What people and programs see of what waits: for what, since when, until when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from oellm_autoexp.monitor.events import Deadline
+from oellm_autoexp.monitor.waits import AT_WORK, Wait
+from oellm_autoexp.text import plural
+
+MOST_LINES = 8
+
+
+def waiting_lines(waits: Sequence[Wait], *, most: int = MOST_LINES, now: float | None = None) -> list[str]:
+    """A line for each of the first waits, and how many more there are; none for nothing."""
+    lines = [waiting_line(wait, now) for wait in waits[:most]]
+    return lines + ([f"… and {len(waits) - most} more"] if len(waits) > most else [])
+
+
+def waiting_line(wait: Wait, now: float | None = None) -> str:
+    """`a: RunCommandAction of saved: waits for FileExists: x (since 13:03:11, until 14:03:11, then left out)`."""
+    since = [f"since {clock(wait.since, now)}"] if wait.since is not None else []
+    known = [*since, *([until(wait.deadline, now)] if wait.deadline else [])]
+    return f"{wait.subject}: {wait.reason}" + (f" ({', '.join(known)})" if known else "")
+
+
+def until(deadline: Deadline, now: float | None = None) -> str:
+    """`until 14:03:11, then left out`."""
+    return f"until {clock(deadline.at, now)}, then {deadline.then}"
+
+
+def clock(at: float, now: float | None = None) -> str:
+    """A local time of day, with the date unless it is today."""
+    then, today = time.localtime(at), time.localtime(now)
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", then)
+
+
+def action_count(waits: Sequence[Wait]) -> str:
+    """`2 actions wait`, of those that are not at work; '' for none."""
+    count = sum(wait.kind == "action" and wait.reason != AT_WORK for wait in waits)
+    return f"{plural(count, 'action')} {'waits' if count == 1 else 'wait'}" if count else ""
+
+
+def wait_facts(waits: Sequence[Wait]) -> list[dict[str, Any]]:
+    """What waits, for programs; times in seconds since 1970, null where there is no limit."""
+    return [
+        {
+            "job": wait.job,
+            "kind": wait.kind,
+            **({"action": wait.action, "event": wait.event} if wait.kind == "action" else {}),
+            "reason": wait.reason,
+            "since": wait.since,
+            "until": None if wait.deadline is None else wait.deadline.at,
+            "then": "" if wait.deadline is None else wait.deadline.then,
+        }
+        for wait in waits
+    ]
