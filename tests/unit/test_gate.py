@@ -126,7 +126,7 @@ def parent(state: str, word: str = "") -> TrackedJob:
         (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)).step, "wait"),
         (verdict(Seen(("/c/done.txt",)), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)), BEHIND),
         (verdict(Seen(), parent("waiting"), native=True, start_conditions=(SUCCEEDED,)).step, "wait"),
-        (verdict(Seen(), parent("crash"), native=True, start_conditions=(SUCCEEDED,)).step, "wait"),
+        (verdict(Seen(), parent("crash"), native=True, start_conditions=(SUCCEEDED,)).step, "cancel"),
         (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, CHANGES)).step, "wait"),
         (
             verdict(
