@@ -20,7 +20,7 @@ PACKAGE = ROOT / "oellm_autoexp"
 # Each room may import the rooms above it in this list, and itself.
 FLOORS = [
     ["errors"],
-    ["text", "model"],
+    ["text", "model", "redaction"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
@@ -48,6 +48,7 @@ PURE = [
     "errors",
     "text",
     "model",
+    "redaction",
     "slurm",
     "sweep",
     "backends",

@@ -22,8 +22,8 @@ from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor.actions import Launch, LaunchPlan, Tell
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.redaction import REDACTED
 from oellm_autoexp.workflow.plan import PARENT_VARIABLE
-from oellm_autoexp.workflow.provenance import REDACTED
 
 _MOST_GENERATIONS = 20
 _TELL_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone

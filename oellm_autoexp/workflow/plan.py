@@ -23,6 +23,7 @@ from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.redaction import Redactor, redact, redact_text, redact_words
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
@@ -41,7 +42,7 @@ from oellm_autoexp.workflow.plan_checks import (
     problems_beside_the_sweep,
     problems_but_at,
 )
-from oellm_autoexp.workflow.provenance import Circumstances, Redactor, redact, redact_text, redact_words
+from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"

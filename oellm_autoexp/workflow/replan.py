@@ -24,10 +24,11 @@ from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
 from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.redaction import REDACTED
 from oellm_autoexp.text import dotted
 from oellm_autoexp.workflow.plan import plan_job
 from oellm_autoexp.workflow.plan_checks import PLAN_WIDE
-from oellm_autoexp.workflow.provenance import REDACTED, Circumstances
+from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

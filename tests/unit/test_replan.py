@@ -14,9 +14,10 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.errors import AutoexpError, CorruptError, StateError
 from oellm_autoexp.files import shipped
 from oellm_autoexp.model import Manifest
+from oellm_autoexp.redaction import redact
 from oellm_autoexp.workflow import manifest as manifests
 from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather, redact
+from oellm_autoexp.workflow.provenance import gather
 from oellm_autoexp.workflow.replan import replan
 
 EXPERIMENTS = sorted(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.workflow.provenance import REDACTED, Redactor, is_secret, redact, redact_text, redact_words
+from oellm_autoexp.redaction import REDACTED, Redactor, is_secret, redact, redact_text, redact_words
 
 WORDS = st.sampled_from(["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1"])
 KEYS = st.sampled_from(["lr", "HF_TOKEN", "env", "url", "b"])
