@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.redaction import REDACTED, Redactor, is_secret, redact, redact_text, redact_words
+from oellm_autoexp.redaction import (
+    REDACTED,
+    Redactor,
+    is_secret,
+    put_back,
+    redact,
+    redact_message,
+    redact_text,
+    redact_words,
+    taken_out,
+)
+from oellm_autoexp.text import shell
+from tests import secrets
+
+ROOT = Path(__file__).resolve().parents[2]
 
 WORDS = st.sampled_from(["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1"])
 KEYS = st.sampled_from(["lr", "HF_TOKEN", "env", "url", "b"])
@@ -85,3 +101,105 @@ def test_what_is_redacted_job_after_job_is_what_each_would_be_alone(
     redactor = Redactor()
     assert [redactor.redact(job) for job in jobs] == [redact(job) for job in jobs]
     assert [redactor.words(words) for words in commands] == [tuple(redact_words(words)) for words in commands]
+
+
+@pytest.mark.parametrize("words", secrets.COMMANDS, ids=lambda words: " ".join(words)[:40])
+def test_no_way_to_hand_a_command_its_secret_leaves_it_readable(words: tuple[str, ...]) -> None:
+    for cleaned in (redact_words(words), redact_text(shell(words)), redact_message(shell(words))):
+        assert secrets.S not in str(cleaned)
+    assert redact_words(words)[0] == words[0]
+    assert len(redact_words(words)) == len(words)
+    assert secrets.S not in str(redact({"backend": {"argv": list(words)}, "c": [{"command": shell(words)}]}))
+
+
+@pytest.mark.parametrize("text", [*secrets.TEXTS, *secrets.FORMS], ids=lambda text: text[:40])
+def test_no_text_keeps_a_secret_whatever_is_around_it(text: str) -> None:
+    assert secrets.S not in redact_text(text)
+    assert secrets.S not in redact_text(f"first\n{text}\nlast")
+    assert redact_text(f"first\n{text}\nlast").startswith("first\n")
+    assert redact_text(f"first\n{text}\nlast").endswith("last")
+    for data in ({"x": text}, {"x": [{"y": ["a", text]}]}, {"note": {"x": f"a\n{text}"}}):
+        assert secrets.S not in str(redact(data))
+
+
+@pytest.mark.parametrize("form", [*secrets.FORMS, *secrets.BARE])
+def test_tokens_that_tell_themselves_are_known_in_words_texts_and_messages(form: str) -> None:
+    end = form[-8:]
+    for around in ("{}", "see {} there", '"{}"', "x={},y=1", "({})"):
+        text = around.format(form)
+        assert end not in redact_text(text)
+        assert end not in redact_message(text)
+        assert end not in redact_words((text,))[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"secrets": {"db": "pl4nted", "hf": ["pl4nted"]}},
+        {"env": [{"name": "HF_TOKEN", "value": "pl4nted"}]},
+        {"name": "DB_PASSWORD", "value": "pl4nted"},
+        {"headers": {"Authorization": "pl4nted", "X-Api-Key": "pl4nted"}},
+        {"accessToken": "pl4nted", "dbpass": {"x": "pl4nted"}, "mypassword": "pl4nted"},
+        {"credentials": [{"user": "pl4nted"}]},
+    ],
+)
+def test_structures_hide_what_stands_below_the_name_of_a_secret(data: dict[str, Any]) -> None:
+    assert "pl4nted" not in str(redact(data))
+    assert "pl4nted" not in str(Redactor().redact(data))
+
+
+def test_a_password_of_digits_is_one() -> None:
+    assert redact({"db_password": 86753090, "tokens": 86753090, "lr": 3, "max_token": 50000}) == {
+        "db_password": REDACTED,
+        "tokens": 86753090,
+        "lr": 3,
+        "max_token": 50000,
+    }
+
+
+@pytest.mark.parametrize("text", secrets.HARMLESS_TEXTS)
+def test_texts_without_a_secret_stay_as_they_are(text: str) -> None:
+    assert redact_text(text) == text
+    assert redact_message(text) == text
+    assert redact({"x": text}) == {"x": text}
+
+
+@pytest.mark.parametrize("words", secrets.HARMLESS_WORDS, ids=lambda words: words[0])
+def test_commands_without_a_secret_are_complete(words: tuple[str, ...]) -> None:
+    assert redact_words(words) == list(words)
+
+
+def test_messages_keep_what_they_say_of_a_variable() -> None:
+    for text in ("HF_TOKEN: not set", "$.slurm.env.HF_TOKEN: must be text", "the variable HF_TOKEN is not set"):
+        assert redact_message(text) == text
+    assert redact_message("HF_TOKEN: abc123") == f"HF_TOKEN: {REDACTED}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/golden").rglob("*.*")), ids=lambda path: path.name)
+def test_scripts_of_ordinary_jobs_have_nothing_to_hide(path: Path) -> None:
+    text = path.read_text()
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_shipped_configs_have_nothing_to_hide(path: Path) -> None:
+    text = path.read_text()
+    data = yaml.safe_load(text)
+    assert redact(data) == data
+    assert redact_text(text) == text
+
+
+@given(st.text(alphabet="aT=: \n\"'\\{}[],-*k", max_size=60).map(lambda text: text.replace("k", "token")))
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    once = redact_text(text)
+    assert redact_text(once) == once
+    words = tuple(text.split(" "))
+    assert redact_words(tuple(redact_words(words))) == redact_words(words)
+
+
+@given(TREES)
+def test_what_was_taken_out_can_be_put_back(tree: dict[str, Any]) -> None:
+    cleaned = redact(tree)
+    assert put_back(cleaned, dict(taken_out(tree, cleaned))) == tree
