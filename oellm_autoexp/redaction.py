@@ -434,15 +434,20 @@ def _escaped(key: object) -> str:
 
 
 def put_back(cleaned: Any, places: Mapping[str, Any]) -> Any:
-    """A copy of plain data with values at their places (see `taken_out`); a place that is not there is passed over."""
-    return _put_back(cleaned, places, "") if places else cleaned
-
-
-def _put_back(value: Any, places: Mapping[str, Any], place: str) -> Any:
-    if place in places:
-        return places[place]
-    if isinstance(value, Mapping):
-        return {key: _put_back(item, places, f"{place}/{_escaped(key)}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_put_back(item, places, f"{place}/{number}") for number, item in enumerate(value)]
-    return value
+    """A copy of data as in JSON with values at their places (see `taken_out`); one that is not there is passed over."""
+    below: dict[str, dict[str, Any]] = {}
+    for place, item in places.items():
+        if not place:
+            return item
+        first, slash, rest = place[1:].partition("/")
+        below.setdefault(first.replace("~1", "/").replace("~0", "~"), {})[f"{slash}{rest}"] = item
+    if isinstance(cleaned, dict):
+        return {**cleaned, **{key: put_back(cleaned[key], items) for key, items in below.items() if key in cleaned}}
+    if isinstance(cleaned, list):
+        numbered = {int(number): items for number, items in below.items() if number.isdecimal()}
+        made = cleaned.copy()
+        for number, items in numbered.items():
+            if number < len(made):
+                made[number] = put_back(made[number], items)
+        return made
+    return cleaned

@@ -37,6 +37,7 @@ FLOORS = [
     ["scheduler"],
     ["monitor.progress"],
     ["monitor.tracked"],
+    ["monitor.confidential"],
     ["monitor.decide", "monitor.facts", "monitor.restarts", "monitor.around"],
     ["monitor.detect", "monitor.gate", "monitor.session"],
     ["workflow"],

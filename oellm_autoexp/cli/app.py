@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class Parser(argparse.ArgumentParser):
             help="a folder of your own with configs, searched before the shipped one; may be repeated",
         )
         group.add_argument(
+            "--overrides-from",
+            metavar="FILE",
+            type=Path,
+            help="more overrides, one a line, before those given here; secrets in it are in no list of processes",
+        )
+        group.add_argument(
             "overrides", nargs="*", metavar="key=value", help="Hydra overrides: group=choice a.b=1 +new=2 ~drop"
         )
 
@@ -83,7 +90,17 @@ def source(options: argparse.Namespace) -> Source:
     """The config that the options ask for."""
     from oellm_autoexp.config.loader import Source
 
-    return Source(options.config_ref, tuple(options.config_dirs), tuple(options.overrides))
+    listed = _overrides_in(options.overrides_from) if options.overrides_from else ()
+    return Source(options.config_ref, tuple(options.config_dirs), (*listed, *options.overrides))
+
+
+def _overrides_in(path: Path) -> tuple[str, ...]:
+    """The overrides in a file, one a line. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(Problem(f"can't read the overrides: {error}", f"--overrides-from {path}")) from None
+    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def run(
@@ -127,7 +144,7 @@ def tell(error: AutoexpError) -> None:
     if count > 1:
         print(f"{count} problems:", file=sys.stderr)
     for problem in error.problems:
-        print(f"error: {printable(str(problem))}", file=sys.stderr)
+        print(f"error: {printable(redact_message(str(problem)))}", file=sys.stderr)
 
 
 def set_log_level(options: argparse.Namespace) -> None:
@@ -136,11 +153,19 @@ def set_log_level(options: argparse.Namespace) -> None:
     level = level or os.environ.get("OELLM_LOG_LEVEL", "").upper() or "WARNING"
     if level not in _LEVELS:
         raise ConfigError(Problem(f"{level!r} is not a log level", "OELLM_LOG_LEVEL", f"one of {', '.join(_LEVELS)}"))
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("hydra", "omegaconf", "git"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+class _Formatter(logging.Formatter):
+    """Lines of a log, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return redact_message(super().format(record))
 
 
 def note(text: str, *, on_stderr: bool = False) -> None:

@@ -31,8 +31,10 @@ def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
 
 
 def session_facts(session: Session) -> dict[str, Any]:
-    """What a session knows, for programs."""
-    jobs = [job.model_dump(mode="json") for job in session.jobs.values()]
+    """What a session knows, for programs; without secrets."""
+    from oellm_autoexp.monitor.confidential import concealed
+
+    jobs = [concealed(job)[0].model_dump(mode="json") for job in session.jobs.values()]
     return {"plan_id": session.plan_id, "manifest": str(session.manifest_path), "jobs": jobs}
 
 

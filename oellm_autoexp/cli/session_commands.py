@@ -29,7 +29,7 @@ _LINES = 20
 _TAIL_BYTES = 256 << 10
 _HEED_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
-_STATE = (".journal", ".events.jsonl", ".actions", ".requests", ".detached")
+_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached")
 """What lies beside a session's file."""
 
 
@@ -287,6 +287,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.monitor.events import Event
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.record import RecordFile
+    from oellm_autoexp.redaction import redact
 
     wanted = set(chosen(options, manifest, session))
     found: dict[str, tuple[Event, list[Result]]] = {}
@@ -306,7 +307,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             done = finished.get(result.id) if result.status == "queued" else None
             status, message = (done.status, done.message) if done else (result.status, result.message)
             actions.append({"action": result.action, "status": status, "message": message, "id": result.id})
-        rows.append({**event.model_dump(mode="json"), "actions": actions})
+        rows.append(redact({**event.model_dump(mode="json"), "actions": actions}))
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "events": rows}))
         return app.OK

@@ -14,6 +14,7 @@ from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError,
 from oellm_autoexp.files import Obstacle, check_owner, link_atomic, read_json, writable_directory, write_atomic
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
 from oellm_autoexp.text import plural
+from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
         raise StateError(Problem("a plan of this id exists already", str(path), "choose another --plan-id"))
     if extra is not None and extra.exists():
         load(extra)  # only a manifest of ours is ever replaced
-    text = plan.manifest.model_dump_json(indent=1) + "\n"
+    manifest, taken = side_file.concealed(plan.manifest)
+    text = manifest.model_dump_json(indent=1) + "\n"
     try:
-        _write_files(plan, progress)
+        _write_files(plan, side_file.text({side_file.MANIFEST: taken, **plan.secrets}), progress)
         write_atomic(path, text)
         if extra is not None and extra.resolve() != path.resolve():
             _write_copy(extra, text)
@@ -89,10 +91,12 @@ def _remove(plan: Plan) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_files(plan: Plan, progress: Callable[[int], None]) -> None:
+def _write_files(plan: Plan, secrets: str, progress: Callable[[int], None]) -> None:
     plan.shared[0].path.parent.mkdir(parents=True, exist_ok=True)
     for file in (*plan.shared, plan.sweep_file()):
         _write_new(file)
+    if secrets:
+        _write_new(PlannedFile(side_file.side_file(plan.manifest), secrets, 0o600))
     for number, job in enumerate(plan.manifest.jobs):
         folder = Path(job.script_path).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +137,7 @@ def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
     data = read_json(path, "manifest", MANIFEST_VERSION, missing="make one with plan_autoexp.py --manifest PATH")
     try:
-        return Manifest.model_validate(data)
+        return Manifest.model_validate(side_file.revealed(data, path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
