@@ -247,6 +247,12 @@ def _value(text: str, assigned: re.Match[str], *, prose: bool) -> tuple[int, int
         return (start + mark, start + end) if end > mark else (start, start)
     if text[start : start + 1] in "|>" and (match := _BLOCK.match(text, start)):
         return match.end(0) - len(match[0].partition("\n")[2].lstrip()), match.end()
+    name = assigned.start(1)
+    quote = text[name - 1 : name]
+    if quote and quote in "\"'\0\1" and text[assigned.end(1) : assigned.end(1) + 1] != quote:  # `'name=two words'`
+        end = text.find(quote, start)
+        if end > 0 and "\n" not in text[start:end]:
+            return start, end
     if match := _COMMAND.match(text, start):
         return start, match.end()
     if (match := _LIST.match(text, start)) or text[start : start + 1] in "{":

@@ -62,6 +62,7 @@ TEXTS: tuple[str, ...] = (
     f"curl -u me:{T} host",
     f"PGPASSWORD={T} psql",
     f"passphrase={T},lr=1",
+    f"train 'password: two {T}' --lr 1",
     PRIVATE_KEY,
     "\n".join(f"+{line}" for line in PRIVATE_KEY.splitlines()),
     repr(PRIVATE_KEY),
