@@ -361,8 +361,7 @@ class _Planner:
             "now": self._circumstances.now.isoformat(),
             "groups": sorted(composed.groups),
             "choices": [{"chosen": list(key), "config": base} for key, base in self._jobs.chosen().items()],
-            # half a template is none
-            "templates": {p: text if redact_text(text) == text else None for p, text in self._templates.items()},
+            "templates": dict(self._templates),
         }
 
     def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:
@@ -399,7 +398,7 @@ class _Planner:
                 "git": dict(around.git),
             },
         )
-        planning, of_planning = _taken_out(self._planning(composed))
+        planning, of_planning = _taken_out(self._planning(composed), templates=self._templates)
         unresolved, of_config = _taken_out({**composed.base, "sweep": composed.sweep})
         folder = base / "manifests" / f"{plan_id}.provenance"
         shared = _shared_files(folder, composed, around, unresolved, planning)
@@ -425,9 +424,13 @@ def _records(conditions: Iterable[BaseModel]) -> tuple[dict[str, Any], ...]:
     return tuple(condition.model_dump(mode="json", exclude_defaults=True) for condition in conditions)
 
 
-def _taken_out(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A tree without secrets, and those that were in it, by place."""
+def _taken_out(
+    tree: dict[str, Any], templates: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tree without secrets, and those that were in it, by place. Half a template is none: null stands for it."""
     cleaned = redact(tree)
+    if templates is not None:
+        cleaned["templates"] = {path: text if redact_text(text) == text else None for path, text in templates.items()}
     return cleaned, dict(taken_out(tree, cleaned))
 
 

@@ -165,7 +165,8 @@ class _Record:
 
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""
-        found = _parsed(self.planning)["templates"].get(str(path) if path else "")
+        planning = side_file.with_secrets(_parsed(self.planning), self.secrets, side_file.PLANNING)
+        found = planning["templates"].get(str(path) if path else "")
         if found is None:
             hint = "a plan keeps the templates that it used, unless they hold secrets: slurm.env is the place for those"
             raise ConfigError(Problem("this template is not in the plan's record", "$.slurm.template_path", hint))

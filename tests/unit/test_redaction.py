@@ -175,7 +175,10 @@ def test_messages_keep_what_they_say_of_a_variable() -> None:
     assert redact_message("HF_TOKEN: abc123") == f"HF_TOKEN: {REDACTED}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests/golden").rglob("*.*")), ids=lambda path: path.name)
+SCRIPTS = [*(ROOT / "tests/golden").rglob("*.*"), ROOT / "oellm_autoexp/slurm/job.sbatch.template"]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
 def test_scripts_of_ordinary_jobs_have_nothing_to_hide(path: Path) -> None:
     text = path.read_text()
     assert redact_text(text) == text

@@ -185,10 +185,13 @@ def test_a_template_is_as_it_was(planned: Planned, tmp_path: Path) -> None:
     assert "not in the plan's record" in problems(manifest, {"slurm.template_path": str(tmp_path / "other")})
 
 
-def test_a_template_with_a_secret_is_not_kept(planned: Planned, tmp_path: Path) -> None:
+def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tmp_path: Path) -> None:
     template = tmp_path / "mine.sbatch"
     template.write_text(TEMPLATE.replace("mine", "hf_abcdefghijklmnopqrst"))
     manifest = planned("project=default", f"slurm.template_path={template}")
+    assert again(manifest) == scripts(manifest)[0]
+    assert "hf_abc" not in Path(manifest.jobs[0].script_path).with_name("planning.yaml").read_text()
+    side_file(manifest).unlink()
     assert problems(manifest, {}).startswith("ConfigError: $.slurm.template_path: ")
 
 
