@@ -441,6 +441,10 @@ def _escaped(key: object) -> str:
 
 def put_back(cleaned: Any, places: Mapping[str, Any]) -> Any:
     """A copy of data as in JSON with values at their places (see `taken_out`); one that is not there is passed over."""
+    return _put_back(cleaned, {place: item for place, item in places.items() if place.startswith("/")})
+
+
+def _put_back(cleaned: Any, places: Mapping[str, Any]) -> Any:
     below: dict[str, dict[str, Any]] = {}
     for place, item in places.items():
         if not place:
@@ -448,12 +452,11 @@ def put_back(cleaned: Any, places: Mapping[str, Any]) -> Any:
         first, slash, rest = place[1:].partition("/")
         below.setdefault(first.replace("~1", "/").replace("~0", "~"), {})[f"{slash}{rest}"] = item
     if isinstance(cleaned, dict):
-        return {**cleaned, **{key: put_back(cleaned[key], items) for key, items in below.items() if key in cleaned}}
+        return {**cleaned, **{key: _put_back(cleaned[key], items) for key, items in below.items() if key in cleaned}}
     if isinstance(cleaned, list):
-        numbered = {int(number): items for number, items in below.items() if number.isdecimal()}
         made = cleaned.copy()
-        for number, items in numbered.items():
-            if number < len(made):
-                made[number] = put_back(made[number], items)
+        for number, items in below.items():
+            if number.isdecimal() and len(number) < 10 and int(number) < len(made):
+                made[int(number)] = _put_back(made[int(number)], items)
         return made
     return cleaned

@@ -66,7 +66,8 @@ def test_secrets_of_somebody_else_are_not_believed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["cut", "{}", '{"version": 1, "manifest": 3}', '{"version": 1, "manifest": {"/x/y/9": 1}}']
+    "text",
+    ["cut", "{}", '{"version": 1, "manifest": 3}', '{"version": 1, "manifest": {"/x/y/9": 1, "": 2, "/jobs/7": 3}}'],
 )
 def test_a_side_file_that_is_not_whole_leaves_the_manifest_readable(path: Path, text: str) -> None:
     side_file(manifests.load(path)).write_text(text)
