@@ -72,7 +72,8 @@ _KEY_BLOCK = re.compile(
     r"-----? ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-----?"
     r"(?:(?:(?!BEGIN ).){0,16000}?-----? ?END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-----?"
     r"|(?:\\n|\s|[+\-]|[A-Za-z0-9/=]{16,})*)"
-    r"|(?:^[-+ ]?[ \t]*[A-Za-z0-9+/=]{16,}[ \t\r]*\n){1,100}+[-+ ]?[ \t]*-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+    r"|(?:^[-+ ]{0,2}[ \t]*[A-Za-z0-9+/=]{16,}[ \t\r]*\n){1,100}+"
+    r"[-+ ]{0,2}[ \t]*-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
     r"|PuTTY-User-Key-File-\d.*?Private-Lines: *\d+\s*(?:[-+ ]?[A-Za-z0-9+/=]{16,}\s*)*",
     re.MULTILINE | re.DOTALL,
 )
@@ -105,7 +106,7 @@ _SPOKEN = re.compile(
 )
 _ASSIGNED = re.compile(r"""(?<![\w.-])[-+.$~]*+([\w.\-]++)(?:\\*["'])?+([ \t]*(?::=|=>|[:=])[ \t]*)(?![=:])""")
 _QUOTED = re.compile(r"""\\*(["'\0\1])(?:(?!\1)[^\\\n]|\\(?!\1).|(?<!^)\\\1(?=[^,\]}:\s]))*+\\*\1""")
-_BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n([ \t]+)[^\n]*(?:\n\1[^\n]*)*")
+_BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n([-+]?[ \t]+)[^\n]*(?:\n\1[^\n]*)*")  # also of a diff
 _COMMAND = re.compile(r"\$\([^()\n]*\)|`[^`\n]*`")
 _LIST = re.compile(r"\[[^\]]*\]")
 _INSIDE = re.compile(r"""[^,\]}\s"'\0\1]+""")
@@ -246,7 +247,7 @@ def _value(text: str, assigned: re.Match[str], *, prose: bool) -> tuple[int, int
         end = len(match[0]) - mark
         return (start + mark, start + end) if end > mark else (start, start)
     if text[start : start + 1] in "|>" and (match := _BLOCK.match(text, start)):
-        return match.end(0) - len(match[0].partition("\n")[2].lstrip()), match.end()
+        return match.end(1), match.end()
     name = assigned.start(1)
     quote = text[name - 1 : name]
     if quote and quote in "\"'\0\1" and text[assigned.end(1) : assigned.end(1) + 1] != quote:  # `'name=two words'`

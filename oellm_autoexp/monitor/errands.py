@@ -193,7 +193,7 @@ def recorded_config(manifest: Manifest, event: Event) -> dict[str, Any]:
     if job is None:
         raise ConfigError(Problem(f"the plan has no job '{event.job}'", manifest.plan_id))
     path = Path(job.script_path).with_name("config_unresolved.yaml")
-    config = side_file.with_secrets(_read(path), side_file.kept(manifest), side_file.UNRESOLVED)
+    config: dict[str, Any] = side_file.with_secrets(_read(path), side_file.kept(manifest), side_file.UNRESOLVED)
     config["sweep"] = {}
     for key, value in job.parameters.items():
         _lay(config, key, value, job)

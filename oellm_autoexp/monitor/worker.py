@@ -160,7 +160,7 @@ class Worker:
         self._queue = queue
         self._manifest = manifest
         self._jobs = jobs
-        self._say = lambda line: say(redact_message(line))
+        self._tell_people = say
         self._tell_error = tell
         self._told: set[str] = set()
         self._useless: set[str] = set()
@@ -201,6 +201,9 @@ class Worker:
                 time.sleep(_FOLLOW_SECONDS)
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _say(self, line: str) -> None:
+        self._tell_people(redact_message(line))
 
     def _work(self, more: Callable[[], bool], *, wait_for_jobs: bool) -> None:
         """Take and carry out entries until there are none at hand, `more` brings none, and none is under way."""

@@ -23,7 +23,7 @@ from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
-from oellm_autoexp.redaction import Redactor, redact, redact_text, redact_words, taken_out
+from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words, taken_out
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
@@ -410,6 +410,7 @@ class _Planner:
             *_notes(first, planned, self._odd_options),
             *_told(self._told, len(planned)),
         )
+        notes = tuple(map(redact_message, notes))
         probes = tuple(self._probes.values())
         return Plan(manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from detect_secrets import SecretsCollection
+from detect_secrets.core.secrets_collection import SecretsCollection
 from detect_secrets.settings import transient_settings
 
 from tests import secrets
@@ -184,6 +184,8 @@ def test_others_find_no_secret_in_what_a_run_leaves_and_its_programs_got_theirs(
     assert {"p.json", "copy.json", "config.json", "p.sweep.json", "p.events.jsonl"} <= {path.name for path in left}
     assert not [path for path in left if S in path.read_text(errors="replace")]
     assert not [text for text in said if S in text]
+    assert not [path for path in user.outputs.rglob("git.diff") if S in path.read_text()]
+    assert any("notes.txt" in path.read_text() for path in user.outputs.rglob("git.diff"))
     assert oracle(user.home, [user.home / "p.yaml", user.home / "notes.txt"])
     assert not oracle(user.home, left)
     assert T in (user.outputs / "manifests/p.provenance/secrets.json").read_text()

@@ -26,7 +26,9 @@ from tests import secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = st.sampled_from(["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1"])
+WORDS = st.sampled_from(
+    ["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1", "sshpass", "-p", "-u", "me:pw"]
+)
 KEYS = st.sampled_from(["lr", "HF_TOKEN", "env", "url", "b"])
 LEAVES = st.sampled_from(["x", "", "https://me:pw@host/x", "hf_abcdefghijklmnopqrst", 1, 1.5, None, True])
 TREES = st.dictionaries(
@@ -118,6 +120,8 @@ def test_no_text_keeps_a_secret_whatever_is_around_it(text: str) -> None:
     assert secrets.S not in redact_text(f"first\n{text}\nlast")
     assert redact_text(f"first\n{text}\nlast").startswith("first\n")
     assert redact_text(f"first\n{text}\nlast").endswith("last")
+    diff = "\n".join(f"+{line}" for line in text.splitlines())
+    assert secrets.S not in redact_text(f"@@ -1 +1 @@\n{diff}\n unchanged")
     for data in ({"x": text}, {"x": [{"y": ["a", text]}]}, {"note": {"x": f"a\n{text}"}}):
         assert secrets.S not in str(redact(data))
 
