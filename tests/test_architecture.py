@@ -20,7 +20,7 @@ PACKAGE = ROOT / "oellm_autoexp"
 # Each room may import the rooms above it in this list, and itself.
 FLOORS = [
     ["errors"],
-    ["text", "model", "redaction"],
+    ["text", "model", "redaction", "places"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
@@ -50,6 +50,7 @@ PURE = [
     "text",
     "model",
     "redaction",
+    "places",
     "slurm",
     "sweep",
     "backends",

@@ -17,7 +17,8 @@ from typing import Any
 from oellm_autoexp.errors import AutoexpError
 from oellm_autoexp.files import read_json, write_atomic
 from oellm_autoexp.monitor.tracked import HistoryEntry, TrackedJob
-from oellm_autoexp.redaction import put_back, redact, redact_message, taken_out
+from oellm_autoexp.places import put_back, taken_out
+from oellm_autoexp.redaction import redact, redact_message
 
 SECRETS_VERSION = 1
 SUFFIX = ".secrets"

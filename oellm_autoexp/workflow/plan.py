@@ -23,7 +23,8 @@ from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
-from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words, taken_out
+from oellm_autoexp.places import taken_out
+from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point

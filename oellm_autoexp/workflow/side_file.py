@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from oellm_autoexp.errors import AutoexpError
 from oellm_autoexp.files import read_json
 from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.redaction import put_back, redact, taken_out
+from oellm_autoexp.places import put_back, taken_out
+from oellm_autoexp.redaction import redact
 
 SECRETS_VERSION = 1
 NAME = "secrets.json"

@@ -10,16 +10,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oellm_autoexp.places import put_back, taken_out
 from oellm_autoexp.redaction import (
     REDACTED,
     Redactor,
     is_secret,
-    put_back,
     redact,
     redact_message,
     redact_text,
     redact_words,
-    taken_out,
 )
 from oellm_autoexp.text import shell
 from tests import secrets
