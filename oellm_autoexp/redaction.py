@@ -39,7 +39,7 @@ _HARMLESS_NAME = re.compile(
     r"token[_-](dispatcher|drop)|tokens[_-](per|to)|num[_-]\w+[_-](key|token)s?|"
     r"(forward|backward|first|second|single|multi|num)[_-]pass|pass[_-](through|rate|count)|"
     r"auth[_-](type|method|mode|mechanism)|check[_-]auth)([_-]|$)|"
-    r"[_-](file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
+    r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
     re.I,
 )
 """Names of sizes and choices of a model (its keys are no keys, its tokens no tokens), and of where a secret is."""
@@ -111,6 +111,9 @@ _COMMAND = re.compile(r"\$\([^()\n]*\)|`[^`\n]*`")
 _LIST = re.compile(r"\[[^\]]*\]")
 _INSIDE = re.compile(r"""[^,\]}\s"'\0\1]+""")
 _OUTSIDE = re.compile(r"""(?:[^\s;&|,"'`\0\1]|,(?!\s*["']?[\w.\-]+["']?\s*[:=]))+""")
+_CODE = re.compile(r"[A-Za-z_]+\d{0,3}(\.[A-Za-z_]+\d{0,3})*[(\[].*|[A-Za-z_]+(\.[A-Za-z_]+)+")
+"""What a program assigns to a name: a call, an attribute."""
+_TYPE = re.compile(r"(str|int|bool|bytes|float|Any|Path|object)(\W.*)?|[A-Z]\w+\[[A-Z\w., |\[\]]*")
 _REST = re.compile(r"[^\n]*")
 _HINT = re.compile(  # of a text in lower case, which is three times as fast as ignoring the case
     r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|bear|basic|digest|negot|apik|://|"
@@ -233,10 +236,30 @@ def _without_assigned(text: str, *, prose: bool) -> str:
         if not is_secret(match[1]):
             continue
         begin, end = _value(text, match, prose=prose)
-        if _hides(match[1], text[begin:end]):
+        if _hides(match[1], text[begin:end]) and not (begin == match.end() and _is_code(match, text, begin, end)):
             pieces += [text[kept_to:begin], REDACTED]
             kept_to = position = end
     return "".join([*pieces, text[kept_to:]]) if pieces else text
+
+
+def _is_code(assigned: re.Match[str], text: str, begin: int, end: int) -> bool:
+    """Whether a program says what the value is, as in `self.token = read(path)`; `token=token` in a call."""
+    separator, value = assigned[2], text[begin:end]
+    if separator == ": " and _TYPE.fullmatch(value):
+        return True
+    if ":" in separator or not (separator.startswith(" ") or _is_inside(text, assigned.start(1))):
+        return False
+    line = _REST.match(text, begin)
+    rest = line[0].rstrip() if line else value
+    whole = rest.endswith(("(", "[", ",")) or all(rest.count(o) <= rest.count(c) for o, c in ("()", "[]"))
+    own = assigned[1].lower().rpartition(".")[2].strip("_")
+    return (whole and bool(_CODE.fullmatch(value))) or value.lower().strip("_") == own
+
+
+def _is_inside(text: str, position: int) -> bool:
+    """Whether a place is inside of brackets that its line has opened."""
+    before = text[text.rfind("\n", 0, position) + 1 : position]
+    return any(before.count(opened) > before.count(closed) for opened, closed in ("{}", "[]", "()"))
 
 
 def _value(text: str, assigned: re.Match[str], *, prose: bool) -> tuple[int, int]:
@@ -258,9 +281,8 @@ def _value(text: str, assigned: re.Match[str], *, prose: bool) -> tuple[int, int
         return start, match.end()
     if (match := _LIST.match(text, start)) or text[start : start + 1] in "{":
         return (start, match.end()) if match else (start, start)
-    line_start = text.rfind("\n", 0, start) + 1
-    before = text[line_start : assigned.start(1)]
-    if any(before.count(opened) > before.count(closed) for opened, closed in ("{}", "[]", "()")):
+    before = text[text.rfind("\n", 0, start) + 1 : name]
+    if _is_inside(text, name):
         match = _INSIDE.match(text, start)
     elif ":" in assigned[2] and not before.strip(" \t+-\"'\\$."):
         match = _REST.match(text, start)

@@ -62,6 +62,11 @@ TEXTS: tuple[str, ...] = (
     f"curl -u me:{T} host",
     f"PGPASSWORD={T} psql",
     f"passphrase={T},lr=1",
+    f"password = {T}(x",
+    f"password = {T}(x)",
+    f"password: {T}(x)",
+    f"password={T}(x)",
+    f"password = {T}[x",
     f"train 'password: two {T}' --lr 1",
     PRIVATE_KEY,
     "\n".join(f"+{line}" for line in PRIVATE_KEY.splitlines()),
@@ -109,6 +114,11 @@ HARMLESS_TEXTS: tuple[str, ...] = (
     "a task-specific-learning-rate-schedule and disk-usage-of-the-whole-node",
     "job 12345_7 on node[001-004,007] since 2026-01-31T23:59:59",
     "keys: a, b; the key: c",
+    "+    token: str = read(path)",
+    "+    self.token = args.token",
+    "+    _KEY = re.compile(r'[a-z]+')",
+    "+    call(token=token, api_key=self.api_key(x), lr=1)",
+    "+    token = secrets.token_hex(8)",
 )
 HARMLESS_WORDS: tuple[tuple[str, ...], ...] = (
     ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", "meta-llama/Llama-3.1-8B"),
