@@ -91,6 +91,8 @@ class Manifest(Record):
     monitoring: dict[str, Any]
     jobs: tuple[JobSpec, ...]
     provenance: dict[str, Any]
+    secrets_path: str = ""
+    """The file with the values in whose places `***` stands; '' where there are none, or they have been read."""
 
 
 @dataclass(frozen=True)

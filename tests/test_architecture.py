@@ -20,7 +20,7 @@ PACKAGE = ROOT / "oellm_autoexp"
 # Each room may import the rooms above it in this list, and itself.
 FLOORS = [
     ["errors"],
-    ["text", "model", "monitor.time_limit"],
+    ["text", "model", "redaction", "places", "monitor.time_limit"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
@@ -38,6 +38,7 @@ FLOORS = [
     ["scheduler"],
     ["monitor.progress"],
     ["monitor.tracked"],
+    ["monitor.confidential"],
     ["monitor.decide", "monitor.facts", "monitor.restarts", "monitor.around", "monitor.silence", "monitor.waits"],
     ["monitor.detect", "monitor.gate", "monitor.session"],
     ["workflow"],
@@ -49,6 +50,8 @@ PURE = [
     "errors",
     "text",
     "model",
+    "redaction",
+    "places",
     "slurm",
     "sweep",
     "backends",

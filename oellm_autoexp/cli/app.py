@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
+from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.text import printable
 
 if TYPE_CHECKING:
@@ -78,6 +79,12 @@ class Parser(argparse.ArgumentParser):
             help="a folder of your own with configs, searched before the shipped one; may be repeated",
         )
         group.add_argument(
+            "--overrides-from",
+            metavar="FILE",
+            type=Path,
+            help="more overrides, one a line, before those given here; secrets in it are in no list of processes",
+        )
+        group.add_argument(
             "overrides", nargs="*", metavar="key=value", help="Hydra overrides: group=choice a.b=1 +new=2 ~drop"
         )
 
@@ -99,7 +106,17 @@ def source(options: argparse.Namespace) -> Source:
     """The config that the options ask for."""
     from oellm_autoexp.config.loader import Source
 
-    return Source(options.config_ref, tuple(options.config_dirs), tuple(options.overrides))
+    listed = _overrides_in(options.overrides_from) if options.overrides_from else ()
+    return Source(options.config_ref, tuple(options.config_dirs), (*listed, *options.overrides))
+
+
+def _overrides_in(path: Path) -> tuple[str, ...]:
+    """The overrides in a file, one a line. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(Problem(f"can't read the overrides: {error}", f"--overrides-from {path}")) from None
+    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def run(
@@ -129,6 +146,13 @@ def run(
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         tell(AutoexpError(Problem(f"{what} (--debug shows where this came from)", where)))
         return USAGE
+    except Exception as error:
+        if options.debug:
+            raise
+        kind, place, message = unforeseen(error)
+        hint = "this is an error of the program: please report it, with what --debug prints"
+        tell(AutoexpError(Problem(f"{kind} in {place}: {message}", hint=hint)))
+        return USAGE
 
 
 def _reader_gone() -> int:
@@ -143,14 +167,15 @@ def tell(error: AutoexpError) -> None:
     if count > 1:
         print(f"{count} problems:", file=sys.stderr)
     for problem in error.problems:
-        print(f"error: {printable(str(problem))}", file=sys.stderr)
+        print(f"error: {printable(redact_message(str(problem)))}", file=sys.stderr)
 
 
 class _Formatter(logging.Formatter):
-    """Log lines that may hold names from files, of which a terminal obeys nothing."""
+    """Lines of a log, tracebacks included, without secrets and without what a terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        """The line."""
+        return printable(redact_message(super().format(record)))
 
 
 def set_log_level(options: argparse.Namespace) -> None:

@@ -35,14 +35,16 @@ def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
 
 
 def session_facts(session: Session) -> dict[str, Any]:
-    """What a session knows, for programs."""
+    """What a session knows, for programs; without secrets."""
+    from oellm_autoexp.monitor.confidential import concealed
+    from oellm_autoexp.redaction import redact
     from oellm_autoexp.view.waiting import wait_facts
 
     return {
         "plan_id": session.plan_id,
         "manifest": str(session.manifest_path),
-        "jobs": [job.model_dump(mode="json") for job in session.jobs.values()],
-        "waiting": wait_facts(waiting(session)),
+        "jobs": [concealed(job)[0].model_dump(mode="json") for job in session.jobs.values()],
+        "waiting": redact(wait_facts(waiting(session))),
     }
 
 

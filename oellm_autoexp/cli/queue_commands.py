@@ -146,7 +146,7 @@ def _no_event(queue: Queue, name: str) -> Problem:
 
 def _facts(entry: QueueEntry) -> dict[str, object]:
     """What is known of an entry, for programs; without secrets."""
-    from oellm_autoexp.workflow.provenance import redact
+    from oellm_autoexp.redaction import redact
 
     facts: dict[str, object] = redact(entry.model_dump(mode="json", exclude={"sidecar": {"token"}}))
     return facts
@@ -173,8 +173,8 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
+    from oellm_autoexp.redaction import redact_text
     from oellm_autoexp.text import printable
-    from oellm_autoexp.workflow.provenance import redact_text
 
     try:
         with path.open("rb") as log:

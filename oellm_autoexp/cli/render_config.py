@@ -1,4 +1,4 @@
-"""render-config: print the composed config, as written or resolved, or that of one job."""
+"""render-config: print the composed config, as written or resolved, or that of one job; without secrets."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def _render(options: argparse.Namespace) -> int:
     from pydantic_core import to_json
 
     from oellm_autoexp.config.loader import load
+    from oellm_autoexp.redaction import redact
     from oellm_autoexp.text import printable_json
     from oellm_autoexp.workflow.plan import job_config
     from oellm_autoexp.workflow.provenance import gather
@@ -43,6 +44,7 @@ def _render(options: argparse.Namespace) -> int:
         tree = {**composed.base, "sweep": composed.sweep}
     else:
         tree = job_config(composed, gather(), options.job)
+    tree = redact(tree)
     if options.json:
         print(printable_json(to_json(tree, inf_nan_mode="strings").decode()))  # JSON has no inf
     else:

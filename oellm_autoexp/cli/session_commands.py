@@ -30,7 +30,7 @@ _LINES = 20
 _TAIL_BYTES = 256 << 10
 _HEED_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
-_STATE = (".journal", ".events.jsonl", ".actions", ".requests", ".detached")
+_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached")
 """What lies beside a session's file."""
 
 
@@ -348,6 +348,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.monitor.events import Event
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.record import RecordFile
+    from oellm_autoexp.redaction import redact
     from oellm_autoexp.view.waiting import wait_facts
 
     wanted = set(chosen(options, manifest, session))
@@ -372,7 +373,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             status, message = (done.status, done.message) if done else (result.status, result.message)
             actions.append({"action": result.action, "status": status, "message": message, "id": result.id})
         actions += [_waiting_action(pending) for pending in waiting.get(event.id, ())]
-        rows.append({**event.model_dump(mode="json"), "actions": actions})
+        rows.append(redact({**event.model_dump(mode="json"), "actions": actions}))
     waits = [wait for wait in facts.waiting(session) if wait.job in wanted and (not name or name == wait.event)]
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "events": rows, "waiting": wait_facts(waits)}))

@@ -496,6 +496,7 @@ def read_script(manifest: Manifest) -> str:
 
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
     """Print what would be submitted: the plan's summary, its jobs, and the first job's whole script."""
+    from oellm_autoexp.redaction import redact_text
     from oellm_autoexp.view.tables import console, plan_summary
 
     screen = console()
@@ -505,7 +506,7 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     for job in manifest.jobs:
         screen.print(f"{job.index:>5}  {job.name}", soft_wrap=True)
     screen.print(f"\n--- {manifest.jobs[0].script_path}")
-    print(printable(script))
+    print(printable(redact_text(script)))
     screen.print("--- dry run: nothing was submitted")
     return app.OK
 

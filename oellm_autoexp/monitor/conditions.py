@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from oellm_autoexp.fields import Count, Number, Scalar, Seconds, Words, listed
 from oellm_autoexp.monitor.patterns import Pattern, scan
+from oellm_autoexp.redaction import redact_words
 from oellm_autoexp.text import did_you_mean, shell
 
 
@@ -288,7 +289,7 @@ class CommandCondition(_Condition):
         return around.answer(self.command, self.interval_seconds)
 
     def __str__(self) -> str:
-        return f"Command: {shell(self.command)}"
+        return f"Command: {shell(redact_words(self.command))}"
 
 
 class LogPatternCondition(_Condition):

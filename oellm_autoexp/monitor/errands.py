@@ -22,8 +22,9 @@ from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor.actions import Launch, LaunchPlan, Tell
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.redaction import REDACTED, redact_message, redact_words
+from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import PARENT_VARIABLE
-from oellm_autoexp.workflow.provenance import REDACTED
 
 _MOST_GENERATIONS = 20
 _TELL_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
@@ -46,9 +47,14 @@ def launch(
     match request:
         case Launch():
             words, cwd, env = request.words, _cwd(request.cwd, manifest, event), request.env
-            return Launch(words, cwd, env, request.timeout_seconds, request.text)
+            _check_secrets((*words, *env.values()), manifest)
+            return Launch(words, cwd, env, request.timeout_seconds, redact_message(request.text))
         case Tell():
-            message = {"url": request.webhook, "text": request.message, "timeout": request.timeout_seconds}
+            message = {
+                "url": request.webhook,
+                "text": redact_message(request.message),
+                "timeout": request.timeout_seconds,
+            }
             words = (sys.executable, "-P", "-m", "oellm_autoexp.webhook")
             limit = request.timeout_seconds + _TELL_GRACE_SECONDS
             return Launch(words, _work_dir(manifest), _importable(), limit, json.dumps(message))
@@ -103,10 +109,27 @@ def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_
             f"--config-dir={directory}"
             for directory in (*request.config_dirs, *manifest.provenance.get("config_dirs", ()))
         ),
-        *request.overrides,
+        *_overrides(request.overrides, folder / f"{key}.overrides"),
         f"project.monitoring_state_dir={_quoted(str(state_dir.absolute()))}",
     )
     return Launch(words, _work_dir(manifest), env, request.timeout_seconds)
+
+
+def _overrides(words: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """Overrides for a command line; those with secrets go into a file, as everybody may list processes."""
+    if redact_words(words) == [*words]:
+        return words
+    if any("\n" in word for word in words):
+        raise ConfigError(Problem("an override with a secret can't have several lines", "$.overrides"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(path, "".join(f"{word}\n" for word in words), 0o600)
+    return (f"--overrides-from={path}",)
+
+
+def _check_secrets(words: tuple[str, ...], manifest: Manifest) -> None:
+    """Raises ConfigError where a word lacks its secret, since the plan's secrets could not be read."""
+    if manifest.secrets_path and any(REDACTED in word for word in words):
+        raise ConfigError(Problem("the secret that this needs can't be read", manifest.secrets_path, "plan again"))
 
 
 def _check_descent(request: LaunchPlan, manifest: Manifest, event: Event, generation: int) -> None:
@@ -170,7 +193,7 @@ def recorded_config(manifest: Manifest, event: Event) -> dict[str, Any]:
     if job is None:
         raise ConfigError(Problem(f"the plan has no job '{event.job}'", manifest.plan_id))
     path = Path(job.script_path).with_name("config_unresolved.yaml")
-    config = _read(path)
+    config: dict[str, Any] = side_file.with_secrets(_read(path), side_file.kept(manifest), side_file.UNRESOLVED)
     config["sweep"] = {}
     for key, value in job.parameters.items():
         _lay(config, key, value, job)

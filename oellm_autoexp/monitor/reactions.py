@@ -55,6 +55,7 @@ from oellm_autoexp.monitor.tracked import (
     by_id,
 )
 from oellm_autoexp.monitor.waits import AT_WORK
+from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.text import fill
 from oellm_autoexp.workflow.attempts import write_script
@@ -92,6 +93,14 @@ class _Due:
     request: Launch | LaunchPlan | Tell
 
 
+class _News(deque[str]):
+    """Lines for the screen, without secrets."""
+
+    def append(self, line: str, /) -> None:
+        """Add one."""
+        super().append(redact_message(line))
+
+
 @dataclass
 class Reactions:
     """The actions of one session. `news` are lines for the screen, which whoever shows them takes away."""
@@ -103,7 +112,7 @@ class Reactions:
     detectors: dict[str, Detector]
     now: Callable[[], float] = time.time
     questions: Questions = field(default_factory=Questions)
-    news: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_NEWS))
+    news: deque[str] = field(default_factory=lambda: _News(maxlen=_MOST_NEWS))
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}

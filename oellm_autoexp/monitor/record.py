@@ -18,6 +18,7 @@ from oellm_autoexp.errors import CorruptError, Problem, UnwritableError
 from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import Record
 from oellm_autoexp.monitor.events import Event
+from oellm_autoexp.redaction import redact, redact_message
 
 Status = Literal["done", "failed", "skipped", "queued"]
 
@@ -34,6 +35,15 @@ class Result(Record):
     at: float
 
 
+def _readable(entry: Event | Result) -> Event | Result:
+    """An entry for others to read."""
+    if isinstance(entry, Event):
+        clean = redact(entry.metadata)
+        return entry if clean == entry.metadata else entry.model_copy(update={"metadata": clean})
+    message = redact_message(entry.message)
+    return entry if message == entry.message else entry.model_copy(update={"message": message})
+
+
 class RecordFile:
     """`<plan_id>.events.jsonl` beside the session."""
 
@@ -42,10 +52,10 @@ class RecordFile:
         self._whole = False
 
     def add(self, entries: Iterable[Event | Result]) -> None:
-        """Add entries, for good. Raises StateError; UnwritableError where it is the disk."""
+        """Add entries, for good, without secrets. Raises StateError; UnwritableError where it is the disk."""
         lines = [
             f'{{"version": 1, "{"event" if isinstance(entry, Event) else "result"}": {entry.model_dump_json()}}}\n'
-            for entry in entries
+            for entry in map(_readable, entries)
         ]
         if not lines:
             return

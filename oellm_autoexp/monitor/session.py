@@ -1,8 +1,8 @@
 """The session: what is known of each job of a plan, kept so that a crash at any instant loses and repeats nothing.
 
 A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
-records, one JSON line each. Records are numbered, so that a journal left behind by a crash never overrules a newer
-snapshot.
+records, one JSON line each; both without secrets (`monitor.confidential`). Records are numbered, so that a journal left
+behind by a crash never overrules a newer snapshot.
 One process writes a session, under the claim `<plan_id>.lease`.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,6 +23,7 @@ from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Proble
 from oellm_autoexp.files import check_owner, read_json, write_atomic
 from oellm_autoexp.model import SESSION_VERSION, Manifest
 from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.confidential import Confidential, readable
 from oellm_autoexp.monitor.silence import Watched
 from oellm_autoexp.monitor.tracked import TrackedJob
 from oellm_autoexp.text import did_you_mean
@@ -44,6 +46,7 @@ class Session:
         """The session's clock; it is kept with the next change, and by `close`."""
         self._watched_saved = self.watched
         self._serial = serial
+        self._confidential = Confidential(path)
         self._changed: dict[str, TrackedJob] = {}
         self._snapshot_at = 0.0
         self._behind = False
@@ -66,8 +69,8 @@ class Session:
         """The session in a file, with what its journal adds. Raises ConfigError, CorruptError."""
         data = read_json(path, "session", SESSION_VERSION, missing=_known_sessions(path))
         try:
-            jobs = {name: TrackedJob.model_validate(job) for name, job in data["jobs"].items()}
-            session = cls(path, data["plan_id"], Path(data["manifest_path"]), jobs, data["serial"])
+            session = cls(path, data["plan_id"], Path(data["manifest_path"]), {}, data["serial"])
+            jobs = session.jobs = {name: session._job(job) for name, job in data["jobs"].items()}
             session.parent = str(data.get("parent", ""))
             session.watched = session._watched_saved = Watched.model_validate(data.get("watched", {}))
         except (KeyError, AttributeError, TypeError, ValidationError) as error:
@@ -76,6 +79,10 @@ class Session:
             raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
         session._replay()
         return session
+
+    def _job(self, data: Any) -> TrackedJob:
+        """A job from its record. Raises ValidationError."""
+        return readable(TrackedJob.model_validate(self._confidential.revealed(data)))
 
     @property
     def _journal(self) -> Path:
@@ -92,7 +99,7 @@ class Session:
                 break
             try:
                 record = json.loads(line)
-                job = TrackedJob.model_validate(record["job"])
+                job = self._job(record["job"])
                 serial = int(record["serial"])
             except (ValueError, KeyError, TypeError, ValidationError):
                 raise CorruptError(Problem("this line is not a job record", f"{self._journal}:{number}")) from None
@@ -120,7 +127,8 @@ class Session:
             return False
 
     def put(self, job: TrackedJob) -> None:
-        """Change a job's record, in memory."""
+        """Change a job's record, in memory. What it tells people holds no secret from here on."""
+        job = readable(job)
         self.jobs[job.name] = job
         self._changed[job.name] = job
 
@@ -144,7 +152,9 @@ class Session:
         lines = []
         for job in self._changed.values():
             self._serial += 1
-            lines.append(f'{{"serial": {self._serial}, "job": {job.model_dump_json()}}}\n')
+            record = self._confidential.concealed(job).model_dump_json()
+            lines.append(f'{{"serial": {self._serial}, "job": {record}}}\n')
+        self._confidential.save()
         self._torn = True  # until it is whole: the disk may be full
         with self._journal.open("ab") as file:
             file.write("".join(lines).encode())
@@ -166,11 +176,14 @@ class Session:
             "watched": self.watched.model_dump(),
             "serial": self._serial,
         }
-        jobs = ",\n".join(f"{json.dumps(name)}: {job.model_dump_json()}" for name, job in self.jobs.items())
+        records = {name: self._confidential.concealed(job) for name, job in self.jobs.items()}
+        self._confidential.save()
+        jobs = ",\n".join(f"{json.dumps(name)}: {record.model_dump_json()}" for name, record in records.items())
         write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{jobs}\n}}}}\n')
         if self._behind:
             self._journal.unlink(missing_ok=True)
             self._behind = self._torn = False
+        self._confidential.forget_all_but(name for record in records.values() for name in record.secrets.values())
         self._changed.clear()
         self._watched_saved = self.watched
         self._snapshot_at = time.monotonic()

@@ -190,6 +190,8 @@ class TrackedJob(Record):
     fruitless: int = 0
     """How many of them in a row, the last ones, got no further than those before."""
     overrides: dict[str, Any] = {}
+    secrets: dict[str, str] = {}
+    """In a file: the places of this record whose values are in the session's secrets, with their ids there."""
     excluded: tuple[str, ...] = ()
     """Nodes that it must not use any more."""
     script_path: str = ""

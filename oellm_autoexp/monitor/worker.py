@@ -34,6 +34,7 @@ from oellm_autoexp.monitor.actions import Tell as TellRequest
 from oellm_autoexp.monitor.errands import launch
 from oellm_autoexp.monitor.inbox import Asked, ask
 from oellm_autoexp.monitor.queue import DONE, FAILED, Held, Process, Queue, QueueEntry, Sidecar, Status, Tell
+from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.world import Errand, Outcome
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Worker:
         self._queue = queue
         self._manifest = manifest
         self._jobs = jobs
-        self._say = say
+        self._tell_people = say
         self._tell_error = tell
         self._told: set[str] = set()
         self._useless: set[str] = set()
@@ -200,6 +201,9 @@ class Worker:
                 time.sleep(_FOLLOW_SECONDS)
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _say(self, line: str) -> None:
+        self._tell_people(redact_message(line))
 
     def _work(self, more: Callable[[], bool], *, wait_for_jobs: bool) -> None:
         """Take and carry out entries until there are none at hand, `more` brings none, and none is under way."""
@@ -443,7 +447,8 @@ def _log_header(held: Held) -> None:
     """Say in the log whose output follows."""
     entry = held.entry
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.started_at))
-    with held.log_path.open("ab") as log:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND  # a program may print its secrets
+    with os.fdopen(os.open(held.log_path, flags, 0o600), "ab") as log:
         log.write(f"{_HEADER} {entry.attempts}, {when}, by {entry.worker}\n".encode())
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from oellm_autoexp.model import JobSpec, Manifest
+from oellm_autoexp.redaction import redact_words
 from oellm_autoexp.text import plural, printable, printable_json, scalar, shell
 
 WIDTH = 70
@@ -96,7 +97,7 @@ def _gate(job: JobSpec, parents: Sequence[JobSpec]) -> _Gate:
         start.append(f"{names}: success")
         cancel.append(f"{names}: ended without success")
     if job.start_condition_cmd:
-        start.append(f"Command: {shell(job.start_condition_cmd)}")
+        start.append(f"Command: {shell(redact_words(job.start_condition_cmd))}")
     return _Gate(start, cancel, done)
 
 
@@ -125,7 +126,7 @@ def _condition(condition: Mapping[str, Any], parents: Iterable[JobSpec]) -> str:
 def _value(key: str, value: Any, parents: Iterable[JobSpec]) -> str:
     items = [scalar(item) for item in (value if isinstance(value, list | tuple) else [value])]
     items = [_shortened(item, parents) for item in items]
-    return shell(items) if key == "command" else " or ".join(items)
+    return shell(redact_words(tuple(items))) if key == "command" else " or ".join(items)
 
 
 def _shortened(text: str, parents: Iterable[JobSpec]) -> str:

@@ -12,8 +12,8 @@ from rich.text import Text
 from oellm_autoexp.claims import Holder
 from oellm_autoexp.monitor.actions import Action, Cancel, Launch, LaunchPlan, Publish, Restart, Say, Tell
 from oellm_autoexp.monitor.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
+from oellm_autoexp.redaction import redact, redact_text, redact_words
 from oellm_autoexp.text import plural, shell
-from oellm_autoexp.workflow.provenance import redact, redact_text, redact_words
 
 _COLOURS = {PENDING: "", RUNNING: "cyan", DONE: "green", FAILED: "red"}
 _FEW = 60

@@ -27,6 +27,7 @@ from oellm_autoexp.files import (
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
 from oellm_autoexp.monitor.session import session_path
 from oellm_autoexp.text import plural
+from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _MANIFEST_LINK = "manifest.json"
@@ -77,6 +78,8 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
     path, plan_id = plan.manifest_path, plan.manifest.plan_id
     if extra is not None and extra.exists():
         load(extra)  # only a manifest of ours is ever replaced
+    manifest, taken = side_file.concealed(plan.manifest)
+    secrets = side_file.text({side_file.MANIFEST: taken, **plan.secrets})
     above: list[str] = []
     try:
         _make(str(path.parent), above)
@@ -85,8 +88,8 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
             _check_free(plan)
             making = _Making(plan, claim, above)
             try:
-                making.files(progress)
-                making.publish(extra)
+                making.files(secrets, progress)
+                making.publish(manifest, extra)
             except BaseException:
                 making.take_back()
                 raise
@@ -133,17 +136,19 @@ class _Making:
         self._plan = plan
         self._claim = claim
         self._manifest = str(plan.manifest_path)
-        self._planned = {_MANIFEST_LINK, *(file.path.name for file in plan.shared), *_JOB_FILES}
+        self._planned = {_MANIFEST_LINK, side_file.NAME, *(file.path.name for file in plan.shared), *_JOB_FILES}
         self._files: list[Path] = []
         self._folders: list[str] = []  # that bear the plan's id
         self._above = above
 
-    def files(self, progress: Callable[[int], None]) -> None:
-        """Write everything but the manifest. Raises OSError, StateError or LockedError."""
+    def files(self, secrets: str, progress: Callable[[int], None]) -> None:
+        """Write all but the manifest; `secrets` is the side file's text. Raises OSError, StateError or LockedError."""
         plan = self._plan
         self._own(str(plan.shared[0].path.parent))
         for file in plan.shared:
             _write_new(file)
+        if secrets:
+            _write_new(PlannedFile(side_file.side_file(plan.manifest), secrets, 0o600))
         sweep = plan.sweep_file()
         write_atomic(sweep.path, sweep.text.encode(errors="backslashreplace"), sweep.mode)
         self._files.append(sweep.path)
@@ -159,9 +164,9 @@ class _Making:
                 _copy(str(shared.path), f"{folder}/{shared.path.name}")
             progress(number)
 
-    def publish(self, extra: Path | None) -> None:
+    def publish(self, manifest: Manifest, extra: Path | None) -> None:
         """Let the plan exist: write its manifest, and the copy. Raises StateError, ConfigError or OSError."""
-        path, text = self._plan.manifest_path, self._plan.manifest.model_dump_json(indent=1) + "\n"
+        path, text = self._plan.manifest_path, manifest.model_dump_json(indent=1) + "\n"
         self._claim.beat(_BEAT_SECONDS)
         if not create_atomic(path, text):
             raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
@@ -268,7 +273,7 @@ def load(path: Path) -> Manifest:
         missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
     data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing)
     try:
-        return Manifest.model_validate(data)
+        return Manifest.model_validate(side_file.revealed(data, path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])

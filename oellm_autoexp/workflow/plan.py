@@ -8,7 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +24,13 @@ from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
+from oellm_autoexp.places import taken_out
+from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import dotted, is_utf8, plural
-from oellm_autoexp.workflow import watching
+from oellm_autoexp.workflow import side_file, watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -43,7 +45,7 @@ from oellm_autoexp.workflow.plan_checks import (
     problems_beside_the_sweep,
     problems_but_at,
 )
-from oellm_autoexp.workflow.provenance import Circumstances, Redactor, redact, redact_text, redact_words
+from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
@@ -78,6 +80,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     """What the programs themselves are to be asked before the plan is written, each question once."""
+    secrets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was taken out of the files of the record, by file and place (`workflow.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
 
@@ -373,7 +377,7 @@ class _Planner:
             resources=resources,
             gpu_hours=resources.gpu_hours,
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
-            template_values=redact(watching.template_values(config.monitoring, config.job, tree)),
+            template_values=watching.template_values(config.monitoring, config.job, tree),
             monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
             array_group=script.array_group(script.directive_lines(text), log_name) if in_array else None,
         )
@@ -393,9 +397,8 @@ class _Planner:
             "version": MANIFEST_VERSION,
             "now": self._circumstances.now.isoformat(),
             "groups": sorted(composed.groups),
-            "choices": [{"chosen": list(key), "config": redact(base)} for key, base in self._jobs.chosen().items()],
-            # half a template is none
-            "templates": {p: text if redact_text(text) == text else None for p, text in self._templates.items()},
+            "choices": [{"chosen": list(key), "config": base} for key, base in self._jobs.chosen().items()],
+            "templates": dict(self._templates),
         }
 
     def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:
@@ -432,7 +435,11 @@ class _Planner:
                 "git": dict(around.git),
             },
         )
-        shared = _shared_files(base / "manifests" / f"{plan_id}.provenance", composed, around, self._planning(composed))
+        planning, of_planning = _taken_out(self._planning(composed), templates=self._templates)
+        unresolved, of_config = _taken_out({**composed.base, "sweep": composed.sweep})
+        folder = base / "manifests" / f"{plan_id}.provenance"
+        shared = _shared_files(folder, composed, around, unresolved, planning)
+        secrets = {side_file.UNRESOLVED: of_config, side_file.PLANNING: of_planning}
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
             *self._notes,
@@ -441,7 +448,9 @@ class _Planner:
             *_monitor_notes(manifest),
             *_told(self._told, len(planned)),
         )
-        return Plan(manifest, shared, scripts, configs, notes, tuple(self._probes.values()), tuple(self._needs))
+        notes = tuple(map(redact_message, notes))
+        probes = tuple(self._probes.values())
+        return Plan(manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs))
 
 
 def _descent(variable: str) -> dict[str, Any]:
@@ -468,13 +477,22 @@ def _records(conditions: Iterable[BaseModel]) -> tuple[dict[str, Any], ...]:
     return tuple(condition.model_dump(mode="json", exclude_defaults=True) for condition in conditions)
 
 
+def _taken_out(
+    tree: dict[str, Any], templates: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tree without secrets, and those that were in it, by place. Half a template is none: null stands for it."""
+    cleaned = redact(tree)
+    if templates is not None:
+        cleaned["templates"] = {path: text if redact_text(text) == text else None for path, text in templates.items()}
+    return cleaned, dict(taken_out(tree, cleaned))
+
+
 def _shared_files(
-    directory: Path, composed: Composed, around: Circumstances, planning: dict[str, Any]
+    directory: Path, composed: Composed, around: Circumstances, unresolved: dict[str, Any], planning: dict[str, Any]
 ) -> tuple[PlannedFile, ...]:
     """The provenance that all jobs have in common; each job's folder holds (hard links to) the same files."""
-    unresolved = {**composed.base, "sweep": composed.sweep}
     documents = {
-        "config_unresolved.yaml": _yaml(redact(unresolved)),
+        "config_unresolved.yaml": _yaml(unresolved),
         "planning.yaml": _yaml(planning),
         "overrides.txt": "".join(f"{word}\n" for word in redact_words(composed.source.overrides)),
         "command_line.json": _json(redact_words(around.command_line)),

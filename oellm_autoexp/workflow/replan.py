@@ -1,7 +1,8 @@
 """One job planned again from what its plan has recorded, with other values: no config of today has a say in it.
 
-Recorded files hold no secrets (`***`). A variable's is taken from the environment of now, that of an exported variable
-from the job's own script; where there is neither, and the script would need it, the job is not planned again.
+Recorded files hold no secrets (`***`). A variable's is taken from the environment of now, others from the plan's side
+file; where that is gone, that of an exported variable from the job's own script. Where there is none of these, and the
+script would need it, the job is not planned again.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
 from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.redaction import REDACTED
 from oellm_autoexp.text import dotted
+from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import plan_job
 from oellm_autoexp.workflow.plan_checks import PLAN_WIDE
-from oellm_autoexp.workflow.provenance import REDACTED, Circumstances
+from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -127,6 +130,7 @@ class _Record:
     source: Source
     unresolved: str
     planning: str
+    secrets: str
     environment: tuple[tuple[str, str], ...]
     missing: frozenset[str]
     """The variables whose values are secrets and that are not set now."""
@@ -148,6 +152,7 @@ class _Record:
             Source(manifest.config_ref, (), manifest.overrides),
             _read(folder / "config_unresolved.yaml"),
             _read(folder / "planning.yaml"),
+            side_file.kept(manifest),
             tuple(environment.items()),
             frozenset(hidden - os.environ.keys()),
             Path(manifest.provenance["work_dir"]),
@@ -161,7 +166,8 @@ class _Record:
 
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""
-        found = _parsed(self.planning)["templates"].get(str(path) if path else "")
+        planning = side_file.with_secrets(_parsed(self.planning), self.secrets, side_file.PLANNING)
+        found = planning["templates"].get(str(path) if path else "")
         if found is None:
             hint = "a plan keeps the templates that it used, unless they hold secrets: slurm.env is the place for those"
             raise ConfigError(Problem("this template is not in the plan's record", "$.slurm.template_path", hint))
@@ -230,7 +236,9 @@ def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:
         name: _marked(value, f"the environment variable {name}", marks) if name in record.missing else value
         for name, value in record.environment
     }
-    planning, tree = _parsed(record.planning), _marked(_parsed(record.unresolved), "$", marks)
+    planning = side_file.with_secrets(_parsed(record.planning), record.secrets, side_file.PLANNING)
+    unresolved = side_file.with_secrets(_parsed(record.unresolved), record.secrets, side_file.UNRESOLVED)
+    tree = _marked(unresolved, "$", marks)
     composed = _Recorded(
         source=record.source,
         base={name: value for name, value in tree.items() if name != "sweep"},

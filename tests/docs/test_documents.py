@@ -22,7 +22,7 @@ from oellm_autoexp.model import JobSpec, Manifest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SPEC = (ROOT / "SPEC.md").read_text()
-COMMON = {"--help", "--debug", "--verbose", "--config-ref", "--config-name", "--config-dir"}
+COMMON = {"--help", "--debug", "--verbose", "--config-ref", "--config-name", "--config-dir", "--overrides-from"}
 
 
 def options(command: str) -> set[str]:

@@ -19,10 +19,11 @@ from oellm_autoexp.backends.megatron.backend import PARSER
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import MegatronBackend
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
+from oellm_autoexp.redaction import is_secret, redact_words
 from oellm_autoexp.slurm import script
 from oellm_autoexp.workflow.check import absent, ask
 from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather, is_secret, redact_words
+from oellm_autoexp.workflow.provenance import gather
 from tests.megatron.validation_cases import BASE
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/megatron"

@@ -14,10 +14,12 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.errors import AutoexpError, CorruptError, StateError
 from oellm_autoexp.files import shipped
 from oellm_autoexp.model import Manifest
+from oellm_autoexp.redaction import redact
 from oellm_autoexp.workflow import manifest as manifests
 from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather, redact
+from oellm_autoexp.workflow.provenance import gather
 from oellm_autoexp.workflow.replan import replan
+from oellm_autoexp.workflow.side_file import side_file
 
 EXPERIMENTS = sorted(
     str(path.relative_to(shipped("config")).with_suffix("")) for path in shipped("config/experiments").rglob("*.yaml")
@@ -183,10 +185,13 @@ def test_a_template_is_as_it_was(planned: Planned, tmp_path: Path) -> None:
     assert "not in the plan's record" in problems(manifest, {"slurm.template_path": str(tmp_path / "other")})
 
 
-def test_a_template_with_a_secret_is_not_kept(planned: Planned, tmp_path: Path) -> None:
+def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tmp_path: Path) -> None:
     template = tmp_path / "mine.sbatch"
     template.write_text(TEMPLATE.replace("mine", "hf_abcdefghijklmnopqrst"))
     manifest = planned("project=default", f"slurm.template_path={template}")
+    assert again(manifest) == scripts(manifest)[0]
+    assert "hf_abc" not in Path(manifest.jobs[0].script_path).with_name("planning.yaml").read_text()
+    side_file(manifest).unlink()
     assert problems(manifest, {}).startswith("ConfigError: $.slurm.template_path: ")
 
 
@@ -294,7 +299,14 @@ def test_an_exported_secret_can_be_overridden(secretive: Manifest) -> None:
     assert "export A_TOKEN=x\"$HOME\"' y'\n" in text
 
 
+def test_secrets_that_the_script_does_not_show_come_from_the_side_file(secretive: Manifest) -> None:
+    text = again(secretive, backend__options__seed=2)
+    assert "http://me:word@host/2" in text
+    assert side_file(secretive).stat().st_mode & 0o777 == 0o600
+
+
 def test_an_exported_secret_that_an_override_would_change_is_refused(secretive: Manifest) -> None:
+    side_file(secretive).unlink()  # as of plans that an earlier version made
     message = problems(secretive, {"backend.options.seed": 2})
     assert message.startswith("ConfigError: $.slurm.env.PROXY: its value is a secret")
     assert message.count("secret,") == 1
@@ -314,6 +326,8 @@ def test_a_secret_that_the_script_does_not_export_is_refused_by_its_key(
 ) -> None:
     config = f"defaults: [override /backend: tiny_lm]\nproject: {{name: one}}\nmetadata: {{token: '17'}}\n{line}\n"
     manifest = planned(config=config)
+    assert [again(manifest)] == scripts(manifest)
+    side_file(manifest).unlink()
     assert problems(manifest, {}).startswith(f"ConfigError: {named}: its value is a secret")
     own = {named.removeprefix("$."): "3"}
     assert "***" not in replan(manifest, manifest.jobs[0], own).script

@@ -12,9 +12,11 @@ import pytest
 
 from oellm_autoexp.errors import ConfigError, CorruptError
 from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor.events import Event, Pending
 from oellm_autoexp.monitor.progress import Progress, read
 from oellm_autoexp.monitor.session import Session, all_sessions, find_session
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
+from oellm_autoexp.redaction import REDACTED
 
 
 @pytest.fixture
@@ -138,3 +140,71 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
     assert not session.finished
     (inbox.inbox_folder(session.path) / "x.json").write_text("{")
     assert session.finished
+
+
+PLANTED = "pl4nted"
+
+
+def secretive(name: str = "a") -> TrackedJob:
+    """A job with secrets in each place that is needed later, and in its words."""
+    event = Event(
+        id="e-1", kind="log", name="e", job=name, attempt=1, at=1, metadata={"api_key": f"{PLANTED} e", "n": 1}
+    )
+    return TrackedJob(
+        name=name,
+        overrides={"slurm.env.HF_TOKEN": f"{PLANTED} o", "lr": 1, "url": f"https://me:{PLANTED}@host"},
+        restart=Restarting(attempt=1, cause="c", overrides={"x.password": [PLANTED, PLANTED], "y": {"token": PLANTED}}),
+        pending=(Pending(event=event, rule="e", binding=0, since=1),),
+        unrecorded=(event,),
+    ).happened(1, "refused", f"with --token {PLANTED}", reason=f"HF_TOKEN={PLANTED}")
+
+
+def in_clear(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if PLANTED in path.read_text()}
+
+
+@pytest.mark.parametrize("way", ["journal", "snapshot"])
+def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them(session: Session, way: str) -> None:
+    folder = session.path.parent
+    session.put(secretive())
+    getattr(session, way)()
+    assert in_clear(folder) == {"p.secrets"}
+    assert (folder / "p.secrets").stat().st_mode & 0o777 == 0o600
+    again = Session.load(session.path)
+    told = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
+    assert again.jobs["a"] == secretive().model_copy(update=told)
+    assert again.jobs["a"].history[-1].message == "with --token ***"
+    again.snapshot()
+    assert Session.load(session.path).jobs == again.jobs
+    again.put(TrackedJob(name="a"))
+    again.snapshot()
+    assert not (folder / "p.secrets").exists()
+
+
+def test_whoever_can_not_read_the_secrets_sees_that_there_are_some(session: Session) -> None:
+    session.put(secretive())
+    session.snapshot()
+    session.path.with_suffix(".secrets").write_text("cut")
+    assert Session.load(session.path).jobs["a"].overrides["slurm.env.HF_TOKEN"] == REDACTED
+    assert Session.load(session.path).jobs["a"].overrides["lr"] == 1
+
+
+def test_a_crash_before_the_session_is_written_leaves_its_older_secrets(session: Session) -> None:
+    session.put(secretive())
+    session.snapshot()
+    before = session.path.read_bytes()
+    session.put(secretive().model_copy(update={"overrides": {"slurm.env.HF_TOKEN": f"{PLANTED} later"}}))
+    session.journal()
+    session.path.with_suffix(".journal").unlink()  # as if the crash had come before it
+    assert session.path.read_bytes() == before
+    assert Session.load(session.path).jobs["a"].overrides == secretive().overrides
+
+
+def test_a_session_that_an_earlier_version_wrote_is_read_and_loses_its_clear_secrets(session: Session) -> None:
+    data = json.loads(session.path.read_text())
+    old = secretive().model_dump(mode="json", exclude={"secrets"})
+    session.path.write_text(json.dumps({**data, "jobs": {**data["jobs"], "a": old}}))
+    loaded = Session.load(session.path)
+    assert loaded.jobs["a"].overrides == secretive().overrides
+    loaded.snapshot()
+    assert in_clear(session.path.parent) == {"p.secrets"}

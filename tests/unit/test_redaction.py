@@ -1,0 +1,211 @@
+"""Secrets are told by their names and their looks, wherever they stand; what is none stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oellm_autoexp.places import put_back, taken_out
+from oellm_autoexp.redaction import (
+    REDACTED,
+    Redactor,
+    is_secret,
+    redact,
+    redact_message,
+    redact_text,
+    redact_words,
+)
+from oellm_autoexp.text import shell
+from tests import secrets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WORDS = st.sampled_from(
+    ["train", "--api-key", "--lr", "x", "hf_abcdefghijklmnopqrst", "HF_TOKEN=x", "lr=1", "sshpass", "-p", "-u", "me:pw"]
+)
+KEYS = st.sampled_from(["lr", "HF_TOKEN", "env", "url", "b"])
+LEAVES = st.sampled_from(["x", "", "https://me:pw@host/x", "hf_abcdefghijklmnopqrst", 1, 1.5, None, True])
+TREES = st.dictionaries(
+    KEYS, st.recursive(LEAVES, lambda part: st.lists(part, max_size=2) | st.dictionaries(KEYS, part, max_size=3))
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "db.password",
+        "GITHUB_PAT",
+        "slurm.env.HF_TOKEN",
+        "api_key",
+    ],
+)
+def test_names_of_secrets_are_known(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "PWD", "tokenizer_type", "monkey", "lr", "keyboard", "author", "SSH_AUTH_SOCK"]
+)
+def test_other_names_are_not_taken_for_secrets(name: str) -> None:
+    assert not is_secret(name)
+
+
+def test_values_are_hidden_by_their_keys_and_by_their_looks_at_any_depth() -> None:
+    data = {"a": [{"HF_TOKEN": "x", "lr": 1.5}], "url": "https://me:pw@host/x", "note": "hf_abcdefghijklmnopqrst"}
+    assert redact(data) == {
+        "a": [{"HF_TOKEN": REDACTED, "lr": 1.5}],
+        "url": f"https://me:{REDACTED}@host/x",
+        "note": REDACTED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "cleaned"),
+    [
+        (("--api-key", "x", "y"), ["--api-key", REDACTED, "y"]),
+        (("--api-key=x",), [f"--api-key={REDACTED}"]),
+        (("slurm.env.HF_TOKEN=x", "lr=1"), [f"slurm.env.HF_TOKEN={REDACTED}", "lr=1"]),
+        (("s.grids=[{e.HF_TOKEN: [x, y], lr: [1, 2]}]",), [f"s.grids=[{{e.HF_TOKEN: {REDACTED}, lr: [1, 2]}}]"]),
+        (("--train-tokens", "10B", "--hf-token", "abc"), ["--train-tokens", "10B", "--hf-token", REDACTED]),
+        (("tokens=300000000000", "tokens=x1"), ["tokens=300000000000", f"tokens={REDACTED}"]),
+        (("s.params={tokens:[10B,50B],x.token:59}",), [f"s.params={{tokens:[10B,50B],x.token:{REDACTED}}}"]),
+        (("env={A_TOKEN:x,B:1}",), [f"env={{A_TOKEN:{REDACTED},B:1}}"]),
+    ],
+)
+def test_command_lines_keep_all_but_their_secrets(words: tuple[str, ...], cleaned: list[str]) -> None:
+    assert redact_words(words) == cleaned
+
+
+def test_amounts_of_tokens_are_no_secrets() -> None:
+    data = {"tokens": "10B", "train_tokens": ["1.5T", "3e11"], "token_budget": "5_0", "password": "10B", "token": "x1"}
+    assert redact(data) == {**data, "password": REDACTED, "token": REDACTED}
+
+
+def test_private_keys_are_hidden_in_texts() -> None:
+    assert "BEGIN" not in redact_text("x -----BEGIN RSA PRIVATE KEY----- y")
+
+
+@given(st.lists(TREES, max_size=4), st.lists(st.lists(WORDS, max_size=5).map(tuple), max_size=4))
+def test_what_is_redacted_job_after_job_is_what_each_would_be_alone(
+    trees: list[dict[str, Any]], commands: list[tuple[str, ...]]
+) -> None:
+    # each job shares the values of the one before it, but for one
+    jobs = [tree | ({"shared": trees[0]} if number else {}) for number, tree in enumerate(trees)]
+    redactor = Redactor()
+    assert [redactor.redact(job) for job in jobs] == [redact(job) for job in jobs]
+    assert [redactor.words(words) for words in commands] == [tuple(redact_words(words)) for words in commands]
+
+
+@pytest.mark.parametrize("words", secrets.COMMANDS, ids=lambda words: " ".join(words)[:40])
+def test_no_way_to_hand_a_command_its_secret_leaves_it_readable(words: tuple[str, ...]) -> None:
+    for cleaned in (redact_words(words), redact_text(shell(words)), redact_message(shell(words))):
+        assert secrets.S not in str(cleaned)
+    assert redact_words(words)[0] == words[0]
+    assert len(redact_words(words)) == len(words)
+    assert secrets.S not in str(redact({"backend": {"argv": list(words)}, "c": [{"command": shell(words)}]}))
+
+
+@pytest.mark.parametrize("text", [*secrets.TEXTS, *secrets.FORMS], ids=lambda text: text[:40])
+def test_no_text_keeps_a_secret_whatever_is_around_it(text: str) -> None:
+    assert secrets.S not in redact_text(text)
+    assert secrets.S not in redact_text(f"first\n{text}\nlast")
+    assert redact_text(f"first\n{text}\nlast").startswith("first\n")
+    assert redact_text(f"first\n{text}\nlast").endswith("last")
+    diff = "\n".join(f"+{line}" for line in text.splitlines())
+    assert secrets.S not in redact_text(f"@@ -1 +1 @@\n{diff}\n unchanged")
+    for data in ({"x": text}, {"x": [{"y": ["a", text]}]}, {"note": {"x": f"a\n{text}"}}):
+        assert secrets.S not in str(redact(data))
+
+
+@pytest.mark.parametrize("form", [*secrets.FORMS, *secrets.BARE])
+def test_tokens_that_tell_themselves_are_known_in_words_texts_and_messages(form: str) -> None:
+    end = form[-8:]
+    for around in ("{}", "see {} there", '"{}"', "x={},y=1", "({})"):
+        text = around.format(form)
+        assert end not in redact_text(text)
+        assert end not in redact_message(text)
+        assert end not in redact_words((text,))[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"secrets": {"db": "pl4nted", "hf": ["pl4nted"]}},
+        {"env": [{"name": "HF_TOKEN", "value": "pl4nted"}]},
+        {"name": "DB_PASSWORD", "value": "pl4nted"},
+        {"headers": {"Authorization": "pl4nted", "X-Api-Key": "pl4nted"}},
+        {"accessToken": "pl4nted", "dbpass": {"x": "pl4nted"}, "mypassword": "pl4nted"},
+        {"credentials": [{"user": "pl4nted"}]},
+    ],
+)
+def test_structures_hide_what_stands_below_the_name_of_a_secret(data: dict[str, Any]) -> None:
+    assert "pl4nted" not in str(redact(data))
+    assert "pl4nted" not in str(Redactor().redact(data))
+
+
+def test_a_password_of_digits_is_one() -> None:
+    assert redact({"db_password": 86753090, "tokens": 86753090, "lr": 3, "max_token": 50000}) == {
+        "db_password": REDACTED,
+        "tokens": 86753090,
+        "lr": 3,
+        "max_token": 50000,
+    }
+
+
+@pytest.mark.parametrize("text", secrets.HARMLESS_TEXTS)
+def test_texts_without_a_secret_stay_as_they_are(text: str) -> None:
+    assert redact_text(text) == text
+    assert redact_message(text) == text
+    assert redact({"x": text}) == {"x": text}
+
+
+@pytest.mark.parametrize("words", secrets.HARMLESS_WORDS, ids=lambda words: words[0])
+def test_commands_without_a_secret_are_complete(words: tuple[str, ...]) -> None:
+    assert redact_words(words) == list(words)
+
+
+def test_messages_keep_what_they_say_of_a_variable() -> None:
+    for text in ("HF_TOKEN: not set", "$.slurm.env.HF_TOKEN: must be text", "the variable HF_TOKEN is not set"):
+        assert redact_message(text) == text
+    assert redact_message("HF_TOKEN: abc123") == f"HF_TOKEN: {REDACTED}"
+
+
+SCRIPTS = [*(ROOT / "tests/golden").rglob("*.*"), ROOT / "oellm_autoexp/slurm/job.sbatch.template"]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
+def test_scripts_of_ordinary_jobs_have_nothing_to_hide(path: Path) -> None:
+    text = path.read_text()
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_shipped_configs_have_nothing_to_hide(path: Path) -> None:
+    text = path.read_text()
+    data = yaml.safe_load(text)
+    assert redact(data) == data
+    assert redact_text(text) == text
+
+
+@given(st.text(alphabet="aT=: \n\"'\\{}[],-*k", max_size=60).map(lambda text: text.replace("k", "token")))
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    once = redact_text(text)
+    assert redact_text(once) == once
+    words = tuple(text.split(" "))
+    assert redact_words(tuple(redact_words(words))) == redact_words(words)
+
+
+@given(TREES)
+def test_what_was_taken_out_can_be_put_back(tree: dict[str, Any]) -> None:
+    cleaned = redact(tree)
+    assert put_back(cleaned, dict(taken_out(tree, cleaned))) == tree
