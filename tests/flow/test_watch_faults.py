@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,14 @@ KINDS = ("good", "dots", "quiet", "fails", "fails_once", "hangs")
 WITNESS = Path(__file__).with_name("witness.sh")
 SILENCE_SECONDS = 4
 BATCH_SECONDS = 240
+SKEWED = """
+import sys, time
+here = time.time
+time.time = lambda: here() + float(sys.argv[1])
+from oellm_autoexp.cli.main import main
+
+sys.exit(main(sys.argv[2:]))
+"""
 UNDISTURBED = {
     "good": ("success", 1),
     "dots": ("success", 1),
@@ -167,14 +176,12 @@ class Round:
 
     def skew(self) -> None:
         """Another host, whose clock is hours away from ours, looks at the session while its monitor lives."""
-        lease = self.session_path.with_suffix(".lease")
-        moved = time.time() + self.chance.choice([-7200, -300, 300, 7200])
-        if lease.exists():
-            os.utime(lease, (moved, moved))
         there = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec timeout -s KILL 6 "$@"', "sh"]
-        beside = [*there, *self.user.words("monitor", "--session", "p", "--once")]
-        subprocess.run(beside, cwd=self.user.home, env=self.user.environment, capture_output=True, check=False)
-        self.say("another host looks at the session")
+        skew = str(self.chance.choice([-7200, -300, 300, 7200]))
+        beside = [*there, sys.executable, "-c", SKEWED, skew, "monitor", "--session", "p", "--once"]
+        environment = {**self.user.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+        subprocess.run(beside, cwd=self.user.home, env=environment, capture_output=True, check=False)
+        self.say(f"another host looks at the session, its clock {skew} s ahead")
 
     def scancel(self) -> None:
         """A person ends a job that is in the queue."""
