@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import LockedError, Problem, StateError
 from oellm_autoexp.files import create_atomic, write_atomic
 
@@ -76,7 +77,7 @@ class Holder:
         try:
             data = json.loads(content)
             return cls(str(data["host"]), int(data["pid"]), str(data["started"]), str(data["token"]))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
     @property
@@ -156,7 +157,7 @@ class Claim:
 
     def _look(self) -> _Found | None:
         try:
-            with self.path.open("rb") as file:
+            with trust.open_file(self.path, most=trust.SMALL, anyone=True) as file:
                 return _Found(file.read(), time.time() - os.fstat(file.fileno()).st_mtime)
         except FileNotFoundError:
             return None

@@ -22,6 +22,7 @@ FLOORS = [
     ["errors"],
     ["text", "model"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
+    ["start", "trust"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
     ["slurm", "world", "monitor.conditions"],

@@ -145,11 +145,12 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
+    from oellm_autoexp import trust
     from oellm_autoexp.text import printable
     from oellm_autoexp.workflow.provenance import redact_text
 
     try:
-        with path.open("rb") as log:
+        with trust.open_file(path, most=None, lenient=True) as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _OUTPUT_BYTES))
             lines = log.read().decode(errors="replace").splitlines()[-_OUTPUT_LINES:]

@@ -66,7 +66,7 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     from oellm_autoexp.model import MANIFEST_VERSION
 
     missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {hints.output_root()}/sweep.json"
-    data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing)
+    data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing, named=True)
     try:
         entries = {entry["index"]: entry for entry in data["entries"]}
     except (AttributeError, KeyError, TypeError):

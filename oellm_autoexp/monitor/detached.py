@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +20,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from submitit import Job, SlurmExecutor, SlurmJob
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, SchedulerError, SubmitError, UnreachableError
-from oellm_autoexp.files import check_owner, read_json, write_atomic
+from oellm_autoexp.files import read_json, write_atomic
 from oellm_autoexp.model import Record, Submission
+from oellm_autoexp.monitor import pickled
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.slurm.times import parse_time
@@ -56,6 +56,7 @@ OPTIONS = (
 DEFAULTS: Mapping[str, Any] = {"time": "12:00:00", "cpus_per_task": 1, LEAD: 120}
 _OF_THE_PLAN = ("account", "partition", "qos")
 _EARLY_SECONDS = 60  # sbatch(1), --signal: it may come up to 60 seconds earlier than asked for
+_MOST_DIGITS = 10  # of a process's number
 _REQUEUES = 1_000_000  # submitit counts them; the session's end is what ends it
 
 
@@ -190,7 +191,7 @@ class Detached:
         Raises what it raises, SubmitError if the job was refused, SchedulerError if nobody knows whether it was taken.
         """
         check_directory(self.directory)
-        check_owner(self.directory)
+        trust.private_folder(self.folder)
         with claimed(self.folder / "lease", f"the monitor of {self.name}"):
             if (standing := self.standing()) is not None:
                 return standing
@@ -213,8 +214,7 @@ class Detached:
         path = self.folder / f"{job}.pid"
         while True:
             if path.exists():
-                pid, _, host = path.read_text().strip().partition(" ")
-                return int(pid), host
+                return _process(path)
             status = self._client("local").poll([job]).get(job)
             if status is None or status.scheduler_state in ENDED or time.monotonic() >= until:
                 return None
@@ -241,7 +241,7 @@ class Detached:
     def _read(self) -> Handed | None:
         if not self._record.exists():
             return None
-        data = read_json(self._record, "detached monitor", RECORD_VERSION)
+        data = read_json(self._record, "detached monitor", RECORD_VERSION, most=trust.LINE, root=self.directory)
         try:
             return Handed.model_validate(data)
         except ValidationError as error:
@@ -250,6 +250,14 @@ class Detached:
 
     def _write(self, handed: Handed) -> None:
         write_atomic(self._record, handed.model_dump_json(indent=1) + "\n")
+
+
+def _process(path: Path) -> tuple[int, str]:
+    """What `tell_process` left. Raises CorruptError, StateError."""
+    pid, _, host = trust.read(path, most=trust.SMALL).decode(errors="replace").strip().partition(" ")
+    if not (pid.isascii() and pid.isdecimal() and len(pid) <= _MOST_DIGITS):
+        raise CorruptError(Problem("this is not a process and its host", str(path), "remove it, if no monitor runs"))
+    return int(pid), host
 
 
 def folder(directory: Path, name: str) -> Path:
@@ -286,9 +294,7 @@ class _Submitter(SlurmExecutor):
     """
 
     def __init__(self, directory: Path, client: Scheduler, submission: Submission, wishes: Wishes | None) -> None:
-        path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-        python = shlex.join(["env", f"PYTHONPATH={path}", sys.executable])  # for this process alone, not for srun
-        super().__init__(directory, max_num_timeout=_REQUEUES, python=python)
+        super().__init__(directory, max_num_timeout=_REQUEUES)
         self._client = client
         self._submission = submission
         options = dict(wishes.options) if wishes else {}
@@ -303,6 +309,10 @@ class _Submitter(SlurmExecutor):
             use_srun=wishes is not None,  # --signal goes to job steps
             additional_parameters={**options, "requeue": True, "chdir": submission.work_dir},
         )
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return pickled.command(self.folder)
 
     @classmethod
     def affinity(cls) -> int:

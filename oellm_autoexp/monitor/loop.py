@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import JobStatus, Manifest, Usage
 from oellm_autoexp.monitor import detect, gate
@@ -36,6 +37,7 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+_MOST_DIGITS = 15  # of a mark; more are garbage, and no number of seconds
 
 
 @dataclass
@@ -327,8 +329,10 @@ class Monitor:
     def _mark(self, job: TrackedJob, kind: str) -> int | None:
         """A number that the job's script left: when it started (seconds since 1970), or its exit code."""
         try:
-            return int(self._mark_path(job, kind).read_text(errors="replace").partition("\n")[0])
-        except (OSError, ValueError):
+            text = trust.read(self._mark_path(job, kind), most=trust.SMALL, lenient=True)
+            number = text.partition(b"\n")[0]
+            return int(number) if len(number) <= _MOST_DIGITS else None
+        except (OSError, ValueError, StateError):
             return None
 
     def _settle_accounts(self, now: float) -> None:

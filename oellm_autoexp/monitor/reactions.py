@@ -459,7 +459,8 @@ class Reactions:
             raise StateError(Problem(f"no new attempt: {why}", error.problems[0].where)) from None
         job = job.happened(now, "restart", coming.reason, restart=coming)
         if written is not None:
-            job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
+            update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
+            job = job.model_copy(update=update)
         self.session.put(job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.news.append(f"{name}: {coming.reason}")

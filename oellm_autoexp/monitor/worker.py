@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import is_running
 from oellm_autoexp.errors import (
     AutoexpError,
@@ -443,7 +444,7 @@ def _log_header(held: Held) -> None:
     """Say in the log whose output follows."""
     entry = held.entry
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.started_at))
-    with held.log_path.open("ab") as log:
+    with trust.open_to_append(held.log_path) as log:
         log.write(f"{_HEADER} {entry.attempts}, {when}, by {entry.worker}\n".encode())
 
 
@@ -456,10 +457,10 @@ def _with_last_line(outcome: Outcome, held: Held) -> Outcome:
 def _last_line(path: Path) -> str:
     """The last line of this attempt's output with something in it, cut to what a table can hold."""
     try:
-        with path.open("rb") as log:
+        with trust.open_file(path, most=None, lenient=True) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
-    except OSError:
+    except (OSError, StateError):
         return ""
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     if last.startswith(_HEADER):  # it has printed nothing

@@ -6,18 +6,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import Problem, StateError
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
+from oellm_autoexp.text import digest
 from oellm_autoexp.workflow.replan import replan
 from oellm_autoexp.workflow.watching import DIRECTIVES
 
 
 def write_script(
     manifest: Manifest, spec: JobSpec, attempt: int, overrides: Mapping[str, Any], excluded: Iterable[str]
-) -> tuple[str, Resources] | None:
-    """Write the script of an attempt beside the plan's; its path and what it asks for. None: the plan's will do.
+) -> tuple[str, Resources, str] | None:
+    """Write the script of an attempt beside the plan's; its path, what it asks for, and its digest.
+
+    None: the plan's will do.
 
     `overrides` under `slurm.sbatch` change directives; anything else plans the job anew from its recorded config.
     Raises ConfigError for overrides that can't be, StateError if the script can't be read or written.
@@ -27,12 +31,13 @@ def write_script(
         return None
     path = Path(spec.script_path).parent / f"attempt_{attempt}" / "job.sbatch"
     try:
+        trust.check_folders(path.parent, Path(manifest.base_output_dir))
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, text, 0o700)
     except OSError as error:
         raise _no_script(error, path) from None
     nodes_, gpus, limit = script.resources(script.options(text))
-    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)
+    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit), digest(text)
 
 
 def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any], excluded: Iterable[str]) -> str | None:
@@ -43,7 +48,10 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
     if not overrides and not nodes:
         return None
     try:
-        text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
+        if values:
+            text = replan(manifest, spec, values).script
+        else:
+            text = trust.read_script(Path(spec.script_path), spec.script_digest, Path(manifest.base_output_dir))
     except OSError as error:
         raise _no_script(error, Path(spec.script_path)) from None
     return script.excluding(script.with_options(text, directives), nodes)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Timer
 
+from oellm_autoexp import trust
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import Manifest
@@ -106,7 +107,7 @@ def _kinds(manifest: Manifest) -> dict[str, str]:
     found: dict[tuple[str | None, str], tuple[str, str]] = {}
     for job in manifest.jobs:
         try:
-            text = Path(job.script_path).read_text(errors="replace")
+            text = trust.read_script(Path(job.script_path), job.script_digest, Path(manifest.base_output_dir))
         except OSError as error:
             raise ConfigError(
                 Problem(f"can't read the script: {error.strerror}", job.script_path, "plan again")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError, raise_all
-from oellm_autoexp.files import Obstacle, check_owner, link_atomic, read_json, writable_directory, write_atomic
+from oellm_autoexp.files import Obstacle, link_atomic, read_json, writable_directory, write_atomic
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import plain_name, plural
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _log = logging.getLogger(__name__)
@@ -131,17 +132,21 @@ def _copy(source: str, path: str) -> None:
 
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
-    data = read_json(path, "manifest", MANIFEST_VERSION, missing="make one with plan_autoexp.py --manifest PATH")
+    missing = "make one with plan_autoexp.py --manifest PATH"
+    data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing, named=True)
     try:
-        return Manifest.model_validate(data)
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
         raise CorruptError(Problem(f"not a whole manifest: {where}: {first['msg'].lower()}", str(path))) from None
+    if not plain_name(manifest.plan_id):
+        raise CorruptError(Problem("not a whole manifest: $.plan_id: can't be the name of a file", str(path)))
+    return manifest
 
 
 def canonical_path(manifest: Manifest, given: Path) -> Path:
     """The manifest's own place, which no later plan overwrites, if it is there; else the path it was read from."""
     own = manifest_path(manifest)
-    check_owner(own)
+    trust.check_owner(own)
     return own if own.exists() else given.resolve()

@@ -6,9 +6,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import claimed
 from oellm_autoexp.errors import Problem, StateError
-from oellm_autoexp.files import write_atomic
+from oellm_autoexp.files import loads, write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
 
@@ -58,7 +59,7 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
 
 def _owner(output_dir: Path) -> Path | None:
     try:
-        return Path(json.loads((output_dir / _OWNER).read_text())["session"])
+        return Path(loads(trust.read(output_dir / _OWNER, most=trust.SMALL))["session"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError):

@@ -26,7 +26,7 @@ from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import digest, plural
 from oellm_autoexp.workflow import watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
@@ -367,7 +367,12 @@ class _Planner:
         first = cast("AutoexpConfig", self._first)
         base = Path(self._jobs.absolute(first.project.base_output_dir))
         specs = tuple(
-            job.spec.model_copy(update={"script_path": f"{job.spec.output_dir}/provenance/{plan_id}/job.sbatch"})
+            job.spec.model_copy(
+                update={
+                    "script_path": f"{job.spec.output_dir}/provenance/{plan_id}/job.sbatch",
+                    "script_digest": digest(job.script),
+                }
+            )
             for job in planned
         )
         around = self._circumstances

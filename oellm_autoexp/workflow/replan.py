@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import yaml
 
+from oellm_autoexp import trust
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
-from oellm_autoexp.files import check_owner
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.text import dotted
 from oellm_autoexp.workflow.plan import plan_job
@@ -62,7 +62,8 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     """
     values = cast("dict[str, Any]", normalise(dict(overrides)))
     _check_keys(values)
-    script = _read(Path(job.script_path))
+    with _telling(Path(job.script_path)):
+        script = trust.read_script(Path(job.script_path), job.script_digest, Path(manifest.base_output_dir))
     record = _Record.of(manifest, job)
     jobs, marks = _jobs(record)
     around = record.circumstances()
@@ -169,9 +170,15 @@ class _Record:
 
 def _read(path: Path) -> str:
     """A file of the record. Raises StateError."""
+    with _telling(path):
+        return trust.read(path, most=trust.WHOLE).decode()
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Tell why a file of the record can't be read. Raises StateError."""
     try:
-        check_owner(path)
-        return path.read_text(encoding="utf-8")
+        yield
     except FileNotFoundError:
         hint = "without it no value of the job can be changed; plan again"
         raise StateError(Problem("the record of the job's plan lacks this file", str(path), hint)) from None

@@ -642,7 +642,7 @@ def test_a_spool_that_can_not_be_written_refuses(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
     client = LocalClient(tmp_path / "spool", 1)
-    with pytest.raises(SubmitError, match="File exists"):
+    with pytest.raises(SubmitError, match="stands where a folder is to be made"):
         client.submit(Submission("token", "name", str(script), str(tmp_path), "/dev/null"))
     asks: list[Callable[[], object]] = [
         lambda: client.poll(["1"]),
