@@ -165,7 +165,7 @@ def _checked(descriptor: int, path: Path, mode: str, *, most: int | None, lenien
             raise _irregular(path)
         if not anyone:
             _check_owner(status, path)
-            if not (lenient and status.st_uid != 0):
+            if not (lenient and status.st_uid == _trusted()[0]):
                 _check_writers(status, path)
         if most is not None and status.st_size > most:
             raise _too_large(path, status.st_size, most)
@@ -191,7 +191,7 @@ def _check_writers(status: os.stat_result, path: Path) -> None:
         return
     whom = "everybody" if open_to & stat.S_IWOTH else f"the group {_group(status.st_gid)}"
     hint = f"look at what is in it; if it is what you left there: chmod go-w {path}"
-    raise StateError(Problem(f"can be written to by {whom}, so it may not be yours what it says", str(path), hint))
+    raise StateError(Problem(f"can be written to by {whom}, so what it says may not be yours", str(path), hint))
 
 
 def _is_own_group(status: os.stat_result) -> bool:

@@ -163,6 +163,7 @@ class Watch:
             self._tell(error)
 
     def _take_up(self) -> None:
+        from oellm_autoexp import trust
         from oellm_autoexp.monitor.session import stamps
 
         found = stamps(self._directory)
@@ -171,6 +172,10 @@ class Watch:
             if path in self._watched or path in self._strangers or self._finished.get(path) == stamp:
                 continue
             if self._rests(path, stamp):
+                continue
+            if (owner := trust.stranger(path)) is not None:
+                self._strangers.add(path)
+                app.note(f"{path.stem} belongs to {owner}: only they can watch it", on_stderr=True)
                 continue
             if self._parents and not self._descends(path):
                 self._strangers.add(path)

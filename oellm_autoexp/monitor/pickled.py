@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,11 @@ def load(path: Path) -> Any:
 
 
 def main() -> None:
-    """Entry point of a job: run the pickled call, and leave its result."""
+    """Entry point of a job: run the pickled call, and leave its result; neither in a folder that is not ours alone."""
+    try:
+        trust.check_private(Path(sys.argv[-1]))
+    except StateError as error:
+        sys.exit(f"error: {error}")
     from submitit.core import submission, utils
 
     def load_checked(cls: type, path: str | Path) -> Any:

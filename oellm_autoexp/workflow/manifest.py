@@ -32,6 +32,15 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
         wanted.setdefault(Path(job.output_dir), "$.project.output_dir")
         wanted.setdefault(Path(job.log_dir), "$.project.log_path")
     known: dict[str, Obstacle | None] = {}
+    belong = {**wanted, plan.manifest_path.parent: "$.project.base_output_dir"}
+    foreign = [
+        Problem(
+            f"{path} belongs to {owner}, who could replace what is written there", where, "choose another directory"
+        )
+        for path, where in belong.items()
+        if (owner := trust.stranger(path)) is not None
+    ]
+    raise_all(ConfigError, foreign)
     found = (writable_directory(path, where, known) for path, where in wanted.items())
     # what keeps several folders from being made is told once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
