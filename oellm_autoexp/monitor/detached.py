@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, ValidationError
 from submitit import Job, SlurmExecutor, SlurmJob
 
 from oellm_autoexp import trust
@@ -130,7 +130,7 @@ class Handed(Record):
     executor: Executor
     token: str
     job_id: str = ""
-    at: float
+    at: FiniteFloat
     """When it was handed over, in seconds since 1970."""
 
 

@@ -6,7 +6,6 @@ from the job's own script; where there is neither, and the script would need it,
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from oellm_autoexp import trust
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
+from oellm_autoexp.files import loads
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.text import dotted
 from oellm_autoexp.workflow.plan import plan_job
@@ -64,9 +64,10 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     _check_keys(values)
     with _telling(Path(job.script_path)):
         script = trust.read_script(Path(job.script_path), job.script_digest, Path(manifest.base_output_dir))
-    record = _Record.of(manifest, job)
-    jobs, marks = _jobs(record)
-    around = record.circumstances()
+    with _whole(Path(job.script_path).parent):
+        record = _Record.of(manifest, job)
+        jobs, marks = _jobs(record)
+        around = record.circumstances()
     with _secrets_named(marks):
         values = {**_kept(job), **values} if values else values
         planned, text = plan_job(jobs.overriding(job.index, values), around, record.template, job.index)
@@ -88,7 +89,7 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
 
 def _kept(job: JobSpec) -> dict[str, Any]:
     """What a job keeps, as its recorded config has it. Raises StateError."""
-    config = _mapping(json.loads, Path(job.script_path).with_name("config.json"))
+    config = _mapping(_json, Path(job.script_path).with_name("config.json"))
     known = dotted(config)
     kept = {key: known[key] for key in _FIXED.values() if key in known}
     return {key: value for key, value in kept.items() if value is not None and REDACTED not in str(value)}
@@ -137,7 +138,7 @@ class _Record:
     def of(cls, manifest: Manifest, job: JobSpec) -> _Record:
         """The record in a job's folder. Raises StateError."""
         folder = Path(job.script_path).parent
-        recorded = _mapping(json.loads, folder / "environment.json")
+        recorded = _mapping(_json, folder / "environment.json")
         hidden = {name for name, value in recorded.items() if REDACTED in value}
         environment = {**recorded, **{name: os.environ[name] for name in hidden if name in os.environ}}
         for file in ("config_unresolved.yaml", "planning.yaml"):
@@ -161,11 +162,12 @@ class _Record:
 
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""
-        found = _parsed(self.planning)["templates"].get(str(path) if path else "")
-        if found is None:
+        templates = _parsed(self.planning).get("templates")
+        found = templates.get(str(path) if path else "") if isinstance(templates, dict) else None
+        if not isinstance(found, str):
             hint = "a plan keeps the templates that it used, unless they hold secrets: slurm.env is the place for those"
             raise ConfigError(Problem("this template is not in the plan's record", "$.slurm.template_path", hint))
-        return cast("str", found)
+        return found
 
 
 def _read(path: Path) -> str:
@@ -192,6 +194,20 @@ def _telling(path: Path) -> Iterator[None]:
 def _parsed(text: str) -> Any:
     """YAML as the planner wrote it; for reading only."""
     return yaml.load(text, _LOADER)  # noqa: S506  the safe one
+
+
+def _json(text: str) -> Any:
+    return loads(text.encode())
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Tell of a record that lacks something, or has it in another form. Raises CorruptError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        what = f"the record of the job's plan is not whole: {type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(Problem(what, str(folder), "it was cut or edited; plan again")) from None
 
 
 def _mapping(parse: Callable[[str], Any], path: Path) -> dict[str, Any]:
