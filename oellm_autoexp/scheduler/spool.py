@@ -333,7 +333,7 @@ def _fitting(kind: type[_Made], data: Mapping[str, Any]) -> _Made:
     Texts are as Python has paths and variables, which need not be UTF-8: pydantic refuses those.
     """
     made = kind(**data)
-    for name, hint in _hints(kind):
+    for name, hint in _hints()[kind.__name__].items():
         value = getattr(made, name)
         fits = all(_fits(int, item) for item in value) if hint == tuple[int, ...] else _fits(hint, value)
         if not fits:
@@ -342,8 +342,9 @@ def _fitting(kind: type[_Made], data: Mapping[str, Any]) -> _Made:
 
 
 @functools.cache
-def _hints(kind: type) -> tuple[tuple[str, Any], ...]:
-    return tuple(get_type_hints(kind).items())
+def _hints() -> Mapping[str, Mapping[str, Any]]:
+    """The types of the fields of each kind of record, by its name."""
+    return {kind.__name__: get_type_hints(kind) for kind in (Submission, Signal, Run, JobStatus)}
 
 
 def _fits(hint: Any, value: Any) -> bool:
