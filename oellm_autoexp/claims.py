@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import LockedError, Problem, StateError
 from oellm_autoexp.files import create_atomic, write_atomic
 
@@ -209,7 +210,7 @@ class Claim:
     def _look(self) -> _Sight | None:
         key = (self._machine, os.path.abspath(self.path))  # noqa: PTH100  it need not exist
         try:
-            with self.path.open("rb") as file:
+            with trust.open_file(self.path, most=trust.SMALL, anyone=True) as file:
                 content, status = file.read(), os.fstat(file.fileno())
         except FileNotFoundError:
             _seen.pop(key, None)

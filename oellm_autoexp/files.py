@@ -7,14 +7,17 @@ import errno
 import json
 import os
 import posixpath
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, StateError
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # link(2): FAT, CIFS and some FUSE
 
 
@@ -113,21 +116,6 @@ def link_atomic(link: Path, target: Path) -> None:
         raise
 
 
-def check_owner(path: Path) -> None:
-    """Refuse a state file or folder that belongs to another user (root's are trusted).
-
-    Raises StateError.
-    """
-    try:
-        owner = path.stat().st_uid
-    except OSError:  # not there, or out of reach: whoever opens it will say so
-        return
-    if owner not in (os.getuid(), 0):
-        raise StateError(
-            Problem(f"belongs to user {owner}, not to you", str(path), "use a state directory of your own")
-        )
-
-
 def writable_directory(path: Path, where: str, known: dict[str, Obstacle | None] | None = None) -> Problem | None:
     """What keeps `path` from being made and written to, without making it; None if nothing does.
 
@@ -164,15 +152,24 @@ def _look_for_obstacle(path: str, known: dict[str, Obstacle | None]) -> Obstacle
     return None
 
 
-def read_json(path: Path, kind: str, version: int, *, missing: str = "") -> dict[str, Any]:
+def read_json(
+    path: Path,
+    kind: str,
+    version: int,
+    *,
+    missing: str = "",
+    most: int = trust.WHOLE,
+    root: Path | None = None,
+    named: bool = False,
+) -> dict[str, Any]:
     """The JSON object in a state file of ours, checked to be complete and not newer than `version`.
 
-    `kind` names it in messages ("manifest", "session"). Raises ConfigError if it is missing, CorruptError if it is
-    cut short, is not ours, or comes from a newer program.
+    `kind` names it in messages ("manifest", "session"); `most`, `root` and `named` as in trust.open_file. Raises
+    ConfigError if it is missing, StateError if it is not to be trusted, CorruptError if it is cut short, is not ours,
+    or comes from a newer program.
     """
-    check_owner(path)
     try:
-        text = path.read_bytes()
+        text = trust.read(path, most=most, root=root, named=named)
     except FileNotFoundError:
         raise ConfigError(Problem(f"there is no {kind} here", str(path), missing)) from None
     except OSError as error:
@@ -180,11 +177,27 @@ def read_json(path: Path, kind: str, version: int, *, missing: str = "") -> dict
     return parse_json(text, path, kind, version)
 
 
-def parse_json(text: bytes, path: Path, kind: str, version: int) -> dict[str, Any]:
+def loads(text: bytes, *, any_bytes: bool = False) -> Any:
+    """JSON in UTF-8 as our files hold it. Raises ValueError.
+
+    Halves of surrogate pairs, which no text of ours has and no file can be given, are refused; with `any_bytes` those
+    that Python makes of a path or a variable that is not UTF-8 will do.
+    """
+    decoded = text.decode()
+    try:
+        data = json.loads(decoded)
+        if _SURROGATE.search(decoded):
+            json.dumps(data, ensure_ascii=False).encode(errors="surrogateescape" if any_bytes else "strict")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return data
+
+
+def parse_json(text: bytes, path: Path, kind: str, version: int, *, any_bytes: bool = False) -> dict[str, Any]:
     """What `read_json` does with the content of the file `path`. Raises CorruptError."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = loads(text, any_bytes=any_bytes)
+    except ValueError as error:
         raise CorruptError(
             Problem(f"the {kind} is not whole JSON ({error})", str(path), "it was cut short or edited; restore it")
         ) from None

@@ -47,6 +47,8 @@ class JobSpec(Record):
     work_dir: str
     output_dir: str
     script_path: str
+    script_digest: str = ""
+    """SHA-256 of the script (text.digest); '' in a manifest of an older version, whose scripts are not compared."""
     log_path: str
     log_path_current: str
     depends_on: tuple[str, ...] = ()
@@ -109,10 +111,12 @@ class Submission:
     script_path: str
     work_dir: str
     log_path: str
-    time_limit_seconds: int | None = None
+    time_limit_seconds: float | None = None
     array: tuple[int, ...] = ()
     array_limit: int | None = None
     dependency: str = ""
+    script_digest: str = ""
+    """SHA-256 of the script, which is compared before it runs; '' where it is not known."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 import shlex
@@ -126,3 +127,13 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[path] = value
     return leaves
+
+
+def plain_name(text: str) -> bool:
+    """Whether a text can be a file's name in a folder of ours: not empty, hidden or '..', and no path."""
+    return text != "" and text[0] not in ".-" and not any(c == "/" or not c.isprintable() for c in text)
+
+
+def digest(text: str) -> str:
+    """What a file that holds this text is known by: the SHA-256 of its bytes as plans write them, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -7,6 +7,7 @@ import errno
 import glob
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -14,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from oellm_autoexp import trust
+from oellm_autoexp.errors import StateError
 
 _KILL_AFTER_SECONDS = 5.0  # from TERM to KILL, for a program that has run out of time
 
@@ -36,7 +40,10 @@ class Files:
         """The last `length` bytes of a file as text, '' if it can't be read."""
         try:
             with os.fdopen(os.open(os.path.join(self.work_dir, path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH118
-                file.seek(max(0, os.fstat(file.fileno()).st_size - length))
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):  # a device has no end
+                    return ""
+                file.seek(max(0, status.st_size - length))
                 return file.read(length).decode(errors="replace")
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return ""
@@ -96,6 +103,8 @@ class Errand:
             self.later = error.errno in (errno.EAGAIN, errno.ENOMEM)
         except ValueError as error:  # a NUL character, which no program can be given; a name with =
             self._outcome = Outcome(None, f"can't be run: {error}")
+        except StateError as error:  # its log is not ours
+            self._outcome = Outcome(None, f"can't be run: {error.problems[0].where}: {error.problems[0].what}")
         except IndexError:
             self._outcome = Outcome(None, "can't be run: no program is named")
 
@@ -147,7 +156,7 @@ class Errand:
 
 def _appended(path: Path) -> IO[bytes]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+    return trust.open_to_append(path, mode=0o600)  # a program may print its secrets
 
 
 def _unlinked(text: str) -> IO[bytes]:

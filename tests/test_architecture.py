@@ -22,6 +22,7 @@ FLOORS = [
     ["errors"],
     ["text", "model", "redaction", "places", "monitor.time_limit"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
+    ["start", "trust"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
     ["slurm", "world", "monitor.conditions"],
@@ -103,6 +104,26 @@ RUNS_PROCESSES = {
 }
 
 
+OPENS_FILES = {
+    "trust",  # the door
+    "files",  # writes, beside and renamed
+    "claims",  # /proc
+    "logs",  # logs are data, of anybody
+    "world",
+    "config.source",  # what a person has written and names
+    "cli.app",
+    "cli.steps",
+    "cli.generate_megatron",
+    "backends.megatron.extract",
+    "scheduler.local_worker",  # /dev/null
+    "scheduler.slurm",  # /proc
+    "scheduler.spool",
+    "webhook",  # an address
+    "workflow.manifest",  # makes new files
+}
+"""The rooms that open files by themselves; all others go through the door (trust.py), which asks whose they are."""
+
+
 def modules() -> dict[str, Path]:
     """Every module of the package by its name without the package's."""
     found = {}
@@ -162,6 +183,15 @@ def test_a_pure_room_imports_nothing_that_touches_the_world(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in modules() if name not in RUNS_PROCESSES])
 def test_only_the_named_rooms_start_processes(name: str) -> None:
     assert "subprocess" not in {imported.split(".")[0] for imported in imports(modules()[name])}
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name not in OPENS_FILES])
+def test_only_the_named_rooms_open_files_by_themselves(name: str) -> None:
+    for node in ast.walk(ast.parse(modules()[name].read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("open", "read_text", "read_bytes"), f"line {node.lineno}"
+        elif isinstance(node, ast.Name):
+            assert node.id != "open", f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)

@@ -196,6 +196,7 @@ class Watch:
             self._tell(error)
 
     def _take_up(self) -> None:
+        from oellm_autoexp import trust
         from oellm_autoexp.monitor.session import stamps
 
         found = stamps(self._directory)
@@ -205,6 +206,10 @@ class Watch:
                 continue
             try:
                 if self._rests(path, stamp):
+                    continue
+                if (owner := trust.stranger(path)) is not None:
+                    self._strangers.add(path)
+                    app.note(f"{path.stem} belongs to {owner}: only they can watch it", on_stderr=True)
                     continue
                 if not path.is_file():  # opening a pipe would wait for ever
                     raise StateError(Problem("no session, as it is no regular file", str(path), "move it away"))

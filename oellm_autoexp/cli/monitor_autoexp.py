@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,30 @@ def _act(options: argparse.Namespace) -> int:
     detach.check(options)
     queue_commands.check(options)
     try_rules.check(options)
-    return _COMMANDS[options.cmd](options)
+    with _as_its_owner(options):
+        return _COMMANDS[options.cmd](options)
+
+
+@contextmanager
+def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
+    """Let commands that only look read the session of another user, and say whose it is."""
+    from oellm_autoexp import trust
+    from oellm_autoexp.monitor.session import find_session
+
+    owner = None
+    if options.cmd in _LOOKS and not options.queue_retry:
+        if options.manifest is not None:
+            owner = trust.stranger(options.manifest)
+        elif options.session is not None:
+            owner = trust.stranger(find_session(_directory(options), options.session))
+    if owner is not None:
+        app.note(f"this session belongs to {owner}: you see it, and only they can act on it", on_stderr=True)
+    with trust.reading_as(owner):
+        yield
+
+
+_LOOKS = ("status", "tail", "events", "queue")
+"""The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 
 def _check_what_goes_with(options: argparse.Namespace) -> None:
@@ -116,7 +139,7 @@ _GOES_WITH = {
 
 def _watch(options: argparse.Namespace) -> int:
     if options.detach and options.all:
-        return detach.hand_over_all(options, _directory(options), _sessions(_directory(options)))
+        return detach.hand_over_all(options, _directory(options), _sessions(_directory(options), own=True))
     if options.all:
         code, sessions = every_session.watch(_directory(options), once=options.once, quiet=options.json)
         if options.once or options.json:
@@ -175,15 +198,20 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
         return
     screen = console()
     for session in sessions:
-        screen.print(f"{session.plan_id}: {headline(session)}")
+        screen.print(f"{_titled(session)}: {headline(session)}")
         screen.print(session_table(session), crop=False)
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
+    from oellm_autoexp.trust import reading_of_others
     from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
+    elif reading_of_others():
+        screen = console()
+        screen.print(session_table(session), crop=False)
+        screen.print(headline(session))
     else:
         screen = console()
         screen.print(session_table(session), crop=False)
@@ -242,13 +270,20 @@ def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
 def _list(options: argparse.Namespace) -> int:
     from rich.table import Table
 
+    from oellm_autoexp import trust
     from oellm_autoexp.view.tables import console, headline
 
     directory = _directory(options)
     sessions = _sessions(directory)
     if options.json:
         rows: list[dict[str, Any]] = [
-            {"plan_id": s.plan_id, "finished": s.finished, "manifest": str(s.manifest_path)} for s in sessions
+            {
+                "plan_id": s.plan_id,
+                "finished": s.finished,
+                "manifest": str(s.manifest_path),
+                "owner": str(owner) if (owner := trust.stranger(s.path)) else None,
+            }
+            for s in sessions
         ]
         print(json.dumps({"directory": str(directory), "sessions": rows}))
         return app.OK
@@ -259,7 +294,7 @@ def _list(options: argparse.Namespace) -> int:
     table.add_column("session", no_wrap=True)
     table.add_column("jobs")
     for session in sessions:
-        table.add_row(session.plan_id, headline(session))
+        table.add_row(_titled(session), headline(session))
     console().print(table)
     return app.OK
 
@@ -269,14 +304,30 @@ def _directory(options: argparse.Namespace) -> Path:
     return directory or hints.default_state_dir()
 
 
-def _sessions(directory: Path) -> list[Session]:
-    """The sessions of a directory that can be read, newest first; of the others it is told why not."""
+def _titled(session: Session) -> str:
+    """A session's id, and whose it is if it is another user's."""
+    from oellm_autoexp import trust
+
+    owner = trust.stranger(session.path)
+    return session.plan_id if owner is None else f"{session.plan_id} (of {owner})"
+
+
+def _sessions(directory: Path, *, own: bool = False) -> list[Session]:
+    """The sessions of a directory that can be read, newest first; of the others it is told why not.
+
+    `own`: without those of other users.
+    """
+    from oellm_autoexp import trust
     from oellm_autoexp.monitor.session import Session, all_sessions
 
     sessions: list[Session] = []
     for path in all_sessions(directory):
+        owner = trust.stranger(path)
+        if own and owner is not None:
+            continue
         try:
-            sessions.append(Session.load(path))
+            with trust.reading_as(owner):
+                sessions.append(Session.load(path))
         except AutoexpError as error:  # one that can't be read hides no other
             app.tell(error)
     return sessions

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, hints, steps
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.text import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Return if the options of the queue go together. Raises ConfigError."""
+    for option in ("queue_id", "queue_event"):
+        word = getattr(options, option)
+        if word is not None and not plain_name(word):
+            hint = "--cmd queue lists them"
+            raise ConfigError(Problem(f"{word!r} names no entry", f"--{option.replace('_', '-')}", hint))
     if (options.queue_show or options.queue_retry) and not options.queue_id:
         raise ConfigError(Problem("which entry?", hint="name it with --queue-id ID; --cmd queue lists them"))
     if options.queue_show and options.queue_retry:
@@ -173,11 +179,12 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
+    from oellm_autoexp import trust
     from oellm_autoexp.redaction import redact_text
     from oellm_autoexp.text import printable
 
     try:
-        with path.open("rb") as log:
+        with trust.open_file(path, most=None, lenient=True) as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _OUTPUT_BYTES))
             lines = log.read().decode(errors="replace").splitlines()[-_OUTPUT_LINES:]

@@ -162,9 +162,12 @@ def _beat(claim: Claim) -> None:
 
 
 def _script(entry: dict[str, Any]) -> str:
+    """The entry's script, if it is the one that was planned. Raises ConfigError, StateError."""
+    from oellm_autoexp import trust
+
     path = Path(entry["script_path"])
     try:
-        return path.read_text(errors="replace")
+        return trust.read_script(path, str(entry.get("script_digest", "")))
     except FileNotFoundError:
         output_dir = Path(str(entry.get("output_dir", "/")))
         moved = "" if output_dir.exists() else f": was {output_dir} moved, or the folder that it was in?"
@@ -179,7 +182,7 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     from oellm_autoexp.model import MANIFEST_VERSION
 
     missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {hints.output_root()}/sweep.json"
-    data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing)
+    data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing, named=True)
     try:
         entries = {entry["index"]: entry for entry in data["entries"]}
     except (AttributeError, KeyError, TypeError):

@@ -406,6 +406,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     """Remove a finished session: its state, queue and record. Manifests, scripts and logs stay."""
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.session import writing
+    from oellm_autoexp.trust import check_owner
 
     resume = hints.resume_command(manifest)
     if not session.finished:
@@ -417,8 +418,10 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             them = "it" if waits == 1 else "them"
             hint = f"carry {them} out first: {resume} --cmd actions; or give {them} up: {resume} --cmd skip"
             raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
-        for suffix in _STATE:
-            path = session.path.with_suffix(suffix)
+        beside = [session.path.with_suffix(suffix) for suffix in _STATE]
+        for path in beside:
+            check_owner(path)
+        for path in beside:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -487,9 +487,11 @@ def show_plan(made: Plan, path: Path) -> None:
 
 def read_script(manifest: Manifest) -> str:
     """The script of a plan's first job. Raises ConfigError."""
+    from oellm_autoexp import trust
+
     path = manifest.jobs[0].script_path
     try:
-        return Path(path).read_text()
+        return trust.read_script(Path(path), manifest.jobs[0].script_digest, Path(manifest.base_output_dir))
     except OSError as error:
         raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from oellm_autoexp import trust
 from oellm_autoexp.cli import app
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.text import plural
@@ -118,7 +119,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             what = "is a folder" if stat.S_ISDIR(kind) else "is no regular file"
             hint = "give a log in it" if stat.S_ISDIR(kind) else "--log - reads the standard input"
             raise ConfigError(Problem(f"{name} {what}", "--log", hint))
-        stream = path.open("rb")
+        stream = trust.open_file(path, most=None, named=True, anyone=True)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(Problem(f"can't read {name}: {why}", "--log")) from None

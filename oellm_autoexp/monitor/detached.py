@@ -11,22 +11,22 @@ import logging
 import math
 import os
 import secrets
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, ValidationError
 from submitit import Job, SlurmExecutor, SlurmJob
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Holder, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, Problem, SchedulerError, SubmitError, UnreachableError
-from oellm_autoexp.files import check_owner, read_json, write_atomic
+from oellm_autoexp.files import read_json, write_atomic
 from oellm_autoexp.model import Record, Submission
+from oellm_autoexp.monitor import pickled
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.slurm.times import parse_time
@@ -57,6 +57,7 @@ OPTIONS = (
 DEFAULTS: Mapping[str, Any] = {"time": "12:00:00", "cpus_per_task": 1, LEAD: 120}
 _OF_THE_PLAN = ("account", "partition", "qos")
 _EARLY_SECONDS = 60  # sbatch(1), --signal: it may come up to 60 seconds earlier than asked for
+_MOST_DIGITS = 10  # of a process's number
 _REQUEUES = 1_000_000  # submitit counts them; the session's end is what ends it
 
 
@@ -130,7 +131,7 @@ class Handed(Record):
     executor: Executor
     token: str
     job_id: str = ""
-    at: float
+    at: FiniteFloat
     """When it was handed over, in seconds since 1970."""
 
 
@@ -191,7 +192,7 @@ class Detached:
         Raises what it raises, SubmitError if the job was refused, SchedulerError if nobody knows whether it was taken.
         """
         check_directory(self.directory)
-        check_owner(self.directory)
+        trust.private_folder(self.folder)
         with claimed(self.folder / "lease", f"the monitor of {self.name}", waiting=logging.getLogger(__name__).warning):
             if (standing := self.standing()) is not None:
                 return standing
@@ -220,11 +221,10 @@ class Detached:
             time.sleep(0.1)
 
     def process(self, job: str) -> tuple[int, str] | None:
-        """Process and host of a monitor's job, from when it has begun (`tell_process`)."""
+        """Process and host of a monitor's job, from when it has begun (`tell_process`). Raises StateError."""
         try:
-            pid, _, host = (self.folder / f"{job}.pid").read_text().strip().partition(" ")
-            return int(pid), host
-        except (OSError, ValueError):
+            return _process(self.folder / f"{job}.pid")
+        except OSError:
             return None
 
     def _client(self, executor: Executor) -> Scheduler:
@@ -250,7 +250,7 @@ class Detached:
         """What `monitor.json` says; None if there is none. Raises CorruptError."""
         if not self._record.exists():
             return None
-        data = read_json(self._record, "detached monitor", RECORD_VERSION)
+        data = read_json(self._record, "detached monitor", RECORD_VERSION, most=trust.LINE, root=self.directory)
         try:
             return Handed.model_validate(data)
         except ValidationError as error:
@@ -268,6 +268,14 @@ def of_process(directory: Path, name: str, process: Holder) -> Standing | None:
     if handed is None or not handed.job_id or monitor.process(handed.job_id) != (process.pid, process.host):
         return None
     return Standing(handed.executor, handed.job_id, "RUNNING", monitor.log(handed.job_id), fresh=False)
+
+
+def _process(path: Path) -> tuple[int, str]:
+    """What `tell_process` left. Raises CorruptError, StateError."""
+    pid, _, host = trust.read(path, most=trust.SMALL).decode(errors="replace").strip().partition(" ")
+    if not (pid.isascii() and pid.isdecimal() and len(pid) <= _MOST_DIGITS):
+        raise CorruptError(Problem("this is not a process and its host", str(path), "remove it, if no monitor runs"))
+    return int(pid), host
 
 
 def folder(directory: Path, name: str) -> Path:
@@ -304,9 +312,7 @@ class _Submitter(SlurmExecutor):
     """
 
     def __init__(self, directory: Path, client: Scheduler, submission: Submission, wishes: Wishes | None) -> None:
-        path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-        python = shlex.join(["env", f"PYTHONPATH={path}", sys.executable])  # for this process alone, not for srun
-        super().__init__(directory, max_num_timeout=_REQUEUES, python=python)
+        super().__init__(directory, max_num_timeout=_REQUEUES)
         self._client = client
         self._submission = submission
         options = dict(wishes.options) if wishes else {}
@@ -321,6 +327,10 @@ class _Submitter(SlurmExecutor):
             use_srun=wishes is not None,  # --signal goes to job steps
             additional_parameters={**options, "requeue": True, "chdir": submission.work_dir},
         )
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return pickled.command(self.folder)
 
     @classmethod
     def affinity(cls) -> int:

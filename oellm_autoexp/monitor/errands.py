@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from oellm_autoexp import start, trust
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.files import check_owner, write_atomic
+from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor.actions import Launch, LaunchPlan, Tell
 from oellm_autoexp.monitor.events import Event
@@ -55,9 +55,9 @@ def launch(
                 "text": redact_message(request.message),
                 "timeout": request.timeout_seconds,
             }
-            words = (sys.executable, "-P", "-m", "oellm_autoexp.webhook")
+            words = start.words("oellm_autoexp.webhook")
             limit = request.timeout_seconds + _TELL_GRACE_SECONDS
-            return Launch(words, _work_dir(manifest), _importable(), limit, json.dumps(message))
+            return Launch(words, _work_dir(manifest), _own_path(), limit, json.dumps(message))
         case LaunchPlan():
             return _run(request, manifest, event, id, state_dir)
 
@@ -73,12 +73,9 @@ def _work_dir(manifest: Manifest) -> str:
     return str(manifest.provenance.get("work_dir") or manifest.base_output_dir)
 
 
-def _importable() -> dict[str, str]:
-    """What lets a Python of ours import this package: from a checkout that is not installed, its folder."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").exists():
-        return {}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+def _own_path() -> dict[str, str]:
+    """What keeps a Python of ours from importing what lies in the folder that it starts in."""
+    return {"PYTHONPATH": start.search_path()} if os.environ.get("PYTHONPATH") else {}
 
 
 def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_dir: Path) -> Launch:
@@ -90,8 +87,8 @@ def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_
     folder = session_path(state_dir, manifest.plan_id).with_suffix(".actions") / event.id
     copy = folder / f"{key}.manifest"
     plan_id, planned = _earlier(manifest, event, key, state_dir, copy)
-    program = (sys.executable, "-P", "-m", "oellm_autoexp")
-    env = {**_importable(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
+    program = start.words("oellm_autoexp")
+    env = {**_own_path(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
     words: tuple[str, ...]
     if planned is not None:
         words = (*program, "submit", "--no-monitor", "--manifest", str(planned))
@@ -160,7 +157,7 @@ def _earlier(
             return plan_id, Session.load(session).manifest_path
         for path in (own, copy):
             if path.exists():
-                check_owner(path)
+                trust.check_owner(path)
                 return plan_id, path
         if not own.with_suffix(".provenance").exists():
             return plan_id, None
@@ -207,9 +204,8 @@ def recorded_config(manifest: Manifest, event: Event) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    check_owner(path)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(trust.read(path, most=trust.WHOLE).decode())
     except OSError as error:
         raise ConfigError(Problem(f"can't read the recorded config: {error.strerror}", str(path))) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
-from oellm_autoexp.files import check_owner, create_atomic, read_json
+from oellm_autoexp.files import create_atomic, read_json
 from oellm_autoexp.model import Record
 
 REQUEST_VERSION = 1
@@ -60,8 +61,7 @@ def ask(session_path: Path, asked: Asked) -> bool:
     folder = inbox_folder(session_path)
     if not _FILE_NAME.fullmatch(asked.id):
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
-    check_owner(folder)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    trust.private_folder(folder)
     return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
 
 
@@ -81,7 +81,7 @@ def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = No
     found = []
     for name in names:
         try:
-            found.append((folder / name, _read(folder / name)))
+            found.append((folder / name, _read(folder / name, session_path.parent)))
         except ConfigError:  # heeded meanwhile
             continue
         except AutoexpError as error:
@@ -91,10 +91,13 @@ def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = No
     return sorted(found, key=lambda item: (item[1].at, item[1].id))
 
 
-def _read(path: Path) -> Asked:
-    data = read_json(path, "request", REQUEST_VERSION)
+def _read(path: Path, root: Path) -> Asked:
+    data = read_json(path, "request", REQUEST_VERSION, most=trust.LINE, root=root)
     try:
-        return Asked.model_validate(data)
+        asked = Asked.model_validate(data)
     except ValidationError as error:
         what = f"not a whole request: {str(error).splitlines()[0]}"
         raise CorruptError(Problem(what, str(path), "remove it if nobody needs it")) from None
+    if asked.id != path.stem:
+        raise CorruptError(Problem("this file has not the name of its request", str(path), "remove it"))
+    return asked

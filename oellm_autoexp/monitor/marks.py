@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from oellm_autoexp import trust
+from oellm_autoexp.errors import StateError
 
 Kind = Literal["start", "exit"]
 _MOST_BYTES = 4096
@@ -32,23 +34,18 @@ class Mark:
 def read(path: Path, kind: Kind, now: float) -> Mark:
     """The mark in a file, at a time in seconds since 1970. Never raises, and waits for nothing."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with trust.open_file(path, most=trust.SMALL, lenient=True) as file:
+            first, _, rest = file.read(_MOST_BYTES).partition(b"\n")
+            written = os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return Mark()
-    except OSError as error:
-        return Mark(wrong=_ignored(path, error.strerror or "can't be opened"))
-    try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            return Mark(wrong=_ignored(path, "no regular file"))
-        first, _, rest = os.read(file, _MOST_BYTES).partition(b"\n")
+    except StateError as error:
+        return Mark(wrong=_ignored(path, error.problems[0].what))
     except OSError as error:
         return Mark(wrong=_ignored(path, error.strerror or "can't be read"))
-    finally:
-        os.close(file)
     line, name = first.strip(), rest.strip().rpartition(b"\n")[2].decode(errors="replace")
     if not line:
-        young = abs(time.time() - status.st_mtime) < _IN_THE_MAKING_SECONDS
+        young = abs(time.time() - written) < _IN_THE_MAKING_SECONDS
         return Mark() if young else Mark(wrong=_ignored(path, "empty"))
     number = int(line) if line.isdigit() and len(line) <= len(str(2**63)) else None
     if kind == "exit":

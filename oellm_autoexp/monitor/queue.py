@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, Holder, process_started
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, LockedError, Problem, StateError
-from oellm_autoexp.files import check_owner, create_atomic, read_json, write_atomic
+from oellm_autoexp.files import create_atomic, read_json, write_atomic
 from oellm_autoexp.model import Record
 from oellm_autoexp.monitor.actions import Action, Executor
 from oellm_autoexp.monitor.events import Event
@@ -122,8 +123,8 @@ class Queue:
         # Pending first: an entry is moved from there to done, and only a retry moves it back.
         if path.exists() or _done(path).exists():
             return False
-        check_owner(self.folder)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trust.private_folder(self.folder)
+        trust.private_folder(path.parent, self.folder)
         return create_atomic(path, _text(entry), 0o600)
 
     def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
@@ -250,12 +251,20 @@ class Queue:
         """The folders of events: those of an event's name, else of an id or its beginning."""
         try:
             with os.scandir(self.folder) as found:
-                names = sorted(item.name for item in found if item.is_dir() and _FILE_NAME.fullmatch(item.name))
+                names = sorted(
+                    item.name
+                    for item in found
+                    if item.is_dir(follow_symlinks=False) and _FILE_NAME.fullmatch(item.name)
+                )
         except FileNotFoundError:
             return []
+        except PermissionError:
+            if trust.reading_of_others():  # entries may hold secrets, and are for their owner alone
+                return []
+            raise StateError(Problem("can't read the queue: it is closed to you", str(self.folder))) from None
         except OSError as error:
             raise StateError(Problem(f"can't read the queue: {error.strerror}", str(self.folder))) from None
-        check_owner(self.folder)
+        trust.check_folders(self.folder)
         if event is not None:
             names = [name for name in names if name.rpartition("-")[0] == event] or [
                 name for name in names if name.startswith(event)
@@ -386,9 +395,9 @@ def _move(path: Path) -> None:
 def _status_at(path: Path) -> str:
     """The status that a finished entry's file begins with; there may be thousands of them."""
     try:
-        with path.open("rb") as file:
+        with trust.open_file(path, most=trust.LINE) as file:
             return FAILED if b'"failed"' in file.read(40) else DONE
-    except OSError:
+    except (OSError, StateError):
         return FAILED
 
 
@@ -405,14 +414,14 @@ def _names(folder: Path) -> list[str]:
 
 def _read_entry(path: Path) -> QueueEntry:
     """The entry in a file. Raises ConfigError if there is none, CorruptError, StateError."""
-    data = read_json(path, "queue entry", QUEUE_VERSION)
+    event = path.parent.parent if path.parent.name == _DONE_FOLDER else path.parent
+    data = read_json(path, "queue entry", QUEUE_VERSION, most=trust.LINE, root=event.parent)
     try:
         entry = QueueEntry.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
         raise CorruptError(Problem(f"not a whole queue entry: {where}: {first['msg'].lower()}", str(path))) from None
-    event = path.parent.parent if path.parent.name == _DONE_FOLDER else path.parent
     if entry.id != path.stem or entry.event.id != event.name:
         hint = "an entry's file has the name of its id, in a folder with that of its event"
         raise CorruptError(Problem("this file is not where its entry belongs", str(path), hint))

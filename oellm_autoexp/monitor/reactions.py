@@ -520,7 +520,8 @@ class Reactions:
         counts_as = {} if by_hand else self.detectors[name].cause(job, cause, told)
         job = job.happened(now, "restart", coming.reason, restart=coming, **counts_as)
         if written is not None:
-            job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
+            update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
+            job = job.model_copy(update=update)
         self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.news.append(f"{name}: {coming.reason}")

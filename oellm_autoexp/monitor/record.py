@@ -6,16 +6,16 @@ twice, with the same id, and is read once.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
-from oellm_autoexp.errors import CorruptError, Problem, UnwritableError
-from oellm_autoexp.files import check_owner
+from oellm_autoexp import trust
+from oellm_autoexp.errors import CorruptError, Problem, StateError, UnwritableError
+from oellm_autoexp.files import loads
 from oellm_autoexp.model import Record
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.redaction import redact, redact_message
@@ -60,10 +60,9 @@ class RecordFile:
         if not lines:
             return
         try:
-            check_owner(self.path)
-            with self.path.open("ab") as file:
+            with trust.open_to_append(self.path) as file:
                 if not self._whole:
-                    self._cut_torn_line()
+                    _cut_torn_line(file)
                 self._whole = False  # until it is: the disk may be full
                 file.write("".join(lines).encode(errors="replace"))
                 file.flush()
@@ -72,32 +71,20 @@ class RecordFile:
         except OSError as error:
             raise UnwritableError(Problem(f"can't record events: {error.strerror}", str(self.path))) from None
 
-    def _cut_torn_line(self) -> None:
-        """Take away a line that a crash has cut: what it told was not acted upon, and is seen again."""
-        with self.path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            keep = size
-            while keep:
-                start = max(0, keep - 65536)
-                file.seek(start)
-                newline = file.read(keep - start).rfind(b"\n")
-                keep = start + newline + 1
-                if newline >= 0:
-                    break
-            if keep < size:
-                file.truncate(keep)
-
     def entries(self) -> Iterator[Event | Result]:
-        """Every entry once, in the order in which they came. Raises CorruptError naming the line."""
-        check_owner(self.path)
+        """Every entry once, in the order in which they came. Raises CorruptError naming the line, StateError."""
         seen: set[tuple[str, ...]] = set()
         try:
-            file = self.path.open("rb")
+            file = trust.open_file(self.path, most=None, lenient=True)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StateError(Problem(f"can't read the events: {error.strerror}", str(self.path))) from None
         with file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+            number = 0
+            while line := file.readline(trust.LINE):
+                number += 1
+                if not line.endswith(b"\n") and len(line) < trust.LINE:
                     return  # being written, or cut by a crash
                 entry = self._parsed(line, number)
                 key = (
@@ -109,9 +96,25 @@ class RecordFile:
 
     def _parsed(self, line: bytes, number: int) -> Event | Result:
         try:
-            data: dict[str, Any] = json.loads(line)
+            data: dict[str, Any] = loads(line)
             if "event" in data:
                 return Event.model_validate(data["event"])
             return Result.model_validate(data["result"])
         except (ValueError, KeyError, TypeError, ValidationError):
             raise CorruptError(Problem("this line is no record of an event", f"{self.path}:{number}")) from None
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """Take away a line that a crash has cut: what it told was not acted upon, and is seen again."""
+    size = file.seek(0, os.SEEK_END)
+    keep = size
+    while keep:
+        start = max(0, keep - 65536)
+        file.seek(start)
+        newline = file.read(keep - start).rfind(b"\n")
+        keep = start + newline + 1
+        if newline >= 0:
+            break
+    if keep < size:
+        file.truncate(keep)
+    file.seek(0, os.SEEK_END)

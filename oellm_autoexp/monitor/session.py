@@ -18,15 +18,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, claimed
-from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem
-from oellm_autoexp.files import check_owner, read_json, write_atomic
+from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.files import loads, read_json, write_atomic
 from oellm_autoexp.model import SESSION_VERSION, Manifest
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.confidential import Confidential, readable
 from oellm_autoexp.monitor.silence import Watched
 from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.text import did_you_mean
+from oellm_autoexp.text import did_you_mean, plain_name
 
 _SNAPSHOT_EVERY_SECONDS = 60.0
 _SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
@@ -56,7 +57,7 @@ class Session:
     def create(cls, manifest: Manifest, manifest_path: Path) -> Session:
         """A new session on disk, every job waiting."""
         path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-        check_owner(path.parent)
+        trust.check_folders(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         jobs = {job.name: TrackedJob(name=job.name) for job in manifest.jobs}
         session = cls(path, manifest.plan_id, manifest_path, jobs, 0)
@@ -66,17 +67,27 @@ class Session:
 
     @classmethod
     def load(cls, path: Path) -> Session:
-        """The session in a file, with what its journal adds. Raises ConfigError, CorruptError."""
+        """The session in a file, with what its journal adds. Raises ConfigError, CorruptError, StateError."""
         data = read_json(path, "session", SESSION_VERSION, missing=_known_sessions(path))
         try:
-            session = cls(path, data["plan_id"], Path(data["manifest_path"]), {}, data["serial"])
-            jobs = session.jobs = {name: session._job(job) for name, job in data["jobs"].items()}
-            session.parent = str(data.get("parent", ""))
-            session.watched = session._watched_saved = Watched.model_validate(data.get("watched", {}))
+            session = cls(path, path.stem, Path(), {}, 0)
+            jobs = {name: session._job(job) for name, job in data["jobs"].items()}
+            plan_id, manifest_path, serial = data["plan_id"], data["manifest_path"], data["serial"]
+            parent = data.get("parent", "")
+            watched = Watched.model_validate(data.get("watched", {}))
         except (KeyError, AttributeError, TypeError, ValidationError) as error:
             raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
+        texts = isinstance(manifest_path, str) and isinstance(parent, str) and "\0" not in manifest_path
+        if not texts or type(serial) is not int or any(name != job.name for name, job in jobs.items()):
+            raise CorruptError(Problem("not a whole session", str(path), "it was edited; restore it"))
+        if plan_id != path.stem:
+            hint = f"a session's file has the name of its plan: {plan_id}.json" if isinstance(plan_id, str) else ""
+            raise CorruptError(Problem("this file is not where its session belongs", str(path), hint))
         if not jobs:  # it would look as if every job had succeeded
             raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
+        session.manifest_path, session.jobs, session._serial = Path(manifest_path), jobs, serial
+        session.parent = parent
+        session.watched = session._watched_saved = watched
         session._replay()
         return session
 
@@ -90,23 +101,32 @@ class Session:
 
     def _replay(self) -> None:
         try:
-            lines = self._journal.read_bytes().splitlines(keepends=True)
+            with trust.open_file(self._journal, most=None) as file:
+                number = 0
+                while line := file.readline(trust.LINE):
+                    number += 1
+                    if not line.endswith(b"\n") and len(line) < trust.LINE:
+                        self._torn = True  # cut by a crash in the middle of writing: never acknowledged
+                        break
+                    self._replay_line(line, f"{self._journal}:{number}")
         except FileNotFoundError:
             return
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                self._torn = True  # cut by a crash in the middle of writing: never acknowledged
-                break
-            try:
-                record = json.loads(line)
-                job = self._job(record["job"])
-                serial = int(record["serial"])
-            except (ValueError, KeyError, TypeError, ValidationError):
-                raise CorruptError(Problem("this line is not a job record", f"{self._journal}:{number}")) from None
-            if serial > self._serial:
-                self.jobs[job.name] = job
-                self._serial = serial
+        except OSError as error:
+            raise StateError(Problem(f"can't read the journal: {error.strerror}", str(self._journal))) from None
         self._behind = True
+
+    def _replay_line(self, line: bytes, where: str) -> None:
+        try:
+            record = loads(line)
+            job = self._job(record["job"])
+            serial, plan_id = record["serial"], record.get("plan_id", self.plan_id)
+        except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            raise CorruptError(Problem("this line is not a job record", where)) from None
+        if type(serial) is not int or job.name not in self.jobs or plan_id != self.plan_id:
+            raise CorruptError(Problem("this line is not a record of a job of this session", where))
+        if serial > self._serial:
+            self.jobs[job.name] = job
+            self._serial = serial
 
     @property
     def finished(self) -> bool:
@@ -152,11 +172,11 @@ class Session:
         lines = []
         for job in self._changed.values():
             self._serial += 1
-            record = self._confidential.concealed(job).model_dump_json()
-            lines.append(f'{{"serial": {self._serial}, "job": {record}}}\n')
+            head = f'"serial": {self._serial}, "plan_id": {json.dumps(self.plan_id)}'
+            lines.append(f'{{{head}, "job": {self._confidential.concealed(job).model_dump_json()}}}\n')
         self._confidential.save()
         self._torn = True  # until it is whole: the disk may be full
-        with self._journal.open("ab") as file:
+        with trust.open_to_append(self._journal) as file:
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -210,15 +230,21 @@ _HEAD_BYTES = 16384
 def parent_of(path: Path) -> str:
     """What started a session (`Session.parent`), by the head of its file; '' if nothing did, or it can't be told."""
     try:
-        with path.open("rb") as file:
+        with trust.open_file(path, most=trust.WHOLE) as file:
             head, jobs, _ = file.read(_HEAD_BYTES).partition(b',\n "jobs"')
-        return str(json.loads(head + b"}").get("parent", "")) if jobs else ""
-    except (OSError, ValueError, AttributeError):
+        return str(loads(head + b"}").get("parent", "")) if jobs else ""
+    except (OSError, ValueError, AttributeError, StateError):
         return ""
 
 
 def find_session(directory: Path, name: str) -> Path:
-    """The session of that plan id, or whose id begins with it. Raises ConfigError if there is none or several."""
+    """The session of that plan id, or whose id begins with it. Raises ConfigError if there is none or several.
+
+    A name is one word of a file's name: none leads out of the directory, and none is no name.
+    """
+    if not plain_name(name):
+        hint = "give the plan's id or its beginning; --monitoring-state-dir names the folder; --cmd list shows them"
+        raise ConfigError(Problem(f"{name!r} can't be a session's id", "--session", hint))
     exact = session_path(directory, name)
     if exact.exists():
         return exact

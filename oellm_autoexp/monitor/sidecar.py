@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from submitit import DebugExecutor, Job, SlurmExecutor, SlurmJob
-from submitit.core.utils import JobPaths, pickle_load
+from submitit.core.utils import JobPaths
 
-from oellm_autoexp.errors import ConfigError, Problem, SchedulerError
-from oellm_autoexp.files import check_owner, write_atomic
+from oellm_autoexp import trust
+from oellm_autoexp.errors import ConfigError, CorruptError, Problem, SchedulerError
+from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import Manifest, Submission
+from oellm_autoexp.monitor import pickled
 from oellm_autoexp.monitor.actions import Executor, Launch
 from oellm_autoexp.monitor.queue import Sidecar
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
@@ -158,16 +158,19 @@ class SidecarJob:
         if "%" in str(self._folder):
             hint = "choose a project.monitoring_state_dir without it"
             raise ConfigError(Problem("submitit would read the % in this path as a pattern", str(self._folder), hint))
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trust.private_folder(self._folder)
         return self._folder
 
 
 def _outcome(result: Path) -> Outcome:
-    """What submitit's result file says."""
-    check_owner(result)
-    kind, value = pickle_load(result)
-    if kind == "success":
-        return Outcome(*value)
+    """What submitit's result file says. Raises StateError, CorruptError."""
+    try:
+        kind, value = pickled.load(result)
+        if kind == "success":
+            code, message = value
+            return Outcome(code if code is None else int(code), str(message))
+    except (TypeError, ValueError):
+        raise CorruptError(Problem("this is not the result of a job", str(result))) from None
     lines = str(value).strip().splitlines()
     return Outcome(None, lines[-1] if lines else "the job failed")
 
@@ -176,11 +179,14 @@ class _Submitter(SlurmExecutor):
     """submitit's executor, with a scheduler of ours as the one that takes the script (SLURM's, or the embedded one)."""
 
     def __init__(self, folder: Path, client: Scheduler, submission: Submission, executor: Executor) -> None:
-        path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-        super().__init__(folder, python=shlex.join(["env", f"PYTHONPATH={path}", sys.executable, "-P"]))
+        super().__init__(folder)
         self._client = client
         self._submission = submission
         self._asked = executor
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return pickled.command(self.folder)
 
     @classmethod
     def affinity(cls) -> int:

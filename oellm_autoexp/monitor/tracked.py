@@ -196,6 +196,8 @@ class TrackedJob(Record):
     """Nodes that it must not use any more."""
     script_path: str = ""
     """The script of its next attempt, where that is not the plan's; `resources` are what that asks for."""
+    script_digest: str = ""
+    """SHA-256 of that script (text.digest); '' in a session of an older version."""
     resources: Resources | None = None
     history: tuple[HistoryEntry, ...] = ()
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import is_running
 from oellm_autoexp.errors import (
     AutoexpError,
@@ -447,8 +448,7 @@ def _log_header(held: Held) -> None:
     """Say in the log whose output follows."""
     entry = held.entry
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.started_at))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND  # a program may print its secrets
-    with os.fdopen(os.open(held.log_path, flags, 0o600), "ab") as log:
+    with trust.open_to_append(held.log_path, mode=0o600) as log:  # a program may print its secrets
         log.write(f"{_HEADER} {entry.attempts}, {when}, by {entry.worker}\n".encode())
 
 
@@ -461,10 +461,10 @@ def _with_last_line(outcome: Outcome, held: Held) -> Outcome:
 def _last_line(path: Path) -> str:
     """The last line of this attempt's output with something in it, cut to what a table can hold."""
     try:
-        with path.open("rb") as log:
+        with trust.open_file(path, most=None, lenient=True) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
-    except OSError:
+    except (OSError, StateError):
         return ""
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     if last.startswith(_HEADER):  # it has printed nothing

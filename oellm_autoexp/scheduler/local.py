@@ -10,14 +10,13 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from oellm_autoexp import start, trust
 from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError
-from oellm_autoexp.files import check_owner
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, StateError, SubmitError
 from oellm_autoexp.model import JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import outside_jobs
 from oellm_autoexp.scheduler.spool import (
@@ -51,18 +50,21 @@ class LocalClient:
         self._slots = slots or _cores()
         self._grace = kill_grace_seconds
         self._served_until: dict[int, float] = {}
-        check_owner(directory)
+        trust.check_folders(directory)
 
     def submit(self, submission: Submission) -> str:
         """See Scheduler.submit."""
         try:
             script = Path(submission.script_path)
             interpreter(script)
-            signal = signal_before_end(directive_lines(script.read_text(errors="replace")))
+            text = trust.read_script(script, submission.script_digest)
+            signal = signal_before_end(directive_lines(text))
             job = self._spool.add(submission, _unmarked(outside_jobs(os.environ)), signal)
         except OSError as error:
             where = error.filename or self._spool.directory
             raise SubmitError(Problem(f"{error.strerror}: {where}", submission.name)) from None
+        except StateError as error:
+            raise InvalidSubmissionError(*error.problems) from None
         except ValueError as error:
             raise InvalidSubmissionError(Problem(str(error), submission.script_path)) from None
         self._start_workers()
@@ -166,17 +168,17 @@ class LocalClient:
         return Claim(self._spool.directory / f"slot-{slot}")
 
     def _start_worker(self, slot: int) -> None:
-        worker = [sys.executable, "-m", "oellm_autoexp.scheduler.local_worker"]
+        worker = start.words("oellm_autoexp.scheduler.local_worker")
         numbers = map(str, (slot, self._grace, _WORKER_STAYS_SECONDS))
         words = [*worker, str(self._spool.directory.absolute()), *numbers]
-        with (self._spool.directory / "workers.log").open("ab") as output:
+        with trust.open_to_append(self._spool.directory / "workers.log") as output:
             # The shell goes at once, and the worker is nobody's child: nothing has to wait for it.
             subprocess.run(
                 ["/bin/sh", "-c", '"$@" &', "sh", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**_unmarked(os.environ), "PYTHONPATH": os.pathsep.join(_import_path())},
+                env={**_unmarked(os.environ), "PYTHONPATH": start.search_path()},
                 start_new_session=True,
                 cwd="/",
                 check=True,
@@ -186,12 +188,6 @@ class LocalClient:
 def _unmarked(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what tells the processes of a job: what is started from inside one is none of them."""
     return {name: value for name, value in environment.items() if name != RUN_VARIABLE}
-
-
-def _import_path() -> list[str]:
-    """Where this package is, and then whatever the user's environment adds (modules of a cluster do)."""
-    inherited = os.environ.get("PYTHONPATH")
-    return [str(Path(__file__).resolve().parents[2]), *([inherited] if inherited else [])]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """One slot of the local scheduler: takes waiting jobs one after another, and goes when there are none.
 
-Run as `python -m oellm_autoexp.scheduler.local_worker SPOOL SLOT GRACE_SECONDS STAY_SECONDS`. Started detached by
+Run by start.py as `oellm_autoexp.scheduler.local_worker SPOOL SLOT GRACE_SECONDS STAY_SECONDS`. Started detached by
 whoever submits. It needs nobody to stay alive, and its jobs do not need it: each is the leader of its own session, and
 its processes carry a mark, by which they are found in other sessions, too.
 """
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, process_started
-from oellm_autoexp.errors import LockedError
+from oellm_autoexp.errors import LockedError, StateError
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.scheduler.spool import RUN_VARIABLE, Job, Run, Spool, conclude, hold, interpreter, lingers
 
@@ -146,11 +147,12 @@ class Worker:
             _redirect(Path(job.log_path))
             _reset_signals()
             os.chdir(job.submission.work_dir)
+            trust.read_script(Path(job.submission.script_path), job.submission.script_digest)
             words = [*interpreter(Path(job.submission.script_path)), job.submission.script_path]
             environment = {**self._spool.environment(job), **_variables(job), RUN_VARIABLE: run.mark}
             code_path = str(self._spool.path(job.id, "code"))
             os.execve("/bin/sh", ["sh", "-c", _SHELL, "sh", code_path, *words], environment)  # noqa: S606
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StateError) as error:
             reason = f"can't start: {error}"
             with contextlib.suppress(OSError):
                 os.write(2, f"job {job.id} {reason}\n".encode())
@@ -164,13 +166,11 @@ def _shell_code(wait_status: int) -> int:
 
 def _redirect(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-    os.close(null)
+    nowhere = str(log) == os.devnull
+    with log.open("wb") if nowhere else trust.open_to_append(log) as output, Path(os.devnull).open("rb") as null:
+        os.dup2(null.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
 
 
 def _reset_signals() -> None:

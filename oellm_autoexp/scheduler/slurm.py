@@ -14,10 +14,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import (
     InvalidSubmissionError,
     Problem,
     SchedulerError,
+    StateError,
     SubmitError,
     TooManyJobsError,
     UnreachableError,
@@ -428,8 +430,8 @@ def _told_by_environment() -> dict[str, str]:
 def _submission_environment(script_path: str) -> dict[str, str]:
     """The user's environment for a submission, without what would make another one of it than the script says."""
     try:
-        asked = script.options(Path(script_path).read_text(errors="replace"))
-    except OSError:
+        asked = script.options(trust.read_script(Path(script_path)))
+    except (OSError, StateError):
         asked = {}
     kept = {name for name, option in _DEFAULTS.items() if option not in asked}
     return {

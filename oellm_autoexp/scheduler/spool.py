@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import math
@@ -32,8 +33,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import UNREADABLE_AFTER_SECONDS, boot_id, is_running, process_started
 from oellm_autoexp.errors import CorruptError, Problem
 from oellm_autoexp.files import create_atomic, parse_json
@@ -44,6 +46,9 @@ CANCELLED, TIMEOUT = "CANCELLED", "TIMEOUT"
 RUN_VARIABLE = "OELLM_LOCAL_RUN"
 """The variable by which the processes of a job are known."""
 _VERSION = 1
+_MOST_DIGITS = 12
+_LARGEST = 1 << 31  # of a C int: a process's number, an exit code
+_LATEST = float(1 << 40)  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Spool:
 
     def add(self, submission: Submission, environment: dict[str, str], signal: Signal | None = None) -> str:
         """Spool a submission; returns its id, the next free number. Raises OSError; then it was not taken."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        trust.private_folder(self.directory)
         content = {"submission": asdict(submission), "signal": signal and asdict(signal)}
         data = json.dumps({"version": _VERSION, **content})
         around = json.dumps({"version": _VERSION, "environment": environment})
@@ -162,13 +167,13 @@ class Spool:
 
     def _submitted(self, number: str) -> Mapping[str, Job]:
         if number not in self._tasks:
-            data = self._read(number, "job") if number.isdecimal() else None
+            data = self._read(number, "job") if _is_number(number) else None
             if data is None:
                 return {}
             with self._whole(number, "job"):
                 plain = {**data["submission"], "array": tuple(data["submission"]["array"])}
-                submission = Submission(**plain)
-                signal = Signal(**data["signal"]) if data.get("signal") else None
+                submission = _fitting(Submission, plain)
+                signal = _fitting(Signal, data["signal"]) if data.get("signal") else None
                 ids = [f"{number}_{task}" for task in submission.array] or [number]
                 self._tasks[number] = {job: Job(job, submission, signal) for job in ids}
         return self._tasks[number]
@@ -192,7 +197,11 @@ class Spool:
         data = self._read(job.number, "env")
         if data is None:
             raise FileNotFoundError(errno.ENOENT, "its environment is gone", str(self.path(job.number, "env")))
-        return dict(data["environment"])
+        with self._whole(job.number, "env"):
+            found = data["environment"]
+            if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+                raise TypeError("the environment holds something else than texts")
+        return dict(found)
 
     def tidy(self) -> None:
         """Take away environments that nobody needs any more, where whoever was to do so died before."""
@@ -238,7 +247,7 @@ class Spool:
                 late = since is not None and time.time() >= since + UNREADABLE_AFTER_SECONDS
                 return nobody() if late else None
             with self._whole(job, "run"):
-                self._runs[job] = Run(**data)
+                self._runs[job] = _fitting(Run, data)
         return self._runs[job]
 
     def stop(self, job: str, state: str) -> None:
@@ -268,7 +277,7 @@ class Spool:
     def code(self, job: str) -> int | None:
         """The exit code that the job's shell left, or its worker for it."""
         text = self._text(job, "code")
-        return int(text) if text and text.isdecimal() else None
+        return int(text) if text and _is_number(text) else None
 
     def leave_code(self, job: str, code: int) -> None:
         """Leave an exit code for a shell that could not (it was killed), unless there is one."""
@@ -286,7 +295,7 @@ class Spool:
             if data is None:
                 return None
             with self._whole(job, "end"):
-                self._ends[job] = JobStatus(**data)
+                self._ends[job] = _fitting(JobStatus, data)
         return self._ends[job]
 
     # ---- files
@@ -298,18 +307,18 @@ class Spool:
         """The content of a file without its version; None if it is not there, or (files.create_atomic) empty yet."""
         path = self.path(job, kind)
         try:
-            text = path.read_bytes()
+            text = trust.read(path, most=trust.LINE)
         except FileNotFoundError:
             return None
         if not text:
             return None
-        data = parse_json(text, path, "local scheduler's file", _VERSION)
+        data = parse_json(text, path, "local scheduler's file", _VERSION, any_bytes=True)
         del data["version"]
         return data
 
     def _text(self, job: str, kind: str) -> str | None:
         try:
-            return self.path(job, kind).read_text().strip()
+            return trust.read(self.path(job, kind), most=trust.SMALL).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
 
@@ -317,13 +326,52 @@ class Spool:
     def _whole(self, job: str, kind: str) -> Iterator[None]:
         try:
             yield
-        except (KeyError, TypeError) as error:
-            problem = Problem(f"not a whole file of the local scheduler: {error}", str(self.path(job, kind)))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"not a whole file of the local scheduler: {str(error).splitlines()[0]}"
+            problem = Problem(what, str(self.path(job, kind)))
             raise CorruptError(problem) from None
 
 
 def _numbers(names: Collection[str]) -> Iterator[str]:
-    return (name[:-4] for name in names if name.endswith(".job") and name[:-4].isdecimal())
+    return (name[:-4] for name in names if name.endswith(".job") and _is_number(name[:-4]))
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a job's id or an exit code, of digits that a computer writes; ids have ten at most."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+_Made = TypeVar("_Made", Submission, Signal, Run, JobStatus)
+
+
+def _fitting(kind: type[_Made], data: Mapping[str, Any]) -> _Made:
+    """A record of the spool whose fields have the types that it declares. Raises TypeError.
+
+    Texts are as Python has paths and variables, which need not be UTF-8: pydantic refuses those.
+    """
+    made = kind(**data)
+    for name, hint in _hints()[kind.__name__].items():
+        value = getattr(made, name)
+        fits = all(_fits(int, item) for item in value) if hint == tuple[int, ...] else _fits(hint, value)
+        if not fits:
+            raise TypeError(f"{name} can't be {value!r:.80}")
+    return made
+
+
+@functools.cache
+def _hints() -> Mapping[str, Mapping[str, Any]]:
+    """The types of the fields of each kind of record, by its name."""
+    return {kind.__name__: get_type_hints(kind) for kind in (Submission, Signal, Run, JobStatus)}
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type (`int`, `float | None`), and a number one that the system's calls take."""
+    kinds = get_args(hint) or (hint,)
+    if type(value) is int:
+        return abs(value) < (_LATEST if float in kinds else _LARGEST) and (int in kinds or float in kinds)
+    if type(value) is float:
+        return float in kinds and abs(value) < _LATEST
+    return type(value) in kinds
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -452,7 +500,7 @@ def interpreter(script: Path) -> list[str]:
 
     Raises OSError, and ValueError for what sbatch refuses too (in its words).
     """
-    with script.open("rb") as file:
+    with trust.open_file(script, most=trust.LINE) as file:
         first = file.readline(4096)
     if not first:
         raise ValueError("Batch script is empty!")

@@ -364,8 +364,10 @@ def array_script(job_script: str, array_dir: str, log_name: str) -> str:
             *shared,
             output,
             "",
-            "# Each task runs the script of its own job.",
-            f'exec {shell(interpreter.split(maxsplit=1))} {shell([array_dir])}/"$SLURM_ARRAY_TASK_ID"/job.sbatch',
+            "# Each task runs the script of its own job, unless it has become another user's since.",
+            f'script={shell([array_dir])}/"$SLURM_ARRAY_TASK_ID"/job.sbatch',
+            '[[ -O $script ]] || { echo "$script is gone, or belongs to another user: it is not run" >&2; exit 1; }',
+            f'exec {shell(interpreter.split(maxsplit=1))} "$script"',
             "",
         )
     )

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.slurm import script
+from oellm_autoexp.text import digest
 from oellm_autoexp.workflow.replan import replan
 from oellm_autoexp.workflow.watching import DIRECTIVES
 
@@ -21,8 +23,10 @@ def write_script(
     overrides: Mapping[str, Any],
     excluded: Iterable[str],
     check: Callable[[JobSpec, str, str], None] | None = None,
-) -> tuple[str, Resources] | None:
-    """Write the script of an attempt beside the plan's; its path and what it asks for. None: the plan's will do.
+) -> tuple[str, Resources, str] | None:
+    """Write the script of an attempt beside the plan's; its path, what it asks for, and its digest.
+
+    None: the plan's will do.
 
     `overrides` under `slurm.sbatch` change directives; anything else plans the job anew from its recorded config.
     `check` gets the job, the path and the text before anything is written, and raises what is wrong with them.
@@ -36,11 +40,12 @@ def write_script(
     if check is not None:
         check(spec, str(path), text)
     try:
+        trust.check_folders(path.parent, Path(manifest.base_output_dir))
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, text, 0o700)
     except OSError as error:
         raise _no_script(error, path) from None
-    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit)
+    return str(path), Resources(nodes=nodes_, gpus=gpus, time_limit_seconds=limit), digest(text)
 
 
 def script_place(spec: JobSpec, attempt: int) -> Path:
@@ -71,7 +76,10 @@ def _made(
     nodes: Iterable[str],
 ) -> str:
     try:
-        text = replan(manifest, spec, values).script if values else Path(spec.script_path).read_text()
+        if values:
+            text = replan(manifest, spec, values).script
+        else:
+            text = trust.read_script(Path(spec.script_path), spec.script_digest, Path(manifest.base_output_dir))
     except OSError as error:
         raise _no_script(error, Path(spec.script_path)) from None
     return script.excluding(script.with_options(text, directives), nodes)

@@ -92,6 +92,7 @@ def submission(manifest: Manifest, token: str, batch: Batch) -> Submission:
             first.log_path,
             limit,
             dependency=batch.dependency,
+            script_digest=first.script_digest,
         )
     folder = array_folder(manifest, token)
     return Submission(

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+from oellm_autoexp import trust
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import write_atomic
@@ -96,7 +97,7 @@ class AttemptChecks:
         """What is wrong with a script, as `check`; with `test` the scheduler judges it as if it were submitted."""
         found = [*_syntax(path, text), *self._asked(path, text)]
         if found:
-            known = {problem.what for problem in self._asked(spec.script_path, _read(spec.script_path))}
+            known = {problem.what for problem in self._asked(spec.script_path, _read(spec))}
             found = [problem for problem in found if problem.what not in known]
         found = found or (self._tested(path, text) if test else [])
         return [problem if problem.where.startswith("$") else replace(problem, where=path) for problem in found]
@@ -195,17 +196,17 @@ def _kinds(manifest: Manifest) -> list[tuple[JobSpec, str]]:
     """A job of each stage and set of directives with its script: values are quoted, so that others are like it."""
     found: dict[tuple[str | None, str], tuple[JobSpec, str]] = {}
     for job in manifest.jobs:
-        text = _read(job.script_path)
+        text = _read(job, Path(manifest.base_output_dir))
         found.setdefault((job.stage, array_group(directive_lines(text), "")), (job, text))
     return list(found.values())
 
 
-def _read(path: str) -> str:
-    """A script. Raises ConfigError."""
+def _read(job: JobSpec, root: Path | None = None) -> str:
+    """A job's script, as it was planned; `root` as in trust.open_file. Raises ConfigError, StateError."""
     try:
-        return Path(path).read_text(errors="replace")
+        return trust.read_script(Path(job.script_path), job.script_digest, root)
     except OSError as error:
-        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", job.script_path, "plan again")) from None
 
 
 def _syntax(path: str, text: str) -> list[Problem]:

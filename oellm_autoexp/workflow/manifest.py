@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.files import (
     Obstacle,
-    check_owner,
     create_atomic,
     link_atomic,
     read_json,
@@ -26,7 +26,7 @@ from oellm_autoexp.files import (
 )
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
 from oellm_autoexp.monitor.session import session_path
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import plain_name, plural
 from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
@@ -54,6 +54,15 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
         wanted.setdefault(Path(job.output_dir), "$.project.output_dir")
         wanted.setdefault(Path(job.log_dir), "$.project.log_path")
     known: dict[str, Obstacle | None] = {}
+    belong = {**wanted, plan.manifest_path.parent: "$.project.base_output_dir"}
+    foreign = [
+        Problem(
+            f"{path} belongs to {owner}, who could replace what is written there", where, "choose another directory"
+        )
+        for path, where in belong.items()
+        if (owner := trust.stranger(path)) is not None
+    ]
+    raise_all(ConfigError, foreign)
     found = (writable_directory(path, where, known) for path, where in wanted.items())
     # what keeps several folders from being made is told once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
@@ -271,19 +280,22 @@ def load(path: Path) -> Manifest:
     missing = "make one with plan_autoexp.py --manifest PATH"
     if path.parent.name == _FOLDER and not path.parent.parent.exists():
         missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
-    data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing)
+    data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing, named=True)
     try:
-        return Manifest.model_validate(side_file.revealed(data, path))
+        manifest = Manifest.model_validate(side_file.revealed(data, path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
         raise CorruptError(Problem(f"not a whole manifest: {where}: {first['msg'].lower()}", str(path))) from None
+    if not plain_name(manifest.plan_id):
+        raise CorruptError(Problem("not a whole manifest: $.plan_id: can't be the name of a file", str(path)))
+    return manifest
 
 
 def canonical_path(manifest: Manifest, given: Path) -> Path:
     """The manifest's own place, which no later plan overwrites, if it is there; else the path it was read from."""
     own = manifest_path(manifest)
-    check_owner(own)
+    trust.check_owner(own)
     return own if own.exists() else given.resolve()
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, Holder, claimed
 from oellm_autoexp.errors import AutoexpError, Problem, StateError, raise_all
-from oellm_autoexp.files import write_atomic
+from oellm_autoexp.files import loads, write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
@@ -79,7 +80,7 @@ def _way_out(path: Path) -> str:
 
 def _owner(output_dir: Path) -> Path | None:
     try:
-        return Path(json.loads((output_dir / _OWNER).read_text())["session"])
+        return Path(loads(trust.read(output_dir / _OWNER, most=trust.SMALL))["session"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError):

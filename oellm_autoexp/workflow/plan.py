@@ -29,7 +29,7 @@ from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_tex
 from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
-from oellm_autoexp.text import dotted, is_utf8, plural
+from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import side_file, watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
@@ -406,7 +406,12 @@ class _Planner:
         first = cast("AutoexpConfig", self._first)
         base = Path(self._jobs.absolute(first.project.base_output_dir))
         specs = tuple(
-            job.spec.model_copy(update={"script_path": f"{job.spec.output_dir}/provenance/{plan_id}/job.sbatch"})
+            job.spec.model_copy(
+                update={
+                    "script_path": f"{job.spec.output_dir}/provenance/{plan_id}/job.sbatch",
+                    "script_digest": digest(job.script),
+                }
+            )
             for job in planned
         )
         around = self._circumstances
@@ -512,7 +517,8 @@ def _json(data: Any) -> str:
 
 
 def _sweep_json(manifest: Manifest) -> str:
-    keys = ("index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", "script_path")
+    of_script = ("script_path", "script_digest")
+    keys = ("index", "name", "stage", "parameters", "argv", "env", "work_dir", "output_dir", *of_script)
     entries = [{key: getattr(job, key) for key in keys} for job in manifest.jobs]
     sweep = {"version": manifest.version, "plan_id": manifest.plan_id, "entries": entries}
     return to_json(sweep, indent=2, inf_nan_mode="strings").decode() + "\n"

@@ -7,7 +7,6 @@ script would need it, the job is not planned again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,11 @@ from typing import Any, cast
 
 import yaml
 
+from oellm_autoexp import trust
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
-from oellm_autoexp.files import check_owner
+from oellm_autoexp.files import loads
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.redaction import REDACTED
 from oellm_autoexp.text import dotted
@@ -66,10 +66,12 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     """
     values = cast("dict[str, Any]", normalise(dict(overrides)))
     _check_keys(values)
-    script = _read(Path(job.script_path))
-    record = _Record.of(manifest, job)
-    jobs, marks = _jobs(record)
-    around = record.circumstances()
+    with _telling(Path(job.script_path)):
+        script = trust.read_script(Path(job.script_path), job.script_digest, Path(manifest.base_output_dir))
+    with _whole(Path(job.script_path).parent):
+        record = _Record.of(manifest, job)
+        jobs, marks = _jobs(record)
+        around = record.circumstances()
     with _secrets_named(marks):
         values = {**_kept(job), **values} if values else values
         planned, text = plan_job(jobs.overriding(job.index, values), around, record.template, job.index)
@@ -91,7 +93,7 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
 
 def _kept(job: JobSpec) -> dict[str, Any]:
     """What a job keeps, as its recorded config has it. Raises StateError."""
-    config = _mapping(json.loads, Path(job.script_path).with_name("config.json"))
+    config = _mapping(_json, Path(job.script_path).with_name("config.json"))
     known = dotted(config)
     kept = {key: known[key] for key in _FIXED.values() if key in known}
     return {key: value for key, value in kept.items() if value is not None and REDACTED not in str(value)}
@@ -141,7 +143,7 @@ class _Record:
     def of(cls, manifest: Manifest, job: JobSpec) -> _Record:
         """The record in a job's folder. Raises StateError."""
         folder = Path(job.script_path).parent
-        recorded = _mapping(json.loads, folder / "environment.json")
+        recorded = _mapping(_json, folder / "environment.json")
         hidden = {name for name, value in recorded.items() if REDACTED in value}
         environment = {**recorded, **{name: os.environ[name] for name in hidden if name in os.environ}}
         for file in ("config_unresolved.yaml", "planning.yaml"):
@@ -167,18 +169,25 @@ class _Record:
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""
         planning = side_file.with_secrets(_parsed(self.planning), self.secrets, side_file.PLANNING)
-        found = planning["templates"].get(str(path) if path else "")
-        if found is None:
+        templates = planning.get("templates")
+        found = templates.get(str(path) if path else "") if isinstance(templates, dict) else None
+        if not isinstance(found, str):
             hint = "a plan keeps the templates that it used, unless they hold secrets: slurm.env is the place for those"
             raise ConfigError(Problem("this template is not in the plan's record", "$.slurm.template_path", hint))
-        return cast("str", found)
+        return found
 
 
 def _read(path: Path) -> str:
     """A file of the record. Raises StateError."""
+    with _telling(path):
+        return trust.read(path, most=trust.WHOLE).decode()
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Tell why a file of the record can't be read. Raises StateError."""
     try:
-        check_owner(path)
-        return path.read_text(encoding="utf-8")
+        yield
     except FileNotFoundError:
         hint = "without it no value of the job can be changed; plan again"
         raise StateError(Problem("the record of the job's plan lacks this file", str(path), hint)) from None
@@ -192,6 +201,20 @@ def _read(path: Path) -> str:
 def _parsed(text: str) -> Any:
     """YAML as the planner wrote it; for reading only."""
     return yaml.load(text, _LOADER)  # noqa: S506  the safe one
+
+
+def _json(text: str) -> Any:
+    return loads(text.encode())
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Tell of a record that lacks something, or has it in another form. Raises CorruptError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        what = f"the record of the job's plan is not whole: {type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(Problem(what, str(folder), "it was cut or edited; plan again")) from None
 
 
 def _mapping(parse: Callable[[str], Any], path: Path) -> dict[str, Any]:

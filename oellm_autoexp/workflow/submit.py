@@ -18,10 +18,11 @@ import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from oellm_autoexp import trust
 from oellm_autoexp.errors import (
     AutoexpError,
     BackendError,
@@ -55,6 +56,7 @@ from oellm_autoexp.monitor.tracked import (
 )
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
+from oellm_autoexp.text import digest
 from oellm_autoexp.workflow.attempts import write_script
 from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, followed, log_name, submission
 from oellm_autoexp.workflow.outputs import in_terminal, terminal_holder
@@ -204,8 +206,9 @@ class Submitter:
         """The id under which some job of a batch has run: its script leaves the name that it ran by, token included."""
         for spec in batch.jobs.values():
             for mark in Path(spec.output_dir, MARKS).glob("*.start"):
-                with contextlib.suppress(OSError):
-                    if mark.read_text(errors="replace").rstrip("\n").endswith(f".{token}"):
+                with contextlib.suppress(OSError, StateError):
+                    text = trust.read(mark, most=trust.SMALL, lenient=True).decode(errors="replace")
+                    if text.rstrip("\n").endswith(f".{token}"):
                         return mark.stem.partition("_")[0]
         return None
 
@@ -395,17 +398,19 @@ class Submitter:
                 self._await_files(job, f"its script can't be made: {error.problems[0].what}", now)
                 return None
             if written is not None:
-                job = job.model_copy(update={"script_path": written[0], "resources": written[1]})
+                update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
+                job = job.model_copy(update=update)
                 self.session.put(job)
         if missing := _missing_files(spec.work_dir, job.script_path or spec.script_path):
             self._await_files(job, missing, now)
             return None
         if not job.script_path:
             return spec
-        update: dict[str, object] = {"script_path": job.script_path, "resources": job.resources or spec.resources}
+        own: dict[str, object] = {"script_path": job.script_path, "script_digest": job.script_digest}
+        own["resources"] = job.resources or spec.resources
         if spec.array_group is not None:  # still a task of an array, whose directives are those of this script
-            update["array_group"] = f"{spec.array_group} {name} {job.attempt}"
-        return spec.model_copy(update=update)
+            own["array_group"] = f"{spec.array_group} {name} {job.attempt}"
+        return spec.model_copy(update=own)
 
     def _alive(self, jobs: Mapping[str, str]) -> set[str]:
         """Those of the jobs (id → token) that the scheduler lists as not ended, or did seconds ago.
@@ -448,8 +453,9 @@ class Submitter:
         """
         token = secrets.token_hex(4)
         made = submission(self.manifest, token, batch)
+        self._check_scripts(batch)
         if batch.is_array:
-            self._write_array(made, batch)
+            made = self._write_array(made, batch)
         self.beat(self._rate_limit)
         for task, spec in batch.jobs.items():
             update = {"state": SUBMITTING, "token": token, "task": task, "absent_since": None}
@@ -495,8 +501,22 @@ class Submitter:
             update = {"state": WAITING, "token": "", "task": None, "absent_since": None, "reason": "", "deadline": None}
             self.session.put(self._tracked(spec).model_copy(update=update))
 
-    def _write_array(self, made: Submission, batch: Batch) -> None:
-        """The array's script, and for each task a folder with links to its job's script and log folder."""
+    def _check_scripts(self, batch: Batch) -> None:
+        """Raises InvalidSubmissionError if a script is not the one that was planned, or is another user's."""
+        for spec in batch.jobs.values():
+            try:
+                trust.read_script(Path(spec.script_path), spec.script_digest, Path(self.manifest.base_output_dir))
+            except StateError as error:
+                what = f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
+                raise InvalidSubmissionError(Problem(what, spec.name, error.problems[0].hint)) from None
+            except OSError:  # the scheduler says so, in its words
+                continue
+
+    def _write_array(self, made: Submission, batch: Batch) -> Submission:
+        """The array's script, and for each task a folder with links to its job's script and log folder.
+
+        Returns the submission with the digest of that script.
+        """
         first = next(iter(batch.jobs.values()))
         folder = array_folder(self.manifest, made.token)
         log = Path(log_name(first))
@@ -506,8 +526,9 @@ class Submitter:
                 place.mkdir(parents=True, exist_ok=True)
                 link_atomic(place / "job.sbatch", Path(job.script_path))
                 link_atomic(place / log.parts[0], Path(job.output_dir, log.parts[0]))
-            text = array_script(Path(first.script_path).read_text(), str(folder), str(log))
+            text = array_script(trust.read_script(Path(first.script_path), first.script_digest), str(folder), str(log))
             write_atomic(Path(made.script_path), text, 0o700)
+            return replace(made, script_digest=digest(text))
         except OSError as error:
             raise SubmitError(Problem(f"can't prepare the array: {error.strerror}: {error.filename}")) from None
         except StateError as error:

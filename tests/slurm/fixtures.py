@@ -37,7 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slurm: needs a real SLURM; set by the fixtures of tests/slurm")
 
 
-_MONITORING = {"test_watch_faults", "test_detach", "test_slurm_monitoring", "test_queue_workers", "test_submission_faults"}
+_MONITORING = {
+    "test_watch_faults",
+    "test_detach",
+    "test_slurm_monitoring",
+    "test_queue_workers",
+    "test_submission_faults",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself selects by -m

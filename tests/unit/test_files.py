@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.claims import Claim, Holder, claimed, is_running, process_started
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, StateError
-from oellm_autoexp.files import check_owner, create_atomic, link_atomic, read_json, writable_directory, write_atomic
+from oellm_autoexp.files import create_atomic, link_atomic, read_json, writable_directory, write_atomic
 from oellm_autoexp.logs import Cursor, read_added
+from oellm_autoexp.trust import check_owner
 
 AS_ROOT = os.getuid() == 0
 
@@ -438,7 +439,7 @@ def test_a_claim_that_can_not_be_made_is_one_clear_message(tmp_path: Path) -> No
     (tmp_path / "link").symlink_to("nowhere")
     for path, message in (
         (tmp_path / "file" / "claim", "can't claim the session: "),
-        (tmp_path / "link", "can't be claimed"),
+        (tmp_path / "link", "is a link, which is not followed here"),
         (tmp_path, "can't claim the session: Is a directory"),
     ):
         with pytest.raises(StateError, match=message), claimed(path, "the session"):

@@ -28,6 +28,7 @@ from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.scheduler.base import ENDED
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.scheduler.spool import Run, Spool, nobody
+from oellm_autoexp.text import digest
 
 PATIENCE_SECONDS = 60
 ROOT = Path(__file__).resolve().parents[2]
@@ -650,12 +651,28 @@ def test_everything_works_where_there_are_no_hard_links(bench: Bench, monkeypatc
 # --- what can't be used -----------------------------------------------------------------------------------------------
 
 
+def test_a_script_that_was_changed_while_its_job_waited_is_not_run(bench: Bench) -> None:
+    client = bench.another(slots=1)
+    held = client.submit(bench.submission("sleep 100"))
+    until("the first job", lambda: client.poll(dict.fromkeys([held], ""))[held].scheduler_state == "RUNNING")
+    waits = bench.submission(f"touch {bench.folder}/planned")
+    path = Path(waits.script_path)
+    job = client.submit(replace(waits, script_digest=digest(path.read_text())))
+    path.write_text(f"#!/bin/sh\ntouch {bench.folder}/changed\n")
+    client.cancel(dict.fromkeys([held], ""))
+    until("its end", lambda: client.poll(dict.fromkeys([job], ""))[job].scheduler_state == "FAILED")
+    assert "this is not the script that was planned" in client.poll(dict.fromkeys([job], ""))[job].reason
+    assert not (bench.folder / "changed").exists()
+    with pytest.raises(SubmitError, match="this is not the script that was planned"):
+        client.submit(replace(waits, script_digest=digest("another")))
+
+
 def test_a_spool_that_can_not_be_written_refuses(tmp_path: Path) -> None:
     (tmp_path / "spool").touch()
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
     client = LocalClient(tmp_path / "spool", 1)
-    with pytest.raises(SubmitError, match="File exists"):
+    with pytest.raises(SubmitError, match="stands where a folder is to be made"):
         client.submit(Submission("token", "name", str(script), str(tmp_path), "/dev/null"))
     asks: list[Callable[[], object]] = [
         lambda: client.poll(dict.fromkeys(["1"], "")),
