@@ -114,6 +114,7 @@ OPENS_FILES = {
     "cli.app",
     "cli.steps",
     "cli.generate_megatron",
+    "cli.run_sweep_entry",  # /proc
     "backends.megatron.extract",
     "scheduler.local_worker",  # /dev/null
     "scheduler.slurm",  # /proc

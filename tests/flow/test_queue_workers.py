@@ -234,7 +234,7 @@ def test_a_damaged_entry_is_named_and_hides_no_event(queued: Queued) -> None:
         (("--cmd", "queue", "--queue-id", "x", "--queue-show", "--queue-retry"), "one at a time"),
         (("--cmd", "queue", "--queue-event", "checkpoint_savd"), "did you mean 'checkpoint_saved'"),
         (("--cmd", "queue", "--queue-id", "zzz"), "there is no entry 'zzz' in the queue"),
-        (("--cmd", "actions", "--jobs", "0"), "must be at least 1"),
+        (("--cmd", "actions", "--jobs", "0"), "is not a whole number from 1 to"),
         (("--cmd", "actions", "--once", "--follow"), "go on, or stop after one pass?"),
     ],
 )
