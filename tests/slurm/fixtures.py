@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _MONITORING = {
-    "test_watch_faults",
+    "test_random_rounds",
     "test_detach",
     "test_slurm_monitoring",
     "test_queue_workers",
