@@ -97,7 +97,7 @@ def see_status(
         "failed_nodes": status.failed_nodes or job.failed_nodes,
         "exit_code": status.exit_code,
         "missing_since": None,
-        "requeues": job.requeues if status.restarts is None else status.restarts,
+        "requeues": job.requeues if (count := _restarts(status)) is None else count,
         "state": state,
     }
     if requeued and state == RUNNING:
@@ -127,7 +127,16 @@ def _requeued(job: TrackedJob, status: JobStatus) -> bool:
 
 def _counted_on(job: TrackedJob, status: JobStatus) -> bool:
     """Whether the scheduler counts more restarts than at the last look; not where it does not count them."""
-    return job.requeues is not None and status.restarts is not None and status.restarts > job.requeues
+    count = _restarts(status)
+    return job.requeues is not None and count is not None and count > job.requeues
+
+
+def _restarts(status: JobStatus) -> int | None:
+    """How often the scheduler has begun the job again; None where it does not tell.
+
+    SLURM counts a restart as soon as the run before it is told to end, so that a job that is COMPLETING may be either.
+    """
+    return None if status.scheduler_state == "COMPLETING" else status.restarts
 
 
 def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
@@ -136,7 +145,7 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
     `scontrol requeue` begins a job again that has ended; one that had vanished may come back.
     """
     state = conclude(status.scheduler_state)
-    counted = status.restarts is not None and job.requeues is not None and not job.vanished
+    counted = _restarts(status) is not None and job.requeues is not None and not job.vanished
     if status.scheduler_state == UNKNOWN or state in FINAL or (counted and not _counted_on(job, status)):
         return job
     back: dict[str, object] = {"ended_at": None, "exit_code": None, "late_until": None, "state": PENDING}

@@ -271,12 +271,16 @@ class SlurmClient:
         return found
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
-        """See Scheduler.cancel. What squeue does not list has ended."""
-        alive = [job for job, token in jobs.items() if not token]
-        if len(alive) < len(jobs):
+        """See Scheduler.cancel. An id that squeue lists with another token is another job's.
+
+        One that it does not list is cancelled all the same: an answer may be incomplete, and a job that runs on in
+        secret would run beside its next attempt.
+        """
+        ours = [*jobs]
+        if any(jobs.values()):
             present = parse.known(self._ask_squeue().items())
-            alive += [job for job, token in jobs.items() if token and (job, token) in present]
-        for some in _chunks(sorted(alive)):
+            ours = [job for job, token in jobs.items() if (job, token) in present or (job, "") not in present]
+        for some in _chunks(sorted(ours)):
             result = self._run([*self._cancel, *some], _query_environment())
             if result.returncode != 0 and not parse.only_ended_jobs(result.stderr):
                 raise SchedulerError(Problem(f"scancel: {parse.message(result.stderr)}"))

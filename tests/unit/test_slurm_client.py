@@ -305,11 +305,11 @@ def runs(job: str, token: str) -> str:
     return f"{job}@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n"
 
 
-def test_only_jobs_that_the_list_shows_as_ours_are_cancelled(commands: Commands) -> None:
+def test_jobs_that_the_list_shows_as_others_are_not_cancelled(commands: Commands) -> None:
     lines = (("5", "t"), ("6", "strange"), ("7_0", "t7"), ("7_1", "t7"), ("8_3", "t8"))
     commands.says("squeue", "".join(runs(job, token) for job, token in lines))
     commands.client().cancel({"5": "t", "6": "t", "7": "t7", "8_3": "t8", "9": "t9", "10": ""})
-    assert commands.calls()[-1] == "scancel <10> <5> <7> <8_3>"
+    assert commands.calls()[-1] == "scancel <10> <5> <7> <8_3> <9>"
     commands.says("squeue", "", "slurm_load_jobs error: Unable to contact slurm controller\n", 1)
     with pytest.raises(SchedulerError):
         commands.client().cancel({"5": "t"})
