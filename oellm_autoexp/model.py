@@ -142,3 +142,8 @@ class JobStatus:
     """Whether one of its steps (srun) ran out of memory, whatever its script made of that."""
     restarts: int | None = None
     """How often the scheduler has begun it again under the same id (squeue(1), restartcnt); None: not known."""
+
+
+NEVER_BEGAN = "cancelled before it began"
+"""The reason of a job that counts as CANCELLED though the scheduler names no user who cancelled it. What the job itself
+has left (a log, an exit code) knows better: accounts end so, too, the jobs of a controller that has lost its state."""

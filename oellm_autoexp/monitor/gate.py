@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from oellm_autoexp.model import JobSpec, JobStatus
+from oellm_autoexp.model import NEVER_BEGAN, JobSpec, JobStatus
 from oellm_autoexp.monitor import facts
 from oellm_autoexp.monitor.around import Around, Questions
 from oellm_autoexp.monitor.conditions import (
@@ -25,7 +25,6 @@ from oellm_autoexp.monitor.conditions import (
     SlurmStateCondition,
 )
 from oellm_autoexp.monitor.tracked import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
-from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[Condition, ...])

@@ -18,7 +18,7 @@ from pathlib import Path
 from oellm_autoexp.claims import Claim
 from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.logs import Cursor, read_added
-from oellm_autoexp.model import JobStatus, Manifest, Usage
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Manifest, Usage
 from oellm_autoexp.monitor import detect, gate, marks
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
@@ -39,7 +39,7 @@ from oellm_autoexp.monitor.tracked import (
     TrackedJob,
     by_id,
 )
-from oellm_autoexp.scheduler.base import ENDED, NEVER_BEGAN, UNKNOWN, Scheduler
+from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter, link_current
 

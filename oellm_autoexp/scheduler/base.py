@@ -33,9 +33,6 @@ STOPPED = frozenset({"STOPPED", "SUSPENDED"})
 """States in which the job's processes exist and are made to stand still."""
 UNKNOWN = "UNKNOWN"
 """The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
-NEVER_BEGAN = "cancelled before it began"
-"""The reason of a CANCELLED array task of which nothing is left but that its array does not hold it any more. What the
-job itself has left (a log, an exit code) knows better."""
 
 
 class Scheduler(Protocol):

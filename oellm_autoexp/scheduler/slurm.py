@@ -24,8 +24,8 @@ from oellm_autoexp.errors import (
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import JobStatus, Submission, Usage
-from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
+from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse, script
 from oellm_autoexp.text import did_you_mean
 

@@ -15,7 +15,7 @@ from oellm_autoexp.errors import (
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import JobStatus, Usage
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Usage
 
 _AFTER_WORDS = "@+@"
 SQUEUE_FIELDS = (
@@ -132,7 +132,9 @@ def sacct(text: str) -> Accounts:
             continue
         job, state, code, nodes, words = fields
         comment, _, name = words.rpartition("|")
-        told = Told(_status(state, exit_code(code), nodes), comment, name)
+        # With nobody's number behind it: it never began, or slurmdbd has ended it for a controller that lost its state.
+        unsigned = NEVER_BEGAN if state.strip() == "CANCELLED" else ""
+        told = Told(replace(_status(state, exit_code(code), nodes), reason=unsigned), comment, name)
         array, bracket, tasks = job.partition("_[")
         if bracket:
             never_begun[array] = (told, _task_numbers(tasks))

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.errors import SubmitError
-from oellm_autoexp.model import JobStatus
-from oellm_autoexp.scheduler.base import NEVER_BEGAN
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus
 from oellm_autoexp.slurm.script import resolve_log_path
 from tests.contract.harness import (
     FAILS,

@@ -219,6 +219,11 @@ class Round:
     def problems(self) -> list[str]:
         return [problem for job in self.jobs() if (problem := self.problem(job))]
 
+    @staticmethod
+    def given_up(job: dict[str, Any]) -> tuple[str, ...]:
+        """What a job may be called beside `cancelled`: a rule was ending it when a person cancelled it."""
+        return ("stall",) if any(entry["event"] == "restart" for entry in job["history"]) else ()
+
     def problem(self, job: dict[str, Any]) -> str:
         """What was concluded of a job that its own record does not bear out, '' if nothing."""
         number = int(job["name"].split("_")[1])
@@ -241,7 +246,7 @@ class Round:
             before = any(float(words[2]) <= at + 1 for words in ends)  # it may have ended just before
             if any(float(words[2]) > at + 2 for words in starts) and (state == "cancelled" or not before):
                 wrong = "begun anew after it was cancelled"
-            elif state != "cancelled" and not before:
+            elif state not in ("cancelled", *self.given_up(job)) and not before:
                 wrong = "cancelled, and not called so"
         elif not self.amnesia:
             if (state, job["attempt"]) != UNDISTURBED[self.kinds[number]]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.model import JobSpec, JobStatus
+from oellm_autoexp.model import NEVER_BEGAN, JobSpec, JobStatus
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off, needs_monitor
 from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.world import Files
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
-from oellm_autoexp.model import JobStatus, Submission
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.loop import rest
 from oellm_autoexp.monitor.marks import Kind
@@ -19,7 +19,6 @@ from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.scheduler.base import NEVER_BEGAN
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
 from tests.unit.test_reactions import (
     CRASH,

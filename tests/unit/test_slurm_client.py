@@ -19,8 +19,8 @@ from oellm_autoexp.errors import (
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import NEVER_BEGAN, UNKNOWN, outside_jobs
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
+from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
 

@@ -15,7 +15,7 @@ from oellm_autoexp.errors import (
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import JobStatus, Usage
+from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Usage
 from oellm_autoexp.scheduler.base import ENDED, RUNNING
 from oellm_autoexp.slurm import parse
 
@@ -112,7 +112,7 @@ SACCT = """\
         ("8", JobStatus("RUNNING", "", None, "n1")),
         ("9_0", JobStatus("CANCELLED", "", None, "n2")),
         ("9_4", JobStatus("CANCELLED")),
-        ("11_303", JobStatus("CANCELLED")),
+        ("11_303", JobStatus("CANCELLED", NEVER_BEGAN)),
         ("14", JobStatus("OUT_OF_MEMORY", "", None, "n1")),
         ("15", JobStatus("FAILED", "", None, "n1")),
         ("20", JobStatus("PENDING")),
@@ -503,3 +503,8 @@ def test_no_text_of_the_accounts_is_an_error(text: str) -> None:
 def test_a_time_with_a_zone_is_none_of_slurms() -> None:
     told = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
     assert parse.fallen_nodes(told, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]
+
+
+@pytest.mark.parametrize(("state", "reason"), [("CANCELLED by 1000", ""), ("CANCELLED", NEVER_BEGAN)])
+def test_a_job_that_no_user_has_cancelled_by_the_accounts_knows_better_how_it_ended(state: str, reason: str) -> None:
+    assert parse.sacct(f"5|{state}|0:0|n1||x.t\n").status("5", "t") == JobStatus("CANCELLED", reason, None, "n1")
