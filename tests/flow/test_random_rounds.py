@@ -35,6 +35,8 @@ KINDS = ("good", "dots", "quiet", "fails", "fails_once", "hangs")
 WITNESS = Path(__file__).with_name("witness.sh")
 SILENCE_SECONDS = 4
 BATCH_SECONDS = 240
+AMNESIA_SECONDS = 900
+"""A job that the controller's loss has ended in silence is given up after ten minutes."""
 SKEWED = """
 import sys, time
 here = time.time
@@ -92,7 +94,9 @@ class Round:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.kinds = [self.chance.choice(KINDS) for _ in range(self.chance.randint(2, 4))]
+        # A job that was begun, hangs and is forgotten by its controller is given up after ten minutes only.
+        kinds = [kind for kind in KINDS if kind != "hangs"] if self.amnesia else KINDS
+        self.kinds = [self.chance.choice(kinds) for _ in range(self.chance.randint(2, 4))]
         self.array = self.chance.random() < 0.6
         self.monitor: subprocess.Popen[str] | None = None
         self.stopped_until = 0.0
@@ -274,7 +278,7 @@ def go(rounds: list[Round], disturb: Callable[[], None] | None) -> None:
     """Play rounds at the same time, to their ends."""
     for each in rounds:
         each.begin()
-    end = time.monotonic() + BATCH_SECONDS
+    end = time.monotonic() + (AMNESIA_SECONDS if disturb else BATCH_SECONDS)
     open_rounds = list(rounds)
     disturb_at = time.monotonic() + 3
     while open_rounds:
