@@ -145,7 +145,7 @@ def test_srun_and_sbatch_options_reach_slurm(slurm_user: User) -> None:
         "slurm.srun.unbuffered=true",
     )
     dry = slurm_user.run("run", "--dry-run", *ON_SLURM, *words)
-    assert "srun --label --unbuffered " in dry.stdout
+    assert "-srun --label --unbuffered}" in dry.stdout
     result = slurm_user.run("run", *ON_SLURM, *words, "sweep.grids=[{stage:[a]}]")
     assert result.returncode == 0, result.stderr
     job = next(iter(slurm_user.session().values()))

@@ -20,7 +20,7 @@ import pytest
 
 from oellm_autoexp.claims import process_started
 from oellm_autoexp.errors import SchedulerError, SubmitError
-from oellm_autoexp.model import Submission
+from oellm_autoexp.model import NEVER_BEGAN, Submission
 from oellm_autoexp.monitor.detect import see_status
 from oellm_autoexp.monitor.tracked import FINAL, TrackedJob
 from oellm_autoexp.scheduler.slurm import SlurmClient
@@ -42,11 +42,12 @@ slow = pytest.mark.skipif(
 @dataclass(frozen=True)
 class End:
     """What is concluded of a job that has ended. `shown` holds the reason and exit code while squeue knows the job,
-    `accounts_code` the code once only sacct does; sacct never tells a reason."""
+    `accounts_code` the code once only sacct does. Of reasons sacct tells none, but that nobody has cancelled it."""
 
     state: str
     shown: tuple[str, int | None] = ("", None)
     accounts_code: int | None = None
+    accounts_reason: str = ""
 
 
 SUCCESS = End("success", ("", 0), 0)
@@ -110,7 +111,7 @@ class Lab:
         told = self.until(job, end.state)
         assert (told.reason, told.exit_code) == end.shown
         later = self.until(fresh(job.scheduler_id, job.token), end.state, client=self.accounts)
-        assert (later.reason, later.exit_code) == ("", end.accounts_code)
+        assert (later.reason, later.exit_code) == (end.accounts_reason, end.accounts_code)
         return told
 
 
@@ -335,7 +336,7 @@ def test_a_job_whose_dependency_failed_waits_for_ever_unless_it_is_to_be_killed(
     waits, killed = (lab.until(job, "pending", "Dependency") for job in (waits, killed))
     (lab.folder / "go").touch()
     waits = lab.until(waits, "pending", "DependencyNeverSatisfied")
-    lab.check(killed, End("cancelled", ("DependencyNeverSatisfied", None)))
+    lab.check(killed, End("cancelled", ("DependencyNeverSatisfied", None), accounts_reason=NEVER_BEGAN))
     assert lab.see(waits) == waits
 
 
@@ -343,7 +344,7 @@ def test_a_task_is_cancelled_for_the_failure_of_its_own_predecessor_only(lab: La
     parents = lab.submit_array('[ "$SLURM_ARRAY_TASK_ID" != 1 ]', (1, 2))
     array = parents[0].scheduler_id.partition("_")[0]
     bad, good = lab.submit_array(f"#SBATCH --kill-on-invalid-dep=yes --dependency=aftercorr:{array}", (1, 2))
-    lab.check(bad, End("cancelled", ("DependencyNeverSatisfied", None)))
+    lab.check(bad, End("cancelled", ("DependencyNeverSatisfied", None), accounts_reason=NEVER_BEGAN))
     lab.check(good, SUCCESS)
 
 
