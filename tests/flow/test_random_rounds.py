@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,10 @@ SEED = int(os.environ.get("AUTOEXP_FAULT_SEED") or random.randrange(1 << 32))
 AT_ONCE = 5
 """Plans that are watched at the same time."""
 KINDS = ("good", "dots", "quiet", "fails", "fails_once", "hangs")
+ROOT = Path(__file__).parents[2]
 WITNESS = Path(__file__).with_name("witness.sh")
 SILENCE_SECONDS = 4
 BATCH_SECONDS = 240
-AMNESIA_SECONDS = 900
-"""A job that the controller's loss has ended in silence is given up after ten minutes."""
 SKEWED = """
 import sys, time
 here = time.time
@@ -45,6 +44,16 @@ from oellm_autoexp.cli.main import main
 
 sys.exit(main(sys.argv[2:]))
 """
+MONITOR = """
+import sys
+from oellm_autoexp.monitor import detect, loop
+
+detect.VANISHED_AFTER_SECONDS, detect.BEGUN_VANISHED_AFTER_SECONDS, loop.GONE_AFTER_SECONDS = 15.0, 20.0, 8.0
+from oellm_autoexp.cli.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+"""A monitor with little patience for jobs of which SLURM tells nothing; more than the cluster's KillWait."""
 UNDISTURBED = {
     "good": ("success", 1),
     "dots": ("success", 1),
@@ -94,9 +103,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        # A job that was begun, hangs and is forgotten by its controller is given up after ten minutes only.
-        kinds = [kind for kind in KINDS if kind != "hangs"] if self.amnesia else KINDS
-        self.kinds = [self.chance.choice(kinds) for _ in range(self.chance.randint(2, 4))]
+        self.kinds = [self.chance.choice(KINDS) for _ in range(self.chance.randint(2, 4))]
         self.array = self.chance.random() < 0.6
         self.monitor: subprocess.Popen[str] | None = None
         self.stopped_until = 0.0
@@ -139,7 +146,18 @@ class Round:
         self.watch()
 
     def watch(self) -> None:
-        self.monitor = self.user.start("monitor", "--session", "p")
+        words = [sys.executable, "-c", MONITOR, "monitor", "--session", "p"]
+        environment = {**self.user.environment, "PYTHONPATH": str(ROOT)}
+        with (self.user.home / "output.txt").open("w") as output:
+            self.monitor = subprocess.Popen(
+                words,
+                cwd=self.user.home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
         self.next_at = time.monotonic() + self.chance.uniform(0, 4)
 
     def step(self) -> bool:
@@ -183,7 +201,7 @@ class Round:
         there = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec timeout -s KILL 6 "$@"', "sh"]
         skew = str(self.chance.choice([-7200, -300, 300, 7200]))
         beside = [*there, sys.executable, "-c", SKEWED, skew, "monitor", "--session", "p", "--once"]
-        environment = {**self.user.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = {**self.user.environment, "PYTHONPATH": str(ROOT)}
         subprocess.run(beside, cwd=self.user.home, env=environment, capture_output=True, check=False)
         self.say(f"another host looks at the session, its clock {skew} s ahead")
 
@@ -266,30 +284,31 @@ class Round:
 
 def lose_state(cluster: Cluster) -> None:
     """The controller forgets every job, and a stranger's jobs get their ids."""
-    cluster.stop_controller()
-    shutil.rmtree(cluster.directory / "spool" / "ctld")
-    (cluster.directory / "spool" / "ctld").mkdir()
-    cluster.start_controller()
+    cluster.lose_state()
     for _ in range(40):
         cluster.run("sbatch", "--parsable", "-o", "/dev/null", "--mem=10", "--wrap", "sleep 1; exit 0")
 
 
-def go(rounds: list[Round], disturb: Callable[[], None] | None) -> None:
+def go(rounds: list[Round], cluster: Cluster, *, amnesia: bool) -> None:
     """Play rounds at the same time, to their ends."""
+    disturb = partial(lose_state, cluster) if amnesia else None
     for each in rounds:
         each.begin()
-    end = time.monotonic() + (AMNESIA_SECONDS if disturb else BATCH_SECONDS)
+    end = time.monotonic() + BATCH_SECONDS
     open_rounds = list(rounds)
-    disturb_at = time.monotonic() + 3
+    disturb_at, resume_at = time.monotonic() + 3, 0.0
     while open_rounds:
         if disturb is not None and time.monotonic() >= disturb_at:
             disturb()
             disturb = None
             for each in rounds:
                 each.say("the controller has lost its state")
+        if amnesia and disturb is None and time.monotonic() >= resume_at:
+            resume_at = time.monotonic() + 2  # nodes whose jobs the controller does not know are drained
+            cluster.run("scontrol", "update", f"nodename={','.join(cluster.node_names)}", "state=resume", check=False)
         open_rounds = [each for each in open_rounds if not each.step()]
         assert time.monotonic() < end, f"not over: {open_rounds[0]}\n{json.dumps(open_rounds[0].jobs(), indent=1)}"
-        time.sleep(0.05)
+        time.sleep(0.1)
     wrong = [problem for each in rounds for problem in each.problems()]
     assert not wrong, "\n".join(wrong)
 
@@ -316,7 +335,7 @@ def test_what_is_concluded_of_each_job_is_what_happened_to_it(
             for number in some
         ]
         try:
-            go(rounds, (lambda: lose_state(cluster)) if amnesia else None)
+            go(rounds, cluster, amnesia=amnesia)
         finally:
             for each in rounds:
                 if each.monitor is not None and each.monitor.poll() is None:
