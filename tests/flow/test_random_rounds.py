@@ -99,6 +99,8 @@ class Round:
     amnesia: bool
     cancelled: dict[int, float] = field(default_factory=dict)
     """Jobs that somebody ended, by number: when that was done."""
+    unknowable: set[int] = field(default_factory=set)
+    """Jobs that a person ended and whose end nobody had seen when the controller lost its state."""
     story: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class Round:
         self.stopped_until = 0.0
         self.next_at = 0.0
         self.left = self.chance.randint(1, 4)
-        self.forgotten: set[int] = set()
+        self.by_person: set[int] = set()
 
     # ---- what is so
 
@@ -215,6 +217,7 @@ class Round:
         at = time.time()
         self.cluster.run("scancel", job)
         self.cancelled.setdefault(number, at)
+        self.by_person.add(number)
         self.say(f"scancel {job} (job {number}, {state})")
 
     def listed(self) -> list[tuple[int, str, str]]:
@@ -235,6 +238,11 @@ class Round:
         self.say(f"--cmd cancel {name} ({before['state']})")
         if before["state"] in ("waiting", "pending", "running", "submitting") or before["restart"]:
             self.cancelled.setdefault(number, at)
+
+    def forget(self) -> None:
+        """Call this before the controller loses its state: what only the controller knows is lost with it."""
+        ended = {int(job["name"].split("_")[1]) for job in self.jobs() if job["state"] == "cancelled"}
+        self.unknowable = self.by_person - ended
 
     # ---- what must be so at the end
 
@@ -263,6 +271,8 @@ class Round:
             wrong = "more runs than attempts"
         elif (state == "success") != well:
             wrong = "a false end"
+        elif number in self.unknowable:
+            pass  # it may be called a crash, and be begun anew
         elif number in self.cancelled:
             at = self.cancelled[number]
             before = any(float(words[2]) <= at + 1 for words in ends)  # it may have ended just before
@@ -299,6 +309,8 @@ def go(rounds: list[Round], cluster: Cluster, *, amnesia: bool) -> None:
     disturb_at, resume_at = time.monotonic() + 3, 0.0
     while open_rounds:
         if disturb is not None and time.monotonic() >= disturb_at:
+            for each in rounds:
+                each.forget()
             disturb()
             disturb = None
             for each in rounds:
