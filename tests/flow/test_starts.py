@@ -297,3 +297,19 @@ def test_a_signal_that_no_trap_takes_is_a_mistake_of_the_plan(user: User, templa
     assert refused.returncode == 2
     assert ("the script has no trap for it" if template else "srun does not hand TERM on") in refused.stderr
     assert not user.outputs.exists()
+
+
+def test_a_script_that_was_changed_since_it_was_planned_is_not_run_in_a_terminal(user: User) -> None:
+    planned(user, "a")
+    entry = json.loads((user.home / "outputs/sweep.json").read_text())["entries"][0]
+    script = Path(entry["script_path"])
+    text = script.read_text()
+    script.unlink()
+    script.write_text(text + "touch intruder\n")
+    (user.home / "go").touch()
+    refused = user.run("run_sweep_entry", "--index", "0")
+    assert refused.returncode == 2
+    assert str(script) in refused.stderr
+    assert "plan again" in refused.stderr
+    assert not runs(user)
+    assert not (user.home / "intruder").exists()
