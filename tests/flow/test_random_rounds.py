@@ -35,6 +35,7 @@ KINDS = ("good", "dots", "quiet", "fails", "fails_once", "hangs")
 ROOT = Path(__file__).parents[2]
 WITNESS = Path(__file__).with_name("witness.sh")
 SILENCE_SECONDS = 4
+KILL_WAIT_SECONDS = 2
 BATCH_SECONDS = 240
 SKEWED = """
 import sys, time
@@ -254,6 +255,12 @@ class Round:
         """What a job may be called beside `cancelled`: a rule was ending it when a person cancelled it."""
         return ("stall",) if any(entry["event"] == "restart" for entry in job["history"]) else ()
 
+    @staticmethod
+    def being_ended(job: dict[str, Any], at: float) -> bool:
+        """Whether a rule was just ending a silent job, to begin it anew, when a person cancelled it, too."""
+        restarts = (entry for entry in job["history"] if entry["event"] == "restart" and "'stall'" in entry["message"])
+        return any(at - KILL_WAIT_SECONDS - 3 <= entry["at"] <= at + 2 for entry in restarts)
+
     def problem(self, job: dict[str, Any]) -> str:
         """What was concluded of a job that its own record does not bear out, '' if nothing."""
         number = int(job["name"].split("_")[1])
@@ -276,7 +283,8 @@ class Round:
         elif number in self.cancelled:
             at = self.cancelled[number]
             before = any(float(words[2]) <= at + 1 for words in ends)  # it may have ended just before
-            if any(float(words[2]) > at + 2 for words in starts) and (state == "cancelled" or not before):
+            anew = any(float(words[2]) > at + 2 for words in starts) and (state == "cancelled" or not before)
+            if anew and not self.being_ended(job, at):
                 wrong = "begun anew after it was cancelled"
             elif state not in ("cancelled", *self.given_up(job)) and not before:
                 wrong = "cancelled, and not called so"
@@ -318,6 +326,9 @@ def go(rounds: list[Round], cluster: Cluster, *, amnesia: bool) -> None:
         if amnesia and disturb is None and time.monotonic() >= resume_at:
             resume_at = time.monotonic() + 2  # nodes whose jobs the controller does not know are drained
             cluster.run("scontrol", "update", f"nodename={','.join(cluster.node_names)}", "state=resume", check=False)
+            held = cluster.run("squeue", "-h", "-r", "-t", "PD", "-o", "%i|%r").stdout.splitlines()
+            for job in (line.partition("|")[0] for line in held if line.endswith("requeued held")):
+                cluster.run("scontrol", "release", job, check=False)  # as the monitor tells a person to do
         open_rounds = [each for each in open_rounds if not each.step()]
         assert time.monotonic() < end, f"not over: {open_rounds[0]}\n{json.dumps(open_rounds[0].jobs(), indent=1)}"
         time.sleep(0.1)
@@ -331,7 +342,9 @@ def go(rounds: list[Round], cluster: Cluster, *, amnesia: bool) -> None:
 def test_what_is_concluded_of_each_job_is_what_happened_to_it(
     make_slurm_cluster: Callable[..., Cluster], user: User, accounting: bool, amnesia: bool
 ) -> None:
-    cluster = make_slurm_cluster(accounting=accounting, kill_wait_seconds=2, memory_mb=4000, nodes=2, cpus=3)
+    cluster = make_slurm_cluster(
+        accounting=accounting, kill_wait_seconds=KILL_WAIT_SECONDS, memory_mb=4000, nodes=2, cpus=3
+    )
     chance = random.Random(f"{SEED} {accounting} {amnesia}")
     count = max(1, ROUNDS // 10) if amnesia else max(1, -(-ROUNDS * 4 // 10))
     numbers = list(range(count))
