@@ -62,7 +62,7 @@ def plan(folder: Path, jobs: int, *, array: bool) -> tuple[Manifest, Path]:
         "backend: {argv: [train], options: {number: 0}}\n"
         f"sweep: {{params: {{backend.options.number: {list(range(jobs))}}}}}\n"
     )
-    made = steps.plan(argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[]))
+    made = steps.plan(argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[], overrides_from=None))
     return made.manifest, steps.write_plan(made, None)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 from oellm_autoexp import trust
 from oellm_autoexp.errors import LockedError, Problem, StateError
 from oellm_autoexp.files import create_atomic, write_atomic
+from oellm_autoexp.text import printable
 
 STALE_AFTER_SECONDS = 120.0
 """A claim of another machine is abandoned when it has not changed for this long beyond the announced pause."""
@@ -112,7 +114,8 @@ class Holder:
         return self.host == machine.host and known
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.pid else "a process that takes it just now"
+        host = " ".join(printable(self.host).split())
+        return f"process {self.pid} on {host}" if self.pid else "a process that takes it just now"
 
 
 def _parsed(content: bytes) -> tuple[Holder, float] | None:
@@ -122,7 +125,8 @@ def _parsed(content: bytes) -> tuple[Holder, float] | None:
         holder = Holder(
             str(data["host"]), int(data["pid"]), str(data["started"]), str(data["token"]), str(data.get("pids", ""))
         )
-        return holder, max(0.0, float(data.get("next_in", _UNANNOUNCED_SECONDS)))
+        announced = float(data.get("next_in", _UNANNOUNCED_SECONDS))
+        return (holder, min(max(0.0, announced), _FOR_EVER_SECONDS)) if math.isfinite(announced) else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 

@@ -116,6 +116,18 @@ def link_atomic(link: Path, target: Path) -> None:
         raise
 
 
+def read_text(path: Path) -> str:
+    """The text of a file or pipe that a person named, of at most trust.LINE bytes.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    with path.open("rb") as file:
+        data = file.read(trust.LINE + 1)
+    if len(data) > trust.LINE:
+        raise OSError(errno.EFBIG, f"it has more than {trust.LINE} bytes", str(path))
+    return data.decode()
+
+
 def writable_directory(path: Path, where: str, known: dict[str, Obstacle | None] | None = None) -> Problem | None:
     """What keeps `path` from being made and written to, without making it; None if nothing does.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
+from oellm_autoexp.files import read_text
 from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.text import printable
 
@@ -113,7 +114,7 @@ def source(options: argparse.Namespace) -> Source:
 def _overrides_in(path: Path) -> tuple[str, ...]:
     """The overrides in a file, one a line. Raises ConfigError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(Problem(f"can't read the overrides: {error}", f"--overrides-from {path}")) from None
     return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))

@@ -118,8 +118,10 @@ def _subset(text: str | None) -> frozenset[int] | None:
 
 
 def _read_template(path: Path) -> str:
+    from oellm_autoexp.files import read_text
+
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(Problem(f"can't read the template: {error}", "$.slurm.template_path")) from None
 

@@ -147,8 +147,9 @@ class Worker:
             _redirect(Path(job.log_path))
             _reset_signals()
             os.chdir(job.submission.work_dir)
-            trust.read_script(Path(job.submission.script_path), job.submission.script_digest)
-            words = [*interpreter(Path(job.submission.script_path)), job.submission.script_path]
+            text = trust.read_script(Path(job.submission.script_path), job.submission.script_digest)
+            script = self._spool.keep_script(job.id, text)
+            words = [*interpreter(script), str(script)]
             environment = {**self._spool.environment(job), **_variables(job), RUN_VARIABLE: run.mark}
             code_path = str(self._spool.path(job.id, "code"))
             os.execve("/bin/sh", ["sh", "-c", _SHELL, "sh", code_path, *words], environment)  # noqa: S606

@@ -38,7 +38,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from oellm_autoexp import trust
 from oellm_autoexp.claims import UNREADABLE_AFTER_SECONDS, boot_id, is_running, process_started
 from oellm_autoexp.errors import CorruptError, Problem
-from oellm_autoexp.files import create_atomic, parse_json
+from oellm_autoexp.files import create_atomic, parse_json, write_atomic
 from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.slurm.script import Signal, resolve_log_path
 
@@ -274,6 +274,12 @@ class Spool:
         except FileNotFoundError:
             return None
 
+    def keep_script(self, job: str, text: str) -> Path:
+        """Keep the script that a job runs where others can't replace it, as slurmd does, until the job's end."""
+        path = self.path(job, "script")
+        write_atomic(path, text, 0o600, sync=False)
+        return path
+
     def code(self, job: str) -> int | None:
         """The exit code that the job's shell left, or its worker for it."""
         text = self._text(job, "code")
@@ -286,6 +292,7 @@ class Spool:
     def end(self, job: str, status: JobStatus) -> None:
         """Record how a job ended; what is recorded already stays."""
         self._create(job, "end", asdict(status))
+        self.path(job, "script").unlink(missing_ok=True)
         self._forget_environment(job.partition("_")[0])
 
     def ended(self, job: str) -> JobStatus | None:

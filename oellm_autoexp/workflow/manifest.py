@@ -26,6 +26,7 @@ from oellm_autoexp.files import (
 )
 from oellm_autoexp.model import MANIFEST_VERSION, Manifest
 from oellm_autoexp.monitor.session import session_path
+from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.text import plain_name, plural
 from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
@@ -55,6 +56,8 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
         wanted.setdefault(Path(job.log_dir), "$.project.log_path")
     known: dict[str, Obstacle | None] = {}
     belong = {**wanted, plan.manifest_path.parent: "$.project.base_output_dir"}
+    for job in manifest.jobs:
+        belong |= dict.fromkeys((Path(job.output_dir, name) for name in (MARKS, "provenance")), "$.project.output_dir")
     foreign = [
         Problem(
             f"{path} belongs to {owner}, who could replace what is written there", where, "choose another directory"
@@ -126,10 +129,10 @@ def _check_free(plan: Plan) -> None:
     sweep = plan.sweep_path
     if os.path.lexists(sweep):
         try:
-            found = json.loads(sweep.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = json.loads(trust.read(sweep, most=trust.WHOLE, lenient=True))
+        except (OSError, ValueError, RecursionError, StateError):
             found = None
-        if sweep.is_symlink() or not isinstance(found, dict) or "jobs" in found or found.get("plan_id") != plan_id:
+        if not isinstance(found, dict) or "jobs" in found or found.get("plan_id") != plan_id:
             raise StateError(Problem("a file of another plan has this name", str(sweep), _OTHER_ID))
 
 

@@ -15,10 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from oellm_autoexp import trust
+from oellm_autoexp.errors import StateError
 from oellm_autoexp.redaction import redact_text
 
 _DIFF_LIMIT_BYTES = 4 << 20
 _GIT_TIMEOUT_SECONDS = 20
+_NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""A checkout that several people share may name programs of any of them (git-config(1)); none of these is run."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def _git(directory: Path) -> tuple[dict[str, Any], str]:
 
     def git(*words: str) -> str:
         result = subprocess.run(
-            [program, "-C", str(directory), *words],
+            [program, "-C", str(directory), *_NO_PROGRAMS, *words],
             capture_output=True,
             text=True,
             errors="replace",
@@ -82,10 +86,14 @@ def _git(directory: Path) -> tuple[dict[str, Any], str]:
         return result.stdout
 
     try:
+        folders = {Path(directory, line) for line in git("rev-parse", "--git-dir", "--git-common-dir").splitlines()}
+        for folder in folders:
+            for name in ("config", "config.worktree", "info/attributes"):
+                trust.check_owner(folder / name)
         commit = git("rev-parse", "HEAD").strip()
         branch = git("rev-parse", "--abbrev-ref", "HEAD").strip()
-        diff = git("diff", "HEAD", "--no-ext-diff", "--no-color")
-    except (OSError, subprocess.SubprocessError):
+        diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
+    except (OSError, subprocess.SubprocessError, StateError):
         return {}, ""
     if len(diff) > _DIFF_LIMIT_BYTES:
         diff = f"{diff[:_DIFF_LIMIT_BYTES]}\n[cut: the diff has {len(diff)} characters]\n"

@@ -451,3 +451,37 @@ def test_a_group_reads_together_and_only_the_owner_acts(shared: Shared, group: G
         assert done.returncode == 2, done.stderr + done.stdout
         assert f"belongs to {whose}, not to you" in done.stderr
     assert stamps(shared) == before
+
+
+# --- programs and folders that planning and the job's script meet
+
+
+def test_a_program_that_a_shared_checkout_names_is_not_run(shared: Shared, group: Group) -> None:
+    who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    for words in (["init", "-q"], ["add", "one.yaml"], [*who, "commit", "-q", "-m", "x"]):
+        config(shared)
+        subprocess.run(["git", *words], cwd=shared.work, check=True)
+    (shared.work / "one.yaml").touch()
+    evil = 'cd "$1/.git"; cp config c; printf "[core]\\n\\tfsmonitor = %s\\n" "$2" >> c; mv -f c config'
+    group.attack(evil, shared.work, shared.script)
+    assert plan_autoexp.main(config(shared)) == 0
+    shared.unharmed()
+
+
+@pytest.mark.parametrize("folder", ["marks", "provenance"])
+def test_a_folder_of_a_job_that_another_user_prepared_is_refused(shared: Shared, group: Group, folder: str) -> None:
+    keep = shared.bashrc.parent / "keep"
+    keep.mkdir()
+    (keep / "1.exit").write_text(PRECIOUS)
+    (shared.user.outputs / "one").mkdir(parents=True)
+    group.attack('ln -s "$1" "$2"', keep, shared.user.outputs / "one" / folder)
+    told = f"{shared.user.outputs}/one/{folder} belongs to {group.name}"
+    shared.refused("plan", *config(shared), told=told)
+    assert (keep / "1.exit").read_text() == PRECIOUS
+
+
+@pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
+def test_a_pipe_or_a_device_is_no_sweep_file(shared: Shared, group: Group, kind: str) -> None:
+    (shared.user.outputs / "manifests").mkdir(parents=True)
+    group.attack(f'{kind} "$1"', shared.user.outputs / "manifests" / "one.sweep.json")
+    shared.refused("plan", *config(shared), told="a file of another plan has this name")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.cli.main import main
+from tests.flow.conftest import User
 
 NUMBERS = {
     "5,000 digits": "9" * 5000,
@@ -77,3 +78,10 @@ def test_a_number_of_a_config_that_is_too_long_is_told_with_its_key(
         assert code == 2 or (code == 0 and digits == 10)
         assert "Traceback" not in told
         assert code == 0 or VALUES[value] in told
+
+
+@pytest.mark.parametrize("words", [["--overrides-from", "/dev/zero"], ["slurm.template_path=/dev/zero"]])
+def test_a_file_that_never_ends_is_told(user: User, words: list[str]) -> None:
+    told = user.run("plan", "project=default", *words)
+    assert told.returncode == 2
+    assert "it has more than" in told.stderr

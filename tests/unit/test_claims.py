@@ -184,6 +184,14 @@ def test_a_number_of_a_process_that_no_machine_has_names_nobody() -> None:
     assert Holder.parse(b'{"host": "a", "pid": 1e999, "started": "", "token": ""}') is None
 
 
+def test_an_announcement_without_an_end_and_a_host_of_several_lines_are_no_harm(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "claim"
+    path.write_text('{"host": "a\\nb", "pid": 1, "started": "x", "token": "t", "next_in": 1e999}')
+    assert str(Claim(path, HERE, clock).acquire()) == "a process that takes it just now"
+    assert "taken over at" in Claim(path, HERE, clock).outlook()
+    assert str(Holder("a\nb", 1, "x", "t")) == "process 1 on a b"
+
+
 # ---- waiting for a claim of another machine
 
 
