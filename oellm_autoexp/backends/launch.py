@@ -8,7 +8,7 @@ from typing import Any
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import LaunchedBackend
 from oellm_autoexp.errors import Problem
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm import resources
 from oellm_autoexp.text import plural, shell
 
 _MASTER = (
@@ -50,17 +50,17 @@ class Launch:
 
     def _count(self) -> None:
         """How many ranks there are. What srun is told comes last, and may leave nodes of the job to spare."""
-        nodes, gpus, _ = script.resources(self._sbatch, self._extra)
-        step_nodes = script.resources({"nodes": self._srun.get("nodes", nodes)})[0]
-        of_job = script.tasks(self._sbatch, self._extra)
+        nodes, gpus, _ = resources.resources(self._sbatch, self._extra)
+        step_nodes = resources.resources({"nodes": self._srun.get("nodes", nodes)})[0]
+        of_job = resources.tasks(self._sbatch, self._extra)
         if "ntasks" in self._srun:
-            tasks = script.tasks({"ntasks": self._srun["ntasks"]})
+            tasks = resources.tasks({"ntasks": self._srun["ntasks"]})
         elif of_job is None and "ntasks_per_node" in self._srun:
-            tasks = script.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
+            tasks = resources.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
         else:  # srun takes the job's number, and ignores another one per node (SLURM_NTASKS)
             tasks = of_job
         if of_step := {key: self._srun[key] for key in _GPUS if key in self._srun}:
-            gpus = script.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
+            gpus = resources.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
         elif step_nodes != nodes:
             gpus = gpus // nodes * step_nodes
         if self._section.launch == "srun":
