@@ -103,6 +103,9 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     """
     problems: list[Problem] = []
     wanted = _section_lines(options, problems)
+    if "error" in wanted:
+        what = "a new attempt keeps the files that its output goes to"
+        problems.append(Problem(what, "$.slurm.sbatch.error", "set it in the plan"))
     if problems:
         raise ConfigError(*problems)
     lines = text.split("\n")

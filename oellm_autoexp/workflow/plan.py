@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from oellm_autoexp.backends.base import Note, Probe
+from oellm_autoexp.backends.base import Command, Note, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
@@ -36,7 +36,7 @@ from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.workflow import side_file, watching
+from oellm_autoexp.workflow import launching, side_file, watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -316,14 +316,14 @@ class _Planner:
         except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
             wrong = [f"$.{key}" for key, value in dotted(redacted).items() if not _as_json(value)]
             raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong or ["$"])) from None
-        return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
+        return self._assemble(self._jobs.members[index].point, tree, config, command, env, packed)
 
     def _assemble(
         self,
         point: Point,
         tree: dict[str, Any],
         config: AutoexpConfig,
-        argv: tuple[str, ...],
+        command: Command,
         env: dict[str, str],
         packed: bytes,
     ) -> _Planned:
@@ -356,20 +356,26 @@ class _Planner:
             work_dir=work_dir,
             marks=f"{output_dir}/{MARKS}",
             launcher=Launcher.of(slurm.launcher_cmd, slurm.srun, env=env),
-            argv=argv,
+            argv=command.argv,
             for_slurm=slurm.client.class_name != "LocalClient",
         )
-        nodes, gpus, limit = resources(options(text))  # a template may have directives of its own
+        told = options(text)  # a template may have directives of its own
+        nodes, gpus, limit = resources(told)
         asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
+        streams = launching.streams(slurm, told, work_dir)
+        for note in launching.notes(slurm, told, asked):
+            if all(note.about != known.about for known in command.notes):
+                self._told[note.about].append(note)
         log_name = log_path.removeprefix(f"{slurm_path(output_dir)}/")
         in_array = slurm.array and log_name != log_path and "/" in log_name and "%j" not in log_name
+        in_array = in_array and not any("%j" in each or "%J" in each for each in streams)
         spec = JobSpec(
             index=config.index,
             name=project.name,
             stage=config.stage,
             parameters=redact(point.values),
             coords=redact(dict(point.coords)),
-            argv=self._redactor.words(argv),
+            argv=self._redactor.words(command.argv),
             env=redact(env),
             work_dir=work_dir,
             output_dir=output_dir,
@@ -385,6 +391,7 @@ class _Planner:
             resources=asked,
             gpu_hours=asked.gpu_hours,
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
+            streams=streams,
             template_values=watching.template_values(config.monitoring, config.job, tree),
             monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
             array_group=array_group(directive_lines(text), log_name) if in_array else None,

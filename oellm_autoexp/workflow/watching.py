@@ -15,6 +15,7 @@ from oellm_autoexp.monitor.plausible import Odd, odd_value
 from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.monitor.templates import filled, keys_of, looked_up_keys, used_keys
 from oellm_autoexp.slurm.directives import directives as directives_of
+from oellm_autoexp.slurm.directives import with_options
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.text import did_you_mean, dotted
 
@@ -142,6 +143,7 @@ def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     found = []
     try:
+        with_options("", directives)
         directives_of(directives, (), name="x", log_path="/x", work_dir="/")
         plain = {key: value for key, value in directives.items() if not _templates(value)}
         resources(plain)
