@@ -82,7 +82,7 @@ class Launcher:
                 raise ConfigError(Problem(what, "$.slurm.launcher_cmd", hint))
             return cls(tuple(words), tuple(wrapper))
         end = at + 1 + sum(len(option) for option in _own_options(words[at + 1 :]))
-        behind = words[end + 1 :] if words[end : end + 1] == ("--",) else words[end:]
+        behind = words[end + 1 :] if [*words[end : end + 1]] == ["--"] else words[end:]
         return cls((*words[:end], *given), (*behind, *wrapper))
 
     @property

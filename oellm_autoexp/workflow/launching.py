@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
 
 from oellm_autoexp.backends.base import Note
@@ -26,7 +27,7 @@ def streams(slurm: SlurmSection, asked: Mapping[str, str], work_dir: str) -> tup
     for where, value in _diverted(slurm, asked):
         if value in _NOWHERE:
             continue
-        pattern = value if value.startswith("/") else f"{slurm_path(work_dir)}/{value}"
+        pattern = posixpath.normpath(posixpath.join(slurm_path(work_dir), value))
         if what := stream_problem(pattern):
             hint = (
                 "write <folder>/%j.err (%A_%a in an array; %t for each task of srun), or leave it to project.log_path"
