@@ -93,7 +93,7 @@ def test_a_script_that_is_submitted_by_hand_takes_these_variables_away_itself(sl
     assert dict(unlike(tmp_path / "jobs")) == {}
 
 
-EXPORTS = {
+EXPORTS: dict[str, dict[str, Any]] = {
     "sbatch_none": {"slurm.sbatch.export": "NONE"},
     "sbatch_list": {"slurm.sbatch.export": "HOME"},
     "srun_none": {"slurm.srun.export": "NONE"},
@@ -104,8 +104,8 @@ EXPORTS = {
 def experiment(user: User, **sections: dict[str, Any]) -> list[str]:
     """An experiment for SLURM of these sections; the words that run it."""
     defaults = [{"override /backend": "command"}, {"override /slurm": "base"}]
-    watched = {"poll_interval_seconds": 0.2, **sections.pop("monitoring", {})}
-    config = {"defaults": defaults, "monitoring": watched, **sections}
+    watched: dict[str, Any] = {"poll_interval_seconds": 0.2, **sections.pop("monitoring", {})}
+    config: dict[str, Any] = {"defaults": defaults, "monitoring": watched, **sections}
     (user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
     return ["run", "--config-ref", "./e.yaml"]
 
