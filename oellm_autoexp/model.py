@@ -63,6 +63,8 @@ class JobSpec(Record):
     gpu_hours: float | None = None
     output_paths: tuple[str, ...] = ()
     """More files whose growth counts as activity and whose lines the rules see."""
+    streams: tuple[str, ...] = ()
+    """Files beside the log that SLURM writes what the job prints to, in its notation (%j, %A, %a, %t, …)."""
     template_values: dict[str, Any] = {}
     """The values of the job's config that templates of its rules name, by dotted key."""
     monitoring: dict[str, Any] | None = None
@@ -73,7 +75,13 @@ class JobSpec(Record):
     @property
     def log_dir(self) -> str:
         """The folder of the logs; patterns stand in file names only."""
-        return self.log_path.rpartition("/")[0].replace("%%", "%")
+        return self.log_dirs[0]
+
+    @property
+    def log_dirs(self) -> tuple[str, ...]:
+        """The folders of all files that SLURM writes; it makes none of them."""
+        folders = (path.rpartition("/")[0].replace("%%", "%") for path in (self.log_path, *self.streams))
+        return tuple(dict.fromkeys(folders))
 
 
 class Manifest(Record):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from oellm_autoexp.backends.base import Note
-from oellm_autoexp.config.schema import LaunchedBackend
+from oellm_autoexp.config.schema import LaunchedBackend, SlurmSection
 from oellm_autoexp.errors import Problem
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm import resources
+from oellm_autoexp.slurm.launch import srun_index, srun_options
 from oellm_autoexp.text import plural, shell
 
 _MASTER = (
@@ -18,9 +18,10 @@ _MASTER = (
     # and below the ports that Linux gives to connections (32768 and up, ip(7))
     'export MASTER_PORT="${MASTER_PORT:-$((20000 + (${job%%_*} + 97 * ${SLURM_ARRAY_TASK_ID:-0}) % 12000))}"'
 )
+_OF_JOB = "${SLURM_NTASKS:-1}"  # those of a step that does not say; without a step there is one task, not those
 _SRUN = (
     'export RANK="${SLURM_PROCID:-0}" LOCAL_RANK="${SLURM_LOCALID:-0}"; '
-    'export WORLD_SIZE="${SLURM_STEP_NUM_TASKS:-${SLURM_NTASKS:-1}}"; '
+    'export WORLD_SIZE="${SLURM_STEP_NUM_TASKS:-' + _OF_JOB + '}"; '
     f'{_MASTER}; exec "$@"'
 )
 """What each task runs, by bash: torch's `env://` rendezvous from srun's variables (srun(1), OUTPUT ENVIRONMENT)."""
@@ -32,35 +33,51 @@ _GPUS = ("gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "gres")
 class Launch:
     """How the ranks of a job come to be: what is wrong or should be known of it, how many there are, and the words."""
 
-    def __init__(self, section: LaunchedBackend, slurm: Mapping[str, Any]) -> None:
+    def __init__(self, section: LaunchedBackend, slurm: SlurmSection) -> None:
         self._section = section
         self._slurm = slurm
-        self._alone = slurm["client"]["class_name"] == "LocalClient" or not slurm.get("launcher_cmd")
-        self._sbatch, self._extra = slurm.get("sbatch") or {}, slurm.get("sbatch_extra_directives") or []
-        self._srun = {
-            key.replace("-", "_"): value
-            for key, value in (slurm.get("srun") or {}).items()
-            if value is not None and value is not False
-        }
+        self._here = slurm.client.class_name == "LocalClient"
+        self._alone = self._here or not slurm.launcher_cmd
+        self._sbatch, self._extra = slurm.sbatch, slurm.sbatch_extra_directives
+        self._srun = srun_options(slurm.launcher_cmd, slurm.srun)
         self.problems: list[Problem] = []
         self.notes = [*self._signal_notes()]
         self._per_node = self.world = 1
+        nodes, gpus, _ = resources.resources(self._sbatch, self._extra)
         if not self._alone:
-            self._count()
+            self._count(nodes, gpus)
+        elif not self._here and section.launch == "torchrun":  # the script runs on the first node
+            self._per_node = self.world = max(1, gpus // nodes)
+        self.notes += self._idle_notes(gpus)
 
-    def _count(self) -> None:
+    def _idle_notes(self, gpus: int) -> Iterator[Note]:
+        """GPUs that the job asks for and no rank uses."""
+        launcher = self._slurm.launcher_cmd
+        if gpus > self.world:
+            if self._here:
+                why = "the embedded scheduler runs a job as one rank"
+            elif self._alone:
+                why = "without slurm.launcher_cmd the script's own node has all of them; set launcher_cmd: srun"
+            else:
+                why = "slurm.srun leaves out what the job asks for besides"
+            ranks = "one process" if self.world == 1 else f"{self.world} processes"
+            yield Note("idle GPUs", f"the job asks for {gpus} GPUs and starts {ranks}, one for each GPU: {why}")
+        if not self._alone and srun_index(launcher) is None:
+            text = f"slurm.launcher_cmd has no srun: '{launcher[0]}' must start the {plural(self.world, 'rank')} itself"
+            yield Note("launcher", text)
+
+    def _count(self, nodes: int, gpus: int) -> None:
         """How many ranks there are. What srun is told comes last, and may leave nodes of the job to spare."""
-        nodes, gpus, _ = script.resources(self._sbatch, self._extra)
-        step_nodes = script.resources({"nodes": self._srun.get("nodes", nodes)})[0]
-        of_job = script.tasks(self._sbatch, self._extra)
+        step_nodes = resources.resources({"nodes": self._srun.get("nodes", nodes)})[0]
+        of_job = resources.tasks(self._sbatch, self._extra)
         if "ntasks" in self._srun:
-            tasks = script.tasks({"ntasks": self._srun["ntasks"]})
+            tasks = resources.tasks({"ntasks": self._srun["ntasks"]})
         elif of_job is None and "ntasks_per_node" in self._srun:
-            tasks = script.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
+            tasks = resources.tasks({"nodes": step_nodes, "ntasks_per_node": self._srun["ntasks_per_node"]})
         else:  # srun takes the job's number, and ignores another one per node (SLURM_NTASKS)
             tasks = of_job
         if of_step := {key: self._srun[key] for key in _GPUS if key in self._srun}:
-            gpus = script.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
+            gpus = resources.resources({"nodes": step_nodes, "ntasks": tasks, **of_step})[1]
         elif step_nodes != nodes:
             gpus = gpus // nodes * step_nodes
         if self._section.launch == "srun":
@@ -118,7 +135,7 @@ class Launch:
     def own_environment(self) -> dict[str, str]:
         """What the backend adds to the job's environment."""
         # The batch script runs on the first node; a cluster's profile may know a better name of it.
-        known = {*(self._slurm.get("env") or {}), *self._section.env}
+        known = {*self._slurm.env, *self._section.env}
         own = {} if self._alone else {"MASTER_ADDR": "$SLURMD_NODENAME"}
         if not self._alone and "kill_on_bad_exit" not in self._srun:
             own["SLURM_KILL_BAD_EXIT"] = "1"  # else all others wait for a dead rank, for as long as NCCL does
@@ -126,8 +143,7 @@ class Launch:
 
     def environment(self) -> dict[str, str]:
         """All that the job exports."""
-        of_slurm = {name: str(value) for name, value in (self._slurm.get("env") or {}).items() if value is not None}
-        return {**of_slurm, **self.own_environment()}
+        return {**self._slurm.env, **self.own_environment()}
 
     def argv(self, name: str, program: Sequence[str]) -> list[str]:
         """The whole command: bash, as `name`, takes the rank or the node from SLURM's variables, where it runs.
@@ -136,7 +152,8 @@ class Launch:
         """
         python = self._section.python
         if self._section.launch == "srun":
-            return ["bash", "-c", _SRUN, name, *python, *program]
+            ranks = _SRUN if self._here or not self._alone else _SRUN.replace(_OF_JOB, "1")
+            return ["bash", "-c", ranks, name, *python, *program]
         torchrun = shell([*python, "-m", "torch.distributed.run"])
         nodes = "1" if self._alone else '"${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"'
         # By fixed node ranks: nobody has to guess from a host's name which node is the master.

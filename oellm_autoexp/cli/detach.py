@@ -136,7 +136,7 @@ def _detach(
 def _wishes(manifest: Manifest, script: str | None = None) -> Wishes:
     """What the monitor's job asks for. Raises ConfigError, and UnreachableError where there is no sbatch."""
     from oellm_autoexp.monitor.detached import Wishes, check_command
-    from oellm_autoexp.slurm.script import options
+    from oellm_autoexp.slurm.directives import options
 
     check_command(manifest.slurm["submit_cmd"])
     if not _on_slurm(manifest):

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oellm_autoexp.slurm.script import terminal_problems
+    from oellm_autoexp.slurm.launch import terminal_problems
     from oellm_autoexp.text import printable, shell
     from oellm_autoexp.workflow.outputs import held_for_terminal
 
@@ -100,7 +100,7 @@ _ONE_TASK = {
 
 def _environment(script: str) -> dict[str, str]:
     """What the environment gets, so that a script runs its program without its launcher, as a single task."""
-    from oellm_autoexp.slurm.script import LAUNCHER_VARIABLE, has_launcher
+    from oellm_autoexp.slurm.launch import LAUNCHER_VARIABLE, has_launcher
 
     told = {LAUNCHER_VARIABLE: ""} if LAUNCHER_VARIABLE in script else {}
     return {**told, **(_ONE_TASK if has_launcher(script) else {})}
@@ -108,7 +108,9 @@ def _environment(script: str) -> dict[str, str]:
 
 def _left_out(script: str) -> str:
     """What a terminal does not give a job, in words; '' if nothing."""
-    from oellm_autoexp.slurm.script import has_launcher, options, resources, tasks
+    from oellm_autoexp.slurm.directives import options
+    from oellm_autoexp.slurm.launch import has_launcher
+    from oellm_autoexp.slurm.resources import resources, tasks
 
     asked = options(script)
     nodes, gpus, _ = resources(asked)

@@ -22,6 +22,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.resolvers import make_resolvers
@@ -82,8 +83,9 @@ class Composed:
         return load(Source(self.source.config_ref, self.source.config_dirs, (*self.source.overrides, *choices)))
 
     def overlay(self, environment: Mapping[str, str], now: datetime, python: str) -> Overlay:
-        """The base, ready for points to be laid over it."""
-        return Overlay(self.base, make_resolvers(environment, now, shipped, python))
+        """The base with the schema's defaults in it, ready for points to be laid over it."""
+        base, added = with_defaults(self.base)
+        return Overlay(base, make_resolvers(environment, now, shipped, python), added)
 
 
 def load(source: Source) -> Composed:
@@ -110,7 +112,7 @@ def load(source: Source) -> Composed:
         try:
             tree = _compose(overrides)
             # Only now is it known which backend was chosen, and so which keys are new and need a `+`.
-            opened = _checked_overrides(source.overrides, open_sections(tree))
+            opened = _checked_overrides(source.overrides, open_sections(tree), tree)
             if opened != overrides:
                 overrides = opened
                 tree = _compose(overrides)
@@ -242,13 +244,18 @@ _NO_SWEEP = "sweep=none"
 _EVER_OPEN = (*OPEN_SECTIONS, *(section for sections in OPEN_FOR_BACKEND.values() for section in sections))
 
 
-def _checked_overrides(overrides: tuple[str, ...], opened: tuple[str, ...]) -> list[_Override]:
-    """The overrides, with `++` before keys of `opened` sections. Raises ConfigError with all that do not parse."""
+def _checked_overrides(
+    overrides: tuple[str, ...], opened: tuple[str, ...], tree: Mapping[str, Any] | None = None
+) -> list[_Override]:
+    """The overrides, with `++` before keys of `opened` sections and of the schema (of the classes that `tree` names).
+
+    Raises ConfigError with all that do not parse.
+    """
     problems: list[Problem] = []
     checked: list[_Override] = []
     for text in overrides:
         try:
-            checked.append(_checked_override(text, opened))
+            checked.append(_checked_override(text, opened, tree))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -256,7 +263,7 @@ def _checked_overrides(overrides: tuple[str, ...], opened: tuple[str, ...]) -> l
     return checked
 
 
-def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
+def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any] | None = None) -> _Override:
     if len(text) > LONGEST_OVERRIDE:
         what = f"the override has {len(text)} characters; at most {LONGEST_OVERRIDE}"
         raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
@@ -281,6 +288,7 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
         return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
     free = f"{key}.".startswith(opened) or key.startswith("sweep.") or whole_sweep
+    free = free or ("." in key and not override.is_delete() and is_schema_key(key, tree))
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
 
 

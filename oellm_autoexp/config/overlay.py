@@ -77,11 +77,14 @@ class Overlay:
     """A composed config onto which points are laid.
 
     `base` is plain data with its interpolations still as text, and must not change any more; `resolvers` answer
-    `${name:…}`.
+    `${name:…}`. `added` are those of its dotted keys that nobody has written: `+` may set them.
     """
 
-    def __init__(self, base: dict[str, Any], resolvers: Mapping[str, Resolver]) -> None:
+    def __init__(
+        self, base: dict[str, Any], resolvers: Mapping[str, Resolver], added: frozenset[str] = frozenset()
+    ) -> None:
         self.base = base
+        self._added = added
         self._resolvers = resolvers
         self._open = open_sections(base)
         self._live: dict[int, Sequence[Any]] = {}
@@ -94,7 +97,7 @@ class Overlay:
         not have is an error unless it is written `+key` or `++key` or lies in an open section; `~key` deletes. Raises
         ConfigError, with all wrong keys at once.
         """
-        laying = _Laying(self.base, self._live, self._present, self._open)
+        laying = _Laying(self.base, self._live, self._present, self._open, self._added)
         problems = [problem for key, value in values.items() for problem in laying.put(key, value)]
         if problems:
             raise ConfigError(*problems)
@@ -186,9 +189,15 @@ class _Laying:
     """A tree in the making: what a value changes is copied first, everything else stays the base's."""
 
     def __init__(
-        self, base: dict[str, Any], live: LiveKeys, present: Callable[[Laid, Path], Any], opened: tuple[str, ...]
+        self,
+        base: dict[str, Any],
+        live: LiveKeys,
+        present: Callable[[Laid, Path], Any],
+        opened: tuple[str, ...],
+        added: frozenset[str],
     ) -> None:
         self._base_live = live
+        self._added = added
         self._present = present
         self._opened = opened
         self.tree = Laid(base)
@@ -221,7 +230,8 @@ class _Laying:
         value = respelled(value, name) if isinstance(value, dict) else value
         self.tree.changed += dict.fromkeys((path, plain_indices(path)))
         free = sign in ("+", "++") or _open(name, self._opened)
-        if sign == "+" and not isinstance(value, dict | list) and self._present(self.tree, path) is not None:
+        plain = sign == "+" and name not in self._added and not isinstance(value, dict | list)
+        if plain and self._present(self.tree, path) is not None:
             return [Problem(f"the config has '{name}' already", key, f"write '{name}' or '++{name}'")]
         parent = self._parent(path[:-1], create=free and sign != "~")
         last = None if parent is None else _position(parent, path[-1])

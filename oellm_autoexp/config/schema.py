@@ -219,7 +219,7 @@ def _problem(detail: Any) -> Problem:
     if kind == "missing":
         return Problem("this key is required", path)
     if kind.startswith("union_tag"):
-        return _class_name_problem(value, path, [tag for model in inside for tag in _tags(model)])
+        return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
     if kind in ("value_error", "state", "event"):
         return Problem(detail["msg"].removeprefix("Value error, "), path)
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
@@ -232,7 +232,7 @@ def _place_of(key: str) -> str:
     if dot and section in AutoexpConfig.model_fields:
         return f"write it as keys within keys: '{section}:', and below that '{rest}'"
     fields = AutoexpConfig.model_fields.items()
-    found = [name for name, field in fields for model in _sections(field.annotation) if key in model.model_fields]
+    found = [name for name, field in fields for model in sections_of(field.annotation) if key in model.model_fields]
     return f"it is a key of '{found[0]}'" if found else ""
 
 
@@ -274,7 +274,7 @@ def _written(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Se
             written.append(part)
             keyed = False
             continue
-        chosen = [model for model in inside if part in _tags(model)]
+        chosen = [model for model in inside if part in tags(model)]
         if chosen and len(inside) > 1:
             inside = chosen
             continue
@@ -282,19 +282,19 @@ def _written(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Se
         if isinstance(part, str):
             around = inside
             fields = [model.model_fields[part] for model in around if part in model.model_fields]
-            inside = [model for found in fields for model in _sections(found.annotation)]
+            inside = [model for found in fields for model in sections_of(found.annotation)]
             keyed = bool(inside) and any(get_origin(found.annotation) is dict for found in fields)
     return tuple(written), around, inside
 
 
-def _sections(annotation: Any) -> Sections:
+def sections_of(annotation: Any) -> Sections:
     """The sections that a field's type names, also inside of unions and lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in get_args(annotation) for model in _sections(argument)]
+    return [model for argument in get_args(annotation) for model in sections_of(argument)]
 
 
-def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+def tags(model: type[BaseModel]) -> tuple[str, ...]:
     """The class names by which a union knows a section."""
     found = model.model_fields.get("class_name")
     return get_args(found.annotation) if found else ()

@@ -40,6 +40,7 @@ from oellm_autoexp.monitor.tracked import (
     by_id,
 )
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.slurm.log_paths import stream_files
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.submit import Submitter, link_current
 
@@ -444,7 +445,9 @@ class Monitor:
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
             job = self._read(job, job.resolved_log_path, now, final=final)
-        for path in self._specs[job.name].output_paths:
+        spec = self._specs[job.name]
+        found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.scheduler_id))]
+        for path in dict.fromkeys((*spec.output_paths, *found)):
             if path != job.resolved_log_path:
                 job = self._read(job, path, now, final=final)
         return job
@@ -593,3 +596,11 @@ def detectors(manifest: Manifest) -> dict[str, Detector]:
             made[key] = Detector(rules, job.inactivity_threshold_seconds)
         found[job.name] = made[key]
     return found
+
+
+def _files(folder: str, names: str) -> list[str]:
+    """The files of a folder whose names fit; none where it can't be read now."""
+    try:
+        return sorted(map(str, Path(folder).glob(names)))
+    except OSError:
+        return []

@@ -17,7 +17,7 @@ from oellm_autoexp.monitor.tracked import (
     Restarting,
     TrackedJob,
 )
-from oellm_autoexp.slurm.script import node_names
+from oellm_autoexp.slurm.nodes import node_names
 
 DO_NOT_REQUEUE = 93
 """The exit code by which NVIDIA's resiliency launcher asks not to be run again."""

@@ -27,7 +27,7 @@ from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.scheduler.make import make_scheduler
 from oellm_autoexp.scheduler.slurm import SlurmClient
-from oellm_autoexp.slurm.script import directives
+from oellm_autoexp.slurm.directives import directives
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.text import scalar
 from oellm_autoexp.world import Errand, Outcome

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.model import JobStatus, Submission, Usage
-from oellm_autoexp.slurm.script import LAUNCHER_VARIABLE
+from oellm_autoexp.slurm.launch import LAUNCHER_VARIABLE
 
 SUCCEEDED = frozenset({"COMPLETED"})
 ENDED = frozenset(

@@ -30,7 +30,8 @@ from oellm_autoexp.scheduler.spool import (
     lingers,
     nobody,
 )
-from oellm_autoexp.slurm.script import directive_lines, signal_before_end
+from oellm_autoexp.slurm.directives import directive_lines
+from oellm_autoexp.slurm.signals import signal_before_end
 
 _MAX_ARRAY_SIZE = 100_000
 _WORKER_STAYS_SECONDS = 5.0

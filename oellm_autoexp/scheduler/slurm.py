@@ -26,7 +26,10 @@ from oellm_autoexp.errors import (
 )
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
-from oellm_autoexp.slurm import limits, parse, script
+from oellm_autoexp.slurm import limits, parse
+from oellm_autoexp.slurm.directives import options
+from oellm_autoexp.slurm.environment import SRUN_INPUTS
+from oellm_autoexp.slurm.nodes import node_union
 from oellm_autoexp.text import did_you_mean
 
 _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: in hidden partitions, too; -t all: those that ended lately, too
@@ -115,7 +118,7 @@ class SlurmClient:
         problems = []
         for path, text in scripts.items():
             problems += self._path_problems(path)
-            asked = script.options(text)
+            asked = options(text)
             problems += limits.option_problems(asked, known, path)
             problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
             problems += self._node_problems(asked, path)
@@ -292,7 +295,7 @@ class SlurmClient:
             if not told:
                 continue
             present = parse.job_field(told, "ExcNodeList")
-            union = script.node_union(present, nodes)
+            union = node_union(present, nodes)
             if union == present:
                 continue
             result = self._run(
@@ -432,16 +435,19 @@ def _told_by_environment() -> dict[str, str]:
 
 
 def _submission_environment(script_path: str) -> dict[str, str]:
-    """The user's environment for a submission, without what would make another one of it than the script says."""
+    """The user's environment for a submission, without what would make another one of it than the script says.
+
+    The job gets it, too (sbatch's --export), and with it what srun would heed there.
+    """
     try:
-        asked = script.options(trust.read_script(Path(script_path)))
+        asked = options(trust.read_script(Path(script_path)))
     except (OSError, StateError):
         asked = {}
     kept = {name for name, option in _DEFAULTS.items() if option not in asked}
     return {
         name: value
         for name, value in outside_jobs(os.environ).items()
-        if name in kept or not name.startswith(("SBATCH_", "SLURM_CLUSTERS"))
+        if name in kept or not (name in SRUN_INPUTS or name.startswith(("SBATCH_", "SRUN_", "SLURM_CLUSTERS")))
     }
 
 

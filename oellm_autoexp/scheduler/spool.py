@@ -40,7 +40,8 @@ from oellm_autoexp.claims import UNREADABLE_AFTER_SECONDS, boot_id, is_running, 
 from oellm_autoexp.errors import CorruptError, Problem
 from oellm_autoexp.files import create_atomic, parse_json, write_atomic
 from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.slurm.script import Signal, resolve_log_path
+from oellm_autoexp.slurm.log_paths import resolve_log_path
+from oellm_autoexp.slurm.signals import Signal
 
 CANCELLED, TIMEOUT = "CANCELLED", "TIMEOUT"
 RUN_VARIABLE = "OELLM_LOCAL_RUN"

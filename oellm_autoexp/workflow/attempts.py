@@ -10,7 +10,9 @@ from oellm_autoexp import trust
 from oellm_autoexp.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest, Resources
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm.directives import excluding, options, with_options
+from oellm_autoexp.slurm.resources import resources
+from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.text import digest
 from oellm_autoexp.workflow.replan import replan
 from oellm_autoexp.workflow.watching import DIRECTIVES
@@ -35,7 +37,7 @@ def write_script(
     text = make_script(manifest, spec, overrides, excluded)
     if text is None:
         return None
-    nodes_, gpus, limit = script.resources(script.options(text))
+    nodes_, gpus, limit = resources(options(text))
     path = script_place(spec, attempt)
     if check is not None:
         check(spec, str(path), text)
@@ -61,10 +63,10 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
     if not overrides and not nodes:
         return None
     made = _made(manifest, spec, values, directives, nodes)
-    if "signal" in directives and script.signal_problems(made):  # its shell has to be made for that signal
+    if "signal" in directives and signal_problems(made):  # its shell has to be made for that signal
         own = {f"{DIRECTIVES}signal": directives["signal"]}
         made = _made(manifest, spec, {**values, **own}, directives, nodes)
-        raise_all(ConfigError, script.signal_problems(made))
+        raise_all(ConfigError, signal_problems(made))
     return made
 
 
@@ -82,7 +84,7 @@ def _made(
             text = trust.read_script(Path(spec.script_path), spec.script_digest, Path(manifest.base_output_dir))
     except OSError as error:
         raise _no_script(error, Path(spec.script_path)) from None
-    return script.excluding(script.with_options(text, directives), nodes)
+    return excluding(with_options(text, directives), nodes)
 
 
 def _no_script(error: OSError, path: Path) -> StateError:

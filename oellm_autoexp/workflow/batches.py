@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oellm_autoexp.model import JobSpec, Manifest, Submission
-from oellm_autoexp.slurm.script import slurm_path
+from oellm_autoexp.slurm.log_paths import slurm_path
 
 
 @dataclass(frozen=True)

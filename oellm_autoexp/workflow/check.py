@@ -22,7 +22,8 @@ from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest
 from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.scheduler.base import Scheduler
-from oellm_autoexp.slurm.script import array_group, directive_lines, options, resources
+from oellm_autoexp.slurm.directives import array_group, directive_lines, options
+from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.workflow.attempts import make_script, script_place
 from oellm_autoexp.workflow.replan import NO_VALUE
 from oellm_autoexp.workflow.watching import known_overrides

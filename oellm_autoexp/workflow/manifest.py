@@ -53,7 +53,8 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     }
     for job in manifest.jobs:
         wanted.setdefault(Path(job.output_dir), "$.project.output_dir")
-        wanted.setdefault(Path(job.log_dir), "$.project.log_path")
+        for number, folder in enumerate(job.log_dirs):
+            wanted.setdefault(Path(folder), "$.slurm" if number else "$.project.log_path")
     known: dict[str, Obstacle | None] = {}
     belong = {**wanted, plan.manifest_path.parent: "$.project.base_output_dir"}
     for job in manifest.jobs:
@@ -169,7 +170,8 @@ class _Making:
                 self._claim.beat(_BEAT_SECONDS)
             folder = os.path.dirname(job.script_path)  # noqa: PTH120  a thousand times: without making Paths
             self._own(folder)
-            _make(job.log_dir, self._above)
+            for logs in job.log_dirs:
+                _make(logs, self._above)
             for file in plan.job_files(number):
                 _write_new(file)
             for shared in plan.shared:

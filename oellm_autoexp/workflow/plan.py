@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from oellm_autoexp.backends.base import Note, Probe
+from oellm_autoexp.backends.base import Command, Note, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
@@ -26,11 +26,17 @@ from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm.directives import array_group, directive_lines, directives, options
+from oellm_autoexp.slurm.environment import environment_problems
+from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
+from oellm_autoexp.slurm.log_paths import slurm_path
+from oellm_autoexp.slurm.resources import resources
+from oellm_autoexp.slurm.script import MARKS, render
+from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.workflow import side_file, watching
+from oellm_autoexp.workflow import launching, side_file, watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -228,7 +234,7 @@ class _Planner:
         for done, index in enumerate(wanted):
             try:
                 planned.append(self.job(index))
-                raise_all(ConfigError, script.signal_problems(planned[-1].script))
+                raise_all(ConfigError, signal_problems(planned[-1].script))
             except AutoexpError as error:
                 problems.update(dict.fromkeys(error.problems, type(error)))
                 if len(problems) >= ENOUGH_PROBLEMS:
@@ -297,6 +303,7 @@ class _Planner:
             for name in env
             if not _VARIABLE.fullmatch(name)
         ]
+        problems += environment_problems(env)
         raise_all(ConfigError, problems)
         for note in command.notes:
             self._told[note.about].append(note)
@@ -309,14 +316,14 @@ class _Planner:
         except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
             wrong = [f"$.{key}" for key, value in dotted(redacted).items() if not _as_json(value)]
             raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong or ["$"])) from None
-        return self._assemble(self._jobs.members[index].point, tree, config, command.argv, env, packed)
+        return self._assemble(self._jobs.members[index].point, tree, config, command, env, packed)
 
     def _assemble(
         self,
         point: Point,
         tree: dict[str, Any],
         config: AutoexpConfig,
-        argv: tuple[str, ...],
+        command: Command,
         env: dict[str, str],
         packed: bytes,
     ) -> _Planned:
@@ -334,34 +341,41 @@ class _Planner:
             values = {key: value for key, value in overrides.items() if not key.startswith(watching.DIRECTIVES)}
             if values:
                 self._later.setdefault((config.stage, place, str(values)), (config.index, place, values))
-        lines = script.directives(
+        lines = directives(
             slurm.sbatch,
             slurm.sbatch_extra_directives,
             name=project.name,
             log_path=log_path,
             work_dir=work_dir,
         )
-        text = script.render(
+        text = render(
             self._template(absolute(slurm.template_path) if slurm.template_path else ""),
             name=project.name,
             lines=lines,
             env=env,
             work_dir=work_dir,
-            marks=f"{output_dir}/{script.MARKS}",
-            launcher=(*slurm.launcher_cmd, *script.flags(slurm.srun)) if slurm.launcher_cmd else (),
-            argv=argv,
+            marks=f"{output_dir}/{MARKS}",
+            launcher=Launcher.of(slurm.launcher_cmd, slurm.srun, env=env),
+            argv=command.argv,
+            for_slurm=slurm.client.class_name != "LocalClient",
         )
-        nodes, gpus, limit = script.resources(script.options(text))  # a template may have directives of its own
-        resources = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
-        log_name = log_path.removeprefix(f"{script.slurm_path(output_dir)}/")
+        told = options(text)  # a template may have directives of its own
+        nodes, gpus, limit = resources(told)
+        asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
+        streams = launching.streams(slurm, told, work_dir)
+        for note in launching.notes(slurm, told, asked):
+            if all(note.about != known.about for known in command.notes):
+                self._told[note.about].append(note)
+        log_name = log_path.removeprefix(f"{slurm_path(output_dir)}/")
         in_array = slurm.array and log_name != log_path and "/" in log_name and "%j" not in log_name
+        in_array = in_array and not any("%j" in each or "%J" in each for each in streams)
         spec = JobSpec(
             index=config.index,
             name=project.name,
             stage=config.stage,
             parameters=redact(point.values),
             coords=redact(dict(point.coords)),
-            argv=self._redactor.words(argv),
+            argv=self._redactor.words(command.argv),
             env=redact(env),
             work_dir=work_dir,
             output_dir=output_dir,
@@ -374,12 +388,13 @@ class _Planner:
             start_condition_cmd=config.job.start_condition_cmd,
             start_condition_interval_seconds=config.job.start_condition_interval_seconds,
             inactivity_threshold_seconds=config.job.inactivity_threshold_seconds,
-            resources=resources,
-            gpu_hours=resources.gpu_hours,
+            resources=asked,
+            gpu_hours=asked.gpu_hours,
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
+            streams=streams,
             template_values=watching.template_values(config.monitoring, config.job, tree),
             monitoring=watching.own_rules(config.monitoring, (self._first or config).monitoring),
-            array_group=script.array_group(script.directive_lines(text), log_name) if in_array else None,
+            array_group=array_group(directive_lines(text), log_name) if in_array else None,
         )
         self._first = self._first or config
         check_plan_wide(self._first, config)

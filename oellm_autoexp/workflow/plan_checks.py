@@ -13,7 +13,7 @@ from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm import log_paths
 from oellm_autoexp.sweep.expander import keys_set, plain
 from oellm_autoexp.workflow import watching
 from oellm_autoexp.workflow.provenance import Circumstances
@@ -125,10 +125,10 @@ def log_pattern(log_path: str, output_dir: str) -> str:
     Raises ConfigError for a pattern in a folder's name (nobody would make that folder), or one that can't be followed.
     """
     inside = log_path.startswith(f"{output_dir}/")
-    pattern = script.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
+    pattern = log_paths.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
     folder, _, name = pattern.rpartition("/")
-    hint = f"use {' '.join(script.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
-    wrong = [found for found in re.findall("%.?", name) if found not in script.LOG_PATTERNS]
+    hint = f"use {' '.join(log_paths.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
+    wrong = [found for found in re.findall("%.?", name) if found not in log_paths.LOG_PATTERNS]
     wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
     wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
     raise_all(ConfigError, [Problem(f"'{found}' can't stand here", "$.project.log_path", hint) for found in wrong])

@@ -88,6 +88,8 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
             for key, value in moved.items()
         ],
     )
+    if planned.streams != job.streams:
+        raise ConfigError(Problem("a new attempt keeps the files that its output goes to", "$.slurm"))
     return Replanned(text, planned.resources, planned.argv)
 
 

@@ -43,6 +43,7 @@ class Jobs:
         self._circumstances = circumstances
         self._work_dir = str(circumstances.work_dir)
         self._overlays: dict[tuple[str, ...], Overlay] = {}
+        self._chosen: dict[tuple[str, ...], dict[str, Any]] = {}
         points = expand(composed.sweep)
         kept = self._filtered(points)
         if points and not kept:
@@ -73,7 +74,7 @@ class Jobs:
 
     def chosen(self) -> dict[tuple[str, ...], dict[str, Any]]:
         """The unresolved configs of the group choices that the sweep has made so far, by those choices."""
-        return {choices: overlay.base for choices, overlay in self._overlays.items() if choices}
+        return self._chosen
 
     def __len__(self) -> int:
         return len(self.members)
@@ -115,6 +116,8 @@ class Jobs:
             except ConfigError as error:
                 by_key = {choice: choice.partition("=")[0] for choice in choices}
                 raise _placed(error, by_key) from None
+            if choices:
+                self._chosen[choices] = composed.base
             around = self._circumstances
             self._overlays[choices] = composed.overlay(around.environment, around.now, around.python)
         return self._overlays[choices]

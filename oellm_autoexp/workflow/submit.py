@@ -55,7 +55,8 @@ from oellm_autoexp.monitor.tracked import (
     by_id,
 )
 from oellm_autoexp.scheduler.base import ENDED, UNKNOWN, Scheduler
-from oellm_autoexp.slurm.script import MARKS, array_script, resolve_log_path
+from oellm_autoexp.slurm.log_paths import resolve_log_path
+from oellm_autoexp.slurm.script import MARKS, array_script
 from oellm_autoexp.text import digest
 from oellm_autoexp.workflow.attempts import write_script
 from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, followed, log_name, submission

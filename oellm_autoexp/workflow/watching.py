@@ -14,7 +14,9 @@ from oellm_autoexp.monitor.patterns import advice, group_names
 from oellm_autoexp.monitor.plausible import Odd, odd_value
 from oellm_autoexp.monitor.rules import LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.monitor.templates import filled, keys_of, looked_up_keys, used_keys
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm.directives import directives as directives_of
+from oellm_autoexp.slurm.directives import with_options
+from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.text import did_you_mean, dotted
 
 DIRECTIVES = "slurm.sbatch."
@@ -141,9 +143,10 @@ def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     found = []
     try:
-        script.directives(directives, (), name="x", log_path="/x", work_dir="/")
+        with_options("", directives)
+        directives_of(directives, (), name="x", log_path="/x", work_dir="/")
         plain = {key: value for key, value in directives.items() if not _templates(value)}
-        script.resources(plain)
+        resources(plain)
     except ConfigError as error:
         found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
     for key in overrides:

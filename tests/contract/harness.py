@@ -14,7 +14,8 @@ from oellm_autoexp.scheduler.base import ENDED, Scheduler
 from oellm_autoexp.scheduler.fake import FakeSlurmClient, Script
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.scheduler.slurm import SlurmClient
-from oellm_autoexp.slurm.script import directives, slurm_path
+from oellm_autoexp.slurm.directives import directives
+from oellm_autoexp.slurm.log_paths import slurm_path
 
 PATIENCE_SECONDS = 180
 

@@ -10,7 +10,7 @@ import pytest
 
 from oellm_autoexp.errors import SubmitError
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus
-from oellm_autoexp.slurm.script import resolve_log_path
+from oellm_autoexp.slurm.log_paths import resolve_log_path
 from tests.contract.harness import (
     FAILS,
     STAYS,

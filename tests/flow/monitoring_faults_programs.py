@@ -26,7 +26,7 @@ from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.session import session_path
 from oellm_autoexp.monitor.worker import Worker
 from oellm_autoexp.scheduler.fake import FakeSlurmClient
-from oellm_autoexp.slurm.script import resolve_log_path
+from oellm_autoexp.slurm.log_paths import resolve_log_path
 
 _WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.truncate", "os.utime"}
 

@@ -23,7 +23,8 @@ from oellm_autoexp.config import expressions, loader
 from oellm_autoexp.errors import AutoexpError, ConfigError
 from oellm_autoexp.logs import Cursor, pieces, read_added
 from oellm_autoexp.monitor import progress
-from oellm_autoexp.slurm import limits, parse, script, times
+from oellm_autoexp.slurm import directives, limits, parse, resources, signals, times
+from oellm_autoexp.slurm.nodes import node_names
 from oellm_autoexp.text import fill
 from tests.fuzz.driver import fuzz
 
@@ -236,26 +237,26 @@ def site(text: str) -> None:
 
 def head(text: str) -> None:
     """A script's directives: nothing changes where nothing is asked for; what is set is there, the rest as it was."""
-    found = script.options(text)
-    lines = script.directive_lines(text)
-    assert script.with_options(text, {}) == text
-    changed = script.with_options(text, {"time": "5", "qos": None})
-    assert script.options(changed)["time"] == "5"
-    assert "qos" not in script.options(changed)
+    found = directives.options(text)
+    lines = directives.directive_lines(text)
+    assert directives.with_options(text, {}) == text
+    changed = directives.with_options(text, {"time": "5", "qos": None})
+    assert directives.options(changed)["time"] == "5"
+    assert "qos" not in directives.options(changed)
     same = {key: value for key, value in found.items() if key not in ("time", "qos")}
-    assert {key: value for key, value in script.options(changed).items() if key != "time"} == same
+    assert {key: value for key, value in directives.options(changed).items() if key != "time"} == same
     with suppress(ConfigError):
-        assert "n9" in script.node_names(script.options(script.excluding(text, ["n9"]))["exclude"])
+        assert "n9" in node_names(directives.options(directives.excluding(text, ["n9"]))["exclude"])
     with suppress(ValueError):
-        script.signal_before_end(lines)
+        signals.signal_before_end(lines)
     for extra in ([], lines):
         with suppress(ConfigError):
-            nodes, gpus, limit = script.resources(found, extra)
+            nodes, gpus, limit = resources.resources(found, extra)
             assert nodes >= 1
             assert gpus >= 0
             assert limit is None or limit > 0
         with suppress(ConfigError):
-            script.tasks(found, extra)
+            resources.tasks(found, extra)
 
 
 def expression(text: str) -> None:

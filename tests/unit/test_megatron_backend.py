@@ -17,10 +17,11 @@ from oellm_autoexp.backends.base import Command
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.backends.megatron.backend import PARSER
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.schema import MegatronBackend
+from oellm_autoexp.config.schema import MegatronBackend, decode_section
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
 from oellm_autoexp.redaction import is_secret, redact_words
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm import directives, script
+from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.workflow.check import absent, ask
 from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import gather
@@ -283,9 +284,9 @@ class Script:
         made = command(
             self.slurm, {"wandb_exp_name": "it's a run"}, env={"CUDA_DEVICE_MAX_CONNECTIONS": 1}, **self.section
         )
-        launcher = ("srun", *script.flags(self.slurm["srun"])) if self.slurm["launcher_cmd"] else ()
+        launcher = Launcher.of(decode_section("slurm", self.slurm).launcher_cmd, self.slurm["srun"])
         env = {**self.slurm["env"], **made.env}
-        lines = script.directives(self.slurm["sbatch"], (), name="run", log_path=f"{PLACE}/%j.out", work_dir=PLACE)
+        lines = directives.directives(self.slurm["sbatch"], (), name="run", log_path=f"{PLACE}/%j.out", work_dir=PLACE)
         return script.render(
             TEMPLATE,
             name="run",
@@ -295,6 +296,7 @@ class Script:
             marks=f"{PLACE}/marks",
             launcher=launcher,
             argv=made.argv,
+            for_slurm=bool(launcher.start),
         )
 
 

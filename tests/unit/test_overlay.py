@@ -21,6 +21,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from oellm_autoexp.config.defaults import with_defaults
 from oellm_autoexp.config.interpolation import MISSING, where
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.overlay import OPEN_SECTIONS, Laid, Overlay
@@ -236,7 +237,7 @@ def test_a_point_over_a_shipped_config_is_what_hydra_composes_with_the_points_va
     ]
     composed = load(Source(source.config_ref, (), (*source.overrides, *words)))
     with registered():
-        wanted = OmegaConf.to_container(OmegaConf.create(composed.base), resolve=True)
+        wanted = OmegaConf.to_container(OmegaConf.create(with_defaults(composed.base)[0]), resolve=True)
     laid = load(source).overlay({"HOME": "/home/me"}, NOW, "python3")
     ours = Overlay(laid.base, RESOLVERS)
     assert ours.resolve(ours.lay(VALUES)) == wanted

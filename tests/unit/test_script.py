@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.slurm import script
+from oellm_autoexp.slurm import directives, launch, log_paths, resources, script, signals
+from oellm_autoexp.slurm.launch import Launcher
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
@@ -55,9 +56,9 @@ class Case:
     name: str = "job_lr0.001"
 
     def lines(self) -> tuple[str, ...]:
-        output = f"{script.slurm_path(self.work_dir)}/logs/%j.out"
-        directory = script.slurm_path(self.work_dir)
-        return script.directives(self.sbatch, self.extra, name=self.name, log_path=output, work_dir=directory)
+        output = f"{log_paths.slurm_path(self.work_dir)}/logs/%j.out"
+        directory = log_paths.slurm_path(self.work_dir)
+        return directives.directives(self.sbatch, self.extra, name=self.name, log_path=output, work_dir=directory)
 
     def text(self) -> str:
         return script.render(
@@ -67,8 +68,9 @@ class Case:
             env=self.env,
             work_dir=self.work_dir,
             marks=f"{self.work_dir}/marks",
-            launcher=(*self.launcher, *script.flags(self.srun)) if self.launcher else (),
+            launcher=Launcher.of(self.launcher, self.srun, env=self.env),
             argv=self.argv,
+            for_slurm=bool(self.launcher),
         )
 
 
@@ -187,7 +189,7 @@ def test_a_golden_file_runs_exactly_the_words_that_went_in(name: str, tmp_path: 
     case = CASES[name]
     seen = executed(name, tmp_path)
     if case.launcher:
-        words = (*case.launcher[1:], *script.flags(case.srun), *case.argv)
+        words = (*case.launcher[1:], *launch.flags(case.srun), *case.argv)
         assert seen.argv == list(words)
     else:
         assert seen.argv == list(case.argv[1:])
@@ -283,14 +285,14 @@ def asking(template: str, value: str, launcher: tuple[str, ...] = ("srun",)) -> 
     text = script.render(
         template,
         name="n",
-        lines=script.directives({"signal": value}, (), name="n", log_path="/l", work_dir="/w"),
+        lines=directives.directives({"signal": value}, (), name="n", log_path="/l", work_dir="/w"),
         env={},
         work_dir="/w",
         marks="/m",
-        launcher=launcher,
+        launcher=Launcher(launcher),
         argv=("python3", "x.py"),
     )
-    return [problem.what for problem in script.signal_problems(text)]
+    return [problem.what for problem in signals.signal_problems(text)]
 
 
 OWN = "#!/bin/bash\n{{{{directives}}}}\n{trap}\n{{{{command}}}}{rest}\n"
@@ -343,14 +345,14 @@ def test_a_script_whose_working_directory_is_gone_runs_nothing(tmp_path: Path) -
 
 def lines(sbatch: Mapping[str, Any], *extra: str) -> list[str]:
     """The directives of a section, without the program's own."""
-    made = script.directives(sbatch, extra, name="n", log_path="/l", work_dir="/w")
+    made = directives.directives(sbatch, extra, name="n", log_path="/l", work_dir="/w")
     assert made[:3] == ("#SBATCH --job-name=n", "#SBATCH --output=/l", "#SBATCH --chdir=/w")
     return [line.removeprefix("#SBATCH ") for line in made[3:] if line != "#SBATCH --open-mode=append"]
 
 
 def problems(sbatch: Mapping[str, Any], *extra: str, **own: str) -> tuple[Problem, ...]:
     with pytest.raises(ConfigError) as error:
-        script.directives(sbatch, extra, **{"name": "n", "log_path": "/l", "work_dir": "/w", **own})
+        directives.directives(sbatch, extra, **{"name": "n", "log_path": "/l", "work_dir": "/w", **own})
     return error.value.problems
 
 
@@ -393,9 +395,9 @@ def test_further_directives_come_last_and_as_they_are() -> None:
 
 def test_the_log_of_a_requeued_job_is_appended_to_unless_told_otherwise() -> None:
     own = {"name": "n", "log_path": "/l", "work_dir": "/w"}
-    assert "#SBATCH --open-mode=append" in script.directives({}, (), **own)
+    assert "#SBATCH --open-mode=append" in directives.directives({}, (), **own)
     for key in ("open_mode", "open-mode"):
-        assert script.directives({key: "truncate"}, (), **own)[3:] == ("#SBATCH --open-mode=truncate",)
+        assert directives.directives({key: "truncate"}, (), **own)[3:] == ("#SBATCH --open-mode=truncate",)
 
 
 @pytest.mark.parametrize("key", ["output", "job_name", "job-name", "chdir", "comment", "array", "o", "J", "D", "a"])
@@ -422,7 +424,7 @@ def test_what_is_no_directive_is_refused(line: str) -> None:
 def test_a_value_with_a_line_break_or_control_character_is_refused(value: Any) -> None:
     for section in ("sbatch", "srun"):
         with pytest.raises(ConfigError) as error:
-            lines({"wckey": value}) if section == "sbatch" else script.flags({"wckey": value})
+            lines({"wckey": value}) if section == "sbatch" else launch.flags({"wckey": value})
         assert error.value.problems[0].where == f"$.slurm.{section}.wckey"
 
 
@@ -430,7 +432,7 @@ def test_a_value_with_a_line_break_or_control_character_is_refused(value: Any) -
 def test_a_key_that_names_no_option_is_refused(key: str) -> None:
     assert "is not the name of an option" in problems({key: 1})[0].what
     with pytest.raises(ConfigError):
-        script.flags({key: 1})
+        launch.flags({key: 1})
 
 
 def test_one_option_in_two_spellings_is_refused() -> None:
@@ -453,7 +455,7 @@ def test_a_name_or_path_that_no_directive_can_hold_is_told_where_it_is_set() -> 
 
 def test_flags_of_the_launcher_are_words() -> None:
     srun = {"cpus_per_task": 8, "label": True, "x": "a b", "mem": None, "export": ["ALL", "A=b c"], "quiet": False}
-    assert script.flags(srun) == ["--cpus-per-task=8", "--label", "-xa b", "--export=ALL,A=b c"]
+    assert launch.flags(srun) == ["--cpus-per-task=8", "--label", "-xa b", "--export=ALL,A=b c"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -469,8 +471,10 @@ def rendered(template: str, **changes: Any) -> str:
         "marks": "/m",
         "launcher": (),
         "argv": ("run",),
+        "for_slurm": False,
     }
-    return script.render(template, **{**given_parts, **changes})
+    parts = {**given_parts, **changes}
+    return script.render(template, **{**parts, "launcher": Launcher(parts["launcher"])})
 
 
 def test_a_template_of_ones_own_gets_what_it_marks() -> None:
@@ -510,11 +514,11 @@ def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: 
 )
 def test_options_by_which_a_job_would_be_lost_are_refused_however_they_are_spelled(key: str) -> None:
     with pytest.raises(ConfigError, match="is set by the program") as error:
-        script.directives({key: "x"}, (), name="n", log_path="/l", work_dir="/w")
+        directives.directives({key: "x"}, (), name="n", log_path="/l", work_dir="/w")
     assert error.value.problems[0].hint
     flag = f"-{key}" if len(key) == 1 else f"--{key}"
     with pytest.raises(ConfigError, match="is set by the program"):
-        script.directives({}, (f"#SBATCH {flag} x",), name="n", log_path="/l", work_dir="/w")
+        directives.directives({}, (f"#SBATCH {flag} x",), name="n", log_path="/l", work_dir="/w")
 
 
 def test_comments_and_empty_lines_may_stand_above_the_directives() -> None:
@@ -559,7 +563,7 @@ def test_an_array_runs_the_scripts_of_its_tasks(tmp_path: Path) -> None:
 
 
 def test_an_array_keeps_what_its_tasks_share_and_nothing_that_is_one_tasks_own() -> None:
-    made = script.directive_lines(script.array_script(CASES["slurm"].text(), "/a b/100%", "logs/%A_%a.out"))
+    made = directives.directive_lines(script.array_script(CASES["slurm"].text(), "/a b/100%", "logs/%A_%a.out"))
     shared = [line for line in CASES["slurm"].lines() if not line.startswith(("#SBATCH --job-name", "#SBATCH --chdir"))]
     assert made == [
         *(line for line in shared if not line.startswith("#SBATCH --output")),
@@ -570,18 +574,18 @@ def test_an_array_keeps_what_its_tasks_share_and_nothing_that_is_one_tasks_own()
 def test_what_looks_like_a_directive_below_the_first_command_is_none() -> None:
     text = rendered(TEMPLATE, argv=("run", "\n#SBATCH --nodes=99\n"), env={"A": "\n#SBATCH --mem=1\n"})
     assert "\n#SBATCH --nodes=99\n" in text
-    assert script.directive_lines(text) == ["#SBATCH -N1"]
+    assert directives.directive_lines(text) == ["#SBATCH -N1"]
 
 
 def test_an_odd_line_separator_in_a_value_ends_no_directive() -> None:
     case = Case(("run",), {"wckey": "a\u2028b\x85c"})
-    assert '#SBATCH --wckey="a\u2028b\x85c"' in script.directive_lines(case.text())
+    assert '#SBATCH --wckey="a\u2028b\x85c"' in directives.directive_lines(case.text())
 
 
 def test_jobs_are_of_one_array_if_they_differ_in_what_is_their_own_only() -> None:
     def group(name: str, sbatch: Mapping[str, Any], log: str = "logs/%A_%a.out") -> str:
-        made = script.directives(sbatch, (), name=name, log_path=f"/{name}/x", work_dir="/w")
-        return script.array_group(made, log)
+        made = directives.directives(sbatch, (), name=name, log_path=f"/{name}/x", work_dir="/w")
+        return directives.array_group(made, log)
 
     assert group("a", {"nodes": 1}) == group("b", {"nodes": 1})
     assert len({group("a", {"nodes": 1}), group("a", {"nodes": 2}), group("a", {"nodes": 1}, "other")}) == 3
@@ -589,7 +593,7 @@ def test_jobs_are_of_one_array_if_they_differ_in_what_is_their_own_only() -> Non
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])))
 def test_a_path_is_literal_once_it_is_written_for_slurm(path: str) -> None:
-    assert script.resolve_log_path(script.slurm_path(path), "12_3") == path
+    assert log_paths.resolve_log_path(log_paths.slurm_path(path), "12_3") == path
 
 
 @pytest.mark.parametrize(
@@ -597,7 +601,7 @@ def test_a_path_is_literal_once_it_is_written_for_slurm(path: str) -> None:
     [("a/%j.out", "12", "a/12.out"), ("%A_%a", "12_3", "12_3"), ("%j", "12_3", "12_3"), ("%%j-%x%j", "1", "%j-%x1")],
 )
 def test_a_log_path_is_known_once_the_job_has_its_id(pattern: str, job: str, path: str) -> None:
-    assert script.resolve_log_path(pattern, job) == path
+    assert log_paths.resolve_log_path(pattern, job) == path
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -641,7 +645,7 @@ def test_a_log_path_is_known_once_the_job_has_its_id(pattern: str, job: str, pat
     ],
 )
 def test_a_section_asks_for_nodes_and_gpus(section: Mapping[str, Any], nodes: int, gpus: int) -> None:
-    assert script.resources(section)[:2] == (nodes, gpus)
+    assert resources.resources(section)[:2] == (nodes, gpus)
 
 
 @pytest.mark.parametrize(
@@ -660,13 +664,13 @@ def test_a_section_asks_for_nodes_and_gpus(section: Mapping[str, Any], nodes: in
     ],
 )
 def test_a_section_asks_for_time(section: Mapping[str, Any], seconds: int | None) -> None:
-    assert script.resources(section)[2] == seconds
+    assert resources.resources(section)[2] == seconds
 
 
 def test_further_directives_override_what_a_section_asks_for() -> None:
     extra = ("--nodes=3 --gres gpu:2", "#SBATCH -t 2:00:00", "--exclusive", '--wckey="a b"')
-    assert script.resources({"nodes": 1, "time": "1:00"}, extra) == (3, 6, 7200)
-    assert script.resources({}, ("-N2", "-G 8")) == (2, 8, None)
+    assert resources.resources({"nodes": 1, "time": "1:00"}, extra) == (3, 6, 7200)
+    assert resources.resources({}, ("-N2", "-G 8")) == (2, 8, None)
 
 
 @pytest.mark.parametrize(
@@ -682,7 +686,7 @@ def test_further_directives_override_what_a_section_asks_for() -> None:
 )
 def test_what_is_no_number_or_time_is_told_where_it_is(section: Mapping[str, Any], where: str) -> None:
     with pytest.raises(ConfigError) as error:
-        script.resources(section)
+        resources.resources(section)
     assert error.value.problems[0].where == where
 
 
@@ -703,14 +707,16 @@ def test_what_is_no_number_or_time_is_told_where_it_is(section: Mapping[str, Any
     ],
 )
 def test_a_script_asks_for_a_signal_before_its_end(value: str, number: int, seconds: int, to_batch_shell: bool) -> None:
-    asked = script.Signal(number, seconds, to_batch_shell)
+    asked = signals.Signal(number, seconds, to_batch_shell)
     for line in (f"#SBATCH --signal={value}", f'#SBATCH --nodes=1 --signal "{value}" --exclusive'):
-        assert script.signal_before_end([line]) == asked
+        assert signals.signal_before_end([line]) == asked
 
 
 def test_the_last_directive_decides_on_the_signal_and_most_scripts_ask_for_none() -> None:
-    assert script.signal_before_end(["#SBATCH --signal=INT@1", "#SBATCH --signal=HUP@2"]) == script.Signal(1, 2, False)
-    assert script.signal_before_end(["#SBATCH --nodes=1", "#SBATCH --comment=--signal"]) is None
+    assert signals.signal_before_end(["#SBATCH --signal=INT@1", "#SBATCH --signal=HUP@2"]) == signals.Signal(
+        1, 2, False
+    )
+    assert signals.signal_before_end(["#SBATCH --nodes=1", "#SBATCH --comment=--signal"]) is None
 
 
 @pytest.mark.parametrize(
@@ -723,7 +729,7 @@ def test_the_last_directive_decides_on_the_signal_and_most_scripts_ask_for_none(
 def test_a_signal_that_is_none_is_refused_in_sbatchs_words(value: str) -> None:
     for line in (f"#SBATCH --signal={value}", "#SBATCH --signal"):
         with pytest.raises(ValueError, match="Invalid --signal specification"):
-            script.signal_before_end([line, "#SBATCH --signal=USR1"])
+            signals.signal_before_end([line, "#SBATCH --signal=USR1"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -764,16 +770,16 @@ def test_another_attempt_has_other_directives_and_nothing_else_is_touched(
     before: list[str], options: Mapping[str, Any], after: list[str] | None
 ) -> None:
     expected = script_of(*after) if after is not None else script_of().replace("bash\n", "bash\n#SBATCH --time=7\n", 1)
-    assert script.with_options(script_of(*before), options) == expected
+    assert directives.with_options(script_of(*before), options) == expected
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_options_change_nothing_and_the_same_again_changes_nothing_more(case: str) -> None:
     text = CASES[case].text()
-    assert script.with_options(text, {}) == text
-    once = script.with_options(text, {"time": 5, "exclude": "n1"})
-    assert script.options(once) == {**script.options(text), "time": "5", "exclude": "n1"}
-    assert script.with_options(once, {"exclude": "n1", "time": 5}) == once
+    assert directives.with_options(text, {}) == text
+    once = directives.with_options(text, {"time": 5, "exclude": "n1"})
+    assert directives.options(once) == {**directives.options(text), "time": "5", "exclude": "n1"}
+    assert directives.with_options(once, {"exclude": "n1", "time": 5}) == once
     assert once.partition("\n# Job")[2] == text.partition("\n# Job")[2]
 
 
@@ -781,13 +787,13 @@ def test_no_options_change_nothing_and_the_same_again_changes_nothing_more(case:
 @pytest.mark.parametrize("value", ["x", None, False])
 def test_another_attempt_leaves_what_the_program_sets_itself(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as error:
-        script.with_options(script_of("#SBATCH --output=x"), {"time": 1, key: value, "wckey": "\n"})
+        directives.with_options(script_of("#SBATCH --output=x"), {"time": 1, key: value, "wckey": "\n"})
     assert [problem.where for problem in error.value.problems] == [f"$.slurm.sbatch.{key}", "$.slurm.sbatch.wckey"]
 
 
 def test_another_attempt_in_two_spellings_is_refused() -> None:
     with pytest.raises(ConfigError, match="are the same option"):
-        script.with_options(script_of(), {"t": 1, "time": 2})
+        directives.with_options(script_of(), {"t": 1, "time": 2})
 
 
 @pytest.mark.parametrize(
@@ -801,30 +807,30 @@ def test_another_attempt_in_two_spellings_is_refused() -> None:
     ],
 )
 def test_nodes_are_added_to_those_that_are_excluded(before: list[str], nodes: list[str], after: str) -> None:
-    text = script.excluding(script_of(*before, "#SBATCH --mem=1"), nodes)
-    assert [line for line in script.directive_lines(text) if "mem" not in line] == [f"#SBATCH --exclude={after}"]
-    assert script.excluding(text, nodes) == text
-    assert script.excluding(text, []) == text
+    text = directives.excluding(script_of(*before, "#SBATCH --mem=1"), nodes)
+    assert [line for line in directives.directive_lines(text) if "mem" not in line] == [f"#SBATCH --exclude={after}"]
+    assert directives.excluding(text, nodes) == text
+    assert directives.excluding(text, []) == text
     assert text.endswith(BELOW)
 
 
 def test_no_node_can_be_added_to_a_file_of_nodes() -> None:
     with pytest.raises(ConfigError, match="is a file"):
-        script.excluding(script_of("#SBATCH --exclude=/x/bad"), ["n1"])
+        directives.excluding(script_of("#SBATCH --exclude=/x/bad"), ["n1"])
 
 
 @pytest.mark.parametrize(("line", "asked"), [("-A x", "account"), ("-x n1", "exclude"), ("#SBATCH -w n1", "nodelist")])
 def test_options_of_one_letter_are_known_by_their_long_names(line: str, asked: str) -> None:
-    assert asked in script.options(script_of(f"#SBATCH {line.removeprefix('#SBATCH ')}"))
+    assert asked in directives.options(script_of(f"#SBATCH {line.removeprefix('#SBATCH ')}"))
 
 
 @pytest.mark.parametrize("key", ["nodes", "ntasks", "time"])
 def test_a_number_of_thousands_of_digits_is_refused_in_a_short_message(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        script.resources({key: "9" * 5000})
+        resources.resources({key: "9" * 5000})
     assert len(str(caught.value)) < 300
 
 
 def test_a_stray_word_does_not_become_the_value_of_the_option_before_it() -> None:
-    changed = script.with_options("#SBATCH --hold --time=5 stray\nx", {"time": None})
-    assert script.options(changed) == {"hold": ""}
+    changed = directives.with_options("#SBATCH --hold --time=5 stray\nx", {"time": None})
+    assert directives.options(changed) == {"hold": ""}

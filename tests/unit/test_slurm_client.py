@@ -186,7 +186,7 @@ def test_a_job_gets_the_users_environment_and_a_question_a_neutral_one(
     assert seen["squeue"] == ["LC_ALL=C", "SQUEUE_PARTITION=", "SBATCH_ACCOUNT=mine", *of_job]
     monkeypatch.delenv("SLURM_JOB_ID")
     commands.client().submit(commands.submission())
-    assert "SLURM_NTASKS=4" in (commands.folder / "sbatch.env").read_text(), "a user's own choice counts"
+    assert "SLURM_NTASKS=4" not in (commands.folder / "sbatch.env").read_text(), "srun would start as many tasks"
     assert "SLURM_CLUSTERS=both" not in (commands.folder / "sbatch.env").read_text(), "we ask this cluster"
 
 

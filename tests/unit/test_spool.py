@@ -17,7 +17,7 @@ from oellm_autoexp.errors import CorruptError
 from oellm_autoexp.model import JobStatus, Submission
 from oellm_autoexp.scheduler.local import LocalClient
 from oellm_autoexp.scheduler.spool import Job, Run, Spool, interpreter, nobody
-from oellm_autoexp.slurm.script import Signal
+from oellm_autoexp.slurm.signals import Signal
 
 SOMEBODY = Run("elsewhere", 1, "x", 0.0, 0, 1, "x")
 

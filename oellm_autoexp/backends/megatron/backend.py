@@ -12,7 +12,7 @@ from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
-from oellm_autoexp.config.schema import MegatronBackend
+from oellm_autoexp.config.schema import MegatronBackend, decode_section
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 
 PARSER = Path(__file__).with_name("parser_check.py")
@@ -47,15 +47,15 @@ class MegatronCommand:
             words = arguments.argv(values, WHERE)
         except BackendError as error:
             problems += error.problems
-        launch = Launch(section, config["slurm"])
+        launch = Launch(section, decode_section("slurm", config["slurm"]))
         problems += launch.problems
         environment = launch.environment()
-        notes: tuple[Note, ...] = ()
+        notes: tuple[Note, ...] = tuple(launch.notes)
         if section.checks != "none":
             verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
             notes = (
-                *launch.notes,
+                *notes,
                 *verdict.notes,
                 *_signals(section),
                 *(_repeated(words, section.extra_args) if section.extra_args else ()),

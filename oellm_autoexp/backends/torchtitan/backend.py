@@ -10,7 +10,7 @@ from typing import Any
 
 from oellm_autoexp.backends.base import Command, Probe, shape
 from oellm_autoexp.backends.launch import Launch
-from oellm_autoexp.config.schema import TorchtitanBackend
+from oellm_autoexp.config.schema import TorchtitanBackend, decode_section
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 from oellm_autoexp.text import scalar
 
@@ -30,7 +30,7 @@ class Torchtitan:
     def command(self, config: Mapping[str, Any]) -> Command:
         """See Backend.command. Raises BackendError: what is no field's name or value, a launch that can't be."""
         section = self._section
-        launch = Launch(section, config["slurm"])
+        launch = Launch(section, decode_section("slurm", config["slurm"]))
         problems = list(launch.problems)
         words = [f"--module={section.module}", f"--config={section.config}"]
         overridden = {key: value for key, value in section.torchtitan.items() if key != "aux"}

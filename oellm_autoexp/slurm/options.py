@@ -1,0 +1,115 @@
+"""An option of sbatch or srun: its one name however it is spelled, its words, and how directives quote it. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from oellm_autoexp.slurm.limits import OPTIONS
+from oellm_autoexp.text import scalar
+
+_LONG = {
+    "A": "account",
+    "B": "extra_node_info",
+    "C": "constraint",
+    "D": "chdir",
+    "F": "nodefile",
+    "G": "gpus",
+    "H": "hold",
+    "J": "job_name",
+    "L": "licenses",
+    "M": "clusters",
+    "N": "nodes",
+    "O": "overcommit",
+    "Q": "quiet",
+    "S": "core_spec",
+    "W": "wait",
+    "a": "array",
+    "b": "begin",
+    "c": "cpus_per_task",
+    "d": "dependency",
+    "e": "error",
+    "i": "input",
+    "k": "no_kill",
+    "m": "distribution",
+    "n": "ntasks",
+    "o": "output",
+    "p": "partition",
+    "q": "qos",
+    "s": "oversubscribe",
+    "t": "time",
+    "v": "verbose",
+    "w": "nodelist",
+    "x": "exclude",
+}
+"""The options of one letter (sbatch(1))."""
+_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#""")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Written:
+    """An option as it stands in a line: its long name, its value ('': none, or in a form unknown here), its place."""
+
+    key: str
+    value: str
+    start: int
+    end: int
+
+
+def options_in(line: str) -> list[tuple[str, str]]:
+    """The options of a directive by their long names, each with its value ('': none, or in a form unknown here)."""
+    return [(option.key, option.value) for option in written_options(line)]
+
+
+def written_options(line: str) -> list[Written]:
+    """The options of a directive; like sbatch, up to a `#` outside of quotes."""
+    found: list[Written] = []
+    for match in _WORD.finditer(line):
+        if match.group() == "#":
+            break
+        text = re.sub(r"""\\(.)|["']""", lambda escaped: escaped[1] or "", match.group())
+        if text.startswith("--"):
+            key, _, value = text[2:].partition("=")
+            found.append(Written(long_name(key), value, *match.span()))
+        elif text.startswith("-") and len(text) > 1:
+            found.append(Written(long_name(text[1]), text[2:].removeprefix("="), *match.span()))
+        elif found and not found[-1].value:
+            found[-1] = Written(found[-1].key, text, found[-1].start, match.end())
+    return found
+
+
+def long_name(key: str) -> str:
+    """The one name of an option, however it is spelled: by a letter, or (getopt_long(3)) by its beginning."""
+    name = _LONG.get(key, key.replace("-", "_"))
+    return name if len(name) < 2 else _whole(name)
+
+
+@lru_cache(maxsize=4096)
+def _whole(name: str) -> str:
+    word = name.replace("_", "-")
+    found = [option for option in OPTIONS if option.startswith(word)]
+    return found[0].replace("-", "_") if len(found) == 1 and word not in OPTIONS else name
+
+
+def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
+    """One sbatch or srun option as flag, joint and text, or nothing. Raises ValueError for what no line can hold."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not the name of an option")
+    flag, joint = (f"-{key}", "") if len(key) == 1 else (f"--{key.replace('_', '-')}", "=")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [(flag, "", "")]
+    text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
+    if any(ord(character) < 32 for character in text):
+        raise ValueError("the value holds a line break or control character")
+    return [(flag, joint, text)]
+
+
+def quoted(text: str) -> str:
+    """`text` as sbatch reads quotes in a directive (get_argument in src/sbatch/opt.c): like a shell's double quotes."""
+    return text if _PLAIN.fullmatch(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

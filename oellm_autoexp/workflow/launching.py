@@ -1,0 +1,80 @@
+"""What follows from how a job is launched: where what it prints goes, and which of its nodes nothing runs on. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+
+from oellm_autoexp.backends.base import Note
+from oellm_autoexp.config.schema import SlurmSection
+from oellm_autoexp.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.model import Resources
+from oellm_autoexp.slurm.launch import srun_index, srun_options
+from oellm_autoexp.slurm.log_paths import slurm_path, stream_problem
+from oellm_autoexp.slurm.resources import resources, tasks
+from oellm_autoexp.text import plural, scalar
+
+_NOWHERE = ("none", "/dev/null")
+
+
+def streams(slurm: SlurmSection, asked: Mapping[str, str], work_dir: str) -> tuple[str, ...]:
+    """The files beside the log that SLURM writes what a job prints to: absolute, in SLURM's notation.
+
+    `asked` are the options of its script. Raises ConfigError for files that could not be told from other jobs'.
+    """
+    found: dict[str, None] = {}
+    problems = []
+    for where, value in _diverted(slurm, asked):
+        if value in _NOWHERE:
+            continue
+        pattern = posixpath.normpath(posixpath.join(slurm_path(work_dir), value))
+        if what := stream_problem(pattern):
+            hint = (
+                "write <folder>/%j.err (%A_%a in an array; %t for each task of srun), or leave it to project.log_path"
+            )
+            problems.append(Problem(f"'{value}' can't be watched: {what}", where, hint))
+        found[pattern] = None
+    raise_all(ConfigError, problems)
+    return tuple(found)
+
+
+def _diverted(slurm: SlurmSection, asked: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Where each stream goes that does not go into the log, with the key that says so."""
+    if slurm.client.class_name == "LocalClient":
+        return
+    if asked.get("error"):
+        yield "$.slurm.sbatch.error", asked["error"]
+    told = srun_options(slurm.launcher_cmd, slurm.srun) if srun_index(slurm.launcher_cmd) is not None else {}
+    for key in ("output", "error"):
+        value = scalar(told[key]) if key in told else "all"
+        if value != "all" and not value.isdecimal():  # the number of a task whose words alone are taken
+            yield f"$.slurm.srun.{key}", value
+
+
+def notes(slurm: SlurmSection, asked: Mapping[str, str], needs: Resources) -> Iterator[Note]:
+    """What a person should know of a job's launch: words that nobody sees, GPUs that nothing can use."""
+    for where, value in _diverted(slurm, asked):
+        if value in _NOWHERE:
+            key = where.removeprefix("$.")
+            yield Note(key, f"{key}: {value} throws away what the job prints, and no rule sees it")
+    reached = _reached(slurm, asked, needs.nodes)
+    if needs.gpus and reached < needs.nodes and slurm.client.class_name != "LocalClient":
+        idle = needs.gpus // needs.nodes * (needs.nodes - reached)
+        text = f"the job runs on {reached} of its {plural(needs.nodes, 'node')}: {idle} of {needs.gpus} GPUs are idle"
+        hint = "set slurm.srun" if slurm.launcher_cmd else "set slurm.launcher_cmd: srun"
+        yield Note("idle GPUs", f"{text}; {hint}, or ask for fewer nodes")
+
+
+def _reached(slurm: SlurmSection, asked: Mapping[str, str], nodes: int) -> int:
+    """On how many nodes there are processes, as far as it can be told: a launcher of another name may reach all."""
+    if not slurm.launcher_cmd:
+        return 1
+    if srun_index(slurm.launcher_cmd) is None:
+        return nodes
+    told = srun_options(slurm.launcher_cmd, slurm.srun)
+    try:
+        step = resources({"nodes": told["nodes"]})[0] if "nodes" in told else nodes
+        count = tasks({"ntasks": told["ntasks"]}) if "ntasks" in told else tasks(asked)
+    except ConfigError:  # srun tells
+        return nodes
+    return min(step, nodes, count or step)
