@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import Collector, ConfigError, Problem
 from oellm_autoexp.slurm.limits import OPTIONS
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.text import Raw, did_you_mean, scalar, shell
@@ -611,6 +611,20 @@ def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int
         or sockets * asked.gpus("gpus_per_socket")
     )
     return nodes, gpus, asked.time()
+
+
+def resource_problems(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[Problem, ...]:
+    """All that is wrong with what a section asks for; `resources` raises the first."""
+    asked, found = _Asked(sbatch, extra), Collector()
+    for key in ("ntasks", "ntasks_per_node", "nodes", "sockets_per_node"):
+        with found.step():
+            asked.count(key)
+    for key in ("gpus", "gpus_per_node", "gres", "gpus_per_task", "tres_per_task", "gpus_per_socket"):
+        with found.step():
+            asked.gpus(key)
+    with found.step():
+        asked.time()
+    return found.problems
 
 
 def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:

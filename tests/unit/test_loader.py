@@ -365,7 +365,6 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),
         ("backend=[command]x", "the override does not parse", ""),
         ("backend=5", "", ""),
-        ("hydra.nope=1", "the config has no key 'hydra.nope'", ""),
     ],
 )
 def test_a_wrong_override_is_told_with_what_would_be_right(override: str, told: str, hint: str) -> None:
@@ -443,10 +442,10 @@ def test_all_interpolations_that_do_not_parse_are_told_with_their_lines(write: W
     assert found[0].what == "the interpolation '${a' does not parse"
 
 
-def test_a_key_that_a_config_can_not_have_is_told_with_its_line(write: Write) -> None:
-    mine = write({"exp.yaml": HEADER + "project:\n  name: x\n  ? null\n  : 1\n"})
-    (problem,) = problems(ref="exp", folders=(mine,))
-    assert problem.where.startswith(f"{mine}/exp.yaml:")
+def test_a_key_is_text_also_where_yaml_reads_a_boolean_null_or_fraction(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "metadata: {no: 1, on: 2, null: 3, true: 4, 1e3: 5, ~: 6}\n"})
+    found = composed(ref="exp", folders=(mine,)).base["metadata"]
+    assert found == {"no": 1, "on": 2, "null": 3, "true": 4, "1e3": 5, "~": 6}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

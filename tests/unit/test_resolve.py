@@ -173,6 +173,9 @@ class Unplaced:
     def of(self, where: str) -> str:
         return where
 
+    def placed(self, problem: Problem) -> Problem:
+        return problem
+
 
 def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
     """Where and what is wrong with a sweep, over the base with these sections."""
