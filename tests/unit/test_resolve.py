@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.config import loader
 from oellm_autoexp.config.loader import Composed, Source, load
-from oellm_autoexp.errors import ConfigError, SweepError
+from oellm_autoexp.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.workflow.plan import make_plan
 from oellm_autoexp.workflow.provenance import Circumstances, gather
