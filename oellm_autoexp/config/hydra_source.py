@@ -44,6 +44,11 @@ class Search:
         """Whether a folder of that name holds configs to choose from."""
         return bool(name) and any((directory / name).is_dir() for directory in self.directories)
 
+    def is_global(self, group: str) -> bool:
+        """Whether one of a group's configs sets what is outside of the group's section."""
+        files = [file for directory in self.directories for file in (directory / group).glob("*.yaml")]
+        return bool(group) and any(not read_config(file, f"{group}/{file.stem}", is_root=False).place for file in files)
+
     def groups(self) -> list[str]:
         """The names of all groups but those of experiments."""
         folders = [

@@ -7,8 +7,9 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -434,7 +435,12 @@ def _composed_mostly(
             good.append(override)
         except Exception as single:
             found.add([_problem(single, override, search, good)], path)
-    good.sort(key=list(overrides).index)
+            if search.is_group(override.key):
+                meant = _meant(override, single, good)
+                good += meant
+                found.add((), *([EVERYTHING] if not meant and search.is_global(override.key) else []))
+    order = {override.written: position for position, override in enumerate(overrides)}
+    good.sort(key=lambda one: order[one.written])
     try:
         return _compose(good), good
     except Exception as again:
@@ -444,6 +450,21 @@ def _composed_mostly(
             found.add([_problem(again, None, search, good)])
         found.add((), EVERYTHING)
         return {}, []
+
+
+def _meant(override: _Override, error: Exception, good: Sequence[_Override]) -> list[_Override]:
+    """The choice that was most likely meant instead of one that is not there, so that the rest can be checked."""
+    if not isinstance(error, MissingConfigException) or "=" not in override.checked:
+        return []
+    group, _, choice = override.checked.partition("=")
+    for near in get_close_matches(choice, [str(known) for known in error.options or ()], n=1):
+        meant = replace(override, checked=f"{group}={near}")
+        try:
+            _compose([*good, meant])
+        except Exception:
+            return []
+        return [meant]
+    return []
 
 
 def _composes_alone(search: Search, found: Findings) -> bool:
@@ -464,7 +485,7 @@ def _composes_alone(search: Search, found: Findings) -> bool:
             if entry is None or entry.path in found.left_out[str(entry.file)]:
                 return False
             found.left_out[str(entry.file)].add(entry.path)
-            found.add((), entry.section)
+            found.add((), EVERYTHING if search.is_global(entry.section.removeprefix("$.")) else entry.section)
         else:
             return True
     return False
