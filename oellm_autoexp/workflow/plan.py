@@ -21,7 +21,7 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, decode_parts
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
@@ -57,6 +57,7 @@ _LONGEST_STEM = 120
 _FEW = 3
 _THOROUGHLY = 20  # jobs with mistakes of which all is told; the others most likely have the same ones
 _ENOUGH_WRONG = 200
+_PLACES = ("output_dir", "log_path", "log_path_current")
 
 
 @dataclass(frozen=True)
@@ -242,12 +243,14 @@ class _Planner:
             hint = f"there are 0 to {len(self._jobs) - 1}"
             found.add([Problem(f"no job has index {listed}", "--array-subset", hint)])
         planned: list[_Planned] = []
+        rough: list[JobSpec] = []
         wrong = 0
         for done, index in enumerate(wanted):
             try:
                 planned.append(self.checked(index, thoroughly=wrong < _THOROUGHLY))
             except (ConfigError, BackendError) as error:
                 found.add(error.problems, type(error))
+                rough += self._rough(index) if wrong < _THOROUGHLY else []
                 wrong += 1
                 if len(found) >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
                     break
@@ -256,7 +259,7 @@ class _Planner:
             with found.step():
                 self._check_later_attempts()
         with found.step():
-            check_unique([job.spec for job in planned])
+            check_unique([*(job.spec for job in planned), *rough])
         found.raise_all()
         if subset is not None:
             planned = self._without_those_left_out(planned)
@@ -299,6 +302,19 @@ class _Planner:
                     Problem(f"{p.where}: {p.what}" if p.where else p.what, place, p.hint) for p in error.problems
                 ]
         raise_all(ConfigError, problems)
+
+    def _rough(self, index: int) -> list[JobSpec]:
+        """Of a job that is wrong, its name and places, if they are known: it may share them with others."""
+        try:
+            tree, failed = self._jobs.config_mostly(index)
+        except AutoexpError:
+            return []
+        project: ProjectSection | None = decode_parts(tree)[0].get("project")
+        if project is None or any(path[0] == "project" for path in failed):
+            return []
+        places: dict[str, Any] = {key: self._jobs.absolute(getattr(project, key)) for key in _PLACES}
+        parameters = self._jobs.members[index].point.values
+        return [JobSpec.model_construct(index=index, name=project.name, parameters=parameters, **places)]
 
     def checked(self, index: int, *, thoroughly: bool = True) -> _Planned:
         """One job. Raises what is wrong with it; if `thoroughly`, all of it."""
