@@ -18,8 +18,9 @@ AutoexpError
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 _LONGEST_MESSAGE = 200
@@ -27,11 +28,15 @@ _LONGEST_MESSAGE = 200
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: what is wrong, where (`file.yaml:12` or `$.sweep.grids`), and what would be right."""
+    """One mistake: what is wrong, where (`file.yaml:12` or `$.sweep.grids`), and what would be right.
+
+    `about` is the key (`$.slurm.array`) that is missing, where that is another place than `where`.
+    """
 
     what: str
     where: str = ""
     hint: str = ""
+    about: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
@@ -113,3 +118,40 @@ def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:
     found = tuple(problems)
     if found:
         raise kind(*found)
+
+
+class Collector:
+    """Collects the problems of steps that do not depend on each other, so that they are raised together.
+
+    Only mistakes of the user (ConfigError, BackendError) are collected; other errors end the step and the collection.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Problem, type[AutoexpError]] = {}
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Run one step; its problems are kept."""
+        try:
+            yield
+        except (ConfigError, BackendError) as error:
+            self.add(error.problems, type(error))
+
+    def add(self, problems: Iterable[Problem], kind: type[AutoexpError] = ConfigError) -> None:
+        """Keep these problems, each once."""
+        for problem in problems:
+            self._found.setdefault(problem, kind)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was found, in order."""
+        return tuple(self._found)
+
+    def raise_all(self) -> None:
+        """Raise everything found as one error, of the kind that all have in common; return if there is nothing."""
+        kinds = set(self._found.values())
+        if kinds:
+            raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*self._found)

@@ -66,13 +66,27 @@ def scalar(value: Any) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint with the nearest known words, or all of them where they are few, or ''."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    near = [name for name in difflib.get_close_matches(word, names, n=3, cutoff=0.6) if _likeness(word, name) >= _LIKE]
+    best = max((_likeness(word, name) for name in near), default=0.0)
+    near = [name for name in near if _likeness(word, name) > best - _AS_LIKE]
     if not near:  # the first parts of a dotted key or of a path may be wrong, or missing
         lasts = difflib.get_close_matches(_last(word), {_last(name) for name in names}, n=1, cutoff=0.8)
         near = [name for name in names if _last(name) in lasts][:3]
     if near:
         return f"did you mean {_either(near)}?"
     return f"known: {', '.join(names)}" if names and len(names) <= 12 else ""
+
+
+_LIKE, _AS_LIKE = 0.5, 0.2
+"""How like a word at least, and how much less like than the nearest at most, what is offered may be (of 1)."""
+
+
+def _likeness(word: str, name: str) -> float:
+    """How like two dotted keys are in what they do not have in common at their beginning: 1 is the same."""
+    parts, others = re.split(r"[./]", word), re.split(r"[./]", name)
+    while len(parts) > 1 and len(others) > 1 and parts[0] == others[0]:
+        parts, others = parts[1:], others[1:]
+    return difflib.SequenceMatcher(None, ".".join(parts), ".".join(others)).ratio()
 
 
 def new_key_hint(near: str, key: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
 from oellm_autoexp.files import read_text
 from oellm_autoexp.redaction import redact_message
-from oellm_autoexp.text import printable
+from oellm_autoexp.text import printable, printable_json
 
 if TYPE_CHECKING:
     from oellm_autoexp.config.loader import Source
@@ -42,6 +44,8 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--verbose", action="store_true", help="log what is done (level INFO)")
         self.add_argument("--debug", action="store_true", help="log every detail (level DEBUG), show tracebacks")
+        self.words: Sequence[str] = ()
+        """What is being parsed."""
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2: what is wrong, and what may have been meant."""
@@ -52,6 +56,8 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(unknown[1], [word for word in self._option_string_actions if word.startswith("--")])
         elif choice := re.search(r"(--\w[\w-]*): invalid choice: '([^']*)'", message):
             hint = did_you_mean(choice[2], map(str, self._option_string_actions[choice[1]].choices or ()))
+        if "--json" in self.words and "--json" in self._option_string_actions:
+            print(problems_document([Problem(message, hint=hint)], USAGE))
         super().error(printable(f"{message}\n    {hint}" if hint else message))
 
     def add_json(self) -> None:
@@ -124,20 +130,31 @@ def run(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
 ) -> int:
     """Parse, run, and turn errors into messages: the exit code of a command. A user's mistake shows no traceback."""
+    if isinstance(parser, Parser):
+        parser.words = sys.argv[1:] if argv is None else argv
     options = parser.parse_intermixed_args(argv)
+    as_json = getattr(options, "json", False) or getattr(options, "format", "") == "json"
+    stdout = _Watched(sys.stdout)
+
+    def failed(problems: Sequence[Problem], code: int) -> int:
+        if as_json and not stdout.used:
+            print(problems_document(problems, code))
+        return code
+
     try:
         set_log_level(options)
-        code = command(options)
+        with redirect_stdout(cast("TextIO", stdout)) if as_json else nullcontext():
+            code = command(options)
         print(end="", flush=True)  # here, where a reader who has gone is still an error that is understood
         return code
     except AutoexpError as error:
         if options.debug:
             logging.getLogger(__name__).debug("where it was raised", exc_info=True)
         tell(error)
-        return error.exit_code
+        return failed(error.problems, error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return failed([Problem("interrupted")], INTERRUPTED)
     except (OSError, UnicodeError) as error:
         if isinstance(error, BrokenPipeError):
             return _reader_gone()
@@ -145,15 +162,39 @@ def run(
             raise
         where = str(error.filename or "") if isinstance(error, OSError) else ""
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        tell(AutoexpError(Problem(f"{what} (--debug shows where this came from)", where)))
-        return USAGE
+        problem = Problem(f"{what} (--debug shows where this came from)", where)
+        tell(AutoexpError(problem))
+        return failed([problem], USAGE)
     except Exception as error:
         if options.debug:
             raise
         kind, place, message = unforeseen(error)
         hint = "this is an error of the program: please report it, with what --debug prints"
-        tell(AutoexpError(Problem(f"{kind} in {place}: {message}", hint=hint)))
-        return USAGE
+        problem = Problem(f"{kind} in {place}: {message}", hint=hint)
+        tell(AutoexpError(problem))
+        return failed([problem], USAGE)
+
+
+class _Watched:
+    """A text stream that remembers whether anything was written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.used = False
+
+    def write(self, text: str) -> int:
+        """Write to the stream."""
+        self.used = self.used or bool(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def problems_document(problems: Sequence[Problem], code: int) -> str:
+    """What `--json` prints where a command fails: `problems` (each `what`, `where`, `hint`) and `exit_code`."""
+    found = [{key: redact_message(getattr(each, key)) for key in ("what", "where", "hint")} for each in problems]
+    return printable_json(json.dumps({"problems": found, "exit_code": code}))
 
 
 def _reader_gone() -> int:

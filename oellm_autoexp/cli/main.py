@@ -34,7 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         from oellm_autoexp.text import did_you_mean
 
-        print(f"error: no command '{name}'\n    {did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        what, hint = f"no command '{name}'", did_you_mean(name, COMMANDS)
+        if "--json" in words:
+            from oellm_autoexp.cli.app import problems_document
+            from oellm_autoexp.errors import Problem
+
+            print(problems_document([Problem(what, hint=hint)], 2))
+        print(f"error: {what}\n    {hint}", file=sys.stderr)
         return 2
     code: int = import_module(f"oellm_autoexp.cli.{COMMANDS[name][0]}").main(rest)
     return code

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from oellm_autoexp.cli import app, facts, hints, watchers
 from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import (
+    Collector,
     ConfigError,
     LockedError,
     Problem,
@@ -52,25 +53,31 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all."""
-    from oellm_autoexp.config.loader import load
+    from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.check import absent
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
 
-    plan_id, subset = getattr(options, "plan_id", None), _subset(getattr(options, "array_subset", None))
-    if plan_id is not None:
-        check_plan_id(plan_id)
-    composed = load(app.source(options))
-    gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
-    made = make_plan(
-        composed,
-        gather(),
-        plan_id=plan_id,
-        subset=subset,
-        read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
-    )
+    found = Collector()
+    plan_id, subset = getattr(options, "plan_id", None), None
+    with found.step():
+        if plan_id is not None:
+            check_plan_id(plan_id)
+    with found.step():
+        subset = _subset(getattr(options, "array_subset", None))
+    with found.step():
+        composed = load_mostly(app.source(options))
+        gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
+        made = make_plan(
+            composed,
+            gather(),
+            plan_id=None if len(found) else plan_id,
+            subset=subset,
+            read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
+        )
+    found.raise_all()
     with located(composed):
         _ask(made)
     return replace(made, notes=(*made.notes, *absent(made.needs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ def _of_config(entry: str) -> tuple[str, str] | None:
     word, *rest = entry.split() or [""]
     if not word.partition("@")[0].strip("/"):
         return "an entry can't be empty", "write '- config', or '- group: choice'"
+    if is_self(entry) and entry != _SELF:
+        return f"{entry!r} is no config", f"write '- {_SELF}'"
     if rest and word in _KEYWORDS:
         return f"{entry!r} names a config, and '{word}' goes with groups", f"write '- {word} GROUP: choice'"
     if entry.startswith(f"{_SELF}@"):
@@ -68,11 +71,16 @@ def _of_config(entry: str) -> tuple[str, str] | None:
     return None
 
 
+def is_self(entry: Any) -> bool:
+    """Whether an entry means the file itself, however it is written (`/_self_`, `optional _self_`)."""
+    return isinstance(entry, str) and bool(re.fullmatch(rf"(.*[/ ])?{_SELF}\s*", entry))
+
+
 def _order(defaults: list[Any]) -> Iterator[Mistake]:
     overriding = False
     seen_self = False
     for index, entry in enumerate(defaults):
-        if entry == _SELF:
+        if is_self(entry):
             if seen_self:
                 yield Mistake(index, f"{_SELF} stands twice in the defaults list", "keep one")
             seen_self = True

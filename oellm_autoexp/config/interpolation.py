@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -332,7 +333,7 @@ class Resolution:
             self._check_size(value)
             self._done[path] = value
         except ConfigError as error:
-            problems = (Problem(p.what, p.where or where(path), p.hint) for p in error.problems)
+            problems = (replace(p, where=p.where or where(path)) for p in error.problems)
             self._failed[path] = ConfigError(*problems)
             if self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
                 self._exhausted = self._exhausted or self._failed[path]
@@ -382,7 +383,7 @@ class Resolution:
         """The problem of an interpolation that refers to nothing."""
         name = ".".join(target)
         hint = did_you_mean(name, all_paths(self._tree))
-        return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint)
+        return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint, about=f"$.{name}")
 
     def call(self, name: str, arguments: Sequence[Any], path: Path) -> Any:
         """The value of a resolver. Raises ConfigError."""

@@ -7,8 +7,9 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,21 +23,16 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from oellm_autoexp.config import hydra_keys
+from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
+from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
+from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
+from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
-from oellm_autoexp.config.source import (
-    WHOLE,
-    Search,
-    key_lines,
-    normalise,
-    parses,
-    read_mapping,
-    searching,
-    shown,
-    unknown_config,
-)
+from oellm_autoexp.config.source import key_lines, normalise, parses, read_mapping, shown
 from oellm_autoexp.config.spelling import spelled
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
@@ -62,16 +58,27 @@ class Places(Protocol):
         """`file.yaml:12` for `$.slurm.sbatch.time`, or `where` itself."""
         ...
 
+    def placed(self, problem: Problem) -> Problem:
+        """A problem at `$.slurm.sbatch.time` with the place where that was written."""
+        ...
+
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed config as plain data: interpolations still text, the `sweep` section apart."""
+    """A composed config as plain data: interpolations still text, the `sweep` section apart.
+
+    `problems` are mistakes found while composing; what they are about was left out, and nobody knows the values at the
+    paths (`$.a.b`) in `unclear`. `notes` tell of what has no effect.
+    """
 
     source: Source
     base: dict[str, Any]
     sweep: Any
     groups: frozenset[str]
     locations: Places
+    problems: tuple[Problem, ...] = field(default=(), kw_only=True)
+    unclear: tuple[str, ...] = field(default=(), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def is_choice(self, key: str, value: Any) -> bool:
         """Whether a sweep's key and value choose a config of a group (`backend: tiny_lm`) rather than set a value."""
@@ -93,6 +100,17 @@ def load(source: Source) -> Composed:
 
     Raises ConfigError: an unknown config or group choice, YAML that does not parse, wrong overrides (all of them).
     """
+    composed = load_mostly(source)
+    raise_all(ConfigError, composed.problems)
+    return composed
+
+
+def load_mostly(source: Source) -> Composed:
+    """As `load`, but what is wrong is left out and told in `problems`, where the rest can still be checked.
+
+    Raises ConfigError with everything found where nothing more can be said.
+    """
+    found = Findings()
     problems = [
         Problem("is not a directory", f"--config-dir {directory}", "name a folder with YAML files")
         for directory in source.config_dirs
@@ -100,44 +118,53 @@ def load(source: Source) -> Composed:
     ]
     if problems:
         raise ConfigError(*problems)
-    directories, name = _locate(source)
+    overrides = _checked_overrides(source.overrides, _EVER_OPEN, found)
+    try:
+        directories, name = _locate(source)
+    except ConfigError as error:
+        raise ConfigError(*found.problems, *error.problems) from None
+    if "@" in name:
+        what = "a config's name can't hold '@', which begins a package in Hydra"
+        raise ConfigError(*found.problems, Problem(what, name, "rename it"))
     # Hydra's experiment pattern: a config that is not whole by itself is laid over the root config.
     alone = name == ROOT or _stands_alone(Search(directories), name)
-    if "@" in name:
-        raise ConfigError(Problem("a config's name can't hold '@', which begins a package in Hydra", name, "rename it"))
     search = Search(directories, (name,) if alone else (ROOT, name))
-    overrides = _checked_overrides(source.overrides, _EVER_OPEN)
     _log.info("composing %s, searched in %s", " and ".join(search.configs), ", ".join(map(str, directories)))
-    with searching(search), _hydra():
-        try:
-            tree = _compose(overrides)
-            # Only now is it known which backend was chosen, and so which keys are new and need a `+`.
-            opened = _checked_overrides(source.overrides, open_sections(tree), tree)
-            if opened != overrides:
-                overrides = opened
-                tree = _compose(overrides)
-        except AutoexpError:
-            raise
-        except Exception as error:  # Hydra asserts on some mistakes, and others end in any of Python's own errors
-            raise ConfigError(*_explain(error, search, overrides)) from None
+    before = len(found.problems)
+    with searching(search, found), _hydra():
+        tree, right = _composed(overrides, search, found)
+        # Only now is it known which backend was chosen, and so which keys are new and need a `+`.
+        opened = _checked_overrides(source.overrides, open_sections(tree), found, tree)
+        if opened != overrides:
+            tree, right = _composed(opened, search, found)
         loader = GlobalHydra.instance().config_loader()
     if lacks := [name for name in ("project", "backend", "slurm") if name not in tree]:
+        if len(found.problems) > before:  # it may have them without these
+            raise ConfigError(*found.problems)
         what = f"the config has no {' and no '.join(lacks)}"
-        raise ConfigError(
-            Problem(what, shown(cast("Path", search.file(name))), "" if ROOT in search.configs else _ALONE)
-        )
-    locations = Locations(loader, search, overrides)
+        where = shown(cast("Path", search.file(name)))
+        raise ConfigError(*found.problems, Problem(what, where, "" if ROOT in search.configs else _ALONE))
+    locations = Locations(loader, search, right, found)
     sweep = tree.pop("sweep", None)
-    about_sweep = [override for override in overrides if override.key.split(".")[0] == "sweep"]
+    about_sweep = [override for override in right if override.key.split(".")[0] == "sweep"]
     if about_sweep and about_sweep[-1].checked == _NO_SWEEP:
         sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
-    _check_sections(tree, search, locations)
-    return Composed(source, tree, sweep, _groups(directories[-len(source.config_dirs) - 1 :]), locations)
+    _check_sections(tree, search, locations, found)
+    groups = _groups(directories[-len(source.config_dirs) - 1 :])
+    return Composed(
+        source,
+        tree,
+        sweep,
+        groups,
+        locations,
+        problems=tuple(found.problems),
+        unclear=tuple(found.unclear),
+        notes=tuple(found.notes),
+    )
 
 
-def _check_sections(tree: Mapping[str, Any], search: Search, locations: Places) -> None:
-    """Raises ConfigError for sections that hold one value, such as `slurm: base` outside of a defaults list."""
-    problems = []
+def _check_sections(tree: dict[str, Any], search: Search, locations: Places, found: Findings) -> None:
+    """Leave out sections that hold one value, such as `slurm: base` outside of a defaults list."""
     for name in _groups_of_root(search):
         value = tree.get(name)
         if value is None or isinstance(value, dict):
@@ -145,8 +172,8 @@ def _check_sections(tree: Mapping[str, Any], search: Search, locations: Places) 
         hint = f"to choose a config, write '- override /{name}: {value}' in the defaults list"
         known = isinstance(value, str) and search.file(f"{name}/{value}") is not None
         what = f"must hold keys and values, not {value!r}"
-        problems.append(Problem(what, locations.of(f"$.{name}"), hint if known else ""))
-    raise_all(ConfigError, problems)
+        found.add([Problem(what, locations.of(f"$.{name}"), hint if known else "")], f"$.{name}")
+        tree[name] = {}
 
 
 @contextmanager
@@ -191,16 +218,12 @@ def _locate(source: Source) -> tuple[tuple[Path, ...], str]:
 def _stands_alone(search: Search, name: str, seen: frozenset[str] = frozenset()) -> bool:
     """Whether a config brings in what the root config does, itself or by a config that it builds on.
 
-    Such a one is a primary config in Hydra's sense; any other is an experiment to be laid over the root config. Raises
-    ConfigError.
+    Such a one is a primary config in Hydra's sense; any other is an experiment to be laid over the root config.
     """
     file = search.file(name)
     if name == ROOT or file is None or name in seen:  # what is missing is Hydra's to tell
         return name == ROOT
-    defaults = read_mapping(file).get("defaults") or []
-    if not isinstance(defaults, list):
-        raise ConfigError(Problem("defaults must be a list", shown(file), "begin each entry with '- '"))
-    for entry in defaults:
+    for entry in _defaults(file):
         key = next(iter(entry), "") if isinstance(entry, dict) else entry
         words = str(key).split()
         if not words or "override" in words[:-1] or words[-1] == "_self_":
@@ -217,8 +240,17 @@ def _stands_alone(search: Search, name: str, seen: frozenset[str] = frozenset())
 
 def _groups_of_root(search: Search) -> list[str]:
     """The groups of which the root config chooses a config each."""
-    entries = read_mapping(cast("Path", search.file(ROOT))).get("defaults") or []
+    entries = _defaults(cast("Path", search.file(ROOT)))
     return [str(group) for entry in entries if isinstance(entry, dict) for group in entry]
+
+
+def _defaults(file: Path) -> list[Any]:
+    """The defaults list of a file; empty where it can't be read, which composing it tells."""
+    try:
+        defaults = read_mapping(file).get("defaults")
+    except ConfigError:
+        return []
+    return defaults if isinstance(defaults, list) else []
 
 
 _ALONE = (
@@ -245,22 +277,36 @@ _EVER_OPEN = (*OPEN_SECTIONS, *(section for sections in OPEN_FOR_BACKEND.values(
 
 
 def _checked_overrides(
-    overrides: tuple[str, ...], opened: tuple[str, ...], tree: Mapping[str, Any] | None = None
+    texts: tuple[str, ...], opened: tuple[str, ...], found: Findings, tree: Mapping[str, Any] | None = None
 ) -> list[_Override]:
-    """The overrides, with `++` before keys of `opened` sections and of the schema (of the classes that `tree` names).
+    """The overrides that parse, with `++` before keys of `opened` sections and of the schema.
 
-    Raises ConfigError with all that do not parse.
+    The schema's keys are those of the classes that `tree` names. The problems of others go to `found`.
     """
-    problems: list[Problem] = []
     checked: list[_Override] = []
-    for text in overrides:
+    whole, cut = taken_apart(texts)
+    found.add(cut, *(_path_of(problem.where) for problem in cut))
+    for text in whole:
+        key = text.partition("=")[0]
+        if hydra_keys.is_hydras(key):
+            found.notes[hydra_keys.note(key.lstrip("+~"), f"override {text}")] = None
+            continue
         try:
-            checked.append(_checked_override(text, opened, tree))
+            override = _checked_override(text, opened, tree)
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(*problems)
+            found.add(error.problems, _path_of(text))
+            continue
+        if override.key == "index":
+            found.add([Problem(INDEX_IS_SET, text, INDEX_HINT)])
+        else:
+            checked.append(override)
     return checked
+
+
+def _path_of(text: str) -> str:
+    """The path in the config (`$.a.b`) that an override is about, as far as it can be told from one that is wrong."""
+    name = text.partition("=")[0].split(" ")[0].lstrip("+~").split("@")[0].replace("/", ".")
+    return f"$.{name}" if name else "$.?"
 
 
 def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any] | None = None) -> _Override:
@@ -276,8 +322,7 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
     try:
         override = _parsed(plain)
     except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
-        hint = "write key=value; a value with ~, commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
-        raise ConfigError(Problem("the override does not parse", text or "''", hint)) from None
+        raise ConfigError(unparsed(text, _is_override)) from None
     if not override.key_or_group:
         raise ConfigError(Problem("the override names no key", text, "write key=value"))
     if override.is_sweep_override():
@@ -299,6 +344,14 @@ def _nested(value: str) -> int:
         depth = depth + 1 if bracket in "[{(" else max(0, depth - 1)
         deepest = max(deepest, depth)
     return deepest
+
+
+def _is_override(text: str) -> bool:
+    try:
+        _parsed(_plain_value(text))
+    except (HydraException, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parsed(text: str) -> Override:
@@ -353,28 +406,122 @@ def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
 
-def _explain(error: Exception, search: Search, overrides: Sequence[_Override]) -> list[Problem]:
-    """Hydra's error in our form: if the config alone is right, one problem for each override that is wrong."""
-    good: list[_Override] = []
+def _composed(
+    overrides: Sequence[_Override], search: Search, found: Findings
+) -> tuple[dict[str, Any], list[_Override]]:
+    """The whole config with the overrides that are right, and these; what is wrong goes to `found`.
+
+    Raises ConfigError with everything found if the config does not compose without what is wrong.
+    """
     try:
-        _compose(good)
-    except AutoexpError as unreadable:
-        return [*unreadable.problems]
-    except Exception as alone:
-        return _misfits(search) or [_problem(alone, None, search, good)]
-    found: list[Problem] = []
+        tree = _compose(overrides)
+    except AutoexpError:
+        raise
+    except Exception as error:  # Hydra asserts on some mistakes, and others end in any of Python's own errors
+        tree, overrides = _composed_mostly(overrides, error, search, found)
+    if found.hopeless:
+        _read_all(search, found)
+        raise ConfigError(*found.problems)
+    return tree, list(overrides)
+
+
+def _composed_mostly(
+    overrides: Sequence[_Override], error: Exception, search: Search, found: Findings
+) -> tuple[dict[str, Any], list[_Override]]:
+    """As `_composed`, where Hydra has failed with an error."""
+    if not _composes_alone(search, found):
+        found.add((), EVERYTHING)
+        return {}, []
+    good: list[_Override] = []
+    before = len(found.problems)
     for override in sorted(overrides, key=lambda one: not search.is_group(one.key)):  # Hydra takes choices first, too
+        path = _path_of(override.key)
+        if any(path != place and within(path, place) for place in found.unclear):
+            continue  # whether the section has this key depends on what is wrong with it
         try:
             _compose([*good, override])
             good.append(override)
-        except AutoexpError as unreadable:
-            found += unreadable.problems
         except Exception as single:
-            found.append(_problem(single, override, search, good))
-    return found or [_problem(error, None, search, good)]
+            found.add([_problem(single, override, search, good)], path)
+            if search.is_group(override.key):
+                meant = _meant(override, single, good)
+                good += meant
+                found.add((), *([EVERYTHING] if not meant and search.is_global(override.key) else []))
+    order = {override.written: position for position, override in enumerate(overrides)}
+    good.sort(key=lambda one: order[one.written])
+    try:
+        return _compose(good), good
+    except Exception as again:
+        if len(found.problems) == before:
+            found.add([_problem(error, None, search, good)])
+        else:
+            found.add([_problem(again, None, search, good)])
+        found.add((), EVERYTHING)
+        return {}, []
 
 
-def _misfits(search: Search) -> list[Problem]:
+def _meant(override: _Override, error: Exception, good: Sequence[_Override]) -> list[_Override]:
+    """The choice that was most likely meant instead of one that is not there, so that the rest can be checked."""
+    if not isinstance(error, MissingConfigException) or "=" not in override.checked:
+        return []
+    group, _, choice = override.checked.partition("=")
+    for near in get_close_matches(choice, [str(known) for known in error.options or ()], n=1):
+        meant = replace(override, checked=f"{group}={near}")
+        try:
+            _compose([*good, meant])
+        except Exception:
+            return []
+        return [meant]
+    return []
+
+
+def _composes_alone(search: Search, found: Findings) -> bool:
+    """Whether the config composes without overrides, once what is wrong in it is left out and told."""
+    for _ in range(_MOST_MISTAKES):
+        if found.hopeless:
+            return False
+        try:
+            _compose([])
+        except Exception as error:
+            if misfits := _misfits(search):
+                for problem, file, path in misfits:
+                    found.add([problem], f"$.{'.'.join(path)}")
+                    found.left_out[str(file)].add(path)
+                continue
+            found.add([_problem(error, None, search, [])])
+            entry = _culprit(error, search)
+            if entry is None or entry.path in found.left_out[str(entry.file)]:
+                return False
+            found.left_out[str(entry.file)].add(entry.path)
+            found.add((), EVERYTHING if search.is_global(entry.section.removeprefix("$.")) else entry.section)
+        else:
+            return True
+    return False
+
+
+_MOST_MISTAKES = 20  # entries of defaults lists, in one load
+
+
+def _read_all(search: Search, found: Findings) -> None:
+    """Read all files that a config names which does not compose, and keep what is wrong in each."""
+    waiting, seen = list(search.configs), set[str]()
+    while waiting:
+        config = waiting.pop()
+        file = search.file(config)
+        if file is None or config in seen or hydra_keys.is_hydras(config):
+            continue
+        seen.add(config)
+        found.add(flaw.problem for flaw in read_config(file, config, is_root=config in search.configs).flaws)
+        for entry in _defaults(file):
+            group, choices = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else ("", entry)
+            words = str(group if isinstance(entry, dict) else choices).split()
+            path = words[-1].partition("@")[0] if words else ""
+            base = path[1:] if path.startswith("/") else posixpath.normpath(posixpath.join(config, "..", path))
+            names = choices if isinstance(choices, list) else [choices]
+            waiting += [f"{base}/{name}" for name in names] if isinstance(entry, dict) else [base]
+
+
+def _misfits(search: Search) -> list[tuple[Problem, Path, FilePath]]:
     """The keys of an experiment that hold a list where the root has keys and values, or the other way round."""
     *under, name = search.configs
     if not under:
@@ -386,7 +533,7 @@ def _misfits(search: Search) -> list[Problem]:
             return []
     file = cast("Path", search.file(name))
     lines = key_lines(file)
-    found: list[Problem] = []
+    found: list[tuple[Problem, Path, FilePath]] = []
 
     def walk(value: Any, below: Any, path: tuple[str, ...]) -> None:
         if isinstance(value, dict) and isinstance(below, dict):
@@ -394,10 +541,14 @@ def _misfits(search: Search) -> list[Problem]:
                 walk(value[key], below[key], (*path, *str(key).split(".")))
         elif isinstance(value, dict | list) and isinstance(below, dict | list) and type(value) is not type(below):
             must, is_now = _KINDS[type(below)], _KINDS[type(value)]
-            found.append(Problem(f"must be {must}, not {is_now}", f"{shown(file)}:{lines[path]} ($.{'.'.join(path)})"))
+            where = f"{shown(file)}:{lines[path]} ($.{'.'.join(path)})"
+            found.append((Problem(f"must be {must}, not {is_now}", where), file, path))
 
-    walk(read_mapping(file), base, ())
-    return sorted(found, key=lambda problem: problem.where)
+    # The file as Hydra gets it: without what is wrong in it, which is told already.
+    current = current_findings()
+    content = read_config(file, name, is_root=True, left_out=current.left_out[str(file)]).config
+    walk(OmegaConf.to_container(content, resolve=False), base, ())
+    return sorted(found, key=lambda each: each[0].where)
 
 
 _KINDS = {dict: "keys and values", list: "a list"}
@@ -418,6 +569,10 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         group = unmatched.group(1)
         if parent != WHOLE:
             about = _entry(search, parent, group)
+        if group in search.groups() and ROOT in search.configs:
+            what = f"no defaults list chooses a config of '{group}', so that there is none to override"
+            written = override.written.lstrip("+") if override else ""
+            return Problem(what, about, f"write '+{written}'" if written else f"write '- /{group}: NAME'")
         hint = did_you_mean(group, search.groups()) if ROOT in search.configs else _ALONE
         return Problem(f"the config has no group '{group}' to override", about, hint)
     no_key = isinstance(error, LookupError | TypeError | ValueError) or _NO_KEY.search(f"{text} {error.__cause__}")
@@ -431,6 +586,9 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         lines.append(str(error.__cause__).splitlines()[0])
     if " " not in text or isinstance(error, AssertionError | NotImplementedError | RecursionError):
         return _without_words(error, about or _own_defaults(search), override)
+    if other := re.search(r"Could not override '([^']+)'\. Did you mean to override ([^?]+)\?", text):
+        what = f"the config has no '{other[1]}' to override"
+        return Problem(what, about if override else _entry(search, parent, other[1]), f"did you mean '{other[2]}'?")
     if twice := re.match(r"(\S+) appears more than once", text):
         return Problem(text, _entry(search, parent, twice[1]) or _own_defaults(search), "keep one of the entries")
     return Problem(" ".join(lines[:3]), about or _own_defaults(search))
@@ -466,24 +624,60 @@ def _missing(group: str, choice: str, known: Sequence[str], about: str, search: 
     return Problem(what, about, did_you_mean(choice, known) or (f"known: {', '.join(known)}" if known else ""))
 
 
-def _entry(search: Search, parent: str, group: str = "", choice: str = "") -> str:
-    """`file.yaml:3` of the defaults entry that asks for a group, or for a choice of it, as far as it can be found.
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of a file's defaults list, and the section of the config (`$.slurm`) that it brings in."""
+
+    file: Path
+    index: int
+    section: str
+
+    @property
+    def path(self) -> FilePath:
+        return "defaults", str(self.index)
+
+    @property
+    def where(self) -> str:
+        return f"{shown(self.file)}:{key_lines(self.file)[self.path]}"
+
+
+def _find_entry(search: Search, parent: str, group: str = "", choice: str = "") -> _Entry | None:
+    """The defaults entry that asks for a group, or for a choice of it, as far as it can be found.
 
     Hydra names as `parent` the config that has the group; an experiment may have overridden the choice.
     """
-    wanted = choice or group.rpartition("/")[2]
+    wanted = choice or group.partition("@")[0].rpartition("/")[2]
+    left_out = current_findings().left_out
     for config in (*reversed(search.configs), parent) if wanted else ():
         file = search.file(config)
-        if file is None:
-            continue
-        defaults = read_mapping(file).get("defaults")
-        for index, entry in enumerate(defaults if isinstance(defaults, list) else []):
+        for index, entry in enumerate(_defaults(file) if file is not None else []):
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
             words = re.split(r"[/@ ]+", f"{key} {chosen or ''}")
-            if wanted in words:
-                return f"{shown(file)}:{key_lines(file)['defaults', str(index)]}"
+            if wanted in words and file is not None and ("defaults", str(index)) not in left_out[str(file)]:
+                folder = config.split("/")[0]
+                inside = folder if "/" in config and folder in _groups_of_root(search) else ""
+                return _Entry(file, index, f"$.{inside}" if inside else brought_in(entry))
+    return None
+
+
+def _entry(search: Search, parent: str, group: str = "", choice: str = "") -> str:
+    """`file.yaml:3` of the entry that `_find_entry` finds, else the file of `parent`."""
+    if entry := _find_entry(search, parent, group, choice):
+        return entry.where
     named = search.file(parent)
     return shown(named) if named else ""
+
+
+def _culprit(error: Exception, search: Search) -> _Entry | None:
+    """The entry of a defaults list because of which Hydra fails, where its message names it."""
+    text = str(error).strip()
+    inside = re.match(r"In '([^']*)': ", text)
+    parent = inside.group(1) if inside else WHOLE
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return _find_entry(search, parent, group, choice)
+    named = re.search(r"Could not override '([^']+)'", text) or re.match(r"(\S+) appears more than once", text)
+    return _find_entry(search, parent, named[1]) if named else None
 
 
 def _known_keys(good: Sequence[_Override]) -> list[str]:
@@ -499,10 +693,12 @@ def _known_keys(good: Sequence[_Override]) -> list[str]:
 class Locations:
     """Where each key of a composed config was written. Looked up only when there is an error to tell."""
 
-    def __init__(self, loader: ConfigLoader, search: Search, overrides: Sequence[_Override]) -> None:
+    def __init__(self, loader: ConfigLoader, search: Search, overrides: Sequence[_Override], found: Findings) -> None:
         self._loader = loader
         self._search = search
         self._overrides = overrides
+        self._found = found
+        self._chosen: dict[str, Path] = {}
         self._lines: dict[tuple[str, ...], str] | None = None
 
     def of(self, where: str) -> str:
@@ -529,9 +725,30 @@ class Locations:
             path = path[:-1]
         return where
 
+    def placed(self, problem: Problem) -> Problem:
+        """A problem with the place where its key was written, or the file that should have it."""
+        about = tuple(part for part in (problem.about or problem.where).removeprefix("$.").split(".") if part)
+        lacking = self._lacking(about) if problem.about else None
+        if lacking is not None:
+            file, base = lacking
+            what = f"'{'.'.join(about[1:])}' is missing, which {shown(base)} holds"
+            hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
+            return Problem(what, shown(file), hint)
+        return Problem(problem.what, self.of(problem.where), problem.hint)
+
+    def _lacking(self, about: tuple[str, ...]) -> tuple[Path, Path] | None:
+        """The file of a group that lacks a key, and the group's base that holds it, if it is that which is missing."""
+        if self._lines is None:
+            self._lines = self._read()
+        file, base = self._chosen.get(about[0]), self._search.file(f"{about[0]}/base")
+        if file is None or base is None or file == base or len(about) < 2:
+            return None
+        words = [re.split(r"[/ ]", str(entry))[-1] for entry in _defaults(file)]
+        return (file, base) if "base" not in words and about[1:] in key_lines(base) else None
+
     def _read(self) -> dict[tuple[str, ...], str]:
         lines: dict[tuple[str, ...], str] = {}
-        with searching(self._search):
+        with searching(self._search, self._found):
             checked = [override.checked for override in self._overrides]
             defaults = self._loader.compute_defaults_list(WHOLE, checked, RunMode.RUN)
         for default in defaults.defaults:
@@ -539,6 +756,8 @@ class Locations:
             if file is None:
                 continue
             package = tuple(part for part in (default.package or "").split(".") if part)
+            if len(package) == 1 and str(default.config_path).startswith(f"{package[0]}/"):
+                self._chosen[package[0]] = file  # the last one: those that it is laid over come before it
             for key, line in key_lines(file).items():
                 path = spelled(".".join((*package, *(part.lstrip("+~") for part in key))))
                 lines[tuple(path.split("."))] = f"{shown(file)}:{line}"

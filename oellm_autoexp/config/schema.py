@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
@@ -181,6 +183,55 @@ def decode_section(name: str, tree: Any) -> Any:
         raise ConfigError(*dict.fromkeys(found)) from None
 
 
+def decode_parts(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The typed sections of a resolved tree by their names, without the values in them that are wrong; and that tree.
+
+    A section that lacks what it can't do without is in neither.
+    """
+    sections: dict[str, Any] = {}
+    right = dict(tree)
+    for name, field in AutoexpConfig.model_fields.items():
+        if not sections_of(field.annotation):
+            continue
+        value, section = _without_wrong(name, tree.get(name, {}))
+        right.pop(name, None)
+        if section is not None:
+            right[name], sections[name] = value, section
+    return sections, right
+
+
+def _without_wrong(name: str, value: Any) -> tuple[Any, Any]:
+    """A section's tree without what is wrong in it, and the section; None if it can't do without that."""
+    field = AutoexpConfig.model_fields[name]
+    kind: Any = field.annotation
+    if field.discriminator:
+        kind = Annotated[kind, Field(discriminator=field.discriminator)]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    for _ in range(_MOST_WRONG):
+        try:
+            return value, adapter.validate_python(value)
+        except ValidationError as error:
+            before, value = value, deepcopy(value)
+            for detail in error.errors(include_url=False):
+                _drop(value, _written((name, *detail["loc"]))[0][1:])
+            if value == before:
+                return value, None
+    return value, None
+
+
+_MOST_WRONG = 20  # levels at which something is wrong that hides what is wrong below
+
+
+def _drop(node: Any, path: Sequence[int | str]) -> None:
+    """Delete what is at a path below a container; an item of a list goes with the list."""
+    for depth, part in enumerate(path):
+        child = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and (depth == len(path) - 1 or not isinstance(child, dict)):
+            node.pop(part, None)
+            return
+        node = child
+
+
 _MUST_BE = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -211,13 +262,13 @@ def _problem(detail: Any) -> Problem:
     location, around, inside = _written(detail["loc"])
     path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     if location[-1:] == ("[key]",):
-        return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{value}' in quotes")
+        return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{scalar(value)}' in quotes")
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
         hint = _place_of(str(location[0])) if len(location) == 1 else ""
         return Problem(f"unknown key '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
     if kind == "missing":
-        return Problem("this key is required", path)
+        return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):
         return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
     if kind in ("value_error", "state", "event"):

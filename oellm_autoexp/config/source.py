@@ -1,9 +1,10 @@
-"""Reads the YAML of a config: plain numbers, no traps, every key with its line; and feeds it to Hydra.
+"""Reads the YAML of a config: plain numbers, no traps, every key with its line.
 
 Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
 - digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
 - a key given twice is an error;
+- a key is text where YAML reads a boolean, null or a fraction: `no:` and `on:` are the keys `no` and `on`;
 - `${oc.eval:int(50e9 / ${b})}` is accepted unquoted: the expression is quoted here, so that OmegaConf's grammar, which
   knows no operators, takes it as one argument;
 - the events of `monitoring` are kept by name, also where they are written as a list, so that a file can add to them;
@@ -13,37 +14,22 @@ Differences to PyYAML's YAML 1.1, all towards what people mean:
 
 from __future__ import annotations
 
-import logging
 import re
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf, grammar_parser
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from omegaconf import grammar_parser
+from omegaconf.errors import GrammarParseError
 
-from oellm_autoexp.config.defaults_list import Mistake, mistakes
-from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
-from oellm_autoexp.config.spelling import respelled
-from oellm_autoexp.errors import ConfigError, Problem, raise_all
-from oellm_autoexp.text import did_you_mean
+from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS
+from oellm_autoexp.errors import ConfigError, Problem
 
 if yaml.__with_libyaml__:
     from yaml import CSafeLoader
     from yaml.composer import Composer
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-SCHEME = "autoexp"
-_log = logging.getLogger(__name__)
+    from collections.abc import Iterator
 
 _INT = re.compile(r"^[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o[0-7][0-7_]*|0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(
@@ -90,6 +76,7 @@ class _Loader(_SafeLoader):
         self._around.append(anchor)
         node = super().compose_mapping_node(anchor)
         self._around.pop()
+        node.value = [(_as_text(key), value) for key, value in node.value]
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
@@ -123,6 +110,16 @@ class _Loader(_SafeLoader):
                 self.flatten_mapping(source)
                 merged |= {_identity(key): (key, value) for key, value in source.value}
         node.value = list((merged | own).values())
+
+
+def _as_text(key: yaml.Node) -> yaml.Node:
+    """A key as text, if YAML reads one of `_TEXT_AS_KEYS`. The node itself is kept: an alias may name it."""
+    if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_AS_KEYS:
+        return key
+    return yaml.ScalarNode(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, key.value, key.start_mark, key.end_mark)
+
+
+_TEXT_AS_KEYS = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "null", "float"))
 
 
 def _check_size(root: yaml.Node) -> None:
@@ -185,7 +182,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line."""
-    text = _read_text(path)
+    text = text_of(path)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -199,7 +196,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(Problem("is nested too deeply", str(path))) from None
 
 
-def _read_text(path: Path) -> str:
+def text_of(path: Path) -> str:
     try:
         if (bytes_ := path.stat().st_size) > MOST_BYTES:
             raise ConfigError(Problem(f"has {bytes_} bytes; a config file has at most {MOST_BYTES}", str(path)))
@@ -251,7 +248,7 @@ def key_lines(path: Path) -> dict[tuple[str, ...], int]:
                 lines[here] = value.start_mark.line + 1
                 walk(value, here)
 
-    root = yaml.compose(_read_text(path), Loader=_Loader)
+    root = yaml.compose(text_of(path), Loader=_Loader)
     if root is not None:
         walk(root, ())
     return lines
@@ -381,170 +378,6 @@ def _quote(argument: str) -> str:
     return f"'{quoted}{quoted[len(quoted) - end :]}'"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Hydra's side
-
-
-@dataclass(frozen=True)
-class Search:
-    """Folders to search, first one first, and the configs that the whole is made of, each laid over those before."""
-
-    directories: tuple[Path, ...] = ()
-    configs: tuple[str, ...] = ()
-
-    def file(self, config_path: str) -> Path | None:
-        """The file of a config in the first folder that has it."""
-        files = (directory / f"{config_path}.yaml" for directory in self.directories)
-        return next((file for file in files if file.is_file()), None)
-
-    def is_group(self, name: str) -> bool:
-        """Whether a folder of that name holds configs to choose from."""
-        return bool(name) and any((directory / name).is_dir() for directory in self.directories)
-
-    def groups(self) -> list[str]:
-        """The names of all groups but those of experiments."""
-        folders = [
-            folder.relative_to(directory)
-            for directory in self.directories
-            for pattern in ("*/", "*/*/")
-            for folder in directory.glob(pattern)
-        ]
-        return sorted({str(folder) for folder in folders if folder.parts[0] != "experiments"})
-
-
-WHOLE = "the config"
-"""The name of the config that Hydra composes: a defaults list of `Search.configs`, in no file."""
-
-_NOWHERE = Search()
-_search: ContextVar[Search] = ContextVar("search", default=_NOWHERE)
-
-
-class AutoexpConfigSource(ConfigSource):
-    """A folder of YAML files, read by `read_yaml`; one Hydra search path entry `autoexp:///folder`."""
-
-    @staticmethod
-    def scheme() -> str:
-        return SCHEME
-
-    def _file(self, config_path: str) -> Path:
-        return Path(self.path, self._normalize_file_name(config_path))
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        if config_path == WHOLE:
-            # The package is said here, so that a config without the header is laid over the root as well.
-            config = OmegaConf.create({"defaults": [f"{name}@_global_" for name in _search.get().configs]})
-            return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
-        file = self._file(config_path)
-        if not file.is_file():
-            raise ConfigLoadError(f"Config not found : {file}")
-        _log.debug("reading %s", file)
-        header = ConfigSource._get_header_dict(_read_text(file)[:512])
-        package = header.get("package") or ("" if config_path in _search.get().configs else Path(config_path).parent)
-        place = str(package).replace("/", ".")
-        content = read_mapping(file)
-        if "defaults" in content and (wrong := mistakes(content["defaults"])):
-            raise ConfigError(*_located(wrong, file))
-        _check_texts(content, file)
-        content = respelled(content, "" if place in ("_global_", ".") else place)
-        if config_path.startswith("sweep/"):
-            content = normalise(content, in_sweep=True)
-        else:
-            content = {key: normalise(value, in_sweep=key == "sweep") for key, value in content.items()}
-        if config_path.startswith("monitoring/"):
-            content = by_name(content)
-        elif "monitoring" in content:
-            content["monitoring"] = by_name(content["monitoring"])
-        return ConfigResult(
-            provider=self.provider, path=self.full_path(), config=_created(content, file), header=header
-        )
-
-    def available(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def is_group(self, config_path: str) -> bool:
-        return Path(self.path, config_path).is_dir()
-
-    def is_config(self, config_path: str) -> bool:
-        return config_path == WHOLE or self._file(config_path).is_file()
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        files: list[str] = []
-        for entry in sorted(Path(self.path, config_path).iterdir()):
-            self._list_add_result(files, f"{config_path}/{entry.name}", entry.name, results_filter)
-        return sorted(set(files))
-
-
-def _located(wrong: Iterable[Mistake], file: Path) -> Iterator[Problem]:
-    lines = key_lines(file)
-    for mistake in wrong:
-        path = ("defaults",) if mistake.index is None else ("defaults", str(mistake.index))
-        yield Problem(mistake.what, _line(file, path, lines), mistake.hint)
-
-
-def _check_texts(content: Any, file: Path) -> None:
-    """Raise ConfigError for texts with interpolations that would take for ever to parse."""
-    wrong = []
-    for path, text in _texts(content, ()):
-        if len(text) > LONGEST_INTERPOLATED:
-            what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
-            wrong.append((path, what))
-        elif text.count("${") > DEEPEST and _nesting(text) > DEEPEST:
-            wrong.append(
-                (path, f"the interpolation {shortened(text, 60)} is nested too deeply: at most {DEEPEST} levels")
-            )
-    if wrong:
-        lines = key_lines(file)
-        raise_all(ConfigError, [Problem(what, _line(file, path, lines)) for path, what in wrong])
-
-
-def _nesting(text: str) -> int:
-    """How deep interpolations are nested at most, whatever is quoted or escaped."""
-    deepest = depth = 0
-    for found in re.findall(r"\$\{|\}", text):
-        depth = max(0, depth - 1) if found == "}" else depth + 1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _created(content: Mapping[Any, Any], file: Path) -> Any:
-    """The content as OmegaConf keeps it. Raises ConfigError for what it can't: all broken interpolations, by line."""
-    try:
-        return OmegaConf.create(dict(content))
-    except GrammarParseError:
-        lines = key_lines(file)
-        problems = [
-            Problem(
-                f"the interpolation {shortened(text)} does not parse",
-                _line(file, path, lines),
-                "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}",
-            )
-            for path, text in _texts(content, ())
-            if not parses(text)
-        ]
-        raise ConfigError(*problems) from None
-    except OmegaConfBaseException as error:
-        path = tuple(part for part in re.split(r"[.\[\]]", error.full_key or "") if part)
-        raise ConfigError(Problem(str(error).splitlines()[0], _line(file, path, key_lines(file)))) from None
-
-
-def _line(file: Path, path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
-    """`file:12` for the nearest part of the path that has a line."""
-    known = (lines[path[:count]] for count in range(len(path), 0, -1) if path[:count] in lines)
-    line = next(known, None)
-    return f"{shown(file)}:{line}" if line else shown(file)
-
-
-def _texts(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _texts(value, (*path, *str(key).split(".")))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _texts(value, (*path, str(index)))
-    elif isinstance(node, str) and "${" in node:
-        yield path, node
-
-
 def parses(text: str) -> bool:
     """Whether OmegaConf's grammar takes a text."""
     try:
@@ -558,36 +391,3 @@ def shown(file: Path) -> str:
     """A file as a person would name it: from here if it is below, else with its whole path."""
     here = Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
-
-
-class AutoexpSearchPath(SearchPathPlugin):
-    """Puts the folders of `searching` on Hydra's search path, in order, before everything else."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for directory in reversed(_search.get().directories):
-            search_path.prepend(provider=SCHEME, path=f"{SCHEME}://{directory}")
-
-
-@contextmanager
-def searching(search: Search) -> Iterator[None]:
-    """Let Hydra search these folders, and compose these configs as WHOLE, for the time of a block."""
-    Plugins.instance().register(AutoexpConfigSource)
-    Plugins.instance().register(AutoexpSearchPath)
-    token = _search.set(search)
-    try:
-        yield
-    finally:
-        _search.reset(token)
-
-
-def unknown_config(name: str, directories: tuple[Path, ...]) -> Problem:
-    """The problem of a config name found in none of the folders, with the nearest names there are."""
-    files = [
-        (file, directory)
-        for directory in directories
-        for files in (directory.glob("*.yaml"), (directory / "experiments").rglob("*.yaml"))
-        for file in sorted(files)
-    ]
-    known = {str(file.relative_to(directory).with_suffix("")) for file, directory in files}
-    searched = ", ".join(str(directory) for directory in directories)
-    return Problem(f"no config '{name}'", f"searched {searched}", did_you_mean(name, known))

@@ -73,10 +73,10 @@ def exports(env: Mapping[str, str], *, for_slurm: bool) -> str:
     return _FOR_SRUN + lines if for_slurm else lines
 
 
-def environment_problems(env: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with variables that tell srun what only a key of `slurm.srun` can: they would not be seen here."""
+def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
+    """What is wrong with variables of the section `where` that tell srun what only a key of `slurm.srun` can."""
     return [
-        Problem(f"{name} would be hidden from this program", f"$.slurm.env.{name}", f"set slurm.srun.{_ANSWERED[name]}")
+        Problem(f"{name} would be hidden from this program", f"{where}.{name}", f"set slurm.srun.{_ANSWERED[name]}")
         for name, value in env.items()
         if name in _ANSWERED and not value.upper().startswith("ALL")
     ]

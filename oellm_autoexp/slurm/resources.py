@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import Collector, ConfigError, Problem
 from oellm_autoexp.slurm.directives import DIRECTIVE
 from oellm_autoexp.slurm.options import long_name, options_in
 from oellm_autoexp.slurm.times import parse_time
@@ -34,6 +34,20 @@ def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int
         or sockets * asked.gpus("gpus_per_socket")
     )
     return nodes, gpus, asked.time()
+
+
+def resource_problems(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[Problem, ...]:
+    """All that is wrong with what a section asks for; `resources` raises the first."""
+    asked, found = _Asked(sbatch, extra), Collector()
+    for key in ("ntasks", "ntasks_per_node", "nodes", "sockets_per_node"):
+        with found.step():
+            asked.count(key)
+    for key in ("gpus", "gpus_per_node", "gres", "gpus_per_task", "tres_per_task", "gpus_per_socket"):
+        with found.step():
+            asked.gpus(key)
+    with found.step():
+        asked.time()
+    return found.problems
 
 
 def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:

@@ -7,6 +7,7 @@ value of the grid keeps its coordinate.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Siblings:
         ]
         if len(found) == 1:
             return found[0]
+        if not found and [m for keys in self._stages[stage] for m in self._matching(stage, keys, here)] == [member]:
+            what = f"'sibling.{stage}' would be job {member.index} (stage {member.stage}) itself, which is no sibling"
+            raise SweepError(
+                Problem(what, hint="name another stage; the job's own values are ${project.name} and so on")
+            )
         raise SweepError(self._unclear(member, stage, found, here))
 
     def _matching(self, stage: str, keys: frozenset[str], here: Mapping[str, Any]) -> list[Member]:
@@ -80,9 +86,9 @@ class Siblings:
             what = f"'sibling.{stage}' is not one job for {where}: {len(found)} jobs match: {listed}{more}"
             return Problem(what, hint="give both stages the grid key in which these differ")
         everyone = [candidate for members in self._stages[stage].values() for candidate in members]
-        listed = "; ".join(_described(candidate) for candidate in everyone[:_LISTED])
+        listed = "; ".join(_described(candidate, whole=True) for candidate in everyone[:_LISTED])
         place = ", ".join(
-            f"{key}={value}" for key, value in here.items() if any(key in c.point.coords for c in everyone)
+            f"{key}={_shown(value)}" for key, value in here.items() if any(key in c.point.coords for c in everyone)
         )
         what = (
             f"'sibling.{stage}' is no job for {where}: none of its {plural(len(everyone), 'job')} has {place or 'it'}"
@@ -103,8 +109,18 @@ def frozen(value: Any) -> Any:
     return ("bool", value) if isinstance(value, bool) else value
 
 
-def _described(member: Member) -> str:
-    place = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in member.point.coords.items())
+def _shown(value: Any) -> str:
+    """A value, with quotes around text that looks like a number or another value."""
+    return repr(value) if isinstance(value, str) and _NO_TEXT.fullmatch(value) else str(value)
+
+
+_NO_TEXT = re.compile(r"\s*|[-+.\d][-+.\deE_]*|true|false|null|none", re.IGNORECASE)
+
+
+def _described(member: Member, *, whole: bool = False) -> str:
+    """A job with its coordinates, by the last parts of their keys or by the `whole` keys."""
+    coords = member.point.coords.items()
+    place = ", ".join(f"{key if whole else key.rsplit('.', 1)[-1]}={_shown(value)}" for key, value in coords)
     return f"job {member.index} ({place})" if place else f"job {member.index}"
 
 

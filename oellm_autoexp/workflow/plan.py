@@ -18,25 +18,26 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from oellm_autoexp.backends.base import Command, Note, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
+from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig
-from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, decode_parts
+from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm.directives import array_group, directive_lines, directives, options
-from oellm_autoexp.slurm.environment import environment_problems
 from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.signals import signal_problems
-from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, side_file, watching
+from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -44,22 +45,24 @@ from oellm_autoexp.workflow.plan_checks import (
     check_plan_id,
     check_plan_wide,
     check_unique,
+    dependency_problems,
+    environment_problems,
     log_pattern,
     name_problems,
     overruled,
     place_problems,
-    problems_beside_the_sweep,
-    problems_but_at,
 )
 from oellm_autoexp.workflow.provenance import Circumstances
-from oellm_autoexp.workflow.resolve import Jobs
+from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _PLENTY_BYTES = 64 << 20
 _LONGEST_STEM = 120
 _FEW = 3
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_THOROUGHLY = 20  # jobs with mistakes of which all is told; the others most likely have the same ones
+_ENOUGH_WRONG = 200
+_PLACES = ("output_dir", "log_path", "log_path_current")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def make_plan(
     composed: Composed,
     circumstances: Circumstances,
     *,
-    read_template: Callable[[Path | None], str],
+    read_template: ReadTemplate,
     plan_id: str | None = None,
     subset: frozenset[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -149,7 +152,8 @@ def make_plan(
         try:
             jobs = Jobs(composed, circumstances)
         except AutoexpError as error:
-            raise type(error)(*error.problems, *problems_beside_the_sweep(composed, circumstances)) from None
+            others = _beside_the_sweep(composed, circumstances, read_template)
+            raise type(error)(*error.problems, *others) from None
         planner = _Planner(jobs, circumstances, read_template)
         planned = planner.jobs(subset, progress)
         return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
@@ -166,21 +170,34 @@ def job_config(composed: Composed, circumstances: Circumstances, index: int | No
         return jobs.config(index)
 
 
-def plan_job(
-    jobs: Jobs, circumstances: Circumstances, read_template: Callable[[Path | None], str], index: int
-) -> tuple[JobSpec, str]:
+def plan_job(jobs: Jobs, circumstances: Circumstances, read_template: ReadTemplate, index: int) -> tuple[JobSpec, str]:
     """One job as `make_plan` describes it, without its place and its dependencies, and its script. Raises as that."""
-    planned = _Planner(jobs, circumstances, read_template).job(index)
+    planned = _Planner(jobs, circumstances, read_template).checked(index)
     return planned.spec, planned.script
 
 
 @contextmanager
 def located(composed: Composed) -> Iterator[None]:
-    """Give the problems raised in a block their places in the files of the config."""
+    """Give the problems raised in a block their places in the files of the config.
+
+    They are raised together with those that were found while composing it, without what follows from these.
+    """
+    found = Collector()
+    found.add(composed.problems)
     try:
         yield
     except AutoexpError as error:
-        raise type(error)(*(Problem(p.what, composed.locations.of(p.where), p.hint) for p in error.problems)) from None
+        own = (problem for problem in error.problems if not uncertain(problem, composed.unclear))
+        found.add(map(composed.locations.placed, own), type(error))
+        found.raise_all()
+    found.raise_all()
+
+
+def _beside_the_sweep(composed: Composed, circumstances: Circumstances, read_template: ReadTemplate) -> list[Problem]:
+    """What is wrong with a config whatever its sweep may set."""
+    tree, failed = beside_the_sweep(composed, circumstances)
+    unclear = {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))}
+    return all_problems(tree, from_directory(str(circumstances.work_dir)), read_template, unclear)
 
 
 @dataclass(frozen=True)
@@ -206,7 +223,7 @@ class _Packer:
 
 
 class _Planner:
-    def __init__(self, jobs: Jobs, circumstances: Circumstances, read_template: Callable[[Path | None], str]) -> None:
+    def __init__(self, jobs: Jobs, circumstances: Circumstances, read_template: ReadTemplate) -> None:
         self._jobs = jobs
         self._circumstances = circumstances
         self._read_template = read_template
@@ -224,31 +241,38 @@ class _Planner:
 
     def jobs(self, subset: frozenset[int] | None, progress: Callable[[int, int], None]) -> list[_Planned]:
         """Every job, in order. Raises the collected problems."""
+        found = Collector()
         wanted = [index for index in range(len(self._jobs)) if subset is None or index in subset]
         if subset is not None and (unknown := sorted(subset - set(wanted))):
             listed = ", ".join(map(str, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
             hint = f"there are 0 to {len(self._jobs) - 1}"
-            raise ConfigError(Problem(f"no job has index {listed}", "--array-subset", hint))
-        problems: dict[Problem, type[AutoexpError]] = {}
+            found.add([Problem(f"no job has index {listed}", "--array-subset", hint)])
         planned: list[_Planned] = []
+        rough: list[JobSpec] = []
+        wrong = 0
         for done, index in enumerate(wanted):
             try:
-                planned.append(self.job(index))
-                raise_all(ConfigError, signal_problems(planned[-1].script))
-            except AutoexpError as error:
-                problems.update(dict.fromkeys(error.problems, type(error)))
-                if len(problems) >= ENOUGH_PROBLEMS:
+                planned.append(self.checked(index, thoroughly=wrong < _THOROUGHLY))
+            except (ConfigError, BackendError) as error:
+                found.add(error.problems, type(error))
+                rough += self._rough(index) if wrong < _THOROUGHLY else []
+                wrong += 1
+                if len(found) >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
                     break
             progress(done, len(wanted))
-        if problems:
-            kinds = set(problems.values())
-            raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
-        self._check_later_attempts()
-        check_unique([job.spec for job in planned])
+        if planned and not wrong:
+            with found.step():
+                self._check_later_attempts()
+        with found.step():
+            check_unique([*(job.spec for job in planned), *rough])
+        found.raise_all()
         if subset is not None:
             planned = self._without_those_left_out(planned)
-        check_job_names([job.spec for job in planned])
-        self._jobs.check_order()
+        with found.step():
+            check_job_names([job.spec for job in planned])
+        with found.step():
+            self._jobs.check_order()
+        found.raise_all()
         names = {job.spec.index: job.spec.name for job in planned}
         return [
             replace(job, spec=job.spec.model_copy(update={"depends_on": tuple(parents)})) if parents else job
@@ -284,27 +308,51 @@ class _Planner:
                 ]
         raise_all(ConfigError, problems)
 
+    def _rough(self, index: int) -> list[JobSpec]:
+        """Of a job that is wrong, its name and places, if they are known: it may share them with others."""
+        try:
+            tree, failed = self._jobs.config_mostly(index)
+        except AutoexpError:
+            return []
+        project: ProjectSection | None = decode_parts(tree)[0].get("project")
+        if project is None or any(path[0] == "project" for path in failed):
+            return []
+        places: dict[str, Any] = {key: self._jobs.absolute(getattr(project, key)) for key in _PLACES}
+        parameters = self._jobs.members[index].point.values
+        return [JobSpec.model_construct(index=index, name=project.name, parameters=parameters, **places)]
+
+    def checked(self, index: int, *, thoroughly: bool = True) -> _Planned:
+        """One job. Raises what is wrong with it; if `thoroughly`, all of it."""
+        found = Collector()
+        try:
+            planned = self.job(index)
+            raise_all(ConfigError, signal_problems(planned.script))
+            return planned
+        except (ConfigError, BackendError) as error:
+            found.add(error.problems, type(error))
+        if thoroughly:
+            with found.step():
+                tree, failed = self._jobs.config_mostly(index)
+                unclear = [*map(where, failed)]
+                found.add(all_problems(tree, self._jobs.absolute, self._read_template, unclear))
+        found.raise_all()
+        raise AssertionError("a job that fails has problems")
+
     def job(self, index: int) -> _Planned:
-        """One job. Raises what is wrong with it."""
-        try:
-            tree = self._jobs.config(index)
-        except AutoexpError as error:
-            others, failed = self._jobs.config_mostly(index)
-            raise type(error)(*error.problems, *problems_but_at(others, [*map(where, failed)])) from None
+        """One job. Raises something of what is wrong with it."""
+        tree = self._jobs.config(index)
         config = self._rules.config(tree)
-        problems = [*name_problems(config), *place_problems(config.project, self._jobs.absolute)]
-        try:
-            command = make_backend(config.backend).command(tree)
-        except BackendError as error:
-            raise BackendError(*problems, *error.problems) from None
+        raise_all(
+            ConfigError,
+            [
+                *name_problems(config.project.name),
+                *place_problems(config.project, self._jobs.absolute),
+                *environment_problems(config.slurm, config.backend.env),
+                *dependency_problems(config.scheduler, config.slurm),
+            ],
+        )
+        command = make_backend(config.backend).command(tree)
         env = {**command.env_defaults, **config.slurm.env, **command.env}
-        problems += [
-            Problem(f"{name!r} is not a name for an environment variable", "$.slurm.env")
-            for name in env
-            if not _VARIABLE.fullmatch(name)
-        ]
-        problems += environment_problems(env)
-        raise_all(ConfigError, problems)
         for note in command.notes:
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
@@ -331,9 +379,6 @@ class _Planner:
         output_dir = absolute(project.output_dir)
         log_path = log_pattern(absolute(project.log_path), output_dir)
         work_dir = str(self._circumstances.work_dir)
-        if config.scheduler.native_dependencies and "dependency" in slurm.sbatch:
-            hint = "set one of the two: scheduler.native_dependencies sets it"
-            raise ConfigError(Problem("the program sets this itself", "$.slurm.sbatch.dependency", hint))
         self._odd_options.update(key for key in slurm.sbatch if unknown_option(key))
         for place, overrides in watching.known_overrides(config.monitoring):
             later = [key.removeprefix(watching.DIRECTIVES) for key in overrides if key.startswith(watching.DIRECTIVES)]
@@ -462,6 +507,7 @@ class _Planner:
         secrets = {side_file.UNRESOLVED: of_config, side_file.PLANNING: of_planning}
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
+            *composed.notes,
             *self._notes,
             *overruled(composed.source.overrides, specs),
             *_notes(first, planned, self._odd_options),

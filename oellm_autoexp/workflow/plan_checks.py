@@ -1,23 +1,18 @@
-"""What must be so of a plan's jobs together, and of each one's names and places; and what a config lacks. Pure."""
+"""What must be so of a plan's jobs together, and of each one's names, places and environment. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
 
-from oellm_autoexp.config.interpolation import where
-from oellm_autoexp.config.loader import Composed
-from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SchedulerSection, SlurmSection
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
-from oellm_autoexp.sweep.expander import keys_set, plain
-from oellm_autoexp.workflow import watching
-from oellm_autoexp.workflow.provenance import Circumstances
-from oellm_autoexp.workflow.resolve import beside_the_sweep
+from oellm_autoexp.slurm.environment import hidden_problems
+from oellm_autoexp.sweep.expander import plain
 
 ENOUGH_PROBLEMS = 20
 LISTED = 8
@@ -75,32 +70,8 @@ PLAN_WIDE = (
 )
 
 
-def problems_beside_the_sweep(composed: Composed, circumstances: Circumstances) -> list[Problem]:
-    """What is wrong with a config whatever its sweep may set."""
-    tree, failed = beside_the_sweep(composed, circumstances)
-    return problems_but_at(tree, {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))})
-
-
-def problems_but_at(tree: dict[str, Any], unclear: Collection[str]) -> list[Problem]:
-    """What is wrong with a resolved config but at paths (`$.a.b`) whose values nobody knows."""
-    try:
-        watching.Decoder().config(tree)
-    except ConfigError as error:
-        return [
-            problem
-            for problem in error.problems
-            if not any(_within(problem.where, path) or _within(path, problem.where) for path in unclear)
-        ]
-    return []
-
-
-def _within(path: str, other: str) -> bool:
-    return path == other or path.startswith((f"{other}.", f"{other}["))
-
-
-def name_problems(config: AutoexpConfig) -> list[Problem]:
+def name_problems(name: str) -> list[Problem]:
     """What is wrong with a job's name, which is also that of files."""
-    name = config.project.name
     if not _VALID_NAME.fullmatch(name) or name in (".", "..") or len(name) > _LONGEST_NAME:
         hint = f"use letters, digits and . _ + = @ , - (at most {_LONGEST_NAME}); it names files and the SLURM job"
         return [Problem(f"{name!r} can't be a job's name", "$.project.name", hint)]
@@ -108,7 +79,9 @@ def name_problems(config: AutoexpConfig) -> list[Problem]:
 
 
 def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> list[Problem]:
-    """What is wrong with a job's output directory if it is where plans and sessions are kept."""
+    """What is wrong with a job's places: none, the root of the file system, or where plans and sessions are kept."""
+    if wrong := [*_no_places(project, absolute)]:
+        return wrong
     output_dir, base, state_dir = map(
         absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
     )
@@ -117,6 +90,41 @@ def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> l
         return []
     hint = "give the job a folder, and a name, of its own"
     return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
+
+
+def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Iterator[Problem]:
+    for key in ("base_output_dir", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"):
+        value: str = getattr(project, key)
+        what = "a file" if key.startswith("log_path") else "a folder"
+        if not value.strip():
+            yield Problem(f"the path is empty: {key} names {what}", f"$.project.{key}", "leave the key out, or set it")
+        elif not absolute(value).strip("/"):
+            hint = f"name {what} below it" if what == "a folder" else "name a file in the job's folder"
+            yield Problem(f"{value!r} is the root of the file system", f"$.project.{key}", hint)
+
+
+def environment_problems(slurm: SlurmSection, backend: Mapping[str, str]) -> list[Problem]:
+    """The names in the sections `env` that no environment variable can have, and those that srun alone would see."""
+    sections = {"$.slurm.env": slurm.env, "$.backend.env": backend}
+    wrong = [
+        Problem(f"{name!r} is not a name for an environment variable", f"{where}.{name}", _VARIABLE_HINT)
+        for where, env in sections.items()
+        for name in env
+        if not _VARIABLE.fullmatch(name)
+    ]
+    return [*wrong, *(problem for where, env in sections.items() for problem in hidden_problems(env, where))]
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE_HINT = "use letters, digits and _, and no digit first"
+
+
+def dependency_problems(config: SchedulerSection, slurm: SlurmSection) -> list[Problem]:
+    """Dependencies that both a person and the program set."""
+    if not config.native_dependencies or "dependency" not in slurm.sbatch:
+        return []
+    hint = "set one of the two: scheduler.native_dependencies sets it"
+    return [Problem("the program sets this itself", "$.slurm.sbatch.dependency", hint)]
 
 
 def log_pattern(log_path: str, output_dir: str) -> str:

@@ -252,6 +252,9 @@ class _Nowhere:
     def of(self, where: str) -> str:
         return where
 
+    def placed(self, problem: Problem) -> Problem:
+        return problem
+
 
 @lru_cache(maxsize=1)  # many jobs of one plan may begin anew at the same time
 def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:

@@ -227,7 +227,12 @@ class Jobs:
 
     def absolute(self, path: str) -> str:
         """A path of the config, from the directory that the plan is made in."""
-        return posixpath.normpath(posixpath.join(self._work_dir, posixpath.expanduser(path)))
+        return from_directory(self._work_dir)(path)
+
+
+def from_directory(directory: str) -> Callable[[str], str]:
+    """What makes a path of a config absolute that is meant from a directory."""
+    return lambda path: posixpath.normpath(posixpath.join(directory, posixpath.expanduser(path)))
 
 
 def beside_the_sweep(

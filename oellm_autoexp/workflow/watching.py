@@ -151,6 +151,8 @@ def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[
         found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
     for key in overrides:
         name = key.lstrip("+")
+        if name.lstrip("~") == "index":
+            found.append(Problem("a job keeps its index", where, "leave it out"))
         if not key.startswith((DIRECTIVES, "+")) and name not in known:
             found.append(Problem(f"the config has no key '{key}'", where, did_you_mean(key, known)))
     return found

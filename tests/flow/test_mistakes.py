@@ -12,6 +12,7 @@ import pytest
 from tests.flow.conftest import QUICK, User
 
 NAMELESS = "++sweep.base_values={project.name:same}"
+ONE_JOB = ("backend=command", "backend.argv=[true]", "project.name=one")
 MISTAKES = {
     "misspelt key": (["project=default", "scheduler.max_job=2"], "did you mean 'scheduler.max_jobs'"),
     "misspelt section": (["project=default", "slurn.array=true"], "did you mean 'slurm.array'"),
@@ -45,6 +46,20 @@ MISTAKES = {
         "the value of the environment variable LATIN is not UTF-8 text",
     ),
     "circle": (["project=default", "project.output_dir=${project.log_path}"], "in a circle"),
+    "index": (["project=default", "index=3"], "the index can't be set: it numbers the jobs, from 0"),
+    "a job in the root of the file system": (
+        [*ONE_JOB, "project.output_dir=/"],
+        "$.project.output_dir (override project.output_dir=/): '/' is the root of the file system",
+    ),
+    "a job with no place": ([*ONE_JOB, "project.output_dir=''"], "the path is empty: output_dir names a folder"),
+    "a log with no place": ([*ONE_JOB, "project.log_path=' '"], "the path is empty: log_path names a file"),
+    "plans in the root of the file system": ([*ONE_JOB, "project.base_output_dir=/x/.."], "is the root"),
+    "sessions with no place": ([*ONE_JOB, "project.monitoring_state_dir="], "monitoring_state_dir names a folder"),
+    "spaces around the equals sign": (
+        ["project=default", "backend.options.lr", "=", "3"],
+        "write backend.options.lr=3",
+    ),
+    "a character in an override": (["+metadata.x=k\u00e4se"], "the character '\u00e4' (position 14) needs quotes"),
 }
 
 
@@ -133,6 +148,131 @@ def test_all_mistakes_are_told_at_once_with_their_places(user: User) -> None:
     assert result.returncode == 2
     for told in ("mine.yaml:5", "did you mean 'max_jobs'", "mine.yaml:7", "did you mean 'array'", "mine.yaml:11"):
         assert told in result.stderr, result.stderr
+
+
+SIX = """\
+# @package _global_
+defaults:
+  - override /backend: tiny_lm
+project:
+  name: "a b/c"
+backend:
+  env: {"A-B": 1}
+slurm:
+  template_path: nowhere.template
+  sbatch:
+    time: never
+    output: x
+job:
+  start_conditions:
+    - class_name: FileExistCondition
+      path: x
+"""
+
+
+def test_mistakes_of_all_stages_are_told_at_once_those_of_options_and_overrides_too(user: User) -> None:
+    (user.home / "mine.yaml").write_text(SIX)
+    overrides = ("slurm=lokal", "scheduler.max_job=2", "backend.options.lr=[1")
+    result = user.run("plan", "--config-ref", "mine.yaml", "--plan-id", "a/b", *overrides)
+    assert result.returncode == 2, result.stdout
+    for told in (
+        "--plan-id: 'a/b' can't be a plan's id",
+        "slurm=lokal: there is no 'lokal' in the config group 'slurm'",
+        "scheduler.max_job=2: the config has no key 'scheduler.max_job'",
+        "backend.options.lr=[1: the override does not parse: the '[' at position 20 is not closed",
+        "mine.yaml:5 ($.project.name): 'a b/c' can't be a job's name",
+        "mine.yaml:7 ($.backend.env.A-B): 'A-B' is not a name for an environment variable",
+        "mine.yaml:15 ($.job.start_conditions[0].class_name): unknown class_name 'FileExistCondition'",
+    ):
+        assert told in result.stderr, result.stderr
+    assert result.stderr.startswith("7 problems:"), "nothing is said of slurm, which nobody knows"
+    result = user.run("plan", "--config-ref", "mine.yaml")
+    for told in (
+        "mine.yaml:9 ($.slurm.template_path): can't read the template",
+        "mine.yaml:11 ($.slurm.sbatch.time): 'never' is not a time that sbatch knows",
+        "mine.yaml:12 ($.slurm.sbatch.output): 'output' is set by the program",
+    ):
+        assert told in result.stderr, result.stderr
+    assert result.stderr.startswith("6 problems:")
+    assert not user.outputs.exists()
+
+
+def test_jobs_that_share_a_name_are_told_beside_other_mistakes_of_them(user: User) -> None:
+    sweep = "sweep: {params: {backend.options.lr: [1, 2], slurm.sbatch.time: [never]}}\n"
+    header = "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\nproject: {name: same}\n"
+    (user.home / "mine.yaml").write_text(header + sweep)
+    result = user.run("plan", "--config-ref", "mine.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "2 jobs share the name 'same': jobs 0, 1" in result.stderr
+    assert "'never' is not a time" in result.stderr
+
+
+def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_them(user: User) -> None:
+    (user.home / "slurm").mkdir()
+    (user.home / "slurm" / "mine.yaml").write_text("submit_cmd: sbatch2\n")
+    result = user.run("plan", "-C", ".", "slurm=mine", "backend=tiny_lm")
+    assert result.returncode == 2, result.stdout
+    assert "slurm/mine.yaml: 'client' is missing, which " in result.stderr
+    assert "begin the file with 'defaults: [base]', or set client in it" in result.stderr
+    assert "project/base.yaml" not in result.stderr
+    (user.home / "slurm" / "mine.yaml").write_text("defaults: [base]\nsubmit_cmd: sbatch2\n")
+    assert user.run("plan", "-C", ".", "slurm=mine", "backend=tiny_lm").returncode == 0
+
+
+def test_settings_of_hydras_own_are_told_to_have_no_effect(user: User) -> None:
+    (user.home / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override hydra/launcher: submitit_slurm\n  - override /backend: tiny_lm\n"
+        "hydra:\n  run: {dir: runs}\n"
+    )
+    result = user.run("plan", "--config-ref", "mine.yaml", "hydra.sweep.dir=x", "+hydra.launcher.timeout_min=3")
+    assert result.returncode == 0, result.stderr
+    for told in (
+        "override hydra.sweep.dir=x: hydra.sweep.dir has no effect here; use project.output_dir",
+        "hydra.launcher.timeout_min has no effect here; use slurm.sbatch",
+        "mine.yaml:3: hydra/launcher has no effect here; use slurm.sbatch",
+        "mine.yaml:5: hydra.run.dir has no effect here; use project.output_dir",
+    ):
+        assert told in " ".join(result.stdout.split()), result.stdout
+
+
+def test_an_index_in_a_file_is_refused_but_for_that_of_the_root(user: User) -> None:
+    (user.home / "mine.yaml").write_text("# @package _global_\ndefaults: [override /backend: tiny_lm]\nindex: 3\n")
+    result = user.run("plan", "--config-ref", "mine.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "mine.yaml:3: the index can't be set: it numbers the jobs, from 0" in result.stderr
+
+
+FAILURES = {
+    "plan": ("plan", "project=defualt"),
+    "run": ("run", "project=defualt"),
+    "visualize-plan": ("visualize_plan", "project=defualt"),
+    "render-config": ("render_config", "project=defualt"),
+    "submit": ("submit", "--manifest", "no.json"),
+    "monitor": ("monitor", "--session", "nope"),
+    "monitor --cmd try": ("monitor", "--cmd", "try", "--log", "no.log", "project=default"),
+    "run-sweep-entry": ("run_sweep_entry", "--index", "3", "--dry-run"),
+    "an unknown option": ("plan", "--nonsense"),
+    "an option that is missing": ("submit",),
+    "a command that can not be": ("monitor", "--cmd", "wacth"),
+    "an unknown log level": ("plan", "project=default"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_with_json_a_command_that_fails_prints_one_document_with_the_problems(user: User, kind: str) -> None:
+    level = {"OELLM_LOG_LEVEL": "LOUD"} if kind == "an unknown log level" else {}
+    result = user.run(*FAILURES[kind], "--json", **level)
+    assert result.returncode == 2
+    document = json.loads(result.stdout)
+    assert document["exit_code"] == 2
+    assert all(problem.keys() == {"what", "where", "hint"} and problem["what"] for problem in document["problems"])
+    assert all(problem["what"].splitlines()[0] in result.stderr for problem in document["problems"])
+
+
+def test_with_json_secrets_are_in_no_problem(user: User) -> None:
+    result = user.run("plan", "--json", "+slurm.env.HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz012345[")
+    assert json.loads(result.stdout)["problems"]
+    assert "abcdefghijklmnop" not in result.stdout
 
 
 def test_yaml_that_does_not_parse_is_told_with_its_line(user: User) -> None:

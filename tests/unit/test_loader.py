@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.loader import Composed, Source, load
+from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
 from oellm_autoexp.errors import ConfigError, Problem
 
 Write = Callable[[Mapping[str, str]], Path]
@@ -365,7 +365,6 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),
         ("backend=[command]x", "the override does not parse", ""),
         ("backend=5", "", ""),
-        ("hydra.nope=1", "the config has no key 'hydra.nope'", ""),
     ],
 )
 def test_a_wrong_override_is_told_with_what_would_be_right(override: str, told: str, hint: str) -> None:
@@ -443,10 +442,10 @@ def test_all_interpolations_that_do_not_parse_are_told_with_their_lines(write: W
     assert found[0].what == "the interpolation '${a' does not parse"
 
 
-def test_a_key_that_a_config_can_not_have_is_told_with_its_line(write: Write) -> None:
-    mine = write({"exp.yaml": HEADER + "project:\n  name: x\n  ? null\n  : 1\n"})
-    (problem,) = problems(ref="exp", folders=(mine,))
-    assert problem.where.startswith(f"{mine}/exp.yaml:")
+def test_a_key_is_text_also_where_yaml_reads_a_boolean_null_or_fraction(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "metadata: {no: 1, on: 2, null: 3, true: 4, 1e3: 5, ~: 6}\n"})
+    found = composed(ref="exp", folders=(mine,)).base["metadata"]
+    assert found == {"no": 1, "on": 2, "null": 3, "true": 4, "1e3": 5, "~": 6}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -672,3 +671,127 @@ def test_a_large_config_of_an_honest_user_is_composed(write: Write) -> None:
     base = composed(ref="exp", folders=(mine,)).base
     assert base["metadata"]["run299"]["key19"] == "value19"
     assert len(base["metadata"]["text"]) == 500_000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All mistakes together
+
+
+def test_wrong_choices_of_files_and_of_the_command_line_are_told_together(write: Write) -> None:
+    defaults = "defaults:\n  - override /slurm: fakee\n  - override /backend: tinylm\n  - override /monitorin: x\n"
+    mine = write({"exp.yaml": HEADER + defaults})
+    found = problems("scheduler.max_job=3", "container=nope", "a b=3", ref="exp", folders=(mine,))
+    assert {problem.where for problem in found} == {
+        f"{mine}/exp.yaml:3",
+        f"{mine}/exp.yaml:4",
+        f"{mine}/exp.yaml:5",
+        "scheduler.max_job=3",
+        "container=nope",
+        "a b=3",
+    }
+
+
+def test_nothing_is_said_of_keys_of_a_section_whose_choice_is_wrong(write: Write) -> None:
+    mine = write({"exp.yaml": HEADER + "backend: {options: {lr: 1}}\n"})
+    (problem,) = problems("backend=zzz", "backend.options.lr=3", "+backend.options.x=3", ref="exp", folders=(mine,))
+    assert problem.where == "backend=zzz"
+    assert load_mostly(Source("exp", (mine,), ("backend=zzz",))).unclear == ("$.backend",)
+
+
+def test_mistakes_of_several_files_are_told_together_also_where_one_can_not_be_read(write: Write) -> None:
+    mine = write(
+        {
+            "exp.yaml": HEADER + "defaults: [other, more, override /slurm: mine]\nmetadata: {x: '${a'}\n",
+            "other.yaml": HEADER + "a: [\n",
+            "more.yaml": HEADER + "index: 3\n",
+            "slurm/mine.yaml": "a: 1\na: 2\n",
+        }
+    )
+    found = {problem.where for problem in problems("x=1,2", ref="exp", folders=(mine,))}
+    assert found == {
+        "x=1,2",
+        f"{mine}/exp.yaml:3",
+        f"{mine}/other.yaml:3",
+        f"{mine}/more.yaml:2",
+        f"{mine}/slurm/mine.yaml:2",
+    }
+
+
+def test_events_of_one_name_and_nameless_ones_are_told_with_their_lines(write: Write) -> None:
+    events = "log_events:\n  - {name: a, pattern: x}\n  - {name: a, pattern: y}\nstate_events: [{actions: []}]\n"
+    mine = write(
+        {
+            "exp.yaml": HEADER + "monitoring:\n  " + events.replace("\n", "\n  ").rstrip() + "\n",
+            "monitoring/mine.yaml": "defaults: [default]\n" + events,
+        }
+    )
+    of_group = problems("monitoring=mine", folders=(mine,))
+    assert [(p.what, p.where) for p in of_group] == [
+        ("two events of log_events have the name 'a'", f"{mine}/monitoring/mine.yaml:4"),
+        ("entry 0 of state_events is no mapping with a name", f"{mine}/monitoring/mine.yaml:5"),
+    ]
+    of_file = problems(ref="exp", folders=(mine,))
+    assert [p.where for p in of_file] == [f"{mine}/exp.yaml:5", f"{mine}/exp.yaml:6"]
+
+
+@pytest.mark.parametrize("entry", ["/_self_", "optional _self_", "x/_self_", "'_self_ '"])
+def test_self_in_another_spelling_is_told_with_its_line(write: Write, entry: str) -> None:
+    mine = write({"exp.yaml": HEADER + f"defaults:\n  - {entry}\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert "is no config" in problem.what
+    assert (problem.where, problem.hint) == (f"{mine}/exp.yaml:3", "write '- _self_'")
+
+
+def test_a_group_from_which_no_defaults_list_chooses_is_told_how_it_is_chosen(write: Write) -> None:
+    mine = write({"autoexp.yaml": "defaults: [backend: tiny_lm, project: base]\n", "data/big.yaml": "x: 1\n"})
+    for override in ("slurm=local", "data=big"):
+        (problem,) = problems(override, folders=(mine,))
+        assert "no defaults list chooses a config of" in problem.what
+        assert problem.hint == f"write '+{override}'"
+
+
+@pytest.mark.parametrize(
+    ("override", "at_fault"),
+    [
+        ("+metadata.x=k\u00e4se", "the character '\u00e4' (position 14) needs quotes"),
+        ("+metadata.x=f(x)", "the character '(' (position 14) needs quotes"),
+        ("+metadata.x=a~b", "the character '~' (position 14) needs quotes"),
+        ("+metadata.x=a=b", "the character '=' (position 14) needs quotes"),
+        ("+metadata.x=a]", "the ']' at position 14 closes nothing"),
+        ("+metadata.x=[1,{a:2]", "the ']' at position 20 closes nothing"),
+        ("+metadata.x=[1", "the '[' at position 13 is not closed"),
+        ("+metadata.x='a", "the quote ' at position 13 is not closed"),
+        ('+metadata.x=a"b', 'the quote " at position 14 is not closed'),
+    ],
+)
+def test_the_character_at_fault_in_an_override_is_named_with_a_spelling_that_works(
+    override: str, at_fault: str
+) -> None:
+    (problem,) = problems(override)
+    assert problem.what == f"the override does not parse: {at_fault}"
+    (suggested,) = shlex.split(problem.hint.removeprefix("text needs quotes of its own: "))
+    assert composed(suggested).base["metadata"]["x"] == override.partition("=")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("metadata.x = 3",), ("metadata.x", "=", "3"), ("metadata.x", "=3"), ("metadata.x=", "3"), ("metadata.x =3",)],
+)
+def test_spaces_around_the_equals_sign_are_one_mistake_however_the_shell_cuts_it(words: tuple[str, ...]) -> None:
+    (problem,) = problems(*words)
+    assert problem.what == "the override does not parse: no spaces can stand around '='"
+    assert problem.hint == "write metadata.x=3"
+
+
+@pytest.mark.parametrize("override", ["index=3", "+index=3", "++index=0", "~index"])
+def test_the_index_is_no_override(override: str) -> None:
+    (problem,) = problems(override)
+    assert "it numbers the jobs" in problem.what
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=x", "hydra/launcher=nothing", "+hydra.new=3", "hydra=nothing"])
+def test_an_override_of_hydras_own_changes_nothing_and_is_noted(override: str) -> None:
+    found = composed(override)
+    assert found.base == composed().base
+    (note,) = found.notes
+    assert "has no effect here" in note

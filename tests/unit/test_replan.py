@@ -202,7 +202,7 @@ def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tm
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"backend.options.batch_sise": 1}, "did you mean 'backend.options.batch_size' or"),
+        ({"backend.options.batch_sise": 1}, "did you mean 'backend.options.batch_size'?"),
         ({"project.name": "x"}, "keeps its project.name"),
         ({"project.output_dir": "/x"}, "keeps its project.output_dir"),
         ({"project.log_path": "x.log"}, "keeps its project.log_path"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.config import loader
 from oellm_autoexp.config.loader import Composed, Source, load
-from oellm_autoexp.errors import ConfigError, SweepError
+from oellm_autoexp.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.workflow.plan import make_plan
 from oellm_autoexp.workflow.provenance import Circumstances, gather
@@ -172,6 +172,9 @@ class Unplaced:
 
     def of(self, where: str) -> str:
         return where
+
+    def placed(self, problem: Problem) -> Problem:
+        return problem
 
 
 def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:

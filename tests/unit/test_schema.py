@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, decode
+from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, decode, decode_parts
 from oellm_autoexp.errors import ConfigError, Problem
 
 GOOD: dict[str, Any] = {
@@ -225,3 +225,14 @@ def test_whatever_a_key_holds_it_is_taken_or_refused_in_plain_words_at_a_path_be
     assert len({problem.where for problem in found if "the key" not in problem.what}) == len(
         [problem for problem in found if "the key" not in problem.what]
     )
+
+
+def test_the_sections_of_a_config_are_what_is_right_in_them() -> None:
+    client = {"class_name": "LocalClient", "slots": -1}
+    tree = changed(slurm__sbatch={"time": "1"}, slurm__array="x", slurm__client=client, project__name=ABSENT, job=5)
+    sections, right = decode_parts(tree)
+    assert sections["slurm"].sbatch == {"time": "1"}
+    assert "array" not in right["slurm"]
+    assert right["slurm"]["client"] == {"class_name": "LocalClient"}
+    assert not {"project", "job"} & sections.keys()
+    assert tree["slurm"]["array"] == "x", "what is given is left as it is"

@@ -834,3 +834,10 @@ def test_a_number_of_thousands_of_digits_is_refused_in_a_short_message(key: str)
 def test_a_stray_word_does_not_become_the_value_of_the_option_before_it() -> None:
     changed = directives.with_options("#SBATCH --hold --time=5 stray\nx", {"time": None})
     assert directives.options(changed) == {"hold": ""}
+
+
+def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
+    found = resources.resource_problems(
+        {"nodes": "x", "ntasks": "y", "time": "never", "gpus": 2}, ("--cpus-per-task=3",)
+    )
+    assert [problem.where for problem in found] == [f"$.slurm.sbatch.{key}" for key in ("ntasks", "nodes", "time")]

@@ -94,9 +94,16 @@ def test_no_candidate_is_told_with_what_was_looked_for_and_what_there_is() -> No
         Siblings(everyone).of(me, "stable")
 
 
-def test_a_job_is_never_its_own_sibling() -> None:
-    everyone = [Member(0, "stable", Point())]
-    with pytest.raises(SweepError):
+def test_values_that_look_alike_and_paths_that_end_alike_are_told_apart() -> None:
+    everyone = [Member(0, "stable", Point({"a.lr": 1}, coords={"a.lr": 1}))]
+    me = Member(1, "decay", Point({"a.lr": "1"}, coords={"a.lr": "1"}))
+    with pytest.raises(SweepError, match=r"has a\.lr='1'\n.*candidates: job 0 \(a\.lr=1\)"):
+        Siblings(everyone).of(me, "stable")
+
+
+def test_a_job_is_never_its_own_sibling_and_is_told_so() -> None:
+    everyone = [Member(0, "stable", Point({"lr": 1}, coords={"lr": 1}))]
+    with pytest.raises(SweepError, match=r"'sibling\.stable' would be job 0 \(stage stable\) itself"):
         Siblings(everyone).of(everyone[0], "stable")
 
 

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import grammar_parser
 from omegaconf.grammar_visitor import GrammarVisitor
 
-from oellm_autoexp.config.source import (
-    Search,
-    key_lines,
-    normalise,
-    quote_expressions,
-    read_mapping,
-    read_yaml,
-    shown,
-    unknown_config,
-)
+from oellm_autoexp.config.hydra_source import Search, unknown_config
+from oellm_autoexp.config.source import key_lines, normalise, quote_expressions, read_mapping, read_yaml, shown
 from oellm_autoexp.errors import ConfigError, Problem
 
 

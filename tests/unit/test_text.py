@@ -102,3 +102,9 @@ def test_a_count_agrees_with_its_noun() -> None:
 
 def test_leaves_are_found_by_dotted_path_and_lists_and_empty_mappings_are_leaves() -> None:
     assert dotted({"a": {"b": 1, "c": {}}, "d": [1, {"e": 2}]}) == {"a.b": 1, "a.c": {}, "d": [1, {"e": 2}]}
+
+
+def test_only_what_is_like_the_word_where_they_differ_is_offered() -> None:
+    options = [f"backend.options.{name}" for name in ("seed", "save", "load", "lr", *map(str, range(12)))]
+    assert did_you_mean("backend.options.momentum", options) == ""
+    assert did_you_mean("a.max_job", ["a.max_jobs", "a.max_gpu_hours", "a"]) == "did you mean 'a.max_jobs'?"

@@ -1,0 +1,92 @@
+"""Everything that is wrong with a job at once: each check looks at what is right, whatever else is wrong. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.config.findings import uncertain
+from oellm_autoexp.config.schema import decode_parts
+from oellm_autoexp.errors import Collector, Problem
+from oellm_autoexp.slurm.directives import directives, options
+from oellm_autoexp.slurm.launch import Launcher
+from oellm_autoexp.slurm.resources import resource_problems
+from oellm_autoexp.slurm.script import render
+from oellm_autoexp.slurm.signals import signal_problems
+from oellm_autoexp.workflow import launching, watching
+from oellm_autoexp.workflow.plan_checks import (
+    dependency_problems,
+    environment_problems,
+    log_pattern,
+    name_problems,
+    place_problems,
+)
+
+ReadTemplate = Callable[[Path | None], str]
+"""Reads the sbatch template at a path (None: the shipped one). Raises ConfigError."""
+
+
+def all_problems(
+    tree: dict[str, Any],
+    absolute: Callable[[str], str],
+    read_template: ReadTemplate,
+    unclear: Collection[str] = (),
+) -> list[Problem]:
+    """What is wrong with a job's resolved config, but at paths (`$.a.b`) whose values nobody knows."""
+    typed, further = Collector(), Collector()
+    with typed.step():
+        watching.Decoder().config(tree)
+    sections, right = decode_parts(tree)
+    _check_rules(sections, right, further)
+    _check_command(sections, right, further)
+    _check_script(sections, absolute, read_template, further)
+    known = [problem for problem in typed.problems if not uncertain(problem, unclear)]
+    wrong = [*unclear, *(problem.where for problem in typed.problems)]
+    return [*known, *(problem for problem in further.problems if not uncertain(problem, wrong))]
+
+
+def _check_rules(sections: Mapping[str, Any], right: Mapping[str, Any], found: Collector) -> None:
+    if "monitoring" in sections:
+        found.add(watching.problems(sections["monitoring"], right))
+    if "job" in sections:
+        found.add(watching.job_problems(sections["job"], right))
+
+
+def _check_command(sections: Mapping[str, Any], right: dict[str, Any], found: Collector) -> None:
+    if "backend" in sections and "slurm" in sections:
+        with found.step():
+            make_backend(sections["backend"]).command(right)
+
+
+def _check_script(
+    sections: Mapping[str, Any], absolute: Callable[[str], str], read_template: ReadTemplate, found: Collector
+) -> None:
+    """The names and places of a job, and what its script is made of."""
+    project, slurm, log_path = sections.get("project"), sections.get("slurm"), "/log"
+    if project is not None:
+        found.add([*name_problems(project.name), *place_problems(project, absolute)])
+        with found.step():
+            log_path = log_pattern(absolute(project.log_path), absolute(project.output_dir))
+    if slurm is None:
+        return
+    env = sections["backend"].env if "backend" in sections else {}
+    found.add([*environment_problems(slurm, env), *dependency_problems(sections["scheduler"], slurm)])
+    lines: tuple[str, ...] = ()
+    with found.step():
+        lines = directives(slurm.sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")
+    launcher = Launcher.of((), {})
+    with found.step():
+        launcher = Launcher.of(slurm.launcher_cmd, slurm.srun)
+    found.add(resource_problems(slurm.sbatch, slurm.sbatch_extra_directives))
+    with found.step():
+        template = read_template(Path(absolute(slurm.template_path)) if slurm.template_path else None)
+        text = _rendered(template, lines, launcher)
+        found.add(signal_problems(text))
+        launching.streams(slurm, options(text), absolute("."))
+
+
+def _rendered(template: str, lines: tuple[str, ...], launcher: Launcher) -> str:
+    """A script with this template and these directives, of some program. Raises ConfigError."""
+    return render(template, name="job", lines=lines, env={}, work_dir="/", marks="/", launcher=launcher, argv=("true",))
