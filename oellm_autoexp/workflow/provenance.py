@@ -41,7 +41,7 @@ class Circumstances:
 def gather(argv: list[str] | None = None) -> Circumstances:
     """The circumstances of this process, now."""
     work_dir = Path.cwd()
-    git, diff = _git(work_dir)
+    git, diff = git_state(work_dir)
     return Circumstances(
         now=datetime.now(UTC),
         work_dir=work_dir,
@@ -63,7 +63,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _git(directory: Path) -> tuple[dict[str, Any], str]:
+def git_state(directory: Path) -> tuple[dict[str, Any], str]:
     """Commit, branch and whether the tree is clean, and the diff to the commit; both empty outside a checkout."""
     program = shutil.which("git")
     if program is None:
