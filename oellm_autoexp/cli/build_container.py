@@ -31,7 +31,9 @@ def parser() -> app.Parser:
     """The command's options."""
     what = "Build an image for training: a base image, this program, and the packages that the base lacks."
     made = app.Parser(what, EXAMPLES, EXIT_CODES)
-    made.add_argument("--backend", default="megatron", metavar="NAME", help="a folder of container/ (default: megatron)")
+    made.add_argument(
+        "--backend", default="megatron", metavar="NAME", help="a folder of container/ (default: megatron)"
+    )
     made.add_argument("--definition", required=True, metavar="NAME", help="a NAME.def.in in it, or a path")
     made.add_argument(
         "--requirements", metavar="FILE", type=Path, help="what pip adds (default: the backend's requirements.txt)"
@@ -94,7 +96,7 @@ def _build(options: argparse.Namespace) -> int:
             unpinned=_unpinned(options.unpin),
             verbose=options.verbose or options.debug,
             git=git,
-            command_line=tuple(redact_words(sys.argv)),
+            command_line=tuple(redact_words(tuple(sys.argv))),
         )
     )
     if made is not None:

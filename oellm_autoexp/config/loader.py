@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -81,9 +82,13 @@ class Composed:
         """The same config composed with these group choices on top. Raises ConfigError."""
         return load(Source(self.source.config_ref, self.source.config_dirs, (*self.source.overrides, *choices)))
 
-    def overlay(self, environment: Mapping[str, str], now: datetime, python: str) -> Overlay:
-        """The base, ready for points to be laid over it."""
-        return Overlay(self.base, make_resolvers(environment, now, shipped, python))
+    def overlay(self, environment: Mapping[str, str], now: datetime, python: str, place: str = "") -> Overlay:
+        """The base, ready for points to be laid over it.
+
+        `place`: the folder of shipped files, where these are not this program's but those in an image.
+        """
+        find = partial(Path, place) if place else shipped
+        return Overlay(self.base, make_resolvers(environment, now, find, python))
 
 
 def load(source: Source) -> Composed:
@@ -312,6 +317,13 @@ def _plain_value(text: str) -> str:
         spellings.insert(0, text)
     # Hydra keeps the overrides as they are written in a config of its own, so each must parse as a whole as well.
     return next(filter(parses, spellings), spellings[0])
+
+
+def as_override(key: str, value: str) -> str:
+    """The override that sets a key to exactly this text. Raises ConfigError for one with `${`."""
+    if "${" in value:
+        raise ConfigError(Problem("no override can name this path: it holds '${'", value))
+    return "=".join((key, _as_hydra(value, quote="'")))
 
 
 def _as_hydra(value: Any, quote: str) -> str:

@@ -141,7 +141,9 @@ class _Build:
             base = self._base()
             pinned, added = self._packages(base)
             if request.download_only:
-                self._say(f"all that the image needs is in {self._work}; the same command without --download-only builds it")
+                self._say(
+                    f"all that the image needs is in {self._work}; the same command without --download-only builds it"
+                )
                 return None
             made = self._image(base, pinned, added)
             self._check(made, pinned)
@@ -221,10 +223,16 @@ class _Build:
     def _installed(self, image: Image) -> dict[str, str]:
         """The packages in an image, as its Python finds them. Raises BackendError."""
         words = self._request.runtime.exec_words(
-            str(image.path), ["python3", "-s", "-c", packages.LIST_PROGRAM], pwd="/"
+            str(image.path), ["python3", "-s", "-c", packages.LIST_PROGRAM], cwd="/"
         )
         done = subprocess.run(
-            words, env=self._env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+            words,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
         if not line:
@@ -249,7 +257,7 @@ class _Build:
         }
         program = ["python3", "-s", "-m", "pip", *words]
         command = self._request.runtime.exec_words(
-            str(base.path), program, binds=[str(self._work), *binds], pwd=str(self._work)
+            str(base.path), program, binds=[str(self._work), *binds], cwd=str(self._work)
         )
         self._step(title, command, env=env, watched=watched)
 
@@ -354,7 +362,7 @@ class _Build:
         command = self._request.runtime.exec_words(
             str(root),
             ["/bin/sh", "-ex", f"{PLACE}/build/post.sh"],
-            pwd="/",
+            cwd="/",
             options=("--writable", "--no-home", "--cleanenv"),
         )
         self._step("installing in the image", command, watched=None)

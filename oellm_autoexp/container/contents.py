@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def look_into(runtime: Runtime, image: Image) -> Contents:
     """What is in an image. Raises ConfigError if nothing can be run in it, or it has no python3."""
     program = Path(inside.__file__).read_text(encoding="utf-8")
-    words = runtime.exec_words(str(image.path), [*_OLD_PYTHON, "-c", program], pwd="/")
+    words = runtime.exec_words(str(image.path), [*_OLD_PYTHON, "-c", program], cwd="/")
     try:
         done = subprocess.run(
             words,
@@ -90,7 +90,7 @@ def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
     if theirs != ours:
         what = f"the image has oellm-autoexp {theirs}, and what runs here is {ours}"
         raise ConfigError(Problem(what, place, f"{REBUILD_HINT}; or use version {contents.version} here"))
-    if contents.digest != inside.source_digest(Path(inside.__file__).parents[1]):
+    if contents.digest != inside.source_digest(str(Path(inside.__file__).parents[1])):
         commit = dict(contents.build.get("git") or {}).get("commit", "")
         since = f" (built from commit {commit[:12]})" if commit else ""
         return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's plans",)
@@ -106,3 +106,33 @@ def _not_run(runtime: Runtime, image: Image, code: int, said: str) -> tuple[str,
     command = " ".join(runtime.exec_words(str(image.path), ["true"]))
     what = f"{runtime} can't run a program in the image (exit code {code}): {fatal or 'it says nothing'}"
     return what, str(image.path), f"try it by hand: {command}"
+
+
+def run_inside(
+    runtime: Runtime,
+    image: Image,
+    module: str,
+    words: Sequence[str],
+    *,
+    binds: Sequence[str],
+    given: str,
+    capture: bool,
+) -> tuple[int, str]:
+    """Run a module of the image's own package; returns its exit code and, if it is captured, what it prints.
+
+    `given` is its standard input; its standard error is this program's. Raises ConfigError if it can't be started.
+    """
+    program = [*PYTHON, "-m", f"{inside.PACKAGE}.{module}", *words]
+    try:
+        done = subprocess.run(
+            runtime.exec_words(str(image.path), program, binds=binds, cwd=os.getcwd()),  # noqa: PTH109
+            env=environment(),
+            input=given,
+            stdout=subprocess.PIPE if capture else None,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+    except OSError as error:
+        raise ConfigError(Problem(f"can't run {runtime}: {error.strerror}", str(image.path))) from None
+    return done.returncode, done.stdout or ""

@@ -42,9 +42,11 @@ def fill(text: str, values: Mapping[str, str], where: str) -> str:
     problems = []
     lines = []
     for number, line in enumerate(text.splitlines(), 1):
-        for name in _FIELD.findall(line):
-            if name not in values:
-                problems.append(Problem(f"no value {{{{{name}}}}}", f"{where}:{number}", did_you_mean(name, values)))
+        problems += [
+            Problem(f"no value {{{{{name}}}}}", f"{where}:{number}", did_you_mean(name, values))
+            for name in _FIELD.findall(line)
+            if name not in values
+        ]
         lines.append(_FIELD.sub(lambda found: values.get(found[1], ""), line))
     if problems:
         raise ConfigError(*problems)
@@ -66,9 +68,7 @@ def parse(text: str, where: str) -> Definition:
     missing = [name for name in ("Bootstrap", "From") if name.lower() not in header]
     if missing:
         raise ConfigError(Problem(f"no line `{missing[0]}: …` before the first section", where))
-    return Definition(
-        header["bootstrap"], header["from"], {name: "\n".join(lines) for name, lines in sections.items()}
-    )
+    return Definition(header["bootstrap"], header["from"], {name: "\n".join(lines) for name, lines in sections.items()})
 
 
 def expand(text: str, variable: Callable[[str], str | None], where: str) -> str:

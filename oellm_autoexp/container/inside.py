@@ -14,7 +14,7 @@ BUILT = "/opt/oellm-autoexp/build.json"
 """Where a build leaves its record in an image (see container.build)."""
 
 
-def source_digest(folder):  # type: ignore[no-untyped-def]  # annotations like ours are not known to Python 3.6
+def source_digest(folder: str) -> str:
     """SHA-256 of a package's Python files, by their paths in it: which sources these are, whatever their version."""
     total = hashlib.sha256()
     for place, folders, files in os.walk(folder):
@@ -27,9 +27,9 @@ def source_digest(folder):  # type: ignore[no-untyped-def]  # annotations like o
     return total.hexdigest()
 
 
-def look():  # type: ignore[no-untyped-def]
+def look() -> "dict[str, object]":
     """What this Python has of our package, and the record of the image's build."""
-    found = {"python": sys.executable, "python_version": "{}.{}.{}".format(*sys.version_info[:3])}
+    found: dict[str, object] = {"python": sys.executable, "python_version": "{}.{}.{}".format(*sys.version_info[:3])}
     try:
         with open(BUILT, encoding="utf-8") as file:  # noqa: PTH123
             found["build"] = json.load(file)
@@ -37,12 +37,13 @@ def look():  # type: ignore[no-untyped-def]
         pass
     try:
         package = __import__(PACKAGE)
+        folder = os.path.dirname(os.path.abspath(package.__file__ or ""))  # noqa: PTH100, PTH120
         found["version"] = package.__version__
-        found["root"] = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))  # noqa: PTH100, PTH120
-        found["digest"] = source_digest(os.path.dirname(package.__file__))  # noqa: PTH120
+        found["root"] = os.path.dirname(folder)  # noqa: PTH120
+        found["digest"] = source_digest(folder)
         found["manifest_version"] = __import__(PACKAGE + ".model", fromlist=["x"]).MANIFEST_VERSION
     except Exception as error:  # whatever is wrong with it is what is to be told
-        found["problem"] = "{}: {}".format(type(error).__name__, error)
+        found["problem"] = f"{type(error).__name__}: {error}"
     return found
 
 

@@ -42,7 +42,7 @@ class Runtime:
         program: Sequence[str],
         *,
         binds: Iterable[str] = (),
-        pwd: str | None = None,
+        cwd: str | None = None,
         options: Sequence[str] = (),
     ) -> tuple[str, ...]:
         """The words that run `program` in `image`, with host paths `binds` at the same place in it.
@@ -51,7 +51,7 @@ class Runtime:
         version can't bind.
         """
         mounts = [word for path in binds for word in self.bind_words(path)]
-        place = ("--pwd", pwd) if pwd else ()
+        place = ("--pwd", cwd) if cwd else ()
         return (self.program, "--quiet", "exec", *options, *mounts, *place, image, *program)
 
     def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
@@ -94,7 +94,9 @@ def find(name: str | None = None, where: str = "--container-runtime") -> Runtime
     if program is None:
         if name:
             raise ConfigError(Problem(f"no program {name} in PATH", where, NOT_FOUND_HINT))
-        raise ConfigError(Problem("no container runtime in PATH: neither apptainer nor singularity", "", NOT_FOUND_HINT))
+        raise ConfigError(
+            Problem("no container runtime in PATH: neither apptainer nor singularity", "", NOT_FOUND_HINT)
+        )
     program = os.path.abspath(program)  # noqa: PTH100  a name with a link in it stays: apptainer looks at it
     try:
         done = subprocess.run(

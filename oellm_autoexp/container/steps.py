@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from oellm_autoexp.container.failures import Limits, explain
 from oellm_autoexp.errors import BackendError, Problem
@@ -79,19 +79,21 @@ def run(
     if code:
         what, hint = explain(code, list(last), limits())
         shown = "".join(f"\n    | {printable(line)}" for line in list(last)[-_SHOWN_LINES:])
-        raise BackendError(Problem(f"{title}: {what}", hint=f"{hint}\n    its last lines ({log.name}):{shown}".lstrip()))
+        raise BackendError(
+            Problem(f"{title}: {what}", hint=f"{hint}\n    its last lines ({log.name}):{shown}".lstrip())
+        )
 
 
 def _lines(child: subprocess.Popen[bytes]) -> Iterator[str | None]:
     """The lines that a program prints, and None now and then while it prints none."""
-    assert child.stdout is not None
+    output = cast("IO[bytes]", child.stdout)
     rest = b""
     while True:
-        ready, _, _ = select.select([child.stdout], [], [], 1.0)
+        ready, _, _ = select.select([output], [], [], 1.0)
         if not ready:
             yield None
             continue
-        data = os.read(child.stdout.fileno(), 1 << 16)
+        data = os.read(output.fileno(), 1 << 16)
         if not data:
             break
         *whole, rest = (rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -36,6 +36,9 @@ class Circumstances:
     """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
+    image: Mapping[str, Any] = field(default_factory=dict)
+    """The container image that planning runs in, as the manifest records it; `shipped` in it is the folder in the image
+    that holds what comes with the program. Empty outside of containers."""
 
 
 def gather(argv: list[str] | None = None) -> Circumstances:

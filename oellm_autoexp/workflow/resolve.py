@@ -116,7 +116,9 @@ class Jobs:
                 by_key = {choice: choice.partition("=")[0] for choice in choices}
                 raise _placed(error, by_key) from None
             around = self._circumstances
-            self._overlays[choices] = composed.overlay(around.environment, around.now, around.python)
+            self._overlays[choices] = composed.overlay(
+                around.environment, around.now, around.python, around.image.get("shipped", "")
+            )
         return self._overlays[choices]
 
     def _overlay_of(self, point: Point) -> Overlay:
