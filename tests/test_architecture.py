@@ -122,7 +122,7 @@ OPENS_FILES = {
     "container.contents",  # this program's own text
     "container.image",
     "container.inside",  # in an image
-    "container.steps",  # /proc, /sys
+    "container.limits",  # /proc, /sys
     "cli.app",
     "cli.steps",
     "cli.generate_megatron",

@@ -86,9 +86,9 @@ def _build(options: argparse.Namespace) -> int:
             checkout=CHECKOUT,
             definition=definition,
             requirements=_requirements(options.requirements or definition.parent / "requirements.txt"),
-            output=(options.output or Path(os.environ.get("CONTAINER_CACHE_DIR") or "artifacts")).absolute(),
+            output=_absolute(options.output or Path(os.environ.get("CONTAINER_CACHE_DIR") or "artifacts")),
             name=f"{name}_{date.today():%Y%m%d}" if options.append_date else name,
-            base_image=options.base_image.expanduser().absolute() if options.base_image else None,
+            base_image=_absolute(options.base_image) if options.base_image else None,
             fakeroot=options.fakeroot,
             sandbox=options.sandbox,
             force=options.force,
@@ -120,6 +120,10 @@ def _definition(backend: str, name: str) -> Path:
         known = [found.name.removesuffix(".def.in") for found in folder.glob("*.def.in")]
         raise ConfigError(Problem(f"no definition {name!r} in {folder}", "--definition", did_you_mean(name, known)))
     return path
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  without `..`, links kept
 
 
 def _requirements(path: Path) -> Path:

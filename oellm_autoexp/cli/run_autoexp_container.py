@@ -25,9 +25,10 @@ EXAMPLES = """\
   python scripts/run_autoexp_container.py --config-ref experiments/megatron_jupiter_speed_test container=juwels
   python scripts/run_autoexp_container.py --image ./artifacts/MegatronTraining.sif --no-submit project=default
   python scripts/run_autoexp_container.py --monitor-only --manifest outputs/manifests/demo.json"""
-_OWN_EXIT_CODES = (app.FAILED, app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
+_OWN_EXIT_CODES = (app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
 _IMAGE, _RUNTIME, _BINDS = "image", "runtime", "binds"
 """The keys of the section `container` that are used here."""
+_NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
 
 
 def parser() -> app.Parser:
@@ -72,7 +73,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return code, {}
     path = Path(planned["manifest"])
     manifest = steps.load_manifest(path)
-    steps.show_planned(manifest, path, planned["notes"])
+    steps.show_planned(manifest, path, [*planned["notes"], *planned["outside"]])
     if options.no_submit:
         hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
         return app.OK, facts.plan_facts(manifest, path)
@@ -121,6 +122,7 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     if code or options.dry_run:
         return code, None
     planned: dict[str, Any] = json.loads(said.splitlines()[-1])
+    planned["outside"] = [] if config.get("container") else [_NO_CONTAINER]
     return code, planned
 
 

@@ -12,6 +12,7 @@ a base whose files are the user's (a sandbox made with --fix-perms).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -99,7 +100,8 @@ def build(request: Request, say: steps.Say = steps.to_stderr) -> Path | None:
             log.write(f"\n=== {datetime.now(UTC).isoformat(timespec='seconds')} {shlex.join(request.command_line)}\n")
             return _Build(request, say, log).run()
     except OSError as error:
-        what = f"can't write the image: {error.strerror}"
+        full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "a disk quota is used up"}
+        what = full.get(error.errno or 0, f"can't write the image: {error.strerror}")
         raise ConfigError(Problem(what, str(error.filename or request.output), DISK_HINT)) from None
 
 

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from oellm_autoexp.container.failures import explain
+from oellm_autoexp.container.limits import limits
 from oellm_autoexp.errors import ConfigError, Problem
 
 PROGRAMS = ("apptainer", "singularity")
@@ -113,6 +115,9 @@ def find(name: str | None = None, where: str = "--container-runtime") -> Runtime
         raise ConfigError(Problem(f"can't run {program}: {error}", where)) from None
     if runtime := parse_version(program, said):
         return runtime
+    if done.returncode:
+        what, hint = explain(done.returncode, said.splitlines(), limits())
+        raise ConfigError(Problem(f"{program} --version: {what}", where if name else "", hint))
     first = (said.strip().splitlines() or ["nothing"])[0]
     hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
     raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import shlex
 import signal
@@ -16,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
-from oellm_autoexp.container.failures import Limits, explain
+from oellm_autoexp.container.failures import explain
+from oellm_autoexp.container.limits import limits
 from oellm_autoexp.errors import BackendError, Problem
 from oellm_autoexp.text import printable
 
@@ -25,7 +25,6 @@ _KEPT_LINES = 200
 _SHOWN_LINES = 15
 _BEAT_SECONDS = 30.0
 _TERM_SECONDS = 10.0
-_NO_LIMIT = 1 << 60  # cgroup v1 writes a number near 2^63 for none
 
 
 def run(
@@ -130,27 +129,6 @@ def folder_bytes(path: Path) -> int:
             with suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118
     return total
-
-
-def limits() -> Limits:
-    """The memory that this session may use, by its cgroup (v1 or v2) and its rlimits."""
-    found: list[tuple[int, str]] = []
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        found.append((soft, "ulimit -v"))
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, place = line.split(":", 2)
-            top = Path("/sys/fs/cgroup/memory") if "memory" in controllers.split(",") else Path("/sys/fs/cgroup")
-            name = "memory.limit_in_bytes" if "memory" in controllers.split(",") else "memory.max"
-            folder = top / place.lstrip("/")
-            for at in (folder, *folder.parents):
-                with suppress(OSError, ValueError):
-                    found.append((int((at / name).read_text()), f"the cgroup {at.name or at}"))
-                if at == top:
-                    break
-    found = [(value, source) for value, source in found if value < _NO_LIMIT]
-    return Limits(*min(found)) if found else Limits()
 
 
 def to_stderr(text: str) -> None:
