@@ -1,8 +1,8 @@
 """Lets a program that was built for glibc 2.38 start where glibc is a little older.
 
 Programs built with newer headers ask for `__isoc23_strtol` and its kin of GLIBC_2.38 in place of `strtol`, and differ
-from it only in that they read binary numbers (0b1). Here these undefined symbols get their older names, and the need for
-version GLIBC_2.38 becomes one for GLIBC_2.2.5, in place and with no byte moved (elf(5), "Symbol Versions"; amd64).
+from it only in that they read binary numbers (0b1). Here these undefined symbols get their older names, and the need
+for version GLIBC_2.38 becomes one for GLIBC_2.2.5, in place and with no byte moved (elf(5), "Symbol Versions"; amd64).
 """
 
 import struct

@@ -19,6 +19,7 @@ from tests.flow.conftest import until
 
 USER = "container/build_container_user.py"
 NEW_FILES = "/opt/oellm-autoexp"
+DEFINITION = "Bootstrap: docker\nFrom: x/y:1\n%files\n{{context}} {{place}}\n%post\n"
 
 
 def inside(person: Person, image: Path, program: str) -> str:
@@ -99,9 +100,9 @@ def test_a_build_that_was_interrupted_goes_on_where_it_was(
     assert (output / "MegatronTraining/opt/oellm-autoexp/build.json").exists()
 
 
-def refused(person: Person, base_image: Path, output: Path, *more: str, **environment: str) -> str:
+def refused(person: Person, base_image: Path, output: Path, *more: str) -> str:
     """What a build says that ends with one clear error."""
-    done = person.python(USER, *build_words(base_image, output, *more), **environment)
+    done = person.python(USER, *build_words(base_image, output, *more))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -164,7 +165,7 @@ def test_a_build_that_fails_says_why(person: Person, base_image: Path, prepared:
     text, what, hint = POSTS[post]
     output = prepared.copy(person, "fails")
     definition = output / "MegatronTraining.def.in"
-    definition.write_text(f"Bootstrap: docker\nFrom: x/y:1\n%files\n{{{{context}}}} {{{{place}}}}\n%post\n{text}\n")
+    definition.write_text(DEFINITION + text)
     said = refused(person, base_image, output, "--definition", str(definition), "--sandbox")
     assert what in said
     assert hint in said
