@@ -38,6 +38,7 @@ from oellm_autoexp.container.image import SANDBOX, Image, check_image
 from oellm_autoexp.container.runtime import Runtime
 from oellm_autoexp.errors import BackendError, ConfigError, LockedError, Problem
 from oellm_autoexp.files import write_atomic
+from oellm_autoexp.redaction import redact_text
 from oellm_autoexp.text import plural
 
 PLACE = str(Path(inside.BUILT).parent)
@@ -328,7 +329,7 @@ class _Build:
             "way": "build --fakeroot" if request.fakeroot else "exec --writable",
             "machine": base.machine,
             "definition": {"name": request.definition.name, "sha256": _key(request.definition.read_text())},
-            "requirements": request.requirements.read_text(encoding="utf-8").splitlines(),
+            "requirements": redact_text(request.requirements.read_text(encoding="utf-8")).splitlines(),
             "base": {"source": self._definition.source, "path": str(base.path), **_identity_facts(base.path)},
             "kept": dict(pinned),
             "added": dict(added),

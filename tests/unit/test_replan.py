@@ -369,9 +369,7 @@ def test_the_record_is_shared_by_all_jobs_and_readable_by_the_owner_alone(planne
     assert yaml.safe_load(files[0].read_text())["choices"] == []
 
 
-def test_a_plan_made_in_an_image_keeps_the_images_own_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_made_in_an_image_keeps_the_images_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     around = replace(gather([]), python="/usr/bin/python3", image={"path": "/i.sif", "shipped": "/opt/oellm-autoexp"})
     made = make_plan(
