@@ -134,7 +134,8 @@ def person() -> Iterator[Person]:
         subprocess.run(["chmod", "--recursive", "u+rwX", str(folder)], check=False, capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)
         if made:
-            subprocess.run(["userdel", name], check=False, capture_output=True)
+            # --force: also where a process of theirs is just about to end
+            subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="session")
