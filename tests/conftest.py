@@ -1,3 +1,3 @@
-"""Fixtures for every test: a real SLURM and Megatron's own parser where they are installed."""
+"""Fixtures for every test: a real SLURM, a real Apptainer and Megatron's own parser where they are installed."""
 
-pytest_plugins = ["tests.slurm.fixtures", "tests.megatron.fixtures"]
+pytest_plugins = ["tests.containers.fixtures", "tests.slurm.fixtures", "tests.megatron.fixtures"]

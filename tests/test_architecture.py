@@ -25,7 +25,7 @@ FLOORS = [
     ["start", "trust"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
-    ["slurm", "world", "monitor.conditions"],
+    ["slurm", "world", "monitor.conditions", "container"],
     ["monitor.actions"],
     ["monitor.rules"],
     ["config.limits", "monitor.plausible"],
@@ -80,6 +80,9 @@ PURE = [
     "config.resolvers",
     "config.interpolation",
     "config.overlay",
+    "container.definition",
+    "container.failures",
+    "container.packages",
     "fields",
     "monitor.events",
     "monitor.templates",
@@ -112,6 +115,10 @@ PURE = [
 ]
 WORLDLY = {"subprocess", "socket", "shutil", "tempfile", "time", "os", "random", "secrets", "requests", "urllib"}
 RUNS_PROCESSES = {
+    "container.build",
+    "container.contents",
+    "container.runtime",
+    "container.steps",
     "cli.generate_megatron",
     "cli.run_sweep_entry",
     "scheduler.local",
@@ -129,6 +136,11 @@ OPENS_FILES = {
     "logs",  # logs are data, of anybody
     "world",
     "config.source",  # what a person has written and names
+    "container.build",  # what a person has written and names, and what builds in the making
+    "container.contents",  # this program's own text
+    "container.image",
+    "container.inside",  # in an image
+    "container.limits",  # /proc, /sys
     "cli.app",
     "cli.steps",
     "cli.generate_megatron",

@@ -8,6 +8,7 @@ from importlib import import_module
 
 COMMANDS = {
     "run": ("run_autoexp", "plan, submit and watch in one go"),
+    "run-container": ("run_autoexp_container", "plan inside of a container image, submit and watch here"),
     "plan": ("plan_autoexp", "expand the sweep, write scripts and the manifest"),
     "submit": ("submit_autoexp", "submit a manifest's jobs, each once, and watch them"),
     "monitor": ("monitor_autoexp", "watch or resume a session, look at sessions"),

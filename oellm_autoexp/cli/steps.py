@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.scheduler.base import Scheduler
     from oellm_autoexp.view.shown import Shown
     from oellm_autoexp.workflow.plan import Plan
+    from oellm_autoexp.workflow.provenance import Circumstances
 
 
 _REASONS_SHOWN = 5
@@ -51,8 +52,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array-subset", metavar="0,3-5", help="plan only the jobs with these indices")
 
 
-def plan(options: argparse.Namespace) -> Plan:
-    """Compose the config and plan its jobs, in memory; a command without planning options plans them all."""
+def plan(options: argparse.Namespace, around: Circumstances | None = None) -> Plan:
+    """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
+
+    `around`: what to take for the circumstances of the plan (default: those of this process).
+    """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.check import absent
@@ -72,7 +76,7 @@ def plan(options: argparse.Namespace) -> Plan:
         gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
         made = make_plan(
             composed,
-            gather(),
+            around or gather(),
             plan_id=None if len(found) else plan_id,
             subset=subset,
             read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
@@ -485,13 +489,18 @@ def finish(monitor: Shown) -> int:
 
 def show_plan(made: Plan, path: Path) -> None:
     """Print what was planned, and where it is."""
+    show_planned(made.manifest, path, made.notes)
+
+
+def show_planned(manifest: Manifest, path: Path, notes: Iterable[str]) -> None:
+    """The same, of a plan that another process has made."""
     from oellm_autoexp.view.tables import console, plan_summary
 
     screen = console()
-    screen.print(plan_summary(made.manifest))
-    for note in made.notes:
+    screen.print(plan_summary(manifest))
+    for note in notes:
         screen.print(f"note: {note}")
-    screen.print(f"plan {made.manifest.plan_id}: {path}", soft_wrap=True)
+    screen.print(f"plan {manifest.plan_id}: {path}", soft_wrap=True)
 
 
 def read_script(manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -89,10 +90,14 @@ class Composed:
         """The same config composed with these group choices on top. Raises ConfigError."""
         return load(Source(self.source.config_ref, self.source.config_dirs, (*self.source.overrides, *choices)))
 
-    def overlay(self, environment: Mapping[str, str], now: datetime, python: str) -> Overlay:
-        """The base with the schema's defaults in it, ready for points to be laid over it."""
+    def overlay(self, environment: Mapping[str, str], now: datetime, python: str, place: str = "") -> Overlay:
+        """The base with the schema's defaults in it, ready for points to be laid over it.
+
+        `place`: the folder of shipped files, where these are not this program's but those in an image.
+        """
         base, added = with_defaults(self.base)
-        return Overlay(base, make_resolvers(environment, now, shipped, python), added)
+        find = partial(Path, place) if place else shipped
+        return Overlay(base, make_resolvers(environment, now, find, python), added)
 
 
 def load(source: Source) -> Composed:
@@ -373,6 +378,13 @@ def _plain_value(text: str) -> str:
         spellings.insert(0, text)
     # Hydra keeps the overrides as they are written in a config of its own, so each must parse as a whole as well.
     return next(filter(parses, spellings), spellings[0])
+
+
+def as_override(key: str, value: str) -> str:
+    """The override that sets a key to exactly this text. Raises ConfigError for one with `${`."""
+    if "${" in value:
+        raise ConfigError(Problem("no override can name this path: it holds '${'", value))
+    return "=".join((key, _as_hydra(value, quote="'")))
 
 
 def _as_hydra(value: Any, quote: str) -> str:

@@ -498,6 +498,7 @@ class _Planner:
                 "host": around.host,
                 "python": around.python,
                 "git": dict(around.git),
+                **({"image": dict(around.image)} if around.image else {}),
             },
         )
         planning, of_planning = _taken_out(self._planning(composed), templates=self._templates)

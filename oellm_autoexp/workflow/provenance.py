@@ -40,12 +40,15 @@ class Circumstances:
     """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
+    image: Mapping[str, Any] = field(default_factory=dict)
+    """The container image that planning runs in, as the manifest records it; `shipped` in it is the folder in the image
+    that holds what comes with the program. Empty outside of containers."""
 
 
 def gather(argv: list[str] | None = None) -> Circumstances:
     """The circumstances of this process, now."""
     work_dir = Path.cwd()
-    git, diff = _git(work_dir)
+    git, diff = git_state(work_dir)
     return Circumstances(
         now=datetime.now(UTC),
         work_dir=work_dir,
@@ -67,7 +70,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _git(directory: Path) -> tuple[dict[str, Any], str]:
+def git_state(directory: Path) -> tuple[dict[str, Any], str]:
     """Commit, branch and whether the tree is clean, and the diff to the commit; both empty outside a checkout."""
     program = shutil.which("git")
     if program is None:

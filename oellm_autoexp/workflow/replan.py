@@ -140,6 +140,8 @@ class _Record:
     """The variables whose values are secrets and that are not set now."""
     work_dir: Path
     python: str
+    shipped: str
+    """The folder of shipped files, of a plan that was made in an image; else ''."""
 
     @classmethod
     def of(cls, manifest: Manifest, job: JobSpec) -> _Record:
@@ -161,12 +163,15 @@ class _Record:
             frozenset(hidden - os.environ.keys()),
             Path(manifest.provenance["work_dir"]),
             manifest.provenance["python"],
+            manifest.provenance.get("image", {}).get("shipped", ""),
         )
 
     def circumstances(self) -> Circumstances:
         """What the plan took from the world, as far as jobs depend on it."""
         now = datetime.fromisoformat(_parsed(self.planning)["now"])
-        return Circumstances(now, self.work_dir, self.python, dict(self.environment), (), "", "", "")
+        return Circumstances(
+            now, self.work_dir, self.python, dict(self.environment), (), "", "", "", image={"shipped": self.shipped}
+        )
 
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""

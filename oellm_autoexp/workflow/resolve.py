@@ -119,7 +119,9 @@ class Jobs:
             if choices:
                 self._chosen[choices] = composed.base
             around = self._circumstances
-            self._overlays[choices] = composed.overlay(around.environment, around.now, around.python)
+            self._overlays[choices] = composed.overlay(
+                around.environment, around.now, around.python, around.image.get("shipped", "")
+            )
         return self._overlays[choices]
 
     def _overlay_of(self, point: Point) -> Overlay:

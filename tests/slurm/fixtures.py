@@ -53,7 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slurm")
             # With --dist loadgroup: two workers, each with its own set of clusters, as most of the time is waiting.
             half = "slurm of monitoring" if item.path.stem in _MONITORING else "slurm"
-            item.add_marker(pytest.mark.xdist_group(half))
+            if item.get_closest_marker("xdist_group") is None:  # tests of containers stay with their images
+                item.add_marker(pytest.mark.xdist_group(half))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,17 @@ def test_the_record_is_shared_by_all_jobs_and_readable_by_the_owner_alone(planne
     assert len({file.stat().st_ino for file in files}) == 1
     assert files[0].stat().st_mode & 0o077 == 0
     assert yaml.safe_load(files[0].read_text())["choices"] == []
+
+
+def test_a_plan_made_in_an_image_keeps_the_images_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    around = replace(gather([]), python="/usr/bin/python3", image={"path": "/i.sif", "shipped": "/opt/oellm-autoexp"})
+    made = make_plan(
+        load(Source("autoexp", (), ("project=default",))),
+        around,
+        read_template=lambda _: shipped("oellm_autoexp/slurm/job.sbatch.template").read_text(),
+    )
+    manifest = manifests.load(manifests.write(made))
+    assert manifest.provenance["image"]["path"] == "/i.sif"
+    script = again(manifest, backend__options__lr=0.5)
+    assert "/usr/bin/python3 /opt/oellm-autoexp/examples/tiny_lm/train.py --lr 0.5" in script

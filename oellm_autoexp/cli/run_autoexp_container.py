@@ -1,0 +1,233 @@
+"""run-container: plan inside of an image, submit and watch here.
+
+The image has what jobs run with (Megatron-LM, its versions of packages), so that a plan is checked against that; this
+machine has SLURM's commands. Both have this program, in one version, and the manifest between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.cli import app, approval, detach, facts, hints, steps
+from oellm_autoexp.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from oellm_autoexp.container.contents import Contents
+    from oellm_autoexp.container.image import Image
+    from oellm_autoexp.container.runtime import Runtime
+
+EXAMPLES = """\
+  python scripts/run_autoexp_container.py --config-ref experiments/megatron_jupiter_speed_test container=juwels
+  python scripts/run_autoexp_container.py --image ./artifacts/MegatronTraining.sif --no-submit project=default
+  python scripts/run_autoexp_container.py --monitor-only --manifest outputs/manifests/demo.json"""
+_OWN_EXIT_CODES = (app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
+_IMAGE, _RUNTIME, _BINDS = "image", "runtime", "binds"
+"""The keys of the section `container` that are used here."""
+_NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    what = "Plan an experiment inside of a container image; submit its jobs and watch them from here."
+    made = app.Parser(what, EXAMPLES)
+    steps.add_plan_options(made)
+    made.add_argument("--image", metavar="PATH", type=Path, help="the image (default: the config's container.image)")
+    made.add_argument(
+        "--container-runtime",
+        metavar="PROGRAM",
+        help="apptainer or singularity (default: the config's container.runtime, else what is in PATH)",
+    )
+    made.add_argument("--no-submit", action="store_true", help="plan only")
+    made.add_argument("--no-monitor", action="store_true", help="plan and submit, and return at once")
+    made.add_argument(
+        "--monitor-only", action="store_true", help="watch what was planned before: --manifest, else the newest plan"
+    )
+    made.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the first script; write and submit nothing"
+    )
+    approval.add_options(made)
+    detach.add_option(made)
+    made.add_json()
+    made.add_config()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    made = parser()
+    options = made.parse_intermixed_args(argv)
+    if options.monitor_only:
+        return app.run(made, _watch_only, argv)
+    return app.run(made, lambda given: facts.in_json(given, lambda: _go(given)), argv)
+
+
+def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    detach.check(options)
+    code, planned = _plan_inside(options)
+    if planned is None:
+        return code, {}
+    path = Path(planned["manifest"])
+    manifest = steps.load_manifest(path)
+    steps.show_planned(manifest, path, [*planned["notes"], *planned["outside"]])
+    if options.no_submit:
+        hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
+        return app.OK, facts.plan_facts(manifest, path)
+    detach.check(options, manifest)
+    approval.approve(manifest, options)
+    with steps.session(manifest, path, patient=True) as monitor:
+        code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+    code = detach.hand_over(options, manifest, path, code)
+    return code, facts.recorded_facts(manifest)
+
+
+def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    """Plan in the image: the exit code there, and what was planned (None: nothing was written)."""
+    from oellm_autoexp.container import runtime
+    from oellm_autoexp.container.contents import check_same_version, look_into, run_inside
+    from oellm_autoexp.container.image import check_image
+    from oellm_autoexp.workflow.provenance import gather
+
+    config = _config(options)
+    place, where = _image(options, config)
+    program = options.container_runtime or config.get("container", {}).get(_RUNTIME)
+    found = runtime.find(program, "--container-runtime" if options.container_runtime else f"$.container.{_RUNTIME}")
+    image = check_image(place, where)
+    contents = look_into(found, image)
+    for text in check_same_version(contents, image):
+        app.note(f"note: {text}", on_stderr=True)
+    around = gather()
+    given = {
+        "command_line": list(around.command_line),
+        "git": dict(around.git),
+        "git_diff": around.git_diff,
+        "image": _facts(image, found, contents),
+    }
+    code, said = run_inside(
+        found,
+        image,
+        "cli.plan_inside",
+        _words(options, config),
+        binds=_binds(options, config),
+        given=json.dumps(given),
+        capture=not options.dry_run,
+    )
+    if code and code not in _OWN_EXIT_CODES:
+        what = f"planning inside of the image ended with exit code {code}"
+        raise ConfigError(Problem(what, str(image.path), f"what {found} printed stands above"))
+    if code or options.dry_run:
+        return code, None
+    planned: dict[str, Any] = json.loads(said.splitlines()[-1])
+    planned["outside"] = [] if config.get("container") else [_NO_CONTAINER]
+    return code, planned
+
+
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    """The composed config without the sweep's values, with what can be evaluated evaluated. Raises ConfigError."""
+    from oellm_autoexp.config.loader import load
+    from oellm_autoexp.workflow.provenance import gather
+    from oellm_autoexp.workflow.resolve import beside_the_sweep
+
+    config, failed = beside_the_sweep(load(app.source(options)), gather())
+    for path, error in failed.items():
+        if path[:1] == ("container",) and not (path[1:] == (_IMAGE,) and options.image):
+            raise error
+    return config
+
+
+def _image(options: argparse.Namespace, config: dict[str, Any]) -> tuple[str, str]:
+    """The image's path, and where it was named. Raises ConfigError if it is not."""
+    if options.image is not None:
+        return str(options.image), "--image"
+    if named := config.get("container", {}).get(_IMAGE):
+        return str(named), f"$.container.{_IMAGE}"
+    hint = "choose a container (container=juwels), or name an image: --image PATH; without one, use run_autoexp.py"
+    raise ConfigError(Problem("no image is named", f"$.container.{_IMAGE}", hint))
+
+
+def _facts(image: Image, found: Runtime, contents: Contents) -> dict[str, Any]:
+    """What the manifest records of the image."""
+    built = {key: contents.build[key] for key in ("name", "built_at", "git", "base") if key in contents.build}
+    return {"path": str(image.path), "runtime": str(found), "python": contents.python_version, "build": built}
+
+
+def _words(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+    """The words for the program inside: those of planning, with this checkout's configs before the image's."""
+    from oellm_autoexp.config.loader import as_override
+    from oellm_autoexp.files import shipped
+
+    words = [f"--{name}" for name in ("verbose", "debug", "dry_run") if getattr(options, name)]
+    words = [word.replace("_", "-") for word in words]
+    for option, value in (
+        ("--manifest", options.manifest),
+        ("--plan-id", options.plan_id),
+        ("--array-subset", options.array_subset),
+        ("--config-ref", options.config_ref),
+        ("--overrides-from", options.overrides_from),
+    ):
+        words += [f"{option}={value}"] if value is not None else []
+    words += [f"--config-dir={folder}" for folder in (*options.config_dirs, shipped("config"))]
+    named = config.get("container", {})
+    chosen = {_IMAGE: options.image and str(options.image.absolute()), _RUNTIME: options.container_runtime}
+    more = [as_override(f"container.{key}", value) for key, value in chosen.items() if value and key in named]
+    return [*words, "--", *options.overrides, *more]
+
+
+def _binds(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+    """The folders of this machine that planning reads and writes, and those that jobs see."""
+    from oellm_autoexp.files import shipped
+
+    project, slurm = config.get("project", {}), config.get("slurm", {})
+    written = [project.get(key) for key in ("base_output_dir", "output_dir", "monitoring_state_dir")]
+    files = [options.manifest, options.overrides_from, slurm.get("template_path")]
+    if options.config_ref.endswith((".yaml", ".yml")):
+        files.append(options.config_ref)
+    folders = [Path.cwd(), shipped("config"), *options.config_dirs, *(Path(file).parent for file in files if file)]
+    folders += [Path(place) for place in written if isinstance(place, str)]
+    return list(_outermost(_existing(folder.expanduser().absolute()) for folder in folders))
+
+
+def _existing(path: Path) -> Path:
+    """A folder, or the nearest one above it that is there: it will be made in that."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _outermost(folders: Iterator[Path]) -> Iterator[str]:
+    """Folders that are not inside of another one of them, by their real places; never the root."""
+    wanted = sorted({folder for folder in folders if folder != Path("/")}, key=lambda folder: len(folder.parts))
+    kept: list[Path] = []
+    for folder in wanted:
+        real = folder.resolve()
+        if not any(folder.is_relative_to(above) and real.is_relative_to(above.resolve()) for above in kept):
+            kept.append(folder)
+            yield str(folder)
+
+
+def _watch_only(options: argparse.Namespace) -> int:
+    """Watch a plan that was submitted before, without the image."""
+    from oellm_autoexp.cli import monitor_autoexp
+
+    if given := [
+        f"--{word}" for word in ("no-submit", "no-monitor", "dry-run") if vars(options)[word.replace("-", "_")]
+    ]:
+        raise ConfigError(Problem(f"{' and '.join(given)} can't be beside it", "--monitor-only"))
+    path = options.manifest or _newest(options)
+    words = ["--manifest", str(path), *(["--json"] if options.json else [])]
+    words += ["--detach", options.detach] if options.detach else []
+    words += [f"--{name}" for name in ("verbose", "debug") if getattr(options, name)]
+    return monitor_autoexp.main(words)
+
+
+def _newest(options: argparse.Namespace) -> Path:
+    """The manifest of the newest plan in the config's output root. Raises ConfigError."""
+    root = Path(str(_config(options).get("project", {}).get("base_output_dir") or hints.output_root()))
+    try:
+        plan_id = os.path.basename(os.readlink(root / "sweep.json")).removesuffix(".sweep.json")  # noqa: PTH115, PTH119
+    except OSError:
+        hint = "name its manifest: --manifest PATH"
+        raise ConfigError(Problem("no plan was made here", str(root.absolute()), hint)) from None
+    return root / "manifests" / f"{plan_id}.json"

@@ -1,0 +1,1 @@
+"""Container images and runtimes: found, checked, looked into and built."""

@@ -1,0 +1,138 @@
+"""What is inside an image, as its own Python tells, and whether it is the version that runs outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp import __version__
+from oellm_autoexp.container import inside
+from oellm_autoexp.container.image import Image
+from oellm_autoexp.container.runtime import Runtime
+from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.model import MANIFEST_VERSION
+
+PYTHON = ("python3", "-P", "-s")
+"""The image's Python: without the current folder and the user's own packages, which would be taken for the image's."""
+_OLD_PYTHON = ("python3", "-s")
+REBUILD_HINT = "build the image again from this version: container/build_container.sh or build_container_user.py"
+_PATIENCE_SECONDS = 600  # an image of many GB on a network file system, looked at for the first time
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image has: its Python, and our package (version '' and the reason in `problem` if there is none).
+
+    `root` is the folder that holds the package and what is shipped with it; `build` is the record of its build.
+    """
+
+    python: str
+    python_version: str
+    version: str = ""
+    manifest_version: int | None = None
+    root: str = ""
+    digest: str = ""
+    problem: str = ""
+    build: Mapping[str, Any] = field(default_factory=dict)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what is meant for its own Python (PYTHONPATH, VIRTUAL_ENV)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return {**kept, **(extra or {})}
+
+
+def look_into(runtime: Runtime, image: Image) -> Contents:
+    """What is in an image. Raises ConfigError if nothing can be run in it, or it has no python3."""
+    program = Path(inside.__file__).read_text(encoding="utf-8")
+    words = runtime.exec_words(str(image.path), [*_OLD_PYTHON, "-c", program], cwd="/")
+    try:
+        done = subprocess.run(
+            words,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(Problem(f"can't run {runtime}: {error}", str(image.path))) from None
+    line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
+    if not line:
+        raise ConfigError(Problem(*_not_run(runtime, image, done.returncode, done.stderr)))
+    return Contents(**json.loads(line))
+
+
+def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
+    """Notes on how the image's package differs from this one. Raises ConfigError where its plans would not fit.
+
+    A manifest is read by the program outside, so both must have one version; other sources of one version (a checkout
+    that has moved on) are noted, as planning uses those of the image.
+    """
+    place = str(image.path)
+    if not contents.version:
+        what = f"the image's python3 ({contents.python}, {contents.python_version}) has no oellm-autoexp"
+        if contents.problem and "No module named 'oellm_autoexp'" not in contents.problem:
+            what = f"the oellm-autoexp in the image can't be imported: {contents.problem}"
+        raise ConfigError(Problem(what, place, "build one that has it: container/build_container.sh or _user.py"))
+    if contents.manifest_version is None:
+        what = f"the oellm-autoexp {contents.version} in the image can't be imported: {contents.problem}"
+        raise ConfigError(Problem(what, place, REBUILD_HINT))
+    theirs = f"{contents.version} (manifests of version {contents.manifest_version})"
+    ours = f"{__version__} (manifests of version {MANIFEST_VERSION})"
+    if theirs != ours:
+        what = f"the image has oellm-autoexp {theirs}, and what runs here is {ours}"
+        raise ConfigError(Problem(what, place, f"{REBUILD_HINT}; or use version {contents.version} here"))
+    if contents.digest != inside.source_digest(str(Path(inside.__file__).parents[1])):
+        commit = dict(contents.build.get("git") or {}).get("commit", "")
+        since = f" (built from commit {commit[:12]})" if commit else ""
+        return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's plans",)
+    return ()
+
+
+def _not_run(runtime: Runtime, image: Image, code: int, said: str) -> tuple[str, str, str]:
+    """Why nothing was run in an image: what, where, hint."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    fatal = next((line for line in reversed(lines) if line.startswith(("FATAL", "ERROR"))), (lines or [""])[-1])
+    if "python3" in fatal and ("not found" in fatal or "no such file" in fatal):
+        return "the image has no python3 in its PATH", str(image.path), REBUILD_HINT
+    command = " ".join(runtime.exec_words(str(image.path), ["true"]))
+    what = f"{runtime} can't run a program in the image (exit code {code}): {fatal or 'it says nothing'}"
+    return what, str(image.path), f"try it by hand: {command}"
+
+
+def run_inside(
+    runtime: Runtime,
+    image: Image,
+    module: str,
+    words: Sequence[str],
+    *,
+    binds: Sequence[str],
+    given: str,
+    capture: bool,
+) -> tuple[int, str]:
+    """Run a module of the image's own package; returns its exit code and, if it is captured, what it prints.
+
+    `given` is its standard input; its standard error is this program's. Raises ConfigError if it can't be started.
+    """
+    program = [*PYTHON, "-m", f"{inside.PACKAGE}.{module}", *words]
+    try:
+        done = subprocess.run(
+            runtime.exec_words(str(image.path), program, binds=binds, cwd=os.getcwd()),  # noqa: PTH109
+            env=environment(),
+            input=given,
+            stdout=subprocess.PIPE if capture else None,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+    except OSError as error:
+        raise ConfigError(Problem(f"can't run {runtime}: {error.strerror}", str(image.path))) from None
+    return done.returncode, done.stdout or ""

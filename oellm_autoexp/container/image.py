@@ -1,0 +1,128 @@
+"""Whether an image can be used: it exists, may be read, is whole, and is made for this machine's processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from oellm_autoexp.errors import ConfigError, Problem
+
+SIF, SANDBOX = "sif", "sandbox"
+BUILD_HINT = "build it (docs/containers.md), or name another one"
+_HEADER_BYTES = 128
+_SIF_MAGIC = b"SIF_MAGIC\0"
+_SIF_MACHINES = {b"01": "i386", b"02": "x86_64", b"03": "arm", b"04": "aarch64", b"06": "ppc64le", b"11": "s390x"}
+"""Machines by the code in a SIF's header (sylabs/sif, pkg/sif: arch.go), in the words of uname(1)."""
+_ELF_MACHINES = {3: "i386", 62: "x86_64", 40: "arm", 183: "aarch64", 21: "ppc64le", 22: "s390x"}
+"""Machines by e_machine of an ELF file (elf(5)), in the words of uname(1)."""
+_SAME = {"amd64": "x86_64", "arm64": "aarch64", "i686": "i386"}
+_PROGRAMS = ("bin/sh", "usr/bin/env", "bin/ls", "usr/bin/python3")
+_MOST_LINKS = 40
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image: its absolute path, whether it is a file (SIF) or a folder (SANDBOX), and its machine ('' unknown)."""
+
+    path: Path
+    kind: str
+    machine: str
+
+
+def check_image(path: str | Path, where: str = "", machine: str | None = None) -> Image:
+    """The image at `path`. Raises ConfigError if it can't be used on `machine` (default: this one's; '': any).
+
+    `where` names the option or key that the path is from. `machine` is a word of uname(1): x86_64, aarch64.
+    """
+    image = _found(Path(path).expanduser().absolute(), where)
+    wanted = platform.machine() if machine is None else machine
+    wanted = _SAME.get(wanted, wanted)
+    if image.machine and wanted and image.machine != wanted:
+        hint = f"build it on a machine with {wanted} processors, or run this where they are {image.machine}"
+        raise _problem(f"the image is made for {image.machine}, and this machine is {wanted}", image.path, where, hint)
+    return image
+
+
+def _found(path: Path, where: str) -> Image:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return _sandbox(path, where)
+        if not stat.S_ISREG(mode):
+            raise _problem("is no image: neither a file nor a folder", path, where, BUILD_HINT)
+        with path.open("rb") as file:
+            return _sif(path, file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size, where)
+    except FileNotFoundError:
+        raise _problem("there is no image here", path, where, BUILD_HINT) from None
+    except PermissionError:
+        hint = "ask its owner for the right to read it (chmod a+r, and a+x on the folders above)"
+        raise _problem("the image may not be read by you", path, where, hint) from None
+    except OSError as error:
+        raise _problem(f"can't read the image: {error.strerror}", path, where, "") from None
+
+
+def _sif(path: Path, header: bytes, size: int, where: str) -> Image:
+    """A SIF by its header (sylabs/sif, pkg/sif: `header`): launch script 32, magic 10, version 3, machine 3, id 16,
+    two times, then free, total, offset and size of descriptors, offset and size of data; numbers of 8 bytes.
+    """
+    if header[32:42] != _SIF_MAGIC:
+        what = "is no image: neither a SIF file nor a folder with a root file system"
+        raise _problem(what, path, where, "`apptainer build NEW.sif docker-archive:FILE` makes one of a Docker archive")
+    offset, length = struct.unpack_from("<qq", header, 112)
+    if size < offset + length:
+        what = f"the image is cut short: it has {size} bytes of {offset + length}"
+        raise _problem(what, path, where, "copy or build it again")
+    return Image(path, SIF, _SIF_MACHINES.get(header[45:47], ""))
+
+
+def _sandbox(path: Path, where: str) -> Image:
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise PermissionError
+    programs = [found for name in _PROGRAMS if (found := _within(path, name)) is not None]
+    if not programs:
+        what = "is no image: a folder without a root file system (no bin/sh in it)"
+        raise _problem(what, path, where, BUILD_HINT)
+    return Image(path, SANDBOX, next(filter(None, map(_elf_machine, programs)), ""))
+
+
+def _within(root: Path, name: str) -> Path | None:
+    """A file in a root file system whose links mean paths in it, as they do for those who run there."""
+    todo, place, links = name.split("/"), root, 0
+    while todo:
+        part, *todo = todo
+        if part in ("", "."):
+            continue
+        if part == "..":
+            place = root if place == root else place.parent
+            continue
+        try:
+            target = os.readlink(place / part)  # noqa: PTH115
+        except OSError:
+            place /= part
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return None
+        place = root if target.startswith("/") else place
+        todo = [*target.split("/"), *todo]
+    return place if place.is_file() else None
+
+
+def _elf_machine(program: Path) -> str:
+    try:
+        with program.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return ""
+    if len(head) < 20 or head[:4] != b"\x7fELF":
+        return ""
+    (number,) = struct.unpack_from(">H" if head[5] == 2 else "<H", head, 18)
+    return _ELF_MACHINES.get(number, "")
+
+
+def _problem(what: str, path: Path, where: str, hint: str) -> ConfigError:
+    return ConfigError(Problem(what, f"{where} {path}".strip(), hint))

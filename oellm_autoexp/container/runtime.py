@@ -1,0 +1,123 @@
+"""Apptainer and SingularityCE: which of them is here, and the words with which it runs a program in an image."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from oellm_autoexp.container.failures import explain
+from oellm_autoexp.container.limits import limits
+from oellm_autoexp.errors import ConfigError, Problem
+
+PROGRAMS = ("apptainer", "singularity")
+"""The names by which a runtime is looked for, the first one that is there is taken."""
+NOT_FOUND_HINT = (
+    "load its module (module load singularity, or GCC Apptainer-Tools at JSC), or name it: --container-runtime PATH"
+)
+_VERSION = re.compile(r"(apptainer|singularity(?:-ce|-pro)?) version (\d+(?:\.\d+)*)\S*")
+_PATIENCE_SECONDS = 60
+_MOUNT_SINCE = {"apptainer": (1, 0), "singularity": (3, 9)}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A container runtime: its program (an absolute path), whose it is, and its version.
+
+    `flavour` is "apptainer" or "singularity" (SingularityCE, SingularityPRO and Singularity 3), as `--version` tells:
+    Apptainer installs a command named singularity, too.
+    """
+
+    program: str
+    flavour: str
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.flavour} {'.'.join(map(str, self.version))}"
+
+    def exec_words(
+        self,
+        image: str,
+        program: Sequence[str],
+        *,
+        binds: Iterable[str] = (),
+        cwd: str | None = None,
+        options: Sequence[str] = (),
+    ) -> tuple[str, ...]:
+        """The words that run `program` in `image`, with host paths `binds` at the same place in it.
+
+        `--quiet` leaves out the runtime's own INFO lines, not its errors. Raises ConfigError for a path that this
+        version can't bind.
+        """
+        mounts = [word for path in binds for word in self.bind_words(path)]
+        place = ("--pwd", cwd) if cwd else ()
+        return (self.program, "--quiet", "exec", *options, *mounts, *place, image, *program)
+
+    def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
+        """The words that make a host path visible in the container. Raises ConfigError.
+
+        `--bind` splits at commas and colons without a way to quote them; `--mount` takes quoted CSV (Apptainer 1.0,
+        SingularityCE 3.9: user guide, "Bind paths and mounts").
+        """
+        place = target or source
+        if not re.search("[,:]", source + place):
+            words = source if place == source and not read_only else f"{source}:{place}{':ro' if read_only else ''}"
+            return "--bind", words
+        if self.version < _MOUNT_SINCE[self.flavour]:
+            least = ".".join(map(str, _MOUNT_SINCE[self.flavour]))
+            what = f"{self} can't bind a path with a comma or colon"
+            raise ConfigError(Problem(what, source, f"rename it, or use {self.flavour} {least} or newer"))
+        fields = ["type=bind", f"source={source}", f"destination={place}", *(["ro"] if read_only else [])]
+        return "--mount", ",".join(map(_csv, fields))
+
+
+def _csv(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
+
+
+def parse_version(program: str, text: str) -> Runtime | None:
+    """The runtime that an output of `--version` tells of (`apptainer version 1.4.5`); None for another program's."""
+    found = _VERSION.search(text)
+    if found is None:
+        return None
+    return Runtime(program, found[1].partition("-")[0], tuple(map(int, found[2].split("."))))
+
+
+def find(name: str | None = None, where: str = "--container-runtime") -> Runtime:
+    """The runtime `name` (a command or a path), or the first of PROGRAMS in PATH. Raises ConfigError.
+
+    `where` is what the user named it by.
+    """
+    names = (name,) if name else PROGRAMS
+    program = next(filter(None, (shutil.which(os.path.expanduser(candidate)) for candidate in names)), None)  # noqa: PTH111
+    if program is None:
+        if name:
+            raise ConfigError(Problem(f"no program {name} in PATH", where, NOT_FOUND_HINT))
+        raise ConfigError(
+            Problem("no container runtime in PATH: neither apptainer nor singularity", "", NOT_FOUND_HINT)
+        )
+    program = os.path.abspath(program)  # noqa: PTH100  a name with a link in it stays: apptainer looks at it
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(Problem(f"can't run {program}: {error}", where)) from None
+    if runtime := parse_version(program, said):
+        return runtime
+    if done.returncode:
+        what, hint = explain(done.returncode, said.splitlines(), limits())
+        raise ConfigError(Problem(f"{program} --version: {what}", where if name else "", hint))
+    first = (said.strip().splitlines() or ["nothing"])[0]
+    hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
+    raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))

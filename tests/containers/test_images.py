@@ -1,0 +1,204 @@
+"""Images are built for real, by both scripts, from shipped definitions; what goes wrong is told with its cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from tests.containers import apptainer
+from tests.containers.fixtures import Built, Person, Prepared, build_words
+from tests.flow.conftest import until
+
+USER = "container/build_container_user.py"
+NEW_FILES = "/opt/oellm-autoexp"
+DEFINITION = "Bootstrap: docker\nFrom: x/y:1\n%files\n{{context}} {{place}}\n%post\n"
+
+
+def inside(person: Person, image: Path, program: str) -> str:
+    """What a Python program prints that runs in an image."""
+    return person.apptainer("exec", image, "python3", "-P", "-s", "-c", program).strip()
+
+
+def test_what_the_image_needs_is_fetched_first_for_a_build_without_network(prepared: Prepared) -> None:
+    assert f"the base has 4 packages, torch {apptainer.TORCH}" in prepared.said
+    assert "the same command without --download-only builds it" in prepared.said
+    assert list(prepared.output.glob(".MegatronTraining.build/wheels/einops-*.whl"))
+    assert not list(prepared.output.glob(".MegatronTraining.build/wheels/torch*"))
+
+
+def test_build_container_sh_builds_an_image_that_has_this_program_and_the_bases_torch(
+    person: Person, sif: Built
+) -> None:
+    assert re.search(r"\[2/4\] packages: \d+ wheels are there", sif.said)
+    program = "import einops, torch, oellm_autoexp.model, sys; print(torch.__version__, oellm_autoexp.__file__)"
+    assert inside(person, sif.path, program) == f"{apptainer.TORCH} {NEW_FILES}/oellm_autoexp/__init__.py"
+    assert inside(person, sif.path, "import os; print(os.environ['WANDB_MODE'])") == "offline"
+    assert inside(person, sif.path, f"import os; print(os.path.exists('{NEW_FILES}/build'))") == "False"
+    assert sorted(path.name for path in sif.path.parent.iterdir()) == ["MegatronTraining.build.log", sif.path.name]
+
+
+def test_an_image_says_what_it_was_made_of(person: Person, base_image: Path, sif: Built) -> None:
+    record = json.loads(inside(person, sif.path, f"print(open('{NEW_FILES}/build.json').read())"))
+    assert record["base"]["path"] == str(base_image)
+    assert record["kept"]["torch"] == apptainer.TORCH
+    assert set(record["added"]) >= {"einops", "hydra-core", "pydantic"}
+    assert record["requirements"] == ["einops", "torch>=2"]
+    assert record["runtime"].startswith("apptainer 1.")
+    labels = json.loads(person.apptainer("inspect", "--json", sif.path))["data"]["attributes"]["labels"]
+    assert labels["eu.openeurollm.name"] == "MegatronTraining"
+
+
+def test_build_container_user_needs_no_fakeroot(person: Person, base_image: Path, prepared: Prepared) -> None:
+    output = prepared.copy(person, "user")
+    (output / ".MegatronTraining.build").rename(output / ".MegatronTrainingNoRoot.build")
+    more = ("--definition", "MegatronTrainingNoRoot", "--append-date", "--container-cmd", "singularity", "--verbose")
+    done = person.python(USER, *build_words(base_image, output, *more), cwd=person.checkout / "container")
+    assert done.returncode == 0, done.stderr
+    image = output / f"MegatronTrainingNoRoot_{date.today():%Y%m%d}.sif"
+    assert done.stdout.strip() == str(image)
+    assert sorted(path.name for path in output.iterdir()) == [f"{image.stem}.build.log", image.name]
+    assert "--fakeroot" not in image.with_name(f"{image.stem}.build.log").read_text()
+    program = "import os, torch, oellm_autoexp.model; print(torch.__version__, os.environ['WANDB_MODE'])"
+    assert inside(person, image, program) == f"{apptainer.TORCH} offline"
+    labels = json.loads(person.apptainer("inspect", "--json", image))["data"]["attributes"]["labels"]
+    assert labels["eu.openeurollm.name"] == image.stem
+    again = person.python(USER, *build_words(base_image, output, *more))
+    assert again.returncode == 2
+    assert "an image of this name exists already" in again.stderr
+
+
+def test_a_build_that_was_interrupted_goes_on_where_it_was(
+    person: Person, base_image: Path, prepared: Prepared
+) -> None:
+    output = prepared.copy(person, "interrupted")
+    words = build_words(base_image, output, "--definition", "MegatronTraining", "--sandbox")
+    with (output / "said").open("w") as said:
+        child = subprocess.Popen(
+            person.words(sys.executable, person.checkout / USER, *words),
+            cwd=person.folder,
+            env=person.environment(),
+            stderr=said,
+            stdout=said,
+            text=True,
+        )
+        until(lambda: (output / ".MegatronTraining.build/root/usr").exists(), "the base to be copied")
+        as_killed = person.words("kill", "-INT", str(child.pid))
+        subprocess.run(as_killed, check=True) if os.getuid() else child.send_signal(signal.SIGINT)
+        assert child.wait() == 130
+    assert not (output / "MegatronTraining").exists()
+    again = person.python(USER, *words)
+    assert again.returncode == 0, again.stderr
+    assert "wheels are there" in again.stderr
+    assert (output / "MegatronTraining/opt/oellm-autoexp/build.json").exists()
+
+
+def refused(person: Person, base_image: Path, output: Path, *more: str) -> str:
+    """What a build says that ends with one clear error."""
+    done = person.python(USER, *build_words(base_image, output, *more))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return done.stderr[done.stderr.index("error: ") :]
+
+
+MISTAKES = {
+    "definition": (("--definition", "MegatronTrainnig"), "no definition 'MegatronTrainnig'"),
+    "backend": (("--backend", "megatorn", "--definition", "X"), "did you mean 'megatron'?"),
+    "torch": (("--definition", "MegatronTraining", "--unpin", "torch"), "torch stays as it is"),
+    "base": (("--definition", "MegatronTraining", "--base-image", "/nowhere.sif"), "there is no image here"),
+    "runtime": (("--definition", "MegatronTraining", "--container-cmd", "podman-hpc"), "no program podman-hpc in PATH"),
+    "a definition of one's own": (("--definition", "/D/Own.def.in"), "no value {{nonsense}}"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_options_is_one_clear_error(person: Person, base_image: Path, mistake: str) -> None:
+    words, wanted = MISTAKES[mistake]
+    output = person.make_folder("mistake")
+    (output / "Own.def.in").write_text("Bootstrap: localimage\nFrom: /x\n%post\n  echo {{nonsense}}\n")
+    text = refused(person, base_image, output, *(word.replace("/D/", f"{output}/") for word in words))
+    assert wanted in text
+
+
+def test_a_definition_whose_variable_is_not_set_says_so(person: Person) -> None:
+    done = person.python(USER, "--definition", "MegatronTrainingNoRoot", "--output", person.make_folder("unset"))
+    assert done.returncode == 2
+    assert "$CONTAINER_CACHE_DIR is not set" in done.stderr
+    assert "--base-image PATH" in done.stderr
+
+
+def test_requirements_that_want_another_torch_are_refused_before_anything_is_built(
+    person: Person, base_image: Path
+) -> None:
+    output = person.make_folder("torch")
+    own = output / "own.txt"
+    own.write_text("torch>=2.9\n")
+    text = refused(person, base_image, output, "--definition", "MegatronTraining", "--requirements", str(own))
+    assert "the requirements do not fit what the base image has" in text
+    assert "torch>=2.9" in text
+
+
+POSTS = {
+    "killed": ("kill -9 $$", "it was killed, most likely for using too much memory", "build on a compute node"),
+    "changes the base": (
+        "bash /opt/oellm-autoexp/build/install.sh\n"
+        "mv /usr/lib/python3/dist-packages/torch-*.dist-info /usr/lib/python3/dist-packages/torch-9.dist-info\n"
+        "sed -i 's/^Version: .*/Version: 9/' /usr/lib/python3/dist-packages/torch-9.dist-info/METADATA",
+        f"packages of the base image were changed: torch {apptainer.TORCH} → 9",
+        "--unpin",
+    ),
+    "a program fails": ("echo ERROR: no luck; exit 3", "ERROR: no luck", "its last lines"),
+}
+
+
+@pytest.mark.parametrize("post", POSTS)
+def test_a_build_that_fails_says_why(person: Person, base_image: Path, prepared: Prepared, post: str) -> None:
+    text, what, hint = POSTS[post]
+    output = prepared.copy(person, "fails")
+    definition = output / "MegatronTraining.def.in"
+    definition.write_text(DEFINITION + text)
+    said = refused(person, base_image, output, "--definition", str(definition), "--sandbox")
+    assert what in said
+    assert hint in said
+    assert not (output / "MegatronTraining").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize(("megabytes", "what"), [(60, "are free here, and about"), (170, "the disk is full")])
+def test_a_full_disk_is_told_with_its_place(
+    person: Person, base_image: Path, prepared: Prepared, megabytes: int, what: str
+) -> None:
+    output = person.make_folder("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(output)], check=True)
+    try:
+        person.own(output)
+        subprocess.run(["cp", "--archive", f"{prepared.output}/.", str(output)], check=True)
+        filler = "dd if=/dev/zero of=/opt/large bs=1M count=200"
+        definition = output / "MegatronTraining.def.in"
+        definition.write_text(
+            f"Bootstrap: docker\nFrom: x/y:1\n%files\n{{{{context}}}} {{{{place}}}}\n%post\n{filler}\n"
+        )
+        text = refused(person, base_image, output, "--definition", str(definition), "--sandbox")
+    finally:
+        subprocess.run(["umount", str(output)], check=True)
+    assert what in text
+    assert "APPTAINER_TMPDIR" in text
+
+
+def test_a_limit_on_memory_is_told_with_its_size(person: Person, base_image: Path, prepared: Prepared) -> None:
+    output = prepared.copy(person, "memory")
+    words = build_words(base_image, output, "--definition", "MegatronTraining", "--sandbox")
+    done = person.run("prlimit", f"--as={450 << 20}", sys.executable, person.checkout / USER, *words)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "there was not enough memory (ulimit -v allows 0.4 GiB of memory here)" in done.stderr
+    assert "build on a compute node" in done.stderr
