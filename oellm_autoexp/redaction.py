@@ -30,19 +30,24 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
-    r"^(PWD|OLDPWD|SSH_AUTH_SOCK|key|keys)$|(^|[_-])(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length)|"
+    r"^(PWD|OLDPWD|SSH_AUTH_SOCK|key|keys)$|"
+    r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
+    re.IGNORECASE,
+)
+"""Names of where a secret is, and of what is told of one."""
+_HARMLESS_WORDS = re.compile(
+    r"(?:^|(?<=[_-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length)|"
     r"token[_-](count|ids?|types?|embeddings?|level|limit|budget)|tokenizer|"
     r"(pad|bos|eod|eos|cls|sep|unk|mask|image|special|max|num|speculative|prefix|middle|suffix|per|generated)[_-]tokens?|"
     r"(extra|added|additional|ignored?)[_-]tokens|"
     r"(json|text|image|audio|video|caption|label|data|column|dict|sort|cache|primary|foreign|partition|public|host|"
     r"state|config|metric|monitor|batch|input|output|group|index|wandb[_-]group)[_-]keys?|"
-    r"token[_-](dispatcher|drop)|tokens[_-](per|to)|num[_-]\w+[_-](key|token)s?|"
+    r"token[_-](dispatcher|drop)|tokens[_-](per|to)|num[_-]\w+?[_-](key|token)s?|"
     r"(forward|backward|first|second|single|multi|num)[_-]pass|pass[_-](through|rate|count)|"
-    r"auth[_-](type|method|mode|mechanism)|check[_-]auth)([_-]|$)|"
-    r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
-    re.I,
+    r"auth[_-](type|method|mode|mechanism)|check[_-]auth)(?=[_-]|$)",
+    re.IGNORECASE,
 )
-"""Names of sizes and choices of a model (its keys are no keys, its tokens no tokens), and of where a secret is."""
+"""Sizes and choices of a model (its keys are no keys, its tokens no tokens): words of a name whose rest may be secret."""
 _COUNTED = re.compile(r"(^|[_\-.])((tokens|keys)($|[_\-.])|(token|key)[_\-])", re.IGNORECASE)
 """What there can be an amount of: `train_tokens: 10B` tells no secret."""
 _NUMERIC = re.compile(r"pass(word|wd|phrase)|pwd|secret|api[_-]?key|(^|[_\-.])(token|pin)$", re.IGNORECASE)
@@ -130,7 +135,9 @@ def is_secret(name: str) -> bool:
     if type(name) is not str:
         return False
     spelled = _CAMEL.sub("_", name)
-    return bool(_SECRET_NAME.search(spelled)) and not _HARMLESS_NAME.search(spelled)
+    if not _SECRET_NAME.search(spelled) or _HARMLESS_NAME.search(spelled):
+        return False
+    return bool(_SECRET_NAME.search(_HARMLESS_WORDS.sub("", spelled)))
 
 
 def _hides(name: str, text: str) -> bool:

@@ -45,6 +45,16 @@ TREES = st.dictionaries(
         "GITHUB_PAT",
         "slurm.env.HF_TOKEN",
         "api_key",
+        "TOKENIZER_HF_TOKEN",
+        "tokenizer-hf-token",
+        "SSL_HOST_KEY_PASSWORD",
+        "PUBLIC_KEY_PASSWORD",
+        "STATE_KEY_PASSPHRASE",
+        "CHECK_AUTH_TOKEN",
+        "AUTH_METHOD_SECRET",
+        "TOKEN_LEVEL_API_KEY",
+        "PASS_RATE_TOKEN",
+        "NUM_API_KEYS_TOKEN",
     ],
 )
 def test_names_of_secrets_are_known(name: str) -> None:
@@ -52,7 +62,22 @@ def test_names_of_secrets_are_known(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "PWD", "tokenizer_type", "monkey", "lr", "keyboard", "author", "SSH_AUTH_SOCK"]
+    "name",
+    [
+        "PATH",
+        "PWD",
+        "tokenizer_type",
+        "monkey",
+        "lr",
+        "keyboard",
+        "author",
+        "SSH_AUTH_SOCK",
+        "eos_token_id",
+        "num_key_value_heads",
+        "num_api_keys",
+        "public_key",
+        "moe_token_drop_policy",
+    ],
 )
 def test_other_names_are_not_taken_for_secrets(name: str) -> None:
     assert not is_secret(name)
