@@ -47,7 +47,7 @@ _HARMLESS_WORDS = re.compile(
     r"auth[_-](type|method|mode|mechanism)|check[_-]auth)(?=[_-]|$)",
     re.IGNORECASE,
 )
-"""Sizes and choices of a model (its keys are no keys, its tokens no tokens): words of a name whose rest may be secret."""
+"""Words of a name that tell of sizes and choices of a model: its keys are no keys, its tokens no tokens."""
 _COUNTED = re.compile(r"(^|[_\-.])((tokens|keys)($|[_\-.])|(token|key)[_\-])", re.IGNORECASE)
 """What there can be an amount of: `train_tokens: 10B` tells no secret."""
 _NUMERIC = re.compile(r"pass(word|wd|phrase)|pwd|secret|api[_-]?key|(^|[_\-.])(token|pin)$", re.IGNORECASE)
