@@ -163,6 +163,8 @@ def revised(job: TrackedJob, now: float) -> TrackedJob:
     if job.scheduler_state not in ENDED or job.vanished:
         return job
     state = _settled(job, conclude(job.scheduler_state))
+    if state == CRASH and job.state == OOM and job.verdict != STALL:  # as see_status: the scheduler told of its memory
+        return job
     return job if state == job.state else job.happened(now, state, "by what its log got late", state=state)
 
 
