@@ -127,6 +127,8 @@ class TrackedJob(Record):
     runs: int = 0
     """How often it has begun to run: a requeued job keeps its id."""
     exit_code: int | None = None
+    out_of_memory: bool = False
+    """Whether the scheduler said that a step of it ran out of memory."""
     nodes: str = ""
     failed_nodes: str = ""
     resolved_log_path: str = ""
