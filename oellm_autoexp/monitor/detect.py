@@ -153,6 +153,8 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
         back |= {"vanished": False, "state": RUNNING if job.runs else PENDING}
     else:
         back |= {**NEW_RUN, "cancelled_by": "", "end_asked_at": None}
+    if job.restart is not None:
+        job = job.happened(now, "restart", "no new attempt: the scheduler has begun it again", restart=None)
     listed = see_status(job.model_copy(update=back), status, now)
     return listed.happened(now, state, "the scheduler lists it again" if job.vanished else _AGAIN)
 

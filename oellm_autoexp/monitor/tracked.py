@@ -214,6 +214,11 @@ class TrackedJob(Record):
         return self.vanished and self.restart is not None and self.state in FINAL
 
     @property
+    def awaits_attempt(self) -> bool:
+        """Whether it has surely ended and a new attempt is to come: somebody may have it begun again meanwhile."""
+        return self.state in FINAL and self.restart is not None and not self.vanished and bool(self.scheduler_state)
+
+    @property
     def switched_off(self) -> tuple[str, ...]:
         """The rules that are not looked for any more in this run's log, as their patterns take too long."""
         return tuple(name for name, pieces in self.slow.items() if pieces >= ENOUGH_SLOW)
