@@ -447,6 +447,7 @@ class _Planner:
         secrets = {side_file.UNRESOLVED: of_config, side_file.PLANNING: of_planning}
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
+            *self._circumstances.notes,
             *self._notes,
             *overruled(composed.source.overrides, specs),
             *_notes(first, planned, self._odd_options),
