@@ -337,10 +337,11 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
+    from oellm_autoexp.redaction import redact_text
     from oellm_autoexp.world import Files
 
-    text = Files("/").tail(str(path), _TAIL_BYTES)
-    return [printable(line) for line in deque(text.splitlines(), maxlen=max(0, count))]
+    lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))
+    return [printable(line) for line in redact_text("\n".join(lines)).splitlines()]
 
 
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
