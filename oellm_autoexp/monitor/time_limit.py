@@ -52,4 +52,6 @@ class TimeLimit:
             raise TimeoutError
 
     def _tick(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler of signals
+        if frame is not None and frame.f_code is TimeLimit.__exit__.__code__:
+            return  # an error there would leave the timer running for good
         self.check(time.monotonic())
