@@ -557,9 +557,7 @@ def signal_problems(script: str) -> list[Problem]:
 
 def options(script: str) -> dict[str, str]:
     """What the directives of a script ask for, by the long names of options (`_` for `-`); a bare flag is ''."""
-    return dict(
-        option for line in directive_lines(script) for option in _options_in(line.removeprefix(_DIRECTIVE).strip())
-    )
+    return dict(option for line in directive_lines(script) for option in _options_in(line.removeprefix(_DIRECTIVE)))
 
 
 def _is_no_command(line: str) -> bool:
@@ -638,7 +636,7 @@ class _Asked:
             if value is not None and value is not False
         }
         for index, line in enumerate(extra):
-            for key, value in _options_in(line.removeprefix(_DIRECTIVE).strip()):
+            for key, value in _options_in(line.removeprefix(_DIRECTIVE)):
                 self._found[key] = (f"$.slurm.sbatch_extra_directives[{index}]", value)
 
     def count(self, key: str) -> int:

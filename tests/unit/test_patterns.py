@@ -265,6 +265,16 @@ def test_a_time_limit_that_is_over_as_its_block_ends_leaves_no_timer(monkeypatch
     assert over
 
 
+def test_a_tick_that_is_delivered_after_its_block_does_nothing() -> None:
+    former = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        with time_limit.TimeLimit():
+            pass
+        signal.raise_signal(signal.SIGALRM)  # its default action ends the process
+    finally:
+        signal.signal(signal.SIGALRM, former)
+
+
 def test_another_thread_finds_the_same() -> None:
     found: list[patterns.Scan] = []
     thread = threading.Thread(target=lambda: found.append(scan(b"x\nerror 7\n", {"r": Pattern.of(r"error (\d)")})))
