@@ -78,7 +78,9 @@ def _build(options: argparse.Namespace) -> int:
     from oellm_autoexp.workflow.provenance import git_state
 
     definition = _definition(options.backend, options.definition)
-    git, _ = git_state(CHECKOUT)
+    git, _, note = git_state(CHECKOUT)
+    if note:
+        app.note(note, on_stderr=True)
     name = definition.name.removesuffix(".def.in")
     made = build(
         Request(

@@ -175,8 +175,11 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     begun = [name for name in names if _begun(before[name], session.jobs[name])]
     if not news:  # whoever watches has heeded it
         news = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
+    refused = [name for name in begun if _refused(session.jobs[name])]
+    news += [f"{name}: refused: {session.jobs[name].reason}" for name in refused]
+    begun = [name for name in begun if name not in refused]
     _told(options, manifest, session, begun, [*news, f"to begin anew: {', '.join(begun) or 'nothing'}"])
-    return code or (app.OK if begun else app.FAILED)
+    return code or (app.OK if begun and not refused else app.FAILED)
 
 
 def _who_watches(manifest: Manifest) -> str:
@@ -184,6 +187,13 @@ def _who_watches(manifest: Manifest) -> str:
     return (
         f"the process that watches the session ({watcher.name})" if watcher else "the process that watches the session"
     )
+
+
+def _refused(job: TrackedJob) -> bool:
+    """Whether a job's newest attempt has ended before any scheduler knew it."""
+    from oellm_autoexp.monitor.tracked import FINAL
+
+    return job.state in FINAL and not job.scheduler_state
 
 
 def _begun(before: TrackedJob, now: TrackedJob) -> bool:
@@ -337,10 +347,11 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
+    from oellm_autoexp.redaction import redact_text
     from oellm_autoexp.world import Files
 
-    text = Files("/").tail(str(path), _TAIL_BYTES)
-    return [printable(line) for line in deque(text.splitlines(), maxlen=max(0, count))]
+    lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))
+    return [printable(line) for line in redact_text("\n".join(lines)).splitlines()]
 
 
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:

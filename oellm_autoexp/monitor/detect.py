@@ -87,15 +87,14 @@ def see_status(
     requeued = _requeued(job, status)
     if requeued:  # between two looks: nothing that the earlier run told is true of this one
         job = job.model_copy(update={**NEW_RUN, "runs": job.runs + 1})
-    state = _settled(job, conclude(status.scheduler_state))
-    if state == CRASH and status.out_of_memory and job.verdict != STALL:
-        state = OOM  # its script only tells that a step failed
+    state = _settled(job, status.scheduler_state, out_of_memory=status.out_of_memory)
     update: dict[str, object] = {
         "scheduler_state": status.scheduler_state,
         "reason": job.cancelled_by if state in FINAL and job.cancelled_by else status.reason,
         "nodes": status.nodes or job.nodes,
         "failed_nodes": status.failed_nodes or job.failed_nodes,
         "exit_code": status.exit_code,
+        "out_of_memory": status.out_of_memory,
         "missing_since": None,
         "requeues": job.requeues if (count := _restarts(status)) is None else count,
         "state": state,
@@ -154,6 +153,8 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
         back |= {"vanished": False, "state": RUNNING if job.runs else PENDING}
     else:
         back |= {**NEW_RUN, "cancelled_by": "", "end_asked_at": None}
+    if job.restart is not None:
+        job = job.happened(now, "restart", "no new attempt: the scheduler has begun it again", restart=None)
     listed = see_status(job.model_copy(update=back), status, now)
     return listed.happened(now, state, "the scheduler lists it again" if job.vanished else _AGAIN)
 
@@ -162,22 +163,26 @@ def revised(job: TrackedJob, now: float) -> TrackedJob:
     """A job that has ended, after lines of its log that came late: they may change what the end counts as."""
     if job.scheduler_state not in ENDED or job.vanished:
         return job
-    state = _settled(job, conclude(job.scheduler_state))
+    state = _settled(job, job.scheduler_state, out_of_memory=job.out_of_memory)
     return job if state == job.state else job.happened(now, state, "by what its log got late", state=state)
 
 
-def _settled(job: TrackedJob, state: str) -> str:
-    """What an end counts as, by what the log has said before it. The scheduler's own reasons stand.
+def _settled(job: TrackedJob, scheduler_state: str, *, out_of_memory: bool = False) -> str:
+    """What the scheduler's word counts as, by what the log has said before it. The scheduler's own reasons stand.
+
+    Where a step ran out of memory, a crash is that: the job's script only tells that a step failed.
 
     One that we have ended counts as what it was ended for. A stall that nobody has acted upon is none: the job went on.
     """
+    state = conclude(scheduler_state)
     if state in (CRASH, CANCELLED, TIMEOUT) and job.complete:
         return SUCCESS
     by_us = bool(job.cancelled_by or job.restart)
     told = state == SUCCESS and job.overrules_success and not job.complete
     verdict = CRASH if job.verdict == STALL and not by_us else job.verdict
     ends = state == CRASH or (state == CANCELLED and by_us) or told
-    return verdict if verdict in FINAL and ends else state
+    state = verdict if verdict in FINAL and ends else state
+    return OOM if state == CRASH and out_of_memory and job.verdict != STALL else state
 
 
 def _missing(job: TrackedJob, now: float, clock: float, patience_seconds: float) -> TrackedJob:
@@ -189,7 +194,7 @@ def _missing(job: TrackedJob, now: float, clock: float, patience_seconds: float)
     reason = "left the queue, and neither accounting nor the job itself says how it ended"
     state, vanished = CRASH, True
     if job.cancelled_by and job.end_asked_at is not None:
-        state, reason, vanished = _settled(job, CANCELLED), job.cancelled_by, False
+        state, reason, vanished = _settled(job, "CANCELLED"), job.cancelled_by, False
     return job.happened(now, state, reason, state=state, reason=reason, ended_at=now, vanished=vanished)
 
 

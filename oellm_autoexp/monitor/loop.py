@@ -265,8 +265,9 @@ class Monitor:
         jobs, asked = self.session.jobs, self.queued_ids
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
         late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
+        replaced = [job for job in jobs.values() if job.awaits_attempt and job.scheduler_id not in asked]
         try:
-            answers = self.scheduler.poll(asked)
+            answers = self.scheduler.poll({**{job.scheduler_id: job.token for job in replaced}, **asked})
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
@@ -278,7 +279,7 @@ class Monitor:
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
             self._carefully(job, now, None, self._look_late, answered=False)
-        if answered and watched:
+        if answered and (watched or replaced):
             self._look_for_requeued(now)
 
     def _carefully(
@@ -433,7 +434,7 @@ class Monitor:
     def _look_for_requeued(self, now: float) -> None:
         """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""
         newest = {job.scheduler_id: job for job in sorted(self.session.jobs.values(), key=_submitted)}
-        ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and job.restart is None]
+        ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and not job.may_still_run]
         for scheduler_id, status in self.scheduler.listed({job.scheduler_id: job.token for job in ended}).items():
             job = newest[scheduler_id]
             seen = detect.runs_again(job, status, now)

@@ -130,6 +130,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "task": None,
             "scheduler_state": "",
             "exit_code": None,
+            "out_of_memory": False,
             "nodes": "",
             "failed_nodes": "",
             "started_at": None,

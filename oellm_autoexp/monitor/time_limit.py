@@ -16,8 +16,9 @@ class TimeLimit:
     """Within a `with` block, TimeoutError is raised soon after its `deadline`, which may be set anew again and again.
 
     CPython's engine for regular expressions looks for signals every few thousand steps, and the handler of one may
-    raise. That needs SIGALRM (whose handler and timer are as before after the block), and the main thread. In another
-    thread nothing is interrupted, and only `check` raises.
+    raise. That needs SIGALRM and the main thread. In another thread nothing is interrupted, and only `check` raises.
+    After the block a timer and a handler of somebody else are as before. Where there was no handler, one that does
+    nothing stays: a last tick may be delivered late, and would end the process.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class TimeLimit:
         self.deadline = math.inf
         if self._ticks:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._handler or signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, self._handler if callable(self._handler) else _late)
             left, interval = self._timer
             if left:  # somebody else's timer, which went on meanwhile
                 signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - self._began), 1e-6), interval)
@@ -52,4 +53,10 @@ class TimeLimit:
             raise TimeoutError
 
     def _tick(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler of signals
+        if frame is not None and frame.f_code is TimeLimit.__exit__.__code__:
+            return  # an error there would leave the timer running for good
         self.check(time.monotonic())
+
+
+def _late(number: int, frame: FrameType | None) -> None:
+    """A tick that is delivered after its block."""

@@ -127,6 +127,8 @@ class TrackedJob(Record):
     runs: int = 0
     """How often it has begun to run: a requeued job keeps its id."""
     exit_code: int | None = None
+    out_of_memory: bool = False
+    """Whether the scheduler said that a step of it ran out of memory."""
     nodes: str = ""
     failed_nodes: str = ""
     resolved_log_path: str = ""
@@ -210,6 +212,11 @@ class TrackedJob(Record):
     def may_still_run(self) -> bool:
         """Whether it vanished and a new attempt is to come: two of a job must never run at once."""
         return self.vanished and self.restart is not None and self.state in FINAL
+
+    @property
+    def awaits_attempt(self) -> bool:
+        """Whether it has surely ended and a new attempt is to come: somebody may have it begun again meanwhile."""
+        return self.state in FINAL and self.restart is not None and not self.vanished and bool(self.scheduler_state)
 
     @property
     def switched_off(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from oellm_autoexp.monitor.detect import LONGEST_LINE, Detector
 from oellm_autoexp.monitor.patterns import Pattern, scan
 from oellm_autoexp.monitor.rules import LogEvent, Rules
 from oellm_autoexp.monitor.tracked import RUNNING, TrackedJob
+from oellm_autoexp.redaction import redact, redact_text
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
             if one.rule.pattern_type == "progress":
                 values |= _number(one, match.groups.get(one.rule.counter or "1", ""))
             if len(one.shown) < most:
-                one.shown.append(Found(trial.lines + before + 1, match.line[:LONGEST_LINE], values))
+                line = redact_text(match.line)[:LONGEST_LINE]
+                one.shown.append(Found(trial.lines + before + 1, line, redact(values)))
         trial.lines += before + len(data[seen:].splitlines())
     return trial
 

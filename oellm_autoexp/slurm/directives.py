@@ -153,9 +153,7 @@ def excluding(text: str, nodes: Iterable[str]) -> str:
 
 def options(script: str) -> dict[str, str]:
     """What the directives of a script ask for, by the long names of options (`_` for `-`); a bare flag is ''."""
-    return dict(
-        option for line in directive_lines(script) for option in options_in(line.removeprefix(DIRECTIVE).strip())
-    )
+    return dict(option for line in directive_lines(script) for option in options_in(line.removeprefix(DIRECTIVE)))
 
 
 def is_no_command(line: str) -> bool:

@@ -75,7 +75,7 @@ class _Asked:
             if value is not None and value is not False
         }
         for index, line in enumerate(extra):
-            for key, value in options_in(line.removeprefix(DIRECTIVE).strip()):
+            for key, value in options_in(line.removeprefix(DIRECTIVE)):
                 self._found[key] = (f"$.slurm.sbatch_extra_directives[{index}]", value)
 
     def count(self, key: str) -> int:

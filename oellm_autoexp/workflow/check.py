@@ -24,6 +24,7 @@ from oellm_autoexp.monitor.rules import Rules
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.slurm.directives import array_group, directive_lines, options
 from oellm_autoexp.slurm.resources import resources
+from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.workflow.attempts import make_script, script_place
 from oellm_autoexp.workflow.replan import NO_VALUE
 from oellm_autoexp.workflow.watching import known_overrides
@@ -194,9 +195,13 @@ def _answers(program: tuple[str, ...], probes: Sequence[Probe], progress: Callab
 
 
 def _kinds(manifest: Manifest) -> list[tuple[JobSpec, str]]:
-    """A job of each stage and set of directives with its script: values are quoted, so that others are like it."""
+    """A job of each stage and set of directives with its script: values are quoted, so that others are like it.
+
+    Raises ConfigError, StateError; also where another user owns the folder that a job writes its marks to.
+    """
     found: dict[tuple[str | None, str], tuple[JobSpec, str]] = {}
     for job in manifest.jobs:
+        trust.check_owner(Path(job.output_dir, MARKS))
         text = _read(job, Path(manifest.base_output_dir))
         found.setdefault((job.stage, array_group(directive_lines(text), "")), (job, text))
     return list(found.values())

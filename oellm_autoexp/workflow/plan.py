@@ -508,6 +508,7 @@ class _Planner:
         secrets = {side_file.UNRESOLVED: of_config, side_file.PLANNING: of_planning}
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
+            *self._circumstances.notes,
             *composed.notes,
             *self._notes,
             *overruled(composed.source.overrides, specs),

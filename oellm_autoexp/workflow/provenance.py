@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -43,12 +44,14 @@ class Circumstances:
     image: Mapping[str, Any] = field(default_factory=dict)
     """The container image that planning runs in, as the manifest records it; `shipped` in it is the folder in the image
     that holds what comes with the program. Empty outside of containers."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of what could not be gathered."""
 
 
 def gather(argv: list[str] | None = None) -> Circumstances:
     """The circumstances of this process, now."""
     work_dir = Path.cwd()
-    git, diff = git_state(work_dir)
+    git, diff, note = git_state(work_dir)
     return Circumstances(
         now=datetime.now(UTC),
         work_dir=work_dir,
@@ -60,6 +63,7 @@ def gather(argv: list[str] | None = None) -> Circumstances:
         nonce=secrets.token_hex(4),
         git=git,
         git_diff=diff,
+        notes=(note,) if note else (),
     )
 
 
@@ -70,11 +74,14 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def git_state(directory: Path) -> tuple[dict[str, Any], str]:
-    """Commit, branch and whether the tree is clean, and the diff to the commit; both empty outside a checkout."""
+def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
+    """Commit, branch and whether the tree is clean, the diff to the commit, and a note; all empty outside a checkout.
+
+    A checkout into whose configuration others can write is not asked: it may name programs of theirs.
+    """
     program = shutil.which("git")
     if program is None:
-        return {}, ""
+        return {}, "", ""
 
     def git(*words: str) -> str:
         result = subprocess.run(
@@ -91,13 +98,17 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str]:
     try:
         folders = {Path(directory, line) for line in git("rev-parse", "--git-dir", "--git-common-dir").splitlines()}
         for folder in folders:
-            for name in ("config", "config.worktree", "info/attributes"):
-                trust.check_owner(folder / name)
+            for name in ("config", "config.worktree"):
+                with contextlib.suppress(FileNotFoundError):
+                    trust.open_file(folder / name, most=trust.LINE).close()
         commit = git("rev-parse", "HEAD").strip()
         branch = git("rev-parse", "--abbrev-ref", "HEAD").strip()
         diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
-    except (OSError, subprocess.SubprocessError, StateError):
-        return {}, ""
+    except StateError as error:
+        found = error.problems[0]
+        return {}, "", f"the state of git is not recorded: {found.where}: {found.what}"
+    except (OSError, subprocess.SubprocessError):
+        return {}, "", ""
     if len(diff) > _DIFF_LIMIT_BYTES:
         diff = f"{diff[:_DIFF_LIMIT_BYTES]}\n[cut: the diff has {len(diff)} characters]\n"
-    return {"commit": commit, "branch": branch, "clean": not diff}, redact_text(diff)
+    return {"commit": commit, "branch": branch, "clean": not diff}, redact_text(diff), ""

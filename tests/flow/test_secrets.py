@@ -208,6 +208,28 @@ def check_jobs_and_actions(home: Path) -> None:
     assert S not in (home / "told").read_text()
 
 
+def test_what_is_shown_of_a_log_tells_no_secret(user: User) -> None:
+    line = f"saved HF_TOKEN={T} at https://me:{T}@host/x"
+    text = {
+        "defaults": [{"override /backend": "command"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["echo", line]},
+        "monitoring": {
+            "poll_interval_seconds": 0.2,
+            "log_events": {"saved": {"pattern": r"saved (.*)", "extract_groups": {"path": 1}}},
+        },
+    }
+    (user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(text)}")
+    assert user.run("run", "--config-ref", "./e.yaml", "--plan-id", "p").returncode == 0
+    log = str(user.outputs / "a" / "current.log")
+    assert T in Path(log).read_text()
+    for words in (["tail"], ["tail", "--json"], ["try", "--log", log], ["try", "--log", log, "--json"], ["events"]):
+        shown = user.run("monitor", "--session", "p", "--cmd", *words)
+        assert shown.returncode == 0, shown.stderr
+        assert "saved" in shown.stdout
+        assert T not in shown.stdout + shown.stderr
+
+
 def test_a_manifest_without_its_secrets_is_still_read_and_says_what_it_can_not_do(user: User) -> None:
     (user.home / "p.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config(), width=10000)}")
     assert user.run("plan", "--config-ref", "./p.yaml", "--plan-id", "p").returncode == 0

@@ -374,9 +374,8 @@ def test_nothing_is_planned_into_a_folder_of_another_user(shared: Shared, group:
 def test_neither_log_nor_marks_of_a_job_are_written_through_a_link(planned: Shared, group: Group) -> None:
     output = planned.user.outputs / "one"
     group.attack('ln -s "$1" "$2/logs/1.out"', planned.bashrc, output)
-    group.attack(
-        'mkdir -m 777 "$2/marks"; for k in start exit; do ln -s "$1" "$2/marks/2.$k"; done', planned.bashrc, output
-    )
+    (output / "marks").mkdir()
+    group.attack('for k in start exit; do ln -s "$1" "$2/marks/2.$k"; done', planned.bashrc, output)
     assert submit_autoexp.main(["--manifest", manifest(planned), "--no-monitor"]) == 0
     done = planned.user.run("monitor", "--session", "one")
     assert done.returncode == 1, done.stderr
@@ -456,15 +455,20 @@ def test_a_group_reads_together_and_only_the_owner_acts(shared: Shared, group: G
 # --- programs and folders that planning and the job's script meet
 
 
-def test_a_program_that_a_shared_checkout_names_is_not_run(shared: Shared, group: Group) -> None:
+@pytest.mark.parametrize("setting", ["[core]\\n\\tfsmonitor = %s\\n", '[filter "x"]\\n\\tclean = %s\\n'])
+@pytest.mark.parametrize("how", ["cp config c; cat new >> c; mv -f c config", "cat new >> config"])
+def test_a_program_that_a_shared_checkout_names_is_not_run(
+    shared: Shared, group: Group, capsys: pytest.CaptureFixture[str], setting: str, how: str
+) -> None:
+    (shared.work / ".gitattributes").write_text("*.yaml filter=x\n")
     who = ["-c", "user.name=x", "-c", "user.email=x@x"]
-    for words in (["init", "-q"], ["add", "one.yaml"], [*who, "commit", "-q", "-m", "x"]):
+    for words in (["init", "-q", "--shared=group"], ["add", "one.yaml"], [*who, "commit", "-q", "-m", "x"]):
         config(shared)
         subprocess.run(["git", *words], cwd=shared.work, check=True)
-    (shared.work / "one.yaml").touch()
-    evil = 'cd "$1/.git"; cp config c; printf "[core]\\n\\tfsmonitor = %s\\n" "$2" >> c; mv -f c config'
-    group.attack(evil, shared.work, shared.script)
+    group.attack(f'cd "$1/.git"; printf \'{setting}\' "$2" > new; {how}', shared.work, shared.script)
+    os.utime(shared.work / "one.yaml", (1, 1))
     assert plan_autoexp.main(config(shared)) == 0
+    assert "the state of git is not recorded" in capsys.readouterr().out
     shared.unharmed()
 
 
@@ -478,6 +482,12 @@ def test_a_folder_of_a_job_that_another_user_prepared_is_refused(shared: Shared,
     told = f"{shared.user.outputs}/one/{folder} belongs to {group.name}"
     shared.refused("plan", *config(shared), told=told)
     assert (keep / "1.exit").read_text() == PRECIOUS
+
+
+def test_a_folder_for_marks_that_another_user_has_made_since_the_plan_is_refused(planned: Shared, group: Group) -> None:
+    marks = planned.user.outputs / "one" / "marks"
+    group.attack('ln -s "$1" "$2"', planned.bashrc.parent, marks)
+    planned.refused("submit", "--manifest", manifest(planned), told=f"{marks}: belongs to {group.name}, not to you")
 
 
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])

@@ -100,6 +100,17 @@ def test_a_later_attempt_that_slurm_refuses_for_good_ends_the_job_and_a_better_o
 
 
 @pytest.mark.slurm
+def test_a_restart_by_hand_that_slurm_refuses_says_so(slurm_user: User) -> None:
+    assert run(slurm_user, "exit 3", {})[0] == 1
+    words = ("monitor", "--session", "p", "--cmd", "restart", "--override", "slurm.sbatch.constraint=nosuch")
+    refused = slurm_user.run(*words)
+    assert refused.returncode == 1
+    assert "a: refused: sbatch: " in refused.stdout
+    assert "to begin anew: nothing" in refused.stdout
+    assert job(slurm_user).state == "crash"
+
+
+@pytest.mark.slurm
 @pytest.mark.parametrize("words", [(), ("--check",)])
 def test_overrides_of_rules_are_checked_with_the_plan(slurm_user: User, words: tuple[str, ...]) -> None:
     gres = {"slurm.sbatch.gres": "gpu:99"} if words else {"slurm.sbatch.partition": "nosuch"}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from oellm_autoexp.cli import steps
 from oellm_autoexp.monitor import detect, loop
@@ -36,6 +37,31 @@ def test_a_job_that_is_requeued_after_its_end_is_watched_on(slurm_user: User) ->
     assert (again.attempt, again.runs) == (1, 2)
     assert slurm_user.run("monitor", "--session", "x", "--cmd", "cancel").returncode == 0
     assert watcher.wait() == 1
+
+
+TWICE = "if [ -e ran ]; then sleep 6; echo well; else touch ran; sleep 2; exit 3; fi"
+
+
+@pytest.mark.slurm
+def test_a_failed_job_that_is_requeued_while_its_new_attempt_is_on_its_way_runs_alone(slurm_user: User) -> None:
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", TWICE]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50, "requeue": True}},
+        "monitoring": {
+            "poll_interval_seconds": 0.5,
+            "state_events": {"crash": {"actions": [{"class_name": "RestartAction", "max_attempts": 1}]}},
+        },
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    until(lambda: state.exists() and jobs(slurm_user)[0].restart is not None, "a new attempt on its way")
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].scheduler_id)
+    assert watcher.wait() == 0
+    job = jobs(slurm_user)[0]
+    assert (job.state, job.attempt, job.runs) == ("success", 1, 2)
 
 
 @pytest.mark.slurm

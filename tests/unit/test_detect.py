@@ -6,7 +6,7 @@ import pytest
 
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor.detect import VANISHED_AFTER_SECONDS, conclude, see_log, see_status
+from oellm_autoexp.monitor.detect import VANISHED_AFTER_SECONDS, conclude, revised, see_log, see_status
 from oellm_autoexp.monitor.tracked import FINAL, TrackedJob, by_id
 from oellm_autoexp.scheduler.base import ENDED, RUNNING, UNKNOWN
 
@@ -124,6 +124,7 @@ def test_a_step_out_of_memory_explains_a_failure_and_no_other_end(status: JobSta
     seen = see_status(JOB, status, 100.0)
     assert seen.state == state
     assert seen.history[-1].message.endswith(words)
+    assert revised(seen, 101.0) == seen  # nothing came late
 
 
 def test_a_job_that_we_have_cancelled_and_that_is_gone_is_cancelled() -> None:

@@ -244,6 +244,37 @@ def test_a_time_limit_that_is_over_is_told_once_where_it_is_handled(monkeypatch:
         time.sleep(0.05)  # many ticks
 
 
+def test_a_time_limit_that_is_over_as_its_block_ends_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "_TICK_SECONDS", 3e-5)
+    over = 0
+    former = signal.getsignal(signal.SIGALRM)
+    try:
+        for number in range(50_000):
+            try:
+                with time_limit.TimeLimit() as limit:
+                    limit.deadline = time.monotonic() + 3e-5
+                    until = time.monotonic() + number % 100 * 1e-6
+                    while time.monotonic() < until:
+                        pass
+            except TimeoutError:
+                over += 1
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert over
+
+
+def test_a_tick_that_is_delivered_after_its_block_does_nothing() -> None:
+    former = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        with time_limit.TimeLimit():
+            pass
+        signal.raise_signal(signal.SIGALRM)  # its default action ends the process
+    finally:
+        signal.signal(signal.SIGALRM, former)
+
+
 def test_another_thread_finds_the_same() -> None:
     found: list[patterns.Scan] = []
     thread = threading.Thread(target=lambda: found.append(scan(b"x\nerror 7\n", {"r": Pattern.of(r"error (\d)")})))

@@ -656,6 +656,17 @@ def test_a_job_that_has_ended_and_is_requeued_runs_again(tmp_path: Path, first: 
     assert (stage.a.attempt, stage.a.runs, len(stage.a.unsettled), stage.names()) == (1, 2, 1, ["timeout"])
 
 
+def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_beside_it(tmp_path: Path) -> None:
+    failed = [again(0, "FAILED")] * 3
+    states = (again(0), again(0), *failed, again(1, "PENDING"), again(1), again(1), again(1, "COMPLETED"))
+    stage = Stage(tmp_path, on_state(restart()), {"a": [(states, "x\n"), GOOD]})
+    stage.slurm.log_lag_seconds = 5.0
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.runs) == ("success", 1, 2)
+    assert len(stage.slurm.submissions) == 1
+    assert any("no new attempt" in entry.message for entry in stage.a.history)
+
+
 def test_a_job_of_the_same_id_that_was_not_begun_again_is_another_one(tmp_path: Path) -> None:
     states = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))
     stage = Stage(tmp_path, {}, {"a": [(states, "x\n")], "b": [FOREVER]})
