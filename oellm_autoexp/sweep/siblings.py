@@ -14,7 +14,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from oellm_autoexp.errors import Problem, SweepError
-from oellm_autoexp.sweep.expander import Point, plain
+from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.sweep.paths import frozen, plain
 from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
@@ -92,15 +93,6 @@ class Siblings:
 
 def _place(values: Mapping[str, Any], keys: frozenset[str]) -> Any:
     return tuple(frozen(values[key]) for key in sorted(keys))
-
-
-def frozen(value: Any) -> Any:
-    """A hashable stand-in, equal for equal values, lists and mappings too. True and 1 differ, 1 and 1.0 do not."""
-    if isinstance(value, Mapping):
-        return ("mapping", tuple(sorted((str(key), frozen(item)) for key, item in value.items())))
-    if isinstance(value, list | tuple):
-        return ("list", tuple(frozen(item) for item in value))
-    return ("bool", value) if isinstance(value, bool) else value
 
 
 def _described(member: Member) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +14,8 @@ from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import script
-from oellm_autoexp.sweep.expander import keys_set, plain
+from oellm_autoexp.sweep.expander import keys_set
+from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain
 from oellm_autoexp.workflow import watching
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import beside_the_sweep
@@ -194,11 +195,20 @@ def _distinct(jobs: Sequence[JobSpec]) -> str:
 
 def overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
     """What is to be said of values on the command line that the sweep sets, too."""
-    counts = Counter(plain(key) for spec in specs for key in spec.parameters)
     keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
+    counts = Counter(key for spec in specs for key in keys if _sets(spec.parameters, path_of(key)))
     return [
         f"{key} on the command line changes nothing in "
         f"{'any job' if counts[key] == len(specs) else f'{counts[key]} of {len(specs)} jobs'}: the sweep sets it"
         for key in keys
         if counts[key]
     ]
+
+
+def _sets(parameters: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    """Whether these values set the one at a path, or one that it is a part of."""
+    return any(
+        path[: len(found)] == found
+        for key, value in parameters.items()
+        for found in (tuple(filter(None, whole)) for whole, _ in leaf_paths(plain(key), value))
+    )

@@ -21,9 +21,8 @@ COORDS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
 def members(draw: st.DrawFn) -> list[Member]:
     found = []
     for index in range(draw(st.integers(1, 12))):
-        coords = draw(COORDS)
-        chosen = {**coords, **draw(COORDS)}  # a stage may override a value of the grid
-        found.append(Member(index, draw(st.sampled_from(["x", "y", None])), Point(chosen, coords=coords)))
+        point = Point(draw(COORDS), staged=draw(COORDS))  # a stage may override a value of the grid
+        found.append(Member(index, draw(st.sampled_from(["x", "y", None])), point))
     return found
 
 
@@ -82,14 +81,14 @@ def test_a_misspelt_stage_is_told_with_the_nearest() -> None:
 
 
 def test_two_candidates_are_both_listed() -> None:
-    everyone = [Member(i, "stable", Point({"lr": i}, coords={"lr": i})) for i in (0, 1)]
+    everyone = [Member(i, "stable", Point({"lr": i})) for i in (0, 1)]
     with pytest.raises(SweepError, match=r"2 jobs match: job 0 \(lr=0\); job 1 \(lr=1\)"):
         Siblings(everyone).of(Member(2, "decay", Point()), "stable")
 
 
 def test_no_candidate_is_told_with_what_was_looked_for_and_what_there_is() -> None:
-    everyone = [Member(0, "stable", Point({"lr": 1}, coords={"lr": 1}))]
-    me = Member(1, "decay", Point({"lr": 2}, coords={"lr": 2}))
+    everyone = [Member(0, "stable", Point({"lr": 1}))]
+    me = Member(1, "decay", Point({"lr": 2}))
     with pytest.raises(SweepError, match=r"none of its 1 job has lr=2\n.*candidates: job 0 \(lr=1\)"):
         Siblings(everyone).of(me, "stable")
 
