@@ -89,6 +89,7 @@ PURE = [
     "workflow.plan",
     "workflow.plan_checks",
     "workflow.resolve",
+    "workflow.twins",
     "view.graph",
     "sweep",
     "scheduler.base",

@@ -21,7 +21,7 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig
-from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
+from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
@@ -30,7 +30,7 @@ from oellm_autoexp.slurm import script
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.workflow import side_file, watching
+from oellm_autoexp.workflow import side_file, twins, watching
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -238,6 +238,7 @@ class _Planner:
             kinds = set(problems.values())
             raise (kinds.pop() if len(kinds) == 1 else ConfigError)(*problems)
         self._check_later_attempts()
+        self._check_twins([job.spec.index for job in planned])
         check_unique([job.spec for job in planned])
         if subset is not None:
             planned = self._without_those_left_out(planned)
@@ -265,6 +266,14 @@ class _Planner:
             left = [each for each in job.spec.cancel_conditions if each.get("job_name", job.spec.name) in names]
             kept.append(replace(job, spec=job.spec.model_copy(update={"cancel_conditions": tuple(left)})))
         return kept
+
+    def _check_twins(self, indices: list[int]) -> None:
+        """Raises SweepError for jobs that are the same, which is a note where the sweep allows it."""
+        found = twins.twins(self._jobs, indices)
+        if found and not self._jobs.allows_duplicates():
+            raise SweepError(twins.problem(found, len(indices)))
+        if found:
+            self._notes.append(twins.told(found, len(indices)))
 
     def _check_later_attempts(self) -> None:
         """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""

@@ -20,7 +20,7 @@ from oellm_autoexp.config.interpolation import MISSING, Path
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overlay import Laid, Overlay
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
-from oellm_autoexp.sweep.expander import Filter, Point, expand, keys_set, with_lists
+from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set, with_lists
 from oellm_autoexp.sweep.paths import path_of, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 from oellm_autoexp.text import plural
@@ -29,6 +29,8 @@ from oellm_autoexp.workflow.provenance import Circumstances
 _PROJECT_FIELDS = ("name", "output_dir", "log_path", "log_path_current")
 """`${sibling.STAGE.name}` is short for `${sibling.STAGE.project.name}`, and so with the others."""
 _PATHS = ("output_dir", "log_path", "log_path_current")
+PLACES = tuple(f"project.{name}" for name in _PROJECT_FIELDS)
+"""What is each job's own, and makes no other job of it."""
 _CONDITIONS = ("start_conditions", "cancel_conditions", "done_conditions")
 _ENOUGH_WRONG = 100  # points with mistakes: the others most likely have the same ones
 _log = logging.getLogger(__name__)
@@ -100,6 +102,25 @@ class Jobs:
         """As `config`, with what can't be evaluated left as it is, and told by its path. Raises ConfigError."""
         member = self.members[index]
         return self._overlay_of(member.point).resolve_mostly(self._tree(index), self._sibling_values(member))
+
+    def nameless(self, index: int) -> dict[str, Any]:
+        """A job's resolved config with a name and places that all jobs have in common here, and no index.
+
+        Raises ConfigError.
+        """
+        member = self.members[index]
+        point = member.point | Point(staged={key: f"/{key}" for key in PLACES})
+        tree = self._laid_for(replace(member, point=point))
+        found = self._overlay_of(point).resolve(tree, self._sibling_values(member))
+        return {key: value for key, value in found.items() if key != "index"}
+
+    def base_of(self, index: int) -> dict[str, Any]:
+        """The unresolved config that a job's point is laid over."""
+        return self._overlay_of(self.members[index].point).base
+
+    def allows_duplicates(self) -> bool:
+        """Whether several jobs may be the same."""
+        return allows_duplicates(self._composed.sweep)
 
     def depends_on(self, index: int) -> list[int]:
         """The siblings that a job refers to, once its config was evaluated."""
@@ -174,9 +195,11 @@ class Jobs:
             raise _placed(error, {key: key for key in values}) from None
 
     def _laid(self, index: int) -> Laid:
-        member = self.members[index]
+        return self._laid_for(self.members[index])
+
+    def _laid_for(self, member: Member) -> Laid:
         tree = self._lay(member.point)
-        tree["index"] = index
+        tree["index"] = member.index
         self._leave_out_own_stage(tree, member)
         return tree
 
