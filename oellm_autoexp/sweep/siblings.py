@@ -15,7 +15,7 @@ from typing import Any
 
 from oellm_autoexp.errors import Problem, SweepError
 from oellm_autoexp.sweep.expander import Point
-from oellm_autoexp.sweep.paths import frozen, plain
+from oellm_autoexp.sweep.paths import frozen, leaf_paths, path_of, plain
 from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
@@ -56,7 +56,7 @@ class Siblings:
         found = [
             candidate
             for keys in self._stages[stage]
-            for candidate in self._matching(stage, keys, here)
+            for candidate in self._matching(stage, keys, _known(here, keys))
             if candidate.index != member.index
         ]
         if len(found) == 1:
@@ -89,6 +89,29 @@ class Siblings:
             f"'sibling.{stage}' is no job for {where}: none of its {plural(len(everyone), 'job')} has {place or 'it'}"
         )
         return Problem(what, hint=f"candidates: {listed}" + (" …" if len(everyone) > _LISTED else ""))
+
+
+def _known(here: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, Any]:
+    """A job's values, also by those of these keys that say them in another form: `a.b: 1` for `a: {b: 1}`."""
+    missing = keys - here.keys()
+    if not missing:
+        return here
+    leaves = [leaf for key, value in here.items() for leaf in leaf_paths(key, value)]
+    more: dict[str, Any] = {}
+    for key in missing:
+        path = path_of(key)
+        for found, value in leaves:
+            if found == path:
+                more[key] = value
+            elif found[: len(path)] == path and len(path) > 1:  # a key of one part may choose a config of a group
+                more[key] = _with(more.get(key), found[len(path) :], value)
+    return {**here, **more}
+
+
+def _with(tree: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A mapping with one more value in it, by its path."""
+    inner = tree if isinstance(tree, dict) else {}
+    return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)} if path else value
 
 
 def _place(values: Mapping[str, Any], keys: frozenset[str]) -> Any:
