@@ -295,7 +295,8 @@ def _grid(grid: Any, where: str, problems: list[Problem]) -> Points:
     for key, values in axes:
         if values == []:
             problems.append(Problem("this axis has no values", f"{where}.{key}", "give at least one, or leave it out"))
-        problems += _bracket_problems(values, f"{where}.{key}")
+        for text in [] if isinstance(values, list) else (leaf for _, leaf in leaf_paths(key, values)):
+            problems += _bracket_problems(text, f"{where}.{key}")
         kept = spelled(key)
         factors.append([_chosen({kept: respelled(choice, plain(key))}) for choice in _listed(values)])
     return multiply(factors)

@@ -56,17 +56,15 @@ def _alike(jobs: Jobs, indices: Sequence[int]) -> list[list[int]]:
         values[index] = {("~", key): value for key, value in of_point.items() if key.startswith("~")}
         for key, value in of_point.items():
             values[index].update(leaf_paths(key, value))
-    paths = dict.fromkeys(path for own in values.values() for path in own)
+    places = {tuple(key.split(".")) for key in PLACES}
+    # What is evaluated may come to be equal to anything; of a name or place the text itself is what differs.
+    computed = {path for own in values.values() for path, value in own.items() if "${" in str(value)} - places
+    paths = [path for path in dict.fromkeys(path for own in values.values() for path in own) if path not in computed]
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, own in values.items():
         base = jobs.base_of(index)
-        groups[tuple(_raw(path, own[path] if path in own else _at(base, path)) for path in paths)].append(index)
+        groups[tuple(frozen(own[path] if path in own else _at(base, path)) for path in paths)].append(index)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _raw(path: Path, value: Any) -> Hashable:
-    """A value for comparison; what will be evaluated may come to be equal to anything, but for a name or place."""
-    return "${" if ".".join(path) not in PLACES and "${" in str(value) else frozen(value)
 
 
 def _at(tree: Any, path: Path) -> Any:
