@@ -10,7 +10,6 @@ paths (`paths.over`), and no point gets two values for one path from the choices
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple
 
 from oellm_autoexp.config.spelling import respelled, spelled
 from oellm_autoexp.errors import Problem, SweepError
-from oellm_autoexp.sweep.paths import Path, Taken, frozen, is_part, leaf_paths, over, path_of, plain
+from oellm_autoexp.sweep.axes import axes_of, bracket_problems, values_of
+from oellm_autoexp.sweep.paths import Path, Taken, frozen, leaf_paths, over, path_of, plain
 from oellm_autoexp.text import did_you_mean
 
 KINDS = ("grids", "params", "configs", "groups")
@@ -104,30 +104,6 @@ def expand(sweep: Any) -> Points:
     if problems:
         raise SweepError(*problems)
     return points
-
-
-def with_lists(sweep: Any, listed: Callable[[str, str], list[Any] | None]) -> Any:
-    """A sweep section in which the axes of one text are lists, where `listed` (of key and text) knows that they are."""
-
-    def axes(key: str, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {part: axes(f"{key}.{part}" if key else str(part), inner) for part, inner in values.items()}
-        found = listed(key, values) if isinstance(values, str) else None
-        return values if found is None else found
-
-    def inside(tree: Any, kind: str) -> Any:
-        if isinstance(tree, list):
-            return [inside(item, kind) for item in tree]
-        if not isinstance(tree, dict):
-            return tree
-        if kind == "grid":
-            return axes("", tree)
-        return {key: inside(value, _HOLDS[key]) if key in _HOLDS else value for key, value in tree.items()}
-
-    return inside(sweep, "node")
-
-
-_HOLDS = {"params": "grid", "grids": "grid", "configs": "node", "groups": "node"}
 
 
 def allows_duplicates(sweep: Any) -> bool:
@@ -219,23 +195,25 @@ def _text_keys(mapping: dict[Any, Any], where: str, problems: list[Problem]) -> 
 
 def _set_once(values: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
     """The values by their keys as they are kept (`config.spelling`); two that set the same path are a problem."""
-    _check_once(((key, [value]) for key, value in values.items()), where, problems)
+    _check_once(((key, key, [value]) for key, value in values.items()), where, problems)
     return {spelled(key): respelled(value, plain(key)) for key, value in values.items()}
 
 
-def _check_once(axes: Iterable[tuple[str, list[Any]]], where: str, problems: list[Problem]) -> None:
-    """Tell of each path that two keys of a mapping set: `a.b` and `a: {b: …}`."""
+def _check_once(axes: Iterable[tuple[str, str, list[Any]]], where: str, problems: list[Problem]) -> None:
+    """Tell of each path that two keys of a mapping set, as in `a.b` and `a: {b: …}`, by the keys as written."""
     taken = Taken()
-    for key, choices in axes:
+    for written, key, choices in axes:
         paths = dict.fromkeys(path for choice in choices for path, _ in leaf_paths(key, choice))
         twice = next((found for path in paths if (found := (path, taken.by(path)))[1] is not None), None)
         if twice is not None:
             path, other = twice
             problems.append(
-                Problem(f"{_dotted(path)} is set twice", f"{where}.{other} and {where}.{key}", "keep one of the two")
+                Problem(
+                    f"{_dotted(path)} is set twice", f"{where}.{other} and {where}.{written}", "keep one of the two"
+                )
             )
         for path in paths:
-            taken.add(path, key)
+            taken.add(path, written)
 
 
 def _dotted(path: Path) -> str:
@@ -289,55 +267,18 @@ def _grid(grid: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(grid, dict):
         problems.append(Problem(f"a grid maps keys to lists of values, this is {_kind(grid)}", where))
         return []
-    axes = [axis for key, values in _text_keys(grid, where, problems).items() for axis in _axes(key, values)]
-    _check_once(((key, _listed(values)) for key, values in axes), where, problems)
+    texts = _text_keys(grid, where, problems)
+    axes = [(written, *axis) for written, values in texts.items() for axis in axes_of(written, values)]
+    _check_once(((written, key, values_of(values)) for written, key, values in axes), where, problems)
     factors = []
-    for key, values in axes:
+    for _, key, values in axes:
         if values == []:
             problems.append(Problem("this axis has no values", f"{where}.{key}", "give at least one, or leave it out"))
         for text in [] if isinstance(values, list) else (leaf for _, leaf in leaf_paths(key, values)):
-            problems += _bracket_problems(text, f"{where}.{key}")
+            problems += bracket_problems(text, f"{where}.{key}")
         kept = spelled(key)
-        factors.append([_chosen({kept: respelled(choice, plain(key))}) for choice in _listed(values)])
+        factors.append([_chosen({kept: respelled(choice, plain(key))}) for choice in values_of(values)])
     return multiply(factors)
-
-
-def _listed(values: Any) -> list[Any]:
-    """The values of an axis: one that is no list is a list of one."""
-    return values if isinstance(values, list) else [values]
-
-
-def _axes(key: str, values: Any) -> Iterator[tuple[str, Any]]:
-    """The axes of a grid's key and value, each with its values: one, or those further inside of a mapping.
-
-    A mapping without any list is one value.
-    """
-    if not isinstance(values, dict) or not _has_list(values):
-        yield key, values
-        return
-    for part, inner in values.items():
-        if is_part(part):
-            yield from _axes(f"{key}.{part}", inner)
-        else:
-            yield key, [{part: choice} for choice in _listed(inner)]
-
-
-def _has_list(values: dict[Any, Any]) -> bool:
-    return any(isinstance(inner, list) or (isinstance(inner, dict) and _has_list(inner)) for inner in values.values())
-
-
-def _bracket_problems(text: Any, where: str) -> list[Problem]:
-    """What is wrong with an axis of one text that looks like several values: `1, 2` without its brackets."""
-    if not isinstance(text, str) or "${" in text or not re.fullmatch(r"[^,\[\](){}'\"]+(,[^,\[\](){}'\"]+)+", text):
-        return []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts) or not (", " in text or all(map(_NUMBER.fullmatch, parts))):
-        return []
-    listed = ", ".join(parts)
-    return [Problem(f"{text!r} is one text, not a list", where, f"write [{listed}], or ['{text}'] for one text")]
-
-
-_NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE][-+]?[0-9]+)?")
 
 
 def _chosen(values: dict[str, Any]) -> Point:
@@ -404,8 +345,8 @@ def _choices(node: Any, where: str, path: Path) -> Iterator[str]:
         for key, values in node.items():
             if isinstance(key, str) and key not in KEYWORDS:
                 taken = Taken()
-                for axis, choices in _axes(key, values):
-                    for found in (found for choice in _listed(choices) for found, _ in leaf_paths(axis, choice)):
+                for axis, choices in axes_of(key, values):
+                    for found in (found for choice in values_of(choices) for found, _ in leaf_paths(axis, choice)):
                         taken.add(found, key)
                 if taken.by(path) is not None:
                     yield f"{where}.{key}"

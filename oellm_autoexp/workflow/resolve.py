@@ -20,7 +20,8 @@ from oellm_autoexp.config.interpolation import MISSING, Path
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overlay import Laid, Overlay
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
-from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set, with_lists
+from oellm_autoexp.sweep.axes import with_lists
+from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set
 from oellm_autoexp.sweep.paths import path_of, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 from oellm_autoexp.text import plural

@@ -274,6 +274,15 @@ def test_a_part_of_a_plan_neither_waits_for_nor_is_cancelled_by_what_is_left_out
     assert not any("--array-subset" in note for note in part(0, 1).notes)
 
 
+@pytest.mark.parametrize("key", ["backend.options", "backend"])
+def test_a_note_tells_of_such_values_also_where_the_sweep_sets_them_in_a_mapping(key: str) -> None:
+    composed = load(Source(overrides=("backend=tiny_lm", "project.name=r${index}", f"{LR}=5", f"{BS}=7")))
+    options = {"lr": 1} if key == "backend.options" else {"options": {"lr": 1}}
+    made = make_plan(replace(composed, sweep={"configs": [{key: options}]}), around(), read_template=lambda _: TEMPLATE)
+    assert made.notes[0] == f"{LR} on the command line changes nothing in any job: the sweep sets it"
+    assert not any(BS in note for note in made.notes)
+
+
 def test_a_note_tells_of_values_on_the_command_line_that_the_sweep_sets_too() -> None:
     composed = load(Source(overrides=("backend=tiny_lm", "project.name=r${index}", f"{LR}=5", f"{BS}=7")))
     sweep = {"type": "list", "groups": [{"params": {LR: [1]}}, {"params": {LR: [2], BS: [3]}}]}

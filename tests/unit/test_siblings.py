@@ -93,6 +93,21 @@ def test_no_candidate_is_told_with_what_was_looked_for_and_what_there_is() -> No
         Siblings(everyone).of(me, "stable")
 
 
+@pytest.mark.parametrize("mine", [{"a.b": {"x": 1}}, {"a.b.x": 1}, {"a": {"b": {"x": 1}}}])
+@pytest.mark.parametrize("theirs", [{"a.b": {"x": 1}}, {"a.b.x": 1}])
+def test_a_place_is_the_same_in_whatever_form_its_keys_are_written(
+    mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    other = {"a.b": {"x": 2}} if "a.b" in theirs else {"a.b.x": 2}
+    everyone = [Member(0, "stable", Point(other)), Member(1, "stable", Point(theirs)), Member(2, "decay", Point(mine))]
+    assert Siblings(everyone).of(everyone[2], "stable").index == 1
+
+
+def test_a_choice_of_a_group_is_no_other_form_of_what_is_set_in_it() -> None:
+    everyone = [Member(0, "s", Point({"backend": "tiny_lm"})), Member(1, "d", Point({"backend.options.x": 1}))]
+    assert Siblings(everyone).of(everyone[1], "s").index == 0
+
+
 def test_a_job_is_never_its_own_sibling() -> None:
     everyone = [Member(0, "stable", Point())]
     with pytest.raises(SweepError):
