@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from oellm_autoexp.config.limits import shortened
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.sweep.paths import is_part
 
@@ -65,8 +66,8 @@ def bracket_problems(text: Any, where: str) -> list[Problem]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or not (", " in text or all(map(_NUMBER.fullmatch, parts))):
         return []
-    listed = ", ".join(parts)
-    return [Problem(f"{text!r} is one text, not a list", where, f"write [{listed}], or ['{text}'] for one text")]
+    hint = f"write [{shortened(', '.join(parts))}], or ['{shortened(text)}'] for one text"
+    return [Problem(f"{shortened(text)!r} is one text, not a list", where, hint)]
 
 
 _NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE][-+]?[0-9]+)?")
