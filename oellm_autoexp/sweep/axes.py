@@ -66,8 +66,8 @@ def bracket_problems(text: Any, where: str) -> list[Problem]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or not (", " in text or all(map(_NUMBER.fullmatch, parts))):
         return []
-    hint = f"write [{shortened(', '.join(parts))}], or ['{shortened(text)}'] for one text"
-    return [Problem(f"{shortened(text)!r} is one text, not a list", where, hint)]
+    hint = f"write [{shortened(', '.join(parts))[1:-1]}], or [{shortened(text)}] for one text"
+    return [Problem(f"{shortened(text)} is one text, not a list", where, hint)]
 
 
 _NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE][-+]?[0-9]+)?")

@@ -161,14 +161,14 @@ def _duplicates_problems(value: Any, where: str) -> list[Problem]:
     if where != _ROOT:
         return [Problem(f"{ALLOW_DUPLICATES} holds for the whole sweep", at, f"write it at the top: {_ROOT[2:]}")]
     if not isinstance(value, bool):
-        return [Problem(f"{ALLOW_DUPLICATES} is {shortened(repr(value))}", at, "write true or false")]
+        return [Problem(f"{ALLOW_DUPLICATES} is {shortened(value)}", at, "write true or false")]
     return []
 
 
 def _type_problems(node: dict[str, Any], where: str) -> list[Problem]:
     """What is wrong with a node's `type`: only groups can combine in two ways."""
     if node["type"] not in ("product", "list"):
-        return [Problem(f"type is {shortened(repr(node['type']))}", where, "write product or list")]
+        return [Problem(f"type is {shortened(node['type'])}", where, "write product or list")]
     kind = next((kind for kind in KINDS if kind in node), "groups")
     parts = node.get(kind)
     if kind == "groups" or node["type"] == _COMBINED[kind] or not isinstance(parts, list | dict) or len(parts) == 1:
@@ -361,12 +361,10 @@ def _items(items: Any, where: str, problems: list[Problem]) -> list[tuple[Any, s
 
 
 def _kind(value: Any) -> str:
-    names: dict[type, str] = {
-        dict: "a mapping",
-        list: "a list" if value else "an empty list",
-        str: f"the text {shortened(str(value))!r}",
-    }
-    return "empty" if value is None else names.get(type(value), repr(value))
+    if isinstance(value, str):
+        return f"the text {shortened(value)}"
+    names: dict[type, str] = {dict: "a mapping", list: "a list" if value else "an empty list"}
+    return "empty" if value is None else names.get(type(value), shortened(value))
 
 
 _EXPANSIONS: Mapping[str, Callable[[Any, dict[str, Any], str, list[Problem]], Points]] = {
