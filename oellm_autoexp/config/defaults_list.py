@@ -24,7 +24,7 @@ def mistakes(defaults: Any) -> list[Mistake]:
     """What Hydra would not take, or fail on, in the value of `defaults`."""
     if not isinstance(defaults, list):
         return [Mistake(None, "defaults must be a list", "begin each entry with '- '")]
-    return [*_each(defaults), *_order(defaults)]
+    return [*_each(defaults), *_order(defaults), *_twice(defaults)]
 
 
 def _each(defaults: list[Any]) -> Iterator[Mistake]:
@@ -90,6 +90,23 @@ def _order(defaults: list[Any]) -> Iterator[Mistake]:
             yield Mistake(
                 index, "an entry that overrides stands before this one", "move those with 'override' to the end"
             )
+
+
+def _twice(defaults: list[Any]) -> Iterator[Mistake]:
+    """Groups that are overridden twice: Hydra would take the first choice, and the command line the last."""
+    chosen: dict[str, Any] = {}
+    for index, entry in enumerate(defaults):
+        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry)), str)):
+            continue
+        ((key, choice),) = entry.items()
+        *keywords, name = key.split() or [""]
+        group = name.lstrip("/")
+        if "override" not in keywords:
+            continue
+        if group in chosen:
+            what = f"the choice of '{group}' is overridden twice in this list: by {chosen[group]} and by {choice}"
+            yield Mistake(index, what, "keep one of the two entries")
+        chosen.setdefault(group, choice)
 
 
 def _kind(value: Any) -> str:

@@ -24,7 +24,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from oellm_autoexp.config import hydra_keys
+from oellm_autoexp.config import hydra_keys, sweep_overrides
 from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
@@ -150,10 +150,7 @@ def load_mostly(source: Source) -> Composed:
         where = shown(cast("Path", search.file(name)))
         raise ConfigError(*found.problems, Problem(what, where, "" if ROOT in search.configs else _ALONE))
     locations = Locations(loader, search, right, found)
-    sweep = tree.pop("sweep", None)
-    about_sweep = [override for override in right if override.key.split(".")[0] == "sweep"]
-    if about_sweep and about_sweep[-1].checked == _NO_SWEEP:
-        sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
+    sweep = _overridden_sweep(tree.pop("sweep", None), right, found)
     _check_sections(tree, search, locations, found)
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
     return Composed(
@@ -166,6 +163,26 @@ def load_mostly(source: Source) -> Composed:
         unclear=tuple(found.unclear),
         notes=tuple(found.notes),
     )
+
+
+def _overridden_sweep(sweep: Any, overrides: Sequence[_Override], found: Findings) -> Any:
+    """The `sweep` section with the overrides that are about it; those that have no place there go to `found`."""
+    for override in overrides:
+        if override.checked == _NO_SWEEP:
+            sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
+        if override.in_sweep:
+            sweep = {} if sweep is None else sweep
+            if not _changes_sweep(override, sweep):
+                found.add([Problem(f"the config has no key '{override.key}'", override.written)])
+    return sweep
+
+
+def _changes_sweep(override: _Override, sweep: Any) -> bool:
+    parsed = _parsed(override.checked)
+    parts = override.key.split(".")[1:]
+    if parsed.is_delete():
+        return sweep_overrides.remove(sweep, parts)
+    return sweep_overrides.put(sweep, parts, parsed.value())
 
 
 def _check_sections(tree: dict[str, Any], search: Search, locations: Places, found: Findings) -> None:
@@ -275,6 +292,8 @@ class _Override:
     written: str
     checked: str
     key: str
+    in_sweep: bool = False
+    """Whether it is about what is in the `sweep` section, which Hydra does not know the keys of."""
 
 
 _NO_SWEEP = "sweep=none"
@@ -337,7 +356,9 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
     if key == "sweep" and (override.is_delete() or override.value() in (None, "none")):
         return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
-    free = f"{key}.".startswith(opened) or key.startswith("sweep.") or whole_sweep
+    if whole_sweep or key.startswith("sweep."):
+        return _Override(text, plain, key, in_sweep=True)
+    free = f"{key}.".startswith(opened)
     free = free or ("." in key and not override.is_delete() and is_schema_key(key, tree))
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
 
@@ -414,7 +435,7 @@ def _escape(match: re.Match[str]) -> str:
 
 def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
     """The whole config as plain data. Raises any exception of Hydra's, and ConfigError for unreadable files."""
-    config = compose(WHOLE, overrides=[override.checked for override in overrides])
+    config = compose(WHOLE, overrides=[override.checked for override in overrides if not override.in_sweep])
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
 
@@ -720,6 +741,8 @@ class Locations:
         """
         if not where.startswith("$."):
             return where
+        if " and $." in where:
+            return " and ".join(map(self.of, where.split(" and ")))
         path = tuple(part for part in re.split(r"[.\[\]]", where[2:]) if part)
         if self._lines is None:
             self._lines = self._read()
@@ -761,7 +784,7 @@ class Locations:
     def _read(self) -> dict[tuple[str, ...], str]:
         lines: dict[tuple[str, ...], str] = {}
         with searching(self._search, self._found):
-            checked = [override.checked for override in self._overrides]
+            checked = [override.checked for override in self._overrides if not override.in_sweep]
             defaults = self._loader.compute_defaults_list(WHOLE, checked, RunMode.RUN)
         for default in defaults.defaults:
             file = self._search.file(str(default.config_path))

@@ -4,30 +4,33 @@ A node holds at most one of `grids`, `params`, `configs`, `groups`; `type` says 
 `base_values` and loose dotted keys are values below everything that is written further inside; `filter` drops points.
 
 Lists of points form an algebra: `list` adds (concatenation, lengths add), `product` multiplies (every pair merged,
-lengths multiply, last factor fastest), and one empty point is the unit of the product.
+lengths multiply, last factor fastest), and one empty point is the unit of the product. Values are merged by their
+paths (`paths.over`), and no point gets two values for one path from the choices of a grid or of two factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
+from oellm_autoexp.config.limits import shortened
+from oellm_autoexp.config.spelling import respelled, spelled
 from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.sweep.axes import axes_of, bracket_problems, values_of
+from oellm_autoexp.sweep.paths import Path, Taken, frozen, leaf_paths, over, path_of, plain
 from oellm_autoexp.text import did_you_mean
 
 KINDS = ("grids", "params", "configs", "groups")
 _DEFAULTS = ("base_values", "defaults")
 MOST_POINTS = 1_000_000
-_KEYWORDS = frozenset((*KINDS, *_DEFAULTS, "type", "filter"))
-
-
-def plain(key: str) -> str:
-    """The key that a sweep's key is about: `a.b` for `+a.b`, `++a.b` and `~a.b`."""
-    return key.lstrip("+~")
+ALLOW_DUPLICATES = "allow_duplicates"
+"""At the top of a sweep: jobs that are the same are no mistake."""
+KEYWORDS = frozenset((*KINDS, *_DEFAULTS, "type", "filter", ALLOW_DUPLICATES))
+_ROOT = "$.sweep"
 
 
 class Filter(NamedTuple):
@@ -41,36 +44,33 @@ class Filter(NamedTuple):
 class Point:
     """One combination of values.
 
-    `chosen` comes from params and configs; `inherited` from defaults, and never overrides what was chosen. `coords` are
-    the values that came from a grid (or a config that names no stage), by plain keys: the point's place in
-    hyperparameter space, through which stages go.
+    `chosen` comes from params, grids and configs, `inherited` from defaults, and never overrides what was chosen.
+    `staged` are the values of an entry that names a stage, which override what was chosen elsewhere.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
     inherited: Mapping[str, Any] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
+    staged: Mapping[str, Any] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
 
     @property
     def values(self) -> dict[str, Any]:
         """Every value the sweep sets, by dotted key, in the order in which they are to be laid: later ones win."""
-        return _over(self.inherited, self.chosen)
+        return over(over(self.inherited, self.chosen), self.staged)
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        """The point's place in hyperparameter space, through which stages go: what was chosen, by plain keys."""
+        return {plain(key): value for key, value in self.chosen.items()}
 
     def __or__(self, other: Point) -> Point:
-        """Both points' values; where they disagree the right one's, but its coordinates never displace the left's."""
+        """Both points' values; where they disagree the right one's."""
         return Point(
-            _over(self.chosen, other.chosen),
-            _over(self.inherited, other.inherited),
-            {**self.coords, **other.coords, **self.coords},
+            over(self.chosen, other.chosen),
+            over(self.inherited, other.inherited),
+            over(self.staged, other.staged),
             tuple(dict.fromkeys((*self.filters, *other.filters))),
         )
-
-
-def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Both; a key of both is the upper's, in value and in place: `a: {x: 1}` below must not undo `a.x` above."""
-    if not lower or not upper:
-        return {**lower, **upper}
-    return {**{key: value for key, value in lower.items() if key not in upper}, **upper}
 
 
 Points = list[Point]
@@ -101,10 +101,15 @@ def expand(sweep: Any) -> Points:
     Raises SweepError with all mistakes, each at its `$.sweep…` path.
     """
     problems: list[Problem] = []
-    points = _node({} if sweep is None else sweep, "$.sweep", problems)
+    points = _node({} if sweep is None else sweep, _ROOT, problems)
     if problems:
         raise SweepError(*problems)
     return points
+
+
+def allows_duplicates(sweep: Any) -> bool:
+    """Whether a sweep section says that several of its jobs may be the same."""
+    return isinstance(sweep, dict) and sweep.get(ALLOW_DUPLICATES) is True
 
 
 def keys_set(sweep: Any) -> set[str]:
@@ -113,8 +118,13 @@ def keys_set(sweep: Any) -> set[str]:
         return {key for item in sweep for key in keys_set(item)}
     if not isinstance(sweep, dict):
         return set()
-    own = {plain(key) for key in sweep if isinstance(key, str) and key not in _KEYWORDS}
-    return own | {key for name, part in sweep.items() if name in _KEYWORDS for key in keys_set(part)}
+    own = {
+        ".".join(filter(None, path))
+        for key, value in sweep.items()
+        if isinstance(key, str) and key not in KEYWORDS
+        for path, _ in [*leaf_paths(plain(key), value)] or [(path_of(key), value)]
+    }
+    return own | {key for name, part in sweep.items() if name in KEYWORDS for key in keys_set(part)}
 
 
 def _node(node: Any, where: str, problems: list[Problem]) -> Points:
@@ -138,16 +148,27 @@ def _check_keys(node: dict[str, Any], where: str, problems: list[Problem]) -> No
     problems += [
         Problem(f"unknown key '{key}' in a sweep node", f"{where}.{key}", hint)
         for key in _text_keys(node, where, problems)
-        if key not in _KEYWORDS and "." not in key and "/" not in key and (hint := _near_keyword(key))
+        if key not in KEYWORDS and "." not in key and "/" not in key and (hint := _near_keyword(key))
     ]
     if "type" in node:
         problems += _type_problems(node, f"{where}.type")
+    if ALLOW_DUPLICATES in node:
+        problems += _duplicates_problems(node[ALLOW_DUPLICATES], where)
+
+
+def _duplicates_problems(value: Any, where: str) -> list[Problem]:
+    at = f"{where}.{ALLOW_DUPLICATES}"
+    if where != _ROOT:
+        return [Problem(f"{ALLOW_DUPLICATES} holds for the whole sweep", at, f"write it at the top: {_ROOT[2:]}")]
+    if not isinstance(value, bool):
+        return [Problem(f"{ALLOW_DUPLICATES} is {shortened(value)}", at, "write true or false")]
+    return []
 
 
 def _type_problems(node: dict[str, Any], where: str) -> list[Problem]:
     """What is wrong with a node's `type`: only groups can combine in two ways."""
     if node["type"] not in ("product", "list"):
-        return [Problem(f"type is {node['type']!r}", where, "write product or list")]
+        return [Problem(f"type is {shortened(node['type'])}", where, "write product or list")]
     kind = next((kind for kind in KINDS if kind in node), "groups")
     parts = node.get(kind)
     if kind == "groups" or node["type"] == _COMBINED[kind] or not isinstance(parts, list | dict) or len(parts) == 1:
@@ -173,28 +194,60 @@ def _text_keys(mapping: dict[Any, Any], where: str, problems: list[Problem]) -> 
     return texts
 
 
+def _set_once(values: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
+    """The values by their keys as they are kept (`config.spelling`); two that set the same path are a problem."""
+    _check_once(((key, key, [value]) for key, value in values.items()), where, problems)
+    return {spelled(key): respelled(value, plain(key)) for key, value in values.items()}
+
+
+def _check_once(axes: Iterable[tuple[str, str, list[Any]]], where: str, problems: list[Problem]) -> None:
+    """Tell of each path that two keys of a mapping set, as in `a.b` and `a: {b: …}`, by the keys as written."""
+    taken = Taken()
+    for written, key, choices in axes:
+        paths = dict.fromkeys(path for choice in choices for path, _ in leaf_paths(key, choice))
+        twice = next((found for path in paths if (found := (path, taken.by(path)))[1] is not None), None)
+        if twice is not None:
+            path, other = twice
+            problems.append(
+                Problem(
+                    f"{_dotted(path)} is set twice", f"{where}.{other} and {where}.{written}", "keep one of the two"
+                )
+            )
+        for path in paths:
+            taken.add(path, written)
+
+
+def _dotted(path: Path) -> str:
+    return f"'{'.'.join(filter(None, path))}'"
+
+
 def _near_keyword(key: str) -> str:
-    hint = did_you_mean(key, _KEYWORDS)
+    hint = did_you_mean(key, KEYWORDS)
     return hint if hint.startswith("did you mean") else ""
 
 
 def _inherited(node: dict[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
+    """What a node says for all of its points. Several blocks may say the same, but not differ."""
+    blocks = [(name, node[name]) for name in _DEFAULTS if node.get(name) is not None]
+    blocks.append(("", {key: value for key, value in node.items() if key not in KEYWORDS and isinstance(key, str)}))
     values: dict[str, Any] = {}
-    for name in _DEFAULTS:
-        block = node.get(name)
-        if block is None:
-            continue
+    taken = Taken()
+    for name, block in blocks:
+        at = f"{where}.{name}" if name else where
         if not isinstance(block, dict):
-            problems.append(Problem(f"must hold keys and values, not {_kind(block)}", f"{where}.{name}"))
+            problems.append(Problem(f"must hold keys and values, not {_kind(block)}", at))
             continue
-        found = _text_keys(block, f"{where}.{name}", problems)
-        problems += [
-            Problem("base_values and defaults are the same thing, and differ here", f"{where}.{name}.{key}", "keep one")
-            for key in found
-            if key in values and values[key] != found[key]
-        ]
-        values = _over(values, found)
-    return _over(values, {key: value for key, value in node.items() if key not in _KEYWORDS and isinstance(key, str)})
+        found = _text_keys(block, at, problems) if name else block
+        own = {path: (f"{at}.{key}", value) for key, whole in found.items() for path, value in leaf_paths(key, whole)}
+        for path, (place, value) in own.items():
+            other = taken.by(path)
+            if other is not None and frozen(other[1]) != frozen(value):
+                what = f"{_dotted(path)} has two values for the same jobs"
+                problems.append(Problem(what, f"{other[0]} and {place}", "keep one of the two"))
+        for path, by in own.items():
+            taken.add(path, by)
+        values = over(values, _set_once(found, at, problems))
+    return values
 
 
 def _filter(text: Any, where: str, problems: list[Problem]) -> Filter:
@@ -215,13 +268,23 @@ def _grid(grid: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(grid, dict):
         problems.append(Problem(f"a grid maps keys to lists of values, this is {_kind(grid)}", where))
         return []
-    axes = []
-    for key, values in _text_keys(grid, where, problems).items():
-        choices = values if isinstance(values, list) else [values]
-        if not choices:
+    texts = _text_keys(grid, where, problems)
+    axes = [(written, *axis) for written, values in texts.items() for axis in axes_of(written, values)]
+    _check_once(((written, key, values_of(values)) for written, key, values in axes), where, problems)
+    factors = []
+    for _, key, values in axes:
+        if values == []:
             problems.append(Problem("this axis has no values", f"{where}.{key}", "give at least one, or leave it out"))
-        axes.append([Point({key: value}, coords=_place({key: value})) for value in choices])
-    return multiply(axes)
+        for text in [] if isinstance(values, list) else (leaf for _, leaf in leaf_paths(key, values)):
+            problems += bracket_problems(text, f"{where}.{key}")
+        kept = spelled(key)
+        factors.append([_chosen({kept: respelled(choice, plain(key))}) for choice in values_of(values)])
+    return multiply(factors)
+
+
+def _chosen(values: dict[str, Any]) -> Point:
+    """A point with these values: its place, or (where they name a stage) what this stage overrides."""
+    return Point(staged=values) if any(plain(key) == "stage" for key in values) else Point(values)
 
 
 def _configs(configs: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:  # noqa: ARG001
@@ -232,22 +295,62 @@ def _config(entry: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(entry, dict):
         problems.append(Problem(f"an entry maps keys to values, this is {_kind(entry)}", where))
         return []
-    if any(key in _KEYWORDS for key in entry):
+    if any(key in KEYWORDS for key in entry):
         return _node(entry, where, problems)
-    values = _text_keys(entry, where, problems)
-    return [Point(values, coords=_place(values))]
-
-
-def _place(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The coordinates that these values are: none where they name a stage, which a place is gone through in."""
-    place = {plain(key): value for key, value in values.items()}
-    return {} if "stage" in place else place
+    return [_chosen(_set_once(_text_keys(entry, where, problems), where, problems))]
 
 
 def _groups(groups: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:
-    parts = [_node(group, at, problems) for group, at in _items(groups, where, problems)]
-    combine: Callable[[Iterable[Points]], Points] = add if node.get("type") == "list" else multiply
-    return combine(parts)
+    items = _items(groups, where, problems)
+    parts = [_node(group, at, problems) for group, at in items]
+    if node.get("type") == "list":
+        return add(parts)
+    problems += _clashes(items, parts)
+    return multiply(parts)
+
+
+def _clashes(items: list[tuple[Any, str]], parts: list[Points]) -> list[Problem]:
+    """The paths for which two factors of a product choose different values: one of them would be lost."""
+    problems: dict[Path, Problem] = {}
+    for tier in ("chosen", "staged"):
+        taken = Taken()
+        for number, part in enumerate(parts):
+            own: dict[Path, set[Any]] = {}
+            entries = {(key, id(value)): (key, value) for point in part for key, value in getattr(point, tier).items()}
+            for path, leaf in (found for entry in entries.values() for found in leaf_paths(*entry)):
+                own.setdefault(path, set()).add(frozen(leaf))
+            for path, leaves in own.items():
+                other, where, others = taken.by(path) or (path, number, leaves)
+                if where != number and (other != path or len(leaves | others) > 1):
+                    places = [_place(*items[where], other), _place(*items[number], path)]
+                    hint = "keep one of the two; what others may override goes into defaults"
+                    what = f"{_dotted(path)} is chosen by two factors of a product"
+                    problems.setdefault(path, Problem(what, " and ".join(places), hint))
+            for path, leaves in own.items():
+                taken.add(path, (path, number, leaves))
+    return list(problems.values())
+
+
+def _place(node: Any, where: str, path: Path) -> str:
+    """Where a node chooses the value at a path."""
+    return next(_choices(node, where, path), where)
+
+
+def _choices(node: Any, where: str, path: Path) -> Iterator[str]:
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _choices(item, f"{where}[{index}]", path)
+    elif isinstance(node, dict):
+        for kind in (kind for kind in KINDS if kind in node):
+            yield from _choices(node[kind], f"{where}.{kind}", path)
+        for key, values in node.items():
+            if isinstance(key, str) and key not in KEYWORDS:
+                taken = Taken()
+                for axis, choices in axes_of(key, values):
+                    for found in (found for choice in values_of(choices) for found, _ in leaf_paths(axis, choice)):
+                        taken.add(found, key)
+                if taken.by(path) is not None:
+                    yield f"{where}.{key}"
 
 
 def _items(items: Any, where: str, problems: list[Problem]) -> list[tuple[Any, str]]:
@@ -258,12 +361,10 @@ def _items(items: Any, where: str, problems: list[Problem]) -> list[tuple[Any, s
 
 
 def _kind(value: Any) -> str:
-    names: dict[type, str] = {
-        dict: "a mapping",
-        list: "a list" if value else "an empty list",
-        str: f"the text {value!r}",
-    }
-    return "empty" if value is None else names.get(type(value), repr(value))
+    if isinstance(value, str):
+        return f"the text {shortened(value)}"
+    names: dict[type, str] = {dict: "a mapping", list: "a list" if value else "an empty list"}
+    return "empty" if value is None else names.get(type(value), shortened(value))
 
 
 _EXPANSIONS: Mapping[str, Callable[[Any, dict[str, Any], str, list[Problem]], Points]] = {

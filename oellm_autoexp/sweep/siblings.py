@@ -15,7 +15,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from oellm_autoexp.errors import Problem, SweepError
-from oellm_autoexp.sweep.expander import Point, plain
+from oellm_autoexp.sweep.expander import Point
+from oellm_autoexp.sweep.paths import frozen, leaf_paths, path_of, plain
 from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
@@ -53,15 +54,13 @@ class Siblings:
             hint = did_you_mean(stage, self._stages) or "no job has a stage; set stage in the sweep"
             raise SweepError(Problem(f"'sibling.{stage}': there is no stage '{stage}'", hint=hint))
         here = {plain(key): value for key, value in member.point.values.items()} | dict(member.point.coords)
-        found = [
-            candidate
-            for keys in self._stages[stage]
-            for candidate in self._matching(stage, keys, here)
-            if candidate.index != member.index
+        alike = [
+            candidate for keys in self._stages[stage] for candidate in self._matching(stage, keys, _known(here, keys))
         ]
+        found = [candidate for candidate in alike if candidate.index != member.index]
         if len(found) == 1:
             return found[0]
-        if not found and [m for keys in self._stages[stage] for m in self._matching(stage, keys, here)] == [member]:
+        if alike == [member]:
             what = f"'sibling.{stage}' would be job {member.index} (stage {member.stage}) itself, which is no sibling"
             raise SweepError(
                 Problem(what, hint="name another stage; the job's own values are ${project.name} and so on")
@@ -96,17 +95,31 @@ class Siblings:
         return Problem(what, hint=f"candidates: {listed}" + (" …" if len(everyone) > _LISTED else ""))
 
 
+def _known(here: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, Any]:
+    """A job's values, also by those of these keys that say them in another form: `a.b: 1` for `a: {b: 1}`."""
+    missing = keys - here.keys()
+    if not missing:
+        return here
+    leaves = [leaf for key, value in here.items() for leaf in leaf_paths(key, value)]
+    more: dict[str, Any] = {}
+    for key in missing:
+        path = path_of(key)
+        for found, value in leaves:
+            if found == path:
+                more[key] = value
+            elif found[: len(path)] == path and len(path) > 1:  # a key of one part may choose a config of a group
+                more[key] = _with(more.get(key), found[len(path) :], value)
+    return {**here, **more}
+
+
+def _with(tree: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A mapping with one more value in it, by its path."""
+    inner = tree if isinstance(tree, dict) else {}
+    return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)} if path else value
+
+
 def _place(values: Mapping[str, Any], keys: frozenset[str]) -> Any:
     return tuple(frozen(values[key]) for key in sorted(keys))
-
-
-def frozen(value: Any) -> Any:
-    """A hashable stand-in, equal for equal values, lists and mappings too. True and 1 differ, 1 and 1.0 do not."""
-    if isinstance(value, Mapping):
-        return ("mapping", tuple(sorted((str(key), frozen(item)) for key, item in value.items())))
-    if isinstance(value, list | tuple):
-        return ("list", tuple(frozen(item) for item in value))
-    return ("bool", value) if isinstance(value, bool) else value
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,7 @@ from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, decode_parts
-from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
+from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
@@ -36,7 +36,7 @@ from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.workflow import launching, side_file, watching
+from oellm_autoexp.workflow import launching, side_file, twins, watching
 from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
@@ -263,6 +263,8 @@ class _Planner:
         if planned and not wrong:
             with found.step():
                 self._check_later_attempts()
+            with found.step():
+                self._check_twins([job.spec.index for job in planned])
         with found.step():
             check_unique([*(job.spec for job in planned), *rough])
         found.raise_all()
@@ -295,6 +297,14 @@ class _Planner:
             left = [each for each in job.spec.cancel_conditions if each.get("job_name", job.spec.name) in names]
             kept.append(replace(job, spec=job.spec.model_copy(update={"cancel_conditions": tuple(left)})))
         return kept
+
+    def _check_twins(self, indices: list[int]) -> None:
+        """Raises SweepError for jobs that are the same, which is a note where the sweep allows it."""
+        found = twins.twins(self._jobs, indices)
+        if found and not self._jobs.allows_duplicates():
+            raise SweepError(twins.problem(found, len(indices)))
+        if found:
+            self._notes.append(twins.told(found, len(indices)))
 
     def _check_later_attempts(self) -> None:
         """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""

@@ -6,13 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SchedulerSection, SlurmSection
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
 from oellm_autoexp.slurm.environment import hidden_problems
-from oellm_autoexp.sweep.expander import plain
+from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain
 
 ENOUGH_PROBLEMS = 20
 LISTED = 8
@@ -202,11 +203,20 @@ def _distinct(jobs: Sequence[JobSpec]) -> str:
 
 def overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
     """What is to be said of values on the command line that the sweep sets, too."""
-    counts = Counter(plain(key) for spec in specs for key in spec.parameters)
     keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
+    counts = Counter(key for spec in specs for key in keys if _sets(spec.parameters, path_of(key)))
     return [
         f"{key} on the command line changes nothing in "
         f"{'any job' if counts[key] == len(specs) else f'{counts[key]} of {len(specs)} jobs'}: the sweep sets it"
         for key in keys
         if counts[key]
     ]
+
+
+def _sets(parameters: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    """Whether these values set the one at a path, or one that it is a part of."""
+    return any(
+        path[: len(found)] == found
+        for key, value in parameters.items()
+        for found in (tuple(filter(None, whole)) for whole, _ in leaf_paths(plain(key), value))
+    )

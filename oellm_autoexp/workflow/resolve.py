@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from oellm_autoexp.config.expressions import evaluate
@@ -19,7 +20,9 @@ from oellm_autoexp.config.interpolation import MISSING, Path
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overlay import Laid, Overlay
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
-from oellm_autoexp.sweep.expander import Filter, Point, expand, plain
+from oellm_autoexp.sweep.axes import with_lists
+from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set
+from oellm_autoexp.sweep.paths import path_of, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 from oellm_autoexp.text import plural
 from oellm_autoexp.workflow.provenance import Circumstances
@@ -27,6 +30,8 @@ from oellm_autoexp.workflow.provenance import Circumstances
 _PROJECT_FIELDS = ("name", "output_dir", "log_path", "log_path_current")
 """`${sibling.STAGE.name}` is short for `${sibling.STAGE.project.name}`, and so with the others."""
 _PATHS = ("output_dir", "log_path", "log_path_current")
+PLACES = tuple(f"project.{name}" for name in _PROJECT_FIELDS)
+"""What is each job's own, and makes no other job of it."""
 _CONDITIONS = ("start_conditions", "cancel_conditions", "done_conditions")
 _ENOUGH_WRONG = 100  # points with mistakes: the others most likely have the same ones
 _log = logging.getLogger(__name__)
@@ -44,7 +49,8 @@ class Jobs:
         self._work_dir = str(circumstances.work_dir)
         self._overlays: dict[tuple[str, ...], Overlay] = {}
         self._chosen: dict[tuple[str, ...], dict[str, Any]] = {}
-        points = expand(composed.sweep)
+        self._not_listed: set[str] = set()
+        points = expand(with_lists(composed.sweep, self._listed))
         kept = self._filtered(points)
         if points and not kept:
             where = points[0].filters[0].where
@@ -68,7 +74,7 @@ class Jobs:
         jobs = copy(self)
         member = self.members[index]
         jobs.members = [*self.members]
-        jobs.members[index] = replace(member, point=member.point | Point(chosen=values))
+        jobs.members[index] = replace(member, point=member.point | Point(staged=values))
         jobs._begin()
         return jobs
 
@@ -89,12 +95,34 @@ class Jobs:
         member = self.members[index]
         self._uses[index] = {}
         overlay = self._overlay_of(member.point)
-        return overlay.resolve(self._tree(index), self._sibling_values(member))
+        found = overlay.resolve(self._tree(index), self._sibling_values(member))
+        if self._not_listed:
+            self._check_lists(member, found)
+        return found
 
     def config_mostly(self, index: int) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
         """As `config`, with what can't be evaluated left as it is, and told by its path. Raises ConfigError."""
         member = self.members[index]
         return self._overlay_of(member.point).resolve_mostly(self._tree(index), self._sibling_values(member))
+
+    def nameless(self, index: int) -> dict[str, Any]:
+        """A job's resolved config with a name and places that all jobs have in common here, and no index.
+
+        Raises ConfigError.
+        """
+        member = self.members[index]
+        point = member.point | Point(staged={key: f"/{key}" for key in PLACES})
+        tree = self._laid_for(replace(member, point=point))
+        found = self._overlay_of(point).resolve(tree, self._sibling_values(member))
+        return {key: value for key, value in found.items() if key != "index"}
+
+    def base_of(self, index: int) -> dict[str, Any]:
+        """The unresolved config that a job's point is laid over."""
+        return self._overlay_of(self.members[index].point).base
+
+    def allows_duplicates(self) -> bool:
+        """Whether several jobs may be the same."""
+        return allows_duplicates(self._composed.sweep)
 
     def depends_on(self, index: int) -> list[int]:
         """The siblings that a job refers to, once its config was evaluated."""
@@ -107,6 +135,39 @@ class Jobs:
             order({index: list(used) for index, used in self._uses.items()}, names)
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _listed(self, key: str, text: str) -> list[Any] | None:
+        """The values of an axis of one text: an interpolation to a list, or a text where the config has one, too."""
+        if "${" not in text:
+            now = _at(self._composed.base, path_of(key))
+            return [text] if isinstance(now, str) and "," in now else None
+        overlay, tree = self._beside
+        try:
+            found = overlay.select(tree, text)
+        except ConfigError:
+            self._not_listed.add(text)
+            return None
+        return found if isinstance(found, list) else None
+
+    @cached_property
+    def _beside(self) -> tuple[Overlay, Laid]:
+        """The config beside the sweep, in which a value that the sweep sets, or that reads one, is an error."""
+        overlay = self._overlay(())
+        keys = {key.partition("@")[0].replace("/", ".") for key in keys_set(self._composed.sweep)}
+        for unknown in ({f"++{key}": MISSING for key in keys}, {}):
+            with suppress(ConfigError):
+                tree = overlay.lay(unknown)
+                break
+        tree["index"] = MISSING
+        return overlay, tree
+
+    def _check_lists(self, member: Member, config: dict[str, Any]) -> None:
+        """Raises SweepError for a list that came out of an axis of one text, which was to be an axis of its values."""
+        for key, text in member.point.chosen.items():
+            if isinstance(text, str) and text in self._not_listed and isinstance(_at(config, path_of(key)), list):
+                what = f"'{text}' is a list only in the jobs themselves, which make no axis of it"
+                hint = f'write the list where the sweep does not set it, or ["{text}"] for one value'
+                raise SweepError(Problem(what, f"$.{plain(key)}", hint))
 
     def _overlay(self, choices: tuple[str, ...]) -> Overlay:
         """The overlay of the config with these group choices; each distinct choice is composed once."""
@@ -140,9 +201,11 @@ class Jobs:
             raise _placed(error, {key: key for key in values}) from None
 
     def _laid(self, index: int) -> Laid:
-        member = self.members[index]
+        return self._laid_for(self.members[index])
+
+    def _laid_for(self, member: Member) -> Laid:
         tree = self._lay(member.point)
-        tree["index"] = index
+        tree["index"] = member.index
         self._leave_out_own_stage(tree, member)
         return tree
 
@@ -243,6 +306,13 @@ def beside_the_sweep(
     """The config without the sweep's values, resolved but for what can't be, and that by its path."""
     overlay = composed.overlay(circumstances.environment, circumstances.now, circumstances.python)
     return overlay.resolve_mostly(overlay.lay({}))
+
+
+def _at(tree: Any, path: Path) -> Any:
+    """What stands at a path of mappings; None if there is nothing."""
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _placed(error: ConfigError, keys: Mapping[str, str]) -> ConfigError:

@@ -121,8 +121,71 @@ def test_an_inherited_default_never_overrides_what_a_neighbour_of_a_product_set(
         assert [point.values for point in points] == [{"a": "chosen", "b": 1}]
 
 
-def test_of_two_neighbours_that_choose_the_same_key_the_later_one_wins() -> None:
-    assert values("groups: [{params: {a: [1]}}, {params: {a: [2, 3]}}]") == [{"a": 2}, {"a": 3}]
+@pytest.mark.parametrize(
+    ("sweep", "path", "places"),
+    [
+        (
+            "groups: [{params: {a.b: [1]}}, {params: {a.b: [2, 3]}}]",
+            "a.b",
+            ("groups[0].params.a.b", "groups[1].params.a.b"),
+        ),
+        (
+            "groups: [{params: {a: [{b: 1}]}}, {grids: [{c: 1, a.b: 2}]}]",
+            "a.b",
+            ("groups[0].params.a", "groups[1].grids[0].a.b"),
+        ),
+        (
+            "groups: [{params: {a.b: [1]}}, {configs: [{c: 1}, {a: {b: 2}}]}]",
+            "a.b",
+            ("groups[0].params.a.b", "groups[1].configs[1].a"),
+        ),
+        (
+            "groups: [{params: {a.b: [1]}}, {params: {a.b.c: [1]}}]",
+            "a.b.c",
+            ("groups[0].params.a.b", "groups[1].params.a.b.c"),
+        ),
+        (
+            "groups: [{params: {a: [1]}}, {groups: [{params: {c: 1}}, {params: {+a: 3}}]}]",
+            "a",
+            ("groups[0].params.a", "groups[1].groups[1].params.+a"),
+        ),
+        (
+            "groups: [{params: {stage: [a]}}, {configs: [{stage: b}]}]",
+            "stage",
+            ("groups[0].params.stage", "groups[1].configs[0].stage"),
+        ),
+    ],
+)
+def test_two_factors_of_a_product_that_choose_the_same_value_are_told_with_both_places(
+    sweep: str, path: str, places: tuple[str, str]
+) -> None:
+    with pytest.raises(SweepError) as error:
+        expand(yaml.safe_load(sweep))
+    (problem,) = error.value.problems
+    assert problem.what == f"'{path}' is chosen by two factors of a product"
+    assert problem.where == " and ".join(f"$.sweep.{place}" for place in places)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "groups: [{params: {a.b: [1]}}, {params: {a.b: [1], c: [2, 3]}}]",
+        "{type: list, groups: [{params: {a: [1]}}, {params: {a: [2]}}]}",
+        "groups: [{params: {a: [1, 2]}}, {configs: [{stage: s}, {stage: t, a: 5}]}]",
+        "groups: [{params: {backend: [x, y]}}, {params: {backend.options.a: [1, 2]}}]",
+        "groups: [{params: {a: [{b: 1}, {b: 2}]}}, {params: {a: [{c: 1}, {c: 2}]}}]",
+    ],
+)
+def test_factors_that_agree_or_are_alternatives_or_override_in_a_stage_are_no_mistake(sweep: str) -> None:
+    assert expand(yaml.safe_load(sweep))
+
+
+def test_a_stage_overrides_what_another_factor_chose_in_whatever_order_they_are() -> None:
+    groups: list[Any] = [{"params": {"a": [1, 2]}}, {"configs": [{"stage": "s"}, {"stage": "t", "a": 5}]}]
+    found = [[point.values for point in expand({"groups": order})] for order in (groups, groups[::-1])]
+    wanted = [{"a": 1, "stage": "s"}, {"a": 5, "stage": "t"}, {"a": 2, "stage": "s"}, {"a": 5, "stage": "t"}]
+    for points in found:
+        assert sorted(points, key=str) == sorted(wanted, key=str)
 
 
 def test_what_wins_is_laid_last_also_where_a_mapping_below_holds_the_same_key() -> None:
@@ -132,7 +195,26 @@ def test_what_wins_is_laid_last_also_where_a_mapping_below_holds_the_same_key() 
         groups: [{defaults: {a: {x: 2}}, groups: [{params: {a.x: [3]}}]}]
         """
     )
-    assert list(found.items()) == [("a", {"x": 2}), ("a.x", 3)]
+    assert list(found.items()) == [("a.x", 3)]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "wanted"),
+    [
+        ("{a.b: {x: 1}}", "{a.b: {y: 2}}", {"a.b.x": 1, "a.b.y": 2}),
+        ("{a.b: {x: 1, z: 3}}", "{a.b.x: 2}", {"a.b.z": 3, "a.b.x": 2}),
+        ("{a.b.x: 1}", "{a: {b: {x: 2, y: 3}}}", {"a.b.x": 2, "a.b.y": 3}),
+        ("{a.b: {x: {y: 1}}}", "{a.b: {x: {z: 2}}}", {"a.b.x.y": 1, "a.b.x.z": 2}),
+        ("{a.b: null}", "{a.b: {x: 1}}", {"a.b": None, "a.b.x": 1}),
+        ("{a.b: {x: 1}}", "{a.b: null}", {"a.b.x": 1, "a.b": None}),
+        ("{a.b: {x.y: 1}}", "{a.b: {x.z: 2}}", {"a.b": {"x.y": 1, "x.z": 2}}),
+        ("{+a.b: {x: 1}}", "{a.b: {y: 2}}", {"++a.b.x": 1, "a.b.y": 2}),
+        ("{backend.megatron: {num-layers: 2}}", "{backend.megatron.num_layers: 4}", {"backend.megatron.num_layers": 4}),
+    ],
+)
+def test_mappings_merge_by_path_and_leaves_replace(outer: str, inner: str, wanted: dict[str, Any]) -> None:
+    (found,) = values(f"{{defaults: {outer}, groups: [{{defaults: {inner}}}]}}")
+    assert list(found.items()) == list(wanted.items())
 
 
 def test_a_dotted_key_beside_defaults_is_a_default() -> None:
@@ -151,7 +233,6 @@ def test_a_dotted_key_beside_defaults_is_a_default() -> None:
         ("params: {stage: [s], a: [1]}", {"a": 1}),
         ("groups: [{params: {a: [1]}}, {configs: [{stage: s, a: 5, b: 6}]}]", {"a": 1}),
         ("groups: [{configs: [{stage: s, a: 5}]}, {params: {a: [1]}}]", {"a": 1}),
-        ("groups: [{params: {a: [1]}}, {params: {a: [2]}}]", {"a": 1}),
         ("params: {+a: [1]}", {"a": 1}),
         ("configs: [{++stage: s, a: 5}]", {}),
         ("groups: [{configs: [{a: 1}]}, {defaults: {stage: s}, params: {c: [3]}}]", {"a": 1, "c": 3}),
@@ -281,7 +362,26 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("{type: product, grids: [{a: 1}, {b: 2}]}", "$.sweep.type", "grids are alternatives"),
         ("{params: {index: [1]}}", "$.sweep.params.index", "a sweep can't set the index"),
         ("{++index: 3}", "$.sweep.++index", "a sweep can't set the index"),
-        ("{base_values: {a: 1, b: 2}, defaults: {a: 2, b: 2}}", "$.sweep.defaults.a", "are the same thing, and differ"),
+        (
+            "{base_values: {a: 1, b: 2}, defaults: {a: 2, b: 2}}",
+            "$.sweep.base_values.a and $.sweep.defaults.a",
+            "'a' has two values for the same jobs",
+        ),
+        (
+            "{defaults: {a.b: 1}, a: {b: 2}}",
+            "$.sweep.defaults.a.b and $.sweep.a",
+            "'a.b' has two values for the same jobs",
+        ),
+        ("params: {a.b: [1, 2], a: [{b: 7}]}", "$.sweep.params.a.b and $.sweep.params.a", "'a.b' is set twice"),
+        ("params: {a.b: [1, 2], a: {b: [7]}}", "$.sweep.params.a.b and $.sweep.params.a", "'a.b' is set twice"),
+        ("params: {a: [1], +a: [2]}", "$.sweep.params.a and $.sweep.params.+a", "'a' is set twice"),
+        ("configs: [{a.b: 5, a.b.c: 1}]", "$.sweep.configs[0].a.b and $.sweep.configs[0].a.b.c", "'a.b.c' is set"),
+        ("defaults: {a: {b: 1}, a.b: 1}", "$.sweep.defaults.a and $.sweep.defaults.a.b", "'a.b' is set twice"),
+        (
+            "params: {backend.megatron.num-layers: [1], backend.megatron.num_layers: [2]}",
+            "$.sweep.params.backend.megatron.num-layers and $.sweep.params.backend.megatron.num_layers",
+            "'backend.megatron.num_layers' is set twice",
+        ),
         ("defaults: [a]", "$.sweep.defaults", "must hold keys and values, not a list"),
         ("base_values: 3", "$.sweep.base_values", "must hold keys and values, not 3"),
         ("defaults: {2: 3}", "$.sweep.defaults", "the key 2 is not text"),

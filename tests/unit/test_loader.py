@@ -592,6 +592,12 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
         ("- override /slurm: 5\n", 3, "the choice of a group is a config's name, not the number 5"),
         ("- 7\n", 3, "an entry can't be the number 7"),
         ("-\n", 3, "an entry can't be empty"),
+        (
+            "- override /slurm: fake\n  - override /slurm: base\n",
+            4,
+            "'slurm' is overridden twice in this list: by fake",
+        ),
+        ("- override /slurm: fake\n  - override slurm: base\n", 4, "'slurm' is overridden twice"),
     ],
 )
 def test_each_mistake_in_a_defaults_list_is_a_sentence_with_its_line(

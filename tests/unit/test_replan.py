@@ -145,8 +145,8 @@ def test_resources_and_words_are_those_of_the_new_attempt(planned: Planned) -> N
 
 
 def test_an_override_wins_over_all_that_the_sweep_says_of_it(planned: Planned) -> None:
-    config = SWEEP.replace(
-        "{stage: first}", "{stage: first, backend.options.batch_size: 5, backend.options: {batch_size: 6}}"
+    config = SWEEP.replace("{stage: first}", "{stage: first, backend.options: {batch_size: 6}}").replace(
+        "sweep:\n", "sweep:\n  defaults: {backend.options.batch_size: 5}\n", 1
     )
     manifest = planned(config=config)
     assert argument(scripts(manifest)[0], "batch-size") == "6"

@@ -21,9 +21,8 @@ COORDS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
 def members(draw: st.DrawFn) -> list[Member]:
     found = []
     for index in range(draw(st.integers(1, 12))):
-        coords = draw(COORDS)
-        chosen = {**coords, **draw(COORDS)}  # a stage may override a value of the grid
-        found.append(Member(index, draw(st.sampled_from(["x", "y", None])), Point(chosen, coords=coords)))
+        point = Point(draw(COORDS), staged=draw(COORDS))  # a stage may override a value of the grid
+        found.append(Member(index, draw(st.sampled_from(["x", "y", None])), point))
     return found
 
 
@@ -82,27 +81,42 @@ def test_a_misspelt_stage_is_told_with_the_nearest() -> None:
 
 
 def test_two_candidates_are_both_listed() -> None:
-    everyone = [Member(i, "stable", Point({"lr": i}, coords={"lr": i})) for i in (0, 1)]
+    everyone = [Member(i, "stable", Point({"lr": i})) for i in (0, 1)]
     with pytest.raises(SweepError, match=r"2 jobs match: job 0 \(lr=0\); job 1 \(lr=1\)"):
         Siblings(everyone).of(Member(2, "decay", Point()), "stable")
 
 
 def test_no_candidate_is_told_with_what_was_looked_for_and_what_there_is() -> None:
-    everyone = [Member(0, "stable", Point({"lr": 1}, coords={"lr": 1}))]
-    me = Member(1, "decay", Point({"lr": 2}, coords={"lr": 2}))
+    everyone = [Member(0, "stable", Point({"lr": 1}))]
+    me = Member(1, "decay", Point({"lr": 2}))
     with pytest.raises(SweepError, match=r"none of its 1 job has lr=2\n.*candidates: job 0 \(lr=1\)"):
         Siblings(everyone).of(me, "stable")
 
 
 def test_values_that_look_alike_and_paths_that_end_alike_are_told_apart() -> None:
-    everyone = [Member(0, "stable", Point({"a.lr": 1}, coords={"a.lr": 1}))]
-    me = Member(1, "decay", Point({"a.lr": "1"}, coords={"a.lr": "1"}))
+    everyone = [Member(0, "stable", Point({"a.lr": 1}))]
+    me = Member(1, "decay", Point({"a.lr": "1"}))
     with pytest.raises(SweepError, match=r"has a\.lr='1'\n.*candidates: job 0 \(a\.lr=1\)"):
         Siblings(everyone).of(me, "stable")
 
 
+@pytest.mark.parametrize("mine", [{"a.b": {"x": 1}}, {"a.b.x": 1}, {"a": {"b": {"x": 1}}}])
+@pytest.mark.parametrize("theirs", [{"a.b": {"x": 1}}, {"a.b.x": 1}])
+def test_a_place_is_the_same_in_whatever_form_its_keys_are_written(
+    mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    other = {"a.b": {"x": 2}} if "a.b" in theirs else {"a.b.x": 2}
+    everyone = [Member(0, "stable", Point(other)), Member(1, "stable", Point(theirs)), Member(2, "decay", Point(mine))]
+    assert Siblings(everyone).of(everyone[2], "stable").index == 1
+
+
+def test_a_choice_of_a_group_is_no_other_form_of_what_is_set_in_it() -> None:
+    everyone = [Member(0, "s", Point({"backend": "tiny_lm"})), Member(1, "d", Point({"backend.options.x": 1}))]
+    assert Siblings(everyone).of(everyone[1], "s").index == 0
+
+
 def test_a_job_is_never_its_own_sibling_and_is_told_so() -> None:
-    everyone = [Member(0, "stable", Point({"lr": 1}, coords={"lr": 1}))]
+    everyone = [Member(0, "stable", Point({"lr": 1}))]
     with pytest.raises(SweepError, match=r"'sibling\.stable' would be job 0 \(stage stable\) itself"):
         Siblings(everyone).of(everyone[0], "stable")
 
