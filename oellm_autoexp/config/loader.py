@@ -22,6 +22,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.resolvers import make_resolvers
@@ -37,6 +38,7 @@ from oellm_autoexp.config.source import (
     unknown_config,
 )
 from oellm_autoexp.config.spelling import spelled
+from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
 from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
@@ -129,7 +131,9 @@ def load(source: Source) -> Composed:
     about_sweep = [override for override in overrides if override.key.split(".")[0] == "sweep"]
     if about_sweep and about_sweep[-1].checked == _NO_SWEEP:
         sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
+    tree, sweep, unsettled = settle(tree, sweep)
     _check_sections(tree, search, locations)
+    raise_all(ConfigError, [Problem(p.what, locations.of(p.where), p.hint) for p in unsettled])
     return Composed(source, tree, sweep, _groups(directories[-len(source.config_dirs) - 1 :]), locations)
 
 
@@ -280,6 +284,8 @@ def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
     if key == "sweep" and (override.is_delete() or override.value() in (None, "none")):
         return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
+    if not override.is_delete() and ("." in key or key == "stage" or isinstance(override.value(), dict)):
+        plain = mark_override(plain, override.value(), lambda marked: _parsed(marked).value())
     free = f"{key}.".startswith(opened) or key.startswith("sweep.") or whole_sweep
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
 

@@ -2,6 +2,8 @@
 
 Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
+- an unquoted scalar that others may have meant as text (`no`, `1e3`, `0x1F`, `True`) is kept as it is written until the
+  type of its key is known (see `config.written` and `config.declared`); as a key it is text;
 - digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
 - a key given twice is an error;
 - `${oc.eval:int(50e9 / ${b})}` is accepted unquoted: the expression is quoted here, so that OmegaConf's grammar, which
@@ -33,6 +35,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from oellm_autoexp.config.defaults_list import Mistake, mistakes
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
 from oellm_autoexp.config.spelling import respelled
+from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean
 
@@ -93,6 +96,8 @@ class _Loader(_SafeLoader):
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if not key.style and is_marked(_CONSTRUCTED.get(key.tag, _as_text)(self, key)):
+                    key.tag = "tag:yaml.org,2002:str"  # as it is written: `no: 1` is about `no`
                 if (key.tag, key.value) in seen:
                     problem = f"the key '{key.value}' is given twice"
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
@@ -170,21 +175,50 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = node.value.replace("_", "").lower()
-    sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:yes|no|on|off)$", re.I), list("yYnNoO"))
+
+
+def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    digits = node.value.replace("_", "").lstrip("+-")
     if len(digits) > MOST_DIGITS:
         problem = f"a number of {len(digits)} digits; write it in quotes if it is text"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
-    return int(sign + digits, base)
+    return _plain(node, integer(node.value))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+def _construct_float(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return _plain(node, decimal(node.value))
+
+
+def _construct_bool(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    if node.value.lower() not in yaml.SafeLoader.bool_values:
+        raise ValueError(f"{node.value!r} is no boolean")
+    return _plain(node, yaml.SafeLoader.bool_values[node.value.lower()])
+
+
+def _plain(node: yaml.ScalarNode, value: bool | int | float) -> Any:
+    """The value of a scalar without quotes, which keeps its spelling where it is another than the program's own."""
+    return value if node.style else exact(value, node.value)
+
+
+def _as_text(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return node.value
+
+
+_CONSTRUCTED = {
+    "tag:yaml.org,2002:int": _construct_int,
+    "tag:yaml.org,2002:float": _construct_float,
+    "tag:yaml.org,2002:bool": _construct_bool,
+}
+for _tag, _construct in _CONSTRUCTED.items():
+    _Loader.add_constructor(_tag, _construct)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line."""
+    """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line.
+
+    What the type of a key is to settle is marked (`config.written`).
+    """
     text = _read_text(path)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
@@ -228,6 +262,8 @@ def read_mapping(path: Path) -> dict[Any, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(Problem("must hold keys and values", str(path), "a config file is a YAML mapping"))
+    if "defaults" in content:  # the names of configs
+        content["defaults"] = all_as_written(content["defaults"])
     return content
 
 
@@ -274,7 +310,7 @@ def by_name(monitoring: Any) -> Any:
     for (key,) in _NAMED:
         events = found.get(key)
         if isinstance(events, list) and all(isinstance(event, dict) and event.get("name") for event in events):
-            named = {event["name"]: event for event in events}
+            named = {as_written(event["name"]): event for event in events}
             if len(named) == len(events):  # else the schema tells what is wrong
                 found[key] = named
     return found

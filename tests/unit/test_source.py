@@ -23,6 +23,7 @@ from oellm_autoexp.config.source import (
     shown,
     unknown_config,
 )
+from oellm_autoexp.config.written import as_written, is_marked, value_of
 from oellm_autoexp.errors import ConfigError, Problem
 
 
@@ -86,6 +87,7 @@ def problem(tmp_path: Path, text: str | bytes) -> Problem:
 )
 def test_a_scalar_is_what_people_mean(tmp_path: Path, text: str, value: Any) -> None:
     found = read(tmp_path, f"key: {text}" if text != "-" else "key:")["key"]
+    found = value_of(as_written(found)) if is_marked(found) else found
     assert found == value
     assert type(found) is type(value)
 
