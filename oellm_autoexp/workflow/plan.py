@@ -20,7 +20,7 @@ from oellm_autoexp.backends.base import Note, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend
 from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
@@ -399,6 +399,7 @@ class _Planner:
             "groups": sorted(composed.groups),
             "choices": [{"chosen": list(key), "config": base} for key, base in self._jobs.chosen().items()],
             "templates": dict(self._templates),
+            "option_style": CommandBackend.model_fields["option_style"].default,
         }
 
     def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:

@@ -175,8 +175,8 @@ def test_a_text_on_the_command_line_does_so_too(tmp_path: Path, text: str) -> No
 
 
 def test_the_command_line_reads_no_as_text_as_hydra_does(tmp_path: Path) -> None:
-    overrides = ("sweep.params.metadata.lang=[en,no]", "project.name=r_${metadata.lang}", "slurm.array=no")
-    plan = planned(tmp_path, "sweep: {}\nmetadata: {lang: x}\n", *overrides)
+    overrides = ("sweep={params: {metadata.lang: [en,no]}}", "project.name=r_${metadata.lang}", "slurm.array=no")
+    plan = planned(tmp_path, "metadata: {lang: x}\n", *overrides)
     assert names(plan) == ["r_en", "r_no"]
     assert plan.manifest.slurm["array"] is False
 
@@ -247,11 +247,11 @@ def test_the_schema_says_what_a_key_holds(path: str, kind: Declared) -> None:
 def test_values_of_a_later_attempt_follow_their_keys(tmp_path: Path) -> None:
     events = (
         "sweep: {}\nproject: {name: x}\nbackend: {env: {V: a}}\nmonitoring: {state_events: {crash: {actions: "
-        "[{class_name: RestartAction, overrides: {backend.env.V: 1.10, backend.env: {V: 1.10}}}]}}}\n"
+        "[{class_name: RestartAction, overrides: {backend.env.V: 1.10}}]}}}\n"
     )
     recorded: Any = planned(tmp_path, events).manifest.monitoring
-    overrides = recorded["state_events"]["crash"]["actions"][0]["action"]["overrides"]
-    assert overrides == {"backend.env.V": "1.10", "backend.env": {"V": "1.10"}}
+    overrides = recorded["state_events"]["crash"]["actions"][0]["overrides"]
+    assert overrides == {"backend.env.V": "1.10"}
 
 
 def test_a_config_error_is_what_is_raised(tmp_path: Path) -> None:
