@@ -350,16 +350,22 @@ def _interpolation(inside: str | None) -> str:
     if call is None:
         return f"${{{quote_expressions(inside)}}}"
     argument = inside[call.end() :].strip()
+    if (len(argument) - len(argument.rstrip("\\"))) % 2:  # the blank behind it is escaped
+        argument += " "
     return f"${{oc.eval:{quote_expressions(argument) if _is_quoted(argument) else _quote(argument)}}}"
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
-    """The literal parts of a text, each with the inside of the interpolation behind it (None: there is none)."""
+def _pieces(text: str, *, unquoted: bool = False) -> Iterator[tuple[str, str | None]]:
+    """The literal parts of a text, each with the inside of the interpolation behind it (None: there is none).
+
+    In an `unquoted` argument, outside of its own quotes, no backslash keeps an interpolation from being one.
+    """
     begin = position = 0
     while (start := text.find("${", position)) >= 0:
         backslashes = start - len(text[:start].rstrip("\\"))
         end = _closing(text, start + 2)
-        if backslashes % 2 or end < 0:
+        escaped = backslashes % 2 and not (unquoted and not _unescaped(text[:start], "")[1])
+        if escaped or end < 0:
             position = start + 2
             continue
         yield text[begin:start], text[start + 2 : end]
@@ -409,12 +415,36 @@ def _is_quoted(argument: str) -> bool:
 
 
 def _quote(argument: str) -> str:
-    """An argument as OmegaConf's quoted text, where only backslashes before a quote or at the end need another one."""
-    quoted = "".join(
-        re.sub(r"(\\*)'", r"\1\1\\'", literal) + _interpolation(inside) for literal, inside in _pieces(argument)
-    )
-    end = len(quoted) - len(quoted.rstrip("\\"))
-    return f"'{quoted}{quoted[len(quoted) - end :]}'"
+    """An argument without quotes as OmegaConf's quoted text, in which nothing but a quote is escaped."""
+    quoted, inside_of = "", ""
+    for literal, interpolation in _pieces(argument, unquoted=True):
+        plain, inside_of = _unescaped(literal, inside_of)
+        quoted += re.sub(r"(\\*)'", r"\1\1\\'", plain)
+        if not inside_of or interpolation is None:  # backslashes before an interpolation, or at the end, count half
+            quoted += plain[len(plain.rstrip("\\")) :]
+        quoted += _interpolation(interpolation)
+    return f"'{quoted}'"
+
+
+_ESCAPES = re.compile(r"\\.|['\"]|[^\\'\"]+|\\", re.DOTALL)
+_ESCAPABLE = "\\()[]{}:=, \t"  # OmegaConfGrammarLexer.g4, ESC
+
+
+def _unescaped(literal: str, quote: str) -> tuple[str, str]:
+    """A part of an argument with OmegaConf's escapes resolved, but for those in quotes.
+
+    `quote` is the sign that stands around the beginning of the part; the one around its end is returned, too.
+    """
+    text = ""
+    for token in _ESCAPES.findall(literal):
+        if quote:
+            quote = "" if token == quote else quote
+        elif token in ("'", '"'):
+            quote = token
+        elif len(token) == 2 and token[0] == "\\" and token[1] in _ESCAPABLE:
+            token = token[1]  # noqa: PLW2901
+        text += token
+    return text, quote
 
 
 # ---------------------------------------------------------------------------------------------------------------------
