@@ -226,15 +226,20 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     from oellm_autoexp.config.declared import settle_value
+    from oellm_autoexp.config.loader import check_override_text
     from oellm_autoexp.config.written import mark_override
 
     parser = OverridesParser.create()
     found: dict[str, Any] = {}
-    problems = []
+    problems: list[Problem] = []
     for word in words:
         key, equals, text = word.partition("=")
         try:
+            check_override_text(word)
             override = parser.parse_override(word)
+        except ConfigError as error:
+            problems += error.problems
+            continue
         except (HydraException, ValueError):  # ValueError: a number of thousands of digits
             if equals and "${" in text:  # a computed value, which Hydra's grammar need not know
                 found[key] = text

@@ -37,7 +37,7 @@ from oellm_autoexp.config.source import (
     shown,
     unknown_config,
 )
-from oellm_autoexp.config.spelling import spelled
+from oellm_autoexp.config.spelling import of_a_shell, spelled
 from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
@@ -260,21 +260,27 @@ def _checked_overrides(overrides: tuple[str, ...], opened: tuple[str, ...]) -> l
     return checked
 
 
-def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
+def check_override_text(text: str) -> None:
+    """Raise ConfigError for an override that no parser should see: too long, too deep, or not UTF-8."""
     if len(text) > LONGEST_OVERRIDE:
         what = f"the override has {len(text)} characters; at most {LONGEST_OVERRIDE}"
         raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
     if not text.isascii() and not is_utf8(text):
         raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
-    written, equals, value = text.partition("=")
+    written, _, value = text.partition("=")
     if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
         raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))
+
+
+def _checked_override(text: str, opened: tuple[str, ...]) -> _Override:
+    check_override_text(text)
+    written, equals, value = text.partition("=")
     plain = _plain_value(f"{spelled(written)}{equals}{value}")
     try:
         override = _parsed(plain)
     except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
         hint = "write key=value; a value with ~, commas, quotes or brackets needs quotes of its own: 'key=\"a, b\"'"
-        raise ConfigError(Problem("the override does not parse", text or "''", hint)) from None
+        raise ConfigError(Problem("the override does not parse", text or "''", of_a_shell(value) or hint)) from None
     if not override.key_or_group:
         raise ConfigError(Problem("the override names no key", text, "write key=value"))
     if override.is_sweep_override():

@@ -34,7 +34,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from oellm_autoexp.config.defaults_list import Mistake, mistakes
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
-from oellm_autoexp.config.spelling import respelled
+from oellm_autoexp.config.spelling import of_a_shell, respelled
 from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean
@@ -351,7 +351,7 @@ def _interpolation(inside: str | None) -> str:
         return f"${{{quote_expressions(inside)}}}"
     argument = inside[call.end() :].strip()
     if (len(argument) - len(argument.rstrip("\\"))) % 2:  # the blank behind it is escaped
-        argument += " "
+        argument = inside[: inside.rindex(argument) + len(argument) + 1][call.end() :].lstrip()
     return f"${{oc.eval:{quote_expressions(argument) if _is_quoted(argument) else _quote(argument)}}}"
 
 
@@ -582,7 +582,8 @@ def _created(content: Mapping[Any, Any], file: Path) -> Any:
             Problem(
                 f"the interpolation {shortened(text)} does not parse",
                 _line(file, path, lines),
-                "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}",
+                of_a_shell(text)
+                or "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}",
             )
             for path, text in _texts(content, ())
             if not parses(text)

@@ -204,7 +204,7 @@ def _parsed(text: str) -> Any:
 
 
 def _json(text: str) -> Any:
-    return loads(text.encode())
+    return loads(text.encode(), any_bytes=True)
 
 
 @contextmanager

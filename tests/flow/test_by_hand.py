@@ -85,6 +85,11 @@ def either(request: pytest.FixtureRequest, plan: Plan) -> Plan:
         ("slurm.sbatch.time=soon", "soon"),
         ("backend.options.lr=1,2", "has several values"),
         ("lr", "write key=value"),
+        ("backend.options.lr=\udcff", "the override is not UTF-8 text"),
+        (f"metadata={'{a: ' * 150}1{'}' * 150}", "nested too deeply"),
+        (f"metadata={'{a: ' * 3000}1{'}' * 3000}", "nested too deeply"),
+        (f"+metadata.{'a.' * 150}a=1", "nested too deeply"),
+        ("backend.options.lr=1e400", "1e400 is not a number that a computer can hold"),
     ],
 )
 def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, override: str, why: str) -> None:
@@ -93,6 +98,23 @@ def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, ove
     assert why in result.stderr
     assert not list((either.user.home / STATE / "p.requests").glob("*.json"))
     assert either.jobs["a"].restart is None
+
+
+@pytest.mark.parametrize("option", ["--reason", "--exclude"])
+def test_a_reason_and_a_node_in_another_encoding_are_refused(plan: Plan, option: str) -> None:
+    result = plan.run("--cmd", "restart", "--job", "a", option, "n\udcff")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {option}: this is not UTF-8 text\n    the session keeps it as such\n"
+
+
+def test_a_variable_in_another_encoding_keeps_no_job_from_a_new_attempt(user: User) -> None:
+    strange = User(user.home, {**user.environment, "STRANGE": "\udcff", "STRANGER\udcff": "x"})
+    plan = Plan(strange, "a")
+    try:
+        result = plan.run("--cmd", "restart", "--job", "a", "--override", "backend.options.lr=5e-3")
+        assert result.returncode == 0, result.stderr
+    finally:
+        plan.end()
 
 
 def test_a_new_attempt_is_told_as_it_comes(either: Plan) -> None:
