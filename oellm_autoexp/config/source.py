@@ -442,7 +442,7 @@ def _unescaped(literal: str, quote: str) -> tuple[str, str]:
         elif token in ("'", '"'):
             quote = token
         elif len(token) == 2 and token[0] == "\\" and token[1] in _ESCAPABLE:
-            token = token[1]  # noqa: PLW2901
+            token = token[1]
         text += token
     return text, quote
 

@@ -91,7 +91,7 @@ _IN_OVERRIDE = re.compile(r"(?<=[=\[,:{ ])([-+]?[0-9.][\w.+-]*|true|false)(?=\s*
 def mark_override(text: str, value: Any, parse: Callable[[str], Any]) -> str:
     """An override of Hydra's in which scalars that have another spelling than the program's are marked texts.
 
-    `value` is its value, and `parse` reads that of an override. Where a mark would make it another value, there is none.
+    `value` is its value, and `parse` reads that of an override. Where a mark would change the value, there is none.
     """
     if isinstance(value, str) or not any(isinstance(each, bool | int | float) for each in _leaves(value)):
         return text

@@ -114,8 +114,9 @@ def test_where_a_boolean_is_declared_yes_and_no_are_booleans(tmp_path: Path) -> 
     manifest = planned(tmp_path, text).manifest
     assert manifest.slurm["array"] is True
     assert manifest.monitoring["log_events"]["e"]["overrules_success"] is True
-    assert manifest.jobs[0].start_conditions[0] | {"blocking": True, "path": "no"} == (
-        manifest.jobs[0].start_conditions[0]
+    assert (
+        manifest.jobs[0].start_conditions[0] | {"blocking": True, "path": "no"}
+        == (manifest.jobs[0].start_conditions[0])
     )
 
 
