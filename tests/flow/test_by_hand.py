@@ -85,11 +85,6 @@ def either(request: pytest.FixtureRequest, plan: Plan) -> Plan:
         ("slurm.sbatch.time=soon", "soon"),
         ("backend.options.lr=1,2", "has several values"),
         ("lr", "write key=value"),
-        ("backend.options.lr=\udcff", "the override is not UTF-8 text"),
-        (f"metadata={'{a: ' * 150}1{'}' * 150}", "nested too deeply"),
-        (f"metadata={'{a: ' * 3000}1{'}' * 3000}", "nested too deeply"),
-        (f"+metadata.{'a.' * 150}a=1", "nested too deeply"),
-        ("backend.options.lr=1e400", "1e400 is not a number that a computer can hold"),
     ],
 )
 def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, override: str, why: str) -> None:
@@ -100,11 +95,23 @@ def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, ove
     assert either.jobs["a"].restart is None
 
 
-@pytest.mark.parametrize("option", ["--reason", "--exclude"])
-def test_a_reason_and_a_node_in_another_encoding_are_refused(plan: Plan, option: str) -> None:
-    result = plan.run("--cmd", "restart", "--job", "a", option, "n\udcff")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"error: {option}: this is not UTF-8 text\n    the session keeps it as such\n"
+ODD = {
+    "backend.options.lr=\udcff": "the override is not UTF-8 text",
+    f"metadata={'{a: ' * 3000}1{'}' * 3000}": "nested too deeply",
+    f"+metadata.{'a.' * 150}a=1": "nested too deeply",
+    "backend.options.lr=1e400": "1e400 is not a number that a computer can hold",
+}
+
+
+def test_what_no_session_can_keep_is_refused_in_one_message(plan: Plan) -> None:
+    words = [*(("--override", override, why) for override, why in ODD.items())]
+    words += [(option, "n\udcff", f"{option}: this is not UTF-8 text") for option in ("--reason", "--exclude")]
+    for option, text, why in words:
+        result = plan.run("--cmd", "restart", "--job", "a", option, text)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert why in result.stderr
+        assert "an error of the program" not in result.stderr
+    assert not list((plan.user.home / STATE / "p.requests").glob("*.json"))
 
 
 def test_a_variable_in_another_encoding_keeps_no_job_from_a_new_attempt(user: User) -> None:
