@@ -28,7 +28,7 @@ FLOORS = [
     ["slurm", "world", "monitor.conditions", "container"],
     ["monitor.actions"],
     ["monitor.rules"],
-    ["config.limits", "monitor.plausible"],
+    ["config.limits", "config.written", "monitor.plausible"],
     [
         "config.defaults_list",
         "config.expressions",
@@ -77,6 +77,8 @@ PURE = [
     "config.override_mistakes",
     "config.schema",
     "config.spelling",
+    "config.written",
+    "config.declared",
     "config.resolvers",
     "config.interpolation",
     "config.overlay",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from oellm_autoexp.backends.base import Command
@@ -46,10 +47,29 @@ class CommandLine:
             return fill(template, look_up)
 
         argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self._section.argv)]
+        problems += _wrong_names(self._section.options)
+        dashes = self._section.option_style == "dashes"
         for name, value in self._section.options.items():
-            argv += flag(name, value)
+            argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
         return Command(tuple(argv), self._section.env, env_defaults=_ENV_DEFAULTS)
+
+
+_NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")
+
+
+def _wrong_names(options: Iterable[str]) -> Iterator[Problem]:
+    """Names that are no option's, and two that one program would take for the same."""
+    where = "$.backend.options"
+    known: dict[str, str] = {}
+    for name in options:
+        if not _NAME.fullmatch(name):
+            what = f"{name!r} can't be the name of an option: it becomes '--{name}'"
+            hint = "write it without dashes in front, blanks and '='; other words go into backend.argv"
+            yield Problem(what, f"{where}.{name}" if name else where, hint)
+        elif (other := known.setdefault(name.replace("_", "-"), name)) != name:
+            hint = "keep one; backend.option_style says how it is spelled"
+            yield Problem(f"'{other}' and '{name}' are one option in two spellings", f"{where}.{name}", hint)
 
 
 def flag(name: str, value: Any) -> list[str]:
@@ -57,7 +77,7 @@ def flag(name: str, value: Any) -> list[str]:
 
     What begins with `-` goes behind `=`, so that it is not taken for a flag (argparse takes even `-1e-05` for one).
     """
-    option = f"--{name.replace('_', '-')}"
+    option = f"--{name}"
     if value is None or value is False:
         return []
     if value is True:

@@ -23,6 +23,7 @@ from oellm_autoexp.cli import (
     watchers,
 )
 from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, raise_all
+from oellm_autoexp.text import is_utf8
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -117,6 +118,11 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
         Problem(f"--{name.replace('_', '-')} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
         for name, commands in _GOES_WITH.items()
         if getattr(options, name) and options.cmd not in commands
+    ]
+    problems += [
+        Problem("this is not UTF-8 text", f"--{name}", "the session keeps it as such")
+        for name in ("exclude", "reason")
+        if not is_utf8(getattr(options, name))
     ]
     raise_all(ConfigError, problems)
 

@@ -235,12 +235,21 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from oellm_autoexp.config.declared import settle_value
+    from oellm_autoexp.config.loader import check_override_text
+    from oellm_autoexp.config.written import mark_override
+
+    parser = OverridesParser.create()
     found: dict[str, Any] = {}
-    problems = []
+    problems: list[Problem] = []
     for word in words:
         key, equals, text = word.partition("=")
         try:
-            override = OverridesParser.create().parse_override(word)
+            check_override_text(word)
+            override = parser.parse_override(word)
+        except ConfigError as error:
+            problems += error.problems
+            continue
         except (HydraException, ValueError):  # ValueError: a number of thousands of digits
             if equals and "${" in text:  # a computed value, which Hydra's grammar need not know
                 found[key] = text
@@ -254,7 +263,9 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
             hint = "write a list as key=[1,2] and text as 'key=\"1,2\"'"
             problems.append(Problem(f"{word!r} has several values", "--override", hint))
         else:
-            found[key] = override.value()
+            marked = mark_override(word, override.value(), lambda text: parser.parse_override(text).value())
+            found[key], unsettled = settle_value(key, parser.parse_override(marked).value())
+            problems += unsettled
     raise_all(ConfigError, problems)
     return found
 

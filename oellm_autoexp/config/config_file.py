@@ -18,7 +18,8 @@ from oellm_autoexp.config.findings import EVERYTHING, FilePath
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
 from oellm_autoexp.config.source import by_name, key_lines, normalise, parses, read_mapping, shown, text_of
-from oellm_autoexp.config.spelling import respelled, spelled
+from oellm_autoexp.config.spelling import of_a_shell, respelled, spelled
+from oellm_autoexp.config.written import as_written
 from oellm_autoexp.errors import ConfigError, Problem
 
 _EVENTS = ("log_events", "state_events")
@@ -154,7 +155,7 @@ class _Reading:
             events = section.get(key)
             seen: set[Any] = set()
             for index, event in enumerate(events if isinstance(events, list) else []):
-                name = event.get("name") if isinstance(event, dict) else None
+                name = as_written(event.get("name")) if isinstance(event, dict) else None
                 if not isinstance(name, str | int | float) or name == "":
                     self._add((*at, key, ""), f"entry {index} of {key} is no mapping with a name", "write '- name: …'")
                 elif name in seen:
@@ -204,7 +205,7 @@ class _Reading:
         hint = "write ${section.key} or ${resolver:argument}, and quote arguments: ${resolver:'…'}"
         for path, text in [*_texts(content, ())]:
             if not parses(normalise(text, in_sweep=self._is_sweep or path[0] == "sweep")):
-                self._add(path, f"the interpolation {shortened(text)} does not parse", hint)
+                self._add(path, f"the interpolation {shortened(text)} does not parse", of_a_shell(text) or hint)
                 content = _without(content, path)
         return content
 

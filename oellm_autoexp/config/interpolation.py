@@ -27,6 +27,7 @@ from oellm_autoexp.config.limits import (
     size,
 )
 from oellm_autoexp.config.resolvers import Resolver
+from oellm_autoexp.config.spelling import of_a_shell
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.text import did_you_mean, dotted, plural
 
@@ -144,7 +145,7 @@ def _compiled_by_grammar(text: str) -> Program:
         raise ConfigError(
             Problem(
                 f"the interpolation {shortened(text)} does not parse",
-                hint=f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
+                hint=of_a_shell(text) or f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
             )
         ) from None
 
@@ -382,7 +383,8 @@ class Resolution:
     def absent(self, key: str, target: Path) -> Problem:
         """The problem of an interpolation that refers to nothing."""
         name = ".".join(target)
-        hint = did_you_mean(name, all_paths(self._tree))
+        near = did_you_mean(name, all_paths(self._tree))
+        hint = near if near.startswith("did you mean") else of_a_shell(f"${{{key}}}") or near
         return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint, about=f"$.{name}")
 
     def call(self, name: str, arguments: Sequence[Any], path: Path) -> Any:
@@ -391,7 +393,8 @@ class Resolution:
         resolver = self._resolvers.get(name)
         if about_tree is None and resolver is None:
             known = (*self._resolvers, *_ABOUT_THE_TREE)
-            raise ConfigError(Problem(f"there is no resolver '{name}'", hint=did_you_mean(name, known)))
+            hint = of_a_shell(f"${{{name}:{arguments[0] if arguments else ''}") or did_you_mean(name, known)
+            raise ConfigError(Problem(f"there is no resolver '{name}'", hint=hint))
         try:
             return about_tree(self, path, *arguments) if about_tree else cast("Resolver", resolver)(*arguments)
         except AutoexpError:

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from oellm_autoexp.config import hydra_keys, sweep_overrides
 from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
+from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
@@ -34,7 +35,8 @@ from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overla
 from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
 from oellm_autoexp.config.source import key_lines, normalise, parses, read_mapping, shown
-from oellm_autoexp.config.spelling import spelled
+from oellm_autoexp.config.spelling import of_a_shell, spelled
+from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
 from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
@@ -151,6 +153,9 @@ def load_mostly(source: Source) -> Composed:
         raise ConfigError(*found.problems, Problem(what, where, "" if ROOT in search.configs else _ALONE))
     locations = Locations(loader, search, right, found)
     sweep = _overridden_sweep(tree.pop("sweep", None), right, found)
+    tree, sweep, unsettled = settle(tree, sweep)
+    for problem in unsettled:
+        found.add([Problem(problem.what, locations.of(problem.where), problem.hint)], problem.where)
     _check_sections(tree, search, locations, found)
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
     return Composed(
@@ -333,20 +338,27 @@ def _path_of(text: str) -> str:
     return f"$.{name}" if name else "$.?"
 
 
-def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any] | None = None) -> _Override:
+def check_override_text(text: str) -> None:
+    """Raise ConfigError for an override that no parser should see: too long, too deep, or not UTF-8."""
     if len(text) > LONGEST_OVERRIDE:
         what = f"the override has {len(text)} characters; at most {LONGEST_OVERRIDE}"
         raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
     if not text.isascii() and not is_utf8(text):
         raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
-    written, equals, value = text.partition("=")
+    written, _, value = text.partition("=")
     if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
         raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))
+
+
+def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any] | None = None) -> _Override:
+    check_override_text(text)
+    written, equals, value = text.partition("=")
     plain = _plain_value(f"{spelled(written)}{equals}{value}")
     try:
         override = _parsed(plain)
     except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
-        raise ConfigError(unparsed(text, _is_override)) from None
+        problem = unparsed(text, _is_override)
+        raise ConfigError(replace(problem, hint=of_a_shell(value) or problem.hint)) from None
     if not override.key_or_group:
         raise ConfigError(Problem("the override names no key", text, "write key=value"))
     if override.is_sweep_override():
@@ -356,6 +368,8 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
     if key == "sweep" and (override.is_delete() or override.value() in (None, "none")):
         return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
+    if not override.is_delete() and ("." in key or key == "stage" or isinstance(override.value(), dict)):
+        plain = mark_override(plain, override.value(), lambda marked: _parsed(marked).value())
     if whole_sweep or key.startswith("sweep."):
         return _Override(text, plain, key, in_sweep=True)
     free = f"{key}.".startswith(opened)

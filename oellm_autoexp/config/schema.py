@@ -36,6 +36,8 @@ class CommandBackend(Section):
     megatron: dict[str, Any] = {}
     """Values under Megatron's names, for programs that stand in for it; `options` picks from them."""
     options: Flags = {}
+    option_style: Literal["dashes", "as_written"] = "as_written"
+    """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
     env: Environment = {}
 
 

@@ -2,9 +2,12 @@
 
 Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
+- an unquoted scalar that others may have meant as text (`no`, `1e3`, `0x1F`, `True`) is kept as it is written until the
+  type of its key is known (see `config.written` and `config.declared`);
+- a key is text where YAML reads a boolean, null or a fraction, or a whole number that the program writes in another way:
+  `no:`, `on:` and `0x1F:` are the keys `no`, `on` and `0x1F`;
 - digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
 - a key given twice is an error;
-- a key is text where YAML reads a boolean, null or a fraction: `no:` and `on:` are the keys `no` and `on`;
 - `${oc.eval:int(50e9 / ${b})}` is accepted unquoted: the expression is quoted here, so that OmegaConf's grammar, which
   knows no operators, takes it as one argument;
 - the events of `monitoring` are kept by name, also where they are written as a list, so that a file can add to them;
@@ -23,6 +26,7 @@ from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
 from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS
+from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem
 
 if yaml.__with_libyaml__:
@@ -76,7 +80,7 @@ class _Loader(_SafeLoader):
         self._around.append(anchor)
         node = super().compose_mapping_node(anchor)
         self._around.pop()
-        node.value = [(_as_text(key), value) for key, value in node.value]
+        node.value = [(self._key(key), value) for key, value in node.value]
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
@@ -85,6 +89,14 @@ class _Loader(_SafeLoader):
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return node
+
+    def _key(self, key: yaml.Node) -> yaml.Node:
+        """A key, as text if it is one by the module's rules. The node itself is kept: an alias may name it."""
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in (*_TEXT_AS_KEYS, _INTEGER):
+            return key
+        if key.tag == _INTEGER and not is_marked(_construct_int(self, key)):
+            return key
+        return yaml.ScalarNode(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, key.value, key.start_mark, key.end_mark)
 
     def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
         self._around.append(anchor)
@@ -112,13 +124,7 @@ class _Loader(_SafeLoader):
         node.value = list((merged | own).values())
 
 
-def _as_text(key: yaml.Node) -> yaml.Node:
-    """A key as text, if YAML reads one of `_TEXT_AS_KEYS`. The node itself is kept: an alias may name it."""
-    if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_AS_KEYS:
-        return key
-    return yaml.ScalarNode(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, key.value, key.start_mark, key.end_mark)
-
-
+_INTEGER = "tag:yaml.org,2002:int"
 _TEXT_AS_KEYS = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "null", "float"))
 
 
@@ -167,21 +173,42 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = node.value.replace("_", "").lower()
-    sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:yes|no|on|off)$", re.I), list("yYnNoO"))
+
+
+def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    digits = node.value.replace("_", "").lstrip("+-")
     if len(digits) > MOST_DIGITS:
         problem = f"a number of {len(digits)} digits; write it in quotes if it is text"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
-    return int(sign + digits, base)
+    return _plain(node, integer(node.value))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+def _construct_float(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return _plain(node, decimal(node.value))
+
+
+def _construct_bool(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    if node.value.lower() not in yaml.SafeLoader.bool_values:
+        raise ValueError(f"{node.value!r} is no boolean")
+    return _plain(node, yaml.SafeLoader.bool_values[node.value.lower()])
+
+
+def _plain(node: yaml.ScalarNode, value: bool | int | float) -> Any:
+    """The value of a scalar without quotes, which keeps its spelling where it is another than the program's own."""
+    return value if node.style else exact(value, node.value)
+
+
+_Loader.add_constructor(_INTEGER, _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line."""
+    """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line.
+
+    What the type of a key is to settle is marked (`config.written`).
+    """
     text = text_of(path)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
@@ -225,6 +252,8 @@ def read_mapping(path: Path) -> dict[Any, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(Problem("must hold keys and values", str(path), "a config file is a YAML mapping"))
+    if "defaults" in content:  # the names of configs
+        content["defaults"] = all_as_written(content["defaults"])
     return content
 
 
@@ -271,7 +300,7 @@ def by_name(monitoring: Any) -> Any:
     for (key,) in _NAMED:
         events = found.get(key)
         if isinstance(events, list) and all(isinstance(event, dict) and event.get("name") for event in events):
-            named = {event["name"]: event for event in events}
+            named = {as_written(event["name"]): event for event in events}
             if len(named) == len(events):  # else the schema tells what is wrong
                 found[key] = named
     return found
@@ -311,16 +340,22 @@ def _interpolation(inside: str | None) -> str:
     if call is None:
         return f"${{{quote_expressions(inside)}}}"
     argument = inside[call.end() :].strip()
+    if (len(argument) - len(argument.rstrip("\\"))) % 2:  # the blank behind it is escaped
+        argument = inside[: inside.rindex(argument) + len(argument) + 1][call.end() :].lstrip()
     return f"${{oc.eval:{quote_expressions(argument) if _is_quoted(argument) else _quote(argument)}}}"
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
-    """The literal parts of a text, each with the inside of the interpolation behind it (None: there is none)."""
+def _pieces(text: str, *, unquoted: bool = False) -> Iterator[tuple[str, str | None]]:
+    """The literal parts of a text, each with the inside of the interpolation behind it (None: there is none).
+
+    In an `unquoted` argument, outside of its own quotes, no backslash keeps an interpolation from being one.
+    """
     begin = position = 0
     while (start := text.find("${", position)) >= 0:
         backslashes = start - len(text[:start].rstrip("\\"))
         end = _closing(text, start + 2)
-        if backslashes % 2 or end < 0:
+        escaped = backslashes % 2 and not (unquoted and not _unescaped(text[:start], "")[1])
+        if escaped or end < 0:
             position = start + 2
             continue
         yield text[begin:start], text[start + 2 : end]
@@ -370,12 +405,36 @@ def _is_quoted(argument: str) -> bool:
 
 
 def _quote(argument: str) -> str:
-    """An argument as OmegaConf's quoted text, where only backslashes before a quote or at the end need another one."""
-    quoted = "".join(
-        re.sub(r"(\\*)'", r"\1\1\\'", literal) + _interpolation(inside) for literal, inside in _pieces(argument)
-    )
-    end = len(quoted) - len(quoted.rstrip("\\"))
-    return f"'{quoted}{quoted[len(quoted) - end :]}'"
+    """An argument without quotes as OmegaConf's quoted text, in which nothing but a quote is escaped."""
+    quoted, inside_of = "", ""
+    for literal, interpolation in _pieces(argument, unquoted=True):
+        plain, inside_of = _unescaped(literal, inside_of)
+        quoted += re.sub(r"(\\*)'", r"\1\1\\'", plain)
+        if not inside_of or interpolation is None:  # backslashes before an interpolation, or at the end, count half
+            quoted += plain[len(plain.rstrip("\\")) :]
+        quoted += _interpolation(interpolation)
+    return f"'{quoted}'"
+
+
+_ESCAPES = re.compile(r"\\.|['\"]|[^\\'\"]+|\\", re.DOTALL)
+_ESCAPABLE = "\\()[]{}:=, \t"  # OmegaConfGrammarLexer.g4, ESC
+
+
+def _unescaped(literal: str, quote: str) -> tuple[str, str]:
+    """A part of an argument with OmegaConf's escapes resolved, but for those in quotes.
+
+    `quote` is the sign that stands around the beginning of the part; the one around its end is returned, too.
+    """
+    text = ""
+    for token in _ESCAPES.findall(literal):
+        if quote:
+            quote = "" if token == quote else quote
+        elif token in ("'", '"'):
+            quote = token
+        elif len(token) == 2 and token[0] == "\\" and token[1] in _ESCAPABLE:
+            token = token[1]
+        text += token
+    return text, quote
 
 
 def parses(text: str) -> bool:

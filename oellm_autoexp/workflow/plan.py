@@ -21,7 +21,7 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, decode_parts
+from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, decode_parts
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
@@ -469,6 +469,7 @@ class _Planner:
             "groups": sorted(composed.groups),
             "choices": [{"chosen": list(key), "config": base} for key, base in self._jobs.chosen().items()],
             "templates": dict(self._templates),
+            "option_style": CommandBackend.model_fields["option_style"].default,
         }
 
     def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:

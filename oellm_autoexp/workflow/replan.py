@@ -211,7 +211,7 @@ def _parsed(text: str) -> Any:
 
 
 def _json(text: str) -> Any:
-    return loads(text.encode())
+    return loads(text.encode(), any_bytes=True)
 
 
 @contextmanager
@@ -271,17 +271,28 @@ def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:
     }
     planning = side_file.with_secrets(_parsed(record.planning), record.secrets, side_file.PLANNING)
     unresolved = side_file.with_secrets(_parsed(record.unresolved), record.secrets, side_file.UNRESOLVED)
-    tree = _marked(unresolved, "$", marks)
+    tree = _in_style(_marked(unresolved, "$", marks), planning)
     composed = _Recorded(
         source=record.source,
         base={name: value for name, value in tree.items() if name != "sweep"},
         sweep=tree["sweep"],
         groups=frozenset(planning["groups"]),
         locations=_Nowhere(),
-        choices={tuple(made["chosen"]): _marked(made["config"], "$", marks) for made in planning["choices"]},
+        choices={
+            tuple(made["chosen"]): _in_style(_marked(made["config"], "$", marks), planning)
+            for made in planning["choices"]
+        },
     )
     with _secrets_named(marks):
         return Jobs(composed, replace(record.circumstances(), environment=environment)), tuple(marks)
+
+
+def _in_style(tree: dict[str, Any], planning: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config whose options are spelled as its plan spelled them: before there was a choice, with dashes."""
+    backend = tree.get("backend")
+    if isinstance(backend, dict) and backend.get("class_name") == "CommandBackend":
+        backend.setdefault("option_style", planning.get("option_style", "dashes"))
+    return tree
 
 
 # ---------------------------------------------------------------------------------------------------------------------

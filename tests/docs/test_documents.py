@@ -96,7 +96,7 @@ def test_the_readmes_experiment_plans_six_jobs_and_runs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "6 jobs: 6 success" in result.stdout
     log = (tmp_path / "outputs" / "demo_lr0.0005_bs64" / "current.log").read_text()
-    assert "training with ['--lr', '0.0005', '--batch-size', '64']" in log
+    assert "training with ['--lr', '0.0005', '--batch_size', '64']" in log
 
 
 @pytest.mark.slurm

@@ -95,6 +95,35 @@ def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, ove
     assert either.jobs["a"].restart is None
 
 
+ODD = {
+    "backend.options.lr=\udcff": "the override is not UTF-8 text",
+    f"metadata={'{a: ' * 3000}1{'}' * 3000}": "nested too deeply",
+    f"+metadata.{'a.' * 150}a=1": "nested too deeply",
+    "backend.options.lr=1e400": "1e400 is not a number that a computer can hold",
+}
+
+
+def test_what_no_session_can_keep_is_refused_in_one_message(plan: Plan) -> None:
+    words = [*(("--override", override, why) for override, why in ODD.items())]
+    words += [(option, "n\udcff", f"{option}: this is not UTF-8 text") for option in ("--reason", "--exclude")]
+    for option, text, why in words:
+        result = plan.run("--cmd", "restart", "--job", "a", option, text)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert why in result.stderr
+        assert "an error of the program" not in result.stderr
+    assert not list((plan.user.home / STATE / "p.requests").glob("*.json"))
+
+
+def test_a_variable_in_another_encoding_keeps_no_job_from_a_new_attempt(user: User) -> None:
+    strange = User(user.home, {**user.environment, "STRANGE": "\udcff", "STRANGER\udcff": "x"})
+    plan = Plan(strange, "a")
+    try:
+        result = plan.run("--cmd", "restart", "--job", "a", "--override", "backend.options.lr=5e-3")
+        assert result.returncode == 0, result.stderr
+    finally:
+        plan.end()
+
+
 def test_a_new_attempt_is_told_as_it_comes(either: Plan) -> None:
     result = either.run("--cmd", "restart", "--job", "a", "--override", "backend.options.lr=5e-3", "--json")
     assert result.returncode == 0, result.stderr

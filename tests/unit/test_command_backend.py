@@ -32,26 +32,47 @@ def refusals(**section: Any) -> list[tuple[str, str]]:
     return [(problem.where, problem.what) for problem in error.value.problems]
 
 
+def test_an_option_is_spelled_as_it_is_written_or_with_dashes() -> None:
+    options = {"learning_rate": 1, "model.n_layers": 3}
+    assert command(argv="x", options=options).argv[1::2] == ("--learning_rate", "--model.n_layers")
+    made = command(argv="x", options=options, option_style="dashes")
+    assert made.argv[1::2] == ("--learning-rate", "--model.n-layers")
+
+
+@pytest.mark.parametrize("name", ["-x", "--y", "", " ", "a b", "a=b", "a\n", "-", "--", "_", "="])
+def test_what_is_no_name_of_an_option_is_refused(name: str) -> None:
+    where = f"$.backend.options.{name}" if name else "$.backend.options"
+    assert refusals(argv="x", options={name: 1}) == [
+        (where, f"{name!r} can't be the name of an option: it becomes '--{name}'")
+    ]
+
+
+@pytest.mark.parametrize("style", ["dashes", "as_written"])
+def test_one_option_in_two_spellings_is_refused(style: str) -> None:
+    found = refusals(argv="x", options={"a_b": 1, "x": 1, "a-b": None}, option_style=style)
+    assert found == [("$.backend.options.a-b", "'a_b' and 'a-b' are one option in two spellings")]
+
+
 def test_words_come_first_and_then_options_in_their_order() -> None:
     made = command(argv="python -m 'my module'", options={"lr": 1e-4, "batch_size": 8, "resume": True, "off": False})
-    assert made.argv == ("python", "-m", "my module", "--lr", "0.0001", "--batch-size", "8", "--resume")
+    assert made.argv == ("python", "-m", "my module", "--lr", "0.0001", "--batch_size", "8", "--resume")
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (1, ["--a-b", "1"]),
-        (-1, ["--a-b=-1"]),
-        (-1e-05, ["--a-b=-1e-05"]),
-        ("x y", ["--a-b", "x y"]),
-        ("", ["--a-b", ""]),
-        ("-x", ["--a-b=-x"]),
-        ("--other", ["--a-b=--other"]),
-        (True, ["--a-b"]),
+        (1, ["--a_b", "1"]),
+        (-1, ["--a_b=-1"]),
+        (-1e-05, ["--a_b=-1e-05"]),
+        ("x y", ["--a_b", "x y"]),
+        ("", ["--a_b", ""]),
+        ("-x", ["--a_b=-x"]),
+        ("--other", ["--a_b=--other"]),
+        (True, ["--a_b"]),
         (False, []),
         (None, []),
         ([], []),
-        ([1, "b c", None, True], ["--a-b", "1", "b c", "null", "true"]),
+        ([1, "b c", None, True], ["--a_b", "1", "b c", "null", "true"]),
     ],
 )
 def test_an_option_becomes(value: Any, words: list[str]) -> None:

@@ -279,7 +279,7 @@ def test_the_command_line_can_do_without_the_sweep_of_an_experiment(write: Write
         ("scheduler.submit_rate_limit_seconds=1e-4", "scheduler.submit_rate_limit_seconds", 1e-4),
         ("slurm.sbatch.time=12:30:00", "slurm.sbatch.time", "12:30:00"),
         ("project.name=010", "project.name", "010"),
-        ("backend.argv=[a,'b c',3]", "backend.argv", ["a", "b c", 3]),
+        ("backend.argv=[a,'b c',3]", "backend.argv", ["a", "b c", "3"]),
         ("project.name=x_${index}", "project.name", "x_${index}"),
         ("project.name=\\${index}", "project.name", "\\${index}"),
         ("project.name=${oc.eval:int(50e9 / ${index})}", "project.name", "${oc.eval:'int(50e9 / ${index})'}"),

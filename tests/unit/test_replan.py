@@ -103,6 +103,20 @@ sweep:
 """
 
 
+def test_options_stay_spelled_as_their_plan_spelled_them(planned: Planned) -> None:
+    config = "backend: {argv: [train], options: {batch_size: 4, lr: 1}}\nsweep: {}\nproject: {name: x}\n"
+    manifest = planned(config=config)
+    assert "--batch_size 4" in again(manifest, backend__options__lr=2)
+    folder = Path(manifest.jobs[0].script_path).parent
+    for name in ("config_unresolved.yaml", "planning.yaml"):  # as a plan of before there was a choice has them
+        file = folder / name
+        text = file.read_text()
+        file.unlink()  # a link, which other jobs share
+        file.write_text(re.sub(r"\n *option_style: as_written", "", text))
+        assert "option_style" not in file.read_text()
+    assert "--batch-size 4" in again(manifest, backend__options__lr=2)
+
+
 def argument(text: str, option: str) -> str:
     found = re.search(rf"--{option}[ =](\S+)", text)
     assert found, text
