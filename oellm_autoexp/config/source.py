@@ -4,7 +4,7 @@ Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
 - an unquoted scalar that others may have meant as text (`no`, `1e3`, `0x1F`, `True`) is kept as it is written until the
   type of its key is known (see `config.written` and `config.declared`);
-- a key is text where YAML reads a boolean, null or a fraction, or a whole number that the program writes in another way:
+- a key is text where YAML reads a boolean, null, a fraction, or a whole number in another spelling than the usual one:
   `no:`, `on:` and `0x1F:` are the keys `no`, `on` and `0x1F`;
 - digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
 - a key given twice is an error;
