@@ -19,7 +19,7 @@ from oellm_autoexp.claims import Claim
 from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Manifest, Usage
-from oellm_autoexp.monitor import detect, gate, marks
+from oellm_autoexp.monitor import detect, gate, marks, restarts
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.reactions import Reactions
@@ -265,8 +265,10 @@ class Monitor:
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
         late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
         replaced = [job for job in jobs.values() if job.awaits_attempt and job.scheduler_id not in asked]
+        earlier = {job.earlier[-1].scheduler_id: job.earlier[-1].token for job in jobs.values() if _is_between(job)}
+        also = {**earlier, **{job.scheduler_id: job.token for job in replaced}}
         try:
-            answers = self.scheduler.poll({**{job.scheduler_id: job.token for job in replaced}, **asked})
+            answers = self.scheduler.poll({**also, **asked})
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
@@ -278,8 +280,9 @@ class Monitor:
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
             self._carefully(job, now, None, self._look_late, answered=False)
-        if answered and (watched or replaced):
+        if answered and (watched or also):
             self._look_for_requeued(now)
+            self._look_for_earlier(now)
 
     def _carefully(
         self,
@@ -442,6 +445,17 @@ class Monitor:
                 self._events[job.name] += events
                 self.session.put(seen)
 
+    def _look_for_earlier(self, now: float) -> None:
+        """Find attempts that were begun again although a newer one is in their place."""
+        for job in list(self.session.jobs.values()):
+            if job.earlier and job.state not in FINAL:
+                told = self.scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.earlier})
+                seen = restarts.see_earlier(job, told, now)
+                if seen is not job:
+                    self.session.put(seen)
+                    if len(seen.begun_again) > len(job.begun_again):
+                        self.reactions.news.append(f"{job.name}: {seen.history[-1].message}")
+
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
             job = self._read(job, job.resolved_log_path, now, final=final)
@@ -547,6 +561,11 @@ class Monitor:
             left = tuple(other for other in job.unsettled if other != run)
             update = {"gpu_hours": job.gpu_hours + seconds / 3600, "unsettled": left}
             self.session.put(job.model_copy(update=update))
+
+
+def _is_between(job: TrackedJob) -> bool:
+    """Whether a job waits for a new attempt: the one before may be begun again meanwhile."""
+    return job.state == WAITING and bool(job.earlier)
 
 
 def _submitted(job: TrackedJob) -> float:

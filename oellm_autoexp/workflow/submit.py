@@ -372,12 +372,18 @@ class Submitter:
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
         }
-        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_in_terminal(name)]
+        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
         specs = {name: self._next_attempt(name) for name in going}
         return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
 
-    def _runs_in_terminal(self, name: str) -> bool:
-        """Whether a terminal runs a job; then it waits for that. The session is saved: a terminal looks there."""
+    def _runs_elsewhere(self, name: str) -> bool:
+        """Whether a terminal runs a job, or the scheduler an earlier attempt of it; then it waits for that.
+
+        The session is saved: a terminal looks there.
+        """
+        if begun_again := self.session.jobs[name].begun_again:
+            self._waits(name, f"waits until job {begun_again[0].scheduler_id} is gone, an earlier attempt")
+            return True
         holder = terminal_holder(self._specs[name].output_dir)
         if holder is not None:
             self._waits(name, in_terminal(holder))

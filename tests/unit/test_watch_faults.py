@@ -667,6 +667,34 @@ def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_bes
     assert any("no new attempt" in entry.message for entry in stage.a.history)
 
 
+@pytest.mark.parametrize("new", ["waits for its cooldown", "is in the queue", "runs"])
+def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_one(tmp_path: Path, new: str) -> None:
+    waits = new == "waits for its cooldown"
+    newer = ("PENDING",) * 3 + (("RUNNING",) * 8 if new == "runs" else ()) + ("COMPLETED",)
+    stage = Stage(
+        tmp_path,
+        on_state(restart(cooldown_seconds=100 if waits else 0)),
+        {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), (newer, "y\n")]},
+    )
+    before = {"runs": lambda: stage.a.attempt == 2 and stage.a.state == "running"}.get(new)
+    stage.until(before or (lambda: stage.a.state == ("waiting" if waits else "pending") and bool(stage.a.earlier)))
+    stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1)]
+    stage.until(lambda: bool(stage.a.begun_again))
+    assert len(stage.slurm.submissions) == (1 if waits else 2), "none is submitted while an earlier one runs"
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.begun_again) == ("success", 2, ())
+    assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
+    assert sum("job 1, an earlier attempt, was begun again" in line for line in stage.heard) == 1
+
+
+def test_an_earlier_attempt_that_the_scheduler_lists_as_it_ended_is_left_alone(tmp_path: Path) -> None:
+    odd = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))  # the same count: the same run
+    stage = Stage(tmp_path, on_state(restart()), {"a": [(odd, "x\n"), (LONG, "y\n")]})
+    stage.until(lambda: stage.a.attempt == 2)
+    stage.cycle(5)
+    assert (stage.a.begun_again, stage.slurm._shown["1"].scheduler_state) == ((), "RUNNING")
+
+
 def test_a_job_of_the_same_id_that_was_not_begun_again_is_another_one(tmp_path: Path) -> None:
     states = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))
     stage = Stage(tmp_path, {}, {"a": [(states, "x\n")], "b": [FOREVER]})
