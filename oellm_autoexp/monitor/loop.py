@@ -50,6 +50,7 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+_LINKS_SECONDS = 60.0
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 _TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
@@ -89,6 +90,7 @@ class Monitor:
         self._record = RecordFile(self.session.path)
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._looked: float | None = None
+        self._links_at: float | None = None
         self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
@@ -217,6 +219,7 @@ class Monitor:
         self._go_on_watching(now)
         self._observe(now)
         self._settle_accounts(now)
+        self._renew_links()
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
         for name, events in self._events.items():
             if events:
@@ -244,13 +247,19 @@ class Monitor:
         """End jobs for good, begin no new attempt of them, and give up their actions that wait.
 
         Returns the names of those that had not ended. Those in the queue are ended by the scheduler, those that wait
-        are never submitted. Raises SchedulerError; then those that wait are cancelled all the same, and the others
-        perhaps.
+        are never submitted. Raises SchedulerError; then it is kept in the session that they are to end, those that wait
+        have ended, and a later look has the scheduler end the others.
         """
         wanted = list(names)
-        self.submitter.settle_all()
+        trouble: SchedulerError | None = None
+        try:
+            self.submitter.settle_all()
+        except SchedulerError as error:
+            trouble = error
         ended = [name for name in wanted if self.reactions.cancel(name, reason, self.now())]
         self.skip(wanted, reason)
+        if trouble is not None:
+            raise trouble
         self.reactions.act()
         return ended
 
@@ -305,6 +314,9 @@ class Monitor:
                 seen = seen.model_copy(update={"late_until": None})
             with contextlib.suppress(Exception):
                 seen = self._by_status_alone(seen, now, told, answered=answered)
+        for name in seen.switched_off:
+            if name not in job.switched_off:
+                self.reactions.news.append(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")
         for text in self._complaints.pop(job.name, ()):
             if not any(entry.message == text for entry in seen.history):
                 seen = seen.happened(now, "warning", text)
@@ -474,8 +486,6 @@ class Monitor:
             data, cursor = read_added(path, before, final=final)
             if own:
                 job = detect.see_log(job, data, cursor, now)
-                if cursor.grew(before) and not os.path.lexists(self._specs[job.name].log_path_current):
-                    link_current(self._specs[job.name], path)
             elif cursor != before:
                 update: dict[str, object] = {"cursors": {**job.cursors, path: cursor}}
                 job = job.model_copy(update=update | ({"last_activity": now} if data or cursor.grew(before) else {}))
@@ -486,6 +496,16 @@ class Monitor:
             budget -= len(data)
             if budget <= 0 and not final:
                 return job
+
+    def _renew_links(self) -> None:
+        """Make the links to the newest logs anew that somebody has deleted; looked for once a minute."""
+        if self._links_at is not None and self._looked is not None and self._looked < self._links_at + _LINKS_SECONDS:
+            return
+        self._links_at = self._looked
+        for job in self.session.jobs.values():
+            link = self._specs[job.name].log_path_current
+            if job.state == RUNNING and not os.path.lexists(link) and os.path.lexists(job.resolved_log_path):
+                link_current(self._specs[job.name], job.resolved_log_path)
 
     def _complete(self, job: TrackedJob, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: its exit code.

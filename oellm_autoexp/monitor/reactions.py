@@ -456,6 +456,8 @@ class Reactions:
             self.news.append(f"{name}: {action} of {pending.event.name}: {outcome.message}")
         if outcome.status in ("done", "failed") or outcome.surprising:
             job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
+        if outcome.status == "failed" and action == RestartAction.__name__ and job.state in FINAL:
+            job = job.model_copy(update={"reason": outcome.message})
         self.session.put(job)
         if outcome.status == "failed":
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")

@@ -195,11 +195,13 @@ class Submitter:
     def _still_unclear(
         self, unclear: Iterable[Batch], *, absent_since: float | None, reason: str, until: float | None = None
     ) -> None:
-        deadline = None if until is None else Deadline(at=until, then="submitted again")
         for batch in unclear:
             for spec in batch.jobs.values():
                 job = self._tracked(spec)
-                update = {"absent_since": absent_since, "reason": reason, "deadline": deadline}
+                then = CANCELLED if job.cancelled_by else "submitted again"
+                deadline = None if until is None else Deadline(at=until, then=then)
+                words = f"to end ({job.cancelled_by}): {reason}" if job.cancelled_by else reason
+                update = {"absent_since": absent_since, "reason": words, "deadline": deadline}
                 self.session.put(job.model_copy(update=update))
 
     def _id_by_marks(self, token: str, batch: Batch) -> str | None:

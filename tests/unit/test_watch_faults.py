@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
@@ -202,6 +203,7 @@ def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
     running(stage)
     stage.cycle(3)
     calls: list[str] = []
+    monkeypatch.setattr("oellm_autoexp.monitor.loop._LINKS_SECONDS", 1000.0)
     path = stage.a.resolved_log_path
     with monkeypatch.context() as patched:
         for name in ("stat", "lstat", "open", "scandir"):
@@ -218,18 +220,6 @@ def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
     stage.write("a", " and more\n")
     stage.cycle(2)
     assert stage.heard.count("a: 1") == stage.heard.count("a: 2 and more") == 1
-
-
-def test_a_link_to_the_newest_log_that_somebody_deleted_is_made_anew(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {}, {"a": [FOREVER]})
-    running(stage)
-    link = tmp_path / "a" / "current.log"
-    link.unlink()
-    stage.cycle()
-    assert not link.is_symlink(), "nothing is asked of the file system while the log does not grow"
-    stage.write("a", "x")
-    stage.cycle()
-    assert link.resolve() == Path(stage.a.resolved_log_path)
 
 
 # ---- a gap in our own looks
@@ -706,6 +696,65 @@ def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [((*LONG[:5], "COMPLETED"), "x\n")]})
     stage.finish()
     assert (stage.a.state, stage.a.runs, stage.a.requeues) == ("success", 1, None)
+
+
+# ---- what a person is to see at once
+
+
+def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oellm_autoexp.monitor.patterns.MATCH_SECONDS", 0.05)
+    stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
+    running(stage)
+    for _ in range(3):
+        stage.write("a", "a" * 60 + "!\n")
+        stage.cycle()
+    assert sum("a: the rule 'slow' is switched off: its pattern takes too long" in line for line in stage.heard) == 1
+
+
+def test_why_a_new_attempt_can_not_be_made_is_what_the_job_says(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(overrides={"slurm.sbatch.job_name": "x"})), {"a": [lived("x\n")]})
+    running(stage)
+    end(stage, "FAILED")
+    stage.finish()
+    assert stage.a.state == "crash"
+    assert stage.a.reason.startswith("no new attempt: ")
+    assert stage.a.reason in causes(stage.a)
+
+
+def test_a_link_to_the_newest_log_that_was_deleted_is_there_at_the_next_look(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [lived("hello\n")]})
+    running(stage)
+    link = tmp_path / "a" / "current.log"
+    link.unlink()
+    stage.cycle(7)  # the log does not grow
+    assert link.read_text() == "hello\n"
+
+
+# ---- an end that somebody asks for while the scheduler does not answer
+
+
+def test_an_end_that_is_asked_for_while_the_scheduler_does_not_answer_comes_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise SchedulerError(Problem("no answer"))
+
+    stage = Stage(tmp_path, {}, {"a": [lived("x\n")], "b": [lived("x\n")]})
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.slurm, "submit", away)
+        patch.setattr(stage.slurm, "find", away)
+        stage.cycle(3)
+        assert stage.states == {"a": "submitting", "b": "waiting"}
+        with pytest.raises(SchedulerError):
+            stage.monitor.cancel(["a", "b"], "by hand")
+        stage.resumed()
+        assert (stage.a.state, stage.a.cancelled_by) == ("submitting", "by hand")
+        assert stage.states["b"] == "cancelled"
+        stage.cycle(3)
+        assert "to end (by hand)" in stage.a.reason
+    stage.finish()
+    assert stage.states == {"a": "cancelled", "b": "cancelled"}
+    assert stage.slurm.submissions == []
 
 
 # ---- many ranks, one word
