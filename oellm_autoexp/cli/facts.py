@@ -43,7 +43,10 @@ def session_facts(session: Session) -> dict[str, Any]:
     return {
         "plan_id": session.plan_id,
         "manifest": str(session.manifest_path),
-        "jobs": [concealed(job)[0].model_dump(mode="json") for job in session.jobs.values()],
+        "jobs": [
+            concealed(job)[0].model_dump(mode="json") | {"switched_off": list(job.switched_off)}
+            for job in session.jobs.values()
+        ],
         "waiting": redact(wait_facts(waiting(session))),
     }
 

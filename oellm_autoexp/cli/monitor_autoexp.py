@@ -134,6 +134,7 @@ _GOES_WITH = {
     "override": ("restart",),
     "exclude": ("restart",),
     "reason": ("restart", "cancel", "skip"),
+    "force": ("remove",),
     "check": ("restart",),
     "queue_event": ("queue", "events"),
     **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
@@ -277,6 +278,7 @@ def _list(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from oellm_autoexp import trust
+    from oellm_autoexp.monitor.session import all_sessions
     from oellm_autoexp.view.tables import console, headline
 
     directory = _directory(options)
@@ -294,7 +296,8 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps({"directory": str(directory), "sessions": rows}))
         return app.OK
     if not sessions:
-        console().print(f"no sessions in {directory}")
+        unread = any(all_sessions(directory))
+        console().print(f"no session in {directory} can be read" if unread else f"no sessions in {directory}")
         return app.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", no_wrap=True)

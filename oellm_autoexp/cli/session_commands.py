@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, facts, hints, steps, watchers
-from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, SchedulerError, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--reason", metavar="TEXT", default="", help="--cmd cancel, skip, restart: kept in the job's history"
     )
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="--cmd remove: also a cancelled session of which the scheduler can't say whether it has taken its jobs",
+    )
 
 
 def chosen(options: argparse.Namespace, manifest: Manifest, session: Session) -> list[str]:
@@ -88,13 +93,39 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     reason = options.reason or "cancelled by hand"
     try:
         with steps.session(manifest, path) as monitor:
-            ended = monitor.cancel(names, reason)
+            try:
+                ended = monitor.cancel(names, reason)
+            except SchedulerError as error:
+                return _cancelled_later(options, manifest, monitor.session, error)
             code = steps.look_once(monitor, on_stderr=options.json)
             news = list(monitor.reactions.news)
     except LockedError:
         return _by_holder(options, manifest, names, "cancel", reason, f"end {plural(len(names), 'job')}")
     _told(options, manifest, monitor.session, ended, [*news, f"ended: {', '.join(ended) or 'nothing'}"])
     return code
+
+
+def _cancelled_later(options: argparse.Namespace, manifest: Manifest, session: Session, error: SchedulerError) -> int:
+    """Say that jobs are to end, and that the scheduler could not be asked to end them."""
+    names = [job.name for job in session.jobs.values() if job.cancelled_by and not job.over]
+    resume = hints.resume_command(manifest)
+    lines = [
+        f"the scheduler does not answer: {error.problems[0].what}",
+        f"kept: {plural(len(names), 'job')} to end as soon as it answers: {', '.join(names)}",
+        f"have it asked again: {resume} --cmd cancel",
+    ]
+    if _only_unclear(session):
+        lines.append(f"or give the session up without an answer: {resume} --cmd remove --force")
+    _told(options, manifest, session, names, lines)
+    return app.FAILED
+
+
+def _only_unclear(session: Session) -> bool:
+    """Whether nothing is left of a session but cancelled jobs of which nobody knows whether they were submitted."""
+    from oellm_autoexp.monitor.tracked import SUBMITTING
+
+    left = [job for job in session.jobs.values() if not job.over]
+    return bool(left) and all(job.state == SUBMITTING and job.cancelled_by for job in left)
 
 
 def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
@@ -431,7 +462,8 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.trust import check_owner
 
     resume = hints.resume_command(manifest)
-    if not session.finished:
+    unclear = [job for job in session.jobs.values() if not job.over] if _only_unclear(session) else []
+    if not session.finished and not (options.force and unclear):
         raise StateError(_unfinished(session, resume))
     with writing(session.path):
         queue = Queue(session.path)
@@ -449,7 +481,10 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             else:
                 path.unlink(missing_ok=True)
         session.path.unlink()  # last: until then it is there to be removed
-    _say(options, [], f"removed the session {session.plan_id}; its manifest, scripts and logs are where they were")
+    text = f"removed the session {session.plan_id}; its manifest, scripts and logs are where they were"
+    for job in unclear:
+        text += f"\n{job.name} may be in the scheduler's queue, under a name that ends in .{job.token}: cancel it there"
+    _say(options, [], text)
     return app.OK
 
 
@@ -462,6 +497,9 @@ def _unfinished(session: Session, resume: str) -> Problem:
         lines = waiting_lines(waits(session.jobs.values()))
         hint = "\n    ".join([*lines, f"give them up: {resume} --cmd skip"])
         return Problem("its jobs have ended, and actions wait", str(session.path), hint)
+    if _only_unclear(session):
+        hint = f"ask it: {resume} --cmd cancel; or remove the session without an answer: {resume} --cmd remove --force"
+        return Problem("the scheduler has not said whether it took jobs that are cancelled", str(session.path), hint)
     if all(job.over for job in session.jobs.values()):
         return Problem("a request waits for a monitor", str(session.path), f"let one look: {resume} --once")
     return Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")

@@ -19,7 +19,7 @@ from oellm_autoexp.claims import Claim
 from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Manifest, Usage
-from oellm_autoexp.monitor import detect, gate, marks
+from oellm_autoexp.monitor import detect, gate, marks, restarts
 from oellm_autoexp.monitor.detect import Detector
 from oellm_autoexp.monitor.events import Event
 from oellm_autoexp.monitor.reactions import Reactions
@@ -51,6 +51,7 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+_LINKS_SECONDS = 60.0
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 _TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
@@ -90,6 +91,7 @@ class Monitor:
         self._record = RecordFile(self.session.path)
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._looked: float | None = None
+        self._links_at: float | None = None
         self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
@@ -218,6 +220,7 @@ class Monitor:
         self._go_on_watching(now)
         self._observe(now)
         self._settle_accounts(now)
+        self._renew_links()
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
         for name, events in self._events.items():
             if events:
@@ -245,13 +248,19 @@ class Monitor:
         """End jobs for good, begin no new attempt of them, and give up their actions that wait.
 
         Returns the names of those that had not ended. Those in the queue are ended by the scheduler, those that wait
-        are never submitted. Raises SchedulerError; then those that wait are cancelled all the same, and the others
-        perhaps.
+        are never submitted. Raises SchedulerError; then it is kept in the session that they are to end, those that wait
+        have ended, and a later look has the scheduler end the others.
         """
         wanted = list(names)
-        self.submitter.settle_all()
+        trouble: SchedulerError | None = None
+        try:
+            self.submitter.settle_all()
+        except SchedulerError as error:
+            trouble = error
         ended = [name for name in wanted if self.reactions.cancel(name, reason, self.now())]
         self.skip(wanted, reason)
+        if trouble is not None:
+            raise trouble
         self.reactions.act()
         return ended
 
@@ -266,8 +275,10 @@ class Monitor:
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
         late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
         replaced = [job for job in jobs.values() if job.awaits_attempt and job.scheduler_id not in asked]
+        earlier = {job.earlier[-1].scheduler_id: job.earlier[-1].token for job in jobs.values() if _is_between(job)}
+        also = {**earlier, **{job.scheduler_id: job.token for job in replaced}}
         try:
-            answers = self.scheduler.poll({**{job.scheduler_id: job.token for job in replaced}, **asked})
+            answers = self.scheduler.poll({**also, **asked})
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
@@ -279,8 +290,9 @@ class Monitor:
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
             self._carefully(job, now, None, self._look_late, answered=False)
-        if answered and (watched or replaced):
+        if answered and (watched or also):
             self._look_for_requeued(now)
+            self._look_for_earlier(now)
 
     def _carefully(
         self,
@@ -303,6 +315,9 @@ class Monitor:
                 seen = seen.model_copy(update={"late_until": None})
             with contextlib.suppress(Exception):
                 seen = self._by_status_alone(seen, now, told, answered=answered)
+        for name in seen.switched_off:
+            if name not in job.switched_off:
+                self.reactions.news.append(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")
         for text in self._complaints.pop(job.name, ()):
             if not any(entry.message == text for entry in seen.history):
                 seen = seen.happened(now, "warning", text)
@@ -443,6 +458,17 @@ class Monitor:
                 self._events[job.name] += events
                 self.session.put(seen)
 
+    def _look_for_earlier(self, now: float) -> None:
+        """Find attempts that were begun again although a newer one is in their place."""
+        for job in list(self.session.jobs.values()):
+            if job.earlier and job.state not in FINAL:
+                told = self.scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.earlier})
+                seen = restarts.see_earlier(job, told, now)
+                if seen is not job:
+                    self.session.put(seen)
+                    if len(seen.begun_again) > len(job.begun_again):
+                        self.reactions.news.append(f"{job.name}: {seen.history[-1].message}")
+
     def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
         if job.resolved_log_path:
             job = self._read(job, job.resolved_log_path, now, final=final)
@@ -463,8 +489,6 @@ class Monitor:
             data, cursor = read_added(path, before, final=final)
             if own:
                 job = detect.see_log(job, data, cursor, now)
-                if cursor.grew(before) and not os.path.lexists(self._specs[job.name].log_path_current):
-                    link_current(self._specs[job.name], path)
             elif cursor != before:
                 update: dict[str, object] = {"cursors": {**job.cursors, path: cursor}}
                 job = job.model_copy(update=update | ({"last_activity": now} if data or cursor.grew(before) else {}))
@@ -475,6 +499,16 @@ class Monitor:
             budget -= len(data)
             if budget <= 0 and not final:
                 return job
+
+    def _renew_links(self) -> None:
+        """Make the links to the newest logs anew that somebody has deleted; looked for once a minute."""
+        if self._links_at is not None and self._looked is not None and self._looked < self._links_at + _LINKS_SECONDS:
+            return
+        self._links_at = self._looked
+        for job in self.session.jobs.values():
+            link = self._specs[job.name].log_path_current
+            if job.state == RUNNING and not os.path.lexists(link) and os.path.lexists(job.resolved_log_path):
+                link_current(self._specs[job.name], job.resolved_log_path)
 
     def _complete(self, job: TrackedJob, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: its exit code.
@@ -550,6 +584,11 @@ class Monitor:
             left = tuple(other for other in job.unsettled if other != run)
             update = {"gpu_hours": job.gpu_hours + seconds / 3600, "unsettled": left}
             self.session.put(job.model_copy(update=update))
+
+
+def _is_between(job: TrackedJob) -> bool:
+    """Whether a job waits for a new attempt: the one before may be begun again meanwhile."""
+    return job.state == WAITING and bool(job.earlier)
 
 
 def _submitted(job: TrackedJob) -> float:

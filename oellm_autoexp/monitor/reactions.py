@@ -456,6 +456,8 @@ class Reactions:
             self.news.append(f"{name}: {action} of {pending.event.name}: {outcome.message}")
         if outcome.status in ("done", "failed") or outcome.surprising:
             job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
+        if outcome.status == "failed" and action == RestartAction.__name__ and job.state in FINAL:
+            job = job.model_copy(update={"reason": outcome.message})
         self.session.put(job)
         if outcome.status == "failed":
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
@@ -630,11 +632,23 @@ class Reactions:
             if ((job.state in IN_QUEUE and (job.cancelled_by or job.restart is not None)) or job.may_still_run)
             and (job.end_asked_at is None or now - job.end_asked_at >= _ASK_AGAIN_SECONDS)
         ]
-        if due:
+        again = [
+            (job, attempt)
+            for job in self.session.jobs.values()
+            for attempt in job.begun_again
+            if attempt.end_asked_at is None or now - attempt.end_asked_at >= _ASK_AGAIN_SECONDS
+        ]
+        if due or again:
             self.save()
-            self.scheduler.cancel({job.scheduler_id: job.token for job in by_id(due).values()})
+            ids = {attempt.scheduler_id: attempt.token for _, attempt in again}
+            self.scheduler.cancel({**ids, **{job.scheduler_id: job.token for job in by_id(due).values()}})
         for job in due:
             self.session.put(job.model_copy(update={"end_asked_at": now}))
+        for name, attempt in [(job.name, attempt) for job, attempt in again]:
+            job = self.session.jobs[name]
+            asked = attempt.model_copy(update={"end_asked_at": now})
+            earlier = tuple(asked if each == attempt else each for each in job.earlier)
+            self.session.put(job.model_copy(update={"earlier": earlier}))
 
     def _begin_attempts(self, now: float) -> None:
         for job in list(self.session.jobs.values()):

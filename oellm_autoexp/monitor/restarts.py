@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
+from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor.actions import Restart
 from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.tracked import (
     CANCELLED,
     FINAL,
     IN_QUEUE,
+    MOST_EARLIER,
     NEW_RUN,
     SUCCESS,
     WAITING,
+    Earlier,
     Restarting,
     TrackedJob,
 )
+from oellm_autoexp.scheduler.base import ENDED, UNKNOWN
 from oellm_autoexp.slurm.nodes import node_names
 
 DO_NOT_REQUEUE = 93
@@ -121,6 +127,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
     }
     if job.state == WAITING:
         return job.model_copy(update=asked)
+    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues)
     return job.model_copy(
         update={
             **asked,
@@ -145,5 +152,30 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
             "end_asked_at": None,
+            "earlier": (*job.earlier, ended)[-MOST_EARLIER:],
         }
     )
+
+
+def see_earlier(job: TrackedJob, told: Mapping[str, JobStatus], now: float) -> TrackedJob:
+    """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
+    seen = tuple(attempt.model_copy(update=_begun_again(attempt, told)) for attempt in job.earlier)
+    if seen == job.earlier:
+        return job
+    known = {(attempt.scheduler_id, attempt.token) for attempt in job.begun_again}
+    new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
+    if not new:
+        return job.model_copy(update={"earlier": seen})
+    words = f"job {', '.join(new)}, an earlier attempt, was begun again: it is ended, as a newer one is in its place"
+    return job.happened(now, "warning", words, earlier=seen)
+
+
+def _begun_again(attempt: Earlier, told: Mapping[str, JobStatus]) -> dict[str, Any]:
+    status = told.get(attempt.scheduler_id)
+    if status is not None and status.scheduler_state == UNKNOWN:
+        return {}
+    counts = (attempt.requeues, None if status is None else status.restarts)
+    same_run = None not in counts and counts[0] == counts[1]
+    if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
+        return {"alive": False, "end_asked_at": None}
+    return {"alive": True}

@@ -66,6 +66,17 @@ class Run(Record):
     token: str = ""
 
 
+class Earlier(Record):
+    """An attempt that has ended and has a newer one in its place: its id, its token, and how often it was requeued."""
+
+    scheduler_id: str
+    token: str = ""
+    requeues: int | None = None
+    alive: bool = False
+    """Whether the scheduler lists it as not ended all the same: somebody had it begun again (`scontrol requeue`)."""
+    end_asked_at: float | None = None
+
+
 class Restarting(Record):
     """A new attempt that is to come, in the place of `attempt`: why, when at the earliest, and how it differs."""
 
@@ -99,6 +110,8 @@ GONE_LOOKS = 3
 """A job that vanished is surely gone when the scheduler has said so at so many looks after it was cancelled."""
 ENOUGH_SLOW = 3
 """Pieces of a job's log for which a rule's pattern may take too long before the rule is switched off for the job."""
+MOST_EARLIER = 20
+"""Earlier attempts that are kept with a job, the newest. SLURM can requeue a job for MinJobAge (slurm.conf(5))."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
@@ -157,6 +170,8 @@ class TrackedJob(Record):
     gpu_hours: float = 0
     """Really used, by all attempts that have ended but for those in `unsettled`."""
     unsettled: tuple[Run, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
+    """Its last attempts before the present one (see MOST_EARLIER)."""
     progress: Progress = Progress()
     cursors: dict[str, Cursor] = {}
     """How far the further files (`monitoring.output_paths`) were read."""
@@ -217,6 +232,11 @@ class TrackedJob(Record):
     def awaits_attempt(self) -> bool:
         """Whether it has surely ended and a new attempt is to come: somebody may have it begun again meanwhile."""
         return self.state in FINAL and self.restart is not None and not self.vanished and bool(self.scheduler_state)
+
+    @property
+    def begun_again(self) -> tuple[Earlier, ...]:
+        """Its earlier attempts that the scheduler has begun again: two of a job must never run at once."""
+        return tuple(attempt for attempt in self.earlier if attempt.alive)
 
     @property
     def switched_off(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,13 +70,19 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
 def _way_out(path: Path) -> str:
     """What a person may do about the session that keeps output directories; where actions alone wait, which."""
     jobs = Session.load(path).jobs.values()
-    resume = f"resume it (monitor_autoexp.py --session {path.stem})"
+    resume = f"resume it ({_watch(path)})"
     if only_actions_wait(jobs):
         found = waits(jobs)
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         waiting = f"its jobs have ended, and actions wait ({found[0].subject}: {found[0].reason}{more})"
         return f"{waiting}: {resume}, give them up (… --cmd skip), or change output_dir"
     return f"{resume}, end it (… --cmd cancel), or change output_dir"
+
+
+def _watch(session: Path) -> str:
+    """The command that watches a session, wherever its folder is."""
+    words = ("monitor_autoexp.py", "--session", session.stem, "--monitoring-state-dir", str(session.parent))
+    return shlex.join(words)
 
 
 def _owner(output_dir: Path) -> Path | None:
@@ -142,8 +149,7 @@ def _check_free(output_dir: Path) -> None:
     known += f" (job {job.scheduler_id})" if job and job.scheduler_id else ""
     watched = Claim(owner.with_suffix(".lease")).holder()
     watcher = f", watched by {watched}" if watched else ""
-    resume = f"monitor_autoexp.py --session {owner.stem} --monitoring-state-dir {owner.parent}"
-    end = f"wait for it, or end it ({resume} --cmd cancel{f' --job {job.name}' if job else ''})"
+    end = f"wait for it, or end it ({_watch(owner)} --cmd cancel{f' --job {job.name}' if job else ''})"
     what = f"this output directory belongs to the session '{owner.stem}'{watcher}: {known}"
     raise StateError(Problem(what, str(output_dir), end))
 

@@ -196,11 +196,13 @@ class Submitter:
     def _still_unclear(
         self, unclear: Iterable[Batch], *, absent_since: float | None, reason: str, until: float | None = None
     ) -> None:
-        deadline = None if until is None else Deadline(at=until, then="submitted again")
         for batch in unclear:
             for spec in batch.jobs.values():
                 job = self._tracked(spec)
-                update = {"absent_since": absent_since, "reason": reason, "deadline": deadline}
+                then = CANCELLED if job.cancelled_by else "submitted again"
+                deadline = None if until is None else Deadline(at=until, then=then)
+                words = f"to end ({job.cancelled_by}): {reason}" if job.cancelled_by else reason
+                update = {"absent_since": absent_since, "reason": words, "deadline": deadline}
                 self.session.put(job.model_copy(update=update))
 
     def _id_by_marks(self, token: str, batch: Batch) -> str | None:
@@ -373,12 +375,18 @@ class Submitter:
             name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
             for name, parents in through.items()
         }
-        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_in_terminal(name)]
+        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
         specs = {name: self._next_attempt(name) for name in going}
         return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
 
-    def _runs_in_terminal(self, name: str) -> bool:
-        """Whether a terminal runs a job; then it waits for that. The session is saved: a terminal looks there."""
+    def _runs_elsewhere(self, name: str) -> bool:
+        """Whether a terminal runs a job, or the scheduler an earlier attempt of it; then it waits for that.
+
+        The session is saved: a terminal looks there.
+        """
+        if begun_again := self.session.jobs[name].begun_again:
+            self._waits(name, f"waits until job {begun_again[0].scheduler_id} is gone, an earlier attempt")
+            return True
         holder = terminal_holder(self._specs[name].output_dir)
         if holder is not None:
             self._waits(name, in_terminal(holder))

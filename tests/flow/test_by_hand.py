@@ -167,3 +167,40 @@ def test_a_damaged_request_is_named_and_keeps_no_other_from_being_heeded(plan: P
     assert plan.watcher.wait() == 1
     assert {job.state for job in plan.jobs.values()} == {"cancelled"}
     assert "cut.json" in (plan.user.home / "output.txt").read_text()
+
+
+# ---- a scheduler that does not answer
+
+COMMANDS = {"submit": "sbatch", "squeue": "squeue", "sacct": "sacct", "cancel": "scancel"}
+AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+
+
+def test_a_session_whose_scheduler_is_away_is_ended_by_one_command(user: User) -> None:
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo"):
+        (user.home / name).write_text(f"#!/bin/sh\necho '{name}: error: {AWAY}' >&2\nexit 1\n")
+        (user.home / name).chmod(0o755)
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["true"]},
+        "slurm": {"launcher_cmd": None, **{f"{name}_cmd": str(user.home / s) for name, s in COMMANDS.items()}},
+    }
+    (user.home / "p.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    state = user.home / "state"
+    where = f"project.monitoring_state_dir={state}"
+    assert user.run("run", "--config-ref", "./p.yaml", "--plan-id", "p", "--no-monitor", where).returncode != 0
+    session = ("--session", "p", "--monitoring-state-dir", str(state))
+
+    blocked = user.run("run", "--config-ref", "./p.yaml", "--plan-id", "next", "--no-monitor", where)
+    assert f"monitor_autoexp.py --session p --monitoring-state-dir {state}" in blocked.stderr
+    cancelled = user.run("monitor", *session, "--cmd", "cancel")
+    assert cancelled.returncode == 1
+    assert "kept: 1 job to end as soon as it answers: a" in cancelled.stdout
+    refused = user.run("monitor", *session, "--cmd", "remove")
+    assert refused.returncode == 2
+    assert "--cmd remove --force" in refused.stderr
+    removed = user.run("monitor", *session, "--cmd", "remove", "--force")
+    assert removed.returncode == 0
+    assert "a may be in the scheduler's queue, under a name that ends in ." in removed.stdout
+    again = user.run("run", "--config-ref", "./p.yaml", "--plan-id", "other", "--no-monitor", where)
+    assert "belong to the session" not in again.stderr

@@ -64,6 +64,34 @@ def test_a_failed_job_that_is_requeued_while_its_new_attempt_is_on_its_way_runs_
     assert (job.state, job.attempt, job.runs) == ("success", 1, 2)
 
 
+ALONE = "mkdir busy || touch two; sleep 3; rmdir busy; if [ -e ran ]; then echo well; else touch ran; exit 3; fi"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(("cooldown_seconds", "attempt"), [(10, 1), (0, 2)], ids=["waits", "is in the queue"])
+def test_an_earlier_attempt_that_is_requeued_is_ended_for_the_newer_one(
+    slurm_user: User, cooldown_seconds: int, attempt: int
+) -> None:
+    action = {"class_name": "RestartAction", "max_attempts": 1, "cooldown_seconds": cooldown_seconds}
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", ALONE]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50, "requeue": True}},
+        "monitoring": {"poll_interval_seconds": 0.5, "state_events": {"crash": {"actions": [action]}}},
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    until(lambda: state.exists() and jobs(slurm_user)[0].attempt == attempt and jobs(slurm_user)[0].earlier, "between")
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].earlier[0].scheduler_id)
+    assert watcher.wait() == 0
+    job = jobs(slurm_user)[0]
+    assert (job.state, job.attempt, job.begun_again) == ("success", 2, ())
+    assert not (slurm_user.home / "two").exists()
+    assert any("was begun again" in entry.message for entry in job.history)
+
+
 @pytest.mark.slurm
 def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_attempt_begins(
     slurm_user: User, monkeypatch: pytest.MonkeyPatch

@@ -214,7 +214,8 @@ def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
     assert [job["state"] for job in json.loads(result.stdout)["jobs"]] == ["success"] * 4
     assert "4 jobs: 4 success" in result.stderr
     refused = user.run("run", *QUICK, "scheduler.max_jobz=1", "--json")
-    assert (refused.returncode, refused.stdout) == (2, "")
+    told = json.loads(refused.stdout)
+    assert (refused.returncode, told["exit_code"], told["problems"][0]["where"]) == (2, 2, "scheduler.max_jobz=1")
 
 
 @pytest.mark.parametrize(

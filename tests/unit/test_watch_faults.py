@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
@@ -202,6 +203,7 @@ def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
     running(stage)
     stage.cycle(3)
     calls: list[str] = []
+    monkeypatch.setattr("oellm_autoexp.monitor.loop._LINKS_SECONDS", 1000.0)
     path = stage.a.resolved_log_path
     with monkeypatch.context() as patched:
         for name in ("stat", "lstat", "open", "scandir"):
@@ -218,18 +220,6 @@ def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
     stage.write("a", " and more\n")
     stage.cycle(2)
     assert stage.heard.count("a: 1") == stage.heard.count("a: 2 and more") == 1
-
-
-def test_a_link_to_the_newest_log_that_somebody_deleted_is_made_anew(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {}, {"a": [FOREVER]})
-    running(stage)
-    link = tmp_path / "a" / "current.log"
-    link.unlink()
-    stage.cycle()
-    assert not link.is_symlink(), "nothing is asked of the file system while the log does not grow"
-    stage.write("a", "x")
-    stage.cycle()
-    assert link.resolve() == Path(stage.a.resolved_log_path)
 
 
 # ---- a gap in our own looks
@@ -667,6 +657,34 @@ def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_bes
     assert any("no new attempt" in entry.message for entry in stage.a.history)
 
 
+@pytest.mark.parametrize("new", ["waits for its cooldown", "is in the queue", "runs"])
+def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_one(tmp_path: Path, new: str) -> None:
+    waits = new == "waits for its cooldown"
+    newer = ("PENDING",) * 3 + (("RUNNING",) * 8 if new == "runs" else ()) + ("COMPLETED",)
+    stage = Stage(
+        tmp_path,
+        on_state(restart(cooldown_seconds=100 if waits else 0)),
+        {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), (newer, "y\n")]},
+    )
+    before = {"runs": lambda: stage.a.attempt == 2 and stage.a.state == "running"}.get(new)
+    stage.until(before or (lambda: stage.a.state == ("waiting" if waits else "pending") and bool(stage.a.earlier)))
+    stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1)]
+    stage.until(lambda: bool(stage.a.begun_again))
+    assert len(stage.slurm.submissions) == (1 if waits else 2), "none is submitted while an earlier one runs"
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.begun_again) == ("success", 2, ())
+    assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
+    assert sum("job 1, an earlier attempt, was begun again" in line for line in stage.heard) == 1
+
+
+def test_an_earlier_attempt_that_the_scheduler_lists_as_it_ended_is_left_alone(tmp_path: Path) -> None:
+    odd = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))  # the same count: the same run
+    stage = Stage(tmp_path, on_state(restart()), {"a": [(odd, "x\n"), (LONG, "y\n")]})
+    stage.until(lambda: stage.a.attempt == 2)
+    stage.cycle(5)
+    assert (stage.a.begun_again, stage.slurm._shown["1"].scheduler_state) == ((), "RUNNING")
+
+
 def test_a_job_of_the_same_id_that_was_not_begun_again_is_another_one(tmp_path: Path) -> None:
     states = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))
     stage = Stage(tmp_path, {}, {"a": [(states, "x\n")], "b": [FOREVER]})
@@ -678,6 +696,65 @@ def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [((*LONG[:5], "COMPLETED"), "x\n")]})
     stage.finish()
     assert (stage.a.state, stage.a.runs, stage.a.requeues) == ("success", 1, None)
+
+
+# ---- what a person is to see at once
+
+
+def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oellm_autoexp.monitor.patterns.MATCH_SECONDS", 0.05)
+    stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
+    running(stage)
+    for _ in range(3):
+        stage.write("a", "a" * 60 + "!\n")
+        stage.cycle()
+    assert sum("a: the rule 'slow' is switched off: its pattern takes too long" in line for line in stage.heard) == 1
+
+
+def test_why_a_new_attempt_can_not_be_made_is_what_the_job_says(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(overrides={"slurm.sbatch.job_name": "x"})), {"a": [lived("x\n")]})
+    running(stage)
+    end(stage, "FAILED")
+    stage.finish()
+    assert stage.a.state == "crash"
+    assert stage.a.reason.startswith("no new attempt: ")
+    assert stage.a.reason in causes(stage.a)
+
+
+def test_a_link_to_the_newest_log_that_was_deleted_is_there_at_the_next_look(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [lived("hello\n")]})
+    running(stage)
+    link = tmp_path / "a" / "current.log"
+    link.unlink()
+    stage.cycle(7)  # the log does not grow
+    assert link.read_text() == "hello\n"
+
+
+# ---- an end that somebody asks for while the scheduler does not answer
+
+
+def test_an_end_that_is_asked_for_while_the_scheduler_does_not_answer_comes_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise SchedulerError(Problem("no answer"))
+
+    stage = Stage(tmp_path, {}, {"a": [lived("x\n")], "b": [lived("x\n")]})
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.slurm, "submit", away)
+        patch.setattr(stage.slurm, "find", away)
+        stage.cycle(3)
+        assert stage.states == {"a": "submitting", "b": "waiting"}
+        with pytest.raises(SchedulerError):
+            stage.monitor.cancel(["a", "b"], "by hand")
+        stage.resumed()
+        assert (stage.a.state, stage.a.cancelled_by) == ("submitting", "by hand")
+        assert stage.states["b"] == "cancelled"
+        stage.cycle(3)
+        assert "to end (by hand)" in stage.a.reason
+    stage.finish()
+    assert stage.states == {"a": "cancelled", "b": "cancelled"}
+    assert stage.slurm.submissions == []
 
 
 # ---- many ranks, one word
