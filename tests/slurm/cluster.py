@@ -102,6 +102,8 @@ class Cluster:
             knobs = json.loads((directory / "cluster.json").read_text())
         except FileNotFoundError:
             return None
+        known = {field.name for field in dataclasses.fields(cls)}  # another version may have written others
+        knobs = {name: value for name, value in knobs.items() if name in known}
         return cls(**{**knobs, "directory": directory, "extra": tuple(knobs["extra"])})
 
     # ---- names
