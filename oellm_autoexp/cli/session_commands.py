@@ -267,7 +267,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     from oellm_autoexp.config.declared import settle_value
-    from oellm_autoexp.config.loader import check_override_text
+    from oellm_autoexp.config.loader import check_override_text, value_of_override
     from oellm_autoexp.config.written import mark_override
 
     parser = OverridesParser.create()
@@ -294,8 +294,8 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
             hint = "write a list as key=[1,2] and text as 'key=\"1,2\"'"
             problems.append(Problem(f"{word!r} has several values", "--override", hint))
         else:
-            marked = mark_override(word, override.value(), lambda text: parser.parse_override(text).value())
-            found[key], unsettled = settle_value(key, parser.parse_override(marked).value())
+            marked = mark_override(word, override.value(), value_of_override)
+            found[key], unsettled = settle_value(key, value_of_override(marked))
             problems += unsettled
     raise_all(ConfigError, problems)
     return found

@@ -69,7 +69,7 @@ def read_config(file: Path, config_path: str, *, is_root: bool, left_out: Collec
     files, or Hydra, have no use for. Raises nothing: what is wrong is in the flaws.
     """
     try:
-        header = ConfigSource._get_header_dict(text_of(file)[:_HEADER])
+        header = _header(file)
         package = header.get("package") or ("" if is_root else Path(config_path).parent)
         place = str(package).replace("/", ".")
         place = "" if place in ("_global_", ".") else place
@@ -80,6 +80,16 @@ def read_config(file: Path, config_path: str, *, is_root: bool, left_out: Collec
         flaws = tuple(Flaw(Problem(p.what, _shown(p.where), p.hint)) for p in error.problems)
         return ConfigFile(OmegaConf.create({}), {"package": place or "_global_"}, place, flaws)
     return _Reading(file, header, place, config_path.startswith("sweep/")).read(content, left_out)
+
+
+def _header(file: Path) -> Mapping[str, str | None]:
+    """What the first comments of a file say of its package. Raises ConfigError."""
+    text = text_of(file)[:_HEADER]
+    try:
+        return ConfigSource._get_header_dict(text)
+    except ValueError as error:
+        line = next((n for n, each in enumerate(text.splitlines(), 1) if "@package" in each), 1)
+        raise ConfigError(Problem(str(error), f"{file}:{line}", "write '# @package _global_'")) from None
 
 
 class _Reading:

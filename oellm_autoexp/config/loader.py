@@ -369,7 +369,7 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
         return _Override(text, _NO_SWEEP, key)
     whole_sweep = key == "sweep" and isinstance(override.value(), dict)  # else one of the group's configs
     if not override.is_delete() and ("." in key or key == "stage" or isinstance(override.value(), dict)):
-        plain = mark_override(plain, override.value(), lambda marked: _parsed(marked).value())
+        plain = mark_override(plain, override.value(), value_of_override)
     if whole_sweep or key.startswith("sweep."):
         return _Override(text, plain, key, in_sweep=True)
     free = f"{key}.".startswith(opened)
@@ -396,6 +396,14 @@ def _is_override(text: str) -> bool:
 
 def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_overrides([text])[0]
+
+
+def value_of_override(text: str) -> Any:
+    """The value of an override, by Hydra's grammar. Raises ValueError if it does not parse."""
+    try:
+        return _parsed(text).value()
+    except HydraException as error:
+        raise ValueError(str(error)) from None
 
 
 def _plain_value(text: str) -> str:

@@ -91,15 +91,16 @@ _IN_OVERRIDE = re.compile(r"(?<=[=\[,:{ ])([-+]?[0-9.][\w.+-]*|true|false)(?=\s*
 def mark_override(text: str, value: Any, parse: Callable[[str], Any]) -> str:
     """An override of Hydra's in which scalars that have another spelling than the program's are marked texts.
 
-    `value` is its value, and `parse` reads that of an override. Where a mark would change the value, there is none.
+    `value` is its value, and `parse` reads that of an override (ValueError: it is none). Where a mark would change the
+    value, there is none.
     """
     if isinstance(value, str) or not any(isinstance(each, bool | int | float) for each in _leaves(value)):
         return text
     key, _, written = text.partition("=")
     try:
-        marked = f"{key}={_IN_OVERRIDE.sub(_quoted, f'={written}')[1:]}"
+        marked = f"{key}={_IN_OVERRIDE.sub(_quoted, f'={written.rstrip()}')[1:]}"
         return marked if marked == text or _settled(parse(marked)) == value else text
-    except ValueError:  # what only looks like a number
+    except ValueError:  # what only looks like a number, or may stand in no quotes
         return text
 
 
