@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import compress, count
 from operator import is_not, not_
 from typing import Any
+from urllib.parse import unquote
 
 REDACTED = "***"
 
@@ -26,7 +27,7 @@ _SECRET_NAME = re.compile(
     r"session|id|hf|db|my|pg|ssh|user|shared)?[_-]?"
     r"(key|keys|token|tokens|secret|secrets|passwd|password|passphrase|pass|pwd|credential|credentials|creds|cookie|"
     r"auth|authorization|apikey|session_id|dsn|webhook|webhook_url|connection_string|access_signature)($|[_\-.])|"
-    r"(_pat|_psk)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
+    r"(_pat|_psk)$|(^|[_\-.])(pin|bearer|jwt)$|(^|[_\-.])t?otp[_-]?(seed|secret)|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
@@ -48,6 +49,9 @@ _HARMLESS_WORDS = re.compile(
     re.IGNORECASE,
 )
 """Words of a name that tell of sizes and choices of a model: its keys are no keys, its tokens no tokens."""
+_RANDOM = re.compile(r"(?=[^a-zA-Z]*[a-zA-Z])(?=(?:\D*\d){2})[A-Za-z0-9+=]+")
+_LEAST_RANDOM = 12
+"""How long a text of letters and digits, without a sign between words, is at least if it is a secret."""
 _COUNTED = re.compile(r"(^|[_\-.])((tokens|keys)($|[_\-.])|(token|key)[_\-])", re.IGNORECASE)
 """What there can be an amount of: `train_tokens: 10B` tells no secret."""
 _NUMERIC = re.compile(r"pass(word|wd|phrase)|pwd|secret|api[_-]?key|(^|[_\-.])(token|pin)$", re.IGNORECASE)
@@ -106,6 +110,7 @@ _OPTION = re.compile(r"""(?<![\w-])(-{1,2}[A-Za-z][\w.-]*+)([ \t]+)(["'\0\1])?((
 _SPOKEN = re.compile(
     r"(?im)(\b(?:setenv|set|ENV|ARG|machine\s+\S+\s+)[ \t]+)([\w.-]+)([ \t]+)(\S+)"
     r"|^([-+ \t]*|.*\blogin[ \t]+\S+[ \t]+)(password|passwd)([ \t]+)(?![=:])(\S+)[ \t]*(?=$|\s)"
+    r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]*?[ \t])?-p)()()([^\s-]\S*)"
     r"|(\bsshpass[ \t]+-p[ \t]*)()()(\S+)|(\b(?:wandb|docker|hf|huggingface-cli)[ \t]+login[ \t]+)()()([\w-]{20,})"
     r"|((?<![\w-])(?:-u|--user|--proxy-user)(?:[ \t=]+)[\"']?[^\s:\"'/]+:)()()((?!\d+\b)[^\s\"'/]+)"
 )
@@ -121,7 +126,7 @@ _CODE = re.compile(r"[A-Za-z_]+\d{0,3}(\.[A-Za-z_]+\d{0,3})*[(\[].*|[A-Za-z_]+(\
 _TYPE = re.compile(r"(str|int|bool|bytes|float|Any|Path|object)(\W.*)?|[A-Z]\w+\[[A-Z\w., |\[\]]*")
 _REST = re.compile(r"[^\n]*")
 _HINT = re.compile(  # of a text in lower case, which is three times as fast as ignoring the case
-    r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|bear|basic|digest|negot|apik|://|"
+    r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mysql|mariadb|bear|basic|digest|negot|apik|://|"
     r"begin|priv|-u[ =s]|-proxy-u|login|"
     r"conn|hf_|api_o|gh[a-z]+_|gith|gl[a-z]+-|[sr]k[-_]|x[oa][xp]|a[ks]ia|ab[ic]a|acca|a3t|aiza|ya29|npm_|pypi|_pat|"
     r"dop_|sg\.|sq0|[as][ck][a-f0-9]{9}|-us\d|:aa|akc|nvapi|r8_|eyj|lin_a|puttyu|putty"
@@ -140,8 +145,21 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(_HARMLESS_WORDS.sub("", spelled)))
 
 
+@lru_cache(maxsize=65536)
+def _may_be_secret(name: str) -> bool:
+    """Whether a name speaks of a secret at all, also one that usually tells where it is (`API_KEY_ENV`)."""
+    return type(name) is str and bool(_SECRET_NAME.search(_CAMEL.sub("_", name)))
+
+
+def _is_random(text: str) -> bool:
+    """Whether a text is none that people make up of words: letters and digits in one piece."""
+    return len(text) >= _LEAST_RANDOM and bool(_RANDOM.fullmatch(text)) and not _AMOUNTS.fullmatch(text)
+
+
 def _hides(name: str, text: str) -> bool:
-    """Whether a value of that name is a secret."""
+    """Whether a value of that name is a secret: by the name, or as it looks like one and the name speaks of one."""
+    if _is_random(text.lstrip("-$")):
+        return _may_be_secret(name)
     return (
         bool(text)
         and is_secret(name)
@@ -206,7 +224,8 @@ def _without_password(match: re.Match[str]) -> str:
 
 def _without_parameter(match: re.Match[str]) -> str:
     name, value = match.groups()
-    if _refers_only(value) or not (_URL_NAMES.fullmatch(name) or _hides(name, value)):
+    meant = unquote(name)
+    if _refers_only(value) or not (_URL_NAMES.fullmatch(meant) or _hides(meant, value)):
         return match[0]
     return f"{name}={REDACTED}"
 
@@ -220,7 +239,9 @@ def _without_argument(match: re.Match[str]) -> str:
 
 def _is_option(word: str) -> bool:
     """Whether a word is an option rather than the value of the one before it."""
-    return bool(re.fullmatch(r"--[A-Za-z][\w.-]*(=.*)?|-[A-Za-z]", word, re.DOTALL))
+    return not _is_random(word.lstrip("-")) and bool(
+        re.fullmatch(r"--[A-Za-z][\w.-]*(=.*)?|-[A-Za-z]", word, re.DOTALL)
+    )
 
 
 def _without_spoken(match: re.Match[str]) -> str:
@@ -240,7 +261,7 @@ def _without_assigned(text: str, *, prose: bool) -> str:
     kept_to = position = 0
     while match := _ASSIGNED.search(text, position):
         position = match.end()
-        if not is_secret(match[1]):
+        if not _may_be_secret(match[1]):
             continue
         begin, end = _value(text, match, prose=prose)
         if _hides(match[1], text[begin:end]) and not (begin == match.end() and _is_code(match, text, begin, end)):
@@ -353,8 +374,10 @@ def _is_numeric_secret(name: str, value: int) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # Words
 
-_NOTHING, _SECRET, _USER, _LOGIN, _SSHPASS = range(5)
-"""What a word announces: the next one is a secret, is `user:password`, is a long secret, is `-p` before one."""
+_NOTHING, _SECRET, _USER, _LOGIN, _SSHPASS, _MYSQL = range(6)
+"""What a word announces: the next one is a secret, is `user:password`, is a long secret, is `-p` before one; some word
+behind it is `-p` and a secret in one."""
+_OF_MYSQL = re.compile(r"(?:.*/)?(?:mysql|mariadb)[\w-]*")
 _LONG_OPTION = re.compile(r"--?\w[\w.-]+")
 _LONG = re.compile(r"(?=\D*\d)[\w-]{20,}")
 
@@ -366,6 +389,8 @@ def _redact_word(word: str) -> tuple[str, int]:
     if equals and _hides(name.lstrip("-+"), value):
         return f"{name}={REDACTED}", _NOTHING
     announces = _NOTHING
+    if equals and not value and word.startswith("--") and is_secret(name.lstrip("-")):
+        return word, _SECRET
     if not equals and word.startswith("-"):
         if word in ("-u", "--user", "--proxy-user"):
             announces = _USER
@@ -375,6 +400,8 @@ def _redact_word(word: str) -> tuple[str, int]:
         announces = _LOGIN
     elif word.endswith("sshpass"):
         announces = _SSHPASS
+    elif _OF_MYSQL.fullmatch(word):
+        announces = _MYSQL
     return redact_text(word), announces
 
 
@@ -385,10 +412,14 @@ def redact_words(words: tuple[str, ...]) -> list[str]:
     for number in compress(count(1), [announces for _, announces in looked_at[:-1]]):
         announces, word = looked_at[number - 1][1], words[number]
         if announces == _SECRET:
-            if not _is_option(word) and _hides(words[number - 1].lstrip("-"), word or REDACTED):
+            if not _is_option(word) and _hides(words[number - 1].strip("-="), word or REDACTED):
                 cleaned[number] = REDACTED
         elif announces == _LOGIN:
             cleaned[number] = REDACTED if _LONG.fullmatch(word) else cleaned[number]
+        elif announces == _MYSQL:
+            for at in range(number, len(words)):
+                if words[at].startswith("-p") and not words[at].startswith("-p="):
+                    cleaned[at] = "-p" if words[at] == "-p" else f"-p{REDACTED}"
         elif announces == _USER:
             user, colon, password = word.partition(":")
             if colon and password and not password.isdecimal() and "/" not in user and not _refers_only(password):
@@ -409,6 +440,8 @@ class Redactor:
     def __init__(self) -> None:
         self._mappings: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # by path: given, cleaned
         self._words: tuple[tuple[str, ...], list[str]] = ((), [])
+        self._tells_of_all = False
+        """Whether one of the last words tells of all that are behind it."""
 
     def redact(self, value: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
         """As the function `redact`, of a mapping at `path`."""
@@ -436,11 +469,15 @@ class Redactor:
     def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
         """As the function `redact_words`."""
         last, cleaned = self._words
-        if len(last) != len(words):
+        changed = [*compress(count(), map(is_not, words, last))] if len(last) == len(words) else []
+        if len(last) != len(words) or any(_OF_MYSQL.fullmatch(words[index]) for index in changed):
+            self._tells_of_all = any(map(_OF_MYSQL.fullmatch, words))
+            cleaned = redact_words(words)
+        elif self._tells_of_all:
             cleaned = redact_words(words)
         else:
             cleaned = cleaned.copy()
-            for index in compress(count(), map(is_not, words, last)):
+            for index in changed:
                 before = max(index - 2, 0)  # a word may tell of the next two: look at it with its neighbours
                 cleaned[index : index + 3] = redact_words(words[before : index + 3])[index - before :]
         self._words = words, cleaned

@@ -33,5 +33,7 @@ def sample_lines(section: Section) -> tuple[str, ...]:
             return megatron_lines.SAMPLE_LINES
         case TorchtitanBackend():
             return torchtitan_lines.SAMPLE_LINES
+        case CommandBackend(megatron=stood_in_for) if stood_in_for:
+            return megatron_lines.SAMPLE_LINES
         case _:
             return ()

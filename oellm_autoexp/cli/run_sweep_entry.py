@@ -106,20 +106,32 @@ def _environment(script: str) -> dict[str, str]:
     return {**told, **(_ONE_TASK if has_launcher(script) else {})}
 
 
+_OF_A_CLUSTER = (
+    "account", "constraint", "cpus_per_gpu", "cpus_per_task", "exclusive", "gpus", "gpus_per_node",
+    "gpus_per_socket", "gpus_per_task", "gres", "licenses", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist",
+    "nodes", "ntasks", "ntasks_per_node", "partition", "qos", "reservation", "time", "tmp", "tres_per_task",
+)  # fmt: skip
+"""What a job gets of a cluster, and not of a terminal."""
+
+
 def _left_out(script: str) -> str:
     """What a terminal does not give a job, in words; '' if nothing."""
     from oellm_autoexp.slurm.directives import options
     from oellm_autoexp.slurm.launch import has_launcher
     from oellm_autoexp.slurm.resources import resources, tasks
+    from oellm_autoexp.text import printable
 
     asked = options(script)
     nodes, gpus, _ = resources(asked)
     asks = ((nodes, "node"), (tasks(asked) or 1, "task"), (gpus, "GPU"))
     wide = [plural(count, what) for count, what in asks if count > 1]
     more = f" (it asks for {', '.join(wide)})" if wide else ""
+    given = [f"--{key.replace('_', '-')}{f'={value}' if value else ''}" for key, value in asked.items()]
+    left = [word for key, word in zip(asked, given, strict=True) if key in _OF_A_CLUSTER]
+    more += f"; without {printable(' '.join(left))}" if left else ""
     if has_launcher(script):
         return f"the job runs here as one task, on this machine and without its launcher{more}"
-    return f"the job runs here, on this machine{more}" if wide else ""
+    return f"the job runs here, on this machine{more}" if more else ""
 
 
 def _run_here(words: list[str], own: dict[str, str], claim: Claim) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -14,6 +15,8 @@ _AGAIN_SECONDS = 1.0
 
 class TimeLimit:
     """Within a `with` block, TimeoutError is raised soon after its `deadline`, which may be set anew again and again.
+
+    It is raised in code of the module that holds the block, never in the middle of something that this code calls.
 
     CPython's engine for regular expressions looks for signals every few thousand steps, and the handler of one may
     raise. That needs SIGALRM and the main thread. In another thread nothing is interrupted, and only `check` raises.
@@ -29,6 +32,7 @@ class TimeLimit:
     def __enter__(self) -> TimeLimit:
         if threading.current_thread() is threading.main_thread():
             self._ticks = True
+            self._module = sys._getframe(1).f_globals
             self._began = time.monotonic()
             self._handler = signal.getsignal(signal.SIGALRM)
             signal.signal(signal.SIGALRM, self._tick)
@@ -53,9 +57,10 @@ class TimeLimit:
             raise TimeoutError
 
     def _tick(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler of signals
-        if frame is not None and frame.f_code is TimeLimit.__exit__.__code__:
-            return  # an error there would leave the timer running for good
-        self.check(time.monotonic())
+        # Elsewhere an error would be lost (in a destructor, in a callback of the collector), or would leave the timer
+        # running (in __exit__): the next tick tries again.
+        if frame is not None and frame.f_globals is self._module:
+            self.check(time.monotonic())
 
 
 def _late(number: int, frame: FrameType | None) -> None:

@@ -47,6 +47,8 @@ _LONG = {
 """The options of one letter (sbatch(1))."""
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#""")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
+_NUMBER = re.compile(r"[-+]?\d+[A-Za-z]{0,2}", re.ASCII)
+_MOST_DIGITS = 18  # SLURM counts with 64 bits
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -107,6 +109,10 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
     text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
     if any(ord(character) < 32 for character in text):
         raise ValueError("the value holds a line break or control character")
+    if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) > _MOST_DIGITS:
+        raise ValueError(
+            f"'{text[:20]}…' is a number of {sum(map(str.isdigit, text))} digits, which SLURM does not take"
+        )
     return [(flag, joint, text)]
 
 

@@ -101,10 +101,15 @@ def signal_problems(script: str) -> list[Problem]:
 
     A template of one's own takes it by a trap, or by `exec`, which puts the program into the shell's place.
     """
+    where = "$.slurm.sbatch.signal"
+    try:
+        signal_before_end(directive_lines(script))
+    except ValueError as error:
+        return [Problem(str(error), where, "write [B:]<signal>[@<seconds, at most 65535>], as in B:USR1@120")]
     asked = signal_to_shell(script)
     if asked is None:
         return []
-    where, name = "$.slurm.sbatch.signal", asked.name.removeprefix("SIG")
+    name = asked.name.removeprefix("SIG")
     usual = "without B: SLURM sends it to the program itself, below srun"
     body = [line.strip() for line in script.split("\n") if not line.lstrip().startswith("#")]
     traps = [line for line in body if re.match(r"trap\s", line)]

@@ -129,12 +129,13 @@ monitoring:
 """
 
 
+@pytest.mark.parametrize("words", [[], ["backend=tiny_megatron"]], ids=["Megatron-LM", "a rehearsal of it"])
 def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text(MISSION)
-    assert plan_autoexp.main(["--config-ref", "./my.yaml"]) == 0
+    assert plan_autoexp.main(["--config-ref", "./my.yaml", *words]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "checkpoint_saved catches 'from' as path, which is no path, in a line that the program prints" in told
     assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in told

@@ -371,6 +371,25 @@ def test_nothing_is_planned_into_a_folder_of_another_user(shared: Shared, group:
     assert sorted(path.rglob("*")) == before
 
 
+def test_a_job_leaves_no_marks_where_another_user_has_put_a_link_since_it_was_submitted(
+    planned: Shared, group: Group
+) -> None:
+    keep, output = planned.bashrc.parent / "keep", planned.user.outputs / "one"
+    keep.mkdir()
+    (keep / "2.exit").write_text(PRECIOUS)
+    group.attack('rm -rf "$2/marks"; ln -s "$1" "$2/marks"', keep, output)
+    job = subprocess.run(
+        ["bash", output / "job.sbatch"],
+        env={**os.environ, "SLURM_JOB_ID": "2", "AUTOEXP_LAUNCHER": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "marks is not a folder of this user: nothing is written there" in job.stderr
+    assert [item.name for item in keep.iterdir()] == ["2.exit"]
+    assert (keep / "2.exit").read_text() == PRECIOUS
+
+
 def test_neither_log_nor_marks_of_a_job_are_written_through_a_link(planned: Shared, group: Group) -> None:
     output = planned.user.outputs / "one"
     group.attack('ln -s "$1" "$2/logs/1.out"', planned.bashrc, output)

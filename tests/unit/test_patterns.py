@@ -7,7 +7,9 @@ import re
 import signal
 import threading
 import time
+import types
 import warnings
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -263,6 +265,22 @@ def test_a_time_limit_that_is_over_as_its_block_ends_leaves_no_timer(monkeypatch
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
     assert over
+
+
+def test_a_time_limit_is_told_in_code_of_its_own_module_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_a_moment() -> None:
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            pass
+
+    # such as a callback of the collector
+    elsewhere: Callable[[], None] = types.FunctionType(wait_a_moment.__code__, {"time": time})
+    monkeypatch.setattr(time_limit, "_TICK_SECONDS", 0.001)
+    with time_limit.TimeLimit() as limit:
+        limit.deadline = time.monotonic() + 0.01
+        elsewhere()
+        with pytest.raises(TimeoutError):
+            wait_a_moment()
 
 
 def test_a_tick_that_is_delivered_after_its_block_does_nothing() -> None:

@@ -109,6 +109,65 @@ def test_command_lines_keep_all_but_their_secrets(words: tuple[str, ...], cleane
     assert redact_words(words) == cleaned
 
 
+RANDOM = "s3cr3tV4lue99x"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("API_KEY_ENV", "TOKEN_FIELDS", "SECRET_ROTATION", "EXTRA_TOKENS", "MONITOR_KEY", "apiKeyEnv"),
+        *("PIN", "db_pin", "BEARER", "CI_JOB_JWT", "TOTP_SEED"),
+    ],
+)
+def test_a_value_that_looks_like_a_secret_is_one_if_its_name_speaks_of_any(name: str) -> None:
+    assert redact({name: RANDOM}) == {name: REDACTED}
+    assert redact_text(f"export {name}={RANDOM}") == f"export {name}={REDACTED}"
+    assert redact_words((f"{name}={RANDOM}",)) == [f"{name}={REDACTED}"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"api_key_env": "MY_KEY_OF_2026"},
+        {"token_fields": "text,meta"},
+        {"extra_tokens": "1_000_000_000_000"},
+        {"train_tokens": "1000000000000B"},
+        {"monitor_key": "val/loss_1000k"},
+        {"pin_memory": "true"},
+        {"secret_rotation": "30d"},
+        {"bearer_format": "JWT"},
+        {"seed": "1234567890123x4"},
+        {"kv_channels": "64"},
+    ],
+    ids=str,
+)
+def test_other_values_of_such_names_stay(value: dict[str, str]) -> None:
+    assert redact(value) == value
+    ((name, text),) = value.items()
+    assert redact_text(f"{name}={text}") == f"{name}={text}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--password", f"${RANDOM}"),
+        ("--api-key", f"--{RANDOM}"),
+        ("--token", f"-{RANDOM}"),
+        ("--password=", RANDOM),
+        ("mysql", f"-p{RANDOM}"),
+        ("/usr/bin/mysqldump", "-u", "me", "-h", "db", f"-p{RANDOM}", "all"),
+        ("curl", f"https://x.org/?a=1&api%5Fkey={RANDOM}"),
+    ],
+    ids=" ".join,
+)
+def test_secrets_in_unusual_places_of_a_command_are_hidden(words: tuple[str, ...]) -> None:
+    assert RANDOM not in " ".join(redact_words(words))
+    assert RANDOM not in redact_text(" ".join(words))
+    redactor = Redactor()
+    redactor.words((*words[:-1], "x"))
+    assert list(redactor.words(words)) == redact_words(words)
+
+
 def test_amounts_of_tokens_are_no_secrets() -> None:
     data = {"tokens": "10B", "train_tokens": ["1.5T", "3e11"], "token_budget": "5_0", "password": "10B", "token": "x1"}
     assert redact(data) == {**data, "password": REDACTED, "token": REDACTED}

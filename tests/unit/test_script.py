@@ -841,3 +841,27 @@ def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
         {"nodes": "x", "ntasks": "y", "time": "never", "gpus": 2}, ("--cpus-per-task=3",)
     )
     assert [problem.where for problem in found] == [f"$.slurm.sbatch.{key}" for key in ("ntasks", "nodes", "time")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mem", "9" * 5000),
+        ("mem", "1" * 19 + "G"),
+        ("cpus_per_task", 10**20),
+        ("nice", "-" + "9" * 20),
+        ("tmp", "9" * 30),
+    ],
+    ids=str,
+)
+def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"is a number of \d+ digits, which SLURM does not take") as error:
+        directives.directives({key: value}, (), name="n", log_path="/l", work_dir="/w")
+    assert len(str(error.value)) < 200
+    assert directives.directives({"account": "9" * 30 + " words"}, (), name="n", log_path="/l", work_dir="/w")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "B:USR1@" + "9" * 5000, "NOSUCH@60", "USR1@65536"])
+def test_a_signal_that_sbatch_refuses_is_told_while_planning(value: str) -> None:
+    text = "#!/bin/bash\n#SBATCH --signal=" + value + "\ntrue\n"
+    assert [problem.what for problem in signals.signal_problems(text)] == ["Invalid --signal specification"]
