@@ -14,7 +14,6 @@ from functools import lru_cache
 from itertools import compress, count
 from operator import is_not, not_
 from typing import Any
-from urllib.parse import unquote
 
 REDACTED = "***"
 
@@ -101,6 +100,7 @@ _FORM = re.compile(
 )
 _URL_USER = re.compile(r"""(?<=://)([^\s:/@"'?#]*):([^\s/"'?#]+)@""")
 _URL_TOKEN = re.compile(r"""(?<=://)(?=[\w%.~-]*\d)[\w%.~-]{20,}@""")
+_PERCENT = re.compile("%([0-7][0-9A-Fa-f])")
 _URL_PARAMETER = re.compile(r"""(?<=[?&#])([\w.~%-]+)=([^&\s"'<>#\\]+)""")
 _SCHEME = re.compile(
     r"""(?i)\b(bearer|basic|token|apikey|digest|negotiate)([ \t]+|%20)"""
@@ -224,7 +224,7 @@ def _without_password(match: re.Match[str]) -> str:
 
 def _without_parameter(match: re.Match[str]) -> str:
     name, value = match.groups()
-    meant = unquote(name)
+    meant = _PERCENT.sub(lambda escaped: chr(int(escaped[1], 16)), name)
     if _refers_only(value) or not (_URL_NAMES.fullmatch(meant) or _hides(meant, value)):
         return match[0]
     return f"{name}={REDACTED}"

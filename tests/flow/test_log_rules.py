@@ -129,7 +129,11 @@ monitoring:
 """
 
 
-@pytest.mark.parametrize("words", [[], ["backend=tiny_megatron"]], ids=["Megatron-LM", "a rehearsal of it"])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["backend=tiny_megatron", "~backend.validate", "~backend.script"]],
+    ids=["Megatron-LM", "a rehearsal of it"],
+)
 def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
