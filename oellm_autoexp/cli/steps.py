@@ -145,19 +145,22 @@ def check_writable(made: Plan) -> None:
 
 
 def write_plan(made: Plan, extra: Path | None) -> Path:
-    """Write a plan, with a progress bar where that takes a while; returns the manifest's path."""
+    """Write a plan, with a progress bar where that takes a while; returns the manifest's path.
+
+    A plan that can't be written for a moment takes back what it made, and is written once more.
+    """
     from oellm_autoexp.view.tables import console
     from oellm_autoexp.workflow import manifest
 
     screen = console(stderr=True)
     jobs = len(made.manifest.jobs)
     if jobs < 200 or not screen.is_terminal:
-        return manifest.write(made, extra)
+        return with_backoff(lambda: manifest.write(made, extra))
     from rich.progress import Progress
 
     with Progress(console=screen, transient=True) as bar:
         task = bar.add_task("writing scripts", total=jobs)
-        return manifest.write(made, extra, lambda done: bar.update(task, completed=done))
+        return with_backoff(lambda: manifest.write(made, extra, lambda done: bar.update(task, completed=done)))
 
 
 @contextmanager
@@ -277,6 +280,11 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
         raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
     jobs = monitor.session.jobs.values()
     done = sum(job.attempt != attempts[job.name] for job in jobs)
+    if patient and monitor.submitter.full and not any(job.attempt for job in jobs):
+        raise SchedulerError(
+            Problem(f"the scheduler takes no job now: {monitor.submitter.full}"),
+            Problem("no job was submitted", hint=resume),
+        )
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
     tried_all = all(

@@ -841,3 +841,8 @@ def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
         {"nodes": "x", "ntasks": "y", "time": "never", "gpus": 2}, ("--cpus-per-task=3",)
     )
     assert [problem.where for problem in found] == [f"$.slurm.sbatch.{key}" for key in ("ntasks", "nodes", "time")]
+
+
+def test_where_a_job_is_no_array_task_its_logs_are_where_slurm_puts_them() -> None:
+    assert log_paths.resolve_log_path("/x/%A_%a.out", "12") == "/x/12_4294967294.out"
+    assert log_paths.stream_files("/x/%A_%a.err", "12") == ("/x", "12_4294967294.err")
