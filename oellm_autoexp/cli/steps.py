@@ -519,7 +519,8 @@ def read_script(manifest: Manifest) -> str:
     try:
         return trust.read_script(Path(path), manifest.jobs[0].script_digest, Path(manifest.base_output_dir))
     except OSError as error:
-        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
+        hint = "plan again" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, hint)) from None
 
 
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
@@ -547,9 +548,15 @@ def outcome(opened: Session) -> int:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest at `path`. Raises ConfigError, also where its output root was moved, and CorruptError."""
+    """The manifest at `path`; a file system that fails for a moment is asked again.
+
+    Raises ConfigError, also where its output root was moved, and CorruptError.
+    """
     from oellm_autoexp.workflow.manifest import check_place, load
 
-    manifest = load(path)
-    check_place(manifest, path)
-    return manifest
+    def read() -> Manifest:
+        manifest = load(path)
+        check_place(manifest, path)
+        return manifest
+
+    return with_backoff(read)
