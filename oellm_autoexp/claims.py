@@ -336,6 +336,8 @@ def claimed(
                 break
             time.sleep(_BETWEEN_TRIES_SECONDS)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the file may be there already, and would keep the next try out
+            claim.release()
         raise StateError(Problem(f"can't claim {what}: {error.strerror}", str(path))) from None
     except KeyboardInterrupt:
         claim.release()

@@ -6,6 +6,7 @@ AutoexpError
 ├── BackendError         the command to run can't be built from the config         exit 2
 ├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
 │   ├── UnreachableError its commands could not even be asked: surely nothing was submitted
+│   │   └── MissingCommandError     they are not on this machine
 │   └── SubmitError      the scheduler answered and refused the submission
 │       ├── InvalidSubmissionError  whatever its load: something about it is wrong
 │       └── TooManyJobsError        it takes no more jobs, or no array of so many tasks, now
@@ -76,6 +77,10 @@ class SchedulerError(AutoexpError):
 
 class UnreachableError(SchedulerError):
     """The scheduler's commands are missing or not configured here. Surely nothing was submitted."""
+
+
+class MissingCommandError(UnreachableError):
+    """A command of the scheduler is not on this machine."""
 
 
 class SubmitError(SchedulerError):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def approve(manifest: Manifest, options: argparse.Namespace) -> None:
     begun = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists()
     if begun and not options.check:
         return
-    check(manifest, make_scheduler(manifest), test=options.check)
+    with_backoff(lambda: check(manifest, make_scheduler(manifest), test=options.check))
     excess = "" if begun or options.yes else Budget.of(manifest).excess
     if excess and not _agreed(excess):
         raise ConfigError(Problem(excess, "$.scheduler.max_gpu_hours", "submit it all the same with --yes"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli import app, every_session, hints, steps, watchers
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def hand_over(options: argparse.Namespace, manifest: Manifest, path: Path, code:
     session = session_path(directory, manifest.plan_id)
     if not options.detach or code != app.OK:
         return code
-    opened = Session.load(session)
+    opened = with_backoff(lambda: Session.load(session))
     if opened.finished:
         app.note(f"{manifest.plan_id}: every job has ended, there is nothing to watch")
         return steps.outcome(opened)

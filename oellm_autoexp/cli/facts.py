@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import AutoexpError
 
 if TYPE_CHECKING:
@@ -88,4 +89,5 @@ def recorded_facts(manifest: Manifest) -> dict[str, Any]:
     """The same, of a session that was let go."""
     from oellm_autoexp.monitor.session import Session, session_path
 
-    return session_facts(Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
+    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    return session_facts(with_backoff(lambda: Session.load(path)))

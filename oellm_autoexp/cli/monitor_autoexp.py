@@ -22,6 +22,7 @@ from oellm_autoexp.cli import (
     try_rules,
     watchers,
 )
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, raise_all
 from oellm_autoexp.text import is_utf8
 
@@ -101,7 +102,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         if options.manifest is not None:
             owner = trust.stranger(options.manifest)
         elif options.session is not None:
-            owner = trust.stranger(find_session(_directory(options), options.session))
+            owner = with_backoff(lambda: trust.stranger(find_session(_directory(options), options.session)))
     if owner is not None:
         app.note(f"this session belongs to {owner}: you see it, and only they can act on it", on_stderr=True)
     with trust.reading_as(owner):
@@ -356,7 +357,7 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
         raise ConfigError(
             Problem("which session?", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
         )
-    path = Session.load(find_session(_directory(options), options.session)).manifest_path
+    path = with_backoff(lambda: Session.load(find_session(_directory(options), options.session)).manifest_path)
     return steps.load_manifest(path), path
 
 

@@ -188,7 +188,8 @@ def _script(entry: dict[str, Any]) -> str:
         hint = "move it back, or plan again"
         raise ConfigError(Problem(f"the entry's script is gone{moved}", str(path), hint)) from None
     except OSError as error:
-        raise ConfigError(Problem(f"can't read the script: {error.strerror}", str(path), "plan again")) from None
+        hint = "plan again" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", str(path), hint)) from None
 
 
 def _entry(path: Path, index: int) -> dict[str, Any]:

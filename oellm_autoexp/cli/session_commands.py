@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, facts, hints, steps, watchers
+from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, SchedulerError, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
@@ -305,7 +306,7 @@ def recorded(manifest: Manifest) -> Session:
     """The session of a plan as it is on disk. Raises ConfigError, CorruptError (also where it has other jobs)."""
     from oellm_autoexp.monitor.session import Session, session_path
 
-    session = Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    session = with_backoff(lambda: Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
     if session.jobs.keys() != {job.name for job in manifest.jobs}:
         raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
     return session

@@ -145,19 +145,22 @@ def check_writable(made: Plan) -> None:
 
 
 def write_plan(made: Plan, extra: Path | None) -> Path:
-    """Write a plan, with a progress bar where that takes a while; returns the manifest's path."""
+    """Write a plan, with a progress bar where that takes a while; returns the manifest's path.
+
+    A plan that can't be written for a moment takes back what it made, and is written once more.
+    """
     from oellm_autoexp.view.tables import console
     from oellm_autoexp.workflow import manifest
 
     screen = console(stderr=True)
     jobs = len(made.manifest.jobs)
     if jobs < 200 or not screen.is_terminal:
-        return manifest.write(made, extra)
+        return with_backoff(lambda: manifest.write(made, extra))
     from rich.progress import Progress
 
     with Progress(console=screen, transient=True) as bar:
         task = bar.add_task("writing scripts", total=jobs)
-        return manifest.write(made, extra, lambda done: bar.update(task, completed=done))
+        return with_backoff(lambda: manifest.write(made, extra, lambda done: bar.update(task, completed=done)))
 
 
 @contextmanager
@@ -277,6 +280,11 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
         raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
     jobs = monitor.session.jobs.values()
     done = sum(job.attempt != attempts[job.name] for job in jobs)
+    if patient and monitor.submitter.full and not any(job.attempt for job in jobs):
+        raise SchedulerError(
+            Problem(f"the scheduler takes no job now: {monitor.submitter.full}"),
+            Problem("no job was submitted", hint=resume),
+        )
     refused = [job for job in jobs if job.state == WAITING and job.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
     tried_all = all(
@@ -511,7 +519,8 @@ def read_script(manifest: Manifest) -> str:
     try:
         return trust.read_script(Path(path), manifest.jobs[0].script_digest, Path(manifest.base_output_dir))
     except OSError as error:
-        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, "plan again")) from None
+        hint = "plan again" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", path, hint)) from None
 
 
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
@@ -539,9 +548,15 @@ def outcome(opened: Session) -> int:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest at `path`. Raises ConfigError, also where its output root was moved, and CorruptError."""
+    """The manifest at `path`; a file system that fails for a moment is asked again.
+
+    Raises ConfigError, also where its output root was moved, and CorruptError.
+    """
     from oellm_autoexp.workflow.manifest import check_place, load
 
-    manifest = load(path)
-    check_place(manifest, path)
-    return manifest
+    def read() -> Manifest:
+        manifest = load(path)
+        check_place(manifest, path)
+        return manifest
+
+    return with_backoff(read)

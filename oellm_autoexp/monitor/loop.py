@@ -58,6 +58,10 @@ _TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
 """A submission's token in the name that a job ran by; a site may have given it another name."""
 
 
+_PROLOG_FAILED = b"Error running slurm prolog:"
+"""The beginning of the line that slurmd adds to a job's output (_prolog_error, src/slurmd/slurmd/req.c)."""
+
+
 @dataclass
 class Monitor:
     """One session's loop. `trouble` is what the scheduler last failed with, '' while it answers.
@@ -92,6 +96,7 @@ class Monitor:
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._looked: float | None = None
         self._links_at: float | None = None
+        self._doubt = ""
         self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
         self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
@@ -145,7 +150,7 @@ class Monitor:
 
         No job's command is awaited where the scheduler does not answer: its job could not be submitted.
         """
-        return self.reactions.awaited or (self.submitter.awaited and not self.trouble)
+        return self.reactions.awaited or (self.submitter.awaited and self._reached)
 
     def go_on(self) -> None:
         """Get on with what is under way, and submit what may go for that; the scheduler is not asked for news."""
@@ -154,8 +159,13 @@ class Monitor:
             self.claim.beat(self.interval_seconds)
             waiting = self._waiting()
             self._act()
-            if (self.submitter.awaited and not self.trouble) or self._waiting() - waiting:
+            if (self.submitter.awaited and self._reached) or self._waiting() - waiting:
                 self._submit()
+
+    @property
+    def _reached(self) -> bool:
+        """True if the scheduler answers, perhaps without knowing the state of some job."""
+        return self.trouble in ("", self._doubt)
 
     def _waiting(self) -> set[str]:
         return {job.name for job in self.session.jobs.values() if job.state == WAITING}
@@ -290,9 +300,24 @@ class Monitor:
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
             self._carefully(job, now, None, self._look_late, answered=False)
+        if answers is not None:
+            self._tell_doubt(answers)
         if answered and (watched or also):
             self._look_for_requeued(now)
             self._look_for_earlier(now)
+
+    def _tell_doubt(self, answers: Mapping[str, JobStatus]) -> None:
+        """Tell of a job whose state the scheduler does not know now: it is watched on as it was, for however long."""
+        self._doubt = next(
+            (
+                f"{job.name}: {status.reason}"
+                for job in self.session.jobs.values()
+                if job.state in IN_QUEUE and (status := answers.get(job.scheduler_id)) is not None
+                if status.scheduler_state == UNKNOWN and status.reason
+            ),
+            "",
+        )
+        self.trouble = self._doubt
 
     def _carefully(
         self,
@@ -516,6 +541,9 @@ class Monitor:
         That is asked where the scheduler has lost the job or has no code, and for failures, whose code sacct distorts
         (130 shows as 2).
         """
+        if status is not None and self._prolog_failed(job, status):
+            reason = "the prolog of its node failed (`sinfo -R` lists drained nodes)"
+            return replace(status, scheduler_state="NODE_FAIL", reason=reason, failed_nodes=status.nodes)
         lost = status is None or status.scheduler_state == UNKNOWN
         known = status is not None and (status.scheduler_state not in ENDED or status.exit_code is not None)
         if not lost and known and status is not None and status.scheduler_state != "FAILED":
@@ -528,6 +556,18 @@ class Monitor:
         if lost or status is None:
             return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
         return replace(status, exit_code=code)
+
+    def _prolog_failed(self, job: TrackedJob, status: JobStatus) -> bool:
+        """True if SLURM shows a job as cancelled that a node could not start, by what slurmd wrote to its log.
+
+        That is so for a job that may not be requeued; sacct names the user of slurmd (22.05). A job that is held after
+        a failed prolog, and then cancelled by a person, has no nodes.
+        """
+        unexplained = status.scheduler_state == "CANCELLED" and not status.reason and not job.cancelled_by
+        if not (unexplained and status.nodes and job.resolved_log_path) or self._mark(job, "start") is not None:
+            return False
+        written, _ = read_added(job.resolved_log_path, Cursor(), final=True)
+        return any(line.startswith(_PROLOG_FAILED) for line in written.splitlines())
 
     def _with_own_times(self, job: TrackedJob, now: float) -> TrackedJob:
         """The job with the times that it left itself, which are truer than when somebody looked."""

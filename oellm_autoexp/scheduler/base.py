@@ -27,12 +27,35 @@ ENDED = frozenset(
     }
 )
 """States from which a job does not come back by itself (squeue(1), JOB STATE CODES)."""
-RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
-"""States in which the job's processes exist or its end is not settled; other words mean that it waits."""
+RUNNING = frozenset({"RUNNING", "COMPLETING", "RESIZING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
+"""States in which the job's processes exist or its end is not settled."""
+WAITING = frozenset(
+    {
+        "CONFIGURING",
+        "EXPEDITING",
+        "PENDING",
+        "POWER_UP_NODE",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+    }
+)
+"""States in which the job is in the queue and has no processes."""
 STOPPED = frozenset({"STOPPED", "SUSPENDED"})
 """States in which the job's processes exist and are made to stand still."""
+_LONGEST_WORD = 40
 UNKNOWN = "UNKNOWN"
 """The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
+
+
+def understood(status: JobStatus) -> JobStatus:
+    """The status, or UNKNOWN with the reason where its word is none of the above: a later SLURM may have others."""
+    word = status.scheduler_state
+    if word in ENDED or word in RUNNING or word in WAITING or word == UNKNOWN:
+        return status
+    return JobStatus(UNKNOWN, f"it tells the state {word[:_LONGEST_WORD]}, which is not known here")
 
 
 class Scheduler(Protocol):

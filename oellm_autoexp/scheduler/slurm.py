@@ -17,15 +17,15 @@ from pathlib import Path
 from oellm_autoexp import trust
 from oellm_autoexp.errors import (
     InvalidSubmissionError,
+    MissingCommandError,
     Problem,
     SchedulerError,
     StateError,
     SubmitError,
-    TooManyJobsError,
     UnreachableError,
 )
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
-from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
+from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs, understood
 from oellm_autoexp.slurm import limits, parse
 from oellm_autoexp.slurm.directives import options
 from oellm_autoexp.slurm.environment import SRUN_INPUTS
@@ -68,6 +68,7 @@ class SlurmClient:
         self._sinfo = _beside(squeue_cmd, "sinfo")
         self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
+        self._told_no_accounts = False
         self._failed_nodes: dict[tuple[str, str], str] = {}
         self._listed: Mapping[str, parse.Told] = {}
         self._array_size: int | None = None
@@ -99,7 +100,7 @@ class SlurmClient:
             words,
             _submission_environment(submission.script_path),
             submission.work_dir,
-            ended_if=parse.tries_again if len(self._submit) == 1 else None,
+            ended_if=parse.sleeps if len(self._submit) == 1 else _never,
         )
         job = parse.submitted_id(result.stdout)
         if result.returncode != 0:
@@ -195,7 +196,7 @@ class SlurmClient:
                 for job, token in missing.items():
                     speaks = job in accounts.own or (parse.array_of(job), token) not in present
                     if speaks and (status := accounts.status(job, token)) is not None:
-                        seen[job] = status
+                        seen[job] = understood(status)
                 ever |= parse.known(accounts.arrays())
         except SchedulerError as error:
             seen |= dict.fromkeys(jobs.keys() - seen.keys(), JobStatus(UNKNOWN, error.problems[0].what))
@@ -216,7 +217,8 @@ class SlurmClient:
         """The jobs and array tasks in squeue's list, by id: those that live, and those that ended lately."""
         text = self._answer([*self._squeue, *_ALL_OF_MINE, "-r", "-O", parse.SQUEUE_FIELDS])
         try:
-            return parse.squeue(text)
+            listed = parse.squeue(text)
+            return {job: replace(told, status=understood(told.status)) for job, told in listed.items()}
         except ValueError as error:
             raise SchedulerError(Problem(f"squeue: can't understand {error}")) from None
 
@@ -315,12 +317,19 @@ class SlurmClient:
 
     def _accounts(self, *words: str, steps: bool = False) -> str:
         """sacct's lines, of steps only if asked for, and none where no accounts are kept. Raises SchedulerError."""
-        result = self._run([*self._sacct, *(() if steps else ("-X",)), "-n", "-P", *words], _query_environment())
+        try:
+            result = self._run([*self._sacct, *(() if steps else ("-X",)), "-n", "-P", *words], _query_environment())
+        except MissingCommandError as error:
+            if not self._told_no_accounts:
+                self._told_no_accounts = True
+                _log.warning("%s: how jobs ended is known from squeue and from what they leave", error.problems[0].what)
+            return ""
         if result.returncode == 0 or parse.no_accounting(result.stderr):
             return result.stdout
         raise SchedulerError(Problem(f"sacct: {parse.message(result.stderr)}"))
 
     def _answer(self, words: Sequence[str]) -> str:
+        """What a command says. Raises SchedulerError if it fails."""
         result = self._run(words, _query_environment())
         if result.returncode != 0:
             raise SchedulerError(Problem(f"{words[0]}: {parse.message(result.stderr)}"))
@@ -332,12 +341,12 @@ class SlurmClient:
         environment: Mapping[str, str],
         cwd: str | None = None,
         *,
-        ended_if: Callable[[str], bool] | None = None,
+        ended_if: Callable[[str], type[SchedulerError] | None] = parse.lacks_configuration,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, or until its errors say that it sleeps before it tries again (`ended_if`).
 
-        Raises UnreachableError if it can't be started, SchedulerError if it hangs, TooManyJobsError if it was ended in
-        its sleep.
+        Raises UnreachableError if it can't be started, SchedulerError if it hangs, and what `ended_if` says if it was
+        ended in its sleep.
         """
         _log.debug("run %s", words)
         for attempt in range(_FORK_TRIES):
@@ -346,12 +355,18 @@ class SlurmClient:
             except BlockingIOError:  # fork: a crowded login node
                 time.sleep(0.2 * 2**attempt)
             except subprocess.TimeoutExpired:
-                raise SchedulerError(Problem(f"{words[0]}: no answer within {self._timeout:g} s")) from None
+                limit = f"no answer within {self._timeout:g} s (slurm.client.timeout_seconds)"
+                raise SchedulerError(Problem(f"{words[0]}: {limit}")) from None
             except OSError as error:
                 missing = isinstance(error, FileNotFoundError)
                 hint = "is SLURM on this machine? slurm=local needs none" if missing else ""
-                raise UnreachableError(Problem(f"{words[0]}: {error.strerror}", hint=hint)) from None
+                kind = MissingCommandError if missing else UnreachableError
+                raise kind(Problem(f"{words[0]}: {error.strerror}", hint=hint)) from None
         raise UnreachableError(Problem(f"{words[0]}: this machine can't start another process just now"))
+
+
+def _never(_errors: str) -> None:
+    """For a command that a wrapper (ssh) starts elsewhere: ending it here would not end it there."""
 
 
 def _output(
@@ -359,7 +374,7 @@ def _output(
     environment: Mapping[str, str],
     cwd: str | None,
     timeout: float,
-    ended_if: Callable[[str], bool] | None,
+    ended_if: Callable[[str], type[SchedulerError] | None],
 ) -> subprocess.CompletedProcess[str]:
     """Like subprocess.run, in a process group of its own.
 
@@ -378,7 +393,7 @@ def _output(
         process_group=0,
     ) as process:
         try:
-            output, errors = _told_at_the_end(process, timeout, ended_if)
+            output, errors = _told_at_the_end(process, Path(words[0]).name, timeout, ended_if)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -387,11 +402,12 @@ def _output(
 
 
 def _told_at_the_end(
-    process: subprocess.Popen[str], timeout: float, ended_if: Callable[[str], bool] | None
+    process: subprocess.Popen[str], name: str, timeout: float, ended_if: Callable[[str], type[SchedulerError] | None]
 ) -> tuple[str, str]:
-    """What a process says until its end. Raises TimeoutExpired, and TooManyJobsError if it was ended in its sleep."""
-    if ended_if is None:
-        return process.communicate(timeout=timeout)
+    """The output and errors of a process that has ended.
+
+    Raises TimeoutExpired, and the error that `ended_if` names if the process was ended in its sleep.
+    """
     deadline = time.monotonic() + timeout
     while True:
         asked = time.monotonic()
@@ -399,11 +415,11 @@ def _told_at_the_end(
             return process.communicate(timeout=min(_LOOK_SECONDS, max(0, deadline - asked)))
         except subprocess.TimeoutExpired as error:
             said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
-            if ended_if(said):
+            if (kind := ended_if(said)) is not None:
                 os.killpg(process.pid, signal.SIGKILL)
                 # It had not said so before: that it still slept is sure only if this was quick.
                 if time.monotonic() - asked < _FIRST_SLEEP_SECONDS / 2:
-                    raise TooManyJobsError(Problem(f"sbatch: {parse.message(said)}")) from None
+                    raise kind(Problem(f"{name}: {parse.message(said)}")) from None
                 raise
             if time.monotonic() >= deadline:
                 raise

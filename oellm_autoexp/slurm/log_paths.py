@@ -7,12 +7,14 @@ from glob import escape
 
 LOG_PATTERNS = ("%%", "%j", "%A", "%a")
 """The patterns of sbatch's --output that a log path may hold: those that are known as soon as the job has its id."""
+_NO_TASK = "4294967294"
+"""What SLURM writes for %a where the job is no array task (NO_VAL in slurm.h; measured on 22.05)."""
 
 
 def resolve_log_path(pattern: str, job: str) -> str:
     """`pattern` with %j, %A, %a replaced for job `12` or array task `12_3`, and %% by %."""
     base, _, task = job.partition("_")
-    values = dict(zip(LOG_PATTERNS, ("%", job, base, task), strict=True))
+    values = dict(zip(LOG_PATTERNS, ("%", job, base, task or _NO_TASK), strict=True))
     return re.sub("%[%jAa]", lambda match: values[match.group()], pattern)
 
 
@@ -44,7 +46,7 @@ def stream_files(pattern: str, job: str) -> tuple[str, str]:
     There is one for each task, node or step. An array task's own number (%j) is not its id; `*` stands for it.
     """
     base, _, task = job.partition("_")
-    known = {"%": "%", "A": base, "a": task, **({} if task else {"j": base, "J": f"{base}."})}
+    known = {"%": "%", "A": base, "a": task or _NO_TASK, **({} if task else {"j": base, "J": f"{base}."})}
 
     def files(match: re.Match[str]) -> str:
         kind = match[2]

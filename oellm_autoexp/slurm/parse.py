@@ -438,9 +438,17 @@ _TOO_MANY = re.compile(
 )
 
 
-def tries_again(stderr: str) -> bool:
-    """Whether sbatch says that the queue is full (MaxJobCount): it then tries again and again, for two minutes."""
-    return "sleeping and retrying" in stderr
+def sleeps(stderr: str) -> type[SchedulerError] | None:
+    """The error of an sbatch that says that it tries again and again; None if it does not say so.
+
+    It does for two minutes where the queue is full (MaxJobCount).
+    """
+    return TooManyJobsError if "sleeping and retrying" in stderr else lacks_configuration(stderr)
+
+
+def lacks_configuration(stderr: str) -> type[SchedulerError] | None:
+    """The error of a command that waits for its slurm.conf, which it does for a minute; None if it does not say so."""
+    return UnreachableError if "cannot stat file" in stderr and "retrying" in stderr else None
 
 
 def is_unclear(stderr: str) -> bool:

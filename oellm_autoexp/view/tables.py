@@ -148,11 +148,19 @@ def _code(job: TrackedJob) -> str:
 def _why(job: TrackedJob, now: float | None = None) -> list[str]:
     rule = job.error_type if job.state != SUCCESS else ""
     if is_held(job):
-        return [f"{job.reason}: it waits until `scontrol release {job.scheduler_id}`"]
+        release = f"`scontrol release {job.scheduler_id}`"
+        whose = " of an administrator" if _HELD_BY_ADMIN in job.reason else ""
+        why = f"; {_LAUNCH_FAILED}" if "launch" in job.reason.lower() else ""
+        return [f"{job.reason}: it waits until {release}{whose}{why}"]
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
     limit = until(job.deadline, now) if job.deadline and job.state in (WAITING, SUBMITTING) else ""
     return [word for word in (rule if rule != job.state else "", reason, hindered, limit) if word]
+
+
+_HELD_BY_ADMIN = "JobHeldAdmin"
+"""A user's own `scontrol release` is denied then (scontrol(1), hold)."""
+_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"
 
 
 def is_held(job: TrackedJob) -> bool:

@@ -212,7 +212,8 @@ def _read(job: JobSpec, root: Path | None = None) -> str:
     try:
         return trust.read_script(Path(job.script_path), job.script_digest, root)
     except OSError as error:
-        raise ConfigError(Problem(f"can't read the script: {error.strerror}", job.script_path, "plan again")) from None
+        hint = "plan again" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(Problem(f"can't read the script: {error.strerror}", job.script_path, hint)) from None
 
 
 def _syntax(path: str, text: str) -> list[Problem]:

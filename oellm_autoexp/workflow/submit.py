@@ -71,6 +71,8 @@ _FILES_PATIENCE_SECONDS = 86400.0
 """How long a script or a working directory may be away: a file system may be down for a night."""
 _SAME_SECONDS = 60.0
 """Deadlines that differ by less are the same: each change of one is a record of the session."""
+_UNCLEAR = "unclear"
+"""The event in a job's history of a submission that got no clear answer."""
 _LOST = "its submission got no clear answer, and it is not there"
 _FOR_ROOM = "waits for room in the queue (scheduler.max_jobs)"
 _FOR_TURN = "waits for its turn (scheduler.submit_rate_limit_seconds)"
@@ -105,7 +107,7 @@ class Submitter:
         }
         self._hold_until = 0.0
         self._most: int | None = None
-        self._full_words = ""
+        self._full_words = self._full_error = ""
         self._tries_beyond = 0
         self._try_beyond_at = 0.0
         self._rate_limit: float = self.manifest.scheduler["submit_rate_limit_seconds"]
@@ -117,6 +119,11 @@ class Submitter:
     def unsettled(self) -> int:
         """How many jobs were perhaps submitted: nobody knows yet."""
         return sum(job.state == SUBMITTING for job in self.session.jobs.values())
+
+    @property
+    def full(self) -> str:
+        """The scheduler's words by which it takes no more jobs now; '' if it has not said so."""
+        return self._full_error if self._most is not None else ""
 
     @property
     def asking(self) -> bool:
@@ -170,7 +177,7 @@ class Submitter:
             since = now if since is None else min(since, now)  # min: clocks are set back
             until = since + self.scheduler.settle_seconds
             if until <= now:
-                self._refused(batch, SubmitError(Problem(_LOST)))
+                self._refused(batch, SubmitError(Problem(self._lost(batch))))
             else:
                 reason = "nobody knows yet whether it was submitted: it is looked for"
                 self._still_unclear([batch], absent_since=since, reason=reason, until=until)
@@ -184,6 +191,12 @@ class Submitter:
             self.pause(pause)
             self.beat(pause)
             self.settle()
+
+    def _lost(self, batch: Batch) -> str:
+        """Why a batch that is surely not there has to be submitted again, with the error of its submission if known."""
+        history = self._tracked(next(iter(batch.jobs.values()))).history
+        error = history[-1].message if history and history[-1].event == _UNCLEAR else ""
+        return f"{_LOST} ({error})" if error else _LOST
 
     def _unclear(self) -> dict[str, Batch]:
         """The submissions whose fate is unknown, by token."""
@@ -302,6 +315,7 @@ class Submitter:
         spread = random.uniform(0.8, 1.2)  # noqa: S311  no secret
         self._try_beyond_at = self.now() + growing * spread
         self._tries_beyond += 1
+        self._full_error = error.problems[0].what
         hint = "scheduler.max_jobs says how many may be in the queue at once"
         self._full_words = f"waits until the scheduler takes more jobs; {hint} ({error.problems[0].what})"
         for spec in (spec for batch in left for spec in batch.jobs.values()):
@@ -498,7 +512,7 @@ class Submitter:
         Raises `error` if the scheduler can't tell of them: then it would tell nothing of the others, either.
         """
         for spec in batch.jobs.values():
-            self.session.put(self._tracked(spec).happened(self.now(), "unclear", error.problems[0].what))
+            self.session.put(self._tracked(spec).happened(self.now(), _UNCLEAR, error.problems[0].what))
         try:
             self.settle()
         except SchedulerError:

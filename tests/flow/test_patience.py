@@ -89,6 +89,49 @@ def test_a_disk_that_stays_full_is_told_and_the_next_submission_does_what_is_lef
     assert len(scheduler.submissions) == JOBS
 
 
+@pytest.mark.parametrize("first", [2, 5, 9, 14, 20, 24])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_moment_without_writes_costs_a_plan_a_moment_and_a_word(
+    first: int, code: int, planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with monkeypatch.context() as patched:
+        failing(first, 2, code, patched)
+        assert main(["plan", "--plan-id", "L", *COMMON]) == 0
+    told = capsys.readouterr().err
+    assert "trying again in 0.5 s" in told or first == 20  # a link, in whose place a copy does
+    manifest = planned[0].replace("K.json", "L.json")
+    assert main(["submit", "--no-monitor", "--manifest", manifest]) == 0
+
+
+@pytest.mark.parametrize("command", ["submit", "status", "once"])
+def test_a_moment_without_reads_costs_a_command_a_moment_and_a_word(
+    command: str, planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    manifest, scheduler = planned
+    words = {
+        "submit": ["submit", "--no-monitor", "--manifest", manifest],
+        "status": ["monitor", "--session", "K", "--cmd", "status"],
+        "once": ["monitor", "--session", "K", "--once"],
+    }[command]
+    assert command == "submit" or main(["submit", "--no-monitor", "--manifest", manifest]) == 0
+    opened = os.open
+    read: set[str] = set()
+
+    def stale_at_first(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        kind = Path(path).suffix  # of each kind of file the first one
+        if kind in (".json", ".sbatch", ".journal") and not flags & (os.O_WRONLY | os.O_RDWR) and kind not in read:
+            read.add(kind)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, flags, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", stale_at_first)
+        assert main(words) == 0
+    assert ".json" in read
+    assert capsys.readouterr().err.count("trying again in 0.5 s") >= 1
+    assert len(scheduler.submissions) == JOBS
+
+
 def test_what_does_not_pass_by_itself_is_told_at_once(
     planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

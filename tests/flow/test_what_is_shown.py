@@ -218,6 +218,9 @@ def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
     assert (refused.returncode, told["exit_code"], told["problems"][0]["where"]) == (2, 2, "scheduler.max_jobz=1")
 
 
+_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"
+
+
 @pytest.mark.parametrize(
     "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job_requeued_in_held_state"]
 )
@@ -227,7 +230,8 @@ def test_a_held_job_is_told_with_the_command_that_lets_it_go(reason: str, tmp_pa
     for _ in range(6):
         stage.cycle()
         told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
-    assert f"a: pending (job 1, {reason}: it waits until `scontrol release 1`)" in told
+    more = {"JobHeldAdmin": " of an administrator", "launch failed requeued held": f"; {_LAUNCH_FAILED}"}
+    assert f"a: pending (job 1, {reason}: it waits until `scontrol release 1`{more.get(reason, '')})" in told
     assert [line for line in told if "scontrol release" in line] == [line for line in told if reason in line]
     assert told[-1].startswith("a: success")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from oellm_autoexp.claims import (
     claimed,
     process_started,
 )
-from oellm_autoexp.errors import LockedError
+from oellm_autoexp.errors import LockedError, StateError
 from oellm_autoexp.files import create_atomic
 
 HERE = Machine.here()
@@ -253,3 +254,23 @@ def test_who_is_interrupted_in_the_instant_of_taking_a_claim_leaves_none_behind(
     with pytest.raises(KeyboardInterrupt), claimed(path, "session x"):
         pass
     assert not path.exists()
+
+
+def test_a_claim_that_could_not_be_made_for_a_moment_keeps_its_own_maker_not_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "claim"
+    with monkeypatch.context() as patched:
+        opened = os.open
+
+        def fails_once_it_is_there(name: Any, *words: Any, **named: Any) -> int:
+            if os.path.lexists(path) and Path(name) == path:
+                patched.undo()
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return opened(name, *words, **named)
+
+        patched.setattr(os, "open", fails_once_it_is_there)
+        with pytest.raises(StateError, match="can't claim it"), claimed(path, "it"):
+            pass
+    with claimed(path, "it") as claim:
+        claim.beat()

@@ -852,7 +852,7 @@ def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
         ("nice", "-" + "9" * 20),
         ("tmp", "9" * 30),
     ],
-    ids=str,
+    ids=["long", "with a unit", "a number", "negative", "of a disk"],
 )
 def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=r"is a number of \d+ digits, which SLURM does not take") as error:
@@ -861,7 +861,12 @@ def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: o
     assert directives.directives({"account": "9" * 30 + " words"}, (), name="n", log_path="/l", work_dir="/w")
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "B:USR1@" + "9" * 5000, "NOSUCH@60", "USR1@65536"])
+@pytest.mark.parametrize("value", ["9" * 5000, "B:USR1@" + "9" * 5000, "NOSUCH@60", "USR1@65536"], ids=lambda v: v[:9])
 def test_a_signal_that_sbatch_refuses_is_told_while_planning(value: str) -> None:
     text = "#!/bin/bash\n#SBATCH --signal=" + value + "\ntrue\n"
     assert [problem.what for problem in signals.signal_problems(text)] == ["Invalid --signal specification"]
+
+
+def test_where_a_job_is_no_array_task_its_logs_are_where_slurm_puts_them() -> None:
+    assert log_paths.resolve_log_path("/x/%A_%a.out", "12") == "/x/12_4294967294.out"
+    assert log_paths.stream_files("/x/%A_%a.err", "12") == ("/x", "12_4294967294.err")

@@ -20,6 +20,7 @@ from oellm_autoexp.errors import (
     UnreachableError,
 )
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
+from oellm_autoexp.monitor.detect import conclude
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
 from tests.slurm.cluster import Cluster
@@ -117,7 +118,7 @@ def test_an_sbatch_that_gives_no_id_has_perhaps_submitted(commands: Commands, bo
 def test_a_hanging_command_is_ended_with_its_children(commands: Commands) -> None:
     """They hold its output open, so waiting for that would take as long as they do."""
     commands.write("squeue", f"sleep 1000 & echo $! > '{commands.folder}/pid'; wait")
-    with pytest.raises(SchedulerError, match=r"squeue: no answer within 1 s"):
+    with pytest.raises(SchedulerError, match=r"squeue: no answer within 1 s \(slurm.client.timeout_seconds\)"):
         commands.client(timeout=1).poll(dict.fromkeys(["1"], ""))
     child = int((commands.folder / "pid").read_text())
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -613,3 +614,39 @@ def test_more_jobs_than_the_site_takes_are_refused_as_too_many(
 
 def test_what_takes_a_launcher_away_in_a_terminal_reaches_no_submission() -> None:
     assert outside_jobs({"AUTOEXP_LAUNCHER": "", "A": "1"}) == {"A": "1"}
+
+
+def test_a_state_that_is_not_known_here_is_no_news_and_says_which_it_is(commands: Commands) -> None:
+    states = {"1": "TELEPORTING", "2": "RESIZING", "3": "EXPEDITING"}
+    lines = [f"{job}@{state}@0@0@0@n1@None@+@autoexp:t@+@name.t@\n" for job, state in states.items()]
+    commands.says("squeue", "".join(lines))
+    client = commands.client()
+    seen = client.poll(dict.fromkeys(states, "t"))
+    assert seen["1"] == JobStatus(UNKNOWN, "it tells the state TELEPORTING, which is not known here")
+    assert client.listed({"1": "t"}) == {"1": seen["1"]}
+    assert [conclude(seen[job].scheduler_state) for job in ("2", "3")] == ["running", "pending"]
+    commands.says("squeue", "")
+    commands.says("sacct", "1|TELEPORTING|0:0|n1|autoexp:t|name.t\n")
+    assert client.poll({"1": "t"})["1"].scheduler_state == UNKNOWN
+
+
+def test_where_there_is_no_sacct_jobs_that_left_the_queue_are_not_known_and_that_is_told_once(
+    commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    (commands.folder / "sacct").unlink()
+    client = commands.client()
+    assert client.poll({"1": "t"}) == {}
+    assert client.poll({"1": "t"}) == {}
+    assert client.find([commands.submission()]) == {}
+    assert [record.message.partition("sacct: ")[2] for record in caplog.records] == [
+        "No such file or directory: how jobs ended is known from squeue and from what they leave"
+    ]
+
+
+@pytest.mark.parametrize("command", ["sbatch", "squeue"])
+def test_a_command_that_waits_for_its_slurm_conf_is_not_waited_for(commands: Commands, command: str) -> None:
+    said = "error: s_p_parse_file: cannot stat file /nosuch: No such file or directory, retrying in 1sec up to 60sec"
+    commands.write(command, f'echo "{command}: {said}" >&2; sleep 1000')
+    client = commands.client(timeout=20)
+    with pytest.raises(UnreachableError, match="cannot stat file /nosuch"):
+        client.submit(commands.submission()) if command == "sbatch" else client.poll({"1": "t"})

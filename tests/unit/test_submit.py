@@ -134,7 +134,7 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
     assert desk.submitter().submit_ready() == 0
     assert (desk.job.state, desk.job.reason) == (
         "waiting",
-        "its submission got no clear answer, and it is not there",
+        "its submission got no clear answer, and it is not there (timed out)",
     )
     desk.clock = desk.job.retry_at
     assert desk.submitter().submit_ready() == 1

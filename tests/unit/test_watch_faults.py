@@ -776,3 +776,15 @@ def test_a_line_of_each_of_64_ranks_begins_one_new_attempt(tmp_path: Path) -> No
     stage.finish()
     assert (stage.a.attempt, stage.a.restarts) == (2, {"seen": 1})
     assert sum("new attempt" in line for line in stage.heard) == 1
+
+
+def test_a_job_whose_state_the_scheduler_does_not_know_now_is_watched_on_and_that_is_told(tmp_path: Path) -> None:
+    unknown = JobStatus("UNKNOWN", "sacct: connection refused")
+    stage = Stage(tmp_path, {}, {"a": [(("RUNNING", unknown, unknown, "COMPLETED"), "")]})
+    changes, told = Changes(), []
+    for _ in range(8):
+        stage.cycle()
+        told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
+    assert told.count("the scheduler does not answer, waiting for it: a: sacct: connection refused") == 1
+    assert told.count("it answers again") == 1
+    assert (stage.a.state, stage.a.runs) == ("success", 1)
