@@ -52,13 +52,15 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array-subset", metavar="0,3-5", help="plan only the jobs with these indices")
 
 
-def plan(options: argparse.Namespace, around: Circumstances | None = None) -> Plan:
+def plan(options: argparse.Namespace, around: Circumstances | None = None, *, judged: bool = True) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 
-    `around`: what to take for the circumstances of the plan (default: those of this process).
+    `around`: what to take for the circumstances of the plan (default: those of this process). `judged`: what the jobs
+    ask for is compared with what their site allows.
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
+    from oellm_autoexp.scheduler.make import live_site
     from oellm_autoexp.workflow.check import absent
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
@@ -79,6 +81,7 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None) -> Pl
             around or gather(),
             plan_id=None if len(found) else plan_id,
             subset=subset,
+            site=live_site if judged else None,
             read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
         )
     found.raise_all()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import reprlib
+import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
@@ -107,6 +109,41 @@ class FakeSlurmClient(Section):
 Client = Annotated[SlurmClient | LocalClient | FakeSlurmClient, Field(discriminator="class_name")]
 
 
+def _splits(text: str) -> str:
+    """A text that splits into words as a shell would do it."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise PydanticCustomError("words", "does not split into words: {why}", {"why": str(error).lower()}) from None
+    return text
+
+
+class LimitsSection(Section):
+    """Limits of a partition or a QOS for one job; null: none is known."""
+
+    time: Text | None = None
+    nodes: Count | None = Field(default=None, ge=1)
+    min_nodes: Count | None = Field(default=None, ge=1)
+
+
+class SiteSection(Section):
+    """A cluster, as its documentation describes it. What SLURM itself tells counts more."""
+
+    name: Text = "this site"
+    accounts_cmd: Text = "sacctmgr show assoc user=$USER format=account,qos"
+    """The command that lists a user's accounts there."""
+    needs: tuple[Literal["account", "partition", "qos"], ...] = ()
+    """Options without which the site takes no job."""
+    partition: Text | None = None
+    qos: Text | None = None
+    debug_partition: Text | None = None
+    debug_qos: Text | None = None
+    """What `slurm.debug` chooses: for short tests, at once."""
+    partitions: dict[str, LimitsSection] = {}
+    qos_limits: dict[str, LimitsSection] = {}
+    """Limits by name. A limit of a QOS is in place of its partition's."""
+
+
 class SlurmSection(Section):
     """How jobs are rendered and handed to the scheduler. `sbatch`, `srun` and `env` are open."""
 
@@ -122,6 +159,12 @@ class SlurmSection(Section):
     srun: Flags = {}
     sbatch: Flags = {}
     sbatch_extra_directives: list[str] = []
+    modules: list[Annotated[Text, AfterValidator(_splits)]] = []
+    """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
+    master_addr: Text = "{hostname}"
+    """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
+    debug: bool = False
+    site: SiteSection = SiteSection()
     client: Client
 
 

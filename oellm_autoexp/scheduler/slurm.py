@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from oellm_autoexp.errors import (
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
 from oellm_autoexp.slurm import limits, parse
+from oellm_autoexp.slurm import site as sites
 from oellm_autoexp.slurm.directives import options
 from oellm_autoexp.slurm.environment import SRUN_INPUTS
 from oellm_autoexp.slurm.nodes import node_union
@@ -114,17 +116,22 @@ class SlurmClient:
     def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
         """See Scheduler.check: options by `sbatch --help`, limits by `scontrol`, and `sbatch --test-only`."""
         known = limits.OPTIONS | limits.options_in_help(self._told([*self._submit, "--help"]))
-        site = limits.partitions(self._told([*self._scontrol, "-a", "show", "partition", "-o"]))
-        problems = []
+        allowed = self.site()
+        problems: list[Problem] = []
         for path, text in scripts.items():
             problems += self._path_problems(path)
             asked = options(text)
             problems += limits.option_problems(asked, known, path)
-            problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
+            problems += sites.problems({**_told_by_environment(), **asked}, allowed, path)
             problems += self._node_problems(asked, path)
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
+
+    def site(self) -> sites.Site:
+        """What SLURM tells of the cluster and of this user's accounts; what it can't tell now is left out."""
+        commands = {"scontrol": self._scontrol, "sacctmgr": self._sacctmgr}
+        return sites.read(lambda name, words: self._told([*commands[name], *words]), getpass.getuser())
 
     def _node_problems(self, asked: Mapping[str, str], path: str) -> list[Problem]:
         """The nodes that a script names and the cluster does not have: sbatch refuses it for them."""
@@ -420,18 +427,9 @@ def _sbatch_runs(tokens: Iterable[str]) -> bool:
     return False
 
 
-_DEFAULTS = {
-    "SBATCH_ACCOUNT": "account",
-    "SBATCH_PARTITION": "partition",
-    "SBATCH_QOS": "qos",
-    "SBATCH_RESERVATION": "reservation",
-}
-"""Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
-
-
 def _told_by_environment() -> dict[str, str]:
     """What these variables ask for, by option."""
-    return {option: os.environ[name] for name, option in _DEFAULTS.items() if os.environ.get(name)}
+    return {option: os.environ[name] for name, option in sites.VARIABLES.items() if os.environ.get(name)}
 
 
 def _submission_environment(script_path: str) -> dict[str, str]:
@@ -443,7 +441,7 @@ def _submission_environment(script_path: str) -> dict[str, str]:
         asked = options(trust.read_script(Path(script_path)))
     except (OSError, StateError):
         asked = {}
-    kept = {name for name, option in _DEFAULTS.items() if option not in asked}
+    kept = {name for name, option in sites.VARIABLES.items() if option not in asked}
     return {
         name: value
         for name, value in outside_jobs(os.environ).items()

@@ -21,7 +21,7 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, decode_parts
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSection, decode_parts
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
@@ -34,6 +34,7 @@ from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.signals import signal_problems
+from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, side_file, watching
@@ -54,6 +55,7 @@ from oellm_autoexp.workflow.plan_checks import (
 )
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
+from oellm_autoexp.workflow.site_checks import site_problems
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
@@ -132,13 +134,15 @@ def make_plan(
     circumstances: Circumstances,
     *,
     read_template: ReadTemplate,
+    site: Callable[[SlurmSection], Site] | None = None,
     plan_id: str | None = None,
     subset: frozenset[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Plan every job of a composed config.
 
-    `read_template` gives the sbatch template at a path (None: the shipped one); `subset` keeps only those job indices;
+    `read_template` gives the sbatch template at a path (None: the shipped one); `site` asks SLURM what it allows (None:
+    jobs are not compared with what their site allows); `subset` keeps only those job indices;
     `progress` is told how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
     mistakes found, each located in its file where it can be.
     """
@@ -154,7 +158,7 @@ def make_plan(
         except AutoexpError as error:
             others = _beside_the_sweep(composed, circumstances, read_template)
             raise type(error)(*error.problems, *others) from None
-        planner = _Planner(jobs, circumstances, read_template)
+        planner = _Planner(jobs, circumstances, read_template, site)
         planned = planner.jobs(subset, progress)
         return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
 
@@ -223,8 +227,16 @@ class _Packer:
 
 
 class _Planner:
-    def __init__(self, jobs: Jobs, circumstances: Circumstances, read_template: ReadTemplate) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        circumstances: Circumstances,
+        read_template: ReadTemplate,
+        site: Callable[[SlurmSection], Site] | None = None,
+    ) -> None:
         self._jobs = jobs
+        self._site = site
+        self._sites: dict[tuple[str, ...], Site] = {}
         self._circumstances = circumstances
         self._read_template = read_template
         self._templates: dict[str, str] = {}
@@ -403,9 +415,11 @@ class _Planner:
             launcher=Launcher.of(slurm.launcher_cmd, slurm.srun, env=env),
             argv=command.argv,
             for_slurm=slurm.client.class_name != "LocalClient",
+            modules=slurm.modules,
         )
         told = options(text)  # a template may have directives of its own
         nodes, gpus, limit = resources(told)
+        raise_all(ConfigError, self._site_problems(slurm, told))
         asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
         streams = launching.streams(slurm, told, work_dir)
         for note in launching.notes(slurm, told, asked):
@@ -444,6 +458,14 @@ class _Planner:
         self._first = self._first or config
         check_plan_wide(self._first, config)
         return _Planned(spec, text, packed)
+
+    def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
+        """Why the site would not take a job; SLURM is asked once."""
+        if self._site is None or slurm.client.class_name != "SlurmClient":
+            return []
+        if slurm.squeue_cmd not in self._sites:
+            self._sites[slurm.squeue_cmd] = self._site(slurm)
+        return site_problems(slurm, asked, self._sites[slurm.squeue_cmd], self._circumstances.environment)
 
     def _template(self, path: str) -> str:
         """The template at a path ('': the shipped one), read once. Raises ConfigError."""

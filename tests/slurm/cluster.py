@@ -85,6 +85,8 @@ class Cluster:
         default_factory=cgroups_usable, metadata={"help": "limit memory by cgroup v1 (default: where it works)"}
     )
     extra: tuple[str, ...] = _knob((), "one more line for slurm.conf; may be repeated")
+    node: str = _knob("", "the shape of a node as slurm.conf tells it (default: one socket of CPUs)")
+    partitions: tuple[str, ...] = _knob((), "a partition as slurm.conf tells it, in place of the usual ones; repeated")
 
     def __post_init__(self) -> None:
         if not self.directory.is_absolute() or re.search(r"[^\w./+-]", str(self.directory)):
@@ -102,7 +104,8 @@ class Cluster:
             knobs = json.loads((directory / "cluster.json").read_text())
         except FileNotFoundError:
             return None
-        return cls(**{**knobs, "directory": directory, "extra": tuple(knobs["extra"])})
+        lists = {name: tuple(knobs[name]) for name in ("extra", "partitions")}
+        return cls(**{**knobs, **lists, "directory": directory})
 
     # ---- names
 
@@ -363,7 +366,7 @@ class Cluster:
         return self._node_states().get(node) in USABLE_STATES
 
     def _node_states(self) -> dict[str, str]:
-        lines = self.run("sinfo", "--noheader", "--Node", "--partition=debug", "--format=%N %t", check=False).stdout
+        lines = self.run("sinfo", "--all", "--noheader", "--Node", "--format=%N %t", check=False).stdout
         return dict(line.split() for line in lines.splitlines())
 
     def _known(self, name: str) -> str:
