@@ -13,6 +13,7 @@ from oellm_autoexp.scheduler import fake, local, slurm
 from oellm_autoexp.scheduler.base import Scheduler
 from oellm_autoexp.slurm.site import Site
 
+_LONGEST_LOOK_SECONDS = 20  # a plan can be made where SLURM does not answer
 _COMMANDS = ("submit_cmd", "squeue_cmd", "sacct_cmd", "cancel_cmd")
 
 
@@ -30,7 +31,7 @@ def live_site(section: SlurmSection) -> Site:
     if not isinstance(client, SlurmClient):
         return Site()
     commands = {key: getattr(section, key) for key in _COMMANDS}
-    return slurm.SlurmClient(**commands, timeout_seconds=client.timeout_seconds).site()
+    return slurm.SlurmClient(**commands, timeout_seconds=min(client.timeout_seconds, _LONGEST_LOOK_SECONDS)).site()
 
 
 def make_scheduler(manifest: Manifest) -> Scheduler:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -131,7 +131,11 @@ class SlurmClient:
     def site(self) -> sites.Site:
         """What SLURM tells of the cluster and of this user's accounts; what it can't tell now is left out."""
         commands = {"scontrol": self._scontrol, "sacctmgr": self._sacctmgr}
-        return sites.read(lambda name, words: self._told([*commands[name], *words]), getpass.getuser())
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name  # $USER may be anything
+        except KeyError:
+            user = str(os.getuid())
+        return sites.read(lambda name, words: self._told([*commands[name], *words]), user)
 
     def _node_problems(self, asked: Mapping[str, str], path: str) -> list[Problem]:
         """The nodes that a script names and the cluster does not have: sbatch refuses it for them."""

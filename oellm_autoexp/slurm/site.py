@@ -59,7 +59,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Site:
-    """What is known of a cluster. An empty mapping or tuple: nothing is known of it.
+    """What is known of a cluster; of what is empty, nothing is. Accounts and QOS have small letters.
 
     `complete`: the cluster has no partitions and QOS but these, which SLURM itself told.
     """
@@ -83,7 +83,7 @@ def partitions(text: str) -> dict[str, Partition]:
         fields = dict(word.partition("=")[::2] for word in line.split())
         name = fields.get("PartitionName")
         if name:
-            qos = fields.get("QoS", "N/A").replace("N/A", "")
+            qos = fields.get("QoS", "N/A").replace("N/A", "").lower()
             nodes = [int(fields[key]) for key in ("MaxNodes", "TotalNodes") if _COUNT.fullmatch(fields.get(key, ""))]
             found[name] = Partition(
                 name,
@@ -105,6 +105,7 @@ def qualities(text: str) -> dict[str, Qos]:
     found = {}
     for line in text.splitlines():
         name, flags, wall, most, least = (*line.split("|"), "", "", "", "", "")[:5]
+        name = name.lower()
         if name and "|" in line:
             lifts = {"PartitionTimeLimit", "PartitionMaxNodes"} & {*flags.split(",")}
             found[name] = Qos(
@@ -124,7 +125,10 @@ ASSOCIATION_FIELDS = "format=Account,Partition,QOS,DefaultQOS"
 def associations(text: str) -> tuple[Association, ...]:
     """A user's accounts in what `sacctmgr -n -P show assoc format=Account,Partition,QOS,DefaultQOS` prints."""
     rows = [(*line.split("|"), "", "", "")[:4] for line in text.splitlines() if "|" in line]
-    return tuple(Association(account, partition, _names(qos), default) for account, partition, qos, default in rows)
+    return tuple(
+        Association(account.lower(), partition, _names(qos), default.lower())
+        for account, partition, qos, default in rows
+    )
 
 
 def read(ask: Callable[[str, Sequence[str]], str], user: str) -> Site:
@@ -140,7 +144,9 @@ def read(ask: Callable[[str, Sequence[str]], str], user: str) -> Site:
         return Site(known, complete=True)
     qos = qualities(ask("sacctmgr", ("-n", "-P", "show", "qos", QOS_FIELDS)))
     own = associations(ask("sacctmgr", ("-n", "-P", "show", "assoc", f"user={user}", ASSOCIATION_FIELDS)))
-    default = ask("sacctmgr", ("-n", "-P", "show", "user", user, "format=DefaultAccount")).strip() if own else ""
+    default = (
+        ask("sacctmgr", ("-n", "-P", "show", "user", user, "format=DefaultAccount")).strip().lower() if own else ""
+    )
     return Site(known, qos, own, default, complete=True)
 
 
@@ -156,6 +162,9 @@ def problems(asked: Mapping[str, str], site: Site, place: str = "") -> list[Prob
     `place` is where the directives stand; by default each option has its place in the config. Nothing is said of limits
     of a QOS that is not known.
     """
+
+    # SLURM compares accounts and QOS, but not partitions, in small letters.
+    asked = {option: value.lower() if option in ("account", "qos") else value for option, value in asked.items()}
 
     def where(option: str) -> str:
         return place or f"$.slurm.sbatch.{option}"
@@ -273,7 +282,7 @@ def _beyond(what: str, where: str) -> Problem:
 
 
 def _names(text: str) -> frozenset[str]:
-    return frozenset(name for name in text.split(",") if name and name not in ("ALL", "N/A", "(null)"))
+    return frozenset(name.lower() for name in text.split(",") if name and name not in ("ALL", "N/A", "(null)"))
 
 
 def _nodes_in(resources: str) -> int | None:

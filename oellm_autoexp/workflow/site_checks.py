@@ -36,7 +36,7 @@ def declared(section: SiteSection) -> Site:
     for name, limits in section.qos_limits.items():
         seconds = _seconds(limits, f"qos_limits.{name}")
         lifts_time, lifts_nodes = seconds is not None, limits.nodes is not None
-        qos[name] = Qos(name, seconds, limits.nodes, limits.min_nodes, lifts_time, lifts_nodes)
+        qos[name.lower()] = Qos(name, seconds, limits.nodes, limits.min_nodes, lifts_time, lifts_nodes)
     return Site(partitions, qos)
 
 
