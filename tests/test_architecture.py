@@ -109,6 +109,7 @@ PURE = [
     "workflow.plan",
     "workflow.plan_checks",
     "workflow.resolve",
+    "workflow.site_checks",
     "view.graph",
     "sweep",
     "scheduler.base",
@@ -124,6 +125,7 @@ RUNS_PROCESSES = {
     "scheduler.local",
     "scheduler.slurm",
     "workflow.check",
+    "workflow.cluster",  # what a user would ask SLURM and container runtimes
     "workflow.provenance",
     "world",
 }
@@ -150,6 +152,7 @@ OPENS_FILES = {
     "scheduler.slurm",  # /proc
     "scheduler.spool",
     "webhook",  # an address
+    "workflow.cluster",  # /proc, and whether a file can be written
     "workflow.manifest",  # makes new files
 }
 """The rooms that open files by themselves; all others go through the door (trust.py), which asks whose they are."""

@@ -66,9 +66,9 @@ class SlurmClient:
     ) -> None:
         # An sbatch behind a wrapper (ssh) can't be ended from here: it may submit as long as it tries.
         self.settle_seconds = settle_seconds if len(submit_cmd) == 1 else max(settle_seconds, _RETRYING_SECONDS)
-        self._scontrol = _beside(squeue_cmd, "scontrol")
-        self._sinfo = _beside(squeue_cmd, "sinfo")
-        self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
+        self._scontrol = beside(squeue_cmd, "scontrol")
+        self._sinfo = beside(squeue_cmd, "sinfo")
+        self._sacctmgr = beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
         self._failed_nodes: dict[tuple[str, str], str] = {}
         self._listed: Mapping[str, parse.Told] = {}
@@ -470,7 +470,7 @@ def job_name(submission: Submission) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
 
 
-def _beside(command: Sequence[str], name: str) -> tuple[str, ...]:
+def beside(command: Sequence[str], name: str) -> tuple[str, ...]:
     """Another of SLURM's commands, reached as a given one is: `ssh login /opt/slurm/bin/squeue` → `… scontrol`."""
     for index, word in reversed(list(enumerate(command))):
         folder, slash, last = word.rpartition("/")
