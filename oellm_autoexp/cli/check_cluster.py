@@ -122,7 +122,7 @@ def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
 
 def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
     """The plan of the job, if the site would take it."""
-    from oellm_autoexp.slurm import script
+    from oellm_autoexp.slurm.directives import options as asked_by
     from oellm_autoexp.workflow.cluster import OK, Finding
 
     try:
@@ -130,7 +130,7 @@ def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
     except AutoexpError as error:
         report.failed("job", error)
         return None
-    asked = script.options(plan.scripts[0])
+    asked = asked_by(plan.scripts[0])
     words = ", ".join(f"{key} {asked[key]}" for key in ("account", "partition", "qos", "time") if asked.get(key))
     report.add(Finding("job", OK, f"the site takes it: {words}"))
     return plan
