@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,13 @@ def _splits(text: str) -> str:
     return text
 
 
+def _master_addr(text: str) -> str:
+    """`{address}`, or a name in which `{hostname}` may stand."""
+    if (text != "{address}" and re.search(r"[{}\s]", text.replace("{hostname}", ""))) or not text:
+        raise PydanticCustomError("master_addr", "must be {hostname}, a name made of it, or {address}")
+    return text
+
+
 class LimitsSection(Section):
     """Limits of a partition or a QOS for one job; null: none is known."""
 
@@ -161,7 +169,7 @@ class SlurmSection(Section):
     sbatch_extra_directives: list[str] = []
     modules: list[Annotated[Text, AfterValidator(_splits)]] = []
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
-    master_addr: Text = "{hostname}"
+    master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
     """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
     debug: bool = False
     site: SiteSection = SiteSection()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,8 @@ class AtSite:
 
     site: Site
     cluster: Cluster
+    live: Allowed
+    """What the cluster's SLURM tells of itself."""
     user: User
     records: Path
 
@@ -59,12 +61,9 @@ class AtSite:
         environment = {**self.user.environment, **more}
         around = Circumstances(datetime.now(UTC), self.user.home, "python3", environment, ("x",), "me", "here", "00")
 
-        def ask(command: str, words: Sequence[str]) -> str:
-            return self.cluster.run(command, *words).stdout
-
         def scripts(*, live: bool = True, first: bool = False) -> tuple[str, ...]:
             def allowed(_: SlurmSection) -> Allowed:
-                return read(ask, user_name()) if live else Allowed()
+                return self.live if live else Allowed()
 
             subset = frozenset({0}) if first else None
             return make_plan(composed, around, read_template=lambda _: TEMPLATE, site=allowed, subset=subset).scripts
@@ -85,17 +84,17 @@ class AtSite:
 
 
 @pytest.fixture(scope="session", params=SITES)
-def site_cluster(request: pytest.FixtureRequest, slurm_directory: Path) -> Iterator[tuple[Site, Cluster]]:
-    """A site's cluster."""
+def site_cluster(request: pytest.FixtureRequest, slurm_directory: Path) -> Iterator[tuple[Site, Cluster, Allowed]]:
+    """A site's cluster, and what its SLURM tells a user."""
     site = Site.load(request.param)
     with site.running(slurm_directory / site.name) as cluster:
-        yield site, cluster
+        yield site, cluster, read(lambda command, words: cluster.run(command, *words).stdout, user_name())
 
 
 @pytest.fixture
-def at_site(site_cluster: tuple[Site, Cluster], tmp_path: Path) -> AtSite:
+def at_site(site_cluster: tuple[Site, Cluster, Allowed], tmp_path: Path) -> AtSite:
     """A user of a site, with the trainer in place of Python."""
-    site, cluster = site_cluster
+    site, cluster, live = site_cluster
     home, records, programs = tmp_path / "home", tmp_path / "records", tmp_path / "bin"
     for folder in (home, records, programs):
         folder.mkdir()
@@ -115,4 +114,4 @@ def at_site(site_cluster: tuple[Site, Cluster], tmp_path: Path) -> AtSite:
         **site.variables,
         **cluster.environment(),
     }
-    return AtSite(site, cluster, User(home, environment), records)
+    return AtSite(site, cluster, live, User(home, environment), records)

@@ -59,12 +59,9 @@ class Site:
         with running(self.cluster(directory)) as cluster:
             manage = ("sacctmgr", "--immediate", "--quiet")
             for line in self.qos:
-                name, *limits = line.split()
-                cluster.run(*manage, "add", "qos", name)
-                cluster.run(*manage, "modify", "qos", name, "set", *limits)
+                cluster.run(*manage, "add", "qos", *line.split())
             names = ",".join(["normal", *(line.split()[0] for line in self.qos)])
             cluster.run(*manage, "add", "account", self.account, f"Description={self.name}", "Organization=lab")
-            cluster.run(*manage, "add", "user", user_name(), f"account={self.account}")
-            who = ("where", f"user={user_name()}", f"account={self.account}")
-            cluster.run(*manage, "modify", "user", *who, "set", f"qos={names}", "defaultqos=normal")
+            allowed = (f"qos={names}", "defaultqos=normal")
+            cluster.run(*manage, "add", "user", user_name(), f"account={self.account}", *allowed)
             yield cluster

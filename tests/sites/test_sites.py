@@ -12,13 +12,11 @@ import yaml
 
 from oellm_autoexp.config.schema import LimitsSection, SiteSection
 from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.slurm.site import read
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.workflow.site_checks import declared
 from tests.sites.conftest import AtSite
 from tests.sites.laboratory import SITES, Site
-from tests.slurm.cluster import Cluster
-from tests.slurm.machine import user_name
+from tests.slurm.machine import wait
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = (
@@ -62,9 +60,11 @@ def profile(name: str) -> dict[str, Any]:
 
 def test_the_speed_test_of_a_site_runs_with_its_ranks_addresses_and_variables(at_site: AtSite) -> None:
     name = at_site.site.name
-    words = ("--config-ref", f"experiments/megatron_{name}_speed_test", "--array-subset", "0,3", "--check")
-    result = at_site.user.run("run", *words, *at_site.stub)
+    words = ("--config-ref", f"experiments/megatron_{name}_speed_test", "--array-subset", "0,3")
+    result = at_site.user.run("run", *words, "--check", "--no-monitor", *at_site.stub)
     assert result.returncode == 0, result.stderr + result.stdout
+    states = ("squeue", "--noheader", "--states=all", "--format=%T")
+    wait("the end of both jobs", lambda: {*at_site.cluster.run(*states).stdout.split()} == {"COMPLETED"})
 
     gpus = at_site.site.gpus
     ranks = sorted(at_site.ranks(), key=lambda rank: (int(rank["WORLD_SIZE"]), int(rank["RANK"])))
@@ -179,10 +179,8 @@ def test_what_a_site_would_refuse_is_refused_at_planning_with_the_sites_reason(a
         assert "to start at" in judged(changes)
 
 
-def test_what_a_profile_says_of_its_site_is_what_slurm_says(site_cluster: tuple[Site, Cluster]) -> None:
-    site, cluster = site_cluster
-    live = read(lambda command, words: cluster.run(command, *words).stdout, user_name())
-    said = declared(SiteSection.model_validate(profile(site.name)["site"]))
+def test_what_a_profile_says_of_its_site_is_what_slurm_says(at_site: AtSite) -> None:
+    live, said = at_site.live, declared(SiteSection.model_validate(profile(at_site.site.name)["site"]))
     for name, partition in said.partitions.items():
         assert live.partitions[name].max_seconds == partition.max_seconds
         assert partition.max_nodes in (None, live.partitions[name].max_nodes)
