@@ -162,6 +162,11 @@ class Launch:
         """All that the job exports."""
         return {**self._slurm.env, **self.own_environment()}
 
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What `argv` starts."""
+        return ("bash", *self._section.python[:1])
+
     def argv(self, name: str, program: Sequence[str]) -> list[str]:
         """The whole command: bash, as `name`, takes the rank or the node from SLURM's variables, where it runs.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import reprlib
-import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
@@ -12,8 +11,9 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from oellm_autoexp.container.kinds import ContainerField, NoContainer
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
+from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words, splits
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.rules import MonitoringSection
 from oellm_autoexp.text import did_you_mean, scalar
@@ -110,15 +110,6 @@ class FakeSlurmClient(Section):
 Client = Annotated[SlurmClient | LocalClient | FakeSlurmClient, Field(discriminator="class_name")]
 
 
-def _splits(text: str) -> str:
-    """A text that splits into words as a shell would do it."""
-    try:
-        shlex.split(text)
-    except ValueError as error:
-        raise PydanticCustomError("words", "does not split into words: {why}", {"why": str(error).lower()}) from None
-    return text
-
-
 def _master_addr(text: str) -> str:
     """`{address}`, or a name in which `{hostname}` may stand."""
     if (text != "{address}" and re.search(r"[{}\s]", text.replace("{hostname}", ""))) or not text:
@@ -167,7 +158,7 @@ class SlurmSection(Section):
     srun: Flags = {}
     sbatch: Flags = {}
     sbatch_extra_directives: list[str] = []
-    modules: list[Annotated[Text, AfterValidator(_splits)]] = []
+    modules: list[Annotated[Text, AfterValidator(splits)]] = []
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
     master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
     """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
@@ -183,10 +174,6 @@ class SchedulerSection(Section):
     submit_rate_limit_seconds: Number = Field(default=0, ge=0)
     max_gpu_hours: Number | None = Field(default=None, ge=0)
     native_dependencies: bool = False
-
-
-class ContainerSection(Section):
-    """What jobs run in: nothing but the host, so far."""
 
 
 class JobSection(Section):
@@ -208,7 +195,7 @@ class AutoexpConfig(Section):
     metadata: dict[str, Any] = {}
     project: ProjectSection
     backend: Backend
-    container: ContainerSection = ContainerSection()
+    container: ContainerField = NoContainer()
     slurm: SlurmSection
     scheduler: SchedulerSection = SchedulerSection()
     monitoring: MonitoringSection = MonitoringSection()
@@ -256,7 +243,7 @@ def _without_wrong(name: str, value: Any) -> tuple[Any, Any]:
     field = AutoexpConfig.model_fields[name]
     kind: Any = field.annotation
     if field.discriminator:
-        kind = Annotated[kind, Field(discriminator=field.discriminator)]
+        kind = Annotated[kind, Field(discriminator=field.discriminator), *field.metadata]
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     for _ in range(_MOST_WRONG):
         try:

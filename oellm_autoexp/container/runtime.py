@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from oellm_autoexp.container.binds import Bind
 from oellm_autoexp.container.failures import explain
 from oellm_autoexp.container.limits import limits
 from oellm_autoexp.errors import ConfigError, Problem
@@ -57,25 +58,14 @@ class Runtime:
         return (self.program, "--quiet", "exec", *options, *mounts, *place, image, *program)
 
     def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
-        """The words that make a host path visible in the container. Raises ConfigError.
-
-        `--bind` splits at commas and colons without a way to quote them; `--mount` takes quoted CSV (Apptainer 1.0,
-        SingularityCE 3.9: user guide, "Bind paths and mounts").
-        """
-        place = target or source
-        if not re.search("[,:]", source + place):
-            words = source if place == source and not read_only else f"{source}:{place}{':ro' if read_only else ''}"
-            return "--bind", words
-        if self.version < _MOUNT_SINCE[self.flavour]:
+        """The words that make a host path visible in the container (see Bind.words). Raises ConfigError."""
+        bind = Bind(source=source, target=target, read_only=read_only)
+        option, value = bind.words()
+        if option == "--mount" and self.version < _MOUNT_SINCE[self.flavour]:
             least = ".".join(map(str, _MOUNT_SINCE[self.flavour]))
             what = f"{self} can't bind a path with a comma or colon"
             raise ConfigError(Problem(what, source, f"rename it, or use {self.flavour} {least} or newer"))
-        fields = ["type=bind", f"source={source}", f"destination={place}", *(["ro"] if read_only else [])]
-        return "--mount", ",".join(map(_csv, fields))
-
-
-def _csv(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
+        return option, str(value)
 
 
 def parse_version(program: str, text: str) -> Runtime | None:

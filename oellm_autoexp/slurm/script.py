@@ -34,8 +34,10 @@ def render(
     argv: Sequence[str],
     for_slurm: bool = True,
     modules: Sequence[str] = (),
+    more: str = "",
 ) -> str:
-    """The whole script of a job. `modules` are commands of `module`, which stand before the variables in `{{env}}`.
+    """The whole script of a job. `modules` are commands of `module`, which stand before the variables in `{{env}}`, and
+    `more` are lines behind them.
 
     `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
     is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
@@ -70,7 +72,7 @@ def render(
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
-        "env": module_lines(modules) + exports(env, for_slurm=for_slurm),
+        "env": "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more))),
         "work_dir": shell([work_dir]),
         "marks": shell([marks]),
         "command": command,

@@ -22,6 +22,7 @@ from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSection, decode_parts
+from oellm_autoexp.container import kinds as containers
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
@@ -247,6 +248,7 @@ class _Planner:
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
         self._needs: dict[str, None] = {}
+        self._containers: dict[str, dict[str, Any]] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
         self._rules = watching.Decoder()
         self._later: dict[tuple[str | None, str, str], tuple[int, str, dict[str, Any]]] = {}
@@ -359,15 +361,18 @@ class _Planner:
             [
                 *name_problems(config.project.name),
                 *place_problems(config.project, self._jobs.absolute),
-                *environment_problems(config.slurm, config.backend.env),
+                *environment_problems(config.slurm, config.container, config.backend.env),
+                *config.container.problems(config.slurm.launcher_cmd),
                 *dependency_problems(config.scheduler, config.slurm),
             ],
         )
         command = make_backend(config.backend).command(tree)
-        env = {**command.env_defaults, **config.slurm.env, **command.env}
+        env = {**command.env_defaults, **config.slurm.env, **config.container.env, **command.env}
         for note in command.notes:
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
+        if recorded := containers.recorded(config.container, command.programs or command.argv[:1]):
+            self._containers.setdefault(str(recorded), recorded)
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
         redacted = self._redactor.redact(tree)
@@ -405,6 +410,8 @@ class _Planner:
             log_path=log_path,
             work_dir=work_dir,
         )
+        place = containers.Job(work_dir, (absolute(project.base_output_dir), output_dir), tuple(env))
+        entry = config.container.entry(place)
         text = render(
             self._template(absolute(slurm.template_path) if slurm.template_path else ""),
             name=project.name,
@@ -412,10 +419,16 @@ class _Planner:
             env=env,
             work_dir=work_dir,
             marks=f"{output_dir}/{MARKS}",
-            launcher=Launcher.of(slurm.launcher_cmd, slurm.srun, env=env),
+            launcher=Launcher.of(
+                slurm.launcher_cmd,
+                {**entry.srun, **slurm.srun},
+                env=(*env, *entry.variables),
+                wrapper=entry.words,
+            ),
             argv=command.argv,
             for_slurm=slurm.client.class_name != "LocalClient",
-            modules=slurm.modules,
+            modules=(*slurm.modules, *config.container.modules),
+            more=entry.lines,
         )
         told = options(text)  # a template may have directives of its own
         nodes, gpus, limit = resources(told)
@@ -506,7 +519,7 @@ class _Planner:
             overrides=tuple(redact_words(composed.source.overrides)),
             base_output_dir=str(base),
             monitoring_state_dir=self._jobs.absolute(first.project.monitoring_state_dir),
-            container=None,
+            container=tuple(self._containers.values()) or None,
             slurm=first.slurm.model_dump(include=slurm_keys),
             scheduler=first.scheduler.model_dump(),
             monitoring=watching.recorded(first.monitoring),
