@@ -26,6 +26,7 @@ from oellm_autoexp.errors import (
     SchedulerError,
     UnreachableError,
     UnwritableError,
+    raise_all,
 )
 from oellm_autoexp.text import printable
 
@@ -56,12 +57,13 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 
     `around`: what to take for the circumstances of the plan (default: those of this process). `judged`: what the jobs
-    ask for is compared with what their site allows.
+    ask for is compared with what their site allows. A container in which jobs could not run is refused where the
+    command goes on to submit them, else noted.
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
     from oellm_autoexp.scheduler.make import live_site
-    from oellm_autoexp.workflow.check import absent
+    from oellm_autoexp.workflow.check import absent, container_problems
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
@@ -87,7 +89,11 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     found.raise_all()
     with located(composed):
         _ask(made)
-    return replace(made, notes=(*made.notes, *absent(made.needs)))
+        unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
+        if getattr(options, "no_submit", True) is False and not options.dry_run:
+            raise_all(ConfigError, unready)
+    notes = (*made.notes, *absent(made.needs), *(str(problem).partition("\n")[0] for problem in unready))
+    return replace(made, notes=notes)
 
 
 def _ask(made: Plan) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ _OF_THE_IMAGE = ("PATH", "LD_LIBRARY_PATH", "HOME")
 """Variables that name places of an image; those of the host would hide its programs."""
 _OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROOT_", "PYXIS_")
 _CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
+_WIDTH = 112
 _COMPUTE_HINT = "write the path as it is on the nodes"
 Modules = list[Annotated[Text, AfterValidator(splits)]]
 
@@ -59,11 +61,11 @@ class NoContainer(Section):
     modules: Modules = []
     env: Environment = {}
 
-    def problems(self, launcher: Sequence[str]) -> list[Problem]:
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002  as in the other kinds
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
         return []
 
-    def entry(self, job: Job) -> Entry:
+    def entry(self, job: Job) -> Entry:  # noqa: ARG002  as in the other kinds
         """What it adds to the script of a job."""
         return Entry()
 
@@ -75,7 +77,7 @@ class VenvContainer(NoContainer):
     path: Text
     """The environment's folder."""
 
-    def entry(self, job: Job) -> Entry:
+    def entry(self, job: Job) -> Entry:  # noqa: ARG002
         """As in NoContainer; what `bin/activate` sets."""
         set_here = (f"VIRTUAL_ENV={self.path}", f"PATH={self.path}/bin:$PATH")
         return Entry(("env", *(Raw(expanded(text)) for text in set_here)))
@@ -94,7 +96,7 @@ class _ImageContainer(Section):
     check: bool = True
     """Whether image, runtime and binds are looked at before a job is submitted."""
 
-    def problems(self, launcher: Sequence[str]) -> list[Problem]:
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
         found = [
             Problem(f"{name} is the image's own", f"$.container.env.{name}", "set it when the image is built")
@@ -108,20 +110,18 @@ class _ImageContainer(Section):
 
     def _handed_on(self, job: Job) -> list[str]:
         """The job's variables that must hold in the container, whatever the image sets."""
-        return [
-            name for name in job.variables if name not in _OF_THE_IMAGE and not name.startswith(_OF_RUNTIMES)
-        ]
+        return [name for name in job.variables if name not in _OF_THE_IMAGE and not name.startswith(_OF_RUNTIMES)]
 
     @property
     def is_file(self) -> bool:
-        """Whether the image is a path that is known before the job runs, not a name in a registry or a job's variable."""
+        """Whether the image is a path that is known before the job runs; not a registry's name, or in a variable."""
         return "://" not in self.image and not REFERENCE.search(self.image)
 
     def _place(self, job: Job) -> str | Raw:
         """The image as a word of the script."""
         if REFERENCE.search(self.image):
             return Raw(expanded(self.image))
-        return posixpath.join(job.work_dir, self.image) if self.is_file else self.image
+        return posixpath.normpath(posixpath.join(job.work_dir, self.image)) if self.is_file else self.image
 
     def _binds(self, job: Job) -> list[Bind]:
         own = list(self.binds.values())
@@ -168,9 +168,20 @@ class ApptainerContainer(_ImageContainer):
         runtime = self.runtime or Raw('"$(command -v apptainer || command -v singularity || echo apptainer)"')
         return Entry(
             words=(runtime, "--quiet", "exec", *self.exec_options(job), self._place(job)),
-            lines="\n".join(f'export SINGULARITYENV_{name}="${name}"; unset APPTAINERENV_{name}' for name in names),
+            lines=_handing_on(names),
             variables=tuple(f"SINGULARITYENV_{name}" for name in names),
         )
+
+
+def _handing_on(names: Sequence[str]) -> str:
+    """Lines of a script by which these variables of the job reach a container of Apptainer or Singularity."""
+    if not names:
+        return ""
+    why = "# What the job sets holds in the container, whatever the image sets."
+    set_here = " ".join(("export", *(f'SINGULARITYENV_{name}="${name}"' for name in names)))
+    in_the_way = " ".join(("unset", *(f"APPTAINERENV_{name}" for name in names)))
+    lines = (" \\\n  ".join(textwrap.wrap(words, _WIDTH, break_long_words=False)) for words in (set_here, in_the_way))
+    return "\n".join((why, *lines))
 
 
 class PyxisContainer(_ImageContainer):
@@ -183,7 +194,7 @@ class PyxisContainer(_ImageContainer):
     @property
     def is_file(self) -> bool:
         """As in all; a name in a registry is no path."""
-        return self.image.startswith(("/", "."))
+        return self.image.startswith(("/", ".")) and not REFERENCE.search(self.image)
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:
         """As in NoContainer. Pyxis separates mounts by commas and their parts by colons, and can't quote either."""
@@ -191,6 +202,8 @@ class PyxisContainer(_ImageContainer):
         if srun_index(launcher) is None:
             hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
             found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", "$.container", hint))
+        if REFERENCE.search(self.image):
+            found.append(Problem("Pyxis is given no variables in a path", "$.container.image", _COMPUTE_HINT))
         for name, bind in self.binds.items():
             where = f"$.container.binds.{name}"
             if re.search("[,:]", bind.source + bind.place):
@@ -229,9 +242,12 @@ Container = NoContainer | VenvContainer | ApptainerContainer | PyxisContainer
 ContainerField = Annotated[Container, Field(discriminator="class_name"), BeforeValidator(_without_kind)]
 
 
-def recorded(container: Container, programs: Sequence[str]) -> dict[str, Any] | None:
-    """What a plan keeps of a container that must have these programs, to look at it later; None: there is nothing."""
+def recorded(container: Container, programs: Sequence[str], srun: str) -> dict[str, Any] | None:
+    """What a plan keeps of a container that must have these programs, to look at it later; None: there is nothing.
+
+    `srun` is the program of that name that starts jobs in it, '' without one.
+    """
     if isinstance(container, NoContainer) and not isinstance(container, VenvContainer):
         return None
     section = container.model_dump(mode="json", exclude={"env"})
-    return {"container": redact(section), "programs": list(programs)}
+    return {"container": redact(section), "programs": list(programs), "srun": srun}

@@ -76,19 +76,17 @@ def parse_version(program: str, text: str) -> Runtime | None:
     return Runtime(program, found[1].partition("-")[0], tuple(map(int, found[2].split("."))))
 
 
-def find(name: str | None = None, where: str = "--container-runtime") -> Runtime:
+def find(name: str | None = None, where: str = "--container-runtime", hint: str = NOT_FOUND_HINT) -> Runtime:
     """The runtime `name` (a command or a path), or the first of PROGRAMS in PATH. Raises ConfigError.
 
-    `where` is what the user named it by.
+    `where` is what the user named it by, `hint` what to do where there is none.
     """
     names = (name,) if name else PROGRAMS
     program = next(filter(None, (shutil.which(os.path.expanduser(candidate)) for candidate in names)), None)  # noqa: PTH111
     if program is None:
         if name:
-            raise ConfigError(Problem(f"no program {name} in PATH", where, NOT_FOUND_HINT))
-        raise ConfigError(
-            Problem("no container runtime in PATH: neither apptainer nor singularity", "", NOT_FOUND_HINT)
-        )
+            raise ConfigError(Problem(f"no program {name} in PATH", where, hint))
+        raise ConfigError(Problem("no container runtime in PATH: neither apptainer nor singularity", "", hint))
     program = os.path.abspath(program)  # noqa: PTH100  a name with a link in it stays: apptainer looks at it
     try:
         done = subprocess.run(
@@ -111,3 +109,25 @@ def find(name: str | None = None, where: str = "--container-runtime") -> Runtime
     first = (said.strip().splitlines() or ["nothing"])[0]
     hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
     raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))
+
+
+def known_options(runtime: Runtime) -> frozenset[str]:
+    """The long options of its command `exec`, as its help lists them."""
+    return frozenset(re.findall(r"^\s+(?:-\w, )?(--[a-z][a-z-]*)", printed([runtime.program, "exec", "--help"]), re.M))
+
+
+def printed(words: Sequence[str]) -> str:
+    """What a program prints; '' where it can't be run."""
+    try:
+        done = subprocess.run(
+            list(words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout

@@ -83,7 +83,7 @@ def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
 
 
 def expanded(text: str) -> str:
-    """A text as one word of a script, quoted; `$NAME` and `${NAME}` in it are the job's own variables, nothing else expands."""
+    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands."""
     words: list[str | Raw] = []
     position = 0
     for match in REFERENCE.finditer(text):

@@ -29,7 +29,7 @@ from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm.directives import array_group, directive_lines, directives, options
-from oellm_autoexp.slurm.launch import Launcher
+from oellm_autoexp.slurm.launch import Launcher, srun_index
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
@@ -371,7 +371,9 @@ class _Planner:
         for note in command.notes:
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
-        if recorded := containers.recorded(config.container, command.programs or command.argv[:1]):
+        launcher = config.slurm.launcher_cmd
+        srun = launcher[at] if (at := srun_index(launcher)) is not None else ""
+        if recorded := containers.recorded(config.container, command.programs or command.argv[:1], srun):
             self._containers.setdefault(str(recorded), recorded)
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
@@ -410,8 +412,8 @@ class _Planner:
             log_path=log_path,
             work_dir=work_dir,
         )
-        place = containers.Job(work_dir, (absolute(project.base_output_dir), output_dir), tuple(env))
-        entry = config.container.entry(place)
+        folders = (absolute(project.base_output_dir), output_dir)
+        entry = config.container.entry(containers.Job(work_dir, folders, tuple(env)))
         text = render(
             self._template(absolute(slurm.template_path) if slurm.template_path else ""),
             name=project.name,
