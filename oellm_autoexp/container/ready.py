@@ -44,6 +44,10 @@ _SINCE = {
 """Since when options of `exec` are there (CHANGELOG.md of apptainer/apptainer and sylabs/singularity)."""
 
 
+_NOT_LISTED = ("--pwd",)
+"""Options that are in every version and not in its help (Apptainer: "synonym for --pwd")."""
+
+
 def problems(recorded: Sequence[Mapping[str, Any]], work_dir: str) -> list[Problem]:
     """Why jobs could not run in the containers that a plan has recorded (kinds.recorded).
 
@@ -122,7 +126,8 @@ def _of_programs(
 
 def _flags(words: Sequence[object]) -> list[str]:
     """The long options among words of `exec`."""
-    return [word.partition("=")[0] for word in map(str, words) if re.match(r"--[a-z]", word)]
+    flags = (word.partition("=")[0] for word in map(str, words) if re.match(r"--[a-z]", word))
+    return [flag for flag in flags if flag not in _NOT_LISTED]
 
 
 def _of_binds(binds: Mapping[str, Bind], work_dir: str) -> Iterator[Problem]:

@@ -60,8 +60,12 @@ class Site:
             manage = ("sacctmgr", "--immediate", "--quiet")
             for line in self.qos:
                 cluster.run(*manage, "add", "qos", *line.split())
-            names = ",".join(["normal", *(line.split()[0] for line in self.qos)])
             cluster.run(*manage, "add", "account", self.account, f"Description={self.name}", "Organization=lab")
-            allowed = (f"qos={names}", "defaultqos=normal")
-            cluster.run(*manage, "add", "user", user_name(), f"account={self.account}", *allowed)
+            self.admit(cluster, user_name())
             yield cluster
+
+    def admit(self, cluster: Cluster, user: str) -> None:
+        """Let a user use the site's account and its QOS; one who may already stays."""
+        names = ",".join(["normal", *(line.split()[0] for line in self.qos)])
+        words = ("add", "user", user, f"account={self.account}", f"qos={names}", "defaultqos=normal")
+        cluster.run("sacctmgr", "--immediate", "--quiet", *words, check=False)

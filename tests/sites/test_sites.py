@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,35 +14,17 @@ from oellm_autoexp.errors import ConfigError
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.workflow.site_checks import declared
 from tests.sites.conftest import AtSite
+from tests.sites.expected import ROOT, masks
 from tests.sites.laboratory import SITES, Site
-from tests.slurm.machine import wait
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("containers")  # beside the tests that run jobs there
+
 EXPERIMENTS = (
     "megatron_auto_restart",
     "megatron_wsd_decay",
     "korbi/dense_300M_50BT_pull",
     "korbi/repro_sweep_niccolo_small",
 )
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
-NETWORK = {
-    "lumi": {"NCCL_SOCKET_IFNAME": "hsn0,hsn1,hsn2,hsn3", "NCCL_NET_GDR_LEVEL": "PHB", "HSA_ENABLE_SDMA": "0"},
-    "leonardo": {"NCCL_IB_TIMEOUT": "120", **OFFLINE},
-    "marenostrum": {"NCCL_SOCKET_IFNAME": "ib0,ib1,ib2,ib3", "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_4,mlx5_5", **OFFLINE},
-    "juwels": {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0", "NCCL_IB_TIMEOUT": "18", **OFFLINE},
-    "jupiter": {"NCCL_SOCKET_IFNAME": "ib0", "NCCL_PROTO": "Simple", "OMP_NUM_THREADS": "72", **OFFLINE},
-}
-CPUS_PER_TASK = {"lumi": "7", "leonardo": "8", "marenostrum": "20", "juwels": "12", "jupiter": "72"}
-MASTER = {"lumi": "{name}", "juwels": "{name}i"}
-"""What a site's ranks call the first node; elsewhere by its address, 10.0.0.1 here."""
-MODULES = {
-    "lumi": ["module purge"],
-    "jupiter": ["module purge"],
-    "juwels": [
-        "module purge",
-        "module load Stages/2025 GCC/13.3.0 CUDA/12 NCCL/default-CUDA-12 OpenMPI/5.0.5 ParaStationMPI",
-    ],
-}
 DEBUG = {
     "lumi": ("dev-g", None),
     "leonardo": ("boost_usr_prod", "boost_qos_dbg"),
@@ -56,46 +37,6 @@ DEBUG = {
 def profile(name: str) -> dict[str, Any]:
     data: dict[str, Any] = yaml.safe_load((ROOT / f"config/slurm/{name}.yaml").read_text())
     return data
-
-
-def test_the_speed_test_of_a_site_runs_with_its_ranks_addresses_and_variables(at_site: AtSite) -> None:
-    name = at_site.site.name
-    words = ("--config-ref", f"experiments/megatron_{name}_speed_test", "--array-subset", "0,3")
-    result = at_site.user.run("run", *words, "--check", "--no-monitor", *at_site.stub)
-    assert result.returncode == 0, result.stderr + result.stdout
-    states = ("squeue", "--noheader", "--states=all", "--format=%T")
-    wait("the end of both jobs", lambda: {*at_site.cluster.run(*states).stdout.split()} == {"COMPLETED"})
-
-    gpus = at_site.site.gpus
-    ranks = sorted(at_site.ranks(), key=lambda rank: (int(rank["WORLD_SIZE"]), int(rank["RANK"])))
-    assert [rank["WORLD_SIZE"] for rank in ranks] == [str(gpus)] * gpus + [str(2 * gpus)] * 2 * gpus
-    wide = ranks[gpus:]
-    assert [rank["RANK"] for rank in wide] == [str(number) for number in range(2 * gpus)]
-    assert [rank["LOCAL_RANK"] for rank in wide] == [str(number) for number in range(gpus)] * 2
-    assert len({rank["SLURMD_NODENAME"] for rank in wide}) == 2
-    first = wide[0]["SLURMD_NODENAME"]
-    address = f"10.0.0.{first.rpartition('-')[2]}"
-    assert {rank["MASTER_ADDR"] for rank in wide} == {MASTER.get(name, address).format(name=first)}
-    assert len({rank["MASTER_PORT"] for rank in wide}) == 1
-    for rank in ranks:
-        assert NETWORK[name].items() <= rank.items()
-        assert rank["SLURM_CPUS_PER_TASK"] == CPUS_PER_TASK[name]
-        assert rank["SLURM_JOB_ACCOUNT"] == at_site.site.account.lower()
-        assert rank["SLURM_JOB_QOS"] == at_site.site.variables.get("SLURM_QOS", "normal")
-        assert len(rank.get("CUDA_VISIBLE_DEVICES", rank["SLURM_JOB_GPUS"]).split(",")) == gpus
-        assert rank.get("SLURM_CPU_BIND_LIST", "").replace("0x", "") == (",".join(masks()) if name == "lumi" else "")
-    modules = at_site.records / "modules"
-    lines = modules.read_text().splitlines() if modules.exists() else []
-    assert sorted(lines) == sorted(2 * MODULES.get(name, []))
-    for file in at_site.records.glob("*.arguments"):
-        assert "--num-layers" in file.read_text().splitlines()
-
-
-def masks() -> list[str]:
-    """The masks of CPUs in LUMI's profile, one a rank."""
-    found = re.search("mask_cpu:([0-9a-f,]+)", (ROOT / "config/slurm/lumi.yaml").read_text())
-    assert found is not None
-    return found[1].split(",")
 
 
 def test_the_masks_of_lumi_give_each_rank_seven_cores_of_its_own_that_jobs_may_use() -> None:
