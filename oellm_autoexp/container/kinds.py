@@ -124,7 +124,7 @@ class _ImageContainer(Section):
         return posixpath.normpath(posixpath.join(job.work_dir, self.image)) if self.is_file else self.image
 
     def _binds(self, job: Job) -> list[Bind]:
-        own = list(self.binds.values())
+        own = list({(bind.source, bind.place): bind for bind in self.binds.values()}.values())
         return [*own, *beside(own, (job.work_dir, *job.folders))]
 
 
