@@ -43,8 +43,11 @@ def check_image(path: str | Path, where: str = "", machine: str | None = None) -
     image = _found(Path(path).expanduser().absolute(), where)
     wanted = own_machine() if machine is None else _SAME.get(machine, machine)
     if image.machine and wanted and image.machine != wanted:
+        here = "this machine is" if machine is None else "the nodes are"
         hint = f"build it on a machine with {wanted} processors, or run this where they are {image.machine}"
-        raise _problem(f"the image is made for {image.machine}, and this machine is {wanted}", image.path, where, hint)
+        if where.startswith("$.container"):
+            hint += f"; for nodes that have these: container.machine={image.machine}"
+        raise _problem(f"the image is made for {image.machine}, and {here} {wanted}", image.path, where, hint)
     return image
 
 

@@ -87,7 +87,8 @@ def _of_venv(container: VenvContainer, programs: Sequence[str], work_dir: str) -
 
 
 def _of_apptainer(container: ApptainerContainer, programs: Sequence[str], work_dir: str) -> Iterator[Problem]:
-    yield from _of_binds(container.binds, work_dir)
+    unbound = [*_of_binds(container.binds, work_dir)]
+    yield from unbound
     image = None
     if container.is_file:
         try:
@@ -105,7 +106,7 @@ def _of_apptainer(container: ApptainerContainer, programs: Sequence[str], work_d
         for flag in unknown:
             since = f"it is there since {_SINCE[flag]}" if flag in _SINCE else "leave it out of container.options"
             yield Problem(f"{found} has no option {flag}", _RUNTIME, f"{since}; container.runtime names another one")
-    elif image is not None and image.machine in ("", own_machine()):
+    elif image is not None and not unbound and image.machine in ("", own_machine()):
         yield from _of_programs(container, found, image, programs)
 
 
