@@ -43,7 +43,7 @@ OF_CONTAINERS = {
     ),
     "leonardo": Containers(("/leonardo", "/leonardo_work", "/leonardo_scratch")),
     "marenostrum": Containers(("/gpfs", "/apps"), ("module load singularity",)),
-    "juwels": Containers(("/p",)),
+    "juwels": Containers(()),
     "jupiter": Containers(("/e",)),
 }
 

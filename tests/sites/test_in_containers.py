@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers import apptainer
-from tests.containers.fixtures import Person
+from tests.containers.fixtures import Built, Person
 from tests.sites.conftest import SiteCluster
 from tests.sites.expected import CPUS_PER_TASK, MASTER, NETWORK, OF_CONTAINERS, masks, modules
 from tests.sites.laboratory import Site
@@ -81,7 +81,7 @@ class Resident:
     home: Path
     image: Path
 
-    def run(self, script: str, records: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, records: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a script of theirs, with what the site's page says that is to be set; ranks tell in `records`."""
         own = {
             "PATH": f"{self.home}/bin:{apptainer.program().parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -94,6 +94,7 @@ class Resident:
             "SLURM_ACCOUNT": self.site.account,
             **self.site.variables,
             **self.cluster.environment(),
+            **more,
         }
         place = self.person.checkout / "scripts" / script
         return self.person.run(sys.executable, place, *words, cwd=self.home, **own)
@@ -206,3 +207,25 @@ def assert_as_the_facts_say(resident: Resident, records: Path, ranks: list[dict[
         job = f"{rank['SLURM_JOB_ID']}.{rank['RANK']}"
         assert (records / f"{job}.image").read_text() == "here\n"
         assert "--num-layers" in (records / f"{job}.arguments").read_text().splitlines()
+
+
+@pytest.mark.parametrize("site_cluster", ["jupiter"], indirect=True)
+def test_the_speed_test_is_planned_in_an_image_and_runs_in_it(resident: Resident, sif: Built) -> None:
+    records, cache = resident.home / "megatron_speed_test", resident.home / "tmp"
+    (cache / "MegatronTraining.sif").symlink_to(sif.path)
+    done = resident.run(
+        "run_autoexp_container.py",
+        records,
+        *("--config-ref", "experiments/megatron_jupiter_speed_test", "container=juwels", "--array-subset", "3"),
+        f"+container.binds.programs={resident.home}/bin",
+        f"+container.binds.mark={resident.home}/bin/module.sh:/in_the_image:ro",
+        "backend.python=bash",
+        f"backend.script={resident.home}/bin/trainer",
+        "monitoring.poll_interval_seconds=0.3",
+        CONTAINER_CACHE_DIR=str(cache),
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    ((ranks,),) = [told(records).values()]
+    assert [rank["RANK"] for rank in ranks] == [str(number) for number in range(8)]
+    assert {rank["APPTAINER_CONTAINER"] for rank in ranks} == {f"{cache}/MegatronTraining.sif"}
+    assert {rank["NCCL_PROTO"] for rank in ranks} == {"Simple"}

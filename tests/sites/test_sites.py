@@ -137,7 +137,8 @@ def test_debug_chooses_the_sites_partition_and_qos_for_tests(at_site: AtSite) ->
     (script,) = at_site.plans(ref, "slurm.debug=true", SLURM_PARTITION="elsewhere")(first=True)
     assert f"#SBATCH --partition={partition}\n" in script
     assert (f"#SBATCH --qos={qos}\n" in script) if qos else ("--qos" not in script)
-    assert "mask_cpu" not in script
+    usual = at_site.plans(ref, SLURM_PARTITION=partition)(first=True)[0]
+    assert "mask_cpu" not in script + (usual if partition == "dev-g" else "")
     assert "to start at" in at_site.judged(script)
     with pytest.raises(ConfigError, match="no partition 'other'"):
         at_site.plans(ref, "slurm.debug=true", SLURM_PARTITION_DEBUG="other")(first=True)
