@@ -42,6 +42,12 @@ def _words(value: Any) -> Any:
         raise PydanticCustomError("words", "does not split into words: {why}", {"why": str(error).lower()}) from None
 
 
+def splits(text: str) -> str:
+    """A text that splits into words as a shell would do it."""
+    _words(text)
+    return text
+
+
 def _texts(value: Any) -> Any:
     """A mapping to environment values: null entries are left out, and scalars become text."""
     if not isinstance(value, dict):

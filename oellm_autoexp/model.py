@@ -95,7 +95,8 @@ class Manifest(Record):
     overrides: tuple[str, ...]
     base_output_dir: str
     monitoring_state_dir: str
-    container: None
+    container: tuple[dict[str, Any], ...] | None
+    """What the jobs run in, each kind once: its section (`container`), and the `programs` that it must have."""
     slurm: dict[str, Any]
     scheduler: dict[str, Any]
     monitoring: dict[str, Any]

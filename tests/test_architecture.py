@@ -113,6 +113,7 @@ PURE = [
     "workflow.plan_checks",
     "workflow.resolve",
     "workflow.twins",
+    "workflow.site_checks",
     "view.graph",
     "sweep",
     "scheduler.base",
@@ -128,6 +129,7 @@ RUNS_PROCESSES = {
     "scheduler.local",
     "scheduler.slurm",
     "workflow.check",
+    "workflow.cluster",  # what a user would ask SLURM and container runtimes
     "workflow.provenance",
     "world",
 }
@@ -154,6 +156,7 @@ OPENS_FILES = {
     "scheduler.slurm",  # /proc
     "scheduler.spool",
     "webhook",  # an address
+    "workflow.cluster",  # /proc, and whether a file can be written
     "workflow.manifest",  # makes new files
 }
 """The rooms that open files by themselves; all others go through the door (trust.py), which asks whose they are."""

@@ -57,6 +57,8 @@ class Command:
     probe: Probe | None = None
     env_defaults: Mapping[str, str] = field(default_factory=dict)
     """Variables that `slurm.env` and `env` override."""
+    programs: tuple[str, ...] = ()
+    """What must be in PATH where it runs; () the first word alone."""
 
 
 class Backend(Protocol):

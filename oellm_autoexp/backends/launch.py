@@ -19,6 +19,11 @@ _MASTER = (
     'export MASTER_PORT="${MASTER_PORT:-$((20000 + (${job%%_*} + 97 * ${SLURM_ARRAY_TASK_ID:-0}) % 12000))}"'
 )
 _OF_JOB = "${SLURM_NTASKS:-1}"  # those of a step that does not say; without a step there is one task, not those
+_ADDRESS = (
+    # A name that can't be looked up is as good as nothing better.
+    'address="$(getent ahostsv4 "${MASTER_ADDR-}" 2>/dev/null)" && MASTER_ADDR="${address%% *}"; '
+)
+"""Makes an IP address of MASTER_ADDR, where a task runs: each finds the same one in the same name."""
 _SRUN = (
     'export RANK="${SLURM_PROCID:-0}" LOCAL_RANK="${SLURM_LOCALID:-0}"; '
     'export WORLD_SIZE="${SLURM_STEP_NUM_TASKS:-' + _OF_JOB + '}"; '
@@ -27,6 +32,7 @@ _SRUN = (
 """What each task runs, by bash: torch's `env://` rendezvous from srun's variables (srun(1), OUTPUT ENVIRONMENT)."""
 
 
+_PLAIN_RULES = ("{hostname}", "{address}")
 _GPUS = ("gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "gres")
 
 
@@ -136,14 +142,30 @@ class Launch:
         """What the backend adds to the job's environment."""
         # The batch script runs on the first node; a cluster's profile may know a better name of it.
         known = {*self._slurm.env, *self._section.env}
-        own = {} if self._alone else {"MASTER_ADDR": "$SLURMD_NODENAME"}
+        own = {} if self._alone else {"MASTER_ADDR": self._master_name()}
         if not self._alone and "kill_on_bad_exit" not in self._srun:
             own["SLURM_KILL_BAD_EXIT"] = "1"  # else all others wait for a dead rank, for as long as NCCL does
         return {**{name: value for name, value in own.items() if name not in known}, **self._section.env}
 
+    def _master_name(self) -> str:
+        """The first node's name, as `slurm.master_addr` makes it; the batch script runs there."""
+        rule = self._slurm.master_addr
+        return "$SLURMD_NODENAME" if rule in _PLAIN_RULES else rule.replace("{hostname}", "${SLURMD_NODENAME}")
+
+    def _prelude(self, text: str) -> str:
+        """What a task runs first; where a profile asks for it, the master's address is looked up before."""
+        known = {*self._slurm.env, *self._section.env}
+        wanted = self._slurm.master_addr == "{address}" and not self._alone and "MASTER_ADDR" not in known
+        return f"{_ADDRESS}{text}" if wanted else text
+
     def environment(self) -> dict[str, str]:
         """All that the job exports."""
         return {**self._slurm.env, **self.own_environment()}
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What `argv` starts."""
+        return ("bash", *self._section.python[:1])
 
     def argv(self, name: str, program: Sequence[str]) -> list[str]:
         """The whole command: bash, as `name`, takes the rank or the node from SLURM's variables, where it runs.
@@ -153,10 +175,10 @@ class Launch:
         python = self._section.python
         if self._section.launch == "srun":
             ranks = _SRUN if self._here or not self._alone else _SRUN.replace(_OF_JOB, "1")
-            return ["bash", "-c", ranks, name, *python, *program]
+            return ["bash", "-c", self._prelude(ranks), name, *python, *program]
         torchrun = shell([*python, "-m", "torch.distributed.run"])
         nodes = "1" if self._alone else '"${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"'
         # By fixed node ranks: nobody has to guess from a host's name which node is the master.
         node = '--node-rank="${SLURM_NODEID:-0}" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT"'
         start = f"{torchrun} --nnodes={nodes} --nproc-per-node={self._per_node} {node}"
-        return ["bash", "-c", f'{_MASTER}; exec {start} "$@"', name, *program]
+        return ["bash", "-c", self._prelude(f'{_MASTER}; exec {start} "$@"'), name, *program]

@@ -63,8 +63,8 @@ def default_state_dir() -> Path:
 
 
 def output_root() -> Path:
-    """Where plans are written unless told otherwise; an empty variable is as good as none."""
-    return Path(os.environ.get("OUTPUT_DIR") or "outputs")
+    """Where plans are written unless told otherwise, as config/project/base.yaml; an empty variable is none."""
+    return Path(os.environ.get("OUTPUT_DIR") or Path(os.environ.get("PROJECT_DIR") or ".", "outputs"))
 
 
 def command(name: str, *words: str) -> str:

@@ -15,6 +15,7 @@ COMMANDS = {
     "run-sweep-entry": ("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": ("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": ("render_config", "print the composed config"),
+    "check-cluster": ("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
     "generate-megatron-config": ("generate_megatron_config", "write the defaults of a version of Megatron-LM"),
     "generate-megatron-dataclass": ("generate_megatron_dataclass", "write the types and table of its arguments"),
 }

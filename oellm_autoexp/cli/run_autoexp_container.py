@@ -26,9 +26,12 @@ EXAMPLES = """\
   python scripts/run_autoexp_container.py --image ./artifacts/MegatronTraining.sif --no-submit project=default
   python scripts/run_autoexp_container.py --monitor-only --manifest outputs/manifests/demo.json"""
 _OWN_EXIT_CODES = (app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
-_IMAGE, _RUNTIME, _BINDS = "image", "runtime", "binds"
-"""The keys of the section `container` that are used here."""
+_IMAGE, _RUNTIME = "image", "runtime"
 _NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
+_OF_PYXIS = (
+    "container.class_name is PyxisContainer: its image is none that a plan can be made in",
+    "name a SIF with the same content, --image PATH, or plan on the host: run_autoexp.py",
+)
 
 
 def parser() -> app.Parser:
@@ -93,8 +96,9 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     from oellm_autoexp.workflow.provenance import gather
 
     config = _config(options)
-    place, where = _image(options, config)
-    program = options.container_runtime or config.get("container", {}).get(_RUNTIME)
+    section = config.get("container", {})
+    place, where = _image(options, section)
+    program = options.container_runtime or section.get(_RUNTIME)
     found = runtime.find(program, "--container-runtime" if options.container_runtime else f"$.container.{_RUNTIME}")
     image = check_image(place, where)
     contents = look_into(found, image)
@@ -122,7 +126,7 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     if code or options.dry_run:
         return code, None
     planned: dict[str, Any] = json.loads(said.splitlines()[-1])
-    planned["outside"] = [] if config.get("container") else [_NO_CONTAINER]
+    planned["outside"] = [_NO_CONTAINER] if section.get("class_name", "NoContainer") == "NoContainer" else []
     return code, planned
 
 
@@ -139,11 +143,14 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
     return config
 
 
-def _image(options: argparse.Namespace, config: dict[str, Any]) -> tuple[str, str]:
+def _image(options: argparse.Namespace, section: dict[str, Any]) -> tuple[str, str]:
     """The image's path, and where it was named. Raises ConfigError if it is not."""
     if options.image is not None:
         return str(options.image), "--image"
-    if named := config.get("container", {}).get(_IMAGE):
+    if section.get("class_name") == "PyxisContainer":
+        what, hint = _OF_PYXIS
+        raise ConfigError(Problem(what, "$.container", hint))
+    if named := section.get(_IMAGE):
         return str(named), f"$.container.{_IMAGE}"
     hint = "choose a container (container=juwels), or name an image: --image PATH; without one, use run_autoexp.py"
     raise ConfigError(Problem("no image is named", f"$.container.{_IMAGE}", hint))
@@ -173,7 +180,8 @@ def _words(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
     words += [f"--config-dir={folder}" for folder in (*options.config_dirs, shipped("config"))]
     named = config.get("container", {})
     chosen = {_IMAGE: options.image and str(options.image.absolute()), _RUNTIME: options.container_runtime}
-    more = [as_override(f"container.{key}", value) for key, value in chosen.items() if value and key in named]
+    of_jobs = chosen if named.get("class_name") == "ApptainerContainer" else {}
+    more = [as_override(f"container.{key}", value) for key, value in of_jobs.items() if value]
     return [*words, "--", *options.overrides, *more]
 
 
@@ -188,7 +196,18 @@ def _binds(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
         files.append(options.config_ref)
     folders = [Path.cwd(), shipped("config"), *options.config_dirs, *(Path(file).parent for file in files if file)]
     folders += [Path(place) for place in written if isinstance(place, str)]
+    folders += [place for place in _of_jobs(config.get("container", {})) if place.exists()]
     return list(_outermost(_existing(folder.expanduser().absolute()) for folder in folders))
+
+
+def _of_jobs(section: dict[str, Any]) -> Iterator[Path]:
+    """What jobs see at the same place, of what is here."""
+    from oellm_autoexp.config.schema import decode_parts
+
+    container = decode_parts({"container": section})[0].get("container")
+    for bind in getattr(container, "binds", {}).values():
+        if bind.is_fixed and bind.place == bind.source:
+            yield Path(bind.source)
 
 
 def _existing(path: Path) -> Path:

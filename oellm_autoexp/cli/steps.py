@@ -26,6 +26,7 @@ from oellm_autoexp.errors import (
     SchedulerError,
     UnreachableError,
     UnwritableError,
+    raise_all,
 )
 from oellm_autoexp.text import printable
 
@@ -52,14 +53,17 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array-subset", metavar="0,3-5", help="plan only the jobs with these indices")
 
 
-def plan(options: argparse.Namespace, around: Circumstances | None = None) -> Plan:
+def plan(options: argparse.Namespace, around: Circumstances | None = None, *, judged: bool = True) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 
-    `around`: what to take for the circumstances of the plan (default: those of this process).
+    `around`: what to take for the circumstances of the plan (default: those of this process). `judged`: what the jobs
+    ask for is compared with what their site allows. A container in which jobs could not run is refused where the
+    command goes on to submit them, else noted.
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
-    from oellm_autoexp.workflow.check import absent
+    from oellm_autoexp.scheduler.make import live_site
+    from oellm_autoexp.workflow.check import absent, container_problems
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
@@ -79,12 +83,17 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None) -> Pl
             around or gather(),
             plan_id=None if len(found) else plan_id,
             subset=subset,
+            site=live_site if judged else None,
             read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
         )
     found.raise_all()
     with located(composed):
         _ask(made)
-    return replace(made, notes=(*made.notes, *absent(made.needs)))
+        unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
+        if getattr(options, "no_submit", True) is False and not options.dry_run:
+            raise_all(ConfigError, unready)
+    notes = (*made.notes, *absent(made.needs), *(str(problem).partition("\n")[0] for problem in unready))
+    return replace(made, notes=notes)
 
 
 def _ask(made: Plan) -> None:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _visualize(options: argparse.Namespace) -> int:
     from oellm_autoexp.view.graph import FORMATS, graph
 
-    plan = steps.plan(options)
+    plan = steps.plan(options, judged=False)
     draw = FORMATS["json" if options.json else options.format]
     print(draw(graph(plan.manifest, options.max_jobs_per_stage)), end="")
     return app.OK

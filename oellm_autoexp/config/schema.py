@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
+from oellm_autoexp.container.kinds import ContainerField, NoContainer
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
+from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words, splits
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.rules import MonitoringSection
 from oellm_autoexp.text import did_you_mean, scalar
@@ -109,6 +112,39 @@ class FakeSlurmClient(Section):
 Client = Annotated[SlurmClient | LocalClient | FakeSlurmClient, Field(discriminator="class_name")]
 
 
+def _master_addr(text: str) -> str:
+    """`{address}`, or a name in which `{hostname}` may stand."""
+    if (text != "{address}" and re.search(r"[{}\s]", text.replace("{hostname}", ""))) or not text:
+        raise PydanticCustomError("master_addr", "must be {hostname}, a name made of it, or {address}")
+    return text
+
+
+class LimitsSection(Section):
+    """Limits of a partition or a QOS for one job; null: none is known."""
+
+    time: Text | None = None
+    nodes: Count | None = Field(default=None, ge=1)
+    min_nodes: Count | None = Field(default=None, ge=1)
+
+
+class SiteSection(Section):
+    """A cluster, as its documentation describes it. What SLURM itself tells counts more."""
+
+    name: Text = "this site"
+    accounts_cmd: Text = "sacctmgr show assoc user=$USER format=account,qos"
+    """The command that lists a user's accounts there."""
+    needs: tuple[Literal["account", "partition", "qos"], ...] = ()
+    """Options without which the site takes no job."""
+    partition: Text | None = None
+    qos: Text | None = None
+    debug_partition: Text | None = None
+    debug_qos: Text | None = None
+    """What `slurm.debug` chooses: for short tests, at once."""
+    partitions: dict[str, LimitsSection] = {}
+    qos_limits: dict[str, LimitsSection] = {}
+    """Limits by name. A limit of a QOS is in place of its partition's."""
+
+
 class SlurmSection(Section):
     """How jobs are rendered and handed to the scheduler. `sbatch`, `srun` and `env` are open."""
 
@@ -124,6 +160,12 @@ class SlurmSection(Section):
     srun: Flags = {}
     sbatch: Flags = {}
     sbatch_extra_directives: list[str] = []
+    modules: list[Annotated[Text, AfterValidator(splits)]] = []
+    """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
+    master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
+    """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
+    debug: bool = False
+    site: SiteSection = SiteSection()
     client: Client
 
 
@@ -134,10 +176,6 @@ class SchedulerSection(Section):
     submit_rate_limit_seconds: Number = Field(default=0, ge=0)
     max_gpu_hours: Number | None = Field(default=None, ge=0)
     native_dependencies: bool = False
-
-
-class ContainerSection(Section):
-    """What jobs run in: nothing but the host, so far."""
 
 
 class JobSection(Section):
@@ -159,7 +197,7 @@ class AutoexpConfig(Section):
     metadata: dict[str, Any] = {}
     project: ProjectSection
     backend: Backend
-    container: ContainerSection = ContainerSection()
+    container: ContainerField = NoContainer()
     slurm: SlurmSection
     scheduler: SchedulerSection = SchedulerSection()
     monitoring: MonitoringSection = MonitoringSection()
@@ -207,7 +245,7 @@ def _without_wrong(name: str, value: Any) -> tuple[Any, Any]:
     field = AutoexpConfig.model_fields[name]
     kind: Any = field.annotation
     if field.discriminator:
-        kind = Annotated[kind, Field(discriminator=field.discriminator)]
+        kind = Annotated[kind, Field(discriminator=field.discriminator), *field.metadata]
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     for _ in range(_MOST_WRONG):
         try:

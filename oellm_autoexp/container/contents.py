@@ -97,6 +97,33 @@ def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
     return ()
 
 
+_ABSENT = 'for name; do command -v "$name" > /dev/null || printf "%s\\n" "$name"; done'
+
+
+def absent_programs(runtime: Runtime, image: Image, programs: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
+    """Those of some programs (names or paths) that an image does not have; `options` are those of `exec`.
+
+    Raises ConfigError if nothing can be run in the image.
+    """
+    words = runtime.exec_words(str(image.path), ["sh", "-c", _ABSENT, "sh", *programs], options=options)
+    try:
+        done = subprocess.run(
+            words,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(Problem(f"can't run {runtime}: {error}", str(image.path))) from None
+    if done.returncode not in (0, 1):
+        raise ConfigError(Problem(*_not_run(runtime, image, done.returncode, done.stderr)))
+    return tuple(done.stdout.splitlines())
+
+
 def _not_run(runtime: Runtime, image: Image, code: int, said: str) -> tuple[str, str, str]:
     """Why nothing was run in an image: what, where, hint."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]

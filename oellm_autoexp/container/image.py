@@ -13,6 +13,8 @@ from oellm_autoexp.errors import ConfigError, Problem
 
 SIF, SANDBOX = "sif", "sandbox"
 BUILD_HINT = "build it (docs/containers.md), or name another one"
+READ_HINT = "ask its owner for the right to read it (chmod a+r, and a+x on the folders above)"
+_ENROOT_HINT = "enroot import -o IMAGE.sqsh docker://… makes one; or name an image of a registry, registry#name:tag"
 _HEADER_BYTES = 128
 _SIF_MAGIC = b"SIF_MAGIC\0"
 _SIF_MACHINES = {b"01": "i386", b"02": "x86_64", b"03": "arm", b"04": "aarch64", b"06": "ppc64le", b"11": "s390x"}
@@ -39,12 +41,34 @@ def check_image(path: str | Path, where: str = "", machine: str | None = None) -
     `where` names the option or key that the path is from. `machine` is a word of uname(1): x86_64, aarch64.
     """
     image = _found(Path(path).expanduser().absolute(), where)
-    wanted = platform.machine() if machine is None else machine
-    wanted = _SAME.get(wanted, wanted)
+    wanted = own_machine() if machine is None else _SAME.get(machine, machine)
     if image.machine and wanted and image.machine != wanted:
+        here = "this machine is" if machine is None else "the nodes are"
         hint = f"build it on a machine with {wanted} processors, or run this where they are {image.machine}"
-        raise _problem(f"the image is made for {image.machine}, and this machine is {wanted}", image.path, where, hint)
+        if where.startswith("$.container"):
+            hint += f"; for nodes that have these: container.machine={image.machine}"
+        raise _problem(f"the image is made for {image.machine}, and {here} {wanted}", image.path, where, hint)
     return image
+
+
+def own_machine() -> str:
+    """This machine's processors, as in Image.machine."""
+    return _SAME.get(platform.machine(), platform.machine())
+
+
+def check_squashfs(path: Path, where: str) -> None:
+    """Raise ConfigError if there is no image of Enroot at a path: a squashfs file (its first bytes: hsqs)."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise _problem("there is no image here", path, where, _ENROOT_HINT) from None
+    except PermissionError:
+        raise _problem("the image may not be read by you", path, where, READ_HINT) from None
+    except OSError as error:
+        raise _problem(f"can't read the image: {error.strerror}", path, where, _ENROOT_HINT) from None
+    if magic != b"hsqs":
+        raise _problem("is no image of Enroot: no squashfs file", path, where, _ENROOT_HINT)
 
 
 def _found(path: Path, where: str) -> Image:
@@ -59,8 +83,7 @@ def _found(path: Path, where: str) -> Image:
     except FileNotFoundError:
         raise _problem("there is no image here", path, where, BUILD_HINT) from None
     except PermissionError:
-        hint = "ask its owner for the right to read it (chmod a+r, and a+x on the folders above)"
-        raise _problem("the image may not be read by you", path, where, hint) from None
+        raise _problem("the image may not be read by you", path, where, READ_HINT) from None
     except OSError as error:
         raise _problem(f"can't read the image: {error.strerror}", path, where, "") from None
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from oellm_autoexp.container.binds import Bind
 from oellm_autoexp.container.failures import explain
 from oellm_autoexp.container.limits import limits
 from oellm_autoexp.errors import ConfigError, Problem
@@ -57,25 +58,14 @@ class Runtime:
         return (self.program, "--quiet", "exec", *options, *mounts, *place, image, *program)
 
     def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
-        """The words that make a host path visible in the container. Raises ConfigError.
-
-        `--bind` splits at commas and colons without a way to quote them; `--mount` takes quoted CSV (Apptainer 1.0,
-        SingularityCE 3.9: user guide, "Bind paths and mounts").
-        """
-        place = target or source
-        if not re.search("[,:]", source + place):
-            words = source if place == source and not read_only else f"{source}:{place}{':ro' if read_only else ''}"
-            return "--bind", words
-        if self.version < _MOUNT_SINCE[self.flavour]:
+        """The words that make a host path visible in the container (see Bind.words). Raises ConfigError."""
+        bind = Bind(source=source, target=target, read_only=read_only)
+        option, value = bind.words()
+        if option == "--mount" and self.version < _MOUNT_SINCE[self.flavour]:
             least = ".".join(map(str, _MOUNT_SINCE[self.flavour]))
             what = f"{self} can't bind a path with a comma or colon"
             raise ConfigError(Problem(what, source, f"rename it, or use {self.flavour} {least} or newer"))
-        fields = ["type=bind", f"source={source}", f"destination={place}", *(["ro"] if read_only else [])]
-        return "--mount", ",".join(map(_csv, fields))
-
-
-def _csv(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
+        return option, str(value)
 
 
 def parse_version(program: str, text: str) -> Runtime | None:
@@ -86,19 +76,17 @@ def parse_version(program: str, text: str) -> Runtime | None:
     return Runtime(program, found[1].partition("-")[0], tuple(map(int, found[2].split("."))))
 
 
-def find(name: str | None = None, where: str = "--container-runtime") -> Runtime:
+def find(name: str | None = None, where: str = "--container-runtime", hint: str = NOT_FOUND_HINT) -> Runtime:
     """The runtime `name` (a command or a path), or the first of PROGRAMS in PATH. Raises ConfigError.
 
-    `where` is what the user named it by.
+    `where` is what the user named it by, `hint` what to do where there is none.
     """
     names = (name,) if name else PROGRAMS
     program = next(filter(None, (shutil.which(os.path.expanduser(candidate)) for candidate in names)), None)  # noqa: PTH111
     if program is None:
         if name:
-            raise ConfigError(Problem(f"no program {name} in PATH", where, NOT_FOUND_HINT))
-        raise ConfigError(
-            Problem("no container runtime in PATH: neither apptainer nor singularity", "", NOT_FOUND_HINT)
-        )
+            raise ConfigError(Problem(f"no program {name} in PATH", where, hint))
+        raise ConfigError(Problem("no container runtime in PATH: neither apptainer nor singularity", "", hint))
     program = os.path.abspath(program)  # noqa: PTH100  a name with a link in it stays: apptainer looks at it
     try:
         done = subprocess.run(
@@ -121,3 +109,25 @@ def find(name: str | None = None, where: str = "--container-runtime") -> Runtime
     first = (said.strip().splitlines() or ["nothing"])[0]
     hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
     raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))
+
+
+def known_options(runtime: Runtime) -> frozenset[str]:
+    """The long options of its command `exec`, as its help lists them."""
+    return frozenset(re.findall(r"^\s+(?:-\w, )?(--[a-z][a-z-]*)", printed([runtime.program, "exec", "--help"]), re.M))
+
+
+def printed(words: Sequence[str]) -> str:
+    """What a program prints; '' where it can't be run."""
+    try:
+        done = subprocess.run(
+            list(words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from oellm_autoexp.errors import (
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
 from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs, understood
 from oellm_autoexp.slurm import limits, parse
+from oellm_autoexp.slurm import site as sites
 from oellm_autoexp.slurm.directives import options
 from oellm_autoexp.slurm.environment import SRUN_INPUTS
 from oellm_autoexp.slurm.nodes import node_union
@@ -64,9 +66,9 @@ class SlurmClient:
     ) -> None:
         # An sbatch behind a wrapper (ssh) can't be ended from here: it may submit as long as it tries.
         self.settle_seconds = settle_seconds if len(submit_cmd) == 1 else max(settle_seconds, _RETRYING_SECONDS)
-        self._scontrol = _beside(squeue_cmd, "scontrol")
-        self._sinfo = _beside(squeue_cmd, "sinfo")
-        self._sacctmgr = _beside(squeue_cmd, "sacctmgr")
+        self._scontrol = beside(squeue_cmd, "scontrol")
+        self._sinfo = beside(squeue_cmd, "sinfo")
+        self._sacctmgr = beside(squeue_cmd, "sacctmgr")
         self._accounts_tell_failed_node = True
         self._told_no_accounts = False
         self._failed_nodes: dict[tuple[str, str], str] = {}
@@ -115,17 +117,26 @@ class SlurmClient:
     def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
         """See Scheduler.check: options by `sbatch --help`, limits by `scontrol`, and `sbatch --test-only`."""
         known = limits.OPTIONS | limits.options_in_help(self._told([*self._submit, "--help"]))
-        site = limits.partitions(self._told([*self._scontrol, "-a", "show", "partition", "-o"]))
-        problems = []
+        allowed = self.site()
+        problems: list[Problem] = []
         for path, text in scripts.items():
             problems += self._path_problems(path)
             asked = options(text)
             problems += limits.option_problems(asked, known, path)
-            problems += limits.limit_problems({**_told_by_environment(), **asked}, site, path) if site else []
+            problems += sites.problems({**_told_by_environment(), **asked}, allowed, path)
             problems += self._node_problems(asked, path)
         if test and not problems:
             problems = [problem for path in scripts for problem in self._tested(path)]
         return problems
+
+    def site(self) -> sites.Site:
+        """What SLURM tells of the cluster and of this user's accounts; what it can't tell now is left out."""
+        commands = {"scontrol": self._scontrol, "sacctmgr": self._sacctmgr}
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name  # $USER may be anything
+        except KeyError:
+            user = str(os.getuid())
+        return sites.read(lambda name, words: self._told([*commands[name], *words]), user)
 
     def _node_problems(self, asked: Mapping[str, str], path: str) -> list[Problem]:
         """The nodes that a script names and the cluster does not have: sbatch refuses it for them."""
@@ -436,18 +447,9 @@ def _sbatch_runs(tokens: Iterable[str]) -> bool:
     return False
 
 
-_DEFAULTS = {
-    "SBATCH_ACCOUNT": "account",
-    "SBATCH_PARTITION": "partition",
-    "SBATCH_QOS": "qos",
-    "SBATCH_RESERVATION": "reservation",
-}
-"""Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
-
-
 def _told_by_environment() -> dict[str, str]:
     """What these variables ask for, by option."""
-    return {option: os.environ[name] for name, option in _DEFAULTS.items() if os.environ.get(name)}
+    return {option: os.environ[name] for name, option in sites.VARIABLES.items() if os.environ.get(name)}
 
 
 def _submission_environment(script_path: str) -> dict[str, str]:
@@ -459,7 +461,7 @@ def _submission_environment(script_path: str) -> dict[str, str]:
         asked = options(trust.read_script(Path(script_path)))
     except (OSError, StateError):
         asked = {}
-    kept = {name for name, option in _DEFAULTS.items() if option not in asked}
+    kept = {name for name, option in sites.VARIABLES.items() if option not in asked}
     return {
         name: value
         for name, value in outside_jobs(os.environ).items()
@@ -484,7 +486,7 @@ def job_name(submission: Submission) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
 
 
-def _beside(command: Sequence[str], name: str) -> tuple[str, ...]:
+def beside(command: Sequence[str], name: str) -> tuple[str, ...]:
     """Another of SLURM's commands, reached as a given one is: `ssh login /opt/slurm/bin/squeue` → `… scontrol`."""
     for index, word in reversed(list(enumerate(command))):
         folder, slash, last = word.rpartition("/")

@@ -39,7 +39,7 @@ _OF_JOBS = tuple(
 SRUN_INPUTS = frozenset((*OF_SRUN_ALONE, *_OF_JOBS))
 """All that a submission must not hand on. Account, partition and QOS are not among them: a step has its job's."""
 
-_REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
+REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
 _ANSWERED = {
     **dict.fromkeys(("SLURM_EXPORT_ENV", "SRUN_EXPORT_ENV"), "export"),
     **dict.fromkeys(("SLURM_STDOUTMODE", "SRUN_OUTPUT"), "output"),
@@ -69,7 +69,7 @@ export SLURM_EXPORT_ENV=ALL  # what is exported below reaches the tasks, whateve
 
 def exports(env: Mapping[str, str], *, for_slurm: bool) -> str:
     """The lines of a script that make the job's environment; `for_slurm`: those that make srun ready, before them."""
-    lines = "\n".join(f"export {key}={_value(value)}" for key, value in env.items())
+    lines = "\n".join(f"export {key}={expanded(value)}" for key, value in env.items())
     return _FOR_SRUN + lines if for_slurm else lines
 
 
@@ -82,11 +82,11 @@ def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
     ]
 
 
-def _value(text: str) -> str:
-    """An environment value, quoted; `$NAME` and `${NAME}` in it are the job's own variables, nothing else expands."""
+def expanded(text: str) -> str:
+    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands."""
     words: list[str | Raw] = []
     position = 0
-    for match in _REFERENCE.finditer(text):
+    for match in REFERENCE.finditer(text):
         if match.start() > position:
             words.append(text[position : match.start()])
         words.append(Raw(f'"{match.group()}"'))

@@ -59,11 +59,16 @@ class Launcher:
     """
 
     start: tuple[str, ...] = ()
-    wrapper: tuple[str, ...] = ()
+    wrapper: tuple[str | Raw, ...] = ()
 
     @classmethod
     def of(
-        cls, words: Sequence[str], srun: Mapping[str, Any], *, env: Collection[str] = (), wrapper: Sequence[str] = ()
+        cls,
+        words: Sequence[str],
+        srun: Mapping[str, Any],
+        *,
+        env: Collection[str] = (),
+        wrapper: Sequence[str | Raw] = (),
     ) -> Launcher:
         """The launcher of `slurm.launcher_cmd` and `slurm.srun`, whose flags go behind srun's own words.
 
@@ -88,7 +93,7 @@ class Launcher:
     @property
     def words(self) -> tuple[str, ...]:
         """All words before those of the program."""
-        return (*self.start, *self.wrapper)
+        return (*self.start, *(word.text if isinstance(word, Raw) else word for word in self.wrapper))
 
     @property
     def calls_srun(self) -> bool:

@@ -10,6 +10,7 @@ from oellm_autoexp.slurm.directives import OWN, directive_lines, is_no_command, 
 from oellm_autoexp.slurm.environment import exports
 from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.slurm.log_paths import slurm_path
+from oellm_autoexp.slurm.modules import module_lines
 from oellm_autoexp.slurm.options import quoted
 from oellm_autoexp.slurm.signals import forwarding, signal_to_shell
 from oellm_autoexp.text import did_you_mean, shell
@@ -32,8 +33,11 @@ def render(
     launcher: Launcher,
     argv: Sequence[str],
     for_slurm: bool = True,
+    modules: Sequence[str] = (),
+    more: str = "",
 ) -> str:
-    """The whole script of a job.
+    """The whole script of a job. `modules` are commands of `module`, which stand before the variables in `{{env}}`, and
+    `more` are lines behind them.
 
     `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
     is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
@@ -68,7 +72,7 @@ def render(
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
-        "env": exports(env, for_slurm=for_slurm),
+        "env": "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more))),
         "work_dir": shell([work_dir]),
         "marks": shell([marks]),
         "command": command,

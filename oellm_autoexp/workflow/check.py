@@ -17,6 +17,7 @@ from typing import Any
 
 from oellm_autoexp import trust
 from oellm_autoexp.backends.base import Probe
+from oellm_autoexp.container import ready
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest
@@ -39,8 +40,18 @@ def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> No
     kinds = _kinds(manifest)
     scripts = {job.script_path: text for job, text in kinds}
     problems = [problem for path, text in scripts.items() for problem in _syntax(path, text)]
+    problems += container_problems(manifest)
     problems += scheduler.check(scripts, test=test)
     raise_all(ConfigError, problems or _later_problems(manifest, [job for job, _ in kinds], scheduler, test=test))
+
+
+def container_problems(manifest: Manifest) -> list[Problem]:
+    """Why the jobs of a plan could not run in their containers, where these can be seen from this machine."""
+    section = manifest.slurm
+    away = section["client"]["class_name"] == "SlurmClient" and Path(section["submit_cmd"][0]).name != "sbatch"
+    if away or section["client"]["class_name"] == "FakeSlurmClient":
+        return []
+    return ready.problems(manifest.container or (), manifest.provenance["work_dir"])
 
 
 def _later_problems(manifest: Manifest, jobs: Iterable[JobSpec], scheduler: Scheduler, *, test: bool) -> list[Problem]:

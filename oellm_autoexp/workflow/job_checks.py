@@ -9,6 +9,7 @@ from typing import Any
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.schema import decode_parts
+from oellm_autoexp.container.kinds import NoContainer
 from oellm_autoexp.errors import Collector, Problem
 from oellm_autoexp.slurm.directives import directives, options
 from oellm_autoexp.slurm.launch import Launcher
@@ -72,7 +73,9 @@ def _check_script(
     if slurm is None:
         return
     env = sections["backend"].env if "backend" in sections else {}
-    found.add([*environment_problems(slurm, env), *dependency_problems(sections["scheduler"], slurm)])
+    container = sections.get("container", NoContainer())
+    found.add([*environment_problems(slurm, container, env), *dependency_problems(sections["scheduler"], slurm)])
+    found.add(container.problems(slurm.launcher_cmd))
     lines: tuple[str, ...] = ()
     with found.step():
         lines = directives(slurm.sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")

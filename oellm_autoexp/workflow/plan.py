@@ -21,19 +21,21 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.loader import ROOT, Composed, Source
-from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, decode_parts
+from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, SlurmSection, decode_parts
+from oellm_autoexp.container import kinds as containers
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm.directives import array_group, directive_lines, directives, options
-from oellm_autoexp.slurm.launch import Launcher
+from oellm_autoexp.slurm.launch import Launcher, srun_index
 from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.signals import signal_problems
+from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, side_file, twins, watching
@@ -54,6 +56,7 @@ from oellm_autoexp.workflow.plan_checks import (
 )
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
+from oellm_autoexp.workflow.site_checks import site_problems
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
@@ -132,13 +135,15 @@ def make_plan(
     circumstances: Circumstances,
     *,
     read_template: ReadTemplate,
+    site: Callable[[SlurmSection], Site] | None = None,
     plan_id: str | None = None,
     subset: frozenset[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Plan every job of a composed config.
 
-    `read_template` gives the sbatch template at a path (None: the shipped one); `subset` keeps only those job indices;
+    `read_template` gives the sbatch template at a path (None: the shipped one); `site` asks SLURM what it allows (None:
+    jobs are not compared with what their site allows); `subset` keeps only those job indices;
     `progress` is told how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
     mistakes found, each located in its file where it can be.
     """
@@ -154,7 +159,7 @@ def make_plan(
         except AutoexpError as error:
             others = _beside_the_sweep(composed, circumstances, read_template)
             raise type(error)(*error.problems, *others) from None
-        planner = _Planner(jobs, circumstances, read_template)
+        planner = _Planner(jobs, circumstances, read_template, site)
         planned = planner.jobs(subset, progress)
         return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
 
@@ -223,8 +228,16 @@ class _Packer:
 
 
 class _Planner:
-    def __init__(self, jobs: Jobs, circumstances: Circumstances, read_template: ReadTemplate) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        circumstances: Circumstances,
+        read_template: ReadTemplate,
+        site: Callable[[SlurmSection], Site] | None = None,
+    ) -> None:
         self._jobs = jobs
+        self._site = site
+        self._sites: dict[tuple[str, ...], Site] = {}
         self._circumstances = circumstances
         self._read_template = read_template
         self._templates: dict[str, str] = {}
@@ -235,6 +248,7 @@ class _Planner:
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
         self._needs: dict[str, None] = {}
+        self._containers: dict[str, dict[str, Any]] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
         self._rules = watching.Decoder()
         self._later: dict[tuple[str | None, str, str], tuple[int, str, dict[str, Any]]] = {}
@@ -357,15 +371,20 @@ class _Planner:
             [
                 *name_problems(config.project.name),
                 *place_problems(config.project, self._jobs.absolute),
-                *environment_problems(config.slurm, config.backend.env),
+                *environment_problems(config.slurm, config.container, config.backend.env),
+                *config.container.problems(config.slurm.launcher_cmd),
                 *dependency_problems(config.scheduler, config.slurm),
             ],
         )
         command = make_backend(config.backend).command(tree)
-        env = {**command.env_defaults, **config.slurm.env, **command.env}
+        env = {**command.env_defaults, **config.slurm.env, **config.container.env, **command.env}
         for note in command.notes:
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
+        launcher = config.slurm.launcher_cmd
+        srun = launcher[at] if (at := srun_index(launcher)) is not None else ""
+        if recorded := containers.recorded(config.container, command.programs or command.argv[:1], srun):
+            self._containers.setdefault(str(recorded), recorded)
         if command.probe is not None:
             self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
         redacted = self._redactor.redact(tree)
@@ -403,6 +422,8 @@ class _Planner:
             log_path=log_path,
             work_dir=work_dir,
         )
+        folders = (absolute(project.base_output_dir), output_dir)
+        entry = config.container.entry(containers.Job(work_dir, folders, tuple(env)))
         text = render(
             self._template(absolute(slurm.template_path) if slurm.template_path else ""),
             name=project.name,
@@ -410,12 +431,20 @@ class _Planner:
             env=env,
             work_dir=work_dir,
             marks=f"{output_dir}/{MARKS}",
-            launcher=Launcher.of(slurm.launcher_cmd, slurm.srun, env=env),
+            launcher=Launcher.of(
+                slurm.launcher_cmd,
+                {**entry.srun, **slurm.srun},
+                env=(*env, *entry.variables),
+                wrapper=entry.words,
+            ),
             argv=command.argv,
             for_slurm=slurm.client.class_name != "LocalClient",
+            modules=(*slurm.modules, *config.container.modules),
+            more=entry.lines,
         )
         told = options(text)  # a template may have directives of its own
         nodes, gpus, limit = resources(told)
+        raise_all(ConfigError, self._site_problems(slurm, told))
         asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
         streams = launching.streams(slurm, told, work_dir)
         for note in launching.notes(slurm, told, asked):
@@ -454,6 +483,14 @@ class _Planner:
         self._first = self._first or config
         check_plan_wide(self._first, config)
         return _Planned(spec, text, packed)
+
+    def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
+        """Why the site would not take a job; SLURM is asked once."""
+        if self._site is None or slurm.client.class_name != "SlurmClient":
+            return []
+        if slurm.squeue_cmd not in self._sites:
+            self._sites[slurm.squeue_cmd] = self._site(slurm)
+        return site_problems(slurm, asked, self._sites[slurm.squeue_cmd], self._circumstances.environment)
 
     def _template(self, path: str) -> str:
         """The template at a path ('': the shipped one), read once. Raises ConfigError."""
@@ -495,7 +532,7 @@ class _Planner:
             overrides=tuple(redact_words(composed.source.overrides)),
             base_output_dir=str(base),
             monitoring_state_dir=self._jobs.absolute(first.project.monitoring_state_dir),
-            container=None,
+            container=tuple(self._containers.values()) or None,
             slurm=first.slurm.model_dump(include=slurm_keys),
             scheduler=first.scheduler.model_dump(),
             monitoring=watching.recorded(first.monitoring),

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SchedulerSection, SlurmSection
+from oellm_autoexp.container.kinds import Container
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
@@ -104,9 +105,9 @@ def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Itera
             yield Problem(f"{value!r} is the root of the file system", f"$.project.{key}", hint)
 
 
-def environment_problems(slurm: SlurmSection, backend: Mapping[str, str]) -> list[Problem]:
+def environment_problems(slurm: SlurmSection, container: Container, backend: Mapping[str, str]) -> list[Problem]:
     """The names in the sections `env` that no environment variable can have, and those that srun alone would see."""
-    sections = {"$.slurm.env": slurm.env, "$.backend.env": backend}
+    sections = {"$.slurm.env": slurm.env, "$.container.env": container.env, "$.backend.env": backend}
     wrong = [
         Problem(f"{name!r} is not a name for an environment variable", f"{where}.{name}", _VARIABLE_HINT)
         for where, env in sections.items()

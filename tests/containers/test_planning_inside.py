@@ -49,7 +49,6 @@ def manifest_of(folder: Path) -> dict[str, object]:
 def test_a_job_planned_inside_runs_in_the_container_on_two_nodes_and_the_monitor_ends_one_that_hangs(
     person: Person, sif: Built, home: Path, cluster: Cluster
 ) -> None:
-    launcher = f"srun --label {apptainer.program()} --quiet exec --bind {home} {sif.path}"
     rule = "{pattern: 'iteration +3/', state: stall, actions: [{class_name: CancelAction}]}"
     done = person.python(
         SCRIPT,
@@ -59,7 +58,8 @@ def test_a_job_planned_inside_runs_in_the_container_on_two_nodes_and_the_monitor
         "slurm.sbatch.nodes=2",
         "slurm.sbatch.ntasks_per_node=1",
         "slurm.sbatch.time=00:05:00",
-        f"slurm.launcher_cmd='{launcher}'",
+        "container=base",
+        "+slurm.srun.label=true",
         f"+monitoring.log_events.third={rule}",
         "sweep.grids=[{backend.options.misbehave:[exit:0@2,hang@4],stage:[a]}]",
         "++sweep.base_values={project.name:'j${index}'}",
@@ -68,7 +68,9 @@ def test_a_job_planned_inside_runs_in_the_container_on_two_nodes_and_the_monitor
     )
     assert done.returncode == 1, done.stderr + done.stdout
     assert "2 jobs: 1 success, 1 stall" in done.stdout
+    assert "container=none" not in done.stdout + done.stderr
     plan = manifest_of(home)
+    assert plan["container"][0]["container"]["image"] == str(sif.path)  # type: ignore[index]
     origin: dict[str, object] = plan["provenance"]  # type: ignore[assignment]
     assert origin["python"] == "/usr/bin/python3"
     assert origin["image"]["path"] == str(sif.path)  # type: ignore[index]

@@ -81,8 +81,9 @@ def run_as_user(line: str, folder: Path, **environment: str) -> subprocess.Compl
 
 def test_the_readmes_quick_recipes_work_in_their_order(tmp_path: Path) -> None:
     assert len(runnable()) >= 8
+    exported = dict(re.findall(r"^export (\w+)=(\S+)", README, re.MULTILINE))
     for line in runnable():
-        result = run_as_user(line, tmp_path)
+        result = run_as_user(line, tmp_path, **exported)
         assert result.returncode == 0, (line, result.stderr)
 
 

@@ -24,7 +24,9 @@ from oellm_autoexp.errors import AutoexpError, ConfigError
 from oellm_autoexp.logs import Cursor, pieces, read_added
 from oellm_autoexp.monitor import progress
 from oellm_autoexp.slurm import directives, limits, parse, resources, signals, times
+from oellm_autoexp.slurm import site as sites
 from oellm_autoexp.slurm.nodes import node_names
+from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.text import fill
 from tests.fuzz.driver import fuzz
 
@@ -226,12 +228,15 @@ def errors(text: str) -> None:
     parse.no_such_field(text)
 
 
+ACCOUNTS = ("long|PartitionTimeLimit|1-00:00:00|node=8|node=2", "a||normal,long|normal")
+
+
 def site(text: str) -> None:
-    """The limits of partitions."""
-    found = limits.partitions(text)
-    asked = {"time": text[:20], "nodes": text[-20:], "partition": ",".join(found)}
-    for more in ({}, {"time": "9" * 5000}, {"nodes": "9" * 5000}):
-        limits.limit_problems({**asked, **more}, found, "x")
+    """The limits of partitions and QOS, and a user's accounts."""
+    found = Site(sites.partitions(text), sites.qualities(text), sites.associations(text), text[:20], complete=True)
+    asked = {"time": text[:20], "nodes": text[-20:], "partition": ",".join(found.partitions), "account": text[:9]}
+    for more in ({}, {"time": "9" * 5000}, {"nodes": "9" * 5000}, *({"qos": name} for name in found.qos)):
+        sites.problems({**asked, **more}, found)
     limits.option_problems(limits.options_in_help(text), limits.OPTIONS, "x")
 
 
@@ -312,7 +317,16 @@ PARSERS = {
     "times": Parser(TIMES, seconds),
     "listing": Parser([*SQUEUE, *SACCT, *USAGE, *TOKENS, *NODES, *CONFIG], listing),
     "errors": Parser(ERRORS, errors),
-    "site": Parser([*PARTITIONS, "--time=x", "  -N, --nodes=N"], site),
+    "site": Parser(
+        [
+            *PARTITIONS,
+            "long|PartitionTimeLimit|1-00:00:00|node=8|node=2",
+            "a||normal,long|normal",
+            "--time=x",
+            "  -N, --nodes=N",
+        ],
+        site,
+    ),
     "head": Parser(HEADS, head),
     "expression": Parser(
         [*TERMS, *(f"({a}) {op} ({b})" for a, op, b in zip(TERMS, "+-*/%<|", TERMS[3:], strict=False))], expression

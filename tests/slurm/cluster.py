@@ -85,6 +85,8 @@ class Cluster:
         default_factory=cgroups_usable, metadata={"help": "limit memory by cgroup v1 (default: where it works)"}
     )
     extra: tuple[str, ...] = _knob((), "one more line for slurm.conf; may be repeated")
+    node: str = _knob("", "the shape of a node as slurm.conf tells it (default: one socket of CPUs)")
+    partitions: tuple[str, ...] = _knob((), "a partition as slurm.conf tells it, in place of the usual ones; repeated")
 
     def __post_init__(self) -> None:
         if not self.directory.is_absolute() or re.search(r"[^\w./+-]", str(self.directory)):
@@ -99,12 +101,12 @@ class Cluster:
     def load(cls, directory: Path) -> "Cluster | None":
         """The cluster that was last started in a directory, its port filled in; None if none ever was."""
         try:
-            knobs = json.loads((directory / "cluster.json").read_text())
+            knobs = json.loads((directory / "cluster.json").read_text()) | {"directory": directory}
         except FileNotFoundError:
             return None
-        known = {field.name for field in dataclasses.fields(cls)}  # another version may have written others
-        knobs = {name: value for name, value in knobs.items() if name in known}
-        return cls(**{**knobs, "directory": directory, "extra": tuple(knobs["extra"])})
+        # Another version of this program, beside which it is tested, may have fewer knobs or more.
+        known: dict[str, Any] = {name: tuple(knob) if isinstance(knob, list) else knob for name, knob in knobs.items()}
+        return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls) if field.name in known})
 
     # ---- names
 
@@ -365,7 +367,7 @@ class Cluster:
         return self._node_states().get(node) in USABLE_STATES
 
     def _node_states(self) -> dict[str, str]:
-        lines = self.run("sinfo", "--noheader", "--Node", "--partition=debug", "--format=%N %t", check=False).stdout
+        lines = self.run("sinfo", "--all", "--noheader", "--Node", "--format=%N %t", check=False).stdout
         return dict(line.split() for line in lines.splitlines())
 
     def _known(self, name: str) -> str:

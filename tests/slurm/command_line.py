@@ -68,10 +68,10 @@ def _add_option(parser: argparse.ArgumentParser, knob: "dataclasses.Field[Any]")
         text += f" (default: {knob.default})"
     if knob.type is bool:
         options["action"] = argparse.BooleanOptionalAction
-    elif knob.name == "extra":
+    elif knob.type is tuple[str, ...]:
         options |= {"action": "append", "metavar": "LINE"}
     else:
-        options |= {"type": str if knob.name == "node_prefix" else int, "metavar": "X"}
+        options |= {"type": str if knob.name in ("node", "node_prefix") else int, "metavar": "X"}
     parser.add_argument(f"--{knob.name.replace('_', '-')}", help=text, **options)
 
 
@@ -79,7 +79,7 @@ def _status(cluster: Cluster) -> int:
     daemons = cluster.daemons()
     lines = [f"{f'up, process {pid}' if pid else 'down':20}{name}\n" for name, pid in daemons.items()]
     if daemons["slurmctld"]:
-        lines.append(cluster.run("sinfo", "--Node", "--long", "--partition=debug", check=False).stdout)
+        lines.append(cluster.run("sinfo", "--Node", "--long", check=False).stdout)
     sys.stdout.write("".join(lines))
     return 0 if all(daemons.values()) else 1
 
@@ -107,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "install":
             install()
             return 0
-        directory, extra = Path(knobs.pop("dir")).absolute(), tuple(knobs.pop("extra", ()))
-        cluster = Cluster(directory, extra=extra, **knobs)
+        directory = Path(knobs.pop("dir")).absolute()
+        extra, partitions = (tuple(knobs.pop(name, ())) for name in ("extra", "partitions"))
+        cluster = Cluster(directory, extra=extra, partitions=partitions, **knobs)
         cluster.check_directory()
         return _obey(command, cluster if command == "start" else Cluster.load(directory) or cluster)
     except ClusterError as error:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from tests.slurm.cluster import Cluster
 
 TEMPLATES = Path(__file__).parent / "conf"
+USUAL_PARTITIONS = (
+    "debug Default=YES DefaultTime=60",
+    "short MaxTime=5 DefaultTime=1",
+    "low PriorityTier=1 PreemptMode=CANCEL",
+    "lowrq PriorityTier=1 PreemptMode=REQUEUE",
+    "high PriorityTier=10",
+)
 
 
 def write_files(cluster: "Cluster", port: int) -> None:
@@ -57,6 +64,8 @@ def _settings(cluster: "Cluster", port: int) -> dict[str, object]:
         "node_ports": f"{port + 2}-{port + 1 + cluster.nodes}",
         "last_gpu": cluster.gpus - 1,
         "extra": "\n".join(cluster.extra),
+        "node": cluster.node or f"Sockets=1 CoresPerSocket={cluster.cpus} ThreadsPerCore=1",
+        "partitions": "\n".join(f"PartitionName={text}" for text in cluster.partitions or USUAL_PARTITIONS),
     }
 
 

@@ -28,6 +28,7 @@ FIXTURES = {
     "slurm_cluster",
     "slurm_cluster_without_accounting",
     "make_slurm_cluster",
+    "site_cluster",
 }
 SESSION_PREFIX = "autoexp-test-"
 CLIENT_VARIABLES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SINFO", "SCANCEL", "SCONTROL")
@@ -70,19 +71,19 @@ def slurm_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def slurm_cluster(slurm_directory: Path) -> Iterator[Cluster]:
-    with _running(Cluster(slurm_directory / "a")) as cluster:
+    with running(Cluster(slurm_directory / "a")) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def slurm_cluster_without_accounting(slurm_directory: Path) -> Iterator[Cluster]:
-    with _running(Cluster(slurm_directory / "b", accounting=False)) as cluster:
+    with running(Cluster(slurm_directory / "b", accounting=False)) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def slurm(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    _use(slurm_cluster, monkeypatch)
+    use(slurm_cluster, monkeypatch)
     yield slurm_cluster
     slurm_cluster.reset()
 
@@ -91,7 +92,7 @@ def slurm(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 def slurm_no_accounting(
     slurm_cluster_without_accounting: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Cluster]:
-    _use(slurm_cluster_without_accounting, monkeypatch)
+    use(slurm_cluster_without_accounting, monkeypatch)
     yield slurm_cluster_without_accounting
     slurm_cluster_without_accounting.reset()
 
@@ -103,13 +104,14 @@ def make_slurm_cluster(slurm_directory: Path) -> Iterator[Callable[..., Cluster]
 
         def make(**knobs: Any) -> Cluster:
             directory = Path(tempfile.mkdtemp(prefix="c", dir=slurm_directory))
-            return clusters.enter_context(_running(Cluster(**{"directory": directory, "accounting": False, **knobs})))
+            return clusters.enter_context(running(Cluster(**{"directory": directory, "accounting": False, **knobs})))
 
         yield make
 
 
 @contextlib.contextmanager
-def _running(cluster: Cluster) -> Iterator[Cluster]:
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """Start a cluster and remove it in the end; where it can't run, the test is skipped, or fails."""
     if reason := cluster.missing():
         if os.environ.get("AUTOEXP_REQUIRE_SLURM") == "1":
             pytest.fail(reason, pytrace=False)
@@ -121,7 +123,7 @@ def _running(cluster: Cluster) -> Iterator[Cluster]:
         cluster.clean()
 
 
-def _use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point SLURM's commands to the cluster; what a surrounding job or a user's profile told them is gone."""
     for name in list(os.environ):
         if name.startswith(CLIENT_VARIABLES):

@@ -1,4 +1,4 @@
-"""What a site allows, from what its commands print."""
+"""The options that sbatch knows."""
 
 from __future__ import annotations
 
@@ -6,62 +6,10 @@ import pytest
 
 from oellm_autoexp.slurm.limits import (
     OPTIONS,
-    limit_problems,
     option_problems,
     options_in_help,
-    partitions,
     unknown_option,
 )
-
-SHOWN = """\
-PartitionName=debug AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=4 TRES=cpu=32
-PartitionName=boost Default=YES QoS=N/A MaxNodes=2 MaxTime=1-00:00:00 State=UP TotalCPUs=32 TotalNodes=4
-PartitionName=short Default=NO MaxNodes=UNLIMITED MaxTime=00:05:00 State=UP TotalNodes=4
-PartitionName=ruled Default=NO QoS=long MaxNodes=1 MaxTime=00:05:00 State=UP TotalNodes=4
-"""
-SITE = partitions(SHOWN)
-
-
-def test_partitions_are_read_with_their_limits() -> None:
-    assert [(p.name, p.default, p.max_seconds, p.max_nodes) for p in SITE.values()] == [
-        ("debug", False, None, 4),
-        ("boost", True, 86400, 2),
-        ("short", False, 300, 4),
-        ("ruled", False, None, None),
-    ]
-    assert partitions("") == partitions("slurm_load_partitions: Unable to contact\n") == {}
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({}, ""),
-        ({"time": "24:00:00", "nodes": "2"}, ""),
-        ({"time": "1-00:00:01"}, "asks for 1-00:00:01, and partition boost allows 1-00:00:00: the job would wait"),
-        ({"time": "0"}, "asks for no time limit, and partition boost allows 1-00:00:00"),
-        ({"nodes": "3"}, "asks for 3 nodes, and partition boost gives 2"),
-        ({"nodes": "2-8"}, ""),
-        ({"nodes": "5", "partition": "debug"}, "asks for 5 nodes, and partition debug gives 4"),
-        ({"time": "10", "partition": "short"}, "asks for 0-00:10:00, and partition short allows 0-00:05:00"),
-        ({"time": "10", "partition": "short,debug"}, ""),
-        ({"time": "2-0", "partition": "short,boost"}, "partition short allows"),
-        ({"time": "2-0", "qos": "long"}, ""),
-        ({"partition": "shrt"}, "there is no partition 'shrt'"),
-        ({"partition": "shrt", "qos": "long"}, "there is no partition 'shrt'"),
-    ],
-)
-def test_what_would_wait_for_ever_is_told(asked: dict[str, str], said: str) -> None:
-    problems = limit_problems(asked, SITE, "job.sbatch")
-    assert bool(problems) == bool(said)
-    assert said in (str(problems[0]) if problems else "")
-    assert all(problem.where == "job.sbatch" for problem in problems)
-
-
-def test_an_unknown_partition_is_told_with_the_nearest() -> None:
-    (problem,) = limit_problems({"partition": "shrt"}, SITE, "x")
-    assert problem.hint == "did you mean 'short'?"
-    (problem,) = limit_problems({"partition": "gpu"}, SITE, "x")
-    assert problem.hint == "known: boost, debug, ruled, short"
 
 
 @pytest.mark.parametrize("name", ["time", "t", "gpus_per_node", "cpus-per-task", "ntasks-per-n", "open_mode"])

@@ -359,7 +359,7 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("+project.name=x", "the config has 'project.name' already", "without '+'"),
         ("+backend=tiny_lm", "the config has 'backend' already", "without '+'"),
         ("backend=tinylm", "there is no 'tinylm' in the config group 'backend'", "did you mean 'tiny_lm'"),
-        ("slurm=nope", "there is no 'nope' in the config group 'slurm'", "known: base, fake, local"),
+        ("slurm=nope", "there is no 'nope' in the config group 'slurm'", "known: base, fake, four_gpus"),
         ("backend=", "there is no '' in the config group 'backend'", "tiny_lm"),
         ("experiments=x", "the config has no group 'experiments' to override", ""),
         ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),

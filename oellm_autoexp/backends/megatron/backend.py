@@ -63,7 +63,7 @@ class MegatronCommand:
         raise_all(BackendError, problems)
         probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
         argv = launch.argv("megatron", [section.script, *words, *section.extra_args])
-        return Command(tuple(argv), launch.own_environment(), notes, (section.script,), probe)
+        return Command(tuple(argv), launch.own_environment(), notes, (section.script,), probe, programs=launch.programs)
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
         section = self._section

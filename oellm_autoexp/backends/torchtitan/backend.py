@@ -44,7 +44,8 @@ class Torchtitan:
         words += section.extra_args
         probe = self._probe(words) if section.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
-        return Command(tuple(argv), launch.own_environment(), tuple(launch.notes), (), probe)
+        environment = launch.own_environment()
+        return Command(tuple(argv), environment, tuple(launch.notes), (), probe, programs=launch.programs)
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(

@@ -1,0 +1,199 @@
+"""check-cluster: what a user finds on a cluster, and what is to be set before the first job."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.cli import app, facts, hints, steps
+from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from oellm_autoexp.monitor.loop import Monitor
+    from oellm_autoexp.scheduler.slurm import SlurmClient
+    from oellm_autoexp.workflow.cluster import Finding
+    from oellm_autoexp.workflow.plan import Plan
+
+EXAMPLES = """\
+  python scripts/check_cluster.py slurm=juwels                       look around, on a login node
+  python scripts/check_cluster.py slurm=juwels --submit              and run a job of a minute through the whole chain
+  python scripts/check_cluster.py slurm=juwels slurm.debug=true --submit"""
+EXIT_CODES = """\
+exit codes: 0 nothing is wrong (there may be warnings); 1 something is, as told; 2 wrong use or configuration;
+3 SLURM is not here or does not answer; 130 interrupted"""
+EXPERIMENT = "check_cluster"
+_FACTS, _MOST_FACTS = "facts", 65536
+"""The file in which the job tells what it sees, and how many bytes of it count."""
+_LOOK_SECONDS = 0.5
+_LATE_FILES_SECONDS = 10.0  # for a file of a job that has ended to be seen here
+
+
+def parser() -> app.Parser:
+    """The command's options."""
+    made = app.Parser(
+        "Tell what is on this cluster: SLURM, limits and accounts, container runtimes, variables, and the output root.",
+        EXAMPLES,
+        EXIT_CODES,
+    )
+    made.add_argument("--submit", action="store_true", help="also run a job of a minute, from the plan to its end")
+    made.add_json()
+    made.add_config()
+    made.set_defaults(config_ref=EXPERIMENT)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(parser(), _check, argv)
+
+
+def _check(options: argparse.Namespace) -> int:
+    return facts.in_json(options, lambda: _go(options))
+
+
+def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from oellm_autoexp.scheduler.make import make_scheduler
+    from oellm_autoexp.scheduler.slurm import SlurmClient
+    from oellm_autoexp.workflow.cluster import FAILED
+
+    report = _Report()
+    plan = steps.plan(options, judged=False)
+    client = make_scheduler(plan.manifest)
+    if not isinstance(client, SlurmClient):
+        raise ConfigError(Problem("there is no SLURM to look at", "$.slurm.client", "choose slurm=base or a profile"))
+    reachable = _look_around(plan, client, report)
+    judged = _judged(options, report) if reachable else None
+    if judged is not None and options.submit:
+        _submit(judged, report)
+    failed = any(finding.verdict == FAILED for finding in report.findings)
+    if not options.submit and not failed:
+        app.note("\nnext: the same with --submit, which runs a job of a minute")
+    code = app.OK if not failed else app.FAILED if reachable else app.SCHEDULER
+    return code, {"findings": [asdict(finding) for finding in report.findings]}
+
+
+class _Report:
+    """Findings, each printed when it is made."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def add(self, *findings: Finding) -> None:
+        """Keep and print them."""
+        from oellm_autoexp.redaction import redact_message
+        from oellm_autoexp.text import printable
+
+        for finding in findings:
+            self.findings.append(finding)
+            print(printable(redact_message(f"{finding.verdict:<8} {finding.topic + ':':<21}{finding.text}")))
+            if finding.hint:
+                print(f"{'':<30}{printable(redact_message(finding.hint))}")
+
+    def failed(self, topic: str, error: AutoexpError) -> None:
+        """Keep and print what is wrong, by an error."""
+        from oellm_autoexp.workflow.cluster import FAILED, Finding
+
+        self.add(*(Finding(topic, FAILED, problem.what, problem.hint) for problem in error.problems))
+
+
+def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
+    """Everything that needs no job; returns whether SLURM answers."""
+    from oellm_autoexp.scheduler.slurm import beside
+    from oellm_autoexp.workflow import cluster
+
+    def commands(name: str) -> tuple[str, ...]:
+        return beside(plan.manifest.slurm["squeue_cmd"], name)
+
+    report.add(*cluster.controller(cluster.ask, commands))
+    reachable = report.findings[-1].verdict == cluster.OK
+    if reachable:
+        report.add(cluster.accounting(cluster.ask, commands), *cluster.partitions(client.site()))
+    report.add(*cluster.runtimes(cluster.ask, commands))
+    report.add(*cluster.variables(os.environ))
+    report.add(*cluster.output_root(Path(plan.manifest.base_output_dir), cluster.ask, getpass.getuser()))
+    return reachable
+
+
+def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
+    """The plan of the job, if the site would take it."""
+    from oellm_autoexp.slurm.directives import options as asked_by
+    from oellm_autoexp.workflow.cluster import OK, Finding
+
+    try:
+        plan = steps.plan(options)
+    except AutoexpError as error:
+        report.failed("job", error)
+        return None
+    asked = asked_by(plan.scripts[0])
+    words = ", ".join(f"{key} {asked[key]}" for key in ("account", "partition", "qos", "time") if asked.get(key))
+    report.add(Finding("job", OK, f"the site takes it: {words}"))
+    return plan
+
+
+def _submit(plan: Plan, report: _Report) -> None:
+    """Run the job through the whole chain, and tell what it saw."""
+    from oellm_autoexp.monitor.tracked import SUCCESS
+    from oellm_autoexp.slurm.script import MARKS
+    from oellm_autoexp.workflow import cluster
+    from oellm_autoexp.world import Files
+
+    spec = plan.manifest.jobs[0]
+    files = Files(spec.output_dir)
+    try:
+        path = steps.write_plan(plan, None)
+        with steps.session(plan.manifest, path, patient=True) as monitor:
+            seen_at = _run(monitor, lambda: files.exists(_FACTS))
+            job = monitor.session.jobs[spec.name]
+    except AutoexpError as error:
+        report.failed("job", error)
+        return
+    except OSError as error:
+        report.add(cluster.Finding("job", cluster.FAILED, f"{error.filename}: {error.strerror}"))
+        return
+    told = files.tail(_FACTS, _MOST_FACTS)
+    if job.state == SUCCESS:
+        report.add(cluster.Finding("job", cluster.OK, f"{job.scheduler_id} ran to its end: {spec.output_dir}"))
+    elif not told and not files.count(f"{MARKS}/*") and not files.count("logs/*"):
+        what = f"{job.scheduler_id} ended as {job.scheduler_state} and left nothing in {spec.output_dir}"
+        hint = "compute nodes do not see this folder, or can't write to it: set OUTPUT_DIR to one that they share"
+        report.add(cluster.Finding("shared files", cluster.FAILED, what, hint))
+    else:
+        last = (files.tail(spec.log_path_current, _MOST_FACTS).strip().splitlines() or ["its log is empty"])[-1]
+        what = f"{job.scheduler_id} ended as {job.scheduler_state}, exit code {job.exit_code}: {last}"
+        report.add(cluster.Finding("job", cluster.FAILED, what, f"see {spec.log_path_current}"))
+    if told:
+        report.add(*cluster.compute_node(told, seen_at))
+
+
+def _run(monitor: Monitor, there: Callable[[], bool]) -> float:
+    """Submit a session's only job and watch it until it has ended; the time when `there` first held (0: never)."""
+    (job,) = monitor.session.jobs.values()
+    seen_at, turn, told = 0.0, 0.0, ""
+
+    def go() -> int:
+        nonlocal seen_at, turn, told
+        steps.submit(monitor)
+        patience = _LATE_FILES_SECONDS
+        while not monitor.session.finished or (not seen_at and patience > 0):
+            seen_at = seen_at or (time.time() if there() else 0.0)
+            if monitor.session.finished:
+                patience -= _LOOK_SECONDS if job.exit_code == 0 else patience
+            elif time.monotonic() >= turn:
+                monitor.cycle()
+                turn = time.monotonic() + monitor.interval_seconds
+            state = f"{job.scheduler_id} {job.scheduler_state} {job.reason}".strip()
+            if state != told and not monitor.session.finished:
+                told = state
+                app.note(f"{'':<9}{'job:':<21}{state}")
+            time.sleep(_LOOK_SECONDS)
+        return app.OK
+
+    if steps.resumable(hints.resume_command(monitor.manifest), go) == app.INTERRUPTED:
+        raise KeyboardInterrupt
+    return seen_at

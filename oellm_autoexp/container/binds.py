@@ -1,0 +1,91 @@
+"""Folders of the host that a container sees: as written in a config, and as words of a runtime. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from oellm_autoexp.fields import Section, Text
+from oellm_autoexp.slurm.environment import REFERENCE, expanded
+from oellm_autoexp.text import Raw
+
+_MODES = {"ro": True, "rw": False}
+
+
+class Bind(Section):
+    """A file or folder of the host, and where the container has it (default: at the same place).
+
+    `$NAME` in a path is a variable of the job, where it runs.
+    """
+
+    source: Text
+    target: Text | None = None
+    read_only: bool = False
+
+    @property
+    def place(self) -> str:
+        """Its path in the container."""
+        return self.target or self.source
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the path on the host is known before the job runs."""
+        return not REFERENCE.search(self.source)
+
+    def words(self) -> tuple[str, str | Raw]:
+        """The option of Apptainer and Singularity, and its value.
+
+        `--bind` splits at commas and colons without a way to quote them; `--mount` takes quoted CSV (Apptainer 1.0,
+        SingularityCE 3.9: user guide, "Bind paths and mounts").
+        """
+        if re.search("[,:]", self.source + self.place):
+            mode = ["ro"] if self.read_only else []
+            fields = ["type=bind", f"source={self.source}", f"destination={self.place}", *mode]
+            return "--mount", _word(",".join(map(_csv, fields)))
+        if self.place == self.source and not self.read_only:
+            return "--bind", _word(self.source)
+        return "--bind", _word(f"{self.source}:{self.place}{':ro' if self.read_only else ''}")
+
+
+def _csv(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
+
+
+def _word(text: str) -> str | Raw:
+    return Raw(expanded(text)) if REFERENCE.search(text) else text
+
+
+def _bind(value: Any) -> Any:
+    """`path`, `path:target` or `path:target:ro` as a mapping; a mapping as it is."""
+    if not isinstance(value, str):
+        return value
+    source, *rest = value.split(":")
+    if len(rest) > 2 or (len(rest) == 2 and rest[1] not in _MODES) or not source or (rest and not rest[0]):
+        what = "must be path, path:target or path:target:ro ({source: …, target: …} for a path with a colon)"
+        raise PydanticCustomError("bind", what)
+    target = {"target": rest[0]} if rest else {}
+    return {"source": source, **target, "read_only": _MODES[rest[1]] if len(rest) == 2 else False}
+
+
+def _named(value: Any) -> Any:
+    """A list as a mapping by its numbers; what is null, or names no path, is taken away."""
+    if isinstance(value, list):
+        value = {str(number): item for number, item in enumerate(value)}
+    return {name: item for name, item in value.items() if item not in (None, "")} if isinstance(value, dict) else value
+
+
+Binds = Annotated[dict[str, Annotated[Bind, BeforeValidator(_bind)]], BeforeValidator(_named)]
+
+
+def beside(binds: list[Bind], folders: tuple[str, ...]) -> list[Bind]:
+    """Binds of folders that none of `binds`, nor another one of the folders, makes visible at its own place."""
+    seen = [bind.source for bind in binds if bind.place == bind.source and not bind.read_only]
+    found: list[Bind] = []
+    for folder in sorted(dict.fromkeys(folders), key=len):
+        if folder != "/" and not any(f"{folder}/".startswith(f"{above.rstrip('/')}/") for above in seen):
+            seen.append(folder)
+            found.append(Bind(source=folder))
+    return found

@@ -1,0 +1,144 @@
+"""What a site allows a job, from what its commands print, and from what a profile says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from oellm_autoexp.config.schema import SiteSection
+from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.slurm.site import Site, associations, partitions, problems, qualities, read
+from oellm_autoexp.workflow.site_checks import declared
+
+SHOWN = """\
+PartitionName=debug AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=4 TRES=cpu=32
+PartitionName=boost Default=YES QoS=N/A MaxNodes=2 MaxTime=1-00:00:00 State=UP TotalCPUs=32 TotalNodes=4
+PartitionName=short Default=NO MaxNodes=UNLIMITED MaxTime=00:05:00 State=UP TotalNodes=4
+PartitionName=ruled Default=NO QoS=long MaxNodes=1 MaxTime=00:05:00 State=UP TotalNodes=4
+"""
+SITE = Site(partitions(SHOWN), complete=True)
+
+
+def test_partitions_are_read_with_their_limits() -> None:
+    assert [(p.name, p.default, p.max_seconds, p.max_nodes) for p in SITE.partitions.values()] == [
+        ("debug", False, None, 4),
+        ("boost", True, 86400, 2),
+        ("short", False, 300, 4),
+        ("ruled", False, None, None),
+    ]
+    assert partitions("") == partitions("slurm_load_partitions: Unable to contact\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, ""),
+        ({"time": "24:00:00", "nodes": "2"}, ""),
+        ({"time": "1-00:00:01"}, "asks for 1-00:00:01, and partition boost allows 1-00:00:00: the job would wait"),
+        ({"time": "0"}, "asks for no time limit, and partition boost allows 1-00:00:00"),
+        ({"nodes": "3"}, "asks for 3 nodes, and partition boost gives 2"),
+        ({"nodes": "2-8"}, ""),
+        ({"nodes": "5", "partition": "debug"}, "asks for 5 nodes, and partition debug gives 4"),
+        ({"time": "10", "partition": "short"}, "asks for 0-00:10:00, and partition short allows 0-00:05:00"),
+        ({"time": "10", "partition": "short,debug"}, ""),
+        ({"time": "2-0", "partition": "short,boost"}, "partition short allows"),
+        ({"time": "2-0", "qos": "long"}, ""),
+        ({"partition": "shrt"}, "there is no partition 'shrt'"),
+        ({"partition": "shrt", "qos": "long"}, "there is no partition 'shrt'"),
+    ],
+)
+def test_what_would_wait_for_ever_is_told(asked: dict[str, str], said: str) -> None:
+    found = problems(asked, SITE, "job.sbatch")
+    assert bool(found) == bool(said)
+    assert said in (str(found[0]) if found else "")
+    assert all(problem.where == "job.sbatch" for problem in found)
+
+
+def test_an_unknown_partition_is_told_with_the_nearest() -> None:
+    (problem,) = problems({"partition": "shrt"}, SITE, "x")
+    assert problem.hint == "did you mean 'short'?"
+    (problem,) = problems({"partition": "gpu"}, SITE, "x")
+    assert problem.hint == "known: boost, debug, ruled, short"
+
+
+QOS = qualities(
+    "normal|DenyOnLimit|1-00:00:00||\nlong|DenyOnLimit,PartitionTimeLimit|4-00:00:00|cpu=64,node=1|\n"
+    "big|PartitionMaxNodes|||node=3\nfree||||\n"
+)
+ACCOUNTS = associations("one||big,long,normal|normal\ntwo|short|normal|\n")
+RULED = Site(partitions(SHOWN), QOS, ACCOUNTS, "one", complete=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"time": "1-0"}, ""),
+        ({"time": "2-0"}, "partition boost allows 1-00:00:00"),
+        ({"time": "4-0", "qos": "long", "nodes": "1"}, ""),
+        ({"time": "4-0:01", "qos": "LONG"}, "QOS long allows 4-00:00:00"),
+        ({"nodes": "2", "qos": "long"}, "QOS long gives 1"),
+        ({"nodes": "2", "qos": "big"}, "asks for 2 nodes, and QOS big wants 3"),
+        ({"nodes": "3", "qos": "big"}, ""),
+        ({"nodes": "2-3", "qos": "big"}, ""),
+        ({"time": "2-0", "partition": "debug"}, "QOS normal allows 1-00:00:00"),
+        ({"account": "Two"}, ""),
+        ({"account": "three"}, "account 'three' is none of yours"),
+        ({"account": "two", "qos": "long"}, "account 'two' may not use QOS 'long'"),
+        ({"qos": "lung"}, "there is no QOS 'lung'"),
+    ],
+)
+def test_qos_and_accounts_are_judged_as_slurm_does(asked: dict[str, str], said: str) -> None:
+    found = problems(asked, RULED)
+    assert bool(found) == bool(said)
+    assert said in (str(found[0]) if found else "")
+    assert all(problem.where.startswith("$.slurm.sbatch.") for problem in found)
+
+
+def test_a_partition_for_some_accounts_and_qos_takes_no_others() -> None:
+    line = "PartitionName=p Default=YES AllowAccounts=one,two AllowQos=big QoS=N/A MaxNodes=9 MaxTime=UNLIMITED\n"
+    site = Site(partitions(line), QOS, associations("one||big|\nthree||big|\n"), complete=True)
+    assert "is not for account 'three'" in problems({"account": "three"}, site)[0].what
+    assert (
+        "does not take QOS 'normal'"
+        in problems({"account": "two", "qos": "normal"}, Site(site.partitions, QOS))[0].what
+    )
+    assert problems({"account": "one", "qos": "big", "nodes": "4"}, site) == []
+
+
+def told(**answers: str) -> Site:
+    def ask(command: str, words: Sequence[str]) -> str:
+        return next((text for key, text in answers.items() if key in (command, *words)), "")
+
+    return read(ask, "me")
+
+
+def test_where_accounts_are_not_enforced_any_account_and_qos_will_do() -> None:
+    shown = {"partition": SHOWN, "qos": "normal||||\n", "assoc": "one||normal|\n"}
+    free = told(config="AccountingStorageEnforce = none\n", **shown)
+    assert problems({"account": "x", "qos": "y"}, free) == []
+    strict = told(config="AccountingStorageEnforce = associations,limits,qos\n", **shown)
+    assert [problem.what for problem in problems({"account": "x"}, strict)] == ["account 'x' is none of yours"]
+
+
+def test_of_a_controller_that_does_not_answer_nothing_is_known() -> None:
+    silent = told(config="AccountingStorageEnforce = qos\n", qos="normal||||\n")
+    assert silent == Site()
+    assert problems({"partition": "x", "account": "y", "nodes": "9999", "time": "9-0"}, silent) == []
+
+
+def test_what_a_profile_says_holds_for_the_names_that_it_names() -> None:
+    section = {
+        "partition": "a",
+        "partitions": {"a": {"time": "1-00:00:00", "nodes": 4}},
+        "qos_limits": {"Long": {"time": "4-00:00:00"}, "wide": {"nodes": 8, "min_nodes": 5}},
+    }
+    site = declared(SiteSection.model_validate(section))
+    assert problems({"partition": "unknown", "nodes": "99", "time": "9-0"}, site) == []
+    assert "partition a gives 4" in problems({"partition": "a", "nodes": "5"}, site)[0].what
+    assert problems({"partition": "a", "time": "4-0", "qos": "long"}, site) == []
+    assert problems({"partition": "a", "time": "4-0", "qos": "another"}, site) == []
+    assert "QOS wide wants 5" in problems({"partition": "a", "nodes": "4", "qos": "wide"}, site)[0].what
+    assert "QOS wide gives 8" in problems({"partition": "a", "nodes": "9", "qos": "wide"}, site)[0].what
+    with pytest.raises(ConfigError, match=r"\$\.slurm\.site\.partitions\.a\.time"):
+        declared(SiteSection.model_validate({"partitions": {"a": {"time": "a day"}}}))
