@@ -180,8 +180,17 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
     mine, root = _trusted()
     if status.st_uid not in (mine, root):
         whom = "you" if _whose.get() is None else str(Owner(mine))
-        hint = "use a directory of your own, or ask them to remove it; --cmd status, tail, events and list only look"
+        remove = "ask them to remove it" + (" (the folder is yours: you can, too)" if _is_mine(path.parent) else "")
+        hint = f"use a directory of your own, or {remove}; --cmd status, tail, events and list only look"
         raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to {whom}", str(path), hint))
+
+
+def _is_mine(folder: Path) -> bool:
+    """Whether this user owns a folder, and so may remove what others have put there."""
+    try:
+        return folder.stat().st_uid == os.geteuid()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_writers(status: os.stat_result, path: Path) -> None:
