@@ -691,7 +691,7 @@ def test_a_job_that_is_requeued_after_it_was_cancelled_in_that_cooldown_is_watch
 def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(tmp_path: Path, mode: str) -> None:
     condition = {"class_name": "FileExistsCondition", "path": str(tmp_path / "go"), "blocking": True}
     action = {"class_name": "EventAction", "mode": mode, "conditions": [condition], "action": restart()}
-    stage = Stage(tmp_path, on_state(action), {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), LONG]})
+    stage = Stage(tmp_path, on_state(action), {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), (LONG, "x\n")]})
     stage.until(lambda: stage.a.state == "crash")
     stage.slurm._scripts["1"] = [again(1, "PENDING"), *[again(1)] * 9, again(1, "COMPLETED")]
     stage.until(lambda: stage.a.state in ("pending", "running"))
