@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -129,6 +130,7 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
     raise_all(ConfigError, problems)
 
 
+_TRIES, _PAUSE_SECONDS = 10, 0.2
 _GOES_WITH = {
     "job": ("tail", "events", "restart", "cancel", "skip", "try"),
     "failed": ("tail", "events", "restart"),
@@ -157,12 +159,17 @@ def _watch(options: argparse.Namespace) -> int:
     manifest, path = _manifest(options)
     if options.detach:
         return detach.hand_over(options, manifest, path)
+    tries = 0
     while True:
         with ExitStack() as held:
             try:
                 monitor = held.enter_context(steps.session(manifest, path, patient=options.once))
             except LockedError:
                 watcher = watchers.find(manifest)
+                if watcher is None and not options.once and tries < _TRIES:  # it has ended at this very moment
+                    tries += 1
+                    time.sleep(_PAUSE_SECONDS)
+                    continue
                 if watcher is None or options.once:
                     raise
                 session = session_commands.recorded(manifest)

@@ -179,7 +179,7 @@ class _Reading:
             if len(text) > LONGEST_INTERPOLATED:
                 what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
                 self._add(path, what)
-            elif text.count("${") > DEEPEST and _nesting(text) > DEEPEST:
+            elif text.count("${") > DEEPEST and (_nesting(text) > DEEPEST or _recurses(text)):
                 what = f"the interpolation {shortened(text, 60)} is nested too deeply: at most {DEEPEST} levels"
                 self._add(path, what)
 
@@ -275,6 +275,15 @@ def _nesting(text: str) -> int:
         depth = max(0, depth - 1) if found == "}" else depth + 1
         deepest = max(deepest, depth)
     return deepest
+
+
+def _recurses(text: str) -> bool:
+    """Whether a text is nested too deeply for those who read it: quotes hide the ends of its interpolations."""
+    try:
+        parses(normalise(text))
+    except RecursionError:
+        return True
+    return False
 
 
 def _texts(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -801,3 +801,9 @@ def test_an_override_of_hydras_own_changes_nothing_and_is_noted(override: str) -
     assert found.base == composed().base
     (note,) = found.notes
     assert "has no effect here" in note
+
+
+def test_interpolations_whose_ends_are_hidden_by_quotes_are_told_as_too_deep(write: Write) -> None:
+    folder = write({"exp.yaml": HEADER + 'metadata:\n  x: "' + "${'}'" * 1500 + '"\n'})
+    with pytest.raises(ConfigError, match="is nested too deeply"):
+        load(Source("exp", (folder,)))
