@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python scripts/check_cluster.py slurm=juwels                       look around, on a login node
   python scripts/check_cluster.py slurm=juwels --submit              and run a job of a minute through the whole chain
-  python scripts/check_cluster.py slurm=juwels slurm.debug=true --submit"""
+  python scripts/check_cluster.py slurm=juwels container=juwels slurm.debug=true --submit"""
 EXIT_CODES = """\
 exit codes: 0 nothing is wrong (there may be warnings); 1 something is, as told; 2 wrong use or configuration;
 3 SLURM is not here or does not answer; 130 interrupted"""
@@ -123,7 +123,8 @@ def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
 def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
     """The plan of the job, if the site would take it."""
     from oellm_autoexp.slurm.directives import options as asked_by
-    from oellm_autoexp.workflow.cluster import OK, Finding
+    from oellm_autoexp.workflow.check import container_problems
+    from oellm_autoexp.workflow.cluster import FAILED, OK, Finding
 
     try:
         plan = steps.plan(options)
@@ -133,6 +134,12 @@ def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
     asked = asked_by(plan.scripts[0])
     words = ", ".join(f"{key} {asked[key]}" for key in ("account", "partition", "qos", "time") if asked.get(key))
     report.add(Finding("job", OK, f"the site takes it: {words}"))
+    unready = container_problems(plan.manifest)
+    report.add(*(Finding("container", FAILED, f"{problem.where}: {problem.what}", problem.hint) for problem in unready))
+    if unready:
+        return None
+    for recorded in plan.manifest.container or ():
+        report.add(Finding("container", OK, f"jobs can run in {recorded['container'].get('image', 'it')}"))
     return plan
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from oellm_autoexp.container.binds import Bind, Binds, beside
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.fields import Environment, Flags, Section, Text, Words, splits
 from oellm_autoexp.redaction import redact
 from oellm_autoexp.slurm.environment import REFERENCE, expanded
@@ -26,6 +26,7 @@ _OF_THE_IMAGE = ("PATH", "LD_LIBRARY_PATH", "HOME")
 """Variables that name places of an image; those of the host would hide its programs."""
 _OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROOT_", "PYXIS_")
 _CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
+_BINDS = "$.container.binds"
 _WIDTH = 112
 _COMPUTE_HINT = "write the path as it is on the nodes"
 Modules = list[Annotated[Text, AfterValidator(splits)]]
@@ -197,7 +198,7 @@ class PyxisContainer(_ImageContainer):
         return self.image.startswith(("/", ".")) and not REFERENCE.search(self.image)
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:
-        """As in NoContainer. Pyxis separates mounts by commas and their parts by colons, and can't quote either."""
+        """As in NoContainer."""
         found = super().problems(launcher)
         if srun_index(launcher) is None:
             hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
@@ -205,16 +206,16 @@ class PyxisContainer(_ImageContainer):
         if REFERENCE.search(self.image):
             found.append(Problem("Pyxis is given no variables in a path", "$.container.image", _COMPUTE_HINT))
         for name, bind in self.binds.items():
-            where = f"$.container.binds.{name}"
-            if re.search("[,:]", bind.source + bind.place):
-                hint = "rename it, or bind a folder above it"
-                found.append(Problem("Pyxis can't mount a path with a comma or colon", where, hint))
+            where = f"{_BINDS}.{name}"
             if not bind.is_fixed or not Bind(source=bind.place).is_fixed:
                 found.append(Problem("Pyxis is given no variables in a path", where, _COMPUTE_HINT))
         return found
 
     def entry(self, job: Job) -> Entry:
-        """As in NoContainer. An image's own variables would take precedence of those not in `--container-env`."""
+        """As in NoContainer. An image's own variables would take precedence of those not in `--container-env`.
+
+        Raises ConfigError for a path that Pyxis can't mount.
+        """
         mounts = [_mount(bind) for bind in self._binds(job)]
         return Entry(
             srun={
@@ -228,9 +229,16 @@ class PyxisContainer(_ImageContainer):
 
 
 def _mount(bind: Bind) -> str:
-    """A mount as Pyxis takes it; it becomes a line of fstab(5), in which spaces are written as numbers."""
-    source, place = (path.replace("\\", "\\134").replace(" ", "\\040") for path in (bind.source, bind.place))
-    return f"{source}:{place}{':ro' if bind.read_only else ''}"
+    """A mount as Pyxis takes it. Raises ConfigError.
+
+    Pyxis separates mounts by commas and their parts by colons, and makes a line of fstab(5) of each (args.c of
+    NVIDIA/pyxis, 0.24): there is no way to quote any of these.
+    """
+    for path in (bind.source, bind.place):
+        if re.search(r"[,:\s]", path):
+            hint = "rename it, or bind a folder above it"
+            raise ConfigError(Problem(f"Pyxis can't mount a path with a comma, colon or space: {path}", _BINDS, hint))
+    return f"{bind.source}:{bind.place}{':ro' if bind.read_only else ''}"
 
 
 def _without_kind(value: Any) -> Any:

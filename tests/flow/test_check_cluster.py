@@ -135,3 +135,11 @@ def test_it_looks_at_a_slurm_only(user: User) -> None:
     result = user.run("check_cluster", "slurm=local")
     assert result.returncode == 2
     assert "choose slurm=base or a profile" in result.stderr
+
+
+def test_it_tells_what_keeps_jobs_from_their_container(slurm_user: User) -> None:
+    result = at_home(slurm_user).run("check_cluster", "--submit", "container=base", "container.image=no.sif", QUICK)
+    assert result.returncode == 1
+    assert "failed   container:           $.container.image" in result.stdout
+    assert "there is no image here" in result.stdout
+    assert not [*slurm_user.home.glob("output_dir/manifests/*")], "nothing was planned"

@@ -82,3 +82,12 @@ def test_a_program_that_is_not_there_is_an_answer() -> None:
 def test_the_file_system_of_a_path_is_that_of_the_innermost_mount() -> None:
     assert cluster.filesystem(Path("/proc/self")) == "proc"
     assert cluster.filesystem(Path("/")) != "proc"
+
+
+@pytest.mark.parametrize("kind", ["accounting_storage/none", "(null)"])  # up to 23.02, and in 24.11
+def test_accounts_that_are_off_are_no_failure(kind: str) -> None:
+    found = cluster.accounting(
+        lambda words: Answer(0, f"AccountingStorageType   = {kind}\n") if "config" in words else Answer(1, ""),
+        lambda name: (name,),
+    )
+    assert (found.verdict, found.text.partition(":")[0]) == ("warning", "off")

@@ -79,14 +79,14 @@ def test_what_is_bound_already_is_not_bound_again() -> None:
 
 
 def test_pyxis_is_told_by_flags_of_srun() -> None:
-    binds = "container.binds={a: '/a b:/c d:ro'}"
+    binds = "container.binds={a: '/a:/c:ro'}"
     words = start(
         *COMMAND, "container=pyxis", "container.image='reg#x:1'", binds, "+container.options.container_writable=true"
     )
     assert words == [
         "srun",
         "--container-image=reg#x:1",
-        "--container-mounts=/a\\040b:/c\\040d:ro,/out:/out,/work:/work",
+        "--container-mounts=/a:/c:ro,/out:/out,/work:/work",
         "--container-workdir=/work",
         "--container-env=PYTHONUNBUFFERED,WANDB_MODE",
         "--no-container-mount-home",
@@ -99,8 +99,10 @@ def test_pyxis_is_told_by_flags_of_srun() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("container.binds={a: '/a,b'}", "Pyxis can't mount a path with a comma or colon"),
-        ("container.binds={a: {source: '/a:b'}}", "Pyxis can't mount a path with a comma or colon"),
+        ("container.binds={a: '/a,b'}", "Pyxis can't mount a path with a comma, colon or space: /a,b"),
+        ("container.binds={a: {source: '/a:b'}}", "comma, colon or space: /a:b"),
+        ("container.binds={a: '/a b:/c'}", "comma, colon or space: /a b"),
+        ("project.base_output_dir='/o b'", "comma, colon or space: /o b"),
         ("container.binds={a: '/a:$TMPDIR'}", "Pyxis is given no variables in a path"),
         ("container.image='$HOME/x.sqsh'", "Pyxis is given no variables in a path"),
         ("slurm.launcher_cmd=[]", "no srun starts the job"),
