@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -181,7 +182,17 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
     if status.st_uid not in (mine, root):
         whom = "you" if _whose.get() is None else str(Owner(mine))
         hint = "use a directory of your own, or ask them to remove it; --cmd status, tail, events and list only look"
+        if _is_mine(path.parent):
+            hint = f"its folder is yours: look at what it is, then remove it: rm {shlex.quote(str(path))}"
         raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to {whom}", str(path), hint))
+
+
+def _is_mine(folder: Path) -> bool:
+    """Whether this user owns a folder, and so may remove what others have put there."""
+    try:
+        return folder.stat().st_uid == os.geteuid()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_writers(status: os.stat_result, path: Path) -> None:

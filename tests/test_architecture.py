@@ -22,7 +22,7 @@ FLOORS = [
     ["errors"],
     ["text", "model", "redaction", "places", "monitor.time_limit"],
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
-    ["start", "trust"],
+    ["commands", "start", "trust"],
     ["files", "logs", "webhook"],
     ["claims", "monitor.inbox"],
     ["slurm", "world", "monitor.conditions", "container"],

@@ -193,8 +193,12 @@ class _Watched:
 
 def problems_document(problems: Sequence[Problem], code: int) -> str:
     """What `--json` prints where a command fails: `problems` (each `what`, `where`, `hint`) and `exit_code`."""
-    found = [{key: redact_message(getattr(each, key)) for key in ("what", "where", "hint")} for each in problems]
-    return printable_json(json.dumps({"problems": found, "exit_code": code}))
+    return printable_json(json.dumps({"problems": problem_facts(problems), "exit_code": code}))
+
+
+def problem_facts(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """Problems for programs: `what`, `where` and `hint` of each, without secrets."""
+    return [{key: redact_message(getattr(each, key)) for key in ("what", "where", "hint")} for each in problems]
 
 
 def _reader_gone() -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from oellm_autoexp.commands import command as command  # also by this name
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
@@ -65,27 +64,6 @@ def default_state_dir() -> Path:
 def output_root() -> Path:
     """Where plans are written unless told otherwise; an empty variable is as good as none."""
     return Path(os.environ.get("OUTPUT_DIR") or "outputs")
-
-
-def command(name: str, *words: str) -> str:
-    """One of our commands as the user would type it, in the form in which this one was called."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return shlex.join([_found_as("python", sys.executable), "-m", "oellm_autoexp", name, *words])
-    if called.suffix == ".py" and called.parent.name == "scripts":
-        return shlex.join([_found_as("python", sys.executable), str(called.with_name(f"{name}_autoexp.py")), *words])
-    return shlex.join([_found_as("oellm-autoexp", sys.argv[0]), name, *words])
-
-
-def _found_as(name: str, path: str) -> str:
-    """The plain name of a program where that finds it, else its path.
-
-    A virtual environment's Python is a link to another one, which lacks what is installed: the folder tells them apart.
-    """
-    found = shutil.which(name)
-    if found is not None and Path(path).exists() and Path(found).parent == Path(path).absolute().parent:
-        return name
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def show(lines: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from oellm_autoexp.cli import (
     watchers,
 )
 from oellm_autoexp.cli.backoff import with_backoff
-from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, raise_all
+from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.text import is_utf8
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
+    from oellm_autoexp.monitor.tracked import SUBMITTING
     from oellm_autoexp.trust import reading_of_others
     from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
 
@@ -227,6 +229,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         if (waits := waiting_text(facts.waiting(session))) is not None:
             screen.print(waits, soft_wrap=True)
         watch = [f"go on watching    {hints.resume_command(manifest)}", *hints.of_queue(manifest, session)]
+        if any(job.state == SUBMITTING for job in session.jobs.values()):
+            watch.append(f"end it            {hints.resume_command(manifest)} --cmd cancel")
         hints.show(hints.next_steps(manifest, session) if session.finished else watch)
     return steps.outcome(session) if session.finished else app.OK
 
@@ -279,11 +283,12 @@ def _list(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from oellm_autoexp import trust
-    from oellm_autoexp.monitor.session import all_sessions
     from oellm_autoexp.view.tables import console, headline
 
     directory = _directory(options)
-    sessions = _sessions(directory)
+    unread: dict[Path, AutoexpError] = {}
+    sessions = _sessions(directory, unread=unread)
+    unread |= _journals_alone(directory)
     if options.json:
         rows: list[dict[str, Any]] = [
             {
@@ -294,19 +299,39 @@ def _list(options: argparse.Namespace) -> int:
             }
             for s in sessions
         ]
-        print(json.dumps({"directory": str(directory), "sessions": rows}))
+        not_read = [{"plan_id": path.stem, "problems": app.problem_facts(e.problems)} for path, e in unread.items()]
+        print(json.dumps({"directory": str(directory), "sessions": rows, "unread": not_read}))
         return app.OK
-    if not sessions:
-        unread = any(all_sessions(directory))
-        console().print(f"no session in {directory} can be read" if unread else f"no sessions in {directory}")
+    if not sessions and not unread:
+        console().print(f"no sessions in {directory}")
         return app.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", no_wrap=True)
     table.add_column("jobs")
     for session in sessions:
         table.add_row(_titled(session), headline(session))
+    for path, error in unread.items():
+        table.add_row(path.stem, f"not read: {error.problems[0].where}: {error.problems[0].what}")
     console().print(table)
     return app.OK
+
+
+def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
+    """The journals of a directory beside which there is no session, and what to do about each; that is told."""
+    from oellm_autoexp import trust
+
+    found: dict[Path, AutoexpError] = {}
+    for path in sorted(directory.glob("*.journal")):
+        if os.path.lexists(path.with_suffix(".json")):
+            continue
+        try:
+            trust.check_owner(path)
+            hint = "restore the session's file from a copy, or remove this one"
+            found[path] = StateError(Problem("there is no session of this name beside the journal", str(path), hint))
+        except StateError as error:
+            found[path] = error
+        app.tell(found[path])
+    return found
 
 
 def _directory(options: argparse.Namespace) -> Path:
@@ -322,10 +347,10 @@ def _titled(session: Session) -> str:
     return session.plan_id if owner is None else f"{session.plan_id} (of {owner})"
 
 
-def _sessions(directory: Path, *, own: bool = False) -> list[Session]:
+def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpError] | None = None) -> list[Session]:
     """The sessions of a directory that can be read, newest first; of the others it is told why not.
 
-    `own`: without those of other users.
+    `own`: without those of other users. `unread` gets those that can't be read, and why.
     """
     from oellm_autoexp import trust
     from oellm_autoexp.monitor.session import Session, all_sessions
@@ -340,6 +365,8 @@ def _sessions(directory: Path, *, own: bool = False) -> list[Session]:
                 sessions.append(Session.load(path))
         except AutoexpError as error:  # one that can't be read hides no other
             app.tell(error)
+            if unread is not None:
+                unread[path] = error
     return sessions
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, detach, facts, hints, steps
+from oellm_autoexp.cli import app, approval, cancelled, detach, facts, hints, steps
 
 EXAMPLES = """\
   python scripts/run_autoexp.py project=default                    train a small sweep on this machine, now
@@ -54,6 +54,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
         return app.OK, facts.plan_facts(plan.manifest, path)
     approval.approve(plan.manifest, options)
+    cancelled.see_to_their_end(plan.manifest)
     with steps.session(plan.manifest, path, patient=True) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, plan.manifest, path, code)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, approval, detach, facts, hints, steps
+from oellm_autoexp.cli import app, approval, cancelled, detach, facts, hints, steps
 from oellm_autoexp.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return app.OK, facts.plan_facts(manifest, path)
     detach.check(options, manifest)
     approval.approve(manifest, options)
+    cancelled.see_to_their_end(manifest)
     with steps.session(manifest, path, patient=True) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, path, code)

@@ -108,25 +108,20 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
 
 def _cancelled_later(options: argparse.Namespace, manifest: Manifest, session: Session, error: SchedulerError) -> int:
     """Say that jobs are to end, and that the scheduler could not be asked to end them."""
+    from oellm_autoexp.monitor.waits import only_unclear
+
     names = [job.name for job in session.jobs.values() if job.cancelled_by and not job.over]
     resume = hints.resume_command(manifest)
     lines = [
         f"the scheduler does not answer: {error.problems[0].what}",
         f"kept: {plural(len(names), 'job')} to end as soon as it answers: {', '.join(names)}",
-        f"have it asked again: {resume} --cmd cancel",
+        "it is asked again by every monitor of the session, and by a new run that needs its output directories; "
+        f"or now: {resume} --cmd cancel",
     ]
-    if _only_unclear(session):
-        lines.append(f"or give the session up without an answer: {resume} --cmd remove --force")
+    if only_unclear(session.jobs.values()):
+        lines.append(f"to give the session up without an answer: {resume} --cmd remove --force")
     _told(options, manifest, session, names, lines)
     return app.FAILED
-
-
-def _only_unclear(session: Session) -> bool:
-    """Whether nothing is left of a session but cancelled jobs of which nobody knows whether they were submitted."""
-    from oellm_autoexp.monitor.tracked import SUBMITTING
-
-    left = [job for job in session.jobs.values() if not job.over]
-    return bool(left) and all(job.state == SUBMITTING and job.cancelled_by for job in left)
 
 
 def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
@@ -460,10 +455,11 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     """Remove a finished session: its state, queue and record. Manifests, scripts and logs stay."""
     from oellm_autoexp.monitor.queue import Queue
     from oellm_autoexp.monitor.session import writing
+    from oellm_autoexp.monitor.waits import only_unclear
     from oellm_autoexp.trust import check_owner
 
     resume = hints.resume_command(manifest)
-    unclear = [job for job in session.jobs.values() if not job.over] if _only_unclear(session) else []
+    unclear = [job for job in session.jobs.values() if not job.over] if only_unclear(session.jobs.values()) else []
     if not session.finished and not (options.force and unclear):
         raise StateError(_unfinished(session, resume))
     with writing(session.path):
@@ -491,14 +487,14 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
 
 def _unfinished(session: Session, resume: str) -> Problem:
     """Why a session is not finished, and the command that makes it so."""
-    from oellm_autoexp.monitor.waits import only_actions_wait, waits
+    from oellm_autoexp.monitor.waits import only_actions_wait, only_unclear, waits
     from oellm_autoexp.view.waiting import waiting_lines
 
     if only_actions_wait(session.jobs.values()):
         lines = waiting_lines(waits(session.jobs.values()))
         hint = "\n    ".join([*lines, f"give them up: {resume} --cmd skip"])
         return Problem("its jobs have ended, and actions wait", str(session.path), hint)
-    if _only_unclear(session):
+    if only_unclear(session.jobs.values()):
         hint = f"ask it: {resume} --cmd cancel; or remove the session without an answer: {resume} --cmd remove --force"
         return Problem("the scheduler has not said whether it took jobs that are cancelled", str(session.path), hint)
     if all(job.over for job in session.jobs.values()):

@@ -248,6 +248,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     resume = (
         f"the plan is kept; go on with: {hints.command('submit', '--manifest', str(monitor.session.manifest_path))}"
     )
+    end = f"or end it: {hints.resume_command(monitor.manifest)} --cmd cancel"
     try:
         with screen.status("submitting") if screen.is_terminal else nullcontext() as status:
 
@@ -273,7 +274,8 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
         what = "the submission is not complete"
         if isinstance(error, UnreachableError) and not _begun(monitor.session):
             what = "nothing was submitted, and nothing waits: run this where the scheduler's commands are"
-        raise type(error)(*error.problems, Problem(what, hint=resume)) from None
+        hint = f"{resume}\n    {end}" if _begun(monitor.session) else resume
+        raise type(error)(*error.problems, Problem(what, hint=hint)) from None
     except OSError as error:
         what = f"can't write: {error.strerror}"
         incomplete = Problem("the submission is not complete", hint=resume)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, detach, facts, steps
+from oellm_autoexp.cli import app, approval, cancelled, detach, facts, steps
 
 EXAMPLES = """\
   python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
@@ -48,6 +48,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return code, facts.plan_facts(manifest, options.manifest)
     detach.check(options, manifest)
     approval.approve(manifest, options)
+    cancelled.see_to_their_end(manifest)
     with steps.session(manifest, options.manifest, patient=True) as monitor:
         code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, options.manifest, code)

@@ -29,7 +29,7 @@ _HOLDING = frozenset({"overrides", "restart", "pending", "unrecorded"})
 def readable(job: TrackedJob) -> TrackedJob:
     """A job whose words for people (reason, history) hold no secret."""
     update: dict[str, Any] = {}
-    for field in ("reason", "cancelled_by"):
+    for field in ("reason", "cancelled_by", "not_restarted"):
         text = getattr(job, field)
         if text and (clean := redact_message(text)) is not text and clean != text:
             update[field] = clean

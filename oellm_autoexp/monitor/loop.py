@@ -51,7 +51,6 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
-_LINKS_SECONDS = 60.0
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 _TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
@@ -95,7 +94,6 @@ class Monitor:
         self._record = RecordFile(self.session.path)
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._looked: float | None = None
-        self._links_at: float | None = None
         self._doubt = ""
         self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
@@ -171,6 +169,8 @@ class Monitor:
         return {job.name for job in self.session.jobs.values() if job.state == WAITING}
 
     def _came_into_queue(self, job: TrackedJob) -> TrackedJob:
+        if job.state in FINAL:
+            self.reactions.news.append(f"{job.name}: not submitted: {job.reason}")
         job, events = self._detectors[job.name].state(job.model_copy(update={"state": WAITING}), job, self.now())
         return job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}) if events else job
 
@@ -230,7 +230,6 @@ class Monitor:
         self._go_on_watching(now)
         self._observe(now)
         self._settle_accounts(now)
-        self._renew_links()
         # Facts before deeds. The session is what counts: events are in it until they are in the record, too.
         for name, events in self._events.items():
             if events:
@@ -509,6 +508,9 @@ class Monitor:
         own = path == job.resolved_log_path
         detector = self._detectors[job.name]
         budget = _LOG_BYTES_PER_CYCLE
+        link = self._specs[job.name].log_path_current
+        if own and not os.path.lexists(link) and os.path.lexists(path):
+            link_current(self._specs[job.name], path)
         while True:
             before = job.cursor if own else job.cursors.get(path, Cursor())
             data, cursor = read_added(path, before, final=final)
@@ -524,16 +526,6 @@ class Monitor:
             budget -= len(data)
             if budget <= 0 and not final:
                 return job
-
-    def _renew_links(self) -> None:
-        """Make the links to the newest logs anew that somebody has deleted; looked for once a minute."""
-        if self._links_at is not None and self._looked is not None and self._looked < self._links_at + _LINKS_SECONDS:
-            return
-        self._links_at = self._looked
-        for job in self.session.jobs.values():
-            link = self._specs[job.name].log_path_current
-            if job.state == RUNNING and not os.path.lexists(link) and os.path.lexists(job.resolved_log_path):
-                link_current(self._specs[job.name], job.resolved_log_path)
 
     def _complete(self, job: TrackedJob, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: its exit code.

@@ -71,6 +71,7 @@ _ASK_AGAIN_SECONDS = 60.0
 _TURN = f"waits for its turn: no more than {MOST_AT_ONCE} programs run at once"
 _WORKER = "waits for a worker of the queue (--cmd actions)"
 _LEFT_OUT = "left out"
+_NO_ATTEMPT = "no new attempt: "
 _ENDINGS = {"done": "", "failed": " failed", "skipped": " left out", "queued": " queued"}
 _NO_ROOM = "waits: the machine has no room for another program just now"
 
@@ -219,6 +220,8 @@ class Reactions:
             outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
         except AutoexpError as error:
             outcome = _Outcome("failed", error.problems[0].what)
+            words = _no_attempt(outcome.message)
+            self.session.put(self.session.jobs[name].happened(now, "restart failed", words, not_restarted=words))
         if outcome is not None and outcome.status != "done":
             self.news.append(f"{name}: {outcome.message}")
         return outcome is not None
@@ -456,8 +459,8 @@ class Reactions:
             self.news.append(f"{name}: {action} of {pending.event.name}: {outcome.message}")
         if outcome.status in ("done", "failed") or outcome.surprising:
             job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
-        if outcome.status == "failed" and action == RestartAction.__name__ and job.state in FINAL:
-            job = job.model_copy(update={"reason": outcome.message})
+        if outcome.status == "failed" and action == RestartAction.__name__:
+            job = job.model_copy(update={"not_restarted": _no_attempt(outcome.message)})
         self.session.put(job)
         if outcome.status == "failed":
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
@@ -517,10 +520,10 @@ class Reactions:
             written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded, check)
         except AutoexpError as error:
             why = "; ".join(problem.what for problem in error.problems)
-            raise StateError(Problem(f"no new attempt: {why}", error.problems[0].where)) from None
+            raise StateError(Problem(f"{_NO_ATTEMPT}{why}", error.problems[0].where)) from None
         told = event.event.metadata if event else {}
         counts_as = {} if by_hand else self.detectors[name].cause(job, cause, told)
-        job = job.happened(now, "restart", coming.reason, restart=coming, **counts_as)
+        job = job.happened(now, "restart", coming.reason, restart=coming, not_restarted="", **counts_as)
         if written is not None:
             update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
             job = job.model_copy(update=update)
@@ -684,6 +687,12 @@ def _caught(step: Callable[[], _Outcome | Pending]) -> _Outcome | Pending:
         return _Outcome("failed", error.problems[0].what)
     except Exception:  # one action must not keep the others, nor the watch, from going on
         return _Outcome("failed", traceback.format_exc(limit=-3))
+
+
+def _no_attempt(message: str) -> str:
+    """Why a new attempt can't be made, on one line; of a traceback its last one."""
+    words = (message.strip().splitlines() or ["unknown"])[-1]
+    return words if words.startswith(_NO_ATTEMPT) else f"{_NO_ATTEMPT}{words}"
 
 
 def _waiting(pending: Pending, reason: str, action: str, deadline: Deadline | None = None) -> Pending:

@@ -98,6 +98,7 @@ NEW_RUN: dict[str, Any] = {
     "error_type": "",
     "overrules_success": False,
     "complete": False,
+    "not_restarted": "",
     "readings": {},
     "overdue": {},
     "resumed_at": None,
@@ -190,6 +191,8 @@ class TrackedJob(Record):
     error_type: str = ""
     complete: bool = False
     """Whether its log said that there is nothing left to do (`termination_string`)."""
+    not_restarted: str = ""
+    """Why the new attempt that was asked for last can't be made; empty where none failed."""
     pending: tuple[Pending, ...] = ()
     unrecorded: tuple[Event, ...] = ()
     """Events that are not in the session's record yet."""

@@ -11,6 +11,8 @@ from oellm_autoexp.monitor.tracked import FINAL, SUBMITTING, WAITING, TrackedJob
 
 AT_WORK = "at work"
 """The reason of an action whose program runs."""
+NEXT_LOOK = "waits for the next look of a monitor"
+"""The reason of an action that no monitor has begun yet."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,29 @@ def only_actions_wait(jobs: Iterable[TrackedJob]) -> bool:
     return ended and any(job.pending for job in found)
 
 
+def only_unclear(jobs: Iterable[TrackedJob]) -> bool:
+    """Whether nothing is left but cancelled jobs of which nobody knows whether they were submitted."""
+    left = [job for job in jobs if not job.over]
+    return bool(left) and all(job.state == SUBMITTING and job.cancelled_by for job in left)
+
+
 def _of_job(job: TrackedJob) -> Iterator[Wait]:
     if job.state in (WAITING, SUBMITTING):
         yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting_since, job.deadline)
     elif job.restart is not None:
         at = job.restart.not_before
         begins = Deadline(at=at, then="submitted") if at else None
-        yield Wait(job.name, "job", f"{job.restart.reason}; the present one is to end first", None, begins)
+        first = "the present one is to end first"
+        if job.state in FINAL and not job.may_still_run:
+            first, begins = "what the present one wrote last is awaited first", None
+        yield Wait(job.name, "job", f"{job.restart.reason}; {first}", None, begins)
 
 
 def _of_action(pending: Pending) -> Wait:
     return Wait(
         pending.event.job,
         "action",
-        pending.reason or "waits for the next look of a monitor",
+        pending.reason or NEXT_LOOK,
         pending.since,
         pending.deadline,
         pending.action or f"action {pending.binding + 1}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from oellm_autoexp.monitor.waits import AT_WORK, only_actions_wait, waits
+from oellm_autoexp.monitor.waits import AT_WORK, NEXT_LOOK, only_actions_wait, waits
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
 from oellm_autoexp.view.waiting import waiting_lines
@@ -58,11 +58,11 @@ class Changes:
         actions = {
             (wait.job, wait.action, wait.event, wait.reason): wait
             for wait in waits(monitor.session.jobs.values())
-            if wait.kind == "action" and wait.reason != AT_WORK
+            if wait.kind == "action" and wait.reason != NEXT_LOOK
         }
-        fresh = [wait for key, wait in actions.items() if key not in self._waits]
+        fresh = [wait for key, wait in actions.items() if key not in self._waits and wait.reason != AT_WORK]
         self._waits = set(actions)
-        only_actions = only_actions_wait(monitor.session.jobs.values())
+        only_actions = bool(actions) and only_actions_wait(monitor.session.jobs.values())
         told, self._only_actions = self._only_actions, only_actions
         lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not told else [])
         return [f"{_clock()} {line}" for line in lines]

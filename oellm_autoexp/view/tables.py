@@ -155,7 +155,7 @@ def _why(job: TrackedJob, now: float | None = None) -> list[str]:
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
     limit = until(job.deadline, now) if job.deadline and job.state in (WAITING, SUBMITTING) else ""
-    return [word for word in (rule if rule != job.state else "", reason, hindered, limit) if word]
+    return [word for word in (rule if rule != job.state else "", reason, job.not_restarted, hindered, limit) if word]
 
 
 _HELD_BY_ADMIN = "JobHeldAdmin"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oellm_autoexp import trust
+from oellm_autoexp import commands, trust
 from oellm_autoexp.claims import Claim, Holder, claimed
 from oellm_autoexp.errors import AutoexpError, Problem, StateError, raise_all
 from oellm_autoexp.files import loads, write_atomic
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.monitor.waits import only_actions_wait, waits
+from oellm_autoexp.monitor.waits import only_actions_wait, only_unclear, waits
 from oellm_autoexp.workflow.manifest import load
 
 _PATIENCE_SECONDS = 60.0
@@ -43,12 +42,21 @@ def claim_outputs(manifest: Manifest, session: Path) -> None:
             ) from None
 
 
-def _claim_outputs(manifest: Manifest, session: Path) -> None:
+def other_sessions(manifest: Manifest, session: Path) -> dict[Path, list[str]]:
+    """The sessions beside a plan's own that its output directories are marked with, and the names of these jobs.
+
+    Raises StateError for a mark that can't be read.
+    """
     others: dict[Path, list[str]] = defaultdict(list)
     for job in manifest.jobs:
         owner = _owner(Path(job.output_dir))
         if owner is not None and owner != session:
             others[owner].append(job.name)
+    return others
+
+
+def _claim_outputs(manifest: Manifest, session: Path) -> None:
+    others = other_sessions(manifest, session)
     problems = [
         Problem(
             f"{len(names)} of the plan's output directories (first: {names[0]}) belong to the session "
@@ -70,19 +78,18 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
 def _way_out(path: Path) -> str:
     """What a person may do about the session that keeps output directories; where actions alone wait, which."""
     jobs = Session.load(path).jobs.values()
-    resume = f"resume it ({_watch(path)})"
+    if only_unclear(jobs):
+        asked = f"ask it again: {commands.monitor(path, '--cmd', 'cancel')}"
+        forced = f"give the session up without an answer: {commands.monitor(path, '--cmd', 'remove', '--force')}"
+        return f"its jobs are cancelled, and the scheduler has not said whether it took them: {asked}; or {forced}"
+    resume = f"resume it: {commands.monitor(path)}"
     if only_actions_wait(jobs):
         found = waits(jobs)
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         waiting = f"its jobs have ended, and actions wait ({found[0].subject}: {found[0].reason}{more})"
-        return f"{waiting}: {resume}, give them up (… --cmd skip), or change output_dir"
-    return f"{resume}, end it (… --cmd cancel), or change output_dir"
-
-
-def _watch(session: Path) -> str:
-    """The command that watches a session, wherever its folder is."""
-    words = ("monitor_autoexp.py", "--session", session.stem, "--monitoring-state-dir", str(session.parent))
-    return shlex.join(words)
+        give_up = f"give them up: {commands.monitor(path, '--cmd', 'skip')}"
+        return f"{waiting}: {resume}; or {give_up}; or change output_dir"
+    return f"{resume}; or end it: {commands.monitor(path, '--cmd', 'cancel')}; or change output_dir"
 
 
 def _owner(output_dir: Path) -> Path | None:
@@ -149,7 +156,8 @@ def _check_free(output_dir: Path) -> None:
     known += f" (job {job.scheduler_id})" if job and job.scheduler_id else ""
     watched = Claim(owner.with_suffix(".lease")).holder()
     watcher = f", watched by {watched}" if watched else ""
-    end = f"wait for it, or end it ({_watch(owner)} --cmd cancel{f' --job {job.name}' if job else ''})"
+    words = ("--job", job.name) if job else ()
+    end = f"wait for it, or end it: {commands.monitor(owner, '--cmd', 'cancel', *words)}"
     what = f"this output directory belongs to the session '{owner.stem}'{watcher}: {known}"
     raise StateError(Problem(what, str(output_dir), end))
 
