@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -181,9 +180,8 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
     mine, root = _trusted()
     if status.st_uid not in (mine, root):
         whom = "you" if _whose.get() is None else str(Owner(mine))
-        hint = "use a directory of your own, or ask them to remove it; --cmd status, tail, events and list only look"
-        if _is_mine(path.parent):
-            hint = f"its folder is yours: look at what it is, then remove it: rm {shlex.quote(str(path))}"
+        remove = "ask them to remove it" + (" (the folder is yours: you can, too)" if _is_mine(path.parent) else "")
+        hint = f"use a directory of your own, or {remove}; --cmd status, tail, events and list only look"
         raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to {whom}", str(path), hint))
 
 

@@ -339,6 +339,9 @@ class Monitor:
                 seen = seen.model_copy(update={"late_until": None})
             with contextlib.suppress(Exception):
                 seen = self._by_status_alone(seen, now, told, answered=answered)
+        for name in seen.slow.keys() - job.slow.keys() - set(seen.switched_off):
+            text = f"the pattern of the rule '{name}' took too long: a part of the log was not looked at for it"
+            self.reactions.news.append(f"{job.name}: {text}")
         for name in seen.switched_off:
             if name not in job.switched_off:
                 self.reactions.news.append(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")

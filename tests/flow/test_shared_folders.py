@@ -211,6 +211,25 @@ def test_a_journal_of_another_user_is_not_replayed(gated: Shared, group: Group) 
     gated.refused("submit", "--manifest", manifest(gated), "--no-monitor", told=told)
 
 
+def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_lists_the_others(
+    gated: Shared, group: Group
+) -> None:
+    (gated.state / "two.json").write_text((gated.state / "one.json").read_text().replace('"one"', '"two"', 1))
+    group.attack('touch "$1" "$2"', gated.state / "two.journal", gated.state / "alone.journal")
+    done = gated.user.run("monitor", "--cmd", "list")
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("one "), done.stderr
+    for name in ("two", "alone"):
+        told = f"{name}.journal: belongs to {group.name}, not to you"
+        assert told in done.stderr
+        assert any(line.startswith(f"{name} ") and "not read: " in line and told in line for line in lines)
+    assert done.stderr.count("ask them to remove it (the folder is yours: you can, too)") == 2
+    facts = json.loads(gated.user.run("monitor", "--cmd", "list", "--json").stdout)
+    assert [session["plan_id"] for session in facts["sessions"]] == ["one"]
+    assert [session["plan_id"] for session in facts["unread"]] == ["two", "alone"]
+    assert f"belongs to {group.name}" in facts["unread"][0]["problems"][0]["what"]
+
+
 @pytest.mark.parametrize("name", ["one.json", "one.journal", "one.lease"])
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
 def test_a_pipe_or_a_device_is_no_file_of_a_session(gated: Shared, group: Group, name: str, kind: str) -> None:

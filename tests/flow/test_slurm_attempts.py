@@ -142,3 +142,25 @@ def test_a_first_submission_that_was_refused_can_be_begun_with_a_better_override
     assert begun.returncode == 0, begun.stderr
     assert slurm_user.run("monitor", "--session", "p").returncode == 0
     assert (job(slurm_user).state, job(slurm_user).attempt) == ("success", 1)
+
+
+@pytest.mark.slurm
+def test_a_reservation_that_does_not_exist_ends_the_job_with_slurms_words(slurm_user: User) -> None:
+    code, told = run(slurm_user, "exit 3", on_crash({"slurm.sbatch.reservation": "nosuch"}))
+    assert code == 1
+    assert "a: not submitted: sbatch: Batch job submission failed: Requested reservation is invalid" in told
+    assert "waits for" not in told
+    assert "Requested reservation is invalid" in job(slurm_user).reason
+
+
+@pytest.mark.slurm
+def test_why_a_new_attempt_of_a_job_that_ran_could_not_be_made_is_in_every_place_that_tells_of_it(
+    slurm_user: User,
+) -> None:
+    action = {"class_name": "RestartAction", "overrides": {"slurm.sbatch.partition": "{where}"}}
+    rules = {"log_events": {"moved": {"pattern": r"go to (?P<where>\w+)", "actions": [action]}}}
+    why = "no new attempt: there is no partition 'nosuch'"
+    code, told = run(slurm_user, "echo go to nosuch; sleep 1; exit 3", rules)
+    assert (code, f"a    crash (exit 3) {why}" in told) == (1, True), told
+    for words in (("status",), ("tail", "--failed"), ("status", "--json")):
+        assert why in slurm_user.run("monitor", "--session", "p", "--cmd", *words).stdout

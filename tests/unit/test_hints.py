@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from oellm_autoexp import commands
 from oellm_autoexp.cli import hints
 
 
@@ -32,3 +33,10 @@ def test_python_is_named_by_its_path_where_the_name_finds_the_one_that_it_is_a_l
 def test_python_is_plain_where_the_environment_is_active(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(environment.parent))
     assert hints.command("monitor", "--all") == "python scripts/monitor_autoexp.py --all"
+
+
+def test_the_command_for_a_session_names_its_folder(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["oellm_autoexp/__main__.py"])
+    monkeypatch.setenv("PATH", str(environment.parent))
+    told = commands.monitor(Path("/a b/p.json"), "--cmd", "cancel")
+    assert told == "python -m oellm_autoexp monitor --session p --monitoring-state-dir '/a b' --cmd cancel"

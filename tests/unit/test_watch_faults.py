@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError
+from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
 from oellm_autoexp.monitor import inbox
 from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
@@ -196,14 +196,13 @@ def test_a_log_that_is_truncated_or_replaced_is_not_silent(tmp_path: Path) -> No
     assert stage.names() == []
 
 
-def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
+def test_an_unfinished_line_is_read_once_and_a_look_costs_one_stat_of_the_log_and_one_of_its_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage(tmp_path, on_line(log("{what}")), {"a": [lived("LINE 1\nLINE 2")]})
     running(stage)
     stage.cycle(3)
     calls: list[str] = []
-    monkeypatch.setattr("oellm_autoexp.monitor.loop._LINKS_SECONDS", 1000.0)
     path = stage.a.resolved_log_path
     with monkeypatch.context() as patched:
         for name in ("stat", "lstat", "open", "scandir"):
@@ -216,7 +215,7 @@ def test_an_unfinished_line_is_read_once_and_costs_one_stat_for_a_look(
 
             patched.setattr(os, name, noting)
         stage.cycle(5)
-    assert calls == [f"stat {path}"] * 5
+    assert calls == [f"lstat {tmp_path / 'a' / 'current.log'}", f"stat {path}"] * 5
     stage.write("a", " and more\n")
     stage.cycle(2)
     assert stage.heard.count("a: 1") == stage.heard.count("a: 2 and more") == 1
@@ -705,9 +704,14 @@ def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, mon
     monkeypatch.setattr("oellm_autoexp.monitor.patterns.MATCH_SECONDS", 0.05)
     stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
     running(stage)
-    for _ in range(3):
+    stage.write("a", "a" * 60 + "!\n")
+    stage.cycle()
+    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not looked at for it"
+    assert stage.heard.count(lost) == 1
+    for _ in range(2):
         stage.write("a", "a" * 60 + "!\n")
         stage.cycle()
+    assert stage.heard.count(lost) == 1
     assert sum("a: the rule 'slow' is switched off: its pattern takes too long" in line for line in stage.heard) == 1
 
 
@@ -717,8 +721,59 @@ def test_why_a_new_attempt_can_not_be_made_is_what_the_job_says(tmp_path: Path) 
     end(stage, "FAILED")
     stage.finish()
     assert stage.a.state == "crash"
-    assert stage.a.reason.startswith("no new attempt: ")
-    assert stage.a.reason in causes(stage.a)
+    assert stage.a.not_restarted.startswith("no new attempt: ")
+    assert stage.a.not_restarted in causes(stage.a)
+
+
+REFUSED = {"slurm.sbatch.job_name": "x"}
+
+
+def test_why_a_job_that_runs_can_not_begin_anew_is_still_told_when_it_has_ended(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_line(restart(overrides=REFUSED)), {"a": [lived("LINE x\n")]})
+    running(stage)
+    stage.cycle()
+    assert (stage.a.state, stage.a.restart) == ("running", None)
+    end(stage, "FAILED")
+    stage.finish()
+    assert stage.a.state == "crash"
+    assert any(cause.startswith("no new attempt: ") for cause in causes(stage.a))
+
+
+def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_the_job(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [(("FAILED",), "x\n"), GOOD]})
+    stage.finish()
+    for id_, overrides in (("odd", REFUSED), ("good", {})):
+        asked = inbox.Asked(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
+        inbox.ask(stage.path, asked)
+        stage.cycle()
+        if id_ == "odd":
+            assert any(cause.startswith("no new attempt: ") for cause in causes(stage.a))
+            assert "restart failed" in happened(stage.a)
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.not_restarted) == ("success", 2, "")
+
+
+def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(tmp_path: Path) -> None:
+    overrides = {"slurm.sbatch.reservation": "nosuch"}
+    stage = Stage(tmp_path, on_state(restart(overrides=overrides)), {"a": [lived("x\n")]})
+    changes = Changes()
+    running(stage)
+    stage.slurm.submit = refuses  # type: ignore[method-assign]
+    end(stage, "FAILED")
+    lines = []
+    for _ in range(5):
+        stage.monitor.cycle()
+        lines += changes.lines(stage.monitor)
+        stage.clock += 10
+    assert sum("a: not submitted: Requested reservation is invalid" in line for line in lines) == 1
+    assert not [line for line in lines if "waits for" in line]
+    assert any(
+        "the last one was refused for good: Requested reservation is invalid" in cause for cause in causes(stage.a)
+    )
+
+
+def refuses(*_: object) -> str:
+    raise InvalidSubmissionError(Problem("Requested reservation is invalid"))
 
 
 def test_a_link_to_the_newest_log_that_was_deleted_is_there_at_the_next_look(tmp_path: Path) -> None:
@@ -726,7 +781,7 @@ def test_a_link_to_the_newest_log_that_was_deleted_is_there_at_the_next_look(tmp
     running(stage)
     link = tmp_path / "a" / "current.log"
     link.unlink()
-    stage.cycle(7)  # the log does not grow
+    stage.cycle(1)  # the log does not grow
     assert link.read_text() == "hello\n"
 
 
