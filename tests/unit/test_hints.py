@@ -43,6 +43,11 @@ def test_the_command_for_a_session_names_its_folder(environment: Path, monkeypat
     assert told == "python -m oellm_autoexp monitor --session p --monitoring-state-dir '/a b' --cmd cancel"
 
 
+def with_folder(state: Path) -> Manifest:
+    """A manifest of which nothing but its id and its state folder is looked at."""
+    return Manifest.model_construct(plan_id="p", monitoring_state_dir=str(state))  # type: ignore[call-arg]
+
+
 def test_the_folder_is_left_out_only_where_sessions_are_looked_for_there_with_and_without_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,9 +55,9 @@ def test_the_folder_is_left_out_only_where_sessions_are_looked_for_there_with_an
     for name in ("OELLM_MONITORING_STATE_DIR", "OUTPUT_DIR"):
         monkeypatch.delenv(name, raising=False)
     usual = tmp_path / "outputs" / "monitoring_state"
-    manifest = Manifest.model_construct(plan_id="p", monitoring_state_dir=str(usual))
+    manifest = with_folder(usual)
     assert hints.resume_command(manifest).endswith("monitor --session p")
     monkeypatch.setenv("OELLM_MONITORING_STATE_DIR", str(tmp_path / "elsewhere"))
     assert hints.resume_command(manifest).endswith(f"monitor --session p --monitoring-state-dir {usual}")
-    manifest = Manifest.model_construct(plan_id="p", monitoring_state_dir=str(tmp_path / "elsewhere"))
+    manifest = with_folder(tmp_path / "elsewhere")
     assert hints.resume_command(manifest).endswith(f"--monitoring-state-dir {tmp_path / 'elsewhere'}")
