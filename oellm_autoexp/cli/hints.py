@@ -45,14 +45,8 @@ def resume_command(manifest: Manifest) -> str:
 def _state_dir_option(manifest: Manifest) -> list[str]:
     directory = Path(manifest.monitoring_state_dir)
     usual = Path("outputs", "monitoring_state").absolute()  # a variable that is set here may not be in the next shell
-    return (
-        []
-        if directory in (usual, default_state_dir().absolute()) and usual == directory
-        else [
-            "--monitoring-state-dir",
-            str(directory),
-        ]
-    )
+    found_without = directory == usual == default_state_dir().absolute()
+    return [] if found_without else ["--monitoring-state-dir", str(directory)]
 
 
 def default_state_dir() -> Path:

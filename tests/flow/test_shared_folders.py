@@ -215,6 +215,7 @@ def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_li
     gated: Shared, group: Group
 ) -> None:
     (gated.state / "two.json").write_text((gated.state / "one.json").read_text().replace('"one"', '"two"', 1))
+    (gated.state / "two.json").chmod(0o644)
     group.attack('touch "$1" "$2"', gated.state / "two.journal", gated.state / "alone.journal")
     done = gated.user.run("monitor", "--cmd", "list")
     lines = done.stdout.splitlines()

@@ -9,6 +9,7 @@ import pytest
 
 from oellm_autoexp import commands
 from oellm_autoexp.cli import hints
+from oellm_autoexp.model import Manifest
 
 
 @pytest.fixture
@@ -40,3 +41,23 @@ def test_the_command_for_a_session_names_its_folder(environment: Path, monkeypat
     monkeypatch.setenv("PATH", str(environment.parent))
     told = commands.monitor(Path("/a b/p.json"), "--cmd", "cancel")
     assert told == "python -m oellm_autoexp monitor --session p --monitoring-state-dir '/a b' --cmd cancel"
+
+
+def with_folder(state: Path) -> Manifest:
+    """A manifest of which nothing but its id and its state folder is looked at."""
+    return Manifest.model_construct(plan_id="p", monitoring_state_dir=str(state))  # type: ignore[call-arg]
+
+
+def test_the_folder_is_left_out_only_where_sessions_are_looked_for_there_with_and_without_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("OELLM_MONITORING_STATE_DIR", "OUTPUT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    usual = tmp_path / "outputs" / "monitoring_state"
+    manifest = with_folder(usual)
+    assert hints.resume_command(manifest).endswith("monitor --session p")
+    monkeypatch.setenv("OELLM_MONITORING_STATE_DIR", str(tmp_path / "elsewhere"))
+    assert hints.resume_command(manifest).endswith(f"monitor --session p --monitoring-state-dir {usual}")
+    manifest = with_folder(tmp_path / "elsewhere")
+    assert hints.resume_command(manifest).endswith(f"--monitoring-state-dir {tmp_path / 'elsewhere'}")

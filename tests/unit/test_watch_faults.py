@@ -822,12 +822,14 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
     assert (stage.a.state, stage.a.attempt, stage.a.not_restarted) == ("success", 2, "")
 
 
-def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(tmp_path: Path) -> None:
+def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = {"slurm.sbatch.reservation": "nosuch"}
     stage = Stage(tmp_path, on_state(restart(overrides=overrides)), {"a": [lived("x\n")]})
     changes = Changes()
     running(stage)
-    stage.slurm.submit = refuses  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(stage.slurm, "submit", refuses)
     end(stage, "FAILED")
     lines = []
     for _ in range(5):
