@@ -64,6 +64,30 @@ def test_a_failed_job_that_is_requeued_while_its_new_attempt_is_on_its_way_runs_
     assert (job.state, job.attempt, job.runs) == ("success", 1, 2)
 
 
+STUBBORN = "trap 'sleep 2; exit 143' TERM; echo > ready; sleep 60 & wait"
+
+
+@pytest.mark.slurm
+def test_a_job_that_is_ending_has_no_exit_code_yet(slurm_user: User) -> None:
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", STUBBORN]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50}},
+        "monitoring": {"poll_interval_seconds": 0.2},
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    until(lambda: (slurm_user.home / "ready").exists() and jobs(slurm_user)[0].state == "running", "a running job")
+    slurm(slurm_user, "scancel", "--full", jobs(slurm_user)[0].scheduler_id)
+    seen: set[tuple[str, str, int | None]] = set()
+    while watcher.poll() is None:
+        job = jobs(slurm_user)[0]
+        seen.add((job.state, job.scheduler_state, job.exit_code))
+    assert {code for state, _, code in seen if state == "running"} == {None}
+    assert jobs(slurm_user)[0].state == "cancelled"
+
+
 ALONE = "mkdir busy || touch two; sleep 3; rmdir busy; if [ -e ran ]; then echo well; else touch ran; exit 3; fi"
 
 
@@ -92,6 +116,33 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
     told = "was begun again: it is ended" if attempt == 2 else "no new attempt: the scheduler has begun job"
     assert any(told in entry.message for entry in job.history)
     assert told in (slurm_user.home / "output.txt").read_text()
+
+
+@pytest.mark.slurm
+def test_an_earlier_attempt_that_is_requeued_while_nobody_watches_does_not_run_its_program_again(
+    slurm_user: User,
+) -> None:
+    action = {"class_name": "RestartAction", "max_attempts": 1}
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", "echo >> begun; if [ -e ran ]; then sleep 60; else touch ran; exit 3; fi"]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50, "requeue": True}},
+        "monitoring": {"poll_interval_seconds": 0.5, "state_events": {"crash": {"actions": [action]}}},
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    begun = slurm_user.home / "begun"
+    until(lambda: state.exists() and begun.exists() and begun.stat().st_size == 2, "the second attempt to run")
+    watcher.kill()
+    watcher.wait()
+    first = jobs(slurm_user)[0].earlier[0].scheduler_id
+    slurm(slurm_user, "scontrol", "requeue", first)
+    log = Path(jobs(slurm_user)[0].resolved_log_path).with_name(f"{first}.out")
+    until(lambda: "is not run again: a newer attempt is in its place" in log.read_text(), "its second run")
+    slurm(slurm_user, "scancel", jobs(slurm_user)[0].scheduler_id)
+    assert begun.stat().st_size == 2
 
 
 @pytest.mark.slurm
