@@ -26,7 +26,9 @@ _SECRET_NAME = re.compile(
     r"session|id|hf|db|my|pg|ssh|user|shared)?[_-]?"
     r"(key|keys|token|tokens|secret|secrets|passwd|password|passphrase|pass|pwd|credential|credentials|creds|cookie|"
     r"auth|authorization|apikey|session_id|dsn|webhook|webhook_url|connection_string|access_signature)($|[_\-.])|"
-    r"(_pat|_psk)$|(^|[_\-.])(pin|bearer|jwt)$|(^|[_\-.])t?otp[_-]?(seed|secret)|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
+    r"(^|[_\-.])pin$|(^|[_\-.])(bearer|jwt|t?otp|mfa|2fa|mnemonic|session_?id)($|[_\-.])|seed[_-]?phrase|"
+    r"((recovery|backup|pass|wallet)[_-]?(codes?|seed))($|[_\-.])|"
+    r"(_pat|_psk)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
@@ -36,7 +38,7 @@ _HARMLESS_NAME = re.compile(
 )
 """Names of where a secret is, and of what is told of one."""
 _HARMLESS_WORDS = re.compile(
-    r"(?:^|(?<=[_-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length)|"
+    r"(?:^|(?<=[_-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length|values?)|"
     r"token[_-](count|ids?|types?|embeddings?|level|limit|budget)|tokenizer|"
     r"(pad|bos|eod|eos|cls|sep|unk|mask|image|special|max|num|speculative|prefix|middle|suffix|per|generated)[_-]tokens?|"
     r"(extra|added|additional|ignored?)[_-]tokens|"
@@ -48,12 +50,15 @@ _HARMLESS_WORDS = re.compile(
     re.IGNORECASE,
 )
 """Words of a name that tell of sizes and choices of a model: its keys are no keys, its tokens no tokens."""
-_RANDOM = re.compile(r"(?=[^a-zA-Z]*[a-zA-Z])(?=(?:\D*\d){2})[A-Za-z0-9+=]+")
-_LEAST_RANDOM = 12
-"""How long a text of letters and digits, without a sign between words, is at least if it is a secret."""
+_ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Names of the environment, through which secrets are handed on; options of a model are in small letters."""
+_NAMES_A_VARIABLE = re.compile(r"[_-]env(?:[_-]var)?$", re.IGNORECASE)
+_NO_VARIABLE = re.compile(r"""[^\w\s\[\]{},'"$.:-]""", re.ASCII)
 _COUNTED = re.compile(r"(^|[_\-.])((tokens|keys)($|[_\-.])|(token|key)[_\-])", re.IGNORECASE)
 """What there can be an amount of: `train_tokens: 10B` tells no secret."""
-_NUMERIC = re.compile(r"pass(word|wd|phrase)|pwd|secret|api[_-]?key|(^|[_\-.])(token|pin)$", re.IGNORECASE)
+_NUMERIC = re.compile(
+    r"pass(word|wd|phrase|[_-]?code)|pwd|secret|api[_-]?key|(^|[_\-.])(token|pin|otp)$", re.IGNORECASE
+)
 """What may be a number and yet a secret."""
 _URL_NAMES = re.compile(
     r"sig|signature|key|code|awsaccesskeyid|x-(amz|goog)-(signature|credential|security-token)", re.I
@@ -67,13 +72,21 @@ _AMOUNT = r"\s*[\d_]+(?:\.\d*)?(?:[eE][-+]?\d+)?[kKMGBT]?\s*"
 _AMOUNTS = re.compile(rf"{_AMOUNT}|\[{_AMOUNT}(?:,{_AMOUNT})*\]")
 _HARMLESS_VALUES = frozenset(["true", "false", "null", "none", "yes", "no", "on", "off", "auto", "~", "{}", "[]", "()"])
 _REFERENCE = re.compile(
-    r"\\?\$[A-Za-z_][A-Za-z0-9_]*|\$\(.*\)|`[^`]*`|\$\{\{.*\}\}|\{[A-Za-z_][\w.]*\}|<[\w -]+>|\*{3,}", re.DOTALL
+    r"\\?\$[A-Za-z_][A-Za-z0-9_]*|\$\(.*\)|`[^`]*`|\$\{\{.*\}\}|\{[A-Za-z_][\w.]*\}|<[/|]?[\w -]+\|?>|\*{3,}",
+    re.DOTALL,
 )
 """A variable, a command or template that tells it, or what stands in its place."""
 _INTERPOLATION = re.compile(  # the innermost ones of another value, of a variable, or that compute with others (\0)
     r"\$\{(?:[A-Za-z_.][\w.]*|oc\.env:\w+|oc\.\w+:"
     r"(?:[\0\s\d.,+*/%()'\"\\-]|(?<=\d)e|\b(?:int|float|round|min|max|abs|sqrt|ceil|floor)\b)*)\}"
 )
+_CHANGES = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
+_ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
+_BOTH_CASES = re.compile(r"[A-Z].*[a-z]|[a-z].*[A-Z]", re.DOTALL)
+_BETWEEN = re.compile(r"[\s,\[\]]+")
+_LEAST_CHANGES, _MOST_BETWEEN_CHANGES, _LEAST_RANDOM = 3, 5, 12
+"""Of a text that is a secret by its look: how often letters and digits take turns in it at least, after how many of
+them on average, and how many there are."""
 _PLAIN = frozenset({int, float, bool, type(None)})  # nothing to hide in most of these, and most values are
 
 _KEY_BLOCK = re.compile(
@@ -101,24 +114,27 @@ _FORM = re.compile(
 _URL_USER = re.compile(r"""(?<=://)([^\s:/@"'?#]*):([^\s/"'?#]+)@""")
 _URL_TOKEN = re.compile(r"""(?<=://)(?=[\w%.~-]*\d)[\w%.~-]{20,}@""")
 _PERCENT = re.compile("%([0-7][0-9A-Fa-f])")
-_URL_PARAMETER = re.compile(r"""(?<=[?&#])([\w.~%-]+)=([^&\s"'<>#\\]+)""")
+_URL_PARAMETER = re.compile(r"""(?<=[?&#;])([\w.~%\[\]-]+)=([^&\s"'<>#\\]+)""")
 _SCHEME = re.compile(
-    r"""(?i)\b(bearer|basic|token|apikey|digest|negotiate)([ \t]+|%20)"""
-    r"""(?![{$*<])(?=[^\s"']*[\d._~+/=-])[^\s"',;\\]{6,}"""
+    r"""(?i)(?<![\w/.])(bearer|basic|token|apikey|digest|negotiate)([ \t]+|%20)"""
+    r"""(?![{$*<]|--)(?=[^\s"']*[\d._~+/=-])[^\s"',;\\]{6,}"""
 )
 _OPTION = re.compile(r"""(?<![\w-])(-{1,2}[A-Za-z][\w.-]*+)([ \t]+)(["'\0\1])?((?(3)[^\n]*?(?=\3)|[^\s"'\0\1]+))""")
 _SPOKEN = re.compile(
     r"(?im)(\b(?:setenv|set|ENV|ARG|machine\s+\S+\s+)[ \t]+)([\w.-]+)([ \t]+)(\S+)"
     r"|^([-+ \t]*|.*\blogin[ \t]+\S+[ \t]+)(password|passwd)([ \t]+)(?![=:])(\S+)[ \t]*(?=$|\s)"
-    r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]*?[ \t])?-p)()()([^\s-]\S*)"
+    r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]{0,300}?[ \t])?(?-i:-p))()()([^\s-]\S*)"
+    r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]{0,300}?[ \t])?[\"'](?-i:-p))()()([^\n\"']+)"
     r"|(\bsshpass[ \t]+-p[ \t]*)()()(\S+)|(\b(?:wandb|docker|hf|huggingface-cli)[ \t]+login[ \t]+)()()([\w-]{20,})"
-    r"|((?<![\w-])(?:-u|--user|--proxy-user)(?:[ \t=]+)[\"']?[^\s:\"'/]+:)()()((?!\d+\b)[^\s\"'/]+)"
+    r"|((?<![\w-])(?:-u|(?:--user|--proxy-user)[ \t=])[ \t=]*[\"']?[^\s:\"'/=]+:)()()((?!\d+\b)[^\s\"'/]+)"
 )
-_ASSIGNED = re.compile(r"""(?<![\w.-])[-+.$~]*+([\w.\-]++)(?:\\*["'])?+([ \t]*(?::=|=>|[:=])[ \t]*)(?![=:])""")
+_ASSIGNED = re.compile(
+    r"""(?<![\w.%-])[-+.$~]*+((?:[\w.\-]|%[0-7][0-9A-Fa-f])++)(?:\\*["'])?+([ \t]*(?::=|=>|[:=])[ \t]*)(?![=:])"""
+)
 _QUOTED = re.compile(r"""\\*(["'\0\1])(?:(?!\1)[^\\\n]|\\(?!\1).|(?<!^)\\\1(?=[^,\]}:\s]))*+\\*\1""")
 _BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n([-+]?[ \t]+)[^\n]*(?:\n\1[^\n]*)*")  # also of a diff
 _COMMAND = re.compile(r"\$\([^()\n]*\)|`[^`\n]*`")
-_LIST = re.compile(r"\[[^\]]*\]")
+_LIST = re.compile(r"""\[[^\]]*\](?![^\s,;}\])"'\0\1])""")
 _INSIDE = re.compile(r"""[^,\]}\s"'\0\1]+""")
 _OUTSIDE = re.compile(r"""(?:[^\s;&|,"'`\0\1]|,(?!\s*["']?[\w.\-]+["']?\s*[:=]))+""")
 _CODE = re.compile(r"[A-Za-z_]+\d{0,3}(\.[A-Za-z_]+\d{0,3})*[(\[].*|[A-Za-z_]+(\.[A-Za-z_]+)+")
@@ -126,8 +142,9 @@ _CODE = re.compile(r"[A-Za-z_]+\d{0,3}(\.[A-Za-z_]+\d{0,3})*[(\[].*|[A-Za-z_]+(\
 _TYPE = re.compile(r"(str|int|bool|bytes|float|Any|Path|object)(\W.*)?|[A-Z]\w+\[[A-Z\w., |\[\]]*")
 _REST = re.compile(r"[^\n]*")
 _HINT = re.compile(  # of a text in lower case, which is three times as fast as ignoring the case
-    r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mysql|mariadb|bear|basic|digest|negot|apik|://|"
-    r"begin|priv|-u[ =s]|-proxy-u|login|"
+    r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mfa|2fa|mnemon|phrase|"
+    r"wallet|recovery|backup|mysql|mariadb|bear|basic|digest|negot|apik|://|%[0-7][0-9a-f]|"
+    r"begin|priv|-u[ =s]|-u[^\s:]+:|-proxy-u|login|"
     r"conn|hf_|api_o|gh[a-z]+_|gith|gl[a-z]+-|[sr]k[-_]|x[oa][xp]|a[ks]ia|ab[ic]a|acca|a3t|aiza|ya29|npm_|pypi|_pat|"
     r"dop_|sg\.|sq0|[as][ck][a-f0-9]{9}|-us\d|:aa|akc|nvapi|r8_|eyj|lin_a|puttyu|putty"
 )
@@ -137,36 +154,67 @@ _HINT = re.compile(  # of a text in lower case, which is three times as fast as 
 @lru_cache(maxsize=65536)
 def is_secret(name: str) -> bool:
     """Whether a variable or key of that name usually holds a secret (`HF_TOKEN`, `WANDB_API_KEY`, `db.password`)."""
-    if type(name) is not str:
+    if not _may_be_secret(name) or _HARMLESS_NAME.search(spelled := _spelled(name)):
         return False
-    spelled = _CAMEL.sub("_", name)
-    if not _SECRET_NAME.search(spelled) or _HARMLESS_NAME.search(spelled):
-        return False
+    if _ENVIRONMENT.fullmatch(spelled.rpartition(".")[2]):
+        return True
     return bool(_SECRET_NAME.search(_HARMLESS_WORDS.sub("", spelled)))
 
 
 @lru_cache(maxsize=65536)
 def _may_be_secret(name: str) -> bool:
     """Whether a name speaks of a secret at all, also one that usually tells where it is (`API_KEY_ENV`)."""
-    return type(name) is str and bool(_SECRET_NAME.search(_CAMEL.sub("_", name)))
+    return type(name) is str and bool(_SECRET_NAME.search(_spelled(name)))
+
+
+def _spelled(name: str) -> str:
+    """A name with signs between its words, without the escapes of a URL: `apiKey` → `api_Key`, `api%5Fkey` → `api_key`.
+
+    `data[token]` → `data.token.`, as forms spell what is within another.
+    """
+    while "%" in name and (shorter := _PERCENT.sub(_unescaped, name)) != name:
+        name = shorter
+    return _CAMEL.sub("_", name.replace("[", ".").replace("]", "."))
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    return chr(int(escaped[1], 16))
 
 
 def _is_random(text: str) -> bool:
-    """Whether a text is none that people make up of words: letters and digits in one piece."""
-    return len(text) >= _LEAST_RANDOM and bool(_RANDOM.fullmatch(text)) and not _AMOUNTS.fullmatch(text)
+    """Whether a text is none that people make up of words and numbers: letters and digits take turns in it.
+
+    In small letters or capitals alone, within one piece: `llama3b_lr1e3` is a name, `6f1b3c5e8a2d` is none.
+    """
+    changes = len(_CHANGES.findall(text))
+    if changes < _LEAST_CHANGES or text.startswith(("/", "~/", "./", "../")):
+        return False
+    if all(_AMOUNTS.fullmatch(part) for part in _BETWEEN.split(text) if part):
+        return False
+    pieces = _ALPHANUMERIC.findall(text)
+    if _BOTH_CASES.search(text):
+        return sum(map(len, pieces)) >= _LEAST_RANDOM
+    return any(_LEAST_RANDOM <= len(piece) <= _MOST_BETWEEN_CHANGES * len(_CHANGES.findall(piece)) for piece in pieces)
 
 
 def _hides(name: str, text: str) -> bool:
-    """Whether a value of that name is a secret: by the name, or as it looks like one and the name speaks of one."""
-    if _is_random(text.lstrip("-$")):
-        return _may_be_secret(name)
-    return (
-        bool(text)
-        and is_secret(name)
-        and text.lower() not in _HARMLESS_VALUES
-        and not (_COUNTED.search(name) and _AMOUNTS.fullmatch(text))
-        and not _refers_only(text)
-    )
+    """Whether a value of that name is a secret.
+
+    By the name, or, where the name says that it only tells of a secret, as the value is not what the name says.
+    """
+    if not text or not _may_be_secret(name):
+        return False
+    if _is_random(text.lstrip("-$")) and not _is_interpolated(text):
+        return True
+    if text.lower() in _HARMLESS_VALUES or _refers_only(text):
+        return False
+    if _NAMES_A_VARIABLE.search(name):
+        return bool(_NO_VARIABLE.search(text))
+    return is_secret(name) and not (_COUNTED.search(name) and _AMOUNTS.fullmatch(text))
+
+
+def _is_interpolated(text: str) -> bool:
+    return text.startswith(("${", "$(", "`", "{")) and _refers_only(text)
 
 
 def _refers_only(text: str) -> bool:
@@ -224,8 +272,7 @@ def _without_password(match: re.Match[str]) -> str:
 
 def _without_parameter(match: re.Match[str]) -> str:
     name, value = match.groups()
-    meant = _PERCENT.sub(lambda escaped: chr(int(escaped[1], 16)), name)
-    if _refers_only(value) or not (_URL_NAMES.fullmatch(meant) or _hides(meant, value)):
+    if _refers_only(value) or not (_URL_NAMES.fullmatch(_spelled(name)) or _hides(name, value)):
         return match[0]
     return f"{name}={REDACTED}"
 
@@ -233,7 +280,8 @@ def _without_parameter(match: re.Match[str]) -> str:
 def _without_argument(match: re.Match[str]) -> str:
     option, space, quote, value = match.groups()
     if not _hides(option.lstrip("-"), value) or _is_option(value):
-        return match[0]
+        inner = _OPTION.sub(_without_argument, value) if quote else value  # `sh -c 'train --token …'`
+        return f"{option}{space}{quote or ''}{inner}"
     return f"{option}{space}{quote or ''}{REDACTED}"
 
 
@@ -389,12 +437,12 @@ def _redact_word(word: str) -> tuple[str, int]:
     if equals and _hides(name.lstrip("-+"), value):
         return f"{name}={REDACTED}", _NOTHING
     announces = _NOTHING
-    if equals and not value and word.startswith("--") and is_secret(name.lstrip("-")):
+    if equals and not value and word.startswith("--") and _may_be_secret(name.lstrip("-")):
         return word, _SECRET
     if not equals and word.startswith("-"):
         if word in ("-u", "--user", "--proxy-user"):
             announces = _USER
-        elif _LONG_OPTION.fullmatch(word) and is_secret(word.lstrip("-")):
+        elif _LONG_OPTION.fullmatch(word) and _may_be_secret(word.lstrip("-")):
             return word, _SECRET
     elif word == "login":
         announces = _LOGIN

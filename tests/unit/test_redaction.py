@@ -55,6 +55,8 @@ TREES = st.dictionaries(
         "TOKEN_LEVEL_API_KEY",
         "PASS_RATE_TOKEN",
         "NUM_API_KEYS_TOKEN",
+        *("PIN", "BEARER", "CI_JOB_JWT", "CI_JOB_JWT_V2", "TOTP_SEED", "EXTRA_TOKENS", "MONITOR_KEY"),
+        *("api%5Fkey", "api%255Fkey", "data[token]", "slurm.env.HOST_KEY"),
     ],
 )
 def test_names_of_secrets_are_known(name: str) -> None:
@@ -77,6 +79,7 @@ def test_names_of_secrets_are_known(name: str) -> None:
         "num_api_keys",
         "public_key",
         "moe_token_drop_policy",
+        *("key_value", "key_values", "extra_tokens", "monitor_key", "seed", "data_seed", "pin_memory", "a%5Fb"),
     ],
 )
 def test_other_names_are_not_taken_for_secrets(name: str) -> None:
