@@ -173,7 +173,7 @@ def test_what_slurm_would_refuse_or_never_run_is_told_before_anything_is_submitt
     result = slurm_user.run("run", *ON_SLURM, *words)
     assert result.returncode == 2, result.stdout
     assert told in result.stderr
-    assert "job.sbatch" in result.stderr
+    assert "job.sbatch" in result.stderr or "$.slurm.sbatch" in result.stderr
     assert not (slurm_user.outputs / "monitoring_state").exists()
     assert slurm_user.run("run", *ON_SLURM, "--no-monitor", "--check").returncode == 0
 

@@ -322,15 +322,17 @@ def see_through(stage: Stage) -> int:
     raise AssertionError([job.model_dump() for job in stage.jobs.values()])
 
 
-def test_programs_are_seen_to_their_ends_and_the_scheduler_is_not_asked_meanwhile(
+def test_programs_are_seen_to_their_ends_and_the_scheduler_is_asked_for_an_earlier_attempt_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = wrapped(restart(), {"class_name": "CommandCondition", "command": "sleep 0.1"})
     stage = Stage(tmp_path, on_state(run("sleep 0.3"), allowed), {"a": [CRASH, FOREVER], "b": [FOREVER]})
     stage.until(lambda: stage.monitor.reactions.under_way)
-    for name in ("poll", "find"):
-        monkeypatch.setattr(stage.slurm, name, lambda _: pytest.fail("the scheduler was asked"))
+    asked: list[Mapping[str, str]] = []
+    monkeypatch.setattr(stage.slurm, "find", lambda _: pytest.fail("the scheduler was asked"))
+    monkeypatch.setattr(stage.slurm, "poll", lambda jobs: asked.append(jobs) or {})
     assert see_through(stage) > 1
+    assert [[*jobs] for jobs in asked] == [["1"]], "whether it was begun again, just before the newer one goes"
     assert "RunCommandAction" in [entry.event for entry in stage.a.history]
     assert stage.a.attempt == 2
 
