@@ -807,3 +807,9 @@ def test_interpolations_whose_ends_are_hidden_by_quotes_are_told_as_too_deep(wri
     folder = write({"exp.yaml": HEADER + 'metadata:\n  x: "' + "${'}'" * 1500 + '"\n'})
     with pytest.raises(ConfigError, match="is nested too deeply"):
         load(Source("exp", (folder,)))
+
+
+def test_a_choice_with_a_name_that_no_file_can_have_is_told_in_a_short_message() -> None:
+    with pytest.raises(ConfigError, match="name too long") as error:
+        load(Source("autoexp", overrides=("project=default", "container=x" + "9" * 5000)))
+    assert len(str(error.value)) < 1000
