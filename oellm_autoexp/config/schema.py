@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words
+from oellm_autoexp.fields import Count, Directives, Environment, Flags, Number, Section, Text, Words
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.rules import MonitoringSection
 from oellm_autoexp.text import did_you_mean, scalar
@@ -121,8 +121,8 @@ class SlurmSection(Section):
     cancel_cmd: Words = ("scancel",)
     launcher_cmd: Words = ("srun",)
     env: Environment = {}
-    srun: Flags = {}
-    sbatch: Flags = {}
+    srun: Directives = {}
+    sbatch: Directives = {}
     sbatch_extra_directives: list[str] = []
     client: Client
 
