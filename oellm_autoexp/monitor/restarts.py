@@ -127,7 +127,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
     }
     if job.state == WAITING:
         return job.model_copy(update=asked)
-    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues)
+    # One that was refused never had an id, and left nothing behind that could be begun again.
+    ended = [Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues)] if job.scheduler_id else []
     return job.model_copy(
         update={
             **asked,
@@ -152,7 +153,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
             "end_asked_at": None,
-            "earlier": (*job.earlier, ended)[-MOST_EARLIER:],
+            "earlier": (*job.earlier, *ended)[-MOST_EARLIER:],
         }
     )
 
