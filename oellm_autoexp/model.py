@@ -74,7 +74,7 @@ class JobSpec(Record):
 
     @property
     def log_dirs(self) -> tuple[str, ...]:
-        """The folders of the files that SLURM writes, that of the log first; it makes none. Patterns are in names only."""
+        """The folders of the files that SLURM writes, and makes none of; that of the log first."""
         folders = (path.rpartition("/")[0].replace("%%", "%") for path in (self.log_path, *self.streams))
         return tuple(dict.fromkeys(folders))
 
