@@ -64,6 +64,11 @@ def _flag(value: Any) -> Any:
     return value
 
 
+def directive(value: Any) -> Any:
+    """One value of an option of SLURM's commands, or several: as of a flag, but a number keeps the text it is."""
+    return _flag(value)
+
+
 def _number(value: Any) -> Any:
     """A number; pydantic would take true for 1."""
     if isinstance(value, bool):
@@ -80,6 +85,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Environment = Annotated[dict[str, str], BeforeValidator(_texts)]
 Text = Annotated[str, BeforeValidator(_one_of_text)]
 Flags = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_flag)]]
+Directives = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(directive)]]
 Count = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Seconds = Annotated[Number, Field(gt=0)]

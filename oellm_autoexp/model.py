@@ -73,13 +73,8 @@ class JobSpec(Record):
     """Jobs with the same word may be submitted as one array; None: singly."""
 
     @property
-    def log_dir(self) -> str:
-        """The folder of the logs; patterns stand in file names only."""
-        return self.log_dirs[0]
-
-    @property
     def log_dirs(self) -> tuple[str, ...]:
-        """The folders of all files that SLURM writes; it makes none of them."""
+        """The folders of the files that SLURM writes, and makes none of; that of the log first."""
         folders = (path.rpartition("/")[0].replace("%%", "%") for path in (self.log_path, *self.streams))
         return tuple(dict.fromkeys(folders))
 

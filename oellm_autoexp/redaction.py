@@ -312,6 +312,8 @@ def _without_assigned(text: str, *, prose: bool) -> str:
         if not _may_be_secret(match[1]):
             continue
         begin, end = _value(text, match, prose=prose)
+        if text.startswith(REDACTED, begin):  # what this function gave, and what stood behind a list that it hid
+            continue
         if _hides(match[1], text[begin:end]) and not (begin == match.end() and _is_code(match, text, begin, end)):
             pieces += [text[kept_to:begin], REDACTED]
             kept_to = position = end
@@ -466,8 +468,8 @@ def redact_words(words: tuple[str, ...]) -> list[str]:
             cleaned[number] = REDACTED if _LONG.fullmatch(word) else cleaned[number]
         elif announces == _MYSQL:
             for at in range(number, len(words)):
-                if words[at].startswith("-p") and not words[at].startswith("-p="):
-                    cleaned[at] = "-p" if words[at] == "-p" else f"-p{REDACTED}"
+                if words[at].startswith("-p") and words[at] != "-p":
+                    cleaned[at] = f"-p{REDACTED}"
         elif announces == _USER:
             user, colon, password = word.partition(":")
             if colon and password and not password.isdecimal() and "/" not in user and not _refers_only(password):

@@ -47,8 +47,8 @@ class CommandLine:
             return fill(template, look_up)
 
         argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self._section.argv)]
-        problems += _wrong_names(self._section.options)
         dashes = self._section.option_style == "dashes"
+        problems += _wrong_names(self._section.options, dashes=dashes)
         for name, value in self._section.options.items():
             argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
@@ -58,13 +58,14 @@ class CommandLine:
 _NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")
 
 
-def _wrong_names(options: Iterable[str]) -> Iterator[Problem]:
+def _wrong_names(options: Iterable[str], *, dashes: bool) -> Iterator[Problem]:
     """Names that are no option's, and two that one program would take for the same."""
     where = "$.backend.options"
     known: dict[str, str] = {}
     for name in options:
-        if not _NAME.fullmatch(name):
-            what = f"{name!r} can't be the name of an option: it becomes '--{name}'"
+        if not _NAME.fullmatch(name) or (dashes and name.startswith("_")):
+            becomes = name.replace("_", "-") if dashes else name
+            what = f"{name!r} can't be the name of an option: it becomes '--{becomes}'"
             hint = "write it without dashes in front, blanks and '='; other words go into backend.argv"
             yield Problem(what, f"{where}.{name}" if name else where, hint)
         elif (other := known.setdefault(name.replace("_", "-"), name)) != name:

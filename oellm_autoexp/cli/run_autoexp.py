@@ -18,12 +18,7 @@ EXAMPLES = """\
 def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Plan an experiment, submit its jobs, and watch them until they have ended.", EXAMPLES)
-    steps.add_plan_options(made)
-    made.add_argument("--no-submit", action="store_true", help="plan only")
-    made.add_argument("--no-monitor", action="store_true", help="plan and submit, and return at once")
-    made.add_argument(
-        "--dry-run", action="store_true", help="show the plan and the first script; write and submit nothing"
-    )
+    steps.add_run_options(made)
     approval.add_options(made)
     detach.add_option(made)
     made.add_json()

@@ -38,20 +38,15 @@ def parser() -> app.Parser:
     """The command's options."""
     what = "Plan an experiment inside of a container image; submit its jobs and watch them from here."
     made = app.Parser(what, EXAMPLES)
-    steps.add_plan_options(made)
+    steps.add_run_options(made)
     made.add_argument("--image", metavar="PATH", type=Path, help="the image (default: the config's container.image)")
     made.add_argument(
         "--container-runtime",
         metavar="PROGRAM",
         help="apptainer or singularity (default: the config's container.runtime, else what is in PATH)",
     )
-    made.add_argument("--no-submit", action="store_true", help="plan only")
-    made.add_argument("--no-monitor", action="store_true", help="plan and submit, and return at once")
     made.add_argument(
         "--monitor-only", action="store_true", help="watch what was planned before: --manifest, else the newest plan"
-    )
-    made.add_argument(
-        "--dry-run", action="store_true", help="show the plan and the first script; write and submit nothing"
     )
     approval.add_options(made)
     detach.add_option(made)

@@ -53,6 +53,16 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array-subset", metavar="0,3-5", help="plan only the jobs with these indices")
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of planning, and of how far to go then."""
+    add_plan_options(parser)
+    parser.add_argument("--no-submit", action="store_true", help="plan only")
+    parser.add_argument("--no-monitor", action="store_true", help="plan and submit, and return at once")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the first script; write and submit nothing"
+    )
+
+
 def plan(options: argparse.Namespace, around: Circumstances | None = None, *, judged: bool = True) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 

@@ -249,19 +249,20 @@ def _without(node: Any, path: FilePath) -> Any:
     is left out as a whole.
     """
     if isinstance(node, dict):
-        for key, value in node.items():
+        kept = {}
+        for key, value in node.items():  # several keys may lead there: `a: {b: 1}` and `a.b: 2`
             parts = tuple(str(key).split("."))
-            if parts != path[: len(parts)]:
-                continue
             rest = path[len(parts) :]
-            if not rest or not isinstance(value, dict | list):
-                return {other: item for other, item in node.items() if other is not key}
-            if isinstance(value, list) and not (rest[0].isdecimal() and int(rest[0]) < len(value)):
-                return {other: item for other, item in node.items() if other is not key}
-            if isinstance(value, list) and parts == ("defaults",):
-                return {**node, key: [_LEFT_OUT if str(n) == rest[0] else item for n, item in enumerate(value)]}
-            return {**node, key: _without(value, rest)}
-        return node
+            if parts != path[: len(parts)]:
+                kept[key] = value
+            elif isinstance(value, dict) and rest:
+                kept[key] = _without(value, rest)
+            elif isinstance(value, list) and rest and rest[0].isdecimal() and int(rest[0]) < len(value):
+                if parts == ("defaults",):
+                    kept[key] = [_LEFT_OUT if str(n) == rest[0] else item for n, item in enumerate(value)]
+                else:
+                    kept[key] = _without(value, rest)
+        return kept
     if isinstance(node, list) and path and path[0].isdecimal():
         rest = path[1:]
         return [(_without(item, rest) if rest else None) if str(n) == path[0] else item for n, item in enumerate(node)]

@@ -17,10 +17,10 @@ from pydantic import BaseModel, BeforeValidator
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.config.schema import AutoexpConfig
-from oellm_autoexp.config.written import as_written, is_marked, is_word, out_of_range, value_of
+from oellm_autoexp.config.written import as_written, is_marked, is_truth, is_word, out_of_range, value_of
 from oellm_autoexp.errors import Problem
-from oellm_autoexp.fields import Number, Text, Words, listed
-from oellm_autoexp.sweep.expander import KINDS
+from oellm_autoexp.fields import Number, Text, Words, directive, listed
+from oellm_autoexp.sweep.expander import ALLOW_DUPLICATES, KINDS
 from oellm_autoexp.sweep.paths import plain
 from oellm_autoexp.text import scalar
 
@@ -33,6 +33,7 @@ class Declared(Enum):
     TEXT = "text"
     BOOLEAN = "true or false"
     TEXT_OF_OPEN = "text, but whoever wrote yes or no may have meant either"  # environment variables
+    DIRECTIVE = "text, or true or false for an option without a value"  # slurm.sbatch, slurm.srun
     OPEN = "anything"
     OTHER = "neither: the schema tells what is wrong"
 
@@ -76,6 +77,8 @@ class _Settling:
         return value
 
     def _marked(self, text: str, kind: Declared, where: str) -> Any:
+        if kind is Declared.DIRECTIVE and not is_word(text):
+            return value_of(text) if is_truth(text) else text
         if kind in (Declared.TEXT, Declared.OTHER) or (kind is Declared.TEXT_OF_OPEN and not is_word(text)):
             # a number that is out of range is refused as text, too, by whoever wants a number
             return text if kind is not Declared.OTHER or is_word(text) or out_of_range(text) else value_of(text)
@@ -105,6 +108,9 @@ class _Settling:
             return [self.node(item, f"{where}[{index}]") for index, item in enumerate(value)]
         if key in ("defaults", "base_values"):
             return self.node(value, where)
+        if key == ALLOW_DUPLICATES:
+            text = as_written(value)
+            return value_of(text) if isinstance(text, str) and (is_word(text) or is_truth(text)) else text
         return self._unknown(value, where) if key in ("filter", "type") else self.value(value, _path(key), where)
 
     def _axis(self, path: Path, values: Any, where: str) -> Any:
@@ -164,6 +170,10 @@ class _TextOfTheUser(_OfTheUser):
     """The same where every value is a text."""
 
 
+class _DirectiveOfTheUser(_OfTheUser):
+    """The same where every value is one of an option of SLURM's."""
+
+
 def _below(annotation: Any, part: str) -> Iterator[Any]:
     """The types of what a type holds under a key or an index."""
     for kind, _ in _members(annotation):
@@ -177,9 +187,12 @@ def _below(annotation: Any, part: str) -> Iterator[Any]:
                 if part in (name, field.alias):
                     yield Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         elif get_origin(kind) is dict:
-            values = [inner for inner, _ in _members(arguments[1])]
+            members = [*_members(arguments[1])]
+            values = [inner for inner, _ in members]
             if any(_is_class(inner, BaseModel) for inner in values):
                 yield arguments[1]
+            elif any(directive in validators for _, validators in members):
+                yield _DirectiveOfTheUser
             else:
                 yield _TextOfTheUser if values == [str] else _OfTheUser
         elif get_origin(kind) in (tuple, list) and part.isdecimal():
@@ -191,6 +204,8 @@ def _kinds(annotation: Any) -> Iterator[Declared]:
     for kind, validators in _members(annotation):
         if _is_class(kind, _TextOfTheUser):
             yield Declared.TEXT_OF_OPEN
+        elif _is_class(kind, _DirectiveOfTheUser):
+            yield Declared.DIRECTIVE
         elif kind is Any or _is_class(kind, _OfTheUser):
             yield Declared.OPEN
         elif said := [_VALIDATED.get(validator, Declared.OPEN) for validator in validators]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Search:
     def file(self, config_path: str) -> Path | None:
         """The file of a config in the first folder that has it."""
         files = (directory / f"{config_path}.yaml" for directory in self.directories)
-        return next((file for file in files if file.is_file()), None)
+        return next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113  False where the name is too long
 
     def is_group(self, name: str) -> bool:
         """Whether a folder of that name holds configs to choose from."""
@@ -89,7 +90,7 @@ class AutoexpConfigSource(ConfigSource):
             config = OmegaConf.create({"defaults": [f"{name}@_global_" for name in _search.get().configs]})
             return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
         file = self._file(config_path)
-        if not file.is_file():
+        if not os.path.isfile(file):  # noqa: PTH113
             raise ConfigLoadError(f"Config not found : {file}")
         _log.debug("reading %s", file)
         findings = _findings.get()
@@ -105,10 +106,10 @@ class AutoexpConfigSource(ConfigSource):
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        return Path(self.path, config_path).is_dir()
+        return os.path.isdir(Path(self.path, config_path))  # noqa: PTH112
 
     def is_config(self, config_path: str) -> bool:
-        return config_path == WHOLE or self._file(config_path).is_file()
+        return config_path == WHOLE or os.path.isfile(self._file(config_path))  # noqa: PTH113
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         files: list[str] = []

@@ -615,6 +615,9 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
     inside = re.match(r"In '([^']*)': ", text)
     parent = inside.group(1) if inside else WHOLE
     about = override.written if override else _entry(search, parent)
+    if isinstance(error, OSError) and error.filename:
+        what = f"can't be read: {error.strerror}: {shortened(str(error.filename), 60)}"
+        return Problem(what, about if len(about) < 200 else shortened(about, 60), "choose a config that is there")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if override is None or override.key != group:
@@ -675,6 +678,7 @@ def _missing(group: str, choice: str, known: Sequence[str], about: str, search: 
     if group != last and search.file(f"{last}/{choice}") is not None:
         what = f"there is no config group '{group}'"
         return Problem(what, about, f"to choose a config of {last}, write '- override /{last}: {choice}'")
+    choice = choice if len(choice) < 200 else shortened(choice, 60)
     what = f"there is no '{choice}' in the config group '{group}'" if group else f"there is no config '{choice}'"
     return Problem(what, about, did_you_mean(choice, known) or (f"known: {', '.join(known)}" if known else ""))
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.container.kinds import ContainerField, NoContainer
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import Count, Environment, Flags, Number, Section, Text, Words, splits
+from oellm_autoexp.fields import Count, Directives, Environment, Flags, Number, Section, Text, Words, splits
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.rules import MonitoringSection
 from oellm_autoexp.text import did_you_mean, scalar
@@ -157,8 +157,8 @@ class SlurmSection(Section):
     cancel_cmd: Words = ("scancel",)
     launcher_cmd: Words = ("srun",)
     env: Environment = {}
-    srun: Flags = {}
-    sbatch: Flags = {}
+    srun: Directives = {}
+    sbatch: Directives = {}
     sbatch_extra_directives: list[str] = []
     modules: list[Annotated[Text, AfterValidator(splits)]] = []
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""

@@ -204,6 +204,16 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 _Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 
 
+def _refuse(_loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    problem = f"a config can't hold a value of YAML's type !!{kind}; write it as text, a number, a list or a mapping"
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+for _kind in ("binary", "omap", "pairs", "set", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _refuse)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line.
 

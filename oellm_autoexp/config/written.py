@@ -26,6 +26,11 @@ def is_word(text: str) -> bool:
     return _WORD.fullmatch(text) is not None
 
 
+def is_truth(text: str) -> bool:
+    """Whether a text is `true` or `false`, in any case."""
+    return _BOOLEAN.fullmatch(text) is not None
+
+
 def mark(text: str) -> str:
     """An unquoted scalar, to be settled later."""
     return _MARK + text
@@ -71,7 +76,7 @@ def exact(value: bool | int | float, text: str) -> Any:
 
 def value_of(text: str) -> bool | int | float:
     """What an unquoted scalar is where no text is meant: true, false or a number."""
-    if _WORD.fullmatch(text) or _BOOLEAN.fullmatch(text):
+    if is_word(text) or is_truth(text):
         return text.lower() in _TRUE
     return integer(text) if _INT.fullmatch(text) else decimal(text)
 
@@ -87,6 +92,11 @@ def out_of_range(text: str) -> bool:
 
 _IN_OVERRIDE = re.compile(r"(?<=[=\[,:{ ])([-+]?[0-9.][\w.+-]*|true|false)(?=\s*(?:[,\]}]|$))", re.IGNORECASE)
 
+_NUMBER_OF_HYDRA = re.compile(
+    r"[-+]?(?:(?:0|[1-9](?:_?\d)*)(?:\.(?:\d(?:_?\d)*)?)?|\.\d(?:_?\d)*)(?:[eE][-+]?\d(?:_?\d)*)?", re.ASCII
+)
+"""What Hydra reads as a number (INT and FLOAT in OverrideLexer.g4); `010` and `0x1` are texts there."""
+
 
 def mark_override(text: str, value: Any, parse: Callable[[str], Any]) -> str:
     """An override of Hydra's in which scalars that have another spelling than the program's are marked texts.
@@ -99,12 +109,15 @@ def mark_override(text: str, value: Any, parse: Callable[[str], Any]) -> str:
     key, _, written = text.partition("=")
     try:
         marked = f"{key}={_IN_OVERRIDE.sub(_quoted, f'={written.rstrip()}')[1:]}"
-        return marked if marked == text or _settled(parse(marked)) == value else text
+        same = marked == text or repr(_settled(parse(marked))) == repr(value)  # nan is not equal to itself
+        return marked if same else text
     except ValueError:  # what only looks like a number, or may stand in no quotes
         return text
 
 
 def _quoted(match: re.Match[str]) -> str:
+    if not (is_truth(match[1]) or _NUMBER_OF_HYDRA.fullmatch(match[1])):
+        return match[1]
     value = exact(value_of(match[1]), match[1])
     return f'"{value}"' if is_marked(value) else match[1]
 

@@ -136,7 +136,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
     }
     if job.state == WAITING:
         return job.model_copy(update=asked)
-    # One without a token was never submitted, and left no job behind that could be begun again.
+    # One that was refused never had an id, and left nothing behind that could be begun again.
     ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues, vanished=job.vanished)
     return job.model_copy(
         update={
@@ -162,8 +162,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
             "end_asked_at": None,
-            "earlier": (*job.earlier, *([ended] if job.token else []))[-MOST_EARLIER:],
-            "before": _before(job, restart) if job.token else job.before,
+            "earlier": (*job.earlier, *([ended] if job.scheduler_id else []))[-MOST_EARLIER:],
+            "before": _before(job, restart) if job.scheduler_id else job.before,
         }
     )
 

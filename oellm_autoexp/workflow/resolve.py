@@ -139,7 +139,7 @@ class Jobs:
     def _listed(self, key: str, text: str) -> list[Any] | None:
         """The values of an axis of one text: an interpolation to a list, or a text where the config has one, too."""
         if "${" not in text:
-            now = _at(self._composed.base, path_of(key))
+            now = value_at(self._composed.base, path_of(key))
             return [text] if isinstance(now, str) and "," in now else None
         overlay, tree = self._beside
         try:
@@ -164,7 +164,7 @@ class Jobs:
     def _check_lists(self, member: Member, config: dict[str, Any]) -> None:
         """Raises SweepError for a list that came out of an axis of one text, which was to be an axis of its values."""
         for key, text in member.point.chosen.items():
-            if isinstance(text, str) and text in self._not_listed and isinstance(_at(config, path_of(key)), list):
+            if isinstance(text, str) and text in self._not_listed and isinstance(value_at(config, path_of(key)), list):
                 what = f"'{text}' is a list only in the jobs themselves, which make no axis of it"
                 hint = f'write the list where the sweep does not set it, or ["{text}"] for one value'
                 raise SweepError(Problem(what, f"$.{plain(key)}", hint))
@@ -308,7 +308,7 @@ def beside_the_sweep(
     return overlay.resolve_mostly(overlay.lay({}))
 
 
-def _at(tree: Any, path: Path) -> Any:
+def value_at(tree: Any, path: Path) -> Any:
     """What stands at a path of mappings; None if there is nothing."""
     for part in path:
         tree = tree.get(part) if isinstance(tree, dict) else None

@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from oellm_autoexp.errors import AutoexpError, Problem
-from oellm_autoexp.sweep.paths import Path, frozen, leaf_paths
-from oellm_autoexp.text import plural
-from oellm_autoexp.workflow.resolve import PLACES, Jobs
+from oellm_autoexp.sweep.paths import Path, leaf_paths
+from oellm_autoexp.text import plural, scalar
+from oellm_autoexp.workflow.resolve import PLACES, Jobs, value_at
 
 _LISTED = 4
 
@@ -29,7 +29,7 @@ def twins(jobs: Jobs, indices: Sequence[int]) -> dict[int, int]:
                 config = jobs.nameless(index)
             except AutoexpError:  # it needs its own name or folder
                 continue
-            same = first.setdefault(frozen(config), index)
+            same = first.setdefault(_as_said(config), index)
             if same != index:
                 found[index] = same
     return dict(sorted(found.items()))
@@ -39,7 +39,8 @@ def told(found: dict[int, int], jobs: int) -> str:
     """`2 of 4 jobs are the same as others: job 2 as job 0, job 3 as job 1`."""
     listed = ", ".join(f"job {index} as job {first}" for index, first in [*found.items()][:_LISTED])
     more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return f"{len(found)} of {plural(jobs, 'job')} are the same as others: {listed}{more}"
+    verb = "is the same as another" if len(found) == 1 else "are the same as others"
+    return f"{len(found)} of {plural(jobs, 'job')} {verb}: {listed}{more}"
 
 
 def problem(found: dict[int, int], jobs: int) -> Problem:
@@ -63,11 +64,14 @@ def _alike(jobs: Jobs, indices: Sequence[int]) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, own in values.items():
         base = jobs.base_of(index)
-        groups[tuple(frozen(own[path] if path in own else _at(base, path)) for path in paths)].append(index)
+        groups[tuple(_as_said(own[path] if path in own else value_at(base, path)) for path in paths)].append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _at(tree: Any, path: Path) -> Any:
-    for part in path:
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+def _as_said(value: Any) -> Hashable:
+    """A stand-in that is equal for values which are the same words of a command: 1 and "1", but not 1000 and 1e3."""
+    if isinstance(value, dict):
+        return tuple(sorted((str(key), _as_said(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return ("list", *map(_as_said, value))
+    return ("bool", value) if isinstance(value, bool) or value is None else scalar(value)

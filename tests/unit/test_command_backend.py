@@ -47,6 +47,12 @@ def test_what_is_no_name_of_an_option_is_refused(name: str) -> None:
     ]
 
 
+def test_a_name_that_begins_with_a_dash_once_it_is_spelled_with_dashes_is_refused() -> None:
+    assert command(argv="x", options={"_x": 1}).argv == ("x", "--_x", "1")
+    (refusal,) = refusals(argv="x", options={"_x": 1}, option_style="dashes")
+    assert refusal == ("$.backend.options._x", "'_x' can't be the name of an option: it becomes '---x'")
+
+
 @pytest.mark.parametrize("style", ["dashes", "as_written"])
 def test_one_option_in_two_spellings_is_refused(style: str) -> None:
     found = refusals(argv="x", options={"a_b": 1, "x": 1, "a-b": None}, option_style=style)

@@ -258,3 +258,40 @@ def test_values_of_a_later_attempt_follow_their_keys(tmp_path: Path) -> None:
 def test_a_config_error_is_what_is_raised(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         planned(tmp_path, "metadata: {a: no}\n")
+
+
+def test_options_of_slurm_keep_numbers_as_they_are_written_and_true_is_true(tmp_path: Path) -> None:
+    keys = "account: 1e3, partition: 010, qos: 1_000, constraint: 1.10, reservation: 12e4567, exclusive: True, nodes: 2"
+    text = f"defaults: [{{override /slurm: base}}]\nslurm:\n  sbatch: {{{keys}}}\n  srun: {{+label: True, +mpi: 1e1}}\n"
+    for plan in (
+        planned(tmp_path, text.replace("+", "")),
+        planned(tmp_path, "", "slurm=base", *(f"slurm.sbatch.{word.replace(': ', '=')}" for word in keys.split(", "))),
+    ):
+        script = plan.scripts[0]
+        for option in (
+            "account=1e3",
+            "partition=010",
+            "qos=1_000",
+            "constraint=1.10",
+            "reservation=12e4567",
+            "nodes=2",
+        ):
+            assert f"#SBATCH --{option}\n" in script
+        assert "#SBATCH --exclusive\n" in script
+    assert declared(("slurm", "srun", "label")) is Declared.DIRECTIVE
+
+
+@pytest.mark.parametrize(
+    "axis", ["sweep.params.project.name=[1e3,no,1_000,010]", "sweep.params={project:{name:[1e3,no,1_000,010]}}"]
+)
+def test_an_axis_of_names_on_the_command_line_keeps_its_texts(tmp_path: Path, axis: str) -> None:
+    assert names(planned(tmp_path, "", axis)) == ["1e3", "no", "1_000", "010"]
+
+
+@pytest.mark.parametrize(
+    "value", ["!!binary aGVsbG8=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp 2024-01-02"]
+)
+def test_a_value_of_a_type_that_no_config_holds_is_told_with_its_line(tmp_path: Path, value: str) -> None:
+    (problem,) = told(tmp_path, f"metadata:\n  x: {value}\n")
+    assert problem.startswith("exp.yaml:3: ")
+    assert f"YAML's type {value.split()[0]}" in problem

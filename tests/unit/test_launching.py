@@ -324,3 +324,15 @@ def test_the_embedded_scheduler_diverts_nothing(tmp_path: Path) -> None:
     assert decode_section("slurm", CLUSTER).launcher_cmd == ("srun",)
     local = changed(client={"class_name": "LocalClient"}, launcher_cmd=[], sbatch={"error": "x"})
     assert planned(tmp_path, *COMMAND, slurm=local).manifest.jobs[0].streams == ()
+
+
+@pytest.mark.parametrize(("count", "noted"), [(1, False), (2, True)])
+def test_tasks_that_no_launcher_starts_are_noted(tmp_path: Path, count: int, noted: bool) -> None:
+    slurm = {
+        **CLUSTER,
+        "srun": {},
+        "launcher_cmd": None,
+        "sbatch": {**CLUSTER["sbatch"], "nodes": 1, "ntasks_per_node": count},
+    }
+    plan = planned(tmp_path, *COMMAND, slurm=slurm)
+    assert any("asks for 2 tasks and starts its program once" in note for note in plan.notes) is noted

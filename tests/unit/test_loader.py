@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oellm_autoexp.config.config_file import read_config
 from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
 from oellm_autoexp.errors import ConfigError, Problem
 
@@ -807,3 +808,16 @@ def test_interpolations_whose_ends_are_hidden_by_quotes_are_told_as_too_deep(wri
     folder = write({"exp.yaml": HEADER + 'metadata:\n  x: "' + "${'}'" * 1500 + '"\n'})
     with pytest.raises(ConfigError, match="is nested too deeply"):
         load(Source("exp", (folder,)))
+
+
+def test_a_choice_with_a_name_that_no_file_can_have_is_told_in_a_short_message() -> None:
+    with pytest.raises(ConfigError, match="name too long") as error:
+        load(Source("autoexp", overrides=("project=default", "container=x" + "9" * 5000)))
+    assert len(str(error.value)) < 1000
+
+
+def test_what_two_keys_lead_to_is_left_out_of_both(write: Write) -> None:
+    folder = write({"exp.yaml": HEADER + f"metadata: {{x: 1}}\nmetadata.deep: '{'${' * 100}1{'}' * 100}'\n"})
+    found = read_config(folder / "exp.yaml", "exp", is_root=True)
+    assert [flaw.path for flaw in found.flaws] == [("metadata", "deep")]
+    assert found.config == {"metadata": {"x": 1}}

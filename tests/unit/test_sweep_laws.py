@@ -291,6 +291,21 @@ def test_a_key_set_twice_is_told_with_the_lines_of_both_places(tmp_path: Path) -
 # Jobs that are the same
 
 
+@pytest.mark.parametrize("values", ["[1000, 1e3]", "[0, 0.0, false]", "[1, true, 'true']", "[null, 'null']"])
+def test_jobs_with_other_words_in_their_commands_are_not_the_same(values: str) -> None:
+    found = planned(f"{{params: {{backend.options.x: {values}}}}}").jobs
+    assert len({job.argv for job in found}) == len(found) > 1
+
+
+@pytest.mark.parametrize("said", ["yes", "On", "true", "TRUE"])
+def test_duplicates_are_allowed_by_any_word_for_true(tmp_path: Path, said: str) -> None:
+    sweep = "  params: {backend.options.x: [1, 1]}\n"
+    for text, overrides in ((f"{sweep}  allow_duplicates: {said}\n", ()), (sweep, (f"sweep.allow_duplicates={said}",))):
+        (tmp_path / "exp.yaml").write_text(f"{FILE}{text}")
+        composed = load(Source(str(tmp_path / "exp.yaml"), (), overrides))
+        assert len(make_plan(composed, environment(), read_template=lambda _: TEMPLATE).manifest.jobs) == 2
+
+
 @pytest.mark.parametrize(
     ("sweep", "told"),
     [
@@ -298,7 +313,10 @@ def test_a_key_set_twice_is_told_with_the_lines_of_both_places(tmp_path: Path) -
             "{params: {backend.options.lr: [3, 4, 3, 4]}}",
             "2 of 4 jobs are the same as others: job 2 as job 0, job 3 as",
         ),
-        ("{configs: [{}, {backend.options.x: 0}]}", "1 of 2 jobs are the same as others: job 1 as job 0"),
+        ("{configs: [{}, {backend.options.x: 0}]}", "1 of 2 jobs is the same as another: job 1 as job 0"),
+        ("{params: {backend.options.x: [1, '1']}}", "1 of 2 jobs is the same"),
+        ("{params: {+backend.env.A: [1, '1']}}", "1 of 2 jobs is the same"),
+        ("{params: {backend.options.x: [.nan, .nan]}}", "1 of 2 jobs is the same"),
         ("{configs: [{backend.options.x: 4}, {backend.options.x: '${oc.eval:2*2}'}]}", "1 of 2 jobs"),
         (
             "{params: {backend.options.x: [1, 1]}, defaults: {+backend.options.out: '${project.output_dir}/x'}}",
@@ -328,7 +346,7 @@ def test_jobs_that_are_the_same_are_told_and_refused_unless_they_are_allowed(swe
         "{params: {metadata.note: [1, 2]}}",
         "{params: {stage: [a, b]}}",
         "{params: {project.name: [a, b]}}",
-        "{params: {backend.options.lr: [1, true, '1']}}",
+        "{params: {backend.options.lr: [1, true, 'true']}}",
         "{configs: [{stage: a}, {stage: b, backend.options.x: '${sibling.a.output_dir}'}]}",
     ],
 )

@@ -757,6 +757,26 @@ def test_an_attempt_that_had_vanished_and_is_listed_again_is_ended_before_its_ne
     assert (stage.a.state, stage.a.attempt, stage.slurm._shown["1"].scheduler_state) == ("success", 2, "CANCELLED")
 
 
+def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {"a": [GOOD]})
+    refused = {"state": "crash", "attempt": 1, "refusals": 1, "scheduler_id": "", "token": ""}
+    stage.monitor.session.put(stage.a.model_copy(update=refused))
+    asked: list[str] = []
+    poll = stage.slurm.poll
+
+    def noting(jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        asked.extend(jobs)
+        return poll(jobs)
+
+    monkeypatch.setattr(stage.slurm, "poll", noting)
+    inbox.ask(stage.path, inbox.Asked(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0))
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.earlier) == ("success", 2, ())
+    assert set(asked) == {"1"}
+
+
 def test_an_earlier_attempt_that_the_scheduler_lists_as_it_ended_is_left_alone(tmp_path: Path) -> None:
     odd = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))  # the same count: the same run
     stage = Stage(tmp_path, on_state(restart()), {"a": [(odd, "x\n"), (LONG, "y\n")]})
