@@ -22,7 +22,7 @@ from oellm_autoexp.redaction import redact, redact_message
 
 SECRETS_VERSION = 1
 SUFFIX = ".secrets"
-_HOLDING = frozenset({"overrides", "restart", "pending", "unrecorded"})
+_HOLDING = frozenset({"overrides", "restart", "before", "pending", "unrecorded"})
 """The fields of a job that may hold secrets which are needed later: for a new attempt, or an action."""
 
 

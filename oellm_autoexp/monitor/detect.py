@@ -98,6 +98,7 @@ def see_status(
         "missing_since": None,
         "requeues": job.requeues if (count := _restarts(status)) is None else count,
         "state": state,
+        "begun_again_at": now if requeued and state not in FINAL else job.begun_again_at,
     }
     if requeued and state == RUNNING:
         return job.happened(now, RUNNING, _AGAIN, **update, started_at=now)
@@ -108,7 +109,7 @@ def see_status(
     if state == job.state:
         return job.model_copy(update=update)
     if state == PENDING:  # it was requeued: nothing that its run told is true of the next one
-        update |= NEW_RUN
+        update |= {**NEW_RUN, "begun_again_at": now}
     if state == RUNNING:
         update |= {"started_at": now, "runs": job.runs + 1}
     if state in FINAL:
@@ -152,11 +153,16 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
     if job.vanished:
         back |= {"vanished": False, "state": RUNNING if job.runs else PENDING}
     else:
-        back |= {**NEW_RUN, "cancelled_by": "", "end_asked_at": None}
+        back |= {**NEW_RUN, "cancelled_by": "", "end_asked_at": None, "begun_again_at": now}
     if job.restart is not None:
-        job = job.happened(now, "restart", "no new attempt: the scheduler has begun it again", restart=None)
+        job = job.happened(now, "restart", no_new_attempt(job), restart=None)
     listed = see_status(job.model_copy(update=back), status, now)
     return listed.happened(now, state, "the scheduler lists it again" if job.vanished else _AGAIN)
+
+
+def no_new_attempt(job: TrackedJob) -> str:
+    """What people are told where a new attempt was to come of a job that has been begun again."""
+    return f"no new attempt: the scheduler has begun job {job.scheduler_id} again"
 
 
 def revised(job: TrackedJob, now: float) -> TrackedJob:

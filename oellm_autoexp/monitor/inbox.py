@@ -27,7 +27,8 @@ class Asked(Record):
 
     `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too.
     `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` and `max_fruitless` (None: no
-    limit) and `cooldown_seconds` are the restart's budget, as in RestartAction.
+    limit) and `cooldown_seconds` are the restart's budget, as in RestartAction. `seen_at`: when the event was seen that
+    calls for it.
     """
 
     version: int = REQUEST_VERSION
@@ -44,6 +45,7 @@ class Asked(Record):
     cooldown_seconds: float = 0
     actions: bool = False
     at: float
+    seen_at: float | None = None
 
 
 def inbox_folder(session_path: Path) -> Path:

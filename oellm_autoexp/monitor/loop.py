@@ -284,7 +284,7 @@ class Monitor:
         jobs, asked = self.session.jobs, self.queued_ids
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
         late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
-        replaced = [job for job in jobs.values() if job.awaits_attempt and job.scheduler_id not in asked]
+        replaced = [job for job in jobs.values() if self._may_begin_anew(job) and job.scheduler_id not in asked]
         earlier = {job.earlier[-1].scheduler_id: job.earlier[-1].token for job in jobs.values() if _is_between(job)}
         also = {**earlier, **{job.scheduler_id: job.token for job in replaced}}
         try:
@@ -318,6 +318,10 @@ class Monitor:
             "",
         )
         self.trouble = self._doubt
+
+    def _may_begin_anew(self, job: TrackedJob) -> bool:
+        """Whether a job has ended and a new attempt may come: somebody may have it begun again meanwhile."""
+        return job.awaits_attempt or (job.surely_ended and self.reactions.may_restart(job))
 
     def _carefully(
         self,
@@ -475,10 +479,14 @@ class Monitor:
         """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""
         newest = {job.scheduler_id: job for job in sorted(self.session.jobs.values(), key=_submitted)}
         ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and not job.may_still_run]
-        for scheduler_id, status in self.scheduler.listed({job.scheduler_id: job.token for job in ended}).items():
-            job = newest[scheduler_id]
+        between = [restarts.as_before(job) for job in self.session.jobs.values() if _is_unsubmitted(job)]
+        known = {job.scheduler_id: job for job in (*ended, *between)}
+        for scheduler_id, status in self.scheduler.listed({job.scheduler_id: job.token for job in known.values()}).items():
+            job = known[scheduler_id]
             seen = detect.runs_again(job, status, now)
             if seen is not job:
+                if job.restart is not None:
+                    self.reactions.news.append(f"{job.name}: {detect.no_new_attempt(job)}")
                 seen, events = self._detectors[job.name].state(job, seen, now)
                 self._events[job.name] += events
                 self.session.put(seen)
@@ -486,7 +494,7 @@ class Monitor:
     def _look_for_earlier(self, now: float) -> None:
         """Find attempts that were begun again although a newer one is in their place."""
         for job in list(self.session.jobs.values()):
-            if job.earlier and job.state not in FINAL:
+            if job.earlier:
                 told = self.scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.earlier})
                 seen = restarts.see_earlier(job, told, now)
                 if seen is not job:
@@ -627,8 +635,13 @@ class Monitor:
 
 
 def _is_between(job: TrackedJob) -> bool:
-    """Whether a job waits for a new attempt: the one before may be begun again meanwhile."""
-    return job.state == WAITING and bool(job.earlier)
+    """Whether a job has a new attempt to come: the one before may be begun again meanwhile."""
+    return job.state in (WAITING, SUBMITTING) and bool(job.earlier)
+
+
+def _is_unsubmitted(job: TrackedJob) -> bool:
+    """Whether a job has had an attempt, and its next one was not submitted, nor is perhaps."""
+    return job.before is not None and job.state in (WAITING, *FINAL)
 
 
 def _submitted(job: TrackedJob) -> float:

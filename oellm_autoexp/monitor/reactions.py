@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from oellm_autoexp.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.monitor import errands, facts, inbox, restarts
+from oellm_autoexp.monitor import detect, errands, facts, inbox, restarts
 from oellm_autoexp.monitor.actions import (
     Action,
     Cancel,
@@ -216,7 +216,7 @@ class Reactions:
         )
         attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
         try:
-            outcome = self.restart(name, request, attempt, now, by_hand=asked.cause is None)
+            outcome = self.restart(name, request, attempt, now, seen_at=asked.seen_at, by_hand=asked.cause is None)
         except AutoexpError as error:
             outcome = _Outcome("failed", error.problems[0].what)
         if outcome is not None and outcome.status != "done":
@@ -303,10 +303,12 @@ class Reactions:
 
     def _settled(self, job: TrackedJob) -> bool:
         """Whether a job has ended, and none of its actions that are left may begin it anew."""
-        if job.state not in FINAL or job.restart is not None:
-            return False
+        return job.state in FINAL and job.restart is None and not self.may_restart(job)
+
+    def may_restart(self, job: TrackedJob) -> bool:
+        """Whether an action of a job that waits is to begin it anew."""
         actions = [binding.action for pending in job.pending if (binding := self._binding(job.name, pending))]
-        return not any(isinstance(action, RestartAction) for action in actions)
+        return any(isinstance(action, RestartAction) for action in actions)
 
     def _ask(
         self, asker: str, spec: JobSpec, now: float, words: tuple[str, ...], interval_seconds: float
@@ -494,10 +496,17 @@ class Reactions:
         now: float,
         *,
         event: Pending | None = None,
+        seen_at: float | None = None,
         by_hand: bool = False,
     ) -> _Outcome | None:
-        """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need."""
+        """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need.
+
+        `seen_at`: when what asks for it was seen (None: that is the event's time).
+        """
         job = self.session.jobs[name]
+        seen_at = event.event.at if event is not None else seen_at
+        if not by_hand and restarts.is_past(job, seen_at):
+            return _Outcome("skipped", detect.no_new_attempt(job))
         cause = request.cause or (event.event.name if event else BY_HAND)
         if by_hand:
             job = job.model_copy(update={"cancelled_by": ""})
@@ -521,9 +530,8 @@ class Reactions:
         told = event.event.metadata if event else {}
         counts_as = {} if by_hand else self.detectors[name].cause(job, cause, told)
         job = job.happened(now, "restart", coming.reason, restart=coming, **counts_as)
-        if written is not None:
-            update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
-            job = job.model_copy(update=update)
+        script = written or ("", None, "")  # not that of an attempt that was dropped
+        job = job.model_copy(update=dict(zip(("script_path", "resources", "script_digest"), script, strict=True)))
         self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.news.append(f"{name}: {coming.reason}")

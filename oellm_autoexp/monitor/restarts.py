@@ -18,6 +18,7 @@ from oellm_autoexp.monitor.tracked import (
     NEW_RUN,
     SUCCESS,
     WAITING,
+    Before,
     Earlier,
     Restarting,
     TrackedJob,
@@ -78,6 +79,14 @@ def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_h
     return None
 
 
+def is_past(job: TrackedJob, seen_at: float | None) -> bool:
+    """Whether the scheduler has begun a job again since something called for a new attempt of it.
+
+    What is seen at the same look was most likely told by the run before.
+    """
+    return seen_at is not None and job.begun_again_at is not None and seen_at <= job.begun_again_at
+
+
 def fruitless(job: TrackedJob) -> int:
     """How many attempts in a row, the present one included, got no further than those before; by their iterations.
 
@@ -127,7 +136,8 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
     }
     if job.state == WAITING:
         return job.model_copy(update=asked)
-    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues)
+    # One without a token was never submitted, and left no job behind that could be begun again.
+    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues, vanished=job.vanished)
     return job.model_copy(
         update={
             **asked,
@@ -152,7 +162,52 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
             "furthest": max(job.furthest, _iteration(job)),
             "fruitless": fruitless(job),
             "end_asked_at": None,
-            "earlier": (*job.earlier, ended)[-MOST_EARLIER:],
+            "earlier": (*job.earlier, *([ended] if job.token else []))[-MOST_EARLIER:],
+            "before": _before(job, restart) if job.token else job.before,
+        }
+    )
+
+
+def _before(job: TrackedJob, restart: Restarting) -> Before | None:
+    """What is needed to go back to an attempt that has ended; None for one that was cancelled as it had vanished."""
+    if job.vanished:
+        return None
+    return Before(
+        state=job.state,
+        attempt=job.attempt,
+        scheduler_id=job.scheduler_id,
+        token=job.token,
+        task=job.task,
+        requeues=job.requeues,
+        restart=restart,
+        overrides=job.overrides,
+        excluded=job.excluded,
+        furthest=job.furthest,
+        fruitless=job.fruitless,
+    )
+
+
+def as_before(job: TrackedJob) -> TrackedJob:
+    """A job whose next attempt is not submitted, as it was when its last one had ended."""
+    before = job.before
+    if before is None:
+        return job
+    cause = before.restart.cause
+    return job.model_copy(
+        update={
+            **dict(before),
+            "before": None,
+            "restarts": {**job.restarts, cause: job.restarts.get(cause, 0) - 1},
+            "earlier": tuple(each for each in job.earlier if each.token != before.token),
+            "reason": "",
+            "retry_at": 0,
+            "deadline": None,
+            "refusals": 0,
+            "waiting_since": None,
+            "files_missing_since": None,
+            "script_path": "",
+            "script_digest": "",
+            "resources": None,
         }
     )
 
@@ -175,7 +230,7 @@ def _begun_again(attempt: Earlier, told: Mapping[str, JobStatus]) -> dict[str, A
     if status is not None and status.scheduler_state == UNKNOWN:
         return {}
     counts = (attempt.requeues, None if status is None else status.restarts)
-    same_run = None not in counts and counts[0] == counts[1]
+    same_run = None not in counts and counts[0] == counts[1] and not attempt.vanished
     if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
         return {"alive": False, "end_asked_at": None}
     return {"alive": True}

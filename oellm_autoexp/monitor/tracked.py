@@ -74,6 +74,8 @@ class Earlier(Record):
     requeues: int | None = None
     alive: bool = False
     """Whether the scheduler lists it as not ended all the same: somebody had it begun again (`scontrol requeue`)."""
+    vanished: bool = False
+    """Whether its end was concluded from the scheduler's silence alone."""
     end_asked_at: float | None = None
 
 
@@ -91,6 +93,22 @@ class Restarting(Record):
     def by_hand(self) -> bool:
         """Whether a person asked for it."""
         return self.cause == BY_HAND
+
+
+class Before(Record):
+    """What a job was when its last attempt had ended, while the next one is not submitted: `restart` was to come."""
+
+    state: str
+    attempt: int
+    scheduler_id: str
+    token: str
+    task: int | None
+    requeues: int | None
+    restart: Restarting
+    overrides: dict[str, Any]
+    excluded: tuple[str, ...]
+    furthest: int
+    fruitless: int
 
 
 NEW_RUN: dict[str, Any] = {
@@ -172,6 +190,10 @@ class TrackedJob(Record):
     unsettled: tuple[Run, ...] = ()
     earlier: tuple[Earlier, ...] = ()
     """Its last attempts before the present one (see MOST_EARLIER)."""
+    before: Before | None = None
+    """Its last attempt, while the next one waits to be submitted: it is kept if it is begun again until then."""
+    begun_again_at: float | None = None
+    """When the scheduler was last seen to have begun it again: what its earlier runs called for is past."""
     progress: Progress = Progress()
     cursors: dict[str, Cursor] = {}
     """How far the further files (`monitoring.output_paths`) were read."""
@@ -231,7 +253,12 @@ class TrackedJob(Record):
     @property
     def awaits_attempt(self) -> bool:
         """Whether it has surely ended and a new attempt is to come: somebody may have it begun again meanwhile."""
-        return self.state in FINAL and self.restart is not None and not self.vanished and bool(self.scheduler_state)
+        return self.restart is not None and self.surely_ended
+
+    @property
+    def surely_ended(self) -> bool:
+        """Whether the scheduler has said that its newest attempt has ended."""
+        return self.state in FINAL and not self.vanished and bool(self.scheduler_state)
 
     @property
     def begun_again(self) -> tuple[Earlier, ...]:

@@ -426,6 +426,7 @@ def _asked(entry: QueueEntry, request: Restart | Cancel) -> Asked:
         max_fruitless=request.max_fruitless,
         cooldown_seconds=request.cooldown_seconds,
         at=now,
+        seen_at=event.at,
     )
 
 

@@ -39,6 +39,7 @@ from oellm_autoexp.errors import (
 from oellm_autoexp.files import link_atomic, write_atomic
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobSpec, Manifest, Submission
+from oellm_autoexp.monitor import restarts
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.gate import Gate, may_be_overruled
@@ -114,6 +115,7 @@ class Submitter:
         self._next_at = 0.0
         self._turns = False
         self._seen_alive: dict[str, float] = {}
+        self._seen_earlier: dict[str, float] = {}
 
     @property
     def unsettled(self) -> int:
@@ -244,7 +246,7 @@ class Submitter:
         while self.now() >= self._hold_until:
             ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
             ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
-            tried = ready[: self._room()]
+            tried = self._alone(ready[: self._room()])
             for job in ready[len(tried) :]:
                 self._waits(job.spec.name, _FOR_ROOM if self._most is None else self._full_words)
             went = self._submit_all(tried, partial(_told_beyond, progress, done, len(tried)), patient=patient)
@@ -405,6 +407,23 @@ class Submitter:
         if holder is not None:
             self._waits(name, in_terminal(holder))
         return holder is not None
+
+    def _alone(self, ready: list[Ready]) -> list[Ready]:
+        """Those of the jobs of which the scheduler runs no earlier attempt; it is asked for them just before they go.
+
+        Somebody may have had one begun again (`scontrol requeue`) that no look has asked for.
+        """
+        now = self.now()
+        again = [job for one in ready if (job := self._tracked(one.spec)).earlier]
+        attempts = [attempt for job in again for attempt in job.earlier]
+        fresh = {token: at for token, at in self._seen_earlier.items() if abs(now - at) < _FRESH_SECONDS}
+        if any(attempt.token not in fresh for attempt in attempts):
+            told = self.scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
+            for job in again:
+                self.session.put(restarts.see_earlier(job, told, now))
+            fresh |= dict.fromkeys((attempt.token for attempt in attempts), now)
+        self._seen_earlier = fresh
+        return [one for one in ready if not self._runs_elsewhere(one.spec.name)]
 
     def _next_attempt(self, name: str) -> JobSpec | None:
         """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""
@@ -576,6 +595,7 @@ class Submitter:
                 waiting_since=None,
                 deadline=None,
                 files_missing_since=None,
+                before=None,
                 scheduler_id=job_id,
                 attempt=tracked.attempt + 1,
                 resolved_log_path=log,

@@ -68,8 +68,8 @@ ALONE = "mkdir busy || touch two; sleep 3; rmdir busy; if [ -e ran ]; then echo 
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize(("cooldown_seconds", "attempt"), [(10, 1), (0, 2)], ids=["waits", "is in the queue"])
-def test_an_earlier_attempt_that_is_requeued_is_ended_for_the_newer_one(
+@pytest.mark.parametrize(("cooldown_seconds", "attempt"), [(20, 1), (0, 2)], ids=["waits", "is in the queue"])
+def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_only_if_it_is_submitted(
     slurm_user: User, cooldown_seconds: int, attempt: int
 ) -> None:
     action = {"class_name": "RestartAction", "max_attempts": 1, "cooldown_seconds": cooldown_seconds}
@@ -87,9 +87,11 @@ def test_an_earlier_attempt_that_is_requeued_is_ended_for_the_newer_one(
     slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].earlier[0].scheduler_id)
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]
-    assert (job.state, job.attempt, job.begun_again) == ("success", 2, ())
+    assert (job.state, job.attempt, job.begun_again) == ("success", attempt, ())
     assert not (slurm_user.home / "two").exists()
-    assert any("was begun again" in entry.message for entry in job.history)
+    told = "was begun again: it is ended" if attempt == 2 else "no new attempt: the scheduler has begun job"
+    assert any(told in entry.message for entry in job.history)
+    assert told in (slurm_user.home / "output.txt").read_text()
 
 
 @pytest.mark.slurm

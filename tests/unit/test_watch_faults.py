@@ -15,8 +15,10 @@ import pytest
 
 from oellm_autoexp.errors import Problem, SchedulerError
 from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor import inbox
+from oellm_autoexp.monitor import inbox, worker
+from oellm_autoexp.monitor.actions import RestartAction
 from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
+from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import GONE_LOOKS, TrackedJob
 from oellm_autoexp.view.changes import Changes
@@ -657,24 +659,91 @@ def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_bes
     assert any("no new attempt" in entry.message for entry in stage.a.history)
 
 
-@pytest.mark.parametrize("new", ["waits for its cooldown", "is in the queue", "runs"])
+@pytest.mark.parametrize("then", ["COMPLETED", "FAILED"])
+def test_a_job_that_is_requeued_in_the_cooldown_of_its_new_attempt_is_kept_and_costs_none(
+    tmp_path: Path, then: str
+) -> None:
+    rules = on_state(restart(cooldown_seconds=100, max_attempts=1, overrides={"slurm.sbatch.time": 3}))
+    stage = Stage(tmp_path, rules, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), GOOD]})
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1), again(1, then)]
+    stage.until(lambda: stage.a.state == "running")
+    assert (stage.a.attempt, stage.a.runs, stage.a.restarts, stage.a.earlier) == (1, 2, {"crash": 0}, ())
+    assert stage.a.overrides == {}
+    assert sum("a: no new attempt: the scheduler has begun job 1 again" in line for line in stage.heard) == 1
+    stage.resumed()
+    stage.finish()
+    ended = ("success", 1, 1) if then == "COMPLETED" else ("success", 2, 2)  # its budget is not used up
+    assert (stage.a.state, stage.a.attempt, len(stage.slurm.submissions)) == ended
+
+
+def test_a_job_that_is_requeued_after_it_was_cancelled_in_that_cooldown_is_watched_on(tmp_path: Path) -> None:
+    failed = (again(0), again(0), again(0, "FAILED"))
+    stage = Stage(tmp_path, on_state(restart(cooldown_seconds=100)), {"a": [(failed, "x\n")], "b": [FOREVER]})
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.monitor.cancel(["a"], "not wanted")
+    assert stage.a.state == "cancelled"
+    stage.slurm._scripts["1"] = [again(1), again(1), again(1, "COMPLETED")]
+    stage.until(lambda: stage.a.state == "success")
+    assert (stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("mode", ["inline", "queue"])
+def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(tmp_path: Path, mode: str) -> None:
+    condition = {"class_name": "FileExistsCondition", "path": str(tmp_path / "go"), "blocking": True}
+    action = {"class_name": "EventAction", "mode": mode, "conditions": [condition], "action": restart()}
+    stage = Stage(tmp_path, on_state(action), {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), LONG]})
+    stage.until(lambda: stage.a.state == "crash")
+    stage.slurm._scripts["1"] = [again(1, "PENDING"), *[again(1)] * 9, again(1, "COMPLETED")]
+    stage.until(lambda: stage.a.state in ("pending", "running"))
+    (tmp_path / "go").touch()
+    stage.cycle()
+    if mode == "queue":
+        (entry,) = Queue(stage.path).entries()
+        inbox.ask(stage.path, worker._asked(entry, RestartAction.model_validate(restart()).request()))  # type: ignore[arg-type]
+    stage.until(lambda: stage.a.state in ("success", "crash"))
+    assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
+
+
+def test_the_script_of_a_new_attempt_that_was_dropped_is_not_that_of_the_next_one(tmp_path: Path) -> None:
+    rules = on_state(restart(), state="timeout")
+    rules["state_events"] |= on_state(restart(overrides={"slurm.sbatch.time": 3}))["state_events"]
+    stage = Stage(tmp_path, rules, {"a": [((again(0), again(0), *[again(0, "FAILED")] * 2), "x\n"), GOOD]})
+    stage.slurm.log_lag_seconds = 5.0
+    stage.until(lambda: stage.a.restart is not None)
+    stage.slurm._scripts["1"] = [again(1), again(1), again(1, "TIMEOUT")]
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 2)
+    assert [Path(one.script_path).parent.name for one in stage.slurm.submissions] == ["a", "a"]
+
+
+@pytest.mark.parametrize("new", ["is in the queue", "runs"])
 def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_one(tmp_path: Path, new: str) -> None:
-    waits = new == "waits for its cooldown"
     newer = ("PENDING",) * 3 + (("RUNNING",) * 8 if new == "runs" else ()) + ("COMPLETED",)
     stage = Stage(
         tmp_path,
-        on_state(restart(cooldown_seconds=100 if waits else 0)),
+        on_state(restart()),
         {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), (newer, "y\n")]},
     )
     before = {"runs": lambda: stage.a.attempt == 2 and stage.a.state == "running"}.get(new)
-    stage.until(before or (lambda: stage.a.state == ("waiting" if waits else "pending") and bool(stage.a.earlier)))
+    stage.until(before or (lambda: stage.a.state == "pending" and bool(stage.a.earlier)))
     stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1)]
     stage.until(lambda: bool(stage.a.begun_again))
-    assert len(stage.slurm.submissions) == (1 if waits else 2), "none is submitted while an earlier one runs"
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.begun_again) == ("success", 2, ())
     assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
     assert sum("job 1, an earlier attempt, was begun again" in line for line in stage.heard) == 1
+
+
+def test_an_attempt_that_had_vanished_and_is_listed_again_is_ended_before_its_new_one_begins(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, on_state(restart(cooldown_seconds=1000)), {"a": [((again(0), again(0)), "x\n"), GOOD]})
+    running(stage)
+    del stage.slurm._scripts["1"], stage.slurm._shown["1"]
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.slurm._scripts["1"] = [again(0)] * 50
+    stage.until(lambda: bool(stage.a.begun_again), 2)
+    stage.finish(200)
+    assert (stage.a.state, stage.a.attempt, stage.slurm._shown["1"].scheduler_state) == ("success", 2, "CANCELLED")
 
 
 def test_an_earlier_attempt_that_the_scheduler_lists_as_it_ended_is_left_alone(tmp_path: Path) -> None:
