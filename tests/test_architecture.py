@@ -24,7 +24,7 @@ FLOORS = [
     ["fields", "monitor.events", "monitor.patterns", "monitor.templates"],
     ["start", "trust"],
     ["files", "logs", "webhook"],
-    ["claims", "monitor.inbox"],
+    ["claims", "monitor.inbox", "monitor.marks"],
     ["slurm", "world", "monitor.conditions", "container"],
     ["monitor.actions"],
     ["monitor.rules"],

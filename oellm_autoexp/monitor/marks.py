@@ -1,4 +1,7 @@
-"""What a job's script leaves in `marks/`: when it started, and its exit code. Anything may garble these files."""
+"""What a job's script leaves in `marks/`: when it started, and its exit code. Anything may garble these files.
+
+What it finds there: that an attempt has a newer one in its place, and is not to run once more.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Literal
 
 from oellm_autoexp import trust
 from oellm_autoexp.errors import StateError
+from oellm_autoexp.files import write_atomic
 
 Kind = Literal["start", "exit"]
 _MOST_BYTES = 4096
@@ -55,6 +59,13 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
         return Mark(wrong=_ignored(path, "no time"), name=name)
     late = number > now + _SKEW_SECONDS
     return Mark(wrong=_ignored(path, "a time that is yet to come"), name=name) if late else Mark(number, name=name)
+
+
+def replace(folder: Path, scheduler_id: str, token: str) -> None:
+    """Keep an attempt from running again (`scontrol requeue`), by its id and token. Raises OSError, StateError."""
+    trust.check_folders(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{scheduler_id}.replaced", f"{token}\n")
 
 
 def _ignored(path: Path, why: str) -> str:

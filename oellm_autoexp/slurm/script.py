@@ -15,7 +15,10 @@ from oellm_autoexp.slurm.signals import forwarding, signal_to_shell
 from oellm_autoexp.text import did_you_mean, shell
 
 MARKS = "marks"
-"""Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script)."""
+"""Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script).
+
+`<id>.replaced` holds the token of an attempt that must not run again, as a newer one was submitted.
+"""
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
 _MARKERS = ("directives", "name", "env", "work_dir", "marks", "command", "run")
 _COMMANDS = ("command", "run")

@@ -39,7 +39,7 @@ from oellm_autoexp.errors import (
 from oellm_autoexp.files import link_atomic, write_atomic
 from oellm_autoexp.logs import Cursor
 from oellm_autoexp.model import JobSpec, Manifest, Submission
-from oellm_autoexp.monitor import restarts
+from oellm_autoexp.monitor import marks, restarts
 from oellm_autoexp.monitor.around import Questions
 from oellm_autoexp.monitor.events import Deadline
 from oellm_autoexp.monitor.gate import Gate, may_be_overruled
@@ -605,6 +605,12 @@ class Submitter:
             )
             self.session.put(self.in_queue(submitted))
             link_current(spec, log)
+            if submitted.earlier:
+                last = submitted.earlier[-1]
+                try:
+                    marks.replace(Path(spec.output_dir, MARKS), last.scheduler_id, last.token)
+                except (OSError, StateError) as error:  # a look that finds both ends the older one
+                    _log.warning("no mark that job %s has a newer attempt: %s", last.scheduler_id, error)
 
     # ---- refusals
 

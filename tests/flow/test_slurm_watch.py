@@ -95,6 +95,33 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
 
 
 @pytest.mark.slurm
+def test_an_earlier_attempt_that_is_requeued_while_nobody_watches_does_not_run_its_program_again(
+    slurm_user: User,
+) -> None:
+    action = {"class_name": "RestartAction", "max_attempts": 1}
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", "echo >> begun; if [ -e ran ]; then sleep 60; else touch ran; exit 3; fi"]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50, "requeue": True}},
+        "monitoring": {"poll_interval_seconds": 0.5, "state_events": {"crash": {"actions": [action]}}},
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    begun = slurm_user.home / "begun"
+    until(lambda: state.exists() and begun.exists() and begun.stat().st_size == 2, "the second attempt to run")
+    watcher.kill()
+    watcher.wait()
+    first = jobs(slurm_user)[0].earlier[0].scheduler_id
+    slurm(slurm_user, "scontrol", "requeue", first)
+    log = Path(jobs(slurm_user)[0].resolved_log_path).with_name(f"{first}.out")
+    until(lambda: "is not run again: a newer attempt is in its place" in log.read_text(), "its second run")
+    slurm(slurm_user, "scancel", jobs(slurm_user)[0].scheduler_id)
+    assert begun.stat().st_size == 2
+
+
+@pytest.mark.slurm
 def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_attempt_begins(
     slurm_user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.monitor import marks
 from oellm_autoexp.slurm import directives, launch, log_paths, resources, script, signals
 from oellm_autoexp.slurm.launch import Launcher
 
@@ -194,6 +195,18 @@ def test_a_golden_file_runs_exactly_the_words_that_went_in(name: str, tmp_path: 
     else:
         assert seen.argv == list(case.argv[1:])
     assert seen.cwd == case.work_dir.replace(WORK_DIR, str(seen.place))
+
+
+@pytest.mark.parametrize(("token", "runs"), [("abcd1234", False), ("99999999", True), ("", True)])
+def test_an_attempt_that_has_a_newer_one_in_its_place_does_not_run_again(
+    tmp_path: Path, token: str, *, runs: bool
+) -> None:
+    marks.replace(tmp_path / "marks", "17", token)
+    text = Case(("touch", str(tmp_path / "ran")), work_dir=str(tmp_path), launcher=()).text()
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "a.b.abcd1234"}
+    result = subprocess.run(["/bin/bash", "-c", text], env=environment, cwd="/", capture_output=True, text=True)
+    assert (tmp_path / "ran").exists() == runs
+    assert (result.returncode, "job 17 is not run again" in result.stderr) == ((0, False) if runs else (1, True))
 
 
 def test_hostile_values_reach_the_program_and_nothing_else_happens(tmp_path: Path) -> None:

@@ -717,6 +717,17 @@ def test_the_script_of_a_new_attempt_that_was_dropped_is_not_that_of_the_next_on
     assert [Path(one.script_path).parent.name for one in stage.slurm.submissions] == ["a", "a"]
 
 
+def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets_no_second_copy(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), LONG]})
+    stage.finish()
+    stage.slurm._scripts["1"] = [*[again(1)] * 20, again(1, "COMPLETED")]
+    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    stage.cycle()
+    assert len(stage.slurm.submissions) == 1
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
+
+
 @pytest.mark.parametrize("new", ["is in the queue", "runs"])
 def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_one(tmp_path: Path, new: str) -> None:
     newer = ("PENDING",) * 3 + (("RUNNING",) * 8 if new == "runs" else ()) + ("COMPLETED",)
