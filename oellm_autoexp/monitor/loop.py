@@ -481,7 +481,9 @@ class Monitor:
         ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and not job.may_still_run]
         between = [restarts.as_before(job) for job in self.session.jobs.values() if _is_unsubmitted(job)]
         known = {job.scheduler_id: job for job in (*ended, *between)}
-        for scheduler_id, status in self.scheduler.listed({job.scheduler_id: job.token for job in known.values()}).items():
+        for scheduler_id, status in self.scheduler.listed(
+            {job.scheduler_id: job.token for job in known.values()}
+        ).items():
             job = known[scheduler_id]
             seen = detect.runs_again(job, status, now)
             if seen is not job:

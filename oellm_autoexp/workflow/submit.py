@@ -429,7 +429,10 @@ class Submitter:
         """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""
         spec, job, now = self._specs[name], self.session.jobs[name], self.now()
         if job.retry_at > now:
-            return None
+            if job.files_missing_since is None or self._unusable_files(spec, job):
+                return None
+            job = job.model_copy(update={"retry_at": 0, "deadline": None, "files_missing_since": None})
+            self.session.put(job)  # they are as they should be: it goes at once
         if not job.script_path and (job.excluded or job.overrides):
             try:
                 written = write_script(self.manifest, spec, job.attempt + 1, job.overrides, job.excluded)
@@ -443,8 +446,8 @@ class Submitter:
                 update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
                 job = job.model_copy(update=update)
                 self.session.put(job)
-        if missing := _missing_files(spec.work_dir, job.script_path or spec.script_path):
-            self._await_files(job, missing, now)
+        if unusable := self._unusable_files(spec, job):
+            self._await_files(job, unusable, now)
             return None
         if not job.script_path:
             return spec
@@ -453,6 +456,23 @@ class Submitter:
         if spec.array_group is not None:  # still a task of an array, whose directives are those of this script
             own["array_group"] = f"{spec.array_group} {name} {job.attempt}"
         return spec.model_copy(update=own)
+
+    def _unusable_files(self, spec: JobSpec, job: TrackedJob) -> str:
+        """Why a job can't be submitted with its files as they are, in words; '' if it can. It waits for them, alone."""
+        path, digest = (
+            (job.script_path, job.script_digest) if job.script_path else (spec.script_path, spec.script_digest)
+        )
+        return _missing_files(spec.work_dir, path) or self._odd_script(path, digest)
+
+    def _odd_script(self, path: str, expected: str) -> str:
+        """Why a script is not run, if it is not the one that was planned, or is another user's; else ''."""
+        try:
+            trust.read_script(Path(path), expected, Path(self.manifest.base_output_dir))
+        except StateError as error:
+            return f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
+        except OSError:  # the scheduler says so, in its words
+            return ""
+        return ""
 
     def _alive(self, jobs: Mapping[str, str]) -> set[str]:
         """Those of the jobs (id → token) that the scheduler lists as not ended, or did seconds ago.
@@ -544,15 +564,10 @@ class Submitter:
             self.session.put(self._tracked(spec).model_copy(update=update))
 
     def _check_scripts(self, batch: Batch) -> None:
-        """Raises InvalidSubmissionError if a script is not the one that was planned, or is another user's."""
+        """Raises SubmitError if a script was changed since the job was let through, while it waited for its turn."""
         for spec in batch.jobs.values():
-            try:
-                trust.read_script(Path(spec.script_path), spec.script_digest, Path(self.manifest.base_output_dir))
-            except StateError as error:
-                what = f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
-                raise InvalidSubmissionError(Problem(what, spec.name, error.problems[0].hint)) from None
-            except OSError:  # the scheduler says so, in its words
-                continue
+            if odd := self._odd_script(spec.script_path, spec.script_digest):
+                raise SubmitError(Problem(odd, spec.name))
 
     def _write_array(self, made: Submission, batch: Batch) -> Submission:
         """The array's script, and for each task a folder with links to its job's script and log folder.

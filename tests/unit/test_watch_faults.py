@@ -21,6 +21,7 @@ from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_
 from oellm_autoexp.monitor.queue import Queue
 from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import GONE_LOOKS, TrackedJob
+from oellm_autoexp.text import digest
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import causes
 from tests.unit.test_reactions import (
@@ -692,7 +693,7 @@ def test_a_job_that_is_requeued_after_it_was_cancelled_in_that_cooldown_is_watch
 def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(tmp_path: Path, mode: str) -> None:
     condition = {"class_name": "FileExistsCondition", "path": str(tmp_path / "go"), "blocking": True}
     action = {"class_name": "EventAction", "mode": mode, "conditions": [condition], "action": restart()}
-    stage = Stage(tmp_path, on_state(action), {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), LONG]})
+    stage = Stage(tmp_path, on_state(action), {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), FOREVER]})
     stage.until(lambda: stage.a.state == "crash")
     stage.slurm._scripts["1"] = [again(1, "PENDING"), *[again(1)] * 9, again(1, "COMPLETED")]
     stage.until(lambda: stage.a.state in ("pending", "running"))
@@ -718,7 +719,7 @@ def test_the_script_of_a_new_attempt_that_was_dropped_is_not_that_of_the_next_on
 
 
 def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets_no_second_copy(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), LONG]})
+    stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), FOREVER]})
     stage.finish()
     stage.slurm._scripts["1"] = [*[again(1)] * 20, again(1, "COMPLETED")]
     inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
@@ -776,6 +777,47 @@ def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [((*LONG[:5], "COMPLETED"), "x\n")]})
     stage.finish()
     assert (stage.a.state, stage.a.runs, stage.a.requeues) == ("success", 1, None)
+
+
+# ---- scripts that are not the planned ones when their jobs are to go
+
+ODD = "the script can't be trusted: this is not the script that was planned: "
+
+
+def with_other_script(folder: Path, lives: Mapping[str, Any]) -> tuple[Stage, Path, str]:
+    """A plan of which job a's script is another one than the planned; its path, and the text that was planned."""
+    stage = Stage(folder, {}, lives, {name: {"script_digest": digest(SCRIPT)} for name in lives})
+    for name in lives:
+        Path(folder, name, "job.sbatch").write_text(SCRIPT)
+    path = Path(stage.manifest.jobs[0].script_path)
+    path.write_text("#!/bin/sh\nfalse\n")
+    return stage, path, SCRIPT
+
+
+SCRIPT = "#!/bin/bash\n#SBATCH --time=5\ntrue\n"
+
+
+def test_a_job_whose_script_is_not_the_planned_one_waits_alone_and_goes_when_it_is(tmp_path: Path) -> None:
+    stage, path, planned = with_other_script(tmp_path, {"a": [GOOD], "b": [GOOD]})
+    stage.until(lambda: stage.states == {"a": "waiting", "b": "success"})
+    assert stage.a.reason == f"{ODD}{path}"
+    assert stage.a.deadline is not None
+    assert stage.a.deadline.then == "given up"
+    stage.cycle(100)  # by now it is tried again seldom
+    path.write_text(planned)
+    stage.cycle()
+    assert stage.a.state == "pending"
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt) == ("success", 1)
+
+
+def test_a_job_whose_script_stays_another_one_ends_after_a_day_with_that_reason(tmp_path: Path) -> None:
+    stage, path, _ = with_other_script(tmp_path, {"a": [GOOD]})
+    stage.cycle()
+    stage.clock += 86400
+    stage.cycle()
+    assert (stage.a.state, stage.a.reason) == ("crash", f"given up: for a day, {ODD}{path}")
+    assert stage.monitor.session.finished
 
 
 # ---- what a person is to see at once
