@@ -93,7 +93,7 @@ def see_status(
         "reason": job.cancelled_by if state in FINAL and job.cancelled_by else status.reason,
         "nodes": status.nodes or job.nodes,
         "failed_nodes": status.failed_nodes or job.failed_nodes,
-        "exit_code": status.exit_code,
+        "exit_code": status.exit_code if state in FINAL else None,  # SLURM tells one while it is COMPLETING
         "out_of_memory": status.out_of_memory,
         "missing_since": None,
         "requeues": job.requeues if (count := _restarts(status)) is None else count,

@@ -64,6 +64,31 @@ def test_a_failed_job_that_is_requeued_while_its_new_attempt_is_on_its_way_runs_
     assert (job.state, job.attempt, job.runs) == ("success", 1, 2)
 
 
+STUBBORN = "trap 'sleep 2; exit 143' TERM; echo > ready; sleep 60 & wait"
+
+
+@pytest.mark.slurm
+def test_a_job_that_is_ending_has_no_exit_code_yet(slurm_user: User) -> None:
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", STUBBORN]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50}},
+        "monitoring": {"poll_interval_seconds": 0.2},
+    }
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    until(lambda: (slurm_user.home / "ready").exists() and jobs(slurm_user)[0].state == "running", "a running job")
+    slurm(slurm_user, "scancel", "--full", jobs(slurm_user)[0].scheduler_id)
+    seen: set[tuple[str, str, int | None]] = set()
+    while watcher.poll() is None:
+        job = jobs(slurm_user)[0]
+        seen.add((job.state, job.scheduler_state, job.exit_code))
+    print(seen)
+    assert {code for state, _, code in seen if state == "running"} == {None}
+    assert jobs(slurm_user)[0].state == "cancelled"
+
+
 ALONE = "mkdir busy || touch two; sleep 3; rmdir busy; if [ -e ran ]; then echo well; else touch ran; exit 3; fi"
 
 
