@@ -84,7 +84,6 @@ def test_a_job_that_is_ending_has_no_exit_code_yet(slurm_user: User) -> None:
     while watcher.poll() is None:
         job = jobs(slurm_user)[0]
         seen.add((job.state, job.scheduler_state, job.exit_code))
-    print(seen)
     assert {code for state, _, code in seen if state == "running"} == {None}
     assert jobs(slurm_user)[0].state == "cancelled"
 
