@@ -134,7 +134,8 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     queued = Queue(session.path).give_up(names, f"given up: {reason}", tell=app.tell)
     lines = [f"{entry.event.job}: {entry.action.class_name} of {entry.event.name}: given up" for entry in queued]
     if not any(session.jobs[name].pending for name in names):
-        _say(options, names, "\n".join([*lines, f"gave up: {plural(len(queued), 'action')}"]))
+        given_up = f"gave up: {plural(len(queued), 'action')}"
+        _say(options, names, "\n".join([*lines, given_up, *_jobs_that_wait(manifest, session, names)]))
         return app.OK
     try:
         with steps.session(manifest, path) as monitor:
@@ -142,8 +143,21 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
             lines += monitor.reactions.news
     except LockedError:
         return _by_holder(options, manifest, names, "skip", reason, "give up the actions that wait", lines)
-    _told(options, manifest, monitor.session, names, [*lines, f"gave up: {plural(count, 'action')}"])
+    lines += [f"gave up: {plural(count, 'action')}", *_jobs_that_wait(manifest, monitor.session, names)]
+    _told(options, manifest, monitor.session, names, lines)
     return app.OK
+
+
+def _jobs_that_wait(manifest: Manifest, session: Session, names: Sequence[str]) -> list[str]:
+    """The jobs that wait to be submitted, also for a new attempt, and the command that gives them up."""
+    from oellm_autoexp.monitor.waits import waits
+    from oellm_autoexp.view.waiting import waiting_lines
+
+    jobs = [wait for wait in waits(session.jobs[name] for name in names) if wait.kind == "job"]
+    if not jobs:
+        return []
+    command = f"{hints.resume_command(manifest)} --cmd cancel"
+    return [f"{plural(len(jobs), 'job')} still to be submitted; to give up jobs: {command}", *waiting_lines(jobs)]
 
 
 def _by_holder(

@@ -148,4 +148,8 @@ def test_a_job_that_waits_is_shown_with_the_time_at_which_it_is_given_up(user: U
     assert re.search(r"^  x: waits for FileExists: go \(since .*, until .*, then cancelled\)$", status, re.MULTILINE)
     (found,) = json.loads(monitor(user, "--cmd", "events", "--json")[1])["waiting"]
     assert (found["kind"], found["until"] - found["since"], found["then"]) == ("job", 900, "cancelled")
+    skipped = monitor(user, "--cmd", "skip")[1]
+    assert "gave up: 0 actions" in skipped
+    assert re.search(r"^1 job still to be submitted; to give up jobs: .* --cmd cancel$", skipped, re.MULTILINE)
+    assert "x: waits for FileExists: go" in skipped
     monitor(user, "--cmd", "cancel")

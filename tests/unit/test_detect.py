@@ -54,6 +54,11 @@ def test_an_end_is_recorded_with_time_code_and_words() -> None:
     assert seen.history[-1].message == "FAILED, NonZeroExitCode, exit code 7"
 
 
+def test_a_job_that_is_ending_has_no_exit_code_yet() -> None:
+    assert see_status(JOB, JobStatus("COMPLETING", exit_code=143), 100.0).exit_code is None
+    assert see_status(JOB, JobStatus("CANCELLED", exit_code=143), 100.0).exit_code == 143
+
+
 def test_the_same_answer_again_changes_nothing_at_all() -> None:
     once = see_status(JOB, JobStatus("RUNNING", nodes="n1"), 100.0)
     assert see_status(once, JobStatus("RUNNING", nodes="n1"), 200.0) is once
