@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from oellm_autoexp.fields import Count, Environment, Flags, Number, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words
 from oellm_autoexp.monitor.conditions import Condition
 
 # ---- what an action asks for
@@ -245,7 +245,7 @@ class Executor(Section):
     """
 
     cluster: Literal["slurm", "local", "debug"]
-    sbatch: Flags = {}
+    sbatch: Directives = {}
 
 
 def _executor(value: Any) -> Any:

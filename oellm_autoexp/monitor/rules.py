@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from oellm_autoexp.fields import Flags, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
 from oellm_autoexp.monitor.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.monitor.patterns import group_names
 from oellm_autoexp.text import did_you_mean
@@ -214,5 +214,5 @@ class MonitoringSection(Rules):
 
     poll_interval_seconds: Seconds | None = None
     output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
-    detach: Flags = {}
+    detach: Directives = {}
     class_name: str | None = None
