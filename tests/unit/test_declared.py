@@ -237,7 +237,7 @@ def test_where_true_means_something_of_its_own_in_a_text_yes_is_unclear(tmp_path
         ("backend.torchtitan.a.b", Declared.OPEN),
         ("metadata.a.0.b", Declared.OPEN),
         ("slurm.env.A", Declared.TEXT_OF_OPEN),
-        ("monitoring.detach.time", Declared.OPEN),
+        ("monitoring.detach.time", Declared.DIRECTIVE),
         ("no.such.key", Declared.OTHER),
     ],
 )
@@ -279,6 +279,18 @@ def test_options_of_slurm_keep_numbers_as_they_are_written_and_true_is_true(tmp_
             assert f"#SBATCH --{option}\n" in script
         assert "#SBATCH --exclusive\n" in script
     assert declared(("slurm", "srun", "label")) is Declared.DIRECTIVE
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "detach: {account: 1e3}",
+        "log_events: [{name: e, pattern: x, actions: [{class_name: EventAction, mode: queue, action: {class_name: "
+        "RunCommandAction, command: 'true'}, executor: {cluster: slurm, sbatch: {account: 1e3}}}]}]",
+    ],
+)
+def test_options_of_slurm_do_so_for_the_monitors_own_jobs(tmp_path: Path, section: str) -> None:
+    assert '"account":"1e3"' in planned(tmp_path, f"monitoring: {{{section}}}\n").manifest.model_dump_json()
 
 
 @pytest.mark.parametrize(

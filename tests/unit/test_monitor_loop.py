@@ -330,7 +330,12 @@ def test_programs_are_seen_to_their_ends_and_the_scheduler_is_asked_for_an_earli
     stage.until(lambda: stage.monitor.reactions.under_way)
     asked: list[Mapping[str, str]] = []
     monkeypatch.setattr(stage.slurm, "find", lambda _: pytest.fail("the scheduler was asked"))
-    monkeypatch.setattr(stage.slurm, "poll", lambda jobs: asked.append(jobs) or {})
+
+    def poll(jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        asked.append(jobs)
+        return {}
+
+    monkeypatch.setattr(stage.slurm, "poll", poll)
     assert see_through(stage) > 1
     assert [[*jobs] for jobs in asked] == [["1"]], "whether it was begun again, just before the newer one goes"
     assert "RunCommandAction" in [entry.event for entry in stage.a.history]
