@@ -349,10 +349,23 @@ def _interpolation(inside: str | None) -> str:
     call = _EVAL.match(inside)
     if call is None:
         return f"${{{quote_expressions(inside)}}}"
-    argument = inside[call.end() :].strip()
-    if (len(argument) - len(argument.rstrip("\\"))) % 2:  # the blank behind it is escaped
-        argument = inside[: inside.rindex(argument) + len(argument) + 1][call.end() :].lstrip()
+    argument = _without_blanks(inside[call.end() :])
     return f"${{oc.eval:{quote_expressions(argument) if _is_quoted(argument) else _quote(argument)}}}"
+
+
+def _without_blanks(argument: str) -> str:
+    """An argument without the blanks around it, but for those at its end that OmegaConf keeps.
+
+    It keeps one that is escaped, and all behind a colon (OmegaConfGrammarLexer.g4: a colon has its blanks with it).
+    """
+    argument = argument.lstrip()
+    kept = argument.rstrip()
+    blanks = argument[len(kept) :]
+    before = kept.removesuffix(":")
+    escaped = (len(before) - len(before.rstrip("\\"))) % 2
+    if before == kept:
+        return kept + blanks[:escaped]
+    return kept if escaped else kept + blanks
 
 
 def _pieces(text: str, *, unquoted: bool = False) -> Iterator[tuple[str, str | None]]:

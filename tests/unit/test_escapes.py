@@ -73,6 +73,9 @@ def test_a_text_that_omegaconf_takes_has_the_value_that_omegaconf_gives_it(text:
     [
         (r"${oc.eval:\(${a}+1\)//\(4*64\)}", "(10+1)//(4*64)"),
         (r"${oc.eval:(${a}+1)//(4*64)}", "(10+1)//(4*64)"),
+        ("${oc.eval:a: }", "a: "),
+        (r"${oc.eval: a\: }", "a:"),
+        (r"${oc.eval: a:\  }", "a: "),
         (r"${oc.eval:max\(1\,2\)}", "max(1,2)"),
         (r"${oc.eval:\[1\, 2\]\[0\]}", "[1, 2][0]"),
         (r"""${oc.eval:1 if '\(' == "\\" else 2}""", r"""1 if '\(' == "\\" else 2"""),
