@@ -16,8 +16,11 @@ types:
 test:
 	$(PYTHON) -m pytest
 
+fuzz: export AUTOEXP_FUZZ_SEED ?= $(shell date +%s)
+fuzz: export AUTOEXP_FUZZ_SECONDS ?= 600
 fuzz:
-	AUTOEXP_FUZZ_SECONDS=$${AUTOEXP_FUZZ_SECONDS:-600} $(PYTHON) -m pytest -q tests/fuzz
+	$(PYTHON) -m pytest -q -m hypothesis tests/unit
+	$(PYTHON) -m pytest -q tests/fuzz
 
 bench:
 	$(PYTHON) bench/startup.py
