@@ -276,6 +276,9 @@ class _Laying:
         return []
 
     def _unknown(self, key: str, name: str) -> Problem:
+        if signed := re.search(r"\.([+~]+)", name):
+            hint = f"put it before the whole key: '{signed[1]}{name.replace(signed[1], '')}'"
+            return Problem(f"'{signed[1]}' stands within the key '{name}'", key, hint)
         near = did_you_mean(name, all_paths(self.tree))
         return Problem(f"the config has no key '{name}'", key, new_key_hint(near, key))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.container.kinds import ContainerField, NoContainer
@@ -29,6 +29,15 @@ class ProjectSection(Section):
     log_path_current: str
     monitoring_state_dir: str
     resume: bool = True
+
+    @model_validator(mode="after")
+    def _fit_into_lines(self) -> ProjectSection:
+        """The first that no directive could hold: the paths below it usually have it in them."""
+        for key in ("base_output_dir", "name", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"):
+            if any(ord(character) < 32 for character in getattr(self, key)):
+                what = "the value holds a line break or control character"
+                raise PydanticCustomError("line", what, {"within": f".{key}"})
+        return self
 
 
 class CommandBackend(Section):
@@ -303,6 +312,10 @@ def _problem(detail: Any) -> Problem:
     path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     if location[-1:] == ("[key]",):
         return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{scalar(value)}' in quotes")
+    if kind == "invalid_key":  # of a section, whose keys are known; told where the key stands
+        key = location[-1]
+        path = path.removesuffix(f"[{key}]") + f".{key}"
+        return Problem(f"the key {key!r} is not text", path, f"write '{scalar(key)}' in quotes")
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
         hint = _place_of(str(location[0])) if len(location) == 1 else ""
@@ -311,8 +324,8 @@ def _problem(detail: Any) -> Problem:
         return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):
         return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
-    if kind in ("value_error", "state", "event"):
-        return Problem(detail["msg"].removeprefix("Value error, "), path)
+    if kind in ("value_error", "state", "event", "line"):
+        return Problem(detail["msg"].removeprefix("Value error, "), path + context.get("within", ""))
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
     return Problem(f"{what}, not {_shown(value)}", path + context.get("within", ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -27,6 +28,7 @@ OWN = {
 """Options that the program sets itself, and what a person does instead."""
 _OWN_PLACES = {"job_name": "$.project.name", "output": "$.project.log_path", "chdir": "the working directory"}
 DIRECTIVE = "#SBATCH"
+_SECTION = "$.slurm.sbatch."
 
 
 def directives(
@@ -55,12 +57,22 @@ def directives(
     return tuple(lines)
 
 
+def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], extra: Sequence[str]) -> list[Problem]:
+    """Problems of options (`$.slurm.sbatch.nodes`) at the key, or the further directive, that sets the option."""
+    keys = {long_name(key): f"{_SECTION}{key}" for key in sbatch}
+    for index, line in enumerate(extra):
+        place = f"$.slurm.sbatch_extra_directives[{index}]"
+        keys |= {key: place for key, _ in options_in(line.removeprefix(DIRECTIVE))}
+    places = {f"{_SECTION}{option}": place for option, place in keys.items()}
+    return [replace(problem, where=places.get(problem.where, problem.where)) for problem in problems]
+
+
 def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, list[str]]:
     """The directives of each option of a section, by its long name; what is wrong goes to `problems`."""
     found: dict[str, list[str]] = {}
     spelled: dict[str, str] = {}
     for key, value in section.items():
-        where = f"$.slurm.sbatch.{key}"
+        where = f"{_SECTION}{key}"
         if long_name(key) in OWN:
             problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
         elif long_name(key) in spelled and value is not None and value is not False:

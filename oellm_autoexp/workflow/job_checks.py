@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.schema import decode_parts
 from oellm_autoexp.container.kinds import NoContainer
 from oellm_autoexp.errors import Collector, Problem
-from oellm_autoexp.slurm.directives import directives, options
+from oellm_autoexp.slurm.directives import at_their_options, directives, options
 from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.slurm.resources import resource_problems
 from oellm_autoexp.slurm.script import render
@@ -46,6 +46,12 @@ def all_problems(
     known = [problem for problem in typed.problems if not uncertain(problem, unclear)]
     wrong = [*unclear, *(problem.where for problem in typed.problems)]
     return [*known, *(problem for problem in further.problems if not uncertain(problem, wrong))]
+
+
+def placed(problems: Iterable[Problem], tree: Mapping[str, Any]) -> list[Problem]:
+    """Problems of a job, those of SLURM's options where its resolved config sets them."""
+    slurm = decode_parts(tree)[0].get("slurm")
+    return at_their_options(problems, slurm.sbatch, slurm.sbatch_extra_directives) if slurm else [*problems]
 
 
 def _check_rules(sections: Mapping[str, Any], right: Mapping[str, Any], found: Collector) -> None:

@@ -39,7 +39,7 @@ from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, side_file, twins, watching
-from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems
+from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems, placed
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -347,18 +347,22 @@ class _Planner:
 
     def checked(self, index: int, *, thoroughly: bool = True) -> _Planned:
         """One job. Raises what is wrong with it; if `thoroughly`, all of it."""
-        found = Collector()
         try:
             planned = self.job(index)
             raise_all(ConfigError, signal_problems(planned.script))
             return planned
         except (ConfigError, BackendError) as error:
-            found.add(error.problems, type(error))
-        if thoroughly:
-            with found.step():
-                tree, failed = self._jobs.config_mostly(index)
-                unclear = [*map(where, failed)]
-                found.add(all_problems(tree, self._jobs.absolute, self._read_template, unclear))
+            wrong = error
+        if not thoroughly:
+            raise wrong
+        found = Collector()
+        tree: dict[str, Any] = {}
+        others: list[Problem] = []
+        with found.step():
+            tree, failed = self._jobs.config_mostly(index)
+            others = all_problems(tree, self._jobs.absolute, self._read_template, [*map(where, failed)])
+        found.add(placed(wrong.problems, tree), type(wrong))
+        found.add(placed(others, tree))
         found.raise_all()
         raise AssertionError("a job that fails has problems")
 

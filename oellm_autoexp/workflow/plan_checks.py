@@ -81,14 +81,14 @@ def name_problems(name: str) -> list[Problem]:
 
 
 def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> list[Problem]:
-    """What is wrong with a job's places: none, the root of the file system, or where plans and sessions are kept."""
+    """What is wrong with a job's places: none, the root of the file system, or one that plans and sessions are kept in."""
     if wrong := [*_no_places(project, absolute)]:
         return wrong
     output_dir, base, state_dir = map(
         absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
     )
     taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
-    if output_dir != base and not any(f"{output_dir}/".startswith(f"{place}/") for place in taken):
+    if not any(f"{output_dir}/".startswith(f"{place}/") or place.startswith(f"{output_dir}/") for place in taken):
         return []
     hint = "give the job a folder, and a name, of its own"
     return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
@@ -100,6 +100,12 @@ def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Itera
         what = "a file" if key.startswith("log_path") else "a folder"
         if not value.strip():
             yield Problem(f"the path is empty: {key} names {what}", f"$.project.{key}", "leave the key out, or set it")
+        elif variable := re.match(r"\$(\w+)(/|$)", value):
+            hint = f"write ${{oc.env:{variable[1]}}} for its value"
+            yield Problem(
+                f"{value!r} begins with a shell's variable, which is plain text here", f"$.project.{key}", hint
+            )
+            return  # the paths below it have it, too
         elif not absolute(value).strip("/"):
             hint = f"name {what} below it" if what == "a folder" else "name a file in the job's folder"
             yield Problem(f"{value!r} is the root of the file system", f"$.project.{key}", hint)

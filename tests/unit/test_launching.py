@@ -291,7 +291,7 @@ def test_the_files_of_a_stream_are_those_of_one_attempt(pattern: str, job: str, 
         (changed(sbatch={"e": "logs/%x.err"}), "slurm.sbatch", "has no %j"),
         (changed(srun={"output": "/a/%j/out"}), "slurm.srun.output", "name of a folder"),
         (changed(launcher_cmd="srun -o /a/%t.out"), "slurm.srun.output", "has no %j"),
-        (changed(sbatch_extra_directives=["--error=x"]), "slurm.sbatch.error", "has no %j"),
+        (changed(sbatch_extra_directives=["--error=x"]), "slurm.sbatch_extra_directives[0]", "has no %j"),
     ],
 )
 def test_a_stream_whose_files_could_be_another_jobs_is_refused(

@@ -1,0 +1,39 @@
+"""Where a mistake is told: at the key that a person wrote, and once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_declared import told
+
+CASES = {
+    "5: x": ("exp.yaml:2 ($.5): the key 5 is not text", "write '5' in quotes"),
+    "slurm: {5: x}": ("exp.yaml:2 ($.slurm.5): the key 5 is not text", "write '5' in quotes"),
+    'project: {output_dir: "a\\0b"}': ("exp.yaml:2 ($.project.output_dir): the value holds a line break", ""),
+    'project: {name: "a\\tb"}': ("exp.yaml:2 ($.project.name): the value holds a line break", ""),
+    "project: {output_dir: $HOME/runs}": ("exp.yaml:2 ($.project.output_dir): '$HOME/runs' begins with", "oc.env:HOME"),
+    "project: {output_dir: .}": ("exp.yaml:2 ($.project.output_dir): '", "give the job a folder"),
+    "slurm: {sbatch: {N: x, nodes: null}}": ("exp.yaml:2 ($.slurm.sbatch.N): 'x' is not a number", ""),
+    "slurm: {sbatch_extra_directives: [--nodes=2, --time=x]}": (
+        "exp.yaml:2 ($.slurm.sbatch_extra_directives[1]): 'x' is not a time",
+        "write minutes",
+    ),
+    "slurm: {sbatch_extra_directives: ['#SBATCH --signal=x']}": (
+        "exp.yaml:2 ($.slurm.sbatch_extra_directives[0]): Invalid --signal",
+        "as in B:USR1@120",
+    ),
+    "sweep: {params: {backend.options: {+x: [1, 2]}}}": (
+        "exp.yaml:2 ($.backend.options, set by the sweep): '+' stands within the key",
+        "put it before the whole key: '+backend.options.x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, text: str) -> None:
+    what, hint = CASES[text]
+    (problem,) = told(tmp_path, f"{text}\n")
+    assert problem.startswith(what)
+    assert hint in problem
