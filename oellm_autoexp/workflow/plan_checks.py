@@ -81,7 +81,7 @@ def name_problems(name: str) -> list[Problem]:
 
 
 def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> list[Problem]:
-    """What is wrong with a job's places: none, the root of the file system, or one that plans and sessions are kept in."""
+    """What is wrong with a job's places: none, the root, or one in which plans and sessions are kept."""
     if wrong := [*_no_places(project, absolute)]:
         return wrong
     output_dir, base, state_dir = map(
