@@ -152,7 +152,7 @@ def test_what_is_not_set_is_told_with_what_the_user_has(at_site: AtSite) -> None
     account = at_site.site.account.lower()
     assert "no account is set" in result.stderr
     # newer versions tell an administrator of the account root, too
-    assert re.search(f"export SLURM_ACCOUNT=NAME; yours: (root, )?{account}\n", result.stderr)
+    assert re.search(f"export SLURM_ACCOUNT=NAME; yours: (root, )?{account}(, root)?\n", result.stderr)
     if at_site.site.name == "marenostrum":
         assert "export SLURM_QOS=NAME; yours: acc_debug, acc_ehpc, normal" in result.stderr
     assert not at_site.user.outputs.exists()

@@ -291,8 +291,8 @@ def balanced(text: str) -> bool:
 @given(st.text("ab1+-*/ ()[]{}<>=,.:'\"\\$%", max_size=20).filter(lambda text: "${" not in text and balanced(text)))
 def test_any_expression_without_escapes_reaches_oc_eval_unchanged(text: str) -> None:
     assume("\\" not in re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "", text))
-    _, calls = evaluated(quote_expressions(f"${{oc.eval:x {text}}}"))
-    assert calls == [("oc.eval", (f"x {text}".strip(),))]
+    _, ((_, (argument,)),) = evaluated(quote_expressions(f"${{oc.eval:x {text}}}"))
+    assert argument.strip() == f"x {text}".strip()
 
 
 @given(st.text("ab1+ (){}'\"\\$:.", max_size=30))
