@@ -25,6 +25,7 @@ from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expan
 from oellm_autoexp.sweep.paths import path_of, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 from oellm_autoexp.text import plural
+from oellm_autoexp.workflow.plan_checks import ENOUGH_PROBLEMS
 from oellm_autoexp.workflow.provenance import Circumstances
 
 _PROJECT_FIELDS = ("name", "output_dir", "log_path", "log_path_current")
@@ -48,6 +49,7 @@ class Jobs:
         self._circumstances = circumstances
         self._work_dir = str(circumstances.work_dir)
         self._overlays: dict[tuple[str, ...], Overlay] = {}
+        self._wrong: dict[tuple[str, ...], tuple[Problem, ...]] = {}
         self._chosen: dict[tuple[str, ...], dict[str, Any]] = {}
         self._not_listed: set[str] = set()
         points = expand(with_lists(composed.sweep, self._listed))
@@ -170,13 +172,16 @@ class Jobs:
                 raise SweepError(Problem(what, f"$.{plain(key)}", hint))
 
     def _overlay(self, choices: tuple[str, ...]) -> Overlay:
-        """The overlay of the config with these group choices; each distinct choice is composed once."""
+        """The overlay of the config with these group choices; each is composed once, also if it is wrong."""
+        if choices in self._wrong:
+            raise ConfigError(*self._wrong[choices])
         if choices not in self._overlays:
             try:
                 composed = self._composed.choosing(choices) if choices else self._composed
             except ConfigError as error:
                 by_key = {choice: choice.partition("=")[0] for choice in choices}
-                raise _placed(error, by_key) from None
+                self._wrong[choices] = _placed(error, by_key).problems
+                raise ConfigError(*self._wrong[choices]) from None
             if choices:
                 self._chosen[choices] = composed.base
             around = self._circumstances
@@ -237,7 +242,7 @@ class Jobs:
             except AutoexpError as error:
                 problems.update(dict.fromkeys(error.problems, type(error)))
                 wrong += 1
-                if wrong == _ENOUGH_WRONG:
+                if wrong == _ENOUGH_WRONG or len(problems) >= ENOUGH_PROBLEMS:
                     break
         if problems:
             raise (ConfigError if ConfigError in problems.values() else SweepError)(*problems)

@@ -59,6 +59,9 @@ def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pyt
     assert clients == ["LocalClient"] * 3 + ["SlurmClient"] * 3
     assert made.config(4)["backend"]["options"]["lr"] == 0.2
     assert len(loads) == 2
+    with pytest.raises(ConfigError, match="there is no 'nowhere'"):
+        Jobs(replace(composed, sweep={"params": {"slurm": ["nowhere"], LR: [0.1, 0.2, 0.3]}}), around())
+    assert len(loads) == 3
 
 
 def test_an_unknown_group_choice_is_told_with_the_nearest() -> None:
