@@ -30,23 +30,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    import yaml
     from pydantic_core import to_json
 
     from oellm_autoexp.config.loader import load
+    from oellm_autoexp.config.source import escaped, yaml_text
     from oellm_autoexp.redaction import redact
     from oellm_autoexp.text import printable_json
     from oellm_autoexp.workflow.plan import job_config
     from oellm_autoexp.workflow.provenance import gather
 
     composed = load(app.source(options))
-    if options.job is None and not options.resolve:
-        tree = {**composed.base, "sweep": composed.sweep}
-    else:
-        tree = job_config(composed, gather(), options.job)
+    resolved = options.job is not None or options.resolve
+    tree = job_config(composed, gather(), options.job) if resolved else {**composed.base, "sweep": composed.sweep}
     tree = redact(tree)
     if options.json:
         print(printable_json(to_json(tree, inf_nan_mode="strings").decode()))  # JSON has no inf
     else:
-        yaml.safe_dump(tree, sys.stdout, sort_keys=False, allow_unicode=True)
+        sys.stdout.write(yaml_text(escaped(tree) if resolved else tree))
     return app.OK

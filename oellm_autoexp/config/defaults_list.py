@@ -100,7 +100,9 @@ def _twice(defaults: list[Any]) -> Iterator[Mistake]:
             continue
         ((key, choice),) = entry.items()
         *keywords, name = key.split() or [""]
-        group = name.lstrip("/")
+        group, _, package = name.lstrip("/").partition("@")
+        if package not in ("", group.replace("/", ".")):
+            group = f"{group}@{package}"
         if "override" not in keywords:
             continue
         if group in chosen:

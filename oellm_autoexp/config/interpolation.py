@@ -5,7 +5,9 @@ The text of each interpolation is compiled once, with OmegaConf's own grammar, t
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -139,7 +141,8 @@ def _compiled_by_grammar(text: str) -> Program:
 
     visitor = GrammarVisitor(node_interpolation_callback=reference, resolver_interpolation_callback=call, memo=None)
     try:
-        return _program(visitor.visit(grammar_parser.parse(text)), symbols)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # OmegaConf's, of `${name:a,}`
+            return _program(visitor.visit(grammar_parser.parse(text)), symbols)
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
         raise ConfigError(
@@ -396,7 +399,14 @@ class Resolution:
             hint = of_a_shell(f"${{{name}:{arguments[0] if arguments else ''}") or did_you_mean(name, known)
             raise ConfigError(Problem(f"there is no resolver '{name}'", hint=hint))
         try:
-            return about_tree(self, path, *arguments) if about_tree else cast("Resolver", resolver)(*arguments)
+            value = about_tree(self, path, *arguments) if about_tree else cast("Resolver", resolver)(*arguments)
+            if (
+                isinstance(value, float)
+                and math.isinf(value)
+                and not any("inf" in str(each).lower() for each in arguments)
+            ):
+                raise OverflowError("the number is too large for floating-point arithmetic")
+            return value
         except AutoexpError:
             raise
         except TypeError as error:

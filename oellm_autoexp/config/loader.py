@@ -39,6 +39,7 @@ from oellm_autoexp.config.spelling import of_a_shell, spelled
 from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
+from oellm_autoexp.sweep.paths import leaf_paths
 from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
 
 ROOT = "autoexp"
@@ -404,6 +405,16 @@ def value_of_override(text: str) -> Any:
         return _parsed(text).value()
     except HydraException as error:
         raise ValueError(str(error)) from None
+
+
+def keys_of_override(text: str) -> list[str]:
+    """The dotted keys that an override sets: those of the leaves where its value is a mapping."""
+    key = text.partition("=")[0]
+    try:
+        value = value_of_override(text)
+    except ValueError:  # an interpolation that only OmegaConf's grammar knows
+        return [key]
+    return [".".join(filter(None, path)) for path, _ in leaf_paths(key, value)] if isinstance(value, dict) else [key]
 
 
 def _plain_value(text: str) -> str:

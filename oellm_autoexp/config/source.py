@@ -233,6 +233,30 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(Problem("is nested too deeply", str(path))) from None
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes each text that one of the readers of such a file takes for something else: PyYAML, Hydra or this one."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *_Loader.yaml_implicit_resolvers.get(first, ())]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def yaml_text(tree: Any) -> str:
+    """A tree as a YAML file that is read back as the same values."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def escaped(tree: Any) -> Any:
+    """A resolved tree whose texts with a literal `${` are written so that no interpolation is read in them."""
+    if isinstance(tree, dict):
+        return {key: escaped(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [escaped(value) for value in tree]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", tree) if isinstance(tree, str) else tree
+
+
 def text_of(path: Path) -> str:
     try:
         if (bytes_ := path.stat().st_size) > MOST_BYTES:

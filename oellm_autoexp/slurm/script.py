@@ -22,7 +22,6 @@ MARKS = "marks"
 """
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
 _MARKERS = ("directives", "name", "env", "work_dir", "marks", "command", "run")
-_COMMANDS = ("command", "run")
 
 
 def render(
@@ -65,8 +64,8 @@ def render(
     ]
     problems += [
         Problem(f"the template has no {{{{{marker}}}}}", "$.slurm.template_path", "see the shipped template")
-        for marker, missing in (("directives", "directives" not in found), ("command", not {*_COMMANDS} & {*found}))
-        if missing
+        for marker, wanted in (("directives", {"directives"}), ("env", {"env"}), ("command", {"command", "run"}))
+        if not wanted & {*found}
     ]
     if problems:
         raise ConfigError(*problems)

@@ -57,6 +57,8 @@ def notes(slurm: SlurmSection, asked: Mapping[str, str], needs: Resources) -> It
         if value in _NOWHERE:
             key = where.removeprefix("$.")
             yield Note(key, f"{key}: {value} throws away what the job prints, and no rule sees it")
+    if slurm.srun and not slurm.launcher_cmd:
+        yield Note("srun", f"slurm.srun ({', '.join(slurm.srun)}) has no effect: slurm.launcher_cmd starts no srun")
     if not slurm.launcher_cmd and slurm.client.class_name != "LocalClient" and (count := tasks(asked) or 1) > 1:
         text = f"the job asks for {count} tasks and starts its program once, as no launcher is set"
         yield Note("tasks", f"{text}; set slurm.launcher_cmd: srun, or ask for one task")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -20,8 +19,9 @@ from oellm_autoexp.backends.base import Command, Note, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
-from oellm_autoexp.config.loader import ROOT, Composed, Source
+from oellm_autoexp.config.loader import ROOT, Composed, Source, keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, SlurmSection, decode_parts
+from oellm_autoexp.config.source import yaml_text
 from oellm_autoexp.container import kinds as containers
 from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
@@ -563,7 +563,7 @@ class _Planner:
             *self._circumstances.notes,
             *composed.notes,
             *self._notes,
-            *overruled(composed.source.overrides, specs),
+            *overruled((key for text in composed.source.overrides for key in keys_of_override(text)), specs),
             *_notes(first, planned, self._odd_options),
             *_monitor_notes(manifest),
             *_told(self._told, len(planned)),
@@ -612,8 +612,8 @@ def _shared_files(
 ) -> tuple[PlannedFile, ...]:
     """The provenance that all jobs have in common; each job's folder holds (hard links to) the same files."""
     documents = {
-        "config_unresolved.yaml": _yaml(unresolved),
-        "planning.yaml": _yaml(planning),
+        "config_unresolved.yaml": yaml_text(unresolved),
+        "planning.yaml": yaml_text(planning),
         "overrides.txt": "".join(f"{word}\n" for word in redact_words(composed.source.overrides)),
         "command_line.json": _json(redact_words(around.command_line)),
         "environment.json": _json(redact(dict(sorted(around.environment.items())))),
@@ -621,10 +621,6 @@ def _shared_files(
         "git.diff": around.git_diff,
     }
     return tuple(PlannedFile(directory / name, text, 0o600) for name, text in documents.items())
-
-
-def _yaml(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
 def _json(data: Any) -> str:

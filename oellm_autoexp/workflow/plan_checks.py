@@ -120,10 +120,19 @@ def environment_problems(slurm: SlurmSection, container: Container, backend: Map
         for name in env
         if not _VARIABLE.fullmatch(name)
     ]
+    wrong += [
+        Problem(f"{name} is a variable of the shell that runs the job's script", f"{where}.{name}", _SHELL_HINT)
+        for where, env in sections.items()
+        for name in env
+        if name in _OF_THE_SHELL or name.startswith("autoexp_")
+    ]
     return [*wrong, *(problem for where, env in sections.items() for problem in hidden_problems(env, where))]
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OF_THE_SHELL = frozenset(["IFS", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"])
+"""Variables that bash does not let anybody set, or by which it reads the rest of a script otherwise (bash(1))."""
+_SHELL_HINT = "leave it out; the program itself can get it by `env NAME=value` before its words"
 _VARIABLE_HINT = "use letters, digits and _, and no digit first"
 
 
@@ -208,9 +217,9 @@ def _distinct(jobs: Sequence[JobSpec]) -> str:
     return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
 
 
-def overruled(overrides: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
-    """What is to be said of values on the command line that the sweep sets, too."""
-    keys = dict.fromkeys(plain(override.partition("=")[0]) for override in overrides)
+def overruled(keys: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:
+    """What is to be said of values on the command line, by their dotted keys, that the sweep sets, too."""
+    keys = dict.fromkeys(map(plain, keys))
     counts = Counter(key for spec in specs for key in keys if _sets(spec.parameters, path_of(key)))
     return [
         f"{key} on the command line changes nothing in "

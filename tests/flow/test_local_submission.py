@@ -62,14 +62,16 @@ def test_jobs_without_a_time_limit_are_over_any_budget(user: User) -> None:
 
 
 def test_what_a_template_of_ones_own_asks_for_counts_too(user: User) -> None:
-    (user.home / "own.sbatch").write_text("#!/bin/bash\n{{directives}}\n#SBATCH --gpus=2 --time=60\n{{command}}\n")
+    (user.home / "own.sbatch").write_text(
+        "#!/bin/bash\n{{directives}}\n#SBATCH --gpus=2 --time=60\n{{env}}\n{{command}}\n"
+    )
     result = user.run("run", *QUICK, "scheduler.max_gpu_hours=7.5", "slurm.template_path=own.sbatch")
     assert result.returncode == 2
     assert WHAT in result.stderr
 
 
 def test_a_script_that_bash_does_not_understand_is_not_submitted(user: User) -> None:
-    (user.home / "broken.sbatch").write_text("#!/bin/bash\n{{directives}}\nif true; then\n{{command}}\n")
+    (user.home / "broken.sbatch").write_text("#!/bin/bash\n{{directives}}\n{{env}}\nif true; then\n{{command}}\n")
     result = user.run("run", *QUICK, "slurm.template_path=broken.sbatch")
     assert result.returncode == 2
     assert "bash -n: " in result.stderr

@@ -291,7 +291,7 @@ def test_a_new_attempt_with_another_signal_gets_a_script_that_sends_it_on(user: 
 
 @pytest.mark.parametrize("template", [None, "own.template"])
 def test_a_signal_that_no_trap_takes_is_a_mistake_of_the_plan(user: User, template: str | None) -> None:
-    (user.home / "own.template").write_text("#!/bin/bash\n{{directives}}\ncd {{work_dir}}\n{{command}}\n")
+    (user.home / "own.template").write_text("#!/bin/bash\n{{directives}}\n{{env}}\ncd {{work_dir}}\n{{command}}\n")
     ref = config(user, "a")
     own = (f"slurm.template_path={template}", "slurm.sbatch.signal=B:USR1@20")
     refused = user.run(

@@ -15,7 +15,7 @@ from oellm_autoexp.workflow.provenance import gather
 
 
 def manifest(name: str) -> Manifest:
-    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+    template = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
     return make_plan(load(Source(name)), gather([]), read_template=lambda path: template).manifest
 
 
@@ -63,7 +63,7 @@ def drawn(*configs: dict[str, Any]) -> Graph:
     composed = replace(
         load(Source(overrides=("backend=tiny_lm", "project.name=${metadata.n}"))), sweep={"configs": list(configs)}
     )
-    template = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+    template = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
     return graph(make_plan(composed, gather([]), read_template=lambda path: template).manifest)
 
 

@@ -303,6 +303,13 @@ def test_a_stream_whose_files_could_be_another_jobs_is_refused(
     assert "%j" in told
 
 
+def test_flags_that_no_srun_takes_are_told(tmp_path: Path) -> None:
+    for launcher in (None, [], " "):
+        notes = planned(tmp_path, *COMMAND, slurm=changed(launcher_cmd=launcher)).notes
+        assert "slurm.srun (wait) has no effect: slurm.launcher_cmd starts no srun" in notes
+    assert not any("has no effect" in note for note in planned(tmp_path, *COMMAND).notes)
+
+
 def test_words_that_are_thrown_away_are_told_and_a_later_attempt_keeps_its_files(tmp_path: Path) -> None:
     plan = planned(tmp_path, *COMMAND, slurm=changed(sbatch={"error": "/dev/null"}, srun={"output": "none"}))
     assert plan.manifest.jobs[0].streams == ()

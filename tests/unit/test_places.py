@@ -24,6 +24,18 @@ CASES = {
         "exp.yaml:2 ($.slurm.sbatch_extra_directives[0]): Invalid --signal",
         "as in B:USR1@120",
     ),
+    "defaults: [{override /backend: tiny_lm}, {override /backend@backend: command}]": (
+        "exp.yaml:2: the choice of 'backend' is overridden twice in this list: by tiny_lm and by command",
+        "keep one",
+    ),
+    "metadata: {a: 1e200, b: '${oc.mul:${metadata.a},${metadata.a}}'}": (
+        "exp.yaml:2 ($.metadata.b): ${oc.mul:…} fails: the number is too large",
+        "",
+    ),
+    "metadata: {a: '${oc.eval:1e400}'}": ("exp.yaml:2 ($.metadata.a): ${oc.eval:…} fails: the number is too large", ""),
+    "metadata: {a: \"${oc.decode:'1e400'}\"}": ("exp.yaml:2 ($.metadata.a): ${oc.decode:…} fails", "too large"),
+    "slurm: {env: {IFS: ','}}": ("exp.yaml:2 ($.slurm.env.IFS): IFS is a variable of the shell", "leave it out"),
+    "backend: {env: {autoexp_marks: x}}": ("exp.yaml:2 ($.backend.env.autoexp_marks): autoexp_marks is a variable", ""),
     "sweep: {params: {backend.options: {+x: [1, 2]}}}": (
         "exp.yaml:2 ($.backend.options, set by the sweep): '+' stands within the key",
         "put it before the whole key: '+backend.options.x'",

@@ -21,7 +21,7 @@ from oellm_autoexp.workflow.provenance import Circumstances, gather
 from oellm_autoexp.workflow.resolve import Jobs
 
 NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
-TEMPLATE = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
 LR, BS = "backend.options.lr", "backend.options.batch_size"
 
 

@@ -308,7 +308,7 @@ def asking(template: str, value: str, launcher: tuple[str, ...] = ("srun",)) -> 
     return [problem.what for problem in signals.signal_problems(text)]
 
 
-OWN = "#!/bin/bash\n{{{{directives}}}}\n{trap}\n{{{{command}}}}{rest}\n"
+OWN = "#!/bin/bash\n{{{{directives}}}}\n{{{{env}}}}\n{trap}\n{{{{command}}}}{rest}\n"
 
 
 @pytest.mark.parametrize(
@@ -502,15 +502,16 @@ def test_a_template_of_ones_own_gets_what_it_marks() -> None:
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("#!/bin/sh\n{{command}}\n", "the template has no {{directives}}"),
-        ("#!/bin/sh\n{{directives}}\n", "the template has no {{command}}"),
-        ("#!/bin/sh\n{{directives}}\n{{comand}}\n{{command}}\n", "unknown marker {{comand}}"),
-        ("{{directives}}\n{{command}}\n", "does not begin with #!"),
-        ("#!/bin/sh\r\n{{directives}}\r\n{{command}}\r\n", "the line ends of Windows"),
-        ("#!/bin/sh\nset -e\n{{directives}}\n{{command}}\n", "stands below a command"),
-        ("#!/bin/sh\n{{directives}}\n#SBATCH --output=x.log\n{{command}}\n", "'output' is set by the program"),
-        ("#!/bin/sh\n#SBATCH --mem=1 -J x\n{{directives}}\n{{command}}\n", "'job-name' is set by the program"),
-        ("#!/bin/sh\n{{directives}}\n#SBATCH --wait\n{{command}}\n", "'wait' is set by the program"),
+        ("#!/bin/sh\n{{env}}\n{{command}}\n", "the template has no {{directives}}"),
+        ("#!/bin/sh\n{{directives}}\n{{env}}\n", "the template has no {{command}}"),
+        ("#!/bin/sh\n{{directives}}\n{{command}}\n", "the template has no {{env}}"),
+        ("#!/bin/sh\n{{directives}}\n{{env}}\n{{comand}}\n{{command}}\n", "unknown marker {{comand}}"),
+        ("{{directives}}\n{{env}}\n{{command}}\n", "does not begin with #!"),
+        ("#!/bin/sh\r\n{{directives}}\r\n{{env}}\r\n{{command}}\r\n", "the line ends of Windows"),
+        ("#!/bin/sh\nset -e\n{{directives}}\n{{env}}\n{{command}}\n", "stands below a command"),
+        ("#!/bin/sh\n{{directives}}\n#SBATCH --output=x.log\n{{env}}\n{{command}}\n", "'output' is set by the program"),
+        ("#!/bin/sh\n#SBATCH --mem=1 -J x\n{{directives}}\n{{env}}\n{{command}}\n", "'job-name' is set by the program"),
+        ("#!/bin/sh\n{{directives}}\n#SBATCH --wait\n{{env}}\n{{command}}\n", "'wait' is set by the program"),
     ],
 )
 def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: str, told: str) -> None:
@@ -535,7 +536,7 @@ def test_options_by_which_a_job_would_be_lost_are_refused_however_they_are_spell
 
 
 def test_comments_and_empty_lines_may_stand_above_the_directives() -> None:
-    assert rendered("#!/bin/sh\n# words\n\n  # words\n{{directives}}\n{{command}}\n")
+    assert rendered("#!/bin/sh\n# words\n\n  # words\n{{directives}}\n{{env}}\n{{command}}\n")
 
 
 def test_a_misspelt_marker_gets_a_suggestion() -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from omegaconf import grammar_parser
+from omegaconf import OmegaConf, grammar_parser
 from omegaconf.grammar_visitor import GrammarVisitor
 
 from oellm_autoexp.config.hydra_source import Search, unknown_config
-from oellm_autoexp.config.source import key_lines, normalise, quote_expressions, read_mapping, read_yaml, shown
+from oellm_autoexp.config.source import (
+    escaped,
+    key_lines,
+    normalise,
+    quote_expressions,
+    read_mapping,
+    read_yaml,
+    shown,
+    yaml_text,
+)
 from oellm_autoexp.config.written import as_written, is_marked, value_of
 from oellm_autoexp.errors import ConfigError, Problem
 
@@ -361,3 +372,29 @@ def test_a_file_below_here_is_shown_from_here(tmp_path: Path, monkeypatch: pytes
 def test_a_tab_that_indents_is_told_as_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="by spaces, and this line by a tab"):
         read(tmp_path, "a:\n\tb: 1\n")
+
+
+def is_read_back(tree: Any, folder: Path) -> bool:
+    file = folder / "read.yaml"
+    file.write_text(yaml_text(tree))
+    of_others = yaml.safe_load(file.read_text()), OmegaConf.to_container(OmegaConf.load(file))
+    return all(found == tree for found in (read_mapping(file), *of_others))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e3", "0o17", "0x1F", "1_0", "007", "no", "ON", "True", "~", "12:30:01", "2026-01-02", ".5", "1.", "<<", "="],
+)
+def test_a_text_that_a_reader_would_take_for_something_else_is_quoted(tmp_path: Path, text: str) -> None:
+    assert is_read_back({"a": text, "b": [text, {text: text}]}, tmp_path)
+
+
+@given(st.text("0123456789eE+-._:oxbntrufalsy~ ", min_size=1, max_size=6))
+def test_any_text_is_read_back_from_yaml(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert is_read_back({"a": text}, Path(folder))
+
+
+def test_a_resolved_text_is_read_back_without_an_interpolation() -> None:
+    for text in ("${HOME}", r"\${HOME}", r"\\${a} $b ${c"):
+        assert OmegaConf.create({"a": escaped({"a": text})["a"]}).a == text

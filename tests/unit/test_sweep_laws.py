@@ -28,7 +28,7 @@ from oellm_autoexp.workflow.provenance import gather
 from oellm_autoexp.workflow.resolve import Jobs
 from tests.sweeps import BASE, Made, set_in, sweeps, written
 
-TEMPLATE = "#!/bin/bash\n{{directives}}\n{{command}}\n"
+TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
 GIVEN = os.environ.get("AUTOEXP_SWEEPS")
 COMPOSED = int(GIVEN or 40)
 """How many experiments are compared with Hydra's composition: of one of their jobs, or (where it is given) of each."""
