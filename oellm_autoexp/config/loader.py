@@ -31,7 +31,7 @@ from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
-from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
+from oellm_autoexp.config.overlay import DOT_IN_KEY, OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
 from oellm_autoexp.config.source import key_lines, normalise, parses, read_mapping, shown
@@ -646,8 +646,13 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         return Problem(f"the config has no group '{group}' to override", about, hint)
     no_key = isinstance(error, LookupError | TypeError | ValueError) or _NO_KEY.search(f"{text} {error.__cause__}")
     if override and no_key:
-        near = did_you_mean(override.key, [*_known_keys(good), *search.groups()])
-        return Problem(f"the config has no key '{override.key}'", about, new_key_hint(near, about))
+        if override.key in search.groups():
+            hint = f"write {override.key}=NAME, or {override.key}.key=value for what is in it"
+            return Problem(f"'{override.key}' is a group of configs", about, hint)
+        known = _known_keys(good)
+        near = did_you_mean(override.key, [*known, *search.groups()])
+        hint = DOT_IN_KEY if override.key in known else new_key_hint(near, about)
+        return Problem(f"the config has no key '{override.key}'", about, hint)
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -279,8 +279,14 @@ class _Laying:
         if signed := re.search(r"\.([+~]+)", name):
             hint = f"put it before the whole key: '{signed[1]}{name.replace(signed[1], '')}'"
             return Problem(f"'{signed[1]}' stands within the key '{name}'", key, hint)
-        near = did_you_mean(name, all_paths(self.tree))
-        return Problem(f"the config has no key '{name}'", key, new_key_hint(near, key))
+        paths = {*all_paths(self.tree)}
+        what = f"the config has no key '{name}'"
+        if name in paths:
+            return Problem(what, key, DOT_IN_KEY)
+        return Problem(what, key, new_key_hint(did_you_mean(name, paths), key))
+
+
+DOT_IN_KEY = "a key of the config has a dot in itself, which no dotted key reaches: set the mapping that holds it"
 
 
 def _open(name: str, opened: tuple[str, ...]) -> bool:

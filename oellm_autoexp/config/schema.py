@@ -327,7 +327,10 @@ def _problem(detail: Any) -> Problem:
     if kind in ("value_error", "state", "event", "line"):
         return Problem(detail["msg"].removeprefix("Value error, "), path + context.get("within", ""))
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
-    return Problem(f"{what}, not {_shown(value)}", path + context.get("within", ""))
+    within = context.get("within", "")
+    if within and isinstance(value, list):
+        value = value[int(within.strip("[]"))]
+    return Problem(f"{what}, not {_shown(value)}", path + within)
 
 
 def _place_of(key: str) -> str:

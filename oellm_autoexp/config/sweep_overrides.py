@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oellm_autoexp.sweep.expander import KEYWORDS, KINDS
-from oellm_autoexp.sweep.paths import Path, dotted_keys, path_of, plain
+from oellm_autoexp.sweep.paths import Path, dotted_keys, leaf_paths, path_of, plain
 
 _BLOCKS = ("params", "defaults", "base_values")
 _LISTS = tuple(kind for kind in KINDS if kind not in _BLOCKS)
@@ -52,7 +52,7 @@ def remove(sweep: dict[str, Any], parts: list[str]) -> bool:
     if not isinstance(place, dict) or not rest:
         return False
     path = path_of(".".join(rest))
-    entries = [(mapping, key) for mapping, key, at, _ in _entries(place) if at[: len(path)] == path]
+    entries = [(mapping, key) for mapping, key, at, choices in _entries(place) if _is_about(at, choices, path)]
     for mapping, key in entries:
         mapping.pop(key, None)
     return bool(entries)
@@ -100,7 +100,11 @@ def _entries(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[dict[str
 
 def _set(block: dict[str, Any], key: str, value: Any) -> None:
     path = path_of(key)
-    near = [entry for entry in _entries(block) if entry[2][: len(path)] == path]
+    entries = [*_entries(block)]
+    for mapping, name, at, choices in entries:
+        if len(at) < len(path) and _is_about(at, choices, path):
+            mapping.pop(name, None)
+    near = [entry for entry in entries if entry[2][: len(path)] == path]
     if isinstance(value, dict) and value and near:
         for inner, item in dotted_keys(key, value).items():
             if inner == key:
@@ -118,6 +122,15 @@ def _set(block: dict[str, Any], key: str, value: Any) -> None:
         mapping[name] = value
     else:
         block[key] = value
+
+
+def _is_about(at: Path, choices: Any, path: Path) -> bool:
+    """Whether an entry, or all of its mappings (`backend.options: [{x: 1}, {x: 2}]`), set only what is at a path."""
+    if at[: len(path)] == path:
+        return True
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        return False
+    return all(found[: len(path)] == path for choice in choices for found, _ in leaf_paths(".".join(at), choice))
 
 
 def _chooses(value: Any) -> bool:

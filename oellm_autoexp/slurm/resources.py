@@ -105,6 +105,6 @@ class _Asked:
         """The time limit in seconds. Raises ConfigError."""
         where, value = self._found.get("time", ("", None))
         try:
-            return None if value is None else parse_time(value)
+            return None if value is None else parse_time(scalar(value))
         except ConfigError as error:
             raise ConfigError(*(Problem(p.what, where, p.hint) for p in error.problems)) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 from oellm_autoexp.errors import Problem, SweepError
 from oellm_autoexp.sweep.expander import Point
-from oellm_autoexp.sweep.paths import frozen, leaf_paths, path_of, plain
+from oellm_autoexp.sweep.paths import dotted_keys, frozen, plain
 from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
@@ -36,9 +36,11 @@ class Siblings:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._stages: dict[str, dict[frozenset[str], list[Member]]] = defaultdict(lambda: defaultdict(list))
+        self._coords: dict[int, Mapping[str, Any]] = {}
         for member in members:
             if member.stage is not None:
-                self._stages[member.stage][frozenset(member.point.coords)].append(member)
+                coords = self._coords[member.index] = _by_leaf(member.point.coords)
+                self._stages[member.stage][frozenset(coords)].append(member)
         self._indices: dict[tuple[str, frozenset[str], frozenset[str]], dict[Any, list[Member]]] = {}
 
     def named(self, path: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -53,10 +55,9 @@ class Siblings:
         if stage not in self._stages:
             hint = did_you_mean(stage, self._stages) or "no job has a stage; set stage in the sweep"
             raise SweepError(Problem(f"'sibling.{stage}': there is no stage '{stage}'", hint=hint))
-        here = {plain(key): value for key, value in member.point.values.items()} | dict(member.point.coords)
-        alike = [
-            candidate for keys in self._stages[stage] for candidate in self._matching(stage, keys, _known(here, keys))
-        ]
+        values = {plain(key): value for key, value in member.point.values.items()}
+        here = {**_by_leaf(values), **_by_leaf(member.point.coords)}
+        alike = [candidate for keys in self._stages[stage] for candidate in self._matching(stage, keys, here)]
         found = [candidate for candidate in alike if candidate.index != member.index]
         if len(found) == 1:
             return found[0]
@@ -73,7 +74,7 @@ class Siblings:
         if slot not in self._indices:
             index: dict[Any, list[Member]] = defaultdict(list)
             for member in self._stages[stage][keys]:
-                index[_place(member.point.coords, shared)].append(member)
+                index[_place(self._coords[member.index], shared)].append(member)
             self._indices[slot] = index
         return self._indices[slot].get(_place(here, shared), [])
 
@@ -86,36 +87,19 @@ class Siblings:
             return Problem(what, hint="give both stages the grid key in which these differ")
         everyone = [candidate for members in self._stages[stage].values() for candidate in members]
         listed = "; ".join(_described(candidate, whole=True) for candidate in everyone[:_LISTED])
-        place = ", ".join(
-            f"{key}={_shown(value)}" for key, value in here.items() if any(key in c.point.coords for c in everyone)
-        )
+        known = {key for candidate in everyone for key in self._coords[candidate.index]}
+        place = ", ".join(f"{key}={_shown(value)}" for key, value in here.items() if key in known)
         what = (
             f"'sibling.{stage}' is no job for {where}: none of its {plural(len(everyone), 'job')} has {place or 'it'}"
         )
         return Problem(what, hint=f"candidates: {listed}" + (" …" if len(everyone) > _LISTED else ""))
 
 
-def _known(here: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, Any]:
-    """A job's values, also by those of these keys that say them in another form: `a.b: 1` for `a: {b: 1}`."""
-    missing = keys - here.keys()
-    if not missing:
-        return here
-    leaves = [leaf for key, value in here.items() for leaf in leaf_paths(key, value)]
-    more: dict[str, Any] = {}
-    for key in missing:
-        path = path_of(key)
-        for found, value in leaves:
-            if found == path:
-                more[key] = value
-            elif found[: len(path)] == path and len(path) > 1:  # a key of one part may choose a config of a group
-                more[key] = _with(more.get(key), found[len(path) :], value)
-    return {**here, **more}
-
-
-def _with(tree: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A mapping with one more value in it, by its path."""
-    inner = tree if isinstance(tree, dict) else {}
-    return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)} if path else value
+def _by_leaf(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values by the dotted keys of their leaves, so that `a: {b: 1}` and `a.b: 1` are the same."""
+    if not any(isinstance(value, dict) for value in values.values()):
+        return values
+    return {leaf: inner for key, value in values.items() for leaf, inner in dotted_keys(key, value).items()}
 
 
 def _place(values: Mapping[str, Any], keys: frozenset[str]) -> Any:

@@ -304,7 +304,8 @@ def test_a_stream_whose_files_could_be_another_jobs_is_refused(
 
 
 def test_flags_that_no_srun_takes_are_told(tmp_path: Path) -> None:
-    for launcher in (None, [], " "):
+    launchers: tuple[Any, ...] = (None, [], " ")
+    for launcher in launchers:
         notes = planned(tmp_path, *COMMAND, slurm=changed(launcher_cmd=launcher)).notes
         assert "slurm.srun (wait) has no effect: slurm.launcher_cmd starts no srun" in notes
     assert not any("has no effect" in note for note in planned(tmp_path, *COMMAND).notes)

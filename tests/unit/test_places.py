@@ -34,6 +34,12 @@ CASES = {
     ),
     "metadata: {a: '${oc.eval:1e400}'}": ("exp.yaml:2 ($.metadata.a): ${oc.eval:…} fails: the number is too large", ""),
     "metadata: {a: \"${oc.decode:'1e400'}\"}": ("exp.yaml:2 ($.metadata.a): ${oc.decode:…} fails", "too large"),
+    "backend: {options: {y: [1, {a: 1}]}}": ("exp.yaml:2 ($.backend.options.y[1]): must be one value", "not a mapping"),
+    "backend: {options: {m.lr: 1}}\nsweep: {params: {backend.options.m.lr: [1, 2]}}": (
+        "exp.yaml:3 ($.backend.options.m.lr, set by the sweep): the config has no key",
+        "set the mapping that holds it",
+    ),
+    "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
     "slurm: {env: {IFS: ','}}": ("exp.yaml:2 ($.slurm.env.IFS): IFS is a variable of the shell", "leave it out"),
     "backend: {env: {autoexp_marks: x}}": ("exp.yaml:2 ($.backend.env.autoexp_marks): autoexp_marks is a variable", ""),
     "sweep: {params: {backend.options: {+x: [1, 2]}}}": (
@@ -49,3 +55,11 @@ def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, t
     (problem,) = told(tmp_path, f"{text}\n")
     assert problem.startswith(what)
     assert hint in problem
+
+
+def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_told_of_an_override(tmp_path: Path) -> None:
+    (problem,) = told(tmp_path, "backend: {options: {m.lr: 1}}\n", "backend.options.m.lr=4")
+    assert "did you mean" not in problem
+    assert "a dot in itself" in problem
+    (problem,) = told(tmp_path, "", "sweep=3")
+    assert problem.startswith("sweep=3: 'sweep' is a group of configs")

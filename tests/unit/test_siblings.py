@@ -108,6 +108,8 @@ def test_a_place_is_the_same_in_whatever_form_its_keys_are_written(
     other = {"a.b": {"x": 2}} if "a.b" in theirs else {"a.b.x": 2}
     everyone = [Member(0, "stable", Point(other)), Member(1, "stable", Point(theirs)), Member(2, "decay", Point(mine))]
     assert Siblings(everyone).of(everyone[2], "stable").index == 1
+    further = Point(mine, inherited={"a.b.y": 3}, staged={"a.b.z": 4})  # other keys of the same mapping
+    assert Siblings(everyone).of(Member(2, "decay", further), "stable").index == 1
 
 
 def test_a_choice_of_a_group_is_no_other_form_of_what_is_set_in_it() -> None:

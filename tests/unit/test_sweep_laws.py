@@ -221,7 +221,13 @@ FILE = "# @package _global_\nbackend: {argv: [train], options: {x: 0, lr: 0}}\np
 
 
 @pytest.mark.parametrize(
-    "written_as", ["backend.options.x: [1, 2]", "backend: {options: {x: [1, 2]}}", "backend.options: {x: [1, 2]}"]
+    "written_as",
+    [
+        "backend.options.x: [1, 2]",
+        "backend: {options: {x: [1, 2]}}",
+        "backend.options: {x: [1, 2]}",
+        "backend.options: [{x: 1}, {x: 2}]",
+    ],
 )
 @pytest.mark.parametrize(
     "override",
