@@ -10,8 +10,9 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli import app, facts, steps
 
 
 def parser() -> app.Parser:
@@ -19,16 +20,21 @@ def parser() -> app.Parser:
     made = app.Parser("Plan inside of an image; run_autoexp_container.py calls this.", "", app.PLAN_EXIT_CODES)
     steps.add_plan_options(made)
     made.add_argument("--dry-run", action="store_true", help="show the plan and the first script")
+    made.add_json()
     made.add_config()
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return app.run(parser(), _plan, argv)
+    return app.run(parser(), _go, argv)
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _go(options: argparse.Namespace) -> int:
+    return facts.in_json(options, lambda: _plan(options)) if options.dry_run else _plan(options)[0]
+
+
+def _plan(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.provenance import gather
 
@@ -42,10 +48,11 @@ def _plan(options: argparse.Namespace) -> int:
     made = steps.plan(options, around)
     if options.dry_run:
         steps.check_writable(made)
-        return steps.show_dry_run(made.manifest, made.scripts[0], made.notes)
+        code = steps.show_dry_run(made.manifest, made.scripts[0], made.notes)
+        return code, facts.plan_facts(made.manifest, made.manifest_path)
     path = steps.write_plan(made, options.manifest)
     print(json.dumps({"manifest": str(path), "notes": made.notes}))
-    return app.OK
+    return app.OK, {}
 
 
 if __name__ == "__main__":

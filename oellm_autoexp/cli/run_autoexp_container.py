@@ -28,6 +28,7 @@ EXAMPLES = """\
 _OWN_EXIT_CODES = (app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
 _IMAGE, _RUNTIME = "image", "runtime"
 _NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
+_RUN_INSIDE = "container=base (or a site's: container=juwels) runs the jobs in the image, too; --no-submit plans only"
 _OF_PYXIS = (
     "container.class_name is PyxisContainer: its image is none that a plan can be made in",
     "name a SIF with the same content, --image PATH, or plan on the host: run_autoexp.py",
@@ -67,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     detach.check(options)
     code, planned = _plan_inside(options)
-    if planned is None:
-        return code, {}
+    if planned is None or options.dry_run:
+        return code, planned or {}
     path = Path(planned["manifest"])
     manifest = steps.load_manifest(path)
     steps.show_planned(manifest, path, [*planned["notes"], *planned["outside"]])
@@ -94,6 +95,9 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     config = _config(options)
     section = config.get("container", {})
     place, where = _image(options, section)
+    runs_inside = section.get("class_name", "NoContainer") != "NoContainer"
+    if not (runs_inside or options.no_submit or options.dry_run or _hands_on(config)):
+        raise ConfigError(Problem(_NO_CONTAINER, "$.container", _RUN_INSIDE))
     program = options.container_runtime or section.get(_RUNTIME)
     found = runtime.find(program, "--container-runtime" if options.container_runtime else f"$.container.{_RUNTIME}")
     image = check_image(place, where)
@@ -114,15 +118,16 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
         _words(options, config),
         binds=_binds(options, config),
         given=json.dumps(given),
-        capture=not options.dry_run,
+        capture=options.json or not options.dry_run,
     )
     if code and code not in _OWN_EXIT_CODES:
         what = f"planning inside of the image ended with exit code {code}"
         raise ConfigError(Problem(what, str(image.path), f"what {found} printed stands above"))
-    if code or options.dry_run:
+    if code or not said:
         return code, None
     planned: dict[str, Any] = json.loads(said.splitlines()[-1])
-    planned["outside"] = [_NO_CONTAINER] if section.get("class_name", "NoContainer") == "NoContainer" else []
+    if not options.dry_run:
+        planned["outside"] = [] if runs_inside else [_NO_CONTAINER]
     return code, planned
 
 
@@ -137,6 +142,16 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         if path[:1] == ("container",) and not (path[1:] == (_IMAGE,) and options.image):
             raise error
     return config
+
+
+def _hands_on(config: dict[str, Any]) -> bool:
+    """Whether the launcher hands programs on to another one, which may start them in an image. Raises ConfigError."""
+    from oellm_autoexp.config.schema import decode_section
+    from oellm_autoexp.slurm.launch import Launcher
+
+    slurm = decode_section("slurm", config.get("slurm", {}))
+    launcher = Launcher.of(slurm.launcher_cmd, {})
+    return bool(launcher.wrapper) or (bool(launcher.start) and not launcher.calls_srun)
 
 
 def _image(options: argparse.Namespace, section: dict[str, Any]) -> tuple[str, str]:
@@ -163,7 +178,7 @@ def _words(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
     from oellm_autoexp.config.loader import as_override
     from oellm_autoexp.files import shipped
 
-    words = [f"--{name}" for name in ("verbose", "debug", "dry_run") if getattr(options, name)]
+    words = [f"--{name}" for name in ("verbose", "debug", "dry_run", "json") if getattr(options, name)]
     words = [word.replace("_", "-") for word in words]
     for option, value in (
         ("--manifest", options.manifest),

@@ -18,12 +18,13 @@ _MODES = {"ro": True, "rw": False}
 class Bind(Section):
     """A file or folder of the host, and where the container has it (default: at the same place).
 
-    `$NAME` in a path is a variable of the job, where it runs.
+    `$NAME` in a path is a variable of the job, where it runs; in one that is `literal`, it is plain text.
     """
 
     source: Text
     target: Text | None = None
     read_only: bool = False
+    literal: bool = False
 
     @property
     def place(self) -> str:
@@ -33,7 +34,15 @@ class Bind(Section):
     @property
     def is_fixed(self) -> bool:
         """Whether the path on the host is known before the job runs."""
-        return not REFERENCE.search(self.source)
+        return not self._names_variable(self.source)
+
+    @property
+    def is_fixed_inside(self) -> bool:
+        """Whether the path in the container is known before the job runs."""
+        return not self._names_variable(self.place)
+
+    def _names_variable(self, path: str) -> bool:
+        return not self.literal and REFERENCE.search(path) is not None
 
     def words(self) -> tuple[str, str | Raw]:
         """The option of Apptainer and Singularity, and its value.
@@ -44,18 +53,17 @@ class Bind(Section):
         if re.search("[,:]", self.source + self.place):
             mode = ["ro"] if self.read_only else []
             fields = ["type=bind", f"source={self.source}", f"destination={self.place}", *mode]
-            return "--mount", _word(",".join(map(_csv, fields)))
+            return "--mount", self._word(",".join(map(_csv, fields)))
         if self.place == self.source and not self.read_only:
-            return "--bind", _word(self.source)
-        return "--bind", _word(f"{self.source}:{self.place}{':ro' if self.read_only else ''}")
+            return "--bind", self._word(self.source)
+        return "--bind", self._word(f"{self.source}:{self.place}{':ro' if self.read_only else ''}")
+
+    def _word(self, text: str) -> str | Raw:
+        return Raw(expanded(text)) if self._names_variable(text) else text
 
 
 def _csv(field: str) -> str:
     return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
-
-
-def _word(text: str) -> str | Raw:
-    return Raw(expanded(text)) if REFERENCE.search(text) else text
 
 
 def _bind(value: Any) -> Any:
@@ -87,5 +95,5 @@ def beside(binds: list[Bind], folders: tuple[str, ...]) -> list[Bind]:
     for folder in sorted(dict.fromkeys(folders), key=len):
         if folder != "/" and not any(f"{folder}/".startswith(f"{above.rstrip('/')}/") for above in seen):
             seen.append(folder)
-            found.append(Bind(source=folder))
+            found.append(Bind(source=folder, literal=True))
     return found

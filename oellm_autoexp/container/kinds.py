@@ -28,6 +28,12 @@ _OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROO
 _CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
 _BINDS = "$.container.binds"
 _WIDTH = 112
+_OF_PYXIS = {
+    "container_image": "set container.image",
+    "container_mounts": "set container.binds",
+    "container_env": "set container.env; it reaches the container with the job's other variables",
+    "container_workdir": "jobs run in the directory that the plan was made in",
+}
 _COMPUTE_HINT = "write the path as it is on the nodes"
 Modules = list[Annotated[Text, AfterValidator(splits)]]
 
@@ -195,11 +201,17 @@ class PyxisContainer(_ImageContainer):
     @property
     def is_file(self) -> bool:
         """As in all; a name in a registry is no path."""
-        return self.image.startswith(("/", ".")) and not REFERENCE.search(self.image)
+        path = self.image.startswith(("/", ".")) or self.image.endswith(".sqsh")
+        return path and not REFERENCE.search(self.image)
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:
         """As in NoContainer."""
         found = super().problems(launcher)
+        found += [
+            Problem(f"'{key}' is set by the program", f"$.container.options.{key}", hint)
+            for key in self.options
+            if (hint := _OF_PYXIS.get(key.replace("-", "_")))
+        ]
         if srun_index(launcher) is None:
             hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
             found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", "$.container", hint))
@@ -207,7 +219,7 @@ class PyxisContainer(_ImageContainer):
             found.append(Problem("Pyxis is given no variables in a path", "$.container.image", _COMPUTE_HINT))
         for name, bind in self.binds.items():
             where = f"{_BINDS}.{name}"
-            if not bind.is_fixed or not Bind(source=bind.place).is_fixed:
+            if not (bind.is_fixed and bind.is_fixed_inside):
                 found.append(Problem("Pyxis is given no variables in a path", where, _COMPUTE_HINT))
         return found
 

@@ -113,7 +113,7 @@ def _of_apptainer(container: ApptainerContainer, programs: Sequence[str], work_d
 def _of_programs(
     container: ApptainerContainer, found: runtime.Runtime, image: Image, programs: Sequence[str]
 ) -> Iterator[Problem]:
-    fixed = [bind for bind in container.binds.values() if bind.is_fixed and Bind(source=bind.place).is_fixed]
+    fixed = [bind for bind in container.binds.values() if bind.is_fixed and bind.is_fixed_inside]
     binds = tuple(str(word) for bind in fixed for word in bind.words())
     try:
         absent = absent_programs(found, image, programs, options=("--no-eval", *container.options, *binds))

@@ -59,7 +59,7 @@ class Runtime:
 
     def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
         """The words that make a host path visible in the container (see Bind.words). Raises ConfigError."""
-        bind = Bind(source=source, target=target, read_only=read_only)
+        bind = Bind(source=source, target=target, read_only=read_only, literal=True)
         option, value = bind.words()
         if option == "--mount" and self.version < _MOUNT_SINCE[self.flavour]:
             least = ".".join(map(str, _MOUNT_SINCE[self.flavour]))

@@ -85,7 +85,10 @@ class _Asked:
         where, value = self._found[key]
         if not re.fullmatch(r"\d{1,9}(?:[-,]\d{1,9})*", scalar(value), re.ASCII):  # SLURM counts with 32 bits
             raise ConfigError(Problem(f"{scalar(value)[:60]!r} is not a number that sbatch takes", where))
-        return max(int(part) for part in re.findall(r"\d+", str(value)))
+        found = max(int(part) for part in re.findall(r"\d+", str(value)))
+        if found == 0 and key in ("nodes", "ntasks"):
+            raise ConfigError(Problem(f"a job has at least one of {key}, not {scalar(value)}", where))
+        return found
 
     def gpus(self, key: str) -> int:
         """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or among others `gpu:a100:4,nvme:1`; 0 without the option."""

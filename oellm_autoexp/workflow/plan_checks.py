@@ -13,7 +13,7 @@ from oellm_autoexp.container.kinds import Container
 from oellm_autoexp.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
-from oellm_autoexp.slurm.environment import hidden_problems
+from oellm_autoexp.slurm.environment import hidden_problems, task_problems
 from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain
 
 ENOUGH_PROBLEMS = 20
@@ -126,7 +126,9 @@ def environment_problems(slurm: SlurmSection, container: Container, backend: Map
         for name in env
         if name in _OF_THE_SHELL or name.startswith("autoexp_")
     ]
-    return [*wrong, *(problem for where, env in sections.items() for problem in hidden_problems(env, where))]
+    for where, env in sections.items():
+        wrong += [*hidden_problems(env, where), *task_problems(env, where)]
+    return wrong
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -83,6 +83,20 @@ def test_a_job_planned_inside_runs_in_the_container_on_two_nodes_and_the_monitor
         assert "1: " in (home / f"outputs/{name}/current.log").read_text(), "the last rank, on the second node, prints"
 
 
+def test_jobs_that_would_miss_the_image_are_not_begun_and_a_dry_run_is_one_document(
+    person: Person, sif: Built, home: Path
+) -> None:
+    words = ("--image", sif.path, "project=default", "sweep.grids=[{stage:[a]}]")
+    refused = person.python(SCRIPT, *words, cwd=home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "container=none: the plan has paths of the image" in refused.stderr
+    assert "container=base" in refused.stderr
+    shown = person.python(SCRIPT, "--dry-run", "--json", *words, cwd=home)
+    assert json.loads(shown.stdout).keys() == {"plan_id", "manifest", "jobs"}
+    assert "#SBATCH" in shown.stderr
+    assert not (home / "outputs").exists()
+
+
 def test_the_plan_is_kept_for_later_and_watched_by_monitor_only(person: Person, sif: Built, home: Path) -> None:
     words = ("--image", sif.path, "project=default", "backend.options.train_iters=5", "sweep.grids=[{stage:[a]}]")
     launcher = f"slurm.launcher_cmd='{apptainer.program()} exec --bind {home} {sif.path}'"
@@ -116,7 +130,8 @@ def test_configs_and_overrides_of_the_user_reach_the_plan_and_a_dry_run_writes_n
 
 
 def test_a_mistake_in_the_config_is_told_as_without_a_container(person: Person, sif: Built, home: Path) -> None:
-    done = person.python(SCRIPT, "--image", sif.path, "project=default", "slurm.sbatch.time=never", cwd=home)
+    words = ("--image", sif.path, "--no-submit", "project=default", "slurm.sbatch.time=never")
+    done = person.python(SCRIPT, *words, cwd=home)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "never" in done.stderr

@@ -71,11 +71,26 @@ def test_a_profile_is_short_enough_to_be_copied(name: str) -> None:
 
 
 def test_what_is_bound_already_is_not_bound_again() -> None:
-    assert beside([], ("/w", "/w/out", "/other", "/")) == [Bind(source="/w"), Bind(source="/other")]
-    assert beside([Bind(source="/w")], ("/w/out",)) == []
-    assert beside([Bind(source="/w", read_only=True)], ("/w/out",)) == [Bind(source="/w/out")]
+    def sources(*binds: Bind, folders: tuple[str, ...]) -> list[str]:
+        return [bind.source for bind in beside([*binds], folders)]
+
+    assert sources(folders=("/w", "/w/out", "/other", "/")) == ["/w", "/other"]
+    assert sources(Bind(source="/w"), folders=("/w/out",)) == []
+    assert sources(Bind(source="/w", read_only=True), folders=("/w/out",)) == ["/w/out"]
     words = start(*COMMAND, "container=base", DATA_DIR="/data", HF_HOME="/data")
     assert words.count("/data") == 1
+
+
+def test_the_jobs_own_folders_hold_no_variables() -> None:
+    words = start(*COMMAND, "container=base", "project.base_output_dir='/o$x y'", "+container.binds.a='/b$TMPDIR'")
+    assert "/o$x y" in words
+    assert "/b/t m,p" in words  # bash has put in the value of TMPDIR
+    assert Bind(source="/a$b,c", literal=True).words() == ("--mount", 'type=bind,"source=/a$b,c","destination=/a$b,c"')
+
+
+def test_an_image_of_pyxis_is_a_path_by_its_beginning_or_its_ending() -> None:
+    for image, shown in {"a/b.sqsh": "/work/a/b.sqsh", "./x": "/work/x", "org/name:tag": "org/name:tag"}.items():
+        assert f"--container-image={shown}" in start(*COMMAND, "container=pyxis", f"container.image='{image}'")
 
 
 def test_pyxis_is_told_by_flags_of_srun() -> None:
@@ -105,6 +120,7 @@ def test_pyxis_is_told_by_flags_of_srun() -> None:
         ("project.base_output_dir='/o b'", "comma, colon or space: /o b"),
         ("container.binds={a: '/a:$TMPDIR'}", "Pyxis is given no variables in a path"),
         ("container.image='$HOME/x.sqsh'", "Pyxis is given no variables in a path"),
+        ("+container.options.container_mounts='/x:/y'", "'container_mounts' is set by the program"),
         ("slurm.launcher_cmd=[]", "no srun starts the job"),
         ("container.image=''", "no image is named"),
         ("+container.env={A-1: x}", "is not a name for an environment variable"),

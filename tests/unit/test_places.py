@@ -40,6 +40,10 @@ CASES = {
         "set the mapping that holds it",
     ),
     "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
+    "slurm: {env: {A: 'x$SLURM_PROCID'}}": ("exp.yaml:2 ($.slurm.env.A): $SLURM_PROCID is the script's own", "sh -c"),
+    "backend: {env: {A: '$SLURM_NODEID'}}": ("exp.yaml:2 ($.backend.env.A): $SLURM_NODEID is the script's own", ""),
+    "slurm: {sbatch: {nodes: 0}}": ("exp.yaml:2 ($.slurm.sbatch.nodes): a job has at least one of nodes, not 0", ""),
+    "slurm: {sbatch: {n: 0}}": ("exp.yaml:2 ($.slurm.sbatch.n): a job has at least one of ntasks, not 0", ""),
     "slurm: {env: {IFS: ','}}": ("exp.yaml:2 ($.slurm.env.IFS): IFS is a variable of the shell", "leave it out"),
     "backend: {env: {autoexp_marks: x}}": ("exp.yaml:2 ($.backend.env.autoexp_marks): autoexp_marks is a variable", ""),
     "sweep: {params: {backend.options: {+x: [1, 2]}}}": (
