@@ -653,6 +653,9 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         near = did_you_mean(override.key, [*known, *search.groups()])
         hint = DOT_IN_KEY if override.key in known else new_key_hint(near, about)
         return Problem(f"the config has no key '{override.key}'", about, hint)
+    if override and "Cannot merge" in f"{text} {error.__cause__}":
+        holds = "keys and values" if isinstance(value_of_override(override.checked), list) else "a list"
+        return Problem(f"'{override.key}' holds {holds}, which this is not", about)
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -276,6 +276,8 @@ class _Laying:
         return []
 
     def _unknown(self, key: str, name: str) -> Problem:
+        if name.startswith("hydra."):
+            return Problem("Hydra's own settings have no effect here, and no sweep sets them", key, "leave it out")
         if signed := re.search(r"\.([+~]+)", name):
             hint = f"put it before the whole key: '{signed[1]}{name.replace(signed[1], '')}'"
             return Problem(f"'{signed[1]}' stands within the key '{name}'", key, hint)

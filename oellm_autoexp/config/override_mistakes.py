@@ -30,6 +30,9 @@ def unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
         if not _IN_KEY.match(character):
             at = len(written) - len(key) + index + 1
             return Problem(f"{_WHAT}: the character {character!r} (position {at}) can't stand in a key", text, _PAIR)
+    if key.startswith("/"):
+        bare = f"{written.replace('/', '', 1)}={value}"
+        return Problem(f"{_WHAT}: a key does not begin with '/'", text, f"write {bare}" if parses(bare) else _PAIR)
     cause = _at_fault(value, len(written) + 1)
     needs = "a value with ~, commas, quotes or brackets needs quotes of its own: "
     quoted = f'{written}="{value}"' if '"' not in value else f"{written}='{value}'"
@@ -51,12 +54,16 @@ def _at_fault(value: str, begin: int) -> str:
             quote = "" if character == quote else quote
         elif character in "'\"":
             quote, quoted_at = character, at
+            first_odd = first_odd or _within(value, index, at, opened)
         elif character in _OPENING and (character != "(" or opened):
+            first_odd = first_odd or _within(value, index, at, opened)
             opened.append((character, at))
         elif character in _OPENING.values() and (character != ")" or opened):
             if not opened or _OPENING[opened[-1][0]] != character:
                 return f"the {character!r} at position {at} closes nothing"
             opened.pop()
+            if not opened and not first_odd and value[index + 1 :].strip():
+                first_odd = f"text stands behind the {character!r} at position {at}"
         elif not _PLAIN.match(character) and not (opened and character in ",=") and not first_odd:
             first_odd = f"the character {character!r} (position {at}) needs quotes"
         index += 1
@@ -65,6 +72,14 @@ def _at_fault(value: str, begin: int) -> str:
     if opened:
         return f"the {opened[-1][0]!r} at position {opened[-1][1]} is not closed"
     return first_odd
+
+
+def _within(value: str, index: int, at: int, opened: Sequence[object]) -> str:
+    """That a quote or bracket stands within text, or '' where a value may begin."""
+    before = value[:index].rstrip()
+    if opened or not before:
+        return ""
+    return f"the {value[index]!r} at position {at} stands within text"
 
 
 def taken_apart(texts: Sequence[str]) -> tuple[list[str], list[Problem]]:

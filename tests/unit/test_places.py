@@ -40,6 +40,7 @@ CASES = {
         "set the mapping that holds it",
     ),
     "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
+    "sweep: {params: {hydra.run.dir: [x]}}": ("exp.yaml:2 ($.hydra.run.dir, set by the sweep): Hydra's own", "leave"),
     "slurm: {env: {A: 'x$SLURM_PROCID'}}": ("exp.yaml:2 ($.slurm.env.A): $SLURM_PROCID is the script's own", "sh -c"),
     "backend: {env: {A: '$SLURM_NODEID'}}": ("exp.yaml:2 ($.backend.env.A): $SLURM_NODEID is the script's own", ""),
     "slurm: {sbatch: {nodes: 0}}": ("exp.yaml:2 ($.slurm.sbatch.nodes): a job has at least one of nodes, not 0", ""),
@@ -59,6 +60,22 @@ def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, t
     (problem,) = told(tmp_path, f"{text}\n")
     assert problem.startswith(what)
     assert hint in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("slurm.master_addr={hostname}i", "text stands behind the '}' at position 28"),
+        ("slurm.sbatch.nodelist=n[1-3,5]", "the '[' at position 24 stands within text"),
+        ("backend.options.x='a''b'", 'the "\'" at position 22 stands within text'),
+        ("/backend=tiny_lm", "a key does not begin with '/'"),
+        ("backend.options=[1]", "'backend.options' holds keys and values, which this is not"),
+        ("backend.argv={a: 1}", "'backend.argv' holds a list, which this is not"),
+    ],
+)
+def test_what_is_at_fault_in_an_override_is_named(tmp_path: Path, override: str, what: str) -> None:
+    (problem,) = told(tmp_path, "backend: {argv: [train]}\n", override)
+    assert what in problem
 
 
 def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_told_of_an_override(tmp_path: Path) -> None:
