@@ -791,7 +791,7 @@ class Locations:
         path = tuple(part for part in re.split(r"[.\[\]]", where[2:]) if part)
         if self._lines is None:
             self._lines = self._read()
-        if by_sweep := [line for key, line in self._lines.items() if _sets(key, path)]:
+        if by_sweep := [*dict.fromkeys(line for key, line in self._lines.items() if _sets(key, path))]:
             return f"{', '.join(by_sweep[:3])} ({where}, set by the sweep)"
         for override in reversed(self._overrides):
             key = tuple(override.key.split("."))

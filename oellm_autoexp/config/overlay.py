@@ -113,13 +113,13 @@ class Overlay:
         """`tree` with every interpolation evaluated that can be, and the failures of the others by their paths."""
         return self._resolution(tree, siblings).mostly()
 
-    def at(self, tree: Laid, path: Path, siblings: SiblingValues | None = None) -> Any:
-        """The resolved value at a path of `tree`. Raises ConfigError, also if there is none."""
+    def at(self, tree: Laid, path: Path, siblings: SiblingValues | None = None, called: str = "") -> Any:
+        """The resolved value at a path of `tree`, by what an interpolation calls it. Raises ConfigError."""
         resolution = self._resolution(tree, siblings)
         try:
             return resolution.at(path)
         except AbsentError:
-            raise ConfigError(resolution.absent(".".join(path), path)) from None
+            raise ConfigError(resolution.absent(called or ".".join(path), path)) from None
 
     def named(self, tree: Laid, name: str) -> Any:
         """The resolved value of a dotted name. Raises KeyError if there is none, ConfigError if it fails."""

@@ -278,11 +278,11 @@ class Jobs:
                 raise SweepError(Problem(f"'sibling.{stage}' names a job", hint=f"write sibling.{stage}.output_dir"))
             other = self._siblings.of(member, stage)
             self._uses.setdefault(member.index, {})[other.index] = None
-            return self._value_of(other, field)
+            return self._value_of(other, field, f"sibling.{'.'.join(path)}")
 
         return value
 
-    def _value_of(self, member: Member, field: tuple[str, ...]) -> Any:
+    def _value_of(self, member: Member, field: tuple[str, ...], called: str) -> Any:
         path = ("project", *field) if field[0] in _PROJECT_FIELDS and len(field) == 1 else field
         step = (member.index, ".".join(path))
         if step in self._under_way:
@@ -290,7 +290,8 @@ class Jobs:
             raise SweepError(Problem(f"jobs refer to each other in a circle: {circle}"))
         self._under_way.append(step)
         try:
-            found = self._overlay_of(member.point).at(self._tree(member.index), path, self._sibling_values(member))
+            tree, siblings = self._tree(member.index), self._sibling_values(member)
+            found = self._overlay_of(member.point).at(tree, path, siblings, called)
         finally:
             self._under_way.pop()
         return self.absolute(found) if path[0] == "project" and path[-1] in _PATHS else found

@@ -40,6 +40,11 @@ CASES = {
         "set the mapping that holds it",
     ),
     "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
+    "sweep: {type: list, groups: [{params: {metadata.x: [1]}, stage: a, project.name: a}, {params: {metadata.x: [1]}, "
+    "stage: b, project.name: '${sibling.a.nme}'}]}\nmetadata: {x: 0}": (
+        "exp.yaml:2 ($.project.name, set by the sweep): ${sibling.a.nme} refers to 'nme', which does not exist",
+        "did you mean 'project.name'",
+    ),
     "sweep: {params: {hydra.run.dir: [x]}}": ("exp.yaml:2 ($.hydra.run.dir, set by the sweep): Hydra's own", "leave"),
     "slurm: {env: {A: 'x$SLURM_PROCID'}}": ("exp.yaml:2 ($.slurm.env.A): $SLURM_PROCID is the script's own", "sh -c"),
     "backend: {env: {A: '$SLURM_NODEID'}}": ("exp.yaml:2 ($.backend.env.A): $SLURM_NODEID is the script's own", ""),
