@@ -93,7 +93,7 @@ def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
     if contents.digest != inside.source_digest(str(Path(inside.__file__).parents[1])):
         commit = dict(contents.build.get("git") or {}).get("commit", "")
         since = f" (built from commit {commit[:12]})" if commit else ""
-        return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's plans",)
+        return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's makes the plan",)
     return ()
 
 
