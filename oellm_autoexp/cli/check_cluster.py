@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -68,7 +69,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if not isinstance(client, SlurmClient):
         raise ConfigError(Problem("there is no SLURM to look at", "$.slurm.client", "choose slurm=base or a profile"))
     reachable = _look_around(plan, client, report)
-    judged = _judged(options, report) if reachable else None
+    judged = _judged(options, client, report) if reachable else None
     if judged is not None and options.submit:
         _submit(judged, report)
     failed = any(finding.verdict == FAILED for finding in report.findings)
@@ -120,7 +121,15 @@ def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
     return reachable
 
 
-def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
+def _refused(plan: Plan, client: SlurmClient) -> list[Problem]:
+    """Why SLURM itself would not take the job's script (`sbatch --test-only`)."""
+    with tempfile.TemporaryDirectory(prefix="check_cluster-") as folder:
+        script = Path(folder, "job.sbatch")
+        script.write_text(plan.scripts[0])
+        return client.check({str(script): plan.scripts[0]}, test=True)
+
+
+def _judged(options: argparse.Namespace, client: SlurmClient, report: _Report) -> Plan | None:
     """The plan of the job, if the site would take it."""
     from oellm_autoexp.slurm.directives import options as asked_by
     from oellm_autoexp.workflow.check import container_problems
@@ -130,6 +139,9 @@ def _judged(options: argparse.Namespace, report: _Report) -> Plan | None:
         plan = steps.plan(options)
     except AutoexpError as error:
         report.failed("job", error)
+        return None
+    if refused := _refused(plan, client):
+        report.add(*(Finding("job", FAILED, problem.what, problem.hint) for problem in refused))
         return None
     asked = asked_by(plan.scripts[0])
     words = ", ".join(f"{key} {asked[key]}" for key in ("account", "partition", "qos", "time") if asked.get(key))
@@ -180,7 +192,7 @@ def _submit(plan: Plan, report: _Report) -> None:
 
 def _run(monitor: Monitor, there: Callable[[], bool]) -> float:
     """Submit a session's only job and watch it until it has ended; the time when `there` first held (0: never)."""
-    (job,) = monitor.session.jobs.values()
+    (name,) = monitor.session.jobs
     seen_at, turn, told = 0.0, 0.0, ""
 
     def go() -> int:
@@ -189,6 +201,7 @@ def _run(monitor: Monitor, there: Callable[[], bool]) -> float:
         patience = _LATE_FILES_SECONDS
         while not monitor.session.finished or (not seen_at and patience > 0):
             seen_at = seen_at or (time.time() if there() else 0.0)
+            job = monitor.session.jobs[name]
             if monitor.session.finished:
                 patience -= _LOOK_SECONDS if job.exit_code == 0 else patience
             elif time.monotonic() >= turn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import logging
 import os
 import pwd
@@ -45,6 +46,17 @@ _AROUND_THE_END = timedelta(seconds=5)  # between the end of a job and what SLUR
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _USUAL_ARRAY_SIZE = 1001  # slurm.conf(5): MaxArraySize
 _log = logging.getLogger(__name__)
+
+
+def _own_groups() -> frozenset[str] | None:
+    """The names of this user's groups; None for root, to whom no partition is closed (AllowGroups of slurm.conf)."""
+    if os.getuid() == 0:
+        return None
+    names = set()
+    for number in {os.getgid(), *os.getgroups()}:
+        with contextlib.suppress(KeyError):
+            names.add(grp.getgrgid(number).gr_name)
+    return frozenset(names)
 
 
 class SlurmClient:
@@ -131,12 +143,12 @@ class SlurmClient:
 
     def site(self) -> sites.Site:
         """What SLURM tells of the cluster and of this user's accounts; what it can't tell now is left out."""
-        commands = {"scontrol": self._scontrol, "sacctmgr": self._sacctmgr}
+        commands = {"scontrol": self._scontrol, "sacctmgr": self._sacctmgr, "sinfo": self._sinfo}
         try:
             user = pwd.getpwuid(os.getuid()).pw_name  # $USER may be anything
         except KeyError:
             user = str(os.getuid())
-        return sites.read(lambda name, words: self._told([*commands[name], *words]), user)
+        return sites.read(lambda name, words: self._told([*commands[name], *words]), user, _own_groups())
 
     def _node_problems(self, asked: Mapping[str, str], path: str) -> list[Problem]:
         """The nodes that a script names and the cluster does not have: sbatch refuses it for them."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.times import format_time, parse_time
-from oellm_autoexp.text import did_you_mean
+from oellm_autoexp.text import did_you_mean, plural
 
 VARIABLES = {
     "SBATCH_ACCOUNT": "account",
@@ -19,6 +21,15 @@ VARIABLES = {
 """Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
 _COUNT = re.compile("[0-9]{1,18}")
 _LISTED = 12
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What some nodes of a partition have each: CPUs as SLURM counts them, memory in MiB, GPUs."""
+
+    cpus: int
+    memory: int
+    gpus: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,14 @@ class Partition:
     """A QOS whose limits hold for all jobs of the partition."""
     accounts_allowed: frozenset[str] = frozenset()
     qos_allowed: frozenset[str] = frozenset()
+    min_nodes: int | None = None
+    accounts_denied: frozenset[str] = frozenset()
+    qos_denied: frozenset[str] = frozenset()
+    groups_allowed: frozenset[str] = frozenset()
+    state: str = "UP"
+    """Of scontrol(1): in UP jobs are taken and run, in DOWN they are taken and wait, in the others none is taken."""
+    nodes: tuple[Shape, ...] = ()
+    """The shapes of its nodes."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +74,17 @@ class Association:
     partition: str = ""
     qos: frozenset[str] = frozenset()
     default_qos: str = ""
+    max_seconds: int | None = None
+    max_nodes: int | None = None
 
 
 @dataclass(frozen=True)
 class Site:
     """What is known of a cluster; of what is empty, nothing is. Accounts and QOS have small letters.
 
-    `complete`: the cluster has no partitions and QOS but these, which SLURM itself told.
+    `complete`: the cluster has no partitions but these, which SLURM itself told. `accounting`: so it is with QOS and
+    accounts ("told"), they count for nothing there ("off"), or accounting did not answer ("silent"). `groups` are the
+    user's; None: any group will do.
     """
 
     partitions: Mapping[str, Partition] = field(default_factory=dict)
@@ -69,6 +92,8 @@ class Site:
     associations: tuple[Association, ...] = ()
     default_account: str = ""
     complete: bool = False
+    accounting: Literal["told", "off", "silent"] = "told"
+    groups: frozenset[str] | None = None
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -93,8 +118,27 @@ def partitions(text: str) -> dict[str, Partition]:
                 qos,
                 _names(fields.get("AllowAccounts", "")),
                 _names(fields.get("AllowQos", "")),
+                None if qos else _count(fields.get("MinNodes", "")),
+                _names(fields.get("DenyAccounts", "")),
+                _names(fields.get("DenyQos", "")),
+                frozenset(filter(None, fields.get("AllowGroups", "").replace("ALL", "").split(","))),
+                fields.get("State", "UP"),
             )
     return found
+
+
+SHAPE_FIELDS = "%R|%c|%m|%G"
+
+
+def shapes(text: str) -> dict[str, tuple[Shape, ...]]:
+    """The shapes of nodes by partition in what `sinfo -h -a -e -o '%R|%c|%m|%G'` prints."""
+    found: dict[str, list[Shape]] = {}
+    for line in text.splitlines():
+        name, cpus, memory, resources = (*line.split("|"), "", "", "")[:4]
+        if _COUNT.fullmatch(cpus) and _COUNT.fullmatch(memory):
+            gpus = re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", resources)
+            found.setdefault(name, []).append(Shape(int(cpus), int(memory), sum(map(int, gpus))))
+    return {name: tuple(each) for name, each in found.items()}
 
 
 QOS_FIELDS = "format=Name,Flags,MaxWall,MaxTRES,MinTRES"
@@ -119,35 +163,45 @@ def qualities(text: str) -> dict[str, Qos]:
     return found
 
 
-ASSOCIATION_FIELDS = "format=Account,Partition,QOS,DefaultQOS"
+ASSOCIATION_FIELDS = "format=Account,Partition,QOS,DefaultQOS,MaxWall,MaxTRES"
 
 
 def associations(text: str) -> tuple[Association, ...]:
-    """A user's accounts in what `sacctmgr -n -P show assoc format=Account,Partition,QOS,DefaultQOS` prints."""
-    rows = [(*line.split("|"), "", "", "")[:4] for line in text.splitlines() if "|" in line]
+    """A user's accounts in what `sacctmgr -n -P show assoc format=Account,Partition,QOS,DefaultQOS,MaxWall,MaxTRES`
+    prints.
+    """
+    rows = [(*line.split("|"), "", "", "", "", "")[:6] for line in text.splitlines() if "|" in line]
     return tuple(
-        Association(account.lower(), partition, _names(qos), default.lower())
-        for account, partition, qos, default in rows
+        Association(
+            account.lower(), partition, _names(qos), default.lower(), _seconds(wall) if wall else None, _nodes_in(most)
+        )
+        for account, partition, qos, default, wall, most in rows
     )
 
 
-def read(ask: Callable[[str, Sequence[str]], str], user: str) -> Site:
-    """What SLURM tells a user of the cluster. `ask` runs `scontrol` or `sacctmgr` and gives what it prints, '' if it
-    can't; nothing more is asked of a controller that does not answer.
+def read(ask: Callable[[str, Sequence[str]], str], user: str, groups: frozenset[str] | None = None) -> Site:
+    """What SLURM tells a user of the cluster. `ask` runs `scontrol`, `sinfo` or `sacctmgr` and gives what it prints, ''
+    if it can't; nothing more is asked of a controller that does not answer. `groups` as in Site.
     """
     known = partitions(ask("scontrol", ("-a", "show", "partition", "-o")))
     if not known:
         return Site()
+    of_nodes = shapes(ask("sinfo", ("-h", "-a", "-e", "-o", SHAPE_FIELDS)))
+    known = {name: replace(each, nodes=of_nodes.get(name, ())) for name, each in known.items()}
     settings = _settings(ask("scontrol", ("show", "config")))
     enforced = {*settings.get("AccountingStorageEnforce", "").split(",")}
-    if not enforced & {"associations", "limits", "qos", "all"}:  # any account and any QOS will do
-        return Site(known, complete=True)
+    if not enforced & {"associations", "limits", "qos", "safe", "all"}:  # any account and any QOS will do
+        return Site(known, complete=True, accounting="off", groups=groups)
     qos = qualities(ask("sacctmgr", ("-n", "-P", "show", "qos", QOS_FIELDS)))
+    if not qos:
+        return Site(known, complete=True, accounting="silent", groups=groups)
     own = associations(ask("sacctmgr", ("-n", "-P", "show", "assoc", f"user={user}", ASSOCIATION_FIELDS)))
+    if not enforced & {"limits", "safe", "all"}:
+        own = tuple(replace(each, max_seconds=None, max_nodes=None) for each in own)
     default = (
         ask("sacctmgr", ("-n", "-P", "show", "user", user, "format=DefaultAccount")).strip().lower() if own else ""
     )
-    return Site(known, qos, own, default, complete=True)
+    return Site(known, qos, own, default, complete=True, groups=groups)
 
 
 def _settings(text: str) -> dict[str, str]:
@@ -200,7 +254,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _account_problems(asked: Mapping[str, str], site: Site, where: Callable[[str], str]) -> list[Problem]:
     """What is wrong with an account and a QOS by what accounting lets the user use."""
     qos = asked.get("qos")
-    if qos and site.complete and site.qos and qos not in site.qos:
+    if qos and site.complete and site.accounting == "told" and site.qos and qos not in site.qos:
         return [Problem(f"there is no QOS '{qos}'", where("qos"), _nearest(qos, site.qos))]
     if not site.associations:
         return []
@@ -231,13 +285,33 @@ def _over(
     if account and partition.accounts_allowed and account not in partition.accounts_allowed:
         what = f"partition {partition.name} is not for account '{account}'"
         return Problem(what, where("partition"), f"it is for {', '.join(sorted(partition.accounts_allowed)[:_LISTED])}")
+    if account in partition.accounts_denied:
+        return Problem(f"partition {partition.name} is not for account '{account}'", where("partition"))
+    if partition.groups_allowed and site.groups is not None and not partition.groups_allowed & site.groups:
+        groups = ", ".join(sorted(partition.groups_allowed)[:_LISTED])
+        return Problem(f"partition {partition.name} is for the groups {groups} alone", where("partition"))
+    if partition.state not in ("UP", "DOWN"):
+        return Problem(f"partition {partition.name} takes no jobs: it is {partition.state}", where("partition"))
+    if qos_name in partition.qos_denied:
+        return Problem(f"partition {partition.name} does not take QOS '{qos_name}'", where("qos"))
     if qos_name and partition.qos_allowed and qos_name not in partition.qos_allowed:
         what = f"partition {partition.name} does not take QOS '{qos_name}'"
         return Problem(what, where("qos"), f"it takes {', '.join(sorted(partition.qos_allowed)[:_LISTED])}")
     qos = site.qos.get(qos_name)
     if asked.get("qos") and qos is None:
         return None
-    return _too_long(asked, partition, site, qos, where) or _too_wide(asked, partition, site, qos, where)
+    return (
+        _too_long(asked, partition, site, qos, where)
+        or _too_wide(asked, partition, site, qos, where)
+        or _too_large(asked, partition, where)
+    )
+
+
+def _own_limits(asked: Mapping[str, str], partition: Partition, site: Site) -> Iterator[Association]:
+    """The user's own limits for an account, or those for it in this partition."""
+    account = asked.get("account") or site.default_account
+    own = [each for each in site.associations if each.account == account and each.partition in ("", partition.name)]
+    yield from [each for each in own if each.partition] or own
 
 
 def _too_long(
@@ -247,7 +321,11 @@ def _too_long(
         return None
     seconds = _seconds(asked["time"])
     limits = [] if qos is not None and qos.lifts_time else [(f"partition {partition.name}", partition.max_seconds)]
-    for name, limit in [*limits, *((f"QOS {q.name}", q.max_seconds) for q in _rulers(partition, site, qos))]:
+    rulers = _rulers(partition, site, qos)
+    limits += [(f"QOS {ruler.name}", ruler.max_seconds) for ruler in rulers]
+    if all(ruler.max_seconds is None for ruler in rulers):  # a QOS counts more than an association
+        limits += [(f"your account {own.account}", own.max_seconds) for own in _own_limits(asked, partition, site)]
+    for name, limit in limits:
         if limit is not None and (seconds is None or seconds > limit):
             wanted = "no time limit" if seconds is None else format_time(seconds)
             return _beyond(f"asks for {wanted}, and {name} allows {format_time(limit)}", where("time"))
@@ -263,13 +341,50 @@ def _too_wide(
     least, most = int(found[1]), int(found[2] or found[1])
     limits = [] if qos is not None and qos.lifts_nodes else [(f"partition {partition.name}", partition.max_nodes)]
     rulers = _rulers(partition, site, qos)
-    for name, limit in [*limits, *((f"QOS {q.name}", q.max_nodes) for q in rulers)]:
+    limits += [(f"QOS {ruler.name}", ruler.max_nodes) for ruler in rulers]
+    if all(ruler.max_nodes is None for ruler in rulers):
+        limits += [(f"your account {own.account}", own.max_nodes) for own in _own_limits(asked, partition, site)]
+    if partition.min_nodes is not None and most < partition.min_nodes:
+        what = f"asks for {plural(most, 'node')}, and partition {partition.name} wants {partition.min_nodes}"
+        return Problem(what, where("nodes"))
+    for name, limit in limits:
         if limit is not None and least > limit:
             return _beyond(f"asks for {least} nodes, and {name} gives {limit}", where("nodes"))
     for ruler in rulers:
         if ruler.min_nodes is not None and most < ruler.min_nodes:
             return _beyond(f"asks for {most} nodes, and QOS {ruler.name} wants {ruler.min_nodes}", where("nodes"))
     return None
+
+
+def _too_large(asked: Mapping[str, str], partition: Partition, where: Callable[[str], str]) -> Problem | None:
+    """What a job asks for on each node beyond what any node of the partition has."""
+    if not partition.nodes or "overcommit" in asked:
+        return None
+    tasks, cpus = _count(asked.get("ntasks_per_node", "1")), _count(asked.get("cpus_per_task", "1"))
+    most = Shape(*(max(getattr(each, name) for each in partition.nodes) for name in ("cpus", "memory", "gpus")))
+    wanted = {
+        "cpus_per_task": (None if tasks is None or cpus is None else tasks * cpus, most.cpus, "CPUs"),
+        "mem": (_mebibytes(asked.get("mem", "")), most.memory, "MiB of memory"),
+        "gpus_per_node": (_count(asked.get("gpus_per_node", "").rpartition(":")[2]), most.gpus, "GPUs"),
+    }
+    for option, (count, limit, what) in wanted.items():
+        if count is not None and count > limit:
+            sentence = f"asks for {count} {what} on each node, and nodes of partition {partition.name} have {limit}"
+            return Problem(sentence, where(option))
+    return None
+
+
+_UNITS = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+
+
+def _mebibytes(text: str) -> int | None:
+    """An amount of memory of sbatch's (`600G`; without a unit: MiB); None for another, and for 0, which means all."""
+    found = re.fullmatch(r"(\d{1,15})([KMGT]?)", text, re.IGNORECASE)
+    return math.ceil(int(found[1]) * _UNITS[found[2].upper()]) or None if found else None
+
+
+def _count(text: str) -> int | None:
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def _rulers(partition: Partition, site: Site, qos: Qos | None) -> list[Qos]:

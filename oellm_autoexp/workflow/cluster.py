@@ -109,12 +109,19 @@ def accounting(ask: Ask, commands: Callable[[str], Sequence[str]]) -> Finding:
 
 def partitions(site: Site) -> list[Finding]:
     """The partitions with their limits, and the user's accounts."""
-    found = [Finding("partition", OK, _described(partition)) for partition in site.partitions.values()]
+    found = [_partition(partition) for partition in site.partitions.values()]
     for account in site.accounts:
         qos = sorted({name for each in site.associations if each.account == account for name in each.qos})
         usual = " (default)" if account == site.default_account else ""
         found.append(Finding("account", OK, f"{account}{usual}" + (f", QOS {', '.join(qos)}" if qos else "")))
     return found
+
+
+def _partition(partition: Partition) -> Finding:
+    if partition.state == "UP":
+        return Finding("partition", OK, _described(partition))
+    what = "jobs wait in it until it is up" if partition.state == "DOWN" else "it takes no jobs"
+    return Finding("partition", WARNING, f"{_described(partition)}; it is {partition.state}: {what}")
 
 
 def _described(partition: Partition) -> str:

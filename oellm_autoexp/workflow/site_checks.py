@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from oellm_autoexp.config.schema import LimitsSection, SiteSection, SlurmSection
 from oellm_autoexp.errors import ConfigError, Problem
@@ -22,7 +23,10 @@ def site_problems(
     """
     told = {option: environment[name] for name, option in VARIABLES.items() if environment.get(name)}
     asked = {**told, **asked}
-    known = live if live.complete else declared(slurm.site)
+    profile = declared(slurm.site)
+    known = live if live.complete else profile
+    if live.accounting == "silent":  # then the profile's numbers are what is known of QOS
+        known = replace(live, qos=profile.qos)
     return [*_missing(slurm, asked, known), *problems(asked, known)]
 
 

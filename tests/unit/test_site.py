@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from oellm_autoexp.config.schema import SiteSection
+from oellm_autoexp.config.schema import SiteSection, SlurmSection
 from oellm_autoexp.errors import ConfigError
 from oellm_autoexp.slurm.site import Site, associations, partitions, problems, qualities, read
-from oellm_autoexp.workflow.site_checks import declared
+from oellm_autoexp.workflow.site_checks import declared, site_problems
 
 SHOWN = """\
 PartitionName=debug AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=4 TRES=cpu=32
@@ -104,6 +105,69 @@ def test_a_partition_for_some_accounts_and_qos_takes_no_others() -> None:
         in problems({"account": "two", "qos": "normal"}, Site(site.partitions, QOS))[0].what
     )
     assert problems({"account": "one", "qos": "big", "nodes": "4"}, site) == []
+
+
+CLOSED = """\
+PartitionName=usual Default=YES AllowGroups=ALL DenyAccounts=two DenyQos=big QoS=N/A MinNodes=1 MaxNodes=9 State=UP
+PartitionName=few Default=NO AllowGroups=staff,dev QoS=N/A MinNodes=4 MaxNodes=UNLIMITED State=UP TotalNodes=9
+PartitionName=down Default=NO AllowGroups=ALL QoS=N/A State=DOWN TotalNodes=9
+PartitionName=drained Default=NO AllowGroups=ALL QoS=N/A State=DRAIN TotalNodes=9
+"""
+NODES = """\
+usual|56|512000|gpu:mi250:8(S:0-3),nvme:1
+usual|128|256000|(null)
+few|8|1000|gpu:2
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"account": "one", "nodes": "2", "ntasks_per_node": "8", "cpus_per_task": "16"}, ""),
+        ({"account": "two"}, "partition usual is not for account 'two'"),
+        ({"qos": "big"}, "partition usual does not take QOS 'big'"),
+        ({"ntasks_per_node": "8", "cpus_per_task": "17"}, "asks for 136 CPUs on each node"),
+        ({"ntasks_per_node": "8", "cpus_per_task": "17", "overcommit": ""}, ""),
+        ({"mem": "600G"}, "asks for 614400 MiB of memory on each node, and nodes of partition usual have 512000"),
+        ({"mem": "0"}, ""),
+        ({"gpus_per_node": "mi250:9"}, "asks for 9 GPUs on each node, and nodes of partition usual have 8"),
+        ({"gpus_per_node": "8"}, ""),
+        ({"partition": "few", "nodes": "4"}, "partition few is for the groups dev, staff alone"),
+        ({"partition": "drained"}, "partition drained takes no jobs: it is DRAIN"),
+        ({"partition": "down"}, ""),
+        ({"partition": "drained,usual"}, ""),
+    ],
+)
+def test_partitions_that_are_closed_or_too_small_take_no_jobs(asked: dict[str, str], said: str) -> None:
+    site = told(partition=CLOSED, config="AccountingStorageEnforce = none\n", sinfo=NODES)
+    found = problems(asked, replace(site, groups=frozenset({"users"})))
+    assert bool(found) == bool(said)
+    assert said in (str(found[0]) if found else "")
+    if asked.get("partition") == "few":
+        of_staff = replace(site, groups=frozenset({"staff"}))
+        assert problems(asked, of_staff) == problems(asked, site) == []  # root, to whom nothing is closed
+        assert "asks for 1 node, and partition few wants 4" in problems({**asked, "nodes": "1"}, site)[0].what
+
+
+def test_a_users_own_limits_hold_where_no_qos_has_any() -> None:
+    shown = {"partition": SHOWN, "qos": "normal||||\nlong||1-00:00:00||\n"}
+    mine = "one||normal,long|normal|00:10:00|cpu=8,node=1\none|debug|normal|normal||\n"
+    limited = told(config="AccountingStorageEnforce = associations,limits,qos\n", assoc=mine, **shown)
+    assert "your account one allows 0-00:10:00" in problems({"account": "one", "time": "11"}, limited)[0].what
+    assert "your account one gives 1" in problems({"account": "one", "nodes": "2"}, limited)[0].what
+    assert problems({"account": "one", "time": "11", "qos": "long"}, limited) == []
+    assert problems({"account": "one", "time": "11", "partition": "debug"}, limited) == []
+    free = told(config="AccountingStorageEnforce = associations,qos\n", assoc=mine, **shown)
+    assert problems({"account": "one", "time": "11"}, free) == []
+
+
+def test_where_accounting_is_silent_the_profile_tells_of_qos() -> None:
+    live = told(partition=SHOWN, config="AccountingStorageEnforce = associations,limits,qos\n")
+    section = {"client": {"class_name": "SlurmClient"}, "site": {"qos_limits": {"dbg": {"time": "00:30:00"}}}}
+    slurm = SlurmSection.model_validate(section)
+    (problem,) = site_problems(slurm, {"qos": "dbg", "time": "12:00:00"}, live, {})
+    assert "QOS dbg allows 0-00:30:00" in problem.what
+    assert site_problems(slurm, {"qos": "another", "time": "12:00:00"}, live, {}) == []
 
 
 def told(**answers: str) -> Site:
