@@ -30,7 +30,7 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(shlex.split(text))
 
 
-def _words(value: Any) -> Any:
+def command_words(value: Any) -> Any:
     """A command as words: a list as it is, a string split as a shell would (no shell ever runs it), null as none."""
     if value is None:
         return []
@@ -44,7 +44,7 @@ def _words(value: Any) -> Any:
 
 def splits(text: str) -> str:
     """A text that splits into words as a shell would do it."""
-    _words(text)
+    command_words(text)
     return text
 
 
@@ -81,7 +81,7 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(command_words)]
 Environment = Annotated[dict[str, str], BeforeValidator(_texts)]
 Text = Annotated[str, BeforeValidator(_one_of_text)]
 Flags = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_flag)]]

@@ -114,6 +114,7 @@ PURE = [
     "workflow.plan",
     "workflow.plan_checks",
     "workflow.resolve",
+    "workflow.shell_texts",
     "workflow.twins",
     "workflow.site_checks",
     "view.graph",

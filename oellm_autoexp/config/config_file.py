@@ -21,6 +21,7 @@ from oellm_autoexp.config.source import by_name, key_lines, normalise, parses, r
 from oellm_autoexp.config.spelling import of_a_shell, respelled, spelled
 from oellm_autoexp.config.written import as_written
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.slurm.shell_code import mark_code
 
 _EVENTS = ("log_events", "state_events")
 _MOST_LEFT_OUT = 20
@@ -199,7 +200,7 @@ class _Reading:
         return OmegaConf.create({})
 
     def _prepared(self, content: dict[Any, Any]) -> dict[Any, Any]:
-        content = respelled(content, self._place)
+        content = mark_code(respelled(content, self._place), self._place)
         if self._is_sweep:
             content = normalise(content, in_sweep=True)
         else:

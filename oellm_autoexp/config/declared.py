@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
-from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.schema import AutoexpConfig, LauncherWords
 from oellm_autoexp.config.written import as_written, is_marked, is_truth, is_word, out_of_range, value_of
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.fields import Number, Text, Words, directive, listed
@@ -227,6 +227,7 @@ _VALIDATED = {
     _validator(Text): Declared.TEXT,
     _validator(Number): Declared.OTHER,
     _validator(Words): Declared.TEXT_OF_OPEN,  # `launcher_cmd: off` may be meant as none
+    _validator(LauncherWords): Declared.TEXT_OF_OPEN,
     listed: Declared.TEXT,
 }
 """What a field says that looks at its value before the type does. Any other may make something else of true."""

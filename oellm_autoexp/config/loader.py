@@ -39,6 +39,7 @@ from oellm_autoexp.config.spelling import of_a_shell, spelled
 from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import shipped
+from oellm_autoexp.slurm import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
 from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
 
@@ -83,6 +84,8 @@ class Composed:
     problems: tuple[Problem, ...] = field(default=(), kw_only=True)
     unclear: tuple[str, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    code: Mapping[str, shell_code.Parts] = field(default_factory=dict, kw_only=True)
+    """What a shell evaluates in the jobs, of values that stand literally in a YAML file, by dotted key."""
 
     def is_choice(self, key: str, value: Any) -> bool:
         """Whether a sweep's key and value choose a config of a group (`backend: tiny_lm`) rather than set a value."""
@@ -157,6 +160,10 @@ def load_mostly(source: Source) -> Composed:
     tree, sweep, unsettled = settle(tree, sweep)
     for problem in unsettled:
         found.add([Problem(problem.what, locations.of(problem.where), problem.hint)], problem.where)
+    tree, code = shell_code.taken_out(tree)
+    sweep = shell_code.without_marks(sweep)
+    for key, parts in code.items():
+        _check_code(key, parts, locations, found)
     _check_sections(tree, search, locations, found)
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
     return Composed(
@@ -168,7 +175,18 @@ def load_mostly(source: Source) -> Composed:
         problems=tuple(found.problems),
         unclear=tuple(found.unclear),
         notes=tuple(found.notes),
+        code=code,
     )
+
+
+def _check_code(key: str, parts: shell_code.Parts, locations: Places, found: Findings) -> None:
+    """Refuse shell code into which a value of the config would be put."""
+    try:
+        for code in parts[1::2]:
+            shell_code.as_shell_reads(code)
+    except ValueError as error:
+        hint = "write $NAME in the code, and NAME: ${…} above it in slurm.env (a shell's own ${NAME} is \\${NAME})"
+        found.add([Problem(f"{error}, which is never done", locations.of(f"$.{key}"), hint)], f"$.{key}")
 
 
 def _overridden_sweep(sweep: Any, overrides: Sequence[_Override], found: Findings) -> Any:
@@ -346,6 +364,10 @@ def check_override_text(text: str) -> None:
         raise ConfigError(Problem(what, shortened(text, 60), "write it into a file"))
     if not text.isascii() and not is_utf8(text):
         raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
+    if not text.isascii() and shell_code.has_marks(text):
+        raise ConfigError(
+            Problem("the override holds characters that stand for none (U+FDD3, U+FDD4)", shortened(text))
+        )
     written, _, value = text.partition("=")
     if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
         raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))

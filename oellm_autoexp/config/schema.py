@@ -8,15 +8,43 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.container.kinds import ContainerField, NoContainer
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import Count, Directives, Environment, Flags, Number, Section, Text, Words, splits
+from oellm_autoexp.fields import (
+    Count,
+    Directives,
+    Environment,
+    Flags,
+    Number,
+    Section,
+    Text,
+    Words,
+    command_words,
+    splits,
+)
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.rules import MonitoringSection
+from oellm_autoexp.slurm import shell_code
 from oellm_autoexp.text import did_you_mean, scalar
+
+
+def _launcher(value: Any) -> Any:
+    """The words of a launcher, as those of any command; of a text, each `$(…)` is within one word."""
+    if not isinstance(value, str):
+        return command_words(value)
+    try:
+        return shell_code.split(value)
+    except ValueError as error:
+        hint = (
+            "cluster modules go into slurm.modules, variables into slurm.env, other lines into a template of your own"
+        )
+        raise PydanticCustomError("launcher", "{why} ({hint})", {"why": str(error), "hint": hint}) from None
+
+
+LauncherWords = Annotated[tuple[str, ...], BeforeValidator(_launcher)]
 
 
 class ProjectSection(Section):
@@ -164,7 +192,7 @@ class SlurmSection(Section):
     squeue_cmd: Words = ("squeue",)
     sacct_cmd: Words = ("sacct",)
     cancel_cmd: Words = ("scancel",)
-    launcher_cmd: Words = ("srun",)
+    launcher_cmd: LauncherWords = ("srun",)
     env: Environment = {}
     srun: Directives = {}
     sbatch: Directives = {}
@@ -324,6 +352,8 @@ def _problem(detail: Any) -> Problem:
         return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):
         return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
+    if kind == "launcher":
+        return Problem(context["why"], path, context["hint"])
     if kind in ("value_error", "state", "event", "line"):
         return Problem(detail["msg"].removeprefix("Value error, "), path + context.get("within", ""))
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]

@@ -69,10 +69,21 @@ export SLURM_EXPORT_ENV=ALL  # what is exported below reaches the tasks, whateve
 """
 
 
-def exports(env: Mapping[str, str], *, for_slurm: bool) -> str:
-    """The lines of a script that make the job's environment; `for_slurm`: those that make srun ready, before them."""
-    lines = "\n".join(f"export {key}={expanded(value)}" for key, value in env.items())
+def exports(env: Mapping[str, str | Raw], *, for_slurm: bool) -> str:
+    """The lines of a script that make the job's environment; `for_slurm`: those that make srun ready, before them.
+
+    A value that holds shell code is Raw. As with `$NAME`, the job goes on where it fails, but its log tells.
+    """
+    lines = "\n".join(
+        _EVALUATED.format(name=name, value=value.text) if isinstance(value, Raw) else f"export {name}={expanded(value)}"
+        for name, value in env.items()
+    )
     return _FOR_SRUN + lines if for_slurm else lines
+
+
+_EVALUATED = """\
+{name}={value} || echo 'oellm-autoexp: the shell code of {name} has failed' >&2
+export {name}"""
 
 
 def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
@@ -96,11 +107,14 @@ def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
     return found
 
 
-def expanded(text: str) -> str:
-    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands."""
+def expanded(text: str, pattern: re.Pattern[str] = REFERENCE) -> str:
+    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands.
+
+    `pattern` finds those that are meant.
+    """
     words: list[str | Raw] = []
     position = 0
-    for match in REFERENCE.finditer(text):
+    for match in pattern.finditer(text):
         if match.start() > position:
             words.append(text[position : match.start()])
         words.append(Raw(f'"{match.group()}"'))

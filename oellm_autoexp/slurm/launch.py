@@ -9,6 +9,7 @@ from typing import Any
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.options import long_name, option_words
+from oellm_autoexp.slurm.shell_code import with_variables
 from oellm_autoexp.text import Raw, scalar, shell
 
 LAUNCHER_VARIABLE = "AUTOEXP_LAUNCHER"
@@ -58,13 +59,13 @@ class Launcher:
     `apptainer exec image.sif`.
     """
 
-    start: tuple[str, ...] = ()
+    start: tuple[str | Raw, ...] = ()
     wrapper: tuple[str | Raw, ...] = ()
 
     @classmethod
     def of(
         cls,
-        words: Sequence[str],
+        words: Sequence[str | Raw],
         srun: Mapping[str, Any],
         *,
         env: Collection[str] = (),
@@ -72,35 +73,40 @@ class Launcher:
     ) -> Launcher:
         """The launcher of `slurm.launcher_cmd` and `slurm.srun`, whose flags go behind srun's own words.
 
+        `$NAME` in them is the job's variable; words with shell code are Raw.
         `env` are the names of the variables that each task must get, whatever `srun.export` leaves out; `wrapper` are
         further words between those of `words` and the program. Raises ConfigError: a flag that no line can hold, or
         flags and no srun to take them.
         """
-        given = flags(_delivering(srun, env))
+        given = with_variables(flags(_delivering(srun, env)))
+        plain = [_text(word) for word in words]
+        words = [
+            word if isinstance(word, Raw) else known for word, known in zip(words, with_variables(plain), strict=True)
+        ]
         if not words:
             return cls((), tuple(wrapper))
-        at = srun_index(words)
+        at = srun_index(plain)
         if at is None:
             if given:
-                what = f"no srun in '{shell(words)}' that could take the flags of slurm.srun ({given[0]})"
+                what = f"no srun in '{shell(plain)}' that could take the flags of slurm.srun ({_text(given[0])})"
                 hint = "write the flags into launcher_cmd, or set slurm.srun to {}"
                 raise ConfigError(Problem(what, "$.slurm.launcher_cmd", hint))
             return cls(tuple(words), tuple(wrapper))
-        end = at + 1 + sum(len(option) for option in _own_options(words[at + 1 :]))
-        behind = words[end + 1 :] if [*words[end : end + 1]] == ["--"] else words[end:]
+        end = at + 1 + sum(len(option) for option in _own_options(plain[at + 1 :]))
+        behind = words[end + 1 :] if plain[end : end + 1] == ["--"] else words[end:]
         return cls((*words[:end], *given), (*behind, *wrapper))
 
     @property
     def words(self) -> tuple[str, ...]:
         """All words before those of the program."""
-        return (*self.start, *(word.text if isinstance(word, Raw) else word for word in self.wrapper))
+        return tuple(map(_text, (*self.start, *self.wrapper)))
 
     @property
     def calls_srun(self) -> bool:
         """Whether srun is what starts the program."""
-        return srun_index(self.start) is not None
+        return srun_index([_text(word) for word in self.start]) is not None
 
-    def command(self, argv: Sequence[str]) -> str:
+    def command(self, argv: Sequence[str | Raw]) -> str:
         """Launcher and program as one line of shell.
 
         bash (as any POSIX shell) splits an unquoted default value into words, but not inside of its quotes.
@@ -111,6 +117,10 @@ class Launcher:
     def guard(self) -> str:
         """The lines of a script by which srun is not called outside of a job; none without srun."""
         return _INSIDE_A_JOB if self.calls_srun else ""
+
+
+def _text(word: str | Raw) -> str:
+    return word.text if isinstance(word, Raw) else word
 
 
 def srun_index(words: Sequence[str]) -> int | None:

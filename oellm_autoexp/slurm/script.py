@@ -13,7 +13,7 @@ from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.modules import module_lines
 from oellm_autoexp.slurm.options import quoted
 from oellm_autoexp.slurm.signals import forwarding, signal_to_shell
-from oellm_autoexp.text import did_you_mean, shell
+from oellm_autoexp.text import Raw, did_you_mean, shell
 
 MARKS = "marks"
 """Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script).
@@ -29,11 +29,11 @@ def render(
     *,
     name: str,
     lines: Sequence[str],
-    env: Mapping[str, str],
+    env: Mapping[str, str | Raw],
     work_dir: str,
     marks: str,
     launcher: Launcher,
-    argv: Sequence[str],
+    argv: Sequence[str | Raw],
     for_slurm: bool = True,
     modules: Sequence[str] = (),
     more: str = "",
@@ -52,8 +52,8 @@ def render(
     problems = _template_problems(template)
     problems += [
         Problem("it holds a NUL character", where)
-        for where, texts in {"$.backend": (*launcher.words, *argv), "the environment": env.values()}.items()
-        if "\0" in "".join(texts)
+        for where, words in {"$.backend": (*launcher.words, *argv), "the environment": env.values()}.items()
+        if any("\0" in (word.text if isinstance(word, Raw) else word) for word in words)
     ]
     problems += [
         Problem(

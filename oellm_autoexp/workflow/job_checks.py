@@ -16,7 +16,7 @@ from oellm_autoexp.slurm.launch import Launcher
 from oellm_autoexp.slurm.resources import resource_problems
 from oellm_autoexp.slurm.script import render
 from oellm_autoexp.slurm.signals import signal_problems
-from oellm_autoexp.workflow import launching, watching
+from oellm_autoexp.workflow import launching, shell_texts, watching
 from oellm_autoexp.workflow.plan_checks import (
     dependency_problems,
     environment_problems,
@@ -81,7 +81,7 @@ def _check_script(
     env = sections["backend"].env if "backend" in sections else {}
     container = sections.get("container", NoContainer())
     found.add([*environment_problems(slurm, container, env), *dependency_problems(sections["scheduler"], slurm)])
-    found.add(container.problems(slurm.launcher_cmd))
+    found.add([*container.problems(slurm.launcher_cmd), *shell_texts.problems(slurm)])
     lines: tuple[str, ...] = ()
     with found.step():
         lines = directives(slurm.sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")

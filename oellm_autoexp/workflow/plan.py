@@ -34,11 +34,12 @@ from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
 from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.slurm.script import MARKS, render
+from oellm_autoexp.slurm.shell_code import with_variables
 from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.workflow import launching, side_file, twins, watching
+from oellm_autoexp.workflow import launching, shell_texts, side_file, twins, watching
 from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems, placed
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
@@ -378,11 +379,13 @@ class _Planner:
                 *environment_problems(config.slurm, config.container, config.backend.env),
                 *config.container.problems(config.slurm.launcher_cmd),
                 *dependency_problems(config.scheduler, config.slurm),
+                *shell_texts.problems(config.slurm),
             ],
         )
         command = make_backend(config.backend).command(tree)
-        env = {**command.env_defaults, **config.slurm.env, **config.container.env, **command.env}
-        for note in command.notes:
+        raise_all(ConfigError, [*shell_texts.word_problems(command.argv, "$.backend")])
+        code = self._jobs.code(index)
+        for note in (*command.notes, *shell_texts.notes(config, command, code)):
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
         launcher = config.slurm.launcher_cmd
@@ -397,7 +400,7 @@ class _Planner:
         except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
             wrong = [f"$.{key}" for key, value in dotted(redacted).items() if not _as_json(value)]
             raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong or ["$"])) from None
-        return self._assemble(self._jobs.members[index].point, tree, config, command, env, packed)
+        return self._assemble(self._jobs.members[index].point, tree, config, command, code, packed)
 
     def _assemble(
         self,
@@ -405,9 +408,10 @@ class _Planner:
         tree: dict[str, Any],
         config: AutoexpConfig,
         command: Command,
-        env: dict[str, str],
+        code: shell_texts.Code,
         packed: bytes,
     ) -> _Planned:
+        env, evaluated = shell_texts.environment(config, command, code)
         project, slurm, absolute = config.project, config.slurm, self._jobs.absolute
         output_dir = absolute(project.output_dir)
         log_path = log_pattern(absolute(project.log_path), output_dir)
@@ -432,16 +436,16 @@ class _Planner:
             self._template(absolute(slurm.template_path) if slurm.template_path else ""),
             name=project.name,
             lines=lines,
-            env=env,
+            env=evaluated,
             work_dir=work_dir,
             marks=f"{output_dir}/{MARKS}",
             launcher=Launcher.of(
-                slurm.launcher_cmd,
+                shell_texts.launcher_words(slurm, code),
                 {**entry.srun, **slurm.srun},
                 env=(*env, *entry.variables),
                 wrapper=entry.words,
             ),
-            argv=command.argv,
+            argv=with_variables(command.argv, of_slurm_alone=True),
             for_slurm=slurm.client.class_name != "LocalClient",
             modules=(*slurm.modules, *config.container.modules),
             more=entry.lines,
@@ -504,11 +508,16 @@ class _Planner:
 
     def _planning(self, composed: Composed) -> dict[str, Any]:
         """What a plan was made from beside the config and the environment (see workflow.replan)."""
+        codes = self._jobs.code_of_choices()
         return {
             "version": MANIFEST_VERSION,
             "now": self._circumstances.now.isoformat(),
             "groups": sorted(composed.groups),
-            "choices": [{"chosen": list(key), "config": base} for key, base in self._jobs.chosen().items()],
+            "choices": [
+                {"chosen": list(key), "config": base, **_recorded_code(codes[key])}
+                for key, base in self._jobs.chosen().items()
+            ],
+            **_recorded_code(composed.code),
             "templates": dict(self._templates),
             "option_style": CommandBackend.model_fields["option_style"].default,
         }
@@ -571,6 +580,11 @@ class _Planner:
         notes = tuple(map(redact_message, notes))
         probes = tuple(self._probes.values())
         return Plan(manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs))
+
+
+def _recorded_code(code: shell_texts.Code) -> dict[str, Any]:
+    """The shell code of a config as it is recorded: the parts of values by dotted key; nothing where there is none."""
+    return {"code": {key: list(parts) for key, parts in code.items()}} if code else {}
 
 
 def _descent(variable: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Proble
 from oellm_autoexp.files import loads
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.redaction import REDACTED
+from oellm_autoexp.slurm.shell_code import Parts
 from oellm_autoexp.text import dotted
 from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import plan_job
@@ -240,6 +241,7 @@ class _Recorded(Composed):
     """A config from a record, with the group choices that its sweep made."""
 
     choices: Mapping[tuple[str, ...], dict[str, Any]]
+    codes: Mapping[tuple[str, ...], Mapping[str, Parts]]
 
     def choosing(self, choices: tuple[str, ...]) -> Composed:
         """The config with these choices. Raises ConfigError: none of the plan's jobs made them."""
@@ -248,7 +250,7 @@ class _Recorded(Composed):
             hint = f"recorded: {known}" if known else "override its values one by one"
             problem = Problem("the plan has recorded no config with these choices", " ".join(choices), hint)
             raise ConfigError(problem)
-        return replace(self, base=self.choices[choices])
+        return replace(self, base=self.choices[choices], code=self.codes[choices])
 
 
 class _Nowhere:
@@ -282,9 +284,16 @@ def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:
             tuple(made["chosen"]): _in_style(_marked(made["config"], "$", marks), planning)
             for made in planning["choices"]
         },
+        code=_code(planning, marks),
+        codes={tuple(made["chosen"]): _code(made, marks) for made in planning["choices"]},
     )
     with _secrets_named(marks):
         return Jobs(composed, replace(record.circumstances(), environment=environment)), tuple(marks)
+
+
+def _code(recorded: Mapping[str, Any], marks: list[str]) -> dict[str, Parts]:
+    """The recorded shell code of a config, by dotted key; plans of older versions have none."""
+    return {key: tuple(_marked(parts, f"$.{key}", marks)) for key, parts in recorded.get("code", {}).items()}
 
 
 def _in_style(tree: dict[str, Any], planning: Mapping[str, Any]) -> dict[str, Any]:

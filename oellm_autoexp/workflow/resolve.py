@@ -20,11 +20,12 @@ from oellm_autoexp.config.interpolation import MISSING, Path
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overlay import Laid, Overlay
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
+from oellm_autoexp.slurm.shell_code import Parts, as_shell_reads
 from oellm_autoexp.sweep.axes import with_lists
 from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set
 from oellm_autoexp.sweep.paths import path_of, plain
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import plural, scalar
 from oellm_autoexp.workflow.plan_checks import ENOUGH_PROBLEMS
 from oellm_autoexp.workflow.provenance import Circumstances
 
@@ -51,6 +52,7 @@ class Jobs:
         self._overlays: dict[tuple[str, ...], Overlay] = {}
         self._wrong: dict[tuple[str, ...], tuple[Problem, ...]] = {}
         self._chosen: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._code: dict[tuple[str, ...], Mapping[str, Parts]] = {}
         self._not_listed: set[str] = set()
         points = expand(with_lists(composed.sweep, self._listed))
         kept = self._filtered(points)
@@ -79,6 +81,32 @@ class Jobs:
         jobs.members[index] = replace(member, point=member.point | Point(staged=values))
         jobs._begin()
         return jobs
+
+    def code(self, index: int) -> dict[str, Parts]:
+        """The parts of those values of a job that hold shell code, by dotted key.
+
+        A value that the sweep, or a new attempt, has set in the place of one from a YAML file is text.
+        """
+        point = self.members[index].point
+        overlay, code = self._overlay_of(point), self._code[self._choices(point)]
+        if not code:
+            return {}
+        tree = self._tree(index)
+        found = {}
+        for key, parts in code.items():
+            path = path_of(key)[:3] if key.startswith("slurm.env.") else path_of(key)[:2]
+            if value_at(tree, path) == value_at(overlay.base, path):
+                found[key] = tuple(
+                    as_shell_reads(part)
+                    if number % 2
+                    else (scalar(overlay.select(tree, part)) if "${" in part else part)
+                    for number, part in enumerate(parts)
+                )
+        return found
+
+    def code_of_choices(self) -> Mapping[tuple[str, ...], Mapping[str, Parts]]:
+        """The shell code in the configs of the group choices that the sweep has made so far, by those choices."""
+        return self._code
 
     def chosen(self) -> dict[tuple[str, ...], dict[str, Any]]:
         """The unresolved configs of the group choices that the sweep has made so far, by those choices."""
@@ -184,6 +212,7 @@ class Jobs:
                 raise ConfigError(*self._wrong[choices]) from None
             if choices:
                 self._chosen[choices] = composed.base
+            self._code[choices] = composed.code
             around = self._circumstances
             self._overlays[choices] = composed.overlay(
                 around.environment, around.now, around.python, around.image.get("shipped", "")
