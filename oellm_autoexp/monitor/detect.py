@@ -13,6 +13,7 @@ from oellm_autoexp.monitor.events import Event, Pending, event_id
 from oellm_autoexp.monitor.patterns import Match, Pattern, scan
 from oellm_autoexp.monitor.rules import LogEvent, Rules
 from oellm_autoexp.monitor.tracked import (
+    BAD_ENDS,
     CANCELLED,
     CRASH,
     ENOUGH_SLOW,
@@ -178,6 +179,7 @@ def _settled(job: TrackedJob, scheduler_state: str, *, out_of_memory: bool = Fal
 
     Where a step ran out of memory, a crash is that: the job's script only tells that a step failed.
 
+    No line of a log makes a success of a bad end but the one that says that the job is complete.
     One that we have ended counts as what it was ended for. A stall that nobody has acted upon is none: the job went on.
     """
     state = conclude(scheduler_state)
@@ -186,6 +188,8 @@ def _settled(job: TrackedJob, scheduler_state: str, *, out_of_memory: bool = Fal
     by_us = bool(job.cancelled_by or job.restart)
     told = state == SUCCESS and job.overrules_success and not job.complete
     verdict = CRASH if job.verdict == STALL and not by_us else job.verdict
+    if verdict == SUCCESS and not (state == CANCELLED and by_us):
+        verdict = ""
     ends = state == CRASH or (state == CANCELLED and by_us) or told
     state = verdict if verdict in FINAL and ends else state
     return OOM if state == CRASH and out_of_memory and job.verdict != STALL else state
@@ -263,7 +267,7 @@ class Detector:
             event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = update or job.error_type or _ended_by_us(job)  # the first one; not what we caused
-            if rule.state and (not decided or self._overrules(job, rule, update)):
+            if rule.state in BAD_ENDS and (not decided or self._overrules(job, rule, update)):
                 update = {
                     "verdict": rule.state,
                     "error_type": match.rule,
@@ -348,7 +352,7 @@ class Detector:
         """What a job counts as from now on, by the first of these rules that says so."""
         for name in names:
             rule = self.rules.log_events.get(name)
-            if rule and rule.state and not (job.error_type or job.cancelled_by or job.restart):
+            if rule and rule.state in BAD_ENDS and not (job.error_type or job.cancelled_by or job.restart):
                 return {"verdict": rule.state, "error_type": name, "overrules_success": rule.overrules_success}
         return {}
 
@@ -365,15 +369,22 @@ class Detector:
         still = clock - job.still[rule.name].since
         return still if still >= limit else 0.0
 
-    def cause(self, job: TrackedJob, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """What a job counts as if we end it for the event of that name, where its log has not said so yet."""
+    def cause(
+        self, job: TrackedJob, name: str, metadata: Mapping[str, Any], *, for_good: bool = False
+    ) -> dict[str, Any]:
+        """What a job counts as if we end it for the event of that name, where its log has not said so yet.
+
+        `for_good`: as an action asks for, with nothing to follow, which may be a success.
+        """
         if job.verdict or job.state in FINAL:
             return {}
         rule = self.rules.named(name)
         state = rule.state if rule else None
         if isinstance(rule, LogEvent) and state is None and rule.pattern_type in ("inactivity", "progress"):
             state = STALL
-        if state not in FINAL or state == SUCCESS:
+        if state == SUCCESS and for_good:
+            return {"verdict": SUCCESS}
+        if state not in BAD_ENDS:
             return {}
         return {"verdict": state, "error_type": job.error_type or str(metadata.get("error_type") or name)}
 

@@ -359,7 +359,8 @@ class Reactions:
             case Cancel():
                 reason = request.reason or pending.event.name
                 jobs = list(self.session.jobs) if request.scope == "plan" else [name]
-                cause = self.detectors[name].cause(self.session.jobs[name], pending.event.name, pending.event.metadata)
+                told = pending.event.metadata
+                cause = self.detectors[name].cause(self.session.jobs[name], pending.event.name, told, for_good=True)
                 ended = [other for other in jobs if self.cancel(other, reason, now, cause if other == name else {})]
                 return _Outcome("done", f"ended: {reason}") if ended else _Outcome("skipped", "is ended already")
             case Publish():

@@ -100,7 +100,8 @@ class LogEvent(_Event):
     `inactivity_threshold_seconds`. `progress`: the number in `counter` (a group; by default the first) has not risen
     for `stall_seconds`, though the log may grow. Both allow `startup_seconds` until the first line or number.
     `state` is what the job counts as, should it end badly after that; with `overrules_success` also if its exit code is
-    0. Without a pattern, an event is one that PublishEventAction makes.
+    0. `success` says so only of a job that an action of the same event cancels.
+    Without a pattern, an event is one that PublishEventAction makes.
     """
 
     pattern: str | None = None

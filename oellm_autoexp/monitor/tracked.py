@@ -13,7 +13,8 @@ from oellm_autoexp.monitor.progress import Progress
 WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
 SUCCESS, CRASH, TIMEOUT, CANCELLED = "success", "crash", "timeout", "cancelled"
 PREEMPTED, NODE_FAIL, OOM, STALL = "preempted", "node_fail", "oom", "stall"
-FINAL = frozenset({SUCCESS, CRASH, TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OOM, STALL})
+BAD_ENDS = frozenset({CRASH, TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OOM, STALL})
+FINAL = frozenset({SUCCESS, *BAD_ENDS})
 """States that a job does not leave by itself."""
 IN_QUEUE = frozenset({PENDING, RUNNING})
 

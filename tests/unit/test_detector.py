@@ -113,6 +113,32 @@ def test_the_first_line_with_a_state_decides_what_a_bad_end_counts_as() -> None:
     assert see_status(seen, JobStatus("TIMEOUT"), 5.0).state == "timeout"
 
 
+@pytest.mark.parametrize("state", ["success", "running"])
+def test_a_line_of_a_good_state_makes_nothing_good_of_a_bad_end_and_hides_no_later_cause(state: str) -> None:
+    rules = {
+        "saved": {"pattern": "saved", "state": state, "overrules_success": True},
+        "memory": {"pattern": "memory", "state": "oom"},
+    }
+    watch = detector(log_events=rules)
+    seen, _ = see(watch, b"saved\n")
+    assert see_status(seen, JobStatus("FAILED", exit_code=1), 1010.0).state == "crash"
+    assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 1010.0).state == "success"
+    of_an_older_version = job(verdict="success", error_type="saved")
+    assert see_status(of_an_older_version, JobStatus("FAILED", exit_code=1), 1010.0).state == "crash"
+    seen, _ = see(watch, b"memory\n", seen, 6)
+    assert see_status(seen, JobStatus("FAILED", exit_code=1), 1010.0).state == "oom"
+
+
+def test_a_job_that_is_cancelled_for_a_line_of_success_has_succeeded() -> None:
+    watch = detector(log_events={"enough": {"pattern": "enough", "state": "success"}})
+    seen, _ = see(watch, b"enough\n")
+    assert watch.cause(seen, "enough", {}) == {}  # of a job that is to begin anew, or is given up
+    ended = seen.model_copy(
+        update={**watch.cause(seen, "enough", {}, for_good=True), "cancelled_by": "enough", "end_asked_at": 1.0}
+    )
+    assert see_status(ended, JobStatus("CANCELLED"), 1010.0).state == "success"
+
+
 def test_a_line_that_overrules_success_counts_also_with_exit_code_0_and_after_another_one() -> None:
     rules = {"a": {"pattern": "A", "state": "oom"}, "b": {"pattern": "B", "state": "crash", "overrules_success": True}}
     seen, _ = see(detector(log_events=rules), b"A\nB\nA\n")
