@@ -112,6 +112,7 @@ PURE = [
     "workflow.launching",
     "workflow.job_checks",
     "workflow.plan",
+    "workflow.places_checks",
     "workflow.plan_checks",
     "workflow.resolve",
     "workflow.shell_texts",

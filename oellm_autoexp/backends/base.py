@@ -46,6 +46,28 @@ def shape(words: Iterable[str], free: Container[str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A folder that a program writes to: its path, and the key of the config that says so (`backend.megatron.save`)."""
+
+    key: str
+    path: str
+
+
+def places(words: Iterable[str], keys: Mapping[str, str]) -> tuple[Place, ...]:
+    """The places that a command line names, by the flags of `keys` (flag → key); the last one of a flag counts."""
+    found: dict[str, Place] = {}
+    before = ""
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if before in keys and not word.startswith("--"):
+            found[keys[before]] = Place(keys[before], word)
+        elif equals and flag in keys:
+            found[keys[flag]] = Place(keys[flag], value)
+        before = word
+    return tuple(place for place in found.values() if place.path)
+
+
+@dataclass(frozen=True)
 class Command:
     """A program to run: its words (never a shell line) and what it needs in its environment."""
 
@@ -57,6 +79,8 @@ class Command:
     probe: Probe | None = None
     env_defaults: Mapping[str, str] = field(default_factory=dict)
     """Variables that `slurm.env` and `env` override."""
+    places: tuple[Place, ...] = ()
+    """Where it writes, of what its arguments name: two jobs at once must not share one."""
     programs: tuple[str, ...] = ()
     """What must be in PATH where it runs; () the first word alone."""
 

@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from oellm_autoexp.backends.base import Command
+from oellm_autoexp.backends.base import Command, places
 from oellm_autoexp.config.schema import CommandBackend
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 from oellm_autoexp.text import did_you_mean, dotted, fill, scalar
 
 _ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
 """Into a file Python writes blocks of 8 KiB: a program with few words would look as if it hung (python(1), -u)."""
+
+
+_PLACES = {"--save": "backend.options.save"}
+"""What the programs that stand in for Megatron write to; nobody knows what the options of others mean."""
 
 
 class CommandLine:
@@ -52,7 +56,8 @@ class CommandLine:
         for name, value in self._section.options.items():
             argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
-        return Command(tuple(argv), self._section.env, env_defaults=_ENV_DEFAULTS)
+        written = tuple(place for place in places(argv, _PLACES) if "/" in place.path)
+        return Command(tuple(argv), self._section.env, env_defaults=_ENV_DEFAULTS, places=written)
 
 
 _NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")

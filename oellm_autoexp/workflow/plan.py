@@ -15,7 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from oellm_autoexp.backends.base import Command, Note, Probe
+from oellm_autoexp.backends.base import Command, Note, Place, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
@@ -41,6 +41,7 @@ from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, shell_texts, side_file, twins, watching
 from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems, placed
+from oellm_autoexp.workflow.places_checks import check_places
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
     LISTED,
@@ -211,6 +212,8 @@ class _Planned:
     spec: JobSpec
     script: str
     config: bytes
+    places: tuple[Place, ...] = ()
+    """Where its program writes, by what its arguments say; absolute."""
 
 
 class _Packer:
@@ -291,11 +294,13 @@ class _Planner:
             self._jobs.check_order()
         found.raise_all()
         names = {job.spec.index: job.spec.name for job in planned}
-        return [
+        planned = [
             replace(job, spec=job.spec.model_copy(update={"depends_on": tuple(parents)})) if parents else job
             for job in planned
             for parents in ([names[index] for index in self._jobs.depends_on(job.spec.index) if index in names],)
         ]
+        check_places([(job.spec, job.places) for job in planned])
+        return planned
 
     def _without_those_left_out(self, planned: list[_Planned]) -> list[_Planned]:
         """The jobs of a part of the plan: neither waiting for siblings that are not in it, nor cancelled by them."""
@@ -490,7 +495,7 @@ class _Planner:
         )
         self._first = self._first or config
         check_plan_wide(self._first, config)
-        return _Planned(spec, text, packed)
+        return _Planned(spec, text, packed, tuple(Place(p.key, absolute(p.path)) for p in command.places))
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
         """Why the site would not take a job; SLURM is asked once."""

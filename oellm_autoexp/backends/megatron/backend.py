@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.backends.base import Command, Note, Probe, shape
+from oellm_autoexp.backends.base import Command, Note, Probe, places, shape
 from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
@@ -24,6 +24,13 @@ _FREE = {
 }
 """What differs between the jobs of any sweep, and has no bearing on what Megatron says: no check looks at these values
 but for their presence, and what it demands of the rates is restated in checks/schedule.py (learning_rate)."""
+
+
+_PLACES = {
+    flag: f"backend.megatron.{flag.removeprefix('--').replace('-', '_')}"
+    for flag in ("--save", "--tensorboard-dir", "--wandb-save-dir", "--non-persistent-global-ckpt-dir")
+}
+"""What Megatron writes to; a cache of the data (--data-cache-path) may be shared."""
 
 
 class MegatronCommand:
@@ -63,7 +70,15 @@ class MegatronCommand:
         raise_all(BackendError, problems)
         probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
         argv = launch.argv("megatron", [section.script, *words, *section.extra_args])
-        return Command(tuple(argv), launch.own_environment(), notes, (section.script,), probe, programs=launch.programs)
+        return Command(
+            tuple(argv),
+            launch.own_environment(),
+            notes,
+            (section.script,),
+            probe,
+            places=places((*words, *section.extra_args), _PLACES),
+            programs=launch.programs,
+        )
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
         section = self._section

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.backends.base import Command, Probe, shape
+from oellm_autoexp.backends.base import Command, Probe, places, shape
 from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.config.schema import TorchtitanBackend, decode_section
 from oellm_autoexp.errors import BackendError, Problem, raise_all
@@ -45,7 +45,9 @@ class Torchtitan:
         probe = self._probe(words) if section.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
         environment = launch.own_environment()
-        return Command(tuple(argv), environment, tuple(launch.notes), (), probe, programs=launch.programs)
+        written = places(words, {"--dump_folder": "backend.torchtitan.dump_folder"})
+        notes = tuple(launch.notes)
+        return Command(tuple(argv), environment, notes, (), probe, places=written, programs=launch.programs)
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(
