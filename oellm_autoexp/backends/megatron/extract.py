@@ -121,6 +121,10 @@ def table(made: argparse.ArgumentParser) -> list[dict[str, Any]]:
         row = {"dest": action.dest, **_row(action), "group": groups.get(id(action)) or ""}
         first = rows.setdefault(action.dest, row)
         if first is not row:  # argparse takes the default of the first
+            of_values = [first["kind"], row["kind"]] == ["store", "store"]
+            if of_values and all(first[key] == row[key] for key in ("type", "nargs", "choices")):
+                first["flags"] += row["flags"]  # one argument by two names
+                continue
             if {first["kind"], row["kind"]} != {"store_true", "store_false"}:
                 raise ExtractError(f"{action.dest}: two actions that do not make one switch")
             first |= {"kind": "switch", "flags": first["flags"] + row["flags"], "off": first["off"] + row["off"]}
