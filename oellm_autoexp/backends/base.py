@@ -29,6 +29,8 @@ class Probe:
     shape: tuple[str, ...]
     where: str
     help: str
+    jobs: tuple[str, ...] = ()
+    """The names of those that ask it, as far as they are to be told."""
 
 
 def shape(words: Iterable[str], free: Container[str]) -> Iterator[str]:
@@ -76,6 +78,8 @@ class Command:
     notes: tuple[Note, ...] = ()
     needs: tuple[str, ...] = ()
     """Files that it reads where it runs; one that is absent while planning is told."""
+    version: str = ""
+    """The version of Megatron-LM that the first of `needs` is to be of (core_v0_19_0); '' for other programs."""
     probe: Probe | None = None
     env_defaults: Mapping[str, str] = field(default_factory=dict)
     """Variables that `slurm.env` and `env` override."""

@@ -73,7 +73,7 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
     from oellm_autoexp.scheduler.make import live_site
-    from oellm_autoexp.workflow.check import absent, container_problems
+    from oellm_autoexp.workflow.check import absent, container_problems, of_other_versions
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
@@ -102,7 +102,12 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
         unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
-    notes = (*made.notes, *absent(made.needs), *(str(problem).partition("\n")[0] for problem in unready))
+    notes = (
+        *made.notes,
+        *absent(made.needs),
+        *of_other_versions(made.versions),
+        *(str(problem).partition("\n")[0] for problem in unready),
+    )
     return replace(made, notes=notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 from oellm_autoexp import trust
 from oellm_autoexp.backends.base import Probe
+from oellm_autoexp.backends.megatron.versions import VERSIONS
+from oellm_autoexp.config.source import text_of
 from oellm_autoexp.container import ready
 from oellm_autoexp.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.files import write_atomic
@@ -157,6 +160,26 @@ def absent(files: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{file} is not on this machine; {hint}" for file in files if not Path(file).exists())
 
 
+def of_other_versions(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """A note for each script of Megatron-LM (path → version) whose checkout here is of another version."""
+    notes = []
+    for script, version in versions.items():
+        info = Path(script).parent / "megatron/core/package_info.py"
+        if not info.is_file():
+            continue
+        found = dict(re.findall(r"^(MAJOR|MINOR) = (\d+)$", text_of(info), re.MULTILINE))
+        here = f"core_v{found.get('MAJOR')}_{found.get('MINOR')}"
+        if len(found) == 2 and not version.startswith(f"{here}_"):
+            table = f"set backend.version={here}_0" if f"{here}_0" in VERSIONS else f"make its table ({_MAKING})"
+            notes.append(
+                f"{script} is of {here}_*, and backend.version is {version}: {table}, or name another checkout"
+            )
+    return tuple(notes)
+
+
+_MAKING = "scripts/generate_megatron_dataclass.py --name"
+
+
 def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> list[Problem]:
     first = probes[0]
     try:
@@ -165,11 +188,19 @@ def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Calla
         return [Problem(f"can't ask {program[0]}: {error}", first.where, first.help)]
     if failure:
         return [Problem(f"can't ask the program itself: {failure}", first.where, first.help)]
-    return [
-        Problem(f"it would be refused: {what}", probe.where)
-        for probe, line in zip(probes, answers, strict=True)
-        for what in json.loads(line)
-    ]
+    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for probe, line in zip(probes, answers, strict=True):
+        for what in json.loads(line):
+            refused[what, probe.where] += probe.jobs
+    return [Problem(f"{_named(jobs)} would be refused: {what}", where) for (what, where), jobs in refused.items()]
+
+
+def _named(jobs: Sequence[str]) -> str:
+    """`job a`, or `job a and 3 others`."""
+    if not jobs:
+        return "it"
+    others = len(jobs) - 1
+    return f"job {jobs[0]}" + (f" and {others} other{'s' * (others > 1)}" if others else "")
 
 
 def _answers(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> tuple[list[str], str]:

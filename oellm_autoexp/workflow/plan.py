@@ -98,6 +98,8 @@ class Plan:
     """What was taken out of the files of the record, by file and place (`workflow.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The version of Megatron-LM that some of them are to be of, by their paths."""
 
     @property
     def manifest_path(self) -> Path:
@@ -250,7 +252,8 @@ class _Planner:
         self._odd_options: set[str] = set()
         self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
-        self._probes: dict[tuple[tuple[str, ...], ...], Probe] = {}
+        self._probes: dict[tuple[tuple[str, ...], ...], tuple[Probe, list[str]]] = {}
+        self._versions: dict[str, str] = {}
         self._needs: dict[str, None] = {}
         self._containers: dict[str, dict[str, Any]] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
@@ -398,7 +401,10 @@ class _Planner:
         if recorded := containers.recorded(config.container, command.programs or command.argv[:1], srun):
             self._containers.setdefault(str(recorded), recorded)
         if command.probe is not None:
-            self._probes.setdefault((command.probe.program, command.probe.shape), command.probe)
+            kind = command.probe.program, command.probe.shape
+            self._probes.setdefault(kind, (command.probe, []))[1].append(config.project.name)
+        if command.version:
+            self._versions[command.needs[0]] = command.version
         redacted = self._redactor.redact(tree)
         try:
             packed = self._packer.packed(to_json(redacted, indent=2, inf_nan_mode="strings") + b"\n")
@@ -583,8 +589,10 @@ class _Planner:
             *_told(self._told, len(planned)),
         )
         notes = tuple(map(redact_message, notes))
-        probes = tuple(self._probes.values())
-        return Plan(manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs))
+        probes = tuple(replace(probe, jobs=tuple(names)) for probe, names in self._probes.values())
+        return Plan(
+            manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs), dict(self._versions)
+        )
 
 
 def _recorded_code(code: shell_texts.Code) -> dict[str, Any]:

@@ -33,7 +33,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["data_path=[0.5,/a,0.5,'/b c']", "data_path=/a/tokens", "train_data_path=[/a]", "per_split_data_args_path=/a.json"],
+    [
+        "data_path=[0.5,/a,0.5,'/b c']",
+        "data_path=/a/tokens",
+        "train_data_path=[/a]",
+        "per_split_data_args_path=/a.json",
+    ],
 )
 def test_data_of_a_persons_own_are_taken_instead_of_made_up_tokens(given: str) -> None:
     spec = job(f"backend.megatron.{given}")

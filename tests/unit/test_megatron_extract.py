@@ -132,7 +132,7 @@ def test_a_megatron_without_the_parser_is_told_from_one_that_lacks_a_package(meg
     ("line", "message"),
     [
         ('model.add_argument("--list", action="append")', "list: _AppendAction is an action"),
-        ('model.add_argument("--rate", dest="lr", type=float)', "lr: two actions that do not make one switch"),
+        ('model.add_argument("--rate", dest="lr", type=int)', "lr: two actions that do not make one switch"),
         ('model.add_argument("--odd", default=object())', "odd: its default is a object"),
     ],
 )

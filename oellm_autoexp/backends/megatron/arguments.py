@@ -123,6 +123,14 @@ class Arguments:
         """Every argument by its dest, in the parser's order."""
         return self._by_dest
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is a dest or a flag of this version."""
+        return key in self._spelled
+
+    def named(self, key: str) -> Argument | None:
+        """The argument of a dest or a flag; None without one."""
+        return self._spelled.get(key)
+
     def by_dest(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The known values by dest; a key is a dest or a flag (`train_iters`, `train-iters`, `--train-iters`)."""
         if self._only_dests(values):

@@ -12,6 +12,7 @@ from oellm_autoexp.backends.launch import Launch
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
+from oellm_autoexp.backends.megatron.versions import fitting
 from oellm_autoexp.config.schema import MegatronBackend, decode_section
 from oellm_autoexp.errors import BackendError, Problem, raise_all
 
@@ -42,12 +43,13 @@ class MegatronCommand:
     def command(self, config: Mapping[str, Any]) -> Command:
         """See Backend.command. Raises BackendError: unknown arguments, wrong values, what Megatron would refuse."""
         section = self._section
-        values = section.megatron.copy()
-        values.pop("aux", None)
+        given = section.megatron.copy()
+        given.pop("aux", None)
         try:
             arguments = Arguments.of(section.version)
         except BackendError as error:
             raise BackendError(*(Problem(p.what, "$.backend.version", p.hint) for p in error.problems)) from None
+        values, lacking = fitting(section.version, given)
         problems: list[Problem] = []
         words: list[str] = []
         try:
@@ -57,7 +59,7 @@ class MegatronCommand:
         launch = Launch(section, decode_section("slurm", config["slurm"]))
         problems += launch.problems
         environment = launch.environment()
-        notes: tuple[Note, ...] = tuple(launch.notes)
+        notes: tuple[Note, ...] = (*launch.notes, *lacking)
         if section.checks != "none":
             verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
@@ -75,7 +77,8 @@ class MegatronCommand:
             launch.own_environment(),
             notes,
             (section.script,),
-            probe,
+            version=section.version,
+            probe=probe,
             places=places((*words, *section.extra_args), _PLACES),
             programs=launch.programs,
         )

@@ -47,7 +47,7 @@ class Torchtitan:
         environment = launch.own_environment()
         written = places(words, {"--dump_folder": "backend.torchtitan.dump_folder"})
         notes = tuple(launch.notes)
-        return Command(tuple(argv), environment, notes, (), probe, places=written, programs=launch.programs)
+        return Command(tuple(argv), environment, notes, (), probe=probe, places=written, programs=launch.programs)
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(

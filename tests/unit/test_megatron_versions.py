@@ -1,0 +1,72 @@
+"""Other versions of Megatron-LM: their tables, arguments that they lack, and a checkout that is of another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.backends.megatron.arguments import VERSION, Arguments
+from oellm_autoexp.backends.megatron.versions import VERSIONS, fitting
+from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.errors import BackendError
+from oellm_autoexp.files import shipped
+from oellm_autoexp.workflow.check import of_other_versions
+from oellm_autoexp.workflow.plan import Plan, make_plan
+from oellm_autoexp.workflow.provenance import gather
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(*overrides: str) -> Plan:
+    made = load(Source(overrides=("backend=megatron", "backend/megatron=300M", "slurm=local", *overrides)))
+    template = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+    return make_plan(made, gather([]), read_template=lambda _: template)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_shipped_model_plans_for_every_version_with_words_that_it_knows(version: str) -> None:
+    plan = planned(f"backend.version={version}", "project.name=x")
+    flags = {flag for argument in Arguments.of(version).dests.values() for flag in (*argument.flags, *argument.off)}
+    given = {word.partition("=")[0] for word in plan.manifest.jobs[0].argv if word.startswith("--")}
+    assert given <= flags
+    assert "--norm-epsilon" in given  # whose dest is another one before 0.16
+
+
+@pytest.mark.parametrize(
+    ("values", "left", "noted"),
+    [
+        ({"lr": 1, "moe_use_legacy_grouped_gemm": None}, {"lr": 1}, "moe_use_legacy_grouped_gemm"),
+        ({"moe_use_legacy_grouped_gemm": False}, {}, "has no such argument; it is left out, as core_v0_"),
+        ({"norm_epsilon": 1e-6}, {"layernorm_epsilon": 1e-6}, ""),
+        ({"moe_use_legacy_grouped_gemm": True}, {"moe_use_legacy_grouped_gemm": True}, ""),
+        ({"train_itres": None}, {"train_itres": None}, ""),
+    ],
+)
+def test_an_argument_of_another_version_is_renamed_or_left_out_where_that_changes_nothing(
+    values: dict[str, Any], left: dict[str, Any], noted: str
+) -> None:
+    found, notes = fitting(VERSION, values)
+    assert found == left
+    assert [noted in note.text for note in notes] == ([True] if noted else [])
+
+
+def test_an_argument_of_no_version_is_refused_whatever_its_value() -> None:
+    with pytest.raises(BackendError, match="no argument 'train_itres'"):
+        planned("++backend.megatron.train_itres=null", "project.name=x")
+
+
+@pytest.mark.parametrize(
+    ("minor", "told"), [("19", ""), ("18", "set backend.version=core_v0_18_0"), ("30", "make its table")]
+)
+def test_a_checkout_of_another_version_is_told(tmp_path: Path, minor: str, told: str) -> None:
+    info = tmp_path / "megatron/core/package_info.py"
+    info.parent.mkdir(parents=True)
+    info.write_text(f"MAJOR = 0\nMINOR = {minor}\nPATCH = 2\n")
+    plan = planned(f"backend.script={tmp_path}/pretrain_gpt.py", "project.name=x")
+    notes = of_other_versions(plan.versions)
+    assert [told in note for note in notes] == ([True] if told else [])
