@@ -73,6 +73,7 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
     from oellm_autoexp.scheduler.make import live_site
+    from oellm_autoexp.workflow import resuming
     from oellm_autoexp.workflow.check import absent, container_problems, of_other_versions
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
@@ -97,13 +98,16 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
             read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
         )
     found.raise_all()
+    earlier = resuming.earlier(made.checkpoints)
     with located(composed):
+        raise_all(ConfigError, resuming.problems(earlier))
         _ask(made)
         unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
     notes = (
         *made.notes,
+        *resuming.notes(earlier),
         *absent(made.needs),
         *of_other_versions(made.versions),
         *(str(problem).partition("\n")[0] for problem in unready),

@@ -80,6 +80,16 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """The folder of a job's checkpoints: `resume` (project.resume) says whether it may go on from what is there."""
+
+    job: str
+    output_dir: str
+    path: str
+    resume: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """A manifest, and what is to be written beside it. Nothing has been written yet.
 
@@ -98,6 +108,8 @@ class Plan:
     """What was taken out of the files of the record, by file and place (`workflow.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
+    checkpoints: tuple[Checkpoints, ...] = ()
+    """Where the jobs keep checkpoints, as far as their arguments say so."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The version of Megatron-LM that some of them are to be of, by their paths."""
 
@@ -214,6 +226,7 @@ class _Planned:
     spec: JobSpec
     script: str
     config: bytes
+    resume: bool = True
     places: tuple[Place, ...] = ()
     """Where its program writes, by what its arguments say; absolute."""
 
@@ -501,7 +514,8 @@ class _Planner:
         )
         self._first = self._first or config
         check_plan_wide(self._first, config)
-        return _Planned(spec, text, packed, tuple(Place(p.key, absolute(p.path)) for p in command.places))
+        places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
+        return _Planned(spec, text, packed, project.resume, places)
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
         """Why the site would not take a job; SLURM is asked once."""
@@ -590,8 +604,23 @@ class _Planner:
         )
         notes = tuple(map(redact_message, notes))
         probes = tuple(replace(probe, jobs=tuple(names)) for probe, names in self._probes.values())
+        checkpoints = tuple(
+            Checkpoints(job.spec.name, job.spec.output_dir, place.path, job.resume)
+            for job in planned
+            for place in job.places
+            if place.key.endswith(".save")
+        )
         return Plan(
-            manifest, shared, scripts, configs, notes, probes, secrets, tuple(self._needs), dict(self._versions)
+            manifest,
+            shared,
+            scripts,
+            configs,
+            notes,
+            probes,
+            secrets,
+            needs=tuple(self._needs),
+            checkpoints=checkpoints,
+            versions=dict(self._versions),
         )
 
 

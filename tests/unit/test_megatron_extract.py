@@ -128,6 +128,14 @@ def test_a_megatron_without_the_parser_is_told_from_one_that_lacks_a_package(meg
     assert "needs einops" in done.stderr
 
 
+def test_two_arguments_with_one_dest_are_one_with_both_flags_and_the_first_default(megatron: Path) -> None:
+    file = megatron / "megatron/training/arguments.py"
+    line = 'model.add_argument("--rate", dest="lr", type=float, default=1.0)'
+    file.write_text(file.read_text().replace("    switches =", f"    {line}\n    switches ="))
+    (row,) = [row for row in json.loads(extracted(megatron, str(megatron)).stdout) if row["dest"] == "lr"]
+    assert (row["flags"], row["default"]) == (["--lr", "--rate"], None)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

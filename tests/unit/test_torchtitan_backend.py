@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,18 @@ def test_what_its_parser_refuses_is_told_in_its_words(tmp_path: Path, monkeypatc
         "it would be refused: Parsing error Unrecognized options: --training.stpes=5",
         "it would be refused: ValueError: steps must be positive",
     ]
+
+
+def test_a_refusal_names_the_jobs_that_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchtitan").mkdir()
+    (tmp_path / "torchtitan/__init__.py").touch()
+    (tmp_path / "torchtitan/config.py").write_text(PACKAGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    probes = [replace(asked(tmp_path, "--training.steps=0"), jobs=names) for names in (("a", "b"), ("c",))]
+    with pytest.raises(BackendError) as error:
+        ask(probes)
+    (problem,) = error.value.problems
+    assert problem.what == "job a and 2 others would be refused: ValueError: steps must be positive"
 
 
 def test_without_torchtitan_it_is_told_that_nothing_can_be_asked(tmp_path: Path) -> None:
