@@ -222,6 +222,7 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
     from oellm_autoexp.monitor.tracked import SUBMITTING
     from oellm_autoexp.trust import reading_of_others
     from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
+    from oellm_autoexp.workflow.provenance import changed_code
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
@@ -233,6 +234,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         screen = console()
         screen.print(session_table(session), crop=False)
         screen.print(headline(session))
+        if not session.finished and (changed := changed_code(manifest)):
+            app.note(f"note: {changed}")
         if (waits := waiting_text(facts.waiting(session))) is not None:
             screen.print(waits, soft_wrap=True)
         watch = [f"go on watching    {hints.resume_command(manifest)}", *hints.of_queue(manifest, session)]

@@ -42,7 +42,11 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from oellm_autoexp.workflow.provenance import changed_code
+
     manifest = steps.load_manifest(options.manifest)
+    if changed := changed_code(manifest):
+        app.note(f"note: {changed}", on_stderr=options.json)
     if options.dry_run:
         code = steps.show_dry_run(manifest, steps.read_script(manifest))
         return code, facts.plan_facts(manifest, options.manifest)

@@ -18,7 +18,9 @@ from typing import Any
 
 from oellm_autoexp import trust
 from oellm_autoexp.errors import StateError
+from oellm_autoexp.model import Manifest
 from oellm_autoexp.redaction import redact_text
+from oellm_autoexp.text import digest
 
 _DIFF_LIMIT_BYTES = 4 << 20
 _GIT_TIMEOUT_SECONDS = 20
@@ -74,8 +76,32 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def changed_code(manifest: Manifest) -> str:
+    """What to tell where the code in a plan's working directory is not what it was when the plan was made; else ''.
+
+    Jobs run what is there when they begin. Looked at are the commit and what differs from it, as far as git tells them
+    here, and tracks it.
+    """
+    was = manifest.provenance.get("git") or {}
+    if not was.get("commit"):
+        return ""
+    now, _, _ = git_state(Path(manifest.provenance["work_dir"]))
+    if not now:
+        return ""
+    if was["commit"] != now["commit"]:
+        how = f"its commit was {was['commit'][:10]} and is {now['commit'][:10]}"
+    elif (was.get("clean"), was.get("diff", now["diff"])) != (now["clean"], now["diff"]):
+        how = f"files have been edited since commit {was['commit'][:10]}"
+    else:
+        return ""
+    where = manifest.provenance["work_dir"]
+    return f"the code in {where} has changed since the plan was made ({how}): jobs that begin now run what is there"
+
+
 def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
-    """Commit, branch and whether the tree is clean, the diff to the commit, and a note; all empty outside a checkout.
+    """Commit, branch, whether the tree is clean and the digest of the diff; the diff to the commit; and a note.
+
+    All are empty outside of a checkout.
 
     A checkout into whose configuration others can write is not asked: it may name programs of theirs.
     """
@@ -109,6 +135,7 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
         return {}, "", f"the state of git is not recorded: {found.where}: {found.what}"
     except (OSError, subprocess.SubprocessError):
         return {}, "", ""
+    of_diff = digest(diff) if diff else ""
     if len(diff) > _DIFF_LIMIT_BYTES:
         diff = f"{diff[:_DIFF_LIMIT_BYTES]}\n[cut: the diff has {len(diff)} characters]\n"
-    return {"commit": commit, "branch": branch, "clean": not diff}, redact_text(diff), ""
+    return {"commit": commit, "branch": branch, "clean": not diff, "diff": of_diff}, redact_text(diff), ""
