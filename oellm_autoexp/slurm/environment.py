@@ -42,6 +42,8 @@ SRUN_INPUTS = frozenset((*OF_SRUN_ALONE, *_OF_JOBS))
 REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
 _OF_TASKS = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_TASK_PID", "SLURMD_NODENAME")
 """What srun sets for each task (srun(1), OUTPUT ENVIRONMENT VARIABLES)."""
+_CODE = re.compile(r"\$\(.*\)|`.*`", re.DOTALL)
+"""What may be shell code of the script's own (shell_code.py), which runs on the first node."""
 _ANSWERED = {
     **dict.fromkeys(("SLURM_EXPORT_ENV", "SRUN_EXPORT_ENV"), "export"),
     **dict.fromkeys(("SLURM_STDOUTMODE", "SRUN_OUTPUT"), "output"),
@@ -99,7 +101,7 @@ def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
     """What is wrong with variables of the section `where` whose values need what each task of srun has of its own."""
     found = []
     for name, value in env.items():
-        names = (match.group().strip("${}") for match in REFERENCE.finditer(value))
+        names = (match.group().strip("${}") for match in REFERENCE.finditer(_CODE.sub("", value)))
         if of_tasks := [each for each in names if each in _OF_TASKS]:
             what = f"${of_tasks[0]} is the script's own here, the same for all tasks"
             hint = "the program itself sees that of its task; or start it by sh -c, which sets the variable first"

@@ -95,10 +95,6 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
     for key, value in _texts(config, code):
         if sign := stays_text(value):
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
-    for name, value in config.slurm.env.items():
-        if found := OF_TASKS.search(value):
-            text = f"slurm.env.{name}: ${found[1]} is read once, before srun starts the tasks, and is the same in all"
-            yield Note(f"of tasks {name}", text)
     shells = read_by_a_shell(command.argv)
     for index, word in enumerate(command.argv):
         if index in shells:

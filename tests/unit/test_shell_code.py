@@ -221,9 +221,9 @@ def test_what_is_of_one_task_and_what_sbatch_does_not_read_is_refused() -> None:
     assert "${oc.env:MINE}" in text
 
 
-def test_a_rank_that_slurm_env_would_make_the_same_in_all_tasks_is_noted() -> None:
-    notes = planned({"env": {"RANK": "$SLURM_PROCID"}}).notes
-    assert any("slurm.env.RANK: $SLURM_PROCID is read once" in note for note in notes)
+def test_code_may_read_what_is_of_the_first_node_where_the_script_runs() -> None:
+    script = planned({"env": {"A": "$(echo $SLURMD_NODENAME)"}}).scripts[0]
+    assert printed(script, SLURMD_NODENAME="n1") == {"A": "n1"}
 
 
 @pytest.mark.parametrize(
