@@ -232,6 +232,8 @@ def read_by_a_shell(words: Sequence[str]) -> set[int]:
 
 def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> list[str | Raw]:
     """Words in which `$NAME` is the job's variable (`of_slurm_alone`: only SLURM's), but where a shell reads them."""
+    if not any("$" in word for word in words):  # as in most of the jobs of a sweep
+        return [*words]
     pattern = _OF_JOBS if of_slurm_alone else REFERENCE
     shells = read_by_a_shell(words)
     return [
@@ -242,5 +244,7 @@ def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> lis
 
 def stays_text(text: str) -> str:
     """The first `$(` or backtick outside of single quotes in a text that no shell reads; '' without one."""
+    if "$(" not in text and "`" not in text:
+        return ""
     found = re.search(r"(?<!\\)(?:\$\(|`)", re.sub(r"'[^']*'", "", text))
     return found.group() if found else ""

@@ -83,7 +83,7 @@ def word_problems(argv: Sequence[str], where: str) -> Iterator[Problem]:
     """Words of a program with a variable that only a shell in the task could read."""
     shells = read_by_a_shell(argv)
     for index, word in enumerate(argv):
-        if index not in shells and (found := OF_TASKS.search(word)):
+        if "$" in word and index not in shells and (found := OF_TASKS.search(word)):
             yield _of_tasks(found[1], where)
 
 
@@ -97,7 +97,7 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
     shells = read_by_a_shell(command.argv)
     for index, word in enumerate(command.argv):
-        if index in shells:
+        if index in shells or not ("$" in word or "`" in word):
             continue
         if sign := stays_text(word):
             yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's words")
