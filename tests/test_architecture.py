@@ -135,6 +135,7 @@ RUNS_PROCESSES = {
     "workflow.check",
     "workflow.cluster",  # what a user would ask SLURM and container runtimes
     "workflow.provenance",
+    "workflow.snapshot",
     "world",
 }
 

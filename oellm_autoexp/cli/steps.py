@@ -527,7 +527,9 @@ def finish(monitor: Shown) -> int:
 
 def show_plan(made: Plan, path: Path) -> None:
     """Print what was planned, and where it is."""
-    show_planned(made.manifest, path, made.notes)
+    from oellm_autoexp.workflow.snapshot import told
+
+    show_planned(made.manifest, path, (*made.notes, *([told(made.snapshot)] if made.snapshot else [])))
 
 
 def show_planned(manifest: Manifest, path: Path, notes: Iterable[str]) -> None:

@@ -57,6 +57,8 @@ class ProjectSection(Section):
     log_path_current: str
     monitoring_state_dir: str
     resume: bool = True
+    code: Literal["inplace", "snapshot"] = "inplace"
+    """Whether jobs run the code that is there when they begin, or a copy from when they were planned."""
 
     @model_validator(mode="after")
     def _fit_into_lines(self) -> ProjectSection:

@@ -28,7 +28,7 @@ from oellm_autoexp.model import MANIFEST_VERSION, Manifest
 from oellm_autoexp.monitor.session import session_path
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.text import plain_name, plural
-from oellm_autoexp.workflow import side_file
+from oellm_autoexp.workflow import side_file, snapshot
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _MANIFEST_LINK = "manifest.json"
@@ -101,10 +101,14 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
             _check_free(plan)
             making = _Making(plan, claim, above)
             try:
+                if plan.snapshot:
+                    snapshot.take(plan.snapshot, Path(plan.manifest.base_output_dir))
                 making.files(secrets, progress)
                 making.publish(manifest, extra)
             except BaseException:
                 making.take_back()
+                if plan.snapshot:
+                    snapshot.remove(plan.snapshot)
                 raise
     except BaseException as error:
         for folder in reversed(above):
@@ -127,6 +131,10 @@ def _check_free(plan: Plan) -> None:
     session = session_path(Path(plan.manifest.monitoring_state_dir), plan_id)
     if os.path.lexists(session):  # of a plan in another output root, or of one whose manifest was removed
         raise StateError(Problem("a session of this id exists already", str(session), _OTHER_ID))
+    if plan.snapshot and os.path.lexists(plan.snapshot.folder):
+        raise StateError(
+            Problem("a copy of the code of this plan's id exists already", plan.snapshot.folder, _OTHER_ID)
+        )
     sweep = plan.sweep_path
     if os.path.lexists(sweep):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import zlib
 from collections import defaultdict
@@ -90,6 +91,27 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A copy of a checkout for the jobs of a plan: its `top` is copied into `folder`, and jobs run in `work_dir`."""
+
+    top: str
+    folder: str
+    work_dir: str
+
+    @classmethod
+    def of(cls, top: str, work_dir: str, folder: str) -> Snapshot:
+        """The snapshot in `folder` of the checkout at `top`, in which the plan was made at `work_dir`."""
+        return cls(top, folder, posixpath.normpath(posixpath.join(folder, posixpath.relpath(work_dir, top))))
+
+    def moved(self, words: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+        """Words of which those that are one of these files of the checkout name its copy."""
+        copies = {
+            file: f"{self.folder}{file.removeprefix(self.top)}" for file in files if file.startswith(f"{self.top}/")
+        }
+        return tuple(copies.get(word, word) for word in words)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A manifest, and what is to be written beside it. Nothing has been written yet.
 
@@ -108,6 +130,8 @@ class Plan:
     """What was taken out of the files of the record, by file and place (`workflow.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
+    snapshot: Snapshot | None = None
+    """The copy of the code that the jobs run, which is made when the plan is written."""
     checkpoints: tuple[Checkpoints, ...] = ()
     """Where the jobs keep checkpoints, as far as their arguments say so."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -175,9 +199,10 @@ def make_plan(
         except AutoexpError as error:
             others = _beside_the_sweep(composed, circumstances, read_template)
             raise type(error)(*error.problems, *others) from None
-        planner = _Planner(jobs, circumstances, read_template, site)
+        plan_id = plan_id or _plan_id(composed.source, circumstances)
+        planner = _Planner(jobs, circumstances, read_template, site, plan_id)
         planned = planner.jobs(subset, progress)
-        return planner.plan(planned, composed, plan_id or _plan_id(composed.source, circumstances))
+        return planner.plan(planned, composed, plan_id)
 
 
 def job_config(composed: Composed, circumstances: Circumstances, index: int | None) -> dict[str, Any]:
@@ -253,8 +278,11 @@ class _Planner:
         circumstances: Circumstances,
         read_template: ReadTemplate,
         site: Callable[[SlurmSection], Site] | None = None,
+        plan_id: str = "",
     ) -> None:
         self._jobs = jobs
+        self._plan_id = plan_id
+        self._snapshot: Snapshot | None = None
         self._site = site
         self._sites: dict[tuple[str, ...], Site] = {}
         self._circumstances = circumstances
@@ -439,7 +467,10 @@ class _Planner:
         project, slurm, absolute = config.project, config.slurm, self._jobs.absolute
         output_dir = absolute(project.output_dir)
         log_path = log_pattern(absolute(project.log_path), output_dir)
-        work_dir = str(self._circumstances.work_dir)
+        self._snapshot = snapshot = self._code(project)
+        work_dir = snapshot.work_dir if snapshot else str(self._circumstances.work_dir)
+        if snapshot:
+            command = replace(command, argv=snapshot.moved(command.argv, command.needs))
         self._odd_options.update(key for key in slurm.sbatch if unknown_option(key))
         for place, overrides in watching.known_overrides(config.monitoring):
             later = [key.removeprefix(watching.DIRECTIVES) for key in overrides if key.startswith(watching.DIRECTIVES)]
@@ -516,6 +547,19 @@ class _Planner:
         check_plan_wide(self._first, config)
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
         return _Planned(spec, text, packed, project.resume, places)
+
+    def _code(self, project: ProjectSection) -> Snapshot | None:
+        """Where a job's code is, if it runs a copy. Raises ConfigError."""
+        if project.code == "inplace":
+            return None
+        around = self._circumstances
+        top = str(around.git.get("top") or "")
+        if not top or not f"{around.work_dir}/".startswith(f"{top}/"):
+            hint = "plan within a checkout that has a commit, or set project.code: inplace"
+            raise ConfigError(Problem("there is no checkout of git here to copy", "$.project.code", hint))
+        place = f"{self._jobs.absolute(project.base_output_dir)}/manifests/{self._plan_id}.code"
+        folder = str(around.code_dir or place)
+        return Snapshot.of(top, str(around.work_dir), folder)
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
         """Why the site would not take a job; SLURM is asked once."""
@@ -619,6 +663,7 @@ class _Planner:
             probes,
             secrets,
             needs=tuple(self._needs),
+            snapshot=self._snapshot,
             checkpoints=checkpoints,
             versions=dict(self._versions),
         )

@@ -22,7 +22,7 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9_+=@,.][A-Za-z0-9_+=@,.\-]*")
 _LONGEST_NAME = 180  # a file name has 255 bytes, and names get endings
 _LONGEST_PLAN_ID = 180  # bytes; a file name has 255, and ids get endings
 _ENDINGS = re.compile(
-    r"\.(sweep|provenance|arrays|planning|json|jsonl|journal|lease|events|actions|requests|detached|part|heir)$",
+    r"\.(sweep|provenance|code|arrays|planning|json|jsonl|journal|lease|events|actions|requests|detached|part|heir)$",
     re.IGNORECASE,
 )
 """Endings of files beside manifests and sessions: with `z` and `z.sweep`, `z.sweep.json` would be both plans' file."""
@@ -59,6 +59,7 @@ def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
 PLAN_WIDE = (
     "project.base_output_dir",
     "project.monitoring_state_dir",
+    "project.code",
     "slurm.array",
     "slurm.array_task_limit",
     "slurm.client",

@@ -24,7 +24,7 @@ from oellm_autoexp.text import digest
 
 _DIFF_LIMIT_BYTES = 4 << 20
 _GIT_TIMEOUT_SECONDS = 20
-_NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 """A checkout that several people share may name programs of any of them (git-config(1)); none of these is run."""
 
 
@@ -48,6 +48,8 @@ class Circumstances:
     that holds what comes with the program. Empty outside of containers."""
     notes: tuple[str, ...] = ()
     """What a person should know of what could not be gathered."""
+    code_dir: Path | None = None
+    """Where the jobs of a plan that is there run; None: of a new one, as its config says."""
 
 
 def gather(argv: list[str] | None = None) -> Circumstances:
@@ -83,7 +85,8 @@ def changed_code(manifest: Manifest) -> str:
     here, and tracks it.
     """
     was = manifest.provenance.get("git") or {}
-    if not was.get("commit"):
+    own_copy = all(job.work_dir != manifest.provenance["work_dir"] for job in manifest.jobs)
+    if not was.get("commit") or own_copy:
         return ""
     now, _, _ = git_state(Path(manifest.provenance["work_dir"]))
     if not now:
@@ -111,7 +114,7 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
 
     def git(*words: str) -> str:
         result = subprocess.run(
-            [program, "-C", str(directory), *_NO_PROGRAMS, *words],
+            [program, "-C", str(directory), *NO_PROGRAMS, *words],
             capture_output=True,
             text=True,
             errors="replace",
@@ -129,6 +132,7 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
                     trust.open_file(folder / name, most=trust.LINE).close()
         commit = git("rev-parse", "HEAD").strip()
         branch = git("rev-parse", "--abbrev-ref", "HEAD").strip()
+        top = git("rev-parse", "--show-toplevel").strip()
         diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
     except StateError as error:
         found = error.problems[0]
@@ -138,4 +142,4 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
     of_diff = digest(diff) if diff else ""
     if len(diff) > _DIFF_LIMIT_BYTES:
         diff = f"{diff[:_DIFF_LIMIT_BYTES]}\n[cut: the diff has {len(diff)} characters]\n"
-    return {"commit": commit, "branch": branch, "clean": not diff, "diff": of_diff}, redact_text(diff), ""
+    return {"commit": commit, "branch": branch, "clean": not diff, "diff": of_diff, "top": top}, redact_text(diff), ""

@@ -141,6 +141,8 @@ class _Record:
     """The variables whose values are secrets and that are not set now."""
     work_dir: Path
     python: str
+    code_dir: Path
+    git: tuple[tuple[str, Any], ...]
     shipped: str
     """The folder of shipped files, of a plan that was made in an image; else ''."""
 
@@ -164,6 +166,8 @@ class _Record:
             frozenset(hidden - os.environ.keys()),
             Path(manifest.provenance["work_dir"]),
             manifest.provenance["python"],
+            Path(manifest.base_output_dir, "manifests", f"{manifest.plan_id}.code"),
+            tuple(manifest.provenance.get("git", {}).items()),
             manifest.provenance.get("image", {}).get("shipped", ""),
         )
 
@@ -171,7 +175,17 @@ class _Record:
         """What the plan took from the world, as far as jobs depend on it."""
         now = datetime.fromisoformat(_parsed(self.planning)["now"])
         return Circumstances(
-            now, self.work_dir, self.python, dict(self.environment), (), "", "", "", image={"shipped": self.shipped}
+            now,
+            self.work_dir,
+            self.python,
+            dict(self.environment),
+            (),
+            "",
+            "",
+            "",
+            git=dict(self.git),
+            image={"shipped": self.shipped},
+            code_dir=self.code_dir,
         )
 
     def template(self, path: Path | None) -> str:

@@ -47,3 +47,65 @@ def test_status_of_a_session_that_goes_on_tells_it(checkout: User) -> None:
         assert "has changed since the plan was made" in checkout.run(*status).stdout
     finally:
         checkout.run("monitor", "--session", "p", "--cmd", "cancel")
+
+
+EXPERIMENT = """
+defaults: [override /backend: command]
+project: {name: job, code: snapshot}
+backend:
+  argv: [sh, -c, 'cat train.py untracked.py; pwd; echo X=$X; ls ignored.txt; [ "$X" = 1 ]']
+slurm: {env: {X: "0"}}
+monitoring:
+  poll_interval_seconds: 0.2
+  state_events:
+    crash:
+      actions: [{class_name: RestartAction, max_attempts: 1, overrides: {slurm.env.X: "1"}}]
+"""
+
+
+def test_jobs_and_their_new_attempts_run_the_code_that_was_laid_aside_with_the_plan(checkout: User) -> None:
+    (checkout.home / "exp.yaml").write_text(EXPERIMENT)
+    (checkout.outputs / "manifests" / "p.code.part" / "left by a planner that was killed").mkdir(parents=True)
+    (checkout.home / ".gitignore").write_text("ignored.txt\n")
+    for name in ("untracked.py", "ignored.txt"):
+        (checkout.home / name).write_text(f"{name}\n")
+    planned = checkout.run("plan", "--config-ref", "./exp.yaml", "--plan-id", "p", "--manifest", "m.json")
+    assert planned.returncode == 0, planned.stderr
+    copy = checkout.outputs / "manifests" / "p.code"
+    assert f"note: the jobs run a copy of the code in {checkout.home}: 4 files" in planned.stdout
+    assert {path.name for path in copy.iterdir()} == {"train.py", "untracked.py", "exp.yaml", ".gitignore"}
+    for name in ("train.py", "untracked.py"):
+        (checkout.home / name).write_text("edited\n")
+    done = checkout.run("submit", "--manifest", "m.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "has changed since" not in done.stdout
+    logs = sorted((checkout.outputs / "job" / "logs").iterdir())
+    assert len(logs) == 2
+    for attempt, log in enumerate(logs):
+        assert log.read_text().splitlines()[:4] == ["2", "untracked.py", str(copy), f"X={attempt}"]
+
+
+def test_outside_of_a_checkout_there_is_no_code_to_lay_aside(user: User) -> None:
+    words = ("backend=command", "backend.argv=[true]", "project.name=job", "project.code=snapshot")
+    refused = user.run("plan", *words)
+    assert refused.returncode == 2
+    assert "there is no checkout of git here to copy" in refused.stderr
+
+
+def test_a_plan_whose_id_is_taken_leaves_the_code_of_the_other_one(checkout: User) -> None:
+    words = ("backend=command", "backend.argv=[true]", "project.name=job", "project.code=snapshot", "--plan-id", "p")
+    assert checkout.run("plan", *words).returncode == 0
+    assert checkout.run("plan", *words).returncode == 2
+    assert (checkout.outputs / "manifests" / "p.code" / "train.py").exists()
+
+
+def test_a_script_of_the_checkout_that_is_named_by_its_path_is_that_of_the_copy(checkout: User) -> None:
+    script = checkout.home / "Megatron-LM" / "pretrain_gpt.py"
+    script.parent.mkdir()
+    script.write_text("")
+    words = ("backend=megatron", "backend/megatron=130M", "project.name=job", "project.code=snapshot")
+    planned = checkout.run("plan", "--plan-id", "p", f"backend.script={script}", *words)
+    assert planned.returncode == 0, planned.stderr
+    copy = checkout.outputs / "manifests" / "p.code" / "Megatron-LM" / "pretrain_gpt.py"
+    assert copy.exists()
+    assert str(copy) in (checkout.outputs / "job" / "job.sbatch").read_text()
