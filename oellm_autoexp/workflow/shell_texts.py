@@ -8,6 +8,7 @@ from typing import Any
 from oellm_autoexp.backends.base import Command, Note
 from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
 from oellm_autoexp.errors import Problem
+from oellm_autoexp.redaction import redact, redact_words
 from oellm_autoexp.slurm.environment import REFERENCE
 from oellm_autoexp.slurm.shell_code import (
     OF_TASKS,
@@ -88,16 +89,19 @@ def word_problems(argv: Sequence[str], where: str) -> Iterator[Problem]:
 
 
 def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]:
-    """The shell code of a job, and its texts that look like some and are none."""
+    """The shell code of a job, and its texts that look like some and are none; of a secret nothing is said."""
     for key, parts in code.items():
-        shown = " ".join("".join(parts).split())
+        shown = _redacted(key, " ".join("".join(parts).split()))
         yield Note(f"code {key}", f"{key} is shell code, which the job's script runs once: {shown}")
     for key, value in _texts(config, code):
-        if sign := stays_text(value):
+        if (sign := stays_text(value)) and _redacted(key, value) == value:
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
+    if not any("$" in word or "`" in word for word in command.argv):
+        return
     shells = read_by_a_shell(command.argv)
+    told = redact_words(command.argv)
     for index, word in enumerate(command.argv):
-        if index in shells or not ("$" in word or "`" in word):
+        if index in shells or told[index] != word:
             continue
         if sign := stays_text(word):
             yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's words")
@@ -105,6 +109,10 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
             name = found.group().strip("${}")
             text = f"the ${name} in {word!r} stays text: no shell reads the program's words; ${{oc.env:{name}}} is its"
             yield Note(f"text {word}", f"{text} value while planning")
+
+
+def _redacted(key: str, text: str) -> str:
+    return str(redact({key.rpartition(".")[2]: text}).popitem()[1])
 
 
 _WHERE_CODE = "what stands literally in a YAML file's slurm.env or slurm.launcher_cmd is shell code"

@@ -213,6 +213,13 @@ def test_a_variable_in_flags_of_srun_and_of_slurm_in_the_programs_words_is_the_j
     assert any("the $HOME in '$HOME/x' stays text" in note for note in plan.notes)
 
 
+def test_nothing_is_said_of_a_secret_that_holds_a_sign_of_a_shell() -> None:
+    argv = ["train", "--password", "hun$ter2$(x)", "--api-key=a$key`b`"]
+    plan = planned({"env": {"HF_TOKEN": "${metadata.x}"}}, argv=argv, metadata={"x": "hun$(ter)2"})
+    told = "\n".join(plan.notes)
+    assert not [secret for secret in ("hun", "ter2", "a$key", "key`b`") if secret in told]
+
+
 def test_what_is_of_one_task_and_what_sbatch_does_not_read_is_refused() -> None:
     assert "another in each task" in refusal({}, argv=["train", "--rank=$SLURM_PROCID"])
     assert "another in each task" in refusal({"srun": {"chdir": "/x/$SLURM_LOCALID"}}, cluster="base")
