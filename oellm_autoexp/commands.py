@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -22,6 +24,30 @@ def command(name: str, *words: str) -> str:
     if called.suffix == ".py" and called.parent.name == "scripts":
         return shlex.join([_found_as("python", sys.executable), str(called.with_name(f"{name}_autoexp.py")), *words])
     return shlex.join([_found_as("oellm-autoexp", sys.argv[0]), name, *words])
+
+
+def program() -> str:
+    """What the user typed to reach the command at work: `run_autoexp.py`, `oellm-autoexp run`; for usage lines."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return " ".join(["python -m oellm_autoexp", *sys.argv[1:2]])
+    return called.name if called.suffix == ".py" else " ".join([called.name, *sys.argv[1:2]])
+
+
+def in_examples(text: str, names: Mapping[str, str]) -> str:
+    """Examples that say `python scripts/NAME.py`, in the form in which this command was called.
+
+    `names` has the command's name by that of its script.
+    """
+    called = Path(sys.argv[0])
+    if called.suffix == ".py" and called.name != "__main__.py":
+        return text
+    first = "python -m oellm_autoexp" if called.name == "__main__.py" else called.name
+
+    def typed(match: re.Match[str]) -> str:
+        return f"{first} {names[match[1]]}" if match[1] in names else match[0]
+
+    return re.sub(r"python scripts/(\w+)\.py", typed, text)
 
 
 def _found_as(name: str, path: str) -> str:

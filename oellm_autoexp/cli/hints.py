@@ -60,6 +60,19 @@ def output_root() -> Path:
     return Path(os.environ.get("OUTPUT_DIR") or Path(os.environ.get("PROJECT_DIR") or ".", "outputs"))
 
 
+def no_sessions(directory: Path, *, unfinished: bool = False) -> str:
+    """Say that a folder has no sessions, by its whole path, as a relative one does not tell where it is looked for."""
+    return f"no {'unfinished ' if unfinished else ''}sessions in {directory.absolute()}"
+
+
+def other_folder() -> str:
+    """What to do where sessions are looked for in the folder that no option has named, and are not there."""
+    variables = ("OELLM_MONITORING_STATE_DIR", "OUTPUT_DIR", "PROJECT_DIR")
+    name = next((name for name in variables if os.environ.get(name)), "")
+    why = f"the folder is that of ${name}" if name else "$OUTPUT_DIR is not set"
+    return f"{why}; run this where you planned, or name the folder with --monitoring-state-dir"
+
+
 def show(lines: list[str]) -> None:
     """Print what to try next."""
     from oellm_autoexp.view.tables import console

@@ -20,6 +20,7 @@ from oellm_autoexp.cli import (
     queue_commands,
     read_only,
     session_commands,
+    session_names,
     steps,
     try_rules,
     watchers,
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> int:
+    session_names.understand(options, _COMMANDS)
     _check_what_goes_with(options)
     detach.check(options)
     queue_commands.check(options)
@@ -97,14 +99,13 @@ def _act(options: argparse.Namespace) -> int:
 def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
     """Let commands that only look read the session of another user, and say whose it is."""
     from oellm_autoexp import trust
-    from oellm_autoexp.monitor.session import find_session
 
     owner = None
     if options.cmd in _LOOKS and not options.queue_retry:
         if options.manifest is not None:
             owner = trust.stranger(options.manifest)
         elif options.session is not None:
-            owner = with_backoff(lambda: trust.stranger(find_session(_directory(options), options.session)))
+            owner = with_backoff(lambda: trust.stranger(_found(options)))
     if owner is not None:
         app.note(f"this session belongs to {owner}: you see it, and only they can act on it", on_stderr=True)
     with trust.reading_as(owner):
@@ -155,6 +156,8 @@ def _watch(options: argparse.Namespace) -> int:
         code, sessions = every_session.watch(_directory(options), once=options.once, quiet=options.json)
         if options.once or options.json:
             _show_sessions(sessions, as_json=options.json)
+        if not sessions and code == app.OK and not options.json:
+            _tell_none(options, unfinished=True)
         return code
     manifest, path = _manifest(options)
     if options.detach:
@@ -202,8 +205,16 @@ def _status_of_all(options: argparse.Namespace) -> int:
     sessions = [session for session in _sessions(_directory(options)) if not session.finished]
     _show_sessions(sessions, as_json=options.json)
     if not sessions and not options.json:
-        app.note(f"no unfinished sessions in {_directory(options)}")
+        _tell_none(options, unfinished=True)
     return app.OK
+
+
+def _tell_none(options: argparse.Namespace, *, unfinished: bool = False) -> None:
+    """Say that there are no sessions, and where else to look if no option names the folder."""
+    directory = _directory(options)
+    app.note(hints.no_sessions(directory, unfinished=unfinished))
+    if options.monitoring_state_dir is None and not any(directory.glob("*.json")):
+        app.note(f"    {hints.other_folder()}")
 
 
 def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
@@ -280,6 +291,17 @@ def _actions(options: argparse.Namespace) -> int:
     return queue_commands.work(options, _manifest(options)[0])
 
 
+def _found(options: argparse.Namespace) -> Path:
+    """The file of the session that --session names. Raises ConfigError."""
+    from oellm_autoexp.monitor.session import all_sessions, find_session
+
+    directory = _directory(options)
+    if options.monitoring_state_dir is None and not all_sessions(directory):
+        what = f"no session '{options.session}', as there are none here"
+        raise ConfigError(Problem(what, str(directory.absolute()), hints.other_folder()))
+    return find_session(directory, options.session)
+
+
 def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
     """The manifest and the session as it is on disk. Raises ConfigError, CorruptError."""
     manifest, _ = _manifest(options)
@@ -310,7 +332,7 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps({"directory": str(directory), "sessions": rows, "unread": not_read}))
         return app.OK
     if not sessions and not unread:
-        console().print(f"no sessions in {directory}")
+        _tell_none(options)
         return app.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", no_wrap=True)
@@ -379,7 +401,7 @@ def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpE
 
 def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """The manifest that --session or --manifest means. Raises ConfigError."""
-    from oellm_autoexp.monitor.session import Session, find_session, session_path
+    from oellm_autoexp.monitor.session import Session, session_path
 
     if options.manifest is not None:
         manifest = steps.load_manifest(options.manifest)
@@ -389,9 +411,9 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
         return manifest, options.manifest
     if options.session is None:
         raise ConfigError(
-            Problem("which session?", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
+            Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
         )
-    path = with_backoff(lambda: Session.load(find_session(_directory(options), options.session)).manifest_path)
+    path = with_backoff(lambda: Session.load(_found(options)).manifest_path)
     return steps.load_manifest(path), path
 
 

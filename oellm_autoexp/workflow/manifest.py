@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from oellm_autoexp import trust
+from oellm_autoexp import commands, trust
 from oellm_autoexp.claims import Claim, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.files import (
@@ -34,6 +34,7 @@ from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 _MANIFEST_LINK = "manifest.json"
 _JOB_FILES = ("job.sbatch", "config.json")
 _FOLDER = "manifests"
+_YAML = (".yaml", ".yml")
 _MOVE_BACK = "move it back, let a link lead from the old place to the new one (ln -s NEW OLD), or plan again"
 _OTHER_ID = "choose another --plan-id"
 _PATIENCE_SECONDS = 60.0
@@ -282,7 +283,10 @@ def _copy(source: str, path: str) -> None:
 
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
-    missing = "make one with plan_autoexp.py --manifest PATH"
+    if path.suffix in _YAML and path.exists():
+        hint = f"it is a config: plan it first: {commands.command('plan', '--config-ref', str(path))}"
+        raise ConfigError(Problem("a YAML file is no manifest", str(path), hint))
+    missing = f"make one: {commands.command('plan', '--manifest', str(path))} …"
     if path.parent.name == _FOLDER and not path.parent.parent.exists():
         missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
     data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing, named=True)
