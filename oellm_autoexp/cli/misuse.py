@@ -54,7 +54,9 @@ def option_as_key(overrides: Sequence[str], own: Iterable[str]) -> tuple[str, st
 def manifest_of(given: Path | None, words: Sequence[str]) -> Path:
     """The manifest that a command is to submit: that of `--manifest`, or its only word. Raises ConfigError."""
     if overrides := [word for word in words if is_override(word)]:
-        raise ConfigError(Problem("a manifest is fixed", overrides[0], "overrides go to plan or run, which make a new one"))
+        raise ConfigError(
+            Problem("a manifest is fixed", overrides[0], "overrides go to plan or run, which make a new one")
+        )
     paths = [*([given] if given else []), *map(Path, words)]
     if not paths:
         raise ConfigError(Problem("no manifest is given", hint="write --manifest PATH, as plan has printed it"))

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oellm_autoexp import commands
 from oellm_autoexp.cli import (
     app,
     detach,
@@ -21,6 +22,7 @@ from oellm_autoexp.cli import (
     read_only,
     session_commands,
     session_names,
+    show_events,
     steps,
     try_rules,
     watchers,
@@ -135,7 +137,8 @@ _TRIES, _PAUSE_SECONDS = 10, 0.2
 _GOES_WITH = {
     "job": ("tail", "events", "restart", "cancel", "skip", "try"),
     "failed": ("tail", "events", "restart"),
-    "lines": ("tail", "try"),
+    "lines": ("tail", "try", "events"),
+    "since": ("events",),
     "override": ("restart",),
     "exclude": ("restart",),
     "reason": ("restart", "cancel", "skip"),
@@ -186,7 +189,7 @@ def _watch(options: argparse.Namespace) -> int:
                 if options.once:
                     code = steps.look_once(monitor, on_stderr=options.json)
                     if code == app.OK:
-                        return _show(session, manifest, options.json)
+                        return _show(session, manifest, options.json, whole=False)
                 else:
                     code = steps.watch_until_ended(monitor, quiet=options.json)
             if options.json:
@@ -218,7 +221,7 @@ def _tell_none(options: argparse.Namespace, *, unfinished: bool = False) -> None
 
 
 def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
-    from oellm_autoexp.view.tables import console, headline, session_table
+    from oellm_autoexp.view.tables import console, headline, last_look
 
     if as_json:
         print(json.dumps({"sessions": [facts.session_facts(session) for session in sessions]}))
@@ -226,13 +229,14 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     screen = console()
     for session in sessions:
         screen.print(f"{_titled(session)}: {headline(session)}")
-        screen.print(session_table(session), crop=False)
+        everything = commands.monitor(session.path, "--cmd", "status")
+        screen.print(last_look(session, everything), crop=False)
 
 
-def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
+def _show(session: Session, manifest: Manifest, as_json: bool, *, whole: bool = True) -> int:
     from oellm_autoexp.monitor.tracked import SUBMITTING
     from oellm_autoexp.trust import reading_of_others
-    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
+    from oellm_autoexp.view.tables import console, headline, last_look, session_table, waiting_text
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
@@ -242,7 +246,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         screen.print(headline(session))
     else:
         screen = console()
-        screen.print(session_table(session), crop=False)
+        everything = f"{hints.resume_command(manifest)} --cmd status"
+        screen.print(session_table(session) if whole else last_look(session, everything), crop=False)
         screen.print(headline(session))
         if (waits := waiting_text(facts.waiting(session))) is not None:
             screen.print(waits, soft_wrap=True)
@@ -270,7 +275,7 @@ def _tail(options: argparse.Namespace) -> int:
 
 
 def _events(options: argparse.Namespace) -> int:
-    return session_commands.events(options, *_recorded(options))
+    return show_events.events(options, *_recorded(options))
 
 
 def _try(options: argparse.Namespace) -> int:

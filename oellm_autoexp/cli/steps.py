@@ -505,10 +505,11 @@ def terminating() -> Iterator[None]:
 
 def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
-    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
+    from oellm_autoexp.view.tables import console, headline, last_look, waiting_text
 
     screen = console()
-    screen.print(session_table(monitor.session), crop=False)
+    everything = f"{hints.resume_command(monitor.manifest)} --cmd status"
+    screen.print(last_look(monitor.session, everything), crop=False)
     screen.print(headline(monitor.session))
     if (waits := waiting_text(facts.waiting(monitor.session))) is not None:
         screen.print(waits, soft_wrap=True)
