@@ -13,7 +13,29 @@ from pathlib import Path
 
 def monitor(session: Path, *words: str) -> str:
     """The monitor command for the session in a file, wherever its folder is."""
-    return command("monitor", "--session", session.stem, "--monitoring-state-dir", str(session.parent), *words)
+    return command("monitor", "--session", session.stem, *state_folder(session.parent), *words)
+
+
+def state_folder(directory: Path, *, anywhere: bool = False) -> list[str]:
+    """The option that names the folder of a session; none where this shell looks for sessions there anyway.
+
+    `anywhere`: none only where any shell in this folder does, with the variables of this one and without.
+    """
+    found = directory == default_state_dir().absolute()
+    if anywhere:
+        found = found and directory == Path("outputs", "monitoring_state").absolute()
+    return [] if found else ["--monitoring-state-dir", str(directory)]
+
+
+def default_state_dir() -> Path:
+    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
+    own = os.environ.get("OELLM_MONITORING_STATE_DIR")
+    return Path(own) if own else output_root() / "monitoring_state"
+
+
+def output_root() -> Path:
+    """Where plans are written unless told otherwise, as config/project/base.yaml; an empty variable is none."""
+    return Path(os.environ.get("OUTPUT_DIR") or Path(os.environ.get("PROJECT_DIR") or ".", "outputs"))
 
 
 def command(name: str, *words: str) -> str:

@@ -328,6 +328,7 @@ def _list(options: argparse.Namespace) -> int:
             {
                 "plan_id": s.plan_id,
                 "finished": s.finished,
+                "parent": s.parent,
                 "manifest": str(s.manifest_path),
                 "owner": str(owner) if (owner := trust.stranger(s.path)) else None,
             }
@@ -374,11 +375,13 @@ def _directory(options: argparse.Namespace) -> Path:
 
 
 def _titled(session: Session) -> str:
-    """A session's id, and whose it is if it is another user's."""
+    """A session's id, what started it if an action did, and whose it is if it is another user's."""
     from oellm_autoexp import trust
 
     owner = trust.stranger(session.path)
-    return session.plan_id if owner is None else f"{session.plan_id} (of {owner})"
+    told = [steps.started_by(session), "" if owner is None else f"of {owner}"]
+    more = ", ".join(filter(None, told))
+    return f"{session.plan_id} ({more})" if more else session.plan_id
 
 
 def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpError] | None = None) -> list[Session]:

@@ -53,10 +53,10 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         print(f'], "waiting": {json.dumps(wait_facts(waits))}}}')
         return app.OK
     shown = print_events(screen, rows)
-    if not found.count:
+    if not found.total:
         screen.print("no events")
-    elif shown < found.count:
-        screen.print(f"… and {found.count - shown} earlier (--lines N, --since TIME, --job NAME)")
+    elif shown < found.total:
+        screen.print(f"… and {found.total - shown} earlier (--lines N, --since TIME, --job NAME)")
     if (text := waiting_text(waits)) is not None:
         screen.print(text, soft_wrap=True)
     return app.OK

@@ -348,7 +348,7 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
             raise UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
         return app.OK
 
-    return resumable(hints.resume_command(monitor.manifest), go, on_stderr=on_stderr)
+    return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
 
 
 class Patience:
@@ -416,7 +416,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         hints.show([f"watch             {hints.resume_command(monitor.manifest)}"])
         return app.OK
 
-    return resumable(hints.resume_command(monitor.manifest), go)
+    return resumable(hints.resume_command(monitor.manifest, anywhere=True), go)
 
 
 def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
@@ -439,7 +439,9 @@ def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
 
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch until every job has ended; `quiet` leaves stdout to the caller."""
-    return resumable(hints.resume_command(monitor.manifest), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet)
+    return resumable(
+        hints.resume_command(monitor.manifest, anywhere=True), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet
+    )
 
 
 def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
@@ -468,8 +470,16 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     if quiet:
         return outcome(monitor.session) or children.code
     for child in finished:
-        app.note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
+        app.note(f"{child.plan_id} ({started_by(child)}): {headline(child)}")
     return finish(monitor) or children.code
+
+
+def started_by(session: Session) -> str:
+    """`started by 'saved' of job a, in plan p`, of a session that another one's action has started; else ''."""
+    if not session.parent:
+        return ""
+    plan, job, event = session.parent.split("/", 2)
+    return f"started by '{event.rpartition('-')[0]}' of job {job}, in plan {plan}"
 
 
 def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) -> int:

@@ -46,9 +46,9 @@ def _readable(entry: Event | Result) -> Event | Result:
 
 
 class Histories(NamedTuple):
-    """How many events are wanted, and those of them that are to be shown, each with the results of its actions."""
+    """The number of events that are wanted, and those of them that are to be shown, each with the results of its actions."""
 
-    count: int
+    total: int
     shown: Iterator[tuple[Event, list[Result]]]
 
 
