@@ -46,7 +46,7 @@ def _readable(entry: Event | Result) -> Event | Result:
 
 
 class Histories(NamedTuple):
-    """The number of events that are wanted, and those of them that are to be shown, each with the results of its actions."""
+    """How many events are wanted in all, and those that are to be shown, each with the results of its actions."""
 
     total: int
     shown: Iterator[tuple[Event, list[Result]]]
