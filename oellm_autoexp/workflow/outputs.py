@@ -34,7 +34,8 @@ def claim_outputs(manifest: Manifest, session: Path) -> None:
     root = Path(manifest.base_output_dir)
     with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
         try:
-            _claim_outputs(manifest, session)
+            with trust.each_folder_once():
+                _claim_outputs(manifest, session)
         except OSError as error:
             where = str(error.filename)
             raise StateError(
