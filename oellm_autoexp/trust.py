@@ -275,10 +275,11 @@ _found_sound: ContextVar[set[Path] | None] = ContextVar("_found_sound", default=
 def each_folder_once() -> Iterator[None]:
     """Look at each folder once in a block that reads many files: one that was found sound stays so.
 
-    Nobody but its owner, who is this user or root, can give it away or open it to others. Blocks are short: one pass
-    over the jobs of a plan.
+    Nobody but its owner, who is this user or root, can give it away or open it to others. A block is one pass over the
+    jobs of a plan.
     """
-    before = _found_sound.set(_found_sound.get() or set())
+    known = _found_sound.get()
+    before = _found_sound.set(set() if known is None else known)
     try:
         yield
     finally:

@@ -259,6 +259,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     """
     from oellm_autoexp.monitor.tracked import WAITING
     from oellm_autoexp.text import plural
+    from oellm_autoexp.trust import each_folder_once
     from oellm_autoexp.view.tables import console
     from oellm_autoexp.workflow.submit import FOR_OTHERS
 
@@ -288,7 +289,8 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
                     tell("looking for jobs whose submission got no clear answer")
                     monitor.submitter.settle_all()
 
-            with_backoff(go)
+            with each_folder_once():
+                with_backoff(go)
     except SchedulerError as error:
         what = "the submission is not complete"
         if isinstance(error, UnreachableError) and not _begun(monitor.session):
