@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import signal
 import sys
 import time
@@ -72,7 +73,9 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
+    from oellm_autoexp.redaction import redact_message
     from oellm_autoexp.scheduler.make import live_site
+    from oellm_autoexp.workflow import likely_mistakes
     from oellm_autoexp.workflow.check import absent, container_problems
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
@@ -102,7 +105,13 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
         unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
-    notes = (*made.notes, *absent(made.needs), *(str(problem).partition("\n")[0] for problem in unready))
+    odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ)
+    notes = (
+        *made.notes,
+        *map(redact_message, odd),
+        *absent(made.needs),
+        *(str(problem).partition("\n")[0] for problem in unready),
+    )
     return replace(made, notes=notes)
 
 
