@@ -50,10 +50,8 @@ def command(name: str, *words: str) -> str:
 
 def program() -> str:
     """What the user typed to reach the command at work: `run_autoexp.py`, `oellm-autoexp run`; for usage lines."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return " ".join(["python -m oellm_autoexp", *sys.argv[1:2]])
-    return called.name if called.suffix == ".py" else " ".join([called.name, *sys.argv[1:2]])
+    installed = _installed()
+    return " ".join([installed, *sys.argv[1:2]]) if installed else Path(sys.argv[0]).name
 
 
 def in_examples(text: str, names: Mapping[str, str]) -> str:
@@ -61,15 +59,20 @@ def in_examples(text: str, names: Mapping[str, str]) -> str:
 
     `names` has the command's name by that of its script.
     """
-    called = Path(sys.argv[0])
-    if called.suffix == ".py" and called.name != "__main__.py":
-        return text
-    first = "python -m oellm_autoexp" if called.name == "__main__.py" else called.name
+    installed = _installed()
 
     def typed(match: re.Match[str]) -> str:
-        return f"{first} {names[match[1]]}" if match[1] in names else match[0]
+        return f"{installed} {names[match[1]]}" if match[1] in names else match[0]
 
-    return re.sub(r"python scripts/(\w+)\.py", typed, text)
+    return re.sub(r"python scripts/(\w+)\.py", typed, text) if installed else text
+
+
+def _installed() -> str:
+    """How the installed program was called, which has commands as words; '' where it was not."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "oellm_autoexp":
+        return "python -m oellm_autoexp"
+    return called.name if called.name == "oellm-autoexp" else ""
 
 
 def _found_as(name: str, path: str) -> str:
