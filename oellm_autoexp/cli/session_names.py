@@ -27,7 +27,7 @@ def understand(options: argparse.Namespace, commands: Iterable[str]) -> None:
     if words:
         options.session = words[0]
     if options.overrides and options.cmd != "try":
-        hint = "overrides go to plan or run, which make a new plan, or to --cmd restart --override KEY=VALUE"
+        hint = "key=value goes with --cmd try; else with plan or run, or --cmd restart --override KEY=VALUE"
         raise ConfigError(Problem("the plan of a session is fixed", options.overrides[0], hint))
     if options.session is not None and ("/" in options.session or options.session.endswith(_SUFFIXES)):
         _by_path(options, Path(options.session))
