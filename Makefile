@@ -27,6 +27,8 @@ bench:
 	$(PYTHON) bench/plan.py
 	$(PYTHON) bench/submit.py
 	$(PYTHON) bench/monitor.py
+	$(PYTHON) bench/events.py
+	$(PYTHON) bench/names.py
 
 format:
 	$(PYTHON) -m ruff check --fix .

@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def write_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: bool
     `sync=False` leaves out the fsync, for files that can be made again from others.
     Raises OSError; the old content then stands.
     """
-    with _written_beside(path, data, mode, sync) as temporary:
-        os.replace(temporary, path)
+    with _written_beside(path, data, mode, sync) as beside:
+        os.replace(beside.path, path)
+        beside.renamed = True
     if sync:
         _sync_directory(path.parent)
 
@@ -46,9 +48,9 @@ def create_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: boo
     The file appears whole. Only where the file system has no hard links is it empty for a moment, or for good if its
     writer dies in that moment. `sync` as in write_atomic. Raises OSError.
     """
-    with _written_beside(path, data, mode, sync) as temporary:
+    with _written_beside(path, data, mode, sync) as beside:
         try:
-            os.link(temporary, path)
+            os.link(beside.path, path)
         except FileExistsError:
             return False
         except OSError as error:
@@ -58,27 +60,37 @@ def create_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: boo
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
             except FileExistsError:
                 return False
-            os.replace(temporary, path)
+            os.replace(beside.path, path)
+            beside.renamed = True
     if sync:
         _sync_directory(path.parent)
     return True
 
 
+@dataclass
+class _Beside:
+    """A new file, and whether it has got its own name."""
+
+    path: Path
+    renamed: bool = False
+
+
 @contextlib.contextmanager
-def _written_beside(path: Path, data: str | bytes, mode: int, sync: bool) -> Iterator[Path]:
+def _written_beside(path: Path, data: str | bytes, mode: int, sync: bool) -> Iterator[_Beside]:
     """A new file with this content in the same folder, which is gone at the end unless it was renamed."""
-    temporary = _beside(path)
+    beside = _Beside(_beside(path))
     payload = data.encode() if isinstance(data, str) else data
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with os.fdopen(os.open(beside.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(payload)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        yield temporary
+        yield beside
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if not beside.renamed:
+            with contextlib.suppress(OSError):
+                os.unlink(beside.path)
 
 
 def _beside(path: Path) -> Path:

@@ -64,6 +64,9 @@ def read_added(
         status = os.stat(name)  # noqa: PTH116  of every running job at every look: without making objects
         if not final and status.st_size == cursor.size and str(status.st_ino) == cursor.inode:
             return b"", cursor
+    except FileNotFoundError:
+        if not cursor.identity:  # there never was one that might have been moved aside
+            return b"", cursor
     except OSError:
         pass
     path = Path(name)

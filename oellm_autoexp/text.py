@@ -93,6 +93,11 @@ def new_key_hint(near: str, key: str) -> str:
     """What to write instead of a key that is not there: one of those that are near (`did_you_mean`), or a new one."""
     if key.startswith("~"):  # nothing new is meant
         return near
+    if variable := re.fullmatch(r"\+*([A-Z][A-Z0-9_]*)(=.*)?", key, re.DOTALL):
+        return (
+            f"a variable of this command stands before the command ({variable[1]}=VALUE …); "
+            f"one of the jobs is written +slurm.env.{variable[1]}=VALUE"
+        )
     new = f"'+{key.lstrip('+')}'"
     return f"{near} ({new} adds a new key)" if near else f"write {new} to add a new key"
 

@@ -249,7 +249,10 @@ def check_folders(folder: Path, root: Path | None = None) -> None:
     A link counts as what it leads to, if it is this user's or root's. What is not there is passed over. Raises
     StateError.
     """
+    sound = _found_sound.get()
     for place in _up_to(folder, root):
+        if sound is not None and place in sound:
+            continue
         try:
             found = os.lstat(place)
             _check_owner(found, place)
@@ -261,6 +264,26 @@ def check_folders(folder: Path, root: Path | None = None) -> None:
         if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX and not _out_of_reach(place, stat.S_IWOTH):
             hint = f"chmod o-w {place}"
             raise StateError(Problem("everybody may remove and replace what is in this folder", str(place), hint))
+        if sound is not None:
+            sound.add(place)
+
+
+_found_sound: ContextVar[set[Path] | None] = ContextVar("_found_sound", default=None)
+
+
+@contextlib.contextmanager
+def each_folder_once() -> Iterator[None]:
+    """Look at each folder once in a block that reads many files: one that was found sound stays so.
+
+    Nobody but its owner, who is this user or root, can give it away or open it to others. A block is one pass over the
+    jobs of a plan.
+    """
+    known = _found_sound.get()
+    before = _found_sound.set(set() if known is None else known)
+    try:
+        yield
+    finally:
+        _found_sound.reset(before)
 
 
 def _up_to(folder: Path, root: Path | None) -> Iterator[Path]:

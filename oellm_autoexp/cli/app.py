@@ -13,6 +13,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
+from oellm_autoexp import commands
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
 from oellm_autoexp.files import read_text
 from oellm_autoexp.redaction import redact_message
@@ -36,9 +37,13 @@ class Parser(argparse.ArgumentParser):
     """An argument parser with the options that every command has."""
 
     def __init__(self, description: str, examples: str, exit_codes: str = EXIT_CODES) -> None:
+        from oellm_autoexp.cli.main import COMMANDS
+
+        names = {module: name for name, (module, _) in COMMANDS.items()}
         super().__init__(
+            prog=commands.program(),
             description=description,
-            epilog=f"examples:\n{examples.rstrip()}\n\n{exit_codes}",
+            epilog=f"examples:\n{commands.in_examples(examples.rstrip(), names)}\n\n{exit_codes}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -49,16 +54,30 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2: what is wrong, and what may have been meant."""
+        from oellm_autoexp.cli import misuse
         from oellm_autoexp.text import did_you_mean
 
         hint = ""
         if unknown := re.search("unrecognized arguments: (--?[^ =]+)", message):
-            hint = did_you_mean(unknown[1], [word for word in self._option_string_actions if word.startswith("--")])
+            hint = misuse.unknown_option(unknown[1], self._option_string_actions)
         elif choice := re.search(r"(--\w[\w-]*): invalid choice: '([^']*)'", message):
             hint = did_you_mean(choice[2], map(str, self._option_string_actions[choice[1]].choices or ()))
+        self.refuse(message, hint)
+
+    def refuse(self, message: str, hint: str = "") -> NoReturn:
+        """End with exit code 2: what is wrong with the words of the command, and what to write instead."""
+        problem = Problem(message, hint=hint or f"{self.prog} --help lists the options")
         if "--json" in self.words and "--json" in self._option_string_actions:
-            print(problems_document([Problem(message, hint=hint)], USAGE))
-        super().error(printable(f"{message}\n    {hint}" if hint else message))
+            print(problems_document([problem], USAGE))
+        tell(AutoexpError(problem))
+        raise SystemExit(USAGE)
+
+    def check_overrides(self, overrides: Sequence[str]) -> None:
+        """Return if no override is one of the command's options, written as a key of the config (`plan-id=x`)."""
+        from oellm_autoexp.cli import misuse
+
+        if (found := misuse.option_as_key(overrides, self._option_string_actions)) is not None:
+            self.refuse(*found)
 
     def add_json(self) -> None:
         """`--json`: stdout is one JSON document and nothing else."""
@@ -133,6 +152,8 @@ def run(
     if isinstance(parser, Parser):
         parser.words = sys.argv[1:] if argv is None else argv
     options = parser.parse_intermixed_args(argv)
+    if isinstance(parser, Parser):
+        parser.check_overrides(getattr(options, "overrides", ()))
     as_json = getattr(options, "json", False) or getattr(options, "format", "") == "json"
     stdout = _Watched(sys.stdout)
 
@@ -168,11 +189,22 @@ def run(
     except Exception as error:
         if options.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("oellm_autoexp"):
+            absent = _package_missing(error)
+            tell(AutoexpError(absent))
+            return failed([absent], USAGE)
         kind, place, message = unforeseen(error)
         hint = "this is an error of the program: please report it, with what --debug prints"
         problem = Problem(f"{kind} in {place}: {message}", hint=hint)
         tell(AutoexpError(problem))
         return failed([problem], USAGE)
+
+
+def _package_missing(error: ModuleNotFoundError) -> Problem:
+    """The problem of a Python that lacks a package of ours."""
+    what = f"oellm-autoexp needs its packages; the Python {sys.executable} has no '{error.name}'"
+    hint = "use the Python that it was installed into, such as .venv/bin/python, or install it: pip install -e ."
+    return Problem(what, hint=hint)
 
 
 class _Watched:

@@ -214,6 +214,6 @@ def _run(monitor: Monitor, there: Callable[[], bool]) -> float:
             time.sleep(_LOOK_SECONDS)
         return app.OK
 
-    if steps.resumable(hints.resume_command(monitor.manifest), go) == app.INTERRUPTED:
+    if steps.resumable(hints.resume_command(monitor.manifest, anywhere=True), go) == app.INTERRUPTED:
         raise KeyboardInterrupt
     return seen_at

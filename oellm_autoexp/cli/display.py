@@ -33,7 +33,11 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
                 alone = len(monitors) == 1 and monitors[0].manifest.plan_id == main
                 shown.update(live(monitors[0]) if alone else live_all(monitors), refresh=True)
 
-            yield _harmless(draw)
+            try:
+                yield _harmless(draw)
+            except BaseException:  # the last look stays on the screen where no final table follows
+                shown.transient = False
+                raise
         return
     changes: dict[str, Changes] = {}
 

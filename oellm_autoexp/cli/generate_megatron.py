@@ -20,6 +20,9 @@ from oellm_autoexp.errors import BackendError, ConfigError, Problem
 from oellm_autoexp.files import shipped, write_atomic
 
 SUBMODULE = "submodules/Megatron-LM"
+EXIT_CODES = """\
+exit codes: 0 written, or up to date; 1 --check: some file is out of date; 2 wrong use, or the parser can't be read;
+130 interrupted"""
 _NOT_FOR_IT = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}  # some of Megatron's defaults are read from them
 
 
@@ -33,6 +36,7 @@ def parser(what: str, command: str, place: str) -> app.Parser:
         f"{what}, as its own argument parser tells. Needs a Python with {', '.join(extract.NEEDED)} (such as the "
         "container's), but no GPU.",
         examples,
+        EXIT_CODES,
     )
     made.add_argument(
         "--megatron",

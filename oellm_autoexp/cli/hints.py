@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.commands import command as command  # also by this name
+from oellm_autoexp.commands import default_state_dir as default_state_dir
+from oellm_autoexp.commands import output_root as output_root
+from oellm_autoexp.commands import state_folder
+from oellm_autoexp.redaction import redact_words
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
     from oellm_autoexp.monitor.session import Session
+
+_LENGTH = "backend.options.train_iters"
 
 
 def next_steps(manifest: Manifest, opened: Session) -> list[str]:
@@ -21,7 +27,10 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
         lines.append(f"why did it fail   {resume} --cmd tail --failed")
     lines += of_queue(manifest, opened)
     if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
-        lines.append(f"train longer      {command('run', 'project=default', 'backend.options.train_iters=400')}")
+        kept = [word for word in manifest.overrides if word.lstrip("+").partition("=")[0] != _LENGTH]
+        config_dirs = [f"--config-dir={folder}" for folder in manifest.provenance.get("config_dirs", ())]
+        if redact_words(tuple(kept)) == kept:  # what is told works as it is, and a secret is not told
+            lines.append(f"train longer      {command('run', *config_dirs, *kept, f'{_LENGTH}=400')}")
         lines.append("your own runs     see 'Your own experiments' in README.md")
     return lines
 
@@ -37,27 +46,26 @@ def of_queue(manifest: Manifest, opened: Session) -> list[str]:
     return lines
 
 
-def resume_command(manifest: Manifest) -> str:
-    """The exact command that goes on watching a session."""
-    return command("monitor", "--session", manifest.plan_id, *_state_dir_option(manifest))
+def resume_command(manifest: Manifest, *, anywhere: bool = False) -> str:
+    """The exact command that goes on watching a session.
+
+    `anywhere`: it works in any shell, also in one that lacks the variables of this one, and so names the state folder.
+    """
+    folder = state_folder(Path(manifest.monitoring_state_dir), anywhere=anywhere)
+    return command("monitor", "--session", manifest.plan_id, *folder)
 
 
-def _state_dir_option(manifest: Manifest) -> list[str]:
-    directory = Path(manifest.monitoring_state_dir)
-    usual = Path("outputs", "monitoring_state").absolute()  # a variable that is set here may not be in the next shell
-    found_without = directory == usual == default_state_dir().absolute()
-    return [] if found_without else ["--monitoring-state-dir", str(directory)]
+def no_sessions(directory: Path, *, unfinished: bool = False) -> str:
+    """Say that a folder has no sessions, by its whole path, as a relative one does not tell where it is looked for."""
+    return f"no {'unfinished ' if unfinished else ''}sessions in {directory.absolute()}"
 
 
-def default_state_dir() -> Path:
-    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
-    own = os.environ.get("OELLM_MONITORING_STATE_DIR")
-    return Path(own) if own else output_root() / "monitoring_state"
-
-
-def output_root() -> Path:
-    """Where plans are written unless told otherwise, as config/project/base.yaml; an empty variable is none."""
-    return Path(os.environ.get("OUTPUT_DIR") or Path(os.environ.get("PROJECT_DIR") or ".", "outputs"))
+def other_folder() -> str:
+    """What to do where sessions are looked for in the folder that no option has named, and are not there."""
+    variables = ("OELLM_MONITORING_STATE_DIR", "OUTPUT_DIR", "PROJECT_DIR")
+    name = next((name for name in variables if os.environ.get(name)), "")
+    why = f"the folder is that of ${name}" if name else "$OUTPUT_DIR is not set"
+    return f"{why}; run this where you planned, or name the folder with --monitoring-state-dir"
 
 
 def show(lines: list[str]) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oellm_autoexp import commands
 from oellm_autoexp.cli import (
     app,
     detach,
@@ -20,6 +21,8 @@ from oellm_autoexp.cli import (
     queue_commands,
     read_only,
     session_commands,
+    session_names,
+    show_events,
     steps,
     try_rules,
     watchers,
@@ -85,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> int:
+    session_names.understand(options, _COMMANDS)
     _check_what_goes_with(options)
     detach.check(options)
     queue_commands.check(options)
@@ -97,14 +101,13 @@ def _act(options: argparse.Namespace) -> int:
 def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
     """Let commands that only look read the session of another user, and say whose it is."""
     from oellm_autoexp import trust
-    from oellm_autoexp.monitor.session import find_session
 
     owner = None
     if options.cmd in _LOOKS and not options.queue_retry:
         if options.manifest is not None:
             owner = trust.stranger(options.manifest)
         elif options.session is not None:
-            owner = with_backoff(lambda: trust.stranger(find_session(_directory(options), options.session)))
+            owner = with_backoff(lambda: trust.stranger(_found(options)))
     if owner is not None:
         app.note(f"this session belongs to {owner}: you see it, and only they can act on it", on_stderr=True)
     with trust.reading_as(owner):
@@ -134,7 +137,8 @@ _TRIES, _PAUSE_SECONDS = 10, 0.2
 _GOES_WITH = {
     "job": ("tail", "events", "restart", "cancel", "skip", "try"),
     "failed": ("tail", "events", "restart"),
-    "lines": ("tail", "try"),
+    "lines": ("tail", "try", "events"),
+    "since": ("events",),
     "override": ("restart",),
     "exclude": ("restart",),
     "reason": ("restart", "cancel", "skip"),
@@ -155,6 +159,8 @@ def _watch(options: argparse.Namespace) -> int:
         code, sessions = every_session.watch(_directory(options), once=options.once, quiet=options.json)
         if options.once or options.json:
             _show_sessions(sessions, as_json=options.json)
+        if not sessions and code == app.OK and not options.json:
+            _tell_none(options, unfinished=True)
         return code
     manifest, path = _manifest(options)
     if options.detach:
@@ -183,7 +189,7 @@ def _watch(options: argparse.Namespace) -> int:
                 if options.once:
                     code = steps.look_once(monitor, on_stderr=options.json)
                     if code == app.OK:
-                        return _show(session, manifest, options.json)
+                        return _show(session, manifest, options.json, whole=False)
                 else:
                     code = steps.watch_until_ended(monitor, quiet=options.json)
             if options.json:
@@ -202,12 +208,20 @@ def _status_of_all(options: argparse.Namespace) -> int:
     sessions = [session for session in _sessions(_directory(options)) if not session.finished]
     _show_sessions(sessions, as_json=options.json)
     if not sessions and not options.json:
-        app.note(f"no unfinished sessions in {_directory(options)}")
+        _tell_none(options, unfinished=True)
     return app.OK
 
 
+def _tell_none(options: argparse.Namespace, *, unfinished: bool = False) -> None:
+    """Say that there are no sessions, and where else to look if no option names the folder."""
+    directory = _directory(options)
+    app.note(hints.no_sessions(directory, unfinished=unfinished))
+    if options.monitoring_state_dir is None and not any(directory.glob("*.json")):
+        app.note(f"    {hints.other_folder()}")
+
+
 def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
-    from oellm_autoexp.view.tables import console, headline, session_table
+    from oellm_autoexp.view.tables import console, headline, last_look
 
     if as_json:
         print(json.dumps({"sessions": [facts.session_facts(session) for session in sessions]}))
@@ -215,13 +229,14 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     screen = console()
     for session in sessions:
         screen.print(f"{_titled(session)}: {headline(session)}")
-        screen.print(session_table(session), crop=False)
+        everything = commands.monitor(session.path, "--cmd", "status")
+        screen.print(last_look(session, everything), crop=False)
 
 
-def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
+def _show(session: Session, manifest: Manifest, as_json: bool, *, whole: bool = True) -> int:
     from oellm_autoexp.monitor.tracked import SUBMITTING
     from oellm_autoexp.trust import reading_of_others
-    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
+    from oellm_autoexp.view.tables import console, headline, last_look, session_table, waiting_text
     from oellm_autoexp.workflow.provenance import changed_code
 
     if as_json:
@@ -232,7 +247,8 @@ def _show(session: Session, manifest: Manifest, as_json: bool) -> int:
         screen.print(headline(session))
     else:
         screen = console()
-        screen.print(session_table(session), crop=False)
+        everything = f"{hints.resume_command(manifest)} --cmd status"
+        screen.print(session_table(session) if whole else last_look(session, everything), crop=False)
         screen.print(headline(session))
         if not session.finished and (changed := changed_code(manifest)):
             app.note(f"note: {changed}")
@@ -262,7 +278,7 @@ def _tail(options: argparse.Namespace) -> int:
 
 
 def _events(options: argparse.Namespace) -> int:
-    return session_commands.events(options, *_recorded(options))
+    return show_events.events(options, *_recorded(options))
 
 
 def _try(options: argparse.Namespace) -> int:
@@ -281,6 +297,17 @@ def _queue(options: argparse.Namespace) -> int:
 
 def _actions(options: argparse.Namespace) -> int:
     return queue_commands.work(options, _manifest(options)[0])
+
+
+def _found(options: argparse.Namespace) -> Path:
+    """The file of the session that --session names. Raises ConfigError."""
+    from oellm_autoexp.monitor.session import all_sessions, find_session
+
+    directory = _directory(options)
+    if options.monitoring_state_dir is None and not all_sessions(directory):
+        what = f"no session '{options.session}', as there are none here"
+        raise ConfigError(Problem(what, str(directory.absolute()), hints.other_folder()))
+    return find_session(directory, options.session)
 
 
 def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
@@ -304,6 +331,7 @@ def _list(options: argparse.Namespace) -> int:
             {
                 "plan_id": s.plan_id,
                 "finished": s.finished,
+                "parent": s.parent,
                 "manifest": str(s.manifest_path),
                 "owner": str(owner) if (owner := trust.stranger(s.path)) else None,
             }
@@ -313,7 +341,7 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps({"directory": str(directory), "sessions": rows, "unread": not_read}))
         return app.OK
     if not sessions and not unread:
-        console().print(f"no sessions in {directory}")
+        _tell_none(options)
         return app.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", no_wrap=True)
@@ -350,11 +378,13 @@ def _directory(options: argparse.Namespace) -> Path:
 
 
 def _titled(session: Session) -> str:
-    """A session's id, and whose it is if it is another user's."""
+    """A session's id, what started it if an action did, and whose it is if it is another user's."""
     from oellm_autoexp import trust
 
     owner = trust.stranger(session.path)
-    return session.plan_id if owner is None else f"{session.plan_id} (of {owner})"
+    told = [steps.started_by(session), "" if owner is None else f"of {owner}"]
+    more = ", ".join(filter(None, told))
+    return f"{session.plan_id} ({more})" if more else session.plan_id
 
 
 def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpError] | None = None) -> list[Session]:
@@ -382,7 +412,7 @@ def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpE
 
 def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """The manifest that --session or --manifest means. Raises ConfigError."""
-    from oellm_autoexp.monitor.session import Session, find_session, session_path
+    from oellm_autoexp.monitor.session import Session, session_path
 
     if options.manifest is not None:
         manifest = steps.load_manifest(options.manifest)
@@ -392,9 +422,9 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
         return manifest, options.manifest
     if options.session is None:
         raise ConfigError(
-            Problem("which session?", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
+            Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
         )
-    path = with_backoff(lambda: Session.load(find_session(_directory(options), options.session)).manifest_path)
+    path = with_backoff(lambda: Session.load(_found(options)).manifest_path)
     return steps.load_manifest(path), path
 
 

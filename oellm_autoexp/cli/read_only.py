@@ -48,7 +48,7 @@ def look_on(manifest: Manifest, session: Session, watcher: Watcher, *, quiet: bo
         found = _follow(shown, watcher, quiet=quiet)
         return found or app.OK
 
-    code = steps.resumable(hints.resume_command(manifest), go, on_stderr=quiet)
+    code = steps.resumable(hints.resume_command(manifest, anywhere=True), go, on_stderr=quiet)
     return code if code == app.INTERRUPTED else found
 
 

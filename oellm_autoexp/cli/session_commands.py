@@ -15,19 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, facts, hints, steps, watchers
+from oellm_autoexp.cli import app, hints, steps, watchers
 from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, SchedulerError, StateError, raise_all
 from oellm_autoexp.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.model import Manifest
-    from oellm_autoexp.monitor.events import Event, Pending
-    from oellm_autoexp.monitor.record import Result
     from oellm_autoexp.monitor.session import Session
     from oellm_autoexp.monitor.tracked import TrackedJob
 
-_LINES = 20
+_LINES, _NAMES = 20, 5
 _TAIL_BYTES = 256 << 10
 _HEED_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
@@ -44,7 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lines",
         metavar="N",
         type=app.whole_number(0, app.MANY),
-        help="--cmd tail: lines of each log (default 20); --cmd try: of each rule (default 5)",
+        help="--cmd tail: lines of each log (default 20); --cmd try: of each rule (default 5); --cmd events: the "
+        "newest N (default: as many as the screen has room for, or all where the output is no terminal)",
+    )
+    group.add_argument(
+        "--since", metavar="TIME", help="--cmd events: not older than this: 30min, 2h, 3d, 14:30 or 2026-01-31T14:30"
     )
     group.add_argument(
         "--override",
@@ -102,7 +104,7 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
             news = list(monitor.reactions.news)
     except LockedError:
         return _by_holder(options, manifest, names, "cancel", reason, f"end {plural(len(names), 'job')}")
-    _told(options, manifest, monitor.session, ended, [*news, f"ended: {', '.join(ended) or 'nothing'}"])
+    _told(options, manifest, monitor.session, ended, [*news, f"ended: {_some(ended)}"])
     return code
 
 
@@ -114,7 +116,7 @@ def _cancelled_later(options: argparse.Namespace, manifest: Manifest, session: S
     resume = hints.resume_command(manifest)
     lines = [
         f"the scheduler does not answer: {error.problems[0].what}",
-        f"kept: {plural(len(names), 'job')} to end as soon as it answers: {', '.join(names)}",
+        f"kept: {plural(len(names), 'job')} to end as soon as it answers: {_some(names)}",
         "it is asked again by every monitor of the session, and by a new run that needs its output directories; "
         f"or now: {resume} --cmd cancel",
     ]
@@ -219,7 +221,7 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     refused = [name for name in begun if _refused(session.jobs[name])]
     news += [f"{name}: refused: {session.jobs[name].reason}" for name in refused]
     begun = [name for name in begun if name not in refused]
-    _told(options, manifest, session, begun, [*news, f"to begin anew: {', '.join(begun) or 'nothing'}"])
+    _told(options, manifest, session, begun, [*news, f"to begin anew: {_some(begun)}"])
     return code or (app.OK if begun and not refused else app.FAILED)
 
 
@@ -363,10 +365,19 @@ def _told(
         jobs = {name: session.jobs[name].state for name in names}
         print(json.dumps({"plan_id": manifest.plan_id, "jobs": jobs, "messages": messages}))
         return
-    for line in messages:
+    shown = [*messages[: _LINES - 1], *messages[_LINES - 1 :][-1:]]  # the last one sums up
+    for number, line in enumerate(shown):
+        if number == _LINES - 1 and len(messages) > len(shown):
+            app.note(f"… and {len(messages) - len(shown)} more")
         app.note(line)
     if not session.finished:
         hints.show([f"go on watching    {hints.resume_command(manifest)}"])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are where that is not all."""
+    shown = ", ".join(names[:_NAMES]) or "nothing"
+    return f"{shown} and {len(names) - _NAMES} more" if len(names) > _NAMES else shown
 
 
 def _say(options: argparse.Namespace, names: Sequence[str], text: str) -> None:
@@ -404,65 +415,6 @@ def _last_lines(path: Path, count: int) -> list[str]:
 
     lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))
     return [printable(line) for line in redact_text("\n".join(lines)).splitlines()]
-
-
-def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
-    """Every event, and what became of its actions."""
-    from oellm_autoexp.monitor.events import Event
-    from oellm_autoexp.monitor.queue import Queue
-    from oellm_autoexp.monitor.record import RecordFile
-    from oellm_autoexp.redaction import redact
-    from oellm_autoexp.view.waiting import wait_facts
-
-    wanted = set(chosen(options, manifest, session))
-    found: dict[str, tuple[Event, list[Result]]] = {}
-    for entry in RecordFile(session.path).entries():
-        if isinstance(entry, Event):
-            found[entry.id] = (entry, [])
-        elif entry.event_id in found:
-            found[entry.event_id][1].append(entry)
-    finished = {entry.id: entry for entry in Queue(session.path).finished(tell=app.tell)}
-    waiting: dict[str, list[Pending]] = {}
-    for pending in (pending for job in session.jobs.values() for pending in job.pending):
-        waiting.setdefault(pending.event.id, []).append(pending)
-    rows = []
-    name = options.queue_event
-    for event, results in found.values():
-        if event.job not in wanted or (name and name != event.name and not event.id.startswith(name)):
-            continue
-        actions = []
-        for result in results:
-            done = finished.get(result.id) if result.status == "queued" else None
-            status, message = (done.status, done.message) if done else (result.status, result.message)
-            actions.append({"action": result.action, "status": status, "message": message, "id": result.id})
-        actions += [_waiting_action(pending) for pending in waiting.get(event.id, ())]
-        rows.append(redact({**event.model_dump(mode="json"), "actions": actions}))
-    waits = [wait for wait in facts.waiting(session) if wait.job in wanted and (not name or name == wait.event)]
-    if options.json:
-        print(json.dumps({"plan_id": session.plan_id, "events": rows, "waiting": wait_facts(waits)}))
-        return app.OK
-    from oellm_autoexp.view.tables import console, events_table, waiting_text
-
-    screen = console()
-    screen.print(events_table(rows) if rows else "no events")
-    if (text := waiting_text(waits)) is not None:
-        screen.print(text, soft_wrap=True)
-    return app.OK
-
-
-def _waiting_action(pending: Pending) -> dict[str, Any]:
-    """An action that is not carried out yet, as those that are."""
-    from oellm_autoexp.view.waiting import until
-
-    limit = f", {until(pending.deadline)}" if pending.deadline else ""
-    return {
-        "action": pending.action or f"action {pending.binding + 1}",
-        "status": "waiting",
-        "message": f"{pending.reason}{limit}",
-        "id": pending.id,
-        "since": pending.since,
-        "until": None if pending.deadline is None else pending.deadline.at,
-    }
 
 
 def remove(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import signal
 import sys
 import time
@@ -72,8 +73,9 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.files import shipped
+    from oellm_autoexp.redaction import redact_message
     from oellm_autoexp.scheduler.make import live_site
-    from oellm_autoexp.workflow import resuming
+    from oellm_autoexp.workflow import likely_mistakes, resuming
     from oellm_autoexp.workflow.check import absent, container_problems, of_other_versions
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
@@ -105,8 +107,10 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
         unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
+    odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ)
     notes = (
         *made.notes,
+        *map(redact_message, odd),
         *resuming.notes(earlier),
         *absent(made.needs),
         *of_other_versions(made.versions),
@@ -268,6 +272,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     """
     from oellm_autoexp.monitor.tracked import WAITING
     from oellm_autoexp.text import plural
+    from oellm_autoexp.trust import each_folder_once
     from oellm_autoexp.view.tables import console
     from oellm_autoexp.workflow.submit import FOR_OTHERS
 
@@ -297,7 +302,8 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
                     tell("looking for jobs whose submission got no clear answer")
                     monitor.submitter.settle_all()
 
-            with_backoff(go)
+            with each_folder_once():
+                with_backoff(go)
     except SchedulerError as error:
         what = "the submission is not complete"
         if isinstance(error, UnreachableError) and not _begun(monitor.session):
@@ -357,7 +363,7 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
             raise UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
         return app.OK
 
-    return resumable(hints.resume_command(monitor.manifest), go, on_stderr=on_stderr)
+    return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
 
 
 class Patience:
@@ -425,7 +431,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
         hints.show([f"watch             {hints.resume_command(monitor.manifest)}"])
         return app.OK
 
-    return resumable(hints.resume_command(monitor.manifest), go)
+    return resumable(hints.resume_command(monitor.manifest, anywhere=True), go)
 
 
 def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
@@ -448,7 +454,9 @@ def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
 
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch until every job has ended; `quiet` leaves stdout to the caller."""
-    return resumable(hints.resume_command(monitor.manifest), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet)
+    return resumable(
+        hints.resume_command(monitor.manifest, anywhere=True), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet
+    )
 
 
 def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
@@ -477,8 +485,16 @@ def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
     if quiet:
         return outcome(monitor.session) or children.code
     for child in finished:
-        app.note(f"{child.plan_id} (started by {child.parent.split('/')[1]}): {headline(child)}")
+        app.note(f"{child.plan_id} ({started_by(child)}): {headline(child)}")
     return finish(monitor) or children.code
+
+
+def started_by(session: Session) -> str:
+    """`started by 'saved' of job a, in plan p`, of a session that another one's action has started; else ''."""
+    if not session.parent:
+        return ""
+    plan, job, event = session.parent.split("/", 2)
+    return f"started by '{event.rpartition('-')[0]}' of job {job}, in plan {plan}"
 
 
 def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) -> int:
@@ -514,10 +530,11 @@ def terminating() -> Iterator[None]:
 
 def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
-    from oellm_autoexp.view.tables import console, headline, session_table, waiting_text
+    from oellm_autoexp.view.tables import console, headline, last_look, waiting_text
 
     screen = console()
-    screen.print(session_table(monitor.session), crop=False)
+    everything = f"{hints.resume_command(monitor.manifest)} --cmd status"
+    screen.print(last_look(monitor.session, everything), crop=False)
     screen.print(headline(monitor.session))
     if (waits := waiting_text(facts.waiting(monitor.session))) is not None:
         screen.print(waits, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, cancelled, detach, facts, steps
+from oellm_autoexp.cli import app, approval, cancelled, detach, facts, misuse, steps
 
 EXAMPLES = """\
   python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
@@ -23,7 +23,8 @@ def parser() -> app.Parser:
     made = app.Parser(
         "Submit the jobs of a manifest, each exactly once, and watch them until they have ended.", EXAMPLES
     )
-    made.add_argument("--manifest", metavar="PATH", type=Path, required=True, help="the manifest that plan wrote")
+    made.add_argument("--manifest", metavar="PATH", type=Path, help="the manifest that plan wrote")
+    made.add_argument("words", nargs="*", metavar="PATH", help="the same, without the option's name")
     made.add_argument("--no-monitor", action="store_true", help="submit and return at once")
     made.add_argument("--dry-run", action="store_true", help="show what would be submitted, and submit nothing")
     approval.add_options(made)
@@ -44,6 +45,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from oellm_autoexp.workflow.provenance import changed_code
 
+    options.manifest = misuse.manifest_of(options.manifest, options.words)
     manifest = steps.load_manifest(options.manifest)
     if changed := changed_code(manifest):
         app.note(f"note: {changed}", on_stderr=options.json)

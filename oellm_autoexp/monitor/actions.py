@@ -6,7 +6,7 @@ To add one: a class here with its fields and `request`, and its name in `Action`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -92,9 +92,15 @@ Request = Say | Restart | Cancel | Publish | Launch | LaunchPlan | Tell
 # ---- the records
 
 
+def _said(value: str) -> str:
+    """A value as it stands in a text for people: one that is not known is called so."""
+    return value or "unknown"
+
+
 class LogAction(Section):
     """Writes a message into the job's history and shows it: `debug` not, a warning or an error as such."""
 
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
     class_name: Literal["LogAction"]
     message: str
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -205,6 +211,7 @@ class NotifyAction(Section):
     A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment.
     """
 
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
     class_name: Literal["NotifyAction"]
     message: str
     webhook: str | None = None

@@ -189,7 +189,7 @@ def recorded_config(manifest: Manifest, event: Event) -> dict[str, Any]:
     job = next((job for job in manifest.jobs if job.name == event.job), None)
     if job is None:
         raise ConfigError(Problem(f"the plan has no job '{event.job}'", manifest.plan_id))
-    path = Path(job.script_path).with_name("config_unresolved.yaml")
+    path = side_file.record_file(manifest, job, "config_unresolved.yaml")
     config: dict[str, Any] = side_file.with_secrets(_read(path), side_file.kept(manifest), side_file.UNRESOLVED)
     config["sweep"] = {}
     for key, value in job.parameters.items():

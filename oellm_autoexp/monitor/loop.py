@@ -522,11 +522,12 @@ class Monitor:
         detector = self._detectors[job.name]
         budget = _LOG_BYTES_PER_CYCLE
         link = self._specs[job.name].log_path_current
-        if own and not os.path.lexists(link) and os.path.lexists(path):
-            link_current(self._specs[job.name], path)
         while True:
             before = job.cursor if own else job.cursors.get(path, Cursor())
             data, cursor = read_added(path, before, final=final)
+            # asked for only where there is news, as a log that has none costs one stat a look
+            if own and (data or final) and not os.path.lexists(link) and os.path.lexists(path):
+                link_current(self._specs[job.name], path)
             if own:
                 job = detect.see_log(job, data, cursor, now)
             elif cursor != before:

@@ -428,10 +428,14 @@ def _read_entry(path: Path) -> QueueEntry:
     return entry
 
 
+_SHOWN_OF_ID = 8
+"""Characters of an id that are shown, as in the queue's table; a longer beginning tells those apart that share them."""
+
+
 def _nearest(name: str, files: Mapping[str, Path]) -> str:
     """The ids that are most like one that is not there; of a wrong beginning, those with the longest common one."""
     if near := did_you_mean(name, files):
-        return near
+        return near if "?" in near else f"known: {', '.join(sorted(stem[:_SHOWN_OF_ID] for stem in files))}"
     common = {
         stem: next((n for n, pair in enumerate(zip(name, stem, strict=False)) if len({*pair}) > 1), 0) for stem in files
     }

@@ -6,10 +6,11 @@ twice, with the same id, and is read once.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -44,6 +45,13 @@ def _readable(entry: Event | Result) -> Event | Result:
     return entry if message == entry.message else entry.model_copy(update={"message": message})
 
 
+class Histories(NamedTuple):
+    """How many events are wanted in all, and those that are to be shown, each with the results of its actions."""
+
+    total: int
+    shown: Iterator[tuple[Event, list[Result]]]
+
+
 class RecordFile:
     """`<plan_id>.events.jsonl` beside the session."""
 
@@ -74,18 +82,8 @@ class RecordFile:
     def entries(self) -> Iterator[Event | Result]:
         """Every entry once, in the order in which they came. Raises CorruptError naming the line, StateError."""
         seen: set[tuple[str, ...]] = set()
-        try:
-            file = trust.open_file(self.path, most=None, lenient=True)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StateError(Problem(f"can't read the events: {error.strerror}", str(self.path))) from None
-        with file:
-            number = 0
-            while line := file.readline(trust.LINE):
-                number += 1
-                if not line.endswith(b"\n") and len(line) < trust.LINE:
-                    return  # being written, or cut by a crash
+        with self._opened() as file:
+            for line, number, _ in _whole_lines(file):
                 entry = self._parsed(line, number)
                 key = (
                     (entry.id,) if isinstance(entry, Event) else (entry.event_id, entry.id, entry.action, entry.status)
@@ -94,6 +92,55 @@ class RecordFile:
                     seen.add(key)
                     yield entry
 
+    def histories(
+        self, wanted: Callable[[Mapping[str, Any]], bool], *, newest_first: bool, most: int | None = None
+    ) -> Histories:
+        """The events that are wanted, each with what became of its actions; at most the newest `most` of them.
+
+        `wanted` gets an event as it is in the file. All lines are looked at first, and of each event that is wanted
+        only its places are kept, so that a record of any length needs little memory. Raises as `entries`.
+        """
+        places: dict[str, list[tuple[int, int]]] = {}
+        seen: set[int] = set()
+        with self._opened() as file:
+            for line, number, offset in _whole_lines(file):
+                try:
+                    data = loads(line)
+                    event = data.get("event")
+                    if event is not None:
+                        if event["id"] not in places and wanted(event):
+                            places[event["id"]] = [(offset, number)]
+                        continue
+                    result = data["result"]
+                    key = hash((result["event_id"], result["id"], result["action"], result["status"]))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise self._no_record(number) from None
+                if result["event_id"] in places and key not in seen:
+                    seen.add(key)
+                    places[result["event_id"]].append((offset, number))
+        chosen = list(places.values())[0 if most is None else max(0, len(places) - most) :]
+        return Histories(len(places), self._at(reversed(chosen) if newest_first else chosen))
+
+    def _at(self, chosen: Iterable[Sequence[tuple[int, int]]]) -> Iterator[tuple[Event, list[Result]]]:
+        with self._opened() as file:
+            for places in chosen:
+                found = []
+                for offset, number in places:
+                    file.seek(offset)
+                    found.append(self._parsed(file.readline(trust.LINE), number))
+                event, *results = found
+                if isinstance(event, Event):
+                    yield event, [result for result in results if isinstance(result, Result)]
+
+    def _opened(self) -> BinaryIO:
+        """The file, open for reading; an empty one where there is none. Raises StateError."""
+        try:
+            return trust.open_file(self.path, most=None, lenient=True)
+        except FileNotFoundError:
+            return io.BytesIO()
+        except OSError as error:
+            raise StateError(Problem(f"can't read the events: {error.strerror}", str(self.path))) from None
+
     def _parsed(self, line: bytes, number: int) -> Event | Result:
         try:
             data: dict[str, Any] = loads(line)
@@ -101,7 +148,21 @@ class RecordFile:
                 return Event.model_validate(data["event"])
             return Result.model_validate(data["result"])
         except (ValueError, KeyError, TypeError, ValidationError):
-            raise CorruptError(Problem("this line is no record of an event", f"{self.path}:{number}")) from None
+            raise self._no_record(number) from None
+
+    def _no_record(self, number: int) -> CorruptError:
+        return CorruptError(Problem("this line is no record of an event", f"{self.path}:{number}"))
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """The lines of a record with their numbers and byte offsets, but for one that is being written or cut."""
+    number = offset = 0
+    while line := file.readline(trust.LINE):
+        number += 1
+        if not line.endswith(b"\n") and len(line) < trust.LINE:
+            return
+        yield line, number, offset
+        offset += len(line)
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -28,29 +27,37 @@ from oellm_autoexp.monitor.tracked import (
 )
 from oellm_autoexp.monitor.waits import Wait, only_actions_wait, waits
 from oellm_autoexp.text import plural, printable
+from oellm_autoexp.view.names import short_names
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.waiting import action_count, until, waiting_lines
 from oellm_autoexp.workflow.budget import Budget
 
 _COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
-_LIVE_ROWS = 24
+_MOST_ROWS = 40
+"""What a watch leaves behind where no terminal has a height."""
+_SAID_BELOW = 14
+"""Lines that stand below the table at the end of a watch: logs, the headline, what waits, what to do next."""
 _LIVE_NEWS = 5
 _LIVE_WAITS = 3
 ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip gives up those that wait)"
 
 
-def session_table(session: Session, *, limit: int | None = None, now: float | None = None) -> RenderableType:
+def session_table(
+    session: Session, *, limit: int | None = None, logs: bool = True, more: str = "", now: float | None = None
+) -> RenderableType:
     """Every job: state, iterations, loss, time, log; with a `limit`, those that run or failed first.
 
     Columns for what only some programs tell are there when a job told it. What does not fit the screen is left out or
-    shortened: first those columns, then the logs, of which a few follow below the table, then the beginnings of names.
+    shortened: first those columns, then the logs, of which a few follow below the table (`logs`), then what the names
+    have in common. `more` is said behind the number of jobs that are left out.
     """
     jobs = list(session.jobs.values())
     shown = jobs if limit is None or len(jobs) <= limit else sorted(jobs, key=_interest)[:limit]
     rows = [_cells(job, now) for job in shown]
-    more = f"… and {len(jobs) - len(shown)} more" if len(shown) < len(jobs) else ""
-    logs = [job for job in sorted(jobs, key=_interest) if job.resolved_log_path] if limit is None else []
-    return _JobTable(rows, more, [job.resolved_log_path for job in logs[:_LOGS_BELOW]])
+    left_out = len(jobs) - len(shown)
+    rest = f"… and {left_out} more{f' ({more})' if more else ''}" if left_out else ""
+    paths = [job.resolved_log_path for job in sorted(jobs, key=_interest) if job.resolved_log_path] if logs else []
+    return _JobTable(rows, rest, paths)
 
 
 class _JobTable:
@@ -71,14 +78,17 @@ class _JobTable:
             left = name in ("job", "state", "log")
             table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("state", "log"))
         longest = max(_SHORTEST_NAME, self._column("job") + min(room, 0))
-        for row in self._rows:
-            table.add_row(*(_end(str(row[name]), longest) if name == "job" else row[name] for name in names))
-        if self._more:
-            table.add_row(self._more)
+        short = dict(enumerate(short_names([str(row["job"]) for row in self._rows], longest)))
+        for number, row in enumerate(self._rows):
+            table.add_row(*(short[number] if name == "job" else row[name] for name in names))
         yield table
+        if self._more:
+            yield Text(self._more, no_wrap=True, overflow="ignore")
         if "log" not in names:
-            for path in self._logs:
+            for path in self._logs[:_LOGS_BELOW]:
                 yield Text(f"log  {path}", style="dim", no_wrap=True, overflow="ignore")
+            if (left_out := len(self._logs) - _LOGS_BELOW) > 0:
+                yield Text(f"… and {left_out} more logs (--cmd status --json names all)", style="dim")
 
     def _width(self, names: Sequence[str]) -> int:
         return sum(map(self._column, names)) + _GAP * (len(names) - 1)
@@ -87,11 +97,6 @@ class _JobTable:
         """The cells that a column needs; a state may be told in several lines."""
         width = max(map(cell_len, [name, *(str(row[name]) for row in self._rows)]))
         return min(width, _WIDEST_STATE) if name == "state" else width
-
-
-def _end(name: str, longest: int) -> str:
-    """A name whose beginning gives way: what a sweep varies is at the end."""
-    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 _COLUMNS = ("job", "state", "iterations", "loss", "grad norm", "TFLOP/s/GPU", "time", "left", "log")
@@ -196,26 +201,16 @@ def waiting_text(found: Sequence[Wait], now: float | None = None) -> Text | None
     return Text("\n".join(["waiting:", *(f"  {line}" for line in lines)]), style="dim") if lines else None
 
 
-def events_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Events with what became of their actions, oldest first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("time", "event", "job", "attempt", "actions", "what"):
-        table.add_column(column, no_wrap=column in ("time", "event", "job"), overflow="fold")
-    for row in rows:
-        told = row["metadata"]
-        line = told.get("line") or ", ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
-        actions = "; ".join(
-            f"{action['action']}: {action['status']}" + (f" ({action['message']})" if action["message"] else "")
-            for action in row["actions"]
-        )
-        clock = time.strftime("%m-%d %H:%M:%S", time.localtime(row["at"]))
-        table.add_row(clock, row["id"], row["job"], str(row["attempt"]), actions, Text(line, style="dim"))
-    return table
+def last_look(session: Session, everything: str) -> RenderableType:
+    """A session's table as it is left behind: one screen of jobs; `everything` is the command that shows all."""
+    screen = console()
+    rows = max(_FEWEST_LINES, screen.size.height - _SAID_BELOW) if screen.is_terminal else _MOST_ROWS
+    return session_table(session, limit=rows, more=f"all: {everything}")
 
 
-def live(monitor: Shown) -> RenderableType:
+def live(monitor: Shown) -> _Screenful:
     """What a running monitor shows."""
-    parts: list[RenderableType] = [session_table(monitor.session, limit=_LIVE_ROWS), Text(headline(monitor.session))]
+    parts: list[RenderableType] = [Text(headline(monitor.session))]
     actions = [wait for wait in waits(monitor.session.jobs.values()) if wait.kind == "action"]
     parts += [Text(line, style="dim") for line in waiting_lines(actions, most=_LIVE_WAITS)]
     if only_actions_wait(monitor.session.jobs.values()):
@@ -225,15 +220,59 @@ def live(monitor: Shown) -> RenderableType:
         parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.trouble}", style="yellow"))
     if monitor.obstacle:
         parts.append(Text(f"can't go on, trying again: {monitor.obstacle}", style="yellow"))
-    return Group(*parts)
+    return _Screenful([(monitor.session, parts)])
 
 
 def live_all(monitors: Iterable[Shown]) -> RenderableType:
     """What a monitor of several sessions shows."""
-    parts: list[RenderableType] = []
-    for monitor in monitors:
-        parts += [Text(monitor.manifest.plan_id, style="bold underline"), live(monitor), Text()]
-    return Group(*parts)
+    screens = {monitor.manifest.plan_id: live(monitor) for monitor in monitors}
+    titles = [Text(name, style="bold underline") for name in screens]
+    return _Screenful([section for screen in screens.values() for section in screen.sections], titles)
+
+
+class _Screenful:
+    """Sessions' tables with what is said below each, cut to the height of the screen: rows go, the rest is told."""
+
+    def __init__(
+        self, sections: Sequence[tuple[Session, Sequence[RenderableType]]], titles: Sequence[RenderableType] = ()
+    ) -> None:
+        self.sections = sections
+        self._titles = titles
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        count = len(self.sections)
+        titles: list[RenderableType | None] = [*self._titles] or [None] * count
+        fixed = [_lines(console, options, Group(*below)) for _, below in self.sections]
+        room = console.size.height - 1 - sum(fixed) - 2 * len(self._titles)
+        for number, (session, below) in enumerate(self.sections):
+            share = max(_FEWEST_LINES, room // (count - number))
+            table = _fitting(console, options, session, share)
+            room -= _lines(console, options, table)
+            if (title := titles[number]) is not None:
+                yield title
+            yield table
+            yield Group(*below)
+            if title is not None:
+                yield Text()
+
+
+_FEWEST_LINES = 3
+"""Of a session that is shown: the header, one job, and how many more there are."""
+
+
+def _fitting(console: Console, options: ConsoleOptions, session: Session, height: int) -> RenderableType:
+    """A session's table of at most so many lines, where its first row lets it."""
+    limit = max(1, min(len(session.jobs), height - 1))
+    while True:
+        table = session_table(session, limit=limit, logs=False)
+        over = _lines(console, options, table) - height
+        if over <= 0 or limit == 1:
+            return table
+        limit = max(1, limit - over)
+
+
+def _lines(console: Console, options: ConsoleOptions, what: RenderableType) -> int:
+    return len(console.render_lines(what, options.update(height=None), pad=False))
 
 
 def plan_summary(manifest: Manifest) -> Table:

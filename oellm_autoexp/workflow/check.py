@@ -40,7 +40,8 @@ def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> No
     That of later attempts, too, whose overrides are known (RestartAction). `test`: the scheduler is also asked to judge
     one script of each kind as if it were submitted.
     """
-    kinds = _kinds(manifest)
+    with trust.each_folder_once():
+        kinds = _kinds(manifest)
     scripts = {job.script_path: text for job, text in kinds}
     problems = [problem for path, text in scripts.items() for problem in _syntax(path, text)]
     problems += container_problems(manifest)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from oellm_autoexp import trust
+from oellm_autoexp import commands, trust
 from oellm_autoexp.claims import Claim, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.files import (
@@ -32,8 +32,11 @@ from oellm_autoexp.workflow import side_file, snapshot
 from oellm_autoexp.workflow.plan import Plan, PlannedFile, manifest_path
 
 _MANIFEST_LINK = "manifest.json"
+PLAN_LINK = "plan"
+"""The link from a job's folder to that of what all jobs of its plan have in common."""
 _JOB_FILES = ("job.sbatch", "config.json")
 _FOLDER = "manifests"
+_YAML = (".yaml", ".yml")
 _MOVE_BACK = "move it back, let a link lead from the old place to the new one (ln -s NEW OLD), or plan again"
 _OTHER_ID = "choose another --plan-id"
 _PATIENCE_SECONDS = 60.0
@@ -51,32 +54,48 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
         Path(manifest.monitoring_state_dir): "$.project.monitoring_state_dir",
         **({extra.parent: "--manifest"} if extra else {}),
     }
+    belong = {plan.manifest_path.parent: "$.project.base_output_dir"}
+    links = [f"{manifest.base_output_dir}/sweep.json"]
     for job in manifest.jobs:
-        wanted.setdefault(Path(job.output_dir), "$.project.output_dir")
+        new = _is_absent(job.output_dir)  # then nothing is in it, and the folder above decides: one question for all
+        wanted.setdefault(Path(job.output_dir).parent if new else Path(job.output_dir), "$.project.output_dir")
         for number, folder in enumerate(job.log_dirs):
-            wanted.setdefault(Path(folder), "$.slurm" if number else "$.project.log_path")
+            if not (new and folder.startswith(f"{job.output_dir}/")):
+                wanted.setdefault(Path(folder), "$.slurm" if number else "$.project.log_path")
+        if not new:
+            belong |= dict.fromkeys(
+                (Path(job.output_dir, name) for name in (MARKS, "provenance")), "$.project.output_dir"
+            )
+            links.append(f"{job.output_dir}/job.sbatch")
     known: dict[str, Obstacle | None] = {}
-    belong = {**wanted, plan.manifest_path.parent: "$.project.base_output_dir"}
-    for job in manifest.jobs:
-        belong |= dict.fromkeys((Path(job.output_dir, name) for name in (MARKS, "provenance")), "$.project.output_dir")
     foreign = [
         Problem(
             f"{path} belongs to {owner}, who could replace what is written there", where, "choose another directory"
         )
-        for path, where in belong.items()
+        for path, where in {**wanted, **belong}.items()
         if (owner := trust.stranger(path)) is not None
     ]
     raise_all(ConfigError, foreign)
     found = (writable_directory(path, where, known) for path, where in wanted.items())
     # what keeps several folders from being made is told once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
-    links = [*(f"{job.output_dir}/job.sbatch" for job in manifest.jobs), f"{manifest.base_output_dir}/sweep.json"]
     problems += [
         Problem("a file stands where a link is to be made", link, "move it away")
         for link in links
         if os.path.lexists(link) and not os.path.islink(link)  # noqa: PTH114  a thousand times: without making Paths
     ]
     raise_all(ConfigError, problems)
+
+
+def _is_absent(path: str) -> bool:
+    """Whether nothing is there, not even a link to nowhere, for all that can be told."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None] = lambda done: None) -> Path:
@@ -148,8 +167,9 @@ def _check_free(plan: Plan) -> None:
 class _Making:
     """One plan while its files are written: knows what it has made, so that it takes back that and nothing else.
 
-    Each folder that bears the plan's id holds a link to the manifest, made first. A folder whose manifest does not
-    exist, and that holds only what planning writes, was left by a planner that was killed; a new plan replaces it.
+    The folder of what all jobs have in common holds a link to the manifest, and each job's folder a link to that one,
+    made first. A folder with such a link to a manifest that does not exist, and that holds only what planning writes,
+    was left by a planner that was killed; a new plan replaces it.
     """
 
     def __init__(self, plan: Plan, claim: Claim, above: list[str]) -> None:
@@ -157,7 +177,10 @@ class _Making:
         self._plan = plan
         self._claim = claim
         self._manifest = str(plan.manifest_path)
-        self._planned = {_MANIFEST_LINK, side_file.NAME, *(file.path.name for file in plan.shared), *_JOB_FILES}
+        self._shared = str(plan.shared[0].path.parent)
+        shared = (_MANIFEST_LINK, side_file.NAME, *(file.path.name for file in plan.shared))
+        self._planned = {PLAN_LINK, *shared, *_JOB_FILES}
+        self._first_link = ""
         self._files: list[Path] = []
         self._folders: list[str] = []  # that bear the plan's id
         self._above = above
@@ -165,7 +188,8 @@ class _Making:
     def files(self, secrets: str, progress: Callable[[int], None]) -> None:
         """Write all but the manifest; `secrets` is the side file's text. Raises OSError, StateError or LockedError."""
         plan = self._plan
-        self._own(str(plan.shared[0].path.parent))
+        self._own(self._shared)
+        os.symlink(self._manifest, f"{self._shared}/{_MANIFEST_LINK}")
         for file in plan.shared:
             _write_new(file)
         if secrets:
@@ -177,13 +201,14 @@ class _Making:
             if number % _JOBS_PER_BEAT == 0:
                 self._claim.beat(_BEAT_SECONDS)
             folder = os.path.dirname(job.script_path)  # noqa: PTH120  a thousand times: without making Paths
+            for above in (job.output_dir, os.path.dirname(folder)):  # noqa: PTH120  from above: each is asked for once
+                _make(above, self._above)
             self._own(folder)
+            self._link_to_plan(f"{folder}/{PLAN_LINK}")
             for logs in job.log_dirs:
                 _make(logs, self._above)
             for file in plan.job_files(number):
                 _write_new(file)
-            for shared in plan.shared:
-                _copy(str(shared.path), f"{folder}/{shared.path.name}")
             progress(number)
 
     def publish(self, manifest: Manifest, extra: Path | None) -> None:
@@ -213,24 +238,34 @@ class _Making:
             self._clear(folder)
             if not _make(folder, self._above, self._folders):
                 raise StateError(Problem("another process has just made this folder", folder, _OTHER_ID))
-        link = f"{folder}/{_MANIFEST_LINK}"
-        try:  # one link with many names: thousands of jobs then need no inode each for it
-            os.link(f"{self._plan.shared[0].path.parent}/{_MANIFEST_LINK}", link, follow_symlinks=False)
-        except OSError:
-            os.symlink(self._manifest, link)
+
+    def _link_to_plan(self, link: str) -> None:
+        """Let a job's folder lead to what all jobs have in common: one link with many names needs one inode."""
+        try:
+            if not self._first_link:
+                raise FileNotFoundError
+            os.link(self._first_link, link, follow_symlinks=False)
+        except OSError:  # the first one, another file system, one without hard links, or with a limit of them
+            os.symlink(self._shared, link)
+            self._first_link = link
 
     def _clear(self, folder: str) -> None:
         """Remove what a killed planner has left of a plan of this id. Raises StateError for anything else."""
         found = os.listdir(folder) if not os.path.islink(folder) and os.path.isdir(folder) else [""]  # noqa: PTH112, PTH114
-        try:
-            left = not found or os.readlink(f"{folder}/{_MANIFEST_LINK}") == self._manifest  # noqa: PTH115
-        except OSError:
-            left = False
+        ours = {PLAN_LINK: self._shared, _MANIFEST_LINK: self._manifest}
+        left = not found or any(_leads_to(f"{folder}/{name}", place) for name, place in ours.items())
         if not left or not self._planned.issuperset(found):
             raise StateError(Problem("this folder, which would be the plan's own, exists already", folder, _OTHER_ID))
-        for name in sorted(found, key=lambda name: name == _MANIFEST_LINK):  # the link last: it says whose this is
+        for name in sorted(found, key=lambda name: name in ours):  # the link last: it says whose this is
             os.unlink(f"{folder}/{name}")
         os.rmdir(folder)  # noqa: PTH106
+
+
+def _leads_to(link: str, place: str) -> bool:
+    try:
+        return os.readlink(link) == place  # noqa: PTH115
+    except OSError:
+        return False
 
 
 def _make(folder: str, above: list[str], made: list[str] | None = None) -> bool:
@@ -281,16 +316,12 @@ def _write_new(file: PlannedFile) -> None:
         out.write(file.text)
 
 
-def _copy(source: str, path: str) -> None:
-    try:
-        os.link(source, path)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy(source, path)
-
-
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
-    missing = "make one with plan_autoexp.py --manifest PATH"
+    if path.suffix in _YAML and path.exists():
+        hint = f"it is a config: plan it first: {commands.command('plan', '--config-ref', str(path))}"
+        raise ConfigError(Problem("a YAML file is no manifest", str(path), hint))
+    missing = f"make one: {commands.command('plan', '--manifest', str(path))} …"
     if path.parent.name == _FOLDER and not path.parent.parent.exists():
         missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
     data = read_json(path, "manifest", MANIFEST_VERSION, missing=missing, named=True)

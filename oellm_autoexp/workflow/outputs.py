@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,8 @@ def claim_outputs(manifest: Manifest, session: Path) -> None:
     root = Path(manifest.base_output_dir)
     with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
         try:
-            _claim_outputs(manifest, session)
+            with trust.each_folder_once():
+                _claim_outputs(manifest, session)
         except OSError as error:
             where = str(error.filename)
             raise StateError(
@@ -57,16 +58,7 @@ def other_sessions(manifest: Manifest, session: Path) -> dict[Path, list[str]]:
 
 def _claim_outputs(manifest: Manifest, session: Path) -> None:
     others = other_sessions(manifest, session)
-    problems = [
-        Problem(
-            f"{len(names)} of the plan's output directories (first: {names[0]}) belong to the session "
-            f"'{path.stem}', which is not finished",
-            str(path),
-            _way_out(path),
-        )
-        for path, names in others.items()
-        if not _finished(path)
-    ]
+    problems = [_unfinished(path, names) for path, names in others.items() if not _finished(path)]
     raise_all(StateError, problems)
     in_terminals = ((job.name, job.output_dir, terminal_holder(job.output_dir)) for job in manifest.jobs)
     raise_all(StateError, [_in_terminal(name, path, holder) for name, path, holder in in_terminals if holder])
@@ -75,9 +67,8 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)
 
 
-def _way_out(path: Path) -> str:
+def _way_out(path: Path, jobs: Collection[TrackedJob]) -> str:
     """What a person may do about the session that keeps output directories; where actions alone wait, which."""
-    jobs = Session.load(path).jobs.values()
     if only_unclear(jobs):
         asked = f"ask it again: {commands.monitor(path, '--cmd', 'cancel')}"
         forced = f"give the session up without an answer: {commands.monitor(path, '--cmd', 'remove', '--force')}"
@@ -89,7 +80,23 @@ def _way_out(path: Path) -> str:
         waiting = f"its jobs have ended, and actions wait ({found[0].subject}: {found[0].reason}{more})"
         give_up = f"give them up: {commands.monitor(path, '--cmd', 'skip')}"
         return f"{waiting}: {resume}; or {give_up}; or change output_dir"
-    return f"{resume}; or end it: {commands.monitor(path, '--cmd', 'cancel')}; or change output_dir"
+    end = f"or end it: {commands.monitor(path, '--cmd', 'cancel')}"
+    return f"{resume}\n    {end}\n    or change project.output_dir"
+
+
+def _unfinished(path: Path, names: list[str]) -> Problem:
+    """The problem of output directories that belong to a session which is not finished, and why it is not."""
+    jobs = Session.load(path).jobs.values()
+    whose = (
+        "the output directory of" if len(names) == 1 else f"{len(names)} of the plan's output directories, as that of"
+    )
+    belongs = "belongs" if len(names) == 1 else "belong"
+    none = ""
+    if not any(job.attempt or job.token for job in jobs):
+        why = next((f" ({job.reason})" for job in jobs if job.reason), "")
+        none = f": nothing of it was submitted{why}"
+    what = f"{whose} {names[0]} {belongs} to the session '{path.stem}', which is not finished"
+    return Problem(f"{what}{none}", str(path), _way_out(path, jobs))
 
 
 def _owner(output_dir: Path) -> Path | None:

@@ -711,7 +711,7 @@ def _taken_out(
 def _shared_files(
     directory: Path, composed: Composed, around: Circumstances, unresolved: dict[str, Any], planning: dict[str, Any]
 ) -> tuple[PlannedFile, ...]:
-    """The provenance that all jobs have in common; each job's folder holds (hard links to) the same files."""
+    """The provenance that all jobs have in common; each job's folder holds a link to the folder of these files."""
     documents = {
         "config_unresolved.yaml": yaml_text(unresolved),
         "planning.yaml": yaml_text(planning),

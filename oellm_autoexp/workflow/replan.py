@@ -148,19 +148,21 @@ class _Record:
 
     @classmethod
     def of(cls, manifest: Manifest, job: JobSpec) -> _Record:
-        """The record in a job's folder. Raises StateError."""
-        folder = Path(job.script_path).parent
-        recorded = _mapping(_json, folder / "environment.json")
+        """The record of a job's plan. Raises StateError."""
+        config, planning, variables = (
+            side_file.record_file(manifest, job, name)
+            for name in ("config_unresolved.yaml", "planning.yaml", "environment.json")
+        )
+        recorded = _mapping(_json, variables)
         hidden = {name for name, value in recorded.items() if REDACTED in value}
         environment = {**recorded, **{name: os.environ[name] for name in hidden if name in os.environ}}
-        for file in ("config_unresolved.yaml", "planning.yaml"):
-            found = _mapping(_parsed, folder / file)
-        if found.get("version") != MANIFEST_VERSION:
-            raise CorruptError(Problem("recorded by another version of this program", str(folder), "plan again"))
+        _mapping(_parsed, config)
+        if _mapping(_parsed, planning).get("version") != MANIFEST_VERSION:
+            raise CorruptError(Problem("recorded by another version of this program", str(planning), "plan again"))
         return cls(
             Source(manifest.config_ref, (), manifest.overrides),
-            _read(folder / "config_unresolved.yaml"),
-            _read(folder / "planning.yaml"),
+            _read(config),
+            _read(planning),
             side_file.kept(manifest),
             tuple(environment.items()),
             frozenset(hidden - os.environ.keys()),

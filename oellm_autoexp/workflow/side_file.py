@@ -42,6 +42,15 @@ def side_file(manifest: Manifest) -> Path:
     return Path(manifest.base_output_dir, "manifests", f"{manifest.plan_id}.provenance", NAME)
 
 
+def record_file(manifest: Manifest, job: JobSpec, name: str) -> Path:
+    """Where a file of what all jobs of a plan have in common is: `planning.yaml`, `environment.json`, …
+
+    It is in the plan's own folder; plans of earlier versions have (a link to) it beside each job's script.
+    """
+    beside = Path(job.script_path).with_name(name)
+    return beside if os.path.lexists(beside) else side_file(manifest).with_name(name)
+
+
 def text(taken: Mapping[str, Mapping[str, Any]]) -> str:
     """The side file's text: by file, place and value. '' where nothing was taken out of any."""
     if not any(taken.values()):

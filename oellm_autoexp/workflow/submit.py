@@ -64,6 +64,7 @@ from oellm_autoexp.workflow.batches import Batch, Ready, array_folder, batches, 
 from oellm_autoexp.workflow.outputs import in_terminal, terminal_holder
 
 _RETRY_SECONDS = 30.0
+_GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
 _LONGEST_RETRY_SECONDS = 900.0
 _ENOUGH_REFUSALS = 3
 _MOST_DOUBLINGS = 10
@@ -244,7 +245,8 @@ class Submitter:
         self._turns = False
         begin, done = self.now(), 0
         while self.now() >= self._hold_until:
-            ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
+            with trust.each_folder_once():
+                ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
             ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
             tried = self._alone(ready[: self._room()])
             for job in ready[len(tried) :]:
@@ -462,16 +464,16 @@ class Submitter:
         path, digest = (
             (job.script_path, job.script_digest) if job.script_path else (spec.script_path, spec.script_digest)
         )
-        return _missing_files(spec.work_dir, path) or self._odd_script(path, digest)
+        return _missing_folder(spec.work_dir) or self._odd_script(path, digest)
 
     def _odd_script(self, path: str, expected: str) -> str:
-        """Why a script is not run, if it is not the one that was planned, or is another user's; else ''."""
+        """Why a script is not run: it is gone, not the one that was planned, or another user's; else ''."""
         try:
             trust.read_script(Path(path), expected, Path(self.manifest.base_output_dir))
         except StateError as error:
             return f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
-        except OSError:  # the scheduler says so, in its words
-            return ""
+        except OSError as error:  # of others, the scheduler tells in its words
+            return f"the script {path} is gone" if isinstance(error, _GONE) else ""
         return ""
 
     def _alive(self, jobs: Mapping[str, str]) -> set[str]:
@@ -700,11 +702,11 @@ def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:
     return one is not None and other is not None and one.then == other.then and abs(one.at - other.at) < _SAME_SECONDS
 
 
-def _missing_files(work_dir: str, script_path: str) -> str:
-    """What a job needs to be submitted and is not there, in words; '' if all is."""
+def _missing_folder(work_dir: str) -> str:
+    """That the folder which a job is submitted from is not there, in words; '' if it is."""
     if not os.access(work_dir, os.X_OK):
         return f"the working directory {work_dir} is gone"
-    return "" if os.access(script_path, os.R_OK) else f"the script {script_path} is gone"
+    return ""
 
 
 def _told_beyond(progress: Callable[[int, int], None], before: int, more: int, done: int) -> None:
@@ -716,8 +718,11 @@ def link_current(spec: JobSpec, log: str) -> None:
     """Point the job's `current.log` to its newest log. A job is not lost because a link can't be made."""
     link = Path(spec.log_path_current)
     try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        target = os.path.relpath(log, link.parent) if Path(log).is_relative_to(link.parent) else log
-        link_atomic(link, Path(target))
+        target = Path(os.path.relpath(log, link.parent) if Path(log).is_relative_to(link.parent) else log)
+        try:
+            link_atomic(link, target)
+        except FileNotFoundError:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link_atomic(link, target)
     except (OSError, AutoexpError) as error:
         _log.warning("no link %s to the log: %s", link, error)

@@ -41,7 +41,8 @@ def test_all_sessions_are_watched_to_their_ends_and_one_that_fails_is_told_by_th
     assert "bad: crash" in result.stdout
     assert next(line.split()[0] for line in result.stdout.splitlines() if "success" in line) == "good"
     again = user.run("monitor", "--all")
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    told = f"no unfinished sessions in {user.outputs}/monitoring_state\n"
+    assert (again.returncode, again.stdout, again.stderr) == (0, told, "")
 
 
 def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_being_watched(user: User) -> None:

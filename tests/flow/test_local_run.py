@@ -47,16 +47,15 @@ def test_plan_writes_everything_and_submit_needs_no_config(user: User) -> None:
     assert planned.returncode == 0, planned.stderr
     assert not (user.outputs / "monitoring_state").exists()
     provenance = user.outputs / "tiny_lm_lr0.01" / "provenance" / user.plan_id
-    assert {path.name for path in provenance.iterdir()} == {
+    assert {path.name for path in provenance.iterdir()} == {"config.json", "job.sbatch", "plan"}
+    assert {path.name for path in (provenance / "plan").iterdir()} == {
         "command_line.json",
-        "config.json",
         "config_unresolved.yaml",
         "environment.json",
         "git.diff",
         "git.json",
         "manifest.json",
         "planning.yaml",
-        "job.sbatch",
         "overrides.txt",
     }
     assert json.loads((provenance / "config.json").read_text())["backend"]["options"]["lr"] == 0.01

@@ -283,8 +283,8 @@ READERS: dict[str, tuple[Callable[[Run], Path], Callable[[Run], object]]] = {
         lambda run: claim_outputs(manifest.load(run.manifest), run.session),
     ),
     "record of the config": (lambda run: run.output / "provenance/one/config.json", read_record),
-    "record of planning": (lambda run: run.output / "provenance/one/planning.yaml", read_record),
-    "record of the environment": (lambda run: run.output / "provenance/one/environment.json", read_record),
+    "record of planning": (lambda run: run.manifest.parent / "one.provenance/planning.yaml", read_record),
+    "record of the environment": (lambda run: run.manifest.parent / "one.provenance/environment.json", read_record),
 }
 
 

@@ -48,7 +48,7 @@ def with_folder(state: Path) -> Manifest:
     return Manifest.model_construct(plan_id="p", monitoring_state_dir=str(state))  # type: ignore[call-arg]
 
 
-def test_the_folder_is_left_out_only_where_sessions_are_looked_for_there_with_and_without_variables(
+def test_the_folder_is_left_out_where_this_shell_looks_for_sessions_there_and_named_in_what_works_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -60,4 +60,7 @@ def test_the_folder_is_left_out_only_where_sessions_are_looked_for_there_with_an
     monkeypatch.setenv("OELLM_MONITORING_STATE_DIR", str(tmp_path / "elsewhere"))
     assert hints.resume_command(manifest).endswith(f"monitor --session p --monitoring-state-dir {usual}")
     manifest = with_folder(tmp_path / "elsewhere")
-    assert hints.resume_command(manifest).endswith(f"--monitoring-state-dir {tmp_path / 'elsewhere'}")
+    assert hints.resume_command(manifest).endswith("monitor --session p")
+    assert commands.monitor(tmp_path / "elsewhere" / "p.json").endswith("monitor --session p")
+    named = hints.resume_command(manifest, anywhere=True)
+    assert named.endswith(f"--monitoring-state-dir {tmp_path / 'elsewhere'}")

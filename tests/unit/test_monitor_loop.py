@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -561,3 +562,27 @@ def test_a_job_waits_again_in_the_queue_behind_the_new_attempt_of_its_sibling(
     assert [one.dependency for one in stage.slurm.submissions] == (
         ["", "afterok:1", "", "afterok:3"] if budget else ["", "afterok:1"]
     )
+
+
+def test_a_look_costs_one_question_for_a_job_whose_log_has_nothing_new_or_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, {}, {"a": [lived("some lines\n")], "b": [(LONG, "")]})
+    stage.cycle(3)
+    assert (tmp_path / "a" / "current.log").is_symlink()
+    asked: list[str] = []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *words: Any, **named: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path).is_relative_to(tmp_path):
+                asked.append(str(path))
+            return function(path, *words, **named)
+
+        return call
+
+    for name in ("stat", "lstat", "open", "access", "scandir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    stage.cycle(1)
+    monkeypatch.undo()
+    of_jobs = [path for path in asked if "/logs" in path or "/a/" in path or "/b/" in path]
+    assert sorted(of_jobs) == [str(tmp_path / "a" / "logs" / "1.out"), str(tmp_path / "b" / "logs" / "2.out")]

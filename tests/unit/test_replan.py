@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +18,11 @@ from oellm_autoexp.files import shipped
 from oellm_autoexp.model import Manifest
 from oellm_autoexp.redaction import redact
 from oellm_autoexp.workflow import manifest as manifests
+from oellm_autoexp.workflow.manifest import PLAN_LINK
 from oellm_autoexp.workflow.plan import make_plan
 from oellm_autoexp.workflow.provenance import gather
 from oellm_autoexp.workflow.replan import replan
-from oellm_autoexp.workflow.side_file import side_file
+from oellm_autoexp.workflow.side_file import record_file, side_file
 
 EXPERIMENTS = sorted(
     str(path.relative_to(shipped("config")).with_suffix("")) for path in shipped("config/experiments").rglob("*.yaml")
@@ -107,14 +109,24 @@ def test_options_stay_spelled_as_their_plan_spelled_them(planned: Planned) -> No
     config = "backend: {argv: [train], options: {batch_size: 4, lr: 1}}\nsweep: {}\nproject: {name: x}\n"
     manifest = planned(config=config)
     assert "--batch_size 4" in again(manifest, backend__options__lr=2)
-    folder = Path(manifest.jobs[0].script_path).parent
     for name in ("config_unresolved.yaml", "planning.yaml"):  # as a plan of before there was a choice has them
-        file = folder / name
+        file = record_file(manifest, manifest.jobs[0], name)
         text = file.read_text()
-        file.unlink()  # a link, which other jobs share
         file.write_text(re.sub(r"\n *option_style: as_written", "", text))
         assert "option_style" not in file.read_text()
     assert "--batch-size 4" in again(manifest, backend__options__lr=2)
+
+
+def test_the_record_of_a_plan_of_an_earlier_version_lies_beside_each_script(planned: Planned) -> None:
+    manifest = planned(config=SWEEP)
+    shared = side_file(manifest).parent
+    for job in manifest.jobs:
+        for file in shared.iterdir():
+            os.link(file, Path(job.script_path).with_name(file.name), follow_symlinks=False)
+        Path(job.script_path).with_name(PLAN_LINK).unlink()
+    for file in shared.iterdir():
+        file.unlink()
+    assert again(manifest, backend__options__seed=7) == scripts(manifest)[0].replace("--seed 1", "--seed 7")
 
 
 def argument(text: str, option: str) -> str:
@@ -205,7 +217,7 @@ def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tm
     template.write_text(TEMPLATE.replace("mine", "hf_abcdefghijklmnopqrst"))
     manifest = planned("project=default", f"slurm.template_path={template}")
     assert again(manifest) == scripts(manifest)[0]
-    assert "hf_abc" not in Path(manifest.jobs[0].script_path).with_name("planning.yaml").read_text()
+    assert "hf_abc" not in record_file(manifest, manifest.jobs[0], "planning.yaml").read_text()
     side_file(manifest).unlink()
     assert problems(manifest, {}).startswith("ConfigError: $.slurm.template_path: ")
 
@@ -247,7 +259,8 @@ def test_a_value_in_the_name_can_be_overridden_if_the_name_is_kept(planned: Plan
 @pytest.mark.parametrize("name", ["config_unresolved.yaml", "planning.yaml", "environment.json", "job.sbatch"])
 def test_a_record_that_is_gone_or_cut_is_told(name: str, planned: Planned) -> None:
     manifest = planned(config=SWEEP)
-    file = Path(manifest.jobs[0].script_path).with_name(name)
+    script = Path(manifest.jobs[0].script_path)
+    file = script if name == script.name else record_file(manifest, manifest.jobs[0], name)
     if name != "job.sbatch":
         file.write_text(file.read_text()[:1])
         with pytest.raises(CorruptError, match=re.escape(str(file))):
@@ -262,7 +275,7 @@ def test_a_record_of_another_version_or_of_other_jobs_is_refused(planned: Planne
     job = manifest.jobs[0].model_copy(update={"index": 2})
     with pytest.raises(StateError, match=r"another project\.name"):
         replan(manifest, job, {})
-    file = Path(job.script_path).with_name("planning.yaml")
+    file = record_file(manifest, job, "planning.yaml")
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "version": 99}))
     with pytest.raises(CorruptError, match="another version"):
         replan(manifest, job, {})
@@ -297,8 +310,9 @@ def test_secrets_are_taken_from_the_script_and_the_environment(
     secretive: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (script,) = scripts(secretive)
-    for file in Path(secretive.jobs[0].script_path).parent.iterdir():
-        recorded = "" if file.name == "job.sbatch" else file.read_text()
+    folder = Path(secretive.jobs[0].script_path).parent
+    for file in (*folder.glob("*.json"), *(folder / PLAN_LINK).glob("*.*")):
+        recorded = "" if file.name == side_file(secretive).name else file.read_text()
         assert not any(word in recorded for word in ("it's secret", "me:word", "bee then", "sea then")), file
     assert again(secretive) == script
     monkeypatch.setenv("B_TOKEN", "bee now")
@@ -377,7 +391,7 @@ def test_a_reference_hides_nothing_by_itself(text: str, kept: bool) -> None:
 
 def test_the_record_is_shared_by_all_jobs_and_readable_by_the_owner_alone(planned: Planned) -> None:
     manifest = planned(config=SWEEP)
-    files = [Path(job.script_path).with_name("planning.yaml") for job in manifest.jobs]
+    files = [Path(job.script_path).with_name(PLAN_LINK) / "planning.yaml" for job in manifest.jobs]
     assert len({file.stat().st_ino for file in files}) == 1
     assert files[0].stat().st_mode & 0o077 == 0
     assert yaml.safe_load(files[0].read_text())["choices"] == []
