@@ -65,7 +65,7 @@ def scalar(value: Any) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint with the nearest known words, or all of them where they are few, or ''."""
-    names = sorted({*known} - {word})
+    names = sorted(set(known))
     near = [name for name in difflib.get_close_matches(word, names, n=3, cutoff=0.6) if _likeness(word, name) >= _LIKE]
     best = max((_likeness(word, name) for name in near), default=0.0)
     near = [name for name in near if _likeness(word, name) > best - _AS_LIKE]

@@ -8,6 +8,7 @@ from typing import Any
 
 from oellm_autoexp.backends.make import make_backend
 from oellm_autoexp.config.findings import uncertain
+from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.schema import decode_parts
 from oellm_autoexp.container.kinds import NoContainer
 from oellm_autoexp.errors import Collector, Problem
@@ -24,6 +25,7 @@ from oellm_autoexp.workflow.plan_checks import (
     name_problems,
     place_problems,
 )
+from oellm_autoexp.workflow.resolve import value_at
 
 ReadTemplate = Callable[[Path | None], str]
 """Reads the sbatch template at a path (None: the shipped one). Raises ConfigError."""
@@ -52,6 +54,17 @@ def placed(problems: Iterable[Problem], tree: Mapping[str, Any]) -> list[Problem
     """Problems of a job, those of SLURM's options where its resolved config sets them."""
     slurm = decode_parts(tree)[0].get("slurm")
     return at_their_options(problems, slurm.sbatch, slurm.sbatch_extra_directives) if slurm else [*problems]
+
+
+def of_themselves(
+    problems: Iterable[Problem], tree: Mapping[str, Any], failed: Iterable[tuple[str, ...]]
+) -> frozenset[Problem]:
+    """Problems without those of values that can't be evaluated (at the paths in `failed`) as a wrong one is in them."""
+    found = frozenset(problems)
+    texts = {where(path): str(value_at(tree, path)) for path in failed}
+    wrong = [problem.where.removeprefix("$.") for problem in found if problem.where not in texts]
+    follows = {place for place, text in texts.items() if any(f"{key}}}" in text for key in wrong if key)}
+    return frozenset(problem for problem in found if problem.where not in follows)
 
 
 def _check_rules(sections: Mapping[str, Any], right: Mapping[str, Any], found: Collector) -> None:

@@ -41,7 +41,7 @@ from oellm_autoexp.slurm.site import Site
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, shell_texts, side_file, twins, watching
-from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems, placed
+from oellm_autoexp.workflow.job_checks import ReadTemplate, all_problems, of_themselves, placed
 from oellm_autoexp.workflow.places_checks import check_places
 from oellm_autoexp.workflow.plan_checks import (
     ENOUGH_PROBLEMS,
@@ -407,12 +407,14 @@ class _Planner:
             raise wrong
         found = Collector()
         tree: dict[str, Any] = {}
+        failed: Mapping[tuple[str, ...], ConfigError] = {}
         others: list[Problem] = []
         with found.step():
             tree, failed = self._jobs.config_mostly(index)
             others = all_problems(tree, self._jobs.absolute, self._read_template, [*map(where, failed)])
-        found.add(placed(wrong.problems, tree), type(wrong))
-        found.add(placed(others, tree))
+        given = of_themselves([*wrong.problems, *others], tree, failed)
+        found.add(placed((problem for problem in wrong.problems if problem in given), tree), type(wrong))
+        found.add(placed((problem for problem in others if problem in given), tree))
         found.raise_all()
         raise AssertionError("a job that fails has problems")
 

@@ -39,6 +39,7 @@ CASES = {
         "exp.yaml:3 ($.backend.options.m.lr, set by the sweep): the config has no key",
         "set the mapping that holds it",
     ),
+    "slurm: {array: maybe}": ("exp.yaml:2 ($.slurm.array): must be true or false, not 'maybe'", ""),
     "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
     "sweep: {type: list, groups: [{params: {metadata.x: [1]}, stage: a, project.name: a}, {params: {metadata.x: [1]}, "
     "stage: b, project.name: '${sibling.a.nme}'}]}\nmetadata: {x: 0}": (
