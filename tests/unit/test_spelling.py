@@ -8,7 +8,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.spelling import respelled, spelled
-from oellm_autoexp.errors import BackendError
+from oellm_autoexp.errors import BackendError, ConfigError
 from oellm_autoexp.slurm import script
 from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.provenance import gather
