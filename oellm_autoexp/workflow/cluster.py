@@ -243,7 +243,10 @@ def compute_node(facts: str, seen_at: float) -> list[Finding]:
         text = "the compute node does not read what this machine has written"
         found.append(Finding("shared files", FAILED, text, "set OUTPUT_DIR to a file system that both share"))
     submits = told.get("submits", "")
-    if " to start at " in submits:
+    if told.get("inside") == "yes":
+        hint = "the same without container= tells whether one can"
+        found.append(Finding("submission", OK, "not looked at: an image has no sbatch", hint))
+    elif " to start at " in submits:
         found.append(Finding("submission", OK, "a compute node can submit: --detach slurm, executors of actions"))
     else:
         text = f"a compute node can't submit ({submits or 'sbatch is not there'})"
