@@ -55,8 +55,8 @@ def test_variables_reach_the_program_as_they_are_whatever_the_image_sets(
     settings.write_text(
         "# @package _global_\n"
         "backend: {argv: [sh, -c, 'env -0 > told; pwd > where']}\n"
-        f"slurm: {{env: {{OF_THE_JOB: {odd}, SECOND: of_slurm, PATH: '/nowhere:$PATH', LINES: \"a\\nb\"}}}}\n"
-        "container: {env: {SECOND: of_the_container}}\n"
+        "slurm: {env: {SECOND: of_slurm, PATH: '/nowhere:$PATH', LINES: \"a\\nb\"}}\n"
+        f"container: {{env: {{OF_THE_JOB: {odd}, SECOND: of_the_container}}}}\n"
     )
     done = run(person, home, image, "-C", f"{home}/conf", "--config-ref=experiments/own", APPTAINERENV_OF_THE_JOB="old")
     assert done.returncode == 0, done.stderr + done.stdout
