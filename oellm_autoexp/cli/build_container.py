@@ -84,7 +84,11 @@ def _build(options: argparse.Namespace) -> int:
     name = definition.name.removesuffix(".def.in")
     made = build(
         Request(
-            runtime=runtime.find(options.container_cmd, "--container-cmd"),
+            runtime=runtime.find(
+                options.container_cmd,
+                "--container-cmd",
+                runtime.NOT_FOUND_HINT.replace("--container-runtime", "--container-cmd"),
+            ),
             checkout=CHECKOUT,
             definition=definition,
             requirements=_requirements(options.requirements or definition.parent / "requirements.txt"),

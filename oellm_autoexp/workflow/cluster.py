@@ -47,6 +47,7 @@ class Answer:
     code: int | None
     output: str
     error: str = ""
+    timed_out: bool = False
 
     @property
     def first_error(self) -> str:
@@ -71,7 +72,7 @@ def ask(words: Sequence[str]) -> Answer:
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, "", f"{words[0]} did not answer within {_TIMEOUT_SECONDS} s")
+        return Answer(None, "", f"{words[0]} did not answer within {_TIMEOUT_SECONDS} s", timed_out=True)
     except OSError as error:
         return Answer(None, "", f"{words[0]}: {error.strerror}")
     return Answer(done.returncode, done.stdout, done.stderr)
@@ -80,6 +81,9 @@ def ask(words: Sequence[str]) -> Answer:
 def controller(ask: Ask, commands: Callable[[str], Sequence[str]]) -> list[Finding]:
     """Whether SLURM is here and its controller answers; the last finding says so."""
     version = ask([*commands("sinfo"), "--version"])
+    if version.timed_out:
+        hint = "see that $SLURM_CONF, where it is set, names a file that is there"
+        return [Finding("SLURM", FAILED, version.first_error, hint)]
     if version.code is None:
         hint = "log in to a login node of the cluster"
         return [Finding("SLURM", FAILED, f"its commands are not here: {version.first_error}", hint)]
