@@ -134,10 +134,10 @@ def test_overrides_that_an_event_fills_in_are_checked_before_the_old_attempt_is_
 
 @pytest.mark.slurm
 def test_a_first_submission_that_was_refused_can_be_begun_with_a_better_override(slurm_user: User) -> None:
-    code, said = run(slurm_user, "true", {}, "slurm.sbatch.gpus_per_node=9")
+    code, said = run(slurm_user, "true", {}, "slurm.sbatch.gres=gpu:9")
     assert code == 3, said
     assert job(slurm_user).state == "waiting"
-    words = ("monitor", "--session", "p", "--cmd", "restart", "--override", "slurm.sbatch.gpus_per_node=1")
+    words = ("monitor", "--session", "p", "--cmd", "restart", "--override", "slurm.sbatch.gres=gpu:1")
     begun = slurm_user.run(*words)
     assert begun.returncode == 0, begun.stderr
     assert slurm_user.run("monitor", "--session", "p").returncode == 0

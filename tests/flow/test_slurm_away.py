@@ -48,7 +48,7 @@ def test_a_session_is_ended_by_the_command_that_the_next_run_names_while_the_con
     assert (first.returncode, "--cmd cancel" in first.stderr) == (3, True), first.stderr
     blocked = run(user, "blocked")
     assert blocked.returncode == 2
-    found = re.search(r"or end it: (.*--cmd cancel);", blocked.stderr)
+    found = re.search(r"or end it: (.*--cmd cancel)$", blocked.stderr, re.MULTILINE)
     assert found, blocked.stderr
     ended = subprocess.run(
         shlex.split(found[1]), cwd=user.home, env=user.environment, capture_output=True, text=True, check=False

@@ -129,7 +129,7 @@ def test_a_controller_that_does_not_answer_is_no_news(slurm_user: User, slurm: o
 
 @pytest.mark.slurm
 def test_a_refused_submission_waits_with_slurms_words_and_exit_code_3(slurm_user: User) -> None:
-    result = slurm_user.run("run", *ON_SLURM, "slurm.sbatch.gpus_per_node=9")
+    result = slurm_user.run("run", *ON_SLURM, "slurm.sbatch.gres=gpu:9")
     assert result.returncode == 3
     assert "Requested node configuration is not available" in result.stderr
     assert "submit_autoexp.py --manifest" in result.stderr
