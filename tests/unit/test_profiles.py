@@ -135,3 +135,20 @@ def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
     assert "no account is set, and ours takes no job without one" in texts[0]
     assert "sacctmgr show assoc user=$USER" in texts[0]
     assert "asks for 3 nodes, and partition a gives 2" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "bound"),
+    [
+        ("slurm.sbatch.time=01:00:00", True),
+        ("slurm.sbatch.partition=small-g", True),
+        ("slurm.sbatch.partition='dev-g,small-g'", False),
+        ("slurm.sbatch.exclusive=null", False),
+        ("slurm.sbatch.exclusive=user", False),
+        ("slurm.sbatch.ntasks_per_node=1", False),
+        ("slurm.sbatch.ntasks_per_node=null", False),
+    ],
+)
+def test_lumis_masks_go_with_whole_nodes_and_a_rank_for_each_gpu(override: str, bound: bool) -> None:
+    script = planned("backend.argv=[train]", "slurm=lumi", "slurm.sbatch.account=x", override).scripts[0]
+    assert ("--cpu-bind=mask_cpu:" in script) == bound
