@@ -40,8 +40,8 @@ SRUN_INPUTS = frozenset((*OF_SRUN_ALONE, *_OF_JOBS))
 """All that a submission must not hand on. Account, partition and QOS are not among them: a step has its job's."""
 
 REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
-_OF_TASKS = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_TASK_PID", "SLURMD_NODENAME")
-"""What srun sets for each task (srun(1), OUTPUT ENVIRONMENT VARIABLES)."""
+OF_TASKS = re.compile(r"\$\{?(SLURM_(?:PROCID|LOCALID|NODEID|TASK_PID|STEP_\w+|STEPID|GTIDS)|SLURMD_NODENAME)\b")
+"""References to what srun sets for each task (srun(1)); in the job's script they are another's, or nothing."""
 _CODE = re.compile(r"\$\(.*\)|`.*`", re.DOTALL)
 """What may be shell code of the script's own (shell_code.py), which runs on the first node."""
 _ANSWERED = {
@@ -101,9 +101,8 @@ def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
     """What is wrong with variables of the section `where` whose values need what each task of srun has of its own."""
     found = []
     for name, value in env.items():
-        names = (match.group().strip("${}") for match in REFERENCE.finditer(_CODE.sub("", value)))
-        if of_tasks := [each for each in names if each in _OF_TASKS]:
-            what = f"${of_tasks[0]} is the script's own here, the same for all tasks"
+        if of_task := OF_TASKS.search(_CODE.sub("", value)):
+            what = f"${of_task[1]} is the script's own here, the same for all tasks"
             hint = "the program itself sees that of its task; or start it by sh -c, which sets the variable first"
             found.append(Problem(what, f"{where}.{name}", hint))
     return found

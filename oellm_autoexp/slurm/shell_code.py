@@ -211,8 +211,6 @@ def _operator(text: str) -> str:
 # Texts with a shell's signs that no shell reads
 
 _SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
-OF_TASKS = re.compile(r"\$\{?(SLURM_(?:PROCID|LOCALID|NODEID|TASK_PID|STEP_\w+|STEPID|GTIDS))\b")
-"""References to what srun sets for each task; in the job's script they are another's, or nothing."""
 _OF_JOBS = re.compile(r"\$(?:SLURM_[A-Z0-9_]+|\{SLURM_[A-Z0-9_]+\})")
 
 

@@ -9,9 +9,8 @@ from oellm_autoexp.backends.base import Command, Note
 from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.redaction import redact, redact_words
-from oellm_autoexp.slurm.environment import REFERENCE
+from oellm_autoexp.slurm.environment import OF_TASKS, REFERENCE
 from oellm_autoexp.slurm.shell_code import (
-    OF_TASKS,
     Parts,
     in_script,
     read_by_a_shell,

@@ -26,7 +26,7 @@ SITES = ("lumi", "leonardo", "marenostrum", "juwels", "jupiter")
 
 
 def planned(*overrides: str, **environment: str) -> Plan:
-    around = Circumstances(datetime.now(UTC), Path("/work"), "python3", environment, ("x",), "me", "here", "00")
+    around = Circumstances(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
     return make_plan(load(Source(overrides=overrides)), around, read_template=lambda _: TEMPLATE)
 
 
@@ -58,8 +58,8 @@ def test_a_sites_profile_makes_the_words_of_its_runtime(site: str, runtime: str,
     words = start(*COMMAND, f"container={site}", DATA_DIR="/data")
     at = words.index(runtime)
     assert words[at : at + 4 + len(options)] == [runtime, "--quiet", "exec", "--no-eval", *options]
-    assert words[-5:] == ["--pwd", "/work", "/i.sif", "echo", "ran"]
-    assert {"/out", "/work"} <= {*words[at:]}
+    assert words[-5:] == ["--pwd", "/here", "/i.sif", "echo", "ran"]
+    assert {"/out", "/here"} <= {*words[at:]}
     assert words[(found := words.index("/data")) - 1 : found + 1] == ["--bind", "/data"]
     if site == "marenostrum":
         assert "/dev/shm:/t m,p" in words
@@ -89,7 +89,7 @@ def test_the_jobs_own_folders_hold_no_variables() -> None:
 
 
 def test_an_image_of_pyxis_is_a_path_by_its_beginning_or_its_ending() -> None:
-    for image, shown in {"a/b.sqsh": "/work/a/b.sqsh", "./x": "/work/x", "org/name:tag": "org/name:tag"}.items():
+    for image, shown in {"a/b.sqsh": "/here/a/b.sqsh", "./x": "/here/x", "org/name:tag": "org/name:tag"}.items():
         assert f"--container-image={shown}" in start(*COMMAND, "container=pyxis", f"container.image='{image}'")
 
 
@@ -101,8 +101,8 @@ def test_pyxis_is_told_by_flags_of_srun() -> None:
     assert words == [
         "srun",
         "--container-image=reg#x:1",
-        "--container-mounts=/a:/c:ro,/out:/out,/work:/work",
-        "--container-workdir=/work",
+        "--container-mounts=/a:/c:ro,/out:/out,/here:/here",
+        "--container-workdir=/here",
         "--container-env=PYTHONUNBUFFERED,WANDB_MODE",
         "--no-container-mount-home",
         "--container-writable",

@@ -23,7 +23,7 @@ MEGATRON = ("slurm=four_gpus", "backend=megatron", "backend.python=bash", "backe
 
 
 def planned(*overrides: str, **environment: str) -> Plan:
-    around = Circumstances(datetime.now(UTC), Path("/work"), "python3", environment, ("x",), "me", "here", "00")
+    around = Circumstances(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
     composed = load(Source(overrides=overrides))
     return make_plan(composed, around, read_template=lambda _: TEMPLATE, site=lambda _: Site())
 
@@ -107,7 +107,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 
 def test_outputs_go_to_output_dir_else_below_project_dir_else_here() -> None:
-    assert planned(*COMMAND).manifest.base_output_dir == "/work/outputs"
+    assert planned(*COMMAND).manifest.base_output_dir == "/here/outputs"
     assert planned(*COMMAND, PROJECT_DIR="/project").manifest.base_output_dir == "/project/outputs"
     assert planned(*COMMAND, PROJECT_DIR="/project", OUTPUT_DIR="/out").manifest.base_output_dir == "/out"
 
