@@ -32,7 +32,7 @@ from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import DOT_IN_KEY, OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
-from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
+from oellm_autoexp.config.override_mistakes import cut, taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
 from oellm_autoexp.config.source import key_lines, normalise, parses, read_mapping, shown
 from oellm_autoexp.config.spelling import of_a_shell, spelled
@@ -818,9 +818,9 @@ class Locations:
         for override in reversed(self._overrides):
             key = tuple(override.key.split("."))
             if key[0] == "sweep" and ".".join(path) in override.written:
-                return f"{where} (override {override.written})"
+                return f"{where} (override {cut(override.written)})"
             if key == path[: len(key)] and not self._search.is_group(override.key):
-                return f"{where} (override {override.written})"
+                return f"{where} (override {cut(override.written)})"
         while path:
             if path in self._lines:
                 return f"{self._lines[path]} ({where})"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from oellm_autoexp.config.limits import MOST_DIGITS
 from oellm_autoexp.errors import Problem
 
 _WHAT = "the override does not parse"
@@ -15,12 +17,27 @@ _PLAIN = re.compile(r"[A-Za-z0-9_\-/.+$%*@?|:\\ \t]")
 """The characters of a value that need no quotes (Hydra's OverrideLexer.g4)."""
 _OPENING = {"[": "]", "{": "}", "(": ")"}
 _LONGEST_SHOWN = 200
+_LONG_NUMBER = re.compile(rf"[\d_]{{{MOST_DIGITS + 1},}}", re.ASCII)
 
 
 def unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
     """The problem of an override that does not parse; `parses` says whether another text would."""
+    found = _unparsed(text, parses)
+    return replace(found, where=cut(found.where))
+
+
+def cut(text: str) -> str:
+    """An override as messages show it: no longer than a few lines."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
     written, equals, value = text.partition("=")
     key = written.lstrip("+~")
+    if number := _LONG_NUMBER.search(value):
+        return Problem(
+            f"a number has {len(number[0])} digits", text, f"at most {MOST_DIGITS}; text needs quotes of its own"
+        )
     if not equals:
         return Problem(_WHAT, text or "''", _PAIR)
     if key.strip() and (key != key.strip() or value != value.lstrip()):

@@ -10,7 +10,7 @@ from typing import Any
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.nodes import node_union
-from oellm_autoexp.slurm.options import long_name, option_words, options_in, quoted, written_options
+from oellm_autoexp.slurm.options import long_name, option_words, options_in, quoted, too_much, written_options
 
 OWN = {
     "job_name": "set project.name",
@@ -96,8 +96,15 @@ def _add(lines: list[str], key: str, value: Any, where: str, problems: list[Prob
 def _extra_problems(line: str, bare: str, where: str) -> list[Problem]:
     if not bare.startswith("-") or any(ord(character) < 32 for character in bare.replace("\t", " ")):
         return [Problem(f"{line!r} is not a directive", where, "write --name=value, one on each line")]
-    keys = [key for key, _ in options_in(bare) if key in OWN]
-    return [Problem(f"'{key.replace('_', '-')}' is set by the program", where, OWN[key]) for key in keys]
+    found = options_in(bare)
+    return [
+        *(
+            Problem(f"'{key.replace('_', '-')}' is set by the program", where, OWN[key])
+            for key, _ in found
+            if key in OWN
+        ),
+        *(Problem(why, where) for key, value in found if (why := too_much(key, value))),
+    ]
 
 
 def directive_lines(script: str) -> list[str]:

@@ -47,8 +47,17 @@ _LONG = {
 """The options of one letter (sbatch(1))."""
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#""")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
-_NUMBER = re.compile(r"[-+]?\d+[A-Za-z]{0,2}", re.ASCII)
-_MOST_DIGITS = 18  # SLURM counts with 64 bits
+_TEXTS = frozenset(
+    (
+        "account", "bb", "bbf", "chdir", "cluster_constraint", "comment", "constraint", "container", "container_id",
+        "cpu_bind", "error", "exclude", "export", "export_file", "extra", "gpu_bind", "input", "job_name", "mail_user",
+        "mcs_label", "mem_bind", "network", "nodefile", "nodelist", "output", "partition", "prefer", "qos",
+        "reservation", "tres_bind", "wckey",
+    )
+)  # fmt: skip
+"""Options with names, texts or masks of bits; others hold numbers, alone or within (`gpu:4`, `B:USR1@60`, `now+60`)."""
+_LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z.])\d{19,}", re.ASCII)  # SLURM counts with 64 bits
+_LONG_WORD = re.compile(r"[^\s,;:=/\[\]]{1025,}")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -109,11 +118,20 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
     text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
     if any(ord(character) < 32 for character in text):
         raise ValueError("the value holds a line break or control character")
-    if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) > _MOST_DIGITS:
-        raise ValueError(
-            f"'{text[:20]}…' is a number of {sum(map(str.isdigit, text))} digits, which SLURM does not take"
-        )
+    if problem := too_much(key, text):
+        raise ValueError(problem)
     return [(flag, joint, text)]
+
+
+def too_much(key: str, text: str) -> str:
+    """Why the value of an option is more than SLURM counts to or any name has, '' if it is not."""
+    name = long_name(key)
+    numeric = name.replace("_", "-") in OPTIONS and name not in _TEXTS
+    if numeric and (number := _LONG_NUMBER.search(text)):
+        return f"'{number[0][:20]}…' is a number of {len(number[0])} digits, which SLURM does not take"
+    if name != "export" and (word := _LONG_WORD.search(text)):
+        return f"'{word[0][:20]}…' is a word of {len(word[0])} characters, and no name has more than 1024"
+    return ""
 
 
 def quoted(text: str) -> str:

@@ -85,3 +85,28 @@ def test_a_file_that_never_ends_is_told(user: User, words: list[str]) -> None:
     told = user.run("plan", "project=default", *words)
     assert told.returncode == 2
     assert "it has more than" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "slurm.sbatch.mem={}",
+        "slurm.sbatch.mem='{}'",
+        "slurm.sbatch.signal='{}'",
+        "slurm.sbatch.gres='gpu:{}'",
+        "slurm.sbatch.account='{}'",
+        "slurm.srun.mem_per_cpu='{}'",
+        "slurm.sbatch_extra_directives=['--mem={}']",
+        "sweep.grids=[{{slurm.sbatch.mem: ['{}']}}]",
+        "{}=3",
+    ],
+)
+def test_what_slurm_is_asked_for_has_a_limit_and_the_message_does_not_repeat_all_of_it(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "project=default", "slurm=base", override.format("9" * 5000)]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert override.partition("=")[0].format("9" * 20) in told
+    assert len(told) < 1500
