@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli import app, hints
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, raise_all
-from oellm_autoexp.text import plural
+from oellm_autoexp.text import plural, printable, shell
 
 if TYPE_CHECKING:
     from oellm_autoexp.claims import Claim
@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from oellm_autoexp.slurm.launch import terminal_problems
-    from oellm_autoexp.text import printable, shell
     from oellm_autoexp.workflow.outputs import held_for_terminal
 
     if options.json and not options.dry_run:
@@ -78,13 +77,25 @@ def _run(options: argparse.Namespace) -> int:
         comment = printable(shell(entry["argv"])).replace(
             "\n", "\n# "
         )  # what it runs; whoever pastes it runs the script alone
-        print(f"{shell(words)}  # {comment}")
+        print(f"{' '.join(map(_typed, words))}  # {comment}")
         return app.OK
     raise_all(ConfigError, [replace(problem, where=entry["script_path"]) for problem in terminal_problems(script)])
     with held_for_terminal(entry["name"], Path(entry["output_dir"])) as claim:
         if left_out := _left_out(script):
             print(f"note: {left_out}", file=sys.stderr)
         return _run_here(["bash", entry["script_path"]], own, claim)
+
+
+def _typed(word: str) -> str:
+    """A word as a person pastes it into bash: what a terminal would obey is written as `$'\\x1b'`."""
+    if word.isprintable():
+        return shell([word])
+    plain = (c.isprintable() and c not in "\\'" for c in word)
+    written = (
+        c if is_plain else "".join(f"\\x{byte:02x}" for byte in c.encode(errors="surrogateescape"))
+        for c, is_plain in zip(word, plain, strict=True)
+    )
+    return f"$'{''.join(written)}'"
 
 
 _ONE_TASK = {
@@ -106,31 +117,29 @@ def _environment(script: str) -> dict[str, str]:
     return {**told, **(_ONE_TASK if has_launcher(script) else {})}
 
 
-_OF_A_CLUSTER = (
-    "account", "constraint", "cpus_per_gpu", "cpus_per_task", "exclusive", "gpus", "gpus_per_node",
-    "gpus_per_socket", "gpus_per_task", "gres", "licenses", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist",
-    "nodes", "ntasks", "ntasks_per_node", "partition", "qos", "reservation", "time", "tmp", "tres_per_task",
-)  # fmt: skip
-"""What a job gets of a cluster, and not of a terminal."""
+_STREAMS = ("error", "input", "open_mode")
+"""Directives that mean nothing in a terminal; those of the program's own aside, a job misses all others."""
 
 
 def _left_out(script: str) -> str:
     """What a terminal does not give a job, in words; '' if nothing."""
-    from oellm_autoexp.slurm.directives import options
-    from oellm_autoexp.slurm.launch import has_launcher
+    from oellm_autoexp.slurm.directives import OWN, options
+    from oellm_autoexp.slurm.launch import launcher_text
     from oellm_autoexp.slurm.resources import resources, tasks
-    from oellm_autoexp.text import printable
 
     asked = options(script)
     nodes, gpus, _ = resources(asked)
     asks = ((nodes, "node"), (tasks(asked) or 1, "task"), (gpus, "GPU"))
     wide = [plural(count, what) for count, what in asks if count > 1]
     more = f" (it asks for {', '.join(wide)})" if wide else ""
-    given = [f"--{key.replace('_', '-')}{f'={value}' if value else ''}" for key, value in asked.items()]
-    left = [word for key, word in zip(asked, given, strict=True) if key in _OF_A_CLUSTER]
+    left = [
+        f"--{key.replace('_', '-')}{f'={value}' if value else ''}"
+        for key, value in asked.items()
+        if key not in OWN and key not in _STREAMS
+    ]
     more += f"; without {printable(' '.join(left))}" if left else ""
-    if has_launcher(script):
-        return f"the job runs here as one task, on this machine and without its launcher{more}"
+    if launcher := launcher_text(script):
+        return f"the job runs here as one task, on this machine and without its launcher ({printable(launcher)}){more}"
     return f"the job runs here, on this machine{more}" if more else ""
 
 
@@ -172,7 +181,7 @@ def _beat(claim: Claim) -> None:
     try:
         claim.beat(_BEAT_SECONDS)
     except (AutoexpError, OSError) as error:  # the program is not ended for that
-        print(f"note: can't keep the output directory for this run: {error}", file=sys.stderr)
+        print(printable(f"note: can't keep the output directory for this run: {error}"), file=sys.stderr)
 
 
 def _script(entry: dict[str, Any]) -> str:

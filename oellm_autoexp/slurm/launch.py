@@ -220,9 +220,18 @@ def terminal_problems(script: str) -> list[Problem]:
     return [Problem(what, "", "plan again; a template of your own leaves srun to {{run}} or {{command}}")]
 
 
+_LAUNCHER = re.compile(rf"""\$\{{{LAUNCHER_VARIABLE}-((?:'[^']*'|"[^"]*"|[^'"}}])*)\}}""")
+
+
 def has_launcher(script: str) -> bool:
     """Whether LAUNCHER_VARIABLE takes something away."""
-    return f"${{{LAUNCHER_VARIABLE}-" in script
+    return bool(launcher_text(script))
+
+
+def launcher_text(script: str) -> str:
+    """What LAUNCHER_VARIABLE takes away, as it stands in a script (`srun --cpus-per-task=8`); '' if nothing."""
+    found = _LAUNCHER.search(script)
+    return found[1] if found else ""
 
 
 def is_launched_by_srun(script: str) -> bool:

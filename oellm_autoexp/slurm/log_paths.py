@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from glob import escape
 
+from oellm_autoexp.text import Raw, shell
+
 LOG_PATTERNS = ("%%", "%j", "%A", "%a")
 """The patterns of sbatch's --output that a log path may hold: those that are known as soon as the job has its id."""
 _NO_TASK = "4294967294"
@@ -16,6 +18,20 @@ def resolve_log_path(pattern: str, job: str) -> str:
     base, _, task = job.partition("_")
     values = dict(zip(LOG_PATTERNS, ("%", job, base, task or _NO_TASK), strict=True))
     return re.sub("%[%jAa]", lambda match: values[match.group()], pattern)
+
+
+_VARIABLES: dict[str, str | Raw] = {
+    "%%": "%",
+    "%j": Raw('"${SLURM_JOB_ID-}"'),
+    "%A": Raw('"${SLURM_ARRAY_JOB_ID-${SLURM_JOB_ID-}}"'),
+    "%a": Raw(f'"${{SLURM_ARRAY_TASK_ID-{_NO_TASK}}}"'),
+}
+
+
+def log_word(pattern: str) -> str:
+    """`pattern` as a word of the job's own script, which knows the numbers from SLURM's variables."""
+    parts = re.split("(%[%jAa])", pattern)
+    return "".join(shell([_VARIABLES.get(part, part)]) for part in parts if part)
 
 
 def slurm_path(path: str) -> str:

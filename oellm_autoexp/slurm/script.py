@@ -9,9 +9,9 @@ from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.slurm.environment import exports
 from oellm_autoexp.slurm.launch import Launcher
-from oellm_autoexp.slurm.log_paths import slurm_path
+from oellm_autoexp.slurm.log_paths import log_word, slurm_path
 from oellm_autoexp.slurm.modules import module_lines
-from oellm_autoexp.slurm.options import quoted
+from oellm_autoexp.slurm.options import quoted, too_much
 from oellm_autoexp.slurm.signals import forwarding, signal_to_shell
 from oellm_autoexp.text import Raw, did_you_mean, shell
 
@@ -21,7 +21,7 @@ MARKS = "marks"
 `<id>.replaced` holds the token of an attempt that must not run again, as a newer one was submitted.
 """
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
-_MARKERS = ("directives", "name", "env", "work_dir", "marks", "command", "run")
+_MARKERS = ("directives", "name", "env", "work_dir", "log", "marks", "command", "run")
 
 
 def render(
@@ -32,6 +32,7 @@ def render(
     env: Mapping[str, str | Raw],
     work_dir: str,
     marks: str,
+    log_path: str = "",
     launcher: Launcher,
     argv: Sequence[str | Raw],
     for_slurm: bool = True,
@@ -43,7 +44,8 @@ def render(
 
     `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
     is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
-    `for_slurm`: srun, whoever calls it, is told what the job asks for and nothing else (environment.py).
+    `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: srun, whoever
+    calls it, is told what the job asks for and nothing else (environment.py).
 
     Raises ConfigError: the template is none that sbatch takes, lacks a marker or has an unknown one; or a text holds a
     NUL, which no program can be given.
@@ -76,6 +78,7 @@ def render(
         "name": " ".join(name.split()),
         "env": "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more))),
         "work_dir": shell([work_dir]),
+        "log": log_word(log_path),
         "marks": shell([marks]),
         "command": command,
         "run": launcher.guard() + forwarding(command, to_shell),
@@ -98,10 +101,15 @@ def _template_problems(template: str) -> list[Problem]:
         hint = "sbatch reads no directive below the first command"
         problems.append(Problem("{{directives}} stands below a command", where, hint))
     # The last one of two directives counts, so that a template's own would overrule what the program relies on.
-    return problems + [
-        Problem(f"the template's '{key.replace('_', '-')}' is set by the program", where, OWN[key])
-        for key in options(template.replace("{{directives}}", "#"))
-        if key in OWN
+    own = options(template.replace("{{directives}}", "#"))
+    return [
+        *problems,
+        *(
+            Problem(f"the template's '{key.replace('_', '-')}' is set by the program", where, OWN[key])
+            for key in own
+            if key in OWN
+        ),
+        *(Problem(why, where) for key, value in own.items() if (why := too_much(key, value))),
     ]
 
 

@@ -114,7 +114,7 @@ def signal_problems(script: str) -> list[Problem]:
     body = [line.strip() for line in script.split("\n") if not line.lstrip().startswith("#")]
     traps = [line for line in body if re.match(r"trap\s", line)]
     if not any(re.search(rf"\b(?:SIG)?{name}\b|\b{int(asked)}\b|\$\{{?\w+\}}?[\"']?$", line) for line in traps):
-        if any(line.startswith("exec ") for line in body):
+        if any(re.match(r"exec\s+(?!\d*[<>])", line) for line in body):
             return []
         hint = f"use {{{{run}}}} in the template, as the shipped one does, or trap it there and send it on; {usual}"
         return [

@@ -495,6 +495,7 @@ class _Planner:
             lines=lines,
             env=evaluated,
             work_dir=work_dir,
+            log_path=log_path,
             marks=f"{output_dir}/{MARKS}",
             launcher=Launcher.of(
                 shell_texts.launcher_words(slurm, code),

@@ -410,6 +410,53 @@ def test_a_job_leaves_no_marks_where_another_user_has_put_a_link_since_it_was_su
     assert (keep / "2.exit").read_text() == PRECIOUS
 
 
+@pytest.mark.parametrize("theirs", ["a link", "a folder"])
+def test_a_job_leaves_no_mark_where_another_user_puts_a_link_or_folder_while_it_runs(
+    shared: Shared, group: Group, theirs: str
+) -> None:
+    backend = {"argv": ["sh", "-c", "touch began; until test -e go; do sleep 0.05; done; exit 3"]}
+    assert plan_autoexp.main(config(shared, backend=backend)) == 0
+    keep, output = shared.bashrc.parent / "keep", shared.user.outputs / "one"
+    keep.mkdir()
+    keep.chmod(0o777)
+    with subprocess.Popen(
+        ["bash", output / "job.sbatch"],
+        env={**os.environ, "SLURM_JOB_ID": "2", "AUTOEXP_LAUNCHER": ""},
+        stderr=subprocess.PIPE,
+    ) as job:
+        until(lambda: (shared.work / "began").exists(), "the program")
+        assert [path.name for path in (output / "marks").iterdir()] == ["2.start"]
+        made = 'ln -s "$1" "$2/marks"' if theirs == "a link" else 'mkdir "$2/marks"; chmod 777 "$2/marks"'
+        group.attack(f'mv "$2/marks" "$2/old"; {made}', keep, output)
+        (shared.work / "go").touch()
+        _, told = job.communicate(timeout=SECONDS)
+        assert job.returncode == 3
+    assert told == b""
+    assert [*keep.iterdir()] == [*(output / "marks").iterdir()] == []
+
+
+def test_what_a_job_of_slurm_prints_goes_to_no_file_that_another_user_has_linked_to_as_its_log(
+    planned: Shared, group: Group
+) -> None:
+    log = planned.user.outputs / "one" / "logs" / "2.out"
+    group.attack('ln -s "$1" "$2"', planned.bashrc, log)
+    with log.open("ab") as opened:  # as SLURM does before it starts the script
+        done = subprocess.run(
+            ["bash", planned.user.outputs / "one" / "job.sbatch"],
+            env={**os.environ, "SLURM_JOB_ID": "2", "AUTOEXP_LAUNCHER": ""},
+            stdout=opened,
+            stderr=opened,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert not log.is_symlink()
+    assert log.read_text().splitlines() == [
+        "oellm-autoexp: a link of another user stood where this log is, and was removed",
+        "loss is nan",
+    ]
+    planned.unharmed()
+
+
 def test_neither_log_nor_marks_of_a_job_are_written_through_a_link(planned: Shared, group: Group) -> None:
     output = planned.user.outputs / "one"
     group.attack('ln -s "$1" "$2/logs/1.out"', planned.bashrc, output)

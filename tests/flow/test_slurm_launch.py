@@ -32,11 +32,11 @@ DISTURBING = {
 """A value by which srun would run the tasks otherwise; of the other variables most take no 9, and srun fails."""
 
 
-def submission(folder: Path, name: str) -> Submission:
+def submission(folder: Path, name: str, log_name: str = "%j.out") -> Submission:
     """A job of two tasks that tell what they got."""
     made = folder / name
     (made / "marks").mkdir(parents=True)
-    log = f"{made}/%j.out"
+    log = f"{made}/{log_name}"
     asked = {"ntasks": 2, "cpus_per_task": 2, "time": "1", "mem": "50"}
     text = render(
         TEMPLATE,
@@ -44,6 +44,7 @@ def submission(folder: Path, name: str) -> Submission:
         lines=directives(asked, (), name=name, log_path=log, work_dir=str(made)),
         env={"A": "a b"},
         work_dir=str(made),
+        log_path=log,
         marks=f"{made}/marks",
         launcher=Launcher.of(("srun", "env", "B=1"), {"label": False}),
         argv=("/bin/sh", "-c", TASK),
@@ -147,3 +148,22 @@ def test_rules_see_what_is_printed_wherever_slurm_writes_it(slurm_user: User) ->
     assert done.returncode == 1, done.stderr
     assert {name: job["state"] for name, job in slurm_user.session().items()} == dict.fromkeys(STREAMS, "oom")
     assert [*(slurm_user.outputs / "errors_of_ranks" / "ranks").glob("*_1.err")]
+
+
+@pytest.mark.slurm
+def test_what_a_job_prints_goes_to_its_log_and_not_through_a_link_that_another_user_has_put_there(
+    slurm: object, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    job = submission(tmp_path / "jobs", "linked", log_name="job.out")
+    log = Path(job.log_path)
+    log.symlink_to(precious)
+    os.chown(log, 65534, 65534, follow_symlinks=False)
+    SlurmClient().submit(job)
+    until(lambda: ended(tmp_path / "jobs"), "the end of the job")
+    assert precious.read_text() == "as it was"
+    first, *rest = log.read_text().splitlines()
+    assert not log.is_symlink()
+    assert first == "oellm-autoexp: a link of another user stood where this log is, and was removed"
+    assert sorted(rest) == [f"{rank}/2 A=a b cpus=2 in {log.parent}" for rank in range(2)]

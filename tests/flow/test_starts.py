@@ -142,7 +142,8 @@ SHOW = 'echo "world $SLURM_NTASKS rank $SLURM_PROCID own $OWN nodes $SLURM_JOB_N
 @pytest.fixture
 def for_slurm(user: User) -> User:
     """Somebody with a plan for SLURM, and an srun that must not be called."""
-    sbatch = {"nodes": 2, "ntasks_per_node": 4, "gpus_per_node": 2, "partition": "gpu"}
+    sbatch = {"nodes": 2, "ntasks_per_node": 4, "gpus_per_node": 2, "partition": "gpu", "hint": "nomultithread"}
+    sbatch |= {"dependency": "singleton", "contiguous": True, "mem": None}
     slurm = {"env": {"OWN": "a b"}, "srun": {"cpus_per_task": 2}, "sbatch": sbatch}
     backend = {"argv": ["sh", "-c", SHOW, "x"]}
     ref = config(user, "a", slurm=slurm, backend=backend)
@@ -157,10 +158,12 @@ def for_slurm(user: User) -> User:
 def test_a_plan_for_slurm_runs_in_a_terminal_as_one_task_without_srun(for_slurm: User) -> None:
     result = for_slurm.run("run_sweep_entry", "--index", "0", SLURM_JOB_ID="7", SLURM_NTASKS="8")
     assert (result.returncode, result.stdout) == (4, "world 1 rank 0 own a b nodes 1\n")
-    assert "note: the job runs here as one task, on this machine and without its launcher" in result.stderr
-    assert "(it asks for 2 nodes, 8 tasks, 4 GPUs); without " in result.stderr
-    assert "--partition=gpu --nodes=2 --ntasks-per-node=4 --gpus-per-node=2" in result.stderr
-    assert "it asks for 2 nodes, 8 tasks" in result.stderr
+    note = (
+        "note: the job runs here as one task, on this machine and without its launcher (srun --cpus-per-task=2) "
+        "(it asks for 2 nodes, 8 tasks, 4 GPUs); without --partition=gpu --nodes=2 --ntasks-per-node=4 "
+        "--gpus-per-node=2 --time=01:00:00 --contiguous --dependency=singleton --hint=nomultithread\n"
+    )
+    assert note in result.stderr
     assert not (for_slurm.home / "called").exists()
 
 

@@ -293,6 +293,7 @@ class Script:
             lines=lines,
             env=env,
             work_dir=PLACE,
+            log_path=f"{PLACE}/%j.out",
             marks=f"{PLACE}/marks",
             launcher=launcher,
             argv=made.argv,

@@ -68,6 +68,7 @@ class Case:
             lines=self.lines(),
             env=self.env,
             work_dir=self.work_dir,
+            log_path=f"{log_paths.slurm_path(self.work_dir)}/logs/%j.out",
             marks=f"{self.work_dir}/marks",
             launcher=Launcher.of(self.launcher, self.srun, env=self.env),
             argv=self.argv,
@@ -865,14 +866,39 @@ def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
         ("cpus_per_task", 10**20),
         ("nice", "-" + "9" * 20),
         ("tmp", "9" * 30),
+        ("gres", "gpu:" + "9" * 5000),
+        ("gres", "nvme:" + "9" * 5000),
+        ("begin", "now+" + "9" * 5000),
+        ("dependency", "afterok:" + "9" * 5000),
+        ("signal", "USR1@" + "9" * 5000),
     ],
-    ids=["long", "with a unit", "a number", "negative", "of a disk"],
+    ids=["long", "with a unit", "a number", "negative", "of a disk", "GPUs", "others", "time", "jobs", "signal"],
 )
 def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=r"is a number of \d+ digits, which SLURM does not take") as error:
         directives.directives({key: value}, (), name="n", log_path="/l", work_dir="/w")
     assert len(str(error.value)) < 200
-    assert directives.directives({"account": "9" * 30 + " words"}, (), name="n", log_path="/l", work_dir="/w")
+    extra = f"--{key.replace('_', '-')}={value}"
+    with pytest.raises(ConfigError, match=r"is a number of \d+ digits") as error:
+        directives.directives({}, (extra,), name="n", log_path="/l", work_dir="/w")
+    assert error.value.problems[0].where == "$.slurm.sbatch_extra_directives[0]"
+    with pytest.raises(ConfigError, match=r"is a number of \d+ digits"):
+        script.render(
+            f"#!/bin/sh\n#SBATCH {extra}\n{{{{directives}}}}\n{{{{command}}}}\n",
+            name="n", lines=(), env={}, work_dir="/w", marks="/m", launcher=Launcher(()), argv=("x",), for_slurm=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["account", "partition", "qos", "nodelist", "a_plugins"])
+def test_no_name_is_longer_than_any_is_but_a_name_may_be_of_digits(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"is a word of 5000 characters, and no name has more than 1024"):
+        directives.directives({key: "9" * 5000}, (), name="n", log_path="/l", work_dir="/w")
+    assert directives.directives({key: "9" * 30 + " words"}, (), name="n", log_path="/l", work_dir="/w")
+
+
+def test_masks_of_processors_and_variables_may_be_long() -> None:
+    masks = {"cpu_bind": "mask_cpu:" + ",".join(["1" + "0" * 63] * 100), "export": "ALL,X=" + "9" * 5000}
+    assert launch.flags(masks)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "B:USR1@" + "9" * 5000, "NOSUCH@60", "USR1@65536"], ids=lambda v: v[:9])
