@@ -33,6 +33,10 @@ def sample_lines(section: Section) -> tuple[str, ...]:
             return megatron_lines.SAMPLE_LINES
         case TorchtitanBackend():
             return torchtitan_lines.SAMPLE_LINES
+        case CommandBackend(prints="torchtitan"):
+            return torchtitan_lines.SAMPLE_LINES
+        case CommandBackend(prints="megatron"):
+            return megatron_lines.SAMPLE_LINES
         case CommandBackend(megatron=stood_in_for) if stood_in_for:
             return megatron_lines.SAMPLE_LINES
         case _:

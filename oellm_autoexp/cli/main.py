@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"oellm-autoexp {__version__}")
         return 0
     if name not in COMMANDS:
-        from oellm_autoexp.text import did_you_mean
+        from oellm_autoexp.text import did_you_mean, printable
 
         what, hint = f"no command '{name}'", did_you_mean(name, COMMANDS)
         if "--json" in words:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from oellm_autoexp.errors import Problem
 
             print(problems_document([Problem(what, hint=hint)], 2))
-        print(f"error: {what}\n    {hint}", file=sys.stderr)
+        print(printable(f"error: {what}\n    {hint}"), file=sys.stderr)
         return 2
     code: int = import_module(f"oellm_autoexp.cli.{COMMANDS[name][0]}").main(rest)
     return code

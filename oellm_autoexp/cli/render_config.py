@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from oellm_autoexp.cli import app
+from oellm_autoexp.text import printable_json
 
 EXAMPLES = """\
   python scripts/render_config.py project=default
@@ -35,7 +36,6 @@ def _render(options: argparse.Namespace) -> int:
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.config.source import escaped, yaml_text
     from oellm_autoexp.redaction import redact
-    from oellm_autoexp.text import printable_json
     from oellm_autoexp.workflow.plan import job_config
     from oellm_autoexp.workflow.provenance import gather
 

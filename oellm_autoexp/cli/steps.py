@@ -510,7 +510,7 @@ def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) ->
         screen.print(f"  {resume}", soft_wrap=True)
         return app.INTERRUPTED
     except BrokenPipeError:
-        print(f"nobody reads the output any more; the jobs go on. Resume with:\n  {resume}", file=sys.stderr)
+        print(printable(f"nobody reads the output any more; the jobs go on. Resume with:\n  {resume}"), file=sys.stderr)
         raise
 
 

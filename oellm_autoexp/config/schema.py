@@ -80,6 +80,8 @@ class CommandBackend(Section):
     options: Flags = {}
     option_style: Literal["dashes", "as_written"] = "as_written"
     """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
+    prints: Literal["megatron", "torchtitan"] | None = None
+    """Whose lines the program's log has: rules for logs are tried on them when planning."""
     env: Environment = {}
 
 

@@ -28,6 +28,7 @@ from omegaconf.errors import GrammarParseError
 from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS
 from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.text import printable
 
 if yaml.__with_libyaml__:
     from yaml import CSafeLoader
@@ -236,6 +237,10 @@ def read_yaml(path: Path) -> Any:
 class _Dumper(yaml.SafeDumper):
     """Quotes each text that one of the readers of such a file takes for something else: PyYAML, Hydra or this one."""
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = None if printable(text) == text else '"'  # escapes are known in these alone
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
 
 _Dumper.yaml_implicit_resolvers = {
     first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *_Loader.yaml_implicit_resolvers.get(first, ())]
@@ -243,9 +248,13 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 def yaml_text(tree: Any) -> str:
-    """A tree as a YAML file that is read back as the same values."""
-    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    """A tree as a YAML file that is read back as the same values; no character is left that a terminal obeys."""
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\U{ord(c):08X}" for c in text)
 
 
 def escaped(tree: Any) -> Any:

@@ -131,8 +131,13 @@ monitoring:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["backend=tiny_megatron", "~backend.validate", "~backend.script"]],
-    ids=["Megatron-LM", "a rehearsal of it"],
+    [
+        [],
+        ["backend=tiny_megatron", "~backend.validate", "~backend.script"],
+        ["backend=tiny_lm", "~backend.validate", "~backend.script"],
+        ["backend=command", "~backend.validate", "~backend.script", "backend.argv=[x]", "backend.prints=megatron"],
+    ],
+    ids=["Megatron-LM", "a rehearsal of it", "the small trainer", "a program that prints the same"],
 )
 def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -6,13 +6,16 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
+from oellm_autoexp.cli.main import main
 from oellm_autoexp.model import JobSpec, JobStatus
 from oellm_autoexp.monitor.facts import values
 from oellm_autoexp.monitor.session import Session, session_path
@@ -147,6 +150,38 @@ def test_what_a_terminal_would_obey_is_shown_and_not_sent(user: User) -> None:
     assert "saw �[31mRED" in watched.stdout
     for result in (watched, events, worked, shown, tail):
         assert not set("\x1b\x07\r") & set(result.stdout + result.stderr), result.args
+
+
+HOSTILE = "st\x1b[31mX\x07\u202e\x9b5m"
+
+
+def test_a_config_with_what_a_terminal_would_obey_is_printed_as_yaml_that_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metadata = {HOSTILE: [HOSTILE, "plain: text", "two\nlines\u2028", "🙂 \U000e0001", 1, None]}
+    Path("x.yaml").write_text(f"# @package _global_\n{yaml.safe_dump({'stage': HOSTILE, 'metadata': metadata})}")
+    assert main(["render-config", "--config-ref", "./x.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert yaml.safe_load(shown)["stage"] == HOSTILE
+    assert yaml.safe_load(shown)["metadata"] == metadata
+
+
+def test_the_command_of_a_script_with_an_odd_path_can_be_pasted_and_tells_a_terminal_nothing(user: User) -> None:
+    planned(user, "x", {})
+    sweep = json.loads((user.outputs / "sweep.json").read_text())
+    odd = user.home / f"a 'b\\{HOSTILE}" / "job.sbatch"
+    odd.parent.mkdir()
+    shutil.copy(sweep["entries"][0]["script_path"], odd)
+    sweep["entries"][0]["script_path"] = str(odd)
+    (user.home / "odd.json").write_text(json.dumps(sweep))
+    shown = user.run("run_sweep_entry", "--sweep", "odd.json", "--index", "0", "--dry-run").stdout
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {shown}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    ).stdout.decode()
+    assert words.split("\0")[-2] == str(odd)
 
 
 @pytest.mark.parametrize("words", [("--cmd", "status"), ("--cmd", "tail"), ("--once",), ()])

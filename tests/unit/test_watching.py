@@ -286,6 +286,8 @@ def test_sample_lines_are_such_as_progress_is_read_from(section: Any, group: str
     seen = progress.read(progress.Progress(), "\n".join(lines).encode())
     assert (seen.iteration is not None) == bool(group)
     assert (seen.validation_loss is not None) == bool(group)
+    own = CommandBackend.model_validate({"class_name": "CommandBackend", "prints": group or None})
+    assert sample_lines(own) == lines
 
 
 def test_no_shipped_rule_catches_a_wrong_word_of_the_program_it_is_for() -> None:
