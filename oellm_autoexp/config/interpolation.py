@@ -478,6 +478,7 @@ def _mapping(resolution: Resolution, path: Path, key: Any) -> dict[str, Any]:
 
 _ABOUT_THE_TREE: Mapping[str, Callable[..., Any]] = {
     "oc.select": _select,
+    "oc.deprecated": lambda resolution, path, key, message=None: _select(resolution, path, key),
     "oc.dict.keys": lambda resolution, path, key: list(_mapping(resolution, path, key)),
     "oc.dict.values": lambda resolution, path, key: list(_mapping(resolution, path, key).values()),
 }

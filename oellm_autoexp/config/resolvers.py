@@ -80,8 +80,44 @@ def _difference(first: float, *rest: float) -> float:
     return first - sum(rest)
 
 
-def _integral(function: Callable[..., float]) -> Callable[..., int]:
-    return lambda *values: int(function(*values))
+def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: int | None = None) -> Resolver:
+    """A resolver of whole numbers alone.
+
+    Of fractions, either each could be cut or the result, which are two numbers: the resolver tells both and how to
+    write each. `exact` is the same with fractions, as in the resolver without the last letter.
+    """
+    twin = {"oc.cdivi": "oc.div"}.get(name, name.removesuffix("i"))
+
+    def resolve(*values: float) -> int:
+        cut = [int(value) for value in values]
+        if cut == [*values]:
+            return int(exact(*cut))
+        written = ",".join(map(str, values))
+        what = f"{name} takes whole numbers: with each of them cut it is {int(exact(*cut))}, with the result cut "
+        whole = (
+            f"${{oc.int:${{{twin}:{written}}}}}"
+            if name != "oc.cdivi"
+            else f"${{oc.eval:'ceil({values[0]} / {values[1]})'}}"
+        )
+        hint = f"write ${{{name}:{','.join(map(str, cut))}}} or {whole}"
+        raise ConfigError(Problem(f"{what}{int(exact(*values))}", hint=hint))
+
+    return _numeric(name, resolve, least=least, most=most)
+
+
+def _to_multiple(first: float, second: float = 1, multiple: float = 1) -> int:
+    """The product of two numbers, rounded to the nearest multiple of a third."""
+    return round(_of_usual_size(first * second) / multiple) * int(multiple)
+
+
+def _join(*arguments: Any) -> str:
+    """A list's items as one text, with another text between them; the two may come in either order."""
+    lists = [argument for argument in arguments if isinstance(argument, list)]
+    texts = [argument for argument in arguments if not isinstance(argument, list | dict)]
+    if len(lists) != 1 or len(texts) != 1:
+        raise ConfigError(Problem("oc.join takes a list and the text that is to stand between its items"))
+    parts = [part for item in lists[0] for part in (texts[0], item)]
+    return str(_concat("", *parts[1:]))
 
 
 def _if(condition: Any, when_true: Any, when_false: Any = None) -> Any:
@@ -179,18 +215,19 @@ def make_resolvers(
         "oc.eval": _eval,
         "oc.if": _if,
         "oc.mul": _numeric("oc.mul", _product),
-        "oc.muli": _numeric("oc.muli", _integral(_product)),
+        "oc.muli": _integral("oc.muli", _product),
         "oc.add": _numeric("oc.add", _sum),
-        "oc.addi": _numeric("oc.addi", _integral(_sum)),
+        "oc.addi": _integral("oc.addi", _sum),
         "oc.sub": _numeric("oc.sub", _difference, least=2),
-        "oc.subi": _numeric("oc.subi", _integral(_difference), least=2),
+        "oc.subi": _integral("oc.subi", _difference, least=2),
         "oc.div": _numeric("oc.div", lambda a, b: a / b, least=2, most=2),
-        "oc.divi": _numeric("oc.divi", lambda a, b: int(a // b), least=2, most=2),
-        "oc.cdivi": _numeric("oc.cdivi", lambda a, b: int(-(-a // b)), least=2, most=2),
+        "oc.divi": _integral("oc.divi", lambda a, b: a // b, least=2, most=2),
+        "oc.cdivi": _integral("oc.cdivi", lambda a, b: -(-a // b), least=2, most=2),
         "oc.sqrt": _numeric("oc.sqrt", math.sqrt, most=1),
-        "oc.mul_round_int": _numeric("oc.mul_round_int", lambda *values: round(_product(*values))),
+        "oc.mul_round_int": _numeric("oc.mul_round_int", _to_multiple, most=3),
         "oc.slice": _slice,
         "oc.concat": _concat,
+        "oc.join": _join,
         "oc.int": _numeric("oc.int", int, most=1),
         "oc.len": _len,
         "oc.dict_merge": _dict_merge,
