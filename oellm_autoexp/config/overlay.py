@@ -39,6 +39,7 @@ OPEN_SECTIONS = (
     "slurm.srun.",
     "slurm.env.",
     "metadata.",
+    "aux.",
     "monitoring.detach.",
     "monitoring.log_events.",
     "monitoring.state_events.",

@@ -107,7 +107,8 @@ def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: i
 
 def _to_multiple(first: float, second: float = 1, multiple: float = 1) -> int:
     """The product of two numbers, rounded to the nearest multiple of a third."""
-    return round(_of_usual_size(first * second) / multiple) * int(multiple)
+    product: float = _of_usual_size(first * second)
+    return round(product / multiple) * int(multiple)
 
 
 def _join(*arguments: Any) -> str:

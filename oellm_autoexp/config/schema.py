@@ -19,6 +19,7 @@ from oellm_autoexp.fields import (
     Environment,
     Flags,
     Number,
+    Seconds,
     Section,
     Text,
     Words,
@@ -219,6 +220,10 @@ class SchedulerSection(Section):
     native_dependencies: bool = False
 
 
+def _usual_interval(value: Any) -> Any:
+    return 60 if value is None else value
+
+
 class JobSection(Section):
     """What a job waits for, is cancelled by, and is already done with (then it is not run at all)."""
 
@@ -226,7 +231,7 @@ class JobSection(Section):
     cancel_conditions: tuple[Condition, ...] = ()
     done_conditions: tuple[Condition, ...] = ()
     start_condition_cmd: Words = ()
-    start_condition_interval_seconds: Number = Field(default=60, gt=0)
+    start_condition_interval_seconds: Annotated[Seconds, BeforeValidator(_usual_interval)] = 60
     inactivity_threshold_seconds: Number | None = Field(default=None, gt=0)
 
 
@@ -236,6 +241,8 @@ class AutoexpConfig(Section):
     index: Count = 0
     stage: Text | None = None
     metadata: dict[str, Any] = {}
+    aux: dict[str, Any] = {}
+    """Values of the user's own, as `metadata`."""
     project: ProjectSection
     backend: Backend
     container: ContainerField = NoContainer()

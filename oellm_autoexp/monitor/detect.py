@@ -263,7 +263,7 @@ class Detector:
             if match.rule in self._progress:
                 job = self._read_number(job, rule, match, now)
                 continue
-            told = {**rule.metadata, **rule.extracted(match.groups), "line": match.line[:LONGEST_LINE]}
+            told = {**rule.metadata, **rule.extracted(match.groups, match.whole), "line": match.line[:LONGEST_LINE]}
             event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = update or job.error_type or _ended_by_us(job)  # the first one; not what we caused

@@ -124,12 +124,13 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Match:
-    """A line that a rule matched: its byte offset in the data, its text, and the groups that took part."""
+    """A line that a rule matched: its byte offset in the data, its text, the groups that took part, the whole match."""
 
     rule: str
     offset: int
     line: str
     groups: Mapping[str, str]
+    whole: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset
                     limit.check(now)
                     match = pattern.search(line)
                     if match is not None:
-                        matches.append(Match(rule, start, line, _groups(match)))
+                        matches.append(Match(rule, start, line, _groups(match), match[0]))
                         if newest:
                             break
                 limit.deadline = math.inf

@@ -31,6 +31,8 @@ _OTHER_WORDS = {
     "outofmemory": "oom",
     "out_of_memory": "oom",
 }
+_WHOLE = "match"
+"""In `extract_groups`, what the whole pattern matched."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 
 
@@ -143,16 +145,18 @@ class LogEvent(_Event):
         wrong = [name for name, fits in allowed.items() if getattr(self, name) is not None and not fits]
         if wrong:
             raise ValueError(f"{wrong[0]} is not for pattern_type: {kind}")
+        whole = [_WHOLE] if self.pattern is not None else []
         for group in (*self.extract_groups.values(), *([self.counter] if self.counter else [])):
-            if group not in groups:
+            if group not in (*groups, *whole):
                 hint = did_you_mean(group, groups) or "the pattern has no groups"
                 raise ValueError(f"'{group}' is no group of the pattern; {hint}")
         return self
 
-    def extracted(self, groups: Mapping[str, str]) -> dict[str, str]:
-        """What a match tells: its named groups, and those of `extract_groups` under their new names."""
+    def extracted(self, groups: Mapping[str, str], whole: str = "") -> dict[str, str]:
+        """What a match tells: its named groups, and those of `extract_groups` under their new names (`match`: all)."""
         named = {name: text for name, text in groups.items() if not name.isdecimal()}
-        return named | {key: groups[group] for key, group in self.extract_groups.items() if group in groups}
+        known = {_WHOLE: whole, **groups} if whole else groups
+        return named | {key: known[group] for key, group in self.extract_groups.items() if group in known}
 
 
 class StateEvent(_Event):

@@ -75,7 +75,7 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
             seen = match.offset
             one = found[match.rule]
             one.count += 1
-            values = {**one.rule.metadata, **one.rule.extracted(match.groups)}
+            values = {**one.rule.metadata, **one.rule.extracted(match.groups, match.whole)}
             if one.rule.pattern_type == "progress":
                 values |= _number(one, match.groups.get(one.rule.counter or "1", ""))
             if len(one.shown) < most:

@@ -131,7 +131,8 @@ def _node(node: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(node, dict):
         problems.append(Problem(f"a sweep node must hold keys and values, not {_kind(node)}", where))
         return []
-    kinds = [kind for kind in KINDS if kind in node]
+    # An empty list of entries is no sweep.
+    kinds = [kind for kind in KINDS if kind in node and not (node[kind] == [] and kind != "params")]
     if len(kinds) > 1:
         problems.append(
             Problem(f"a node takes one of {', '.join(KINDS)}; here are {' and '.join(kinds)}", where, "nest groups")

@@ -307,3 +307,13 @@ def test_a_value_of_a_type_that_no_config_holds_is_told_with_its_line(tmp_path: 
     (problem,) = told(tmp_path, f"metadata:\n  x: {value}\n")
     assert problem.startswith("exp.yaml:3: ")
     assert f"YAML's type {value.split()[0]}" in problem
+
+
+def test_values_of_ones_own_stand_in_aux_as_in_metadata(tmp_path: Path) -> None:
+    text = "aux: {x: 1}\nbackend: {argv: [train], options: {y: '${aux.x}'}}\n"
+    assert planned(tmp_path, text, "aux.z=2").manifest.jobs[0].argv == ("train", "--y", "1")
+
+
+def test_a_start_command_without_an_interval_has_the_usual_one(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "job: {start_condition_interval_seconds: null}\n").manifest.jobs
+    assert job.start_condition_interval_seconds == 60

@@ -342,7 +342,6 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("5", "$.sweep", "not 5"),
         ("{params: {a: 1}, grids: [{a: 1}]}", "$.sweep", "here are grids and params"),
         ("grids: {a: 1}", "$.sweep.grids", "must be a list of entries, not a mapping"),
-        ("grids: []", "$.sweep.grids", "not an empty list"),
         ("grids:", "$.sweep.grids", "not empty"),
         ("grids: [[a]]", "$.sweep.grids[0]", "a grid maps keys to lists of values, this is a list"),
         ("grids: [{a: 1}, 5]", "$.sweep.grids[1]", "this is 5"),
@@ -435,7 +434,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         groups:
           - params: {a: []}
           - 7
-          - {grids: [], configs: []}
+          - {grids: [{a.b: [1]}], configs: [{a.b: 1}]}
           - configs: [{params: []}]
     """
     with pytest.raises(SweepError) as error:
@@ -477,3 +476,9 @@ def test_whatever_stands_in_a_sweep_there_are_points_or_an_error_with_paths(swee
     assert points or problems
     assert all(problem.where.startswith("$.sweep") for problem in problems)
     assert all(isinstance(key, str) for point in points for key in point.values)
+
+
+def test_empty_lists_are_no_sweep_and_leave_the_others_as_they_are() -> None:
+    for text in ("grids: []", "groups: []", "configs: []", "grids: []\ngroups: []"):
+        assert expand(yaml.safe_load(text)) == [Point()]
+    assert len(expand(yaml.safe_load("groups: []\nparams: {a.b: [1, 2]}"))) == 2

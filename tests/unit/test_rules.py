@@ -10,7 +10,7 @@ import yaml
 from oellm_autoexp.config.schema import AutoexpConfig, decode
 from oellm_autoexp.errors import ConfigError
 from oellm_autoexp.monitor.actions import EventAction, LogAction, RestartAction
-from oellm_autoexp.monitor.rules import STATES, MonitoringSection, Rules
+from oellm_autoexp.monitor.rules import STATES, LogEvent, MonitoringSection, Rules
 
 PROJECT = dict.fromkeys(
     ("name", "base_output_dir", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"), "/x"
@@ -334,3 +334,12 @@ def test_every_mistake_is_told_at_once() -> None:
 )
 def test_every_right_combination_is_taken(event: dict[str, Any]) -> None:
     assert Rules.model_validate({"log_events": {"a": event}}).log_events["a"].searches == ("pattern" in event)
+
+
+def test_the_whole_match_is_a_group_named_match() -> None:
+    rule = LogEvent.model_validate(
+        {"name": "a", "pattern": r"saved (\\w+)", "extract_groups": {"what": "1", "said": "match"}}
+    )
+    assert rule.extracted({"1": "it"}, "saved it") == {"what": "it", "said": "saved it"}
+    own = LogEvent.model_validate({"name": "a", "pattern": r"(?P<match>x)y", "extract_groups": {"said": "match"}})
+    assert own.extracted({"1": "x", "match": "x"}, "xy") == {"match": "x", "said": "x"}
