@@ -34,6 +34,7 @@ FLOORS = [
         "config.expressions",
         "config.findings",
         "config.hydra_keys",
+        "config.other_names",
         "config.override_mistakes",
         "config.schema",
         "config.spelling",

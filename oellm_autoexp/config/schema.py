@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from oellm_autoexp.config.other_names import instead
 from oellm_autoexp.container.kinds import ContainerField, NoContainer
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.fields import (
@@ -357,7 +358,7 @@ def _problem(detail: Any) -> Problem:
         return Problem(f"the key {key!r} is not text", path, f"write '{scalar(key)}' in quotes")
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
-        hint = _place_of(str(location[0])) if len(location) == 1 else ""
+        hint = _place_of(str(location[0])) if len(location) == 1 else instead(".".join(map(str, location)))
         return Problem(f"unknown key '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
     if kind == "missing":
         return Problem("this key is required", path, about=path)

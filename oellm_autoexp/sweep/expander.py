@@ -18,6 +18,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from oellm_autoexp.config.limits import shortened
+from oellm_autoexp.config.other_names import instead
 from oellm_autoexp.config.spelling import respelled, spelled
 from oellm_autoexp.errors import Problem, SweepError
 from oellm_autoexp.sweep.axes import axes_of, bracket_problems, values_of
@@ -223,6 +224,8 @@ def _dotted(path: Path) -> str:
 
 
 def _near_keyword(key: str) -> str:
+    if hint := instead(f"sweep.{key}"):
+        return hint
     hint = did_you_mean(key, KEYWORDS)
     return hint if hint.startswith("did you mean") else ""
 

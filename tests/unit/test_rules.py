@@ -338,7 +338,7 @@ def test_every_right_combination_is_taken(event: dict[str, Any]) -> None:
 
 def test_the_whole_match_is_a_group_named_match() -> None:
     rule = LogEvent.model_validate(
-        {"name": "a", "pattern": r"saved (\\w+)", "extract_groups": {"what": "1", "said": "match"}}
+        {"name": "a", "pattern": r"saved (\w+)", "extract_groups": {"what": "1", "said": "match"}}
     )
     assert rule.extracted({"1": "it"}, "saved it") == {"what": "it", "said": "saved it"}
     own = LogEvent.model_validate({"name": "a", "pattern": r"(?P<match>x)y", "extract_groups": {"said": "match"}})
