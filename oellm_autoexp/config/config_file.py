@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from oellm_autoexp.config import hydra_keys
-from oellm_autoexp.config.defaults_list import is_self, mistakes
+from oellm_autoexp.config.defaults_list import is_self, joined, mistakes
 from oellm_autoexp.config.findings import EVERYTHING, FilePath
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
@@ -111,7 +111,7 @@ class _Reading:
         for path in (*left_out, *(flaw.path for flaw in self._flaws)):
             content = _without(content, path)
         if isinstance(content.get("defaults"), list):
-            content["defaults"] = [entry for entry in content["defaults"] if entry is not _LEFT_OUT]
+            content["defaults"] = joined([entry for entry in content["defaults"] if entry is not _LEFT_OUT])
         config = self._created(content)
         return ConfigFile(config, self._header, self._place, tuple(self._flaws), tuple(notes))
 

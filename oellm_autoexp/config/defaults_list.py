@@ -71,6 +71,23 @@ def _of_config(entry: str) -> tuple[str, str] | None:
     return None
 
 
+def joined(defaults: list[Any]) -> list[Any]:
+    """A right defaults list with each group once: several choices of one are a list, where the last of them stood."""
+    chosen: dict[str, list[Any]] = {}
+    places: dict[str, int] = {}
+    for index, entry in enumerate(defaults):
+        if isinstance(entry, dict) and "override" not in (key := next(iter(entry))).split()[:-1]:
+            choices = entry[key] if isinstance(entry[key], list) else [entry[key]]
+            chosen[key] = [*chosen.get(key, []), *choices]
+            places[key] = index
+    several = {places[key]: {key: choices} for key, choices in chosen.items() if len(choices) > 1}
+    return [
+        several.get(index, entry)
+        for index, entry in enumerate(defaults)
+        if not isinstance(entry, dict) or places.get(next(iter(entry)), index) == index
+    ]
+
+
 def is_self(entry: Any) -> bool:
     """Whether an entry means the file itself, however it is written (`/_self_`, `optional _self_`)."""
     return isinstance(entry, str) and bool(re.fullmatch(rf"(.*[/ ])?{_SELF}\s*", entry))

@@ -6,9 +6,9 @@ import logging
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -18,12 +18,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from oellm_autoexp.config.config_file import read_config
-from oellm_autoexp.config.findings import Findings
+from oellm_autoexp.config.findings import FilePath, Findings
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SCHEME = "autoexp"
 _log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ class Search:
 
     directories: tuple[Path, ...] = ()
     configs: tuple[str, ...] = ()
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """By group, the choices that the last of `configs` makes by itself."""
+    left_out: Mapping[str, frozenset[FilePath]] = field(default_factory=dict)
+    """By config, what of its file gives way to another one's."""
 
     def file(self, config_path: str) -> Path | None:
         """The file of a config in the first folder that has it."""
@@ -87,15 +91,21 @@ class AutoexpConfigSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         if config_path == WHOLE:
             # The package is said here, so that a config without the header is laid over the root as well.
-            config = OmegaConf.create({"defaults": [f"{name}@_global_" for name in _search.get().configs]})
+            search = _search.get()
+            defaults: list[Any] = [f"{name}@_global_" for name in search.configs]
+            # What is chosen first counts: also over what the chosen configs choose.
+            defaults += [{f"override {group}": choice} for group, choice in search.chosen.items()]
+            config = OmegaConf.create({"defaults": defaults})
             return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
         file = self._file(config_path)
         if not os.path.isfile(file):  # noqa: PTH113
             raise ConfigLoadError(f"Config not found : {file}")
         _log.debug("reading %s", file)
         findings = _findings.get()
-        is_root = config_path in _search.get().configs
-        found = read_config(file, config_path, is_root=is_root, left_out=findings.left_out[str(file)])
+        search = _search.get()
+        is_root = config_path in search.configs
+        left_out = findings.left_out[str(file)] | search.left_out.get(config_path, frozenset())
+        found = read_config(file, config_path, is_root=is_root, left_out=left_out)
         for flaw in found.flaws:
             findings.add([flaw.problem], *found.unclear(flaw))
         findings.notes.update(dict.fromkeys(found.notes))

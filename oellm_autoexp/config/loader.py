@@ -28,13 +28,14 @@ from oellm_autoexp.config import hydra_keys, sweep_overrides
 from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
 from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
+from oellm_autoexp.config.experiment import ROOT, defaults_of, groups_of_root, search_for
 from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import DOT_IN_KEY, OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.override_mistakes import cut, taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
-from oellm_autoexp.config.source import key_lines, normalise, parses, read_mapping, shown
+from oellm_autoexp.config.source import key_lines, normalise, parses, shown
 from oellm_autoexp.config.spelling import of_a_shell, spelled
 from oellm_autoexp.config.written import mark_override
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, raise_all
@@ -43,7 +44,6 @@ from oellm_autoexp.slurm import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
 from oellm_autoexp.text import did_you_mean, dotted, is_utf8, new_key_hint, scalar
 
-ROOT = "autoexp"
 _log = logging.getLogger(__name__)
 
 
@@ -137,9 +137,8 @@ def load_mostly(source: Source) -> Composed:
     if "@" in name:
         what = "a config's name can't hold '@', which begins a package in Hydra"
         raise ConfigError(*found.problems, Problem(what, name, "rename it"))
-    # Hydra's experiment pattern: a config that is not whole by itself is laid over the root config.
-    alone = name == ROOT or _stands_alone(Search(directories), name)
-    search = Search(directories, (name,) if alone else (ROOT, name))
+    search, notes = search_for(directories, name)
+    found.notes.update(dict.fromkeys(notes))
     _log.info("composing %s, searched in %s", " and ".join(search.configs), ", ".join(map(str, directories)))
     before = len(found.problems)
     with searching(search, found), _hydra():
@@ -154,7 +153,7 @@ def load_mostly(source: Source) -> Composed:
             raise ConfigError(*found.problems)
         what = f"the config has no {' and no '.join(lacks)}"
         where = shown(cast("Path", search.file(name)))
-        raise ConfigError(*found.problems, Problem(what, where, "" if ROOT in search.configs else _ALONE))
+        raise ConfigError(*found.problems, Problem(what, where))
     locations = Locations(loader, search, right, found)
     sweep = _overridden_sweep(tree.pop("sweep", None), right, found)
     tree, sweep, unsettled = settle(tree, sweep)
@@ -211,7 +210,7 @@ def _changes_sweep(override: _Override, sweep: Any) -> bool:
 
 def _check_sections(tree: dict[str, Any], search: Search, locations: Places, found: Findings) -> None:
     """Leave out sections that hold one value, such as `slurm: base` outside of a defaults list."""
-    for name in _groups_of_root(search):
+    for name in groups_of_root(search):
         value = tree.get(name)
         if value is None or isinstance(value, dict):
             continue
@@ -259,50 +258,6 @@ def _locate(source: Source) -> tuple[tuple[Path, ...], str]:
     if file.is_absolute() or file.suffix in (".yaml", ".yml"):
         raise ConfigError(Problem("there is no such YAML file", ref, "--config-ref takes a name or a .yaml file"))
     raise ConfigError(unknown_config(ref, folders))
-
-
-def _stands_alone(search: Search, name: str, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether a config brings in what the root config does, itself or by a config that it builds on.
-
-    Such a one is a primary config in Hydra's sense; any other is an experiment to be laid over the root config.
-    """
-    file = search.file(name)
-    if name == ROOT or file is None or name in seen:  # what is missing is Hydra's to tell
-        return name == ROOT
-    for entry in _defaults(file):
-        key = next(iter(entry), "") if isinstance(entry, dict) else entry
-        words = str(key).split()
-        if not words or "override" in words[:-1] or words[-1] == "_self_":
-            continue
-        path = words[-1].partition("@")[0]
-        target = path[1:] if path.startswith("/") else posixpath.normpath(posixpath.join(name, "..", path))
-        if isinstance(entry, dict):
-            if "@" not in words[-1] and target in _groups_of_root(search):
-                return True
-        elif _stands_alone(search, target, seen | {name}):
-            return True
-    return False
-
-
-def _groups_of_root(search: Search) -> list[str]:
-    """The groups of which the root config chooses a config each."""
-    entries = _defaults(cast("Path", search.file(ROOT)))
-    return [str(group) for entry in entries if isinstance(entry, dict) for group in entry]
-
-
-def _defaults(file: Path) -> list[Any]:
-    """The defaults list of a file; empty where it can't be read, which composing it tells."""
-    try:
-        defaults = read_mapping(file).get("defaults")
-    except ConfigError:
-        return []
-    return defaults if isinstance(defaults, list) else []
-
-
-_ALONE = (
-    "this config stands alone, as it chooses configs itself that the root does, too: put '- /autoexp' first in its "
-    "defaults, or write '- override /GROUP: choice'"
-)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -600,7 +555,7 @@ def _read_all(search: Search, found: Findings) -> None:
             continue
         seen.add(config)
         found.add(flaw.problem for flaw in read_config(file, config, is_root=config in search.configs).flaws)
-        for entry in _defaults(file):
+        for entry in defaults_of(file):
             group, choices = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else ("", entry)
             words = str(group if isinstance(entry, dict) else choices).split()
             path = words[-1].partition("@")[0] if words else ""
@@ -664,7 +619,7 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
             what = f"no defaults list chooses a config of '{group}', so that there is none to override"
             written = override.written.lstrip("+") if override else ""
             return Problem(what, about, f"write '+{written}'" if written else f"write '- /{group}: NAME'")
-        hint = did_you_mean(group, search.groups()) if ROOT in search.configs else _ALONE
+        hint = did_you_mean(group, search.groups())
         return Problem(f"the config has no group '{group}' to override", about, hint)
     no_key = isinstance(error, LookupError | TypeError | ValueError) or _NO_KEY.search(f"{text} {error.__cause__}")
     if override and no_key:
@@ -750,12 +705,12 @@ def _find_entry(search: Search, parent: str, group: str = "", choice: str = "") 
     left_out = current_findings().left_out
     for config in (*reversed(search.configs), parent) if wanted else ():
         file = search.file(config)
-        for index, entry in enumerate(_defaults(file) if file is not None else []):
+        for index, entry in enumerate(defaults_of(file)):
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
             words = re.split(r"[/@ ]+", f"{key} {chosen or ''}")
             if wanted in words and file is not None and ("defaults", str(index)) not in left_out[str(file)]:
                 folder = config.split("/")[0]
-                inside = folder if "/" in config and folder in _groups_of_root(search) else ""
+                inside = folder if "/" in config and folder in groups_of_root(search) else ""
                 return _Entry(file, index, f"$.{inside}" if inside else brought_in(entry))
     return None
 
@@ -845,7 +800,7 @@ class Locations:
         file, base = self._chosen.get(about[0]), self._search.file(f"{about[0]}/base")
         if file is None or base is None or file == base or len(about) < 2:
             return None
-        words = [re.split(r"[/ ]", str(entry))[-1] for entry in _defaults(file)]
+        words = [re.split(r"[/ ]", str(entry))[-1] for entry in defaults_of(file)]
         return (file, base) if "base" not in words and about[1:] in key_lines(base) else None
 
     def _read(self) -> dict[tuple[str, ...], str]:

@@ -18,9 +18,10 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from oellm_autoexp.backends.base import Command, Note, Place, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
+from oellm_autoexp.config.experiment import ROOT
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
-from oellm_autoexp.config.loader import ROOT, Composed, Source, keys_of_override
+from oellm_autoexp.config.loader import Composed, Source, keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, SlurmSection, decode_parts
 from oellm_autoexp.config.source import yaml_text
 from oellm_autoexp.container import kinds as containers

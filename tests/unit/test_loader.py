@@ -151,13 +151,29 @@ def test_an_experiment_that_only_overrides_is_laid_over_the_root(write: Write, h
 WHOLE = "  - /backend: tiny_lm\n  - /slurm: fake\n  - /project: base\n  - _self_\n"
 
 
-def test_an_experiment_that_chooses_for_itself_what_the_root_chooses_stands_alone(write: Write) -> None:
+def test_an_experiment_that_chooses_for_itself_what_the_root_chooses_gets_the_rest_from_the_root(write: Write) -> None:
     mine = write({"experiments/exp.yaml": HEADER + f"defaults:\n{WHOLE}project: {{name: x}}\n"})
     base = composed(ref="exp", folders=(mine,)).base
-    assert sorted(base) == ["backend", "project", "slurm"]
+    assert {"scheduler", "job", "stage", "metadata"} <= base.keys()
+    assert base["slurm"]["client"]["class_name"] == "FakeSlurmClient"
+    assert base["project"]["name"] == "x"
 
 
-def test_so_does_one_that_builds_on_such_a_one_and_any_other_is_laid_over_the_root(write: Write) -> None:
+def test_what_an_experiment_chooses_stands_where_its_defaults_list_says(write: Write) -> None:
+    mine = write(
+        {
+            "before.yaml": HEADER + "slurm: {array: true}\nscheduler: {max_jobs: 7}\n",
+            "exp.yaml": HEADER + "defaults: [before, /slurm: fake, optional /scheduler: none_such]\n",
+            "other.yaml": HEADER + "defaults: [before, override /slurm: fake]\n",
+        }
+    )
+    base = composed(ref="exp", folders=(mine,)).base
+    assert base["slurm"]["array"] is False  # as the group, which is behind, says
+    assert base["scheduler"]["max_jobs"] == 7
+    assert composed(ref="other", folders=(mine,)).base["slurm"]["array"] is True
+
+
+def test_all_files_that_an_experiment_builds_on_are_laid_over_the_root(write: Write) -> None:
     mine = write(
         {
             "experiments/me/whole.yaml": HEADER + f"defaults:\n{WHOLE}",
@@ -169,18 +185,67 @@ def test_so_does_one_that_builds_on_such_a_one_and_any_other_is_laid_over_the_ro
             + "defaults: [/model@backend.options: small, override /backend: tiny_lm]\n",
         }
     )
-    assert "scheduler" not in composed(ref="me/on_whole", folders=(mine,)).base
+    whole = composed(ref="me/on_whole", folders=(mine,)).base
+    assert (whole["slurm"]["client"]["class_name"], whole["project"]["name"]) == ("FakeSlurmClient", "x")
+    assert "scheduler" in whole
     over_root = composed(ref="me/on_part", folders=(mine,)).base
     assert (over_root["project"]["name"], over_root["metadata"]) == ("part", {"a": 1})
     assert {"scheduler", "job"} <= over_root.keys()
     assert composed(ref="me/own_group", folders=(mine,)).base["backend"]["options"]["width"] == 7
 
 
-@pytest.mark.parametrize("entries", ["/monitoring: megatron_basic", "{/slurm: fake}, {override /backend: tiny_lm}"])
-def test_one_that_stands_alone_and_is_not_whole_is_told_what_to_write(write: Write, entries: str) -> None:
-    mine = write({"exp.yaml": HEADER + f"defaults: [{entries}]"})
-    (problem,) = problems(ref="exp", folders=(mine,))
-    assert "put '- /autoexp' first" in problem.hint
+def test_a_choice_of_project_in_a_defaults_list_leaves_the_others_choices_and_the_sweep_as_the_file_has_them(
+    write: Write,
+) -> None:
+    sweep = "sweep: {grids: [{stage: [a, b]}]}\n"
+    mine = write(
+        {
+            "exp.yaml": HEADER + f"defaults: [/backend: megatron, /slurm: fake, /project: default, _self_]\n{sweep}",
+            "swept.yaml": HEADER + "defaults: [/backend: tiny_lm, /sweep: tiny_lm_lr, /project: default]\n",
+        }
+    )
+    found = composed(ref="exp", folders=(mine,))
+    assert found.base["backend"]["class_name"] == "MegatronBackend"
+    assert found.sweep == {"grids": [{"stage": ["a", "b"]}]}
+    assert composed(ref="swept", folders=(mine,)).sweep["grids"]
+    assert composed("project=default").sweep["grids"]
+
+
+@pytest.mark.parametrize(
+    "entries", ["  - /backend/megatron: [base, 300M]\n", "  - /backend/megatron: base\n  - /backend/megatron: 300M\n"]
+)
+def test_several_choices_of_one_group_are_merged_in_order(write: Write, entries: str) -> None:
+    mine = write(
+        {
+            "backend/megatron/base.yaml": "hidden_size: 8\nnum_layers: 2\n",
+            "backend/megatron/300M.yaml": "hidden_size: 16\nseq_length: 4\n",
+            "exp.yaml": HEADER + f"defaults:\n  - /backend: megatron\n{entries}",
+        }
+    )
+    merged = composed(ref="exp", folders=(mine,)).base["backend"]["megatron"]
+    assert {"hidden_size": 16, "num_layers": 2, "seq_length": 4}.items() <= merged.items()
+
+
+def test_several_choices_of_a_group_of_the_root_are_merged_in_order(write: Write) -> None:
+    mine = write(
+        {
+            "slurm/mine.yaml": "array: false\n",
+            "exp.yaml": HEADER + "defaults: [/slurm: [fake, mine]]\n",
+            "twice.yaml": HEADER + "defaults:\n  - /slurm: fake\n  - /slurm: mine\n",
+        }
+    )
+    for ref in ("exp", "twice"):
+        slurm = composed(ref=ref, folders=(mine,)).base["slurm"]
+        assert (slurm["array"], slurm["client"]["class_name"]) == (False, "FakeSlurmClient")
+
+
+def test_a_config_called_base_that_is_not_there_is_the_root(write: Write) -> None:
+    mine = write({"experiments/me/exp.yaml": HEADER + f"defaults:\n  - base\n{WHOLE}", "x.yaml": "defaults: [bas]\n"})
+    found = composed(ref="me/exp", folders=(mine,))
+    assert "scheduler" in found.base
+    (note,) = found.notes
+    assert note.endswith("exp.yaml:3: there is no config 'experiments/me/base'; 'autoexp' stands for it")
+    assert problems(ref="x", folders=(mine,))[0].what == "there is no config 'bas'"
 
 
 def test_an_override_on_the_command_line_beats_the_experiments(write: Write) -> None:
