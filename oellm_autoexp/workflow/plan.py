@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ from oellm_autoexp.workflow.plan_checks import (
     overruled,
     place_problems,
 )
+from oellm_autoexp.workflow.plan_places import differing, place_note, place_of_plan, taken_problems
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
 from oellm_autoexp.workflow.site_checks import site_problems
@@ -299,6 +301,7 @@ class _Planner:
         self._needs: dict[str, None] = {}
         self._containers: dict[str, dict[str, Any]] = {}
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
+        self._differing: set[str] = set()  # places that are not the same for all jobs
         self._rules = watching.Decoder()
         self._later: dict[tuple[str | None, str, str], tuple[int, str, dict[str, Any]]] = {}
 
@@ -549,6 +552,7 @@ class _Planner:
         )
         self._first = self._first or config
         check_plan_wide(self._first, config)
+        self._differing |= differing(self._first, config)
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
         return _Planned(spec, text, packed, project.resume, places)
 
@@ -595,10 +599,20 @@ class _Planner:
             "option_style": CommandBackend.model_fields["option_style"].default,
         }
 
+    def _place(self, key: str) -> str:
+        """Where the plan's own files are, by a key of which jobs may have values of their own."""
+        first = cast("AutoexpConfig", self._first)
+        path = self._jobs.absolute(attrgetter(key)(first))
+        if key in self._differing:
+            path = place_of_plan(path, first.project.name)
+            self._notes.append(place_note(key, path))
+        return path
+
     def plan(self, planned: list[_Planned], composed: Composed, plan_id: str) -> Plan:
         """The whole plan of these jobs."""
         first = cast("AutoexpConfig", self._first)
-        base = Path(self._jobs.absolute(first.project.base_output_dir))
+        base = Path(self._place("project.base_output_dir"))
+        state_dir = self._place("project.monitoring_state_dir")
         specs = tuple(
             job.spec.model_copy(
                 update={
@@ -608,6 +622,8 @@ class _Planner:
             )
             for job in planned
         )
+        if self._differing:
+            raise_all(SweepError, taken_problems(specs, str(base), state_dir)[:LISTED])
         around = self._circumstances
         slurm_keys = {"array", "array_task_limit", "submit_cmd", "squeue_cmd", "sacct_cmd", "cancel_cmd", "client"}
         manifest = Manifest(
@@ -617,7 +633,7 @@ class _Planner:
             config_ref=_utf8(composed.source.config_ref),
             overrides=tuple(redact_words(composed.source.overrides)),
             base_output_dir=str(base),
-            monitoring_state_dir=self._jobs.absolute(first.project.monitoring_state_dir),
+            monitoring_state_dir=state_dir,
             container=tuple(self._containers.values()) or None,
             slurm=first.slurm.model_dump(include=slurm_keys),
             scheduler=first.scheduler.model_dump(),

@@ -15,6 +15,7 @@ from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
 from oellm_autoexp.slurm.environment import hidden_problems, task_problems
 from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain
+from oellm_autoexp.workflow.plan_places import in_the_way, taken_problem
 
 ENOUGH_PROBLEMS = 20
 LISTED = 8
@@ -48,17 +49,17 @@ def check_plan_id(text: str) -> None:
 def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
     """Raises SweepError if a job differs from the first in what holds for a whole plan."""
     hint = "this holds for all jobs of a plan; make one plan for each value"
+    # The copy of the code is beside the manifest, and jobs name it.
+    wide = (*PLAN_WIDE, "project.base_output_dir") if config.project.code == "snapshot" else PLAN_WIDE
     problems = [
         Problem(f"job {config.index} has another value than job {first.index}", f"$.{path}", hint)
-        for path in PLAN_WIDE
+        for path in wide
         if attrgetter(path)(first) != attrgetter(path)(config)
     ]
     raise_all(SweepError, problems)
 
 
 PLAN_WIDE = (
-    "project.base_output_dir",
-    "project.monitoring_state_dir",
     "project.code",
     "slurm.array",
     "slurm.array_task_limit",
@@ -88,11 +89,7 @@ def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> l
     output_dir, base, state_dir = map(
         absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
     )
-    taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
-    if not any(f"{output_dir}/".startswith(f"{place}/") or place.startswith(f"{output_dir}/") for place in taken):
-        return []
-    hint = "give the job a folder, and a name, of its own"
-    return [Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)]
+    return [taken_problem(output_dir)] if in_the_way(output_dir, base, state_dir) else []
 
 
 def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Iterator[Problem]:

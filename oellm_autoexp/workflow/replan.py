@@ -31,6 +31,7 @@ from oellm_autoexp.text import dotted
 from oellm_autoexp.workflow import side_file
 from oellm_autoexp.workflow.plan import plan_job
 from oellm_autoexp.workflow.plan_checks import PLAN_WIDE
+from oellm_autoexp.workflow.plan_places import PER_JOB
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs
 
@@ -113,7 +114,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
             problems.append(Problem("the sweep is the plan's", key, "set the value itself"))
         elif REDACTED in str(value):
             problems.append(Problem(f"{REDACTED} stands for a secret, and is none", key, "write the value itself"))
-        elif any(f"{name}.".startswith(f"{wide}.") for wide in PLAN_WIDE):
+        elif any(f"{name}.".startswith(f"{wide}.") for wide in (*PLAN_WIDE, *PER_JOB)):
             problems.append(Problem("this holds for all jobs of a plan", key, "make a new plan"))
     raise_all(ConfigError, problems)
 
