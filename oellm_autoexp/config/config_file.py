@@ -17,7 +17,7 @@ from oellm_autoexp.config.defaults_list import is_self, joined, mistakes
 from oellm_autoexp.config.findings import EVERYTHING, FilePath
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
-from oellm_autoexp.config.source import by_name, key_lines, normalise, parses, read_mapping, shown, text_of
+from oellm_autoexp.config.source import by_name, distinct, key_lines, normalise, parses, read_mapping, shown, text_of
 from oellm_autoexp.config.spelling import of_a_shell, respelled, spelled
 from oellm_autoexp.config.written import as_written
 from oellm_autoexp.errors import ConfigError, Problem
@@ -100,10 +100,11 @@ class _Reading:
         self._place = place
         self._is_sweep = is_sweep
         self._flaws: list[Flaw] = []
+        self._notes: list[str] = []
         self._lines: dict[tuple[str, ...], int] | None = None
 
     def read(self, content: dict[Any, Any], left_out: Collection[FilePath]) -> ConfigFile:
-        content, notes = self._without_hydra(content)
+        content = self._without_hydra(content)
         self._check_defaults(content)
         self._check_index(content)
         self._check_events(content)
@@ -113,7 +114,7 @@ class _Reading:
         if isinstance(content.get("defaults"), list):
             content["defaults"] = joined([entry for entry in content["defaults"] if entry is not _LEFT_OUT])
         config = self._created(content)
-        return ConfigFile(config, self._header, self._place, tuple(self._flaws), tuple(notes))
+        return ConfigFile(config, self._header, self._place, tuple(self._flaws), tuple(self._notes))
 
     def _add(self, path: FilePath, what: str, hint: str = "", section: str | None = None) -> None:
         self._flaws.append(Flaw(Problem(what, self._line(path), hint), path, section))
@@ -126,20 +127,19 @@ class _Reading:
         line = next(known, None)
         return f"{shown(self._file)}:{line}" if line else shown(self._file)
 
-    def _without_hydra(self, content: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
-        """The content without settings of Hydra's own, and what is said of these."""
-        notes: list[str] = []
+    def _without_hydra(self, content: dict[Any, Any]) -> dict[Any, Any]:
+        """The content without settings of Hydra's own, of which notes tell."""
         defaults = content.get("defaults")
         for index, entry in enumerate(defaults if isinstance(defaults, list) else []):
             key = str(next(iter(entry), "")).split() if isinstance(entry, dict) else []
             if key and hydra_keys.is_hydras(key[-1]):
-                notes.append(hydra_keys.note(key[-1], self._line(("defaults", str(index)))))
+                self._notes.append(hydra_keys.note(key[-1], self._line(("defaults", str(index)))))
                 content = _without(content, ("defaults", str(index)))
         if not self._place and hydra_keys.SECTION in content:
             path = (hydra_keys.SECTION,)
-            notes += hydra_keys.section_notes(content[hydra_keys.SECTION], self._line(path))
+            self._notes += hydra_keys.section_notes(content[hydra_keys.SECTION], self._line(path))
             content = _without(content, path)
-        return content, notes
+        return content
 
     def _check_defaults(self, content: Mapping[Any, Any]) -> None:
         if "defaults" not in content:
@@ -157,22 +157,24 @@ class _Reading:
             self._add(("index",), INDEX_IS_SET, INDEX_HINT)
 
     def _check_events(self, content: Mapping[Any, Any]) -> None:
-        """Lists of events are kept by name: each entry needs a name of its own."""
+        """Lists of events are kept by name: each entry needs one, and gets its own where several share one."""
         at = ("monitoring",) if not self._place else ()
         section = content.get("monitoring") if at else content
         if self._place not in ("", "monitoring") or not isinstance(section, dict):
             return
         for key in _EVENTS:
             events = section.get(key)
-            seen: set[Any] = set()
+            named: list[Any] = []
             for index, event in enumerate(events if isinstance(events, list) else []):
                 name = as_written(event.get("name")) if isinstance(event, dict) else None
                 if not isinstance(name, str | int | float) or name == "":
                     self._add((*at, key, ""), f"entry {index} of {key} is no mapping with a name", "write '- name: …'")
-                elif name in seen:
-                    hint = "give one of them another name, or put what both hold into one"
-                    self._add((*at, key, str(name)), f"two events of {key} have the name '{name}'", hint)
-                seen.add(name)
+                    continue
+                named = distinct([*named, name])
+                if named[-1] != name:
+                    where = self._line((*at, key, str(named[-1])))
+                    told = f"two events of {key} have the name '{name}'; this one is '{named[-1]}'"
+                    self._notes.append(f"{where}: {told}")
 
     def _check_texts(self, content: Any) -> None:
         """Texts with interpolations that would take for ever to parse, or do not parse."""

@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from oellm_autoexp.config import hydra_keys, sweep_overrides
+from oellm_autoexp.config.braces import as_interpolations
 from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
 from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
@@ -156,7 +157,7 @@ def load_mostly(source: Source) -> Composed:
         raise ConfigError(*found.problems, Problem(what, where))
     locations = Locations(loader, search, right, found)
     sweep = _overridden_sweep(tree.pop("sweep", None), right, found)
-    tree, sweep, unsettled = settle(tree, sweep)
+    tree, sweep, unsettled = settle(as_interpolations(tree), as_interpolations(sweep))
     for problem in unsettled:
         found.add([Problem(problem.what, locations.of(problem.where), problem.hint)], problem.where)
     tree, code = shell_code.taken_out(tree)

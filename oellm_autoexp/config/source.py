@@ -18,6 +18,7 @@ Differences to PyYAML's YAML 1.1, all towards what people mean:
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ if yaml.__with_libyaml__:
     from yaml import CSafeLoader
     from yaml.composer import Composer
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _INT = re.compile(r"^[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o[0-7][0-7_]*|0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(
@@ -315,8 +316,10 @@ def key_lines(path: Path) -> dict[tuple[str, ...], int]:
                 lines[here] = key.start_mark.line + 1
                 walk(value, here)
         elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                here = (*prefix, _name_of(value) if prefix[-1:] in _NAMED else str(index))
+            indices = map(str, range(len(node.value)))
+            names = distinct(map(_name_of, node.value)) if prefix[-1:] in _NAMED else indices
+            for name, value in zip(names, node.value, strict=True):
+                here = (*prefix, name)
                 lines[here] = value.start_mark.line + 1
                 walk(value, here)
 
@@ -343,9 +346,17 @@ def by_name(monitoring: Any) -> Any:
     for (key,) in _NAMED:
         events = found.get(key)
         if isinstance(events, list) and all(isinstance(event, dict) and event.get("name") for event in events):
-            named = {as_written(event["name"]): event for event in events}
-            if len(named) == len(events):  # else the schema tells what is wrong
-                found[key] = named
+            names = distinct(as_written(event["name"]) for event in events)
+            found[key] = {name: {**event, "name": name} for name, event in zip(names, events, strict=True)}
+    return found
+
+
+def distinct(names: Iterable[Any]) -> list[Any]:
+    """The names of a list, where one that is there already is followed by a number: `a, a` becomes `a, a_2`."""
+    found: list[Any] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(name if name not in found else next(text for text in numbered if text not in found))
     return found
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words, renamed
 from oellm_autoexp.monitor.conditions import Condition
 
 # ---- what an action asks for
@@ -176,14 +177,34 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_SCRIPTS = ("run_autoexp.py", "oellm-autoexp")
+_RECORDED = re.compile(r"\{(?:project\.)?output_dir\}/provenance/(?:un)?resolved_config\.yaml")
+
+
 class RunAutoexpAction(Section):
-    """Plans and submits a run of its own: a config's name (null: the parent's recorded config) and overrides."""
+    """Plans and submits a run of its own: a config's name (null: the parent's recorded config) and overrides.
+
+    `config_path` is `config_ref`, too; the parent's recorded config may be named by its path.
+    """
 
     class_name: Literal["RunAutoexpAction"]
     config_ref: str | None = None
     config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
     timeout_seconds: Seconds | None = 3600
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_words(cls, value: Any) -> Any:
+        value = renamed(value, {"config_path": "config_ref"})
+        if not isinstance(value, dict):
+            return value
+        script = value.get("script")
+        if script is not None and PurePath(str(script)).name not in _SCRIPTS:
+            raise ValueError(f"it runs {_SCRIPTS[0]}; for another script, write a RunCommandAction")
+        if _RECORDED.fullmatch(str(value.get("config_ref"))):
+            value = {**value, "config_ref": None}
+        return {key: each for key, each in value.items() if key != "script"}
 
     def request(self) -> Request:
         """What it asks for."""
@@ -265,8 +286,10 @@ class EventAction(Section):
     `inline`: carried out by the monitor. `queue`: put into the queue when the conditions hold, for a worker.
     """
 
-    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "mode", "executor"})
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "mode", "executor", "aux"})
     class_name: Literal["EventAction"]
+    aux: dict[str, Any] = {}
+    """Values of the user's own, for interpolations to refer to."""
     mode: Literal["inline", "queue"] = "inline"
     conditions: tuple[Condition, ...] = ()
     action: Action

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from oellm_autoexp.fields import Count, Number, Scalar, Seconds, Words, listed
+from oellm_autoexp.fields import Count, Number, Scalar, Seconds, Words, listed, renamed
 from oellm_autoexp.monitor.patterns import Pattern, scan
 from oellm_autoexp.redaction import redact_words
 from oellm_autoexp.text import did_you_mean, shell
@@ -193,6 +193,11 @@ class MetadataCondition(_Condition):
     at_least: Number | None = None
     at_most: Number | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _other_words(cls, value: Any) -> Any:
+        return renamed(value, {"within": "one_of"})
+
     def holds(self, around: Surroundings) -> bool:
         """Whether the value is as said."""
         try:
@@ -301,6 +306,11 @@ class LogPatternCondition(_Condition):
     pattern_type: Literal["regex", "substring"] = "regex"
     path: str | None = None
     tail_bytes: Count = Field(default=1 << 20, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_words(cls, value: Any) -> Any:
+        return renamed(value, {"log_path": "path"})
 
     @model_validator(mode="after")
     def _compiles(self) -> LogPatternCondition:

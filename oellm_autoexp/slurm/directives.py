@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -40,6 +41,8 @@ def directives(
     Raises ConfigError for keys that the program owns and for values that no directive can hold.
     """
     section = {key: value for key, value in sbatch.items() if value is not None and value is not False}
+    if _same(section.get("output"), log_path, work_dir):  # as the program sets it
+        del section["output"]
     own = {"job_name": name, "output": log_path, "chdir": work_dir}
     # A requeued job keeps its id, and SLURM would truncate the log of its first run.
     defaults = {} if "open_mode" in map(long_name, sbatch) else {"open_mode": "append"}
@@ -55,6 +58,10 @@ def directives(
     if problems:
         raise ConfigError(*problems)
     return tuple(lines)
+
+
+def _same(path: Any, other: str, work_dir: str) -> bool:
+    return isinstance(path, str) and posixpath.normpath(posixpath.join(work_dir, path)) == other
 
 
 def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], extra: Sequence[str]) -> list[Problem]:

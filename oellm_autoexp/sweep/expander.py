@@ -133,14 +133,22 @@ def _node(node: Any, where: str, problems: list[Problem]) -> Points:
         problems.append(Problem(f"a sweep node must hold keys and values, not {_kind(node)}", where))
         return []
     # An empty list of entries is no sweep.
-    kinds = [kind for kind in KINDS if kind in node and not (node[kind] == [] and kind != "params")]
-    if len(kinds) > 1:
-        problems.append(
-            Problem(f"a node takes one of {', '.join(KINDS)}; here are {' and '.join(kinds)}", where, "nest groups")
-        )
+    kinds = [kind for kind in node if kind in KINDS and not (node[kind] == [] and kind != "params")]
+    beside = [kind for kind in kinds if kind != "groups"]
+    if len(beside) > 1:
+        what = f"a node takes one of {', '.join(KINDS)}; here are {' and '.join(kinds)}"
+        problems.append(Problem(what, where, "nest groups"))
         return []
     _check_keys(node, where, problems)
-    points = _EXPANSIONS[kinds[0]](node[kinds[0]], node, f"{where}.{kinds[0]}", problems) if kinds else [Point()]
+    parts: list[tuple[Any, str, Points]] = []
+    for kind in kinds:
+        at = f"{where}.{kind}"
+        if kind == "groups":
+            items = _items(node[kind], at, problems)
+            parts += [(group, place, _node(group, place, problems)) for group, place in items]
+        else:  # beside groups, one more of them
+            parts.append(({kind: node[kind]}, where, _EXPANSIONS[kind](node[kind], at, problems)))
+    points = _combined(parts, node.get("type"), problems) if "groups" in kinds else parts[0][2] if parts else [Point()]
     filters = () if node.get("filter") is None else (_filter(node["filter"], f"{where}.filter", problems),)
     frame = Point(inherited=_inherited(node, where, problems), filters=filters)
     return [frame | point for point in points]
@@ -171,7 +179,7 @@ def _type_problems(node: dict[str, Any], where: str) -> list[Problem]:
     """What is wrong with a node's `type`: only groups can combine in two ways."""
     if node["type"] not in ("product", "list"):
         return [Problem(f"type is {shortened(node['type'])}", where, "write product or list")]
-    kind = next((kind for kind in KINDS if kind in node), "groups")
+    kind = next((kind for kind in KINDS if kind in node and "groups" not in node), "groups")
     parts = node.get(kind)
     if kind == "groups" or node["type"] == _COMBINED[kind] or not isinstance(parts, list | dict) or len(parts) == 1:
         return []
@@ -260,11 +268,11 @@ def _filter(text: Any, where: str, problems: list[Problem]) -> Filter:
     return Filter(str(text), where)
 
 
-def _grids(grids: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:  # noqa: ARG001
+def _grids(grids: Any, where: str, problems: list[Problem]) -> Points:
     return add(_grid(grid, at, problems) for grid, at in _items(grids, where, problems))
 
 
-def _params(params: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:  # noqa: ARG001
+def _params(params: Any, where: str, problems: list[Problem]) -> Points:
     return _grid(params, where, problems)
 
 
@@ -291,7 +299,7 @@ def _chosen(values: dict[str, Any]) -> Point:
     return Point(staged=values) if any(plain(key) == "stage" for key in values) else Point(values)
 
 
-def _configs(configs: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:  # noqa: ARG001
+def _configs(configs: Any, where: str, problems: list[Problem]) -> Points:
     return add(_config(entry, at, problems) for entry, at in _items(configs, where, problems))
 
 
@@ -304,13 +312,13 @@ def _config(entry: Any, where: str, problems: list[Problem]) -> Points:
     return [_chosen(_set_once(_text_keys(entry, where, problems), where, problems))]
 
 
-def _groups(groups: Any, node: dict[str, Any], where: str, problems: list[Problem]) -> Points:
-    items = _items(groups, where, problems)
-    parts = [_node(group, at, problems) for group, at in items]
-    if node.get("type") == "list":
-        return add(parts)
-    problems += _clashes(items, parts)
-    return multiply(parts)
+def _combined(parts: list[tuple[Any, str, Points]], kind: Any, problems: list[Problem]) -> Points:
+    """The points of groups, one after another for the type `list`, else each with each."""
+    points = [found for _, _, found in parts]
+    if kind == "list":
+        return add(points)
+    problems += _clashes([(group, at) for group, at, _ in parts], points)
+    return multiply(points)
 
 
 def _clashes(items: list[tuple[Any, str]], parts: list[Points]) -> list[Problem]:
@@ -371,9 +379,8 @@ def _kind(value: Any) -> str:
     return "empty" if value is None else names.get(type(value), shortened(value))
 
 
-_EXPANSIONS: Mapping[str, Callable[[Any, dict[str, Any], str, list[Problem]], Points]] = {
+_EXPANSIONS: Mapping[str, Callable[[Any, str, list[Problem]], Points]] = {
     "grids": _grids,
     "params": _params,
     "configs": _configs,
-    "groups": _groups,
 }

@@ -789,7 +789,9 @@ def test_mistakes_of_several_files_are_told_together_also_where_one_can_not_be_r
     }
 
 
-def test_events_of_one_name_and_nameless_ones_are_told_with_their_lines(write: Write) -> None:
+def test_events_without_a_name_are_told_and_each_of_one_name_gets_its_own(
+    write: Write,
+) -> None:
     events = "log_events:\n  - {name: a, pattern: x}\n  - {name: a, pattern: y}\nstate_events: [{actions: []}]\n"
     mine = write(
         {
@@ -799,11 +801,16 @@ def test_events_of_one_name_and_nameless_ones_are_told_with_their_lines(write: W
     )
     of_group = problems("monitoring=mine", folders=(mine,))
     assert [(p.what, p.where) for p in of_group] == [
-        ("two events of log_events have the name 'a'", f"{mine}/monitoring/mine.yaml:4"),
         ("entry 0 of state_events is no mapping with a name", f"{mine}/monitoring/mine.yaml:5"),
     ]
     of_file = problems(ref="exp", folders=(mine,))
-    assert [p.where for p in of_file] == [f"{mine}/exp.yaml:5", f"{mine}/exp.yaml:6"]
+    assert [p.where for p in of_file] == [f"{mine}/exp.yaml:6"]
+    right = mine / "exp.yaml"
+    right.write_text(right.read_text().partition("  state_events")[0])
+    found = composed(ref="exp", folders=(mine,))
+    events = found.base["monitoring"]["log_events"]
+    assert {name: event["pattern"] for name, event in events.items()} == {"a": "x", "a_2": "y"}
+    assert found.notes == (f"{right}:5: two events of log_events have the name 'a'; this one is 'a_2'",)
 
 
 @pytest.mark.parametrize("entry", ["/_self_", "optional _self_", "x/_self_", "'_self_ '"])
