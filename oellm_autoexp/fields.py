@@ -69,15 +69,6 @@ def directive(value: Any) -> Any:
     return _flag(value)
 
 
-def renamed(section: Any, words: dict[str, str]) -> Any:
-    """A section in which other tools' words for keys (`words`: theirs → ours) are ours. Raises ValueError for both."""
-    if not isinstance(section, dict):
-        return section
-    if both := [(word, words[word]) for word in words if word in section and words[word] in section]:
-        raise ValueError(f"'{both[0][0]}' and '{both[0][1]}' mean the same; keep one of them")
-    return {words.get(key, key): value for key, value in section.items()}
-
-
 def _number(value: Any) -> Any:
     """A number; pydantic would take true for 1."""
     if isinstance(value, bool):

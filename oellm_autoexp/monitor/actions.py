@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words, renamed
+from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words
 from oellm_autoexp.monitor.conditions import Condition
 
 # ---- what an action asks for
@@ -184,31 +184,32 @@ _RECORDED = re.compile(r"\{(?:project\.)?output_dir\}/provenance/(?:un)?resolved
 class RunAutoexpAction(Section):
     """Plans and submits a run of its own: a config's name (null: the parent's recorded config) and overrides.
 
-    `config_path` is `config_ref`, too; the parent's recorded config may be named by its path.
+    `config_path` is a config's file, or that of the parent's recorded config; `script` names this program.
     """
 
     class_name: Literal["RunAutoexpAction"]
     config_ref: str | None = None
+    config_path: str | None = None
+    script: str | None = None
     config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
     timeout_seconds: Seconds | None = 3600
 
-    @model_validator(mode="before")
+    @field_validator("config_path")
     @classmethod
-    def _other_words(cls, value: Any) -> Any:
-        value = renamed(value, {"config_path": "config_ref"})
-        if not isinstance(value, dict):
-            return value
-        script = value.get("script")
-        if script is not None and PurePath(str(script)).name not in _SCRIPTS:
+    def _none_for_the_parents(cls, path: str | None) -> str | None:
+        return None if path is not None and _RECORDED.fullmatch(path) else path
+
+    @field_validator("script")
+    @classmethod
+    def _known_script(cls, script: str | None) -> str | None:
+        if script is not None and PurePath(script).name not in _SCRIPTS:
             raise ValueError(f"it runs {_SCRIPTS[0]}; for another script, write a RunCommandAction")
-        if _RECORDED.fullmatch(str(value.get("config_ref"))):
-            value = {**value, "config_ref": None}
-        return {key: each for key, each in value.items() if key != "script"}
+        return script
 
     def request(self) -> Request:
         """What it asks for."""
-        return LaunchPlan(self.config_ref, self.config_dirs, self.overrides, self.timeout_seconds)
+        return LaunchPlan(self.config_ref or self.config_path, self.config_dirs, self.overrides, self.timeout_seconds)
 
 
 class PublishEventAction(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from oellm_autoexp.fields import Count, Number, Scalar, Seconds, Words, listed, renamed
+from oellm_autoexp.fields import Count, Number, Scalar, Seconds, Words, listed
 from oellm_autoexp.monitor.patterns import Pattern, scan
 from oellm_autoexp.redaction import redact_words
 from oellm_autoexp.text import did_you_mean, shell
@@ -180,7 +180,7 @@ class SlurmStateCondition(_Condition):
 class MetadataCondition(_Condition):
     """A value of the event or of the job is as said; with nothing said of it, it is there.
 
-    `equals`, `one_of` and `none_of` compare as text if the types differ, as what a log says is text.
+    `equals`, `one_of` (or `within`) and `none_of` compare as text if the types differ, as what a log says is text.
     """
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "key"})
@@ -189,14 +189,10 @@ class MetadataCondition(_Condition):
     key: str
     equals: Scalar | None = None
     one_of: tuple[Scalar, ...] | None = None
+    within: tuple[Scalar, ...] | None = None
     none_of: tuple[Scalar, ...] = ()
     at_least: Number | None = None
     at_most: Number | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _other_words(cls, value: Any) -> Any:
-        return renamed(value, {"within": "one_of"})
 
     def holds(self, around: Surroundings) -> bool:
         """Whether the value is as said."""
@@ -204,7 +200,8 @@ class MetadataCondition(_Condition):
             value = around.metadata(self.key)
         except KeyError:
             return False
-        wanted = self.one_of if self.equals is None else (*(self.one_of or ()), self.equals)
+        one_of = self.one_of if self.within is None else (*(self.one_of or ()), *self.within)
+        wanted = one_of if self.equals is None else (*(one_of or ()), self.equals)
         if wanted is not None and value not in wanted and str(value) not in map(str, wanted):
             return False
         if value in self.none_of or str(value) in map(str, self.none_of):
@@ -298,19 +295,15 @@ class CommandCondition(_Condition):
 
 
 class LogPatternCondition(_Condition):
-    """The end of a log (by default the job's own) holds a line with this pattern."""
+    """The end of a log (`path` or `log_path`; by default the job's own) holds a line with this pattern."""
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "pattern"})
     class_name: Literal["LogPatternCondition"]
     pattern: str = Field(min_length=1)
     pattern_type: Literal["regex", "substring"] = "regex"
     path: str | None = None
+    log_path: str | None = None
     tail_bytes: Count = Field(default=1 << 20, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _other_words(cls, value: Any) -> Any:
-        return renamed(value, {"log_path": "path"})
 
     @model_validator(mode="after")
     def _compiles(self) -> LogPatternCondition:
@@ -325,7 +318,7 @@ class LogPatternCondition(_Condition):
 
     def holds(self, around: Surroundings) -> bool:
         """Whether such a line is there now."""
-        data = around.tail(self.path, self.tail_bytes).encode()
+        data = around.tail(self.path or self.log_path, self.tail_bytes).encode()
         return bool(scan(data, {"": self._compiled()}).matches)
 
     def __str__(self) -> str:

@@ -121,6 +121,14 @@ class LogEvent(_Event):
         """Whether it looks for a pattern."""
         return self.pattern is not None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_pattern(cls, value: Any) -> Any:
+        """Rules of inactivity are written with an empty pattern, too."""
+        if isinstance(value, dict) and value.get("pattern") == "" and value.get("pattern_type") == "inactivity":
+            return {**value, "pattern": None}
+        return value
+
     @model_validator(mode="after")
     def _fits(self) -> LogEvent:
         kind = self.pattern_type
@@ -130,8 +138,10 @@ class LogEvent(_Event):
                 groups = group_names(self.pattern)
             except re.error as error:
                 raise ValueError(f"the pattern is no regular expression: {error}") from None
-        if self.pattern == "" or (self.pattern is not None and kind == "inactivity"):
-            raise ValueError("inactivity has no pattern" if self.pattern else "the pattern is empty")
+        if self.pattern is not None and kind == "inactivity":
+            raise ValueError("inactivity has no pattern")
+        if self.pattern == "":
+            raise ValueError("the pattern is empty")
         if kind == "progress" and (self.pattern is None or not groups or self.stall_seconds is None):
             raise ValueError("progress needs a pattern with a group for the number, and stall_seconds")
         allowed = {
