@@ -110,9 +110,18 @@ class Lab:
         """The job ends so, whoever tells of it."""
         told = self.until(job, end.state)
         assert (told.reason, told.exit_code) == end.shown
-        later = self.until(fresh(job.scheduler_id, job.token), end.state, client=self.accounts)
-        assert (later.reason, later.exit_code) == (end.accounts_reason, end.accounts_code)
+        wanted = (end.state, end.accounts_reason, end.accounts_code)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # Accounts are late, more so on a busy machine, and tell of a job in several steps: each look is a new one.
+        while (told_later := self.told_by_accounts(job)) != wanted:
+            assert time.monotonic() < deadline, told_later
+            time.sleep(0.05)
         return told
+
+    def told_by_accounts(self, job: TrackedJob) -> tuple[str, str, int | None]:
+        """State, reason and exit code of a job by its accounts alone, to one who has not seen it before."""
+        later = self.see(fresh(job.scheduler_id, job.token), self.accounts)
+        return later.state, later.reason, later.exit_code
 
 
 def fresh(job: str, token: str = "") -> TrackedJob:
