@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from oellm_autoexp.config import hydra_keys
-from oellm_autoexp.config.defaults_list import is_self, joined, mistakes
+from oellm_autoexp.config.defaults_list import is_self, joined, mistakes, self_first
 from oellm_autoexp.config.findings import EVERYTHING, FilePath
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
@@ -151,6 +151,11 @@ class _Reading:
             path = ("defaults",) if mistake.index is None else ("defaults", str(numbers[mistake.index]))
             section = EVERYTHING if mistake.index is None else brought_in(kept[mistake.index])
             self._add(path, mistake.what, mistake.hint, section)
+        index = self_first(kept)
+        sets = [key for key in content if key != "defaults"]
+        if index is not None and sets and not self._place:
+            where = self._line(("defaults", str(numbers[index])))
+            self._notes.append(f"{where}: _self_ is before groups, so that what they say counts, and not this file")
 
     def _check_index(self, content: Mapping[Any, Any]) -> None:
         if not self._place and content.get("index") not in (None, 0):

@@ -81,11 +81,38 @@ def joined(defaults: list[Any]) -> list[Any]:
             chosen[key] = [*chosen.get(key, []), *choices]
             places[key] = index
     several = {places[key]: {key: choices} for key, choices in chosen.items() if len(choices) > 1}
-    return [
+    once = [
         several.get(index, entry)
         for index, entry in enumerate(defaults)
         if not isinstance(entry, dict) or places.get(next(iter(entry)), index) == index
     ]
+    return _inner_last(once)
+
+
+def _inner_last(defaults: list[Any]) -> list[Any]:
+    """A defaults list in which a group within another (`backend/megatron`) stands behind the outer one.
+
+    Before it, the choices of the inner group that the outer one's config makes would be laid over it.
+    """
+    groups = [next(iter(entry)).split()[-1].strip("/") if isinstance(entry, dict) else "" for entry in defaults]
+    order = list(range(len(defaults)))
+    for index, group in enumerate(groups):
+        outer = [at for at, other in enumerate(groups) if other and group.startswith(f"{other}/") and at > index]
+        if outer:
+            order.remove(index)
+            order.insert(order.index(outer[-1]) + 1, index)
+    return [defaults[index] for index in order]
+
+
+def self_first(defaults: Any) -> int | None:
+    """The index of a `_self_` before groups that are chosen: what the file itself says gives way to these."""
+    if not isinstance(defaults, list):
+        return None
+    index = next((at for at, entry in enumerate(defaults) if entry == _SELF), None)
+    behind = (
+        [] if index is None else [entry for entry in defaults[index:] if isinstance(entry, dict) and len(entry) == 1]
+    )
+    return index if any("override" not in str(next(iter(entry))).split() for entry in behind) else None
 
 
 def is_self(entry: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,22 +31,40 @@ def search_for(directories: tuple[Path, ...], name: str) -> tuple[Search, list[s
         return search, []
     search = replace(search, configs=(ROOT, name))
     of_root = groups_of_root(search)
-    chosen = _chosen(entry for entry in entries if entry.path in of_root and entry.is_choice)
+    choices = [entry for entry in entries if entry.is_choice]
+    chosen = _chosen(entry for entry in choices if entry.path in of_root)
+    inner = _chosen(entry for entry in choices if _is_chosen_within(entry.path, of_root, chosen, search))
+    inner = {group: choice for group, choice in inner.items() if not isinstance(choice, list)}
     bases = [entry for entry in entries if entry.is_root_elsewhere and search.file(entry.path) is None]
-    left_out = defaultdict[str, set[FilePath]](set)
+    left_out = defaultdict[str, dict[FilePath, str]](dict)
     for index, entry in enumerate(defaults_of(search.file(ROOT))):
         if isinstance(entry, dict) and not chosen.keys().isdisjoint(entry):
-            left_out[ROOT].add(("defaults", str(index)))
-    for base in bases:
-        left_out[base.config].add(("defaults", str(base.index)))
+            left_out[ROOT]["defaults", str(index)] = next(iter(entry))
+    for entry in (*bases, *(entry for entry in choices if entry.path in inner)):
+        left_out[entry.config]["defaults", str(entry.index)] = ""
     if "project" in chosen:  # it may choose a sweep, for a first run; what is swept an experiment says itself
         chosen = {**_NO_SWEEP, **chosen}
     notes = [
         f"{_line(search.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' stands for it"
         for base in bases
     ]
-    frozen = {config: frozenset(paths) for config, paths in left_out.items()}
-    return replace(search, chosen=chosen, left_out=frozen), notes
+    return replace(search, chosen={**chosen, **inner}, left_out=left_out), notes
+
+
+def _is_chosen_within(group: str, of_root: Sequence[str], chosen: Mapping[str, Any], search: Search) -> bool:
+    """Whether the configs of an outer group choose one of an inner group (`backend/megatron`) themselves already."""
+    outer = group.partition("/")[0]
+    if outer == group or outer not in of_root:
+        return False
+    root = {
+        key: choice
+        for entry in defaults_of(search.file(ROOT))
+        if isinstance(entry, dict)
+        for key, choice in entry.items()
+    }
+    choices = chosen.get(outer, root.get(outer))
+    names = choices if isinstance(choices, list) else [choices]
+    return any(entry.path == group for name in names for entry in _entries(search, f"{outer}/{name}"))
 
 
 def groups_of_root(search: Search) -> list[str]:

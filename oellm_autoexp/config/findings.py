@@ -26,6 +26,8 @@ class Findings:
     unclear: dict[str, None] = field(default_factory=dict)
     left_out: dict[str, set[FilePath]] = field(default_factory=lambda: defaultdict(set))
     """By the file's name."""
+    given_up: set[str] = field(default_factory=set)
+    """The sections of groups of which an experiment chooses what is not there, so that the root's choice stands."""
 
     def add(self, problems: Iterable[Problem], *unclear: str) -> None:
         """Keep problems, and the paths whose values are unclear because of them."""

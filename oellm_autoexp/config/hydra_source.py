@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from oellm_autoexp.config.config_file import read_config
 from oellm_autoexp.config.findings import FilePath, Findings
+from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.text import did_you_mean
 
@@ -37,8 +38,8 @@ class Search:
     configs: tuple[str, ...] = ()
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """By group, the choices that the last of `configs` makes by itself."""
-    left_out: Mapping[str, frozenset[FilePath]] = field(default_factory=dict)
-    """By config, what of its file gives way to another one's."""
+    left_out: Mapping[str, Mapping[FilePath, str]] = field(default_factory=dict)
+    """By config, what of its file gives way to another one's, with the group in `chosen` because of which it does."""
 
     def file(self, config_path: str) -> Path | None:
         """The file of a config in the first folder that has it."""
@@ -78,6 +79,11 @@ def current_findings() -> Findings:
     return _findings.get()
 
 
+def _given_up(group: str) -> bool:
+    """Whether the choice of a group has proved to be wrong, so that the root's stands again."""
+    return bool(group) and where(group.split("/")) in current_findings().given_up
+
+
 class AutoexpConfigSource(ConfigSource):
     """A folder of YAML files, read by `read_yaml`; one Hydra search path entry `autoexp:///folder`."""
 
@@ -94,7 +100,8 @@ class AutoexpConfigSource(ConfigSource):
             search = _search.get()
             defaults: list[Any] = [f"{name}@_global_" for name in search.configs]
             # What is chosen first counts: also over what the chosen configs choose.
-            defaults += [{f"override {group}": choice} for group, choice in search.chosen.items()]
+            kept = {group: choice for group, choice in search.chosen.items() if not _given_up(group)}
+            defaults += [{f"override {group}": choice} for group, choice in kept.items()]
             config = OmegaConf.create({"defaults": defaults})
             return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
         file = self._file(config_path)
@@ -104,7 +111,8 @@ class AutoexpConfigSource(ConfigSource):
         findings = _findings.get()
         search = _search.get()
         is_root = config_path in search.configs
-        left_out = findings.left_out[str(file)] | search.left_out.get(config_path, frozenset())
+        gives_way = search.left_out.get(config_path, {})
+        left_out = findings.left_out[str(file)] | {path for path, group in gives_way.items() if not _given_up(group)}
         found = read_config(file, config_path, is_root=is_root, left_out=left_out)
         for flaw in found.flaws:
             findings.add([flaw.problem], *found.unclear(flaw))

@@ -143,10 +143,11 @@ def load_mostly(source: Source) -> Composed:
     _log.info("composing %s, searched in %s", " and ".join(search.configs), ", ".join(map(str, directories)))
     before = len(found.problems)
     with searching(search, found), _hydra():
+        overrides = _of_chosen_groups(overrides, search)
         tree, right = _composed(overrides, search, found)
         # Only now is it known which backend was chosen, and so which keys are new and need a `+`.
         opened = _checked_overrides(source.overrides, open_sections(tree), found, tree)
-        if opened != overrides:
+        if (opened := _of_chosen_groups(opened, search)) != overrides:
             tree, right = _composed(opened, search, found)
         loader = GlobalHydra.instance().config_loader()
     if lacks := [name for name in ("project", "backend", "slurm") if name not in tree]:
@@ -450,6 +451,24 @@ def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
 
+_INNER_ADDED = re.compile(r"\+[^=@+]+/[^=@]+=")
+
+
+def _of_chosen_groups(overrides: list[_Override], search: Search) -> list[_Override]:
+    """The overrides, without the `+` before a group within another of which one is chosen: Hydra would keep that."""
+    added = [one for one in overrides if _INNER_ADDED.match(one.checked) and search.is_group(one.key)]
+    if not added:
+        return overrides
+    others = [one.checked for one in overrides if one not in added and not one.in_sweep]
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        defaults = loader.compute_defaults_list(WHOLE, others, RunMode.RUN).defaults
+    except Exception:  # composing it tells what is wrong
+        return overrides
+    chosen = {posixpath.dirname(str(default.config_path)) for default in defaults}
+    return [replace(one, checked=one.checked[1:]) if one in added and one.key in chosen else one for one in overrides]
+
+
 def _composed(
     overrides: Sequence[_Override], search: Search, found: Findings
 ) -> tuple[dict[str, Any], list[_Override]]:
@@ -537,6 +556,7 @@ def _composes_alone(search: Search, found: Findings) -> bool:
             if entry is None or entry.path in found.left_out[str(entry.file)]:
                 return False
             found.left_out[str(entry.file)].add(entry.path)
+            found.given_up.add(entry.section)
             found.add((), EVERYTHING if search.is_global(entry.section.removeprefix("$.")) else entry.section)
         else:
             return True
@@ -618,6 +638,9 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
             about = _entry(search, parent, group)
         if group in search.groups() and ROOT in search.configs:
             what = f"no defaults list chooses a config of '{group}', so that there is none to override"
+            if override and override.key != group:
+                what = f"the config chooses a config of '{group}', and with this choice there is none to override"
+                return Problem(what, about, f"leave this out, or the choice of '{group}'")
             written = override.written.lstrip("+") if override else ""
             return Problem(what, about, f"write '+{written}'" if written else f"write '- /{group}: NAME'")
         hint = did_you_mean(group, search.groups())
@@ -636,6 +659,8 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         return Problem(f"'{override.key}' holds {holds}, which this is not", about)
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
+    if unresolved := re.search(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
+        return Problem(*_unresolved(unresolved[1], unresolved[2], about or _own_defaults(search)))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines.append(str(error.__cause__).splitlines()[0])
@@ -647,6 +672,14 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
     if twice := re.match(r"(\S+) appears more than once", text):
         return Problem(text, _entry(search, parent, twice[1]) or _own_defaults(search), "keep one of the entries")
     return Problem(" ".join(lines[:3]), about or _own_defaults(search))
+
+
+def _unresolved(written: str, known: str, about: str) -> tuple[str, str, str]:
+    """What, where and hint of an interpolation that an entry of a defaults list can't have."""
+    if variable := re.search(r"\$\{oc\.env:([^,}]+)\}", written):
+        name = variable[1].strip()
+        return f"the environment variable {name} is not set", about, f"set it, or write ${{oc.env:{name},DEFAULT}}"
+    return f"{written} is not known in a defaults list", about, f"it knows environment variables and choices: {known}"
 
 
 def _own_defaults(search: Search) -> str:
@@ -702,14 +735,21 @@ def _find_entry(search: Search, parent: str, group: str = "", choice: str = "") 
 
     Hydra names as `parent` the config that has the group; an experiment may have overridden the choice.
     """
-    wanted = choice or group.partition("@")[0].rpartition("/")[2]
+    name = group.partition("@")[0].rpartition("/")[2]
+    wanted = {choice} if choice else {name}
+    exact = {choice, name} - {""}
     left_out = current_findings().left_out
-    for config in (*reversed(search.configs), parent) if wanted else ():
-        file = search.file(config)
-        for index, entry in enumerate(defaults_of(file)):
+    entries = [
+        (config, file, index, entry)
+        for config in (*reversed(search.configs), parent)
+        if (file := search.file(config)) is not None
+        for index, entry in enumerate(defaults_of(file))
+        if ("defaults", str(index)) not in left_out[str(file)]
+    ]
+    for words in (exact, wanted) if wanted != {""} else ():
+        for config, file, index, entry in entries:
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
-            words = re.split(r"[/@ ]+", f"{key} {chosen or ''}")
-            if wanted in words and file is not None and ("defaults", str(index)) not in left_out[str(file)]:
+            if words <= {*re.split(r"[/@ ]+", f"{key} {chosen or ''}")}:
                 folder = config.split("/")[0]
                 inside = folder if "/" in config and folder in groups_of_root(search) else ""
                 return _Entry(file, index, f"$.{inside}" if inside else brought_in(entry))

@@ -239,6 +239,91 @@ def test_several_choices_of_a_group_of_the_root_are_merged_in_order(write: Write
         assert (slurm["array"], slurm["client"]["class_name"]) == (False, "FakeSlurmClient")
 
 
+INNER = {
+    "backend/outer.yaml": "defaults: [inner: base, _self_]\nclass_name: Outer\n",
+    "backend/inner/base.yaml": "width: 1\ndepth: 1\n",
+    "backend/inner/wide.yaml": "defaults: [base]\nwidth: 2\n",
+    "backend/inner/deep.yaml": "depth: 2\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "overrides", "width", "depth"),
+    [
+        ("/backend: outer, /backend/inner: wide", (), 2, 1),
+        ("/backend/inner: wide, /backend: outer", (), 2, 1),
+        ("/backend/inner: [base, deep], /backend: outer", (), 1, 2),
+        ("/backend: outer, /backend/inner: wide", ("backend/inner=base",), 1, 1),
+        ("/backend: outer, /backend/inner: deep", ("+backend/inner=wide",), 2, 1),
+        ("override /backend: outer", ("+backend/inner=wide",), 2, 1),
+        ("override /backend: outer, override /backend/inner: wide", ("+backend/inner=base",), 1, 1),
+        ("override /slurm: fake", ("+backend/inner=wide", "backend=outer"), 2, 1),
+    ],
+)
+def test_a_choice_of_a_group_within_another_counts_wherever_it_stands(
+    write: Write, entries: str, overrides: tuple[str, ...], width: int, depth: int
+) -> None:
+    mine = write({**INNER, "exp.yaml": HEADER + f"defaults: [{entries}]\n"})
+    inner = composed(*overrides, ref="exp", folders=(mine,)).base["backend"]["inner"]
+    assert (inner["width"], inner["depth"]) == (width, depth)
+
+
+def test_a_choice_that_leaves_an_inner_group_without_a_choice_to_override_is_told(write: Write) -> None:
+    mine = write({**INNER, "exp.yaml": HEADER + "defaults: [/backend: outer, /backend/inner: wide]\n"})
+    (problem,) = problems("backend=tiny_lm", ref="exp", folders=(mine,))
+    assert "chooses a config of 'backend/inner'" in problem.what
+    assert problem.hint == "leave this out, or the choice of 'backend/inner'"
+
+
+def test_wrong_choices_of_an_experiment_that_chooses_for_itself_are_told_together_with_its_other_mistakes(
+    write: Write,
+) -> None:
+    text = "defaults: [/backend: nosuch, /slurm: nosuch, _self_]\nproject: {name: x}\nmonitoring: [1]\n"
+    mine = write({"exp.yaml": HEADER + text})
+    found = problems(ref="exp", folders=(mine,))
+    assert sorted(problem.what for problem in found) == [
+        "must be keys and values, not a list",
+        "there is no 'nosuch' in the config group 'backend'",
+        "there is no 'nosuch' in the config group 'slurm'",
+    ]
+
+
+def test_self_before_groups_is_noted_where_the_file_says_something(write: Write) -> None:
+    mine = write(
+        {
+            "exp.yaml": HEADER + "defaults:\n  - _self_\n  - /backend: tiny_lm\nstage: a\n",
+            "empty.yaml": HEADER + "defaults: [_self_, /backend: tiny_lm]\n",
+            "overriding.yaml": HEADER + "defaults: [_self_, override /backend: tiny_lm]\nstage: a\n",
+        }
+    )
+    assert [re.sub(".*/", "", note) for note in composed(ref="exp", folders=(mine,)).notes] == [
+        "exp.yaml:3: _self_ is before groups, so that what they say counts, and not this file"
+    ]
+    for ref in ("empty", "overriding"):
+        assert composed(ref=ref, folders=(mine,)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("choice", "what", "hint"),
+    [
+        (
+            "${oc.env:NOT_SET_HERE}",
+            "the environment variable NOT_SET_HERE is not set",
+            "${oc.env:NOT_SET_HERE,DEFAULT}",
+        ),
+        ("${stage}", "${stage} is not known in a defaults list", "environment variables and choices"),
+    ],
+)
+def test_an_interpolation_that_a_defaults_list_does_not_know_is_told(
+    write: Write, choice: str, what: str, hint: str
+) -> None:
+    mine = write({"exp.yaml": HEADER + f"defaults:\n  - override /backend: {choice}\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert problem.what == what
+    assert hint in problem.hint
+    assert problem.where.endswith("exp.yaml:2")
+
+
 def test_a_config_called_base_that_is_not_there_is_the_root(write: Write) -> None:
     mine = write({"experiments/me/exp.yaml": HEADER + f"defaults:\n  - base\n{WHOLE}", "x.yaml": "defaults: [bas]\n"})
     found = composed(ref="me/exp", folders=(mine,))
