@@ -107,7 +107,7 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
         unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
-    odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ)
+    odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ, made.scripts)
     notes = (
         *made.notes,
         *map(redact_message, odd),

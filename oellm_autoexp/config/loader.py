@@ -18,7 +18,7 @@ from hydra import compose, initialize
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
@@ -341,7 +341,7 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
         raise ConfigError(replace(problem, hint=of_a_shell(value) or problem.hint)) from None
     if not override.key_or_group:
         raise ConfigError(Problem("the override names no key", text, "write key=value"))
-    if override.is_sweep_override():
+    if override.is_sweep_override() or _holds_sweep(override.value()):
         hint = "write a list as key=[1,2] and text as 'key=\"1,2\"'; a sweep belongs in the sweep section"
         raise ConfigError(Problem("the override has several values", text, hint))
     key = override.key_or_group
@@ -355,6 +355,12 @@ def _checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any
     free = f"{key}.".startswith(opened)
     free = free or ("." in key and not override.is_delete() and is_schema_key(key, tree))
     return _Override(text, f"++{plain}" if free and not text.startswith(("+", "~")) else plain, key)
+
+
+def _holds_sweep(value: Any) -> bool:
+    """Whether one of Hydra's sweeps (`choice(1,2)`, `range(4)`) is somewhere in a value."""
+    inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return isinstance(value, Sweep | Glob) or any(map(_holds_sweep, inner))
 
 
 def _nested(value: str) -> int:

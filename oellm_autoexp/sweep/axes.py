@@ -60,7 +60,14 @@ def _has_list(values: dict[Any, Any]) -> bool:
 
 
 def bracket_problems(text: Any, where: str) -> list[Problem]:
-    """What is wrong with an axis of one text that looks like several values: `1, 2` without its brackets."""
+    """What is wrong with an axis of one text that looks like several values: `1, 2` without brackets, `range(4)`."""
+    if isinstance(text, str) and (of_hydra := _SWEPT.fullmatch(text.strip())):
+        hint = f"write {_spelled_out(of_hydra[1], of_hydra[2])}, or [{shortened(text)}] for one text"
+        return [Problem(f"{shortened(text)} is one text, not a list", where, hint)]
+    if isinstance(text, str) and (bounds := _DOTS.fullmatch(text.strip())):
+        first, last = int(bounds[1]), int(bounds[2])
+        hint = f"write {_counted(range(first, last + 1))}, or [{shortened(text)}] for one text"
+        return [Problem(f"{shortened(text)} is one text, not a list", where, hint)]
     if not isinstance(text, str) or "${" in text or not re.fullmatch(r"[^,\[\](){}'\"]+(,[^,\[\](){}'\"]+)+", text):
         return []
     parts = [part.strip() for part in text.split(",")]
@@ -68,6 +75,29 @@ def bracket_problems(text: Any, where: str) -> list[Problem]:
         return []
     hint = f"write [{shortened(', '.join(parts))[1:-1]}], or [{shortened(text)}] for one text"
     return [Problem(f"{shortened(text)} is one text, not a list", where, hint)]
+
+
+_SWEPT = re.compile(r"(range|choice|interval|shuffle|sort|glob)\((.*)\)", re.DOTALL)
+"""The sweeps of Hydra's command line, which are texts in YAML."""
+_DOTS = re.compile(r"(\d{1,6}) ?\.\.\.? ?(\d{1,6})")
+_FEW = 8
+
+
+def _spelled_out(name: str, arguments: str) -> str:
+    """The list that a sweep of Hydra's is, as it is written here."""
+    if name == "choice":
+        return f"[{shortened(arguments)[1:-1]}]"
+    numbers = arguments.split(",")
+    if name == "range" and len(numbers) <= 3 and all(re.fullmatch(r" *-?\d{1,6} *", number) for number in numbers):
+        try:
+            return _counted(range(*map(int, numbers)))
+        except ValueError:  # a step of 0
+            pass
+    return "its values as a list, [1, 2]"
+
+
+def _counted(numbers: range) -> str:
+    return str([*numbers]) if len(numbers) <= _FEW else f"[{numbers[0]}, {numbers[1]}, …, {numbers[-1]}]"
 
 
 _NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE][-+]?[0-9]+)?")

@@ -77,7 +77,8 @@ def _check_rules(sections: Mapping[str, Any], right: Mapping[str, Any], found: C
 def _check_command(sections: Mapping[str, Any], right: dict[str, Any], found: Collector) -> None:
     if "backend" in sections and "slurm" in sections:
         with found.step():
-            make_backend(sections["backend"]).command(right)
+            command = make_backend(sections["backend"]).command(right)
+            found.add(shell_texts.word_problems(command.argv, "$.backend"))
 
 
 def _check_script(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,11 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
     """Texts with which a job would never train: no shell reads them, and nothing else knows what they mean."""
     where = f"$.{_LAUNCHER}"
     shells = read_by_a_shell(slurm.launcher_cmd)
+    yield from _assignment(slurm.launcher_cmd, where, "write {name}: {value} into slurm.env")
+    if len(slurm.launcher_cmd) in shells:
+        what = f"'{slurm.launcher_cmd[-1]}' takes the text behind it, which would be the program's first word alone"
+        hint = 'leave the shell out (the script starts the program itself), or end it with \'… && exec "$0" "$@"\''
+        yield Problem(what, where, hint)
     for index, word in enumerate(slurm.launcher_cmd):
         if _TEMPLATE_WORD in word:
             what = f"'{word}' holds a word of a template, which is not filled here"
@@ -71,6 +77,18 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
             yield Problem(what, f"$.slurm.sbatch.{key}", f"write ${{oc.env:{name}}} for its value while planning")
 
 
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def _assignment(words: Sequence[str], where: str, hint: str) -> Iterator[Problem]:
+    """A first word `NAME=value`, by which a shell would set a variable, and which nothing else takes for a program."""
+    if words and (found := _ASSIGNMENT.fullmatch(words[0])):
+        name, value = found.groups()
+        shown = redact({name: value})[name]
+        what = f"'{name}={shown}' is taken for the name of a program: no shell reads this, which would set a variable"
+        yield Problem(what, where, hint.format(name=name, value=shown))
+
+
 _SIGNS = frozenset((";", "&", "&&", "|", "||", ">", ">>", "<", "2>", "2>&1"))
 
 
@@ -81,6 +99,7 @@ def _of_tasks(name: str, where: str) -> Problem:
 
 def word_problems(argv: Sequence[str], where: str) -> Iterator[Problem]:
     """Words of a program with a variable that only a shell in the task could read."""
+    yield from _assignment(argv, f"{where}.argv", "write {name}: {value} into backend.env")
     shells = read_by_a_shell(argv)
     for index, word in enumerate(argv):
         if "$" in word and index not in shells and (found := OF_TASKS.search(word)):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.sweep.axes import bracket_problems
 from oellm_autoexp.sweep.expander import MOST_POINTS, Filter, Point, Points, add, expand, multiply
 
 VALUES = st.dictionaries(st.sampled_from(["a", "a.b", "c.d", "e"]), st.integers(0, 3), max_size=3)
@@ -482,3 +483,27 @@ def test_empty_lists_are_no_sweep_and_leave_the_others_as_they_are() -> None:
     for text in ("grids: []", "groups: []", "configs: []", "grids: []\ngroups: []"):
         assert expand(yaml.safe_load(text)) == [Point()]
     assert len(expand(yaml.safe_load("groups: []\nparams: {a.b: [1, 2]}"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1, 2", "write [1, 2]"),
+        ("range(1, 4)", "write [1, 2, 3]"),
+        ("range(4)", "write [0, 1, 2, 3]"),
+        ("range(0, 1000)", "write [0, 1, …, 999]"),
+        ("range(1, 4, 0)", "write its values as a list"),
+        ("range(0.1, 0.5, 0.1)", "write its values as a list"),
+        ("choice(a, b)", "write [a, b]"),
+        ("1..4", "write [1, 2, 3, 4]"),
+    ],
+)
+def test_a_text_that_several_values_were_meant_by_is_refused_with_the_list(text: str, hint: str) -> None:
+    (problem,) = bracket_problems(text, "$.sweep.params.x")
+    assert problem.what.endswith("is one text, not a list")
+    assert problem.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("text", ["a", "arrange(3)", "1.5", "${x}", "v1..v2", "f(x)"])
+def test_a_text_that_is_one_value_is_not_refused(text: str) -> None:
+    assert bracket_problems(text, "") == []

@@ -515,6 +515,8 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("experiments=x", "the config has no group 'experiments' to override", ""),
         ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),
         ("backend=[command]x", "the override does not parse", ""),
+        ("metadata.x=[choice(1,2)]", "the override has several values", "key=[1,2]"),
+        ("++sweep.params={metadata.x: range(3)}", "the override has several values", "key=[1,2]"),
         ("backend=5", "", ""),
     ],
 )

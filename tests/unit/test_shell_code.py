@@ -189,6 +189,8 @@ def test_a_new_attempt_keeps_the_code_of_its_plan_and_takes_no_other() -> None:
         ("srun bash -c '{{launcher}}'", "holds a word of a template"),
         ("srun env RANK=$SLURM_PROCID", "is another in each task"),
         ("srun $(unfinished", "has no ) at its end"),
+        ("srun bash -c", "'-c' takes the text behind it"),
+        ("OMP_NUM_THREADS=4 srun", "write OMP_NUM_THREADS: 4 into slurm.env"),
     ],
 )
 def test_a_launcher_that_only_a_shell_would_understand_is_refused_with_its_place(launcher: Any, told: str) -> None:
