@@ -117,6 +117,7 @@ PURE = [
     "workflow.plan_checks",
     "workflow.resolve",
     "workflow.shell_texts",
+    "workflow.survey",
     "workflow.twins",
     "workflow.site_checks",
     "view.graph",
@@ -127,6 +128,7 @@ WORLDLY = {"subprocess", "socket", "shutil", "tempfile", "time", "os", "random",
 RUNS_PROCESSES = {
     "container.build",
     "container.contents",
+    "container.dialogue",
     "container.runtime",
     "container.steps",
     "cli.generate_megatron",
@@ -150,6 +152,7 @@ OPENS_FILES = {
     "config.source",  # what a person has written and names
     "container.build",  # what a person has written and names, and what builds in the making
     "container.contents",  # this program's own text
+    "container.dialogue",  # standard streams
     "container.image",
     "container.inside",  # in an image
     "container.limits",  # /proc, /sys

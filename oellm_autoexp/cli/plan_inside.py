@@ -1,26 +1,29 @@
 """What run_autoexp_container.py runs inside of an image: it plans there, and tells the program outside what it planned.
 
-Its standard input is a JSON object of what only the outside knows: the command line, git's state and the image.
+What only the outside knows (the command line, git's state, the image) it is told first; what SLURM allows, and whether
+jobs could run in their containers, it asks for (see container.dialogue).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, facts, steps
+from oellm_autoexp.cli import app, outside, steps
+from oellm_autoexp.container.dialogue import Outside
+from oellm_autoexp.errors import AutoexpError
+
+if TYPE_CHECKING:
+    from oellm_autoexp.workflow.provenance import Circumstances
 
 
 def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Plan inside of an image; run_autoexp_container.py calls this.", "", app.PLAN_EXIT_CODES)
-    steps.add_plan_options(made)
-    made.add_argument("--dry-run", action="store_true", help="show the plan and the first script")
-    made.add_json()
+    steps.add_run_options(made)
     made.add_config()
     return made
 
@@ -31,28 +34,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _go(options: argparse.Namespace) -> int:
-    return facts.in_json(options, lambda: _plan(options)) if options.dry_run else _plan(options)[0]
+    speech = Outside.of_this_process()
+    try:
+        speech.tell(_plan(options, speech))
+    except AutoexpError as error:
+        speech.tell(outside.problems_told(error))
+    return app.OK
 
 
-def _plan(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
+    """Plan, and write the plan unless it is a dry run; what the outside is told of it."""
+    made = steps.plan(options, _around(speech.given), machine=outside.asked(speech))
+    if options.dry_run:
+        steps.check_writable(made)
+        return {
+            "manifest": made.manifest.model_dump_json(),
+            "path": str(made.manifest_path),
+            "script": made.scripts[0],
+            "notes": made.notes,
+        }
+    return {"path": str(steps.write_plan(made, options.manifest)), "notes": made.notes}
+
+
+def _around(given: dict[str, Any]) -> Circumstances:
+    """The circumstances of the plan: those in here, but for what is told by the outside."""
     from oellm_autoexp.files import shipped
     from oellm_autoexp.workflow.provenance import gather
 
-    outside = json.load(sys.stdin)
-    around = replace(
-        gather(outside["command_line"]),
-        git=outside["git"],
-        git_diff=outside["git_diff"],
-        image={**outside["image"], "shipped": str(shipped("config").parent)},
-    )
-    made = steps.plan(options, around)
-    if options.dry_run:
-        steps.check_writable(made)
-        code = steps.show_dry_run(made.manifest, made.scripts[0], made.notes)
-        return code, facts.plan_facts(made.manifest, made.manifest_path)
-    path = steps.write_plan(made, options.manifest)
-    print(json.dumps({"manifest": str(path), "notes": made.notes}))
-    return app.OK, {}
+    image = {**given["image"], "shipped": str(shipped("config").parent)}
+    same = {key: given[key] for key in ("git", "git_diff", "notes")}
+    return replace(gather(given["command_line"]), **{**same, "notes": tuple(given["notes"]), "image": image})
 
 
 if __name__ == "__main__":

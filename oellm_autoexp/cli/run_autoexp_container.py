@@ -7,26 +7,27 @@ machine has SLURM's commands. Both have this program, in one version, and the ma
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, approval, cancelled, detach, facts, hints, steps
+from oellm_autoexp.cli import app, approval, cancelled, detach, facts, hints, outside, steps
 from oellm_autoexp.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from oellm_autoexp.container.contents import Contents
     from oellm_autoexp.container.image import Image
     from oellm_autoexp.container.runtime import Runtime
+    from oellm_autoexp.workflow.provenance import Circumstances
+    from oellm_autoexp.workflow.survey import Kind, Survey
 
 EXAMPLES = """\
   python scripts/run_autoexp_container.py --config-ref experiments/megatron_jupiter_speed_test container=juwels
   python scripts/run_autoexp_container.py --image ./artifacts/MegatronTraining.sif --no-submit project=default
   python scripts/run_autoexp_container.py --monitor-only --manifest outputs/manifests/demo.json"""
 _OWN_EXIT_CODES = (app.USAGE, app.SCHEDULER, app.INTERRUPTED, app.PIPE)
-_IMAGE, _RUNTIME = "image", "runtime"
+_IMAGE, _RUNTIME, NO_CONTAINER = "image", "runtime", "NoContainer"
 _NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
 _RUN_INSIDE = "container=base (or a site's: container=juwels) runs the jobs in the image, too; --no-submit plans only"
 _OF_PYXIS = (
@@ -68,11 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     detach.check(options)
     code, planned = _plan_inside(options)
-    if planned is None or options.dry_run:
-        return code, planned or {}
-    path = Path(planned["manifest"])
+    if planned is None:
+        return code, {}
+    path = Path(planned["path"])
+    if options.dry_run:
+        from oellm_autoexp.model import Manifest
+
+        manifest = Manifest.model_validate_json(planned["manifest"])
+        code = steps.show_dry_run(manifest, planned["script"], tuple(planned["notes"]))
+        return code, facts.plan_facts(manifest, path)
     manifest = steps.load_manifest(path)
-    steps.show_planned(manifest, path, [*planned["notes"], *planned["outside"]])
+    steps.show_planned(manifest, path, planned["notes"])
     if options.no_submit:
         hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
         return app.OK, facts.plan_facts(manifest, path)
@@ -86,85 +93,105 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
-    """Plan in the image: the exit code there, and what was planned (None: nothing was written)."""
-    from oellm_autoexp.container import runtime
-    from oellm_autoexp.container.contents import check_same_version, look_into, run_inside
+    """Plan in the image: the exit code there, and what was planned (None: it was ended before). Raises its errors."""
+    from oellm_autoexp.container import dialogue, runtime
+    from oellm_autoexp.container.contents import check_same_version, look_into
     from oellm_autoexp.container.image import check_image
     from oellm_autoexp.workflow.provenance import gather
 
-    config = _config(options)
-    section = config.get("container", {})
-    place, where = _image(options, section)
-    runs_inside = section.get("class_name", "NoContainer") != "NoContainer"
-    if not (runs_inside or options.no_submit or options.dry_run or _hands_on(config)):
+    around = gather()
+    seen = _survey(options, around)
+    place, where = _image(options, seen)
+    runs_inside = all(kind.container_class != NO_CONTAINER for kind in seen.kinds)
+    if not (options.no_submit or options.dry_run or all(map(_hands_on, seen.kinds))):
         raise ConfigError(Problem(_NO_CONTAINER, "$.container", _RUN_INSIDE))
-    program = options.container_runtime or section.get(_RUNTIME)
+    chosen = _chosen(options, seen)
+    program = options.container_runtime or _first(seen, _RUNTIME)
     found = runtime.find(program, "--container-runtime" if options.container_runtime else f"$.container.{_RUNTIME}")
     image = check_image(place, where)
     contents = look_into(found, image)
     for text in check_same_version(contents, image):
         app.note(f"note: {text}", on_stderr=True)
-    around = gather()
     given = {
         "command_line": list(around.command_line),
         "git": dict(around.git),
         "git_diff": around.git_diff,
+        "notes": list(around.notes),
         "image": _facts(image, found, contents),
     }
-    code, said = run_inside(
-        found,
-        image,
-        "cli.plan_inside",
-        _words(options, config),
-        binds=_binds(options, config),
-        given=json.dumps(given),
-        capture=options.json or not options.dry_run,
+    words = found.exec_words(
+        str(image.path),
+        dialogue.program("cli.plan_inside", _words(options, chosen)),
+        binds=_binds(options, seen),
+        cwd=str(around.work_dir),
     )
+    try:
+        code, planned = dialogue.talk(words, given, outside.answers())
+    except OSError as error:
+        raise ConfigError(Problem(f"can't run {found}: {error.strerror}", str(image.path))) from None
     if code and code not in _OWN_EXIT_CODES:
         what = f"planning inside of the image ended with exit code {code}"
         raise ConfigError(Problem(what, str(image.path), f"what {found} printed stands above"))
-    if code or not said:
+    if code or planned is None:
         return code, None
-    planned: dict[str, Any] = json.loads(said.splitlines()[-1])
-    if not options.dry_run:
-        planned["outside"] = [] if runs_inside else [_NO_CONTAINER]
+    outside.raise_told(planned)
+    if not options.dry_run and not runs_inside:
+        planned["notes"].append(_NO_CONTAINER)
     return code, planned
 
 
-def _config(options: argparse.Namespace) -> dict[str, Any]:
-    """The composed config without the sweep's values, with what can be evaluated evaluated. Raises ConfigError."""
-    from oellm_autoexp.config.loader import load
-    from oellm_autoexp.workflow.provenance import gather
-    from oellm_autoexp.workflow.resolve import beside_the_sweep
+def _survey(options: argparse.Namespace, around: Circumstances) -> Survey:
+    """What the jobs of the config need, each kind once. Raises ConfigError, also what planning them would."""
+    from oellm_autoexp.config.loader import load_mostly
+    from oellm_autoexp.workflow.plan import expanded_jobs, located
+    from oellm_autoexp.workflow.survey import survey
 
-    config, failed = beside_the_sweep(load(app.source(options)), gather())
-    for path, error in failed.items():
-        if path[:1] == ("container",) and not (path[1:] == (_IMAGE,) and options.image):
-            raise error
-    return config
+    composed = load_mostly(app.source(options))
+    with located(composed):
+        jobs = expanded_jobs(composed, around, steps.read_template)
+        try:
+            wanted = steps.indices(options.array_subset)
+        except ConfigError:  # planning tells it, with all else
+            wanted = None
+        return survey(jobs, [index for index in range(len(jobs)) if wanted is None or index in wanted])
 
 
-def _hands_on(config: dict[str, Any]) -> bool:
-    """Whether the launcher hands programs on to another one, which may start them in an image. Raises ConfigError."""
+def _hands_on(kind: Kind) -> bool:
+    """Whether programs of such jobs are handed on to another one, which starts them in an image. Raises ConfigError."""
     from oellm_autoexp.config.schema import decode_section
     from oellm_autoexp.slurm.launch import Launcher
 
-    slurm = decode_section("slurm", config.get("slurm", {}))
+    if kind.container_class != NO_CONTAINER:
+        return True
+    slurm = decode_section("slurm", {"client": {"class_name": "SlurmClient"}, "launcher_cmd": kind.launcher})
     launcher = Launcher.of(slurm.launcher_cmd, {})
     return bool(launcher.wrapper) or (bool(launcher.start) and not launcher.calls_srun)
 
 
-def _image(options: argparse.Namespace, section: dict[str, Any]) -> tuple[str, str]:
-    """The image's path, and where it was named. Raises ConfigError if it is not."""
+def _image(options: argparse.Namespace, seen: Survey) -> tuple[str, str]:
+    """The image's path, and where it was named. Raises ConfigError if it is not, or several are."""
     if options.image is not None:
         return str(options.image), "--image"
-    if section.get("class_name") == "PyxisContainer":
+    for kind in seen.kinds:
+        for error in kind.failed.values():
+            raise error
+    if any(kind.container_class == "PyxisContainer" for kind in seen.kinds):
         what, hint = _OF_PYXIS
         raise ConfigError(Problem(what, "$.container", hint))
-    if named := section.get(_IMAGE):
-        return str(named), f"$.container.{_IMAGE}"
+    where = f"$.container.{_IMAGE}"
+    named = list(dict.fromkeys(str(image) for kind in seen.kinds if (image := kind.container.get(_IMAGE))))
+    if len(named) > 1:
+        hint = "name the one to plan in: --image PATH; or plan the jobs of each by themselves: --array-subset"
+        raise ConfigError(Problem(f"a plan is made in one image, and the jobs have {', '.join(named)}", where, hint))
+    if named:
+        return named[0], where
     hint = "choose a container (container=juwels), or name an image: --image PATH; without one, use run_autoexp.py"
-    raise ConfigError(Problem("no image is named", f"$.container.{_IMAGE}", hint))
+    raise ConfigError(Problem("no image is named", where, hint))
+
+
+def _first(seen: Survey, key: str) -> str | None:
+    """The first value that the containers of jobs have of a key."""
+    return next((str(value) for kind in seen.kinds if (value := kind.container.get(key))), None)
 
 
 def _facts(image: Image, found: Runtime, contents: Contents) -> dict[str, Any]:
@@ -173,12 +200,31 @@ def _facts(image: Image, found: Runtime, contents: Contents) -> dict[str, Any]:
     return {"path": str(image.path), "runtime": str(found), "python": contents.python_version, "build": built}
 
 
-def _words(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
-    """The words for the program inside: those of planning, with this checkout's configs before the image's."""
+def _chosen(options: argparse.Namespace, seen: Survey) -> list[str]:
+    """The overrides by which jobs, too, run in what the options name. Raises ConfigError where only some could."""
     from oellm_autoexp.config.loader import as_override
+
+    named = {_IMAGE: options.image and str(options.image.absolute()), _RUNTIME: options.container_runtime}
+    of_jobs = {key: value for key, value in named.items() if value}
+    classes = sorted({kind.container_class for kind in seen.kinds})
+    if not of_jobs or "ApptainerContainer" not in classes:
+        return []
+    if len(classes) > 1:
+        what = f"the jobs run in containers of several kinds ({', '.join(classes)}), of which not all have an image"
+        hint = "name it in the config instead, or plan the jobs of each kind by themselves: --array-subset"
+        raise ConfigError(Problem(what, " and ".join(map(_option, of_jobs)), hint))
+    return [as_override(f"++container.{key}", value) for key, value in of_jobs.items()]
+
+
+def _option(key: str) -> str:
+    return {_IMAGE: "--image", _RUNTIME: "--container-runtime"}[key]
+
+
+def _words(options: argparse.Namespace, chosen: Sequence[str]) -> list[str]:
+    """The words for the program inside: those of planning, with this checkout's configs before the image's."""
     from oellm_autoexp.files import shipped
 
-    words = [f"--{name}" for name in ("verbose", "debug", "dry_run", "json") if getattr(options, name)]
+    words = [f"--{name}" for name in ("verbose", "debug", "dry_run", "no_submit") if getattr(options, name)]
     words = [word.replace("_", "-") for word in words]
     for option, value in (
         ("--manifest", options.manifest),
@@ -189,35 +235,30 @@ def _words(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
     ):
         words += [f"{option}={value}"] if value is not None else []
     words += [f"--config-dir={folder}" for folder in (*options.config_dirs, shipped("config"))]
-    named = config.get("container", {})
-    chosen = {_IMAGE: options.image and str(options.image.absolute()), _RUNTIME: options.container_runtime}
-    of_jobs = chosen if named.get("class_name") == "ApptainerContainer" else {}
-    more = [as_override(f"container.{key}", value) for key, value in of_jobs.items() if value]
-    return [*words, "--", *options.overrides, *more]
+    return [*words, "--", *options.overrides, *chosen]
 
 
-def _binds(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+def _binds(options: argparse.Namespace, seen: Survey) -> list[str]:
     """The folders of this machine that planning reads and writes, and those that jobs see."""
     from oellm_autoexp.files import shipped
 
-    project, slurm = config.get("project", {}), config.get("slurm", {})
-    written = [project.get(key) for key in ("base_output_dir", "output_dir", "monitoring_state_dir")]
-    files = [options.manifest, options.overrides_from, slurm.get("template_path")]
+    files = [options.manifest, options.overrides_from, *seen.templates]
     if options.config_ref.endswith((".yaml", ".yml")):
         files.append(options.config_ref)
     folders = [Path.cwd(), shipped("config"), *options.config_dirs, *(Path(file).parent for file in files if file)]
-    folders += [Path(place) for place in written if isinstance(place, str)]
-    folders += [place for place in _of_jobs(config.get("container", {})) if place.exists()]
-    return list(_outermost(_existing(folder.expanduser().absolute()) for folder in folders))
+    folders += map(Path, seen.folders)
+    folders += [place for kind in seen.kinds for place in _of_jobs(kind.container) if place.exists()]
+    return list(_outermost(dict.fromkeys(_existing(folder.expanduser().absolute()) for folder in folders)))
 
 
-def _of_jobs(section: dict[str, Any]) -> Iterator[Path]:
+def _of_jobs(section: Mapping[str, Any]) -> Iterator[Path]:
     """What jobs see at the same place, of what is here."""
     from oellm_autoexp.config.schema import decode_parts
+    from oellm_autoexp.container.binds import fixed
 
-    container = decode_parts({"container": section})[0].get("container")
-    for bind in getattr(container, "binds", {}).values():
-        if bind.is_fixed and bind.place == bind.source:
+    container = decode_parts({"container": dict(section)})[0].get("container")
+    for bind in fixed(getattr(container, "binds", {}).values()):
+        if bind.place == bind.source:
             yield Path(bind.source)
 
 
@@ -226,7 +267,7 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _outermost(folders: Iterator[Path]) -> Iterator[str]:
+def _outermost(folders: Iterable[Path]) -> Iterator[str]:
     """Folders that are not inside of another one of them, by their real places; never the root."""
     wanted = sorted({folder for folder in folders if folder != Path("/")}, key=lambda folder: len(folder.parts))
     kept: list[Path] = []
@@ -254,7 +295,12 @@ def _watch_only(options: argparse.Namespace) -> int:
 
 def _newest(options: argparse.Namespace) -> Path:
     """The manifest of the newest plan in the config's output root. Raises ConfigError."""
-    root = Path(str(_config(options).get("project", {}).get("base_output_dir") or hints.output_root()))
+    from oellm_autoexp.config.loader import load
+    from oellm_autoexp.workflow.provenance import gather
+    from oellm_autoexp.workflow.resolve import beside_the_sweep
+
+    config, _ = beside_the_sweep(load(app.source(options)), gather())
+    root = Path(str(config.get("project", {}).get("base_output_dir") or hints.output_root()))
     try:
         plan_id = os.path.basename(os.readlink(root / "sweep.json")).removesuffix(".sweep.json")  # noqa: PTH115, PTH119
     except OSError:

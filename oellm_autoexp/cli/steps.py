@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli import app, facts, hints, watchers
+from oellm_autoexp.cli import app, facts, hints, outside, watchers
 from oellm_autoexp.cli.backoff import with_backoff
 from oellm_autoexp.errors import (
     Collector,
@@ -64,30 +64,35 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan(options: argparse.Namespace, around: Circumstances | None = None, *, judged: bool = True) -> Plan:
+def plan(
+    options: argparse.Namespace,
+    around: Circumstances | None = None,
+    *,
+    judged: bool = True,
+    machine: outside.Machine | None = None,
+) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 
     `around`: what to take for the circumstances of the plan (default: those of this process). `judged`: what the jobs
-    ask for is compared with what their site allows. A container in which jobs could not run is refused where the
-    command goes on to submit them, else noted.
+    ask for is compared with what their site allows. `machine`: where they are submitted from (default: here). A
+    container in which jobs could not run is refused where the command goes on to submit them, else noted.
     """
     from oellm_autoexp.config.loader import load_mostly
-    from oellm_autoexp.files import shipped
     from oellm_autoexp.redaction import redact_message
-    from oellm_autoexp.scheduler.make import live_site
     from oellm_autoexp.workflow import likely_mistakes, resuming
-    from oellm_autoexp.workflow.check import absent, container_problems, of_other_versions
+    from oellm_autoexp.workflow.check import absent, of_other_versions
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
     from oellm_autoexp.workflow.provenance import gather
 
+    machine = machine or outside.here()
     found = Collector()
     plan_id, subset = getattr(options, "plan_id", None), None
     with found.step():
         if plan_id is not None:
             check_plan_id(plan_id)
     with found.step():
-        subset = _subset(getattr(options, "array_subset", None))
+        subset = indices(getattr(options, "array_subset", None))
     with found.step():
         composed = load_mostly(app.source(options))
         gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
@@ -96,15 +101,15 @@ def plan(options: argparse.Namespace, around: Circumstances | None = None, *, ju
             around or gather(),
             plan_id=None if len(found) else plan_id,
             subset=subset,
-            site=live_site if judged else None,
-            read_template=lambda path: _read_template(path or shipped("oellm_autoexp/slurm/job.sbatch.template")),
+            site=machine.site if judged else None,
+            read_template=read_template,
         )
     found.raise_all()
     earlier = resuming.earlier(made.checkpoints)
     with located(composed):
         raise_all(ConfigError, resuming.problems(earlier))
         _ask(made)
-        unready = [] if made.manifest.provenance.get("image") else container_problems(made.manifest)
+        unready = machine.container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
     odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ, made.scripts)
@@ -135,8 +140,8 @@ def _ask(made: Plan) -> None:
         ask(made.probes, lambda: bar.advance(task))
 
 
-def _subset(text: str | None) -> frozenset[int] | None:
-    """`0,3-5` → {0, 3, 4, 5}."""
+def indices(text: str | None) -> frozenset[int] | None:
+    """The jobs that `--array-subset` names (None: all): `0,3-5` → {0, 3, 4, 5}. Raises ConfigError."""
     from oellm_autoexp.sweep.expander import MOST_POINTS
 
     if text is None:
@@ -160,11 +165,12 @@ def _subset(text: str | None) -> frozenset[int] | None:
     return frozenset(numbers)
 
 
-def _read_template(path: Path) -> str:
-    from oellm_autoexp.files import read_text
+def read_template(path: Path | None) -> str:
+    """The sbatch template at a path (None: the shipped one). Raises ConfigError."""
+    from oellm_autoexp.files import read_text, shipped
 
     try:
-        return read_text(path)
+        return read_text(path or shipped("oellm_autoexp/slurm/job.sbatch.template"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(Problem(f"can't read the template: {error}", "$.slurm.template_path")) from None
 

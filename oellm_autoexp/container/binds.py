@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.fields import Section, Text
@@ -25,6 +26,15 @@ class Bind(Section):
     target: Text | None = None
     read_only: bool = False
     literal: bool = False
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        """A container has no current folder yet when its folders are bound: Apptainer and Pyxis end there."""
+        if not self.place.startswith("/") and (self.literal or not self.place.startswith("$")):
+            name = self.place.rpartition("/")[2].strip(".~") or "data"
+            why = f"a path in the container must be absolute, and {self.place!r} is not"
+            raise PydanticCustomError("bind", "{why}", {"why": why, "hint": f"write {self.source}:/{name}"})
+        return self
 
     @property
     def place(self) -> str:
@@ -83,6 +93,11 @@ def _named(value: Any) -> Any:
     if isinstance(value, list):
         value = {str(number): item for number, item in enumerate(value)}
     return {name: item for name, item in value.items() if item not in (None, "")} if isinstance(value, dict) else value
+
+
+def fixed(binds: Iterable[Bind]) -> list[Bind]:
+    """Those whose paths are known before the job runs, both of them."""
+    return [bind for bind in binds if bind.is_fixed and bind.is_fixed_inside]
 
 
 Binds = Annotated[dict[str, Annotated[Bind, BeforeValidator(_bind)]], BeforeValidator(_named)]

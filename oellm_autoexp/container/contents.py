@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ _PATIENCE_SECONDS = 600  # an image of many GB on a network file system, looked 
 class Contents:
     """What an image has: its Python, and our package (version '' and the reason in `problem` if there is none).
 
-    `root` is the folder that holds the package and what is shipped with it; `build` is the record of its build.
+    `root` is the folder that holds the package and what is shipped with it; `talk` is that of container.inside; `build`
+    is the record of its build.
     """
 
     python: str
@@ -38,6 +40,7 @@ class Contents:
     root: str = ""
     digest: str = ""
     problem: str = ""
+    talk: int = 0
     build: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +69,8 @@ def look_into(runtime: Runtime, image: Image) -> Contents:
         raise ConfigError(Problem(f"can't run {runtime}: {error}", str(image.path))) from None
     line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
     if not line:
-        raise ConfigError(Problem(*_not_run(runtime, image, done.returncode, done.stderr)))
+        tried = runtime.exec_words(str(image.path), ["true"], cwd="/")
+        raise ConfigError(Problem(*_not_run(runtime, image, tried, done.returncode, done.stderr)))
     return Contents(**json.loads(line))
 
 
@@ -90,9 +94,13 @@ def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
     if theirs != ours:
         what = f"the image has oellm-autoexp {theirs}, and what runs here is {ours}"
         raise ConfigError(Problem(what, place, f"{REBUILD_HINT}; or use version {contents.version} here"))
+    commit = str(dict(contents.build.get("git") or {}).get("commit") or "")
+    since = f" (built from commit {commit[:12]})" if commit else ""
+    if contents.talk != inside.TALK:
+        age = "an older" if contents.talk < inside.TALK else "a newer"
+        what = f"the image has {age} state of oellm-autoexp {contents.version}{since} than what runs here"
+        raise ConfigError(Problem(f"{what}: the two do not understand each other", place, REBUILD_HINT))
     if contents.digest != inside.source_digest(str(Path(inside.__file__).parents[1])):
-        commit = dict(contents.build.get("git") or {}).get("commit", "")
-        since = f" (built from commit {commit[:12]})" if commit else ""
         return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's makes the plan",)
     return ()
 
@@ -120,46 +128,16 @@ def absent_programs(runtime: Runtime, image: Image, programs: Sequence[str], opt
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(Problem(f"can't run {runtime}: {error}", str(image.path))) from None
     if done.returncode not in (0, 1):
-        raise ConfigError(Problem(*_not_run(runtime, image, done.returncode, done.stderr)))
+        tried = runtime.exec_words(str(image.path), ["true"], options=options)
+        raise ConfigError(Problem(*_not_run(runtime, image, tried, done.returncode, done.stderr)))
     return tuple(done.stdout.splitlines())
 
 
-def _not_run(runtime: Runtime, image: Image, code: int, said: str) -> tuple[str, str, str]:
-    """Why nothing was run in an image: what, where, hint."""
+def _not_run(runtime: Runtime, image: Image, tried: Sequence[str], code: int, said: str) -> tuple[str, str, str]:
+    """Why nothing was run in an image: what, where, hint. `tried` is the like with which a person can see it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     fatal = next((line for line in reversed(lines) if line.startswith(("FATAL", "ERROR"))), (lines or [""])[-1])
     if "python3" in fatal and ("not found" in fatal or "no such file" in fatal):
         return "the image has no python3 in its PATH", str(image.path), REBUILD_HINT
-    command = " ".join(runtime.exec_words(str(image.path), ["true"]))
     what = f"{runtime} can't run a program in the image (exit code {code}): {fatal or 'it says nothing'}"
-    return what, str(image.path), f"try it by hand: {command}"
-
-
-def run_inside(
-    runtime: Runtime,
-    image: Image,
-    module: str,
-    words: Sequence[str],
-    *,
-    binds: Sequence[str],
-    given: str,
-    capture: bool,
-) -> tuple[int, str]:
-    """Run a module of the image's own package; returns its exit code and, if it is captured, what it prints.
-
-    `given` is its standard input; its standard error is this program's. Raises ConfigError if it can't be started.
-    """
-    program = [*PYTHON, "-m", f"{inside.PACKAGE}.{module}", *words]
-    try:
-        done = subprocess.run(
-            runtime.exec_words(str(image.path), program, binds=binds, cwd=os.getcwd()),  # noqa: PTH109
-            env=environment(),
-            input=given,
-            stdout=subprocess.PIPE if capture else None,
-            text=True,
-            encoding="utf-8",
-            check=False,
-        )
-    except OSError as error:
-        raise ConfigError(Problem(f"can't run {runtime}: {error.strerror}", str(image.path))) from None
-    return done.returncode, done.stdout or ""
+    return what, str(image.path), f"try it by hand: {shlex.join(tried)}"

@@ -12,6 +12,8 @@ import sys
 PACKAGE = "oellm_autoexp"
 BUILT = "/opt/oellm-autoexp/build.json"
 """Where a build leaves its record in an image (see container.build)."""
+TALK = 1
+"""The version of what the program outside and the one in an image say to each other (see container.dialogue)."""
 
 
 def source_digest(folder: str) -> str:
@@ -42,6 +44,7 @@ def look() -> "dict[str, object]":
         found["root"] = os.path.dirname(folder)  # noqa: PTH120
         found["digest"] = source_digest(folder)
         found["manifest_version"] = __import__(PACKAGE + ".model", fromlist=["x"]).MANIFEST_VERSION
+        found["talk"] = getattr(__import__(PACKAGE + ".container.inside", fromlist=["x"]), "TALK", 0)
     except Exception as error:  # whatever is wrong with it is what is to be told
         found["problem"] = f"{type(error).__name__}: {error}"
     return found

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from oellm_autoexp.container import runtime
-from oellm_autoexp.container.binds import Bind
+from oellm_autoexp.container.binds import Bind, fixed
 from oellm_autoexp.container.contents import absent_programs
 from oellm_autoexp.container.image import Image, check_image, check_squashfs, own_machine
 from oellm_autoexp.container.kinds import (
@@ -113,8 +113,7 @@ def _of_apptainer(container: ApptainerContainer, programs: Sequence[str], work_d
 def _of_programs(
     container: ApptainerContainer, found: runtime.Runtime, image: Image, programs: Sequence[str]
 ) -> Iterator[Problem]:
-    fixed = [bind for bind in container.binds.values() if bind.is_fixed and bind.is_fixed_inside]
-    binds = tuple(str(word) for bind in fixed for word in bind.words())
+    binds = tuple(str(word) for bind in fixed(container.binds.values()) for word in bind.words())
     try:
         absent = absent_programs(found, image, programs, options=("--no-eval", *container.options, *binds))
     except ConfigError as error:

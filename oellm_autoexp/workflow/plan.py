@@ -197,11 +197,7 @@ def make_plan(
             Problem("the name of the working directory is not UTF-8 text", _utf8(str(circumstances.work_dir)))
         )
     with located(composed):
-        try:
-            jobs = Jobs(composed, circumstances)
-        except AutoexpError as error:
-            others = _beside_the_sweep(composed, circumstances, read_template)
-            raise type(error)(*error.problems, *others) from None
+        jobs = expanded_jobs(composed, circumstances, read_template)
         plan_id = plan_id or _plan_id(composed.source, circumstances)
         planner = _Planner(jobs, circumstances, read_template, site, plan_id)
         planned = planner.jobs(subset, progress)
@@ -240,6 +236,15 @@ def located(composed: Composed) -> Iterator[None]:
         found.add(map(composed.locations.placed, own), type(error))
         found.raise_all()
     found.raise_all()
+
+
+def expanded_jobs(composed: Composed, circumstances: Circumstances, read_template: ReadTemplate) -> Jobs:
+    """The jobs of a composed config, not yet planned. Raises as Jobs, with all that is wrong beside the sweep."""
+    try:
+        return Jobs(composed, circumstances)
+    except AutoexpError as error:
+        others = _beside_the_sweep(composed, circumstances, read_template)
+        raise type(error)(*error.problems, *others) from None
 
 
 def _beside_the_sweep(composed: Composed, circumstances: Circumstances, read_template: ReadTemplate) -> list[Problem]:

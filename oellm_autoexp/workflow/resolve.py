@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
@@ -134,6 +134,22 @@ class Jobs:
         """As `config`, with what can't be evaluated left as it is, and told by its path. Raises ConfigError."""
         member = self.members[index]
         return self._overlay_of(member.point).resolve_mostly(self._tree(index), self._sibling_values(member))
+
+    def parts(self, index: int, paths: Iterable[Path]) -> tuple[dict[Path, Any], dict[Path, ConfigError]]:
+        """The resolved values at those of some paths where a job has any, and why others can't be evaluated.
+
+        Raises ConfigError.
+        """
+        member = self.members[index]
+        overlay, tree, siblings = self._overlay_of(member.point), self._tree(index), self._sibling_values(member)
+        found, failed = {}, {}
+        for path in paths:
+            if value_at(tree, path) is not None:
+                try:
+                    found[path] = overlay.at(tree, path, siblings)
+                except ConfigError as error:
+                    failed[path] = error
+        return found, failed
 
     def nameless(self, index: int) -> dict[str, Any]:
         """A job's resolved config with a name and places that all jobs have in common here, and no index.

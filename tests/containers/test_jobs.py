@@ -210,6 +210,25 @@ def test_a_runtime_that_is_too_old_for_an_option_is_refused(person: Person, home
     assert "has no option --no-such-thing" in text
 
 
+def test_the_command_to_try_by_hand_is_the_one_that_failed_with_its_binds(
+    person: Person, home: Path, image: Path
+) -> None:
+    broken = home / "a b"
+    broken.mkdir()
+    (broken / "singularity").write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] || [ "$2" = --help ] || { echo FATAL: no mounts today >&2; exit 255; }\n'
+        f'exec {apptainer.program()} "$@"\n'
+    )
+    (broken / "singularity").chmod(0o755)
+    person.own(home)
+    words = (f"container.runtime={broken}/singularity", f"container.binds={{own: '{home}:/own d:ro'}}")
+    text = refused(person, home, image, *words, "container.gpu=null")
+    assert "FATAL: no mounts today" in text
+    tried = f"try it by hand: '{broken}/singularity' --quiet exec --no-eval --bind '{home}:/own d:ro' {image} true"
+    assert tried in text
+
+
 def test_options_that_would_hide_the_rank_are_refused(person: Person, home: Path, image: Path) -> None:
     text = refused(person, home, image, "container.options=[--cleanenv]")
     assert "'--cleanenv': it would keep SLURM's variables from the program" in text

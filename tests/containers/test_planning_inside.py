@@ -138,6 +138,96 @@ def test_a_mistake_in_the_config_is_told_as_without_a_container(person: Person, 
     assert "planning inside" not in done.stderr
 
 
+@pytest.fixture
+def limited(make_slurm_cluster: Callable[..., Cluster]) -> Cluster:
+    """A cluster whose only partition allows ten minutes."""
+    made = make_slurm_cluster(nodes=1, partitions=("short Default=YES MaxTime=00:10:00",))
+    for folder in (made.directory, made.directory.parent):
+        folder.chmod(0o711)
+    return made
+
+
+OF_SITE = {
+    "time": ("slurm.sbatch.time=00:11:00",),
+    "partition": ("slurm.sbatch.partition=long",),
+    "only the sweep chooses SLURM": (
+        "slurm=local",
+        "sweep.grids=[{slurm:[base],stage:[a]}]",
+        "+sweep.defaults.slurm.sbatch.time=00:11:00",
+    ),
+}
+
+
+@pytest.mark.parametrize("far", ["--no-submit", "--dry-run", "--no-monitor"])
+@pytest.mark.parametrize("wrong", OF_SITE)
+def test_what_slurm_outside_would_refuse_is_refused_in_the_words_of_a_plan_outside(
+    person: Person, sif: Built, home: Path, limited: Cluster, wrong: str, far: str
+) -> None:
+    chosen = () if wrong.startswith("only") else ("slurm=base",)
+    words = (far, "project=default", *chosen, *OF_SITE[wrong], "container=base", f"container.image={sif.path}")
+    inside = person.python(SCRIPT, *words, cwd=home, **limited.environment())
+    plain = person.python("scripts/run_autoexp.py", *words, cwd=home, **limited.environment())
+    assert (inside.returncode, inside.stdout) == (2, "")
+    of_checkout = inside.stderr.replace("/opt/oellm-autoexp/", f"{person.checkout}/")
+    assert of_checkout == plain.stderr
+    assert "partition short allows 0-00:10:00" in inside.stderr or "no partition 'long'" in inside.stderr
+    assert not (home / "outputs").exists()
+
+
+def test_an_image_that_the_sweep_chooses_is_planned_in(person: Person, sif: Built, home: Path) -> None:
+    sweep = "sweep.grids=[{container:[base],stage:[a]}]"
+    words = ("project=default", sweep, "--no-submit", "--json")
+    named = person.python(SCRIPT, "--image", sif.path, *words, cwd=home)
+    assert named.returncode == 0, named.stderr
+    assert manifest_of(home)["container"][0]["container"]["image"] == str(sif.path)  # type: ignore[index]
+    assert "container=none" not in named.stderr
+    shutil.rmtree(home / "outputs")
+    (home / "artifacts").mkdir()
+    (home / "artifacts/MegatronTraining.sif").symlink_to(sif.path)
+    person.own(home)
+    chosen = person.python(SCRIPT, *words, cwd=home)
+    assert chosen.returncode == 0, chosen.stderr
+    assert manifest_of(home)["provenance"]["image"]["path"] == f"{home}/artifacts/MegatronTraining.sif"  # type: ignore[index]
+
+
+def test_jobs_of_a_sweep_in_several_images_or_only_partly_in_one_are_told(
+    person: Person, sif: Built, home: Path
+) -> None:
+    several = "sweep.grids=[{container:[base],container.image:[/a.sif,/b.sif],stage:[a]}]"
+    done = person.python(SCRIPT, "project=default", several, "--no-submit", cwd=home)
+    assert done.returncode == 2
+    assert "a plan is made in one image, and the jobs have /a.sif, /b.sif" in done.stderr
+    assert "--image PATH" in done.stderr
+    partly = "sweep.grids=[{container:[base,none],stage:[a]}]"
+    done = person.python(SCRIPT, "project=default", partly, "--image", sif.path, "--no-submit", cwd=home)
+    assert done.returncode == 2
+    assert "--image: the jobs run in containers of several kinds (ApptainerContainer, NoContainer)" in done.stderr
+
+
+def test_what_keeps_jobs_from_their_container_is_noted_where_they_are_not_submitted_and_else_refused(
+    person: Person, sif: Built, home: Path
+) -> None:
+    words = ("--image", sif.path, "project=default", "container=base", "+container.binds.x=/no/such")
+    noted = person.python(SCRIPT, *words, "--no-submit", cwd=home)
+    assert noted.returncode == 0, noted.stderr
+    assert "there is nothing to bind at /no/such" in noted.stdout
+    shutil.rmtree(home / "outputs")
+    refusal = person.python(SCRIPT, *words, cwd=home)
+    assert refusal.returncode == 2
+    assert "there is nothing to bind at /no/such" in refusal.stderr
+    assert not (home / "outputs").exists()
+
+
+def test_an_image_of_an_older_state_of_the_same_version_is_told_before_it_plans(
+    person: Person, rootfs: Path, home: Path
+) -> None:
+    source = rootfs / "opt/oellm-autoexp/oellm_autoexp/container/inside.py"
+    source.write_text(source.read_text().replace("TALK = 1", "OLD = 1"))
+    text = refused(person, home, rootfs)
+    assert "the image has an older state of oellm-autoexp" in text
+    assert "build the image again from this version" in text
+
+
 def refused(person: Person, home: Path, image: Path | str, *more: str, **environment: str) -> str:
     """The one error that planning in an image ends with; nothing is planned."""
     done = person.python(SCRIPT, "--image", image, "--no-submit", *more, "project=default", cwd=home, **environment)

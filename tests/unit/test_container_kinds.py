@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from datetime import UTC, datetime
@@ -109,6 +110,28 @@ def test_pyxis_is_told_by_flags_of_srun() -> None:
         "echo",
         "ran",
     ]
+
+
+@pytest.mark.parametrize("kind", ["base", "pyxis"])
+@pytest.mark.parametrize(
+    ("bind", "hint"),
+    [
+        ("'/data:data'", "write /data:/data"),
+        ("'/data:./x/data:ro'", "write /data:/data"),
+        ("{source: /data, target: a b}", "write /data:/a b"),
+        ("data", "write data:/data"),
+        ("{source: /a, target: $B, literal: true}", "write /a:/$B"),
+    ],
+)
+def test_a_place_in_the_container_that_is_relative_is_refused(kind: str, bind: str, hint: str) -> None:
+    said = r"\$\.container\.binds\.a .*: a path in the container must be absolute, and '.*' is not\n    "
+    with pytest.raises(ConfigError, match=said + re.escape(hint)):
+        planned(*COMMAND, f"container={kind}", f"+container.binds.a={bind}")
+
+
+def test_a_source_may_be_relative_and_a_place_begin_with_a_variable() -> None:
+    words = start(*COMMAND, "container=base", "container.binds={a: './a:/b', b: '/c:$TMPDIR'}")
+    assert {"./a:/b", "/c:/t m,p"} <= {*words}
 
 
 @pytest.mark.parametrize(
