@@ -18,13 +18,15 @@ AutoexpError
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 _LONGEST_MESSAGE = 200
+_VALUES = re.compile(r"'[^']*'|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Problem:
     where: str = ""
     hint: str = ""
     about: str = field(default="", compare=False)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The same for mistakes of one kind at one place: jobs with other values make them in other words."""
+        return self.where, _VALUES.sub("…", self.what)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
@@ -125,6 +132,19 @@ def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:
         raise kind(*found)
 
 
+def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
+    """Problems, of each kind at most so many, and how many more there are behind the last of them."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    told = []
+    for alike in kinds.values():
+        told += alike[:most]
+        if (more := len(alike) - most) > 0:
+            told[-1] = replace(told[-1], what=f"{told[-1].what} (and {more} more like this, with other values)")
+    return told
+
+
 class Collector:
     """Collects the problems of steps that do not depend on each other, so that they are raised together.
 
@@ -149,6 +169,11 @@ class Collector:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of problems were found."""
+        return len({problem.kind for problem in self._found})
 
     @property
     def problems(self) -> tuple[Problem, ...]:

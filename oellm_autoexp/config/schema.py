@@ -98,11 +98,20 @@ class LaunchedBackend(Section):
     env: Environment = {}
 
 
+_VERSION = re.compile(r"(?:(?:megatron[-_])?core[-_])?[vr]?(\d+)[._](\d+)(?:[._](\d+))?")
+
+
+def _of_megatron(version: str) -> str:
+    """`core_v0_14_0` for a version of Megatron-LM as its tags and packages spell it: `core_v0.14.0`, `0.14`."""
+    found = _VERSION.fullmatch(version)
+    return f"core_v{found[1]}_{found[2]}_{found[3] or 0}" if found else version
+
+
 class MegatronBackend(LaunchedBackend):
     """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
 
     class_name: Literal["MegatronBackend"]
-    version: str = "core_v0_19_0"
+    version: Annotated[str, AfterValidator(_of_megatron)] = "core_v0_19_0"
     """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
     script: str
     megatron: dict[str, Any] = {}

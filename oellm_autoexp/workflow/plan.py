@@ -26,7 +26,16 @@ from oellm_autoexp.config.loader import Composed, Source, keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, SlurmSection, decode_parts
 from oellm_autoexp.config.source import yaml_text
 from oellm_autoexp.container import kinds as containers
-from oellm_autoexp.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, SweepError, raise_all
+from oellm_autoexp.errors import (
+    AutoexpError,
+    BackendError,
+    Collector,
+    ConfigError,
+    Problem,
+    SweepError,
+    of_each_kind,
+    raise_all,
+)
 from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
@@ -59,7 +68,7 @@ from oellm_autoexp.workflow.plan_checks import (
     overruled,
     place_problems,
 )
-from oellm_autoexp.workflow.plan_places import differing, place_note, place_of_plan, taken_problems
+from oellm_autoexp.workflow.plan_places import differing, own_place, place_note, place_of_plan, taken_problems
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
 from oellm_autoexp.workflow.site_checks import site_problems
@@ -71,6 +80,7 @@ _LONGEST_STEM = 120
 _FEW = 3
 _THOROUGHLY = 20  # jobs with mistakes of which all is told; the others most likely have the same ones
 _ENOUGH_WRONG = 200
+_OF_A_KIND = 2  # problems that are told of one kind at one place
 _PLACES = ("output_dir", "log_path", "log_path_current")
 
 
@@ -233,7 +243,7 @@ def located(composed: Composed) -> Iterator[None]:
         yield
     except AutoexpError as error:
         own = (problem for problem in error.problems if not uncertain(problem, composed.unclear))
-        found.add(map(composed.locations.placed, own), type(error))
+        found.add(of_each_kind(map(composed.locations.placed, own), _OF_A_KIND), type(error))
         found.raise_all()
     found.raise_all()
 
@@ -328,7 +338,11 @@ class _Planner:
                 found.add(error.problems, type(error))
                 rough += self._rough(index) if wrong < _THOROUGHLY else []
                 wrong += 1
-                if len(found) >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
+                if found.kinds >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
+                    if left := len(wanted) - done - 1:
+                        found.add(
+                            [Problem(f"{left} of {plural(len(wanted), 'job')} were not checked after these", "$.sweep")]
+                        )
                     break
             progress(done, len(wanted))
         if planned and not wrong:
@@ -608,7 +622,7 @@ class _Planner:
         """Where the plan's own files are, by a key of which jobs may have values of their own."""
         first = cast("AutoexpConfig", self._first)
         path = self._jobs.absolute(attrgetter(key)(first))
-        if key in self._differing:
+        if key in self._differing or own_place(first.project, self._jobs.absolute):
             path = place_of_plan(path, first.project.name)
             self._notes.append(place_note(key, path))
         return path

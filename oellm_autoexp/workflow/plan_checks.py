@@ -15,7 +15,7 @@ from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm import log_paths
 from oellm_autoexp.slurm.environment import hidden_problems, task_problems
 from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain
-from oellm_autoexp.workflow.plan_places import in_the_way, taken_problem
+from oellm_autoexp.workflow.plan_places import in_the_way, own_place, taken_problem
 
 ENOUGH_PROBLEMS = 20
 LISTED = 8
@@ -89,7 +89,8 @@ def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> l
     output_dir, base, state_dir = map(
         absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
     )
-    return [taken_problem(output_dir)] if in_the_way(output_dir, base, state_dir) else []
+    taken = in_the_way(output_dir, base, state_dir) and not own_place(project, absolute)
+    return [taken_problem(output_dir)] if taken else []
 
 
 def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Iterator[Problem]:
@@ -206,15 +207,38 @@ def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, w
     for value, jobs in groups.items():
         if len(jobs) > 1:
             indices = ", ".join(str(job.index) for job in jobs[:LISTED]) + (", …" if len(jobs) > LISTED else "")
-            problems.append(Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs)))
+            problems.append(
+                Problem(f"{len(jobs)} jobs share {what} '{value}': jobs {indices}", where, _distinct(jobs, where))
+            )
     return problems
 
 
-def _distinct(jobs: Sequence[JobSpec]) -> str:
+def _distinct(jobs: Sequence[JobSpec], where: str) -> str:
     """How to tell these jobs apart: the keys in which they differ."""
-    keys = [key for key in jobs[0].parameters if len({str(job.parameters.get(key)) for job in jobs}) > 1]
-    suggestion = "_".join(f"${{{key.lstrip('+~')}}}" for key in keys if key != "project.name") or "${index}"
+    if where != "$.project.name" and len({job.name for job in jobs}) == len(jobs):
+        key = where.removeprefix("$.")
+        return f"their names differ: put ${{project.name}} into {key}, or leave {key} out"
+    values = [_leaves(job) for job in jobs]
+    # a group's choice (`backend`, `backend/megatron`) is not a value of the config, nor is what holds other values
+    keys = [
+        key
+        for key in values[0]
+        if (key == "stage" or "." in key) and "/" not in key and key != "project.name"
+        if len({str(own.get(key)) for own in values}) > 1
+        and not any(isinstance(own.get(key), dict | list | None) for own in values)
+    ]
+    apart = keys and len({tuple(str(own[key]) for key in keys) for own in values}) == len(jobs)
+    suggestion = "_".join(f"${{{key}}}" for key in (keys if apart else [*keys, "index"]))
     return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
+
+
+def _leaves(job: JobSpec) -> dict[str, Any]:
+    """The single values that a job's point sets, by dotted key."""
+    return {
+        ".".join(filter(None, path)): value
+        for key, whole in job.parameters.items()
+        for path, value in leaf_paths(plain(key), whole)
+    }
 
 
 def overruled(keys: Iterable[str], specs: Sequence[JobSpec]) -> list[str]:

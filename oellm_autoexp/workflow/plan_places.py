@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
-from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.errors import Problem
 from oellm_autoexp.model import JobSpec
 
@@ -30,14 +30,23 @@ def place_of_plan(path: str, name: str) -> str:
 
 
 def place_note(key: str, place: str) -> str:
-    """What is said where jobs differ in a place."""
-    return f"{key} differs from job to job; the plan's own files are in {place}"
+    """What is said where a place is each job's own."""
+    return f"{key} is each job's own; the plan's own files are in {place}"
 
 
 def in_the_way(output_dir: str, base: str, state_dir: str) -> bool:
     """Whether a job's folder is one in which plans and sessions are kept, or lies around or in it."""
     taken = (f"{base}/manifests", f"{base}/sweep.json", state_dir)
     return any(f"{output_dir}/".startswith(f"{place}/") or place.startswith(f"{output_dir}/") for place in taken)
+
+
+def own_place(project: ProjectSection, absolute: Callable[[str], str]) -> bool:
+    """Whether a job's folder is the base folder itself, named after the job: the plan's files are above it then."""
+    output_dir, base, state_dir = map(
+        absolute, (project.output_dir, project.base_output_dir, project.monitoring_state_dir)
+    )
+    above = [place_of_plan(place, project.name) for place in (base, state_dir)]
+    return in_the_way(output_dir, base, state_dir) and not in_the_way(output_dir, above[0], above[1])
 
 
 def taken_problem(output_dir: str) -> Problem:

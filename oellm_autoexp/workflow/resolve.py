@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -329,6 +330,12 @@ class Jobs:
 
     def _value_of(self, member: Member, field: tuple[str, ...], called: str) -> Any:
         path = ("project", *field) if field[0] in _PROJECT_FIELDS and len(field) == 1 else field
+        found = self._found_in(member, path, called)
+        if path == ("project", "log_path") and re.search("%[jJAaxN]", str(found).replace("%%", "")):
+            found = self._found_in(member, ("project", "log_path_current"), called)  # of the attempt that counts
+        return self.absolute(found) if path[0] == "project" and path[-1] in _PATHS else found
+
+    def _found_in(self, member: Member, path: tuple[str, ...], called: str) -> Any:
         step = (member.index, ".".join(path))
         if step in self._under_way:
             circle = " → ".join(f"{self.members[i].stage}.{name}" for i, name in (*self._under_way, step))
@@ -336,10 +343,9 @@ class Jobs:
         self._under_way.append(step)
         try:
             tree, siblings = self._tree(member.index), self._sibling_values(member)
-            found = self._overlay_of(member.point).at(tree, path, siblings, called)
+            return self._overlay_of(member.point).at(tree, path, siblings, called)
         finally:
             self._under_way.pop()
-        return self.absolute(found) if path[0] == "project" and path[-1] in _PATHS else found
 
     def absolute(self, path: str) -> str:
         """A path of the config, from the directory that the plan is made in."""

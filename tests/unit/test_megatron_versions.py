@@ -28,6 +28,19 @@ def planned(*overrides: str) -> Plan:
     return make_plan(made, gather([]), read_template=lambda _: template)
 
 
+@pytest.mark.parametrize(
+    "spelled", ["core_v0.14.0", "v0.14.0", "0.14", "core_r0.14.0", "megatron-core-0.14.0", "core_v0_14"]
+)
+def test_a_version_in_the_spelling_of_a_tag_or_a_package_is_known(spelled: str) -> None:
+    plan = planned(f"backend.version={spelled!r}", "project.name=x")
+    assert {*plan.versions.values()} == {"core_v0_14_0"}
+
+
+def test_a_version_without_a_table_is_told_as_it_is_called(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="no table of Megatron's arguments for 'mine'"):
+        planned("backend.version=mine")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_shipped_model_plans_for_every_version_with_words_that_it_knows(version: str) -> None:
     plan = planned(f"backend.version={version}", "project.name=x")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import SweepError
+from oellm_autoexp.errors import ConfigError, SweepError
 from oellm_autoexp.files import shipped
 from oellm_autoexp.workflow.plan import Plan, make_plan
 from oellm_autoexp.workflow.plan_places import place_of_plan
@@ -71,11 +71,32 @@ def test_each_job_is_where_its_config_says_and_the_plan_has_one_place_which_a_no
     assert [job.output_dir for job in plan.manifest.jobs] == [f"{here}/out/r_a/r_a", f"{here}/out/r_b/r_b"]
     assert plan.manifest.base_output_dir == f"{here}/out"
     assert plan.manifest.monitoring_state_dir == f"{here}/out/monitor"
-    told = [note for note in plan.notes if "differs from job to job" in note]
+    told = [note for note in plan.notes if "each job's own" in note]
     assert told == [
-        f"project.base_output_dir differs from job to job; the plan's own files are in {here}/out",
-        f"project.monitoring_state_dir differs from job to job; the plan's own files are in {here}/out/monitor",
+        f"project.base_output_dir is each job's own; the plan's own files are in {here}/out",
+        f"project.monitoring_state_dir is each job's own; the plan's own files are in {here}/out/monitor",
     ]
+
+
+def test_a_job_whose_folder_is_the_base_folder_has_the_plans_files_above_it(plan: Plan) -> None:
+    here = Path.cwd()
+    for overrides in ((), ("sweep=none", "stage=a")):
+        found = planned("project.output_dir=${project.base_output_dir}", *overrides)
+        assert found.manifest.jobs[0].output_dir == f"{here}/out/r_a"
+        assert found.manifest.base_output_dir == f"{here}/out"
+        assert found.manifest.monitoring_state_dir == f"{here}/out/monitor"
+    with pytest.raises(ConfigError, match="is where plans and sessions are kept"):
+        planned("project.output_dir=${project.base_output_dir}", "project.base_output_dir=out")
+
+
+def test_braces_and_the_home_folder_in_a_place_are_read_as_interpolations(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ("project.base_output_dir='~/{stage}'", "backend.argv=[train,'${project.output_dir}']")
+    found = planned(*words, "project.output_dir='${project.base_output_dir}/{project.name}'")
+    assert [job.output_dir for job in found.manifest.jobs] == ["/home/me/a/r_a", "/home/me/b/r_b"]
+    assert [job.argv[1] for job in found.manifest.jobs] == ["/home/me/a/r_a", "/home/me/b/r_b"]
 
 
 def test_a_folder_in_which_the_plans_own_files_are_is_no_jobs(plan: Plan) -> None:

@@ -261,6 +261,38 @@ def test_logs_and_links_are_each_jobs_own() -> None:
     assert len(plan({**named, "project.log_path": "/logs/%%j_%j.log"}).jobs) == 2
 
 
+@pytest.mark.parametrize(
+    ("params", "suggested"),
+    [
+        ({LR: [1, 2]}, "run_${backend.options.lr}"),
+        ({"backend.options": [{"lr": 1}, {"lr": 2}]}, "run_${backend.options.lr}"),
+        ({"monitoring": ["default", "megatron_basic"]}, "run_${index}"),
+        ({"monitoring": ["default", "megatron_basic"], LR: [1, 2]}, "run_${backend.options.lr}_${index}"),
+        ({"backend.argv": [["a"], ["b"]]}, "run_${index}"),
+    ],
+)
+def test_names_that_jobs_share_are_told_with_one_that_would_tell_them_apart(params: Any, suggested: str) -> None:
+    with pytest.raises(SweepError) as error:
+        plan({"params": params, "defaults": {"project.name": "x"}})
+    assert f"'{suggested}' in the sweep's defaults" in error.value.problems[0].hint
+
+
+def test_a_folder_that_jobs_share_although_their_names_differ_is_told_with_the_name_to_put_into_it() -> None:
+    with pytest.raises(SweepError) as error:
+        plan({"params": {LR: [1, 2]}, "defaults": {"project.output_dir": "/o"}})
+    assert error.value.problems[0].hint.startswith("their names differ: put ${project.name} into project.output_dir")
+
+
+def test_the_log_of_a_sibling_is_the_one_of_the_attempt_that_counts() -> None:
+    for called in ("log_path", "project.log_path"):
+        configs = [{"stage": "a"}, {"stage": "b", "backend.options.load": f"${{sibling.a.{called}}}"}]
+        first, second = plan({"configs": configs}).jobs
+        assert first.log_path_current in second.argv
+    fixed = {"stage": "a", "project.log_path": "/o/one%%j.log"}
+    first, second = plan({"configs": [fixed, {"stage": "b", "backend.options.load": "${sibling.a.log_path}"}]}).jobs
+    assert "/o/one%%j.log" in second.argv
+
+
 @pytest.mark.parametrize("place", ["", "/manifests", "/manifests/x", "/sweep.json", "/monitoring_state"])
 def test_no_job_may_have_the_places_where_plans_and_sessions_are_kept(place: str) -> None:
     found = told({"configs": [{"project.output_dir": f"${{project.base_output_dir}}{place}"}]})

@@ -1,0 +1,27 @@
+"""Problems of one kind, which many jobs have, are told once, and those of others beside them."""
+
+from __future__ import annotations
+
+from oellm_autoexp.errors import Collector, Problem, of_each_kind
+
+
+def many(where: str = "f:1") -> list[Problem]:
+    return [Problem(f"'x_{number}' is {number}.5, which is too much", where, f"take {number}") for number in range(7)]
+
+
+def test_of_problems_with_other_values_at_one_place_the_first_are_told_and_how_many_more_there_are() -> None:
+    other = Problem("is no number", "f:1")
+    told = of_each_kind([*many(), other, *many("f:2")[:2]], 2)
+    assert [(problem.what, problem.where, problem.hint) for problem in told] == [
+        ("'x_0' is 0.5, which is too much", "f:1", "take 0"),
+        ("'x_1' is 1.5, which is too much (and 5 more like this, with other values)", "f:1", "take 1"),
+        ("is no number", "f:1", ""),
+        ("'x_0' is 0.5, which is too much", "f:2", "take 0"),
+        ("'x_1' is 1.5, which is too much", "f:2", "take 1"),
+    ]
+
+
+def test_a_collector_counts_kinds_beside_problems() -> None:
+    found = Collector()
+    found.add([*many(), Problem("is no number", "f:1")])
+    assert (len(found), found.kinds) == (8, 2)
