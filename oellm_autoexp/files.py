@@ -149,6 +149,26 @@ def writable_directory(path: Path, where: str, known: dict[str, Obstacle | None]
     return None if obstacle is None else Problem(obstacle[0], where, obstacle[1])
 
 
+_ELSEWHERE = "remove files there, or let another file system take them (OUTPUT_DIR)"
+
+
+def room_hint(error: OSError, place: str | Path = "") -> str:
+    """What is used up where something could not be written, and what to do; '' for an error of another kind.
+
+    `place` is what was written, if the error does not say it. A file system can be full of files, too.
+    """
+    if error.errno == errno.EDQUOT:
+        return f"a quota of yours is used up: {_ELSEWHERE}"
+    if error.errno != errno.ENOSPC:
+        return ""
+    path = Path(str(error.filename or place or "."))
+    with contextlib.suppress(OSError, ValueError):
+        room = os.statvfs(next(folder for folder in (path, *path.parents) if os.path.lexists(folder)))
+        if room.f_files and not room.f_favail:
+            return f"no more files can be made on this file system, its inodes are used up: {_ELSEWHERE}"
+    return f"the file system is full: {_ELSEWHERE}"
+
+
 Obstacle = tuple[str, str]
 """What is wrong with a folder, and a hint."""
 

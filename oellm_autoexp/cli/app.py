@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from oellm_autoexp import commands
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
-from oellm_autoexp.files import read_text
+from oellm_autoexp.files import read_text, room_hint
 from oellm_autoexp.redaction import redact_message
 from oellm_autoexp.text import printable, printable_json
 
@@ -183,7 +183,8 @@ def run(
             raise
         where = str(error.filename or "") if isinstance(error, OSError) else ""
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problem = Problem(f"{what} (--debug shows where this came from)", where)
+        hint = room_hint(error) if isinstance(error, OSError) else ""
+        problem = Problem(f"{what} (--debug shows where this came from)", where, hint)
         tell(AutoexpError(problem))
         return failed([problem], USAGE)
     except Exception as error:

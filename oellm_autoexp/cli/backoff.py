@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from oellm_autoexp.cli import app
 from oellm_autoexp.errors import AutoexpError, UnwritableError
+from oellm_autoexp.files import room_hint
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _TRANSIENT = {
@@ -37,10 +39,19 @@ def with_backoff(action: Callable[[], Result]) -> Result:
                 raise
             app.note(f"{_told(error)}; trying again in {pause:g} s", on_stderr=True)
             time.sleep(pause)
-    return action()
+    try:
+        return action()
+    except AutoexpError as error:
+        if not (isinstance(error.__context__, OSError) and (hint := room_hint(error.__context__, _where(error)))):
+            raise
+        raise type(error)(*(replace(each, hint=each.hint or hint) for each in error.problems)) from error.__context__
+
+
+def _where(error: AutoexpError) -> str:
+    return error.problems[0].where
 
 
 def _told(error: OSError | AutoexpError) -> str:
     if isinstance(error, AutoexpError):
-        return f"{error.problems[0].where}: {error.problems[0].what}"
+        return f"{_where(error)}: {error.problems[0].what}"
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

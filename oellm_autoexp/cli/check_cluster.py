@@ -105,17 +105,21 @@ class _Report:
 
 def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
     """Everything that needs no job; returns whether SLURM answers."""
-    from oellm_autoexp.scheduler.slurm import beside
+    from oellm_autoexp.scheduler.slurm import CONFIGURATION_HINT, beside, configuration_problem
     from oellm_autoexp.workflow import cluster
 
     def commands(name: str) -> tuple[str, ...]:
         return beside(plan.manifest.slurm["squeue_cmd"], name)
 
-    report.add(*cluster.controller(cluster.ask, commands))
+    by_wrapper = len(commands("squeue")) > 1  # on another machine, with variables of its own
+    if not by_wrapper and (problem := configuration_problem()):  # its commands would wait for the file for a minute
+        report.add(cluster.Finding("SLURM", cluster.FAILED, problem, CONFIGURATION_HINT))
+    else:
+        report.add(*cluster.controller(cluster.ask, commands))
     reachable = report.findings[-1].verdict == cluster.OK
     if reachable:
         report.add(cluster.accounting(cluster.ask, commands), *cluster.partitions(client.site()))
-    report.add(*cluster.runtimes(cluster.ask, commands))
+    report.add(*cluster.runtimes(cluster.ask, commands if reachable else None))
     report.add(*cluster.variables(os.environ))
     report.add(*cluster.output_root(Path(plan.manifest.base_output_dir), cluster.ask, getpass.getuser()))
     return reachable

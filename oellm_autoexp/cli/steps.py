@@ -313,7 +313,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     except SchedulerError as error:
         what = "the submission is not complete"
         if isinstance(error, UnreachableError) and not _begun(monitor.session):
-            what = "nothing was submitted, and nothing waits: run this where the scheduler's commands are"
+            what = "nothing was submitted, and nothing waits: run this where the scheduler can be reached"
         hint = f"{resume}\n    {end}" if _begun(monitor.session) else resume
         raise type(error)(*error.problems, Problem(what, hint=hint)) from None
     except OSError as error:

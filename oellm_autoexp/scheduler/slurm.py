@@ -121,7 +121,8 @@ class SlurmClient:
             kind, message = parse.refusal(result.returncode, result.stderr)
             if job:  # what failed came after it
                 kind = SchedulerError
-            raise kind(Problem(f"sbatch: {message}", submission.name))
+            hint = _unreachable_hint() if kind is UnreachableError else ""
+            raise kind(Problem(f"sbatch: {message}", submission.name, hint))
         if not job:
             raise SchedulerError(Problem(f"sbatch answered {result.stdout.strip()!r}, not a job id", submission.name))
         return job
@@ -388,6 +389,26 @@ class SlurmClient:
         raise UnreachableError(Problem(f"{words[0]}: this machine can't start another process just now"))
 
 
+def configuration_problem() -> str:
+    """What is wrong with the file that $SLURM_CONF names, '' if nothing is or none is named."""
+    named = os.environ.get("SLURM_CONF")
+    if not named or (os.path.isfile(named) and os.access(named, os.R_OK)):  # noqa: PTH113  it may be any text
+        return ""
+    if not os.path.lexists(named):
+        return f"$SLURM_CONF names a file that is not there: {named}"
+    why = "may not be read by you" if os.path.isfile(named) else "is no file"  # noqa: PTH113
+    return f"$SLURM_CONF names what {why}: {named}"
+
+
+CONFIGURATION_HINT = "set it to the cluster's own slurm.conf, or unset it on a login node where SLURM finds that itself"
+
+
+def _unreachable_hint() -> str:
+    """What to do where SLURM's commands do not know of a cluster."""
+    problem = configuration_problem()
+    return f"{problem}; {CONFIGURATION_HINT}" if problem else ""
+
+
 def _never(_errors: str) -> None:
     """For a command that a wrapper (ssh) starts elsewhere: ending it here would not end it there."""
 
@@ -442,7 +463,7 @@ def _told_at_the_end(
                 os.killpg(process.pid, signal.SIGKILL)
                 # It had not said so before: that it still slept is sure only if this was quick.
                 if time.monotonic() - asked < _FIRST_SLEEP_SECONDS / 2:
-                    raise kind(Problem(f"{name}: {parse.message(said)}")) from None
+                    raise kind(Problem(f"{name}: {parse.message(said)}", hint=_unreachable_hint())) from None
                 raise
             if time.monotonic() >= deadline:
                 raise

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oellm_autoexp.files import room_hint
 from oellm_autoexp.slurm.site import Partition, Site
 from oellm_autoexp.slurm.times import format_time
 
@@ -19,6 +20,7 @@ _PROBE_BYTES = 1 << 20
 _FEW_BYTES, _FEW_INODES = 10 << 30, 10_000
 _OF_ONE_MACHINE = ("tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay")
 _QUOTA = {"lustre": ("lfs", "quota", "-q", "-u", "{user}", "{root}"), "gpfs": ("mmlsquota", "-u", "{user}")}
+_WRITABLE_HINT = "export OUTPUT_DIR=/a/folder/that/you/can/write/to"
 _SHOWN = 300  # characters of what a program says
 VARIABLES = {
     "OUTPUT_DIR": "output root; without it ./outputs",
@@ -82,8 +84,7 @@ def controller(ask: Ask, commands: Callable[[str], Sequence[str]]) -> list[Findi
     """Whether SLURM is here and its controller answers; the last finding says so."""
     version = ask([*commands("sinfo"), "--version"])
     if version.timed_out:
-        hint = "see that $SLURM_CONF, where it is set, names a file that is there"
-        return [Finding("SLURM", FAILED, version.first_error, hint)]
+        return [Finding("SLURM", FAILED, version.first_error, "wait, or ask the site")]
     if version.code is None:
         hint = "log in to a login node of the cluster"
         return [Finding("SLURM", FAILED, f"its commands are not here: {version.first_error}", hint)]
@@ -134,14 +135,14 @@ def _described(partition: Partition) -> str:
     return f"{partition.name}{' (default)' if partition.default else ''}: {time}{nodes}"
 
 
-def runtimes(ask: Ask, commands: Callable[[str], Sequence[str]]) -> list[Finding]:
-    """The container runtimes: Apptainer or Singularity by themselves, Pyxis by srun's options."""
+def runtimes(ask: Ask, commands: Callable[[str], Sequence[str]] | None) -> list[Finding]:
+    """The container runtimes: Apptainer or Singularity by themselves, Pyxis by srun's options, if that can be asked."""
     found = []
     for program in ("apptainer", "singularity"):
         answer = ask([program, "--version"])
         if answer.code == 0:
             found.append(Finding("containers", OK, f"{program}: {answer.output.strip()[:_SHOWN]}"))
-    if "--container-image" in ask([*commands("srun"), "--help"]).output:
+    if commands and "--container-image" in ask([*commands("srun"), "--help"]).output:
         found.append(Finding("containers", OK, "srun takes --container-image (Pyxis)"))
     hint = "where the site has one in a module, load it: module avail apptainer singularity"
     return found or [Finding("containers", WARNING, "no runtime here: jobs run on the host", hint)]
@@ -169,15 +170,14 @@ def output_root(root: Path, ask: Ask, user: str) -> list[Finding]:
         problem = _written(root)
         space = os.statvfs(root)
     except OSError as error:
-        return [
-            Finding(topic, FAILED, f"{root}: {error.strerror}", "export OUTPUT_DIR=/a/folder/that/you/can/write/to")
-        ]
+        return [Finding(topic, FAILED, f"{root}: {error.strerror}", room_hint(error, root) or _WRITABLE_HINT)]
     kind = filesystem(root)
     free, inodes = space.f_bavail * space.f_frsize, space.f_favail
     room = f"{root} ({kind}): {free / 2**30:,.1f} GiB free" + (f", {inodes:,} inodes" if space.f_files else "")
     hint = "remove files, or set OUTPUT_DIR to another file system"
-    if problem:
-        found = [Finding(topic, FAILED, f"{room}; can't write {_PROBE_BYTES >> 20} MiB: {problem}", hint)]
+    if problem is not None:
+        what = f"{room}; can't write {_PROBE_BYTES >> 20} MiB: {problem.strerror}"
+        found = [Finding(topic, FAILED, what, room_hint(problem, root) or _WRITABLE_HINT)]
     elif free < _FEW_BYTES or (space.f_files and inodes < _FEW_INODES):
         found = [Finding(topic, WARNING, f"{room}: little for checkpoints", hint)]
     else:
@@ -193,24 +193,24 @@ def output_root(root: Path, ask: Ask, user: str) -> list[Finding]:
     return found
 
 
-def _written(root: Path) -> str:
-    """Why a file of some size can't be written, '' if it can. A quota shows only when blocks are really written."""
+def _written(root: Path) -> OSError | None:
+    """Why a file of some size can't be written; None if it can. A quota shows only when blocks are really written."""
     path = root / f".check_cluster-{os.getpid()}"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        return str(error.strerror)
+        return error
     try:
         left = os.urandom(_PROBE_BYTES)
         while left:
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     except OSError as error:
-        return str(error.strerror)
+        return error
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)
-    return ""
+    return None
 
 
 def filesystem(path: Path) -> str:

@@ -63,6 +63,18 @@ def test_it_tells_that_slurm_does_not_answer_and_goes_on_with_the_rest(slurm: Cl
     assert "its commands are not here" in absent.stdout
 
 
+def test_it_tells_what_is_wrong_with_the_file_that_slurm_conf_names(user: User) -> None:
+    for conf, said in (
+        ("/no/slurm.conf", "a file that is not there: /no/slurm.conf"),
+        ("/dev", "what is no file: /dev"),
+    ):
+        result = user.run("check_cluster", SLURM_CONF=conf)
+        assert result.returncode == 3
+        assert f"failed   SLURM:               $SLURM_CONF names {said}\n" in result.stdout
+        assert "set it to the cluster's own slurm.conf" in result.stdout
+        assert "commands are not here" not in result.stdout
+
+
 def test_it_tells_that_accounts_are_off_or_do_not_answer(
     slurm: Cluster, slurm_user: User, slurm_cluster_without_accounting: Cluster
 ) -> None:

@@ -111,5 +111,6 @@ def test_a_slurm_conf_that_is_not_there_is_named_and_not_waited_for(slurm_user: 
     done = slurm_user.run("run", write(slurm_user, 1), "--plan-id", "x", **nowhere)
     assert done.returncode == 3
     assert "cannot stat file /nosuch/slurm.conf" in done.stderr
+    assert "$SLURM_CONF names a file that is not there: /nosuch/slurm.conf; set it to" in done.stderr
     assert "nothing was submitted, and nothing waits" in done.stderr
     assert slurm_user.run("submit", "--manifest", str(slurm_user.outputs / "manifests/x.json")).returncode == 0
