@@ -71,7 +71,7 @@ from oellm_autoexp.workflow.plan_checks import (
 from oellm_autoexp.workflow.plan_places import differing, own_place, place_note, place_of_plan, taken_problems
 from oellm_autoexp.workflow.provenance import Circumstances
 from oellm_autoexp.workflow.resolve import Jobs, beside_the_sweep, from_directory
-from oellm_autoexp.workflow.site_checks import site_problems
+from oellm_autoexp.workflow.site_checks import debug_notes, site_problems
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
@@ -536,7 +536,8 @@ class _Planner:
         raise_all(ConfigError, self._site_problems(slurm, told))
         asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
         streams = launching.streams(slurm, told, work_dir)
-        for note in launching.notes(slurm, told, asked):
+        of_debug = debug_notes(slurm, told, self._circumstances.environment)
+        for note in (*launching.notes(slurm, told, asked), *of_debug):
             if all(note.about != known.about for known in command.notes):
                 self._told[note.about].append(note)
         log_name = log_path.removeprefix(f"{slurm_path(output_dir)}/")

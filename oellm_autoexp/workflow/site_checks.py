@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import LimitsSection, SiteSection, SlurmSection
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.site import VARIABLES, Partition, Qos, Site, problems
@@ -28,6 +29,13 @@ def site_problems(
     if live.accounting == "silent":  # then the profile's numbers are what is known of QOS
         known = replace(live, qos=profile.qos)
     return [*_missing(slurm, asked, known), *problems(asked, known)]
+
+
+def debug_notes(slurm: SlurmSection, asked: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Note]:
+    """What a person should know of a choice of tests: that it takes another QOS than their variable names."""
+    own, taken = environment.get("SLURM_QOS"), asked.get("qos")
+    if slurm.debug and own and taken and taken != own:
+        yield Note("slurm.debug", f"slurm.debug takes QOS {taken} in place of $SLURM_QOS ({own})")
 
 
 def declared(section: SiteSection) -> Site:

@@ -115,9 +115,17 @@ def test_outputs_go_to_output_dir_else_below_project_dir_else_here() -> None:
 def test_debug_takes_the_partition_for_tests_and_says_so_where_none_is_known() -> None:
     text = script(*COMMAND, "slurm.debug=true", SLURM_PARTITION="usual", SLURM_PARTITION_DEBUG="quick", SLURM_QOS="q")
     assert "#SBATCH --partition=quick\n" in text
-    assert "--qos" not in text
+    assert "#SBATCH --qos=q\n" in text, "where no QOS for tests is known"
     with pytest.raises(ConfigError, match=r"slurm\.debug.*no partition and no QOS for tests is known"):
         script(*COMMAND, "slurm.debug=true", SLURM_PARTITION="usual")
+
+
+def test_debug_that_takes_another_qos_than_the_variable_says_so() -> None:
+    words = (*COMMAND, "slurm.debug=true", "slurm.site.debug_qos=dbg", "slurm.site.debug_partition=p")
+    plan = planned(*words, SLURM_QOS="q")
+    assert "#SBATCH --qos=dbg\n" in plan.scripts[0]
+    assert "slurm.debug takes QOS dbg in place of $SLURM_QOS (q)" in plan.notes
+    assert not [note for note in planned(*words, SLURM_QOS="dbg").notes if "slurm.debug" in note]
 
 
 def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
