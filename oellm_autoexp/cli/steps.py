@@ -79,7 +79,7 @@ def plan(
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.redaction import redact_message
-    from oellm_autoexp.workflow import likely_mistakes, resuming
+    from oellm_autoexp.workflow import followups, likely_mistakes, resuming
     from oellm_autoexp.workflow.check import absent, of_other_versions
     from oellm_autoexp.workflow.plan import located, make_plan
     from oellm_autoexp.workflow.plan_checks import check_plan_id
@@ -107,7 +107,7 @@ def plan(
     found.raise_all()
     earlier = resuming.earlier(made.checkpoints)
     with located(composed):
-        raise_all(ConfigError, resuming.problems(earlier))
+        raise_all(ConfigError, [*resuming.problems(earlier), *followups.problems(made.manifest, composed)])
         _ask(made)
         unready = machine.container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
@@ -115,7 +115,7 @@ def plan(
     odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ, made.scripts)
     notes = (
         *made.notes,
-        *map(redact_message, odd),
+        *map(redact_message, (*odd, *likely_mistakes.of_sweep(composed))),
         *resuming.notes(earlier),
         *absent(made.needs),
         *of_other_versions(made.versions),

@@ -116,9 +116,31 @@ def _parse(text: str) -> ast.expr:
             warnings.simplefilter("ignore")  # about text that Python finds odd, such as '\d'
             return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise ConfigError(Problem(f"the expression does not parse: {_shortened(text)} ({error.args[0]})")) from None
+        what = f"the expression does not parse: {_shortened(text)} ({error.args[0]})"
+        raise ConfigError(Problem(what, hint=_of_another_language(text))) from None
     except (RecursionError, MemoryError):
         raise ConfigError(Problem(f"the expression is nested too deeply: {_shortened(text)}")) from None
+
+
+_OF_OTHERS = (
+    (re.compile(r"&&"), "write 'and'"),
+    (re.compile(r"\|\|"), "write 'or'"),
+    (re.compile(r"!(?!=)"), "write 'not'"),
+    (re.compile(r"(?<![=!<>])=(?!=)"), "write '==' to compare"),
+)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
+def _of_another_language(text: str) -> str:
+    """What is written here for operators of a shell, of C or of SQL."""
+    plain = _QUOTED.sub("", text)
+    return ", ".join(hint for pattern, hint in _OF_OTHERS if pattern.search(plain))
+
+
+def is_constant(text: str) -> bool:
+    """Whether an expression comes to the same whatever the config holds. Raises ConfigError if it does not parse."""
+    names = {node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)}
+    return "${" not in text and names <= FUNCTIONS.keys()
 
 
 def evaluate(text: str, names: Mapping[str, Any] | None = None) -> Any:

@@ -870,6 +870,7 @@ class Locations:
 
 def _sets(key: tuple[str, ...], path: tuple[str, ...]) -> bool:
     """Whether a key of a file is an entry of a sweep's node that sets the value at a path."""
+    key = tuple(filter(None, key))  # also of a key `a.b.`, which is told as such
     if key[0] != "sweep" or path[0] == "sweep" or len(key) <= len(path) or key[-len(path) :] != path:
         return False
     node = key[-len(path) - 1]

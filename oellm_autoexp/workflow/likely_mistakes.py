@@ -6,9 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from oellm_autoexp.config.expressions import is_constant
+from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.model import JobSpec
 from oellm_autoexp.slurm.shell_code import read_by_a_shell
+from oellm_autoexp.sweep.oddities import filters, lists_beside_axes
+from oellm_autoexp.sweep.paths import path_of
 from oellm_autoexp.text import digest, dotted, plural
+from oellm_autoexp.workflow.resolve import value_at
 
 _SIGNS = frozenset(("|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1", "&>"))
 _FEW = 3
@@ -30,6 +35,18 @@ def notes(
     yield from _words_that_stay(jobs, config)
     yield from _same_programs(jobs, scripts)
     yield from _empty_variables(config, environment)
+
+
+def of_sweep(composed: Composed) -> Iterator[str]:
+    """The notes on a config's sweep."""
+    for where, key in lists_beside_axes(composed.sweep):
+        if not isinstance(value_at(composed.base, path_of(key)), list):
+            place = composed.locations.of(where)
+            yield f"{place}: {key} is one value, a list; to try its values one by one, write it into params"
+    for where, text in filters(composed.sweep):
+        if "${" not in text and is_constant(text):
+            place = composed.locations.of(where)
+            yield f"{place}: the filter names no key of the config, so that it is the same for all jobs"
 
 
 def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:

@@ -73,3 +73,75 @@ def test_a_variable_that_is_empty_and_begins_a_path_is_named(user: User) -> None
     assert (empty.returncode, told in " ".join(empty.stdout.split())) == (0, True), empty.stdout
     assert "FLAGS" not in empty.stdout
     assert "is empty" not in user.run("plan", "--config-ref", "x.yaml", DATA_DIR="/data", FLAGS="").stdout
+
+
+def planned(user: User, text: str) -> tuple[int, str]:
+    (user.home / "x.yaml").write_text(f"# @package _global_\ndefaults: [override /backend: tiny_lm]\n{text}")
+    result = user.run("plan", "--config-ref", "x.yaml")
+    return result.returncode, " ".join((result.stdout + result.stderr).split())
+
+
+@pytest.mark.parametrize(
+    ("sweep", "told"),
+    [
+        ("{backend.options.lr: [1, 2]}", "backend.options.lr is one value, a list"),
+        ("{configs: [{backend.options.lr: [1, 2]}, {}]}", "backend.options.lr is one value, a list"),
+        ("{defaults: {backend.options.lr: [1, 2]}}", "backend.options.lr is one value, a list"),
+        ("{params: {backend.options.seed: [1, 2]}, filter: \"'a' < 'b'\"}", "the filter names no key of the config"),
+    ],
+)
+def test_what_is_right_in_a_sweep_and_most_likely_not_meant_is_noted_with_its_line(
+    user: User, sweep: str, told: str
+) -> None:
+    code, text = planned(user, f"project: {{name: 'r${{index}}'}}\nsweep: {sweep}\n")
+    assert code == 0, text
+    assert f"{told}" in text
+    assert "x.yaml:4 ($.sweep." in text
+
+
+def test_a_list_where_the_config_has_one_and_a_filter_with_a_key_are_as_they_should_be(user: User) -> None:
+    sweep = "{backend.argv: [a, b], params: {backend.options.seed: [1, 2]}, filter: backend.options.seed > 0}"
+    code, text = planned(user, f"project: {{name: 'r${{index}}'}}\nsweep: {sweep}\n")
+    assert code == 0, text
+    assert "is one value" not in text
+    assert "filter" not in text
+
+
+def rule(action: str) -> str:
+    return f"monitoring: {{state_events: {{success: {{actions: [{{class_name: RunAutoexpAction, {action}}}]}}}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("config_ref: experiments/nosuch", "no config 'experiments/nosuch'"),
+        ("config_path: nosuch.yaml", "there is no such YAML file"),
+        ("config_ref: autoexp, overrides: ['project.nmae=x']", "the config has no key 'project.nmae'"),
+        ("config_ref: autoexp, overrides: ['a..b=1']", "the override does not parse"),
+        ("overrides: ['backend.optoins.lr={loss}']", "the config has no key 'backend.optoins.lr'"),
+    ],
+)
+def test_a_run_that_an_action_could_not_start_is_refused_when_planning(user: User, action: str, told: str) -> None:
+    code, text = planned(user, f"project: {{name: x}}\n{rule(action)}")
+    assert code == 2, text
+    assert told in text
+    assert "x.yaml:4 ($.monitoring.state_events.success.actions[0])" in text
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "config_ref: '{output_dir}/x.yaml', overrides: ['project.name={name}_x']",
+        "overrides: ['project.name={name}_x', '++backend.options.ckpt_step={iteration}', 'backend={stage}']",
+        "config_ref: autoexp, overrides: ['backend=tiny_lm', 'backend.options.lr={loss}']",
+    ],
+)
+def test_a_run_of_which_only_the_event_tells_more_is_planned(user: User, action: str) -> None:
+    code, text = planned(user, f"project: {{name: x}}\n{rule(action)}")
+    assert code == 0, text
+
+
+def test_the_keys_of_a_backend_that_the_sweep_chooses_are_not_judged_by_the_plans_own(user: User) -> None:
+    sweep = "sweep: {configs: [{backend: command, backend.argv: ['true']}]}\n"
+    code, text = planned(user, f"project: {{name: x}}\n{sweep}{rule('overrides: [backend.argv.0=true]')}")
+    assert code == 0, text

@@ -84,6 +84,12 @@ SWEEPS = {
     "a misspelt key": ("params: {backend.options.lrr: [1]}", "did you mean 'backend.options.lr'"),
     "a misspelt keyword": ("parms: {backend.options.lr: [1]}", "did you mean 'params'"),
     "two kinds in a node": ("configs: [{stage: a}]", "a node takes one of"),
+    "a filter in another language": (
+        "filter: '${backend.options.lr} = 1 && true'",
+        "write 'and', write '==' to compare",
+    ),
+    "a text for a list": ("params: {backend.options.lr: 'range(1, 3)'}", "write [1, 2]"),
+    "a key that ends with a dot": ("params: {'a.b.': [1]}", "'a.b.' is not a dotted key"),
     "an empty axis": ("params: {backend.options.lr: []}", "this axis has no values"),
     "a wrong type": ("type: prodct", "write product"),
     "an unknown condition": ("job.start_conditions: [{class_name: FileExistCondition}]", "FileExistsCondition"),
