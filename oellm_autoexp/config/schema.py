@@ -373,7 +373,7 @@ def _problem(detail: Any) -> Problem:
         return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):
         return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
-    if "hint" in context:
+    if {"why", "hint"} <= context.keys():
         return Problem(context["why"], path, context["hint"])
     if kind in ("value_error", "state", "event", "line"):
         return Problem(detail["msg"].removeprefix("Value error, "), path + context.get("within", ""))

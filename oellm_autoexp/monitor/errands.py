@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from oellm_autoexp import start, trust
+from oellm_autoexp.config.braces import literal
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.model import JobSpec, Manifest
@@ -107,7 +108,7 @@ def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_
             for directory in (*request.config_dirs, *manifest.provenance.get("config_dirs", ()))
         ),
         *_overrides(request.overrides, folder / f"{key}.overrides"),
-        f"project.monitoring_state_dir={_quoted(str(state_dir.absolute()))}",
+        f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
     )
     return Launch(words, _work_dir(manifest), env, request.timeout_seconds)
 
