@@ -3,6 +3,8 @@
 import sys
 
 __version__ = "0.1.0"
+MANIFEST_VERSION = 1
+"""Of what is in a manifest; here, so that an image can be built by a Python that has no packages."""
 
 if sys.version_info < (3, 11):  # noqa: UP036  in words that Python 3.6 understands: the modules are in newer ones
     sys.stderr.write(

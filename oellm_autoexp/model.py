@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-MANIFEST_VERSION = 1
+from oellm_autoexp import MANIFEST_VERSION
+
 SESSION_VERSION = 1
 
 

@@ -87,6 +87,7 @@ PURE = [
     "container.definition",
     "container.failures",
     "container.kinds",
+    "container.mounts",
     "container.packages",
     "config.sweep_overrides",
     "fields",

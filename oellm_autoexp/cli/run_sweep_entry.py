@@ -202,8 +202,8 @@ def _script(entry: dict[str, Any]) -> str:
 
 
 def _entry(path: Path, index: int) -> dict[str, Any]:
+    from oellm_autoexp import MANIFEST_VERSION
     from oellm_autoexp.files import read_json
-    from oellm_autoexp.model import MANIFEST_VERSION
 
     missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {hints.output_root()}/sweep.json"
     data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing, named=True)

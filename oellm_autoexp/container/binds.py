@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from oellm_autoexp.container import mounts
 from oellm_autoexp.fields import Section, Text
 from oellm_autoexp.slurm.environment import REFERENCE, expanded
 from oellm_autoexp.text import Raw
@@ -55,25 +55,9 @@ class Bind(Section):
         return not self.literal and REFERENCE.search(path) is not None
 
     def words(self) -> tuple[str, str | Raw]:
-        """The option of Apptainer and Singularity, and its value.
-
-        `--bind` splits at commas and colons without a way to quote them; `--mount` takes quoted CSV (Apptainer 1.0,
-        SingularityCE 3.9: user guide, "Bind paths and mounts").
-        """
-        if re.search("[,:]", self.source + self.place):
-            mode = ["ro"] if self.read_only else []
-            fields = ["type=bind", f"source={self.source}", f"destination={self.place}", *mode]
-            return "--mount", self._word(",".join(map(_csv, fields)))
-        if self.place == self.source and not self.read_only:
-            return "--bind", self._word(self.source)
-        return "--bind", self._word(f"{self.source}:{self.place}{':ro' if self.read_only else ''}")
-
-    def _word(self, text: str) -> str | Raw:
-        return Raw(expanded(text)) if self._names_variable(text) else text
-
-
-def _csv(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"' if re.search('[",]', field) else field
+        """The option of Apptainer and Singularity, and its value (see mounts.words)."""
+        option, value = mounts.words(self.source, self.target, read_only=self.read_only)
+        return option, Raw(expanded(value)) if self._names_variable(value) else value
 
 
 def _bind(value: Any) -> Any:
@@ -106,9 +90,4 @@ Binds = Annotated[dict[str, Annotated[Bind, BeforeValidator(_bind)]], BeforeVali
 def beside(binds: list[Bind], folders: tuple[str, ...]) -> list[Bind]:
     """Binds of folders that none of `binds`, nor another one of the folders, makes visible at its own place."""
     seen = [bind.source for bind in binds if bind.place == bind.source and not bind.read_only]
-    found: list[Bind] = []
-    for folder in sorted(dict.fromkeys(folders), key=len):
-        if folder != "/" and not any(f"{folder}/".startswith(f"{above.rstrip('/')}/") for above in seen):
-            seen.append(folder)
-            found.append(Bind(source=folder, literal=True))
-    return found
+    return [Bind(source=folder, literal=True) for folder in mounts.outermost(folders, seen)]

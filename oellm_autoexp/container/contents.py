@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp import __version__
+from oellm_autoexp import MANIFEST_VERSION, __version__
 from oellm_autoexp.container import inside
 from oellm_autoexp.container.image import Image
 from oellm_autoexp.container.runtime import Runtime
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.model import MANIFEST_VERSION
 
 PYTHON = ("python3", "-P", "-s")
 """The image's Python: without the current folder and the user's own packages, which would be taken for the image's."""

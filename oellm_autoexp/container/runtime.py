@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from oellm_autoexp.container.binds import Bind
+from oellm_autoexp.container import mounts
 from oellm_autoexp.container.failures import explain
 from oellm_autoexp.container.limits import limits
 from oellm_autoexp.errors import ConfigError, Problem
@@ -58,14 +58,13 @@ class Runtime:
         return (self.program, "--quiet", "exec", *options, *mounts, *place, image, *program)
 
     def bind_words(self, source: str, target: str | None = None, *, read_only: bool = False) -> tuple[str, str]:
-        """The words that make a host path visible in the container (see Bind.words). Raises ConfigError."""
-        bind = Bind(source=source, target=target, read_only=read_only, literal=True)
-        option, value = bind.words()
+        """The words that make a host path visible in the container (see mounts.words). Raises ConfigError."""
+        option, value = mounts.words(source, target, read_only=read_only)
         if option == "--mount" and self.version < _MOUNT_SINCE[self.flavour]:
             least = ".".join(map(str, _MOUNT_SINCE[self.flavour]))
             what = f"{self} can't bind a path with a comma or colon"
             raise ConfigError(Problem(what, source, f"rename it, or use {self.flavour} {least} or newer"))
-        return option, str(value)
+        return option, value
 
 
 def parse_version(program: str, text: str) -> Runtime | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from oellm_autoexp import commands, trust
+from oellm_autoexp import MANIFEST_VERSION, commands, trust
 from oellm_autoexp.claims import Claim, claimed
 from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.files import (
@@ -24,7 +24,7 @@ from oellm_autoexp.files import (
     writable_directory,
     write_atomic,
 )
-from oellm_autoexp.model import MANIFEST_VERSION, Manifest
+from oellm_autoexp.model import Manifest
 from oellm_autoexp.monitor.session import session_path
 from oellm_autoexp.slurm.script import MARKS
 from oellm_autoexp.text import plain_name, plural

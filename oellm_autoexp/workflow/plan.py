@@ -17,6 +17,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
+from oellm_autoexp import MANIFEST_VERSION
 from oellm_autoexp.backends.base import Command, Note, Place, Probe
 from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.experiment import ROOT
@@ -36,7 +37,7 @@ from oellm_autoexp.errors import (
     of_each_kind,
     raise_all,
 )
-from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.monitor.gate import needs_monitor
 from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp import trust
 from oellm_autoexp.errors import StateError
-from oellm_autoexp.model import Manifest
 from oellm_autoexp.redaction import redact_text
 from oellm_autoexp.text import digest
+
+if TYPE_CHECKING:
+    from oellm_autoexp.model import Manifest
 
 _DIFF_LIMIT_BYTES = 4 << 20
 _GIT_TIMEOUT_SECONDS = 20

@@ -19,12 +19,12 @@ from typing import Any, cast
 
 import yaml
 
-from oellm_autoexp import trust
+from oellm_autoexp import MANIFEST_VERSION, trust
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.config.source import normalise
 from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
 from oellm_autoexp.files import loads
-from oellm_autoexp.model import MANIFEST_VERSION, JobSpec, Manifest, Resources
+from oellm_autoexp.model import JobSpec, Manifest, Resources
 from oellm_autoexp.redaction import REDACTED
 from oellm_autoexp.slurm.shell_code import Parts
 from oellm_autoexp.text import dotted

@@ -316,7 +316,7 @@ def test_an_image_without_python(person: Person, rootfs: Path, home: Path) -> No
 def test_planning_inside_with_another_version(person: Person, rootfs: Path, home: Path, what: str) -> None:
     file, old, new = {
         "program": ("__init__.py", '__version__ = "', '__version__ = "99.'),
-        "manifest": ("model.py", "MANIFEST_VERSION = 1", "MANIFEST_VERSION = 2"),
+        "manifest": ("__init__.py", "MANIFEST_VERSION = 1", "MANIFEST_VERSION = 2"),
     }[what]
     source = rootfs / "opt/oellm-autoexp/oellm_autoexp" / file
     assert old in source.read_text()

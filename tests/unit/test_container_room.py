@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from oellm_autoexp.container.packages import changed, constraints, local_places,
 from oellm_autoexp.container.runtime import Runtime, parse_version
 from oellm_autoexp.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 APPTAINER = Runtime("/usr/bin/apptainer", "apptainer", (1, 4, 5))
 
 
@@ -33,6 +35,15 @@ def test_the_version_tells_whose_program_it_is(said: str, flavour: str, version:
     found = parse_version("/usr/bin/singularity", said)
     assert found is not None
     assert (found.flavour, found.version) == (flavour, version)
+
+
+def test_an_image_is_built_by_a_python_that_has_no_packages() -> None:
+    words = ("-S", ROOT / "container/build_container_user.py", "--definition", "MegatronTraining")
+    done = subprocess.run(
+        [sys.executable, *words, "--container-cmd", "nope"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no program nope in PATH" in done.stderr
 
 
 def test_paths_with_commas_and_colons_are_bound_whole() -> None:
