@@ -88,7 +88,7 @@ class LocalClient:
         """See Scheduler.poll. Looks after jobs whose worker has died, and starts workers for those that wait."""
         with _usable_files():
             names = self._spool.names()
-            found = [self._spool.job(job, token) for job, token in jobs.items() if self._spool.holds(job, names)]
+            found = [self._spool.job(job, token) for job, token in jobs.items()]
             statuses = {job.id: self._status(job, names) for job in found if job is not None}
         if any(status.scheduler_state == "PENDING" for status in statuses.values()):
             self._start_workers()

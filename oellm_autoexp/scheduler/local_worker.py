@@ -32,7 +32,7 @@ code_path=$1
 shift
 "$@"
 code=$?
-echo "$code" > "$code_path.part" && mv -- "$code_path.part" "$code_path"
+echo "$code $$" > "$code_path.part" && mv -- "$code_path.part" "$code_path"
 exit "$code"
 """
 
@@ -98,26 +98,27 @@ class Worker:
             run = self._spool.run(job.id)
             if run is None or run.slot != self._slot or not run.here or run.worked_on:
                 continue
-            while run.alive or lingers(self._spool, job, run, self._grace):
+            while self._spool.has(job) and (run.alive or lingers(self._spool, job, run, self._grace)):
                 hold(self._spool, job, run, self._grace)
                 self._nap(_LONGEST_NAP)
-            self._spool.end(job.id, conclude(self._spool, job, run))
+            if self._spool.has(job):
+                self._spool.end(job.id, conclude(self._spool, job, run))
 
     def _run(self, job: Job) -> None:
         pid = os.fork()
         if pid == 0:
             self._become(job)
-        run, nap = None, _SHORTEST_NAP
+        nap = _SHORTEST_NAP
         while True:
             ended, wait_status = os.waitpid(pid, os.WNOHANG)
-            run = run or self._spool.run(job.id)
+            run = self._spool.run(job.id) if self._spool.has(job) else None
             if ended:
                 break
             if run is not None and self._started_by_me(run, pid):
                 hold(self._spool, job, run, self._grace)
             self._nap(nap)
             nap = min(nap * 1.3, _LONGEST_NAP)
-        if run is None:  # it could not even say that it begins: no space left?
+        if run is None:  # it could not even say that it begins: no space left? Or its folder was removed
             self._nap(_LONGEST_NAP)
         elif self._started_by_me(run, pid):
             self._spool.leave_code(job.id, _shell_code(wait_status))
@@ -136,8 +137,9 @@ class Worker:
             pid, host = os.getpid(), socket.gethostname()
             started = process_started(pid) or ""
             run = Run(host, pid, started, time.time(), self._slot, os.getppid(), self._started)
-            if self._spool.begin(job.id, run):
-                self._execute(job, run)
+            # Its file is looked at once more: the number may be another job's by now, which then is the one that began.
+            if self._spool.begin(job.id, run) and (begun := self._spool.job(job.id)) is not None:
+                self._execute(begun, run)
         finally:
             os._exit(1)
 

@@ -7,7 +7,8 @@ One folder holds everything, so that any process can tell the state of any job a
     <id>.env            the environment that it was submitted in, readable by its owner only, as it may hold secrets;
                         it goes when the job, or the last task of the array, has ended
     <id>[_<task>].run   the process that runs it, made by that process itself just before it becomes the script
-    <id>[_<task>].code  the script's exit code, as its shell left it (in case nobody was there to wait for it)
+    <id>[_<task>].code  the script's exit code and the number of its shell, which left it (in case nobody was there to
+                        wait for it)
     <id>[_<task>].sig   it was sent that signal
     <id>[_<task>].stop  it is to end; holds the state that it ends in: CANCELLED or TIMEOUT
     <id>[_<task>].term  it was told so, by SIGTERM
@@ -15,7 +16,9 @@ One folder holds everything, so that any process can tell the state of any job a
     slot-<n>            the claim of worker n
 
 None of them is ever changed once it is there: the first one to make it has decided. A name in the folder's listing
-thus says most of what there is to know, and what was read once need not be read again.
+thus says most of what there is to know, and what was read once need not be read again, as long as the job's file is the
+same one: where people remove the folder, numbers begin anew, and what is still at work for an old job leaves the new
+one of its number alone.
 """
 
 from __future__ import annotations
@@ -119,6 +122,8 @@ class Spool:
 
     directory: Path
     _tasks: dict[str, dict[str, Job]] = field(default_factory=dict, init=False, repr=False)
+    _files: dict[str, tuple[int, int] | None] = field(default_factory=dict, init=False, repr=False)
+    """Which .job was read (inode, time of change in nanoseconds), by its number."""
     _runs: dict[str, Run] = field(default_factory=dict, init=False, repr=False)
     _ends: dict[str, JobStatus] = field(default_factory=dict, init=False, repr=False)
     _newest: int = field(default=0, init=False, repr=False)
@@ -167,8 +172,11 @@ class Spool:
         return {} if any(token not in ("", job.submission.token) for job in tasks.values()) else tasks
 
     def _submitted(self, number: str) -> Mapping[str, Job]:
+        file = self._file(number)
+        if self._files.get(number) != file:
+            self._forget(number)
         if number not in self._tasks:
-            data = self._read(number, "job") if _is_number(number) else None
+            data = self._read(number, "job") if file else None
             if data is None:
                 return {}
             with self._whole(number, "job"):
@@ -177,17 +185,29 @@ class Spool:
                 signal = _fitting(Signal, data["signal"]) if data.get("signal") else None
                 ids = [f"{number}_{task}" for task in submission.array] or [number]
                 self._tasks[number] = {job: Job(job, submission, signal) for job in ids}
+                self._files[number] = file
         return self._tasks[number]
 
-    def holds(self, job: str, names: Collection[str]) -> bool:
-        """Whether a job's file is there. Where it is not, the folder was removed, and its numbers may begin anew."""
-        number = job.partition("_")[0]
-        if f"{number}.job" in names:
-            return True
-        self._tasks.pop(number, None)
-        for known in (self._runs, self._ends):
-            known.pop(job, None)
-        return False
+    def _file(self, number: str) -> tuple[int, int] | None:
+        """What tells a job's file from another one of its name."""
+        try:
+            found = self.path(number, "job").stat() if _is_number(number) else None
+        except FileNotFoundError:
+            return None
+        return found and (found.st_ino, found.st_mtime_ns)
+
+    def _forget(self, number: str) -> None:
+        """Forget what was read of a job whose file is another one now, or gone."""
+        for job in self._tasks.pop(number, {}):
+            self._runs.pop(job, None)
+            self._ends.pop(job, None)
+
+    def has(self, job: Job) -> bool:
+        """Whether this very job is still here: its folder was not removed, nor is its number another job's.
+
+        Raises CorruptError.
+        """
+        return self.job(job.id, job.submission.token) is not None
 
     def job(self, job: str, token: str = "") -> Job | None:
         """The job or array task of this id, if there is one and it has this token. Raises CorruptError."""
@@ -283,12 +303,14 @@ class Spool:
 
     def code(self, job: str) -> int | None:
         """The exit code that the job's shell left, or its worker for it."""
-        text = self._text(job, "code")
-        return int(text) if text and _is_number(text) else None
+        code, _, shell = (self._text(job, "code") or "").partition(" ")
+        run = self.run(job) if shell else None
+        return int(code) if _is_number(code) and (run is None or shell == str(run.pid)) else None
 
     def leave_code(self, job: str, code: int) -> None:
         """Leave an exit code for a shell that could not (it was killed), unless there is one."""
-        create_atomic(self.path(job, "code"), f"{code}\n", sync=False)
+        if self.code(job) is None:
+            write_atomic(self.path(job, "code"), f"{code}\n", sync=False)
 
     def end(self, job: str, status: JobStatus) -> None:
         """Record how a job ended; what is recorded already stays."""

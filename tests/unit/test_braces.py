@@ -10,7 +10,7 @@ from oellm_autoexp.config.braces import as_interpolations, literal
 
 
 def of(place: str) -> str:
-    return as_interpolations({"project": {"output_dir": place}})["project"]["output_dir"]
+    return str(as_interpolations({"project": {"output_dir": place}})["project"]["output_dir"])
 
 
 @pytest.mark.parametrize(

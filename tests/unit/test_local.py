@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -181,6 +182,35 @@ def test_a_job_outlives_its_killed_submitter_and_workers_and_its_exit_code_is_kn
         "FAILED", "NonZeroExitCode", 7, bench.run("1").host, f"{bench.folder}/logs/1.log"
     )
     assert bench.status("1", bench.another()) == bench.status("1")
+
+
+def test_numbers_that_begin_anew_are_new_jobs_for_workers_of_before(bench: Bench) -> None:
+    client = bench.another(slots=1)
+    first = client.submit(bench.submission("exit 7"))
+    assert bench.end(first, client).exit_code == 7
+    shutil.rmtree(bench.spool)  # its worker still waits for more
+    until("the worker's look at the empty folder", lambda: len(bench.workers()) == 1)
+    second = bench.another(slots=1).submit(bench.submission("echo second"))
+    assert (first, second) == ("1", "1")
+    assert bench.end(second, bench.another()).scheduler_state == "COMPLETED"
+    bench.says(second, "second")
+    assert bench.status(second, client).scheduler_state == "COMPLETED"
+
+
+def test_the_end_of_a_job_whose_folder_was_removed_is_not_that_of_its_numbers_next_job(bench: Bench) -> None:
+    wait = "echo {0}; until [ -e {1} ]; do sleep 0.02; done; exit {0}"
+    old, new = (wait.format(code, shlex.quote(str(bench.folder / f"go{code}"))) for code in (7, 3))
+    client = bench.another(slots=1)
+    job = client.submit(bench.submission(old, log_path=str(bench.folder / "old.log")))
+    until("its start", lambda: (bench.folder / "old.log").exists() and "7" in (bench.folder / "old.log").read_text())
+    shutil.rmtree(bench.spool)
+    assert bench.another(slots=1).submit(bench.submission(new)) == job
+    bench.says(job, "3")
+    (bench.folder / "go7").touch()
+    time.sleep(1)  # the old worker looks four times in a second
+    assert bench.state(job) == "RUNNING"
+    (bench.folder / "go3").touch()
+    assert bench.end(job).exit_code == 3
 
 
 def test_jobs_whose_worker_died_keep_filling_its_slot(bench: Bench) -> None:

@@ -238,3 +238,18 @@ def test_a_folder_that_was_removed_and_filled_anew_has_no_job_of_before(tmp_path
     assert Spool(tmp_path / "spool").add(new, {}) == "1"
     assert client.poll({"1": "old"}) == {}
     assert client._spool.job("1", "new") is not None
+
+
+def test_a_number_that_began_anew_has_its_own_script_and_its_own_exit_code(spool: Spool) -> None:
+    old, new = submission("old"), submission("new")
+    number = spool.add(old, {})
+    assert [job.submission for job in spool.waiting(spool.names())] == [old]
+    shutil.rmtree(spool.directory)
+    Spool(spool.directory).add(new, {})
+    assert [job.submission for job in spool.waiting(spool.names())] == [new]
+    assert not spool.has(Job(number, old))
+    spool.begin(number, SOMEBODY)
+    spool.path(number, "code").write_text("7 99\n")  # left by the shell of the old job
+    assert spool.code(number) is None
+    spool.leave_code(number, 3)
+    assert spool.code(number) == 3
