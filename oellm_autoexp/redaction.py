@@ -28,11 +28,11 @@ _SECRET_NAME = re.compile(
     r"auth|authorization|apikey|session_id|dsn|webhook|webhook_url|connection_string|access_signature)($|[_\-.])|"
     r"(^|[_\-.])pin$|(^|[_\-.])(bearer|jwt|t?otp|mfa|2fa|mnemonic|session_?id)($|[_\-.])|seed[_-]?phrase|"
     r"((recovery|backup|pass|wallet)[_-]?(codes?|seed))($|[_\-.])|"
-    r"(_pat|_psk)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
+    r"(^|[_\-.])(pat|psk|sig|signature)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
-    r"^(PWD|OLDPWD|SSH_AUTH_SOCK|key|keys)$|"
+    r"^((?-i:PWD|OLDPWD)|SSH_AUTH_SOCK|key|keys|sig|signature)$|"
     r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
     re.IGNORECASE,
 )
@@ -112,14 +112,17 @@ _FORM = re.compile(
     r"|(?<=\.webhook\.office\.com/)[\w/@-]+)|(?<=/bot)\d{6,}:[\w-]{16,}"
 )
 _URL_USER = re.compile(r"""(?<=://)([^\s:/@"'?#]*):([^\s/"'?#]+)@""")
-_URL_TOKEN = re.compile(r"""(?<=://)(?=[\w%.~-]*\d)[\w%.~-]{20,}@""")
+_URL_TOKEN = re.compile(r"""(?<=://)(?=[\w%.~-]*\d)[\w%.~-]{12,}@""")
 _PERCENT = re.compile("%([0-7][0-9A-Fa-f])")
 _URL_PARAMETER = re.compile(r"""(?<=[?&#;])([\w.~%\[\]-]+)=([^&\s"'<>#\\]+)""")
 _SCHEME = re.compile(
     r"""(?i)(?<![\w/.])(bearer|basic|token|apikey|digest|negotiate)([ \t]+|%20)"""
     r"""(?![{$*<]|--)(?=[^\s"']*[\d._~+/=-])[^\s"',;\\]{6,}"""
 )
-_OPTION = re.compile(r"""(?<![\w-])(-{1,2}[A-Za-z][\w.-]*+)([ \t]+)(["'\0\1])?((?(3)[^\n]*?(?=\3)|[^\s"'\0\1]+))""")
+_OPTION = re.compile(
+    r"""(?<![\w-])(-{1,2}[A-Za-z][\w.-]*+)([ \t]*\\?\r?\n[-+]?[ \t]*|[ \t]+)"""
+    r"""(["'\0\1])?((?(3)[^\n]*?(?=\3)|[^\s"'\0\1]+))"""
+)
 _SPOKEN = re.compile(
     r"(?im)(\b(?:setenv|set|ENV|ARG|machine\s+\S+\s+)[ \t]+)([\w.-]+)([ \t]+)(\S+)"
     r"|^([-+ \t]*|.*\blogin[ \t]+\S+[ \t]+)(password|passwd)([ \t]+)(?![=:])(\S+)[ \t]*(?=$|\s)"
@@ -129,7 +132,10 @@ _SPOKEN = re.compile(
     r"|((?<![\w-])(?:-u|(?:--user|--proxy-user)[ \t=])[ \t=]*[\"']?[^\s:\"'/=]+:)()()((?!\d+\b)[^\s\"'/]+)"
 )
 _ASSIGNED = re.compile(
-    r"""(?<![\w.%-])[-+.$~]*+((?:[\w.\-]|%[0-7][0-9A-Fa-f])++)(?:\\*["'])?+([ \t]*(?::=|=>|[:=])[ \t]*)(?![=:])"""
+    r"""(?:(?<![\w.%-])|(?<=%26|%3D|%20))[-+.$~]*+"""
+    r"""((?:[\w.\-]|%(?!(?:25)*(?:3D|26|20))[0-7][0-9A-F])++)(?:\\*["'])?+"""
+    r"""([ \t]*(?::=|=>|[:=])[ \t]*|%(?:25)*3D)(?![=:])""",
+    re.IGNORECASE,
 )
 _QUOTED = re.compile(r"""\\*(["'\0\1])(?:(?!\1)[^\\\n]|\\(?!\1).|(?<!^)\\\1(?=[^,\]}:\s]))*+\\*\1""")
 _BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n([-+]?[ \t]+)[^\n]*(?:\n\1[^\n]*)*")  # also of a diff
@@ -437,7 +443,7 @@ def _redact_word(word: str) -> tuple[str, int]:
     """A word without secrets, and what it says of the next one."""
     name, equals, value = word.partition("=")
     if equals and _hides(name.lstrip("-+"), value):
-        return f"{name}={REDACTED}", _NOTHING
+        return f"{redact_text(name)}={REDACTED}", _NOTHING
     announces = _NOTHING
     if equals and not value and word.startswith("--") and _may_be_secret(name.lstrip("-")):
         return word, _SECRET

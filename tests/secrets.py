@@ -56,6 +56,11 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("curl", f"https://host/x?a=1;%74oken={T}"),
     ("curl", f"https://host/x?data[token]={T}"),
     ("curl", f"https://host/x?data%5Btoken%5D={T}"),
+    ("curl", f"https://me:{S}@host/x?access_token={T}"),
+    ("curl", f"https://{S}tok3n@host/x?token=$TOKEN"),
+    ("train", "--pat", S, f"--pat={S}", f"pwd={S}"),
+    ("train", f"X-Amz-Signature={T}", f"sig={T}", f"signature={T}"),
+    ("curl", "-d", f"a%3D1%26client_secret%3D{S}", f"client_secret%253D{S}"),
 )
 TEXTS: tuple[str, ...] = (
     f"export NAME_TOKEN={T}",
@@ -69,6 +74,10 @@ TEXTS: tuple[str, ...] = (
     f"TOTP_SEED={S} MFA_SEED={S} OTP={S}",
     f"RECOVERY_CODE={S}\nSEED_PHRASE='{S} of words'\nSESSIONID={S}",
     f"api%5Fkey={S}&x=1",
+    f"train --api_key\n{S}\n--lr 1",
+    f"train --api-key \\\n    '{S} x' --lr 1",
+    f"X-Amz-Signature={T}&x=1 client_secret%3D{S}",
+    f"pwd={S}",
     f"export NAME_TOKEN='{T} x'; run",
     f"HF_TOKEN={T} python train.py",
     f"setenv HF_TOKEN {T}",
