@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oellm_autoexp.cli import app
 from oellm_autoexp.container import runtime
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.errors import Collector, ConfigError, Problem
 from oellm_autoexp.text import did_you_mean
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -77,21 +77,27 @@ def _build(options: argparse.Namespace) -> int:
     from oellm_autoexp.redaction import redact_words
     from oellm_autoexp.workflow.provenance import git_state
 
-    definition = _definition(options.backend, options.definition)
+    wrong = Collector()
+    with wrong.step():
+        hint = runtime.NOT_FOUND_HINT.replace("--container-runtime", "--container-cmd")
+        program = runtime.find(options.container_cmd, "--container-cmd", hint)
+    with wrong.step():
+        definition = _definition(options.backend, options.definition)
+    with wrong.step():
+        unpinned = _unpinned(options.unpin)
+    if options.requirements and not options.requirements.is_file():
+        wrong.add([Problem("there is no such file", f"--requirements {options.requirements}")])
+    wrong.raise_all()
     git, _, note = git_state(CHECKOUT)
     if note:
         app.note(note, on_stderr=True)
     name = definition.name.removesuffix(".def.in")
     made = build(
         Request(
-            runtime=runtime.find(
-                options.container_cmd,
-                "--container-cmd",
-                runtime.NOT_FOUND_HINT.replace("--container-runtime", "--container-cmd"),
-            ),
+            runtime=program,
             checkout=CHECKOUT,
             definition=definition,
-            requirements=_requirements(options.requirements or definition.parent / "requirements.txt"),
+            requirements=_absolute(options.requirements or definition.parent / "requirements.txt"),
             output=_absolute(options.output or Path(os.environ.get("CONTAINER_CACHE_DIR") or "artifacts")),
             name=f"{name}_{date.today():%Y%m%d}" if options.append_date else name,
             base_image=_absolute(options.base_image) if options.base_image else None,
@@ -99,7 +105,7 @@ def _build(options: argparse.Namespace) -> int:
             sandbox=options.sandbox,
             force=options.force,
             download_only=options.download_only,
-            unpinned=_unpinned(options.unpin),
+            unpinned=unpinned,
             verbose=options.verbose or options.debug,
             git=git,
             command_line=tuple(redact_words(tuple(sys.argv))),
@@ -130,12 +136,6 @@ def _definition(backend: str, name: str) -> Path:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  without `..`, links kept
-
-
-def _requirements(path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(Problem("there is no such file", f"--requirements {path}"))
-    return path.absolute()
 
 
 def _unpinned(names: Sequence[str]) -> tuple[str, ...]:

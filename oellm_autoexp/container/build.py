@@ -27,16 +27,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from oellm_autoexp import __version__
-from oellm_autoexp.container import inside, packages, steps
+from oellm_autoexp.container import inside, mounts, packages, steps
 from oellm_autoexp.container.contents import check_same_version, environment, look_into
 from oellm_autoexp.container.definition import Definition, expand, fill, parse
 from oellm_autoexp.container.failures import DISK_HINT
 from oellm_autoexp.container.image import SANDBOX, Image, check_image
 from oellm_autoexp.container.runtime import Runtime
-from oellm_autoexp.errors import BackendError, ConfigError, LockedError, Problem
+from oellm_autoexp.errors import BackendError, Collector, ConfigError, LockedError, Problem
 from oellm_autoexp.files import write_atomic
 from oellm_autoexp.redaction import redact_text
 from oellm_autoexp.text import plural
@@ -101,9 +102,18 @@ def build(request: Request, say: steps.Say = steps.to_stderr) -> Path | None:
             log.write(f"\n=== {datetime.now(UTC).isoformat(timespec='seconds')} {shlex.join(request.command_line)}\n")
             return _Build(request, say, log).run()
     except OSError as error:
-        full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "a disk quota is used up"}
-        what = full.get(error.errno or 0, f"can't write the image: {error.strerror}")
-        raise ConfigError(Problem(what, str(error.filename or request.output), DISK_HINT)) from None
+        raise ConfigError(_not_written(error, request.output)) from None
+
+
+def _not_written(error: OSError, output: Path) -> Problem:
+    """What it was that kept a build from writing."""
+    place = str(error.filename or output)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Problem(
+            "the disk is full" if error.errno == errno.ENOSPC else "a disk quota is used up", place, DISK_HINT
+        )
+    hint = "name folders that you may write to: --output DIR; CONTAINER_CACHE_DIR, if it is set, for the base image"
+    return Problem(f"can't write here: {error.strerror}", place, hint)
 
 
 @contextmanager
@@ -128,7 +138,12 @@ class _Build:
         self._work = request.work
         self._say = say
         self._log = log
-        self._definition = self._read_definition()
+        found = Collector()
+        with found.step():
+            self._definition = self._read_definition()
+        with found.step():
+            self._requirements = _requirements(request.requirements, "--requirements")
+        found.raise_all()
         temporary = {}
         if not any(os.environ.get(f"{flavour}_TMPDIR") for flavour in ("APPTAINER", "SINGULARITY")):
             # /tmp is small on login nodes, or counts as memory
@@ -190,19 +205,19 @@ class _Build:
     def _packages(self, base: Image) -> tuple[dict[str, str], dict[str, str]]:
         """The packages that the base has pinned, and those that are added, whose wheels are then in the work folder."""
         request = self._request
-        wanted = self._work / "requirements.txt"
-        text = "\n".join([request.requirements.read_text(encoding="utf-8"), *self._own_requirements(), ""])
-        key = _key(text, _identity(base.path), *request.unpinned)
+        own = "".join(f"{line}\n" for line in self._own_requirements())
+        key = _key(own, json.dumps(list(self._requirements.items())), _identity(base.path), *request.unpinned)
         if known := self._done("packages", key):
             self._title("packages", f"{plural(len(known['added']), 'wheel')} are there")
             return known["pinned"], known["added"]
         self._title("packages", f"what {request.requirements} asks for, beside what the base has")
         pinned = packages.pins(self._installed(base), request.unpinned)
-        limits, report, wheels = (self._work / name for name in ("constraints.txt", "report.json", "wheels"))
-        write_atomic(wanted, text)
+        names = ("own.txt", "constraints.txt", "report.json", "wheels")
+        ours, limits, report, wheels = (self._work / name for name in names)
+        write_atomic(ours, own)
         write_atomic(limits, packages.constraints(pinned))
-        asked = ["install", "--dry-run", "--report", str(report), "-c", str(limits), "-r", str(wanted)]
-        self._pip("resolving the requirements", base, asked)
+        given = ["-c", str(limits), "-r", str(request.requirements), "-r", str(ours)]
+        self._pip("resolving the requirements", base, ["install", "--dry-run", "--report", str(report), *given])
         added, words = packages.locked(json.loads(report.read_text(encoding="utf-8")))
         wheels.mkdir(exist_ok=True)
         if words:
@@ -248,7 +263,8 @@ class _Build:
     def _pip(self, title: str, base: Image, words: Sequence[str], watched: Path | None = None) -> None:
         """Run the base's own pip, with this machine's settings of pip (indexes, certificates)."""
         settings = {**packages.pip_settings(_pip_config()), **_set(packages.CERTIFICATES)}
-        binds = [place for place in packages.local_places(settings) if Path(place).exists()]
+        named = packages.local_places({**settings, **self._requirements})
+        binds = mounts.outermost([str(self._work), *filter(os.path.exists, named), *self._requirements])
         env = {
             **self._env,
             **settings,
@@ -259,9 +275,7 @@ class _Build:
             "TMPDIR": str(self._work / "tmp"),
         }
         program = ["python3", "-s", "-m", "pip", *words]
-        command = self._request.runtime.exec_words(
-            str(base.path), program, binds=[str(self._work), *binds], cwd=str(self._work)
-        )
+        command = self._request.runtime.exec_words(str(base.path), program, binds=binds, cwd=str(self._work))
         self._step(title, command, env=env, watched=watched)
 
     # ---- image
@@ -294,7 +308,8 @@ class _Build:
 
     def _check_space(self, base: Image) -> None:
         """Raises BackendError where the image can't fit: better now than in an hour."""
-        size = steps.folder_bytes(base.path) * (1 if base.kind == SANDBOX else _UNPACKED)
+        stored, files = steps.folder_size(base.path)
+        size = stored * (1 if base.kind == SANDBOX else _UNPACKED)
         needed = int(size * (1.2 if self._request.sandbox else 1.7))
         places = {self._work, Path(self._env["APPTAINER_TMPDIR"])} if "APPTAINER_TMPDIR" in self._env else {self._work}
         for place in places:
@@ -302,6 +317,10 @@ class _Build:
             if free < needed:
                 what = f"{_size(free)} are free here, and about {_size(needed)} are needed"
                 raise BackendError(Problem(what, str(place), DISK_HINT))
+        room = os.statvfs(self._work)  # only there it is unpacked
+        if room.f_files and room.f_favail < files:
+            what = f"{room.f_favail} more files (inodes) are allowed here, and at least {files} are needed"
+            raise BackendError(Problem(what, str(self._work), DISK_HINT))
 
     def _write_context(self, base: Image, pinned: Mapping[str, str], added: Mapping[str, str]) -> None:
         """All that goes into the image, as a folder: this program, wheels, the script that installs, the record."""
@@ -328,8 +347,8 @@ class _Build:
             "runtime": str(request.runtime),
             "way": "build --fakeroot" if request.fakeroot else "exec --writable",
             "machine": base.machine,
-            "definition": {"name": request.definition.name, "sha256": _key(request.definition.read_text())},
-            "requirements": redact_text(request.requirements.read_text(encoding="utf-8")).splitlines(),
+            "definition": {"name": request.definition.name, "sha256": _key(_text(request.definition, "--definition"))},
+            "requirements": redact_text("\n".join(self._requirements.values())).splitlines(),
             "base": {"source": self._definition.source, "path": str(base.path), **_identity_facts(base.path)},
             "kept": dict(pinned),
             "added": dict(added),
@@ -419,7 +438,7 @@ class _Build:
             "commit": str(request.git.get("commit", "unknown")),
         }
         where = request.definition.name
-        found = parse(fill(request.definition.read_text(encoding="utf-8"), values, where), where)
+        found = parse(fill(_text(request.definition, "--definition"), values, where), where)
         if request.base_image is not None:
             return Definition("localimage", str(request.base_image), found.sections)
         return Definition(found.bootstrap, expand(found.base, os.environ.get, where), found.sections)
@@ -454,6 +473,38 @@ class _Build:
 
     def _mark(self, stage: str, key: str, result: dict[str, Any]) -> None:
         write_atomic(self._work / f"{stage}.done", json.dumps({"key": key, "result": result}))
+
+
+def _requirements(path: Path, where: str, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The text of a requirements file, and of those that it names, by path. Raises ConfigError.
+
+    They are read before pip does: a mistake in them is told before a base image is fetched.
+    """
+    text = _text(path, where)
+    texts = {**known, str(path): text}
+    found = Collector()
+    for number, word in packages.relative_paths(text):
+        hint = "write the whole path, which must be one of a wheel or a folder with a pyproject.toml"
+        found.add([Problem(f"a path from a folder that an image does not have: {word}", f"{path}:{number}", hint)])
+    for number, word in packages.named_files(text):
+        further = path.parent / word
+        if str(further) not in texts:
+            with found.step():
+                texts |= _requirements(further, f"{path}:{number}", texts)
+    found.raise_all()
+    return texts
+
+
+def _text(path: Path, where: str) -> str:
+    """What a person has written in a file that `where` names. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        what = "there is no such file" if isinstance(error, FileNotFoundError) else f"can't read it: {error.strerror}"
+        raise ConfigError(Problem(what, f"{where} {path}")) from None
+    except UnicodeDecodeError as error:
+        what = f"can't read it: byte {error.start} is none of a text in UTF-8"
+        raise ConfigError(Problem(what, f"{where} {path}")) from None
 
 
 def _key(*texts: str) -> str:

@@ -11,8 +11,8 @@ COMPUTE_NODE_HINT = (
     "on the login node first"
 )
 DISK_HINT = (
-    "free space or quota in it, or choose other places: --output, and APPTAINER_TMPDIR and APPTAINER_CACHEDIR "
-    "(SINGULARITY_TMPDIR, SINGULARITY_CACHEDIR) for what is temporary"
+    "free space, quota or files (inodes) in it, or choose other places: --output, and APPTAINER_TMPDIR and "
+    "APPTAINER_CACHEDIR (SINGULARITY_TMPDIR, SINGULARITY_CACHEDIR) for what is temporary"
 )
 _FAKEROOT_HINT = "this machine does not allow it: use container/build_container_user.py, which needs no fakeroot"
 _LOCAL_DISK_HINT = (
@@ -69,7 +69,29 @@ _CAUSES = (
         "run this with --download-only where there is internet (a login node), and again here; or name --base-image",
     ),
     (
-        r"ResolutionImpossible|No matching distribution found|Could not find a version that satisfies",
+        r"Invalid requirement: '(?P<line>[^']*)'",
+        "pip can't read a line of the requirements: {line}",
+        "NAME, NAME>=VERSION or NAME @ URL, one a line",
+    ),
+    (
+        r"Cannot find command '(?P<program>\w+)'",
+        "the base image has no {program}, by which a package of the requirements is fetched",
+        "name a wheel or an archive in its place, or take a base image that has it",
+    ),
+    (
+        r"satisfies the requirement (?P<name>.+?)(?: \(from (?!versions:).*\))? \(from versions: none\)",
+        "pip finds no package {name}",
+        "look at its name in the requirements, and at the indexes that pip asks (pip config list); those for another "
+        "Python or processor than the base image's do not count",
+    ),
+    (
+        r"satisfies the requirement (?P<name>.+?)(?: \(from (?!versions:).*\))? \(from versions: (?:.*?, )??"
+        r"(?P<newest>(?:[^,]+, ){0,4}[^,]+)\)",
+        "pip finds no {name}; the newest are {newest}",
+        "change the requirements; versions for another Python or processor than the base image's do not count",
+    ),
+    (
+        r"ResolutionImpossible",
         "the requirements do not fit what the base image has (its own packages stay as they are)",
         "change the requirements, or let a package of the base image change: --unpin NAME",
     ),
@@ -88,9 +110,9 @@ def explain(code: int, lines: list[str], limits: Limits | None = None) -> tuple[
     limits = limits or Limits()
     number = -code if code < 0 else code - 128 if 128 < code < 160 else 0
     for pattern, what, hint in _CAUSES:
-        if line := next((line for line in reversed(lines) if re.search(pattern, line)), ""):
-            place = re.search(r"(/[^\s:'\"]+)['\"]?:? ", f"{line} ")
-            return what.format(path=f": {place[1]}" if place else "", limits=limits), hint
+        if found := next(filter(None, (re.search(pattern, line) for line in reversed(lines))), None):
+            place = re.search(r"(/[^\s:'\"]+)['\"]?:? ", f"{found.string} ")
+            return what.format(path=f": {place[1]}" if place else "", limits=limits, **found.groupdict()), hint
     if number == 9 or any(re.search(r"signal: killed|^Killed\b|exit status 137", line) for line in lines):
         return f"it was killed, most likely for using too much memory{limits}", COMPUTE_NODE_HINT
     if number == 24:

@@ -67,6 +67,20 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tu
     return {name: (was, found.get(name, "")) for name, was in before.items() if found.get(name, "") != was}
 
 
+def named_files(text: str) -> list[tuple[int, str]]:
+    """The files that a requirements file has as further ones, each with its line (pip: "Requirements File Format")."""
+    option = re.compile(r"\s*(?:-[rc]|--(?:requirement|constraint)\b)[\s=]*([^\s#]+)")
+    found = ((number, option.match(line)) for number, line in enumerate(text.splitlines(), 1))
+    return [(number, word[1]) for number, word in found if word and "://" not in word[1]]
+
+
+def relative_paths(text: str) -> list[tuple[int, str]]:
+    """The packages in a requirements file that are named by a path from a folder which an image does not have."""
+    path = re.compile(r"\s*(?:(?:-e|--editable)[\s=]*)?(\.{1,2}(?:/\S*)?)(?:\s|$)")
+    found = ((number, path.match(line)) for number, line in enumerate(text.splitlines(), 1))
+    return [(number, word[1]) for number, word in found if word]
+
+
 def pip_settings(listing: str) -> dict[str, str]:
     """The variables that say what `pip config list` prints (`global.index-url='…'`), for a pip elsewhere."""
     settings = {}
@@ -78,5 +92,5 @@ def pip_settings(listing: str) -> dict[str, str]:
 
 def local_places(settings: Mapping[str, str]) -> tuple[str, ...]:
     """The paths of this machine that settings name: certificates, folders with wheels, indexes in files."""
-    words = [word for value in settings.values() for word in value.split()]
+    words = [word for value in settings.values() for word in re.split(r"[\s=]", value)]
     return tuple(dict.fromkeys(word.removeprefix("file://") for word in words if re.match(r"(?:file://)?/\w", word)))

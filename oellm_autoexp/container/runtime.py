@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -83,9 +84,14 @@ def find(name: str | None = None, where: str = "--container-runtime", hint: str 
     names = (name,) if name else PROGRAMS
     program = next(filter(None, (shutil.which(os.path.expanduser(candidate)) for candidate in names)), None)  # noqa: PTH111
     if program is None:
-        if name:
-            raise ConfigError(Problem(f"no program {name} in PATH", where, hint))
-        raise ConfigError(Problem("no container runtime in PATH: neither apptainer nor singularity", "", hint))
+        for candidate in names:
+            if closed := _not_executable(candidate):
+                mend = f"chmod +x {shlex.quote(closed)}, or name another one"
+                raise ConfigError(Problem(f"{closed} is not executable", where if name else "", mend))
+        if name is None:
+            raise ConfigError(Problem("no container runtime in PATH: neither apptainer nor singularity", "", hint))
+        what = f"there is no program {name}" if "/" in name else f"no program {name} in PATH"
+        raise ConfigError(Problem(what, where, hint))
     program = os.path.abspath(program)  # noqa: PTH100  a name with a link in it stays: apptainer looks at it
     try:
         done = subprocess.run(
@@ -98,8 +104,11 @@ def find(name: str | None = None, where: str = "--container-runtime", hint: str 
             check=False,
         )
         said = done.stdout + done.stderr
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(Problem(f"can't run {program}: {error}", where)) from None
+    except subprocess.TimeoutExpired:
+        what = f"{program} --version does not answer within {_PATIENCE_SECONDS} s"
+        raise ConfigError(Problem(what, where if name else "", "wait, or name another one")) from None
+    except OSError as error:
+        raise ConfigError(Problem(f"can't run {program}: {error.strerror}", where if name else "", hint)) from None
     if runtime := parse_version(program, said):
         return runtime
     if done.returncode:
@@ -108,6 +117,13 @@ def find(name: str | None = None, where: str = "--container-runtime", hint: str 
     first = (said.strip().splitlines() or ["nothing"])[0]
     hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
     raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))
+
+
+def _not_executable(name: str) -> str:
+    """The file that `name` (a command or a path) means and that may not be executed; '' if there is none."""
+    folders = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    places = (os.path.join(folder, os.path.expanduser(name)) for folder in folders)  # noqa: PTH111, PTH118
+    return next((place for place in places if os.path.isfile(place)), "")  # noqa: PTH113
 
 
 def known_options(runtime: Runtime) -> frozenset[str]:

@@ -112,23 +112,24 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _progress(seconds: float, watched: Path | None, last: deque[str]) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    size = f", {folder_bytes(watched) / (1 << 30):.1f} GiB written" if watched else ""
+    size = f", {folder_size(watched)[0] / (1 << 30):.1f} GiB written" if watched else ""
     line = next((line.strip() for line in reversed(last) if line.strip()), "")
     return f"{minutes}:{rest:02d} min{size}{f': {printable(line)[:90]}' if line else ''}"
 
 
-def folder_bytes(path: Path) -> int:
-    """The bytes of a file, or of all files below a folder; what can't be looked at counts as none."""
+def folder_size(path: Path) -> tuple[int, int]:
+    """Bytes and number of the files and folders in a folder, or of a file; what can't be seen is not counted."""
     if not path.is_dir():
         with suppress(OSError):
-            return path.lstat().st_size
-        return 0
-    total = 0
-    for place, _, files in os.walk(path):
+            return path.lstat().st_size, 1
+        return 0, 0
+    total, count = 0, 1
+    for place, folders, files in os.walk(path):
+        count += len(folders) + len(files)
         for name in files:
             with suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118
-    return total
+    return total, count
 
 
 def to_stderr(text: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -120,6 +122,108 @@ MISTAKES = {
     "runtime": (("--definition", "MegatronTraining", "--container-cmd", "podman-hpc"), "no program podman-hpc in PATH"),
     "a definition of one's own": (("--definition", "/D/Own.def.in"), "no value {{nonsense}}"),
 }
+
+
+def closed(folder: Path) -> Path:
+    """A file with the name of a runtime that nobody may execute."""
+    (folder / "apptainer").write_text("#!/bin/sh\n")
+    return folder / "apptainer"
+
+
+def test_a_runtime_that_may_not_be_executed_is_not_said_to_be_absent(person: Person, base_image: Path) -> None:
+    output = person.make_folder("closed")
+    words = ("--definition", "MegatronTraining", "--container-cmd")
+    text = refused(person, base_image, output, *words, str(closed(output)))
+    assert f"--container-cmd: {output}/apptainer is not executable\n    chmod +x {output}/apptainer" in text
+    in_path = person.python(
+        USER, *build_words(base_image, output, *words[:2]), PATH=f"{output}:/usr/bin:/bin:/usr/sbin:/sbin"
+    )
+    assert f"{output}/apptainer is not executable" in in_path.stderr
+    assert f"there is no program {output}/nope" in refused(person, base_image, output, *words, f"{output}/nope")
+
+
+def test_all_mistakes_in_the_options_are_told_at_once(person: Person, base_image: Path) -> None:
+    output = person.make_folder("all")
+    words = ("--definition", "Meg", "--container-cmd", "nope", "--requirements", "/nowhere.txt", "--unpin", "torch")
+    done = person.python(USER, *build_words(base_image, output, *words))
+    assert done.returncode == 2
+    for text in ("no definition 'Meg'", "no program nope in PATH", "/nowhere.txt: there is no such", "torch stays"):
+        assert text in done.stderr
+    assert done.stderr.startswith("4 problems:")
+
+
+REQUIREMENTS = {
+    "none of that name": ("no-such-package-of-autoexp\n", "pip finds no package no-such-package-of-autoexp\n"),
+    "none of that version": ("einops==99.9\n", "pip finds no einops==99.9; the newest are "),
+    "no requirement": ("einops\nwhat is this\n", "pip can't read a line of the requirements: what is this"),
+    "another file": ("-r more.txt\n", "/own.txt:1 {0}/more.txt: there is no such file"),
+    "a relative path": ("einops\n-e ../own\n", "{0}/own.txt:2: a path from a folder that an image does not have"),
+    "a program": ("git+https://h.invalid/x\n", "the base image has no git, by which a package of the requirements"),
+}
+
+
+@pytest.mark.parametrize("wrong", REQUIREMENTS)
+def test_what_is_wrong_with_requirements_is_told_in_their_own_words(
+    person: Person, base_image: Path, wrong: str
+) -> None:
+    output = person.make_folder("requirements")
+    text, wanted = REQUIREMENTS[wrong]
+    (output / "own.txt").write_text(text)
+    words = ("--definition", "MegatronTraining", "--requirements", str(output / "own.txt"), "--download-only")
+    assert wanted.format(output) in refused(person, base_image, output, *words)
+
+
+def test_requirements_are_read_where_they_are_with_the_files_that_they_name(person: Person, base_image: Path) -> None:
+    output = person.make_folder("named")
+    own = Path(tempfile.mkdtemp(prefix="autoexp-named-", dir="/var/tmp"))  # a container has a /tmp by itself
+    try:
+        own.chmod(0o755)
+        (own / "more").mkdir()
+        (own / "own.txt").write_text("-r more/more.txt\n")
+        (own / "more/more.txt").write_text("-c limit.txt\neinops\n")
+        (own / "more/limit.txt").write_text("einops<0.8\n")
+        words = ("--definition", "MegatronTraining", "--requirements", str(own / "own.txt"), "--download-only")
+        done = person.python(USER, *build_words(base_image, output, *words))
+        assert done.returncode == 0, done.stderr
+        assert list(output.glob(".MegatronTraining.build/wheels/einops-0.7*"))
+        (own / "more/limit.txt").write_text("einops<0.7\n")
+        assert person.python(USER, *build_words(base_image, output, *words)).returncode == 0
+        assert list(output.glob(".MegatronTraining.build/wheels/einops-0.6*"))
+    finally:
+        shutil.rmtree(own)
+
+
+@pytest.mark.parametrize("place", ["read-only", "a file", "none"])
+def test_a_place_that_can_not_be_written_to_is_told_with_the_option(
+    person: Person, base_image: Path, place: str
+) -> None:
+    folder = person.make_folder("place")
+    output = {"read-only": folder / "closed", "a file": folder / "file", "none": Path("/proc/none")}[place]
+    (folder / "closed").mkdir(mode=0o555)
+    (folder / "file").touch()
+    done = person.python(
+        USER, *build_words(base_image, folder, "--definition", "MegatronTraining", f"--output={output}")
+    )
+    assert done.returncode == 2
+    assert f"error: {output}" in done.stderr
+    assert "can't write here" in done.stderr
+    assert "--output DIR" in done.stderr
+    assert "quota" not in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_can_have_no_more_files_is_told_before_anything_is_copied(
+    person: Person, base_image: Path, prepared: Prepared
+) -> None:
+    output = person.make_folder("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900m,nr_inodes=1500", "none", str(output)], check=True)
+    try:
+        person.own(output)
+        subprocess.run(["cp", "--archive", f"{prepared.output}/.", str(output)], check=True)
+        text = refused(person, base_image, output, "--definition", "MegatronTraining", "--sandbox")
+    finally:
+        subprocess.run(["umount", str(output)], check=True)
+    assert "more files (inodes) are allowed here, and at least" in text
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
