@@ -212,6 +212,16 @@ def as_before(job: TrackedJob) -> TrackedJob:
     )
 
 
+def without_refused(job: TrackedJob) -> dict[str, Any]:
+    """What a job whose next attempt was refused for good has again: the overrides and nodes of those that were taken.
+
+    What the scheduler did not take would otherwise be part of all later attempts, also of those that a person begins.
+    """
+    if job.before is not None:
+        return {"overrides": job.before.overrides, "excluded": job.before.excluded}
+    return {} if job.earlier else {"overrides": {}, "excluded": ()}  # of one that vanished, that is not known any more
+
+
 def see_earlier(job: TrackedJob, told: Mapping[str, JobStatus], now: float) -> TrackedJob:
     """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
     seen = tuple(attempt.model_copy(update=_begun_again(attempt, told)) for attempt in job.earlier)

@@ -671,10 +671,16 @@ class Submitter:
     def _refuse_for_good(self, job: TrackedJob, words: str, now: float) -> None:
         """End a job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
         self._gates[job.name].forget()
+        kept = restarts.without_refused(job)
+        now_has = job.model_copy(update=kept)
+        dropped = [key for key, value in job.overrides.items() if now_has.overrides.get(key) != value]
+        if now_has.excluded != job.excluded:
+            dropped.append("exclude")
         ended = job.happened(
             now,
             CRASH,
-            words,
+            f"{words} (dropped for later attempts: {', '.join(dropped)})" if dropped else words,
+            **kept,
             state=CRASH,
             reason=words,
             token="",

@@ -1042,3 +1042,14 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "refused for good: Invalid partition name specified" in stage.a.reason
+    assert stage.a.overrides == {}, "what was refused is no part of later attempts"
+    assert any("dropped for later attempts: slurm.sbatch.partition" in entry.message for entry in stage.a.history)
+
+
+def test_what_an_attempt_was_refused_for_takes_nothing_from_what_others_had(tmp_path: Path) -> None:
+    asked = {"slurm.sbatch.partition": "{partition}", "slurm.sbatch.constraint": "{constraint}"}
+    rules = on_line(restart(overrides=asked, max_attempts=3), pattern=r"LINE (?P<partition>\w+) (?P<constraint>\w+)")
+    stage = strict(tmp_path, rules, {"a": [lived("LINE good x\n"), lived("LINE secret y\n")]})
+    stage.finish()
+    assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 3, True)
+    assert stage.a.overrides == {"slurm.sbatch.partition": "good", "slurm.sbatch.constraint": "x"}
