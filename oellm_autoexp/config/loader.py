@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.config.overlay import DOT_IN_KEY, OPEN_FOR_BACKEND, OPEN_SECTIONS, Overlay, open_sections
 from oellm_autoexp.config.override_mistakes import cut, taken_apart, unparsed
 from oellm_autoexp.config.resolvers import make_resolvers
+from oellm_autoexp.config.schema import UNKNOWN_KEY
 from oellm_autoexp.config.source import key_lines, normalise, parses, shown
 from oellm_autoexp.config.spelling import of_a_shell, spelled
 from oellm_autoexp.config.written import mark_override
@@ -660,6 +662,14 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         near = did_you_mean(override.key, [*known, *search.groups()])
         hint = DOT_IN_KEY if override.key in known else new_key_hint(near, about)
         return Problem(f"the config has no key '{override.key}'", about, hint)
+    if "Cannot merge" in text and posixpath.dirname(parent) and (file := search.file(parent)):
+        group, name = posixpath.split(parent)
+        what = (
+            f"'{name}' of the group '{group}' has a list where what it is laid over has keys and values, or the other "
+        )
+        chosen = override.written if override and override.key == group else _entry(search, WHOLE, group, name)
+        where = chosen if file.is_relative_to(shipped("config").resolve()) else shown(file)
+        return Problem(f"{what}way round", where, "choose one config of the group, or write the key as the other does")
     if override and "Cannot merge" in f"{text} {error.__cause__}":
         holds = "keys and values" if isinstance(value_of_override(override.checked), list) else "a list"
         return Problem(f"'{override.key}' holds {holds}, which this is not", about)
@@ -755,7 +765,7 @@ def _find_entry(search: Search, parent: str, group: str = "", choice: str = "") 
     for words in (exact, wanted) if wanted != {""} else ():
         for config, file, index, entry in entries:
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
-            if words <= {*re.split(r"[/@ ]+", f"{key} {chosen or ''}")}:
+            if words <= {*re.split(r"[/@ \[\]',]+", f"{key} {chosen or ''}")}:
                 folder = config.split("/")[0]
                 inside = folder if "/" in config and folder in groups_of_root(search) else ""
                 return _Entry(file, index, f"$.{inside}" if inside else brought_in(entry))
@@ -800,22 +810,21 @@ class Locations:
         self._search = search
         self._overrides = overrides
         self._found = found
-        self._chosen: dict[str, Path] = {}
-        self._lines: dict[tuple[str, ...], str] | None = None
+        self._written: _Written | None = None
 
     def of(self, where: str) -> str:
         """`file.yaml:12` for `$.slurm.sbatch.time` (or for its nearest parent that was written), or `where`.
 
-        A key that the sweep sets is placed there, as a job's value of it is the sweep's.
+        A key that the sweep sets is placed there, as a job's value of it is the sweep's. One that is nowhere is placed
+        in the file of its group, where that is a person's own.
         """
         if not where.startswith("$."):
             return where
         if " and $." in where:
             return " and ".join(map(self.of, where.split(" and ")))
         path = tuple(part for part in re.split(r"[.\[\]]", where[2:]) if part)
-        if self._lines is None:
-            self._lines = self._read()
-        if by_sweep := [*dict.fromkeys(line for key, line in self._lines.items() if _sets(key, path))]:
+        written = self._read()
+        if by_sweep := [*dict.fromkeys(line for key, line in written.lines.items() if _sets(key, path))]:
             return f"{', '.join(by_sweep[:3])} ({where}, set by the sweep)"
         for override in reversed(self._overrides):
             key = tuple(override.key.split("."))
@@ -823,10 +832,13 @@ class Locations:
                 return f"{where} (override {cut(override.written)})"
             if key == path[: len(key)] and not self._search.is_group(override.key):
                 return f"{where} (override {cut(override.written)})"
-        while path:
-            if path in self._lines:
-                return f"{self._lines[path]} ({where})"
-            path = path[:-1]
+        for count in range(len(path), 0, -1):
+            choices = written.choices[path[:count]] if count < len(path) else []
+            file = self._search.file(choices[-1]) if choices else None
+            if file and not file.is_relative_to(shipped("config").resolve()):
+                return f"{shown(file)} ({where})"
+            if path[:count] in written.lines:
+                return f"{written.lines[path[:count]]} ({where})"
         return where
 
     def placed(self, problem: Problem) -> Problem:
@@ -838,34 +850,82 @@ class Locations:
             what = f"'{'.'.join(about[1:])}' is missing, which {shown(base)} holds"
             hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
             return Problem(what, shown(file), hint)
-        return Problem(problem.what, self.of(problem.where), problem.hint)
+        return self._of_unlike(problem, about) or Problem(problem.what, self.of(problem.where), problem.hint)
 
-    def _lacking(self, about: tuple[str, ...]) -> tuple[Path, Path] | None:
+    def _lacking(self, about: Keys) -> tuple[Path, Path] | None:
         """The file of a group that lacks a key, and the group's base that holds it, if it is that which is missing."""
-        if self._lines is None:
-            self._lines = self._read()
-        file, base = self._chosen.get(about[0]), self._search.file(f"{about[0]}/base")
+        choices = self._read().choices[about[:1]]
+        file, base = self._search.file(choices[-1]) if choices else None, self._search.file(f"{about[0]}/base")
         if file is None or base is None or file == base or len(about) < 2:
             return None
         words = [re.split(r"[/ ]", str(entry))[-1] for entry in defaults_of(file)]
         return (file, base) if "base" not in words and about[1:] in key_lines(base) else None
 
-    def _read(self) -> dict[tuple[str, ...], str]:
-        lines: dict[tuple[str, ...], str] = {}
+    def _of_unlike(self, problem: Problem, key: Keys) -> Problem | None:
+        """The problem of two choices of a group of which the later one has another class, which lacks the key."""
+        written = self._read()
+        section, choice = written.writers.get(key, ((), ""))
+        *_, last = choices = written.choices[section] or [choice]
+        if choice == last or not problem.what.startswith(UNKNOWN_KEY) or not is_schema_key(".".join(key)):
+            return None
+        group, name, last_name = posixpath.dirname(choice), posixpath.basename(choice), posixpath.basename(last)
+        made = (cut(override.written) for override in reversed(self._overrides) if override.key == group)
+        with searching(self._search, self._found):
+            where = next(made, "") or _entry(self._search, WHOLE, group, last_name)
+        what = (
+            f"'{name}' and '{last_name}' of the group '{group}' do not go together: '{last_name}', which is laid over "
+        )
+        what += f"'{name}', knows other keys"
+        order = ", ".join(map(posixpath.basename, (*(each for each in choices if each != choice), choice)))
+        # The other way round is right if the last one says nothing there but its class.
+        adds = any(
+            by == (section, last) and [*at[:-1]] == [*key[:-1]] and at[-1] != "class_name"
+            for at, by in written.writers.items()
+        )
+        return Problem(what, where, "choose one of them" + ("" if adds else f", or both in the order [{order}]"))
+
+    def _read(self) -> _Written:
+        if self._written is not None:
+            return self._written
         with searching(self._search, self._found):
             checked = [override.checked for override in self._overrides if not override.in_sweep]
-            defaults = self._loader.compute_defaults_list(WHOLE, checked, RunMode.RUN)
-        for default in defaults.defaults:
-            file = self._search.file(str(default.config_path))
+            defaults = self._loader.compute_defaults_list(WHOLE, checked, RunMode.RUN).defaults
+        written = self._written = _Written()
+        parents = {str(default.config_path): str(default.parent) for default in defaults}
+        for default in defaults:
+            config = str(default.config_path)
+            file = self._search.file(config)
             if file is None:
                 continue
             package = tuple(part for part in (default.package or "").split(".") if part)
-            if len(package) == 1 and str(default.config_path).startswith(f"{package[0]}/"):
-                self._chosen[package[0]] = file  # the last one: those that it is laid over come before it
+            choice, above = config, str(default.parent)
+            while posixpath.dirname(above) == posixpath.dirname(config) == "/".join(package) and package:
+                choice, above = above, parents[above]  # what a choice builds on is a part of it
+            is_choice = posixpath.dirname(config) == "/".join(package) and bool(package)
+            if is_choice and choice == config and choice not in written.choices[package]:
+                written.choices[package].append(choice)
             for key, line in key_lines(file).items():
-                path = spelled(".".join((*package, *(part.lstrip("+~") for part in key))))
-                lines[tuple(path.split("."))] = f"{shown(file)}:{line}"
-        return lines
+                path = tuple(spelled(".".join((*package, *(part.lstrip("+~") for part in key)))).split("."))
+                written.lines[path] = f"{shown(file)}:{line}"
+                if is_choice:
+                    written.writers[path] = package, choice
+                else:
+                    written.writers.pop(path, None)
+        return written
+
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Where keys are written, and what is chosen of groups."""
+
+    lines: dict[Keys, str] = field(default_factory=dict)
+    choices: dict[Keys, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By the section of a group, its configs (`slurm/base`) that are chosen, each laid over those before."""
+    writers: dict[Keys, tuple[Keys, str]] = field(default_factory=dict)
+    """By key, the section of the group and the choice that has written it last, also in what the choice builds on."""
 
 
 def _sets(key: tuple[str, ...], path: tuple[str, ...]) -> bool:

@@ -355,6 +355,9 @@ _MUST_BE = {
 """What a value must be, in our words, by pydantic's kind of error."""
 
 
+UNKNOWN_KEY = "unknown key"
+
+
 def _problem(detail: Any) -> Problem:
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     location, around, inside = _written(detail["loc"])
@@ -368,7 +371,7 @@ def _problem(detail: Any) -> Problem:
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
         hint = _place_of(str(location[0])) if len(location) == 1 else instead(".".join(map(str, location)))
-        return Problem(f"unknown key '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
+        return Problem(f"{UNKNOWN_KEY} '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
     if kind == "missing":
         return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):

@@ -244,7 +244,8 @@ def located(composed: Composed) -> Iterator[None]:
         yield
     except AutoexpError as error:
         own = (problem for problem in error.problems if not uncertain(problem, composed.unclear))
-        found.add(of_each_kind(map(composed.locations.placed, own), _OF_A_KIND), type(error))
+        placed_once = dict.fromkeys(map(composed.locations.placed, own))  # several may have one cause
+        found.add(of_each_kind(placed_once, _OF_A_KIND), type(error))
         found.raise_all()
     found.raise_all()
 
@@ -336,7 +337,7 @@ class _Planner:
             try:
                 planned.append(self.checked(index, thoroughly=wrong < _THOROUGHLY))
             except (ConfigError, BackendError) as error:
-                found.add(error.problems, type(error))
+                found.add(self._jobs.placed(index, error.problems), type(error))
                 rough += self._rough(index) if wrong < _THOROUGHLY else []
                 wrong += 1
                 if found.kinds >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:

@@ -18,7 +18,7 @@ from typing import Any
 
 from oellm_autoexp.config.expressions import evaluate
 from oellm_autoexp.config.interpolation import MISSING, Path
-from oellm_autoexp.config.loader import Composed
+from oellm_autoexp.config.loader import Composed, Places
 from oellm_autoexp.config.overlay import Laid, Overlay
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, SweepError
 from oellm_autoexp.slurm.shell_code import Parts, as_shell_reads
@@ -53,6 +53,7 @@ class Jobs:
         self._overlays: dict[tuple[str, ...], Overlay] = {}
         self._wrong: dict[tuple[str, ...], tuple[Problem, ...]] = {}
         self._chosen: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._places: dict[tuple[str, ...], Places] = {}
         self._code: dict[tuple[str, ...], Mapping[str, Parts]] = {}
         self._not_listed: set[str] = set()
         points = expand(with_lists(composed.sweep, self._listed))
@@ -112,6 +113,11 @@ class Jobs:
     def chosen(self) -> dict[tuple[str, ...], dict[str, Any]]:
         """The unresolved configs of the group choices that the sweep has made so far, by those choices."""
         return self._chosen
+
+    def placed(self, index: int, problems: Iterable[Problem]) -> list[Problem]:
+        """Problems of a job, in the files of those configs that the sweep chooses for it, if it does."""
+        places = self._places.get(self._choices(self.members[index].point))
+        return [*map(places.placed, problems)] if places else [*problems]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -229,6 +235,7 @@ class Jobs:
                 raise ConfigError(*self._wrong[choices]) from None
             if choices:
                 self._chosen[choices] = composed.base
+                self._places[choices] = composed.locations
             self._code[choices] = composed.code
             around = self._circumstances
             self._overlays[choices] = composed.overlay(

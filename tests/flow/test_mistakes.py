@@ -225,6 +225,60 @@ def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_th
     assert user.run("plan", "-C", ".", "slurm=mine", "backend=tiny_lm").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("group", "text", "told"),
+    [
+        ("backend", "argv: ['true']\n", "backend/mine.yaml ($.backend.class_name): this key is required"),
+        ("container", "image: x.sif\n", "container/mine.yaml ($.container.class_name): this key is required"),
+        ("slurm", "submit_cmd: sbatch\n", "slurm/mine.yaml: 'client' is missing, which "),
+    ],
+)
+@pytest.mark.parametrize("by_sweep", [False, True])
+def test_a_key_that_a_group_file_of_ones_own_lacks_is_told_at_that_file(
+    user: User, group: str, text: str, told: str, by_sweep: bool
+) -> None:
+    (user.home / group).mkdir()
+    (user.home / group / "mine.yaml").write_text(text)
+    chosen = f"sweep: {{configs: [{{{group}: mine}}]}}\n" if by_sweep else ""
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\n"
+        f"backend: {{env: {{A: 1}}}}\n{chosen}"
+    )
+    result = user.run("plan", "-C", ".", "--config-ref", "x.yaml", *([] if by_sweep else [f"{group}=mine"]))
+    assert result.returncode == 2, result.stdout
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (["override /slurm: [local, base]"], ("x.yaml:3: 'local' and 'base'", "or both in the order [base, local]")),
+        (["/slurm: local", "/slurm: base"], ("x.yaml:4: 'local' and 'base'", "or both in the order [base, local]")),
+        (["override /backend: [megatron, command]"], ("x.yaml:3: 'megatron' and 'command'", "choose one of them\n")),
+        (["override /container: [lumi, pyxis]"], ("x.yaml:3: 'pyxis' of the group 'container' has a list where",)),
+    ],
+)
+def test_choices_of_one_group_that_do_not_go_together_are_told_where_they_are_chosen(
+    user: User, entries: list[str], told: tuple[str, ...]
+) -> None:
+    lines = "".join(f"  - {entry}\n" for entry in entries)
+    (user.home / "x.yaml").write_text(f"# @package _global_\ndefaults:\n{lines}project: {{name: x}}\n")
+    choice = () if "/backend" in lines else ("backend=command",)
+    result = user.run("plan", "--config-ref", "x.yaml", "backend.argv=[true]", *choice)
+    assert result.returncode == 2, result.stdout
+    assert all(each in f"{result.stderr}\n" for each in told), result.stderr
+    assert result.stderr.count("error: ") == 1
+    assert "config/" not in result.stderr
+
+
+def test_choices_of_one_group_that_go_together_are_laid_over_each_other(user: User) -> None:
+    (user.home / "slurm").mkdir()
+    (user.home / "slurm" / "odd.yaml").write_text("arrray: true\n")
+    assert user.run("plan", *ONE_JOB, "slurm=[base,local]").returncode == 0
+    result = user.run("plan", "-C", ".", *ONE_JOB, "slurm=[local,odd,base]")
+    assert "slurm/odd.yaml:1 ($.slurm.arrray): unknown key 'arrray'" in result.stderr
+
+
 def test_settings_of_hydras_own_are_told_to_have_no_effect(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override hydra/launcher: submitit_slurm\n  - override /backend: tiny_lm\n"

@@ -629,7 +629,7 @@ def test_a_value_is_placed_in_the_file_and_line_that_set_it_last(write: Write) -
     assert place("$.extra.nodes") == "slurm/nodes/wide.yaml:2 ($.extra.nodes)"
     assert place("$.monitoring.log_events.b.name") == "monitoring/mine.yaml:5 ($.monitoring.log_events.b.name)"
     assert place("$.monitoring.log_events.b.other") == "monitoring/mine.yaml:5 ($.monitoring.log_events.b.other)"
-    assert place("$.slurm.nothing") == "experiments/exp.yaml:6 ($.slurm.nothing)"
+    assert place("$.slurm.nothing") == "slurm/mine.yaml ($.slurm.nothing)"
     assert place("$.project.name") == "$.project.name (override project.name=x)"
     assert place("$.nowhere.at.all") == "$.nowhere.at.all"
     assert place("somewhere else") == "somewhere else"

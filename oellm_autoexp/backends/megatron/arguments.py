@@ -201,26 +201,35 @@ class Arguments:
             argument = self._spelled.get(key)
             if argument is None:
                 if value is not None or key not in FORBIDDEN:
-                    problems.append(self._unknown(str(key), where))
+                    problems.append(self._unknown(str(key), where, value))
             elif value is not None and (first := given.setdefault(argument.dest, key)) != key:
                 problems.append(Problem(f"{key} is {first} in another spelling", f"{where}.{key}", "keep one"))
         return problems
 
-    def _unknown(self, key: str, where: str) -> Problem:
+    def _unknown(self, key: str, where: str, value: Any) -> Problem:
         if key in FORBIDDEN:
             return Problem(f"{key} cannot be used", f"{where}.{key}", FORBIDDEN[key])
-        return Problem(f"Megatron has no argument '{key}'", f"{where}.{key}", self._nearest(key))
+        switched = value if isinstance(value, bool) else None
+        return Problem(f"Megatron has no argument '{key}'", f"{where}.{key}", self._nearest(key, switched))
 
     @lru_cache(maxsize=2**10)  # noqa: B019 (the few tables live as long as the program)
-    def _nearest(self, key: str) -> str:
-        """What a person may have meant: a flag's name, a flag that turns something off, or a near miss."""
+    def _nearest(self, key: str, value: bool | None) -> str:
+        """What a person may have meant: a flag's name, the switch that a key would turn the other way, or a near miss.
+
+        `value` is that of a key that is true or false.
+        """
         flag = f"--{key.removeprefix('--').replace('_', '-')}"
+        name = flag.removeprefix("--").replace("-", "_")
+        opposite = "true" if value is False else "false"
         for argument in self._by_dest.values():
             if flag in argument.off:
-                return f"write {argument.dest}: false"
+                return f"write {argument.dest}: {opposite}"
             if flag in argument.flags:
                 return f"write {argument.dest}, whose flag is {flag}"
-        name = flag.removeprefix("--").replace("-", "_")
+        bare = re.sub("^(no|disable)_", "", name)
+        switch = self._by_dest.get(bare if bare != name else f"no_{name}")
+        if switch is not None and switch.kind != "store" and (value is not None or bare != name):
+            return f"write {switch.dest}: {opposite}"
         return did_you_mean(_ELSEWHERE.get(name, name), self._by_dest)
 
 
