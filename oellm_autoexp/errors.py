@@ -33,13 +33,15 @@ _VALUES = re.compile(r"'[^']*'|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 class Problem:
     """One mistake: what is wrong, where (`file.yaml:12` or `$.sweep.grids`), and what would be right.
 
-    `about` is the key (`$.slurm.array`) that is missing, where that is another place than `where`.
+    `about` is the key (`$.slurm.array`) that is missing, where that is another place than `where`; `job` is the index
+    of the first job that has it.
     """
 
     what: str
     where: str = ""
     hint: str = ""
     about: str = field(default="", compare=False)
+    job: int | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -133,16 +135,27 @@ def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:
 
 
 def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
-    """Problems, of each kind at most so many, and how many more there are behind the last of them."""
+    """Problems, of each kind at most so many, and how many more there are behind the last of them.
+
+    Where jobs have one of a kind with hints of their own, each hint says which job it is right for.
+    """
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     told = []
     for alike in kinds.values():
-        told += alike[:most]
+        differ = len({problem.hint for problem in alike}) > 1
+        told += [_for_its_job(problem) if differ else problem for problem in alike[:most]]
         if (more := len(alike) - most) > 0:
             told[-1] = replace(told[-1], what=f"{told[-1].what} (and {more} more like this, with other values)")
     return told
+
+
+def _for_its_job(problem: Problem) -> Problem:
+    """A problem whose hint is said to be an example, for one of the jobs."""
+    if problem.job is None or not problem.hint:
+        return problem
+    return replace(problem, hint=f"for job {problem.job}, for example: {problem.hint}")
 
 
 class Collector:

@@ -850,7 +850,7 @@ class Locations:
             what = f"'{'.'.join(about[1:])}' is missing, which {shown(base)} holds"
             hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
             return Problem(what, shown(file), hint)
-        return self._of_unlike(problem, about) or Problem(problem.what, self.of(problem.where), problem.hint)
+        return self._of_unlike(problem, about) or replace(problem, where=self.of(problem.where))
 
     def _lacking(self, about: Keys) -> tuple[Path, Path] | None:
         """The file of a group that lacks a key, and the group's base that holds it, if it is that which is missing."""

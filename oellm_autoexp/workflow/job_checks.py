@@ -24,6 +24,7 @@ from oellm_autoexp.workflow.plan_checks import (
     log_pattern,
     name_problems,
     place_problems,
+    well_named,
 )
 from oellm_autoexp.workflow.resolve import value_at
 
@@ -89,7 +90,8 @@ def _check_script(
     if project is not None:
         found.add([*name_problems(project.name), *place_problems(project, absolute)])
         with found.step():
-            log_path = log_pattern(absolute(project.log_path), absolute(project.output_dir))
+            named = well_named(project)
+            log_path = log_pattern(absolute(named.log_path), absolute(named.output_dir))
     if slurm is None:
         return
     env = sections["backend"].env if "backend" in sections else {}

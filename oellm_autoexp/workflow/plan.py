@@ -337,7 +337,8 @@ class _Planner:
             try:
                 planned.append(self.checked(index, thoroughly=wrong < _THOROUGHLY))
             except (ConfigError, BackendError) as error:
-                found.add(self._jobs.placed(index, error.problems), type(error))
+                of_job = (replace(problem, job=index) for problem in error.problems)
+                found.add(self._jobs.placed(index, of_job), type(error))
                 rough += self._rough(index) if wrong < _THOROUGHLY else []
                 wrong += 1
                 if found.kinds >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:

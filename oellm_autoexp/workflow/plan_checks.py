@@ -82,8 +82,18 @@ def name_problems(name: str) -> list[Problem]:
     return []
 
 
+def well_named(project: ProjectSection) -> ProjectSection:
+    """A section whose places hold no part of a wrong name: what is wrong with them because of it is not told, too."""
+    if not project.name or not name_problems(project.name):
+        return project
+    return project.model_copy(
+        update={key: getattr(project, key).replace(project.name, "name") for key in ("log_path", "output_dir")}
+    )
+
+
 def place_problems(project: ProjectSection, absolute: Callable[[str], str]) -> list[Problem]:
     """What is wrong with a job's places: none, the root, or one in which plans and sessions are kept."""
+    project = well_named(project)
     if wrong := [*_no_places(project, absolute)]:
         return wrong
     output_dir, base, state_dir = map(

@@ -7,7 +7,7 @@ from typing import Any
 
 from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
-from oellm_autoexp.monitor.actions import RestartAction
+from oellm_autoexp.monitor.actions import CancelAction, RestartAction
 from oellm_autoexp.monitor.conditions import Condition
 from oellm_autoexp.monitor.facts import JOB_KEYS
 from oellm_autoexp.monitor.patterns import advice, group_names
@@ -182,12 +182,25 @@ def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) ->
 
 
 def notes(rules: Rules, lines: Sequence[str] = ()) -> list[str]:
-    """Patterns that would be slow, with the better form, and those that catch wrong words of the program's `lines`."""
+    """States without effect, slow patterns with the better form, and those that catch wrong words of `lines`."""
     patterns = {name: e.pattern for name, e in rules.log_events.items() if e.pattern and e.pattern_type != "substring"}
     found = ((name, advice(pattern)) for name, pattern in patterns.items())
     slow = [f"the pattern of monitoring.log_events.{name} {why}" for name, why in found if why]
     odd = ((name, odd_value(event, lines)) for name, event in rules.log_events.items())
-    return slow + [_odd_note(name, value) for name, value in odd if value]
+    return [*_states_without_effect(rules), *slow, *(_odd_note(name, value) for name, value in odd if value)]
+
+
+def _states_without_effect(rules: Rules) -> Iterator[str]:
+    """A note for each log event whose state no job comes to count as."""
+    for name, event in rules.log_events.items():
+        state, place = event.state, f"the state {event.state} of monitoring.log_events.{name}"
+        if state == "success" and not any(isinstance(each.action, CancelAction) for each in event.bindings):
+            yield (
+                f"{place} has no effect: its exit code says whether a job is a success. For a line that says that the "
+                "work is done: monitoring.termination_string, or a CancelAction in the event"
+            )
+        elif state in ("pending", "running"):
+            yield f"{place} has no effect: the scheduler says whether a job is {state}; leave the state out"
 
 
 def _odd_note(name: str, odd: Odd) -> str:
@@ -214,7 +227,8 @@ def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
         other = states.setdefault(state_event.state, name)
         if other != name:
             what = f"'{other}' is already for the state '{state_event.state}'"
-            yield Problem(what, f"$.monitoring.state_events.{name}", "put the actions into one event")
+            hint = f"put the actions into '{other}', or leave it out: '{other}: null'"
+            yield Problem(what, f"$.monitoring.state_events.{name}", hint)
     known = {*rules.log_events, *rules.state_events}
     for name in sorted(published - known):
         yield Problem(f"no event is called '{name}'", "$.monitoring", did_you_mean(name, known) or "declare it")

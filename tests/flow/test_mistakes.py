@@ -279,6 +279,31 @@ def test_choices_of_one_group_that_go_together_are_laid_over_each_other(user: Us
     assert "slurm/odd.yaml:1 ($.slurm.arrray): unknown key 'arrray'" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["a\\b", "..", "/", "x/../..", "a%q"])
+def test_of_a_wrong_name_nothing_but_the_name_is_told(user: User, name: str) -> None:
+    text = f"# @package _global_\ndefaults: [override /backend: tiny_lm]\nproject: {{name: {json.dumps(name)}}}\n"
+    (user.home / "x.yaml").write_text(text)
+    result = user.run("plan", "--config-ref", "x.yaml")
+    assert result.returncode == 2, result.stdout
+    assert result.stderr.count("error: ") == 1
+    assert "x.yaml:3 ($.project.name): " in result.stderr
+    (user.home / "x.yaml").write_text(text.replace("}", ", log_path: 'logs/%q'}"))
+    assert "'%q' can't stand here" in user.run("plan", "--config-ref", "x.yaml").stderr, (
+        "this one is a mistake of its own"
+    )
+
+
+def test_a_hint_with_the_values_of_one_job_names_the_job(user: User) -> None:
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: megatron]\nproject: {name: 'x${index}'}\n"
+        "backend: {megatron: {global_batch_size: 10}}\nsweep: {params: {backend.megatron.micro_batch_size: [3, 4]}}\n"
+    )
+    result = user.run("plan", "--config-ref", "x.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "for job 0, for example: take global_batch_size 9 or 12" in result.stderr
+    assert "for job 1, for example: take global_batch_size 8 or 12" in result.stderr
+
+
 def test_settings_of_hydras_own_are_told_to_have_no_effect(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override hydra/launcher: submitit_slurm\n  - override /backend: tiny_lm\n"

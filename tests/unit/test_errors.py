@@ -21,6 +21,15 @@ def test_of_problems_with_other_values_at_one_place_the_first_are_told_and_how_m
     ]
 
 
+def test_a_hint_that_is_right_for_one_of_the_jobs_says_so_and_one_for_all_does_not() -> None:
+    jobs = [Problem(f"{size} is too much", "f:1", f"take {size - 1}", job=index) for index, size in enumerate((5, 7))]
+    told = [problem.hint for problem in of_each_kind(jobs, 2)]
+    assert told == ["for job 0, for example: take 4", "for job 1, for example: take 6"]
+    same = [Problem(f"{size} is too much", "f:1", "take 4", job=index) for index, size in enumerate((5, 7))]
+    assert [problem.hint for problem in of_each_kind(same, 2)] == ["take 4", "take 4"]
+    assert [problem.hint for problem in of_each_kind(jobs[:1], 2)] == ["take 4"]
+
+
 def test_a_collector_counts_kinds_beside_problems() -> None:
     found = Collector()
     found.add([*many(), Problem("is no number", "f:1")])

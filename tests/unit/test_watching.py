@@ -83,7 +83,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
             {"state_events": {"crash": {}, "x": {"state": "crash"}}},
             "$.monitoring.state_events.x",
             "'crash' is already for the state 'crash'",
-            "one event",
+            "put the actions into 'crash', or leave it out: 'crash: null'",
         ),
         (
             {"log_events": {"crash": {"pattern": "x"}}, "state_events": {"crash": {}}},
@@ -204,6 +204,22 @@ def test_the_values_that_templates_name_are_taken_from_the_config() -> None:
 def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> None:
     events = {"a": {"pattern": ".*x"}, "b": {"pattern": ".*x", "pattern_type": "substring"}, "c": {"pattern": "word"}}
     assert [note.split()[3] for note in notes(rules(log_events=events))] == ["monitoring.log_events.a"]
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"pattern": "done", "state": "SuccessState"}, "its exit code says whether a job is a success"),
+        ({"pattern": "done", "state": "success", "overrules_success": True}, "monitoring.termination_string"),
+        ({"pattern": "begun", "state": "RunningState"}, "the scheduler says whether a job is running"),
+        ({"pattern": "done", "state": "success", "actions": [{"class_name": "CancelAction"}]}, ""),
+        ({"pattern": "done", "state": "stall"}, ""),
+    ],
+)
+def test_a_state_that_a_log_line_gives_no_job_is_noted(event: dict[str, Any], told: str) -> None:
+    found = notes(rules(log_events={"a": event}))
+    assert len(found) == bool(told)
+    assert all(told in note and "of monitoring.log_events.a" in note for note in found)
 
 
 def test_the_manifest_has_a_section_without_its_defaults_and_a_jobs_own_only_where_it_differs() -> None:
