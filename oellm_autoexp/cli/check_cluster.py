@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import math
 import os
 import tempfile
 import time
@@ -33,6 +34,8 @@ _FACTS, _MOST_FACTS = "facts", 65536
 """The file in which the job tells what it sees, and how many bytes of it count."""
 _LOOK_SECONDS = 0.5
 _LATE_FILES_SECONDS = 10.0  # for a file of a job that has ended to be seen here
+_PATIENCE_SECONDS = 900.0
+_END_SECONDS = 60.0  # longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)
 
 
 def parser() -> app.Parser:
@@ -43,6 +46,13 @@ def parser() -> app.Parser:
         EXIT_CODES,
     )
     made.add_argument("--submit", action="store_true", help="also run a job of a minute, from the plan to its end")
+    made.add_argument(
+        "--patience",
+        metavar="TIME",
+        type=_time,
+        default=_PATIENCE_SECONDS,
+        help="with --submit: end the job if it has waited so long in the queue (default: 15, minutes)",
+    )
     made.add_json()
     made.add_config()
     made.set_defaults(config_ref=EXPERIMENT)
@@ -71,7 +81,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     reachable = _look_around(plan, client, report)
     judged = _judged(options, client, report) if reachable else None
     if judged is not None and options.submit:
-        _submit(judged, report)
+        _submit(judged, report, options.patience)
     failed = any(finding.verdict == FAILED for finding in report.findings)
     if not options.submit and not failed:
         app.note("\nnext: the same with --submit, which runs a job of a minute")
@@ -159,8 +169,8 @@ def _judged(options: argparse.Namespace, client: SlurmClient, report: _Report) -
     return plan
 
 
-def _submit(plan: Plan, report: _Report) -> None:
-    """Run the job through the whole chain, and tell what it saw."""
+def _submit(plan: Plan, report: _Report, patience: float) -> None:
+    """Run the job through the whole chain, and tell what it saw; or why it did not begin within `patience` seconds."""
     from oellm_autoexp.monitor.tracked import SUCCESS
     from oellm_autoexp.slurm.script import MARKS
     from oellm_autoexp.workflow import cluster
@@ -171,13 +181,16 @@ def _submit(plan: Plan, report: _Report) -> None:
     try:
         path = steps.write_plan(plan, None)
         with steps.session(plan.manifest, path, patient=True) as monitor:
-            seen_at = _run(monitor, lambda: files.exists(_FACTS))
+            seen_at = _run(monitor, lambda: files.exists(_FACTS), patience)
             job = monitor.session.jobs[spec.name]
     except AutoexpError as error:
         report.failed("job", error)
         return
     except OSError as error:
         report.add(cluster.Finding("job", cluster.FAILED, f"{error.filename}: {error.strerror}"))
+        return
+    except _TooLateError as late:
+        report.add(cluster.Finding("job", cluster.FAILED, late.what, late.hint))
         return
     told = files.tail(_FACTS, _MOST_FACTS)
     if job.state == SUCCESS:
@@ -194,30 +207,91 @@ def _submit(plan: Plan, report: _Report) -> None:
         report.add(*cluster.compute_node(told, seen_at))
 
 
-def _run(monitor: Monitor, there: Callable[[], bool]) -> float:
-    """Submit a session's only job and watch it until it has ended; the time when `there` first held (0: never)."""
+class _TooLateError(Exception):
+    """The job was in one state for too long."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what, self.hint = what, hint
+
+
+def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
+    """Submit a session's only job and watch it until it has ended; the time when `there` first held (0: never).
+
+    Raises _TooLateError if it is in one state for longer than `patience` seconds; then it is ended.
+    """
     (name,) = monitor.session.jobs
     seen_at, turn, told = 0.0, 0.0, ""
 
     def go() -> int:
         nonlocal seen_at, turn, told
         steps.submit(monitor)
-        patience = _LATE_FILES_SECONDS
-        while not monitor.session.finished or (not seen_at and patience > 0):
+        late_files = _LATE_FILES_SECONDS
+        state, since = "", time.monotonic()
+        while not monitor.session.finished or (not seen_at and late_files > 0):
             seen_at = seen_at or (time.time() if there() else 0.0)
             job = monitor.session.jobs[name]
             if monitor.session.finished:
-                patience -= _LOOK_SECONDS if job.exit_code == 0 else patience
+                late_files -= _LOOK_SECONDS if job.exit_code == 0 else late_files
             elif time.monotonic() >= turn:
                 monitor.cycle()
                 turn = time.monotonic() + monitor.interval_seconds
-            state = f"{job.scheduler_id} {job.scheduler_state} {job.reason}".strip()
-            if state != told and not monitor.session.finished:
-                told = state
-                app.note(f"{'':<9}{'job:':<21}{state}")
+            if not monitor.session.finished:
+                told = _tell(monitor, name, told)
+                if job.scheduler_state != state:
+                    state, since = job.scheduler_state, time.monotonic()
+                elif time.monotonic() - since > patience:
+                    raise _given_up(monitor, name, patience)
             time.sleep(_LOOK_SECONDS)
         return app.OK
 
     if steps.resumable(hints.resume_command(monitor.manifest, anywhere=True), go) == app.INTERRUPTED:
         raise KeyboardInterrupt
     return seen_at
+
+
+def _tell(monitor: Monitor, name: str, told: str) -> str:
+    """Print what SLURM says of the job, and what that means, if it is other than what was told last; returns it."""
+    from oellm_autoexp.monitor.tracked import PENDING
+    from oellm_autoexp.slurm.reasons import explained
+
+    job = monitor.session.jobs[name]
+    meaning = explained(job.reason, job.scheduler_id)[0] if job.state == PENDING and job.reason else ""
+    said = f"{job.scheduler_id} {job.scheduler_state} {job.reason}".strip() + (f": {meaning}" if meaning else "")
+    said = f"SLURM does not answer: {monitor.trouble}" if monitor.trouble else said
+    if said != told:
+        app.note(f"{'':<9}{'job:':<21}{said}")
+    return said
+
+
+def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
+    """End the job, and say in what state it was for so long, and what to do. Raises SchedulerError."""
+    from oellm_autoexp.monitor.tracked import PENDING
+    from oellm_autoexp.slurm.reasons import explained
+    from oellm_autoexp.slurm.times import format_time
+
+    job, limit = monitor.session.jobs[name], format_time(patience)
+    what = f"{job.scheduler_id} has been {job.scheduler_state} for {limit} and was cancelled"
+    if monitor.trouble:
+        hint = f"the job is not cancelled; once SLURM answers: {hints.resume_command(monitor.manifest)} --cmd cancel"
+        return _TooLateError(f"SLURM has not answered for {limit}: {monitor.trouble}", hint)
+    monitor.cancel([name], f"it has been {job.scheduler_state} for {limit}")
+    end = time.monotonic() + _END_SECONDS
+    while not monitor.session.finished and time.monotonic() < end:
+        monitor.cycle()
+        time.sleep(_LOOK_SECONDS)
+    if job.state != PENDING:
+        return _TooLateError(what, f"scontrol show job {job.scheduler_id}, or the site, tells why")
+    meaning, advice = explained(job.reason, job.scheduler_id)
+    reason = f"{job.reason or 'SLURM tells no reason'}{f' ({meaning})' if meaning else ''}"
+    return _TooLateError(f"{what}: {reason}", f"{advice}; --patience TIME waits longer")
+
+
+def _time(text: str) -> float:
+    """A time as sbatch takes it, in seconds."""
+    from oellm_autoexp.slurm.times import parse_time
+
+    try:
+        return parse_time(text) or math.inf
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{error.problems[0].what}: {error.problems[0].hint}") from None

@@ -121,7 +121,7 @@ class SlurmClient:
             kind, message = parse.refusal(result.returncode, result.stderr)
             if job:  # what failed came after it
                 kind = SchedulerError
-            hint = _unreachable_hint() if kind is UnreachableError else ""
+            hint = _unreachable_hint() if kind is UnreachableError else parse.advice(message)
             raise kind(Problem(f"sbatch: {message}", submission.name, hint))
         if not job:
             raise SchedulerError(Problem(f"sbatch answered {result.stdout.strip()!r}, not a job id", submission.name))
@@ -184,7 +184,8 @@ class SlurmClient:
             return []
         if result.returncode == 0 or parse.is_unclear(result.stderr):
             return []
-        return [Problem(f"sbatch --test-only: {parse.message(result.stderr)}", path)]
+        words = parse.message(result.stderr)
+        return [Problem(f"sbatch --test-only: {words}", path, parse.advice(words))]
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """See Scheduler.find: squeue knows every live job and those that ended lately, sacct the older ones."""

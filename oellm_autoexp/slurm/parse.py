@@ -406,6 +406,7 @@ _UNCLEAR = (
 
 
 _CLIENT_SAYS_NO = 255  # sbatch's own exit code for options that it does not understand
+_NO_NODE = "requested node configuration is not available"  # also where all that have it are down
 # slurm_strerror's words for what no waiting mends.
 _INVALID = (
     "invalid partition",
@@ -415,7 +416,7 @@ _INVALID = (
     "invalid generic resource",
     "invalid license",
     "invalid wckey",
-    "requested node configuration is not available",
+    _NO_NODE,
     "requested topology configuration is not available",
     "requested time limit is invalid",
     "requested reservation is invalid",
@@ -486,6 +487,12 @@ def message(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     fatal = [line for line in lines if ": fatal: " in line]
     return " ".join(_PREFIX.sub("", line) for line in fatal or lines) or "failed without a message"
+
+
+def advice(words: str) -> str:
+    """What to do about an error of sbatch, where its words do not say it."""
+    hint = "`sinfo -N -l` shows what each node has, `sinfo -R` which are down or drained"
+    return hint if _NO_NODE in words.lower() else ""
 
 
 def only_ended_jobs(stderr: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.flow.conftest import User
+from tests.flow.conftest import PATIENCE_SECONDS, User, until
 from tests.slurm.cluster import Cluster
 
 QUICK = "monitoring.poll_interval_seconds=0.3"
@@ -141,6 +141,80 @@ def test_it_tells_that_a_compute_nodes_clock_is_ahead(slurm_user: User) -> None:
     result = user.run("check_cluster", "--submit", QUICK)
     assert result.returncode == 1
     assert "failed   clocks:              the compute node is at least 3" in result.stdout
+
+
+WAITS = {
+    "nodes": (
+        "create reservation=m starttime=now duration=1-0 user=nobody nodes=ALL flags=maint",
+        "delete reservation=m",
+        (),
+        "nodes that it needs are down, drained or reserved",
+        "`scontrol show reservation`",
+    ),
+    "partition": (
+        "update partitionname=debug state=down",
+        "update partitionname=debug state=up",
+        (),
+        "PartitionDown (its partition starts no jobs now)",
+        "slurm.sbatch.partition",
+    ),
+    "held": ("", "", ("+slurm.sbatch.hold=true",), "JobHeldUser (it is held)", "let it go: scontrol release "),
+}
+
+
+@pytest.mark.parametrize("why", WAITS)
+def test_a_job_that_waits_for_ever_is_ended_with_the_reason_that_slurm_tells(
+    slurm: Cluster, slurm_user: User, why: str
+) -> None:
+    change, undo, words, reason, advice = WAITS[why]
+    if change:
+        slurm.run("scontrol", *change.split())
+    try:
+        result = at_home(slurm_user).run("check_cluster", "--submit", "--patience", "0:05", QUICK, *words)
+        left = slurm.run("squeue", "--noheader").stdout
+    finally:
+        slurm.cancel_jobs()
+        if undo:
+            slurm.run("scontrol", *undo.split())
+    assert result.returncode == 1, result.stderr + result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("failed   job:")]
+    assert "has been PENDING for 0-00:00:05 and was cancelled: " in line
+    assert reason in line
+    assert advice in result.stdout.split(line)[1]
+    assert "--patience TIME waits longer" in result.stdout
+    assert left == "", "the job was cancelled"
+
+
+def test_nodes_that_are_all_drained_are_told_with_the_command_that_lists_them(slurm: Cluster, slurm_user: User) -> None:
+    slurm.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=maintenance")
+    try:
+        result = at_home(slurm_user).run("check_cluster", "--submit", QUICK)
+    finally:
+        slurm.run("scontrol", "update", "nodename=ALL", "state=resume")
+    assert result.returncode == 1
+    assert "failed   job:                 sbatch --test-only: " in result.stdout
+    assert "`sinfo -R` which are down or drained" in result.stdout
+
+
+def test_a_slurm_that_stops_to_answer_is_given_up_after_the_patience(slurm: Cluster, slurm_user: User) -> None:
+    user = at_home(slurm_user)
+    words = ("--submit", "--patience", "0:05", QUICK, "+slurm.sbatch.hold=true")
+    child = user.start("check_cluster", *words)
+    until(lambda: "JobHeldUser" in (user.home / "output.txt").read_text(), "the job to be seen")
+    slurm.stop_controller()
+    try:
+        assert child.wait(PATIENCE_SECONDS) == 1
+    finally:
+        slurm.start_controller()
+    said = (user.home / "output.txt").read_text()
+    assert "failed   job:                 SLURM has not answered for 0-00:00:05" in said
+    assert "--cmd cancel" in said
+
+
+def test_what_is_no_time_is_no_patience(user: User) -> None:
+    result = user.run("check_cluster", "--patience", "soon")
+    assert result.returncode == 2
+    assert "--patience: 'soon' is not a time that sbatch knows: write minutes" in result.stderr
 
 
 def test_it_looks_at_a_slurm_only(user: User) -> None:
