@@ -146,6 +146,8 @@ _OUTSIDE = re.compile(r"""(?:[^\s;&|,"'`\0\1]|,(?!\s*["']?[\w.\-]+["']?\s*[:=]))
 _CODE = re.compile(r"[A-Za-z_]+\d{0,3}(\.[A-Za-z_]+\d{0,3})*[(\[].*|[A-Za-z_]+(\.[A-Za-z_]+)+")
 """What a program assigns to a name: a call, an attribute."""
 _TYPE = re.compile(r"(str|int|bool|bytes|float|Any|Path|object)(\W.*)?|[A-Z]\w+\[[A-Z\w., |\[\]]*")
+_FILE_NAME = re.compile(r"\.(ya?ml|json|toml|txt|log|py|sh|sbatch|def|sif|sqsh)$", re.IGNORECASE)
+_LINE_NUMBER = re.compile(r"\d{1,6}(?![\w.-])")
 _REST = re.compile(r"[^\n]*")
 _HINT = re.compile(  # of a text in lower case, which is three times as fast as ignoring the case
     r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mfa|2fa|mnemon|phrase|"
@@ -315,7 +317,7 @@ def _without_assigned(text: str, *, prose: bool) -> str:
     kept_to = position = 0
     while match := _ASSIGNED.search(text, position):
         position = match.end()
-        if not _may_be_secret(match[1]):
+        if not _may_be_secret(match[1]) or (prose and _is_place(text, match)):
             continue
         begin, end = _value(text, match, prose=prose)
         if text.startswith(REDACTED, begin):  # what this function gave, and what stood behind a list that it hid
@@ -324,6 +326,16 @@ def _without_assigned(text: str, *, prose: bool) -> str:
             pieces += [text[kept_to:begin], REDACTED]
             kept_to = position = end
     return "".join([*pieces, text[kept_to:]]) if pieces else text
+
+
+def _is_place(text: str, assigned: re.Match[str]) -> bool:
+    """Whether a name is that of a file or folder, and what follows is told of it: `/home/me/token: Permission denied`.
+
+    Behind its colon is a blank or the number of a line; `a/password:x` may be what a program found in a file.
+    """
+    if assigned[2] != ": " and not (assigned[2] == ":" and _LINE_NUMBER.match(text, assigned.end())):
+        return False
+    return text[assigned.start(1) - 1 : assigned.start(1)] == "/" or bool(_FILE_NAME.search(assigned[1]))
 
 
 def _is_code(assigned: re.Match[str], text: str, begin: int, end: int) -> bool:

@@ -259,6 +259,29 @@ def test_commands_without_a_secret_are_complete(words: tuple[str, ...]) -> None:
     assert redact_words(words) == list(words)
 
 
+PLACES = (
+    "/home/me/token: Permission denied",
+    "failed   output root: /p/token: Permission denied",
+    "can't read ~/hf_token: Permission denied (--debug shows where this came from)",
+    "--output=/p/secret: Read-only file system",
+    "$.project.base_output_dir /p/password: 12.5 GiB free",
+    "/home/me/secrets.yaml:12: $.backend is wrong",
+    "conf/secrets.yaml:12",
+    "in api_keys.yaml:7, and /etc/passwd:3",
+    "api_keys.yaml: Is a directory",
+)
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_messages_keep_paths_whatever_their_names_and_what_is_told_of_them(text: str) -> None:
+    assert redact_message(text) == text
+
+
+@pytest.mark.parametrize("text", ["a/password:hunter2", "password: hunter2", "--token: abc123", "db.password: Hunter2"])
+def test_messages_do_not_keep_what_only_looks_like_told_of_a_path(text: str) -> None:
+    assert redact_message(text).endswith(REDACTED)
+
+
 def test_messages_keep_what_they_say_of_a_variable() -> None:
     for text in ("HF_TOKEN: not set", "$.slurm.env.HF_TOKEN: must be text", "the variable HF_TOKEN is not set"):
         assert redact_message(text) == text
