@@ -6,16 +6,19 @@ import os
 import platform
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from oellm_autoexp.errors import ConfigError, Problem
 
-SIF, SANDBOX = "sif", "sandbox"
+SIF, SQUASHFS, SANDBOX = "sif", "squashfs", "sandbox"
 BUILD_HINT = "build it (docs/containers.md), or name another one"
 READ_HINT = "ask its owner for the right to read it (chmod a+r, and a+x on the folders above)"
 _ENROOT_HINT = "enroot import -o IMAGE.sqsh docker://… makes one; or name an image of a registry, registry#name:tag"
 _HEADER_BYTES = 128
+_SQUASHFS_MAGIC = b"hsqs"
 _SIF_MAGIC = b"SIF_MAGIC\0"
 _SIF_MACHINES = {b"01": "i386", b"02": "x86_64", b"03": "arm", b"04": "aarch64", b"06": "ppc64le", b"11": "s390x"}
 """Machines by the code in a SIF's header (sylabs/sif, pkg/sif: arch.go), in the words of uname(1)."""
@@ -28,7 +31,7 @@ _MOST_LINKS = 40
 
 @dataclass(frozen=True)
 class Image:
-    """An image: its absolute path, whether it is a file (SIF) or a folder (SANDBOX), and its machine ('' unknown)."""
+    """An image: its absolute path, its kind (a SANDBOX is a folder, the others are files), its machine ('' unknown)."""
 
     path: Path
     kind: str
@@ -58,47 +61,71 @@ def own_machine() -> str:
 
 def check_squashfs(path: Path, where: str) -> None:
     """Raise ConfigError if there is no image of Enroot at a path: a squashfs file (its first bytes: hsqs)."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except FileNotFoundError:
-        raise _problem("there is no image here", path, where, _ENROOT_HINT) from None
-    except PermissionError:
-        raise _problem("the image may not be read by you", path, where, READ_HINT) from None
-    except OSError as error:
-        raise _problem(f"can't read the image: {error.strerror}", path, where, _ENROOT_HINT) from None
-    if magic != b"hsqs":
+    with _readable(path, where, _ENROOT_HINT):
+        header, size = _header(path)
+    if not header.startswith(_SQUASHFS_MAGIC):
         raise _problem("is no image of Enroot: no squashfs file", path, where, _ENROOT_HINT)
+    _squashfs(path, header, size, where)
 
 
 def _found(path: Path, where: str) -> Image:
-    try:
+    with _readable(path, where, BUILD_HINT):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return _sandbox(path, where)
         if not stat.S_ISREG(mode):
             raise _problem("is no image: neither a file nor a folder", path, where, BUILD_HINT)
-        with path.open("rb") as file:
-            return _sif(path, file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size, where)
+        header, size = _header(path)
+    whole = header.startswith(_SQUASHFS_MAGIC)  # without the frame of a SIF, which Apptainer and SingularityCE run, too
+    return _squashfs(path, header, size, where) if whole else _sif(path, header, size, where)
+
+
+@contextmanager
+def _readable(path: Path, where: str, absent_hint: str) -> Iterator[None]:
+    """Raises ConfigError where an image can't be looked at."""
+    try:
+        yield
     except FileNotFoundError:
-        raise _problem("there is no image here", path, where, BUILD_HINT) from None
+        link = f": it is a link to {os.readlink(path)}" if path.is_symlink() else ""  # noqa: PTH115
+        raise _problem(f"there is no image here{link}", path, where, absent_hint) from None
     except PermissionError:
         raise _problem("the image may not be read by you", path, where, READ_HINT) from None
     except OSError as error:
-        raise _problem(f"can't read the image: {error.strerror}", path, where, "") from None
+        raise _problem(f"can't read the image: {error.strerror}", path, where, absent_hint) from None
+
+
+def _header(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a file, and how many it has."""
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
+
+
+def _whole(size: int, wanted: int, path: Path, where: str) -> None:
+    """Raises ConfigError for a file of fewer bytes than it should have."""
+    if size < wanted:
+        what = f"the image is cut short: it has {size} bytes of {wanted}"
+        raise _problem(what, path, where, "copy or build it again")
+
+
+def _squashfs(path: Path, header: bytes, size: int, where: str) -> Image:
+    """A squashfs by its first bytes (squashfs_fs.h in Linux: `squashfs_super_block`, of 96 bytes)."""
+    _whole(size, 96, path, where)
+    (used,) = struct.unpack_from("<Q", header, 40)
+    _whole(size, used, path, where)
+    return Image(path, SQUASHFS, "")
 
 
 def _sif(path: Path, header: bytes, size: int, where: str) -> Image:
     """A SIF by its header (sylabs/sif, pkg/sif: `header`): launch script 32, magic 10, version 3, machine 3, id 16,
     two times, then free, total, offset and size of descriptors, offset and size of data; numbers of 8 bytes.
     """
+    if header[32:42] == _SIF_MAGIC or not header:
+        _whole(size, _HEADER_BYTES, path, where)
     if header[32:42] != _SIF_MAGIC:
         what = "is no image: neither a SIF file nor a folder with a root file system"
         raise _problem(what, path, where, "`apptainer build NEW.sif docker-archive:FILE` makes one of a Docker archive")
     offset, length = struct.unpack_from("<qq", header, 112)
-    if size < offset + length:
-        what = f"the image is cut short: it has {size} bytes of {offset + length}"
-        raise _problem(what, path, where, "copy or build it again")
+    _whole(size, offset + length, path, where)
     return Image(path, SIF, _SIF_MACHINES.get(header[45:47], ""))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from oellm_autoexp.container.image import check_squashfs
+from oellm_autoexp.errors import ConfigError
 from tests.containers import apptainer
 from tests.containers.fixtures import Person
 
@@ -153,6 +155,42 @@ def test_an_image_for_other_processors_is_refused_unless_the_nodes_have_these(
     assert "made for" not in planned.stdout + planned.stderr
     text = refused(person, home, base_image, "container.machine=aarch64")
     assert "the image is made for x86_64, and the nodes are aarch64" in text
+
+
+def header(size: int, magic: bytes, at: int) -> bytes:
+    """The beginning of an image's file, and nothing behind it."""
+    return (bytes(at) + magic + bytes(size))[:size]
+
+
+BROKEN = {
+    "empty.sif": (b"", "the image is cut short: it has 0 bytes of 128"),
+    "header.sif": (header(100, b"SIF_MAGIC\0", 32), "the image is cut short: it has 100 bytes of 128"),
+    "short.sqsh": (header(50, b"hsqs", 0), "the image is cut short: it has 50 bytes of 96"),
+    "cut.sqsh": (header(40, b"hsqs", 0) + b"\0\1" + bytes(90), "the image is cut short: it has 132 bytes of 256"),
+    "text.sif": (b"not one", "is no image: neither a SIF file nor a folder with a root file system"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_an_image_that_is_cut_short_anywhere_is_refused(person: Person, home: Path, name: str) -> None:
+    content, wanted = BROKEN[name]
+    (home / name).write_bytes(content)
+    assert wanted in refused(person, home, home / name)
+    if name.endswith(".sqsh"):
+        with pytest.raises(ConfigError, match=wanted):
+            check_squashfs(home / name, "as Enroot has it")
+
+
+def test_a_link_to_no_image_is_told_with_its_end(person: Person, home: Path) -> None:
+    (home / "link.sif").symlink_to("/scratch/gone.sif")
+    assert "there is no image here: it is a link to /scratch/gone.sif" in refused(person, home, home / "link.sif")
+
+
+def test_a_job_runs_in_a_squashfs_file(person: Person, home: Path, image: Path) -> None:
+    done = person.run("mksquashfs", image, home / "image.sqsh", "-quiet", "-comp", "gzip", "-Xcompression-level", "1")
+    assert done.returncode == 0, done.stderr
+    done = run(person, home, home / "image.sqsh", "backend.argv=[sh,-c,true]")
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_an_image_without_the_program_is_refused_and_a_bound_one_is_found(
