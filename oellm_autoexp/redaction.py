@@ -368,7 +368,7 @@ def _value(text: str, assigned: re.Match[str], *, prose: bool) -> tuple[int, int
     if text[start : start + 1] in "|>" and (match := _BLOCK.match(text, start)):
         return match.end(1), match.end()
     name = assigned.start(1)
-    quote = text[name - 1 : name]
+    quote = text[assigned.start() - 1 : assigned.start()]  # before the signs of an override: `'+name=two words'`
     if quote and quote in "\"'\0\1" and text[assigned.end(1) : assigned.end(1) + 1] != quote:  # `'name=two words'`
         end = text.find(quote, start)
         if end > 0 and "\n" not in text[start:end]:

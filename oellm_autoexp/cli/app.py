@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from oellm_autoexp import commands
 from oellm_autoexp.errors import AutoexpError, ConfigError, Problem, unforeseen
 from oellm_autoexp.files import read_text, room_hint
-from oellm_autoexp.redaction import redact_message
+from oellm_autoexp.redaction import redact_message, redact_words
 from oellm_autoexp.text import printable, printable_json
 
 if TYPE_CHECKING:
@@ -231,7 +231,14 @@ def problems_document(problems: Sequence[Problem], code: int) -> str:
 
 def problem_facts(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Problems for programs: `what`, `where` and `hint` of each, without secrets."""
-    return [{key: redact_message(getattr(each, key)) for key in ("what", "where", "hint")} for each in problems]
+    return [
+        {
+            "what": redact_message(each.what),
+            "where": redact_message(redact_words((each.where,))[0]),  # it may be a whole override
+            "hint": redact_message(each.hint),
+        }
+        for each in problems
+    ]
 
 
 def _reader_gone() -> int:
@@ -245,8 +252,8 @@ def tell(error: AutoexpError) -> None:
     count = len(error.problems)
     if count > 1:
         print(f"{count} problems:", file=sys.stderr)
-    for problem in error.problems:
-        print(f"error: {printable(redact_message(str(problem)))}", file=sys.stderr)
+    for facts in problem_facts(error.problems):
+        print(f"error: {printable(str(Problem(facts['what'], facts['where'], facts['hint'])))}", file=sys.stderr)
 
 
 class _Formatter(logging.Formatter):

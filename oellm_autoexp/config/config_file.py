@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from oellm_autoexp.config import hydra_keys
-from oellm_autoexp.config.defaults_list import is_self, joined, mistakes, self_first
+from oellm_autoexp.config.defaults_list import is_misspelt_defaults, is_self, joined, mistakes, self_first
 from oellm_autoexp.config.findings import EVERYTHING, FilePath
 from oellm_autoexp.config.interpolation import where
 from oellm_autoexp.config.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
@@ -24,6 +24,7 @@ from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.shell_code import mark_code
 
 _EVENTS = ("log_events", "state_events")
+_OF_THE_USER = ("metadata", "aux")
 _MOST_LEFT_OUT = 20
 _HEADER = 512
 """Characters at the beginning of a file in which `# @package` is looked for, as by Hydra."""
@@ -142,6 +143,10 @@ class _Reading:
         return content
 
     def _check_defaults(self, content: Mapping[Any, Any]) -> None:
+        for key, value in content.items():
+            if isinstance(value, list) and self._place not in _OF_THE_USER and is_misspelt_defaults(key):
+                section = f"$.{self._place}" if self._place else EVERYTHING
+                self._add((key,), f"unknown key '{key}'", "did you mean 'defaults'?", section)
         if "defaults" not in content:
             return
         entries = content["defaults"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
+
+from oellm_autoexp.text import did_you_mean
 
 _KEYWORDS = ("optional", "override")
 _SELF = "_self_"
@@ -27,6 +30,14 @@ def mistakes(defaults: Any) -> list[Mistake]:
     return [*_each(defaults), *_order(defaults), *_twice(defaults)]
 
 
+def is_misspelt_defaults(key: Any) -> bool:
+    """Whether a key was most likely meant as `defaults`."""
+    return isinstance(key, str) and key != "defaults" and key.lower().strip("_") in _MISSPELT
+
+
+_MISSPELT = ("defaults", "default", "defualts", "defauls", "defautls", "defalts")
+
+
 def _each(defaults: list[Any]) -> Iterator[Mistake]:
     for index, entry in enumerate(defaults):
         if isinstance(entry, dict):
@@ -45,6 +56,9 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     ((key, value),) = entry.items()
     if not isinstance(key, str):
         return f"the group {key!r} is not text", f"write '{key}' in quotes"
+    if key.strip() in _KEYWORDS and isinstance(value, dict) and len(value) == 1:
+        ((group, choice),) = value.items()
+        return f"'{key}' is no group", f"write '- {key} {group}: {choice}'"
     items = value if isinstance(value, list) else [value]
     if wrong := [item for item in items if not isinstance(item, str) and (item is not None or isinstance(value, list))]:
         return f"the choice of a group is a config's name, not {_kind(wrong[0])}", f"write '- {key}: \"NAME\"'"
@@ -52,7 +66,9 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     if not name.partition("@")[0].strip("/"):
         return "the name of the group is empty", "write '- group: choice'"
     if unknown := [word for word in keywords if word not in _KEYWORDS]:
-        return f"{unknown[0]!r} can't stand before a group", f"only {' and '.join(_KEYWORDS)} can"
+        hint = did_you_mean(unknown[0], _KEYWORDS)
+        hint = hint if hint.startswith("did") else f"only {' and '.join(_KEYWORDS)} can"
+        return f"{unknown[0]!r} can't stand before a group", hint
     if name.partition("@")[0] == _SELF:
         return f"{_SELF} is no group", f"write '- {_SELF}'"
     return None
@@ -65,10 +81,25 @@ def _of_config(entry: str) -> tuple[str, str] | None:
     if is_self(entry) and entry != _SELF:
         return f"{entry!r} is no config", f"write '- {_SELF}'"
     if rest and word in _KEYWORDS:
-        return f"{entry!r} names a config, and '{word}' goes with groups", f"write '- {word} GROUP: choice'"
+        hint = choice_meant(entry) or f"write '- {word} GROUP: choice'"
+        return f"{entry!r} names a config, and '{word}' goes with groups", hint
     if entry.startswith(f"{_SELF}@"):
         return f"{_SELF} can't have a package", f"write '- {_SELF}'"
     return None
+
+
+def choice_meant(text: str) -> str:
+    """What to write for a choice of a group that is written as a config's name (`/backend command`); '' for others."""
+    words = re.split(r"[\s:=]+", text.strip())
+    keywords = []
+    while words and (near := get_close_matches(words[0], _KEYWORDS, n=1, cutoff=0.8)):
+        keywords += near
+        words.pop(0)
+    if keywords and len(words) == 1 and "/" in words[0].strip("/"):
+        words = [*words[0].rsplit("/", 1)]
+    if len(words) != 2 or not all(words):
+        return ""
+    return f"write '- {' '.join([*keywords, words[0]])}: {words[1]}'"
 
 
 def joined(defaults: list[Any]) -> list[Any]:

@@ -134,7 +134,8 @@ _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 def _of_another_language(text: str) -> str:
     """What is written here for operators of a shell, of C or of SQL."""
     plain = _QUOTED.sub("", text)
-    return ", ".join(hint for pattern, hint in _OF_OTHERS if pattern.search(plain))
+    values = [f"write ${{{name}}}" for name in re.findall(r"\$(\w+(?:\.\w+)*)", plain)]
+    return ", ".join([*dict.fromkeys(values), *(hint for pattern, hint in _OF_OTHERS if pattern.search(plain))])
 
 
 def is_constant(text: str) -> bool:

@@ -30,6 +30,7 @@ from oellm_autoexp.config.braces import as_interpolations
 from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET, brought_in, read_config
 from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
+from oellm_autoexp.config.defaults_list import choice_meant
 from oellm_autoexp.config.experiment import ROOT, defaults_of, groups_of_root, search_for
 from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching, unknown_config
@@ -637,7 +638,11 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         return Problem(what, about if len(about) < 200 else shortened(about, 60), "choose a config that is there")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        if override is None or override.key != group:
+        if override and error.missing_cfg_file == f"{override.key}/{override.checked.partition('=')[2]}":
+            group, choice = override.key, override.checked.partition("=")[2]
+            if choice != (name := Path(choice).stem) and search.file(f"{group}/{name}"):
+                return Problem(f"a choice of '{group}' is a config's name, not a path", about, f"write {group}={name}")
+        elif override is None or override.key != group:
             about = _entry(search, parent, group, choice)
         return _missing(group, choice, error.options or (), about, search)
     if unmatched := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
@@ -656,7 +661,7 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
     no_key = isinstance(error, LookupError | TypeError | ValueError) or _NO_KEY.search(f"{text} {error.__cause__}")
     if override and no_key:
         if override.key in search.groups():
-            hint = f"write {override.key}=NAME, or {override.key}.key=value for what is in it"
+            hint = f"write {override.key}=NAME to choose one; {override.key}.NAME=VALUE sets what is in it"
             return Problem(f"'{override.key}' is a group of configs", about, hint)
         known = _known_keys(good)
         near = did_you_mean(override.key, [*known, *search.groups()])
@@ -726,7 +731,10 @@ def _missing(group: str, choice: str, known: Sequence[str], about: str, search: 
         return Problem(what, about, f"to choose a config of {last}, write '- override /{last}: {choice}'")
     choice = choice if len(choice) < 200 else shortened(choice, 60)
     what = f"there is no '{choice}' in the config group '{group}'" if group else f"there is no config '{choice}'"
-    return Problem(what, about, did_you_mean(choice, known) or (f"known: {', '.join(known)}" if known else ""))
+    hint = choice_meant(posixpath.join("/", group, choice)) if re.search("[ =:]", choice) else ""
+    near = did_you_mean(choice, known if group else [*known, "_self_"])
+    hint = hint or (near if choice != group else "")  # `slurm=slurm` means none that is like it
+    return Problem(what, about, hint or (f"known: {', '.join(known)}" if known else ""))
 
 
 @dataclass(frozen=True)
@@ -765,7 +773,8 @@ def _find_entry(search: Search, parent: str, group: str = "", choice: str = "") 
     for words in (exact, wanted) if wanted != {""} else ():
         for config, file, index, entry in entries:
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
-            if words <= {*re.split(r"[/@ \[\]',]+", f"{key} {chosen or ''}")}:
+            named = {*re.split(r"[/@ \[\]',]+", f"{key} {chosen or ''}"), str(key).rpartition("/")[2]}
+            if words <= named:
                 folder = config.split("/")[0]
                 inside = folder if "/" in config and folder in groups_of_root(search) else ""
                 return _Entry(file, index, f"$.{inside}" if inside else brought_in(entry))

@@ -15,6 +15,7 @@ _PAIR = "write key=value"
 _IN_KEY = re.compile(r"[A-Za-z0-9_./@:$\-]")
 _PLAIN = re.compile(r"[A-Za-z0-9_\-/.+$%*@?|:\\ \t]")
 """The characters of a value that need no quotes (Hydra's OverrideLexer.g4)."""
+_INDEX, _AS_KEY = re.compile(r"\[['\"]?([\w-]+)['\"]?\]"), r".\1"
 _OPENING = {"[": "]", "{": "}", "(": ")"}
 _LONGEST_SHOWN = 200
 _LONG_NUMBER = re.compile(rf"[\d_]{{{MOST_DIGITS + 1},}}", re.ASCII)
@@ -46,7 +47,9 @@ def _unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
     for index, character in enumerate(key):
         if not _IN_KEY.match(character):
             at = len(written) - len(key) + index + 1
-            return Problem(f"{_WHAT}: the character {character!r} (position {at}) can't stand in a key", text, _PAIR)
+            dotted = f"{re.sub(_INDEX, _AS_KEY, written)}={value}"
+            hint = f"write {dotted}" if character == "[" and parses(dotted) else _PAIR
+            return Problem(f"{_WHAT}: the character {character!r} (position {at}) can't stand in a key", text, hint)
     if key.startswith("/"):
         bare = f"{written.replace('/', '', 1)}={value}"
         return Problem(f"{_WHAT}: a key does not begin with '/'", text, f"write {bare}" if parses(bare) else _PAIR)
@@ -55,7 +58,8 @@ def _unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
     quoted = f'{written}="{value}"' if '"' not in value else f"{written}='{value}'"
     if not cause or len(text) > _LONGEST_SHOWN or not parses(quoted):
         return Problem(f"{_WHAT}: {cause}" if cause else _WHAT, text, f"{_PAIR}; {needs}'key=\"a, b\"'")
-    return Problem(f"{_WHAT}: {cause}", text, f"text needs quotes of its own: {shlex.quote(quoted)}")
+    mend = "close it; " if "is not closed" in cause else ""
+    return Problem(f"{_WHAT}: {cause}", text, f"{mend}text needs quotes of its own: {shlex.quote(quoted)}")
 
 
 def _at_fault(value: str, begin: int) -> str:
@@ -76,8 +80,10 @@ def _at_fault(value: str, begin: int) -> str:
             first_odd = first_odd or _within(value, index, at, opened)
             opened.append((character, at))
         elif character in _OPENING.values() and (character != ")" or opened):
-            if not opened or _OPENING[opened[-1][0]] != character:
+            if not opened:
                 return f"the {character!r} at position {at} closes nothing"
+            if _OPENING[opened[-1][0]] != character:
+                return f"the {opened[-1][0]!r} at position {opened[-1][1]} is not closed before {character!r}"
             opened.pop()
             if not opened and not first_odd and value[index + 1 :].strip():
                 first_odd = f"text stands behind the {character!r} at position {at}"

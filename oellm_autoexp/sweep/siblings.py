@@ -127,4 +127,4 @@ def order(depends_on: Mapping[int, Iterable[int]], names: Mapping[int, str]) -> 
         return list(TopologicalSorter(depends_on).static_order())
     except CycleError as error:
         circle = " → ".join(names[index] for index in reversed(error.args[1]))
-        raise SweepError(Problem(f"jobs depend on each other in a circle: {circle}")) from None
+        raise SweepError(Problem(f"jobs depend on each other in a circle: {circle}", "$.sweep")) from None

@@ -345,18 +345,32 @@ class Jobs:
     def _found_in(self, member: Member, path: tuple[str, ...], called: str) -> Any:
         step = (member.index, ".".join(path))
         if step in self._under_way:
-            circle = " → ".join(f"{self.members[i].stage}.{name}" for i, name in (*self._under_way, step))
+            steps = self._under_way[self._under_way.index(step) :]
+            first = steps.index(min(steps))  # it is the same circle, whichever job is looked at
+            steps = [*steps[first:], *steps[:first], steps[first]]
+            circle = " → ".join(f"{self.members[i].stage}.{name}" for i, name in steps)
             raise SweepError(Problem(f"jobs refer to each other in a circle: {circle}"))
         self._under_way.append(step)
         try:
             tree, siblings = self._tree(member.index), self._sibling_values(member)
             return self._overlay_of(member.point).at(tree, path, siblings, called)
+        except ConfigError as error:
+            raise ConfigError(*(_with_fields(problem, path, called) for problem in error.problems)) from None
         finally:
             self._under_way.pop()
 
     def absolute(self, path: str) -> str:
         """A path of the config, from the directory that the plan is made in."""
         return from_directory(self._work_dir)(path)
+
+
+def _with_fields(problem: Problem, path: Path, called: str) -> Problem:
+    """The problem of a value that a sibling does not have, with those that it has."""
+    if problem.about != f"$.{'.'.join(path)}":
+        return problem
+    stage = called.removesuffix(f".{'.'.join(path)}")
+    fields = f"{stage} has {', '.join(_PROJECT_FIELDS)}, and the keys of its config ({stage}.slurm.sbatch.nodes)"
+    return replace(problem, hint=" ".join(filter(None, (problem.hint, fields))))
 
 
 def from_directory(directory: str) -> Callable[[str], str]:

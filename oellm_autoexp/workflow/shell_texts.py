@@ -74,7 +74,9 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
         if key != "comment" and isinstance(value, str) and (reference := REFERENCE.search(value)):
             name = reference.group().strip("${}")
             what = f"'{value}' holds a variable, and sbatch reads none in a script's directives"
-            yield Problem(what, f"$.slurm.sbatch.{key}", f"write ${{oc.env:{name}}} for its value while planning")
+            meant = f"${{{of_config[1]}}}" if (of_config := _OF_CONFIG.search(value)) else ""
+            hint = f"write {meant or f'${{oc.env:{name}}} for its value while planning'}"
+            yield Problem(what, f"$.slurm.sbatch.{key}", hint)
 
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -88,6 +90,11 @@ def _assignment(words: Sequence[str], where: str, hint: str) -> Iterator[Problem
         what = f"'{name}={shown}' is taken for the name of a program: no shell reads this, which would set a variable"
         yield Problem(what, where, hint.format(name=name, value=shown))
 
+
+_OF_CONFIG = re.compile(
+    rf"\$((?:{'|'.join(AutoexpConfig.model_fields)})(?:\.[A-Za-z_]\w*)+|(?:index|stage)\b)(?!\s*[({{])"
+)
+"""What is most likely meant as an interpolation: `$metadata.x`, which a shell reads as $metadata and `.x`."""
 
 _SIGNS = frozenset((";", "&", "&&", "|", "||", ">", ">>", "<", "2>", "2>&1"))
 
@@ -114,6 +121,8 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
     for key, value in _texts(config, code):
         if (sign := stays_text(value)) and _redacted(key, value) == value:
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
+        elif (found := _OF_CONFIG.search(value)) and "." in found[1]:
+            yield Note(f"text {key}", f"{key}: {found[0]} is not read as a value of the config; write ${{{found[1]}}}")
     if not any("$" in word or "`" in word for word in command.argv):
         return
     shells = read_by_a_shell(command.argv)
@@ -123,6 +132,11 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
             continue
         if sign := stays_text(word):
             yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's words")
+        elif found := _OF_CONFIG.search(word):
+            text = (
+                f"{found[0]} in {word!r} stays text: no shell reads the program's words; ${{{found[1]}}} is the value"
+            )
+            yield Note(f"text {word}", f"{text} of the config")
         elif (found := REFERENCE.search(word)) and not found.group().strip("${}").startswith("SLURM_"):
             name = found.group().strip("${}")
             text = f"the ${name} in {word!r} stays text: no shell reads the program's words; ${{oc.env:{name}}} is its"

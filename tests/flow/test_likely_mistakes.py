@@ -99,6 +99,26 @@ def test_what_is_right_in_a_sweep_and_most_likely_not_meant_is_noted_with_its_li
     assert "x.yaml:4 ($.sweep." in text
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("slurm: {env: {Y: $metadata.x/a}}", "slurm.env.Y: $metadata.x is not read as a value of the config"),
+        ("backend: {env: {Y: $metadata.x}}", "backend.env.Y: $metadata.x is not read as a value of the config"),
+        ("backend: {options: {y: $metadata.x}}", "$metadata.x in '$metadata.x' stays text"),
+    ],
+)
+def test_an_interpolation_without_its_braces_is_noted_with_them(user: User, line: str, told: str) -> None:
+    code, text = planned(user, f"project: {{name: x}}\nmetadata: {{x: 1}}\n{line}\n")
+    assert code == 0, text
+    assert told in text
+    assert "${metadata.x}" in text
+
+
+def test_in_a_directive_an_interpolation_without_its_braces_is_refused_with_them(user: User) -> None:
+    code, text = planned(user, "project: {name: x}\nslurm: {sbatch: {partition: $metadata.x}}\n")
+    assert (code, "write ${metadata.x}" in text) == (2, True), text
+
+
 def test_a_list_where_the_config_has_one_and_a_filter_with_a_key_are_as_they_should_be(user: User) -> None:
     sweep = "{backend.argv: [a, b], params: {backend.options.seed: [1, 2]}, filter: backend.options.seed > 0}"
     code, text = planned(user, f"project: {{name: 'r${{index}}'}}\nsweep: {sweep}\n")

@@ -75,6 +75,8 @@ def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(user: User, 
 
 
 SWEEPS = {
+    "a filter with a variable": ("filter: '$metadata.x > 1'", "write ${metadata.x}"),
+    "a sibling's field": ("metadata.x: '${sibling.stable.output}'", "sibling.stable has name, output_dir, log_path"),
     "a filter that removes all": ("filter: 'backend.options.lr > 5'", "the filter removes all 2 jobs"),
     "a filter that does not parse": ("filter: 'backend.options.lr >'", "does not parse"),
     "a filter with an unknown key": ("filter: 'backend.options.lrr > 1'", "lrr"),
@@ -138,8 +140,21 @@ def test_jobs_that_refer_to_each_other_in_a_circle_are_named(user: User) -> None
     )
     result = user.run("run", "--config-ref", "mine.yaml")
     assert result.returncode == 2, result.stdout
-    assert "in a circle: " in result.stderr
+    assert "mine.yaml:5 ($.sweep): jobs depend on each other in a circle: " in result.stderr
     assert "a (job 0)" in result.stderr
+
+
+def test_a_circle_of_values_of_siblings_is_told_once_with_the_lines_that_make_it(user: User) -> None:
+    (user.home / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\n"
+        "project: {name: 'j${index}'}\n"
+        "sweep:\n  configs:\n    - {stage: a, +metadata.x: '${sibling.b.metadata.x}'}\n"
+        "    - {stage: b, +metadata.x: '${sibling.a.metadata.x}'}\n"
+    )
+    result = user.run("plan", "--config-ref", "mine.yaml")
+    assert result.returncode == 2, result.stdout
+    told = "jobs refer to each other in a circle: a.metadata.x → b.metadata.x → a.metadata.x"
+    assert result.stderr == f"error: mine.yaml:7, mine.yaml:8 ($.metadata.x, set by the sweep): {told}\n"
 
 
 def test_all_mistakes_are_told_at_once_with_their_places(user: User) -> None:
@@ -358,6 +373,13 @@ def test_with_json_secrets_are_in_no_problem(user: User) -> None:
     result = user.run("plan", "--json", "+slurm.env.HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz012345[")
     assert json.loads(result.stdout)["problems"]
     assert "abcdefghijklmnop" not in result.stdout
+
+
+def test_of_an_override_with_a_secret_the_value_is_taken_out_and_no_word_of_ours(user: User) -> None:
+    result = user.run("plan", "project=default", "nosuch.token=abc the rest", "backend=base")
+    assert result.stderr.startswith("2 problems:")
+    assert "error: nosuch.token=***: the config has no key 'nosuch.token'\n" in result.stderr
+    assert "write '+nosuch.token=***' to add a new key" in result.stderr
 
 
 def test_yaml_that_does_not_parse_is_told_with_its_line(user: User) -> None:

@@ -732,6 +732,59 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "what", "hint"),
+    [
+        ("overide /slurm: fake", "'overide' can't stand before a group", "did you mean 'override'?"),
+        ("overrides /slurm: fake", "'overrides' can't stand before a group", "did you mean 'override'?"),
+        ("override /slurm fake", "names a config", "write '- override /slurm: fake'"),
+        ("override /slurm=fake", "names a config", "write '- override /slurm: fake'"),
+        ("override slurm/fake", "names a config", "write '- override slurm: fake'"),
+        ("override: {/slurm: fake}", "'override' is no group", "write '- override /slurm: fake'"),
+        ("/slurm fake", "there is no config 'slurm fake'", "write '- /slurm: fake'"),
+        ("/backend/megatron base", "there is no 'megatron base'", "write '- /backend/megatron: base'"),
+        ("_slef_", "there is no config '_slef_'", "did you mean '_self_'?"),
+        ("override /slurm: slurm", "there is no 'slurm' in the config group 'slurm'", "known: base, fake"),
+    ],
+)
+def test_an_entry_of_a_defaults_list_in_other_words_is_told_with_the_right_ones(
+    write: Write, entry: str, what: str, hint: str
+) -> None:
+    mine = write({"exp.yaml": HEADER + f"defaults:\n  - {entry}\n"})
+    (problem,) = problems(ref="exp", folders=(mine,))
+    assert what in problem.what
+    assert problem.where == f"{mine}/exp.yaml:3"
+    assert problem.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("key", ["default", "Defaults", "_defaults_", "defualts"])
+def test_a_misspelt_defaults_list_is_told_and_nothing_that_follows_from_it(write: Write, key: str) -> None:
+    mine = write({"exp.yaml": HEADER + f"{key}:\n  - override /slurm: fake\n", "slurm/mine.yaml": f"{key}: [base]\n"})
+    for told, ref, overrides in (("exp.yaml:2", "exp", ()), ("slurm/mine.yaml:1", "autoexp", ("slurm=mine",))):
+        (problem,) = problems(*overrides, ref=ref, folders=(mine,))
+        assert (problem.what, problem.hint) == (f"unknown key '{key}'", "did you mean 'defaults'?")
+        assert problem.where == f"{mine}/{told}"
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("slurm=slurm", "there is no 'slurm' in the config group 'slurm'", "known: base, fake"),
+        ("slurm=slurm/base", "a choice of 'slurm' is a config's name, not a path", "write slurm=base"),
+        ("slurm=config/slurm/base.yaml", "a choice of 'slurm' is a config's name", "write slurm=base"),
+        ("slurm=nosuch/thing", "there is no 'nosuch/thing' in the config group 'slurm'", "known: base, fake"),
+        ("slurm=null", "'slurm' is a group of configs", "write slurm=NAME to choose one; slurm.NAME=VALUE sets"),
+        ("backend.argv[0]=a", "the character '[' (position 13) can't stand in a key", "write backend.argv.0=a"),
+        ("a[b.c]=a", "the character '[' (position 2) can't stand in a key", "write key=value"),
+    ],
+)
+def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, what: str, hint: str) -> None:
+    (problem,) = problems(override)
+    assert what in problem.what
+    assert problem.where == override
+    assert problem.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
     ("entries", "line", "told"),
     [
         ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry that overrides stands before this one"),
@@ -924,7 +977,7 @@ def test_a_group_from_which_no_defaults_list_chooses_is_told_how_it_is_chosen(wr
         ("+metadata.x=a~b", "the character '~' (position 14) needs quotes"),
         ("+metadata.x=a=b", "the character '=' (position 14) needs quotes"),
         ("+metadata.x=a]", "the ']' at position 14 closes nothing"),
-        ("+metadata.x=[1,{a:2]", "the ']' at position 20 closes nothing"),
+        ("+metadata.x=[1,{a:2]", "the '{' at position 16 is not closed before ']'"),
         ("+metadata.x=[1", "the '[' at position 13 is not closed"),
         ("+metadata.x='a", "the quote ' at position 13 is not closed"),
         ('+metadata.x=a"b', 'the quote " at position 14 is not closed'),
@@ -935,7 +988,7 @@ def test_the_character_at_fault_in_an_override_is_named_with_a_spelling_that_wor
 ) -> None:
     (problem,) = problems(override)
     assert problem.what == f"the override does not parse: {at_fault}"
-    (suggested,) = shlex.split(problem.hint.removeprefix("text needs quotes of its own: "))
+    (suggested,) = shlex.split(problem.hint.removeprefix("close it; ").removeprefix("text needs quotes of its own: "))
     assert composed(suggested).base["metadata"]["x"] == override.partition("=")[2]
 
 
