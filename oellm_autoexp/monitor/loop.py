@@ -7,7 +7,6 @@ import json
 import math
 import os
 import random
-import re
 import time
 import traceback
 from collections import defaultdict
@@ -53,8 +52,6 @@ _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
-_TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
-"""A submission's token in the name that a job ran by; a site may have given it another name."""
 
 
 _PROLOG_FAILED = b"Error running slurm prolog:"
@@ -604,7 +601,7 @@ class Monitor:
         What an earlier attempt left under the same id, as the scheduler began its ids anew, is not the job's.
         """
         start = marks.read(self._mark_path(job, "start"), "start", self.now())
-        if job.token and _TOKEN_AT_END.search(start.name) and not start.name.endswith(f".{job.token}"):
+        if job.token and marks.TOKEN_AT_END.search(start.name) and not start.name.endswith(f".{job.token}"):
             return None
         mark = start if kind == "start" else marks.read(self._mark_path(job, kind), kind, self.now())
         if mark.wrong and mark.wrong not in self._complaints[job.name]:

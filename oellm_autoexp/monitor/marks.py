@@ -5,7 +5,9 @@ What it finds there: that an attempt has a newer one in its place, and is not to
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ _MOST_BYTES = 4096
 _IN_THE_MAKING_SECONDS = 10.0
 _SKEW_SECONDS = 3600.0  # by which the clock of a node may be ahead of ours
 _HIGHEST_CODE = 255
+TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
+"""A submission's token in the name that a job ran by; a site may have given it another name."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,23 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
         return Mark(wrong=_ignored(path, "no time"), name=name)
     late = number > now + _SKEW_SECONDS
     return Mark(wrong=_ignored(path, "a time that is yet to come"), name=name) if late else Mark(number, name=name)
+
+
+def started(folder: Path) -> dict[str, str]:
+    """The jobs that have left a start mark in a folder: id → the name that each ran by."""
+    found: dict[str, str] = {}
+    for path in folder.glob("*.start"):
+        with contextlib.suppress(OSError, StateError):
+            text = trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace")
+            found[path.stem] = text.rstrip("\n").rpartition("\n")[2]
+    return found
+
+
+def under_way(folder: Path) -> dict[str, str]:
+    """Those of our submissions that have begun and left no exit code: id → token. They run, or were killed."""
+    begun = started(folder).items()
+    told = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
+    return {id: token for id, token in told.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
 
 
 def replace(folder: Path, scheduler_id: str, token: str) -> None:

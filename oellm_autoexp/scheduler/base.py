@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -131,6 +132,14 @@ class Scheduler(Protocol):
         Raises SchedulerError.
         """
         ...
+
+
+def job_name(submission: Submission) -> str:
+    """The name that a scheduler shows; it ends with the token, by which the job is found again.
+
+    Plain and short: `--name` splits at commas, and accounting cuts names off (a TINYTEXT of 255 bytes).
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
 
 
 def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from oellm_autoexp import trust
 from oellm_autoexp.claims import Claim, process_started
 from oellm_autoexp.errors import LockedError, StateError
 from oellm_autoexp.model import JobStatus
+from oellm_autoexp.scheduler.base import job_name
 from oellm_autoexp.scheduler.spool import RUN_VARIABLE, Job, Run, Spool, conclude, hold, interpreter, lingers
 
 _SHORTEST_NAP, _LONGEST_NAP = 0.02, 0.25
@@ -190,7 +191,7 @@ def _variables(job: Job) -> dict[str, str]:
     variables = {
         "SLURM_JOB_ID": job.id,
         "SLURM_JOBID": job.id,
-        "SLURM_JOB_NAME": job.submission.name,
+        "SLURM_JOB_NAME": job_name(job.submission),
         "SLURM_SUBMIT_DIR": job.submission.work_dir,
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_NNODES": "1",

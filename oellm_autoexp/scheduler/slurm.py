@@ -27,7 +27,7 @@ from oellm_autoexp.errors import (
     UnreachableError,
 )
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission, Usage
-from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs, understood
+from oellm_autoexp.scheduler.base import UNKNOWN, job_name, outside_jobs, understood
 from oellm_autoexp.slurm import limits, parse
 from oellm_autoexp.slurm import site as sites
 from oellm_autoexp.slurm.directives import options
@@ -510,14 +510,6 @@ def _query_environment() -> dict[str, str]:
     habits = (*shown, "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS")
     kept = {name: value for name, value in outside_jobs(os.environ).items() if not name.startswith(habits)}
     return {**kept, "LC_ALL": "C"}
-
-
-def job_name(submission: Submission) -> str:
-    """The name that SLURM shows; it ends with the token, by which the job is found again.
-
-    Plain and short: `--name` splits at commas, and accounting cuts names off (a TINYTEXT of 255 bytes).
-    """
-    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
 
 
 def beside(command: Sequence[str], name: str) -> tuple[str, ...]:

@@ -224,11 +224,9 @@ class Submitter:
     def _id_by_marks(self, token: str, batch: Batch) -> str | None:
         """The id under which some job of a batch has run: its script leaves the name that it ran by, token included."""
         for spec in batch.jobs.values():
-            for mark in Path(spec.output_dir, MARKS).glob("*.start"):
-                with contextlib.suppress(OSError, StateError):
-                    text = trust.read(mark, most=trust.SMALL, lenient=True).decode(errors="replace")
-                    if text.rstrip("\n").endswith(f".{token}"):
-                        return mark.stem.partition("_")[0]
+            for scheduler_id, name in marks.started(Path(spec.output_dir, MARKS)).items():
+                if name.endswith(f".{token}"):
+                    return scheduler_id.partition("_")[0]
         return None
 
     # ---- what may go now
@@ -248,15 +246,14 @@ class Submitter:
             with trust.each_folder_once():
                 ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
             ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
-            tried = self._alone(ready[: self._room()])
-            for job in ready[len(tried) :]:
+            tried, later = self._for_the_room(ready)
+            for job in later:
                 self._waits(job.spec.name, _FOR_ROOM if self._most is None else self._full_words)
             went = self._submit_all(tried, partial(_told_beyond, progress, done, len(tried)), patient=patient)
             done += went
             may_follow = went and self._native  # those that depend on what went now
-            room_is_left = went < len(tried) < len(ready)
-            takes_more = went == len(tried) < len(ready) and self._room() != 0
-            if self._turns or not (may_follow or room_is_left or takes_more):
+            takes_more = later and (went < len(tried) or (went and self._room() != 0))
+            if self._turns or not (may_follow or takes_more):
                 break
         return done
 
@@ -357,8 +354,6 @@ class Submitter:
                     self._waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
                 case "start":
                     through[name] = verdict.after
-                    if job.reason and job.retry_at <= now and not job.refusals:
-                        self._waits(name, "")  # what it waited for has come
         self.session.save()
         return self._with_ids(through)
 
@@ -410,6 +405,15 @@ class Submitter:
             self._waits(name, in_terminal(holder))
         return holder is not None
 
+    def _for_the_room(self, ready: list[Ready]) -> tuple[list[Ready], list[Ready]]:
+        """The jobs that may go now, as many as the scheduler takes, and those that have to wait for room."""
+        room, going = self._room(), list[Ready]()
+        while ready and (room is None or len(going) < room):
+            some = ready[: None if room is None else room - len(going)]
+            ready = ready[len(some) :]
+            going += self._alone(some)
+        return going, ready
+
     def _alone(self, ready: list[Ready]) -> list[Ready]:
         """Those of the jobs of which the scheduler runs no earlier attempt; it is asked for them just before they go.
 
@@ -425,7 +429,23 @@ class Submitter:
                 self.session.put(restarts.see_earlier(job, told, now))
             fresh |= dict.fromkeys((attempt.token for attempt in attempts), now)
         self._seen_earlier = fresh
-        return [one for one in ready if not self._runs_elsewhere(one.spec.name)]
+        return [one for one in self._without_strangers(ready) if not self._runs_elsewhere(one.spec.name)]
+
+    def _without_strangers(self, ready: list[Ready]) -> list[Ready]:
+        """Those of the jobs in whose output directories no job of another session runs.
+
+        A session keeps others away from them while its file is there; people remove that while its jobs run.
+        """
+        new = [one for one in ready if not self._tracked(one.spec).scheduler_id]
+        marked = {one.spec.name: marks.under_way(Path(one.spec.output_dir, MARKS)) for one in new}
+        asked = {scheduler_id: token for found in marked.values() for scheduler_id, token in found.items()}
+        told = self.scheduler.poll(asked) if asked else {}
+        alive = {one for one, status in told.items() if status.scheduler_state not in (*ENDED, UNKNOWN)}
+        kept = {name: sorted(alive & found.keys()) for name, found in marked.items()}
+        for name, ids in kept.items():
+            if ids:
+                self._waits(name, f"waits until job {', '.join(ids)} is gone, which runs in its output directory")
+        return [one for one in ready if not kept.get(one.spec.name)]
 
     def _next_attempt(self, name: str) -> JobSpec | None:
         """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""

@@ -21,8 +21,8 @@ QUICK_AND_LONG = "sweep.grids=[{backend.options.step_seconds:[0,1000]}]"
 LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
 
 
-def jobs(user: User) -> list[TrackedJob]:
-    return list(Session.load(session_path(user.outputs / "monitoring_state", "x")).jobs.values())
+def jobs(user: User, plan: str = "x") -> list[TrackedJob]:
+    return list(Session.load(session_path(user.outputs / "monitoring_state", plan)).jobs.values())
 
 
 @pytest.mark.slurm
@@ -143,6 +143,58 @@ def test_an_earlier_attempt_that_is_requeued_while_nobody_watches_does_not_run_i
     until(lambda: "is not run again: a newer attempt is in its place" in log.read_text(), "its second run")
     slurm(slurm_user, "scancel", jobs(slurm_user)[0].scheduler_id)
     assert begun.stat().st_size == 2
+
+
+def sleeper(user: User, name: str) -> Path:
+    """The config of one job that notes each of its starts in `begun` and ends as soon as there is a file `go`."""
+    config = {
+        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["sh", "-c", "echo >> begun; until [ -e go ]; do sleep 0.2; done"]},
+        "slurm": {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50}},
+        "monitoring": {"poll_interval_seconds": 0.5},
+    }
+    path = user.home / f"{name}.yaml"
+    path.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    return path
+
+
+@pytest.mark.slurm
+def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begin(slurm_user: User) -> None:
+    sleeper(slurm_user, "e")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    begun = slurm_user.home / "begun"
+    until(begun.exists, "the session's job")
+    job = jobs(slurm_user)[0]
+    script = Path(job.resolved_log_path).parents[1] / "job.sbatch"
+    by_hand = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
+    log = Path(job.resolved_log_path).with_name(f"{by_hand}.out")
+    told = f"job {by_hand} is not run: job {job.scheduler_id} runs already and has the same output directory"
+    until(lambda: log.exists() and told in log.read_text(), "its refusal")
+    (slurm_user.home / "go").touch()
+    assert watcher.wait() == 0
+    assert begun.stat().st_size == 1
+    again = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
+    until(lambda: begun.stat().st_size == 2, f"job {again}, which may run as the other one has ended")
+
+
+@pytest.mark.slurm
+def test_a_new_session_waits_for_the_jobs_of_one_whose_file_was_removed(slurm_user: User) -> None:
+    sleeper(slurm_user, "e")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    begun = slurm_user.home / "begun"
+    until(begun.exists, "the first session's job")
+    first = jobs(slurm_user)[0].scheduler_id
+    watcher.kill()
+    watcher.wait()
+    shutil.rmtree(slurm_user.outputs / "monitoring_state")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "y")
+    state = slurm_user.outputs / "monitoring_state" / "y.json"
+    until(lambda: state.exists() and f"waits until job {first} is gone" in jobs(slurm_user, "y")[0].reason, "the wait")
+    (slurm_user.home / "go").touch()
+    assert watcher.wait() == 0
+    assert begun.stat().st_size == 2
+    assert jobs(slurm_user, "y")[0].scheduler_id != first
 
 
 @pytest.mark.slurm

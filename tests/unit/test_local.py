@@ -595,9 +595,11 @@ def test_a_job_gets_its_own_variables_and_none_of_a_surrounding_job(
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "98")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     monkeypatch.setenv("ODD", os.fsdecode(b"\xff 'x' $(touch no)\n"))
-    job = bench.submit('echo "$SLURM_JOB_ID" "$SLURM_ARRAY_JOB_ID" "$SLURM_CONF"; printf %s "$ODD" > odd')
+    job = bench.submit(
+        'echo "$SLURM_JOB_ID" "$SLURM_ARRAY_JOB_ID" "$SLURM_CONF" "$SLURM_JOB_NAME"; printf %s "$ODD" > odd'
+    )
     assert bench.end(job).exit_code == 0
-    assert bench.log(job) == f"{job}  /etc/slurm.conf\n"
+    assert bench.log(job) == f"{job}  /etc/slurm.conf name.token1\n"
     assert (bench.folder / "odd").read_bytes() == b"\xff 'x' $(touch no)\n"
 
 

@@ -21,8 +21,8 @@ from oellm_autoexp.errors import (
 )
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
 from oellm_autoexp.monitor.detect import conclude
-from oellm_autoexp.scheduler.base import UNKNOWN, outside_jobs
-from oellm_autoexp.scheduler.slurm import SlurmClient, job_name, ranges
+from oellm_autoexp.scheduler.base import UNKNOWN, job_name, outside_jobs
+from oellm_autoexp.scheduler.slurm import SlurmClient, ranges
 from tests.slurm.cluster import Cluster
 
 PATIENCE_SECONDS = 60
