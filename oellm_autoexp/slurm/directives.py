@@ -11,7 +11,16 @@ from typing import Any
 
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.slurm.nodes import node_union
-from oellm_autoexp.slurm.options import long_name, option_words, options_in, quoted, too_much, written_options
+from oellm_autoexp.slurm.options import (
+    long_name,
+    option_words,
+    options_in,
+    quoted,
+    said_twice,
+    too_much,
+    twice_problem,
+    written_options,
+)
 
 OWN = {
     "job_name": "set project.name",
@@ -77,19 +86,15 @@ def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], ext
 def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, list[str]]:
     """The directives of each option of a section, by its long name; what is wrong goes to `problems`."""
     found: dict[str, list[str]] = {}
-    spelled: dict[str, str] = {}
+    twice = said_twice(section)
     for key, value in section.items():
         where = f"{_SECTION}{key}"
         if long_name(key) in OWN:
             problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
-        elif long_name(key) in spelled and value is not None and value is not False:
-            other = spelled[long_name(key)]
-            hint = f"set '{other}' alone, or '{other}: null' beside it"
-            problems.append(Problem(f"'{key}' and '{other}' are the same option", where, hint))
+        elif key in twice:
+            problems.append(twice_problem(key, twice[key], where))
         else:
             _add(found.setdefault(long_name(key), []), key, value, where, problems)
-            if value is not None and value is not False:
-                spelled[long_name(key)] = key
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.slurm.options import long_name, option_words
+from oellm_autoexp.slurm.options import long_name, option_words, said_twice, twice_problem
 from oellm_autoexp.slurm.shell_code import with_variables
 from oellm_autoexp.text import Raw, scalar, shell
 
@@ -130,9 +130,15 @@ def srun_index(words: Sequence[str]) -> int | None:
 
 def srun_options(words: Sequence[str], srun: Mapping[str, Any]) -> dict[str, Any]:
     """What srun is told by `slurm.launcher_cmd` and `slurm.srun`, by the long names of options; the section wins."""
+    return own_options(words) | {
+        long_name(key): value for key, value in srun.items() if value is not None and value is not False
+    }
+
+
+def own_options(words: Sequence[str]) -> dict[str, str]:
+    """What srun is told by the words of a launcher themselves, by the long names of options."""
     at = srun_index(words)
-    own = {} if at is None else dict(map(_parsed, _own_options(words[at + 1 :])))
-    return own | {long_name(key): value for key, value in srun.items() if value is not None and value is not False}
+    return {} if at is None else dict(map(_parsed, _own_options(words[at + 1 :])))
 
 
 def _own_options(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -167,7 +173,7 @@ def flags(srun: Mapping[str, Any]) -> list[str]:
 
     Raises ConfigError for keys that name no option and for values that no line can hold.
     """
-    problems: list[Problem] = []
+    problems = [twice_problem(key, other, f"$.slurm.srun.{key}") for key, other in said_twice(srun).items()]
     words: list[str] = []
     for key, value in srun.items():
         try:

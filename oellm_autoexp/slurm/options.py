@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from oellm_autoexp.errors import Problem
 from oellm_autoexp.slurm.limits import OPTIONS
 from oellm_autoexp.text import scalar
 
@@ -104,6 +106,19 @@ def _whole(name: str) -> str:
     word = name.replace("_", "-")
     found = [option for option in OPTIONS if option.startswith(word)]
     return found[0].replace("-", "_") if len(found) == 1 and word not in OPTIONS else name
+
+
+def said_twice(section: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a section that are the same option as one before them, in another spelling, and that one."""
+    first: dict[str, str] = {}
+    given = [key for key, value in section.items() if value is not None and value is not False]
+    return {key: first[name] for key in given if first.setdefault(name := long_name(key), key) != key}
+
+
+def twice_problem(key: str, other: str, where: str) -> Problem:
+    """The problem of a key that `said_twice` has found."""
+    hint = f"set '{other}' alone, or '{other}: null' beside it"
+    return Problem(f"'{key}' and '{other}' are the same option", where, hint)
 
 
 def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:

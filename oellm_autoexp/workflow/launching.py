@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.model import Resources
-from oellm_autoexp.slurm.launch import srun_index, srun_options
+from oellm_autoexp.slurm.directives import DIRECTIVE
+from oellm_autoexp.slurm.launch import own_options, srun_index, srun_options
 from oellm_autoexp.slurm.log_paths import slurm_path, stream_problem
+from oellm_autoexp.slurm.options import long_name, option_words, options_in
 from oellm_autoexp.slurm.resources import resources, tasks
 from oellm_autoexp.text import plural, scalar
 
@@ -57,6 +60,7 @@ def notes(slurm: SlurmSection, asked: Mapping[str, str], needs: Resources) -> It
         if value in _NOWHERE:
             key = where.removeprefix("$.")
             yield Note(key, f"{key}: {value} throws away what the job prints, and no rule sees it")
+    yield from _said_again(slurm)
     if slurm.srun and not slurm.launcher_cmd:
         yield Note("srun", f"slurm.srun ({', '.join(slurm.srun)}) has no effect: slurm.launcher_cmd starts no srun")
     if not slurm.launcher_cmd and slurm.client.class_name != "LocalClient" and (count := tasks(asked) or 1) > 1:
@@ -68,6 +72,35 @@ def notes(slurm: SlurmSection, asked: Mapping[str, str], needs: Resources) -> It
         text = f"the job runs on {reached} of its {plural(needs.nodes, 'node')}: {idle} of {needs.gpus} GPUs are idle"
         hint = "set slurm.srun" if slurm.launcher_cmd else "set slurm.launcher_cmd: srun"
         yield Note("idle GPUs", f"{text}; {hint}, or ask for fewer nodes")
+
+
+def _said_again(slurm: SlurmSection) -> Iterator[Note]:
+    """Options that two places give different values, of which SLURM's commands take the later one."""
+    own = own_options(slurm.launcher_cmd) if slurm.srun else {}
+    for key, value in slurm.srun.items() if own else ():
+        name = long_name(key)
+        if name in own and own[name] not in (told := _texts(key, value)) and told:
+            yield Note(f"srun {name}", f"slurm.srun.{key} counts, and not {_flag(name)} in slurm.launcher_cmd")
+    said: dict[str, tuple[str, list[str]]] = {}
+    for key, value in slurm.sbatch.items() if slurm.sbatch_extra_directives else ():
+        if told := _texts(key, value):
+            said[long_name(key)] = f"slurm.sbatch.{key}", told
+    for index, line in enumerate(slurm.sbatch_extra_directives):
+        where = f"slurm.sbatch_extra_directives[{index}]"
+        for name, text in options_in(line.removeprefix(DIRECTIVE)):
+            other, told = said.get(name, (where, [text]))
+            if text not in told:
+                yield Note(f"directive {where} {name}", f"{_flag(name)} of {where} counts, and not that of {other}")
+            said[name] = where, [text]
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    """What an option of SLURM's is given; none if it is left out."""
+    return [text for _, _, text in option_words(key, value)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _reached(slurm: SlurmSection, asked: Mapping[str, str], nodes: int) -> int:

@@ -311,6 +311,39 @@ def test_flags_that_no_srun_takes_are_told(tmp_path: Path) -> None:
     assert not any("has no effect" in note for note in planned(tmp_path, *COMMAND).notes)
 
 
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [("srun", ("cpu-bind", "cpu_bind")), ("srun", ("n", "ntasks")), ("sbatch", ("ntasks-per-node", "ntasks_per_node"))],
+)
+def test_an_option_in_two_spellings_is_refused_where_it_stands_again(
+    tmp_path: Path, section: str, keys: tuple[str, str]
+) -> None:
+    first, again = keys
+    told = problems(tmp_path, *COMMAND, slurm=changed(**{section: {first: 1, again: 2}}))
+    assert f"'{again}' and '{first}' are the same option" in told
+    assert f"$.slurm.{section}.{again}" in told
+    planned(tmp_path, *COMMAND, slurm=changed(**{section: {first: None, again: 2}}))
+
+
+@pytest.mark.parametrize(
+    ("slurm", "told"),
+    [
+        (
+            {"launcher_cmd": "srun --cpu-bind=none", "srun": {"cpu_bind": "cores"}},
+            "slurm.srun.cpu_bind counts, and not ",
+        ),
+        ({"launcher_cmd": "srun --cpu-bind=cores -l", "srun": {"cpu_bind": "cores", "label": True}}, ""),
+        ({"sbatch_extra_directives": ["-N 3"]}, "--nodes of slurm.sbatch_extra_directives[0] counts, and not that of"),
+        ({"sbatch_extra_directives": ["--mem=3G", "--mem=4G"]}, "[1] counts, and not that of slurm.sbatch_extra_"),
+        ({"sbatch_extra_directives": ["--nodes=2", "--exclusive"]}, ""),
+    ],
+)
+def test_an_option_that_two_places_give_two_values_is_noted(tmp_path: Path, slurm: dict[str, Any], told: str) -> None:
+    notes = [note for note in planned(tmp_path, *COMMAND, slurm=changed(**slurm)).notes if "counts, and not" in note]
+    assert len(notes) == bool(told)
+    assert all(told in note for note in notes)
+
+
 def test_words_that_are_thrown_away_are_told_and_a_later_attempt_keeps_its_files(tmp_path: Path) -> None:
     plan = planned(tmp_path, *COMMAND, slurm=changed(sbatch={"error": "/dev/null"}, srun={"output": "none"}))
     assert plan.manifest.jobs[0].streams == ()
