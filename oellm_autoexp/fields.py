@@ -88,4 +88,8 @@ Flags = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_flag)]]
 Directives = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(directive)]]
 Count = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Seconds = Annotated[Number, Field(gt=0)]
+MOST_SECONDS = 1e9
+"""Some 31 years: whoever writes more means for ever; beyond, times are none that the system's calls take."""
+Seconds = Annotated[Number, Field(gt=0, le=MOST_SECONDS)]
+Pause = Annotated[Number, Field(ge=0, le=MOST_SECONDS)]
+"""Seconds, of which there may be none."""

@@ -20,6 +20,7 @@ from oellm_autoexp.fields import (
     Environment,
     Flags,
     Number,
+    Pause,
     Seconds,
     Section,
     Text,
@@ -142,8 +143,8 @@ class SlurmClient(Section):
     """The real SLURM commands. A submission with an unclear answer is looked for during `settle_seconds`."""
 
     class_name: Literal["SlurmClient"]
-    timeout_seconds: Number = Field(default=60, gt=0)
-    settle_seconds: Number = Field(default=30, ge=0)
+    timeout_seconds: Seconds = 60
+    settle_seconds: Pause = 30
 
 
 class LocalClient(Section):
@@ -151,7 +152,7 @@ class LocalClient(Section):
 
     class_name: Literal["LocalClient"]
     slots: Count | None = Field(default=None, ge=1)
-    kill_grace_seconds: Number = Field(default=30, ge=0)
+    kill_grace_seconds: Pause = 30
 
 
 class FakeSlurmClient(Section):
@@ -225,7 +226,7 @@ class SchedulerSection(Section):
     """Limits on what is handed to the scheduler."""
 
     max_jobs: Count | None = Field(default=None, ge=1)
-    submit_rate_limit_seconds: Number = Field(default=0, ge=0)
+    submit_rate_limit_seconds: Pause = 0
     max_gpu_hours: Number | None = Field(default=None, ge=0)
     native_dependencies: bool = False
 
@@ -242,7 +243,7 @@ class JobSection(Section):
     done_conditions: tuple[Condition, ...] = ()
     start_condition_cmd: Words = ()
     start_condition_interval_seconds: Annotated[Seconds, BeforeValidator(_usual_interval)] = 60
-    inactivity_threshold_seconds: Number | None = Field(default=None, gt=0)
+    inactivity_threshold_seconds: Seconds | None = None
 
 
 class AutoexpConfig(Section):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from oellm_autoexp.fields import Count, Directives, Environment, Number, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.fields import Count, Directives, Environment, Pause, Scalar, Seconds, Section, Text, Words
 from oellm_autoexp.monitor.conditions import Condition
 
 # ---- what an action asks for
@@ -131,7 +131,7 @@ class RestartAction(Section):
     max_attempts: Count | None = Field(default=3, ge=0)
     max_fruitless: Count | None = Field(default=3, ge=1)
     cause: str | None = None
-    cooldown_seconds: Number = Field(default=0, ge=0)
+    cooldown_seconds: Pause = 0
     exclude_nodes: Annotated[str, BeforeValidator(_nodes)] = ""
 
     def request(self) -> Request:

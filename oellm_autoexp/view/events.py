@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from oellm_autoexp.view.waiting import local_time
+
 _COLUMNS = ("time", "event", "job", "actions", "what")
 _AT_ONCE = 100
 _LONGEST_LINE = 200
@@ -52,7 +54,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{action['action']}: {action['status']}" + (f" ({action['message']})" if action["message"] else "")
         for action in row["actions"]
     )
-    clock = time.strftime("%m-%d %H:%M:%S", time.localtime(row["at"]))
+    clock = time.strftime("%m-%d %H:%M:%S", local_time(row["at"]))
     job = row["job"] + (f" (attempt {row['attempt']})" if row["attempt"] > 1 else "")
     return clock, row["id"], job, _one_line(actions), _one_line(str(what))
 

@@ -14,6 +14,7 @@ from oellm_autoexp.monitor.actions import Action, Cancel, Launch, LaunchPlan, Pu
 from oellm_autoexp.monitor.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
 from oellm_autoexp.redaction import redact, redact_text, redact_words
 from oellm_autoexp.text import plural, shell
+from oellm_autoexp.view.waiting import local_time
 
 _COLOURS = {PENDING: "", RUNNING: "cyan", DONE: "green", FAILED: "red"}
 _FEW = 60
@@ -137,4 +138,4 @@ def _short(value: object) -> str:
 
 
 def _when(at: float | None) -> str:
-    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", local_time(at))

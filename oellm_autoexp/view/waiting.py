@@ -31,9 +31,18 @@ def until(deadline: Deadline, now: float | None = None) -> str:
     return f"until {clock(deadline.at, now)}, then {deadline.then}"
 
 
+_LATEST = 1e11
+"""Seconds since 1970, in the year 5138: later times come from files that were garbled, and no calendar has them."""
+
+
+def local_time(at: float | None) -> time.struct_time:
+    """The local time of seconds since 1970, or now; of what is none, the nearest one that there is."""
+    return time.localtime(at if at is None else max(0.0, min(at, _LATEST)))
+
+
 def clock(at: float, now: float | None = None) -> str:
     """A local time of day, with the date unless it is today."""
-    then, today = time.localtime(at), time.localtime(now)
+    then, today = local_time(at), local_time(now)
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", then)
 
 

@@ -119,6 +119,13 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
         ("scheduler__max_jobs", True, "$.scheduler.max_jobs", "must be a number, not true"),
         ("scheduler__max_jobs", 0, "$.scheduler.max_jobs", "must be at least 1, not 0"),
         ("monitoring__poll_interval_seconds", 0, "$.monitoring.poll_interval_seconds", "must be greater than 0, not 0"),
+        (
+            "monitoring__poll_interval_seconds",
+            1e308,
+            "$.monitoring.poll_interval_seconds",
+            "must be at most 1000000000",
+        ),
+        ("scheduler__submit_rate_limit_seconds", 1e300, "$.scheduler.submit_rate_limit_seconds", "must be at most"),
         ("monitoring__poll_interval_seconds", "a", "$.monitoring.poll_interval_seconds", "must be a number, not 'a'"),
         ("monitoring__poll_interval_seconds", float("nan"), "$.monitoring.poll_interval_seconds", "must be a number"),
         ("slurm__client", 3, "$.slurm.client", "must be keys and values, not 3"),
