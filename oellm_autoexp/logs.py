@@ -22,13 +22,15 @@ class Cursor:
     system) and, after `#`, how often the log was seen to begin anew: file systems give the numbers of removed files to
     new ones. `mark` is a checksum of the file's first bytes and of the last ones before the offset, by which a file
     that was truncated and has grown past the offset since is told; "" is not checked. `size` is that of the file when
-    it was last read, an unfinished last line included: it tells growth, and that nothing is new.
+    it was last read, an unfinished last line included: it tells growth, and that nothing is new, with `changed`, the
+    time of the file's last change in nanoseconds: programs write small files anew that keep their size.
     """
 
     identity: str = ""
     offset: int = 0
     mark: str = field(default="", compare=False)
     size: int = 0
+    changed: int = 0
 
     @property
     def inode(self) -> str:
@@ -42,7 +44,7 @@ class Cursor:
         return Cursor(f"{inode}#{int(self.identity.partition('#')[2] or 0) + 1}")
 
     def grew(self, before: Cursor) -> bool:
-        """Whether bytes were written since `before`: also parts of a line, and to a file that was begun anew."""
+        """Whether bytes were written since `before`: also parts of a line, the same ones again, and to a new file."""
         return self != before and (self.size > 0 or before.size > 0)
 
 
@@ -62,7 +64,8 @@ def read_added(
     size = (limit, max(limit, longest))
     try:
         status = os.stat(name)  # noqa: PTH116  of every running job at every look: without making objects
-        if not final and status.st_size == cursor.size and str(status.st_ino) == cursor.inode:
+        same = (status.st_size, status.st_mtime_ns) == (cursor.size, cursor.changed)
+        if not final and same and str(status.st_ino) == cursor.inode:
             return b"", cursor
     except FileNotFoundError:
         if not cursor.identity:  # there never was one that might have been moved aside
@@ -133,7 +136,7 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
                 cursor = cursor.anew(str(status.st_ino))
             elif cursor.offset > status.st_size:
                 cursor = cursor.anew(cursor.inode)
-            elif cursor.offset == status.st_size and not final:
+            elif (cursor.offset, cursor.changed) == (status.st_size, status.st_mtime_ns) and not final:
                 return b"", replace(cursor, size=status.st_size)
             before = min(cursor.offset, _MARK_BYTES)
             head = file.read(before)
@@ -154,10 +157,10 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
     # More than was read: whole lines are left for the next call, which must not take the file for unchanged.
     size_seen = max(status.st_size, cursor.offset + end) if at_end else cursor.offset + end
     if end == 0:
-        return b"", replace(cursor, size=size_seen)
+        return b"", replace(cursor, size=size_seen, changed=status.st_mtime_ns)
     offset = cursor.offset + end
     mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
-    return added[:end], Cursor(cursor.identity, offset, mark, size_seen)
+    return added[:end], Cursor(cursor.identity, offset, mark, size_seen, status.st_mtime_ns)
 
 
 def pieces(stream: BinaryIO, *, limit: int = 1 << 20, longest: int = 16 << 20) -> Iterator[bytes]:

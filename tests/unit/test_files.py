@@ -568,6 +568,22 @@ def test_a_log_that_was_replaced_is_read_from_its_start(tmp_path: Path) -> None:
     assert read_all(path, cursor)[0] == [b"two", b"three"]
 
 
+@pytest.mark.parametrize("text", [b"step 1\n", b'{"step": 1}'])
+def test_a_file_that_is_written_anew_in_its_place_is_news_also_with_its_size(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_bytes(text)
+    first, cursor = read_all(path, Cursor())
+    assert read_added(path, cursor) == (b"", cursor)
+    path.write_bytes(text.replace(b"1", b"2"))
+    os.utime(path, ns=(0, cursor.changed + 1))  # file systems round
+    lines, after = read_all(path, cursor)
+    assert lines == [line.replace(b"1", b"2") for line in first]
+    assert after.grew(cursor)
+    os.utime(path, ns=(0, cursor.changed + 2))
+    lines, again = read_all(path, after)
+    assert (lines, again.grew(after)) == ([], True), "the same bytes once more"
+
+
 def test_a_log_that_is_not_there_or_is_no_file_is_no_news(tmp_path: Path) -> None:
     cursor = Cursor("7", 3)
     os.mkfifo(tmp_path / "pipe")
