@@ -17,6 +17,7 @@ from oellm_autoexp.monitor.session import Session
 from oellm_autoexp.monitor.tracked import (
     CANCELLED,
     FINAL,
+    IN_QUEUE,
     PENDING,
     RUNNING,
     SUBMITTING,
@@ -158,11 +159,14 @@ def _why(job: TrackedJob, now: float | None = None) -> list[str]:
         why = f"; {_LAUNCH_FAILED}" if "launch" in job.reason.lower() else ""
         return [f"{job.reason}: it waits until {release}{whose}{why}"]
     reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
+    unknown = job.state in IN_QUEUE and job.missing_since is not None
+    reason = f"{_UNKNOWN} ({reason})" if unknown and reason else _UNKNOWN if unknown else reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
     limit = until(job.deadline, now) if job.deadline and job.state in (WAITING, SUBMITTING) else ""
     return [word for word in (rule if rule != job.state else "", reason, job.not_restarted, hindered, limit) if word]
 
 
+_UNKNOWN = "the scheduler does not know it now; lost if that lasts for minutes without a sign of it"
 _HELD_BY_ADMIN = "JobHeldAdmin"
 """A user's own `scontrol release` is denied then (scontrol(1), hold)."""
 _LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"

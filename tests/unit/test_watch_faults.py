@@ -431,6 +431,7 @@ def test_a_job_that_says_that_it_runs_has_vanished_only_after_long_silence(vanis
     hidden.ids.add("1")
     stage.cycle(int(BEGUN_VANISHED_AFTER_SECONDS / 10))
     assert stage.a.state == "running"
+    assert "the scheduler does not know it now" in causes(stage.a)[0]
     stage.cycle(2)
     assert stage.a.vanished
 
