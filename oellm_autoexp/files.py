@@ -129,15 +129,22 @@ def link_atomic(link: Path, target: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file or pipe that a person named, of at most trust.LINE bytes.
+    """The text of a file that a person named, or of a pipe that a shell made (`<(…)`), of at most trust.LINE bytes.
 
     Raises OSError, UnicodeDecodeError.
     """
+    refuse_named_pipe(path)
     with path.open("rb") as file:
         data = file.read(trust.LINE + 1)
     if len(data) > trust.LINE:
         raise OSError(errno.EFBIG, f"it has more than {trust.LINE} bytes", str(path))
     return data.decode()
+
+
+def refuse_named_pipe(path: Path) -> None:
+    """Raise OSError for a pipe that lies in a folder: to open one waits until somebody writes, maybe for ever."""
+    if stat.S_ISFIFO(path.stat().st_mode) and path.parts[1:2] not in (("dev",), ("proc",)):
+        raise OSError(errno.ESPIPE, "is a named pipe, and no file", str(path))
 
 
 def writable_directory(path: Path, where: str, known: dict[str, Obstacle | None] | None = None) -> Problem | None:

@@ -141,7 +141,8 @@ def _overrides_in(path: Path) -> tuple[str, ...]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(f"can't read the overrides: {error}", f"--overrides-from {path}")) from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(Problem(f"can't read the overrides: {why}", f"--overrides-from {path}")) from None
     return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 

@@ -172,7 +172,8 @@ def read_template(path: Path | None) -> str:
     try:
         return read_text(path or shipped("oellm_autoexp/slurm/job.sbatch.template"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(f"can't read the template: {error}", "$.slurm.template_path")) from None
+        why = f"{path}: {error.strerror}" if isinstance(error, OSError) else error
+        raise ConfigError(Problem(f"can't read the template: {why}", "$.slurm.template_path")) from None
 
 
 def check_writable(made: Plan) -> None:

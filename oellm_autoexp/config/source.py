@@ -29,6 +29,7 @@ from omegaconf.errors import GrammarParseError
 from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS
 from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.files import refuse_named_pipe
 from oellm_autoexp.text import printable
 
 if yaml.__with_libyaml__:
@@ -271,6 +272,7 @@ def text_of(path: Path) -> str:
     try:
         if (bytes_ := path.stat().st_size) > MOST_BYTES:
             raise ConfigError(Problem(f"has {bytes_} bytes; a config file has at most {MOST_BYTES}", str(path)))
+        refuse_named_pipe(path)
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(Problem(f"can't read it: {error.strerror}", str(path))) from None

@@ -131,6 +131,14 @@ def test_a_mistake_in_a_sweep_is_told_with_its_place(user: User, kind: str) -> N
     assert not user.outputs.exists()
 
 
+@pytest.mark.parametrize("words", [["--overrides-from", "pipe"], [*ONE_JOB, "slurm.template_path=pipe"]])
+def test_a_named_pipe_is_told_and_not_waited_for(user: User, words: list[str]) -> None:
+    os.mkfifo(user.home / "pipe")
+    result = user.run("plan", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "is a named pipe, and no file" in result.stderr
+
+
 def test_jobs_that_refer_to_each_other_in_a_circle_are_named(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\n"
