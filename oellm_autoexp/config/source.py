@@ -26,7 +26,7 @@ import yaml
 from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS
+from oellm_autoexp.config.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
 from oellm_autoexp.config.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.errors import ConfigError, Problem
 from oellm_autoexp.files import refuse_named_pipe
@@ -64,6 +64,7 @@ class _Loader(_SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
+        self._text = stream
         self._around: list[str] = []  # the anchors of the nodes that are being read
 
     def get_single_node(self) -> yaml.Node | None:
@@ -83,6 +84,8 @@ class _Loader(_SafeLoader):
         self._around.append(anchor)
         node = super().compose_mapping_node(anchor)
         self._around.pop()
+        if node.flow_style and node.tag == yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG:
+            self._check_values(node)
         node.value = [(self._key(key), value) for key, value in node.value]
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
@@ -92,6 +95,18 @@ class _Loader(_SafeLoader):
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return node
+
+    def _check_values(self, node: yaml.MappingNode) -> None:
+        """Raise ComposerError for a word in braces that is no entry: YAML reads `{a: 1, 2}` as `{a: 1, 2: null}`."""
+        for key, value in node.value:
+            begin, end = key.end_mark.index, value.start_mark.index  # begin > end: an alias of what stands before
+            empty = isinstance(value, yaml.ScalarNode) and value.value == "" and not value.style
+            if empty and begin <= end and ":" not in self._text[begin:end]:
+                problem = (
+                    f"{shortened(key.value, 60)} stands in braces without a value: an entry is 'key: value', several "
+                    "values of one key need brackets ([1, 2]), and a text with braces needs quotes"
+                )
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
 
     def _key(self, key: yaml.Node) -> yaml.Node:
         """A key, as text if it is one by the module's rules. The node itself is kept: an alias may name it."""

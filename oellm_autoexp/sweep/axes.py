@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from oellm_autoexp.config.limits import shortened
@@ -73,20 +73,28 @@ def bracket_problems(text: Any, where: str) -> list[Problem]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or not (", " in text or all(map(_NUMBER.fullmatch, parts))):
         return []
-    hint = f"write [{shortened(', '.join(parts))[1:-1]}], or [{shortened(text)}] for one text"
+    hint = f"write {_listed(parts)}, or [{shortened(text)}] for one text"
     return [Problem(f"{shortened(text)} is one text, not a list", where, hint)]
 
 
 _SWEPT = re.compile(r"(range|choice|interval|shuffle|sort|glob)\((.*)\)", re.DOTALL)
 """The sweeps of Hydra's command line, which are texts in YAML."""
 _DOTS = re.compile(r"(\d{1,6}) ?\.\.\.? ?(\d{1,6})")
-_FEW = 8
+_FEW, _MANY = 8, 12
+_OWN = ("'", '"', "[", "{")
+_PLAIN = re.compile(r"(?!(?:yes|no|on|off|true|false|null)$)\w[\w.+/-]*(?: [\w.+/-]+)*|[-+.][\d._eE+-]+", re.IGNORECASE)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """A list in brackets of texts that are written without quotes, or in their own."""
+    items = [shortened(part)[1:-1] if _PLAIN.fullmatch(part) or part[:1] in _OWN else repr(part) for part in parts]
+    return f"[{', '.join(items[:_MANY])}{', …' * (len(parts) > _MANY)}]"
 
 
 def _spelled_out(name: str, arguments: str) -> str:
     """The list that a sweep of Hydra's is, as it is written here."""
     if name == "choice":
-        return f"[{shortened(arguments)[1:-1]}]"
+        return _listed([part.strip() for part in re.split(r",(?![^\[\]{}()]*[\]})])", arguments)])
     numbers = arguments.split(",")
     if name == "range" and len(numbers) <= 3 and all(re.fullmatch(r" *-?\d{1,6} *", number) for number in numbers):
         try:

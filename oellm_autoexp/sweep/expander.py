@@ -278,7 +278,8 @@ def _params(params: Any, where: str, problems: list[Problem]) -> Points:
 
 def _grid(grid: Any, where: str, problems: list[Problem]) -> Points:
     if not isinstance(grid, dict):
-        problems.append(Problem(f"a grid maps keys to lists of values, this is {_kind(grid)}", where))
+        hint = "write 'key: [1, 2]'" + (", without '- '" if isinstance(grid, list) else "")
+        problems.append(Problem(f"a grid maps keys to lists of values, this is {_kind(grid)}", where, hint))
         return []
     texts = _text_keys(grid, where, problems)
     axes = [(written, *axis) for written, values in texts.items() for axis in axes_of(written, values)]

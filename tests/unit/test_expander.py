@@ -495,6 +495,9 @@ def test_empty_lists_are_no_sweep_and_leave_the_others_as_they_are() -> None:
         ("range(1, 4, 0)", "write its values as a list"),
         ("range(0.1, 0.5, 0.1)", "write its values as a list"),
         ("choice(a, b)", "write [a, b]"),
+        ("choice('a', [1,2])", "write ['a', [1,2]]"),
+        ("en, no, %sv", "write [en, 'no', '%sv']"),
+        ("a b, -1e-3, x: y, *z, yes", "write [a b, -1e-3, 'x: y', '*z', 'yes']"),
         ("1..4", "write [1, 2, 3, 4]"),
     ],
 )

@@ -123,12 +123,21 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
         ("a: b: c\n", 1, "mapping values are not allowed"),
         ("a: @x\n", 1, "cannot start any token"),
         ("<<: 5\n", 1, "expected a mapping"),
+        ("a: 1\nb: {x: 1, 2}\n", 2, "'2' stands in braces without a value"),
+        ("é: {ö: ä, '\\u00e4', x: 1}\n", 1, "stands in braces without a value"),
+        ("a: [x, {name}]\n", 1, "a text with braces needs quotes"),
     ],
 )
 def test_what_does_not_parse_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, told: str) -> None:
     found = problem(tmp_path, text)
     assert found.where == f"{tmp_path}/file.yaml:{line}"
     assert told in found.what
+
+
+@pytest.mark.parametrize("text", ["{x: , y: 1}", '{x : , "y": }', "{x: ''}", "{x: ~}", "{x: &a , y: *a}", "{}"])
+def test_an_entry_in_braces_may_have_no_value_behind_its_colon(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file.yaml").write_text(f"# é\na: {text}\n")
+    assert isinstance(read_yaml(tmp_path / "file.yaml")["a"], dict)
 
 
 def test_a_syntax_error_shows_the_line(tmp_path: Path) -> None:
