@@ -181,7 +181,8 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
     if status.st_uid not in (mine, root):
         whom = "you" if _whose.get() is None else str(Owner(mine))
         remove = "ask them to remove it" + (" (the folder is yours: you can, too)" if _is_mine(path.parent) else "")
-        hint = f"use a directory of your own, or {remove}; --cmd status, tail, events and list only look"
+        looks = "; --cmd status, tail, events and list only look" if _whose.get() is None else ""
+        hint = f"use a directory of your own, or {remove}{looks}"
         raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to {whom}", str(path), hint))
 
 

@@ -114,7 +114,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-_LOOKS = ("status", "tail", "events", "queue")
+_LOOKS = ("status", "tail", "events", "queue", "try")
 """The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 

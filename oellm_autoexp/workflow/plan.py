@@ -587,6 +587,9 @@ class _Planner:
         top = str(around.git.get("top") or "")
         if not top or not f"{around.work_dir}/".startswith(f"{top}/"):
             hint = "plan within a checkout that has a commit, or set project.code: inplace"
+            if around.git_trouble:
+                what = f"the checkout of git here is not copied: {around.git_trouble}"
+                raise ConfigError(Problem(what, "$.project.code", "or set project.code: inplace"))
             raise ConfigError(Problem("there is no checkout of git here to copy", "$.project.code", hint))
         place = f"{self._jobs.absolute(project.base_output_dir)}/manifests/{self._plan_id}.code"
         folder = str(around.code_dir or place)

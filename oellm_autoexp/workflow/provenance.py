@@ -45,6 +45,8 @@ class Circumstances:
     """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
+    git_trouble: str = ""
+    """Why the state of git is not known where there is a checkout."""
     image: Mapping[str, Any] = field(default_factory=dict)
     """The container image that planning runs in, as the manifest records it; `shipped` in it is the folder in the image
     that holds what comes with the program. Empty outside of containers."""
@@ -57,7 +59,7 @@ class Circumstances:
 def gather(argv: list[str] | None = None) -> Circumstances:
     """The circumstances of this process, now."""
     work_dir = Path.cwd()
-    git, diff, note = git_state(work_dir)
+    git, diff, trouble = git_state(work_dir)
     return Circumstances(
         now=datetime.now(UTC),
         work_dir=work_dir,
@@ -69,7 +71,8 @@ def gather(argv: list[str] | None = None) -> Circumstances:
         nonce=secrets.token_hex(4),
         git=git,
         git_diff=diff,
-        notes=(note,) if note else (),
+        git_trouble=trouble,
+        notes=(f"the state of git is not recorded: {trouble}",) if trouble else (),
     )
 
 
@@ -104,7 +107,7 @@ def changed_code(manifest: Manifest) -> str:
 
 
 def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
-    """Commit, branch, whether the tree is clean and the digest of the diff; the diff to the commit; and a note.
+    """Commit, branch, whether the tree is clean and the digest of the diff; the diff to the commit; why not, in words.
 
     All are empty outside of a checkout.
 
@@ -138,7 +141,7 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
         diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
     except StateError as error:
         found = error.problems[0]
-        return {}, "", f"the state of git is not recorded: {found.where}: {found.what}"
+        return {}, "", f"{found.where}: {found.what} ({found.hint})"
     except (OSError, subprocess.SubprocessError):
         return {}, "", ""
     of_diff = digest(diff) if diff else ""

@@ -521,6 +521,7 @@ def test_a_group_reads_together_and_only_the_owner_acts(shared: Shared, group: G
         ((*session, "status"), 1, "crash"),
         (("monitor", "--manifest", manifest(shared), "--cmd", "status"), 1, "crash"),
         ((*session, "tail"), 0, "loss is nan"),
+        ((*session, "try", "--log", "/etc/hostname"), 0, "1 line"),
         ((*session, "events"), 0, "crash"),
         ((*session, "queue"), 0, "is empty"),
         (("monitor", "--cmd", "list"), 0, f"one (of {whose})"),
@@ -556,6 +557,10 @@ def test_a_program_that_a_shared_checkout_names_is_not_run(
     assert plan_autoexp.main(config(shared)) == 0
     assert "the state of git is not recorded" in capsys.readouterr().out
     shared.unharmed()
+    assert plan_autoexp.main([*config(shared), "project.code=snapshot"]) == 2
+    told = capsys.readouterr().err
+    assert f"the checkout of git here is not copied: {shared.work}/.git/config: " in told
+    assert "no checkout" not in told
 
 
 @pytest.mark.parametrize("folder", ["marks", "provenance"])
