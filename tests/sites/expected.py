@@ -8,13 +8,64 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
-NETWORK = {
-    "lumi": {"NCCL_SOCKET_IFNAME": "hsn0,hsn1,hsn2,hsn3", "NCCL_NET_GDR_LEVEL": "PHB", "HSA_ENABLE_SDMA": "0"},
-    "leonardo": {"NCCL_IB_TIMEOUT": "120", **OFFLINE},
-    "marenostrum": {"NCCL_SOCKET_IFNAME": "ib0,ib1,ib2,ib3", "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_4,mlx5_5", **OFFLINE},
-    "juwels": {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0", "NCCL_IB_TIMEOUT": "18", **OFFLINE},
-    "jupiter": {"NCCL_SOCKET_IFNAME": "ib0", "NCCL_PROTO": "Simple", "OMP_NUM_THREADS": "72", **OFFLINE},
+INFINIBAND_AT_JSC = {
+    "NCCL_SOCKET_IFNAME": "ib0",
+    "NCCL_SOCKET_FAMILY": "AF_INET",
+    "NCCL_IB_TIMEOUT": "18",
+    "NCCL_IB_RETRY_CNT": "20",
+    "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_2,mlx5_3",
 }
+NETWORK = {
+    "lumi": {
+        "NCCL_SOCKET_IFNAME": "hsn0,hsn1,hsn2,hsn3",
+        "NCCL_NET_GDR_LEVEL": "PHB",
+        "HSA_ENABLE_SDMA": "0",
+        "HSA_FORCE_FINE_GRAIN_PCIE": "1",
+        "CC": "gcc-12",
+        "CXX": "g++-12",
+    },
+    "leonardo": {"NCCL_IB_TIMEOUT": "120", **OFFLINE},
+    "marenostrum": {
+        "NCCL_NET": "IB",
+        "NCCL_SOCKET_IFNAME": "ib0,ib1,ib2,ib3",
+        "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_4,mlx5_5",
+        "NCCL_NVLS_ENABLE": "0",
+        "NCCL_NCHANNELS_PER_PEER": "32",
+        "NCCL_MIN_NCHANNELS": "32",
+        "CC": "gcc-13",
+        "CXX": "g++-13",
+        **OFFLINE,
+    },
+    "juwels": {
+        **INFINIBAND_AT_JSC,
+        "GLOO_SOCKET_IFNAME": "ib0",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        **OFFLINE,
+    },
+    "jupiter": {
+        **INFINIBAND_AT_JSC,
+        "NCCL_PROTO": "Simple",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "OMP_NUM_THREADS": "72",
+        **OFFLINE,
+    },
+}
+SRUN = {
+    "lumi": ("--network=disable_rdzv_get", "--wait=60"),
+    "leonardo": ("--threads-per-core=1", "--gpu-bind=none", "--wait=60"),
+    "marenostrum": (),
+    "juwels": ("--threads-per-core=1", "--gpu-bind=none", "--wait=60"),
+    "jupiter": ("--mpi=none",),
+}
+"""Flags of srun."""
+SBATCH = {
+    "lumi": ("--exclusive", "--mem=480G"),
+    "leonardo": ("--exclusive",),
+    "marenostrum": ("--exclusive", "--wait-all-nodes=1"),
+    "juwels": ("--exclusive",),
+    "jupiter": ("--exclusive",),
+}
+"""What a job asks for beside its shape."""
 CPUS_PER_TASK = {"lumi": "7", "leonardo": "8", "marenostrum": "20", "juwels": "12", "jupiter": "72"}
 MASTER = {"lumi": "{name}", "juwels": "{name}i"}
 """What a site's ranks call the first node; elsewhere by its address, 10.0.0.1 here."""

@@ -14,7 +14,7 @@ from oellm_autoexp.errors import ConfigError
 from oellm_autoexp.slurm.times import parse_time
 from oellm_autoexp.workflow.site_checks import declared
 from tests.sites.conftest import AtSite
-from tests.sites.expected import ROOT, masks
+from tests.sites.expected import ROOT, SBATCH, SRUN, masks
 from tests.sites.laboratory import SITES, Site
 
 pytestmark = pytest.mark.xdist_group("containers")  # beside the tests that run jobs there
@@ -53,6 +53,8 @@ def test_an_experiment_takes_the_shape_of_the_site_that_is_chosen(at_site: AtSit
     text = at_site.plans(experiment, f"slurm={name}", *shorter)(first=True)[0]
     assert f"--gpus-per-node={at_site.site.gpus}\n" in text
     assert f"--ntasks-per-node={at_site.site.gpus}\n" in text
+    assert all(f"#SBATCH {word}\n" in text for word in SBATCH[name])
+    assert set(SRUN[name]) <= set(text.partition("{AUTOEXP_LAUNCHER-srun ")[2].partition("}")[0].split())
     assert "to start at" in at_site.judged(text)
 
 
