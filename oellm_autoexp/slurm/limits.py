@@ -122,6 +122,25 @@ OPTIONS = frozenset(
 )
 """The long options of sbatch(1) from 22.05 to 24.11. A site's plugins add others, which `sbatch --help` lists."""
 
+_OF_SRUN = (
+    "accel-bind", "bcast", "bcast-exclude", "compress", "cpu-bind", "debugger-test", "disable-status", "epilog",
+    "exact", "external", "external-launcher", "help", "het-group", "immediate", "interactive", "jobid",
+    "kill-on-bad-exit", "label", "mpi", "msg-timeout", "multi-prog", "no-allocate", "overlap", "pack-group",
+    "preserve-env", "prolog", "pty", "quit-on-interrupt", "relative", "resv-ports", "send-libs", "slurmd-debug",
+    "task-epilog", "task-prolog", "threads", "treewidth", "unbuffered", "usage", "version", "whole", "x11",
+)  # fmt: skip
+_OF_PYXIS = tuple(
+    f"{no}container-{what}"
+    for no, names in (
+        ("", ("image", "mounts", "workdir", "name", "save", "entrypoint-log", "writable", "readonly", "env")),
+        ("", ("mount-home", "remap-root", "entrypoint")),
+        ("no-", ("mount-home", "remap-root", "entrypoint")),
+    )
+    for what in names
+)
+SRUN_OPTIONS = OPTIONS.union(_OF_SRUN, _OF_PYXIS)
+"""The long options of srun(1) from 22.05 to 24.11, and those that Pyxis adds."""
+
 
 def options_in_help(text: str) -> frozenset[str]:
     """The long options that `sbatch --help` lists."""
@@ -130,15 +149,17 @@ def options_in_help(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def unknown_option(name: str, known: frozenset[str] = OPTIONS) -> bool:
-    """Whether sbatch would not know an option. It takes short ones, and any beginning of a long one (getopt_long)."""
+    """Whether sbatch, or srun, does not know an option.
+
+    Both take short ones, and any beginning of a long one (getopt_long(3)).
+    """
     word = name.replace("_", "-")
     return len(word) > 1 and not any(option.startswith(word) for option in known)
 
 
-def option_problems(asked: Collection[str], known: frozenset[str], where: str) -> list[Problem]:
-    """The options that sbatch does not know."""
-    return [
-        Problem(f"sbatch has no option --{name.replace('_', '-')}", where, did_you_mean(name.replace("_", "-"), known))
-        for name in asked
-        if unknown_option(name, known)
-    ]
+def option_problems(
+    asked: Collection[str], known: frozenset[str], where: str, program: str = "sbatch"
+) -> list[Problem]:
+    """The options that sbatch, or srun, does not know."""
+    words = [name.replace("_", "-") for name in asked if unknown_option(name, known)]
+    return [Problem(f"{program} has no option --{word}", where, did_you_mean(word, known)) for word in words]

@@ -361,11 +361,18 @@ def _too_large(asked: Mapping[str, str], partition: Partition, where: Callable[[
     if not partition.nodes or "overcommit" in asked:
         return None
     tasks, cpus = _count(asked.get("ntasks_per_node", "1")), _count(asked.get("cpus_per_task", "1"))
+    gpus = _count(asked.get("gpus_per_node", "").rpartition(":")[2])
+
+    def times(*numbers: int | None) -> int | None:
+        return None if None in numbers else math.prod(number for number in numbers if number is not None)
+
     most = Shape(*(max(getattr(each, name) for each in partition.nodes) for name in ("cpus", "memory", "gpus")))
     wanted = {
-        "cpus_per_task": (None if tasks is None or cpus is None else tasks * cpus, most.cpus, "CPUs"),
+        "cpus_per_task": (times(tasks, cpus), most.cpus, "CPUs"),
         "mem": (_mebibytes(asked.get("mem", "")), most.memory, "MiB of memory"),
-        "gpus_per_node": (_count(asked.get("gpus_per_node", "").rpartition(":")[2]), most.gpus, "GPUs"),
+        "mem_per_cpu": (times(_mebibytes(asked.get("mem_per_cpu", "")), tasks, cpus), most.memory, "MiB of memory"),
+        "mem_per_gpu": (times(_mebibytes(asked.get("mem_per_gpu", "")), gpus), most.memory, "MiB of memory"),
+        "gpus_per_node": (gpus, most.gpus, "GPUs"),
     }
     for option, (count, limit, what) in wanted.items():
         if count is not None and count > limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 
 from oellm_autoexp.errors import ConfigError, Problem
 
@@ -41,3 +42,12 @@ def format_time(seconds: float) -> str:
         raise ValueError("a time is a number of seconds from 0 on")
     days, rest = divmod(math.ceil(seconds), 86400)
     return f"{days}-{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+
+
+def is_past(text: str, now: datetime) -> bool:
+    """Whether a date, with or without a time of the day (sbatch(1), --deadline), has passed; not for other forms."""
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return then.astimezone() < now

@@ -43,13 +43,14 @@ from oellm_autoexp.places import taken_out
 from oellm_autoexp.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.slurm.directives import array_group, directive_lines, directives, options
 from oellm_autoexp.slurm.launch import Launcher, srun_index
-from oellm_autoexp.slurm.limits import OPTIONS, option_problems, unknown_option
+from oellm_autoexp.slurm.limits import OPTIONS, SRUN_OPTIONS, option_problems, unknown_option
 from oellm_autoexp.slurm.log_paths import slurm_path
 from oellm_autoexp.slurm.resources import resources
 from oellm_autoexp.slurm.script import MARKS, render
 from oellm_autoexp.slurm.shell_code import with_variables
 from oellm_autoexp.slurm.signals import signal_problems
 from oellm_autoexp.slurm.site import Site
+from oellm_autoexp.slurm.times import is_past
 from oellm_autoexp.sweep.expander import Point, keys_set
 from oellm_autoexp.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.workflow import launching, shell_texts, side_file, twins, watching
@@ -310,7 +311,7 @@ class _Planner:
         self._templates: dict[str, str] = {}
         self._packer = _Packer()
         self._redactor = Redactor()
-        self._odd_options: set[str] = set()
+        self._odd_options: dict[str, set[str]] = {"sbatch": set(), "srun": set()}
         self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], tuple[Probe, list[str]]] = {}
@@ -499,10 +500,14 @@ class _Planner:
         work_dir = snapshot.work_dir if snapshot else str(self._circumstances.work_dir)
         if snapshot:
             command = replace(command, argv=snapshot.moved(command.argv, command.needs))
-        self._odd_options.update(key for key in slurm.sbatch if unknown_option(key))
+        self._odd_options["sbatch"].update(key for key in slurm.sbatch if unknown_option(key))
+        self._odd_options["srun"].update(key for key in slurm.srun if unknown_option(key, SRUN_OPTIONS))
+        if is_past(str(slurm.sbatch.get("deadline")), self._circumstances.now):
+            what = f"the deadline {slurm.sbatch['deadline']} is past: SLURM takes no such job"
+            raise ConfigError(Problem(what, "$.slurm.sbatch.deadline"))
         for place, overrides in watching.known_overrides(config.monitoring):
             later = [key.removeprefix(watching.DIRECTIVES) for key in overrides if key.startswith(watching.DIRECTIVES)]
-            self._odd_options.update(key for key in later if unknown_option(key))
+            self._odd_options["sbatch"].update(key for key in later if unknown_option(key))
             values = {key: value for key, value in overrides.items() if not key.startswith(watching.DIRECTIVES)}
             if values:
                 self._later.setdefault((config.stage, place, str(values)), (config.index, place, values))
@@ -794,14 +799,14 @@ def _title(source: Source) -> str:
     return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem
 
 
-def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Iterable[str]) -> tuple[str, ...]:
+def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     """What a person should know about a plan that is not wrong."""
     notes = watching.notes(config.monitoring, sample_lines(config.backend))
     if config.slurm.client.class_name == "SlurmClient":
         # no mistake yet: a plugin of the site may know it; the submission asks the site's own sbatch
-        notes += [
-            f"{p.what}, unless this site adds it; {p.hint}" for p in option_problems(sorted(odd_options), OPTIONS, "")
-        ]
+        for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
+            found = option_problems(sorted(odd_options[program]), known, "", program)
+            notes += [f"{p.what}, unless this site adds it" + (f"; {p.hint}" if p.hint else "") for p in found]
     elif config.scheduler.native_dependencies:
         notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
     if config.slurm.array and any(job.spec.array_group is None for job in planned):

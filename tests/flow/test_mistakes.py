@@ -535,3 +535,13 @@ def test_a_rule_whose_new_attempt_could_not_be_planned_is_told_with_the_plan(
     assert "state_events.crash" in result.stderr
     assert "Traceback" not in result.stderr
     assert not user.outputs.exists()
+
+
+def test_a_deadline_that_is_past_is_refused_and_unknown_options_of_srun_are_noted(user: User) -> None:
+    words = (*ONE_JOB, "slurm=base", "slurm.sbatch.time=5")
+    refused = user.run("plan", *words, "slurm.sbatch.deadline=2020-01-01T12:00")
+    assert refused.returncode == 2
+    assert "the deadline 2020-01-01T12:00 is past: SLURM takes no such job" in refused.stderr
+    noted = user.run("plan", *words, "slurm.sbatch.deadline=2220-01-01", "slurm.srun.kil_on_bad_exit=1")
+    assert noted.returncode == 0, noted.stderr
+    assert "srun has no option --kil-on-bad-exit, unless this site adds it; did you mean" in noted.stdout

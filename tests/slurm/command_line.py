@@ -68,7 +68,7 @@ def _add_option(parser: argparse.ArgumentParser, knob: "dataclasses.Field[Any]")
         text += f" (default: {knob.default})"
     if knob.type is bool:
         options["action"] = argparse.BooleanOptionalAction
-    elif knob.type is tuple[str, ...]:
+    elif knob.type == tuple[str, ...]:
         options |= {"action": "append", "metavar": "LINE"}
     else:
         options |= {"type": str if knob.name in ("node", "node_prefix") else int, "metavar": "X"}

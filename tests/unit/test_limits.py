@@ -6,6 +6,7 @@ import pytest
 
 from oellm_autoexp.slurm.limits import (
     OPTIONS,
+    SRUN_OPTIONS,
     option_problems,
     options_in_help,
     unknown_option,
@@ -23,3 +24,14 @@ def test_a_misspelt_option_is_told_with_the_nearest_and_a_plugins_own_is_known_f
     (problem,) = problems
     assert problem.what == "sbatch has no option --gpu-per-node"
     assert problem.hint.startswith("did you mean 'gpus-per-node'")
+
+
+@pytest.mark.parametrize("name", ["kill_on_bad_exit", "cpu_bind", "label", "l", "container_image", "mpi", "nodes"])
+def test_options_of_srun_and_of_pyxis_are_known(name: str) -> None:
+    assert not unknown_option(name, SRUN_OPTIONS)
+
+
+def test_a_misspelt_option_of_srun_is_told_as_sruns() -> None:
+    (problem,) = option_problems(["kil_on_bad_exit"], SRUN_OPTIONS, "", "srun")
+    assert problem.what == "srun has no option --kil-on-bad-exit"
+    assert problem.hint.startswith("did you mean 'kill-on-bad-exit'")
