@@ -49,8 +49,13 @@ class Problem:
         return self.where, _VALUES.sub("…", self.what)
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}\n    {self.hint}" if self.hint else text
+        return f"{self.sentence}\n    {self.hint}" if self.hint else self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, and where, without the hint, in one line also where a file's name has several."""
+        where = self.where.replace("\n", "\\n").replace("\r", "\\r")
+        return f"{where}: {self.what}" if where else self.what
 
 
 class AutoexpError(Exception):

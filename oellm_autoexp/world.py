@@ -104,7 +104,7 @@ class Errand:
         except ValueError as error:  # a NUL character, which no program can be given; a name with =
             self._outcome = Outcome(None, f"can't be run: {error}")
         except StateError as error:  # its log is not ours
-            self._outcome = Outcome(None, f"can't be run: {error.problems[0].where}: {error.problems[0].what}")
+            self._outcome = Outcome(None, f"can't be run: {error.problems[0].sentence}")
         except IndexError:
             self._outcome = Outcome(None, "can't be run: no program is named")
 

@@ -161,7 +161,7 @@ def _judged(options: argparse.Namespace, client: SlurmClient, report: _Report) -
     words = ", ".join(f"{key} {asked[key]}" for key in ("account", "partition", "qos", "time") if asked.get(key))
     report.add(Finding("job", OK, f"the site takes it: {words}"))
     unready = container_problems(plan.manifest)
-    report.add(*(Finding("container", FAILED, f"{problem.where}: {problem.what}", problem.hint) for problem in unready))
+    report.add(*(Finding("container", FAILED, problem.sentence, problem.hint) for problem in unready))
     if unready:
         return None
     for recorded in plan.manifest.container or ():

@@ -349,7 +349,7 @@ def _list(options: argparse.Namespace) -> int:
     for session in sessions:
         table.add_row(_titled(session), headline(session))
     for path, error in unread.items():
-        table.add_row(path.stem, f"not read: {error.problems[0].where}: {error.problems[0].what}")
+        table.add_row(path.stem.replace("\n", "\\n"), f"not read: {error.problems[0].sentence}")
     console().print(table)
     return app.OK
 

@@ -31,8 +31,7 @@ def problems(manifest: Manifest, composed: Composed) -> list[Problem]:
         tried.add((place, source))
         for problem in _wrong(source):
             if not of_job or problem not in composed.problems:
-                what = f"{problem.where}: {problem.what}" if problem.where else problem.what
-                found[Problem(what, f"$.monitoring.{place}", problem.hint)] = None
+                found[Problem(problem.sentence, f"$.monitoring.{place}", problem.hint)] = None
     return [*found]
 
 

@@ -404,9 +404,7 @@ class _Planner:
             try:
                 plan_job(self._jobs.overriding(index, values), self._circumstances, self._read_template, index)
             except AutoexpError as error:
-                problems += [
-                    Problem(f"{p.where}: {p.what}" if p.where else p.what, place, p.hint) for p in error.problems
-                ]
+                problems += [Problem(p.sentence, place, p.hint) for p in error.problems]
         raise_all(ConfigError, problems)
 
     def _rough(self, index: int) -> list[JobSpec]:

@@ -141,7 +141,7 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
         diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
     except StateError as error:
         found = error.problems[0]
-        return {}, "", f"{found.where}: {found.what} ({found.hint})"
+        return {}, "", f"{found.sentence} ({found.hint})"
     except (OSError, subprocess.SubprocessError):
         return {}, "", ""
     of_diff = digest(diff) if diff else ""

@@ -34,3 +34,7 @@ def test_a_collector_counts_kinds_beside_problems() -> None:
     found = Collector()
     found.add([*many(), Problem("is no number", "f:1")])
     assert (len(found), found.kinds) == (8, 2)
+
+
+def test_a_file_whose_name_holds_line_ends_is_told_in_one_line() -> None:
+    assert str(Problem("no session", "a\nerror: b.json")) == "a\\nerror: b.json: no session"
