@@ -50,6 +50,10 @@ class Search:
         """Whether a folder of that name holds configs to choose from."""
         return bool(name) and any((directory / name).is_dir() for directory in self.directories)
 
+    def choices(self, group: str) -> list[str]:
+        """The names of a group's configs."""
+        return sorted({file.stem for directory in self.directories for file in (directory / group).glob("*.yaml")})
+
     def is_global(self, group: str) -> bool:
         """Whether one of a group's configs sets what is outside of the group's section."""
         files = [file for directory in self.directories for file in (directory / group).glob("*.yaml")]

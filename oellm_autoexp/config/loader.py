@@ -641,7 +641,7 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         if override and error.missing_cfg_file == f"{override.key}/{override.checked.partition('=')[2]}":
             group, choice = override.key, override.checked.partition("=")[2]
             if choice != (name := Path(choice).stem) and search.file(f"{group}/{name}"):
-                return Problem(f"a choice of '{group}' is a config's name, not a path", about, f"write {group}={name}")
+                return Problem(f"a choice of '{group}' is a config's name, not a path", about, f"its name is '{name}'")
         elif override is None or override.key != group:
             about = _entry(search, parent, group, choice)
         return _missing(group, choice, error.options or (), about, search)
@@ -649,6 +649,9 @@ def _problem(error: Exception, override: _Override | None, search: Search, good:
         group = unmatched.group(1)
         if parent != WHOLE:
             about = _entry(search, parent, group)
+        name = group.partition("@")[0]
+        if (last := posixpath.basename(name)) != name and name not in search.groups() and search.is_group(last):
+            return Problem(f"there is no config group '{name}'", about, f"write '- override /{last}: NAME', with the /")
         if group in search.groups() and ROOT in search.configs:
             what = f"no defaults list chooses a config of '{group}', so that there is none to override"
             if override and override.key != group:
@@ -730,7 +733,11 @@ def _missing(group: str, choice: str, known: Sequence[str], about: str, search: 
         what = f"there is no config group '{group}'"
         return Problem(what, about, f"to choose a config of {last}, write '- override /{last}: {choice}'")
     choice = choice if len(choice) < 200 else shortened(choice, 60)
+    known = known or search.choices(group)
     what = f"there is no '{choice}' in the config group '{group}'" if group else f"there is no config '{choice}'"
+    if group and not known:
+        what = f"there is no config group '{group}' with '{choice}'"
+        return Problem(what, about, did_you_mean(group, search.groups()))
     hint = choice_meant(posixpath.join("/", group, choice)) if re.search("[ =:]", choice) else ""
     near = did_you_mean(choice, known if group else [*known, "_self_"])
     hint = hint or (near if choice != group else "")  # `slurm=slurm` means none that is like it

@@ -372,6 +372,8 @@ def _problem(detail: Any) -> Problem:
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
         hint = _place_of(str(location[0])) if len(location) == 1 else instead(".".join(map(str, location)))
+        if len(location) == 1:
+            known.append("defaults")
         return Problem(f"{UNKNOWN_KEY} '{location[-1]}'", path, hint or did_you_mean(str(location[-1]), known))
     if kind == "missing":
         return Problem("this key is required", path, about=path)

@@ -577,7 +577,7 @@ class _Planner:
             array_group=array_group(directive_lines(text), log_name) if in_array else None,
         )
         self._first = self._first or config
-        check_plan_wide(self._first, config)
+        check_plan_wide(self._first, config, self._jobs.groups_chosen(config.index))
         self._differing |= differing(self._first, config)
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
         return _Planned(spec, text, packed, project.resume, places)

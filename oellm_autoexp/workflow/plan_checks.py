@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -46,13 +46,20 @@ def check_plan_id(text: str) -> None:
     raise ConfigError(Problem(what, "--plan-id", hint))
 
 
-def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig) -> None:
-    """Raises SweepError if a job differs from the first in what holds for a whole plan."""
+def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig, chosen: Collection[str] = ()) -> None:
+    """Raises SweepError if a job differs from the first in what holds for a whole plan.
+
+    `chosen`: the groups of which the sweep chooses a config for the job, and so all that is in it.
+    """
     hint = "this holds for all jobs of a plan; make one plan for each value"
     # The copy of the code is beside the manifest, and jobs name it.
     wide = (*PLAN_WIDE, "project.base_output_dir") if config.project.code == "snapshot" else PLAN_WIDE
     problems = [
-        Problem(f"job {config.index} has another value than job {first.index}", f"$.{path}", hint)
+        Problem(
+            f"job {config.index} has another value of {path} than job {first.index}",
+            f"$.{path.partition('.')[0]}" if path.partition(".")[0] in chosen else f"$.{path}",
+            hint,
+        )
         for path in wide
         if attrgetter(path)(first) != attrgetter(path)(config)
     ]

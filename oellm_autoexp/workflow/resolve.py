@@ -114,6 +114,10 @@ class Jobs:
         """The unresolved configs of the group choices that the sweep has made so far, by those choices."""
         return self._chosen
 
+    def groups_chosen(self, index: int) -> frozenset[str]:
+        """The config groups of which the sweep chooses a config for a job."""
+        return frozenset(choice.partition("=")[0] for choice in self._choices(self.members[index].point))
+
     def placed(self, index: int, problems: Iterable[Problem]) -> list[Problem]:
         """Problems of a job, in the files of those configs that the sweep chooses for it, if it does."""
         places = self._places.get(self._choices(self.members[index].point))

@@ -316,6 +316,16 @@ def test_of_a_wrong_name_nothing_but_the_name_is_told(user: User, name: str) -> 
     )
 
 
+def test_a_choice_of_the_sweep_by_which_jobs_differ_is_told_where_the_sweep_makes_it(user: User) -> None:
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: tiny_lm]\nproject: {name: 'x${index}'}\n"
+        "sweep: {params: {slurm: [base, local]}}\n"
+    )
+    result = user.run("plan", "--config-ref", "x.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "x.yaml:4 ($.slurm, set by the sweep): job 1 has another value of slurm.client than job 0" in result.stderr
+
+
 def test_a_hint_with_the_values_of_one_job_names_the_job(user: User) -> None:
     (user.home / "x.yaml").write_text(
         "# @package _global_\ndefaults: [override /backend: megatron]\nproject: {name: 'x${index}'}\n"

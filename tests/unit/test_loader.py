@@ -556,7 +556,7 @@ def test_all_overrides_that_do_not_parse_are_told_at_once() -> None:
         ),
         ("- override /bakend: tiny_lm", 3, "the config has no group 'bakend' to override"),
         ("- /autoexp\n  - /backend/tinylm", 4, "there is no 'tinylm' in the config group 'backend'"),
-        ("- /autoexp\n  - /nothing@x: y", 4, "there is no 'y' in the config group 'nothing'"),
+        ("- /autoexp\n  - /nothing@x: y", 4, "there is no config group 'nothing' with 'y'"),
         ("- /autoexp\n  - nothing", 4, "there is no 'nothing' in the config group 'experiments'"),
     ],
 )
@@ -743,6 +743,9 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
         ("/slurm fake", "there is no config 'slurm fake'", "write '- /slurm: fake'"),
         ("/backend/megatron base", "there is no 'megatron base'", "write '- /backend/megatron: base'"),
         ("_slef_", "there is no config '_slef_'", "did you mean '_self_'?"),
+        ("override /slurm: [local, nosuch]", "there is no 'nosuch' in the config group 'slurm'", "known: base, fake"),
+        ("nosuch/thing", "there is no config group 'nosuch' with 'thing'", ""),
+        ("/slrum: fake", "there is no config group 'slrum' with 'fake'", "did you mean 'slurm'?"),
         ("override /slurm: slurm", "there is no 'slurm' in the config group 'slurm'", "known: base, fake"),
     ],
 )
@@ -754,6 +757,14 @@ def test_an_entry_of_a_defaults_list_in_other_words_is_told_with_the_right_ones(
     assert what in problem.what
     assert problem.where == f"{mine}/exp.yaml:3"
     assert problem.hint.startswith(hint)
+
+
+def test_a_group_without_its_slash_in_a_folder_of_experiments_is_told_with_it(write: Write) -> None:
+    mine = write({"experiments/sub/exp.yaml": HEADER + "defaults:\n  - override slurm: fake\n"})
+    (problem,) = problems(ref="experiments/sub/exp", folders=(mine,))
+    assert problem.what == "there is no config group 'experiments/sub/slurm'"
+    assert problem.where == f"{mine}/experiments/sub/exp.yaml:3"
+    assert problem.hint == "write '- override /slurm: NAME', with the /"
 
 
 @pytest.mark.parametrize("key", ["default", "Defaults", "_defaults_", "defualts"])
@@ -769,8 +780,8 @@ def test_a_misspelt_defaults_list_is_told_and_nothing_that_follows_from_it(write
     ("override", "what", "hint"),
     [
         ("slurm=slurm", "there is no 'slurm' in the config group 'slurm'", "known: base, fake"),
-        ("slurm=slurm/base", "a choice of 'slurm' is a config's name, not a path", "write slurm=base"),
-        ("slurm=config/slurm/base.yaml", "a choice of 'slurm' is a config's name", "write slurm=base"),
+        ("slurm=slurm/base", "a choice of 'slurm' is a config's name, not a path", "its name is 'base'"),
+        ("slurm=config/slurm/base.yaml", "a choice of 'slurm' is a config's name", "its name is 'base'"),
         ("slurm=nosuch/thing", "there is no 'nosuch/thing' in the config group 'slurm'", "known: base, fake"),
         ("slurm=null", "'slurm' is a group of configs", "write slurm=NAME to choose one; slurm.NAME=VALUE sets"),
         ("backend.argv[0]=a", "the character '[' (position 13) can't stand in a key", "write backend.argv.0=a"),

@@ -107,6 +107,6 @@ def test_a_folder_in_which_the_plans_own_files_are_is_no_jobs(plan: Plan) -> Non
 def test_a_copy_of_the_code_is_in_one_place(plan: Plan) -> None:
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], check=True)
-    with pytest.raises(SweepError, match="job 1 has another value than job 0") as error:
+    with pytest.raises(SweepError, match="job 1 has another value of project") as error:
         planned("project.code=snapshot")
     assert error.value.problems[0].where == "exp.yaml:5 ($.project.base_output_dir)"
