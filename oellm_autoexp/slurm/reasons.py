@@ -19,7 +19,7 @@ _REASONS = (
         "ask for less (slurm.sbatch.nodes, slurm.sbatch.time), or choose another partition",
     ),
     (
-        r"Reserved for maintenance|^Reservation|ReqNodeNotAvail|NodeDown|NodesDown|Nodes required for job are",
+        r"^Reservation|ReqNodeNotAvail|NodeDown|Nodes[ _]required[ _]for[ _]job[ _]are",
         "nodes that it needs are down, drained or reserved, as for a maintenance",
         "`sinfo -R` and `scontrol show reservation` tell which and until when; choose another partition, or wait",
     ),
@@ -63,7 +63,7 @@ _REASONS = (
         "for tests: slurm.debug=true",
     ),
 )
-"""A part of the reason, what it means, what to do; the first that is found counts."""
+"""A part of the reason (newer versions have `_` for its blanks), what it means, what to do; the first found counts."""
 
 
 def explained(reason: str, job: str) -> tuple[str, str]:

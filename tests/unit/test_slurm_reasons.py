@@ -17,6 +17,7 @@ MEANINGS = {
     "PartitionTimeLimit": "more nodes or time",
     "ReqNodeNotAvail, Reserved for maintenance": "down, drained or reserved",
     "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions": "down, drained",
+    "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved": "down, drained",
     "AssocGrpCPUMinutesLimit": "computing time",
     "QOSGrpBillingMinutes": "computing time",
     "AssocGrpCPURunMinutesLimit": "computing time",
