@@ -117,7 +117,7 @@ def plan(
         *made.notes,
         *map(redact_message, (*odd, *likely_mistakes.of_sweep(composed))),
         *resuming.notes(earlier),
-        *absent(made.needs),
+        *absent(made.needs, made.manifest.provenance.get("image", {}).get("path", "")),
         *of_other_versions(made.versions),
         *(str(problem).partition("\n")[0] for problem in unready),
     )

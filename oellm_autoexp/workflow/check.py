@@ -155,10 +155,14 @@ def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) ->
     raise_all(BackendError, dict.fromkeys(found))
 
 
-def absent(files: Iterable[str]) -> tuple[str, ...]:
-    """A note for each file that is not here; it may be on the nodes, or inside of a container."""
-    hint = "if it is not inside of the container either: git submodule update --init, or name another"
-    return tuple(f"{file} is not on this machine; {hint}" for file in files if not Path(file).exists())
+def absent(files: Iterable[str], image: str = "") -> tuple[str, ...]:
+    """A note for each file that is not here: on this machine, or in the image in which this program runs."""
+    if image:
+        place, hint = f"in the image {image}", "name another, or build it from a checkout that has all submodules"
+    else:
+        place, hint = "on this machine", "if it is not inside of the container either, get it or name another"
+    get = "git submodule update --init"
+    return tuple(f"{file} is not {place}; {hint}: {get}" for file in files if not Path(file).exists())
 
 
 def of_other_versions(versions: Mapping[str, str]) -> tuple[str, ...]:

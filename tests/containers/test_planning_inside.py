@@ -327,6 +327,16 @@ def test_planning_inside_with_another_version(person: Person, rootfs: Path, home
     assert "build the image again from this version" in text
 
 
+def test_a_training_script_that_the_image_lacks_is_said_to_be_absent_there(
+    person: Person, sif: Built, home: Path
+) -> None:
+    words = ("--image", sif.path, "--no-submit", "--config-ref=experiments/megatron_auto_restart", "slurm=local")
+    done = person.python(SCRIPT, *words, "container=base", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert f"pretrain_gpt.py is not in the image {sif.path}; name another, or build it from" in done.stdout
+    assert "on this machine" not in done.stdout
+
+
 def test_other_sources_of_the_same_version_are_noted(person: Person, rootfs: Path, home: Path) -> None:
     source = rootfs / "opt/oellm-autoexp/oellm_autoexp/text.py"
     source.write_text(f"{source.read_text()}\n# changed\n")
