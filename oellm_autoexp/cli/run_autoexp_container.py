@@ -202,7 +202,7 @@ def _facts(image: Image, found: Runtime, contents: Contents) -> dict[str, Any]:
 
 def _chosen(options: argparse.Namespace, seen: Survey) -> list[str]:
     """The overrides by which jobs, too, run in what the options name. Raises ConfigError where only some could."""
-    from oellm_autoexp.config.loader import as_override
+    from oellm_autoexp.config.overrides import as_override
 
     named = {_IMAGE: options.image and str(options.image.absolute()), _RUNTIME: options.container_runtime}
     of_jobs = {key: value for key, value in named.items() if value}

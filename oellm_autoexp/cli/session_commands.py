@@ -279,7 +279,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     from oellm_autoexp.config.declared import settle_value
-    from oellm_autoexp.config.loader import check_override_text, value_of_override
+    from oellm_autoexp.config.overrides import check_override_text, value_of_override
     from oellm_autoexp.config.written import mark_override
 
     parser = OverridesParser.create()

@@ -23,7 +23,8 @@ from oellm_autoexp.backends.make import make_backend, sample_lines
 from oellm_autoexp.config.experiment import ROOT
 from oellm_autoexp.config.findings import uncertain
 from oellm_autoexp.config.interpolation import where
-from oellm_autoexp.config.loader import Composed, Source, keys_of_override
+from oellm_autoexp.config.loader import Composed, Source
+from oellm_autoexp.config.overrides import keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, ProjectSection, SlurmSection, decode_parts
 from oellm_autoexp.config.source import yaml_text
 from oellm_autoexp.container import kinds as containers

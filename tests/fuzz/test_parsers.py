@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.cli.session_commands import _overrides
-from oellm_autoexp.config import expressions, loader
+from oellm_autoexp.config import expressions, overrides
 from oellm_autoexp.errors import AutoexpError, ConfigError
 from oellm_autoexp.logs import Cursor, pieces, read_added
 from oellm_autoexp.monitor import progress
@@ -273,7 +273,7 @@ def expression(text: str) -> None:
 def override(text: str) -> None:
     """An override of a plan, and of a restart."""
     with suppress(ConfigError):
-        loader._checked_override(text, ("slurm.sbatch.",))
+        overrides.checked_override(text, ("slurm.sbatch.",))
     with suppress(ConfigError):
         _overrides([text])
 
