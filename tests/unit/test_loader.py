@@ -838,7 +838,7 @@ def test_an_exception_of_hydras_without_words_is_a_sentence_with_the_file(
 
     mine = write({"exp.yaml": HEADER + "defaults: [_self_]\n"})
     for error in (AssertionError(), NotImplementedError(), RecursionError(), KeyError("x"), AttributeError("y")):
-        monkeypatch.setattr("oellm_autoexp.config.loader.compose", fails(error))
+        monkeypatch.setattr("oellm_autoexp.config.overrides.compose", fails(error))
         (problem,) = problems(ref="exp", folders=(mine,))
         assert problem.where == f"{mine}/exp.yaml:2"
         assert " " in problem.what
