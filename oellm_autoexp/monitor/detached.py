@@ -174,6 +174,8 @@ class Detached:
         status = client.poll({job: handed.token}).get(job)
         if status is None or status.scheduler_state in ENDED:
             return None
+        if handed.executor == "local" and (self.folder / f"{job}_0_result.pkl").exists():
+            return None  # it has done its work, and its process is about to end
         if status.scheduler_state == UNKNOWN:
             raise SchedulerError(Problem(f"nobody can tell whether monitor job {job} lives: {status.reason}"))
         return Standing(handed.executor, job, status.scheduler_state, self.log(job), fresh=False)

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.flow.forks import Forks
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PATIENCE_SECONDS = 90
+STRICT = {"PYTHONWARNINGS": "error"}
 QUICK = (
     "project=default",
     "backend.options.train_iters=12",
@@ -31,6 +34,7 @@ class User:
 
     home: Path
     environment: dict[str, str]
+    forks: Forks | None = None
 
     def words(self, command: str, *arguments: str) -> list[str]:
         script = SCRIPTS / f"{command}.py"
@@ -38,10 +42,13 @@ class User:
 
     def run(self, command: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
+        words, environment = self.words(command, *arguments), {**self.environment, **more}
+        if self.forks is not None and self.forks.can(words, environment):
+            return self.forks.run(words, cwd=self.home, env=environment, timeout=PATIENCE_SECONDS)
         return subprocess.run(
-            self.words(command, *arguments),
+            words,
             cwd=self.home,
-            env={**self.environment, **more},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -79,6 +86,9 @@ class User:
         return {job["name"]: job for job in jobs}
 
     def states(self) -> list[str]:
+        """The states of the newest plan's jobs; none before there is a session."""
+        if not (self.outputs / "monitoring_state" / f"{self.plan_id}.json").exists():
+            return []
         return [job["state"] for job in self.session().values()]
 
 
@@ -92,22 +102,31 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"waited in vain for {what}")
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What starts commands quickly, for all tests of this process."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    forks = Forks({**kept, **STRICT})
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
-def user(tmp_path: Path) -> User:
+def user(tmp_path: Path, forks: Forks) -> User:
     """A user with a home and nothing else set but PATH and, where a SLURM fixture came first, its SLURM_CONF."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "SLURM_CONF", "LANG") if name in os.environ}
-    return User(home, {**kept, "HOME": str(home), "PYTHONWARNINGS": "error"})
+    return User(home, {**kept, "HOME": str(home), **STRICT}, forks)
 
 
 @pytest.fixture
 def slurm_user(slurm: object, user: User) -> User:
     """A user on a cluster with accounting."""
-    return User(user.home, {**user.environment, "SLURM_CONF": os.environ["SLURM_CONF"]})
+    return replace(user, environment={**user.environment, "SLURM_CONF": os.environ["SLURM_CONF"]})
 
 
 @pytest.fixture
 def slurm_user_no_accounting(slurm_no_accounting: object, user: User) -> User:
     """A user on a cluster without."""
-    return User(user.home, {**user.environment, "SLURM_CONF": os.environ["SLURM_CONF"]})
+    return replace(user, environment={**user.environment, "SLURM_CONF": os.environ["SLURM_CONF"]})

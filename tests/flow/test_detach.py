@@ -85,6 +85,7 @@ def test_a_local_monitor_outlives_the_terminal_and_is_never_doubled(user: User) 
     again = user.run("monitor", "--session", "one", "--detach", "local")
     assert int(told(again, "process")) == monitor
     assert "already (RUNNING); nothing was submitted" in again.stdout
+    until(lease(user).exists, "the monitor at work")
     plain = user.run("monitor", "--session", "one", "--once")
     assert plain.returncode == 2
     assert f"in use by process {monitor} on" in plain.stderr

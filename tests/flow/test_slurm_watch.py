@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,24 @@ def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begi
     assert begun.stat().st_size == 1
     again = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
     until(lambda: begun.stat().st_size == 2, f"job {again}, which may run as the other one has ended")
+
+
+@pytest.mark.slurm
+def test_what_was_begun_in_an_allocation_at_a_terminal_keeps_no_job_from_its_directory(slurm_user: User) -> None:
+    sleeper(slurm_user, "e")
+    (slurm_user.home / "go").touch()
+    words = ["salloc", "--job-name=a", "--ntasks=1", "--mem=50", "--time=5", "sleep", "60"]
+    with subprocess.Popen(words, env=slurm_user.environment, cwd=slurm_user.home, stderr=subprocess.DEVNULL) as salloc:
+        try:
+            running = ("squeue", "--noheader", "--name=a", "--states=RUNNING", "--format=%i")
+            until(lambda: slurm(slurm_user, *running).strip(), "the allocation")
+            marks = slurm_user.outputs / "a" / "marks"
+            marks.mkdir(parents=True)
+            (marks / f"{slurm(slurm_user, *running).strip()}.start").write_text("1\na\n")
+            assert slurm_user.run("run", "--config-ref", "./e.yaml", "--plan-id", "x").returncode == 0
+        finally:
+            salloc.terminate()
+    assert jobs(slurm_user)[0].state == "success"
 
 
 @pytest.mark.slurm
