@@ -225,14 +225,15 @@ def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, Tracke
     return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.after))
 
 
-def withdrawn(job: TrackedJob, now: float) -> TrackedJob:
+def withdrawn(
+    job: TrackedJob, now: float, why: str = "what it waited for in the queue has ended otherwise", **update: Any
+) -> TrackedJob:
     """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
     return job.happened(
         now,
         WAITING,
-        "what it waited for in the queue has ended otherwise",
+        why,
         state=WAITING,
-        reason="",
         token="",
         task=None,
         after=(),
@@ -240,6 +241,7 @@ def withdrawn(job: TrackedJob, now: float) -> TrackedJob:
         attempt=job.attempt - 1,
         submitted_at=None,
         missing_since=None,
+        **{"reason": "", **update},
     )
 
 

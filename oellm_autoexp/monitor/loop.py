@@ -20,7 +20,7 @@ from oellm_autoexp.logs import Cursor, read_added
 from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Manifest, Usage
 from oellm_autoexp.monitor import detect, gate, marks, restarts
 from oellm_autoexp.monitor.detect import Detector
-from oellm_autoexp.monitor.events import Event
+from oellm_autoexp.monitor.events import Deadline, Event
 from oellm_autoexp.monitor.reactions import Reactions
 from oellm_autoexp.monitor.record import RecordFile
 from oellm_autoexp.monitor.rules import Rules
@@ -29,6 +29,7 @@ from oellm_autoexp.monitor.tracked import (
     FINAL,
     GONE_LOOKS,
     IN_QUEUE,
+    NEW_RUN,
     NODE_FAIL,
     PENDING,
     RUNNING,
@@ -50,6 +51,9 @@ _ASK_EVERY_SECONDS = 2.0
 _SHORTEST_NAP_SECONDS = 0.1
 _SLOWER = 1.2
 _ACCOUNTS_LAG_SECONDS = 10.0
+_OCCUPIED = "its script has not begun, as"
+_LOOKS_BETWEEN_TRIES, _LONGEST_BETWEEN_TRIES = 10, 900.0
+"""After how many looks a job is submitted again whose output directory another one had, at first; at last, seconds."""
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 
@@ -380,7 +384,23 @@ class Monitor:
         status = self._complete(job, told) if answered else None
         if gate.cut_off(job, status, self.session.jobs):
             return gate.withdrawn(job, now)
+        ended = status is not None and status.scheduler_state in ENDED and job.state in IN_QUEUE
+        if ended and not job.cancelled_by and (other := self._kept_from_beginning(job)):
+            return self._not_begun(job, other, now)
         return self._seen(job, now, status, answered=answered)
+
+    def _kept_from_beginning(self, job: TrackedJob) -> str:
+        """The id of the job because of which a job's script has not begun its program; '' if it has."""
+        return marks.refused(Path(self._specs[job.name].output_dir, MARKS), job.scheduler_id, job.token)
+
+    def _not_begun(self, job: TrackedJob, other: str, now: float) -> TrackedJob:
+        """A job whose script has found another one in its output directory: it waits, and that counts as no attempt."""
+        before = sum(entry.message.startswith(_OCCUPIED) for entry in job.history)
+        at = now + min(_LOOKS_BETWEEN_TRIES * self.interval_seconds * 2.0 ** min(before, 10), _LONGEST_BETWEEN_TRIES)
+        text = f"{_OCCUPIED} job {other} runs in its output directory"
+        self.reactions.news.append(f"{job.name}: {text}")
+        update = {"reason": text, "retry_at": at, "deadline": Deadline(at=at, then="submitted again")}
+        return gate.withdrawn(job, now, text, **update, **NEW_RUN, scheduler_id="", started_at=None, waiting_since=now)
 
     def _seen(self, job: TrackedJob, now: float, status: JobStatus | None, *, answered: bool) -> TrackedJob:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""

@@ -22,6 +22,7 @@ _MOST_BYTES = 4096
 _IN_THE_MAKING_SECONDS = 10.0
 _SKEW_SECONDS = 3600.0  # by which the clock of a node may be ahead of ours
 _HIGHEST_CODE = 255
+_ID = re.compile(r"\d{1,12}(_\d{1,12})?", re.ASCII)
 TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
 """A submission's token in the name that a job ran by; a site may have given it another name."""
 
@@ -36,7 +37,7 @@ class Mark:
     number: int | None = None
     wrong: str = ""
     name: str = ""
-    """The last line of a start mark: the name that the job ran by."""
+    """The last line of a start mark: the name that the job ran by. Between are its host and process, and the folder."""
 
 
 def read(path: Path, kind: Kind, now: float) -> Mark:
@@ -51,7 +52,7 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
         return Mark(wrong=_ignored(path, error.problems[0].what))
     except OSError as error:
         return Mark(wrong=_ignored(path, error.strerror or "can't be read"))
-    line, name = first.strip(), rest.strip().rpartition(b"\n")[2].decode(errors="replace")
+    line, name = first.strip(), _name(["", *rest.decode(errors="replace").splitlines()])
     if not line:
         young = abs(time.time() - written) < _IN_THE_MAKING_SECONDS
         return Mark() if young else Mark(wrong=_ignored(path, "empty"))
@@ -66,13 +67,21 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
 
 
 def started(folder: Path) -> dict[str, str]:
-    """The jobs that have left a start mark in a folder: id → the name that each ran by."""
+    """The jobs that have left a start mark in a folder: id → the name that each ran by; not those of another folder.
+
+    People copy output directories, with the marks in them.
+    """
     found: dict[str, str] = {}
     for path in folder.glob("*.start"):
-        with contextlib.suppress(OSError, StateError):
-            text = trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace")
-            found[path.stem] = text.rstrip("\n").rpartition("\n")[2]
+        lines = _lines(path)
+        if lines and (len(lines) < 4 or lines[2] == str(folder)):
+            found[path.stem] = _name(lines)
     return found
+
+
+def _name(lines: list[str]) -> str:
+    """The name in a start mark: its fourth line, and the last one of a mark of an older version."""
+    return lines[3] if len(lines) > 3 else lines[-1]
 
 
 def under_way(folder: Path) -> dict[str, str]:
@@ -80,6 +89,20 @@ def under_way(folder: Path) -> dict[str, str]:
     begun = started(folder).items()
     told = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
     return {id: token for id, token in told.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
+
+
+def refused(folder: Path, scheduler_id: str, token: str) -> str:
+    """The id of the job because of which the script of a submission has not begun its program; '' if it has."""
+    lines = _lines(folder / f"{scheduler_id}.refused")
+    told = len(lines) == 2 and lines[1].endswith(f".{token}")
+    return lines[0] if told and _ID.fullmatch(lines[0]) else ""
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a mark; none of one that is not there, or can't be read."""
+    with contextlib.suppress(OSError, StateError):
+        return trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace").splitlines()
+    return []
 
 
 def replace(folder: Path, scheduler_id: str, token: str) -> None:

@@ -62,8 +62,8 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
     raise_all(StateError, problems)
     in_terminals = ((job.name, job.output_dir, terminal_holder(job.output_dir)) for job in manifest.jobs)
     raise_all(StateError, [_in_terminal(name, path, holder) for name, path, holder in in_terminals if holder])
-    mark = json.dumps({"version": 1, "session": str(session)}) + "\n"
     for job in manifest.jobs:
+        mark = json.dumps({"version": 1, "session": str(session), "output_dir": job.output_dir}) + "\n"
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)
 
 
@@ -100,11 +100,13 @@ def _unfinished(path: Path, names: list[str]) -> Problem:
 
 
 def _owner(output_dir: Path) -> Path | None:
+    """The session that an output directory is marked with; none if it is a copy of one that is."""
     try:
-        return Path(loads(trust.read(output_dir / _OWNER, most=trust.SMALL))["session"])
+        mark = loads(trust.read(output_dir / _OWNER, most=trust.SMALL))
+        return Path(mark["session"]) if mark.get("output_dir", str(output_dir)) == str(output_dir) else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise StateError(
             Problem(
                 "can't tell whose output directory this is", str(output_dir / _OWNER), "remove this file if it is free"

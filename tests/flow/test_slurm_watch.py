@@ -180,6 +180,27 @@ def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begi
 
 
 @pytest.mark.slurm
+def test_a_job_whose_directory_one_submitted_by_hand_has_waits_and_loses_no_attempt(slurm_user: User) -> None:
+    path = sleeper(slurm_user, "e")
+    action = {"class_name": "RestartAction", "max_attempts": 1}
+    config = yaml.safe_load(path.read_text())
+    config["monitoring"]["state_events"] = {"crash": {"actions": [action]}}
+    path.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    assert slurm_user.run("run", "--config-ref", "./e.yaml", "--plan-id", "w", "--no-submit").returncode == 0
+    by_hand = slurm(slurm_user, "sbatch", "--parsable", str(slurm_user.outputs / "a" / "job.sbatch")).strip()
+    begun = slurm_user.home / "begun"
+    until(begun.exists, "the one by hand")
+    watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
+    state = slurm_user.outputs / "monitoring_state" / "x.json"
+    told = f"its script has not begun, as job {by_hand} runs in its output directory"
+    until(lambda: state.exists() and told in jobs(slurm_user)[0].reason, "its refusal")
+    (slurm_user.home / "go").touch()
+    assert watcher.wait() == 0
+    job = jobs(slurm_user)[0]
+    assert (job.state, job.attempt, job.restarts, begun.stat().st_size) == ("success", 1, {}, 2)
+
+
+@pytest.mark.slurm
 def test_what_was_begun_in_an_allocation_at_a_terminal_keeps_no_job_from_its_directory(slurm_user: User) -> None:
     sleeper(slurm_user, "e")
     (slurm_user.home / "go").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -221,6 +222,32 @@ def test_a_session_that_never_began_blocks_nobody(user: User) -> None:
     (user.home / "go").touch()
     assert user.run("run_sweep_entry", "--index", "0").returncode == 0
     assert user.run("run", "--config-ref", "./p.yaml", "--plan-id", "q").returncode == 0
+
+
+def test_a_job_of_a_session_that_was_removed_with_its_scheduler_has_its_directory_alone(user: User) -> None:
+    watcher = user.start("submit", "--manifest", planned(user, "a"))
+    until(lambda: state(user, "a") == "running", "a running job")
+    watcher.kill()
+    watcher.wait()
+    shutil.rmtree(user.home / STATE)
+    watcher = user.start("run", "--config-ref", "./p.yaml", "--plan-id", "q", "monitoring.poll_interval_seconds=0.2")
+    said = user.home / "output.txt"
+    told = "its script has not begun, as job 1 runs in its output directory"
+    until(lambda: told in said.read_text(), "its refusal")
+    (user.home / "go").touch()
+    assert watcher.wait() == 0
+    job = Session.load(session_path(user.home / STATE, "q")).jobs["a"]
+    assert (job.state, job.attempt, job.exit_code) == ("success", 1, 0)
+
+
+def test_a_copied_output_directory_is_another_one(user: User) -> None:
+    watcher = user.start("submit", "--manifest", planned(user, "a"))
+    until(lambda: state(user, "a") == "running", "a running job")
+    shutil.copytree(user.outputs / "a", user.outputs / "b", symlinks=True)
+    assert user.run("run", "--config-ref", config(user, "b"), "--no-monitor").returncode == 0
+    (user.home / "go").touch()
+    assert watcher.wait() == 0
+    assert user.run("monitor", "--session", user.plan_id).returncode == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -342,7 +342,9 @@ def test_without_srun_the_shell_hands_every_signal_on() -> None:
 def test_a_script_leaves_when_it_began_and_how_it_ended(tmp_path: Path, code: int) -> None:
     marks = executed("local", tmp_path, code).place / "marks"
     assert (marks / "17.exit").read_text() == f"{code}\n"
-    assert (marks / "17.start").read_text().strip().isdecimal()
+    at, process, folder, name = (marks / "17.start").read_text().splitlines()
+    assert (at.isdecimal(), process.split()[1].isdecimal(), folder, name) == (True, True, str(marks), "")
+    assert {path.name for path in marks.iterdir()} == {"17.start", "17.exit"}
 
 
 def test_a_script_whose_working_directory_is_gone_runs_nothing(tmp_path: Path) -> None:
