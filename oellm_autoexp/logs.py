@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MARK_BYTES = 64
+_PLACES = 6
+_LONGEST_ENTRY = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Cursor:
     new ones. `mark` is a checksum of the file's first bytes and of the last ones before the offset, by which a file
     that was truncated and has grown past the offset since is told; "" is not checked. `size` is that of the file when
     it was last read, an unfinished last line included: it tells growth, and that nothing is new, with `changed`, the
-    time of the file's last change in nanoseconds: programs write small files anew that keep their size.
+    time of the file's last change in nanoseconds: programs write small files anew that keep their size. `places` are
+    the ends of the last lines, each with a checksum of the bytes before it, of a file that may be overwritten.
     """
 
     identity: str = ""
@@ -31,6 +34,7 @@ class Cursor:
     mark: str = field(default="", compare=False)
     size: int = 0
     changed: int = 0
+    places: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
     @property
     def inode(self) -> str:
@@ -49,7 +53,13 @@ class Cursor:
 
 
 def read_added(
-    name: str | Path, cursor: Cursor, *, final: bool = False, limit: int = 1 << 20, longest: int = 16 << 20
+    name: str | Path,
+    cursor: Cursor,
+    *,
+    final: bool = False,
+    limit: int = 1 << 20,
+    longest: int = 16 << 20,
+    overwritten: bool = False,
 ) -> tuple[bytes, Cursor]:
     """The whole lines added to a log since `cursor` (about `limit` bytes of them, or one line), and the new cursor.
 
@@ -58,8 +68,9 @@ def read_added(
     Lines end as in bytes.splitlines. One cut in two by the writer is left for the next call, unless `final` or unless
     it is longer than `longest` bytes: then it comes in pieces. A truncated or replaced file is read from its start,
     after the rest of the old one if that lies beside it under a longer name (train.log → train.log.1), and after those
-    that were moved aside between two calls (train.log.2, train.log.1). A file that is missing, or can't be read now,
-    is no news.
+    that were moved aside between two calls (train.log.2, train.log.1). One whose program may overwrite its end or its
+    first lines (`overwritten`) is read on from where it still stands. A file that is missing, or can't be read now, is
+    no news.
     """
     size = (limit, max(limit, longest))
     try:
@@ -83,7 +94,7 @@ def read_added(
             data, after = _read_on(newer, cursor, final=True, size=size)
             if data:
                 return data, after
-    return _read_on(path, cursor, final=final, size=size)
+    return _read_on(path, cursor, final=final, size=size, overwritten=overwritten)
 
 
 def _moved_aside(path: Path, cursor: Cursor) -> Path | None:
@@ -123,7 +134,9 @@ def _inode(path: Path) -> str:
         return ""
 
 
-def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) -> tuple[bytes, Cursor]:
+def _read_on(
+    path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int], overwritten: bool = False
+) -> tuple[bytes, Cursor]:
     """Read on in one file. `size`: the bytes to read, and how many more if they hold no line's end."""
     limit, longest = size
     try:
@@ -148,7 +161,8 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
     except OSError:
         return b"", cursor
     if cursor.mark not in ("", _mark(head, data[:before])):
-        return _read_on(path, cursor.anew(cursor.inode), final=final, size=size)
+        standing = _still_standing(path, cursor) if overwritten else None
+        return _read_on(path, standing or cursor.anew(cursor.inode), final=final, size=size, overwritten=overwritten)
     added = data[before:]
     end = _whole(added)
     at_end = cursor.offset + len(added) >= status.st_size
@@ -160,7 +174,42 @@ def _read_on(path: Path, cursor: Cursor, *, final: bool, size: tuple[int, int]) 
         return b"", replace(cursor, size=size_seen, changed=status.st_mtime_ns)
     offset = cursor.offset + end
     mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
-    return added[:end], Cursor(cursor.identity, offset, mark, size_seen, status.st_mtime_ns)
+    places = _places(data[: before + end], cursor.offset - before, cursor) if overwritten else ()
+    return added[:end], Cursor(cursor.identity, offset, mark, size_seen, status.st_mtime_ns, places)
+
+
+def _places(data: bytes, start: int, cursor: Cursor) -> tuple[tuple[int, str], ...]:
+    """The ends of the last lines of `data`, which stands at `start` in the file, and of those before it."""
+    ends = [len(data)]
+    while len(ends) < _PLACES and (end := _whole(data[: ends[-1] - 1])) + start > cursor.offset:
+        ends.append(end)
+    new = [(start + end, _mark(b"", data[max(0, end - _MARK_BYTES) : end])) for end in reversed(ends)]
+    return (*cursor.places, *new)[-_PLACES:]
+
+
+def _still_standing(path: Path, cursor: Cursor) -> Cursor | None:
+    """The cursor at the last end of a line up to which an overwritten file is as it was; None if there is none.
+
+    A line that has got a comma is as it was: the last entry of a list in JSON gets one when others follow.
+    """
+    newer = ""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for number, (offset, mark) in reversed([*enumerate(cursor.places, 1)]):
+            length = min(offset, _MARK_BYTES)
+            file.seek(offset - length)
+            last = file.read(length)
+            if _mark(b"", last) == mark:
+                line = file.readline(_LONGEST_ENTRY)
+                before = last + line.rstrip(b"\r\n").removesuffix(b",") + b"\n"
+                if line.endswith(b",\n") and _mark(b"", before[-_MARK_BYTES:]) == newer:
+                    offset += len(line)
+                    last = (last + line)[-_MARK_BYTES:]
+                file.seek(0)
+                whole = _mark(file.read(min(offset, _MARK_BYTES)), last)
+                places = (*cursor.places[:number], (offset, _mark(b"", last)))[-_PLACES:]
+                return replace(cursor, offset=offset, mark=whole, places=places)
+            newer = mark
+    return None
 
 
 def pieces(stream: BinaryIO, *, limit: int = 1 << 20, longest: int = 16 << 20) -> Iterator[bytes]:

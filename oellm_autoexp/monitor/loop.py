@@ -541,7 +541,7 @@ class Monitor:
         link = self._specs[job.name].log_path_current
         while True:
             before = job.cursor if own else job.cursors.get(path, Cursor())
-            data, cursor = read_added(path, before, final=final)
+            data, cursor = read_added(path, before, final=final, overwritten=not own)
             # asked for only where there is news, as a log that has none costs one stat a look
             if own and (data or final) and not os.path.lexists(link) and os.path.lexists(path):
                 link_current(self._specs[job.name], path)

@@ -475,11 +475,11 @@ def test_however_a_log_grows_every_byte_is_read_once_and_in_whole_lines(parts: l
             assert read == written.splitlines()
 
 
-def read_all(path: Path, cursor: Cursor, *, final: bool = False) -> tuple[list[bytes], Cursor]:
+def read_all(path: Path, cursor: Cursor, **more: bool) -> tuple[list[bytes], Cursor]:
     """Read on until there is nothing new, as the monitor does."""
     found = []
     while True:
-        data, cursor = read_added(path, cursor, final=final)
+        data, cursor = read_added(path, cursor, **more)
         found += data.splitlines()
         if not data:
             return found, cursor
@@ -582,6 +582,27 @@ def test_a_file_that_is_written_anew_in_its_place_is_news_also_with_its_size(tmp
     os.utime(path, ns=(0, cursor.changed + 2))
     lines, again = read_all(path, after)
     assert (lines, again.grew(after)) == ([], True), "the same bytes once more"
+
+
+def test_of_a_file_whose_end_or_start_is_overwritten_only_what_is_new_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    cursor, seen = Cursor(), list[bytes]()
+    for count in range(1, 30):
+        path.write_bytes(b"[\n" + b",\n".join(b'{"step": %d}' % step for step in range(count)) + b"\n]\n")
+        os.utime(path, ns=(0, count))
+        lines, cursor = read_all(path, cursor, overwritten=True)
+        seen += lines
+    entries = [line.rstrip(b",") for line in seen if line != b"]"]
+    assert entries == [b"[", *(b'{"step": %d}' % step for step in range(29))]
+    path, cursor, seen = tmp_path / "counted.txt", Cursor(), []
+    for count in range(1, 30):
+        path.write_bytes(b"count %2d\n" % count + b"".join(b"record %d of the job\n" % step for step in range(count)))
+        os.utime(path, ns=(0, count))
+        lines, cursor = read_all(path, cursor, overwritten=True)
+        seen += lines
+    assert [seen.count(b"record %d of the job" % step) for step in range(8, 29)] == [1] * 21
+    path.write_bytes(b"another\n" + b"x" * 1000 + b"\n")
+    assert read_all(path, cursor, overwritten=True)[0] == [b"another", b"x" * 1000]
 
 
 def test_a_log_that_is_not_there_or_is_no_file_is_no_news(tmp_path: Path) -> None:
