@@ -28,7 +28,7 @@ _SECRET_NAME = re.compile(
     r"auth|authorization|apikey|session_id|dsn|webhook|webhook_url|connection_string|access_signature)($|[_\-.])|"
     r"(^|[_\-.])pin$|(^|[_\-.])(bearer|jwt|t?otp|mfa|2fa|mnemonic|session_?id)($|[_\-.])|seed[_-]?phrase|"
     r"((recovery|backup|pass|wallet)[_-]?(codes?|seed))($|[_\-.])|"
-    r"(^|[_\-.])(pat|psk|sig|signature)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
+    r"(^|[_\-.])(pat|psk|pw|sig|signature)$|passw(or)?d|passphrase|secret(?!ar)|credential|api_?key",
     re.IGNORECASE,
 )
 _HARMLESS_NAME = re.compile(
@@ -103,7 +103,8 @@ _FORM = re.compile(
     r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|gl(?:pat|ptt|dt|rt|cbt|oas|soat|ft|imt|agent|ffct)-[\w-]{16,}"
     r"|sk-[\w-]{16,}|(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[\w+/=-]{16,}"
-    r"|xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}|(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{12,}"
+    r"|hvs\.[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|shpat_[a-f0-9]{16,}|sbp_[a-f0-9]{20,}|figd_[\w-]{20,}|glsa_\w{20,}"
+    r"|ATATT3x[\w=-]{20,}|pul-[a-f0-9]{20,}|xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}|(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{12,}"
     r"|AIza[\w-]{30,}|ya29\.[\w-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|dckr_pat_[\w-]{16,}|dop_v1_[a-f0-9]{32,}"
     r"|SG\.[\w-]{16,}\.[\w-]{16,}|sq0(?:csp|atp)-[\w-]{16,}|(?:AC|SK)[a-f0-9]{32}(?![A-Za-z0-9])"
     r"|[0-9a-f]{32}-us\d{1,2}(?!\w)|\d{8,10}:AA[\w-]{30,}|AKC[A-Za-z0-9]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,}"
@@ -124,16 +125,19 @@ _OPTION = re.compile(
     r"""(["'\0\1])?((?(3)[^\n]*?(?=\3)|[^\s"'\0\1]+))"""
 )
 _SPOKEN = re.compile(
-    r"(?im)(\b(?:setenv|set|ENV|ARG|machine\s+\S+\s+)[ \t]+)([\w.-]+)([ \t]+)(\S+)"
+    r"(?im)(\b(?:setenv|set-env|set(?:[ \t]+-\w+)*|ENV|ARG|machine\s+\S+\s+)[ \t]+)([\w.-]+)([ \t]+)(\S+)"
     r"|^([-+ \t]*|.*\blogin[ \t]+\S+[ \t]+)(password|passwd)([ \t]+)(?![=:])(\S+)[ \t]*(?=$|\s)"
     r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]{0,300}?[ \t])?(?-i:-p))()()([^\s-]\S*)"
     r"|(\b(?:mysql|mariadb)[\w-]*[ \t](?:[^\n;|&]{0,300}?[ \t])?[\"'](?-i:-p))()()([^\n\"']+)"
+    r"|(\b(?:putenv|setdefault|setenv)\(\s*[\"'])([\w.-]+)([\"']\s*,\s*[\"'])([^\"'\n]+)"
+    r"|(\b(?:docker|podman)[ \t]+login\b[^\n;|&]{0,300}?[ \t]-p[ \t]+)()()(\S+)"
+    r"|(\bredis-cli\b[^\n;|&]{0,300}?[ \t]-a[ \t]+)()()(\S+)"
     r"|(\bsshpass[ \t]+-p[ \t]*)()()(\S+)|(\b(?:wandb|docker|hf|huggingface-cli)[ \t]+login[ \t]+)()()([\w-]{20,})"
     r"|((?<![\w-])(?:-u|(?:--user|--proxy-user)[ \t=])[ \t=]*[\"']?[^\s:\"'/=]+:)()()((?!\d+\b)[^\s\"'/]+)"
 )
 _ASSIGNED = re.compile(
     r"""(?:(?<![\w.%-])|(?<=%26|%3D|%20))[-+.$~]*+"""
-    r"""((?:[\w.\-]|%(?!(?:25)*(?:3D|26|20))[0-7][0-9A-F])++)(?:\\*["'])?+"""
+    r"""((?:[\w.\-]|%(?!(?:25)*(?:3D|26|20))[0-7][0-9A-F])++)(?:\\*["']\]?)?+"""
     r"""([ \t]*(?::=|=>|[:=])[ \t]*|%(?:25)*3D)(?![=:])""",
     re.IGNORECASE,
 )
@@ -150,11 +154,11 @@ _FILE_NAME = re.compile(r"\.(ya?ml|json|toml|txt|log|py|sh|sbatch|def|sif|sqsh)$
 _LINE_NUMBER = re.compile(r"\d{1,6}(?![\w.-])")
 _REST = re.compile(r"[^\n]*")
 _HINT = re.compile(  # of a text in lower case, which is three times as fast as ignoring the case
-    r"key|tok(?!enizer)|secr|pass|pwd|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mfa|2fa|mnemon|phrase|"
+    r"key|tok(?!enizer)|secr|pass|pwd|pw\b|cred|cooki|auth|dsn|hook|sig|sess|psk|pin\b|jwt|otp|mfa|2fa|mnemon|phrase|"
     r"wallet|recovery|backup|mysql|mariadb|bear|basic|digest|negot|apik|://|%[0-7][0-9a-f]|"
     r"begin|priv|-u[ =s]|-u[^\s:]+:|-proxy-u|login|"
     r"conn|hf_|api_o|gh[a-z]+_|gith|gl[a-z]+-|[sr]k[-_]|x[oa][xp]|a[ks]ia|ab[ic]a|acca|a3t|aiza|ya29|npm_|pypi|_pat|"
-    r"dop_|sg\.|sq0|[as][ck][a-f0-9]{9}|-us\d|:aa|akc|nvapi|r8_|eyj|lin_a|puttyu|putty"
+    r"dop_|sg\.|sq0|[as][ck][a-f0-9]{9}|-us\d|:aa|akc|nvapi|r8_|eyj|lin_a|puttyu|putty|hvs\.|gsk_|shpat|sbp_|figd_|glsa_|atatt3|pul-|redis"
 )
 """A quick look: what has none of these holds no secret that could be told."""
 

@@ -78,6 +78,11 @@ TEXTS: tuple[str, ...] = (
     f"train --api-key \\\n    '{S} x' --lr 1",
     f"X-Amz-Signature={T}&x=1 client_secret%3D{S}",
     f"pwd={S}",
+    f"os.environ['HF_TOKEN']='{T}'; os.environ[\"X_TOKEN\"] = \"{T}\"",
+    f"os.environ.setdefault('HF_TOKEN','{T}'); os.putenv(\"HF_TOKEN\", \"{T}\")",
+    f"train --set-env HF_TOKEN {T} --pw {S}",
+    f"set -x WANDB_API_KEY {T}",
+    f"docker login -u me -p {S} host; redis-cli -h host -a {S}",
     f"export NAME_TOKEN='{T} x'; run",
     f"HF_TOKEN={T} python train.py",
     f"setenv HF_TOKEN {T}",
@@ -115,6 +120,10 @@ TEXTS: tuple[str, ...] = (
     f"+{KEY.splitlines()[1]}\n+{KEY.splitlines()[2]}\n+-----END RSA PRIVATE KEY-----",
 )
 FORMS: tuple[str, ...] = (
+    f"hvs.{S}abcdefghijklmnopqrstuvwxyz",
+    f"gsk_{S}abcdefghijklmnopqrstuvwxyz",
+    f"glsa_{S}abcdefghijklmnopqrstuvwxyz",
+    f"figd_{S}-abcdefghijklmnopqrstuvwxyz",
     f"hf_{S}abcdefghijklmnop",
     f"ghp_{S}abcdefghijklmnopqrstuvwxyz0123",
     f"github_pat_{S}abcdefghijklmnopqrstuvwxyz",

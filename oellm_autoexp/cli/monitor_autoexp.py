@@ -420,6 +420,10 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
             hint = f"submit it: {hints.command('submit', '--manifest', str(options.manifest))}"
             raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
         return manifest, options.manifest
+    if options.session is None and options.all:
+        raise ConfigError(
+            Problem(f"--cmd {options.cmd} is for one session", "--all", "give --session ID; --cmd list shows them")
+        )
     if options.session is None:
         raise ConfigError(
             Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")

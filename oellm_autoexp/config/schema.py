@@ -151,7 +151,7 @@ class LocalClient(Section):
     """The embedded scheduler: jobs as processes of this machine, at most `slots` at a time."""
 
     class_name: Literal["LocalClient"]
-    slots: Count | None = Field(default=None, ge=1)
+    slots: Count | None = Field(default=None, ge=1, le=1024)
     kill_grace_seconds: Pause = 30
 
 

@@ -227,7 +227,7 @@ class MonitoringSection(Rules):
     `output_paths` are more files whose growth counts as activity and whose lines the rules see.
     """
 
-    poll_interval_seconds: Seconds | None = None
+    poll_interval_seconds: Annotated[Seconds, Field(ge=0.01)] | None = None
     output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     detach: Directives = {}
     class_name: str | None = None

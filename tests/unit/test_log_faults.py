@@ -176,7 +176,7 @@ def test_a_new_log_in_the_place_of_a_removed_one_has_events_of_its_own_although_
         if reader.path.stat().st_ino == first:
             break
     else:
-        pytest.skip("this file system does not use the numbers of removed files again so soon")
+        pytest.xfail("this file system does not use the numbers of removed files again so soon")
     reader.look()
     assert reader.numbers == [1, 2]
     assert reader.tally == 2

@@ -125,6 +125,7 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
             "$.monitoring.poll_interval_seconds",
             "must be at most 1000000000",
         ),
+        ("monitoring__poll_interval_seconds", 1e-9, "$.monitoring.poll_interval_seconds", "must be at least 0.01"),
         ("scheduler__submit_rate_limit_seconds", 1e300, "$.scheduler.submit_rate_limit_seconds", "must be at most"),
         ("monitoring__poll_interval_seconds", "a", "$.monitoring.poll_interval_seconds", "must be a number, not 'a'"),
         ("monitoring__poll_interval_seconds", float("nan"), "$.monitoring.poll_interval_seconds", "must be a number"),
