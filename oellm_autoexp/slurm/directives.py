@@ -47,9 +47,12 @@ def directives(
     """The `#SBATCH` lines of a job: what the section says, and name, log and working directory.
 
     `cpus_per_task: 8` → `--cpus-per-task=8`; true → the bare flag; null and false → absent; a list → joined by commas.
+    `requeue: false` → `--no-requeue`, as sites requeue unless they are told (slurm.conf(5), JobRequeue).
     Raises ConfigError for keys that the program owns and for values that no directive can hold.
     """
     section = {key: value for key, value in sbatch.items() if value is not None and value is not False}
+    if any(value is False and long_name(key) == "requeue" for key, value in sbatch.items()):
+        section["no_requeue"] = True
     if _same(section.get("output"), log_path, work_dir):  # as the program sets it
         del section["output"]
     own = {"job_name": name, "output": log_path, "chdir": work_dir}

@@ -366,6 +366,12 @@ def lines(sbatch: Mapping[str, Any], *extra: str) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in made[3:] if line != "#SBATCH --open-mode=append"]
 
 
+def test_a_job_that_is_not_to_be_requeued_says_so() -> None:
+    assert lines({"requeue": False}) == ["--no-requeue"]
+    assert lines({"requeue": True}) == ["--requeue"]
+    assert lines({"requeue": None}) == []
+
+
 def problems(sbatch: Mapping[str, Any], *extra: str, **own: str) -> tuple[Problem, ...]:
     with pytest.raises(ConfigError) as error:
         directives.directives(sbatch, extra, **{"name": "n", "log_path": "/l", "work_dir": "/w", **own})
