@@ -19,12 +19,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _MOST_BYTES = 1 << 20
+_START_SECONDS = 0.5
+"""What a command needs at least to start elsewhere: what a test began before it is as far on as there."""
 _OF_THE_INTERPRETER = ("PYTHON", "LANG", "LC_", "LD_", "TZ", "MALLOC")
 """What Python and the C library look at when they start; a process that was forked has that behind it."""
 
@@ -53,6 +56,7 @@ class Forks:
         self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
         """Run a script with arguments to its end, with nothing on its standard input."""
+        time.sleep(_START_SECONDS)
         os.umask(mask := os.umask(0))
         ours, theirs = socket.socketpair()
         with ours, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:

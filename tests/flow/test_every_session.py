@@ -192,9 +192,10 @@ def test_with_json_every_way_to_watch_prints_one_document_and_has_the_same_exit_
     submit(user, "x", *FAILING)
     watched = user.run("monitor", "--session", "x", "--json")
     assert (watched.returncode, documents(watched)["jobs"][0]["state"]) == (1, "crash")
-    for once in ((), ("--once",)):
+    for ended, once in enumerate(((), ("--once",)), 1):
         submit(user, f"y{len(once)}", *FAILING)
-        until(lambda: list(user.outputs.glob(f"y{len(once)}/marks/*.exit")), "its end")  # noqa: B023
+        local = user.outputs / "monitoring_state" / "local"
+        until(lambda: len([*local.glob("*.end")]) > ended, "its end")  # noqa: B023
         result = user.run("monitor", "--all", *once, "--json")
         (session,) = documents(result)["sessions"]
         assert (result.returncode, session["jobs"][0]["state"]) == (1, "crash")
