@@ -214,7 +214,7 @@ def test_what_was_begun_in_an_allocation_at_a_terminal_keeps_no_job_from_its_dir
             (marks / f"{slurm(slurm_user, *running).strip()}.start").write_text("1\na\n")
             assert slurm_user.run("run", "--config-ref", "./e.yaml", "--plan-id", "x").returncode == 0
         finally:
-            salloc.terminate()
+            slurm(slurm_user, "scancel", "--name=a")
     assert jobs(slurm_user)[0].state == "success"
 
 
