@@ -205,7 +205,7 @@ def test_what_was_begun_in_an_allocation_at_a_terminal_keeps_no_job_from_its_dir
     sleeper(slurm_user, "e")
     (slurm_user.home / "go").touch()
     words = ["salloc", "--job-name=a", "--ntasks=1", "--mem=50", "--time=5", "sleep", "60"]
-    with subprocess.Popen(words, env=slurm_user.environment, cwd=slurm_user.home, stderr=subprocess.DEVNULL) as salloc:
+    with subprocess.Popen(words, env=slurm_user.environment, cwd=slurm_user.home, stderr=subprocess.DEVNULL):
         try:
             running = ("squeue", "--noheader", "--name=a", "--states=RUNNING", "--format=%i")
             until(lambda: slurm(slurm_user, *running).strip(), "the allocation")
