@@ -408,7 +408,7 @@ def test_a_key_and_its_value_become_a_directive(key: str, value: Any, line: str)
 
 @pytest.mark.parametrize("value", [None, False])
 def test_null_and_false_are_absent(value: Any) -> None:
-    assert lines({"requeue": value, "output": value}) == []
+    assert lines({"exclusive": value, "output": value}) == []
 
 
 def test_further_directives_come_last_and_as_they_are() -> None:
