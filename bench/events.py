@@ -36,8 +36,8 @@ LINE = (
 
 def fill(path: Path, lines: int) -> None:
     """Write a record of events and of what became of their actions."""
-    from oellm_autoexp.monitor.events import Event
-    from oellm_autoexp.monitor.record import RecordFile, Result
+    from oellm_autoexp.rules.events import Event
+    from oellm_autoexp.session.event_log import RecordFile, Result
 
     record = RecordFile(path)
     entries: list[Event | Result] = []

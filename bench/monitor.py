@@ -27,13 +27,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.rows import Rows
-from oellm_autoexp.cli import steps
-from oellm_autoexp.logs import Cursor, read_added
-from oellm_autoexp.model import JobStatus, Manifest
-from oellm_autoexp.monitor import detect
-from oellm_autoexp.monitor.loop import Monitor, detectors
-from oellm_autoexp.monitor.tracked import RUNNING, TrackedJob
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.cli.steps import plan_steps, session_steps
+from oellm_autoexp.core.nouns import JobStatus, Manifest
+from oellm_autoexp.decisions import detect
+from oellm_autoexp.engine.loop import Monitor, detectors
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.session.job_state import RUNNING, TrackedJob
+from oellm_autoexp.storage.log_tail import Cursor, read_added
 
 LOOKS = 15
 CHANGED = (10, 100, 1000)
@@ -48,7 +48,7 @@ ITERATIONS = 10_000_000
 # A look at running jobs
 
 
-class Answers(FakeSlurmClient):
+class Answers(FakeScheduler):
     """A scheduler to which every job runs, all of the time; its answer costs nothing."""
 
     poll_interval_seconds = longest_poll_interval_seconds = 60.0
@@ -76,15 +76,17 @@ def plan(folder: Path, jobs: int) -> tuple[Manifest, Path]:
         "backend: {argv: [train], options: {number: 0}}\n"
         f"sweep: {{params: {{backend.options.number: {list(range(jobs))}}}}}\n"
     )
-    made = steps.plan(argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[], overrides_from=None))
-    return made.manifest, steps.write_plan(made, None)
+    made = plan_steps.plan(
+        argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[], overrides_from=None)
+    )
+    return made.manifest, plan_steps.write_plan(made, None)
 
 
 @contextmanager
 def running(folder: Path, jobs: int) -> Iterator[Monitor]:
     """A monitor of so many jobs that run, whose logs have been read."""
     manifest, path = plan(folder, jobs)
-    with steps.session(manifest, path, Answers()) as monitor:
+    with session_steps.session(manifest, path, Answers()) as monitor:
         monitor.submitter.submit_ready()
         text = "".join(iteration(number) for number in range(FIRST_LINES))
         for job in monitor.session.jobs.values():

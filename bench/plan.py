@@ -194,7 +194,7 @@ def read_manifest(out: Path) -> float:
     """Seconds to read the manifest, in a process of its own, beyond starting it."""
     (path,) = (out / "manifests").glob("*[0-9a-f].json")
     code = (
-        "import time; from pathlib import Path; from oellm_autoexp.workflow.manifest import load\n"
+        "import time; from pathlib import Path; from oellm_autoexp.planning.manifest import load\n"
         f"start = time.perf_counter(); load(Path({str(path)!r})); print(time.perf_counter() - start)"
     )
     result = subprocess.run(

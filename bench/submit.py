@@ -24,11 +24,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.rows import Rows
-from oellm_autoexp.cli import steps
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.loop import Monitor
-from oellm_autoexp.monitor.tracked import PENDING
-from oellm_autoexp.slurm.parse import SQUEUE_FIELDS
+from oellm_autoexp.cli.steps import plan_steps, session_steps
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.engine.loop import Monitor
+from oellm_autoexp.schedulers.slurm.parse import SQUEUE_FIELDS
+from oellm_autoexp.session.job_state import PENDING
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES
 
@@ -62,8 +62,10 @@ def plan(folder: Path, jobs: int, *, array: bool) -> tuple[Manifest, Path]:
         "backend: {argv: [train], options: {number: 0}}\n"
         f"sweep: {{params: {{backend.options.number: {list(range(jobs))}}}}}\n"
     )
-    made = steps.plan(argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[], overrides_from=None))
-    return made.manifest, steps.write_plan(made, None)
+    made = plan_steps.plan(
+        argparse.Namespace(config_ref=str(experiment), config_dirs=[], overrides=[], overrides_from=None)
+    )
+    return made.manifest, plan_steps.write_plan(made, None)
 
 
 def timed(what: Callable[[], object]) -> float:
@@ -83,7 +85,7 @@ def submit(monitor: Monitor) -> float:
 def submission(folder: Path, jobs: int, *, array: bool) -> tuple[float, Manifest]:
     """Seconds to submit so many jobs of a new plan; and the plan."""
     manifest, path = plan(folder, jobs, array=array)
-    with steps.session(manifest, path) as monitor:
+    with session_steps.session(manifest, path) as monitor:
         return submit(monitor), manifest
 
 
@@ -100,7 +102,7 @@ def bare_submission(manifest: Manifest) -> float:
 def watching(folder: Path, jobs: int) -> tuple[float, float, float]:
     """Seconds of the first cycle of a monitor over so many jobs in the queue, of a later one, and of squeue alone."""
     manifest, path = plan(folder, jobs, array=True)
-    with steps.session(manifest, path) as monitor:
+    with session_steps.session(manifest, path) as monitor:
         submit(monitor)
         cycles, squeues = [], []
         for _ in range(CYCLES):

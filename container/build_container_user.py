@@ -8,7 +8,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  the Python of a login node may be
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oellm_autoexp.cli.build_container import main
+from oellm_autoexp.cli.container.build_container import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oellm_autoexp.cli.generate_megatron_config import main
+from oellm_autoexp.cli.megatron.generate_megatron_config import main
 
 if __name__ == "__main__":
     sys.exit(main())

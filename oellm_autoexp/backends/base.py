@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from oellm_autoexp.core.fields import Environment, Section
+from oellm_autoexp.core.registry import Registry
+from oellm_autoexp.sbatch.section import SlurmOptions
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,26 @@ class Command:
     """What must be in PATH where it runs; () the first word alone."""
 
 
-class Backend(Protocol):
-    """One kind of program to train with."""
+@dataclass(frozen=True)
+class Job:
+    """What a backend is told of a job: its whole resolved config, and how it is launched (its section `slurm`)."""
 
-    def command(self, config: Mapping[str, Any]) -> Command:
-        """The command of one job. `config` is the job's whole resolved config.
+    config: Mapping[str, Any]
+    slurm: SlurmOptions
 
-        Raises BackendError with everything that is wrong.
-        """
-        ...
+
+class Backend(Section):
+    """One kind of program to train with: the section `backend` of a config, which `class_name` chooses."""
+
+    env: Environment = {}
+
+    def command(self, job: Job) -> Command:
+        """The command of one job. Raises BackendError with everything that is wrong."""
+        raise NotImplementedError
+
+    def sample_lines(self) -> tuple[str, ...]:
+        """Lines that the program is known to print; none where it is the user's own."""
+        return ()
+
+
+BACKENDS = Registry(Backend, "oellm_autoexp.backends", "oellm_autoexp.backends", inside="backend")

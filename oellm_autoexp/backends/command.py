@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
-from oellm_autoexp.backends.base import Command, places
-from oellm_autoexp.config.schema import CommandBackend
-from oellm_autoexp.errors import BackendError, Problem, raise_all
-from oellm_autoexp.text import did_you_mean, dotted, fill, scalar
+from oellm_autoexp.backends.base import Backend, Command, Job, places
+from oellm_autoexp.backends.log_lines import PRINTED
+from oellm_autoexp.core.errors import BackendError, Problem, raise_all
+from oellm_autoexp.core.fields import Flags, Words
+from oellm_autoexp.core.text import did_you_mean, dotted, fill, scalar
 
 _ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
 """Into a file Python writes blocks of 8 KiB: a program with few words would look as if it hung (python(1), -u)."""
@@ -19,15 +20,27 @@ _PLACES = {"--save": "backend.options.save"}
 """What the programs that stand in for Megatron write to; nobody knows what the options of others mean."""
 
 
-class CommandLine:
-    """A `CommandBackend` section as a Backend."""
+class CommandBackend(Backend):
+    """Any program: its words, then its options as `--name value`."""
 
-    def __init__(self, section: CommandBackend) -> None:
-        self._section = section
+    class_name: Literal["CommandBackend"]
+    argv: Words = ()
+    megatron: dict[str, Any] = {}
+    """Values under Megatron's names, for programs that stand in for it; `options` picks from them."""
+    options: Flags = {}
+    option_style: Literal["dashes", "as_written"] = "as_written"
+    """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
+    prints: Literal["megatron", "torchtitan"] | None = None
+    """Whose lines the program's log has: rules for logs are tried on them when planning."""
 
-    def command(self, config: Mapping[str, Any]) -> Command:
+    def sample_lines(self) -> tuple[str, ...]:
+        """See Backend.sample_lines: those of the program that `prints` names, or that `megatron` stands in for."""
+        named = self.prints or ("megatron" if self.megatron else None)
+        return PRINTED[named] if named else ()
+
+    def command(self, job: Job) -> Command:
         """See Backend.command. Raises BackendError: no program named, or `{key}` that the config lacks."""
-        if not self._section.argv:
+        if not self.argv:
             hint = "set backend.argv, choose a backend (backend=NAME), or try project=default"
             raise BackendError(Problem("no program to run", "$.backend.argv", hint))
         problems: list[Problem] = []
@@ -37,7 +50,7 @@ class CommandLine:
             if "{" not in template and "}" not in template:
                 return template
             if not values:
-                values.update(dotted(config))
+                values.update(dotted(job.config))
 
             def look_up(key: str) -> Any:
                 value = values.get(key)
@@ -50,14 +63,14 @@ class CommandLine:
 
             return fill(template, look_up)
 
-        argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self._section.argv)]
-        dashes = self._section.option_style == "dashes"
-        problems += _wrong_names(self._section.options, dashes=dashes)
-        for name, value in self._section.options.items():
+        argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self.argv)]
+        dashes = self.option_style == "dashes"
+        problems += _wrong_names(self.options, dashes=dashes)
+        for name, value in self.options.items():
             argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
         written = tuple(place for place in places(argv, _PLACES) if "/" in place.path)
-        return Command(tuple(argv), self._section.env, env_defaults=_ENV_DEFAULTS, places=written)
+        return Command(tuple(argv), self.env, env_defaults=_ENV_DEFAULTS, places=written)
 
 
 _NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from oellm_autoexp.backends.base import Note
-from oellm_autoexp.config.schema import LaunchedBackend, SlurmSection
-from oellm_autoexp.errors import Problem
-from oellm_autoexp.slurm import resources
-from oellm_autoexp.slurm.launch import srun_index, srun_options
-from oellm_autoexp.text import plural, shell
+from oellm_autoexp.backends.base import Backend, Note
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.fields import Words
+from oellm_autoexp.core.text import plural, shell
+from oellm_autoexp.sbatch import resources
+from oellm_autoexp.sbatch.launch import srun_index, srun_options
+from oellm_autoexp.sbatch.section import SlurmOptions
 
 _MASTER = (
     'export MASTER_ADDR="${MASTER_ADDR:-${SLURM_LAUNCH_NODE_IPADDR:-localhost}}"; '
@@ -36,13 +38,23 @@ _PLAIN_RULES = ("{hostname}", "{address}")
 _GPUS = ("gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "gres")
 
 
+class LaunchedBackend(Backend):
+    """What every backend of a PyTorch training holds that has one process per GPU."""
+
+    launch: Literal["srun", "torchrun"] = "srun"
+    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
+    python: Words = ("python3",)
+    extra_args: Words = ()
+    """Words behind all others."""
+
+
 class Launch:
     """How the ranks of a job come to be: what is wrong or should be known of it, how many there are, and the words."""
 
-    def __init__(self, section: LaunchedBackend, slurm: SlurmSection) -> None:
+    def __init__(self, section: LaunchedBackend, slurm: SlurmOptions) -> None:
         self._section = section
         self._slurm = slurm
-        self._here = slurm.client.class_name == "LocalClient"
+        self._here = slurm.client.runs_here
         self._alone = self._here or not slurm.launcher_cmd
         self._sbatch, self._extra = slurm.sbatch, slurm.sbatch_extra_directives
         self._srun = srun_options(slurm.launcher_cmd, slurm.srun)

@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, facts, hints, steps
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.cli.steps import app, facts, hints, plan_steps, session_steps, watch_steps
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 
 if TYPE_CHECKING:
-    from oellm_autoexp.monitor.loop import Monitor
-    from oellm_autoexp.scheduler.slurm import SlurmClient
-    from oellm_autoexp.workflow.cluster import Finding
-    from oellm_autoexp.workflow.plan import Plan
+    from oellm_autoexp.engine.loop import Monitor
+    from oellm_autoexp.planning.plan import Plan
+    from oellm_autoexp.schedulers.slurm.cluster import Finding
+    from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 
 EXAMPLES = """\
   python scripts/check_cluster.py slurm=juwels                       look around, on a login node
@@ -69,14 +69,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from oellm_autoexp.scheduler.make import make_scheduler
-    from oellm_autoexp.scheduler.slurm import SlurmClient
-    from oellm_autoexp.workflow.cluster import FAILED
+    from oellm_autoexp.schedulers.base import make_scheduler
+    from oellm_autoexp.schedulers.slurm.cluster import FAILED
+    from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 
     report = _Report()
-    plan = steps.plan(options, judged=False)
+    plan = plan_steps.plan(options, judged=False)
     client = make_scheduler(plan.manifest)
-    if not isinstance(client, SlurmClient):
+    if not isinstance(client, SlurmScheduler):
         raise ConfigError(Problem("there is no SLURM to look at", "$.slurm.client", "choose slurm=base or a profile"))
     reachable = _look_around(plan, client, report)
     judged = _judged(options, client, report) if reachable else None
@@ -97,8 +97,8 @@ class _Report:
 
     def add(self, *findings: Finding) -> None:
         """Keep and print them."""
-        from oellm_autoexp.redaction import redact_message
-        from oellm_autoexp.text import printable
+        from oellm_autoexp.core.redaction import redact_message
+        from oellm_autoexp.core.text import printable
 
         for finding in findings:
             self.findings.append(finding)
@@ -108,15 +108,15 @@ class _Report:
 
     def failed(self, topic: str, error: AutoexpError) -> None:
         """Keep and print what is wrong, by an error."""
-        from oellm_autoexp.workflow.cluster import FAILED, Finding
+        from oellm_autoexp.schedulers.slurm.cluster import FAILED, Finding
 
         self.add(*(Finding(topic, FAILED, problem.what, problem.hint) for problem in error.problems))
 
 
-def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
+def _look_around(plan: Plan, client: SlurmScheduler, report: _Report) -> bool:
     """Everything that needs no job; returns whether SLURM answers."""
-    from oellm_autoexp.scheduler.slurm import CONFIGURATION_HINT, beside, configuration_problem
-    from oellm_autoexp.workflow import cluster
+    from oellm_autoexp.schedulers.slurm import cluster
+    from oellm_autoexp.schedulers.slurm.scheduler import CONFIGURATION_HINT, beside, configuration_problem
 
     def commands(name: str) -> tuple[str, ...]:
         return beside(plan.manifest.slurm["squeue_cmd"], name)
@@ -135,7 +135,7 @@ def _look_around(plan: Plan, client: SlurmClient, report: _Report) -> bool:
     return reachable
 
 
-def _refused(plan: Plan, client: SlurmClient) -> list[Problem]:
+def _refused(plan: Plan, client: SlurmScheduler) -> list[Problem]:
     """Why SLURM itself would not take the job's script (`sbatch --test-only`)."""
     with tempfile.TemporaryDirectory(prefix="check_cluster-") as folder:
         script = Path(folder, "job.sbatch")
@@ -143,14 +143,14 @@ def _refused(plan: Plan, client: SlurmClient) -> list[Problem]:
         return client.check({str(script): plan.scripts[0]}, test=True)
 
 
-def _judged(options: argparse.Namespace, client: SlurmClient, report: _Report) -> Plan | None:
+def _judged(options: argparse.Namespace, client: SlurmScheduler, report: _Report) -> Plan | None:
     """The plan of the job, if the site would take it."""
-    from oellm_autoexp.slurm.directives import options as asked_by
-    from oellm_autoexp.workflow.check import container_problems
-    from oellm_autoexp.workflow.cluster import FAILED, OK, Finding
+    from oellm_autoexp.sbatch.directives import options as asked_by
+    from oellm_autoexp.schedulers.slurm.cluster import FAILED, OK, Finding
+    from oellm_autoexp.submission.check import container_problems
 
     try:
-        plan = steps.plan(options)
+        plan = plan_steps.plan(options)
     except AutoexpError as error:
         report.failed("job", error)
         return None
@@ -171,16 +171,16 @@ def _judged(options: argparse.Namespace, client: SlurmClient, report: _Report) -
 
 def _submit(plan: Plan, report: _Report, patience: float) -> None:
     """Run the job through the whole chain, and tell what it saw; or why it did not begin within `patience` seconds."""
-    from oellm_autoexp.monitor.tracked import SUCCESS
-    from oellm_autoexp.slurm.script import MARKS
-    from oellm_autoexp.workflow import cluster
-    from oellm_autoexp.world import Files
+    from oellm_autoexp.sbatch.script import MARKS
+    from oellm_autoexp.schedulers.slurm import cluster
+    from oellm_autoexp.session.job_state import SUCCESS
+    from oellm_autoexp.storage.world import Files
 
     spec = plan.manifest.jobs[0]
     files = Files(spec.output_dir)
     try:
-        path = steps.write_plan(plan, None)
-        with steps.session(plan.manifest, path, patient=True) as monitor:
+        path = plan_steps.write_plan(plan, None)
+        with session_steps.session(plan.manifest, path, patient=True) as monitor:
             seen_at = _run(monitor, lambda: files.exists(_FACTS), patience)
             job = monitor.session.jobs[spec.name]
     except AutoexpError as error:
@@ -225,7 +225,7 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
 
     def go() -> int:
         nonlocal seen_at, turn, told
-        steps.submit(monitor)
+        watch_steps.submit(monitor)
         late_files = _LATE_FILES_SECONDS
         state, since = "", time.monotonic()
         while not monitor.session.finished or (not seen_at and late_files > 0):
@@ -245,15 +245,15 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
             time.sleep(_LOOK_SECONDS)
         return app.OK
 
-    if steps.resumable(hints.resume_command(monitor.manifest, anywhere=True), go) == app.INTERRUPTED:
+    if session_steps.resumable(hints.resume_command(monitor.manifest, anywhere=True), go) == app.INTERRUPTED:
         raise KeyboardInterrupt
     return seen_at
 
 
 def _tell(monitor: Monitor, name: str, told: str) -> str:
     """Print what SLURM says of the job, and what that means, if it is other than what was told last; returns it."""
-    from oellm_autoexp.monitor.tracked import PENDING
-    from oellm_autoexp.slurm.reasons import explained
+    from oellm_autoexp.schedulers.slurm.reasons import explained
+    from oellm_autoexp.session.job_state import PENDING
 
     job = monitor.session.jobs[name]
     meaning = explained(job.reason, job.scheduler_id)[0] if job.state == PENDING and job.reason else ""
@@ -266,9 +266,9 @@ def _tell(monitor: Monitor, name: str, told: str) -> str:
 
 def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
     """End the job, and say in what state it was for so long, and what to do. Raises SchedulerError."""
-    from oellm_autoexp.monitor.tracked import PENDING
-    from oellm_autoexp.slurm.reasons import explained
-    from oellm_autoexp.slurm.times import format_time
+    from oellm_autoexp.sbatch.times import format_time
+    from oellm_autoexp.schedulers.slurm.reasons import explained
+    from oellm_autoexp.session.job_state import PENDING
 
     job, limit = monitor.session.jobs[name], format_time(patience)
     what = f"{job.scheduler_id} has been {job.scheduler_state} for {limit} and was cancelled"
@@ -289,7 +289,7 @@ def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
 
 def _time(text: str) -> float:
     """A time as sbatch takes it, in seconds."""
-    from oellm_autoexp.slurm.times import parse_time
+    from oellm_autoexp.sbatch.times import parse_time
 
     try:
         return parse_time(text) or math.inf

@@ -6,19 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = {
-    "run": ("run_autoexp", "plan, submit and watch in one go"),
-    "run-container": ("run_autoexp_container", "plan inside of a container image, submit and watch here"),
-    "plan": ("plan_autoexp", "expand the sweep, write scripts and the manifest"),
-    "submit": ("submit_autoexp", "submit a manifest's jobs, each once, and watch them"),
-    "monitor": ("monitor_autoexp", "watch or resume a session, look at sessions"),
-    "run-sweep-entry": ("run_sweep_entry", "run one entry of a sweep in this terminal"),
-    "visualize-plan": ("visualize_plan", "draw an experiment's stages and what waits for what"),
-    "render-config": ("render_config", "print the composed config"),
-    "check-cluster": ("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
-    "generate-megatron-config": ("generate_megatron_config", "write the defaults of a version of Megatron-LM"),
-    "generate-megatron-dataclass": ("generate_megatron_dataclass", "write the types and table of its arguments"),
-}
+from oellm_autoexp.core.commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +22,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"oellm-autoexp {__version__}")
         return 0
     if name not in COMMANDS:
-        from oellm_autoexp.text import did_you_mean, printable
+        from oellm_autoexp.core.text import did_you_mean, printable
 
         what, hint = f"no command '{name}'", did_you_mean(name, COMMANDS)
         if "--json" in words:
-            from oellm_autoexp.cli.app import problems_document
-            from oellm_autoexp.errors import Problem
+            from oellm_autoexp.cli.steps.app import problems_document
+            from oellm_autoexp.core.errors import Problem
 
             print(problems_document([Problem(what, hint=hint)], 2))
         print(printable(f"error: {what}\n    {hint}"), file=sys.stderr)
         return 2
-    code: int = import_module(f"oellm_autoexp.cli.{COMMANDS[name][0]}").main(rest)
+    code: int = import_module(COMMANDS[name].module).main(rest)
     return code
 
 
 def usage() -> str:
     """The list of commands."""
-    rows = "\n".join(f"  {name:<28} {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<28} {command.what}" for name, command in COMMANDS.items())
     return (
         "usage: oellm-autoexp COMMAND [options] [key=value …]\n\n"
         "Plan, submit, watch and resume sweeps of training jobs on SLURM clusters and laptops.\n\n"

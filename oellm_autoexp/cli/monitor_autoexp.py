@@ -11,29 +11,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp import commands
-from oellm_autoexp.cli import (
-    app,
+from oellm_autoexp.cli.monitor import (
     detach,
-    every_session,
-    facts,
-    hints,
     queue_commands,
     read_only,
     session_commands,
     session_names,
     show_events,
-    steps,
     try_rules,
-    watchers,
 )
-from oellm_autoexp.cli.backoff import with_backoff
-from oellm_autoexp.errors import AutoexpError, ConfigError, LockedError, Problem, StateError, raise_all
-from oellm_autoexp.text import is_utf8
+from oellm_autoexp.cli.steps import app, every_session, facts, hints, session_steps, watch_steps, watchers
+from oellm_autoexp.cli.steps.backoff import with_backoff
+from oellm_autoexp.core import commands
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.core.text import is_utf8
 
 if TYPE_CHECKING:
-    from oellm_autoexp.model import Manifest
-    from oellm_autoexp.monitor.session import Session
+    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.session.session import Session
 
 EXAMPLES = """\
   python scripts/monitor_autoexp.py --session default-20260131-235959-3f9c2a1b    go on watching
@@ -100,7 +95,7 @@ def _act(options: argparse.Namespace) -> int:
 @contextmanager
 def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
     """Let commands that only look read the session of another user, and say whose it is."""
-    from oellm_autoexp import trust
+    from oellm_autoexp.storage import trust
 
     owner = None
     if options.cmd in _LOOKS and not options.queue_retry:
@@ -169,7 +164,7 @@ def _watch(options: argparse.Namespace) -> int:
     while True:
         with ExitStack() as held:
             try:
-                monitor = held.enter_context(steps.session(manifest, path, patient=options.once))
+                monitor = held.enter_context(session_steps.session(manifest, path, patient=options.once))
             except LockedError:
                 watcher = watchers.find(manifest)
                 if watcher is None and not options.once and tries < _TRIES:  # it has ended at this very moment
@@ -187,11 +182,11 @@ def _watch(options: argparse.Namespace) -> int:
             else:
                 session = monitor.session
                 if options.once:
-                    code = steps.look_once(monitor, on_stderr=options.json)
+                    code = watch_steps.look_once(monitor, on_stderr=options.json)
                     if code == app.OK:
                         return _show(session, manifest, options.json, whole=False)
                 else:
-                    code = steps.watch_until_ended(monitor, quiet=options.json)
+                    code = watch_steps.watch_until_ended(monitor, quiet=options.json)
             if options.json:
                 print(json.dumps(facts.session_facts(session)))
             return code
@@ -234,10 +229,10 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool, *, whole: bool = True) -> int:
-    from oellm_autoexp.monitor.tracked import SUBMITTING
-    from oellm_autoexp.trust import reading_of_others
+    from oellm_autoexp.planning.resolving.provenance import changed_code
+    from oellm_autoexp.session.job_state import SUBMITTING
+    from oellm_autoexp.storage.trust import reading_of_others
     from oellm_autoexp.view.tables import console, headline, last_look, session_table, waiting_text
-    from oellm_autoexp.workflow.provenance import changed_code
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
@@ -258,7 +253,7 @@ def _show(session: Session, manifest: Manifest, as_json: bool, *, whole: bool = 
         if any(job.state == SUBMITTING for job in session.jobs.values()):
             watch.append(f"end it            {hints.resume_command(manifest)} --cmd cancel")
         hints.show(hints.next_steps(manifest, session) if session.finished else watch)
-    return steps.outcome(session) if session.finished else app.OK
+    return session_steps.outcome(session) if session.finished else app.OK
 
 
 def _cancel(options: argparse.Namespace) -> int:
@@ -283,7 +278,9 @@ def _events(options: argparse.Namespace) -> int:
 
 def _try(options: argparse.Namespace) -> int:
     if options.session is None:
-        return try_rules.run(options, None if options.manifest is None else steps.load_manifest(options.manifest))
+        return try_rules.run(
+            options, None if options.manifest is None else session_steps.load_manifest(options.manifest)
+        )
     return try_rules.run(options, _manifest(options)[0])
 
 
@@ -301,7 +298,7 @@ def _actions(options: argparse.Namespace) -> int:
 
 def _found(options: argparse.Namespace) -> Path:
     """The file of the session that --session names. Raises ConfigError."""
-    from oellm_autoexp.monitor.session import all_sessions, find_session
+    from oellm_autoexp.session.session import all_sessions, find_session
 
     directory = _directory(options)
     if options.monitoring_state_dir is None and not all_sessions(directory):
@@ -319,7 +316,7 @@ def _recorded(options: argparse.Namespace) -> tuple[Manifest, Session]:
 def _list(options: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from oellm_autoexp import trust
+    from oellm_autoexp.storage import trust
     from oellm_autoexp.view.tables import console, headline
 
     directory = _directory(options)
@@ -356,7 +353,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
     """The journals of a directory beside which there is no session, and what to do about each; that is told."""
-    from oellm_autoexp import trust
+    from oellm_autoexp.storage import trust
 
     found: dict[Path, AutoexpError] = {}
     for path in sorted(directory.glob("*.journal")):
@@ -379,10 +376,10 @@ def _directory(options: argparse.Namespace) -> Path:
 
 def _titled(session: Session) -> str:
     """A session's id, what started it if an action did, and whose it is if it is another user's."""
-    from oellm_autoexp import trust
+    from oellm_autoexp.storage import trust
 
     owner = trust.stranger(session.path)
-    told = [steps.started_by(session), "" if owner is None else f"of {owner}"]
+    told = [session_steps.started_by(session), "" if owner is None else f"of {owner}"]
     more = ", ".join(filter(None, told))
     return f"{session.plan_id} ({more})" if more else session.plan_id
 
@@ -392,8 +389,8 @@ def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpE
 
     `own`: without those of other users. `unread` gets those that can't be read, and why.
     """
-    from oellm_autoexp import trust
-    from oellm_autoexp.monitor.session import Session, all_sessions
+    from oellm_autoexp.session.session import Session, all_sessions
+    from oellm_autoexp.storage import trust
 
     sessions: list[Session] = []
     for path in all_sessions(directory):
@@ -412,10 +409,10 @@ def _sessions(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpE
 
 def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """The manifest that --session or --manifest means. Raises ConfigError."""
-    from oellm_autoexp.monitor.session import Session, session_path
+    from oellm_autoexp.session.session import Session, session_path
 
     if options.manifest is not None:
-        manifest = steps.load_manifest(options.manifest)
+        manifest = session_steps.load_manifest(options.manifest)
         if not session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists():
             hint = f"submit it: {hints.command('submit', '--manifest', str(options.manifest))}"
             raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
@@ -429,7 +426,7 @@ def _manifest(options: argparse.Namespace) -> tuple[Manifest, Path]:
             Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
         )
     path = with_backoff(lambda: Session.load(_found(options)).manifest_path)
-    return steps.load_manifest(path), path
+    return session_steps.load_manifest(path), path
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.cli import app, facts, hints, steps
+from oellm_autoexp.cli.steps import app, facts, hints, plan_steps
 
 EXAMPLES = """\
   python scripts/plan_autoexp.py project=default
@@ -18,7 +18,7 @@ def parser() -> app.Parser:
     """The command's options."""
     what = "Plan every job of an experiment: expand the sweep, write scripts, provenance and the manifest."
     made = app.Parser(what, EXAMPLES, app.PLAN_EXIT_CODES)
-    steps.add_plan_options(made)
+    plan_steps.add_plan_options(made)
     made.add_json()
     made.add_config()
     return made
@@ -34,8 +34,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    plan = steps.plan(options)
-    path = steps.write_plan(plan, options.manifest)
-    steps.show_plan(plan, path)
+    plan = plan_steps.plan(options)
+    path = plan_steps.write_plan(plan, options.manifest)
+    plan_steps.show_plan(plan, path)
     hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(options.manifest or path))}"])
     return app.OK, facts.plan_facts(plan.manifest, path)

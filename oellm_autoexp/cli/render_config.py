@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from oellm_autoexp.cli import app
-from oellm_autoexp.text import printable_json
+from oellm_autoexp.cli.steps import app
+from oellm_autoexp.core.text import printable_json
 
 EXAMPLES = """\
   python scripts/render_config.py project=default
@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _render(options: argparse.Namespace) -> int:
     from pydantic_core import to_json
 
+    from oellm_autoexp.config.hydra.source import escaped, yaml_text
     from oellm_autoexp.config.loader import load
-    from oellm_autoexp.config.source import escaped, yaml_text
-    from oellm_autoexp.redaction import redact
-    from oellm_autoexp.workflow.plan import job_config
-    from oellm_autoexp.workflow.provenance import gather
+    from oellm_autoexp.core.redaction import redact
+    from oellm_autoexp.planning.plan import job_config
+    from oellm_autoexp.planning.resolving.provenance import gather
 
     composed = load(app.source(options))
     resolved = options.job is not None or options.resolve

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, cancelled, detach, facts, hints, steps
+from oellm_autoexp.cli.monitor import detach
+from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, watch_steps
 
 EXAMPLES = """\
   python scripts/run_autoexp.py project=default                    train a small sweep on this machine, now
@@ -18,7 +19,7 @@ EXAMPLES = """\
 def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser("Plan an experiment, submit its jobs, and watch them until they have ended.", EXAMPLES)
-    steps.add_run_options(made)
+    plan_steps.add_run_options(made)
     approval.add_options(made)
     detach.add_option(made)
     made.add_json()
@@ -37,20 +38,20 @@ def _run(options: argparse.Namespace) -> int:
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     detach.check(options)
-    plan = steps.plan(options)
+    plan = plan_steps.plan(options)
     if options.dry_run:
-        steps.check_writable(plan)
-        code = steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
+        plan_steps.check_writable(plan)
+        code = plan_steps.show_dry_run(plan.manifest, plan.scripts[0], plan.notes)
         return code, facts.plan_facts(plan.manifest, plan.manifest_path)
     detach.check(options, plan.manifest, plan.scripts[0])
-    path = steps.write_plan(plan, options.manifest)
-    steps.show_plan(plan, path)
+    path = plan_steps.write_plan(plan, options.manifest)
+    plan_steps.show_plan(plan, path)
     if options.no_submit:
         hints.show([f"submit and watch  {hints.command('submit', '--manifest', str(path))}"])
         return app.OK, facts.plan_facts(plan.manifest, path)
     approval.approve(plan.manifest, options)
     cancelled.see_to_their_end(plan.manifest)
-    with steps.session(plan.manifest, path, patient=True) as monitor:
-        code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+    with session_steps.session(plan.manifest, path, patient=True) as monitor:
+        code = watch_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, plan.manifest, path, code)
     return code, facts.recorded_facts(plan.manifest)

@@ -15,12 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli import app, hints
-from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, Problem, raise_all
-from oellm_autoexp.text import plural, printable, shell
+from oellm_autoexp.cli.steps import app, hints
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, raise_all
+from oellm_autoexp.core.text import plural, printable, shell
 
 if TYPE_CHECKING:
-    from oellm_autoexp.claims import Claim
+    from oellm_autoexp.storage.lock import Claim
 
 EXAMPLES = """\
   python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oellm_autoexp.slurm.launch import terminal_problems
-    from oellm_autoexp.workflow.outputs import held_for_terminal
+    from oellm_autoexp.sbatch.launch import terminal_problems
+    from oellm_autoexp.submission.outputs import held_for_terminal
 
     if options.json and not options.dry_run:
         raise ConfigError(Problem("the program's own output is what is printed", "--json", "add --dry-run"))
@@ -111,7 +111,7 @@ _ONE_TASK = {
 
 def _environment(script: str) -> dict[str, str]:
     """What the environment gets, so that a script runs its program without its launcher, as a single task."""
-    from oellm_autoexp.slurm.launch import LAUNCHER_VARIABLE, has_launcher
+    from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, has_launcher
 
     told = {LAUNCHER_VARIABLE: ""} if LAUNCHER_VARIABLE in script else {}
     return {**told, **(_ONE_TASK if has_launcher(script) else {})}
@@ -123,9 +123,9 @@ _STREAMS = ("error", "input", "open_mode")
 
 def _left_out(script: str) -> str:
     """What a terminal does not give a job, in words; '' if nothing."""
-    from oellm_autoexp.slurm.directives import OWN, options
-    from oellm_autoexp.slurm.launch import launcher_text
-    from oellm_autoexp.slurm.resources import resources, tasks
+    from oellm_autoexp.sbatch.directives import OWN, options
+    from oellm_autoexp.sbatch.launch import launcher_text
+    from oellm_autoexp.sbatch.resources import resources, tasks
 
     asked = options(script)
     nodes, gpus, _ = resources(asked)
@@ -148,7 +148,7 @@ def _run_here(words: list[str], own: dict[str, str], claim: Claim) -> int:
 
     Ctrl-C reaches the program from the terminal, and is its to heed; SIGTERM and SIGHUP are sent on to it.
     """
-    from oellm_autoexp.scheduler.base import outside_jobs
+    from oellm_autoexp.schedulers.base import outside_jobs
 
     with subprocess.Popen(words, env={**outside_jobs(os.environ), **own}) as child:
 
@@ -186,7 +186,7 @@ def _beat(claim: Claim) -> None:
 
 def _script(entry: dict[str, Any]) -> str:
     """The entry's script, if it is the one that was planned. Raises ConfigError, StateError."""
-    from oellm_autoexp import trust
+    from oellm_autoexp.storage import trust
 
     path = Path(entry["script_path"])
     try:
@@ -203,7 +203,7 @@ def _script(entry: dict[str, Any]) -> str:
 
 def _entry(path: Path, index: int) -> dict[str, Any]:
     from oellm_autoexp import MANIFEST_VERSION
-    from oellm_autoexp.files import read_json
+    from oellm_autoexp.storage.files import read_json
 
     missing = f"plan first (plan_autoexp.py), or name it with --sweep; the newest is {hints.output_root()}/sweep.json"
     data = read_json(path, "sweep", MANIFEST_VERSION, missing=missing, named=True)

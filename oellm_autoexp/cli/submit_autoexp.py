@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import app, approval, cancelled, detach, facts, misuse, steps
+from oellm_autoexp.cli.monitor import detach
+from oellm_autoexp.cli.steps import app, approval, cancelled, facts, misuse, plan_steps, session_steps, watch_steps
 
 EXAMPLES = """\
   python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
@@ -43,19 +44,19 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from oellm_autoexp.workflow.provenance import changed_code
+    from oellm_autoexp.planning.resolving.provenance import changed_code
 
     options.manifest = misuse.manifest_of(options.manifest, options.words)
-    manifest = steps.load_manifest(options.manifest)
+    manifest = session_steps.load_manifest(options.manifest)
     if changed := changed_code(manifest):
         app.note(f"note: {changed}", on_stderr=options.json)
     if options.dry_run:
-        code = steps.show_dry_run(manifest, steps.read_script(manifest))
+        code = plan_steps.show_dry_run(manifest, plan_steps.read_script(manifest))
         return code, facts.plan_facts(manifest, options.manifest)
     detach.check(options, manifest)
     approval.approve(manifest, options)
     cancelled.see_to_their_end(manifest)
-    with steps.session(manifest, options.manifest, patient=True) as monitor:
-        code = steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+    with session_steps.session(manifest, options.manifest, patient=True) as monitor:
+        code = watch_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, options.manifest, code)
     return code, facts.recorded_facts(manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from oellm_autoexp.cli import app, steps
+from oellm_autoexp.cli.steps import app, plan_steps
 
 EXAMPLES = """\
   python scripts/visualize_plan.py --config-ref experiments/my_experiment
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _visualize(options: argparse.Namespace) -> int:
     from oellm_autoexp.view.graph import FORMATS, graph
 
-    plan = steps.plan(options, judged=False)
+    plan = plan_steps.plan(options, judged=False)
     draw = FORMATS["json" if options.json else options.format]
     print(draw(graph(plan.manifest, options.max_jobs_per_stage)), end="")
     return app.OK

@@ -18,15 +18,15 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from oellm_autoexp.config import hydra_keys
-from oellm_autoexp.config.config_file import read_config
 from oellm_autoexp.config.experiment import defaults_of
-from oellm_autoexp.config.findings import EVERYTHING, FilePath, Findings, within
+from oellm_autoexp.config.hydra import hydra_keys
+from oellm_autoexp.config.hydra.config_file import read_config
+from oellm_autoexp.config.hydra.findings import EVERYTHING, FilePath, Findings, within
+from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, current_findings, searching
+from oellm_autoexp.config.hydra.source import key_lines, shown
 from oellm_autoexp.config.hydra_errors import culprit, problem_of
-from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings, searching
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, for_hydra, path_of
-from oellm_autoexp.config.source import key_lines, shown
-from oellm_autoexp.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 
 
 @contextmanager

@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
-from oellm_autoexp.config.schema import AutoexpConfig, LauncherWords
-from oellm_autoexp.config.written import as_written, is_marked, is_truth, is_word, out_of_range, value_of
-from oellm_autoexp.errors import Problem
-from oellm_autoexp.fields import Number, Text, Words, directive, listed
+from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.config.values.written import as_written, is_marked, is_truth, is_word, out_of_range, value_of
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.fields import Number, Text, Words, directive, listed
+from oellm_autoexp.core.text import scalar
+from oellm_autoexp.sbatch.section import LauncherWords
 from oellm_autoexp.sweep.expander import ALLOW_DUPLICATES, KINDS
 from oellm_autoexp.sweep.paths import plain
-from oellm_autoexp.text import scalar
 
 Path = tuple[str, ...]
 

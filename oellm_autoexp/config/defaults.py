@@ -8,7 +8,8 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from oellm_autoexp.config.schema import AutoexpConfig, sections_of, tags
+from oellm_autoexp.config.schema import AutoexpConfig, sections_of
+from oellm_autoexp.core.registry import tags
 
 Path = tuple[str, ...]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.config.findings import FilePath
-from oellm_autoexp.config.hydra_source import Search
-from oellm_autoexp.config.source import key_lines, read_mapping, shown
-from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.config.hydra.findings import FilePath
+from oellm_autoexp.config.hydra.hydra_source import Search
+from oellm_autoexp.config.hydra.source import key_lines, read_mapping, shown
+from oellm_autoexp.core.errors import ConfigError
 
 ROOT = "autoexp"
 _NO_SWEEP = {"sweep": "none"}

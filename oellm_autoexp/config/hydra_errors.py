@@ -11,18 +11,18 @@ from typing import cast
 
 from hydra.errors import MissingConfigException
 
-from oellm_autoexp.config.config_file import brought_in
-from oellm_autoexp.config.defaults_list import choice_meant
 from oellm_autoexp.config.experiment import ROOT, defaults_of, groups_of_root
-from oellm_autoexp.config.findings import FilePath
-from oellm_autoexp.config.hydra_source import WHOLE, Search, current_findings
-from oellm_autoexp.config.limits import shortened
-from oellm_autoexp.config.overlay import DOT_IN_KEY
+from oellm_autoexp.config.hydra.config_file import brought_in
+from oellm_autoexp.config.hydra.defaults_list import choice_meant
+from oellm_autoexp.config.hydra.findings import FilePath
+from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, current_findings
+from oellm_autoexp.config.hydra.source import key_lines, shown
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, value_of_override
-from oellm_autoexp.config.source import key_lines, shown
-from oellm_autoexp.errors import Problem
-from oellm_autoexp.files import shipped
-from oellm_autoexp.text import did_you_mean, dotted, new_key_hint
+from oellm_autoexp.config.values.overlay import DOT_IN_KEY
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.limits import shortened
+from oellm_autoexp.core.text import did_you_mean, dotted, new_key_hint
+from oellm_autoexp.storage.files import shipped
 
 
 def problem_of(

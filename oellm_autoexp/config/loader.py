@@ -13,21 +13,21 @@ from typing import Any, Protocol, cast
 from hydra.core.global_hydra import GlobalHydra
 
 from oellm_autoexp.config import sweep_overrides
-from oellm_autoexp.config.braces import as_interpolations
 from oellm_autoexp.config.composing import composed, hydra_ready, of_chosen_groups
 from oellm_autoexp.config.declared import settle
 from oellm_autoexp.config.defaults import with_defaults
 from oellm_autoexp.config.experiment import ROOT, groups_of_root, search_for
-from oellm_autoexp.config.findings import Findings
-from oellm_autoexp.config.hydra_source import Search, searching, unknown_config
+from oellm_autoexp.config.hydra.findings import Findings
+from oellm_autoexp.config.hydra.hydra_source import Search, searching, unknown_config
+from oellm_autoexp.config.hydra.source import shown
 from oellm_autoexp.config.locations import Locations
-from oellm_autoexp.config.overlay import Overlay, open_sections
 from oellm_autoexp.config.overrides import EVER_OPEN, NO_SWEEP, CheckedOverride, checked_overrides, parsed
-from oellm_autoexp.config.resolvers import make_resolvers
-from oellm_autoexp.config.source import shown
-from oellm_autoexp.errors import ConfigError, Problem, raise_all
-from oellm_autoexp.files import shipped
-from oellm_autoexp.slurm import shell_code
+from oellm_autoexp.config.values.braces import as_interpolations
+from oellm_autoexp.config.values.overlay import Overlay, open_sections
+from oellm_autoexp.config.values.resolvers import make_resolvers
+from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.sbatch import shell_code
+from oellm_autoexp.storage.files import shipped
 
 _log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from hydra.types import RunMode
 
 from oellm_autoexp.config.defaults import is_schema_key
 from oellm_autoexp.config.experiment import defaults_of
-from oellm_autoexp.config.findings import Findings
+from oellm_autoexp.config.hydra.findings import Findings
+from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, searching
+from oellm_autoexp.config.hydra.source import key_lines, shown
 from oellm_autoexp.config.hydra_errors import entry_of
-from oellm_autoexp.config.hydra_source import WHOLE, Search, searching
 from oellm_autoexp.config.override_mistakes import cut
 from oellm_autoexp.config.overrides import CheckedOverride, for_hydra
 from oellm_autoexp.config.schema import UNKNOWN_KEY
-from oellm_autoexp.config.source import key_lines, shown
-from oellm_autoexp.config.spelling import spelled
-from oellm_autoexp.errors import Problem
-from oellm_autoexp.files import shipped
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.spelling import spelled
+from oellm_autoexp.storage.files import shipped
 
 Keys = tuple[str, ...]
 

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from oellm_autoexp.config.limits import MOST_DIGITS
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.limits import MOST_DIGITS
 
 _WHAT = "the override does not parse"
 _PAIR = "write key=value"

@@ -13,21 +13,21 @@ from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from oellm_autoexp.config import hydra_keys
-from oellm_autoexp.config.config_file import INDEX_HINT, INDEX_IS_SET
 from oellm_autoexp.config.defaults import is_schema_key
-from oellm_autoexp.config.findings import Findings
-from oellm_autoexp.config.hydra_source import WHOLE
-from oellm_autoexp.config.limits import DEEPEST, LONGEST_OVERRIDE, shortened
-from oellm_autoexp.config.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS
+from oellm_autoexp.config.hydra import hydra_keys
+from oellm_autoexp.config.hydra.config_file import INDEX_HINT, INDEX_IS_SET
+from oellm_autoexp.config.hydra.findings import Findings
+from oellm_autoexp.config.hydra.hydra_source import WHOLE
+from oellm_autoexp.config.hydra.source import normalise, parses
 from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
-from oellm_autoexp.config.source import normalise, parses
-from oellm_autoexp.config.spelling import of_a_shell, spelled
-from oellm_autoexp.config.written import mark_override
-from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.slurm import shell_code
+from oellm_autoexp.config.values.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS
+from oellm_autoexp.config.values.written import mark_override
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.limits import DEEPEST, LONGEST_OVERRIDE, shortened
+from oellm_autoexp.core.spelling import of_a_shell, spelled
+from oellm_autoexp.core.text import is_utf8, scalar
+from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
-from oellm_autoexp.text import is_utf8, scalar
 
 
 @dataclass(frozen=True)

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from oellm_autoexp.config.other_names import instead
-from oellm_autoexp.container.kinds import ContainerField, NoContainer
-from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.fields import (
+from oellm_autoexp.backends.base import BACKENDS, Backend
+from oellm_autoexp.config.values.other_names import instead
+from oellm_autoexp.containers.kinds import ContainerField, NoContainer
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.fields import (
     Count,
-    Directives,
-    Environment,
-    Flags,
     Number,
     Pause,
     Seconds,
     Section,
     Text,
     Words,
-    command_words,
-    splits,
 )
-from oellm_autoexp.monitor.conditions import Condition
-from oellm_autoexp.monitor.rules import MonitoringSection
-from oellm_autoexp.slurm import shell_code
-from oellm_autoexp.text import did_you_mean, scalar
-
-
-def _launcher(value: Any) -> Any:
-    """The words of a launcher, as those of any command; of a text, each `$(…)` is within one word."""
-    if not isinstance(value, str):
-        return command_words(value)
-    try:
-        return shell_code.split(value)
-    except ValueError as error:
-        hint = (
-            "cluster modules go into slurm.modules, variables into slurm.env, other lines into a template of your own"
-        )
-        raise PydanticCustomError("launcher", "{why} ({hint})", {"why": str(error), "hint": hint}) from None
-
-
-LauncherWords = Annotated[tuple[str, ...], BeforeValidator(_launcher)]
+from oellm_autoexp.core.registry import tags
+from oellm_autoexp.core.text import did_you_mean, scalar
+from oellm_autoexp.rules.conditions import ConditionField
+from oellm_autoexp.rules.rules import MonitoringSection
+from oellm_autoexp.sbatch.section import SlurmOptions
+from oellm_autoexp.schedulers.base import CLIENTS, SchedulerClient
 
 
 class ProjectSection(Section):
@@ -73,153 +54,18 @@ class ProjectSection(Section):
         return self
 
 
-class CommandBackend(Section):
-    """Any program: its words, then its options as `--name value`."""
-
-    class_name: Literal["CommandBackend"]
-    argv: Words = ()
-    megatron: dict[str, Any] = {}
-    """Values under Megatron's names, for programs that stand in for it; `options` picks from them."""
-    options: Flags = {}
-    option_style: Literal["dashes", "as_written"] = "as_written"
-    """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
-    prints: Literal["megatron", "torchtitan"] | None = None
-    """Whose lines the program's log has: rules for logs are tried on them when planning."""
-    env: Environment = {}
+if TYPE_CHECKING:
+    BackendField = Backend
+    ClientField = SchedulerClient
+else:
+    BackendField = BACKENDS.union()
+    ClientField = CLIENTS.union()
 
 
-class LaunchedBackend(Section):
-    """What every backend of a PyTorch training holds that has one process per GPU."""
+class SlurmSection(SlurmOptions):
+    """How jobs are rendered, and handed to the scheduler that `client` names."""
 
-    launch: Literal["srun", "torchrun"] = "srun"
-    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
-    python: Words = ("python3",)
-    extra_args: Words = ()
-    """Words behind all others."""
-    env: Environment = {}
-
-
-_VERSION = re.compile(r"(?:(?:megatron[-_])?core[-_])?[vr]?(\d+)[._](\d+)(?:[._](\d+))?")
-
-
-def _of_megatron(version: str) -> str:
-    """`core_v0_14_0` for a version of Megatron-LM as its tags and packages spell it: `core_v0.14.0`, `0.14`."""
-    found = _VERSION.fullmatch(version)
-    return f"core_v{found[1]}_{found[2]}_{found[3] or 0}" if found else version
-
-
-class MegatronBackend(LaunchedBackend):
-    """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
-
-    class_name: Literal["MegatronBackend"]
-    version: Annotated[str, AfterValidator(_of_megatron)] = "core_v0_19_0"
-    """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
-    script: str
-    megatron: dict[str, Any] = {}
-    """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
-    checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")
-    """What a plan is checked by: rules restated here, Megatron itself as well, or neither."""
-
-
-class TorchtitanBackend(LaunchedBackend):
-    """torchtitan: a config of its registry, and what is overridden in it (torchtitan/config/manager.py)."""
-
-    class_name: Literal["TorchtitanBackend"]
-    launch: Literal["srun", "torchrun"] = "torchrun"
-    module: str
-    """Whose configs: `llama3`, or a Python module of one's own."""
-    config: str
-    """The function of the module's config_registry that makes the config: `llama3_8b`."""
-    torchtitan: dict[str, Any] = {}
-    """What is overridden, by section and field; `aux` in it holds values of the user's own, which are not given."""
-    checks: Literal["parser", "none"] = Field(default="none", alias="validate")
-    """Whether a plan asks torchtitan's own parser. Its arguments depend on the config, so there is no table of them."""
-
-
-Backend = Annotated[CommandBackend | MegatronBackend | TorchtitanBackend, Field(discriminator="class_name")]
-
-
-class SlurmClient(Section):
-    """The real SLURM commands. A submission with an unclear answer is looked for during `settle_seconds`."""
-
-    class_name: Literal["SlurmClient"]
-    timeout_seconds: Seconds = 60
-    settle_seconds: Pause = 30
-
-
-class LocalClient(Section):
-    """The embedded scheduler: jobs as processes of this machine, at most `slots` at a time."""
-
-    class_name: Literal["LocalClient"]
-    slots: Count | None = Field(default=None, ge=1, le=1024)
-    kill_grace_seconds: Pause = 30
-
-
-class FakeSlurmClient(Section):
-    """A scripted scheduler in memory, for tests: every job goes through `states`, one per poll."""
-
-    class_name: Literal["FakeSlurmClient"]
-    states: list[str] = ["PENDING", "RUNNING", "COMPLETED"]
-
-
-Client = Annotated[SlurmClient | LocalClient | FakeSlurmClient, Field(discriminator="class_name")]
-
-
-def _master_addr(text: str) -> str:
-    """`{address}`, or a name in which `{hostname}` may stand."""
-    if (text != "{address}" and re.search(r"[{}\s]", text.replace("{hostname}", ""))) or not text:
-        raise PydanticCustomError("master_addr", "must be {hostname}, a name made of it, or {address}")
-    return text
-
-
-class LimitsSection(Section):
-    """Limits of a partition or a QOS for one job; null: none is known."""
-
-    time: Text | None = None
-    nodes: Count | None = Field(default=None, ge=1)
-    min_nodes: Count | None = Field(default=None, ge=1)
-
-
-class SiteSection(Section):
-    """A cluster, as its documentation describes it. What SLURM itself tells counts more."""
-
-    name: Text = "this site"
-    accounts_cmd: Text = "sacctmgr show assoc user=$USER format=account,qos"
-    """The command that lists a user's accounts there."""
-    needs: tuple[Literal["account", "partition", "qos"], ...] = ()
-    """Options without which the site takes no job."""
-    partition: Text | None = None
-    qos: Text | None = None
-    debug_partition: Text | None = None
-    debug_qos: Text | None = None
-    """What `slurm.debug` chooses: for short tests, at once."""
-    partitions: dict[str, LimitsSection] = {}
-    qos_limits: dict[str, LimitsSection] = {}
-    """Limits by name. A limit of a QOS is in place of its partition's."""
-
-
-class SlurmSection(Section):
-    """How jobs are rendered and handed to the scheduler. `sbatch`, `srun` and `env` are open."""
-
-    template_path: str | None = None
-    array: bool = False
-    array_task_limit: Count | None = Field(default=None, ge=1)
-    submit_cmd: Words = ("sbatch",)
-    squeue_cmd: Words = ("squeue",)
-    sacct_cmd: Words = ("sacct",)
-    cancel_cmd: Words = ("scancel",)
-    launcher_cmd: LauncherWords = ("srun",)
-    env: Environment = {}
-    srun: Directives = {}
-    sbatch: Directives = {}
-    sbatch_extra_directives: list[str] = []
-    modules: list[Annotated[Text, AfterValidator(splits)]] = []
-    """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
-    master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
-    """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
-    debug: bool = False
-    site: SiteSection = SiteSection()
-    client: Client
+    client: ClientField
 
 
 class SchedulerSection(Section):
@@ -238,9 +84,9 @@ def _usual_interval(value: Any) -> Any:
 class JobSection(Section):
     """What a job waits for, is cancelled by, and is already done with (then it is not run at all)."""
 
-    start_conditions: tuple[Condition, ...] = ()
-    cancel_conditions: tuple[Condition, ...] = ()
-    done_conditions: tuple[Condition, ...] = ()
+    start_conditions: tuple[ConditionField, ...] = ()
+    cancel_conditions: tuple[ConditionField, ...] = ()
+    done_conditions: tuple[ConditionField, ...] = ()
     start_condition_cmd: Words = ()
     start_condition_interval_seconds: Annotated[Seconds, BeforeValidator(_usual_interval)] = 60
     inactivity_threshold_seconds: Seconds | None = None
@@ -255,7 +101,7 @@ class AutoexpConfig(Section):
     aux: dict[str, Any] = {}
     """Values of the user's own, as `metadata`."""
     project: ProjectSection
-    backend: Backend
+    backend: BackendField
     container: ContainerField = NoContainer()
     slurm: SlurmSection
     scheduler: SchedulerSection = SchedulerSection()
@@ -456,9 +302,3 @@ def sections_of(annotation: Any) -> Sections:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in sections_of(argument)]
-
-
-def tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """The class names by which a union knows a section."""
-    found = model.model_fields.get("class_name")
-    return get_args(found.annotation) if found else ()

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from oellm_autoexp.config.limits import shortened
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.limits import shortened
 from oellm_autoexp.sweep.paths import is_part
 
 

@@ -17,13 +17,13 @@ from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
-from oellm_autoexp.config.limits import shortened
-from oellm_autoexp.config.other_names import instead
-from oellm_autoexp.config.spelling import respelled, spelled
-from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.config.values.other_names import instead
+from oellm_autoexp.core.errors import Problem, SweepError
+from oellm_autoexp.core.limits import shortened
+from oellm_autoexp.core.spelling import respelled, spelled
+from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.sweep.axes import axes_of, bracket_problems, values_of
 from oellm_autoexp.sweep.paths import Path, Taken, frozen, leaf_paths, over, path_of, plain
-from oellm_autoexp.text import did_you_mean
 
 KINDS = ("grids", "params", "configs", "groups")
 _DEFAULTS = ("base_values", "defaults")

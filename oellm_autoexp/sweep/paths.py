@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from oellm_autoexp.config.spelling import spelled
+from oellm_autoexp.core.spelling import spelled
 
 Path = tuple[str, ...]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.core.errors import Problem, SweepError
+from oellm_autoexp.core.text import did_you_mean, plural
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.sweep.paths import dotted_keys, frozen, plain
-from oellm_autoexp.text import did_you_mean, plural
 
 _LISTED = 5
 

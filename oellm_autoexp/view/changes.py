@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from oellm_autoexp.monitor.waits import AT_WORK, NEXT_LOOK, only_actions_wait, waits
+from oellm_autoexp.session.waits import AT_WORK, NEXT_LOOK, only_actions_wait, waits
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
 from oellm_autoexp.view.waiting import waiting_lines

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.redaction import redact_words
-from oellm_autoexp.text import plural, printable, printable_json, scalar, shell
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.core.text import plural, printable, printable_json, scalar, shell
 
 WIDTH = 70
 _UNNAMED = "jobs"

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from oellm_autoexp.claims import Holder
-from oellm_autoexp.monitor.actions import Action, Cancel, Launch, LaunchPlan, Publish, Restart, Say, Tell
-from oellm_autoexp.monitor.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
-from oellm_autoexp.redaction import redact, redact_text, redact_words
-from oellm_autoexp.text import plural, shell
+from oellm_autoexp.core.redaction import redact, redact_text, redact_words
+from oellm_autoexp.core.text import plural, shell
+from oellm_autoexp.rules.actions import Action, Cancel, Launch, LaunchPlan, Publish, Restart, Say, Tell
+from oellm_autoexp.session.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
+from oellm_autoexp.storage.lock import Holder
 from oellm_autoexp.view.waiting import local_time
 
 _COLOURS = {PENDING: "", RUNNING: "cyan", DONE: "green", FAILED: "red"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.session.session import Session
 
 
 class News(Protocol):

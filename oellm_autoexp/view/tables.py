@@ -12,9 +12,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import (
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.text import plural, printable
+from oellm_autoexp.planning.budget import Budget
+from oellm_autoexp.session.job_state import (
     CANCELLED,
     FINAL,
     IN_QUEUE,
@@ -26,12 +27,11 @@ from oellm_autoexp.monitor.tracked import (
     TrackedJob,
     counts,
 )
-from oellm_autoexp.monitor.waits import Wait, only_actions_wait, waits
-from oellm_autoexp.text import plural, printable
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.waits import Wait, only_actions_wait, waits
 from oellm_autoexp.view.names import short_names
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.waiting import action_count, until, waiting_lines
-from oellm_autoexp.workflow.budget import Budget
 
 _COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
 _MOST_ROWS = 40

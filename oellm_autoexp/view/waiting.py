@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from oellm_autoexp.monitor.events import Deadline
-from oellm_autoexp.monitor.waits import AT_WORK, Wait
-from oellm_autoexp.text import plural
+from oellm_autoexp.core.text import plural
+from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.session.waits import AT_WORK, Wait
 
 MOST_LINES = 8
 

@@ -227,8 +227,8 @@ class Run:
 
     def scancel(self, job_id: str) -> None:
         """End a job as somebody would who knows nothing of us, by the scheduler itself."""
-        from oellm_autoexp.scheduler.make import make_scheduler
-        from oellm_autoexp.workflow.manifest import load
+        from oellm_autoexp.planning.manifest import load
+        from oellm_autoexp.schedulers.base import make_scheduler
 
         manifest = load(self.outputs / "manifests" / f"{self.plan_id}.json")
         if manifest.slurm["client"]["class_name"] == "SlurmClient":

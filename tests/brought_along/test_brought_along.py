@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.files import shipped
-from oellm_autoexp.model import JobSpec
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.storage.files import shipped
 from tests.megatron.parser import Parser
 
 FILES = Path(__file__).parent
@@ -80,7 +80,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Any:
         return make_plan(
             load(Source(str(FILES / f"{name}.yaml"))),
             gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
         )
 
     return plan

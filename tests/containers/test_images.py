@@ -40,7 +40,7 @@ def test_build_container_sh_builds_an_image_that_has_this_program_and_the_bases_
     person: Person, sif: Built
 ) -> None:
     assert re.search(r"\[2/4\] packages: \d+ wheels are there", sif.said)
-    program = "import einops, torch, oellm_autoexp.model, sys; print(torch.__version__, oellm_autoexp.__file__)"
+    program = "import einops, torch, oellm_autoexp.core.nouns, sys; print(torch.__version__, oellm_autoexp.__file__)"
     assert inside(person, sif.path, program) == f"{apptainer.TORCH} {NEW_FILES}/oellm_autoexp/__init__.py"
     assert inside(person, sif.path, "import os; print(os.environ['WANDB_MODE'])") == "offline"
     assert inside(person, sif.path, f"import os; print(os.path.exists('{NEW_FILES}/build'))") == "False"
@@ -70,7 +70,7 @@ def test_build_container_user_needs_no_fakeroot(person: Person, base_image: Path
     assert done.stdout.strip() == str(image)
     assert sorted(path.name for path in output.iterdir()) == [f"{image.stem}.build.log", image.name]
     assert "--fakeroot" not in image.with_name(f"{image.stem}.build.log").read_text()
-    program = "import os, torch, oellm_autoexp.model; print(torch.__version__, os.environ['WANDB_MODE'])"
+    program = "import os, torch, oellm_autoexp.core.nouns; print(torch.__version__, os.environ['WANDB_MODE'])"
     assert inside(person, image, program) == f"{apptainer.TORCH} offline"
     labels = json.loads(person.apptainer("inspect", "--json", image))["data"]["attributes"]["labels"]
     assert labels["eu.openeurollm.name"] == image.stem

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.container.image import check_squashfs
-from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.containers.image import check_squashfs
+from oellm_autoexp.core.errors import ConfigError
 from tests.containers import apptainer
 from tests.containers.fixtures import Person
 

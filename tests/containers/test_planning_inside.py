@@ -221,7 +221,7 @@ def test_what_keeps_jobs_from_their_container_is_noted_where_they_are_not_submit
 def test_an_image_of_an_older_state_of_the_same_version_is_told_before_it_plans(
     person: Person, rootfs: Path, home: Path
 ) -> None:
-    source = rootfs / "opt/oellm-autoexp/oellm_autoexp/container/inside.py"
+    source = rootfs / "opt/oellm-autoexp/oellm_autoexp/containers/inside.py"
     source.write_text(source.read_text().replace("TALK = 1", "OLD = 1"))
     text = refused(person, home, rootfs)
     assert "the image has an older state of oellm-autoexp" in text
@@ -257,7 +257,7 @@ def test_an_image_of_another_user(person: Person, sif: Built, home: Path) -> Non
     closed.chmod(0o200)
     person.own(closed)
     words = [word for word in person.words() if "caps" not in word]  # a user who may read what they may read
-    program = "from oellm_autoexp.container.image import check_image; check_image('closed.sif')"
+    program = "from oellm_autoexp.containers.image import check_image; check_image('closed.sif')"
     done = subprocess.run(
         [*words, "/usr/bin/python3", "-c", program],
         cwd=home,
@@ -338,7 +338,7 @@ def test_a_training_script_that_the_image_lacks_is_said_to_be_absent_there(
 
 
 def test_other_sources_of_the_same_version_are_noted(person: Person, rootfs: Path, home: Path) -> None:
-    source = rootfs / "opt/oellm-autoexp/oellm_autoexp/text.py"
+    source = rootfs / "opt/oellm-autoexp/oellm_autoexp/core/text.py"
     source.write_text(f"{source.read_text()}\n# changed\n")
     done = person.python(SCRIPT, "--image", rootfs, "--no-submit", "project=default", cwd=home)
     assert done.returncode == 0, done.stderr

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import ENDED, Scheduler
-from oellm_autoexp.scheduler.fake import FakeSlurmClient, Script
-from oellm_autoexp.scheduler.local import LocalClient
-from oellm_autoexp.scheduler.slurm import SlurmClient
-from oellm_autoexp.slurm.directives import directives
-from oellm_autoexp.slurm.log_paths import slurm_path
+from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.sbatch.directives import directives
+from oellm_autoexp.sbatch.log_paths import slurm_path
+from oellm_autoexp.schedulers.base import ENDED, Scheduler
+from oellm_autoexp.schedulers.fake import FakeScheduler, Script
+from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
+from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 
 PATIENCE_SECONDS = 180
 
@@ -131,7 +131,7 @@ class FakeHarness(Harness):
             plays = self._parts[submission.token].plays
             return plays.get(task, plays[None])
 
-        super().__init__(folder, FakeSlurmClient(behave=behave, refuse=["refused"]))
+        super().__init__(folder, FakeScheduler(behave=behave, refuse=["refused"]))
 
     def play(self, token: str, part: Part) -> None:
         self._parts[token] = part
@@ -147,7 +147,7 @@ class LocalHarness(Harness):
     slots = 2
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, LocalClient(folder / "spool", self.slots, kill_grace_seconds=1))
+        super().__init__(folder, LocalScheduler(folder / "spool", self.slots, kill_grace_seconds=1))
         self.jobs: list[str] = []
 
     def submit(self, part: Part | str, **more: object) -> str:
@@ -171,7 +171,7 @@ class LocalHarness(Harness):
 
 class SlurmHarness(Harness):
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, SlurmClient(), shortest_limit_seconds=60)
+        super().__init__(folder, SlurmScheduler(), shortest_limit_seconds=60)
 
     def some_nodes(self) -> list[str]:
         names = subprocess.run(["sinfo", "-h", "-N", "-o", "%N"], capture_output=True, text=True, check=True)

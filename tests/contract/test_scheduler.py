@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.errors import SubmitError
-from oellm_autoexp.model import NEVER_BEGAN, JobStatus
-from oellm_autoexp.slurm.log_paths import resolve_log_path
+from oellm_autoexp.core.errors import SubmitError
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus
+from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from tests.contract.harness import (
     FAILS,
     STAYS,

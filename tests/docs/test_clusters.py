@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.cli.main import COMMANDS
-from oellm_autoexp.workflow.cluster import VARIABLES
+from oellm_autoexp.core.commands import COMMANDS
+from oellm_autoexp.schedulers.slurm.cluster import VARIABLES
 from tests.docs.test_documents import options, shell_lines
 from tests.sites.laboratory import SITES, Site
 
@@ -20,7 +20,7 @@ PAGES = ROOT / "docs/clusters"
 
 @pytest.mark.parametrize("name", ["README", *SITES])
 def test_the_commands_of_a_page_are_ours(name: str) -> None:
-    modules = {module: command for command, (module, _) in COMMANDS.items()}
+    modules = {command.script: name for name, command in COMMANDS.items()}
     lines = [line for line in shell_lines((PAGES / f"{name}.md").read_text()) if "scripts/" in line]
     assert lines
     for line in lines:

@@ -13,10 +13,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.other_names import instead
-from oellm_autoexp.files import shipped
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.config.values.other_names import instead
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.storage.files import shipped
 from tests.docs.test_documents import ROOT, blocks, run_as_user
 
 PAGE = (ROOT / "docs" / "coming_from.md").read_text()
@@ -33,7 +33,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return make_plan(
             load(Source(f"./{name}")),
             gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
         )
 
     return plan

@@ -14,10 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.cli.main import COMMANDS, usage
+from oellm_autoexp.backends.command import CommandBackend
+from oellm_autoexp.backends.megatron.backend import MegatronBackend
+from oellm_autoexp.cli.main import usage
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, LocalClient, MegatronBackend, SlurmClient
-from oellm_autoexp.model import JobSpec, Manifest
+from oellm_autoexp.config.schema import AutoexpConfig
+from oellm_autoexp.core.commands import COMMANDS
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.schedulers.local.section import LocalClient
+from oellm_autoexp.schedulers.slurm.section import SlurmClient
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +32,7 @@ COMMON = {"--help", "--debug", "--verbose", "--config-ref", "--config-name", "--
 
 def options(command: str) -> set[str]:
     """The long options of a command."""
-    parser: argparse.ArgumentParser = import_module(f"oellm_autoexp.cli.{COMMANDS[command][0]}").parser()
+    parser: argparse.ArgumentParser = import_module(COMMANDS[command].module).parser()
     return {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
 
 
@@ -52,8 +57,8 @@ def test_the_spec_lists_exactly_the_options_of_a_command(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_by_examples_and_says_the_exit_codes(command: str) -> None:
-    text = import_module(f"oellm_autoexp.cli.{COMMANDS[command][0]}").parser().format_help()
-    assert f"python scripts/{COMMANDS[command][0]}.py" in text
+    text = import_module(COMMANDS[command].module).parser().format_help()
+    assert f"python scripts/{COMMANDS[command].script}.py" in text
     assert "exit codes: 0" in text
     assert f"  {command} " in usage()
 
@@ -63,7 +68,7 @@ def test_every_script_and_option_in_a_shell_block_exists(document: str) -> None:
     for line in shell_lines(document):
         for script, rest in re.findall(r"scripts/(\w+)\.py([^&|]*)", line):
             assert (ROOT / "scripts" / f"{script}.py").exists(), line
-            command = next(name for name, (module, _) in COMMANDS.items() if module == script)
+            command = next(name for name, known in COMMANDS.items() if known.script == script)
             assert set(re.findall(r"--[a-z][a-z-]+", rest)) <= options(command), line
 
 
@@ -144,7 +149,7 @@ def test_the_spec_names_every_field_of_the_manifest(record: type[Manifest] | typ
 def test_the_spec_names_every_resolver() -> None:
     from datetime import UTC, datetime
 
-    from oellm_autoexp.config.resolvers import make_resolvers
+    from oellm_autoexp.config.values.resolvers import make_resolvers
 
     for name in make_resolvers({}, datetime.now(UTC), Path, "python3"):
         assert name.startswith("autoexp.") or name == "oc.eval" or re.search(rf"\b{re.escape(name)}\b", SPEC), name

@@ -12,12 +12,12 @@ import yaml
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
-from oellm_autoexp.monitor.actions import Action, EventAction
-from oellm_autoexp.monitor.conditions import Condition
-from oellm_autoexp.monitor.facts import JOB_KEYS
-from oellm_autoexp.monitor.patterns import advice
-from oellm_autoexp.monitor.rules import STATES, LogEvent, MonitoringSection, StateEvent
-from oellm_autoexp.workflow.watching import problems
+from oellm_autoexp.decisions.template_values import JOB_KEYS
+from oellm_autoexp.planning.checks.rule_checks import problems
+from oellm_autoexp.rules.actions import Action, EventAction
+from oellm_autoexp.rules.conditions import ConditionField
+from oellm_autoexp.rules.patterns import advice
+from oellm_autoexp.rules.rules import STATES, LogEvent, MonitoringSection, StateEvent
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "monitoring_and_restart.md").read_text()
@@ -87,11 +87,11 @@ def row(name: str) -> str:
     return next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
 
 
-@pytest.mark.parametrize("name", [*tagged(Action), *tagged(Condition)])
+@pytest.mark.parametrize("name", [*tagged(Action), *tagged(ConditionField)])
 def test_the_reference_names_every_key_of_an_action_and_a_condition(name: str) -> None:
-    model = {**tagged(Action), **tagged(Condition)}[name]
+    model = {**tagged(Action), **tagged(ConditionField)}[name]
     own = set(model.model_fields) - {"class_name"}
-    if name in tagged(Condition):
+    if name in tagged(ConditionField):
         own -= {"blocking", "timeout_seconds"}  # told of all conditions together
     named = set(re.findall(r"`(\w+)`", row(name)))
     assert own <= named

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"```yaml\n(sweep:\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -25,7 +25,7 @@ def planned(text: str, folder: Path, *overrides: str) -> Manifest:
     file = folder / "experiment.yaml"
     file.write_text(text)
     composed = load(Source(str(file), overrides=(f"project.base_output_dir={folder}/out", *overrides)))
-    template = (ROOT / "oellm_autoexp" / "slurm" / "job.sbatch.template").read_text()
+    template = (ROOT / "oellm_autoexp" / "sbatch" / "job.sbatch.template").read_text()
     return make_plan(composed, gather(), read_template=lambda path: template).manifest
 
 

@@ -17,21 +17,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.cli import steps
-from oellm_autoexp.errors import AutoexpError
-from oellm_autoexp.files import create_atomic
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.monitor import loop, session
-from oellm_autoexp.monitor.queue import Queue
-from oellm_autoexp.monitor.session import session_path
-from oellm_autoexp.monitor.worker import Worker
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
-from oellm_autoexp.slurm.log_paths import resolve_log_path
+from oellm_autoexp.cli.steps import session_steps
+from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.engine import loop
+from oellm_autoexp.engine.worker import Worker
+from oellm_autoexp.sbatch.log_paths import resolve_log_path
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.session import session
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import session_path
+from oellm_autoexp.storage.files import create_atomic
 
 _WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.truncate", "os.utime"}
 
 
-class KeptJobs(FakeSlurmClient):
+class KeptJobs(FakeScheduler):
     """A scheduler whose jobs are files: `<number>.json` is a submission, `<number>.state` what became of the job."""
 
     def __init__(self, folder: Path) -> None:
@@ -135,8 +136,8 @@ def monitor(home: Path, manifest_path: Path, *, journal: bool, budget: int | Non
         session._SNAPSHOT_ALWAYS_BELOW = 0
     if budget is not None:
         loop._LOG_BYTES_PER_CYCLE = budget
-    manifest = steps.load_manifest(manifest_path)
-    with steps.session(manifest, manifest_path, KeptJobs(home / "jobs")) as watch:
+    manifest = session_steps.load_manifest(manifest_path)
+    with session_steps.session(manifest, manifest_path, KeptJobs(home / "jobs")) as watch:
         while True:
             watch.cycle()
             if watch.session.finished:
@@ -146,7 +147,7 @@ def monitor(home: Path, manifest_path: Path, *, journal: bool, budget: int | Non
 
 def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
     """Carry out what is in the queue, until there is a file `over` and the queue is empty."""
-    manifest = steps.load_manifest(manifest_path)
+    manifest = session_steps.load_manifest(manifest_path)
     queue = Queue(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
     errors: list[AutoexpError] = []
     while True:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 
 STATE = Path("outputs", "monitoring_state")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.monitor.detached import Wishes
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.engine.detached import Wishes
 from tests.flow.conftest import QUICK, User, until
 
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]", "--plan-id", "one")

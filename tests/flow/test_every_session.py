@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli import app, every_session
-from oellm_autoexp.errors import Problem, StateError
-from oellm_autoexp.monitor.loop import Monitor
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.cli.steps import app, every_session
+from oellm_autoexp.core.errors import Problem, StateError
+from oellm_autoexp.engine.loop import Monitor
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, User, until
 
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.model import JobSpec
-from oellm_autoexp.workflow.likely_mistakes import notes
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.planning.checks.likely_mistakes import notes
 from tests.flow.conftest import User
 from tests.flow.test_what_is_shown import SPEC
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.cli import monitor_autoexp, plan_autoexp
-from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User
 from tests.flow.single import command, on_crash, planned
 

@@ -25,11 +25,11 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.queue import Queue, QueueEntry
-from oellm_autoexp.monitor.record import RecordFile, Result
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.session.event_log import RecordFile, Result
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.queue import Queue, QueueEntry
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 from tests.flow.monitoring_faults_programs import KeptJobs
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.monitor.session import Session
+from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User, until
 from tests.flow.single import command, on_crash, planned
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli import backoff
 from oellm_autoexp.cli.main import main
-from oellm_autoexp.scheduler import fake
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.cli.steps import backoff
+from oellm_autoexp.schedulers import fake
+from oellm_autoexp.schedulers.fake import FakeScheduler
 from tests.flow.conftest import User
 
 JOBS = 4
@@ -23,9 +23,9 @@ COMMON = ("project=default", "slurm=fake")
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, FakeSlurmClient]:
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, FakeScheduler]:
     """A plan's manifest, and the scheduler that all submissions go to; pauses pass at once."""
-    scheduler = FakeSlurmClient()
+    scheduler = FakeScheduler()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "outputs"))
     monkeypatch.setattr(fake, "FakeSlurmClient", lambda *_, **__: scheduler)
@@ -58,7 +58,7 @@ def failing(first: int, times: int, code: int, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("first", range(1, 40, 4))
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE])
 def test_a_moment_without_writes_costs_a_submission_a_moment_and_a_word(
-    first: int, code: int, planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    first: int, code: int, planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned
     with monkeypatch.context() as patched:
@@ -72,7 +72,7 @@ def test_a_moment_without_writes_costs_a_submission_a_moment_and_a_word(
 
 
 def test_a_disk_that_stays_full_is_told_and_the_next_submission_does_what_is_left(
-    planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned
     for first in (1, 8, 14, 20, 26):
@@ -92,7 +92,7 @@ def test_a_disk_that_stays_full_is_told_and_the_next_submission_does_what_is_lef
 @pytest.mark.parametrize("first", [2, 5, 9, 14, 20, 24])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_moment_without_writes_costs_a_plan_a_moment_and_a_word(
-    first: int, code: int, planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    first: int, code: int, planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     with monkeypatch.context() as patched:
         failing(first, 2, code, patched)
@@ -105,7 +105,7 @@ def test_a_moment_without_writes_costs_a_plan_a_moment_and_a_word(
 
 @pytest.mark.parametrize("command", ["submit", "status", "once"])
 def test_a_moment_without_reads_costs_a_command_a_moment_and_a_word(
-    command: str, planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    command: str, planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned
     words = {
@@ -133,7 +133,7 @@ def test_a_moment_without_reads_costs_a_command_a_moment_and_a_word(
 
 
 def test_what_does_not_pass_by_itself_is_told_at_once(
-    planned: tuple[str, FakeSlurmClient], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned
     failing(1, 10_000, errno.EACCES, monkeypatch)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.monitor.actions import RunCommandAction
-from oellm_autoexp.monitor.events import Event, event_id, queue_id
-from oellm_autoexp.monitor.queue import Queue, QueueEntry
-from oellm_autoexp.monitor.record import RecordFile, Result
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.workflow.manifest import load
+from oellm_autoexp.planning.manifest import load
+from oellm_autoexp.rules.actions import RunCommandAction
+from oellm_autoexp.rules.events import Event, event_id, queue_id
+from oellm_autoexp.session.event_log import RecordFile, Result
+from oellm_autoexp.session.queue import Queue, QueueEntry
+from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.storage.lock import process_started
 from tests.flow.conftest import User, until
 
 COUNT = 'printf "%s\\n" "$1" >> runs'

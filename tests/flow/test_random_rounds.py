@@ -47,7 +47,8 @@ sys.exit(main(sys.argv[2:]))
 """
 MONITOR = """
 import sys
-from oellm_autoexp.monitor import detect, loop
+from oellm_autoexp.decisions import detect
+from oellm_autoexp.engine import loop
 
 detect.VANISHED_AFTER_SECONDS, detect.BEGUN_VANISHED_AFTER_SECONDS, loop.GONE_AFTER_SECONDS = 15.0, 20.0, 8.0
 from oellm_autoexp.cli.main import main

@@ -24,7 +24,7 @@ import yaml
 
 from oellm_autoexp import start
 from oellm_autoexp.cli import plan_autoexp, run_autoexp, submit_autoexp
-from oellm_autoexp.slurm.script import array_script
+from oellm_autoexp.sbatch.script import array_script
 from tests.flow.conftest import User, until
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make users")
@@ -39,7 +39,7 @@ for package in (oellm_autoexp, rich):
         if not module.name.endswith(("__main__", "parser_check", ".start", "_win32_console", "_windows_renderer")):
             importlib.import_module(module.name)
 from oellm_autoexp.cli.main import main
-import oellm_autoexp.monitor.queue, oellm_autoexp.view.queue
+import oellm_autoexp.session.queue, oellm_autoexp.view.queue
 uid, group = int(sys.argv[1]), int(sys.argv[2])
 os.chdir(sys.argv[3])
 os.setgroups([group]); os.setgid(group); os.setuid(uid)
@@ -359,7 +359,7 @@ def test_a_pickle_of_another_user_is_not_loaded(shared: Shared, group: Group) ->
         'mkdir -m 777 "$1"; printf %s "$2" > "$1/7_0_submitted.pkl"; cp "$1"/7_0* "$1/7_submitted.pkl"', folder, pickle
     )
     environment = {**shared.user.environment, "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
-    words = [*start.words("oellm_autoexp.monitor.pickled"), str(folder)]
+    words = [*start.words("oellm_autoexp.engine.pickled"), str(folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode != 0
     assert f"belongs to {group.name}, not to you" in done.stderr

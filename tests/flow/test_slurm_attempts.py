@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 from tests.slurm.cluster import Cluster
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.model import Submission
-from oellm_autoexp.scheduler.slurm import SlurmClient
-from oellm_autoexp.slurm.directives import directives
-from oellm_autoexp.slurm.environment import OF_SRUN_ALONE, SRUN_INPUTS
-from oellm_autoexp.slurm.launch import Launcher
-from oellm_autoexp.slurm.script import render
+from oellm_autoexp.core.nouns import Submission
+from oellm_autoexp.sbatch.directives import directives
+from oellm_autoexp.sbatch.environment import OF_SRUN_ALONE, SRUN_INPUTS
+from oellm_autoexp.sbatch.launch import Launcher
+from oellm_autoexp.sbatch.script import render
+from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 from tests.flow.conftest import User, until
 
-TEMPLATE = (Path(__file__).resolve().parents[2] / "oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = (Path(__file__).resolve().parents[2] / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
 TASK = 'echo "$SLURM_PROCID/$SLURM_NTASKS A=$A cpus=$SLURM_CPUS_PER_TASK in $PWD"'
 DISTURBING = {
     **dict.fromkeys(("SLURM_EXPORT_ENV", "SRUN_EXPORT_ENV"), "NONE"),
@@ -73,7 +73,7 @@ def ended(folder: Path) -> bool:
 def test_no_variable_by_which_srun_can_be_told_otherwise_reaches_it_by_our_submission(
     slurm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = SlurmClient()
+    client = SlurmScheduler()
     for name in sorted(SRUN_INPUTS - {"SLURM_JOB_ID"}):
         with monkeypatch.context() as shell:
             shell.setenv(name, DISTURBING.get(name, "9"))
@@ -160,7 +160,7 @@ def test_what_a_job_prints_goes_to_its_log_and_not_through_a_link_that_another_u
     log = Path(job.log_path)
     log.symlink_to(precious)
     os.chown(log, 65534, 65534, follow_symlinks=False)
-    SlurmClient().submit(job)
+    SlurmScheduler().submit(job)
     until(lambda: ended(tmp_path / "jobs"), "the end of the job")
     assert precious.read_text() == "as it was"
     first, *rest = log.read_text().splitlines()

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.cli import steps
-from oellm_autoexp.monitor import detect, loop
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.cli.steps import session_steps
+from oellm_autoexp.decisions import detect
+from oellm_autoexp.engine import loop
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import slurm
 
@@ -263,7 +264,7 @@ def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_a
     made = slurm_user.run("run", *words, "--no-monitor")
     assert made.returncode == 0, made.stderr
     path = Path(slurm_user.outputs / "manifests" / "x.json")
-    with steps.session(steps.load_manifest(path), path) as monitor:
+    with session_steps.session(session_steps.load_manifest(path), path) as monitor:
 
         def job() -> TrackedJob:
             monitor.cycle()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.workflow import manifest as manifests
+from oellm_autoexp.planning import manifest as manifests
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 
 STATE = Path("outputs", "monitoring_state")

@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli import steps
-from oellm_autoexp.errors import LockedError, SchedulerError
-from oellm_autoexp.monitor.tracked import IN_QUEUE
+from oellm_autoexp.cli.steps import session_steps, watch_steps
+from oellm_autoexp.core.errors import LockedError, SchedulerError
+from oellm_autoexp.session.job_state import IN_QUEUE
 from tests.flow.conftest import User, until
 
 ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "30"))
@@ -93,9 +93,9 @@ class Lab:
 
     def go_on(self) -> dict[str, str]:
         """Submit what is left, as the command does; the ids of the jobs."""
-        manifest = steps.load_manifest(self.manifest)
-        with steps.session(manifest, self.manifest) as monitor:
-            steps.submit(monitor)
+        manifest = session_steps.load_manifest(self.manifest)
+        with session_steps.session(manifest, self.manifest) as monitor:
+            watch_steps.submit(monitor)
             assert {job.state for job in monitor.session.jobs.values()} <= IN_QUEUE
             return {job.name: job.scheduler_id for job in monitor.session.jobs.values()}
 
@@ -176,7 +176,7 @@ def persist(lab: Lab) -> None:
 def test_a_controller_that_hung_and_goes_on_has_each_job_once(lab: Lab, killed: bool) -> None:
     lab.cluster.freeze_controller()
     victim = lab.victim()
-    manifest = steps.load_manifest(lab.manifest)
+    manifest = session_steps.load_manifest(lab.manifest)
     journal = Path(manifest.monitoring_state_dir, f"{manifest.plan_id}.journal")
     try:
         # sbatch has connected, and waits for an answer
@@ -237,8 +237,8 @@ def test_of_two_submitters_at_once_one_is_told_of_the_other(lab: Lab) -> None:
 
 @pytest.mark.slurm
 def test_nobody_submits_beside_one_who_is_at_it(lab: Lab) -> None:
-    manifest = steps.load_manifest(lab.manifest)
-    with steps.session(manifest, lab.manifest):
+    manifest = session_steps.load_manifest(lab.manifest)
+    with session_steps.session(manifest, lab.manifest):
         with pytest.raises(LockedError):
             lab.go_on()
         beside = lab.victim()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from oellm_autoexp.cli.show_events import moment
-from oellm_autoexp.errors import CorruptError
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.record import RecordFile, Result
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import RUNNING, WAITING, TrackedJob
+from oellm_autoexp.cli.monitor.show_events import moment
+from oellm_autoexp.core.errors import CorruptError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.session.event_log import RecordFile, Result
+from oellm_autoexp.session.job_state import RUNNING, WAITING, TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.view.tables import live, live_all, session_table
 from tests.flow.conftest import User
 from tests.flow.terminal import at_terminal, plain

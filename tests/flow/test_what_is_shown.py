@@ -16,11 +16,11 @@ import yaml
 from rich.console import Console
 
 from oellm_autoexp.cli.main import main
-from oellm_autoexp.model import JobSpec, JobStatus
-from oellm_autoexp.monitor.facts import values
-from oellm_autoexp.monitor.session import Session, session_path
-from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.text import fill
+from oellm_autoexp.core.nouns import JobSpec, JobStatus
+from oellm_autoexp.core.text import fill
+from oellm_autoexp.decisions.template_values import values
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User

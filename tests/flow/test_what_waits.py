@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 from tests.flow.single import planned
 

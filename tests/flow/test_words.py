@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.monitor.session import Session, session_path
+from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, SCRIPTS, User
 
 CHECKOUT = SCRIPTS.parent

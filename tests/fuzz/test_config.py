@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError, Problem
-from oellm_autoexp.files import shipped
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.core.errors import AutoexpError, Problem
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.storage.files import shipped
 from tests.fuzz.driver import fuzz
 
 SECONDS = 20
 """Far above what any input takes, also on a busy machine, and far below what one without limits takes."""
 BYTES = 3 << 30
-TEMPLATE = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 AROUND = Circumstances(
     now=datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC),
     work_dir=Path("/somewhere"),

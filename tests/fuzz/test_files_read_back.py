@@ -24,19 +24,19 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.claims import Claim
 from oellm_autoexp.cli import run_autoexp
-from oellm_autoexp.errors import AutoexpError
-from oellm_autoexp.monitor import inbox
-from oellm_autoexp.monitor.detached import Detached
-from oellm_autoexp.monitor.pickled import load
-from oellm_autoexp.monitor.queue import Queue
-from oellm_autoexp.monitor.record import RecordFile
-from oellm_autoexp.monitor.session import Session, parent_of
-from oellm_autoexp.scheduler.spool import Spool
-from oellm_autoexp.workflow import manifest
-from oellm_autoexp.workflow.outputs import claim_outputs
-from oellm_autoexp.workflow.replan import replan
+from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.engine.detached import Detached
+from oellm_autoexp.engine.pickled import load
+from oellm_autoexp.planning import manifest
+from oellm_autoexp.planning.replan import replan
+from oellm_autoexp.schedulers.local.spool import Spool
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.event_log import RecordFile
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import Session, parent_of
+from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.submission.outputs import claim_outputs
 from tests.fuzz.driver import fuzz
 
 SECONDS = 5
@@ -98,8 +98,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for number in range(3):
             opened.put(opened.jobs["one"].model_copy(update={"reason": str(number)}))
             opened.journal()
-        asked = inbox.Asked(id="x", kind="restart", job="one", attempt=1, overrides={"a.b": 1}, at=time.time())
-        inbox.ask(made.session, asked)
+        asked = requests.Asked(id="x", kind="restart", job="one", attempt=1, overrides={"a.b": 1}, at=time.time())
+        requests.ask(made.session, asked)
         assert Claim(made.state / "one.lease").acquire() is None
         yield made
     finally:
@@ -262,7 +262,7 @@ READERS: dict[str, tuple[Callable[[Run], Path], Callable[[Run], object]]] = {
     "session": (lambda run: run.session, lambda run: (parent_of(run.session), Session.load(run.session).finished)),
     "journal": (lambda run: run.state / "one.journal", lambda run: Session.load(run.session)),
     "events": (lambda run: run.state / "one.events.jsonl", lambda run: list(RecordFile(run.session).entries())),
-    "request": (lambda run: run.state / "one.requests" / "x.json", lambda run: inbox.waiting(run.session)),
+    "request": (lambda run: run.state / "one.requests" / "x.json", lambda run: requests.waiting(run.session)),
     "queue entry": (lambda run: next((run.state / "one.actions").glob("*/*.json")), read_queue),
     "lease": (lambda run: run.state / "one.lease", lambda run: Claim(run.state / "one.lease").holder()),
     "manifest": (lambda run: run.manifest, lambda run: manifest.load(run.manifest)),

@@ -18,16 +18,18 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli.session_commands import _overrides
-from oellm_autoexp.config import expressions, overrides
-from oellm_autoexp.errors import AutoexpError, ConfigError
-from oellm_autoexp.logs import Cursor, pieces, read_added
-from oellm_autoexp.monitor import progress
-from oellm_autoexp.slurm import directives, limits, parse, resources, signals, times
-from oellm_autoexp.slurm import site as sites
-from oellm_autoexp.slurm.nodes import node_names
-from oellm_autoexp.slurm.site import Site
-from oellm_autoexp.text import fill
+from oellm_autoexp.cli.monitor.session_commands import _overrides
+from oellm_autoexp.config import overrides
+from oellm_autoexp.config.values import expressions
+from oellm_autoexp.core.errors import AutoexpError, ConfigError
+from oellm_autoexp.core.text import fill
+from oellm_autoexp.rules import progress
+from oellm_autoexp.sbatch import directives, known_options, resources, signals, times
+from oellm_autoexp.sbatch.nodes import node_names
+from oellm_autoexp.schedulers import site as sites
+from oellm_autoexp.schedulers.site import Site
+from oellm_autoexp.schedulers.slurm import parse
+from oellm_autoexp.storage.log_tail import Cursor, pieces, read_added
 from tests.fuzz.driver import fuzz
 
 ODD = ["", " ", "\n", "\r", "\0", "|", "@", ":", "-", "=", ",", "%", "#", "_", "[", "]", "/", ".", ";", '"', "'", "\\"]
@@ -237,7 +239,7 @@ def site(text: str) -> None:
     asked = {"time": text[:20], "nodes": text[-20:], "partition": ",".join(found.partitions), "account": text[:9]}
     for more in ({}, {"time": "9" * 5000}, {"nodes": "9" * 5000}, *({"qos": name} for name in found.qos)):
         sites.problems({**asked, **more}, found)
-    limits.option_problems(limits.options_in_help(text), limits.OPTIONS, "x")
+    known_options.option_problems(known_options.options_in_help(text), known_options.OPTIONS, "x")
 
 
 def head(text: str) -> None:

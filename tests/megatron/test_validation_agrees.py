@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.backends.base import Probe
-from oellm_autoexp.backends.make import make_backend
+from oellm_autoexp.backends.base import Job, Probe
 from oellm_autoexp.backends.megatron.arguments import Arguments
+from oellm_autoexp.backends.megatron.backend import MegatronBackend
 from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.schema import MegatronBackend
-from oellm_autoexp.errors import BackendError
-from oellm_autoexp.workflow.check import ask
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.config.schema import decode_section
+from oellm_autoexp.core.errors import BackendError
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.submission.check import ask
 from tests.megatron import parser
 from tests.megatron.parser import Parser
 from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case, offered
@@ -63,7 +63,7 @@ def test_megatron_takes_what_we_let_through(case: Case, megatron_parser: Parser)
 def planned(source: Source) -> Plan:
     now, variables = datetime(2026, 1, 31, tzinfo=UTC), {"DATA_DIR": "/data", "OUTPUT_DIR": "/out"}
     around = Circumstances(now, Path("/work"), "python3", variables, ("plan",), "me", "here", "00")
-    template = (ROOT / "oellm_autoexp/slurm/job.sbatch.template").read_text()
+    template = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
     return make_plan(load(source), around, read_template=lambda _: template)
 
 
@@ -110,8 +110,8 @@ def probe(env: dict[str, str] | None = None, extra: str = "", **changes: Any) ->
         "env": env or {},
         "validate": "parser",
     }
-    slurm = {"client": {"class_name": "LocalClient"}}
-    made = make_backend(MegatronBackend.model_validate(section)).command({"slurm": slurm}).probe
+    slurm = decode_section("slurm", {"client": {"class_name": "LocalClient"}})
+    made = MegatronBackend.model_validate(section).command(Job({}, slurm)).probe
     assert made is not None
     return made
 

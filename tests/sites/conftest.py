@@ -12,17 +12,17 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import SlurmSection
-from oellm_autoexp.files import shipped
-from oellm_autoexp.slurm.site import Site as Allowed
-from oellm_autoexp.slurm.site import read
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.schedulers.site import Site as Allowed
+from oellm_autoexp.schedulers.site import read
+from oellm_autoexp.storage.files import shipped
 from tests.flow.conftest import User
 from tests.sites.laboratory import SITES, Site
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import user_name
 
-TEMPLATE = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 SiteCluster = tuple[Site, Cluster, Allowed]
 
 

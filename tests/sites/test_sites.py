@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.config.schema import LimitsSection, SiteSection
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.slurm.times import parse_time
-from oellm_autoexp.workflow.site_checks import declared
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.planning.checks.site_checks import declared
+from oellm_autoexp.sbatch.section import LimitsSection, SiteSection
+from oellm_autoexp.sbatch.times import parse_time
 from tests.sites.conftest import AtSite
 from tests.sites.expected import ROOT, SBATCH, SRUN, masks
 from tests.sites.laboratory import SITES, Site

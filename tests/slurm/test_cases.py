@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import SchedulerError, SubmitError
-from oellm_autoexp.model import NEVER_BEGAN, Submission
-from oellm_autoexp.monitor.detect import see_status
-from oellm_autoexp.monitor.tracked import FINAL, TrackedJob
-from oellm_autoexp.scheduler.slurm import SlurmClient
+from oellm_autoexp.core.errors import SchedulerError, SubmitError
+from oellm_autoexp.core.nouns import NEVER_BEGAN, Submission
+from oellm_autoexp.decisions.detect import see_status
+from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
+from oellm_autoexp.session.job_state import FINAL, TrackedJob
+from oellm_autoexp.storage.lock import process_started
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES
 from tests.slurm.machine import cgroups_usable, wait
@@ -63,8 +63,8 @@ class Lab:
         self.folder = folder
         here = ("env", *(f"{name}={value}" for name, value in cluster.environment().items()))
         sbatch, squeue, sacct, scancel = ((*here, command) for command in ("sbatch", "squeue", "sacct", "scancel"))
-        self.client = SlurmClient(sbatch, squeue, sacct, scancel)
-        self.accounts = SlurmClient(sbatch, SQUEUE_KNOWS_NOTHING, sacct, scancel)
+        self.client = SlurmScheduler(sbatch, squeue, sacct, scancel)
+        self.accounts = SlurmScheduler(sbatch, SQUEUE_KNOWS_NOTHING, sacct, scancel)
         self.ids: dict[str, str] = {}
 
     def submission(self, text: str, array: Sequence[int] = (), limit: int | None = None) -> Submission:
@@ -88,7 +88,7 @@ class Lab:
     def running(self, body: str) -> TrackedJob:
         return self.until(self.submit(body), "running")
 
-    def see(self, job: TrackedJob, client: SlurmClient | None = None) -> TrackedJob:
+    def see(self, job: TrackedJob, client: SlurmScheduler | None = None) -> TrackedJob:
         """The job after one more poll; no answer is no news."""
         try:
             answers = (client or self.client).poll({job.scheduler_id: job.token})
@@ -97,7 +97,7 @@ class Lab:
         return see_status(job, answers.get(job.scheduler_id), time.time())
 
     def until(
-        self, job: TrackedJob, state: str, reason: str | None = None, client: SlurmClient | None = None
+        self, job: TrackedJob, state: str, reason: str | None = None, client: SlurmScheduler | None = None
     ) -> TrackedJob:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (job := self.see(job, client)).state != state or reason not in (None, job.reason):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.workflow.batches import Ready, batches, submission
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.planning.batches import Ready, batches, submission
 
 
 def spec(index: int, group: str | None = None) -> JobSpec:

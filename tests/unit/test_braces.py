@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.braces import as_interpolations, literal
+from oellm_autoexp.config.values.braces import as_interpolations, literal
 
 
 def of(place: str) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp import claims
-from oellm_autoexp.claims import (
+from oellm_autoexp.core.errors import LockedError, StateError
+from oellm_autoexp.storage import lock
+from oellm_autoexp.storage.files import create_atomic
+from oellm_autoexp.storage.lock import (
     STALE_AFTER_SECONDS,
     UNREADABLE_AFTER_SECONDS,
     Claim,
@@ -24,8 +26,6 @@ from oellm_autoexp.claims import (
     claimed,
     process_started,
 )
-from oellm_autoexp.errors import LockedError, StateError
-from oellm_autoexp.files import create_atomic
 
 HERE = Machine.here()
 ELSEWHERE = replace(HERE, host="elsewhere")
@@ -54,7 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture(autouse=True)
 def forgetful() -> None:
-    claims._seen.clear()
+    lock._seen.clear()
 
 
 def two_hosts(path: Path, clock: Clock) -> tuple[Claim, Claim]:
@@ -136,7 +136,7 @@ def test_a_process_of_another_boot_or_container_with_the_same_host_name_is_not_j
 ) -> None:
     path = tmp_path / "claim"
     holder = Holder(machine.host, 4_000_000, f"{machine.boot}.5", "token", machine.pids)  # no such process here
-    path.write_bytes(claims._content(holder, 1, 60))
+    path.write_bytes(lock._content(holder, 1, 60))
     assert Claim(path, HERE, clock).acquire() == holder
     clock.pass_by(STALE_AFTER_SECONDS + 60 + 10, lambda: Claim(path, HERE, clock).holder())
     assert Claim(path, HERE, clock).acquire() is None
@@ -250,7 +250,7 @@ def test_who_is_interrupted_in_the_instant_of_taking_a_claim_leaves_none_behind(
         made(*words)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oellm_autoexp.claims.create_atomic", interrupted)
+    monkeypatch.setattr("oellm_autoexp.storage.lock.create_atomic", interrupted)
     with pytest.raises(KeyboardInterrupt), claimed(path, "session x"):
         pass
     assert not path.exists()

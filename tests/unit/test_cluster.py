@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.slurm.site import Association, Partition, Site
-from oellm_autoexp.workflow import cluster
-from oellm_autoexp.workflow.cluster import Answer
+from oellm_autoexp.schedulers.site import Association, Partition, Site
+from oellm_autoexp.schedulers.slurm import cluster
+from oellm_autoexp.schedulers.slurm.cluster import Answer
 
 FACTS = "time 1000\nhost n1\nmachine aarch64\nreads yes\nhas apptainer\nsubmits sbatch: Job 7 to start at now\n"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.backends.base import Command
-from oellm_autoexp.backends.command import CommandLine, flag
-from oellm_autoexp.config.schema import CommandBackend
-from oellm_autoexp.errors import BackendError
+from oellm_autoexp.backends.base import Command, Job
+from oellm_autoexp.backends.command import CommandBackend, flag
+from oellm_autoexp.core.errors import BackendError
+from oellm_autoexp.sbatch.section import SlurmOptions
 
 CONFIG: dict[str, Any] = {
     "backend": {"lr": 1e-4, "tags": ["a", "b"]},
@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
 
 def command(**section: Any) -> Command:
     backend = CommandBackend.model_validate({"class_name": "CommandBackend", **section})
-    return CommandLine(backend).command(CONFIG)
+    return backend.command(Job(CONFIG, SlurmOptions(client=None)))
 
 
 def refusals(**section: Any) -> list[tuple[str, str]]:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from oellm_autoexp.monitor.around import Around, Questions
-from oellm_autoexp.monitor.conditions import Condition
-from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
-from oellm_autoexp.world import Files
+from oellm_autoexp.decisions.condition_context import Around, Questions
+from oellm_autoexp.rules.conditions import Condition, ConditionField
+from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.storage.world import Files
 
-_ADAPTER: TypeAdapter[Condition] = TypeAdapter(Condition)
+_ADAPTER: TypeAdapter[ConditionField] = TypeAdapter(ConditionField)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ import pytest
 from pydantic import TypeAdapter
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.container.binds import Bind, beside
-from oellm_autoexp.container.kinds import Container, ContainerField, NoContainer
-from oellm_autoexp.container.ready import problems
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.containers.binds import Bind, beside
+from oellm_autoexp.containers.kinds import Container, ContainerField, NoContainer
+from oellm_autoexp.containers.ready import problems
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.storage.files import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 COMMAND = ("slurm=base", "backend.argv=[echo,ran]", "project.base_output_dir=/out", "container.image=/i.sif")
 SITES = ("lumi", "leonardo", "marenostrum", "juwels", "jupiter")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.container.definition import expand, fill, parse
-from oellm_autoexp.container.failures import Limits, explain
-from oellm_autoexp.container.packages import changed, constraints, local_places, locked, pins, pip_settings
-from oellm_autoexp.container.runtime import Runtime, parse_version
-from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.containers.building.definition import expand, fill, parse
+from oellm_autoexp.containers.building.packages import changed, constraints, local_places, locked, pins, pip_settings
+from oellm_autoexp.containers.failures import Limits, explain
+from oellm_autoexp.containers.runtime import Runtime, parse_version
+from oellm_autoexp.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 APPTAINER = Runtime("/usr/bin/apptainer", "apptainer", (1, 4, 5))
@@ -139,7 +139,7 @@ def test_the_program_that_looks_into_images_tells_what_this_python_has() -> None
     from pathlib import Path
 
     import oellm_autoexp
-    from oellm_autoexp.container import inside
+    from oellm_autoexp.containers import inside
 
     program = Path(inside.__file__).read_text()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from oellm_autoexp.monitor.conditions import CommandCondition, Condition, FileExistsCondition
-from oellm_autoexp.monitor.decide import USUAL_WAIT_SECONDS, Step, decide
+from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, Step, decide
+from oellm_autoexp.rules.conditions import CommandCondition, Condition, FileExistsCondition
 from tests.unit.test_conditions import Seen
 
 

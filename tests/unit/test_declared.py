@@ -10,12 +10,12 @@ import pytest
 
 from oellm_autoexp.config.declared import Declared, declared
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError, ConfigError
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.core.errors import AutoexpError, ConfigError
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = (ROOT / "oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
 HEADER = "# @package _global_\n"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.logs import Cursor
-from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor.detect import VANISHED_AFTER_SECONDS, conclude, revised, see_log, see_status
-from oellm_autoexp.monitor.tracked import FINAL, TrackedJob, by_id
-from oellm_autoexp.scheduler.base import ENDED, RUNNING, UNKNOWN
+from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.decisions.detect import VANISHED_AFTER_SECONDS, conclude, revised, see_log, see_status
+from oellm_autoexp.schedulers.base import ENDED, RUNNING, UNKNOWN
+from oellm_autoexp.session.job_state import FINAL, TrackedJob, by_id
+from oellm_autoexp.storage.log_tail import Cursor
 
 JOB = TrackedJob(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
 

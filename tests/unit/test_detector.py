@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.logs import Cursor
-from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor import patterns
-from oellm_autoexp.monitor.detect import Detector, see_status
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.rules import Rules
-from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
+from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.decisions.detect import Detector, see_status
+from oellm_autoexp.rules import patterns
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.storage.log_tail import Cursor
 
 JOB = TrackedJob(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
 LOG = {"class_name": "LogAction", "message": "x"}

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.monitor.actions import Launch, LaunchPlan, Tell
-from oellm_autoexp.monitor.errands import launch
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.engine.errands import launch
+from oellm_autoexp.rules.actions import Launch, LaunchPlan, Tell
 from tests.unit.test_queue import make_event, make_manifest
 
 HOSTILE = ["$(touch pwned)", "; touch pwned", "{x.__class__}", "a\nb", "'\"\\`", "--yes", "äö€"]

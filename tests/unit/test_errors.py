@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oellm_autoexp.errors import Collector, Problem, of_each_kind
+from oellm_autoexp.core.errors import Collector, Problem, of_each_kind
 
 
 def many(where: str = "f:1") -> list[Problem]:

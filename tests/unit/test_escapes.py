@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from oellm_autoexp.config.interpolation import Resolution
+from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.source import normalise
-from oellm_autoexp.errors import AutoexpError, ConfigError
-from oellm_autoexp.workflow.plan import job_config
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.config.values.interpolation import Resolution
+from oellm_autoexp.core.errors import AutoexpError, ConfigError
+from oellm_autoexp.planning.plan import job_config
+from oellm_autoexp.planning.resolving.provenance import Circumstances
 
 VALUES = {"a": 10, "b": "x y", "c": {"d": "\\"}}
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import Problem, SweepError
+from oellm_autoexp.core.errors import Problem, SweepError
 from oellm_autoexp.sweep.axes import bracket_problems
 from oellm_autoexp.sweep.expander import MOST_POINTS, Filter, Point, Points, add, expand, multiply
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.expressions import evaluate
-from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.config.values.expressions import evaluate
+from oellm_autoexp.core.errors import ConfigError
 
 
 def refusal(text: str, names: dict[str, Any] | None = None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from oellm_autoexp.model import JobSpec
-from oellm_autoexp.monitor.events import Event, event_id, queue_id
-from oellm_autoexp.monitor.facts import JOB_KEYS, values
-from oellm_autoexp.monitor.progress import Progress
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.decisions.template_values import JOB_KEYS, values
+from oellm_autoexp.rules.events import Event, event_id, queue_id
+from oellm_autoexp.rules.progress import Progress
+from oellm_autoexp.session.job_state import TrackedJob
 
 SPEC = JobSpec(
     index=3,

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.errors import SubmitError
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.fake import FakeSlurmClient, Script
+from oellm_autoexp.core.errors import SubmitError
+from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.schedulers.fake import FakeScheduler, Script
 
 
 def submission(name: str, array: tuple[int, ...] = ()) -> Submission:
     return Submission(f"token of {name}", name, "/script", "/", "/log", array=array)
 
 
-def states(client: FakeSlurmClient, job: str, polls: int) -> list[str]:
+def states(client: FakeScheduler, job: str, polls: int) -> list[str]:
     return [client.poll(dict.fromkeys([job], ""))[job].scheduler_state for _ in range(polls)]
 
 
 def test_a_job_goes_through_its_states_one_per_poll_and_stays_in_the_last() -> None:
-    client = FakeSlurmClient()
+    client = FakeScheduler()
     job = client.submit(submission("a"))
     assert states(client, job, 5) == ["PENDING", "RUNNING", "COMPLETED", "COMPLETED", "COMPLETED"]
     assert client.poll(dict.fromkeys([job], ""))[job].exit_code == 0
@@ -30,7 +30,7 @@ def test_jobs_and_tasks_behave_each_in_its_own_way() -> None:
             return (JobStatus("RUNNING", nodes="n1"), JobStatus("FAILED", exit_code=7))
         return ("FAILED",) if task == 2 else None
 
-    client = FakeSlurmClient(("COMPLETED",), behave)
+    client = FakeScheduler(("COMPLETED",), behave)
     odd, plain = client.submit(submission("odd")), client.submit(submission("plain", array=(1, 2)))
     assert client.poll(dict.fromkeys([odd], "")) == {odd: JobStatus("RUNNING", nodes="n1")}
     answers = client.poll(dict.fromkeys([odd, f"{plain}_1", f"{plain}_2", plain, "99"], ""))
@@ -42,7 +42,7 @@ def test_jobs_and_tasks_behave_each_in_its_own_way() -> None:
 
 
 def test_a_refused_job_is_not_taken() -> None:
-    client = FakeSlurmClient(refuse=["b"])
+    client = FakeScheduler(refuse=["b"])
     client.submit(submission("a"))
     with pytest.raises(SubmitError, match="refused"):
         client.submit(submission("b"))
@@ -51,7 +51,7 @@ def test_a_refused_job_is_not_taken() -> None:
 
 
 def test_a_cancel_ends_what_was_last_seen_alive_whatever_the_script_has_next() -> None:
-    client = FakeSlurmClient(("RUNNING", "COMPLETED"))
+    client = FakeScheduler(("RUNNING", "COMPLETED"))
     unseen, running, ended, array = (client.submit(submission(name, (0, 1) * (name == "d"))) for name in "abcd")
     client.poll(dict.fromkeys([running], ""))
     states(client, ended, 2)

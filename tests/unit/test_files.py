@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.claims import Claim, Holder, claimed, is_running, process_started
-from oellm_autoexp.errors import ConfigError, CorruptError, LockedError, StateError
-from oellm_autoexp.files import create_atomic, link_atomic, read_json, writable_directory, write_atomic
-from oellm_autoexp.logs import Cursor, read_added
-from oellm_autoexp.trust import check_owner
+from oellm_autoexp.core.errors import ConfigError, CorruptError, LockedError, StateError
+from oellm_autoexp.storage.files import create_atomic, link_atomic, read_json, writable_directory, write_atomic
+from oellm_autoexp.storage.lock import Claim, Holder, claimed, is_running, process_started
+from oellm_autoexp.storage.log_tail import Cursor, read_added
+from oellm_autoexp.storage.trust import check_owner
 
 AS_ROOT = os.getuid() == 0
 
@@ -56,7 +56,7 @@ def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from oellm_autoexp.files import write_atomic
+from oellm_autoexp.storage.files import write_atomic
 print("ready", flush=True)
 while True:
     for letter in "ab":
@@ -276,7 +276,7 @@ def test_a_process_may_have_any_name(tmp_path: Path) -> None:
 CLAIM_IN_TURN = """
 import errno, os, random, signal, sys, time
 from pathlib import Path
-from oellm_autoexp.claims import Claim
+from oellm_autoexp.storage.lock import Claim
 
 def dawdling(call):
     def dawdle(*words):
@@ -329,7 +329,7 @@ def test_eight_processes_that_die_or_leave_hold_a_claim_one_at_a_time(tmp_path: 
 HOLD = """
 import sys, time
 from pathlib import Path
-from oellm_autoexp.claims import Claim
+from oellm_autoexp.storage.lock import Claim
 assert Claim(Path(sys.argv[1])).acquire() is None
 print("held", flush=True)
 time.sleep(100)
@@ -419,7 +419,7 @@ def test_a_forked_child_does_not_give_up_its_parents_claim(tmp_path: Path) -> No
     code = """
 import os, sys
 from pathlib import Path
-from oellm_autoexp.claims import Claim
+from oellm_autoexp.storage.lock import Claim
 claim = Claim(Path(sys.argv[1]))
 claim.acquire()
 child = os.fork()

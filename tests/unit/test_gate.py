@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.model import NEVER_BEGAN, JobSpec, JobStatus
-from oellm_autoexp.monitor.around import Questions
-from oellm_autoexp.monitor.gate import Gate, Verdict, cut_off, needs_monitor
-from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.world import Files
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
+from oellm_autoexp.decisions.condition_context import Questions
+from oellm_autoexp.decisions.gate import Gate, Verdict, cut_off, needs_monitor
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.storage.world import Files
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
 GLOB = {"class_name": "GlobExistsCondition", "pattern": "/c/iter_*", "min_count": 2}

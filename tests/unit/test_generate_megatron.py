@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.backends.megatron import render
-from oellm_autoexp.cli import generate_megatron_config, generate_megatron_dataclass
+from oellm_autoexp.cli.megatron import generate_megatron_config, generate_megatron_dataclass
 
 ROWS: list[dict[str, Any]] = [
     {"dest": "lr", "kind": "store", "flags": ["--lr"], "off": [], "type": "float", "nargs": None, "choices": None,
@@ -57,7 +57,7 @@ def test_what_this_program_needs_beside_torch_is_not_needed_for_the_class(tmp_pa
     options = ["--python", python_that(tmp_path, json.dumps(ROWS)), "--output", str(tmp_path), "--name", "v1"]
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        program = f"{bare}from oellm_autoexp.cli.{command} import main; sys.exit(main(sys.argv[1:]))"
+        program = f"{bare}from oellm_autoexp.cli.megatron.{command} import main; sys.exit(main(sys.argv[1:]))"
         return subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True)
 
     done = run("generate_megatron_dataclass")

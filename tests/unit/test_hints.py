@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp import commands
-from oellm_autoexp.cli import hints
-from oellm_autoexp.model import Manifest
+from oellm_autoexp.cli.steps import hints
+from oellm_autoexp.core import commands
+from oellm_autoexp.core.nouns import Manifest
 
 
 @pytest.fixture

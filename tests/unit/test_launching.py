@@ -16,13 +16,13 @@ import yaml
 from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
-from oellm_autoexp.errors import AutoexpError, ConfigError
-from oellm_autoexp.slurm import script
-from oellm_autoexp.slurm.directives import with_options
-from oellm_autoexp.slurm.launch import Launcher, is_launched_by_srun, srun_options
-from oellm_autoexp.slurm.log_paths import stream_files
-from oellm_autoexp.workflow.plan import Plan, job_config, make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.core.errors import AutoexpError, ConfigError
+from oellm_autoexp.planning.plan import Plan, job_config, make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.sbatch import script
+from oellm_autoexp.sbatch.directives import with_options
+from oellm_autoexp.sbatch.launch import Launcher, is_launched_by_srun, srun_options
+from oellm_autoexp.sbatch.log_paths import stream_files
 
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
 CLUSTER: dict[str, Any] = {

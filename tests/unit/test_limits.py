@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.slurm.limits import (
+from oellm_autoexp.sbatch.known_options import (
     OPTIONS,
     SRUN_OPTIONS,
     option_problems,

@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.config_file import read_config
+from oellm_autoexp.config.hydra.config_file import read_config
 from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.core.errors import ConfigError, Problem
 
 Write = Callable[[Mapping[str, str]], Path]
 HEADER = "# @package _global_\n"

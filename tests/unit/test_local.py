@@ -23,13 +23,13 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import SchedulerError, SubmitError
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.base import ENDED
-from oellm_autoexp.scheduler.local import LocalClient
-from oellm_autoexp.scheduler.spool import Run, Spool, nobody
-from oellm_autoexp.text import digest
+from oellm_autoexp.core.errors import SchedulerError, SubmitError
+from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.core.text import digest
+from oellm_autoexp.schedulers.base import ENDED
+from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
+from oellm_autoexp.schedulers.local.spool import Run, Spool, nobody
+from oellm_autoexp.storage.lock import process_started
 
 PATIENCE_SECONDS = 180
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,9 +52,9 @@ class Bench:
         self.client = self.another()
         self._count = 0
 
-    def another(self, slots: int = 2, grace: float = 30) -> LocalClient:
+    def another(self, slots: int = 2, grace: float = 30) -> LocalScheduler:
         """One more client of the same spool, as another process would have."""
-        return LocalClient(self.spool, slots, grace)
+        return LocalScheduler(self.spool, slots, grace)
 
     def submission(self, body: str, **more: Any) -> Submission:
         self._count += 1
@@ -66,13 +66,13 @@ class Bench:
     def submit(self, body: str, **more: Any) -> str:
         return self.client.submit(self.submission(body, **more))
 
-    def status(self, job: str, client: LocalClient | None = None) -> JobStatus:
+    def status(self, job: str, client: LocalScheduler | None = None) -> JobStatus:
         return (client or self.client).poll(dict.fromkeys([job], ""))[job]
 
     def state(self, job: str) -> str:
         return self.status(job).scheduler_state
 
-    def end(self, job: str, client: LocalClient | None = None) -> JobStatus:
+    def end(self, job: str, client: LocalScheduler | None = None) -> JobStatus:
         """The status of a job once it has ended."""
         until(f"the end of {job}", lambda: self.status(job, client).scheduler_state in ENDED)
         return self.status(job, client)
@@ -104,7 +104,7 @@ class Bench:
                 parent = int(path.with_name("stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-            if b"oellm_autoexp.scheduler.local_worker" in words and os.fsencode(self.spool) in words:
+            if b"oellm_autoexp.schedulers.local.worker" in words and os.fsencode(self.spool) in words:
                 found[int(path.parent.name)] = parent
         return found
 
@@ -159,11 +159,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 SUBMIT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from oellm_autoexp.model import Submission
-from oellm_autoexp.scheduler.local import LocalClient
+from oellm_autoexp.core.nouns import Submission
+from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 folder = sys.argv[1]
 submission = Submission("token", "name", sys.argv[2], folder, folder + "/logs/%j.log")
-LocalClient(Path(folder, "spool"), 1).submit(submission)
+LocalScheduler(Path(folder, "spool"), 1).submit(submission)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -298,10 +298,10 @@ def test_no_more_jobs_run_at_once_than_there_are_slots_and_all_slots_are_used(be
 SUBMIT_MANY = """
 import sys
 from pathlib import Path
-from oellm_autoexp.model import Submission
-from oellm_autoexp.scheduler.local import LocalClient
+from oellm_autoexp.core.nouns import Submission
+from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 folder, script, number = sys.argv[1:]
-client = LocalClient(Path(folder, "spool"), 2)
+client = LocalScheduler(Path(folder, "spool"), 2)
 for count in range(50):
     submission = Submission(f"{number}-{count}", "name", script, folder, "/dev/null")
     print(client.submit(submission))
@@ -343,7 +343,7 @@ def test_a_job_that_is_submitted_as_the_last_worker_leaves_is_not_forgotten(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No poll helps here: after --no-monitor nobody polls."""
-    monkeypatch.setattr("oellm_autoexp.scheduler.local._WORKER_STAYS_SECONDS", 0.1)
+    monkeypatch.setattr("oellm_autoexp.schedulers.local.scheduler._WORKER_STAYS_SECONDS", 0.1)
     log = bench.folder / "log"
     log.touch()
     for count in range(1, 9):
@@ -652,7 +652,7 @@ import errno, os, runpy
 def refuse(*_):
     raise PermissionError(errno.EPERM, "Operation not permitted")
 os.link = refuse
-runpy.run_module("oellm_autoexp.scheduler.local_worker", run_name="__main__")
+runpy.run_module("oellm_autoexp.schedulers.local.worker", run_name="__main__")
 """
 
 
@@ -702,7 +702,7 @@ def test_a_spool_that_can_not_be_written_refuses(tmp_path: Path) -> None:
     (tmp_path / "spool").touch()
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
-    client = LocalClient(tmp_path / "spool", 1)
+    client = LocalScheduler(tmp_path / "spool", 1)
     with pytest.raises(SubmitError, match="stands where a folder is to be made"):
         client.submit(Submission("token", "name", str(script), str(tmp_path), "/dev/null"))
     asks: list[Callable[[], object]] = [

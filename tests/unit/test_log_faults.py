@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.logs import read_added
-from oellm_autoexp.monitor.detect import Detector, see_log
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.rules import Rules
-from oellm_autoexp.monitor.tracked import TrackedJob
+from oellm_autoexp.decisions.detect import Detector, see_log
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.storage.log_tail import read_added
 
 SEEDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "50")) * 4
 MOST_BYTES = 1 << 20

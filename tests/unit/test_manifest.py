@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError, ConfigError, StateError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.monitor.session import session_path
-from oellm_autoexp.workflow import manifest as manifests
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.plan_checks import check_plan_id
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, StateError
+from oellm_autoexp.planning import manifest as manifests
+from oellm_autoexp.planning.checks.plan_checks import check_plan_id
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.session.session import session_path
+from oellm_autoexp.storage.files import shipped
 
 WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir"}
 Planner = Callable[..., Plan]
@@ -37,7 +37,7 @@ def planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
         return make_plan(
             load(Source("autoexp", (), ("project=default", *overrides))),
             gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
             plan_id=plan_id,
         )
 

@@ -9,7 +9,7 @@ import pytest
 
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.generated.core_v0_19_0 import MegatronConfig
-from oellm_autoexp.errors import BackendError
+from oellm_autoexp.core.errors import BackendError
 
 TABLE = Arguments.of()
 

@@ -13,18 +13,17 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.backends.base import Command
-from oellm_autoexp.backends.make import make_backend
-from oellm_autoexp.backends.megatron.backend import PARSER
+from oellm_autoexp.backends.base import Command, Job
+from oellm_autoexp.backends.megatron.backend import PARSER, MegatronBackend
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.schema import MegatronBackend, decode_section
-from oellm_autoexp.errors import AutoexpError, BackendError, ConfigError, Problem
-from oellm_autoexp.redaction import is_secret, redact_words
-from oellm_autoexp.slurm import directives, script
-from oellm_autoexp.slurm.launch import Launcher
-from oellm_autoexp.workflow.check import absent, ask
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.config.schema import decode_section
+from oellm_autoexp.core.errors import AutoexpError, BackendError, ConfigError, Problem
+from oellm_autoexp.core.redaction import is_secret, redact_words
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.sbatch import directives, script
+from oellm_autoexp.sbatch.launch import Launcher
+from oellm_autoexp.submission.check import absent, ask
 from tests.megatron.validation_cases import BASE
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/megatron"
@@ -51,7 +50,7 @@ HERE: dict[str, Any] = {
 def command(slurm: dict[str, Any] = ON_SLURM, megatron: dict[str, Any] | None = None, **section: Any) -> Command:
     values = {**BASE, **(megatron or {})}
     words = {"class_name": "MegatronBackend", "script": "/m/pretrain_gpt.py", "megatron": values, **section}
-    return make_backend(MegatronBackend.model_validate(words)).command({"slurm": slurm})
+    return MegatronBackend.model_validate(words).command(Job({}, decode_section("slurm", slurm)))
 
 
 def refusals(slurm: dict[str, Any] = ON_SLURM, megatron: dict[str, Any] | None = None, **section: Any) -> list[Problem]:

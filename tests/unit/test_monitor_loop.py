@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import CorruptError, Problem, SchedulerError, UnwritableError
-from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
-from oellm_autoexp.monitor import inbox
-from oellm_autoexp.monitor.loop import rest
-from oellm_autoexp.monitor.marks import Kind
-from oellm_autoexp.monitor.queue import Queue
-from oellm_autoexp.monitor.record import RecordFile
-from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
+from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
+from oellm_autoexp.engine.loop import rest
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.event_log import RecordFile
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.status_files import Kind
 from tests.unit.test_reactions import (
     CRASH,
     FOREVER,
@@ -350,7 +350,7 @@ def test_the_command_of_a_job_that_is_cancelled_meanwhile_is_awaited_no_more(tmp
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
     stage.cycle()
     assert stage.monitor.awaited
-    inbox.ask(stage.path, inbox.Asked(id="x", kind="cancel", job="a", attempt=0, at=0))
+    requests.ask(stage.path, requests.Asked(id="x", kind="cancel", job="a", attempt=0, at=0))
     see_through(stage)
     assert stage.a.state == "cancelled"
     stage.monitor.close()
@@ -521,7 +521,7 @@ def test_a_job_whose_id_a_newer_job_of_the_session_has_is_not_told_what_becomes_
 # --- dependencies of the scheduler ------------------------------------------------------------------------------------
 
 
-class Chained(FakeSlurmClient):
+class Chained(FakeScheduler):
     """Ends what depends on a job that has failed, as SLURM does with --kill-on-invalid-dep."""
 
     native_dependencies = True

@@ -22,11 +22,11 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from oellm_autoexp.config.defaults import with_defaults
-from oellm_autoexp.config.interpolation import MISSING, where
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.overlay import OPEN_SECTIONS, Laid, Overlay
-from oellm_autoexp.config.resolvers import make_resolvers
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.config.values.interpolation import MISSING, where
+from oellm_autoexp.config.values.overlay import OPEN_SECTIONS, Laid, Overlay
+from oellm_autoexp.config.values.resolvers import make_resolvers
+from oellm_autoexp.core.errors import ConfigError, Problem
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 RESOLVERS = make_resolvers(

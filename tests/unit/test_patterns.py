@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.monitor import patterns, time_limit
-from oellm_autoexp.monitor.patterns import Pattern, advice, group_names, scan
+from oellm_autoexp.rules import patterns, time_limit
+from oellm_autoexp.rules.patterns import Pattern, advice, group_names, scan
 
 POOL = [
     "error",

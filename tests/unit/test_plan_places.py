@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import ConfigError, SweepError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.plan_places import place_of_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.core.errors import ConfigError, SweepError
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.plan_places import place_of_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.storage.files import shipped
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def planned(*overrides: str) -> Plan:
     return make_plan(
         load(Source("./exp.yaml", (), overrides)),
         gather([]),
-        read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+        read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
     )
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.slurm.modules import module_lines
-from oellm_autoexp.slurm.site import Site
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import Circumstances
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.sbatch.modules import module_lines
+from oellm_autoexp.schedulers.site import Site
+from oellm_autoexp.storage.files import shipped
 
-TEMPLATE = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 COMMAND = ("slurm=base", "backend.argv=[echo,ran]")
 MEGATRON = ("slurm=four_gpus", "backend=megatron", "backend.python=bash", "backend/megatron=130M")
 

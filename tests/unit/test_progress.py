@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.monitor.progress import Progress, read
+from oellm_autoexp.rules.progress import Progress, read
 
 # training.py: training_log; up to core_v0.14 its time had no fraction of a second
 _OLD = "[2025-03-01 10:00:00]"

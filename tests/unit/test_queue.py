@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import AutoexpError, ConfigError, CorruptError, LockedError, StateError
-from oellm_autoexp.model import JobSpec, Manifest
-from oellm_autoexp.monitor.actions import RunCommandAction
-from oellm_autoexp.monitor.events import Event, event_id, queue_id
-from oellm_autoexp.monitor.inbox import Asked, ask, waiting
-from oellm_autoexp.monitor.queue import Queue, QueueEntry, Sidecar
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, LockedError, StateError
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.rules.actions import RunCommandAction
+from oellm_autoexp.rules.events import Event, event_id, queue_id
+from oellm_autoexp.session.queue import Queue, QueueEntry, Sidecar
+from oellm_autoexp.session.requests import Asked, ask, waiting
 
 
 def make_event(name: str = "saved", number: int = 0, job: str = "a", **metadata: Any) -> Event:
@@ -161,7 +161,7 @@ def test_a_result_whose_worker_died_before_moving_it_is_moved_and_not_run_again(
 def test_an_entry_whose_worker_died_is_taken_again_and_says_so(queue: Queue, tmp_path: Path) -> None:
     entry = make_entry(tmp_path)
     queue.put(entry)
-    program = "import sys; from pathlib import Path; from oellm_autoexp.monitor.queue import Queue; import os, signal\n"
+    program = "import sys; from pathlib import Path; from oellm_autoexp.session.queue import Queue; import os, signal\n"
     program += "q = Queue(Path(sys.argv[1])); assert q.claim(q.entries()[0]); os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", program, str(queue.session_path)], check=False)
     assert queue.entries()[0].status == "running"

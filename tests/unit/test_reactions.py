@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.claims import Claim
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError
-from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
-from oellm_autoexp.monitor import inbox
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.loop import Monitor
-from oellm_autoexp.monitor.queue import Queue
-from oellm_autoexp.monitor.reactions import MOST_AT_ONCE
-from oellm_autoexp.monitor.record import RecordFile, Result
-from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.monitor.worker import Worker
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
-from oellm_autoexp.workflow.submit import Submitter
+from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
+from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.engine.executor import MOST_AT_ONCE
+from oellm_autoexp.engine.loop import Monitor
+from oellm_autoexp.engine.worker import Worker
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.event_log import RecordFile, Result
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.submission.submit import Submitter
 
 Life = tuple[Sequence[str | JobStatus], str]
 """An attempt: its states, one per look, and what its log holds from the beginning."""
@@ -46,7 +46,7 @@ class Stage:
         self.folder = folder
         self.lives = lives
         self.clock = 1000.0
-        self.slurm = FakeSlurmClient(behave=self._behave)
+        self.slurm = FakeScheduler(behave=self._behave)
         self.slurm.poll_interval_seconds = self.slurm.longest_poll_interval_seconds = 10.0
         specs = []
         for index, name in enumerate(lives):
@@ -305,11 +305,11 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     stage = Stage(tmp_path, on_state(restart(max_attempts=0)), {"a": [CRASH, GOOD]})
     stage.finish()
     assert stage.a.reason.startswith("given up")
-    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
     stage.cycle()
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"by hand": 1})
-    assert inbox.waiting(stage.path) == []
+    assert requests.waiting(stage.path) == []
 
 
 @pytest.mark.parametrize(("code", "state", "attempts"), [(0, "success", 1), (1, "crash", 2)])
@@ -319,13 +319,13 @@ def test_a_queued_restart_waits_for_the_command_that_says_whether_there_is_need(
     command = ["sh", "-c", f"sleep 0.3; exit {code}"]
     stage = Stage(tmp_path, {**on_state(), "termination_command": command}, {"a": [CRASH]})
     stage.until(lambda: stage.a.state == "crash")
-    asked = inbox.Asked(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
-    inbox.ask(stage.path, asked)
+    asked = requests.Asked(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
+    requests.ask(stage.path, asked)
     stage.cycle()
-    assert [request.id for _, request in inbox.waiting(stage.path)] == ["x"]
+    assert [request.id for _, request in requests.waiting(stage.path)] == ["x"]
     stage.monitor.close()
     stage.resumed()
-    stage.until(lambda: inbox.waiting(stage.path) == [])
+    stage.until(lambda: requests.waiting(stage.path) == [])
     stage.finish()
     assert (stage.a.state, stage.a.attempt) == (state, attempts)
 
@@ -335,9 +335,9 @@ def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: P
     for attempt in (1, 2):
         stage.until(lambda: stage.a.state == "crash")
         limits = {"max_attempts": None, "max_fruitless": 1}
-        inbox.ask(
+        requests.ask(
             stage.path,
-            inbox.Asked(id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0),
+            requests.Asked(id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0),
         )
         stage.cycle()
     assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
@@ -961,8 +961,8 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     stage.until(lambda: [pending.reason for pending in stage.a.pending][1:] == ["at work"])
     deadlines = [pending.deadline for pending in stage.a.pending]
     assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
-    asked = inbox.Asked(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
-    inbox.ask(stage.path, asked)
+    asked = requests.Asked(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
+    requests.ask(stage.path, asked)
     stage.cycle()
     assert [pending.reason for pending in stage.a.pending] == ["at work"]
     assert "a: LogAction of seen: given up: enough" in stage.heard
@@ -980,22 +980,22 @@ def test_a_rule_that_cancels_its_job_leaves_the_other_actions_waiting_and_a_pers
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), cancels), {"a": [lived("LINE x\n")]})
     stage.until(lambda: stage.states["a"] == "cancelled")
     assert [pending.reason for pending in stage.a.pending] == ["waits for FileExists: never"]
-    inbox.ask(stage.path, inbox.Asked(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
+    requests.ask(stage.path, requests.Asked(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
     stage.cycle()
     assert stage.monitor.session.finished
 
 
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
-    asked = inbox.Asked(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
-    folder = inbox.inbox_folder(stage.path)
+    asked = requests.Asked(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
+    folder = requests.inbox_folder(stage.path)
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))
     stage.finish()
     assert stage.states == {"a": "cancelled"}
 
 
-class Strict(FakeSlurmClient):
+class Strict(FakeScheduler):
     """Knows no partition `nosuch` when asked, and takes no script for one `secret`."""
 
     asked = 0

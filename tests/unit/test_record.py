@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.errors import CorruptError, StateError
-from oellm_autoexp.monitor.events import Event
-from oellm_autoexp.monitor.record import RecordFile, Result, Status
+from oellm_autoexp.core.errors import CorruptError, StateError
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.session.event_log import RecordFile, Result, Status
 
 
 def event(name: str, line: str = "") -> Event:

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oellm_autoexp.places import put_back, taken_out
-from oellm_autoexp.redaction import (
+from oellm_autoexp.core.places import put_back, taken_out
+from oellm_autoexp.core.redaction import (
     REDACTED,
     Redactor,
     is_secret,
@@ -22,7 +22,7 @@ from oellm_autoexp.redaction import (
     redact_text,
     redact_words,
 )
-from oellm_autoexp.text import shell
+from oellm_autoexp.core.text import shell
 from tests import secrets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,7 +290,7 @@ def test_messages_keep_what_they_say_of_a_variable() -> None:
     assert redact_message("HF_TOKEN: abc123") == f"HF_TOKEN: {REDACTED}"
 
 
-SCRIPTS = [*(ROOT / "tests/golden").rglob("*.*"), ROOT / "oellm_autoexp/slurm/job.sbatch.template"]
+SCRIPTS = [*(ROOT / "tests/golden").rglob("*.*"), ROOT / "oellm_autoexp/sbatch/job.sbatch.template"]
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)

@@ -13,16 +13,16 @@ import pytest
 import yaml
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError, CorruptError, StateError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.redaction import redact
-from oellm_autoexp.workflow import manifest as manifests
-from oellm_autoexp.workflow.manifest import PLAN_LINK
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather
-from oellm_autoexp.workflow.replan import replan
-from oellm_autoexp.workflow.side_file import record_file, side_file
+from oellm_autoexp.core.errors import AutoexpError, CorruptError, StateError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.redaction import redact
+from oellm_autoexp.planning import manifest as manifests
+from oellm_autoexp.planning.manifest import PLAN_LINK
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.replan import replan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.planning.side_file import record_file, side_file
+from oellm_autoexp.storage.files import shipped
 
 EXPERIMENTS = sorted(
     str(path.relative_to(shipped("config")).with_suffix("")) for path in shipped("config/experiments").rglob("*.yaml")
@@ -45,7 +45,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
         made = make_plan(
             load(Source(ref, (), overrides)),
             gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
             subset=subset,
         )
         return manifests.load(manifests.write(made))
@@ -403,7 +403,7 @@ def test_a_plan_made_in_an_image_keeps_the_images_own_files(tmp_path: Path, monk
     made = make_plan(
         load(Source("autoexp", (), ("project=default",))),
         around,
-        read_template=lambda _: shipped("oellm_autoexp/slurm/job.sbatch.template").read_text(),
+        read_template=lambda _: shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text(),
     )
     manifest = manifests.load(manifests.write(made))
     assert manifest.provenance["image"]["path"] == "/i.sif"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.config import loader
 from oellm_autoexp.config.loader import Composed, Source, load
-from oellm_autoexp.errors import ConfigError, Problem, SweepError
-from oellm_autoexp.model import Manifest
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import Circumstances, gather
-from oellm_autoexp.workflow.resolve import Jobs
+from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import Circumstances, gather
+from oellm_autoexp.planning.resolving.resolve import Jobs
 
 NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
 TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"

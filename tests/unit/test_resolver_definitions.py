@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from oellm_autoexp.config.overlay import Overlay
-from oellm_autoexp.config.resolvers import make_resolvers
+from oellm_autoexp.config.values.overlay import Overlay
+from oellm_autoexp.config.values.resolvers import make_resolvers
 
 HOW_MANY = 400
 NOW = datetime(2026, 1, 31, 23, 59, 58, tzinfo=UTC)

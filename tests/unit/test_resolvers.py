@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.overlay import Overlay
-from oellm_autoexp.config.resolvers import Resolver, make_resolvers, number
-from oellm_autoexp.errors import ConfigError
+from oellm_autoexp.config.values.overlay import Overlay
+from oellm_autoexp.config.values.resolvers import Resolver, make_resolvers, number
+from oellm_autoexp.core.errors import ConfigError
 
 NOW = datetime(2026, 1, 31, 23, 59, 58, tzinfo=UTC)
 RESOLVERS: Mapping[str, Resolver] = make_resolvers(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.logs import Cursor
-from oellm_autoexp.monitor.actions import Restart
-from oellm_autoexp.monitor.progress import Progress
-from oellm_autoexp.monitor.restarts import Kind, begun, planned, refusal
-from oellm_autoexp.monitor.tracked import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
+from oellm_autoexp.decisions.restarts import Kind, begun, planned, refusal
+from oellm_autoexp.rules.actions import Restart
+from oellm_autoexp.rules.progress import Progress
+from oellm_autoexp.session.job_state import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
+from oellm_autoexp.storage.log_tail import Cursor
 
 COMING = Restarting(attempt=2, cause="c")
 THREE = Restart("", None, 3, 0, {}, "")

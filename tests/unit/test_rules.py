@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from oellm_autoexp.config.schema import AutoexpConfig, decode
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.monitor.actions import EventAction, LogAction, RestartAction
-from oellm_autoexp.monitor.rules import STATES, LogEvent, MonitoringSection, Rules
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.rules.actions import EventAction, LogAction, RestartAction
+from oellm_autoexp.rules.rules import STATES, LogEvent, MonitoringSection, Rules
 
 PROJECT = dict.fromkeys(
     ("name", "base_output_dir", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"), "/x"

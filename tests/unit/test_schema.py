@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from oellm_autoexp.config.schema import AutoexpConfig, CommandBackend, decode, decode_parts
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.backends.command import CommandBackend
+from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_parts
+from oellm_autoexp.core.errors import ConfigError, Problem
 
 GOOD: dict[str, Any] = {
     "index": 3,

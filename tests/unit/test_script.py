@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.monitor import marks
-from oellm_autoexp.slurm import directives, launch, log_paths, resources, script, signals
-from oellm_autoexp.slurm.launch import Launcher
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.sbatch import directives, launch, log_paths, resources, script, signals
+from oellm_autoexp.sbatch.launch import Launcher
+from oellm_autoexp.session import status_files
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
@@ -202,7 +202,7 @@ def test_a_golden_file_runs_exactly_the_words_that_went_in(name: str, tmp_path: 
 def test_an_attempt_that_has_a_newer_one_in_its_place_does_not_run_again(
     tmp_path: Path, token: str, *, runs: bool
 ) -> None:
-    marks.replace(tmp_path / "marks", "17", token)
+    status_files.replace(tmp_path / "marks", "17", token)
     text = Case(("touch", str(tmp_path / "ran")), work_dir=str(tmp_path), launcher=()).text()
     environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "a.b.abcd1234"}
     result = subprocess.run(["/bin/bash", "-c", text], env=environment, cwd="/", capture_output=True, text=True)

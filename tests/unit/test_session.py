@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import ConfigError, CorruptError
-from oellm_autoexp.monitor import inbox
-from oellm_autoexp.monitor.events import Event, Pending
-from oellm_autoexp.monitor.progress import Progress, read
-from oellm_autoexp.monitor.session import Session, all_sessions, find_session
-from oellm_autoexp.monitor.tracked import Restarting, TrackedJob
-from oellm_autoexp.redaction import REDACTED
+from oellm_autoexp.core.errors import ConfigError, CorruptError
+from oellm_autoexp.core.redaction import REDACTED
+from oellm_autoexp.rules.events import Event, Pending
+from oellm_autoexp.rules.progress import Progress, read
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.session.session import Session, all_sessions, find_session
 
 
 @pytest.fixture
@@ -136,9 +136,9 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
     for name in "ab":
         change(session, name, "success")
     assert session.finished
-    inbox.ask(session.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(session.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
     assert not session.finished
-    (inbox.inbox_folder(session.path) / "x.json").write_text("{")
+    (requests.inbox_folder(session.path) / "x.json").write_text("{")
     assert session.finished
 
 

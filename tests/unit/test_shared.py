@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from oellm_autoexp.errors import Problem, SchedulerError
-from oellm_autoexp.model import JobStatus
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
-from oellm_autoexp.scheduler.shared import SharedScheduler
+from oellm_autoexp.core.errors import Problem, SchedulerError
+from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.schedulers.shared import SharedScheduler
 
 
-class Counting(FakeSlurmClient):
+class Counting(FakeScheduler):
     """Knows jobs 1 to 4, counts questions, and may be down."""
 
     def __init__(self) -> None:

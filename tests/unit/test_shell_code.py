@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.errors import AutoexpError
-from oellm_autoexp.files import shipped
-from oellm_autoexp.slurm import shell_code
-from oellm_autoexp.slurm.launch import LAUNCHER_VARIABLE
-from oellm_autoexp.workflow import manifest as manifests
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather
-from oellm_autoexp.workflow.replan import replan
+from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.planning import manifest as manifests
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.replan import replan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.sbatch import shell_code
+from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
+from oellm_autoexp.storage.files import shipped
 
 NAMES = "A", "B", "C", "D"
 SHOWING = ["bash", "-c", "for name in A B C D; do echo $name=$(printenv $name); done", "x"]
@@ -44,7 +44,7 @@ def planned(slurm: dict[str, Any], *overrides: str, argv: list[str] = SHOWING, *
     return make_plan(
         load(Source("mine.yaml", (), overrides)),
         gather([]),
-        read_template=lambda path: (path or shipped("oellm_autoexp/slurm/job.sbatch.template")).read_text(),
+        read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
     )
 
 
@@ -101,7 +101,7 @@ def test_code_of_a_group_that_the_sweep_chooses_is_that_of_its_jobs_alone(home: 
         "sweep": sweep,
     }
     (home / "mine.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    template = shipped("oellm_autoexp/slurm/job.sbatch.template").read_text()
+    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
     plan = make_plan(load(Source("mine.yaml", (home / "groups",))), gather([]), read_template=lambda _: template)
     assert [printed(script) for script in plan.scripts] == [{"A": "A"}, {"B": "B"}]
 

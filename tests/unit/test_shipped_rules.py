@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.monitor.actions import CancelAction, RestartAction
-from oellm_autoexp.monitor.patterns import Pattern, advice, scan
-from oellm_autoexp.monitor.rules import MonitoringSection
-from oellm_autoexp.workflow.watching import problems
+from oellm_autoexp.planning.checks.rule_checks import problems
+from oellm_autoexp.rules.actions import CancelAction, RestartAction
+from oellm_autoexp.rules.patterns import Pattern, advice, scan
+from oellm_autoexp.rules.rules import MonitoringSection
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config" / "monitoring").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import SweepError
+from oellm_autoexp.core.errors import SweepError
 from oellm_autoexp.sweep.expander import Point, expand
 from oellm_autoexp.sweep.siblings import Member, Siblings, order
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from oellm_autoexp.config.schema import SiteSection, SlurmSection
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.slurm.site import Site, associations, partitions, problems, qualities, read
-from oellm_autoexp.workflow.site_checks import declared, site_problems
+from oellm_autoexp.config.schema import SlurmSection
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.planning.checks.site_checks import declared, site_problems
+from oellm_autoexp.sbatch.section import SiteSection
+from oellm_autoexp.schedulers.site import Site, associations, partitions, problems, qualities, read
 
 SHOWN = """\
 PartitionName=debug AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=4 TRES=cpu=32

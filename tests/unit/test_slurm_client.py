@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import (
+from oellm_autoexp.core.errors import (
     InvalidSubmissionError,
     SchedulerError,
     SubmitError,
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Submission
-from oellm_autoexp.monitor.detect import conclude
-from oellm_autoexp.scheduler.base import UNKNOWN, job_name, outside_jobs
-from oellm_autoexp.scheduler.slurm import SlurmClient, ranges
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
+from oellm_autoexp.decisions.detect import conclude
+from oellm_autoexp.schedulers.base import UNKNOWN, job_name, outside_jobs
+from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler, ranges
+from oellm_autoexp.storage.lock import process_started
 from tests.slurm.cluster import Cluster
 
 PATIENCE_SECONDS = 60
@@ -51,9 +51,9 @@ class Commands:
         (self.folder / f"{name}.err").write_text(errors)
         self.write(name, f'cat "$0.out"; cat "$0.err" >&2; exit {code}')
 
-    def client(self, timeout: float = 60) -> SlurmClient:
+    def client(self, timeout: float = 60) -> SlurmScheduler:
         words = [[str(self.folder / name)] for name in ("sbatch", "squeue", "sacct", "scancel")]
-        return SlurmClient(words[0], words[1], words[2], words[3], timeout)
+        return SlurmScheduler(words[0], words[1], words[2], words[3], timeout)
 
     def calls(self) -> list[str]:
         return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
@@ -144,7 +144,7 @@ def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) 
 
 @pytest.mark.parametrize("folder", ["a b", "x;touch pwned", "$(id)", "it's", "a\nb"])
 def test_no_path_that_a_wrappers_shell_would_take_apart_is_handed_to_it(commands: Commands, folder: str) -> None:
-    client = SlurmClient(submit_cmd=("env", str(commands.folder / "sbatch")))
+    client = SlurmScheduler(submit_cmd=("env", str(commands.folder / "sbatch")))
     commands.says("sbatch", "7\n")
     hostile = commands.folder / folder
     hostile.mkdir()
@@ -381,7 +381,7 @@ def test_a_job_name_is_plain_and_ends_with_the_token(commands: Commands) -> None
 # --- a real SLURM -----------------------------------------------------------------------------------------------------
 
 
-def until_ended(client: SlurmClient, jobs: list[str], state: str) -> dict[str, JobStatus]:
+def until_ended(client: SlurmScheduler, jobs: list[str], state: str) -> dict[str, JobStatus]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         answers = dict(client.poll(dict.fromkeys(jobs, "")))
@@ -402,7 +402,7 @@ def test_an_unclear_submission_is_found_once_the_controller_answers_again(
     cluster = make_slurm_cluster(nodes=1, extra=("MessageTimeout=1",))
     for name, value in cluster.environment().items():
         monkeypatch.setenv(name, value)
-    client, submission = SlurmClient(), real(tmp_path, "true", "hung")
+    client, submission = SlurmScheduler(), real(tmp_path, "true", "hung")
     cluster.freeze_controller()
     for ask in (lambda: client.submit(submission), lambda: client.poll(dict.fromkeys(["1"], ""))):
         with pytest.raises(SchedulerError) as raised:
@@ -416,7 +416,7 @@ def test_an_unclear_submission_is_found_once_the_controller_answers_again(
 
 
 def test_exit_codes_are_exact_and_known_without_accounts(slurm_no_accounting: Cluster, tmp_path: Path) -> None:
-    client = SlurmClient()
+    client = SlurmScheduler()
     codes = {client.submit(real(tmp_path, f"exit {code}", f"exit{code}")): code for code in (7, 128, 130, 255)}
     killed = client.submit(real(tmp_path, "kill -9 $$", "killed"))
     answers = until_ended(client, [*codes, killed], "FAILED")
@@ -425,7 +425,7 @@ def test_exit_codes_are_exact_and_known_without_accounts(slurm_no_accounting: Cl
 
 
 def test_what_squeue_has_forgotten_sacct_tells(slurm: Cluster, tmp_path: Path) -> None:
-    client, forgetful = SlurmClient(), SlurmClient(squeue_cmd=("true",))
+    client, forgetful = SlurmScheduler(), SlurmScheduler(squeue_cmd=("true",))
     good, bad = (client.submit(real(tmp_path, f"exit {code}", f"exit{code}")) for code in (0, 7))
     until_ended(client, [good], "COMPLETED")
     held = real(tmp_path, "#SBATCH --hold\ntrue", "held", tuple(range(0, 900, 3)))
@@ -443,7 +443,7 @@ def test_what_squeue_has_forgotten_sacct_tells(slurm: Cluster, tmp_path: Path) -
 
 
 def test_without_the_accounts_daemon_only_old_jobs_are_unknown(slurm: Cluster, tmp_path: Path) -> None:
-    client = SlurmClient()
+    client = SlurmScheduler()
     job = client.submit(real(tmp_path, "true", "new"))
     until_ended(client, [job], "COMPLETED")
     slurm.stop_accounting()
@@ -462,7 +462,7 @@ def test_where_slurm_is_not_configured_nothing_was_submitted(
     for conf in ("/dev/null", None):
         monkeypatch.setenv("SLURM_CONF", conf) if conf else monkeypatch.delenv("SLURM_CONF")
         with pytest.raises(UnreachableError):
-            SlurmClient().submit(submission)
+            SlurmScheduler().submit(submission)
 
 
 def test_an_id_before_an_error_is_perhaps_a_job(commands: Commands) -> None:
@@ -500,7 +500,7 @@ NODE_FAIL = "5@NODE_FAIL@0@0@0@n[1-3]@NodeDown@+@@+@@\n6@RUNNING@0@0@0@n[1-3]@No
 UNKNOWN_FIELD = 'sacct: error: Invalid field requested: "FailedNode"\n'
 
 
-def failed_nodes(commands: Commands, client: SlurmClient | None = None) -> str:
+def failed_nodes(commands: Commands, client: SlurmScheduler | None = None) -> str:
     return (client or commands.client()).poll(dict.fromkeys(["5", "6"], ""))["5"].failed_nodes
 
 
@@ -602,7 +602,7 @@ def test_more_jobs_than_the_site_takes_are_refused_as_too_many(
         cluster.run("sacctmgr", "-i", "add", "account", "lab")
         cluster.run("sacctmgr", "-i", "add", "user", user, "account=lab")
         cluster.run("sacctmgr", "-i", "modify", "user", user, "set", "maxsubmitjobs=5")
-    client = SlurmClient()
+    client = SlurmScheduler()
     with pytest.raises(TooManyJobsError):
         client.submit(real(tmp_path, "#SBATCH --hold", "array", tuple(range(10))))
     client.submit(real(tmp_path, "#SBATCH --hold", "fits", tuple(range(4))))

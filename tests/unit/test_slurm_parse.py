@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import (
+from oellm_autoexp.core.errors import (
     InvalidSubmissionError,
     SchedulerError,
     SubmitError,
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.model import NEVER_BEGAN, JobStatus, Usage
-from oellm_autoexp.scheduler.base import ENDED, RUNNING
-from oellm_autoexp.slurm import parse
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Usage
+from oellm_autoexp.schedulers.base import ENDED, RUNNING
+from oellm_autoexp.schedulers.slurm import parse
 
 SQUEUE = """\
 1@COMPLETED@0@0@0@n1@None@+@autoexp:t1@+@name.t1@

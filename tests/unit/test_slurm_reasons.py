@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.slurm.reasons import explained
+from oellm_autoexp.schedulers.slurm.reasons import explained
 
 MEANINGS = {
     "Priority": "other jobs come first",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.errors import ConfigError
-from oellm_autoexp.slurm.times import format_time, parse_time
+from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.sbatch.times import format_time, parse_time
 
 
 @pytest.mark.parametrize(

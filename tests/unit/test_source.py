@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, grammar_parser
 from omegaconf.grammar_visitor import GrammarVisitor
 
-from oellm_autoexp.config.hydra_source import Search, unknown_config
-from oellm_autoexp.config.source import (
+from oellm_autoexp.config.hydra.hydra_source import Search, unknown_config
+from oellm_autoexp.config.hydra.source import (
     escaped,
     key_lines,
     normalise,
@@ -26,8 +26,8 @@ from oellm_autoexp.config.source import (
     shown,
     yaml_text,
 )
-from oellm_autoexp.config.written import as_written, is_marked, value_of
-from oellm_autoexp.errors import ConfigError, Problem
+from oellm_autoexp.config.values.written import as_written, is_marked, value_of
+from oellm_autoexp.core.errors import ConfigError, Problem
 
 
 def read(tmp_path: Path, text: str | bytes) -> Any:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.spelling import respelled, spelled
-from oellm_autoexp.errors import BackendError, ConfigError
-from oellm_autoexp.slurm import script
-from oellm_autoexp.workflow.plan import Plan, make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.core.errors import BackendError, ConfigError
+from oellm_autoexp.core.spelling import respelled, spelled
+from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.sbatch import script
 
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
 HEAD = "# @package _global_\ndefaults:\n  - override /backend: megatron\n"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.claims import UNREADABLE_AFTER_SECONDS, Claim
-from oellm_autoexp.errors import CorruptError
-from oellm_autoexp.model import JobStatus, Submission
-from oellm_autoexp.scheduler.local import LocalClient
-from oellm_autoexp.scheduler.spool import Job, Run, Spool, interpreter, nobody
-from oellm_autoexp.slurm.signals import Signal
+from oellm_autoexp.core.errors import CorruptError
+from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.sbatch.signals import Signal
+from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
+from oellm_autoexp.schedulers.local.spool import Job, Run, Spool, interpreter, nobody
+from oellm_autoexp.storage.lock import UNREADABLE_AFTER_SECONDS, Claim
 
 SOMEBODY = Run("elsewhere", 1, "x", 0.0, 0, 1, "x")
 
@@ -108,7 +108,7 @@ def test_what_was_decided_first_stays(spool: Spool) -> None:
 def test_polling_hundreds_of_waiting_jobs_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path)
     jobs = [spool.add(submission(), dict(os.environ)) for _ in range(400)]
-    client = LocalClient(tmp_path, slots=2)
+    client = LocalScheduler(tmp_path, slots=2)
     slots = [Claim(tmp_path / f"slot-{slot}") for slot in range(2)]
     assert [slot.acquire() for slot in slots] == [None, None]
     spool.begin(jobs[0], SOMEBODY)
@@ -144,7 +144,7 @@ def test_a_file_that_is_not_right_is_an_error_that_names_it(spool: Spool, kind: 
     path = spool.path("1", kind)
     path.write_bytes(content)
     with pytest.raises(CorruptError) as raised:
-        LocalClient(spool.directory).poll(dict.fromkeys(["1"], ""))
+        LocalScheduler(spool.directory).poll(dict.fromkeys(["1"], ""))
     assert str(path) in str(raised.value)
 
 
@@ -152,7 +152,7 @@ def test_a_submission_that_never_got_its_content_does_not_exist(spool: Spool) ->
     """What a writer leaves that dies on a file system without hard links."""
     spool.add(submission("first"), {})
     spool.path("2", "job").touch()
-    client = LocalClient(spool.directory)
+    client = LocalScheduler(spool.directory)
     assert client.find([submission("first"), submission("second")]) == {"first": "1"}
     assert client.poll(dict.fromkeys(["2"], "")) == {}
     assert spool.add(submission("second"), {}) == "3"
@@ -163,7 +163,7 @@ def test_a_job_whose_process_never_said_who_it_is_runs_for_a_moment_and_is_then_
     spool.add(submission(), {})
     path = spool.path("1", "run")
     path.touch()
-    client = LocalClient(spool.directory)
+    client = LocalScheduler(spool.directory)
     assert client.poll(dict.fromkeys(["1"], ""))["1"].scheduler_state == "RUNNING"
     past = time.time() - UNREADABLE_AFTER_SECONDS - 1
     os.utime(path, (past, past))
@@ -198,7 +198,7 @@ def test_an_environment_whose_submitter_died_before_it_made_the_job_goes_after_a
 
 
 def test_a_spool_that_is_not_there_holds_nothing(spool: Spool) -> None:
-    client = LocalClient(spool.directory)
+    client = LocalScheduler(spool.directory)
     assert client.poll(dict.fromkeys(["1"], "")) == {}
     assert client.find([submission()]) == {}
     client.cancel(dict.fromkeys(["1"], ""))
@@ -230,7 +230,7 @@ def test_a_folder_that_was_removed_and_filled_anew_has_no_job_of_before(tmp_path
     script = tmp_path / "job.sbatch"
     script.write_text("#!/bin/sh\n")
     old, new = (Submission(token, "a", str(script), str(tmp_path), "/log") for token in ("old", "new"))
-    client, folder = LocalClient(tmp_path / "spool", slots=1), Spool(tmp_path / "spool")
+    client, folder = LocalScheduler(tmp_path / "spool", slots=1), Spool(tmp_path / "spool")
     assert folder.add(old, {}) == "1"
     assert client._spool.job("1", "old") is not None
     shutil.rmtree(tmp_path / "spool")

@@ -61,7 +61,7 @@ def test_entries_of_the_search_path_that_mean_the_current_folder_are_left_out(
 
 
 def test_a_module_of_the_package_runs_with_its_arguments(tmp_path: Path) -> None:
-    words = [*start.words("oellm_autoexp.scheduler.local_worker"), str(tmp_path / "spool"), "0", "1", "0"]
+    words = [*start.words("oellm_autoexp.schedulers.local.worker"), str(tmp_path / "spool"), "0", "1", "0"]
     (tmp_path / "spool").mkdir(mode=0o700)
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

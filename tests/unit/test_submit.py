@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
-from oellm_autoexp.model import JobSpec, JobStatus, Manifest, Submission
-from oellm_autoexp.monitor.events import Deadline
-from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import TrackedJob
-from oellm_autoexp.scheduler.fake import FakeSlurmClient
-from oellm_autoexp.workflow.batches import Batch
-from oellm_autoexp.workflow.submit import Submitter
+from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
+from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.planning.batches import Batch
+from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.submission.submit import Submitter
 
 
-class Slurm(FakeSlurmClient):
+class Slurm(FakeScheduler):
     """Takes what it is given, unless `trouble` raises; what it lists is in `known`."""
 
     settle_seconds = 30.0

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from oellm_autoexp.config.loader import Composed, Source, load
-from oellm_autoexp.config.overlay import Overlay
-from oellm_autoexp.errors import ConfigError, SweepError
-from oellm_autoexp.model import Manifest
+from oellm_autoexp.config.values.overlay import Overlay
+from oellm_autoexp.core.errors import ConfigError, SweepError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.planning.resolving.resolve import Jobs
 from oellm_autoexp.sweep.expander import expand
 from oellm_autoexp.sweep.paths import over
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather
-from oellm_autoexp.workflow.resolve import Jobs
 from tests.sweeps import BASE, Made, set_in, sweeps, written
 
 TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"

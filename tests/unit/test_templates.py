@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.monitor.actions import EventAction, Launch, LogAction, RunCommandAction
-from oellm_autoexp.monitor.conditions import FileExistsCondition, GlobExistsCondition, LogPatternCondition
-from oellm_autoexp.monitor.templates import filled, keys_of, looked_up_keys, used_keys
+from oellm_autoexp.rules.actions import EventAction, Launch, LogAction, RunCommandAction
+from oellm_autoexp.rules.conditions import FileExistsCondition, GlobExistsCondition, LogPatternCondition
+from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
 
 HOSTILE = [
     "$(touch x)",

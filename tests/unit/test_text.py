@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.text import Raw, did_you_mean, dotted, fill, plural, scalar, shell
+from oellm_autoexp.core.text import Raw, did_you_mean, dotted, fill, plural, scalar, shell
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 

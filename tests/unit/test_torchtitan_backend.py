@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.backends.base import Command, Probe
-from oellm_autoexp.backends.make import make_backend
-from oellm_autoexp.backends.torchtitan.backend import PARSER
+from oellm_autoexp.backends.base import Command, Job, Probe
+from oellm_autoexp.backends.torchtitan.backend import PARSER, TorchtitanBackend
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.config.schema import TorchtitanBackend
-from oellm_autoexp.errors import BackendError, Problem
-from oellm_autoexp.slurm import script
-from oellm_autoexp.workflow.check import ask
-from oellm_autoexp.workflow.plan import make_plan
-from oellm_autoexp.workflow.provenance import gather
+from oellm_autoexp.config.schema import decode_section
+from oellm_autoexp.core.errors import BackendError, Problem
+from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.sbatch import script
+from oellm_autoexp.submission.check import ask
 
 ON_SLURM: dict[str, Any] = {
     "client": {"class_name": "SlurmClient"},
@@ -39,7 +38,7 @@ def command(torchtitan: dict[str, Any] | None = None, slurm: dict[str, Any] = ON
         "config": "llama3_8b",
         "torchtitan": torchtitan or {},
     }
-    return make_backend(TorchtitanBackend.model_validate({**words, **section})).command({"slurm": slurm})
+    return TorchtitanBackend.model_validate({**words, **section}).command(Job({}, decode_section("slurm", slurm)))
 
 
 def given(made: Command) -> list[str]:

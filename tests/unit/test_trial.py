@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.logs import pieces
-from oellm_autoexp.monitor.rules import Rules
-from oellm_autoexp.monitor.trial import Trial, explained, facts, try_rules
+from oellm_autoexp.decisions.trial import Trial, explained, facts, try_rules
+from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.storage.log_tail import pieces
 
 RULES = Rules.model_validate(
     {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp import trust
-from oellm_autoexp.errors import CorruptError, StateError
-from oellm_autoexp.text import digest
+from oellm_autoexp.core.errors import CorruptError, StateError
+from oellm_autoexp.core.text import digest
+from oellm_autoexp.storage import trust
 
 STRANGER = 54321
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of somebody else")

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.errors import InvalidSubmissionError, Problem, SchedulerError
-from oellm_autoexp.model import JobStatus
-from oellm_autoexp.monitor import inbox, worker
-from oellm_autoexp.monitor.actions import RestartAction
-from oellm_autoexp.monitor.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
-from oellm_autoexp.monitor.queue import Queue
-from oellm_autoexp.monitor.session import Session
-from oellm_autoexp.monitor.tracked import GONE_LOOKS, TrackedJob
-from oellm_autoexp.text import digest
+from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
+from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.core.text import digest
+from oellm_autoexp.decisions.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
+from oellm_autoexp.engine import worker
+from oellm_autoexp.rules.actions import RestartAction
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.job_state import GONE_LOOKS, TrackedJob
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import causes
 from tests.unit.test_reactions import (
@@ -155,7 +156,7 @@ def test_a_job_that_can_be_watched_again_is_read_on_from_where_it_was(
     running(stage)
     stage.write("a", "LINE 1\n")
     with monkeypatch.context() as patched:
-        patched.setattr("oellm_autoexp.monitor.loop.read_added", lambda *_, **__: 1 / 0)
+        patched.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
         stage.cycle(3)
     stage.cycle(2)
     assert (stage.a.problem, stage.heard.count("a: 1")) == ("", 1)
@@ -318,7 +319,7 @@ def test_a_session_of_an_older_version_has_a_clock_from_its_first_look_on(tmp_pa
 STOPPED = """
 import os, signal, sys, time
 from pathlib import Path
-from oellm_autoexp.monitor import loop
+from oellm_autoexp.engine import loop
 from tests.unit.test_reactions import LONG, Stage, lived, log, on_state
 folder = Path(sys.argv[1])
 rules = {**on_state(log("stalled"), state="stall"), "inactivity_threshold_seconds": 2.0, "startup_seconds": 2.0}
@@ -475,7 +476,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_vanished_gets_no_second_
     hidden = Hidden(stage, monkeypatch)
     hidden.ids.add("1")
     stage.until(lambda: stage.a.vanished)
-    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
     stage.until(lambda: stage.a.attempt == 2)
     assert set(hidden.calls[:-1]) == {"cancel 1"}
     assert hidden.calls[-1] == "submit"
@@ -546,7 +547,7 @@ def test_what_a_person_cancelled_is_not_begun_anew_but_by_hand(tmp_path: Path, r
     stage.cycle(5)
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("cancelled", 1, False)
     assert [result.message for result in stage.results] == ["no new attempt: it was cancelled by hand"]
-    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
     stage.until(lambda: stage.a.state == "success")
     assert stage.a.attempt == 2
 
@@ -597,7 +598,7 @@ def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> 
 def test_late_lines_that_can_not_be_read_keep_no_session_open(lagging: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     end(lagging, "CANCELLED")
     lagging.cycle()
-    monkeypatch.setattr("oellm_autoexp.monitor.loop.read_added", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
     lagging.finish(5)
     assert lagging.a.state == "cancelled"
 
@@ -701,7 +702,7 @@ def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(
     stage.cycle()
     if mode == "queue":
         (entry,) = Queue(stage.path).entries()
-        inbox.ask(stage.path, worker._asked(entry, RestartAction.model_validate(restart()).request()))  # type: ignore[arg-type]
+        requests.ask(stage.path, worker._asked(entry, RestartAction.model_validate(restart()).request()))  # type: ignore[arg-type]
     stage.until(lambda: stage.a.state in ("success", "crash"))
     assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
 
@@ -722,7 +723,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets
     stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), FOREVER]})
     stage.finish()
     stage.slurm._scripts["1"] = [*[again(1)] * 20, again(1, "COMPLETED")]
-    inbox.ask(stage.path, inbox.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
     stage.cycle()
     assert len(stage.slurm.submissions) == 1
     stage.finish()
@@ -772,7 +773,9 @@ def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
         return poll(jobs)
 
     monkeypatch.setattr(stage.slurm, "poll", noting)
-    inbox.ask(stage.path, inbox.Asked(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0))
+    requests.ask(
+        stage.path, requests.Asked(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0)
+    )
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.earlier) == ("success", 2, ())
     assert set(asked) == {"1"}
@@ -844,7 +847,7 @@ def test_a_job_whose_script_stays_another_one_ends_after_a_day_with_that_reason(
 
 
 def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oellm_autoexp.monitor.patterns.MATCH_SECONDS", 0.05)
+    monkeypatch.setattr("oellm_autoexp.rules.patterns.MATCH_SECONDS", 0.05)
     stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
     running(stage)
     stage.write("a", "a" * 60 + "!\n")
@@ -886,8 +889,8 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
     stage = Stage(tmp_path, {}, {"a": [(("FAILED",), "x\n"), GOOD]})
     stage.finish()
     for id_, overrides in (("odd", REFUSED), ("good", {})):
-        asked = inbox.Asked(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
-        inbox.ask(stage.path, asked)
+        asked = requests.Asked(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
+        requests.ask(stage.path, asked)
         stage.cycle()
         if id_ == "odd":
             assert any(cause.startswith("no new attempt: ") for cause in causes(stage.a))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.backends.make import sample_lines
-from oellm_autoexp.config.schema import CommandBackend, JobSection, MegatronBackend, TorchtitanBackend
-from oellm_autoexp.errors import ConfigError, Problem
-from oellm_autoexp.monitor import progress
-from oellm_autoexp.monitor.rules import MonitoringSection
-from oellm_autoexp.workflow.watching import (
+from oellm_autoexp.backends.command import CommandBackend
+from oellm_autoexp.backends.megatron.backend import MegatronBackend
+from oellm_autoexp.backends.torchtitan.backend import TorchtitanBackend
+from oellm_autoexp.config.schema import JobSection
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.planning.checks.rule_checks import (
     Decoder,
     job_problems,
     notes,
@@ -22,6 +22,8 @@ from oellm_autoexp.workflow.watching import (
     recorded,
     template_values,
 )
+from oellm_autoexp.rules import progress
+from oellm_autoexp.rules.rules import MonitoringSection
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = {"backend": {"megatron": {"lr": 0.1, "layers": [1, 2]}}, "slurm": {"sbatch": {"time": 60}}}
@@ -297,13 +299,13 @@ def test_a_rule_that_catches_the_wrong_word_of_a_known_line_is_noted_with_the_li
     ("section", "group"), [(MegatronBackend, "megatron"), (TorchtitanBackend, "torchtitan"), (CommandBackend, "")]
 )
 def test_sample_lines_are_such_as_progress_is_read_from(section: Any, group: str) -> None:
-    lines = sample_lines(section.model_construct())
+    lines = section.model_construct().sample_lines()
     assert bool(lines) == bool(group)
     seen = progress.read(progress.Progress(), "\n".join(lines).encode())
     assert (seen.iteration is not None) == bool(group)
     assert (seen.validation_loss is not None) == bool(group)
     own = CommandBackend.model_validate({"class_name": "CommandBackend", "prints": group or None})
-    assert sample_lines(own) == lines
+    assert own.sample_lines() == lines
 
 
 def test_no_shipped_rule_catches_a_wrong_word_of_the_program_it_is_for() -> None:
@@ -311,5 +313,5 @@ def test_no_shipped_rule_catches_a_wrong_word_of_the_program_it_is_for() -> None
     for file in sorted((ROOT / "config" / "monitoring").glob("megatron_*.yaml")):
         shipped = yaml.safe_load(file.read_text())
         kept = {key: value for key, value in shipped.items() if key in MonitoringSection.model_fields}
-        found = notes(MonitoringSection.model_validate(kept), sample_lines(backend))
+        found = notes(MonitoringSection.model_validate(kept), backend.sample_lines())
         assert not found, file.name

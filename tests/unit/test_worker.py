@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.errors import AutoexpError
-from oellm_autoexp.monitor import worker as worker_module
-from oellm_autoexp.monitor.actions import (
+from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.engine import worker as worker_module
+from oellm_autoexp.engine.worker import Worker
+from oellm_autoexp.rules.actions import (
     CancelAction,
     LogAction,
     NotifyAction,
@@ -28,9 +28,9 @@ from oellm_autoexp.monitor.actions import (
     RunAutoexpAction,
     RunCommandAction,
 )
-from oellm_autoexp.monitor.inbox import waiting
-from oellm_autoexp.monitor.queue import Process, Queue, QueueEntry
-from oellm_autoexp.monitor.worker import Worker
+from oellm_autoexp.session.queue import Process, Queue, QueueEntry
+from oellm_autoexp.session.requests import waiting
+from oellm_autoexp.storage.lock import process_started
 from tests.unit.test_errands import HOSTILE
 from tests.unit.test_queue import make_entry, make_manifest
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp import world
-from oellm_autoexp.claims import process_started
-from oellm_autoexp.world import Errand, Outcome, Question
+from oellm_autoexp.storage import world
+from oellm_autoexp.storage.lock import process_started
+from oellm_autoexp.storage.world import Errand, Outcome, Question
 
 
 def until(done: Callable[[], bool]) -> None:

@@ -18,8 +18,8 @@ from itertools import chain, compress, count
 from operator import is_not
 from typing import Any, Literal
 
-from oellm_autoexp.errors import BackendError, Problem
-from oellm_autoexp.text import did_you_mean, plural
+from oellm_autoexp.core.errors import BackendError, Problem
+from oellm_autoexp.core.text import did_you_mean, plural
 
 VERSION = "core_v0_19_0"
 """The version that the shipped configs are for."""

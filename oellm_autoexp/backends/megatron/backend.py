@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from oellm_autoexp.backends.base import Command, Note, Probe, places, shape
-from oellm_autoexp.backends.launch import Launch
+from pydantic import AfterValidator, Field
+
+from oellm_autoexp.backends.base import Command, Job, Note, Probe, places, shape
+from oellm_autoexp.backends.launch import Launch, LaunchedBackend
+from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.backends.megatron.versions import fitting
-from oellm_autoexp.config.schema import MegatronBackend, decode_section
-from oellm_autoexp.errors import BackendError, Problem, raise_all
+from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 
 PARSER = Path(__file__).with_name("parser_check.py")
 """The program that asks Megatron itself; it needs Megatron and nothing of this package."""
@@ -34,62 +37,79 @@ _PLACES = {
 """What Megatron writes to; a cache of the data (--data-cache-path) may be shared."""
 
 
-class MegatronCommand:
-    """A `MegatronBackend` section as a Backend."""
+_VERSION = re.compile(r"(?:(?:megatron[-_])?core[-_])?[vr]?(\d+)[._](\d+)(?:[._](\d+))?")
 
-    def __init__(self, section: MegatronBackend) -> None:
-        self._section = section
 
-    def command(self, config: Mapping[str, Any]) -> Command:
+def _of_megatron(version: str) -> str:
+    """`core_v0_14_0` for a version of Megatron-LM as its tags and packages spell it: `core_v0.14.0`, `0.14`."""
+    found = _VERSION.fullmatch(version)
+    return f"core_v{found[1]}_{found[2]}_{found[3] or 0}" if found else version
+
+
+class MegatronBackend(LaunchedBackend):
+    """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
+
+    class_name: Literal["MegatronBackend"]
+    version: Annotated[str, AfterValidator(_of_megatron)] = "core_v0_19_0"
+    """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
+    script: str
+    megatron: dict[str, Any] = {}
+    """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
+    checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")
+    """What a plan is checked by: rules restated here, Megatron itself as well, or neither."""
+
+    def sample_lines(self) -> tuple[str, ...]:
+        """See Backend.sample_lines."""
+        return PRINTED["megatron"]
+
+    def command(self, job: Job) -> Command:
         """See Backend.command. Raises BackendError: unknown arguments, wrong values, what Megatron would refuse."""
-        section = self._section
-        given = section.megatron.copy()
+        given = self.megatron.copy()
         given.pop("aux", None)
         try:
-            arguments = Arguments.of(section.version)
+            arguments = Arguments.of(self.version)
         except BackendError as error:
             raise BackendError(*(Problem(p.what, "$.backend.version", p.hint) for p in error.problems)) from None
-        values, lacking = fitting(section.version, given)
+        values, lacking = fitting(self.version, given)
         problems: list[Problem] = []
         words: list[str] = []
         try:
             words = arguments.argv(values, WHERE)
         except BackendError as error:
             problems += error.problems
-        launch = Launch(section, decode_section("slurm", config["slurm"]))
+        launch = Launch(self, job.slurm)
         problems += launch.problems
         environment = launch.environment()
         notes: tuple[Note, ...] = (*launch.notes, *lacking)
-        if section.checks != "none":
-            verdict = _judge(section.version).verdict(arguments.by_dest(values), launch.world, environment)
+        if self.checks != "none":
+            verdict = _judge(self.version).verdict(arguments.by_dest(values), launch.world, environment)
             problems += _beside(verdict.problems, problems)
             notes = (
                 *notes,
                 *verdict.notes,
-                *_signals(section),
-                *(_repeated(words, section.extra_args) if section.extra_args else ()),
+                *_signals(self),
+                *(_repeated(words, self.extra_args) if self.extra_args else ()),
             )
         raise_all(BackendError, problems)
-        probe = self._probe(words, launch.world, environment) if section.checks == "parser" else None
-        argv = launch.argv("megatron", [section.script, *words, *section.extra_args])
+        probe = self._probe(words, launch.world, environment) if self.checks == "parser" else None
+        argv = launch.argv("megatron", [self.script, *words, *self.extra_args])
         return Command(
             tuple(argv),
             launch.own_environment(),
             notes,
-            (section.script,),
-            version=section.version,
+            (self.script,),
+            version=self.version,
             probe=probe,
-            places=places((*words, *section.extra_args), _PLACES),
+            places=places((*words, *self.extra_args), _PLACES),
             programs=launch.programs,
         )
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
-        section = self._section
         return Probe(
-            program=(*section.python, str(PARSER), section.script),
+            program=(*self.python, str(PARSER), self.script),
             question={
                 "argv": list(words),
-                "extra": section.extra_args,
+                "extra": self.extra_args,
                 "world": world,
                 "environment": dict(environment),
             },
@@ -97,7 +117,7 @@ class MegatronCommand:
                 str(world),
                 *(f"{name}={value}" for name, value in sorted(environment.items())),
                 *shape(words, _FREE),
-                *shape(section.extra_args, _FREE),
+                *shape(self.extra_args, _FREE),
             ),
             where=WHERE,
             help="this asks Megatron itself: plan where backend.python can import torch and backend.script is "

@@ -7,7 +7,7 @@ this Python has. The Python needs torch, numpy and packaging. Exit code 3: somet
 says what to install.
 
 The table holds names, flags, actions, types, choices, defaults and groups. The same parser gives the same bytes on
-every version of Python. `oellm_autoexp.cli.generate_megatron` runs it.
+every version of Python. `oellm_autoexp.cli.megatron.generate_megatron` runs it.
 """
 
 from __future__ import annotations

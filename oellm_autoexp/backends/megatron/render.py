@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from oellm_autoexp.errors import BackendError, Problem
+from oellm_autoexp.core.errors import BackendError, Problem
 
 Rows = Sequence[Mapping[str, Any]]
 """What `backends/megatron/extract.py` writes."""

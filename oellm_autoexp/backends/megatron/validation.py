@@ -25,7 +25,7 @@ from oellm_autoexp.backends.megatron.checks.precision import precision
 from oellm_autoexp.backends.megatron.checks.recompute import recompute
 from oellm_autoexp.backends.megatron.checks.schedule import duration, learning_rate, weight_decay
 from oellm_autoexp.backends.megatron.checks.sizes import positive
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
 
 _CHECKS: tuple[Check, ...] = (
     positive,

@@ -6,13 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from oellm_autoexp.backends.base import Command, Probe, places, shape
-from oellm_autoexp.backends.launch import Launch
-from oellm_autoexp.config.schema import TorchtitanBackend, decode_section
-from oellm_autoexp.errors import BackendError, Problem, raise_all
-from oellm_autoexp.text import scalar
+from pydantic import Field
+
+from oellm_autoexp.backends.base import Command, Job, Probe, places, shape
+from oellm_autoexp.backends.launch import Launch, LaunchedBackend
+from oellm_autoexp.backends.log_lines import PRINTED
+from oellm_autoexp.core.errors import BackendError, Problem, raise_all
+from oellm_autoexp.core.text import scalar
 
 PARSER = Path(__file__).with_name("parser_check.py")
 """The program that asks torchtitan's own parser; it needs torchtitan and nothing of this package."""
@@ -21,28 +23,39 @@ _WHERE = "$.backend.torchtitan"
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 
-class Torchtitan:
-    """A `TorchtitanBackend` section as a Backend."""
+class TorchtitanBackend(LaunchedBackend):
+    """torchtitan: a config of its registry, and what is overridden in it (torchtitan/config/manager.py)."""
 
-    def __init__(self, section: TorchtitanBackend) -> None:
-        self._section = section
+    class_name: Literal["TorchtitanBackend"]
+    launch: Literal["srun", "torchrun"] = "torchrun"
+    module: str
+    """Whose configs: `llama3`, or a Python module of one's own."""
+    config: str
+    """The function of the module's config_registry that makes the config: `llama3_8b`."""
+    torchtitan: dict[str, Any] = {}
+    """What is overridden, by section and field; `aux` in it holds values of the user's own, which are not given."""
+    checks: Literal["parser", "none"] = Field(default="none", alias="validate")
+    """Whether a plan asks torchtitan's own parser. Its arguments depend on the config, so there is no table of them."""
 
-    def command(self, config: Mapping[str, Any]) -> Command:
+    def sample_lines(self) -> tuple[str, ...]:
+        """See Backend.sample_lines."""
+        return PRINTED["torchtitan"]
+
+    def command(self, job: Job) -> Command:
         """See Backend.command. Raises BackendError: what is no field's name or value, a launch that can't be."""
-        section = self._section
-        launch = Launch(section, decode_section("slurm", config["slurm"]))
+        launch = Launch(self, job.slurm)
         problems = list(launch.problems)
-        words = [f"--module={section.module}", f"--config={section.config}"]
-        overridden = {key: value for key, value in section.torchtitan.items() if key != "aux"}
+        words = [f"--module={self.module}", f"--config={self.config}"]
+        overridden = {key: value for key, value in self.torchtitan.items() if key != "aux"}
         words += _flags(overridden, (), problems)
         problems += [
-            Problem("this is set twice", f"{_WHERE}.{field}", "write it once, as section.field or nested")
+            Problem("this is set twice", f"{_WHERE}.{field}", "write it once, as self.field or nested")
             for field, times in Counter(_fields(overridden, "")).items()
             if times > 1
         ]
         raise_all(BackendError, problems)
-        words += section.extra_args
-        probe = self._probe(words) if section.checks == "parser" else None
+        words += self.extra_args
+        probe = self._probe(words) if self.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
         environment = launch.own_environment()
         written = places(words, {"--dump_folder": "backend.torchtitan.dump_folder"})
@@ -51,7 +64,7 @@ class Torchtitan:
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(
-            program=(*self._section.python, str(PARSER)),
+            program=(*self.python, str(PARSER)),
             question={"argv": words},
             shape=tuple(shape(words, {"--dump_folder"})),  # its folder is each job's own
             where=_WHERE,

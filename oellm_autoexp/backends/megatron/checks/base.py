@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from oellm_autoexp.backends.base import Note
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
 
 WHERE = "$.backend.megatron"
 """Where in a config the arguments are."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from oellm_autoexp.backends.megatron.checks.base import Found, JobArguments, divisors, mending, multiples, problem, take
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
 
 
 def batches(arguments: JobArguments) -> Found:

@@ -6,7 +6,7 @@ In comments, A is megatron/training/arguments.py of Megatron-LM.
 from __future__ import annotations
 
 from oellm_autoexp.backends.megatron.checks.base import Found, JobArguments, note, problem
-from oellm_autoexp.errors import Problem
+from oellm_autoexp.core.errors import Problem
 
 
 def overlap(arguments: JobArguments) -> Found:

@@ -15,7 +15,7 @@ from oellm_autoexp.backends.megatron.checks.base import (
     problem,
     take,
 )
-from oellm_autoexp.text import plural
+from oellm_autoexp.core.text import plural
 
 
 def ranks(arguments: JobArguments) -> Found:

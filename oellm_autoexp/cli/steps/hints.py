@@ -1,0 +1,78 @@
+"""What commands say of what to do next: other commands, as the user would type them, that work as printed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.core.commands import command as command  # also by this name
+from oellm_autoexp.core.commands import default_state_dir as default_state_dir
+from oellm_autoexp.core.commands import output_root as output_root
+from oellm_autoexp.core.commands import state_folder
+from oellm_autoexp.core.redaction import redact_words
+
+if TYPE_CHECKING:
+    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.session.session import Session
+
+_LENGTH = "backend.options.train_iters"
+
+
+def next_steps(manifest: Manifest, opened: Session) -> list[str]:
+    """What a person may want to do next, as commands that work as they are."""
+    resume = resume_command(manifest)
+    lines = [f"see this again    {resume} --cmd status"]
+    if any(job.failed for job in opened.jobs.values()):
+        lines.append(f"why did it fail   {resume} --cmd tail --failed")
+    lines += of_queue(manifest, opened)
+    if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
+        kept = [word for word in manifest.overrides if word.lstrip("+").partition("=")[0] != _LENGTH]
+        config_dirs = [f"--config-dir={folder}" for folder in manifest.provenance.get("config_dirs", ())]
+        if redact_words(tuple(kept)) == kept:  # what is told works as it is, and a secret is not told
+            lines.append(f"train longer      {command('run', *config_dirs, *kept, f'{_LENGTH}=400')}")
+        lines.append("your own runs     see 'Your own experiments' in README.md")
+    return lines
+
+
+def of_queue(manifest: Manifest, opened: Session) -> list[str]:
+    """The commands that carry out what waits in the queue, and that give up actions that wait; if some do."""
+    from oellm_autoexp.session.queue import Queue
+
+    resume, queued = resume_command(manifest), Queue(opened.path).unfinished()
+    lines = [f"queued actions    {resume} --cmd actions"] if queued else []
+    if queued or any(job.pending for job in opened.jobs.values()):
+        lines.append(f"give actions up   {resume} --cmd skip")
+    return lines
+
+
+def resume_command(manifest: Manifest, *, anywhere: bool = False) -> str:
+    """The exact command that goes on watching a session.
+
+    `anywhere`: it works in any shell, also in one that lacks the variables of this one, and so names the state folder.
+    """
+    folder = state_folder(Path(manifest.monitoring_state_dir), anywhere=anywhere)
+    return command("monitor", "--session", manifest.plan_id, *folder)
+
+
+def no_sessions(directory: Path, *, unfinished: bool = False) -> str:
+    """Say that a folder has no sessions, by its whole path, as a relative one does not tell where it is looked for."""
+    return f"no {'unfinished ' if unfinished else ''}sessions in {directory.absolute()}"
+
+
+def other_folder() -> str:
+    """What to do where sessions are looked for in the folder that no option has named, and are not there."""
+    variables = ("OELLM_MONITORING_STATE_DIR", "OUTPUT_DIR", "PROJECT_DIR")
+    name = next((name for name in variables if os.environ.get(name)), "")
+    why = f"the folder is that of ${name}" if name else "$OUTPUT_DIR is not set"
+    return f"{why}; run this where you planned, or name the folder with --monitoring-state-dir"
+
+
+def show(lines: list[str]) -> None:
+    """Print what to try next."""
+    from oellm_autoexp.view.tables import console
+
+    screen = console()
+    screen.print("\nnext:")
+    for line in lines:
+        screen.print(f"  {line}", soft_wrap=True)

@@ -1,0 +1,485 @@
+"""Evaluates the interpolations of a tree of plain data, in OmegaConf's language.
+
+The text of each interpolation is compiled once, with OmegaConf's own grammar, to look-ups and calls.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, cast
+
+from omegaconf import grammar_parser
+from omegaconf._utils import split_key
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.grammar_visitor import GrammarVisitor
+
+from oellm_autoexp.config.values.resolvers import Resolver
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.core.limits import (
+    DEEPEST,
+    LONGEST_INTERPOLATED,
+    LONGEST_TEXT,
+    MOST_CHARACTERS,
+    MOST_DIGITS,
+    MOST_VALUES,
+    shortened,
+    size,
+)
+from oellm_autoexp.core.spelling import of_a_shell
+from oellm_autoexp.core.text import did_you_mean, dotted, plural
+
+Path = tuple[str, ...]
+SiblingValues = Callable[[Path], Any]
+"""Answers `sibling.STAGE.FIELD…` by the path after `sibling`."""
+MISSING = "???"
+
+_ABSENT: Any = object()
+
+
+def where(path: Iterable[str]) -> str:
+    """`$.a.b[0]` for the path ('a', 'b', '0')."""
+    return "$" + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in path)
+
+
+def all_paths(tree: Mapping[str, Any]) -> Iterable[str]:
+    """Every dotted path of a tree, those of its containers too."""
+    for path in dotted(tree):
+        parts = path.split(".")
+        for count in range(1, len(parts) + 1):
+            yield ".".join(parts[:count])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compiling interpolations
+
+Program = Callable[["Resolution", Path], Any]
+"""A compiled text: its value in a resolution, as seen from the leaf at a path. Raises ConfigError."""
+
+_SIMPLE = re.compile(r"\$\{(\w[\w-]*(?:\.\w[\w-]*)*)\}", re.ASCII)
+_BEGIN, _END = "\ufdd0", "\ufdd1"  # no characters of any text: they stand around the number of a _Symbol
+_MARK = re.compile(f"{_BEGIN}(\\d+){_END}")
+
+
+class _Reference:
+    """`${a.b}`, or `${.b}` relative to the leaf that holds it: one dot is its own mapping, each further one higher."""
+
+    def __init__(self, key: str) -> None:
+        parts = split_key(key)
+        self._key = key
+        self._dots = next((index for index, part in enumerate(parts) if part), len(parts))
+        self._parts = tuple(parts[self._dots :])
+
+    def target(self, path: Path) -> Path:
+        """The path that is meant from the leaf at `path`. Raises ConfigError above the root."""
+        if not self._dots:
+            return self._parts
+        if self._dots > len(path):
+            raise ConfigError(Problem(f"${{{self._key}}} goes up beyond the root"))
+        return (*path[: len(path) - self._dots], *self._parts)
+
+    def __call__(self, resolution: Resolution, path: Path) -> Any:
+        target = self.target(path)
+        try:
+            return resolution.at(target)
+        except AbsentError:
+            raise ConfigError(resolution.absent(self._key, target)) from None
+
+
+class _Symbol(str):
+    """What an interpolation is while the text around it is being read: a text that can be found again in others."""
+
+    __slots__ = ("program",)
+    program: Program
+
+
+@lru_cache(maxsize=16384)
+def _compiled(text: str) -> Program:
+    """The program of a text with interpolations. Raises ConfigError if it does not parse."""
+    if len(text) > LONGEST_INTERPOLATED:
+        what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
+        raise ConfigError(Problem(what))
+    pieces = _SIMPLE.split(text)
+    if any("$" in literal or "\\" in literal for literal in pieces[::2]):
+        return _compiled_by_grammar(text)
+    programs: list[str | Program] = [
+        _Reference(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece
+    ]
+    return programs[0] if len(programs) == 1 and not isinstance(programs[0], str) else _joined(programs)
+
+
+def _compiled_by_grammar(text: str) -> Program:
+    """Lets OmegaConf's visitor read the text once, with symbols in place of the values of interpolations."""
+    if _BEGIN in text:
+        raise ConfigError(Problem("holds the character U+FDD0, which is none of any text"))
+    symbols: list[_Symbol] = []
+
+    def symbol(program: Program) -> _Symbol:
+        made = _Symbol(f"{_BEGIN}{len(symbols)}{_END}")
+        made.program = program
+        symbols.append(made)
+        return made
+
+    def reference(key: str, memo: Any) -> Any:  # noqa: ARG001
+        if _BEGIN not in key:
+            return symbol(_Reference(key))
+        key_of = _program(key, symbols)
+        return symbol(lambda resolution, path: _Reference(key_of(resolution, path))(resolution, path))
+
+    def call(name: str, args: tuple[Any, ...], args_str: tuple[str, ...]) -> _Symbol:  # noqa: ARG001
+        name_of = _program(name, symbols)
+        programs = [_program(argument, symbols) for argument in args]
+        return symbol(
+            lambda resolution, path: resolution.call(
+                name_of(resolution, path), [program(resolution, path) for program in programs], path
+            )
+        )
+
+    visitor = GrammarVisitor(node_interpolation_callback=reference, resolver_interpolation_callback=call, memo=None)
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # OmegaConf's, of `${name:a,}`
+            return _program(visitor.visit(grammar_parser.parse(text)), symbols)
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+        raise ConfigError(
+            Problem(
+                f"the interpolation {shortened(text)} does not parse",
+                hint=of_a_shell(text) or f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
+            )
+        ) from None
+
+
+def _program(value: Any, symbols: Sequence[_Symbol]) -> Program:
+    """The program of what the visitor made of a text or of a part of it."""
+    if isinstance(value, _Symbol):
+        return value.program
+    if isinstance(value, str) and _BEGIN in value:
+        pieces = _MARK.split(value)
+        return _joined([symbols[int(piece)].program if index % 2 else piece for index, piece in enumerate(pieces)])
+    if isinstance(value, list):
+        items = [_program(item, symbols) for item in value]
+        return lambda resolution, path: [item(resolution, path) for item in items]
+    if isinstance(value, dict):
+        entries = {key: _program(item, symbols) for key, item in value.items()}
+        return lambda resolution, path: {key: item(resolution, path) for key, item in entries.items()}
+    return lambda resolution, path: value
+
+
+def _joined(pieces: Sequence[str | Program]) -> Program:
+    """The program that writes literals and values one after another."""
+
+    def join(resolution: Resolution, path: Path) -> str:
+        texts, length = [], 0
+        for piece in pieces:
+            text = piece if isinstance(piece, str) else resolution.as_text(piece(resolution, path))
+            texts.append(text)
+            length += len(text)
+            if length > LONGEST_TEXT:
+                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+        resolution.spend(length)
+        return "".join(texts)
+
+    return join
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluating them
+
+
+def is_live(text: str) -> bool:
+    """Whether a text is more than itself."""
+    return "${" in text or text == MISSING
+
+
+def is_container(value: Any) -> bool:
+    """Whether a value holds others."""
+    return isinstance(value, dict | list)
+
+
+LiveKeys = Mapping[int, Collection[Any]]
+"""Of containers, by `id`: which of their keys or indices may have something to evaluate."""
+
+
+def plain_indices(path: Path) -> Path:
+    """A path with its numbers as a list knows them: `00` as `0`."""
+    return tuple(str(int(part)) if part.isdecimal() and len(part) <= MOST_DIGITS else part for part in path)
+
+
+class AbsentError(Exception):
+    """There is nothing at a path."""
+
+
+class Resolution:
+    """The evaluation of one job's tree: each leaf at most once, cycles found, every failure kept."""
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        live: Sequence[LiveKeys],
+        resolvers: Mapping[str, Resolver],
+        siblings: SiblingValues | None = None,
+        done: dict[Path, Any] | None = None,
+    ) -> None:
+        """`live` knows containers, any other is looked through; `done` are values that are known, and is kept up."""
+        self._tree = tree
+        self._live = live
+        self._resolvers = resolvers
+        self._siblings = siblings
+        self._done = {} if done is None else done
+        self._failed: dict[Path, ConfigError] = {}
+        self._characters = self._values = 0  # what interpolations have come to so far
+        self._exhausted: ConfigError | None = None  # that was more than is allowed
+        self._active: dict[Path, None] = {}  # the leaves that are being evaluated
+        self._followed: dict[Path, None] = {}  # those that are only followed to a part of what they refer to
+
+    def everything(self) -> dict[str, Any]:
+        """The whole tree, evaluated. Raises ConfigError with every failure."""
+        resolved, failed = self.mostly()
+        if failed:
+            raise ConfigError(*dict.fromkeys(problem for error in failed.values() for problem in error.problems))
+        return resolved
+
+    def mostly(self) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+        """The whole tree, evaluated but for the leaves that can't be, and these by their paths."""
+        failed: dict[Path, ConfigError] = {}
+        resolved = self._container(self._tree, (), failed)
+        return cast("dict[str, Any]", dict(resolved) if resolved is self._tree else resolved), failed
+
+    def text(self, text: str) -> Any:
+        """The value of a text at the top level."""
+        try:
+            return _compiled(text)(self, ("",)) if "${" in text else text
+        except RecursionError:
+            raise ConfigError(Problem(f"the interpolation {shortened(text)} refers through too many others")) from None
+
+    def at(self, target: Path) -> Any:
+        """The value at a path. Raises ConfigError if it can't be evaluated, and AbsentError if there is none."""
+        if target[:1] == ("sibling",) and self._siblings is not None and len(target) > 1:
+            return self._siblings(target[1:])
+        node: Any = self._tree
+        try:
+            for part in target:  # the usual case, mappings all the way
+                node = node[part]
+        except (KeyError, TypeError):
+            return self._at_carefully(target)
+        return self._value(node, target)
+
+    def _at_carefully(self, target: Path) -> Any:
+        """As `at`, also through lists and through what other interpolations yield."""
+        node: Any = self._tree
+        for depth, part in enumerate(target):
+            if isinstance(node, str) and "${" in node:
+                return self._beyond(node, target[:depth], target[depth:])
+            node = _child(node, part)
+        return self._value(node, target)
+
+    def _beyond(self, text: str, path: Path, rest: Path) -> Any:
+        """What is at `rest` inside of what the interpolation at `path` yields."""
+        program = _compiled(text)
+        if not isinstance(program, _Reference):
+            node = self._leaf(text, path)
+            for part in rest:
+                node = _child(node, part)
+            return node
+        self._enter(self._followed, path)  # only what is asked for is evaluated: the rest of it may refer to us
+        try:
+            return self.at((*program.target(path), *rest))
+        finally:
+            del self._followed[path]
+
+    def _value(self, node: Any, path: Path) -> Any:
+        if isinstance(node, str):
+            return self._leaf(node, path) if is_live(node) else node
+        return self._container(node, path) if isinstance(node, dict | list) else node
+
+    def _container(self, node: Any, path: Path, failed: dict[Path, ConfigError] | None = None) -> Any:
+        """A container evaluated, or itself if nothing is to be evaluated; what fails is raised or put in `failed`."""
+        live = self._live_keys(node)
+        if not live:
+            return node
+        evaluated = node.copy()
+        for key in live:
+            value, here = node[key], (*path, str(key))
+            if failed is not None and isinstance(value, dict | list):
+                evaluated[key] = self._container(value, here, failed)
+                continue
+            try:
+                evaluated[key] = self._value(value, here)
+            except ConfigError as error:
+                if failed is None:
+                    raise
+                failed[here] = error
+        return evaluated
+
+    def _live_keys(self, node: Any) -> Collection[Any]:
+        for known in self._live:
+            if (keys := known.get(id(node))) is not None:
+                return keys
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return [key for key, value in items if (is_live(value) if isinstance(value, str) else is_container(value))]
+
+    def _leaf(self, text: str, path: Path) -> Any:
+        if path in self._done:
+            return self._done[path]
+        if path in self._failed:
+            raise self._failed[path]
+        if self._exhausted is not None:
+            raise self._exhausted
+        self._enter(self._active, path)
+        try:
+            if text == MISSING:
+                raise ConfigError(Problem("a value is required here", hint=f"set {'.'.join(path)}=…"))
+            value = _compiled(text)(self, path)
+            self._check_size(value)
+            self._done[path] = value
+        except ConfigError as error:
+            problems = (replace(p, where=p.where or where(path)) for p in error.problems)
+            self._failed[path] = ConfigError(*problems)
+            if self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
+                self._exhausted = self._exhausted or self._failed[path]
+            raise self._failed[path] from None
+        except RecursionError:
+            self._failed[path] = ConfigError(Problem("refers through too many other values", where(path)))
+            raise self._failed[path] from None
+        finally:
+            del self._active[path]
+        return value
+
+    def spend(self, characters: int) -> None:
+        """Count the characters of a text that was made. Raises ConfigError where they are too many."""
+        self._characters += characters
+        if self._characters > MOST_CHARACTERS:
+            what = f"the texts that interpolations make get too long: at most {MOST_CHARACTERS} characters in all"
+            raise ConfigError(Problem(what))
+
+    def as_text(self, value: Any) -> str:
+        """A value within a text. Raises ConfigError for one that is too large."""
+        if isinstance(value, dict | list):
+            self._check_size(value)
+        return value if isinstance(value, str) else str(value)
+
+    def _check_size(self, value: Any) -> None:
+        """Count what an interpolation has come to. Raises ConfigError where that is too much, or too deep."""
+        if not isinstance(value, dict | list):
+            if isinstance(value, str) and len(value) > LONGEST_TEXT:
+                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+            return
+        count, depth = size(value)
+        self._values += count
+        if depth > DEEPEST:
+            raise ConfigError(Problem(f"its value gets nested too deeply: at most {DEEPEST} levels"))
+        if self._values > MOST_VALUES:
+            raise ConfigError(Problem(f"what interpolations refer to gets too large: at most {MOST_VALUES} values"))
+
+    def _enter(self, under_way: dict[Path, None], path: Path) -> None:
+        """Note that a leaf is under way. Raises ConfigError if it already is."""
+        if path in under_way:
+            steps = list(under_way)
+            loop = " → ".join(where(step) for step in (*steps[steps.index(path) :], path))
+            raise ConfigError(Problem(f"values refer to each other in a circle: {loop}", where(path)))
+        under_way[path] = None
+
+    def absent(self, key: str, target: Path) -> Problem:
+        """The problem of an interpolation that refers to nothing."""
+        name = ".".join(target)
+        near = did_you_mean(name, all_paths(self._tree))
+        hint = near if near.startswith("did you mean") else of_a_shell(f"${{{key}}}") or near
+        return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint, about=f"$.{name}")
+
+    def call(self, name: str, arguments: Sequence[Any], path: Path) -> Any:
+        """The value of a resolver. Raises ConfigError."""
+        about_tree = _ABOUT_THE_TREE.get(name)
+        resolver = self._resolvers.get(name)
+        if about_tree is None and resolver is None:
+            known = (*self._resolvers, *_ABOUT_THE_TREE)
+            hint = of_a_shell(f"${{{name}:{arguments[0] if arguments else ''}") or did_you_mean(name, known)
+            raise ConfigError(Problem(f"there is no resolver '{name}'", hint=hint))
+        try:
+            value = about_tree(self, path, *arguments) if about_tree else cast("Resolver", resolver)(*arguments)
+            if (
+                isinstance(value, float)
+                and math.isinf(value)
+                and not any("inf" in str(each).lower() for each in arguments)
+            ):
+                raise OverflowError("the number is too large for floating-point arithmetic")
+            return value
+        except AutoexpError:
+            raise
+        except TypeError as error:
+            given = plural(len(arguments), "argument")
+            raise ConfigError(Problem(f"${{{name}:…}} can't take {given}: {error}")) from None
+        except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
+            raise ConfigError(Problem(f"${{{name}:…}} fails: {error}")) from None
+
+
+def _child(node: Any, part: str) -> Any:
+    """A mapping's value or a list's item. Raises AbsentError."""
+    if isinstance(node, dict):
+        child = node.get(part, _ABSENT)
+    elif isinstance(node, list) and part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(node):
+        child = node[int(part)]
+    else:
+        child = _ABSENT
+    if child is _ABSENT:
+        raise AbsentError
+    return child
+
+
+class Observed(Resolution):
+    """An evaluation that notes, of each leaf with an interpolation, the paths that its value was read from.
+
+    What it reads through other leaves counts as read by itself, too.
+    """
+
+    def __init__(self, tree: dict[str, Any], live: Sequence[LiveKeys], resolvers: Mapping[str, Resolver]) -> None:
+        self.done: dict[Path, Any] = {}
+        self.reads: dict[Path, set[Path]] = {}
+        super().__init__(tree, live, resolvers, done=self.done)
+
+    def at(self, target: Path) -> Any:
+        self._note(target)
+        return super().at(target)
+
+    def _beyond(self, text: str, path: Path, rest: Path) -> Any:
+        self._note(path)
+        return super()._beyond(text, path, rest)
+
+    def _note(self, path: Path) -> None:
+        for leaf in self._active:
+            self.reads[leaf].update((path, plain_indices(path)))
+
+    def _leaf(self, text: str, path: Path) -> Any:
+        reads = self.reads.setdefault(path, {path})
+        try:
+            return super()._leaf(text, path)
+        finally:
+            for leaf in self._active:
+                self.reads[leaf] |= reads
+
+
+def _select(resolution: Resolution, path: Path, key: str, default: Any = None) -> Any:
+    """OmegaConf's `oc.select`: the value at a key, or the default where there is none."""
+    try:
+        return resolution.at(_Reference(str(key)).target(path))
+    except AbsentError:
+        return default
+
+
+def _mapping(resolution: Resolution, path: Path, key: Any) -> dict[str, Any]:
+    value = key if isinstance(key, dict) else _Reference(str(key))(resolution, path)
+    if not isinstance(value, dict):
+        raise ConfigError(Problem(f"{key!r} is not a mapping"))
+    return value
+
+
+_ABOUT_THE_TREE: Mapping[str, Callable[..., Any]] = {
+    "oc.select": _select,
+    "oc.deprecated": lambda resolution, path, key, message=None: _select(resolution, path, key),
+    "oc.dict.keys": lambda resolution, path, key: list(_mapping(resolution, path, key)),
+    "oc.dict.values": lambda resolution, path, key: list(_mapping(resolution, path, key).values()),
+}
+"""OmegaConf's resolvers that look up other values of the config."""

@@ -1,1 +1,0 @@
-"""Container images and runtimes: found, checked, looked into and built."""

@@ -1,0 +1,280 @@
+"""The kinds of containers that jobs run in: what each adds to a job's script. Pure.
+
+Variables are handed on as data: no shell in a container sees their values as code.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from oellm_autoexp.containers.binds import Bind, Binds, beside
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.fields import Environment, Flags, Section, Text, Words, splits
+from oellm_autoexp.core.redaction import redact
+from oellm_autoexp.core.registry import Registry
+from oellm_autoexp.core.text import Raw
+from oellm_autoexp.sbatch.environment import REFERENCE, expanded
+from oellm_autoexp.sbatch.launch import srun_index
+
+_OF_THE_IMAGE = ("PATH", "LD_LIBRARY_PATH", "HOME")
+"""Variables that name places of an image; those of the host would hide its programs."""
+_OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROOT_", "PYXIS_")
+_CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
+_BINDS = "$.container.binds"
+_WIDTH = 112
+_OF_PYXIS = {
+    "container_image": "set container.image",
+    "container_mounts": "set container.binds",
+    "container_env": "set container.env; it reaches the container with the job's other variables",
+    "container_workdir": "jobs run in the directory that the plan was made in",
+}
+_COMPUTE_HINT = "write the path as it is on the nodes"
+Modules = list[Annotated[Text, AfterValidator(splits)]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a container has to know of a job: its working directory, folders that it needs, names of its variables."""
+
+    work_dir: str
+    folders: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a job's program gets into a container.
+
+    `lines` stand behind the script's variables and export `variables`; `srun` are flags of srun; `words` come between
+    the launcher and the program.
+    """
+
+    words: tuple[str | Raw, ...] = ()
+    lines: str = ""
+    variables: tuple[str, ...] = ()
+    srun: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Container(Section):
+    """One kind of container, or of none: the section `container` of a config, which `class_name` chooses."""
+
+    modules: Modules = []
+    """Commands of `module` behind those of `slurm.modules`."""
+    env: Environment = {}
+    """Variables for the program beside those of `slurm.env`, in whose place they are."""
+
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002  of some kinds alone
+        """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
+        return []
+
+    def entry(self, job: Job) -> Entry:  # noqa: ARG002
+        """What it adds to the script of a job. Raises ConfigError."""
+        return Entry()
+
+
+class NoContainer(Container):
+    """Programs run on the host."""
+
+    class_name: Literal["NoContainer"] = "NoContainer"
+
+
+class VenvContainer(Container):
+    """Programs run on the host, with the Python of a virtual environment that is not the one which plans."""
+
+    class_name: Literal["VenvContainer"]
+    path: Text
+    """The environment's folder."""
+
+    def entry(self, job: Job) -> Entry:  # noqa: ARG002
+        """See Container; what `bin/activate` sets."""
+        set_here = (f"VIRTUAL_ENV={self.path}", f"PATH={self.path}/bin:$PATH")
+        return Entry(("env", *(Raw(expanded(text)) for text in set_here)))
+
+
+class _ImageContainer(Container):
+    """What all containers with an image have."""
+
+    image: Text
+    """Its path, seen from compute nodes."""
+    binds: Binds = {}
+    check: bool = True
+    """Whether image, runtime and binds are looked at before a job is submitted."""
+
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002
+        """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
+        found = [
+            Problem(f"{name} is the image's own", f"$.container.env.{name}", "set it when the image is built")
+            for name in self.env
+            if name in _OF_THE_IMAGE
+        ]
+        if not self.image.strip():
+            hint = "container.image=PATH, or container=none"
+            found.append(Problem("no image is named", "$.container.image", hint))
+        return found
+
+    def _handed_on(self, job: Job) -> list[str]:
+        """The job's variables that must hold in the container, whatever the image sets."""
+        return [name for name in job.variables if name not in _OF_THE_IMAGE and not name.startswith(_OF_RUNTIMES)]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the image is a path that is known before the job runs; not a registry's name, or in a variable."""
+        return "://" not in self.image and not REFERENCE.search(self.image)
+
+    def _place(self, job: Job) -> str | Raw:
+        """The image as a word of the script."""
+        if REFERENCE.search(self.image):
+            return Raw(expanded(self.image))
+        return posixpath.normpath(posixpath.join(job.work_dir, self.image)) if self.is_file else self.image
+
+    def _binds(self, job: Job) -> list[Bind]:
+        own = list({(bind.source, bind.place): bind for bind in self.binds.values()}.values())
+        return [*own, *beside(own, (job.work_dir, *job.folders))]
+
+
+class ApptainerContainer(_ImageContainer):
+    """Apptainer or Singularity, whichever is there."""
+
+    class_name: Literal["ApptainerContainer"]
+    runtime: Text | None = None
+    """The program's name or path; null: apptainer, else singularity."""
+    gpu: Literal["nvidia", "amd"] | None = None
+    options: Words = ()
+    """More options of its command `exec`."""
+    machine: Text | None = None
+    """The processors of the nodes, in the words of `uname -m`; null: those of the machine where it is submitted."""
+
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:
+        """See Container."""
+        what = "it would keep SLURM's variables from the program, by which it knows its rank"
+        return [
+            *super().problems(launcher),
+            *(
+                Problem(f"'{word}': {what}", "$.container.options", "leave it out")
+                for word in self.options
+                if word in _CLEANING
+            ),
+        ]
+
+    def exec_options(self, job: Job) -> tuple[str | Raw, ...]:
+        """The words between `exec` and the image."""
+        gpu = {"nvidia": ("--nv",), "amd": ("--rocm",), None: ()}[self.gpu]
+        binds = (word for bind in self._binds(job) for word in bind.words())
+        return ("--no-eval", *gpu, *self.options, *binds, "--pwd", job.work_dir)
+
+    def entry(self, job: Job) -> Entry:
+        """See Container.
+
+        An image may set variables of its own, in whose place are those of SINGULARITYENV_ (which Apptainer honours
+        unless there is one of APPTAINERENV_). `--no-eval` leaves their values as they are.
+        """
+        names = self._handed_on(job)
+        runtime = self.runtime or Raw('"$(command -v apptainer || command -v singularity || echo apptainer)"')
+        return Entry(
+            words=(runtime, "--quiet", "exec", *self.exec_options(job), self._place(job)),
+            lines=_handing_on(names),
+            variables=tuple(f"SINGULARITYENV_{name}" for name in names),
+        )
+
+
+def _handing_on(names: Sequence[str]) -> str:
+    """Lines of a script by which these variables of the job reach a container of Apptainer or Singularity."""
+    if not names:
+        return ""
+    why = "# What the job sets holds in the container, whatever the image sets."
+    set_here = " ".join(("export", *(f'SINGULARITYENV_{name}="${name}"' for name in names)))
+    in_the_way = " ".join(("unset", *(f"APPTAINERENV_{name}" for name in names)))
+    lines = (" \\\n  ".join(textwrap.wrap(words, _WIDTH, break_long_words=False)) for words in (set_here, in_the_way))
+    return "\n".join((why, *lines))
+
+
+class PyxisContainer(_ImageContainer):
+    """Pyxis, a plugin of SLURM by which srun starts tasks in a container of Enroot."""
+
+    class_name: Literal["PyxisContainer"]
+    options: Flags = {}
+    """More flags of srun: `container_writable: true`, `no_container_mount_home: true`."""
+
+    @property
+    def is_file(self) -> bool:
+        """As in all; a name in a registry is no path."""
+        path = self.image.startswith(("/", ".")) or self.image.endswith(".sqsh")
+        return path and not REFERENCE.search(self.image)
+
+    def problems(self, launcher: Sequence[str]) -> list[Problem]:
+        """See Container."""
+        found = super().problems(launcher)
+        found += [
+            Problem(f"'{key}' is set by the program", f"$.container.options.{key}", hint)
+            for key in self.options
+            if (hint := _OF_PYXIS.get(key.replace("-", "_")))
+        ]
+        if srun_index(launcher) is None:
+            hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
+            found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", "$.container", hint))
+        if REFERENCE.search(self.image):
+            found.append(Problem("Pyxis is given no variables in a path", "$.container.image", _COMPUTE_HINT))
+        for name, bind in self.binds.items():
+            where = f"{_BINDS}.{name}"
+            if not (bind.is_fixed and bind.is_fixed_inside):
+                found.append(Problem("Pyxis is given no variables in a path", where, _COMPUTE_HINT))
+        return found
+
+    def entry(self, job: Job) -> Entry:
+        """See Container. An image's own variables would take precedence of those not in `--container-env`.
+
+        Raises ConfigError for a path that Pyxis can't mount.
+        """
+        mounts = [_mount(bind) for bind in self._binds(job)]
+        return Entry(
+            srun={
+                "container_image": self._place(job),
+                "container_mounts": ",".join(mounts) or None,
+                "container_workdir": job.work_dir,
+                "container_env": ",".join(self._handed_on(job)) or None,
+                **self.options,
+            }
+        )
+
+
+def _mount(bind: Bind) -> str:
+    """A mount as Pyxis takes it. Raises ConfigError.
+
+    Pyxis separates mounts by commas and their parts by colons, and makes a line of fstab(5) of each (args.c of
+    NVIDIA/pyxis, 0.24): there is no way to quote any of these.
+    """
+    for path in (bind.source, bind.place):
+        if re.search(r"[,:\s]", path):
+            hint = "rename it, or bind a folder above it"
+            raise ConfigError(Problem(f"Pyxis can't mount a path with a comma, colon or space: {path}", _BINDS, hint))
+    return f"{bind.source}:{bind.place}{':ro' if bind.read_only else ''}"
+
+
+def _without_kind(value: Any) -> Any:
+    """A section that says nothing, as earlier versions recorded it: no container."""
+    return {"class_name": "NoContainer"} if value == {} else value
+
+
+CONTAINERS = Registry(Container, "oellm_autoexp.containers.kinds", "oellm_autoexp.containers")
+if TYPE_CHECKING:
+    ContainerField = Container
+else:
+    ContainerField = Annotated[CONTAINERS.union(), BeforeValidator(_without_kind)]
+
+
+def recorded(container: Container, programs: Sequence[str], srun: str) -> dict[str, Any] | None:
+    """What a plan keeps of a container that must have these programs, to look at it later; None: there is nothing.
+
+    `srun` is the program of that name that starts jobs in it, '' without one.
+    """
+    if isinstance(container, NoContainer):
+        return None
+    section = container.model_dump(mode="json", exclude={"env"})
+    return {"container": redact(section), "programs": list(programs), "srun": srun}

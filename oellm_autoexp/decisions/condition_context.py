@@ -1,0 +1,125 @@
+"""What the conditions of a job may look at: files, other jobs, its event, and commands that are asked beside us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from oellm_autoexp.session.job_state import FINAL, WAITING, TrackedJob
+from oellm_autoexp.storage.world import Files, Question
+
+
+class Questions:
+    """The commands that conditions ask: each runs beside us, again at its pace, and is forgotten with its asker."""
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[str, tuple[str, ...]], Question] = {}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether some command is at work."""
+        return any(question.under_way for question in self._asked.values())
+
+    def awaited(self, askers: Collection[str]) -> bool:
+        """Whether one of these askers has no first answer yet of a command that is at work."""
+        return any(question.awaited for (asker, _), question in self._asked.items() if asker in askers)
+
+    def answer(
+        self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float
+    ) -> bool | None:
+        """What a command said last; None: nothing yet."""
+        question = self._asked.setdefault((asker, words), Question(words, work_dir, interval_seconds))
+        question.says_yes(now)
+        return question.said
+
+    def wording(self, asker: str, words: tuple[str, ...]) -> str:
+        """What there is to say of a command: its last answer in words, or that there is none yet."""
+        return self._asked[asker, words].answer
+
+    def forget(self, asker: str) -> None:
+        """End the commands of one who asks no more."""
+        for key in [key for key in self._asked if key[0] == asker]:
+            self._asked.pop(key).give_up()
+
+    def close(self) -> None:
+        """End all commands."""
+        for question in self._asked.values():
+            question.give_up()
+        self._asked.clear()
+
+
+class Asking(Protocol):
+    """How a command is asked: its words and pace in, its answer out."""
+
+    def __call__(self, words: tuple[str, ...], interval_seconds: float) -> bool | None: ...
+
+
+def _nothing(key: str) -> Any:
+    raise KeyError(key)
+
+
+@dataclass(frozen=True)
+class Around:
+    """The surroundings of one job's conditions; `me` is the job, `last_run` when the action was last carried out."""
+
+    files: Files
+    jobs: Mapping[str, TrackedJob]
+    me: TrackedJob
+    now: float
+    ask: Asking
+    event_at: float | None = None
+    last_run: float | None = None
+    value: Callable[[str], Any] = _nothing
+    settled: bool = False
+    """Whether `me` has ended for good; of its actions those that wait alone may be left."""
+
+    def exists(self, path: str) -> bool:
+        """See Surroundings."""
+        return self.files.exists(path)
+
+    def count(self, pattern: str) -> int:
+        """See Surroundings."""
+        return self.files.count(pattern)
+
+    def states(self, job: str) -> tuple[str, str]:
+        """See Surroundings. A job that is to be started again has no state just now."""
+        tracked = self.jobs[job]
+        if tracked.state in FINAL and not self.ended(job):
+            return "", ""
+        unsubmitted = "FAILED" if tracked.failed else ""  # SLURM has refused it, and has no word for that
+        return tracked.state, tracked.scheduler_state or unsubmitted
+
+    def ended(self, job: str | None) -> bool:
+        """See Surroundings."""
+        if job is None or job == self.me.name:
+            return self.settled or self.me.over
+        return self.jobs[job].over
+
+    def attempt(self) -> int:
+        """See Surroundings."""
+        return self.me.attempt
+
+    def metadata(self, key: str) -> Any:
+        """See Surroundings."""
+        return self.value(key)
+
+    def elapsed_seconds(self, since: str) -> float | None:
+        """See Surroundings."""
+        began = {"event": self.event_at, "start": self.me.started_at, "submit": self.me.submitted_at}[since]
+        if self.event_at is None and self.me.state == WAITING:  # asked by its gate
+            began = self.me.waiting_since
+        return None if began is None else self.now - began
+
+    def cooldown_seconds(self) -> float | None:
+        """See Surroundings."""
+        return None if self.last_run is None else self.now - self.last_run
+
+    def answer(self, words: tuple[str, ...], interval_seconds: float) -> bool | None:
+        """See Surroundings."""
+        return self.ask(words, interval_seconds)
+
+    def tail(self, path: str | None, length: int) -> str:
+        """See Surroundings."""
+        wanted = self.me.resolved_log_path if path is None else path
+        return self.files.tail(wanted, length) if wanted else ""

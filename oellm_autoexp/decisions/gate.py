@@ -1,0 +1,252 @@
+"""May a job start? Pure: its conditions, the files it names and its siblings' states in; a verdict out.
+
+A job with start conditions of its own waits for those alone, and may start while its sibling still runs. One without
+waits until the siblings it refers to have succeeded, and is cancelled if one of them ended otherwise. Where the
+scheduler does that waiting itself (`native`), the job may go to its queue as soon as its siblings are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
+from oellm_autoexp.decisions import template_values
+from oellm_autoexp.decisions.condition_context import Around, Questions
+from oellm_autoexp.rules.conditions import (
+    AlwaysTrueCondition,
+    Condition,
+    ConditionField,
+    ElapsedTimeCondition,
+    FileExistsCondition,
+    GlobExistsCondition,
+    SlurmStateCondition,
+)
+from oellm_autoexp.session.job_state import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.storage.world import Files
+
+_CONDITIONS = TypeAdapter(tuple[ConditionField, ...])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to become of a waiting job, and why."""
+
+    step: Literal["start", "wait", "cancel", "done"]
+    reason: str = ""
+    after: tuple[str, ...] = ()
+    """Names of jobs in the queue whose success the scheduler is to await."""
+    patience_seconds: float | None = None
+    """How long the job may wait in all before it is cancelled; None: for ever."""
+
+
+class Gate:
+    """One job's gate; its conditions are decoded once. `overruled`: see `may_be_overruled`."""
+
+    def __init__(
+        self,
+        job: JobSpec,
+        files: Callable[[str], Files] = Files,
+        *,
+        native: bool = False,
+        overruled: Collection[str] = (),
+        questions: Questions | None = None,
+    ) -> None:
+        self._job = job
+        self._overruled = overruled
+        self._questions = questions or Questions()
+        self.native = native
+        self._files = files(job.work_dir)
+        self._start = _CONDITIONS.validate_python(job.start_conditions)
+        self._cancel = _CONDITIONS.validate_python(job.cancel_conditions)
+        self._done = _CONDITIONS.validate_python(job.done_conditions)
+
+    def verdict(self, jobs: Mapping[str, TrackedJob], waited_seconds: float = 0, now: float = 0) -> Verdict:
+        """What is to become of the job, which has waited so long. `jobs`: every job of the plan."""
+        around = self._around(jobs, now)
+        done = self.done(jobs, now)
+        if done:
+            return Verdict("done", done)
+        if done is None:
+            return _unanswered(self._done)
+        cancel = [(condition, condition.holds(around)) for condition in self._cancel]
+        for condition, answer in cancel:
+            if answer:
+                return Verdict("cancel", f"cancelled by {condition}")
+        if unanswered := [condition for condition, answer in cancel if answer is None]:
+            return _unanswered(unanswered)
+        if self._start:
+            answers = [(condition, condition.holds(around)) for condition in self._start]
+            verdict = self._by_conditions([one for one in answers if not one[1]], around, waited_seconds)
+        else:
+            verdict = self._by_siblings(jobs)
+        waits = self._command(now) if verdict.step == "start" else ""
+        return Verdict("wait", waits) if waits else verdict
+
+    def forget(self) -> None:
+        """End the commands that are asked, and forget what they said: what comes next is to be judged anew."""
+        self._questions.forget(self._job.name)
+
+    def done(self, jobs: Mapping[str, TrackedJob], now: float = 0) -> str | None:
+        """Why there is nothing left to do for the job; '' if there is, None if a command has not said so yet."""
+        around = self._around(jobs, now)
+        answers = [condition.holds(around) for condition in self._done]
+        if not answers or False in answers:
+            return ""
+        return None if None in answers else f"already done: {', '.join(map(str, self._done))}"
+
+    def _around(self, jobs: Mapping[str, TrackedJob], now: float) -> Around:
+        def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
+            return self._questions.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
+
+        me = jobs.get(self._job.name) or TrackedJob(name=self._job.name)
+        return Around(
+            self._files, jobs, me, now, ask, value=lambda key: template_values.values(self._job, me, None, "")[key]
+        )
+
+    def _command(self, now: float) -> str:
+        """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; an answer stands until the next."""
+        job, words = self._job, self._job.start_condition_cmd
+        if not words or self._questions.answer(
+            job.name, words, job.work_dir, job.start_condition_interval_seconds, now
+        ):
+            return ""
+        return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
+
+    def _by_conditions(
+        self, missing: Sequence[tuple[Condition, bool | None]], around: Around, waited_seconds: float
+    ) -> Verdict:
+        """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
+        patiences = []
+        for condition, answer in missing:
+            if answer is False and condition.lost(around):
+                return Verdict("cancel", f"cancelled: this can't come true any more: {condition}")
+            if condition.timeout_seconds is not None:
+                if waited_seconds >= condition.timeout_seconds:
+                    return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
+                patiences.append(condition.timeout_seconds)
+        if not missing:
+            return Verdict("start")
+        awaited = [_awaited_sibling(condition) for condition, _ in missing]
+        siblings = tuple(dict.fromkeys(filter(None, awaited)))
+        if all(awaited) and all(map(_lasts, self._start)) and self._natively(siblings, around.jobs):
+            return Verdict("start", after=siblings)
+        reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
+        return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
+
+    def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
+        ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
+        if ended:
+            return Verdict("cancel", f"cancelled: {ended[0]} ended as {jobs[ended[0]].state}")
+        open_ones = tuple(name for name in self._job.depends_on if jobs[name].state != SUCCESS)
+        if not open_ones:
+            return Verdict("start")
+        if self._natively(open_ones, jobs):
+            return Verdict("start", after=open_ones)
+        return Verdict("wait", f"waits for {', '.join(open_ones)}")
+
+    def _natively(self, siblings: Iterable[str], jobs: Mapping[str, TrackedJob]) -> bool:
+        """Whether the scheduler can await the success of siblings in its queue in our place."""
+        # What only we can judge (conditions, a command) must be judged when the siblings have ended.
+        ours = self._done or self._cancel or self._job.start_condition_cmd
+        return (
+            self.native
+            and not ours
+            and all(name in jobs and jobs[name].state in IN_QUEUE and name not in self._overruled for name in siblings)
+        )
+
+
+def _awaited_sibling(condition: Condition) -> str:
+    """The job whose success is all that a condition asks for, for as long as it takes; '' for any other condition."""
+    if not isinstance(condition, SlurmStateCondition) or condition.timeout_seconds is not None:
+        return ""
+    return condition.job_name if {word.lower() for word in condition.state} <= {"success", "completed"} else ""
+
+
+_LASTING = (AlwaysTrueCondition, ElapsedTimeCondition, FileExistsCondition, GlobExistsCondition)
+
+
+def _lasts(condition: Condition) -> bool:
+    """Whether what has come true may be taken as true until siblings have ended."""
+    return isinstance(condition, _LASTING) or bool(_awaited_sibling(condition))
+
+
+def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
+    """Whether a rule of a job may overrule its success, of which the scheduler's word is exit code 0 alone.
+
+    `plan_rules`: `Manifest.monitoring`.
+    """
+    rules = plan_rules if job.monitoring is None else job.monitoring
+    return any(event.get("overrules_success") for event in (rules.get("log_events") or {}).values())
+
+
+def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dict[str, str]:
+    """The jobs that native dependencies don't bring to their end with no monitor alive, by name, and why."""
+    overruled = {job.name for job in jobs if may_be_overruled(job, plan_rules)}
+    found = {job.name: why for job in jobs if (why := _only_ours(job, overruled))}
+    grown = True
+    while grown:  # those that follow them wait, too
+        behind = {
+            job.name: f"follows {parents[0]}, which needs one"
+            for job in jobs
+            if job.name not in found and (parents := [name for name in job.depends_on if name in found])
+        }
+        found |= behind
+        grown = bool(behind)
+    return {job.name: found[job.name] for job in jobs if job.name in found}
+
+
+def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
+    """What a job waits for that the scheduler can't judge; '' if nothing."""
+    conditions = _CONDITIONS.validate_python(job.start_conditions)
+    parents = [name for name in map(_awaited_sibling, conditions) if name] if conditions else list(job.depends_on)
+    if job.start_condition_cmd:
+        return "has a start_condition_cmd"
+    if own := [condition for condition in conditions if not _awaited_sibling(condition)]:
+        return f"waits for {own[0]}"
+    if parents and (job.cancel_conditions or job.done_conditions):
+        return f"has {'cancel' if job.cancel_conditions else 'done'} conditions"
+    if odd := [name for name in parents if name in overruled]:
+        return f"a rule of {odd[0]} has overrules_success, and SLURM goes by the exit code"
+    return ""
+
+
+def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, TrackedJob]) -> bool:
+    """Whether the scheduler has ended a job because those that it waited for in the queue can't succeed any more.
+
+    That is no end of the job: one of them may be on its way again, or count as a success to us. squeue tells the reason
+    (squeue(1), JOB REASON CODES), accounts do not: there it is told from those others, which have gone.
+    """
+    ended = status is not None and status.scheduler_state == "CANCELLED"
+    if status is None or not ended or not job.after or job.state != PENDING or job.cancelled_by or job.restart:
+        return False
+    there = {other.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
+    told = status.reason not in ("", NEVER_BEGAN)
+    return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.after))
+
+
+def withdrawn(
+    job: TrackedJob, now: float, why: str = "what it waited for in the queue has ended otherwise", **update: Any
+) -> TrackedJob:
+    """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
+    return job.happened(
+        now,
+        WAITING,
+        why,
+        state=WAITING,
+        token="",
+        task=None,
+        after=(),
+        scheduler_state="",
+        attempt=job.attempt - 1,
+        submitted_at=None,
+        missing_since=None,
+        **{"reason": "", **update},
+    )
+
+
+def _unanswered(conditions: Iterable[Condition]) -> Verdict:
+    return Verdict("wait", f"waits for an answer: {', '.join(map(str, conditions))}")

@@ -1,0 +1,246 @@
+"""New attempts of a job: whether it may have one, and what it is before it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.rules.actions import Restart
+from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.sbatch.nodes import node_names
+from oellm_autoexp.schedulers.base import ENDED, UNKNOWN
+from oellm_autoexp.session.job_state import (
+    CANCELLED,
+    FINAL,
+    IN_QUEUE,
+    MOST_EARLIER,
+    NEW_RUN,
+    SUCCESS,
+    WAITING,
+    Before,
+    Earlier,
+    Restarting,
+    TrackedJob,
+)
+
+DO_NOT_REQUEUE = 93
+"""The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
+
+
+class Kind(Enum):
+    """What a refusal means for the job."""
+
+    NO_NEED = auto()
+    """There is, or may be, another attempt, or nobody wants one."""
+    UNWANTED = auto()
+    """The job itself asked not to be run again."""
+    GIVEN_UP = auto()
+    """A budget is used up."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a job gets no new attempt, in words for people."""
+
+    kind: Kind
+    why: str
+
+
+def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_hand: bool = False) -> Refusal | None:
+    """Why a job gets no new attempt in the place of `attempt`; None if it may have one. People get what they want."""
+    if job.attempt != attempt:
+        return Refusal(Kind.NO_NEED, f"attempt {attempt} is past")
+    if job.restart is not None:
+        return Refusal(Kind.NO_NEED, "a new attempt is on its way already")
+    if job.cancelled_by:
+        return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
+    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.refusals):
+        return Refusal(Kind.NO_NEED, "it waits to be submitted")
+    if by_hand:
+        return None
+    if job.state == CANCELLED:
+        return Refusal(Kind.NO_NEED, "no new attempt: it was cancelled by hand")
+    if job.state == SUCCESS:
+        return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
+    if job.state in FINAL and job.refusals:
+        return Refusal(Kind.UNWANTED, f"no new attempt: the last one was refused for good: {job.reason}")
+    if job.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
+        return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
+    had = job.restarts.get(cause, 0)
+    if request.max_attempts is not None and had >= request.max_attempts:
+        return Refusal(Kind.GIVEN_UP, f"given up: '{cause}' has had {had} of {request.max_attempts} new attempts")
+    tells = job.progress.iteration is not None or request.max_attempts is None
+    if tells and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
+        got = f"got no further than iteration {job.furthest}" if job.furthest >= 0 else "told no iteration"
+        return Refusal(Kind.GIVEN_UP, f"given up: {number} attempts in a row {got}")
+    return None
+
+
+def is_past(job: TrackedJob, seen_at: float | None) -> bool:
+    """Whether the scheduler has begun a job again since something called for a new attempt of it.
+
+    What is seen at the same look was most likely told by the run before.
+    """
+    return seen_at is not None and job.begun_again_at is not None and seen_at <= job.begun_again_at
+
+
+def fruitless(job: TrackedJob) -> int:
+    """How many attempts in a row, the present one included, got no further than those before; by their iterations.
+
+    One that told none got nowhere. That is not held against a job that has never told any where `max_attempts` limits
+    it: it may be a program that has none.
+    """
+    if job.attempt < 2:
+        return 0
+    return job.fruitless + 1 if _iteration(job) <= job.furthest else 0
+
+
+def _iteration(job: TrackedJob) -> int:
+    """The newest iteration that some attempt told, -1 before the first."""
+    return -1 if job.progress.iteration is None else job.progress.iteration
+
+
+def planned(job: TrackedJob, request: Restart, cause: str, now: float) -> Restarting:
+    """The new attempt of a job; it begins when the present one has ended."""
+    last = job.restarts.get(cause, 0)
+    of = "" if request.max_attempts is None else f" of {request.max_attempts}"
+    why = f": {request.reason}" if request.reason else ""
+    return Restarting(
+        attempt=job.attempt,
+        cause=cause,
+        reason=f"new attempt {last + 1}{of} for '{cause}'{why}",
+        not_before=now + request.cooldown_seconds,
+        overrides=dict(request.overrides),
+        exclude_nodes=node_names(request.exclude_nodes),
+    )
+
+
+def begun(job: TrackedJob, now: float) -> TrackedJob:
+    """The job, whose attempt has ended or was not taken, as it waits for the one that was planned."""
+    restart = job.restart
+    if restart is None:
+        return job
+    asked = {
+        "reason": restart.reason,
+        "retry_at": restart.not_before,
+        "deadline": Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
+        "refusals": 0,
+        "files_missing_since": None,
+        "restart": None,
+        "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},
+        "overrides": {**job.overrides, **restart.overrides},
+        "excluded": tuple(dict.fromkeys((*job.excluded, *restart.exclude_nodes))),
+    }
+    if job.state == WAITING:
+        return job.model_copy(update=asked)
+    # One that was refused never had an id, and left nothing behind that could be begun again.
+    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues, vanished=job.vanished)
+    return job.model_copy(
+        update={
+            **asked,
+            **NEW_RUN,
+            "state": WAITING,
+            "token": "",
+            "task": None,
+            "scheduler_state": "",
+            "exit_code": None,
+            "out_of_memory": False,
+            "nodes": "",
+            "failed_nodes": "",
+            "started_at": None,
+            "ended_at": None,
+            "missing_since": None,
+            "vanished": False,
+            "gone_looks": 0,
+            "requeues": None,
+            "late_until": None,
+            "problem": "",
+            "waiting_since": now,
+            "furthest": max(job.furthest, _iteration(job)),
+            "fruitless": fruitless(job),
+            "end_asked_at": None,
+            "earlier": (*job.earlier, *([ended] if job.scheduler_id else []))[-MOST_EARLIER:],
+            "before": _before(job, restart) if job.scheduler_id else job.before,
+        }
+    )
+
+
+def _before(job: TrackedJob, restart: Restarting) -> Before | None:
+    """What is needed to go back to an attempt that has ended; None for one that was cancelled as it had vanished."""
+    if job.vanished:
+        return None
+    return Before(
+        state=job.state,
+        attempt=job.attempt,
+        scheduler_id=job.scheduler_id,
+        token=job.token,
+        task=job.task,
+        requeues=job.requeues,
+        restart=restart,
+        overrides=job.overrides,
+        excluded=job.excluded,
+        furthest=job.furthest,
+        fruitless=job.fruitless,
+    )
+
+
+def as_before(job: TrackedJob) -> TrackedJob:
+    """A job whose next attempt is not submitted, as it was when its last one had ended."""
+    before = job.before
+    if before is None:
+        return job
+    cause = before.restart.cause
+    return job.model_copy(
+        update={
+            **dict(before),
+            "before": None,
+            "restarts": {**job.restarts, cause: job.restarts.get(cause, 0) - 1},
+            "earlier": tuple(each for each in job.earlier if each.token != before.token),
+            "reason": "",
+            "retry_at": 0,
+            "deadline": None,
+            "refusals": 0,
+            "waiting_since": None,
+            "files_missing_since": None,
+            "script_path": "",
+            "script_digest": "",
+            "resources": None,
+        }
+    )
+
+
+def without_refused(job: TrackedJob) -> dict[str, Any]:
+    """What a job whose next attempt was refused for good has again: the overrides and nodes of those that were taken.
+
+    What the scheduler did not take would otherwise be part of all later attempts, also of those that a person begins.
+    """
+    if job.before is not None:
+        return {"overrides": job.before.overrides, "excluded": job.before.excluded}
+    return {} if job.earlier else {"overrides": {}, "excluded": ()}  # of one that vanished, that is not known any more
+
+
+def see_earlier(job: TrackedJob, told: Mapping[str, JobStatus], now: float) -> TrackedJob:
+    """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
+    seen = tuple(attempt.model_copy(update=_begun_again(attempt, told)) for attempt in job.earlier)
+    if seen == job.earlier:
+        return job
+    known = {(attempt.scheduler_id, attempt.token) for attempt in job.begun_again}
+    new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
+    if not new:
+        return job.model_copy(update={"earlier": seen})
+    words = f"job {', '.join(new)}, an earlier attempt, was begun again: it is ended, as a newer one is in its place"
+    return job.happened(now, "warning", words, earlier=seen)
+
+
+def _begun_again(attempt: Earlier, told: Mapping[str, JobStatus]) -> dict[str, Any]:
+    status = told.get(attempt.scheduler_id)
+    if status is not None and status.scheduler_state == UNKNOWN:
+        return {}
+    counts = (attempt.requeues, None if status is None else status.restarts)
+    same_run = None not in counts and counts[0] == counts[1] and not attempt.vanished
+    if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
+        return {"alive": False, "end_asked_at": None}
+    return {"alive": True}

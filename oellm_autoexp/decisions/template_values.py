@@ -1,0 +1,51 @@
+"""What is known of a job and its event, under the names that templates and conditions use. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.session.job_state import TrackedJob
+
+_OF_PROGRESS = ("iteration", "loss", "validation_loss", "grad_norm", "throughput", "saved_iteration")
+JOB_KEYS = frozenset(
+    [
+        *("job_id", "job_name", "name", "stage", "index", "attempt", "state", "scheduler_state", "exit_code", "nodes"),
+        *("nodes_at_fault", "log_path", "log_path_current", "output_dir", "work_dir", "plan_id", "event_id"),
+        *("event_name", "error_type", "reason", "line", "silent_seconds", "counter", *_OF_PROGRESS),
+    ]
+)
+"""The names that every event has a value for, if only an empty one."""
+
+
+def values(spec: JobSpec, job: TrackedJob, event: Event | None, plan_id: str) -> dict[str, Any]:
+    """Every value that a template may name: the config's, then the job's, then those of the event (the last wins)."""
+    return {
+        **spec.template_values,
+        "job_id": event.job_id if event else job.scheduler_id,
+        "job_name": spec.name,
+        "name": spec.name,
+        "stage": spec.stage or "",
+        "index": spec.index,
+        "attempt": event.attempt if event else job.attempt,
+        "state": job.state,
+        "scheduler_state": job.scheduler_state,
+        "exit_code": "unknown" if job.exit_code is None else job.exit_code,
+        "nodes": job.nodes,
+        "nodes_at_fault": "",
+        "log_path": event.log_path if event else job.resolved_log_path,
+        "log_path_current": spec.log_path_current,
+        "output_dir": spec.output_dir,
+        "work_dir": spec.work_dir,
+        "plan_id": plan_id,
+        "event_id": event.id if event else "",
+        "event_name": event.name if event else "",
+        "error_type": job.error_type,
+        "reason": job.reason,
+        "line": "",
+        "silent_seconds": "",
+        "counter": "",
+        **{key: "" if (value := getattr(job.progress, key)) is None else value for key in _OF_PROGRESS},
+        **(event.metadata if event else {}),
+    }

@@ -1,0 +1,148 @@
+"""What rules would find in a log that is there already: a trial before they watch a run. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from oellm_autoexp.core.redaction import redact, redact_text
+from oellm_autoexp.decisions import detect
+from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector
+from oellm_autoexp.rules import progress
+from oellm_autoexp.rules.patterns import Pattern, scan
+from oellm_autoexp.rules.rules import LogEvent, Rules
+from oellm_autoexp.session.job_state import RUNNING, TrackedJob
+from oellm_autoexp.storage.log_tail import Cursor
+
+
+@dataclass(frozen=True)
+class Found:
+    """A line that a rule matched: its number from 1, its text (a part of a long one), the values for templates."""
+
+    number: int
+    line: str
+    values: Mapping[str, Any]
+
+
+@dataclass
+class RuleTrial:
+    """What one log event found: how many lines, and the first of them."""
+
+    rule: LogEvent
+    count: int = 0
+    shown: list[Found] = field(default_factory=list)
+    first_number: float | None = None
+    last_number: float | None = None
+    """Numbers that a progress rule read."""
+    not_numbers: int = 0
+    """Lines in which the group of a progress rule held no number."""
+    too_slow: bool = False
+
+
+@dataclass
+class Trial:
+    """The whole of it. `job` is a job that ran with this log: its progress, and the state that its lines ask for."""
+
+    rules: dict[str, RuleTrial]
+    job: TrackedJob
+    lines: int = 0
+
+
+def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
+    """Search pieces of a log, each of whole lines. Of each rule the first `most` lines are kept, all are counted."""
+    detector = Detector(rules)
+    found = {name: RuleTrial(rule) for name, rule in rules.log_events.items()}
+    compiled = {
+        name: Pattern.of(rule.pattern, substring=rule.pattern_type == "substring")
+        for name, rule in rules.log_events.items()
+        if rule.pattern is not None
+    }
+    trial = Trial(found, TrackedJob(name="trial", state=RUNNING, started_at=0.0))
+    offset = 0
+    for data in pieces:
+        offset += len(data)
+        cursor = Cursor("trial", offset)
+        job = detect.see_log(trial.job, data, cursor, 0.0)
+        job, _ = detector.lines(job, data, cursor, 0.0)
+        trial.job = job.model_copy(update={"pending": (), "history": ()})
+        result = scan(data, compiled)
+        for name in result.too_slow:
+            found[name].too_slow = True
+        seen = before = 0
+        for match in result.matches:
+            before += len(data[seen : match.offset].splitlines())
+            seen = match.offset
+            one = found[match.rule]
+            one.count += 1
+            values = {**one.rule.metadata, **one.rule.extracted(match.groups, match.whole)}
+            if one.rule.pattern_type == "progress":
+                values |= _number(one, match.groups.get(one.rule.counter or "1", ""))
+            if len(one.shown) < most:
+                line = redact_text(match.line)[:LONGEST_LINE]
+                one.shown.append(Found(trial.lines + before + 1, line, redact(values)))
+        trial.lines += before + len(data[seen:].splitlines())
+    return trial
+
+
+def _number(found: RuleTrial, text: str) -> dict[str, Any]:
+    """The value of a progress rule, which is counted."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        found.not_numbers += 1
+        return {"counter": text}
+    if found.first_number is None:
+        found.first_number = value
+    found.last_number = value
+    return {"counter": value}
+
+
+def explained(found: RuleTrial, rules: Rules) -> str:
+    """What a log alone does not show of a rule, in a sentence; '' if it shows all."""
+    rule = found.rule
+    if found.too_slow:
+        return "its pattern took too long: a part of the log was not looked at for it"
+    if rule.pattern_type == "inactivity":
+        limit = rule.inactivity_threshold_seconds or rules.inactivity_threshold_seconds
+        return f"comes when the log has been silent for {limit or 0:g} s, which a finished log does not show"
+    if rule.pattern_type == "progress":
+        limits = f"comes when the number has not risen for {rule.stall_seconds or 0:g} s"
+        if found.not_numbers:
+            return f"{limits}; {found.not_numbers} of the lines hold no number in that group, and are passed over"
+        if found.last_number is None:
+            return f"{limits}; no line of this log holds one: in a run like this it would come"
+        return f"{limits}; read here: {found.first_number:g} to {found.last_number:g}"
+    if rule.pattern is None:
+        return "has no pattern: a PublishEventAction makes it"
+    return ""
+
+
+def facts(trial: Trial, rules: Rules) -> dict[str, Any]:
+    """A trial, for programs."""
+    job = trial.job
+    return {
+        "lines": trial.lines,
+        "rules": [
+            {
+                "name": name,
+                "pattern_type": one.rule.pattern_type,
+                "pattern": one.rule.pattern,
+                "state": one.rule.state,
+                "overrules_success": one.rule.overrules_success,
+                "matches": one.count,
+                "shown": [{"line": each.number, "text": each.line, "values": dict(each.values)} for each in one.shown],
+                "too_slow": one.too_slow,
+                "note": explained(one, rules),
+            }
+            for name, one in trial.rules.items()
+        ],
+        "progress": progress.told(job.progress),
+        "state": job.verdict or None,
+        "state_by": job.error_type or None,
+        "overrules_success": job.overrules_success,
+        "complete": job.complete,
+    }

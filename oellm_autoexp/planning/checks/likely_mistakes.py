@@ -1,0 +1,135 @@
+"""What is noted of a plan as a likely mistake: what no shell reads, empty variables, axes without effect. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from oellm_autoexp.config.loader import Composed
+from oellm_autoexp.config.values.expressions import is_constant
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.core.text import digest, dotted, plural
+from oellm_autoexp.planning.resolving.resolve import value_at
+from oellm_autoexp.sbatch.shell_code import read_by_a_shell
+from oellm_autoexp.sweep.oddities import filters, lists_beside_axes
+from oellm_autoexp.sweep.paths import path_of
+
+_SIGNS = frozenset(("|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1", "&>"))
+_FEW = 3
+_OF_VARIABLE = re.compile(r"^\$\{oc\.env:(\w+)\}/")
+
+
+_ATTACHED = re.compile(r"[^\s;]*;|(?:\d|&)?>>?\s*[\w./&-]+|<\s*[\w./-]+")
+"""A sign of a shell with what it is about in one word: `x;`, `2>&1`, `>log`."""
+_HOME = re.compile(r"^(?:--?[\w.-]+=)?~(?:/|$)")
+_BRACES = re.compile(r"(?<![${\\])\{[A-Za-z_][\w-]*(?:\.[\w-]+)*\}(?!\})")
+_OF_SLURM = re.compile(r"%[jJAaxNnstu]\b")
+
+
+def notes(
+    jobs: Sequence[JobSpec], config: Mapping[str, Any], environment: Mapping[str, str], scripts: Sequence[str] = ()
+) -> Iterator[str]:
+    """The notes on a plan's jobs, on their scripts and on the config that they were made of."""
+    yield from _shell_signs(jobs)
+    yield from _words_that_stay(jobs, config)
+    yield from _same_programs(jobs, scripts)
+    yield from _empty_variables(config, environment)
+
+
+def of_sweep(composed: Composed) -> Iterator[str]:
+    """The notes on a config's sweep."""
+    for where, key in lists_beside_axes(composed.sweep):
+        if not isinstance(value_at(composed.base, path_of(key)), list):
+            place = composed.locations.of(where)
+            yield f"{place}: {key} is one value, a list; to try its values one by one, write it into params"
+    for where, text in filters(composed.sweep):
+        if "${" not in text and is_constant(text):
+            place = composed.locations.of(where)
+            yield f"{place}: the filter names no key of the config, so that it is the same for all jobs"
+
+
+def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:
+    """A note for the words of a program that a shell would act on, and that are only words here."""
+    found: dict[str, str] = {}
+    for job in reversed(jobs):
+        odd = [index for index, word in enumerate(job.argv) if word in _SIGNS or _ATTACHED.fullmatch(word)]
+        shells = read_by_a_shell(job.argv) if odd else set()
+        found.update({job.argv[index]: job.name for index in odd if index not in shells})
+    if found:
+        signs = ", ".join(f"'{word}'" for word in sorted(found)[:_FEW])
+        name = next(iter(found.values()))
+        yield (
+            f"{signs} among the words of the program (job {name}): no shell reads them, the program gets them as they "
+            "are; for a shell write backend.argv: [bash, -c, '… | …']"
+        )
+
+
+def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iterator[str]:
+    """Notes for words of a program in which elsewhere a value is put in place of a part: `~/data`, `{stage}`, `%j`."""
+    escaped = [word for words in dotted(config).values() if isinstance(words, list) for word in map(str, words)]
+    meant = {word.replace("{{", "{").replace("}}", "}") for word in escaped if "{{" in word}
+    kinds = (
+        (_HOME, "~", "the '~' in {word!r} stays text, as no shell reads it: write ${{oc.env:HOME}}"),
+        (_BRACES, "{", "the braces in {word!r} stay text: ${{…}} is a value of the config"),
+        (
+            _OF_SLURM,
+            "%",
+            "{found!r} in {word!r} stays text: only paths of SLURM know it; $SLURM_JOB_ID is the job's id",
+        ),
+    )
+    for pattern, sign, told in kinds:
+        found: dict[str, str] = {}
+        for job in jobs:
+            odd = [
+                at for at, word in enumerate(job.argv) if sign in word and word not in meant and pattern.search(word)
+            ]
+            shells = read_by_a_shell(job.argv) if odd else set()
+            for word in (job.argv[at] for at in odd if at not in shells):
+                found.setdefault(told.format(word=word, found=pattern.findall(word)[0]), job.name)
+        for text, name in [*found.items()][:_FEW]:
+            yield f"{text} (job {name})"
+
+
+_OF_THE_TOOL = frozenset(("stage", "job", "monitoring", "scheduler"))
+
+
+def _same_programs(jobs: Sequence[JobSpec], scripts: Sequence[str]) -> Iterator[str]:
+    """A note where jobs with other values have the same script but for their names: what differs reaches no program."""
+    first: dict[str, JobSpec] = {}
+    same: list[tuple[JobSpec, JobSpec]] = []
+    if len({str(job.parameters) for job in jobs}) < 2:
+        return
+    for job, script in zip(jobs, scripts, strict=False):
+        text = re.sub(r"(?<![\w.-])" + re.escape(job.name) + r"(?![\w-])", "", script.replace(job.output_dir, ""))
+        other = first.setdefault(digest(text), job)
+        if other is not job and _differing(job, other):
+            same.append((job, other))
+    if same:
+        job, other = same[0]
+        keys = sorted({key for pair in same for key in _differing(*pair)})
+        yield (
+            f"{len(same)} of {plural(len(jobs), 'job')} get the same words, variables and resources as another (job "
+            f"{job.index} as job {other.index}): {', '.join(keys[:_FEW])}, in which they differ, "
+            "is not handed to any program"
+        )
+
+
+def _differing(job: JobSpec, other: JobSpec) -> list[str]:
+    """The keys of two jobs' values that differ; none if what they are about is not only for programs to know."""
+    mine, others = job.parameters, other.parameters
+    keys = [key for key in {**mine, **others} if mine.get(key) != others.get(key)]
+    about = {key: key.lstrip("+~").split(".")[0] for key in keys}
+    return [] if _OF_THE_TOOL & {*about.values()} else [key for key in keys if about[key] != "project"]
+
+
+def _empty_variables(config: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
+    """A note for each variable that is set and empty, and that a path of the config begins with."""
+    empty = {name for name, value in environment.items() if not value}
+    found: dict[str, str] = {}
+    for key, value in dotted(config).items() if empty else ():
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and (begin := _OF_VARIABLE.match(text)) and begin[1] in empty:
+                found.setdefault(begin[1], key)
+    for name, key in found.items():
+        yield f"the environment variable {name} is empty: what $.{key} names begins at the root of the file system"

@@ -1,0 +1,66 @@
+"""Two jobs that may run at the same time write into no place that both name: each would overwrite the other. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
+
+from oellm_autoexp.backends.base import Place
+from oellm_autoexp.core.errors import Problem, SweepError, raise_all
+from oellm_autoexp.core.nouns import JobSpec
+
+_LISTED = 8
+_MOST_COMPARED = 64
+_HINT = "write ${project.output_dir}/… for a folder of each job's own (${project.base_output_dir} is that of all jobs)"
+
+
+def check_places(jobs: Sequence[tuple[JobSpec, Iterable[Place]]]) -> None:
+    """Raises SweepError for places that two jobs write to of which neither waits for the other.
+
+    A job that waits for another one (a stage that goes on from it), or for a file or a command, may share its places.
+    """
+    sharing: dict[tuple[str, str], list[JobSpec]] = defaultdict(list)
+    for job, places in jobs:
+        for place in places:
+            sharing[place.path, place.key].append(job)
+    by_name = {job.name: job for job, _ in jobs}
+    problems = []
+    for (path, key), together in sharing.items():
+        if len(together) < 2 or _in_order(together, by_name):
+            continue
+        indices = ", ".join(str(job.index) for job in together[:_LISTED]) + (", …" if len(together) > _LISTED else "")
+        what = f"{len(together)} jobs would write into one place, '{path}': jobs {indices}"
+        problems.append(Problem(what, f"$.{key}", _HINT))
+    raise_all(SweepError, problems[:_LISTED])
+
+
+def _in_order(jobs: Sequence[JobSpec], by_name: Mapping[str, JobSpec]) -> bool:
+    """Whether of each two of these jobs one waits for the other, or for something that nobody knows of here."""
+    if len(jobs) > _MOST_COMPARED:  # no chain is that long
+        jobs = jobs[:_MOST_COMPARED]
+    before = {job.name: _awaited(job, by_name) for job in jobs}
+    return all(
+        one.name in before[other.name] or other.name in before[one.name] or _waits(one) or _waits(other)
+        for one, other in combinations(jobs, 2)
+    )
+
+
+def _awaited(job: JobSpec, by_name: Mapping[str, JobSpec]) -> Collection[str]:
+    """The names of the jobs that must end before a job begins, of whatever depth."""
+    found: set[str] = set()
+    waiting = [job.name]
+    while waiting:
+        spec = by_name.get(waiting.pop())
+        if spec is None:
+            continue
+        named = (str(each["job_name"]) for each in spec.start_conditions if "job_name" in each)
+        new = {*spec.depends_on, *named} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _waits(job: JobSpec) -> bool:
+    """Whether a job waits for files, time or a command."""
+    return bool(job.start_condition_cmd) or any("job_name" not in each for each in job.start_conditions)

@@ -1,0 +1,257 @@
+"""What the planner makes of the monitoring rules: mistakes, advice, and the config values that templates need. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
+from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.core.text import did_you_mean, dotted
+from oellm_autoexp.decisions.template_values import JOB_KEYS
+from oellm_autoexp.rules.actions import CancelAction, RestartAction
+from oellm_autoexp.rules.conditions import Condition
+from oellm_autoexp.rules.patterns import advice, group_names
+from oellm_autoexp.rules.plausible import Odd, odd_value
+from oellm_autoexp.rules.rules import LogEvent, MonitoringSection, Rules, StateEvent
+from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
+from oellm_autoexp.sbatch.directives import directives as directives_of
+from oellm_autoexp.sbatch.directives import with_options
+from oellm_autoexp.sbatch.resources import resources
+
+DIRECTIVES = "slurm.sbatch."
+"""The overrides of a new attempt below this become directives of its script; others plan the job anew."""
+
+
+class Decoder:
+    """Decodes and checks the `monitoring` section of jobs, once for all that have the same."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, MonitoringSection]] = []
+
+    def config(self, tree: Mapping[str, Any]) -> AutoexpConfig:
+        """The typed config of a job's resolved tree. Raises ConfigError with all mistakes, here and elsewhere."""
+        rules: MonitoringSection | None = None
+        wrong: Sequence[Problem] = ()
+        try:
+            rules = self.section(tree)
+        except ConfigError as error:
+            wrong = error.problems
+        try:
+            config = decode({**tree, "monitoring": rules or {}})
+        except ConfigError as error:
+            raise ConfigError(*error.problems, *wrong) from None
+        raise_all(ConfigError, [*wrong, *job_problems(config.job, tree)])
+        return config
+
+    def section(self, tree: Mapping[str, Any]) -> MonitoringSection:
+        """The section of a job's resolved tree. Raises ConfigError with all mistakes in it."""
+        found = tree.get("monitoring") or {}
+        written = dict(found) if isinstance(found, Mapping) else found
+        paths = written.pop("output_paths", ()) if isinstance(written, dict) else ()
+        rules = next((known for other, known in self._known if other == written), None)
+        if rules is None:
+            rules = decode_section("monitoring", written)
+            raise_all(ConfigError, problems(rules, tree))
+            self._known = [(written, rules), *self._known[:_FEW]]
+        if paths:
+            checked = decode_section("monitoring", {"output_paths": paths})
+            rules = rules.model_copy(update={"output_paths": checked.output_paths})
+        return rules
+
+
+_FEW = 8  # different sections in one plan, such as one for each stage
+
+
+def recorded(section: MonitoringSection) -> dict[str, Any]:
+    """A section as the manifest has it: without what is its default, and what is each job's own."""
+    return section.model_dump(mode="json", exclude_defaults=True, exclude={"output_paths"})
+
+
+def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
+    """A job's section as the manifest has it; None where it is that of the plan."""
+    if section is plan or section.model_copy(update={"output_paths": plan.output_paths}) == plan:
+        return None
+    return recorded(section)
+
+
+def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with rules that decode: unknown template keys, events that never come or are not there."""
+    job = config.get("job")
+    threshold = job.get("inactivity_threshold_seconds") if isinstance(job, Mapping) else None
+    found = list(_event_problems(rules, own_threshold=threshold is not None))
+    values = dotted(config)
+    found += [
+        _unknown_key(key, "termination_command", {*JOB_KEYS, *values})
+        for word in rules.termination_command
+        for key in keys_of(word)
+        if key not in JOB_KEYS and key not in values
+    ]
+    made = rules.published()
+    for event, binding, place in rules.bindings():
+        own = _event_keys(event)
+        # what publishes an event may give it more metadata
+        if event.name in made:
+            own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
+        if isinstance(binding.action, RestartAction):
+            found += check_overrides(binding.action.overrides, f"$.monitoring.{place}.overrides", values)
+        if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that told it
+            own |= {key for other in rules.log_events.values() if other.state == "stall" for key in _event_keys(other)}
+        for key in used_keys(binding):
+            if key not in own and key not in JOB_KEYS and key not in values:
+                found.append(_unknown_key(key, place, {*own, *JOB_KEYS, *values}))
+        found += _unknown(looked_up_keys(binding), f"$.monitoring.{place}", {*own, *JOB_KEYS, *_plain(values)})
+    return found
+
+
+def job_problems(job: JobSection, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the conditions of a job that decode: keys that nothing is called."""
+    return [
+        problem
+        for where, conditions in _job_conditions(job).items()
+        for number, condition in enumerate(conditions)
+        if (keys := list(looked_up_keys(condition)))
+        for problem in _unknown(keys, f"$.job.{where}[{number}]", {*JOB_KEYS, *_plain(dotted(config))})
+    ]
+
+
+def _job_conditions(job: JobSection) -> dict[str, tuple[Condition, ...]]:
+    return {
+        "start_conditions": job.start_conditions,
+        "cancel_conditions": job.cancel_conditions,
+        "done_conditions": job.done_conditions,
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of values that a condition can look at: no lists."""
+    return (key for key, value in values.items() if not isinstance(value, Mapping | list))
+
+
+def _unknown(keys: Iterable[str], where: str, known: Collection[str]) -> list[Problem]:
+    """The keys of conditions that nothing is called."""
+    return [Problem(f"no value is called '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
+
+
+def _unknown_key(key: str, place: str, known: Collection[str]) -> Problem:
+    hint = did_you_mean(key, known) or "a literal brace is written twice: {{ }}"
+    return Problem(f"no value is called '{{{key}}}'", f"$.monitoring.{place}", hint)
+
+
+def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[str]) -> list[Problem]:
+    """What is wrong with the overrides of a new attempt, as far as a look at them tells."""
+    directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
+    found = []
+    try:
+        with_options("", directives)
+        directives_of(directives, (), name="x", log_path="/x", work_dir="/")
+        plain = {key: value for key, value in directives.items() if not _templates(value)}
+        resources(plain)
+    except ConfigError as error:
+        found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
+    for key in overrides:
+        name = key.lstrip("+")
+        if name.lstrip("~") == "index":
+            found.append(Problem("a job keeps its index", where, "leave it out"))
+        if not key.startswith((DIRECTIVES, "+")) and name not in known:
+            found.append(Problem(f"the config has no key '{key}'", where, did_you_mean(key, known)))
+    return found
+
+
+def _templates(value: Any) -> bool:
+    return bool(keys_of(str(value)))
+
+
+def known_overrides(rules: Rules) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The overrides of new attempts that no template changes, each with the place of its action in the section."""
+    for _, binding, place in rules.bindings():
+        if isinstance(binding.action, RestartAction) and binding.action.overrides:
+            try:
+                action = filled(RestartAction(class_name="RestartAction", overrides=binding.action.overrides), {})
+            except KeyError:
+                continue
+            yield f"$.monitoring.{place}.overrides", action.overrides
+
+
+def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a job's config that the templates of its rules name, or conditions, by dotted key."""
+    wanted = {key for _, binding, _ in rules.bindings() for key in (*used_keys(binding), *looked_up_keys(binding))}
+    wanted.update(key for each in _job_conditions(job).values() for one in each for key in looked_up_keys(one))
+    wanted.update(key for word in rules.termination_command for key in keys_of(word))
+    return {key: value for key in sorted(wanted - JOB_KEYS) for value in _at(config, key)}
+
+
+def notes(rules: Rules, lines: Sequence[str] = ()) -> list[str]:
+    """States without effect, slow patterns with the better form, and those that catch wrong words of `lines`."""
+    patterns = {name: e.pattern for name, e in rules.log_events.items() if e.pattern and e.pattern_type != "substring"}
+    found = ((name, advice(pattern)) for name, pattern in patterns.items())
+    slow = [f"the pattern of monitoring.log_events.{name} {why}" for name, why in found if why]
+    odd = ((name, odd_value(event, lines)) for name, event in rules.log_events.items())
+    return [*_states_without_effect(rules), *slow, *(_odd_note(name, value) for name, value in odd if value)]
+
+
+def _states_without_effect(rules: Rules) -> Iterator[str]:
+    """A note for each log event whose state no job comes to count as."""
+    for name, event in rules.log_events.items():
+        state, place = event.state, f"the state {event.state} of monitoring.log_events.{name}"
+        if state == "success" and not any(isinstance(each.action, CancelAction) for each in event.bindings):
+            yield (
+                f"{place} has no effect: its exit code says whether a job is a success. For a line that says that the "
+                "work is done: monitoring.termination_string, or a CancelAction in the event"
+            )
+        elif state in ("pending", "running"):
+            yield f"{place} has no effect: the scheduler says whether a job is {state}; leave the state out"
+
+
+def _odd_note(name: str, odd: Odd) -> str:
+    return (
+        f"the pattern of monitoring.log_events.{name} catches '{odd.value}' as {odd.key}, which is no {odd.what}, "
+        f"in a line that the program prints: {odd.line}"
+    )
+
+
+def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
+    published = rules.published()
+    for name, event in rules.log_events.items():
+        where = f"$.monitoring.log_events.{name}"
+        if event.pattern is None and event.pattern_type in ("regex", "substring") and name not in published:
+            yield Problem("this event never comes", where, "give it a pattern, or a PublishEventAction that names it")
+        if event.pattern_type == "inactivity" and not (
+            own_threshold or event.inactivity_threshold_seconds or rules.inactivity_threshold_seconds
+        ):
+            yield Problem("how long is too long?", where, "set inactivity_threshold_seconds, here or for the section")
+        if name in rules.state_events:
+            yield Problem("a log event and a state event have this name", where, "give one of them another name")
+    states: dict[str | None, str] = {}
+    for name, state_event in rules.state_events.items():
+        other = states.setdefault(state_event.state, name)
+        if other != name:
+            what = f"'{other}' is already for the state '{state_event.state}'"
+            hint = f"put the actions into '{other}', or leave it out: '{other}: null'"
+            yield Problem(what, f"$.monitoring.state_events.{name}", hint)
+    known = {*rules.log_events, *rules.state_events}
+    for name in sorted(published - known):
+        yield Problem(f"no event is called '{name}'", "$.monitoring", did_you_mean(name, known) or "declare it")
+
+
+def _event_keys(event: LogEvent | StateEvent) -> set[str]:
+    """What an event's metadata hold."""
+    keys = set(event.metadata)
+    if isinstance(event, LogEvent) and event.pattern is not None and event.pattern_type != "substring":
+        keys |= {name for name in group_names(event.pattern) if not name.isdecimal()}
+    return keys | set(event.extract_groups) if isinstance(event, LogEvent) else keys
+
+
+def _published(binding: Any) -> set[str]:
+    return set(getattr(binding.action, "metadata", {}))
+
+
+def _at(config: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """The value at a dotted key, if there is one (a list or mapping is none that a word can hold)."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return
+        value = value[part]
+    if not isinstance(value, Mapping | list):
+        yield value

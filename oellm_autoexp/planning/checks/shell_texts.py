@@ -1,0 +1,170 @@
+"""What of a job's texts a shell evaluates, and what is said of those that only look as if it did. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from oellm_autoexp.backends.base import Command, Note
+from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.redaction import redact, redact_words
+from oellm_autoexp.core.text import Raw
+from oellm_autoexp.sbatch.environment import OF_TASKS, REFERENCE
+from oellm_autoexp.sbatch.shell_code import (
+    Parts,
+    in_script,
+    read_by_a_shell,
+    split_parts,
+    stays_text,
+)
+
+Code = Mapping[str, Parts]
+"""The parts of those values of a job that hold shell code, by dotted key (`slurm.env.MASTER_ADDR`)."""
+_ENV = "slurm.env."
+_LAUNCHER = "slurm.launcher_cmd"
+_TEMPLATE_WORD = "{{"
+
+
+def environment(config: AutoexpConfig, command: Command, code: Code) -> tuple[dict[str, str], dict[str, str | Raw]]:
+    """The job's variables as they are recorded, and as its script sets them: with code where a file has some."""
+    own = {**config.container.env, **command.env}
+    env = {**command.env_defaults, **config.slurm.env, **own}
+    evaluated = {
+        name: in_script(code[f"{_ENV}{name}"]) if name not in own and f"{_ENV}{name}" in code else value
+        for name, value in env.items()
+    }
+    return env, evaluated
+
+
+def launcher_words(slurm: SlurmSection, code: Code) -> Sequence[str | Raw]:
+    """The words of `slurm.launcher_cmd`, of which those with code are as the script has them."""
+    if _LAUNCHER in code:
+        return split_parts(code[_LAUNCHER])
+    return [
+        in_script(code[f"{_LAUNCHER}.{index}"]) if f"{_LAUNCHER}.{index}" in code else word
+        for index, word in enumerate(slurm.launcher_cmd)
+    ]
+
+
+def problems(slurm: SlurmSection) -> Iterator[Problem]:
+    """Texts with which a job would never train: no shell reads them, and nothing else knows what they mean."""
+    where = f"$.{_LAUNCHER}"
+    shells = read_by_a_shell(slurm.launcher_cmd)
+    yield from _assignment(slurm.launcher_cmd, where, "write {name}: {value} into slurm.env")
+    if len(slurm.launcher_cmd) in shells:
+        what = f"'{slurm.launcher_cmd[-1]}' takes the text behind it, which would be the program's first word alone"
+        hint = 'leave the shell out (the script starts the program itself), or end it with \'… && exec "$0" "$@"\''
+        yield Problem(what, where, hint)
+    for index, word in enumerate(slurm.launcher_cmd):
+        if _TEMPLATE_WORD in word:
+            what = f"'{word}' holds a word of a template, which is not filled here"
+            hint = "leave it out: the script exports slurm.env itself, and the program follows the launcher"
+            yield Problem(what, where, f"{hint}; slurm.template_path names a template of your own")
+        elif index not in shells and word in _SIGNS:
+            what = f"'{word}' is a sign of a shell, and no shell reads this: it is one command"
+            yield Problem(what, where, "write bash -c '…' for more, or a template of your own (slurm.template_path)")
+        elif index not in shells and (found := OF_TASKS.search(word)):
+            yield _of_tasks(found[1], where)
+    for key, value in slurm.srun.items():
+        if found := OF_TASKS.search(str(value)):
+            yield _of_tasks(found[1], f"$.slurm.srun.{key}")
+    for key, value in slurm.sbatch.items():
+        if key != "comment" and isinstance(value, str) and (reference := REFERENCE.search(value)):
+            name = reference.group().strip("${}")
+            what = f"'{value}' holds a variable, and sbatch reads none in a script's directives"
+            meant = f"${{{of_config[1]}}}" if (of_config := _OF_CONFIG.search(value)) else ""
+            hint = f"write {meant or f'${{oc.env:{name}}} for its value while planning'}"
+            yield Problem(what, f"$.slurm.sbatch.{key}", hint)
+
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def _assignment(words: Sequence[str], where: str, hint: str) -> Iterator[Problem]:
+    """A first word `NAME=value`, by which a shell would set a variable, and which nothing else takes for a program."""
+    if words and (found := _ASSIGNMENT.fullmatch(words[0])):
+        name, value = found.groups()
+        shown = redact({name: value})[name]
+        what = f"'{name}={shown}' is taken for the name of a program: no shell reads this, which would set a variable"
+        yield Problem(what, where, hint.format(name=name, value=shown))
+
+
+_OF_CONFIG = re.compile(
+    rf"\$((?:{'|'.join(AutoexpConfig.model_fields)})(?:\.[A-Za-z_]\w*)+|(?:index|stage)\b)(?!\s*[({{])"
+)
+"""What is most likely meant as an interpolation: `$metadata.x`, which a shell reads as $metadata and `.x`."""
+
+_SIGNS = frozenset((";", "&", "&&", "|", "||", ">", ">>", "<", "2>", "2>&1"))
+
+
+def _of_tasks(name: str, where: str) -> Problem:
+    what = f"${name} is another in each task, and would be read once, before srun starts them"
+    return Problem(what, where, f"let a shell in the task read it: bash -c '… ${name} …'")
+
+
+def word_problems(argv: Sequence[str], where: str) -> Iterator[Problem]:
+    """Words of a program with a variable that only a shell in the task could read."""
+    yield from _assignment(argv, f"{where}.argv", "write {name}: {value} into backend.env")
+    shells = read_by_a_shell(argv)
+    for index, word in enumerate(argv):
+        if "$" in word and index not in shells and (found := OF_TASKS.search(word)):
+            yield _of_tasks(found[1], where)
+
+
+def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]:
+    """The shell code of a job, and its texts that look like some and are none; of a secret nothing is said."""
+    for key, parts in code.items():
+        shown = _redacted(key, " ".join("".join(parts).split()))
+        yield Note(f"code {key}", f"{key} is shell code, which the job's script runs once: {shown}")
+    for key, value in _texts(config, code):
+        if (sign := stays_text(value)) and _redacted(key, value) == value:
+            yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
+        elif (found := _OF_CONFIG.search(value)) and "." in found[1]:
+            yield Note(f"text {key}", f"{key}: {found[0]} is not read as a value of the config; write ${{{found[1]}}}")
+    if not any("$" in word or "`" in word for word in command.argv):
+        return
+    shells = read_by_a_shell(command.argv)
+    told = redact_words(command.argv)
+    for index, word in enumerate(command.argv):
+        if index in shells or told[index] != word:
+            continue
+        if sign := stays_text(word):
+            yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's words")
+        elif found := _OF_CONFIG.search(word):
+            text = (
+                f"{found[0]} in {word!r} stays text: no shell reads the program's words; ${{{found[1]}}} is the value"
+            )
+            yield Note(f"text {word}", f"{text} of the config")
+        elif (found := REFERENCE.search(word)) and not found.group().strip("${}").startswith("SLURM_"):
+            name = found.group().strip("${}")
+            text = f"the ${name} in {word!r} stays text: no shell reads the program's words; ${{oc.env:{name}}} is its"
+            yield Note(f"text {word}", f"{text} value while planning")
+
+
+def _redacted(key: str, text: str) -> str:
+    return str(redact({key.rpartition(".")[2]: text}).popitem()[1])
+
+
+_WHERE_CODE = "what stands literally in a YAML file's slurm.env or slurm.launcher_cmd is shell code"
+
+
+def _texts(config: AutoexpConfig, code: Code) -> Iterator[tuple[str, str]]:
+    """The values beside the program's words that no shell reads, by dotted key."""
+    slurm = config.slurm
+    sections: dict[str, Mapping[str, Any]] = {
+        "slurm.env": slurm.env,
+        "container.env": config.container.env,
+        "backend.env": config.backend.env,
+        "slurm.sbatch": slurm.sbatch,
+        "slurm.srun": slurm.srun,
+    }
+    for section, values in sections.items():
+        for key, value in values.items():
+            if f"{section}.{key}" not in code and isinstance(value, str):
+                yield f"{section}.{key}", value
+    shells = read_by_a_shell(slurm.launcher_cmd)
+    for index, word in enumerate(slurm.launcher_cmd):
+        if index not in shells and _LAUNCHER not in code and f"{_LAUNCHER}.{index}" not in code:
+            yield _LAUNCHER, word

@@ -1,0 +1,350 @@
+"""Conditions that the YAML can name: each a frozen record that looks at the world and says yes or no."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from oellm_autoexp.core.fields import Count, Number, Scalar, Seconds, Section, Words, listed
+from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.core.registry import Registry
+from oellm_autoexp.core.text import did_you_mean, shell
+from oellm_autoexp.rules.patterns import Pattern, scan
+
+
+class Surroundings(Protocol):
+    """What a condition may look at."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there; relative paths start from the job's working directory."""
+        ...
+
+    def count(self, pattern: str) -> int:
+        """How many paths match a glob pattern."""
+        ...
+
+    def states(self, job: str) -> tuple[str, str]:
+        """Our state of another job of the plan, and the scheduler's last word for it. Raises KeyError."""
+        ...
+
+    def attempt(self) -> int:
+        """How many attempts the job has had, this one included."""
+        ...
+
+    def metadata(self, key: str) -> Any:
+        """A value of the event or of the job. Raises KeyError."""
+        ...
+
+    def elapsed_seconds(self, since: str) -> float | None:
+        """Seconds since the `event`, or since this attempt's `start` or `submit`; None: it has not been yet.
+
+        Of a job that is not submitted yet: since it began to wait.
+        """
+        ...
+
+    def cooldown_seconds(self) -> float | None:
+        """Seconds since the action was last carried out for this job; None: never."""
+        ...
+
+    def answer(self, words: tuple[str, ...], interval_seconds: float) -> bool | None:
+        """What a command that is asked beside us says; None: nothing yet."""
+        ...
+
+    def tail(self, path: str | None, length: int) -> str:
+        """The last so many bytes of a file (None: the job's newest log) as text, '' if there is none."""
+        ...
+
+    def ended(self, job: str | None) -> bool:
+        """Whether a job of the plan (None: the job itself) has ended for good, with no new attempt to come.
+
+        Raises KeyError.
+        """
+        ...
+
+
+class Condition(Section):
+    """One kind of condition, which `class_name` chooses.
+
+    Whoever waits for it gives up after `timeout_seconds` (null: never, but see EventAction). Before an action,
+    `blocking: true` waits for it; otherwise the action is left out if it does not hold at once.
+    """
+
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name"})
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    blocking: bool = False
+
+    def holds(self, around: Surroundings) -> bool | None:
+        """Whether it holds now; None: that is not known yet."""
+        raise NotImplementedError
+
+    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+        """Whether the condition, which does not hold now, can't come true any more."""
+        return False
+
+
+class FileExistsCondition(Condition):
+    """A file or folder is there."""
+
+    class_name: Literal["FileExistsCondition"]
+    path: str
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether it is there now."""
+        return around.exists(self.path)
+
+    def __str__(self) -> str:
+        return f"FileExists: {self.path}"
+
+
+class GlobExistsCondition(Condition):
+    """At least `min_count` paths match a pattern; a `*` in a value that is filled in is that letter."""
+
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"pattern": glob.escape}
+    class_name: Literal["GlobExistsCondition"]
+    pattern: str
+    min_count: int = Field(default=1, ge=1)
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether enough match now."""
+        return around.count(self.pattern) >= self.min_count
+
+    def __str__(self) -> str:
+        return f"GlobExists: {self.pattern}"
+
+
+_STATES = frozenset(
+    [
+        "boot_fail",
+        "cancelled",
+        "completed",
+        "configuring",
+        "completing",
+        "deadline",
+        "failed",
+        "launch_failed",
+        "node_fail",
+        "out_of_memory",
+        "pending",
+        "preempted",
+        "reconfig_fail",
+        "requeue_fed",
+        "requeue_hold",
+        "requeued",
+        "resizing",
+        "resv_del_hold",
+        "revoked",
+        "running",
+        "signaling",
+        "special_exit",
+        "stage_out",
+        "stopped",
+        "suspended",
+        "timeout",
+    ]
+) | frozenset(["waiting", "submitting", "success", "crash", "oom", "stall"])
+"""SLURM's words (squeue(1), JOB STATE CODES) and ours, in lower case."""
+
+
+def _known_states(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if word.lower() not in _STATES:
+            raise ValueError(f"'{word}' is not a state: {did_you_mean(word.lower(), _STATES) or 'see squeue(1)'}")
+    return words
+
+
+class SlurmStateCondition(Condition):
+    """Another job of the plan is in one of these states: SLURM's words (`FAILED`) or ours (`crash`)."""
+
+    class_name: Literal["SlurmStateCondition"]
+    job_name: str
+    state: Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_known_states)]
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether the job is in one of the states now."""
+        try:
+            now = {word.lower() for word in around.states(self.job_name)}
+        except KeyError:  # the plan has been asked about names that stand there, not about those that events tell
+            return False
+        return any(word.lower() in now for word in self.state)
+
+    def lost(self, around: Surroundings) -> bool:
+        """A job that has ended for good keeps its state, and a name that no job has will have none."""
+        try:
+            return around.ended(self.job_name)
+        except KeyError:
+            return True
+
+    def __str__(self) -> str:
+        return f"SlurmState: {self.job_name} = {' or '.join(self.state)}"
+
+
+class MetadataCondition(Condition):
+    """A value of the event or of the job is as said; with nothing said of it, it is there.
+
+    `equals`, `one_of` (or `within`) and `none_of` compare as text if the types differ, as what a log says is text.
+    """
+
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "key"})
+    looked_up: ClassVar[frozenset[str]] = frozenset({"key"})
+    class_name: Literal["MetadataCondition"]
+    key: str
+    equals: Scalar | None = None
+    one_of: tuple[Scalar, ...] | None = None
+    within: tuple[Scalar, ...] | None = None
+    none_of: tuple[Scalar, ...] = ()
+    at_least: Number | None = None
+    at_most: Number | None = None
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether the value is as said."""
+        try:
+            value = around.metadata(self.key)
+        except KeyError:
+            return False
+        one_of = self.one_of if self.within is None else (*(self.one_of or ()), *self.within)
+        wanted = one_of if self.equals is None else (*(one_of or ()), self.equals)
+        if wanted is not None and value not in wanted and str(value) not in map(str, wanted):
+            return False
+        if value in self.none_of or str(value) in map(str, self.none_of):
+            return False
+        if self.at_least is None and self.at_most is None:
+            return True
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return False
+        return (self.at_least is None or number >= self.at_least) and (self.at_most is None or number <= self.at_most)
+
+    def lost(self, around: Surroundings) -> bool:
+        """The values of a job that has ended for good do not change."""
+        return around.ended(None)
+
+    def __str__(self) -> str:
+        said = self.model_dump(exclude_defaults=True, exclude={"class_name", "key", "blocking", "timeout_seconds"})
+        return f"Metadata: {self.key} {', '.join(f'{name} {value}' for name, value in said.items()) or 'is there'}"
+
+
+class MaxAttemptsCondition(Condition):
+    """The job has had fewer attempts than this."""
+
+    class_name: Literal["MaxAttemptsCondition"]
+    max_attempts: Count = Field(ge=1)
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether one more attempt is within the limit."""
+        return around.attempt() < self.max_attempts
+
+    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+        """The number of attempts only grows."""
+        return True
+
+    def __str__(self) -> str:
+        return f"MaxAttempts: {self.max_attempts}"
+
+
+class ElapsedTimeCondition(Condition):
+    """So many seconds have passed since the attempt's `start` or `submit`, or since the `event`.
+
+    Where a job waits to be submitted (start and cancel conditions): since it began to wait.
+    """
+
+    class_name: Literal["ElapsedTimeCondition"]
+    seconds: Seconds
+    since: Literal["start", "submit", "event"] = "start"
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether the time is up."""
+        elapsed = around.elapsed_seconds(self.since)
+        return elapsed is not None and elapsed >= self.seconds
+
+    def lost(self, around: Surroundings) -> bool:
+        """A job that has ended for good and never began has no start to count from."""
+        return around.elapsed_seconds(self.since) is None and around.ended(None)
+
+    def __str__(self) -> str:
+        return f"ElapsedTime: {self.seconds:g} s since {self.since}"
+
+
+class CooldownCondition(Condition):
+    """The action was not carried out for this job within the last so many seconds."""
+
+    class_name: Literal["CooldownCondition"]
+    seconds: Seconds
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether it is long enough ago."""
+        ago = around.cooldown_seconds()
+        return ago is None or ago >= self.seconds
+
+    def __str__(self) -> str:
+        return f"Cooldown: {self.seconds:g} s"
+
+
+class CommandCondition(Condition):
+    """A command exits with 0. It runs beside the monitor, again every `interval_seconds`; no shell runs it."""
+
+    class_name: Literal["CommandCondition"]
+    command: Words = Field(min_length=1)
+    interval_seconds: Seconds = 60
+
+    def holds(self, around: Surroundings) -> bool | None:
+        """Whether it said yes; None while it has not answered."""
+        return around.answer(self.command, self.interval_seconds)
+
+    def __str__(self) -> str:
+        return f"Command: {shell(redact_words(self.command))}"
+
+
+class LogPatternCondition(Condition):
+    """The end of a log (`path` or `log_path`; by default the job's own) holds a line with this pattern."""
+
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "pattern"})
+    class_name: Literal["LogPatternCondition"]
+    pattern: str = Field(min_length=1)
+    pattern_type: Literal["regex", "substring"] = "regex"
+    path: str | None = None
+    log_path: str | None = None
+    tail_bytes: Count = Field(default=1 << 20, ge=1)
+
+    @model_validator(mode="after")
+    def _compiles(self) -> LogPatternCondition:
+        self._compiled()
+        return self
+
+    def _compiled(self) -> Pattern:
+        try:
+            return Pattern.of(self.pattern, substring=self.pattern_type == "substring")
+        except re.error as error:
+            raise ValueError(f"the pattern is no regular expression: {error}") from None
+
+    def holds(self, around: Surroundings) -> bool:
+        """Whether such a line is there now."""
+        data = around.tail(self.path or self.log_path, self.tail_bytes).encode()
+        return bool(scan(data, {"": self._compiled()}).matches)
+
+    def __str__(self) -> str:
+        return f"LogPattern: {self.pattern}"
+
+
+class AlwaysTrueCondition(Condition):
+    """Holds."""
+
+    class_name: Literal["AlwaysTrueCondition"]
+
+    def holds(self, around: Surroundings) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+    def __str__(self) -> str:
+        return "AlwaysTrue"
+
+
+CONDITIONS = Registry(Condition, "oellm_autoexp.rules.conditions", "oellm_autoexp.conditions")
+if TYPE_CHECKING:
+    ConditionField = Condition
+else:
+    ConditionField = CONDITIONS.union()

@@ -1,0 +1,233 @@
+"""The YAML of monitoring: what is looked for in logs and in the scheduler's states, and what follows. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
+from oellm_autoexp.rules.patterns import group_names
+
+STATES = ("pending", "running", "success", "crash", "timeout", "stall", "cancelled", "preempted", "node_fail", "oom")
+"""The states that events can be declared for."""
+CRASHES = frozenset({"cancelled", "preempted", "node_fail", "oom"})
+"""States that count as `crash` where none is declared for them."""
+_OTHER_WORDS = {
+    "stalled": "stall",
+    "crashed": "crash",
+    "failed": "crash",
+    "completed": "success",
+    "succeeded": "success",
+    "timedout": "timeout",
+    "canceled": "cancelled",
+    "nodefail": "node_fail",
+    "nodefailed": "node_fail",
+    "outofmemory": "oom",
+    "out_of_memory": "oom",
+}
+_WHOLE = "match"
+"""In `extract_groups`, what the whole pattern matched."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+
+
+def _state(value: Any) -> Any:
+    """A state's word: `stall`, `StalledState`, or `{class_name: StalledState}`."""
+    if isinstance(value, dict) and set(value) == {"class_name"}:
+        value = value["class_name"]
+    if not isinstance(value, str):
+        raise PydanticCustomError("state", "must be a state's name or {{class_name: …State}}")
+    word = value.lower().removesuffix("state")
+    word = _OTHER_WORDS.get(word, word)
+    if word not in STATES:
+        raise PydanticCustomError(
+            "state",
+            "'{word}' is no state; {hint}",
+            {"word": value, "hint": did_you_mean(word, STATES) or f"known: {', '.join(STATES)}"},
+        )
+    return word
+
+
+State = Annotated[str, BeforeValidator(_state)]
+
+
+def _by_name(value: Any) -> Any:
+    """Events as a mapping by name, whether they were written as one or as a list; null entries are left out."""
+    if isinstance(value, dict):
+        named = {name: item for name, item in value.items() if item is not None}
+        return {name: {"name": name, **item} if isinstance(item, dict) else item for name, item in named.items()}
+    if not isinstance(value, list):
+        return value
+    found: dict[str, Any] = {}
+    for index, item in enumerate(value):
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise PydanticCustomError("event", "entry {index} must be a mapping with a name", {"index": index})
+        if item["name"] in found:
+            raise PydanticCustomError("event", "two events have the name '{name}'", {"name": item["name"]})
+        found[item["name"]] = item
+    return found
+
+
+def _names(value: dict[str, Any]) -> dict[str, Any]:
+    for name, event in value.items():
+        if not _NAME.fullmatch(name):
+            raise PydanticCustomError("event", "'{name}' can't be an event's name: it names a folder", {"name": name})
+        if event.name != name:
+            raise PydanticCustomError(
+                "event", "'{name}' has another name inside: '{other}'", {"name": name, "other": event.name}
+            )
+    return value
+
+
+class _Event(Section):
+    name: Text
+    metadata: dict[str, Scalar] = {}
+    actions: tuple[BareAction, ...] = ()
+
+    @property
+    def bindings(self) -> tuple[EventAction, ...]:
+        """Its actions, each with its mode and conditions."""
+        return tuple(map(as_event_action, self.actions))
+
+
+class LogEvent(_Event):
+    """What is looked for in the log (and in `monitoring.output_paths`), while the job runs.
+
+    `regex` and `substring`: each line that matches makes one event. `inactivity`: no new line for
+    `inactivity_threshold_seconds`. `progress`: the number in `counter` (a group; by default the first) has not risen
+    for `stall_seconds`, though the log may grow. Both allow `startup_seconds` until the first line or number.
+    `state` is what the job counts as, should it end badly after that; with `overrules_success` also if its exit code is
+    0. `success` says so only of a job that an action of the same event cancels.
+    Without a pattern, an event is one that PublishEventAction makes.
+    """
+
+    pattern: str | None = None
+    pattern_type: Literal["regex", "substring", "inactivity", "progress"] = "regex"
+    extract_groups: dict[str, Text] = {}
+    state: State | None = None
+    overrules_success: bool = False
+    inactivity_threshold_seconds: Seconds | None = None
+    stall_seconds: Seconds | None = None
+    startup_seconds: Seconds | None = None
+    counter: Text | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether it looks for a pattern."""
+        return self.pattern is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_pattern(cls, value: Any) -> Any:
+        """Rules of inactivity are written with an empty pattern, too."""
+        if isinstance(value, dict) and value.get("pattern") == "" and value.get("pattern_type") == "inactivity":
+            return {**value, "pattern": None}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> LogEvent:
+        kind = self.pattern_type
+        groups: tuple[str, ...] = ()
+        if self.pattern is not None and kind in ("regex", "progress"):
+            try:
+                groups = group_names(self.pattern)
+            except re.error as error:
+                raise ValueError(f"the pattern is no regular expression: {error}") from None
+        if self.pattern is not None and kind == "inactivity":
+            raise ValueError("inactivity has no pattern")
+        if self.pattern == "":
+            raise ValueError("the pattern is empty")
+        if kind == "progress" and (self.pattern is None or not groups or self.stall_seconds is None):
+            raise ValueError("progress needs a pattern with a group for the number, and stall_seconds")
+        allowed = {
+            "stall_seconds": kind == "progress",
+            "counter": kind == "progress",
+            "inactivity_threshold_seconds": kind == "inactivity",
+            "startup_seconds": kind in ("inactivity", "progress"),
+        }
+        if self.overrules_success and self.state is None:
+            raise ValueError("overrules_success needs a state")
+        wrong = [name for name, fits in allowed.items() if getattr(self, name) is not None and not fits]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not for pattern_type: {kind}")
+        whole = [_WHOLE] if self.pattern is not None else []
+        for group in (*self.extract_groups.values(), *([self.counter] if self.counter else [])):
+            if group not in (*groups, *whole):
+                hint = did_you_mean(group, groups) or "the pattern has no groups"
+                raise ValueError(f"'{group}' is no group of the pattern; {hint}")
+        return self
+
+    def extracted(self, groups: Mapping[str, str], whole: str = "") -> dict[str, str]:
+        """What a match tells: its named groups, and those of `extract_groups` under their new names (`match`: all)."""
+        named = {name: text for name, text in groups.items() if not name.isdecimal()}
+        known = {_WHOLE: whole, **groups} if whole else groups
+        return named | {key: known[group] for key, group in self.extract_groups.items() if group in known}
+
+
+class StateEvent(_Event):
+    """What follows when a job comes into a state; `state` is by default the event's name."""
+
+    state: State | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_state(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("state") is None:
+            return {**value, "state": value.get("name")}
+        return value
+
+
+LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValidator(_names)]
+StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names)]
+
+
+class Rules(Section):
+    """What one job is watched by."""
+
+    inactivity_threshold_seconds: Seconds | None = None
+    startup_seconds: Seconds | None = None
+    termination_string: str | None = Field(default=None, min_length=1)
+    termination_command: Words = ()
+    log_events: LogEvents = {}
+    state_events: StateEvents = {}
+
+    def for_state(self, state: str) -> StateEvent | None:
+        """The event declared for a state; for those that count as crashes, that of `crash` in the last resort."""
+        for wanted in (state, "crash") if state in CRASHES else (state,):
+            for event in self.state_events.values():
+                if event.state == wanted:
+                    return event
+        return None
+
+    def named(self, name: str) -> LogEvent | StateEvent | None:
+        """The event of that name."""
+        return self.log_events.get(name) or self.state_events.get(name)
+
+    def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, str]]:
+        """Every action, with its event and its place in the section."""
+        for kind, events in (("log_events", self.log_events), ("state_events", self.state_events)):
+            for name, event in events.items():
+                for index, binding in enumerate(event.bindings):
+                    yield event, binding, f"{kind}.{name}.actions[{index}]"
+
+    def published(self) -> set[str]:
+        """The names of events that some action makes."""
+        actions = [binding.action for _, binding, _ in self.bindings()]
+        return {action.event_name for action in actions if isinstance(action, PublishEventAction)}
+
+
+class MonitoringSection(Rules):
+    """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
+
+    `output_paths` are more files whose growth counts as activity and whose lines the rules see.
+    """
+
+    poll_interval_seconds: Annotated[Seconds, Field(ge=0.01)] | None = None
+    output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    detach: Directives = {}
+    class_name: str | None = None

@@ -1,0 +1,206 @@
+"""The `#SBATCH` lines of a script: made of a section, read, and changed for a later attempt. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.sbatch.nodes import node_union
+from oellm_autoexp.sbatch.options import (
+    long_name,
+    option_words,
+    options_in,
+    quoted,
+    said_twice,
+    too_much,
+    twice_problem,
+    written_options,
+)
+
+OWN = {
+    "job_name": "set project.name",
+    "output": "set project.log_path",
+    "chdir": "jobs run in the directory that the plan was made in",
+    "comment": "it carries the token by which a submission is found again",
+    "array": "set slurm.array=true to submit the sweep's jobs as arrays",
+    "clusters": "jobs are asked for on this cluster: submit there, or by slurm.submit_cmd, squeue_cmd and the others",
+    "wait": "sbatch would not come back before the job has ended",
+    "test_only": "use --check",
+    "parsable": "it asks for the id of the job itself",
+    "wrap": "sbatch takes no script beside it",
+    "uid": "jobs are looked for among those of the one who submits them",
+}
+"""Options that the program sets itself, and what a person does instead."""
+_OWN_PLACES = {"job_name": "$.project.name", "output": "$.project.log_path", "chdir": "the working directory"}
+DIRECTIVE = "#SBATCH"
+_SECTION = "$.slurm.sbatch."
+
+
+def directives(
+    sbatch: Mapping[str, Any], extra: Sequence[str], *, name: str, log_path: str, work_dir: str
+) -> tuple[str, ...]:
+    """The `#SBATCH` lines of a job: what the section says, and name, log and working directory.
+
+    `cpus_per_task: 8` → `--cpus-per-task=8`; true → the bare flag; null and false → absent; a list → joined by commas.
+    `requeue: false` → `--no-requeue`, as sites requeue unless they are told (slurm.conf(5), JobRequeue).
+    Raises ConfigError for keys that the program owns and for values that no directive can hold.
+    """
+    section = {key: value for key, value in sbatch.items() if value is not None and value is not False}
+    if any(value is False and long_name(key) == "requeue" for key, value in sbatch.items()):
+        section["no_requeue"] = True
+    if _same(section.get("output"), log_path, work_dir):  # as the program sets it
+        del section["output"]
+    own = {"job_name": name, "output": log_path, "chdir": work_dir}
+    # A requeued job keeps its id, and SLURM would truncate the log of its first run.
+    defaults = {} if "open_mode" in map(long_name, sbatch) else {"open_mode": "append"}
+    problems: list[Problem] = []
+    lines: list[str] = []
+    for key, value in {**own, **defaults}.items():
+        _add(lines, key, value, _OWN_PLACES.get(key, ""), problems)
+    lines += [line for found in _section_lines(section, problems).values() for line in found]
+    for index, line in enumerate(extra):
+        bare = line.removeprefix(DIRECTIVE).strip()
+        problems += _extra_problems(line, bare, f"$.slurm.sbatch_extra_directives[{index}]")
+        lines.append(f"#SBATCH {bare}")
+    if problems:
+        raise ConfigError(*problems)
+    return tuple(lines)
+
+
+def _same(path: Any, other: str, work_dir: str) -> bool:
+    return isinstance(path, str) and posixpath.normpath(posixpath.join(work_dir, path)) == other
+
+
+def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], extra: Sequence[str]) -> list[Problem]:
+    """Problems of options (`$.slurm.sbatch.nodes`) at the key, or the further directive, that sets the option."""
+    keys = {long_name(key): f"{_SECTION}{key}" for key in sbatch}
+    for index, line in enumerate(extra):
+        place = f"$.slurm.sbatch_extra_directives[{index}]"
+        keys |= {key: place for key, _ in options_in(line.removeprefix(DIRECTIVE))}
+    places = {f"{_SECTION}{option}": place for option, place in keys.items()}
+    return [replace(problem, where=places.get(problem.where, problem.where)) for problem in problems]
+
+
+def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, list[str]]:
+    """The directives of each option of a section, by its long name; what is wrong goes to `problems`."""
+    found: dict[str, list[str]] = {}
+    twice = said_twice(section)
+    for key, value in section.items():
+        where = f"{_SECTION}{key}"
+        if long_name(key) in OWN:
+            problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
+        elif key in twice:
+            problems.append(twice_problem(key, twice[key], where))
+        else:
+            _add(found.setdefault(long_name(key), []), key, value, where, problems)
+    return found
+
+
+def _add(lines: list[str], key: str, value: Any, where: str, problems: list[Problem]) -> None:
+    try:
+        lines += [f"#SBATCH {flag}{joint}{quoted(text)}" for flag, joint, text in option_words(key, value)]
+    except ValueError as error:
+        problems.append(Problem(str(error), where))
+
+
+def _extra_problems(line: str, bare: str, where: str) -> list[Problem]:
+    if not bare.startswith("-") or any(ord(character) < 32 for character in bare.replace("\t", " ")):
+        return [Problem(f"{line!r} is not a directive", where, "write --name=value, one on each line")]
+    found = options_in(bare)
+    return [
+        *(
+            Problem(f"'{key.replace('_', '-')}' is set by the program", where, OWN[key])
+            for key, _ in found
+            if key in OWN
+        ),
+        *(Problem(why, where) for key, value in found if (why := too_much(key, value))),
+    ]
+
+
+def directive_lines(script: str) -> list[str]:
+    """The `#SBATCH` lines of a script; like sbatch, those above its first command."""
+    lines = takewhile(is_no_command, script.split("\n"))
+    return [line for line in lines if line.startswith(DIRECTIVE)]
+
+
+def with_options(text: str, options: Mapping[str, Any]) -> str:
+    """The script `text` with other directives; all else stays byte for byte.
+
+    `options` is as the `slurm.sbatch` section: what it names is replaced wherever a directive says it, in any spelling,
+    and what is null or false is taken out. Raises ConfigError for keys that the program owns, whatever their value, and
+    for values that no directive can hold.
+    """
+    problems: list[Problem] = []
+    wanted = _section_lines(options, problems)
+    if "error" in wanted:
+        what = "a new attempt keeps the files that its output goes to"
+        problems.append(Problem(what, "$.slurm.sbatch.error", "set it in the plan"))
+    if problems:
+        raise ConfigError(*problems)
+    lines = text.split("\n")
+    head = sum(1 for _ in takewhile(is_no_command, lines))
+    made: list[str] = []
+    after = 1 if text.startswith("#!") else 0  # where directives go that replace none
+    told: set[str] = set()
+    for line in lines[:head]:
+        written = written_options(line.removeprefix(DIRECTIVE)) if line.startswith(DIRECTIVE) else []
+        replaced = dict.fromkeys(option.key for option in written if option.key in wanted)
+        if replaced:
+            made += _without(line, replaced)
+            made += [new for key in replaced if key not in told for new in wanted[key]]
+            told.update(replaced)
+        else:
+            made.append(line)
+        if line.startswith(DIRECTIVE):
+            after = len(made)
+    made[after:after] = [new for key, found in wanted.items() if key not in told for new in found]
+    return "\n".join((*made, *lines[head:]))
+
+
+def _without(line: str, keys: Collection[str]) -> list[str]:
+    """A directive without some of its options; none at all if nothing else is in it."""
+    inside = line.removeprefix(DIRECTIVE)
+    written = written_options(inside)
+    kept = [inside[option.start : option.end] for option in written if option.key not in keys]
+    after = inside[written[-1].end :].strip()
+    comment = [after] if after.startswith("#") else []  # other words would become the value of the option before
+    return [" ".join((DIRECTIVE, *kept, *comment))] if kept else []
+
+
+def excluding(text: str, nodes: Iterable[str]) -> str:
+    """The script `text` with `nodes` kept from the job as well: behind those that `--exclude` names already.
+
+    Raises ConfigError if `--exclude` names a file of nodes, which can't be added to.
+    """
+    present = options(text).get("exclude", "")
+    if "/" in present:
+        hint = "name the nodes themselves: exclude: [n1, n2]"
+        raise ConfigError(Problem(f"'{present}' is a file: no node can be added", "$.slurm.sbatch.exclude", hint))
+    union = node_union(present, nodes)
+    return text if union == node_union(present, ()) else with_options(text, {"exclude": union})
+
+
+def options(script: str) -> dict[str, str]:
+    """What the directives of a script ask for, by the long names of options (`_` for `-`); a bare flag is ''."""
+    return dict(option for line in directive_lines(script) for option in options_in(line.removeprefix(DIRECTIVE)))
+
+
+def is_no_command(line: str) -> bool:
+    """Whether sbatch goes on looking for directives below a line."""
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def is_own_line(line: str) -> bool:
+    """Whether a directive is one that the program sets for each job."""
+    return any(key in OWN for key, _ in options_in(line.removeprefix(DIRECTIVE)))
+
+
+def array_group(lines: Sequence[str], log_name: str) -> str:
+    """A word that is the same for jobs whose directives, but for those of one job alone, are the same."""
+    text = "\n".join((*(line for line in lines if not is_own_line(line)), log_name))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

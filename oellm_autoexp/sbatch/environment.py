@@ -1,0 +1,125 @@
+"""The environment of a script: what it exports, and what of the submitting shell's does not reach srun. Pure."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.text import Raw, shell
+
+OF_SRUN_ALONE = tuple(
+    """
+    SLURM_ACCTG_FREQ SLURM_BCAST SLURM_BCAST_EXCLUDE SLURM_BURST_BUFFER SLURM_CLUSTERS SLURM_COMPRESS SLURM_CONSTRAINT
+    SLURM_CORE_SPEC SLURM_CPU_BIND SLURM_DEBUG SLURM_DEBUG_FLAGS SLURM_DELAY_BOOT SLURM_DEPENDENCY SLURM_DISABLE_STATUS
+    SLURM_EPILOG SLURM_EXACT SLURM_EXCLUSIVE SLURM_EXIT_ERROR SLURM_EXIT_IMMEDIATE SLURM_GRES SLURM_GRES_FLAGS
+    SLURM_HOSTFILE SLURM_IMMEDIATE SLURM_KILL_BAD_EXIT SLURM_LABELIO SLURM_MPI_TYPE SLURM_NETWORK SLURM_NO_KILL
+    SLURM_OVERLAP SLURM_POWER SLURM_PROLOG SLURM_REMOTE_CWD SLURM_REQ_SWITCH SLURM_RESERVATION SLURM_RESV_PORTS
+    SLURM_SEND_LIBS SLURM_SIGNAL SLURM_SPREAD_JOB SLURM_SRUN_MULTI SLURM_SRUN_REDUCE_TASK_EXIT_MSG SLURM_STDERRMODE
+    SLURM_STDINMODE SLURM_STDOUTMODE SLURM_STEP_GRES SLURM_TASK_EPILOG SLURM_TASK_PROLOG SLURM_TEST_EXEC SLURM_THREADS
+    SLURM_THREAD_SPEC SLURM_TIMELIMIT SLURM_UNBUFFEREDIO SLURM_USE_MIN_NODES SLURM_WAIT SLURM_WAIT4SWITCH SLURM_WCKEY
+    SLURM_WORKING_DIR SRUN_CONTAINER SRUN_CONTAINER_ID SRUN_CPUS_PER_TASK SRUN_DEBUG SRUN_ERROR SRUN_EXPORT_ENV
+    SRUN_INPUT SRUN_OUTPUT SRUN_SEGMENT_SIZE
+    """.split()  # noqa: SIM905  a table is read more easily than a list of quoted words
+)
+"""What srun takes from its environment (srun(1), INPUT ENVIRONMENT VARIABLES) and SLURM sets for no job by itself."""
+_OF_JOBS = tuple(
+    """
+    SLURM_CONTAINER SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_CPU_FREQ_REQ SLURM_DIST_PLANESIZE SLURM_DISTRIBUTION
+    SLURM_EXPORT_ENV SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_GPUS_PER_SOCKET SLURM_GPUS_PER_TASK SLURM_GPU_BIND
+    SLURM_GPU_FREQ SLURM_HET_SIZE SLURM_HINT SLURM_JOBID SLURM_JOB_ID SLURM_JOB_NAME SLURM_JOB_NODELIST
+    SLURM_JOB_NUM_NODES SLURM_MEM_BIND SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE SLURM_NNODES
+    SLURM_NODELIST SLURM_NPROCS SLURM_NTASKS SLURM_NTASKS_PER_CORE SLURM_NTASKS_PER_GPU SLURM_NTASKS_PER_NODE
+    SLURM_NTASKS_PER_SOCKET SLURM_NTASKS_PER_TRES SLURM_OPEN_MODE SLURM_OVERCOMMIT SLURM_PROFILE
+    SLURM_TASKS_PER_NODE SLURM_THREADS_PER_CORE SLURM_TRES_BIND SLURM_TRES_PER_TASK SLURM_UMASK
+    """.split()  # noqa: SIM905
+)
+"""What srun takes, too, and sbatch sets for the jobs that ask for it: elsewhere a stale one would decide."""
+SRUN_INPUTS = frozenset((*OF_SRUN_ALONE, *_OF_JOBS))
+"""All that a submission must not hand on. Account, partition and QOS are not among them: a step has its job's."""
+
+REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
+OF_TASKS = re.compile(r"\$\{?(SLURM_(?:PROCID|LOCALID|NODEID|TASK_PID|STEP_\w+|STEPID|GTIDS)|SLURMD_NODENAME)\b")
+"""References to what srun sets for each task (srun(1)); in the job's script they are another's, or nothing."""
+_CODE = re.compile(r"\$\(.*\)|`.*`", re.DOTALL)
+"""What may be shell code of the script's own (shell_code.py), which runs on the first node."""
+_ANSWERED = {
+    **dict.fromkeys(("SLURM_EXPORT_ENV", "SRUN_EXPORT_ENV"), "export"),
+    **dict.fromkeys(("SLURM_STDOUTMODE", "SRUN_OUTPUT"), "output"),
+    **dict.fromkeys(("SLURM_STDERRMODE", "SRUN_ERROR"), "error"),
+}
+
+
+def _wrapped(prefix: str) -> str:
+    """The names of OF_SRUN_ALONE that begin so, without it, as lines of a shell's word list."""
+    names = (name.removeprefix(prefix) for name in OF_SRUN_ALONE if name.startswith(prefix))
+    return " \\\n  ".join(textwrap.wrap(" ".join(names), 112))
+
+
+_FOR_SRUN = f"""\
+# What srun would take from the shell that submitted this job (srun(1)): the config decides.
+for autoexp_name in {_wrapped("SLURM_")}; do
+  unset "SLURM_$autoexp_name"
+done
+for autoexp_name in {_wrapped("SRUN_")}; do
+  unset "SRUN_$autoexp_name"
+done
+export SLURM_EXPORT_ENV=ALL  # what is exported below reaches the tasks, whatever --export brought here
+# Since 22.05 srun does not take it from the job: each task would get one core.
+[ -z "${{SLURM_CPUS_PER_TASK-}}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+"""
+
+
+def exports(env: Mapping[str, str | Raw], *, for_slurm: bool) -> str:
+    """The lines of a script that make the job's environment; `for_slurm`: those that make srun ready, before them.
+
+    A value that holds shell code is Raw. As with `$NAME`, the job goes on where it fails, but its log tells.
+    """
+    lines = "\n".join(
+        _EVALUATED.format(name=name, value=value.text) if isinstance(value, Raw) else f"export {name}={expanded(value)}"
+        for name, value in env.items()
+    )
+    return _FOR_SRUN + lines if for_slurm else lines
+
+
+_EVALUATED = """\
+{name}={value} || echo 'oellm-autoexp: the shell code of {name} has failed' >&2
+export {name}"""
+
+
+def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
+    """What is wrong with variables of the section `where` that tell srun what only a key of `slurm.srun` can."""
+    return [
+        Problem(f"{name} would be hidden from this program", f"{where}.{name}", f"set slurm.srun.{_ANSWERED[name]}")
+        for name, value in env.items()
+        if name in _ANSWERED and not value.upper().startswith("ALL")
+    ]
+
+
+def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
+    """What is wrong with variables of the section `where` whose values need what each task of srun has of its own."""
+    found = []
+    for name, value in env.items():
+        if of_task := OF_TASKS.search(_CODE.sub("", value)):
+            what = f"${of_task[1]} is the script's own here, the same for all tasks"
+            hint = "the program itself sees that of its task; or start it by sh -c, which sets the variable first"
+            found.append(Problem(what, f"{where}.{name}", hint))
+    return found
+
+
+def expanded(text: str, pattern: re.Pattern[str] = REFERENCE) -> str:
+    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands.
+
+    `pattern` finds those that are meant.
+    """
+    words: list[str | Raw] = []
+    position = 0
+    for match in pattern.finditer(text):
+        if match.start() > position:
+            words.append(text[position : match.start()])
+        words.append(Raw(f'"{match.group()}"'))
+        position = match.end()
+    if position < len(text) or not words:
+        words.append(text[position:])
+    return "".join(shell([word]) for word in words)

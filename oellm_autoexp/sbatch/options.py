@@ -1,0 +1,154 @@
+"""An option of sbatch or srun: its one name however it is spelled, its words, and how directives quote it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.text import scalar
+from oellm_autoexp.sbatch.known_options import OPTIONS
+
+_LONG = {
+    "A": "account",
+    "B": "extra_node_info",
+    "C": "constraint",
+    "D": "chdir",
+    "F": "nodefile",
+    "G": "gpus",
+    "H": "hold",
+    "J": "job_name",
+    "L": "licenses",
+    "M": "clusters",
+    "N": "nodes",
+    "O": "overcommit",
+    "Q": "quiet",
+    "S": "core_spec",
+    "W": "wait",
+    "a": "array",
+    "b": "begin",
+    "c": "cpus_per_task",
+    "d": "dependency",
+    "e": "error",
+    "i": "input",
+    "k": "no_kill",
+    "m": "distribution",
+    "n": "ntasks",
+    "o": "output",
+    "p": "partition",
+    "q": "qos",
+    "s": "oversubscribe",
+    "t": "time",
+    "v": "verbose",
+    "w": "nodelist",
+    "x": "exclude",
+}
+"""The options of one letter (sbatch(1))."""
+_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#""")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
+_TEXTS = frozenset(
+    (
+        "account", "bb", "bbf", "chdir", "cluster_constraint", "comment", "constraint", "container", "container_id",
+        "cpu_bind", "error", "exclude", "export", "export_file", "extra", "gpu_bind", "input", "job_name", "mail_user",
+        "mcs_label", "mem_bind", "network", "nodefile", "nodelist", "output", "partition", "prefer", "qos",
+        "reservation", "tres_bind", "wckey",
+    )
+)  # fmt: skip
+"""Options with names, texts or masks of bits; others hold numbers, alone or within (`gpu:4`, `B:USR1@60`, `now+60`)."""
+_LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z.])\d{19,}", re.ASCII)  # SLURM counts with 64 bits
+_LONG_WORD = re.compile(r"[^\s,;:=/\[\]]{1025,}")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Written:
+    """An option as it stands in a line: its long name, its value ('': none, or in a form unknown here), its place."""
+
+    key: str
+    value: str
+    start: int
+    end: int
+
+
+def options_in(line: str) -> list[tuple[str, str]]:
+    """The options of a directive by their long names, each with its value ('': none, or in a form unknown here)."""
+    return [(option.key, option.value) for option in written_options(line)]
+
+
+def written_options(line: str) -> list[Written]:
+    """The options of a directive; like sbatch, up to a `#` outside of quotes."""
+    found: list[Written] = []
+    for match in _WORD.finditer(line):
+        if match.group() == "#":
+            break
+        text = re.sub(r"""\\(.)|["']""", lambda escaped: escaped[1] or "", match.group())
+        if text.startswith("--"):
+            key, _, value = text[2:].partition("=")
+            found.append(Written(long_name(key), value, *match.span()))
+        elif text.startswith("-") and len(text) > 1:
+            found.append(Written(long_name(text[1]), text[2:].removeprefix("="), *match.span()))
+        elif found and not found[-1].value:
+            found[-1] = Written(found[-1].key, text, found[-1].start, match.end())
+    return found
+
+
+def long_name(key: str) -> str:
+    """The one name of an option, however it is spelled: by a letter, or (getopt_long(3)) by its beginning."""
+    name = _LONG.get(key, key.replace("-", "_"))
+    return name if len(name) < 2 else _whole(name)
+
+
+@lru_cache(maxsize=4096)
+def _whole(name: str) -> str:
+    word = name.replace("_", "-")
+    found = [option for option in OPTIONS if option.startswith(word)]
+    return found[0].replace("-", "_") if len(found) == 1 and word not in OPTIONS else name
+
+
+def said_twice(section: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a section that are the same option as one before them, in another spelling, and that one."""
+    first: dict[str, str] = {}
+    given = [key for key, value in section.items() if value is not None and value is not False]
+    return {key: first[name] for key in given if first.setdefault(name := long_name(key), key) != key}
+
+
+def twice_problem(key: str, other: str, where: str) -> Problem:
+    """The problem of a key that `said_twice` has found."""
+    hint = f"set '{other}' alone, or '{other}: null' beside it"
+    return Problem(f"'{key}' and '{other}' are the same option", where, hint)
+
+
+def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
+    """One sbatch or srun option as flag, joint and text, or nothing. Raises ValueError for what no line can hold."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not the name of an option")
+    flag, joint = (f"-{key}", "") if len(key) == 1 else (f"--{key.replace('_', '-')}", "=")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [(flag, "", "")]
+    text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
+    if any(ord(character) < 32 for character in text):
+        raise ValueError("the value holds a line break or control character")
+    if problem := too_much(key, text):
+        raise ValueError(problem)
+    return [(flag, joint, text)]
+
+
+def too_much(key: str, text: str) -> str:
+    """Why the value of an option is more than SLURM counts to or any name has, '' if it is not."""
+    name = long_name(key)
+    numeric = name.replace("_", "-") in OPTIONS and name not in _TEXTS
+    if numeric and (number := _LONG_NUMBER.search(text)):
+        return f"'{number[0][:20]}…' is a number of {len(number[0])} digits, which SLURM does not take"
+    if name != "export" and (word := _LONG_WORD.search(text)):
+        return f"'{word[0][:20]}…' is a word of {len(word[0])} characters, and no name has more than 1024"
+    return ""
+
+
+def quoted(text: str) -> str:
+    """`text` as sbatch reads quotes in a directive (get_argument in src/sbatch/opt.c): like a shell's double quotes."""
+    return text if _PLAIN.fullmatch(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,113 @@
+"""What a job asks for: nodes, GPUs, tasks and time. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oellm_autoexp.core.errors import Collector, ConfigError, Problem
+from oellm_autoexp.core.text import scalar
+from oellm_autoexp.sbatch.directives import DIRECTIVE
+from oellm_autoexp.sbatch.options import long_name, options_in
+from oellm_autoexp.sbatch.times import parse_time
+
+_DIGITS = 9
+
+
+def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int, int, int | None]:
+    """Nodes, GPUs over all nodes, and time limit in seconds that a section asks for (None: no limit).
+
+    `extra` are directives that override it. Counts `--gpus`, `--gpus-per-node`, `--gpus-per-task`, `--gpus-per-socket`,
+    `--gres=gpu…` and `--tres-per-task=gres/gpu…`; without `--nodes`, as many nodes as tasks or GPUs need at least
+    (sbatch(1)). Raises ConfigError.
+    """
+    asked = _Asked(sbatch, extra)
+    tasks, tasks_per_node = asked.count("ntasks"), asked.count("ntasks_per_node")
+    all_gpus, gpus_per_node = asked.gpus("gpus"), asked.gpus("gpus_per_node") or asked.gpus("gres")
+    nodes = asked.count("nodes") or max(1, _over(tasks, tasks_per_node), _over(all_gpus, gpus_per_node))
+    sockets = nodes * (asked.count("sockets_per_node") or 1)
+    gpus = (
+        all_gpus
+        or nodes * gpus_per_node
+        or (tasks or nodes * (tasks_per_node or 1)) * (asked.gpus("gpus_per_task") or asked.gpus("tres_per_task"))
+        or sockets * asked.gpus("gpus_per_socket")
+    )
+    return nodes, gpus, asked.time()
+
+
+def resource_problems(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[Problem, ...]:
+    """All that is wrong with what a section asks for; `resources` raises the first."""
+    asked, found = _Asked(sbatch, extra), Collector()
+    for key in ("ntasks", "ntasks_per_node", "nodes", "sockets_per_node"):
+        with found.step():
+            asked.count(key)
+    for key in ("gpus", "gpus_per_node", "gres", "gpus_per_task", "tres_per_task", "gpus_per_socket"):
+        with found.step():
+            asked.gpus(key)
+    with found.step():
+        asked.time()
+    return found.problems
+
+
+def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:
+    """The tasks over all nodes that a section asks for, as `resources`; None if it does not say. Raises ConfigError."""
+    asked = _Asked(sbatch, extra)
+    per_node = asked.count("ntasks_per_node")
+    return asked.count("ntasks") or (resources(sbatch, extra)[0] * per_node if per_node else None)
+
+
+def _over(total: int, each: int) -> int:
+    """How many are needed where each takes its share; 0 if that is not known."""
+    return -(-total // each) if each else 0
+
+
+_SHOWN = 40  # characters of a value that is none
+
+
+class _Asked:
+    """The options of a section and of further directives, by the long names of options."""
+
+    def __init__(self, sbatch: Mapping[str, Any], extra: Sequence[str]) -> None:
+        self._found = {
+            long_name(key): (f"$.slurm.sbatch.{key}", value)
+            for key, value in sbatch.items()
+            if value is not None and value is not False
+        }
+        for index, line in enumerate(extra):
+            for key, value in options_in(line.removeprefix(DIRECTIVE)):
+                self._found[key] = (f"$.slurm.sbatch_extra_directives[{index}]", value)
+
+    def count(self, key: str) -> int:
+        """The largest number of `4`, `2-4` or `1,4-8`; 0 if the option is not there. Raises ConfigError."""
+        if key not in self._found:
+            return 0
+        where, value = self._found[key]
+        if not re.fullmatch(r"\d{1,9}(?:[-,]\d{1,9})*", scalar(value), re.ASCII):  # SLURM counts with 32 bits
+            raise ConfigError(Problem(f"{scalar(value)[:60]!r} is not a number that sbatch takes", where))
+        found = max(int(part) for part in re.findall(r"\d+", str(value)))
+        if found == 0 and key in ("nodes", "ntasks"):
+            raise ConfigError(Problem(f"a job has at least one of {key}, not {scalar(value)}", where))
+        return found
+
+    def gpus(self, key: str) -> int:
+        """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or among others `gpu:a100:4,nvme:1`; 0 without the option."""
+        if key not in self._found:
+            return 0
+        where, value = self._found[key]
+        parts = value if isinstance(value, list) else scalar(value).split(",")
+        words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
+        if key in ("gres", "tres_per_task"):
+            words = [word.removeprefix("gpu").lstrip(":") for word in words if re.match(r"gpu(?::|$)", word)]
+        numbers = [word.rsplit(":", 1)[-1] for word in words]
+        if too_long := [number for number in numbers if number.isdecimal() and len(number) > _DIGITS]:
+            raise ConfigError(Problem(f"{too_long[0][:60]!r} is not a number that sbatch takes", where))
+        return sum(int(number) if number.isdecimal() else 1 for number in numbers)
+
+    def time(self) -> int | None:
+        """The time limit in seconds. Raises ConfigError."""
+        where, value = self._found.get("time", ("", None))
+        try:
+            return None if value is None else parse_time(scalar(value))
+        except ConfigError as error:
+            raise ConfigError(*(Problem(p.what, where, p.hint) for p in error.problems)) from None

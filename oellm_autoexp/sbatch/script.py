@@ -1,0 +1,137 @@
+"""From a job to the text of its sbatch script: a pure function of a template and the job's section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.text import Raw, did_you_mean, shell
+from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
+from oellm_autoexp.sbatch.environment import exports
+from oellm_autoexp.sbatch.launch import Launcher
+from oellm_autoexp.sbatch.log_paths import log_word, slurm_path
+from oellm_autoexp.sbatch.modules import module_lines
+from oellm_autoexp.sbatch.options import quoted, too_much
+from oellm_autoexp.sbatch.signals import forwarding, signal_to_shell
+
+MARKS = "marks"
+"""Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script).
+
+`<id>.replaced` holds the token of an attempt that must not run again, as a newer one was submitted.
+"""
+_MARKER = re.compile(r"\{\{(\w+)\}\}")
+_MARKERS = ("directives", "name", "env", "work_dir", "log", "marks", "command", "run")
+
+
+def render(
+    template: str,
+    *,
+    name: str,
+    lines: Sequence[str],
+    env: Mapping[str, str | Raw],
+    work_dir: str,
+    marks: str,
+    log_path: str = "",
+    launcher: Launcher,
+    argv: Sequence[str | Raw],
+    for_slurm: bool = True,
+    modules: Sequence[str] = (),
+    more: str = "",
+) -> str:
+    """The whole script of a job. `modules` are commands of `module`, which stand before the variables in `{{env}}`, and
+    `more` are lines behind them.
+
+    `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
+    is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
+    `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: srun, whoever
+    calls it, is told what the job asks for and nothing else (environment.py).
+
+    Raises ConfigError: the template is none that sbatch takes, lacks a marker or has an unknown one; or a text holds a
+    NUL, which no program can be given.
+    """
+    found = _MARKER.findall(template)
+    problems = _template_problems(template)
+    problems += [
+        Problem("it holds a NUL character", where)
+        for where, words in {"$.backend": (*launcher.words, *argv), "the environment": env.values()}.items()
+        if any("\0" in (word.text if isinstance(word, Raw) else word) for word in words)
+    ]
+    problems += [
+        Problem(
+            f"unknown marker {{{{{marker}}}}} in the template", "$.slurm.template_path", did_you_mean(marker, _MARKERS)
+        )
+        for marker in dict.fromkeys(found)
+        if marker not in _MARKERS
+    ]
+    problems += [
+        Problem(f"the template has no {{{{{marker}}}}}", "$.slurm.template_path", "see the shipped template")
+        for marker, wanted in (("directives", {"directives"}), ("env", {"env"}), ("command", {"command", "run"}))
+        if not wanted & {*found}
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    command = launcher.command(argv)
+    to_shell = signal_to_shell("\n".join((*lines, *directive_lines(template))))
+    values = {
+        "directives": "\n".join(lines),
+        "name": " ".join(name.split()),
+        "env": "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more))),
+        "work_dir": shell([work_dir]),
+        "log": log_word(log_path),
+        "marks": shell([marks]),
+        "command": command,
+        "run": launcher.guard() + forwarding(command, to_shell),
+    }
+    return _MARKER.sub(lambda match: values[match.group(1)], template)
+
+
+def _template_problems(template: str) -> list[Problem]:
+    """What sbatch would refuse, or silently read otherwise than it looks."""
+    where = "$.slurm.template_path"
+    problems = []
+    if not template.startswith("#!"):
+        problems.append(Problem("the template does not begin with #!", where, "begin it with #!/bin/bash"))
+    if "\r" in template:
+        problems.append(
+            Problem("the template has the line ends of Windows", where, "sbatch refuses them: use dos2unix")
+        )
+    above, marker, _ = template.partition("{{directives}}")
+    if marker and not all(map(is_no_command, above.split("\n"))):
+        hint = "sbatch reads no directive below the first command"
+        problems.append(Problem("{{directives}} stands below a command", where, hint))
+    # The last one of two directives counts, so that a template's own would overrule what the program relies on.
+    own = options(template.replace("{{directives}}", "#"))
+    return [
+        *problems,
+        *(
+            Problem(f"the template's '{key.replace('_', '-')}' is set by the program", where, OWN[key])
+            for key in own
+            if key in OWN
+        ),
+        *(Problem(why, where) for key, value in own.items() if (why := too_much(key, value))),
+    ]
+
+
+def array_script(job_script: str, array_dir: str, log_name: str) -> str:
+    """The script of an array whose task `i` runs `<array_dir>/<i>/job.sbatch`, a link to a job's output directory.
+
+    `job_script` is any member's script: its directives, which all members share, are kept but for name, log and
+    working directory. `log_name` is the log's path below an output directory, with SLURM's patterns.
+    """
+    shared = [line for line in directive_lines(job_script) if not is_own_line(line)]
+    output = f"#SBATCH --output={quoted(f'{slurm_path(array_dir)}/%a/{log_name}')}"
+    interpreter = job_script.partition("\n")[0].removeprefix("#!").strip()
+    return "\n".join(
+        (
+            "#!/bin/bash",
+            *shared,
+            output,
+            "",
+            "# Each task runs the script of its own job, unless it has become another user's since.",
+            f'script={shell([array_dir])}/"$SLURM_ARRAY_TASK_ID"/job.sbatch',
+            '[[ -O $script ]] || { echo "$script is gone, or belongs to another user: it is not run" >&2; exit 1; }',
+            f'exec {shell(interpreter.split(maxsplit=1))} "$script"',
+            "",
+        )
+    )

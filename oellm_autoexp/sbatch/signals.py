@@ -1,0 +1,126 @@
+"""The signal that a job asks for before its end (`--signal`), and how a script hands it to its program. Pure."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.sbatch.directives import DIRECTIVE, directive_lines
+from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, is_launched_by_srun
+from oellm_autoexp.sbatch.options import options_in
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What --signal asks for: to be sent so many seconds before the time limit, to the batch shell or to all but it."""
+
+    number: int
+    seconds: int
+    to_batch_shell: bool
+
+
+# The names are those that sbatch takes, in large or small letters (tried with 22.05).
+_SIGNAL = re.compile(
+    r"(?:(?P<flags>R|R?B|BR):)?"
+    r"(?:(?:SIG)?(?P<name>HUP|INT|QUIT|ABRT|KILL|ALRM|TERM|USR[12]|URG|CONT|STOP|TSTP|TTIN|TTOU|XCPU)|(?P<number>\d{1,9}))"
+    r"(?:@(?P<seconds>\d{0,9}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_USUAL_WARNING_SECONDS, _LONGEST_WARNING_SECONDS = 60, 65535
+
+
+def signal_before_end(lines: Sequence[str]) -> Signal | None:
+    """The signal that directives ask for by `--signal=[{R|B}:]<number or name>[@<seconds>]` (sbatch(1)), if any.
+
+    Raises ValueError, in sbatch's words, for what it refuses and for numbers that are no signal's.
+    """
+    options = (option for line in lines for option in options_in(line.removeprefix(DIRECTIVE)))
+    found = [_signal(value) for key, value in options if key == "signal"]
+    return found[-1] if found else None
+
+
+def _signal(text: str) -> Signal:
+    match = _SIGNAL.fullmatch(text)
+    if match is not None:
+        number = int(match["number"] or signal.Signals[f"SIG{match['name'].upper()}"])
+        seconds = _USUAL_WARNING_SECONDS if match["seconds"] is None else int(match["seconds"] or 0)
+        if number in signal.valid_signals() and seconds <= _LONGEST_WARNING_SECONDS:
+            return Signal(number, seconds, "B" in (match["flags"] or "").upper())
+    raise ValueError("Invalid --signal specification")
+
+
+_NEVER_TRAPPED = (signal.SIGKILL, signal.SIGSTOP)
+_KEPT_BY_SRUN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Signals at which srun kills its tasks, or tells their state, instead of handing them on (srun(1), SIGNALS)."""
+_FORWARDING = """\
+# --signal=B:{signal} is for this shell, which hands it on: bash does so only while it waits for a background process.
+autoexp_command=({command})
+if [ -n "${{{variable}+set}}" ]; then  # in a terminal, whose input and Ctrl-C are for the program
+  "${{autoexp_command[@]}}"
+else
+  autoexp_child='' autoexp_signalled=''
+  trap 'autoexp_signalled=1; [ -z "$autoexp_child" ] || kill -s {signal} "$autoexp_child"' {signal}
+  "${{autoexp_command[@]}}" &
+  autoexp_child=$!
+  wait "$autoexp_child"
+  autoexp_code=$?
+  while [ -n "$autoexp_signalled" ] && [ "$autoexp_code" -gt 128 ]; do  # the signal has ended the wait
+    autoexp_signalled=''
+    wait "$autoexp_child"
+    autoexp_code=$?
+  done
+  trap - {signal}
+  (exit "$autoexp_code")
+fi"""
+
+
+def signal_to_shell(script: str) -> signal.Signals | None:
+    """The signal that a script asks to be sent to its shell (`--signal=B:…`), if it can act on it at all."""
+    try:
+        asked = signal_before_end(directive_lines(script))
+    except ValueError:  # sbatch refuses it
+        return None
+    if asked is None or not asked.to_batch_shell or asked.number in _NEVER_TRAPPED:
+        return None
+    return signal.Signals(asked.number)
+
+
+def forwarding(command: str, asked: signal.Signals | None) -> str:
+    """A command, and around it what hands a signal to the script's shell on to it."""
+    if asked is None:
+        return command
+    name = asked.name.removeprefix("SIG")
+    return _FORWARDING.format(signal=name, command=command, variable=LAUNCHER_VARIABLE)
+
+
+def signal_problems(script: str) -> list[Problem]:
+    """Why the signal of `--signal=B:…` would end the job instead of reaching the program, if it would.
+
+    A template of one's own takes it by a trap, or by `exec`, which puts the program into the shell's place.
+    """
+    where = "$.slurm.sbatch.signal"
+    try:
+        signal_before_end(directive_lines(script))
+    except ValueError as error:
+        return [Problem(str(error), where, "write [B:]<signal>[@<seconds, at most 65535>], as in B:USR1@120")]
+    asked = signal_to_shell(script)
+    if asked is None:
+        return []
+    name = asked.name.removeprefix("SIG")
+    usual = "without B: SLURM sends it to the program itself, below srun"
+    body = [line.strip() for line in script.split("\n") if not line.lstrip().startswith("#")]
+    traps = [line for line in body if re.match(r"trap\s", line)]
+    if not any(re.search(rf"\b(?:SIG)?{name}\b|\b{int(asked)}\b|\$\{{?\w+\}}?[\"']?$", line) for line in traps):
+        if any(re.match(r"exec\s+(?!\d*[<>])", line) for line in body):
+            return []
+        hint = f"use {{{{run}}}} in the template, as the shipped one does, or trap it there and send it on; {usual}"
+        return [
+            Problem(f"B:{name} goes to the script's shell, which it ends: the script has no trap for it", where, hint)
+        ]
+    if is_launched_by_srun(script) and asked in _KEPT_BY_SRUN and "autoexp_signalled" in script:
+        what = f"B:{name} would not reach the program: srun does not hand {name} on, and kills its tasks or goes on"
+        return [Problem(what, where, f"{usual}; or choose USR1 or USR2")]
+    return []

@@ -1,0 +1,79 @@
+"""One scheduler for several sessions: asked once for the jobs of all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+from oellm_autoexp.core.errors import Problem, SchedulerError
+from oellm_autoexp.core.nouns import JobStatus, Submission, Usage
+from oellm_autoexp.schedulers.base import Scheduler
+
+_FRESH_SECONDS = 10.0
+
+
+class SharedScheduler:
+    """A scheduler whose polls are answered from what was last asked for by `ask`; everything else is passed on."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.poll_interval_seconds = scheduler.poll_interval_seconds
+        self.longest_poll_interval_seconds = scheduler.longest_poll_interval_seconds
+        self.settle_seconds = scheduler.settle_seconds
+        self.log_lag_seconds = scheduler.log_lag_seconds
+        self.native_dependencies = scheduler.native_dependencies
+        self._asked_at = 0.0
+        self._asked: Mapping[str, str] = {}
+        self._answer: Mapping[str, JobStatus] | SchedulerError = {}
+
+    def ask(self, jobs: Mapping[str, str]) -> None:
+        """Ask for these jobs (id → token), once; a failure is told to each who polls for some of them."""
+        self._asked = dict(jobs)
+        self._asked_at = time.monotonic()
+        try:
+            self._answer = self._scheduler.poll(jobs)
+        except SchedulerError as error:
+            self._answer = error
+
+    def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.poll. Jobs that were not asked for (they are new), or long ago, are asked for now."""
+        if not jobs:
+            return {}
+        old = time.monotonic() - self._asked_at > _FRESH_SECONDS
+        if old or not jobs.items() <= self._asked.items():
+            return self._scheduler.poll(jobs)
+        if isinstance(self._answer, SchedulerError):
+            raise SchedulerError(*self._answer.problems)
+        return {job: self._answer[job] for job in jobs if job in self._answer}
+
+    def submit(self, submission: Submission) -> str:
+        """See Scheduler.submit."""
+        return self._scheduler.submit(submission)
+
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
+        """See Scheduler.check."""
+        return self._scheduler.check(scripts, test=test)
+
+    def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
+        """See Scheduler.find."""
+        return self._scheduler.find(submissions)
+
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
+        """See Scheduler.listed."""
+        return self._scheduler.listed(jobs)
+
+    def max_array_size(self) -> int:
+        """See Scheduler.max_array_size."""
+        return self._scheduler.max_array_size()
+
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
+        """See Scheduler.usage."""
+        return self._scheduler.usage(jobs)
+
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.cancel."""
+        self._scheduler.cancel(jobs)
+
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+        """See Scheduler.exclude."""
+        self._scheduler.exclude(jobs, nodes)

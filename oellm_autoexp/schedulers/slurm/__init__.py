@@ -1,0 +1,1 @@
+"""SLURM as a scheduler."""

@@ -1,0 +1,118 @@
+"""The secrets of a session: taken out of what others may read of it, and kept in a file of their own.
+
+`<plan_id>.secrets` (0600) beside the session holds values by random ids; a job's record says which id stands in which
+of its places (`TrackedJob.secrets`, JSON pointers). The file is written before the session that refers to it, and
+forgets an id only after a snapshot without it, so that a crash at any instant loses none. Whoever can't read the file
+sees `***` in those places.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.core.places import put_back, taken_out
+from oellm_autoexp.core.redaction import redact, redact_message
+from oellm_autoexp.session.job_state import HistoryEntry, TrackedJob
+from oellm_autoexp.storage.files import read_json, write_atomic
+
+SECRETS_VERSION = 1
+SUFFIX = ".secrets"
+_HOLDING = frozenset({"overrides", "restart", "before", "pending", "unrecorded"})
+"""The fields of a job that may hold secrets which are needed later: for a new attempt, or an action."""
+
+
+def readable(job: TrackedJob) -> TrackedJob:
+    """A job whose words for people (reason, history) hold no secret."""
+    update: dict[str, Any] = {}
+    for field in ("reason", "cancelled_by", "not_restarted"):
+        text = getattr(job, field)
+        if text and (clean := redact_message(text)) is not text and clean != text:
+            update[field] = clean
+    history = tuple(map(_readable_entry, job.history))
+    if any(clean is not entry for clean, entry in zip(history, job.history, strict=True)):
+        update["history"] = history
+    return job.model_copy(update=update) if update else job
+
+
+def _readable_entry(entry: HistoryEntry) -> HistoryEntry:
+    message = redact_message(entry.message) if entry.message else ""
+    return entry if message == entry.message else entry.model_copy(update={"message": message})
+
+
+def concealed(job: TrackedJob) -> tuple[TrackedJob, dict[str, Any]]:
+    """A job for others to read, and what was taken out of its record, by place."""
+    if not any(getattr(job, field) for field in _HOLDING):
+        return job, {}
+    data = job.model_dump(mode="json", include=set(_HOLDING))
+    cleaned = redact(data)
+    taken = dict(taken_out(data, cleaned))
+    if not taken:
+        return job, {}
+    return TrackedJob.model_validate({**job.model_dump(mode="json"), **cleaned, "secrets": {}}), taken
+
+
+class Confidential:
+    """The secrets of the session at a path."""
+
+    def __init__(self, session_path: Path) -> None:
+        self.path = session_path.with_suffix(SUFFIX)
+        self._values: dict[str, Any] | None = None
+        self._behind = False
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the file holds, by id; nothing where it is not there or not for us."""
+        if self._values is None:
+            try:
+                found = read_json(self.path, "session's secrets", SECRETS_VERSION).get("values")
+            except AutoexpError:
+                found = None
+            self._values = found if isinstance(found, dict) else {}
+        return self._values
+
+    def revealed(self, data: Any) -> Any:
+        """A job's record as the session has it, with its secrets, as far as they are known."""
+        named = data.get("secrets") if isinstance(data, dict) else None
+        if not isinstance(named, dict) or not named:
+            return data
+        known = {place: self.values[name] for place, name in named.items() if name in self.values}
+        left = {place: name for place, name in named.items() if place not in known}
+        return {**put_back(data, known), "secrets": left}
+
+    def concealed(self, job: TrackedJob) -> TrackedJob:
+        """A job's record as the session is to have it; `save` must come before that is written."""
+        clean, taken = concealed(job)
+        if not taken:
+            return clean.model_copy(update={"secrets": {}}) if clean.secrets else clean
+        return clean.model_copy(update={"secrets": {place: self._named(value) for place, value in taken.items()}})
+
+    def _named(self, value: Any) -> str:
+        for name, known in self.values.items():
+            if known == value and type(known) is type(value):
+                return name
+        name = secrets.token_hex(8)
+        self.values[name] = value
+        self._behind = True
+        return name
+
+    def save(self) -> None:
+        """Make what is new last. Raises OSError."""
+        if self._behind:
+            text = json.dumps({"version": SECRETS_VERSION, "values": self.values}, ensure_ascii=False)
+            write_atomic(self.path, f"{text}\n", 0o600)
+            self._behind = False
+
+    def forget_all_but(self, used: Iterable[str]) -> None:
+        """Forget what no job needs any more. Raises OSError."""
+        kept = set(used)
+        if self._values and (gone := self._values.keys() - kept):
+            self._values = {name: value for name, value in self._values.items() if name not in gone}
+            self._behind = bool(self._values)
+            self.save()
+            if not self._values:
+                self.path.unlink(missing_ok=True)

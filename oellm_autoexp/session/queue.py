@@ -1,0 +1,444 @@
+"""The queue: actions that a worker carries out, each a small file that people can read.
+
+`<monitoring_state_dir>/<plan_id>.actions/<event id>/<queue id>.json` is an entry; finished ones are in `done/` beside
+it. `<queue id>.lease` is held by the worker that is at it; `<queue id>.log` is what the action printed. An entry is
+finished in its place and then moved, so that a crash between the two repeats nothing. Entries may hold secrets of the
+YAML: only their owner can read them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, LockedError, Problem, StateError
+from oellm_autoexp.core.nouns import Record
+from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.rules.actions import Action, Executor
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.files import create_atomic, read_json, write_atomic
+from oellm_autoexp.storage.lock import Claim, Holder, process_started
+
+QUEUE_VERSION = 1
+Status = Literal["pending", "running", "done", "failed"]
+PENDING: Status = "pending"
+RUNNING: Status = "running"
+DONE: Status = "done"
+FAILED: Status = "failed"
+FINISHED = frozenset({DONE, FAILED})
+_DONE_FOLDER = "done"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+Tell = Callable[[AutoexpError], None]
+
+
+class Process(Record):
+    """A process, told apart for good: `started` as in claims.process_started."""
+
+    host: str
+    pid: int
+    started: str
+
+
+class Sidecar(Record):
+    """The job in which an entry runs. `job_id` is '' until the scheduler has answered; `at`: seconds since 1970."""
+
+    token: str
+    at: float
+    job_id: str = ""
+
+
+class Past(Record):
+    """An earlier result of an entry that was made pending again."""
+
+    status: Status
+    attempts: int
+    finished_at: float | None
+    message: str
+
+
+class QueueEntry(Record):
+    """An action of an event, its templates filled, and what became of it. Times are seconds since 1970."""
+
+    status: Status = PENDING
+    version: int = QUEUE_VERSION
+    id: str
+    plan_id: str
+    manifest_path: str
+    event: Event
+    action: Action
+    executor: Executor | None = None
+    work_dir: str
+    created_at: float
+    attempts: int = 0
+    """How often it was begun."""
+    worker: str = ""
+    """`host:pid` of the worker that has, or had, it."""
+    started_at: float | None = None
+    finished_at: float | None = None
+    message: str = ""
+    """Its result; of one that is not finished, why it is begun again."""
+    output_path: str = ""
+    process: Process | None = None
+    """The program that it runs as; it outlives a worker that is killed."""
+    sidecar: Sidecar | None = None
+    history: tuple[Past, ...] = ()
+
+
+def queue_folder(session_path: Path) -> Path:
+    """`<monitoring_state_dir>/<plan_id>.actions`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
+    return session_path.with_suffix(".actions")
+
+
+class Queue:
+    """The queue of one session. The folder is made by the first entry; one that is not there is an empty queue."""
+
+    def __init__(self, session_path: Path) -> None:
+        self.session_path = session_path
+        self.folder = queue_folder(session_path)
+
+    def place(self, entry: QueueEntry) -> Path:
+        """Where an entry is until it is finished."""
+        return self.folder / entry.event.id / f"{entry.id}.json"
+
+    def put(self, entry: QueueEntry) -> bool:
+        """Put an entry into the queue, once: False if it is there already, or was and is finished.
+
+        Raises StateError where its ids can't be names of files or the queue belongs to another user, OSError.
+        """
+        for name in (entry.event.id, entry.id):
+            if not _FILE_NAME.fullmatch(name) or name == _DONE_FOLDER:
+                raise StateError(Problem(f"{name!r} can't be the name of a file", str(self.folder)))
+        path = self.place(entry)
+        # Pending first: an entry is moved from there to done, and only a retry moves it back.
+        if path.exists() or _done(path).exists():
+            return False
+        trust.private_folder(self.folder)
+        trust.private_folder(path.parent, self.folder)
+        return create_atomic(path, _text(entry), 0o600)
+
+    def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+        """The entries that are not finished, oldest first; those of an event by its name, id or beginning of id.
+
+        `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+        CorruptError, StateError.
+        """
+        return self._read(event, "", tell)
+
+    def finished(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+        """The entries that are finished, as in `entries`."""
+        return self._read(event, _DONE_FOLDER, tell)
+
+    def tally(self, event: str | None = None) -> dict[str, Counter[str]]:
+        """How many entries are finished, by the event's name: `{"checkpoint_saved": {"done": 3, "failed": 1}}`."""
+        found: dict[str, Counter[str]] = {}
+        for folder in self._events(event):
+            for name in _names(folder / _DONE_FOLDER):
+                found.setdefault(folder.name.rpartition("-")[0], Counter())[
+                    _status_at(folder / _DONE_FOLDER / name)
+                ] += 1
+        return found
+
+    def unfinished(self) -> int:
+        """How many entries are not finished, by their files alone. Raises StateError."""
+        return sum(len(_names(folder)) for folder in self._events(None))
+
+    def get(self, name: str) -> QueueEntry:
+        """The entry of that id, or the one whose id begins so. Raises ConfigError if there is none or several."""
+        return self._load(self._find(name))
+
+    def claim(self, entry: QueueEntry) -> Held | None:
+        """Take an entry to carry it out, as its file says it is now; None if it is taken, finished, or gone.
+
+        An entry that was begun by a worker that died in it is taken, too: `Held.died` tells of that.
+        Raises CorruptError, StateError, OSError.
+        """
+        path = self.place(entry)
+        claim = Claim(path.with_suffix(".lease"))
+        if not path.exists() or claim.acquire() is not None:
+            return None
+        with _released_on_error(claim):
+            held = self._taken(path, claim)
+            if held is None:
+                claim.release()
+            return held
+
+    def give_up(self, jobs: Collection[str], message: str, *, tell: Tell | None = None) -> list[QueueEntry]:
+        """Finish the entries of these jobs that wait for a worker as `failed` with a message; returns those.
+
+        One that a worker has, or had when it died, is left alone. `tell` as in `entries`. Raises StateError, OSError.
+        """
+        given_up = []
+        for entry in self.entries(tell=tell):
+            if entry.status == PENDING and entry.event.job in jobs and (held := self.claim(entry)) is not None:
+                held.finish(FAILED, message)
+                given_up.append(entry)
+        return given_up
+
+    def worker_of(self, entry: QueueEntry) -> Holder | None:
+        """Who is at an entry now; None: nobody alive."""
+        return Claim(self.place(entry).with_suffix(".lease")).holder()
+
+    def retry(self, name: str) -> QueueEntry:
+        """Make a finished entry pending again; what became of it is kept in its history.
+
+        Raises ConfigError if there is no such entry or it is not finished, LockedError if somebody is at it.
+        """
+        entry = self.get(name)
+        path = self.place(entry)
+        claim = Claim(path.with_suffix(".lease"))
+        if (holder := claim.acquire()) is not None:
+            raise LockedError(Problem(f"{holder} is at this entry just now", str(path)))
+        try:
+            if _done(path).exists():
+                os.replace(_done(path), path)  # if we die here, the next worker moves it back
+            found = _read_entry(path)
+            if found.status not in FINISHED:
+                hint = "a worker will take it: --cmd actions"
+                raise ConfigError(Problem(f"this entry is {found.status}; there is nothing to retry", name, hint))
+            past = Past.model_validate(found.model_dump(include=set(Past.model_fields)))
+            cleared: dict[str, Any] = {"worker": "", "started_at": None, "finished_at": None, "message": ""}
+            again = found.model_copy(
+                update={
+                    **cleared,
+                    "status": PENDING,
+                    "sidecar": None,
+                    "process": None,
+                    "history": (*found.history, past),
+                }
+            )
+            write_atomic(path, _text(again), 0o600)
+            return again
+        finally:
+            claim.release()
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _taken(self, path: Path, claim: Claim) -> Held | None:
+        try:
+            found = _read_entry(path)
+        except ConfigError:  # moved meanwhile
+            return None
+        if found.status in FINISHED:  # its worker died before it could move it
+            _move(path)
+            return None
+        died = ""
+        if found.status == RUNNING and found.sidecar is None:
+            died = f"its worker ({found.worker}) died in attempt {found.attempts}; run again"
+        goes_on = found.sidecar is not None  # its job goes on without us
+        update = {
+            "status": RUNNING,
+            "attempts": found.attempts if goes_on else found.attempts + 1,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "started_at": found.started_at if goes_on else time.time(),
+            "message": died or ("" if found.status == PENDING else found.message),
+        }
+        held = Held(found.model_copy(update=update), path, claim, died, found.process)
+        held.save()
+        return held
+
+    def _events(self, event: str | None) -> list[Path]:
+        """The folders of events: those of an event's name, else of an id or its beginning."""
+        try:
+            with os.scandir(self.folder) as found:
+                names = sorted(
+                    item.name
+                    for item in found
+                    if item.is_dir(follow_symlinks=False) and _FILE_NAME.fullmatch(item.name)
+                )
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            if trust.reading_of_others():  # entries may hold secrets, and are for their owner alone
+                return []
+            raise StateError(Problem("can't read the queue: it is closed to you", str(self.folder))) from None
+        except OSError as error:
+            raise StateError(Problem(f"can't read the queue: {error.strerror}", str(self.folder))) from None
+        trust.check_folders(self.folder)
+        if event is not None:
+            names = [name for name in names if name.rpartition("-")[0] == event] or [
+                name for name in names if name.startswith(event)
+            ]
+        return [self.folder / name for name in names]
+
+    def _read(self, event: str | None, below: str, tell: Tell | None) -> list[QueueEntry]:
+        found = []
+        for folder in self._events(event):
+            for name in _names(folder / below):
+                try:
+                    found.append(_read_entry(folder / below / name))
+                except ConfigError:  # moved meanwhile
+                    continue
+                except AutoexpError as error:
+                    if tell is None:
+                        raise
+                    tell(error)
+        return sorted(found, key=lambda entry: (entry.created_at, entry.id))
+
+    def _files(self) -> Iterator[Path]:
+        for folder in self._events(None):
+            for where in (folder, folder / _DONE_FOLDER):
+                yield from (where / name for name in _names(where))
+
+    def _find(self, name: str) -> Path:
+        files = {path.stem: path for path in self._files()}
+        if name in files:
+            return files[name]
+        begin = [path for stem, path in files.items() if name and stem.startswith(name)]
+        if len(begin) == 1:
+            return begin[0]
+        if begin:
+            listed = ", ".join(sorted(path.stem for path in begin)[:10])
+            raise ConfigError(
+                Problem(f"several entries begin with '{name}'", str(self.folder), f"which one: {listed}?")
+            )
+        hint = _nearest(name, files) or ("the queue is empty" if not files else "--cmd queue lists them")
+        raise ConfigError(Problem(f"there is no entry '{name}' in the queue", str(self.folder), hint))
+
+    def _load(self, path: Path) -> QueueEntry:
+        try:
+            return _read_entry(path)
+        except ConfigError:  # moved meanwhile, to or from done
+            other = path.parent.parent / path.name if path.parent.name == _DONE_FOLDER else _done(path)
+            return _read_entry(other)
+
+
+@dataclass
+class Held:
+    """An entry that this worker has. `died` tells of an earlier worker that died in it, `left` is what that ran."""
+
+    entry: QueueEntry
+    path: Path
+    claim: Claim
+    died: str = ""
+    left: Process | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """Where what the action prints goes; one file for all attempts."""
+        return self.path.with_suffix(".log")
+
+    def beat(self, seconds: float = 0) -> None:
+        """Renew the claim, and say in how many seconds it will be renewed again. Raises LockedError if it was lost."""
+        self.claim.beat(seconds)
+
+    def change(self, **update: Any) -> None:
+        """Note something about the entry, on disk. Raises OSError."""
+        self.entry = self.entry.model_copy(update=update)
+        self.save()
+
+    def runs(self, pid: int) -> None:
+        """Note the program that carries it out."""
+        process = Process(host=socket.gethostname(), pid=pid, started=process_started(pid) or "")
+        self.entry = self.entry.model_copy(update={"process": process})
+        self.save(sync=False)  # it matters only while this machine is up
+
+    def finish(self, status: Status, message: str) -> None:
+        """Note the result (`done` or `failed`), move the entry away, and give it up.
+
+        Raises LockedError if the claim was lost: the result is another worker's to tell then.
+        """
+        self.beat()
+        output = str(self.log_path) if self.log_path.exists() else ""
+        update = {"status": status, "message": message, "finished_at": time.time(), "process": None}
+        self.change(**update, output_path=output)
+        _move(self.path)
+        self.claim.release()
+
+    def put_back(self, message: str) -> None:
+        """Give the entry up as pending, for whoever comes next. Raises LockedError if the claim was lost."""
+        self.beat()
+        self.change(status=PENDING, message=message, process=None)
+        self.claim.release()
+
+    def let_go(self) -> None:
+        """Give the entry up as it is: its job goes on, and another worker asks after it."""
+        self.claim.release()
+
+    def save(self, *, sync: bool = True) -> None:
+        """Write the entry; `sync` as in write_atomic. Raises OSError."""
+        write_atomic(self.path, _text(self.entry), 0o600, sync=sync)
+
+
+@contextlib.contextmanager
+def _released_on_error(claim: Claim) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        claim.release()
+        raise
+
+
+def _text(entry: QueueEntry) -> str:
+    return entry.model_dump_json(indent=1) + "\n"
+
+
+def _done(path: Path) -> Path:
+    return path.parent / _DONE_FOLDER / path.name
+
+
+def _move(path: Path) -> None:
+    _done(path).parent.mkdir(mode=0o700, exist_ok=True)
+    os.replace(path, _done(path))
+
+
+def _status_at(path: Path) -> str:
+    """The status that a finished entry's file begins with; there may be thousands of them."""
+    try:
+        with trust.open_file(path, most=trust.LINE) as file:
+            return FAILED if b'"failed"' in file.read(40) else DONE
+    except (OSError, StateError):
+        return FAILED
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of entries' files in a folder."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(item.name for item in found if item.name.endswith(".json") and item.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StateError(Problem(f"can't read the queue: {error.strerror}", str(folder))) from None
+
+
+def _read_entry(path: Path) -> QueueEntry:
+    """The entry in a file. Raises ConfigError if there is none, CorruptError, StateError."""
+    event = path.parent.parent if path.parent.name == _DONE_FOLDER else path.parent
+    data = read_json(path, "queue entry", QUEUE_VERSION, most=trust.LINE, root=event.parent)
+    try:
+        entry = QueueEntry.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "$." + ".".join(str(part) for part in first["loc"])
+        raise CorruptError(Problem(f"not a whole queue entry: {where}: {first['msg'].lower()}", str(path))) from None
+    if entry.id != path.stem or entry.event.id != event.name:
+        hint = "an entry's file has the name of its id, in a folder with that of its event"
+        raise CorruptError(Problem("this file is not where its entry belongs", str(path), hint))
+    return entry
+
+
+_SHOWN_OF_ID = 8
+"""Characters of an id that are shown, as in the queue's table; a longer beginning tells those apart that share them."""
+
+
+def _nearest(name: str, files: Mapping[str, Path]) -> str:
+    """The ids that are most like one that is not there; of a wrong beginning, those with the longest common one."""
+    if near := did_you_mean(name, files):
+        return near if "?" in near else f"known: {', '.join(sorted(stem[:_SHOWN_OF_ID] for stem in files))}"
+    common = {
+        stem: next((n for n, pair in enumerate(zip(name, stem, strict=False)) if len({*pair}) > 1), 0) for stem in files
+    }
+    most = max(common.values(), default=0)
+    best = sorted(stem for stem, length in common.items() if length == most > 1)[:3]
+    return f"did you mean {' or '.join(best)}?" if best else ""

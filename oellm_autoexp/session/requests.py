@@ -1,0 +1,105 @@
+"""Requests to the process that holds a session: to start a job again, to end it, or to give up what waits.
+
+Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has heeded it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.core.nouns import Record
+from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.files import create_atomic, read_json
+
+REQUEST_VERSION = 1
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+
+
+class Asked(Record):
+    """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
+
+    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too.
+    `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` and `max_fruitless` (None: no
+    limit) and `cooldown_seconds` are the restart's budget, as in RestartAction. `seen_at`: when the event was seen that
+    calls for it.
+    """
+
+    version: int = REQUEST_VERSION
+    id: str
+    kind: Literal["restart", "cancel", "skip"]
+    job: str | None
+    attempt: int
+    reason: str = ""
+    overrides: dict[str, Any] = {}
+    exclude_nodes: str = ""
+    cause: str | None = None
+    max_attempts: int | None = None
+    max_fruitless: int | None = None
+    cooldown_seconds: float = 0
+    actions: bool = False
+    at: float
+    seen_at: float | None = None
+
+
+def inbox_folder(session_path: Path) -> Path:
+    """`<monitoring_state_dir>/<plan_id>.requests`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
+    return session_path.with_suffix(".requests")
+
+
+def place(session_path: Path, asked: Asked) -> Path:
+    """The file of a request, which is there until it is heeded."""
+    return inbox_folder(session_path) / f"{asked.id}.json"
+
+
+def ask(session_path: Path, asked: Asked) -> bool:
+    """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
+    folder = inbox_folder(session_path)
+    if not _FILE_NAME.fullmatch(asked.id):
+        raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
+    trust.private_folder(folder)
+    return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
+
+
+def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Asked]]:
+    """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
+
+    `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+    CorruptError, StateError. Raises StateError if the folder can't be read.
+    """
+    folder = inbox_folder(session_path)
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StateError(Problem(f"can't read the requests: {error.strerror}", str(folder))) from None
+    found = []
+    for name in names:
+        try:
+            found.append((folder / name, _read(folder / name, session_path.parent)))
+        except ConfigError:  # heeded meanwhile
+            continue
+        except AutoexpError as error:
+            if tell is None:
+                raise
+            tell(error)
+    return sorted(found, key=lambda item: (item[1].at, item[1].id))
+
+
+def _read(path: Path, root: Path) -> Asked:
+    data = read_json(path, "request", REQUEST_VERSION, most=trust.LINE, root=root)
+    try:
+        asked = Asked.model_validate(data)
+    except ValidationError as error:
+        what = f"not a whole request: {str(error).splitlines()[0]}"
+        raise CorruptError(Problem(what, str(path), "remove it if nobody needs it")) from None
+    if asked.id != path.stem:
+        raise CorruptError(Problem("this file has not the name of its request", str(path), "remove it"))
+    return asked

@@ -1,0 +1,301 @@
+"""The session: what is known of each job of a plan, kept so that a crash at any instant loses and repeats nothing.
+
+A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
+records, one JSON line each; both without secrets (`monitor.confidential`). Records are numbered, so that a journal left
+behind by a crash never overrules a newer snapshot.
+One process writes a session, under the claim `<plan_id>.lease`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.core.nouns import SESSION_VERSION, Manifest
+from oellm_autoexp.core.text import did_you_mean, plain_name
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.confidential import Confidential, readable
+from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.silence import Watched
+from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.files import loads, read_json, write_atomic
+from oellm_autoexp.storage.lock import Claim, claimed
+
+_SNAPSHOT_EVERY_SECONDS = 60.0
+_SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
+
+
+class Session:
+    """The jobs of one plan. Changes are made with `put` and last once `save` returns."""
+
+    def __init__(self, path: Path, plan_id: str, manifest_path: Path, jobs: dict[str, TrackedJob], serial: int) -> None:
+        self.path = path
+        self.plan_id = plan_id
+        self.manifest_path = manifest_path
+        self.jobs = jobs
+        self.parent = ""
+        """`<plan id>/<job>/<event id>` of what started it, if another session's action did."""
+        self.watched = Watched()
+        """The session's clock; it is kept with the next change, and by `close`."""
+        self._watched_saved = self.watched
+        self._serial = serial
+        self._confidential = Confidential(path)
+        self._changed: dict[str, TrackedJob] = {}
+        self._snapshot_at = 0.0
+        self._behind = False
+        self._torn = False
+
+    @classmethod
+    def create(cls, manifest: Manifest, manifest_path: Path) -> Session:
+        """A new session on disk, every job waiting."""
+        path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+        trust.check_folders(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        jobs = {job.name: TrackedJob(name=job.name) for job in manifest.jobs}
+        session = cls(path, manifest.plan_id, manifest_path, jobs, 0)
+        session.parent = str(manifest.provenance.get("parent", ""))
+        session.snapshot()
+        return session
+
+    @classmethod
+    def load(cls, path: Path) -> Session:
+        """The session in a file, with what its journal adds. Raises ConfigError, CorruptError, StateError."""
+        data = read_json(path, "session", SESSION_VERSION, missing=_known_sessions(path))
+        try:
+            session = cls(path, path.stem, Path(), {}, 0)
+            jobs = {name: session._job(job) for name, job in data["jobs"].items()}
+            plan_id, manifest_path, serial = data["plan_id"], data["manifest_path"], data["serial"]
+            parent = data.get("parent", "")
+            watched = Watched.model_validate(data.get("watched", {}))
+        except (KeyError, AttributeError, TypeError, ValidationError) as error:
+            raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
+        texts = isinstance(manifest_path, str) and isinstance(parent, str) and "\0" not in manifest_path
+        if not texts or type(serial) is not int or any(name != job.name for name, job in jobs.items()):
+            raise CorruptError(Problem("not a whole session", str(path), "it was edited; restore it"))
+        if plan_id != path.stem:
+            hint = f"a session's file has the name of its plan: {plan_id}.json" if isinstance(plan_id, str) else ""
+            raise CorruptError(Problem("this file is not where its session belongs", str(path), hint))
+        if not jobs:  # it would look as if every job had succeeded
+            raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
+        session.manifest_path, session.jobs, session._serial = Path(manifest_path), jobs, serial
+        session.parent = parent
+        session.watched = session._watched_saved = watched
+        session._replay()
+        return session
+
+    def _job(self, data: Any) -> TrackedJob:
+        """A job from its record. Raises ValidationError."""
+        return readable(TrackedJob.model_validate(self._confidential.revealed(data)))
+
+    @property
+    def _journal(self) -> Path:
+        return self.path.with_suffix(".journal")
+
+    def _replay(self) -> None:
+        try:
+            with trust.open_file(self._journal, most=None) as file:
+                number = 0
+                while line := file.readline(trust.LINE):
+                    number += 1
+                    if not line.endswith(b"\n") and len(line) < trust.LINE:
+                        self._torn = True  # cut by a crash in the middle of writing: never acknowledged
+                        break
+                    self._replay_line(line, f"{self._journal}:{number}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(Problem(f"can't read the journal: {error.strerror}", str(self._journal))) from None
+        self._behind = True
+
+    def _replay_line(self, line: bytes, where: str) -> None:
+        try:
+            record = loads(line)
+            job = self._job(record["job"])
+            serial, plan_id = record["serial"], record.get("plan_id", self.plan_id)
+        except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            raise CorruptError(Problem("this line is not a job record", where)) from None
+        if type(serial) is not int or job.name not in self.jobs or plan_id != self.plan_id:
+            raise CorruptError(Problem("this line is not a record of a job of this session", where))
+        if serial > self._serial:
+            self.jobs[job.name] = job
+            self._serial = serial
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has ended for good, no action is left, and nobody has asked for anything."""
+        return all(job.over for job in self.jobs.values()) and not self._asked
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has ever been done for any job, or asked for: whoever made it went no further."""
+        return all(job == TrackedJob(name=job.name) for job in self.jobs.values()) and not self._asked
+
+    @property
+    def _asked(self) -> bool:
+        """Whether a request waits. One that can't be read is not heeded, and keeps nothing from being finished."""
+        try:
+            return bool(requests.waiting(self.path))
+        except AutoexpError:
+            return False
+
+    def put(self, job: TrackedJob) -> None:
+        """Change a job's record, in memory. What it tells people holds no secret from here on."""
+        job = readable(job)
+        self.jobs[job.name] = job
+        self._changed[job.name] = job
+
+    def save(self) -> None:
+        """Make the changes last: as a snapshot if that is cheap or due, else in the journal."""
+        if not self._changed:
+            return
+        due = time.monotonic() - self._snapshot_at >= _SNAPSHOT_EVERY_SECONDS
+        if due or len(self.jobs) < _SNAPSHOT_ALWAYS_BELOW or self.finished:
+            self.snapshot()
+        else:
+            self.journal()
+
+    def journal(self) -> None:
+        """Append the changes to the journal; one whose last line is cut is replaced by a snapshot."""
+        if not self._changed:
+            return
+        if self._torn:
+            self.snapshot()
+            return
+        lines = []
+        for job in self._changed.values():
+            self._serial += 1
+            head = f'"serial": {self._serial}, "plan_id": {json.dumps(self.plan_id)}'
+            lines.append(f'{{{head}, "job": {self._confidential.concealed(job).model_dump_json()}}}\n')
+        self._confidential.save()
+        self._torn = True  # until it is whole: the disk may be full
+        with trust.open_to_append(self._journal) as file:
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._torn = False
+        self._changed.clear()
+        self._behind = True
+
+    def snapshot(self) -> None:
+        """Write the whole session, and start an empty journal."""
+        self._serial += 1
+        head = {
+            "version": SESSION_VERSION,
+            "plan_id": self.plan_id,
+            "manifest_path": str(self.manifest_path),
+            "parent": self.parent,
+            "updated_at": time.time(),
+            "watched": self.watched.model_dump(),
+            "serial": self._serial,
+        }
+        records = {name: self._confidential.concealed(job) for name, job in self.jobs.items()}
+        self._confidential.save()
+        jobs = ",\n".join(f"{json.dumps(name)}: {record.model_dump_json()}" for name, record in records.items())
+        write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{jobs}\n}}}}\n')
+        if self._behind:
+            self._journal.unlink(missing_ok=True)
+            self._behind = self._torn = False
+        self._confidential.forget_all_but(name for record in records.values() for name in record.secrets.values())
+        self._changed.clear()
+        self._watched_saved = self.watched
+        self._snapshot_at = time.monotonic()
+
+    def close(self) -> None:
+        """Leave a snapshot behind that needs no journal."""
+        if self._changed or self._behind or self.watched != self._watched_saved:
+            self.snapshot()
+
+    def discard(self) -> None:
+        """Leave no session behind: nothing has come of it."""
+        self.path.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
+
+
+def session_path(directory: Path, plan_id: str) -> Path:
+    """`<monitoring_state_dir>/<plan_id>.json`."""
+    return directory / f"{plan_id}.json"
+
+
+_HEAD_BYTES = 16384
+
+
+def parent_of(path: Path) -> str:
+    """What started a session (`Session.parent`), by the head of its file; '' if nothing did, or it can't be told."""
+    try:
+        with trust.open_file(path, most=trust.WHOLE) as file:
+            head, jobs, _ = file.read(_HEAD_BYTES).partition(b',\n "jobs"')
+        return str(loads(head + b"}").get("parent", "")) if jobs else ""
+    except (OSError, ValueError, AttributeError, StateError):
+        return ""
+
+
+def find_session(directory: Path, name: str) -> Path:
+    """The session of that plan id, or whose id begins with it. Raises ConfigError if there is none or several.
+
+    A name is one word of a file's name: none leads out of the directory, and none is no name.
+    """
+    if not plain_name(name):
+        hint = "give the plan's id or its beginning; --monitoring-state-dir names the folder; --cmd list shows them"
+        raise ConfigError(Problem(f"{name!r} can't be a session's id", "--session", hint))
+    exact = session_path(directory, name)
+    if exact.exists():
+        return exact
+    begins = [path for path in all_sessions(directory) if path.stem.startswith(name)]
+    if len(begins) == 1:
+        return begins[0]
+    if begins:
+        listed = ", ".join(path.stem for path in begins[:10])
+        raise ConfigError(Problem(f"several sessions begin with '{name}'", str(directory), f"which one: {listed}?"))
+    raise ConfigError(Problem(f"no session '{name}'", str(directory), _known_sessions(exact)))
+
+
+def all_sessions(directory: Path) -> list[Path]:
+    """The sessions in a state directory, newest first."""
+    return list(stamps(directory))
+
+
+Stamp = tuple[int, int]
+"""When a file was written (ns since 1970), and which one it is: another pair wherever it was replaced."""
+
+
+def stamps(directory: Path) -> dict[Path, Stamp]:
+    """The sessions in a state directory with their files' stamps, newest first; what is gone meanwhile is left out."""
+    found = {
+        path: stamp
+        for path in directory.glob("*.json")
+        if not path.name.startswith(".") and (stamp := stamp_of(path)) is not None
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """A file's stamp; None where there is none, such as at the end of a link to nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _known_sessions(path: Path) -> str:
+    names = [known.stem for known in all_sessions(path.parent)][:10]
+    near = did_you_mean(path.stem, names) if names else ""
+    return near or (f"the newest there: {', '.join(names)}" if names else "name the folder with --monitoring-state-dir")
+
+
+@contextmanager
+def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Claim]:
+    """Be the one process that writes the session at `path`; `waiting` as in claims.claimed.
+
+    Raises LockedError naming the other.
+    """
+    with claimed(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
+        yield claim

@@ -1,0 +1,63 @@
+"""For how long a job has been seen silent: time counts only while somebody looks. Pure.
+
+A session has a clock of its own (`Watched`), which goes on from look to look and stands still while nobody looks: while
+the monitor or its machine sleeps, while a file system hangs, between two monitors, and when the time of day is set.
+What stands still is judged by that clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from oellm_autoexp.core.nouns import Record
+from oellm_autoexp.session.job_state import Still, TrackedJob
+
+_USUAL_POLLS = 3
+"""An interval between two looks of one process counts for as many poll intervals at most."""
+_BETWEEN_SINGLE_LOOKS_SECONDS = 3600.0
+"""An interval between two single looks (`--once`, as cron makes them) counts for so long at most."""
+LOG = ""
+"""The name under which the silence of a job's logs is kept; that of a counter is kept under the name of its rule."""
+
+
+class Watched(Record):
+    """The clock of a session: seconds of watching, and when (seconds since 1970) and how it was looked at last."""
+
+    seconds: float = 0.0
+    looked_at: float | None = None
+    once: bool = False
+    """Whether that was a single look."""
+
+    def after(self, now: float, since_last: float | None, poll_interval_seconds: float, *, once: bool) -> Watched:
+        """The clock at a look. `since_last`: seconds since the last one of this process, None at its first.
+
+        A file that is unchanged at two single looks (`--once`) was silent in between: that counts, as no process looks
+        more often. Between other processes nothing counts.
+        """
+        if since_last is not None:
+            passed = min(since_last, _USUAL_POLLS * poll_interval_seconds)
+        elif once and self.once and self.looked_at is not None:
+            passed = min(now - self.looked_at, _BETWEEN_SINGLE_LOOKS_SECONDS)
+        else:
+            passed = 0.0
+        return Watched(seconds=self.seconds + max(0.0, passed), looked_at=now, once=once)
+
+
+def marks(job: TrackedJob, counters: list[str]) -> dict[str, str]:
+    """What shows that a job is not silent, by name: another text means that something has happened."""
+    run = f"{job.runs} {job.resumed_at}"
+    found = {LOG: f"{run} {job.last_activity}"}
+    for name in counters:
+        reading = job.readings.get(name)
+        found[name] = f"{run} {reading.since if reading else None}"
+    return found
+
+
+def since(still: Mapping[str, Still], marks: Mapping[str, str], clock: float) -> dict[str, Still]:
+    """Since when, by the session's clock, each thing stands as it does now. It begins at the look that finds it so."""
+    found = {}
+    for name, mark in marks.items():
+        known = still.get(name)
+        same = known is not None and known.mark == mark and known.since <= clock
+        found[name] = known if known is not None and same else Still(mark=mark, since=clock)
+    return found

@@ -1,0 +1,116 @@
+"""What a job's script leaves in `marks/`: when it started, and its exit code. Anything may garble these files.
+
+What it finds there: that an attempt has a newer one in its place, and is not to run once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from oellm_autoexp.core.errors import StateError
+from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.files import write_atomic
+
+Kind = Literal["start", "exit"]
+_MOST_BYTES = 4096
+_IN_THE_MAKING_SECONDS = 10.0
+_SKEW_SECONDS = 3600.0  # by which the clock of a node may be ahead of ours
+_HIGHEST_CODE = 255
+_ID = re.compile(r"\d{1,12}(_\d{1,12})?", re.ASCII)
+TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
+"""A submission's token in the name that a job ran by; a site may have given it another name."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The number in a mark: seconds since 1970, or an exit code; None if it can't be used, `wrong` says why.
+
+    A mark that is not there, or in the making, is not wrong.
+    """
+
+    number: int | None = None
+    wrong: str = ""
+    name: str = ""
+    """The last line of a start mark: the name that the job ran by. Between are its host and process, and the folder."""
+
+
+def read(path: Path, kind: Kind, now: float) -> Mark:
+    """The mark in a file, at a time in seconds since 1970. Never raises, and waits for nothing."""
+    try:
+        with trust.open_file(path, most=trust.SMALL, lenient=True) as file:
+            first, _, rest = file.read(_MOST_BYTES).partition(b"\n")
+            written = os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return Mark()
+    except StateError as error:
+        return Mark(wrong=_ignored(path, error.problems[0].what))
+    except OSError as error:
+        return Mark(wrong=_ignored(path, error.strerror or "can't be read"))
+    line, name = first.strip(), _name(["", *rest.decode(errors="replace").splitlines()])
+    if not line:
+        young = abs(time.time() - written) < _IN_THE_MAKING_SECONDS
+        return Mark() if young else Mark(wrong=_ignored(path, "empty"))
+    number = int(line) if line.isdigit() and len(line) <= len(str(2**63)) else None
+    if kind == "exit":
+        fits = number is not None and number <= _HIGHEST_CODE
+        return Mark(number) if fits else Mark(wrong=_ignored(path, "no exit code"))
+    if number is None or number == 0:
+        return Mark(wrong=_ignored(path, "no time"), name=name)
+    late = number > now + _SKEW_SECONDS
+    return Mark(wrong=_ignored(path, "a time that is yet to come"), name=name) if late else Mark(number, name=name)
+
+
+def started(folder: Path) -> dict[str, str]:
+    """The jobs that have left a start mark in a folder: id → the name that each ran by; not those of another folder.
+
+    People copy output directories, with the marks in them.
+    """
+    found: dict[str, str] = {}
+    for path in folder.glob("*.start"):
+        lines = _lines(path)
+        if lines and (len(lines) < 4 or lines[2] == str(folder)):
+            found[path.stem] = _name(lines)
+    return found
+
+
+def _name(lines: list[str]) -> str:
+    """The name in a start mark: its fourth line, and the last one of a mark of an older version."""
+    return lines[3] if len(lines) > 3 else lines[-1]
+
+
+def under_way(folder: Path) -> dict[str, str]:
+    """Those of our submissions that have begun and left no exit code: id → token. They run, or were killed."""
+    begun = started(folder).items()
+    told = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
+    return {id: token for id, token in told.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
+
+
+def refused(folder: Path, scheduler_id: str, token: str) -> str:
+    """The id of the job because of which the script of a submission has not begun its program; '' if it has."""
+    lines = _lines(folder / f"{scheduler_id}.refused")
+    told = len(lines) == 2 and lines[1].endswith(f".{token}")
+    return lines[0] if told and _ID.fullmatch(lines[0]) else ""
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a mark; none of one that is not there, or can't be read."""
+    with contextlib.suppress(OSError, StateError):
+        return trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace").splitlines()
+    return []
+
+
+def replace(folder: Path, scheduler_id: str, token: str) -> None:
+    """Keep an attempt from running again (`scontrol requeue`), by its id and token. Raises OSError, StateError."""
+    trust.check_folders(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{scheduler_id}.replaced", f"{token}\n")
+
+
+def _ignored(path: Path, why: str) -> str:
+    return f"{path} is ignored: {why}"

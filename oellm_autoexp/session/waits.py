@@ -1,0 +1,75 @@
+"""What of a session waits: jobs that are not submitted and actions that are not carried out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from oellm_autoexp.rules.events import Deadline, Pending
+from oellm_autoexp.session.job_state import FINAL, SUBMITTING, WAITING, TrackedJob
+
+AT_WORK = "at work"
+"""The reason of an action whose program runs."""
+NEXT_LOOK = "waits for the next look of a monitor"
+"""The reason of an action that no monitor has begun yet."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A job that waits to be submitted, or an action of it that waits; `since` in seconds since 1970."""
+
+    job: str
+    kind: Literal["job", "action"]
+    reason: str
+    since: float | None
+    deadline: Deadline | None = None
+    action: str = ""
+    event: str = ""
+
+    @property
+    def subject(self) -> str:
+        """`a`, or `a: RunCommandAction of checkpoint_saved`."""
+        return f"{self.job}: {self.action} of {self.event}" if self.kind == "action" else self.job
+
+
+def waits(jobs: Iterable[TrackedJob]) -> list[Wait]:
+    """Everything that waits, by job; an action whose program is at work waits for its end."""
+    return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.pending))]
+
+
+def only_actions_wait(jobs: Iterable[TrackedJob]) -> bool:
+    """Whether every job has ended, with no new attempt to come, and some action is left."""
+    found = list(jobs)
+    ended = all(job.state in FINAL and job.restart is None for job in found)
+    return ended and any(job.pending for job in found)
+
+
+def only_unclear(jobs: Iterable[TrackedJob]) -> bool:
+    """Whether nothing is left but cancelled jobs of which nobody knows whether they were submitted."""
+    left = [job for job in jobs if not job.over]
+    return bool(left) and all(job.state == SUBMITTING and job.cancelled_by for job in left)
+
+
+def _of_job(job: TrackedJob) -> Iterator[Wait]:
+    if job.state in (WAITING, SUBMITTING):
+        yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting_since, job.deadline)
+    elif job.restart is not None:
+        at = job.restart.not_before
+        begins = Deadline(at=at, then="submitted") if at else None
+        first = "the present one is to end first"
+        if job.state in FINAL and not job.may_still_run:
+            first, begins = "what the present one wrote last is awaited first", None
+        yield Wait(job.name, "job", f"{job.restart.reason}; {first}", None, begins)
+
+
+def _of_action(pending: Pending) -> Wait:
+    return Wait(
+        pending.event.job,
+        "action",
+        pending.reason or NEXT_LOOK,
+        pending.since,
+        pending.deadline,
+        pending.action or f"action {pending.binding + 1}",
+        pending.event.name,
+    )

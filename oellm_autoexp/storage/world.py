@@ -1,0 +1,234 @@
+"""What is asked of the world: files, and programs that run beside us and answer with their exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from oellm_autoexp.core.errors import StateError
+from oellm_autoexp.storage import trust
+
+_KILL_AFTER_SECONDS = 5.0  # from TERM to KILL, for a program that has run out of time
+
+
+@dataclass(frozen=True)
+class Files:
+    """The file system, as seen from a job's working directory."""
+
+    work_dir: str
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there; an unreadable one is not."""
+        return os.path.exists(os.path.join(self.work_dir, os.path.expanduser(path)))  # noqa: PTH110, PTH111, PTH118
+
+    def count(self, pattern: str) -> int:
+        """How many paths match a glob pattern (`**` for any depth)."""
+        return sum(1 for _ in glob.iglob(os.path.expanduser(pattern), root_dir=self.work_dir, recursive=True))  # noqa: PTH111, PTH207
+
+    def tail(self, path: str, length: int) -> str:
+        """The last `length` bytes of a file as text, '' if it can't be read."""
+        try:
+            with os.fdopen(os.open(os.path.join(self.work_dir, path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH118
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):  # a device has no end
+                    return ""
+                file.seek(max(0, status.st_size - length))
+                return file.read(length).decode(errors="replace")
+        except (OSError, ValueError):  # ValueError: a NUL in the path
+            return ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended: its exit code as a shell sees it; None if it could not start or ran out of time.
+
+    `message` says in a few words what was wrong, and is '' with exit code 0.
+    """
+
+    code: int | None
+    message: str
+
+
+class Errand:
+    """A program that runs beside us, from now on, in a session of its own; no shell runs it, and nobody waits for it.
+
+    `env` is added to our environment. Its output is appended to `log_path` (its folder is made; None: nobody reads it)
+    and `text` is its standard input. After `timeout_seconds` (None: no limit) it is told to end (TERM), and some
+    seconds later it is made to (KILL), with all that it has started; this happens in `poll`.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        cwd: str | Path,
+        env: Mapping[str, str] | None = None,
+        log_path: Path | None = None,
+        timeout_seconds: float | None = None,
+        text: str = "",
+    ) -> None:
+        self._timeout = timeout_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outcome: Outcome | None = None
+        self._told_at: float | None = None
+        self._began_at = time.monotonic()
+        self.later = False
+        """Whether it could not start because the machine has no room for it just now."""
+        try:
+            with contextlib.ExitStack() as files:
+                output = subprocess.DEVNULL if log_path is None else files.enter_context(_appended(log_path)).fileno()
+                self._process = subprocess.Popen(
+                    list(words),
+                    stdin=files.enter_context(_unlinked(text)).fileno() if text else subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=cwd,
+                    env={**os.environ, **(env or {})},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            where = f": {error.filename}" if error.filename and str(error.filename) != words[0] else ""
+            self._outcome = Outcome(None, f"can't be run: {error.strerror}{where}")
+            self.later = error.errno in (errno.EAGAIN, errno.ENOMEM)
+        except ValueError as error:  # a NUL character, which no program can be given; a name with =
+            self._outcome = Outcome(None, f"can't be run: {error}")
+        except StateError as error:  # its log is not ours
+            self._outcome = Outcome(None, f"can't be run: {error.problems[0].sentence}")
+        except IndexError:
+            self._outcome = Outcome(None, "can't be run: no program is named")
+
+    @property
+    def pid(self) -> int | None:
+        """The process, which is also its group's number; None if it could not start."""
+        return self._process.pid if self._process is not None else None
+
+    def poll(self) -> Outcome | None:
+        """How it ended, None while it runs. Never waits."""
+        if self._outcome is None and self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                self._outcome = self._out_of_time()
+            elif self._told_at is not None:
+                self._outcome = self._ended_late()
+            elif code < 0:
+                self._outcome = Outcome(128 - code, f"killed by {_signal_name(-code)}")
+            else:
+                self._outcome = Outcome(code, f"exit code {code}" if code else "")
+        return self._outcome
+
+    def give_up(self) -> None:
+        """End the program, if it runs, with all that it has started."""
+        if self._process is not None and self._outcome is None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._outcome = Outcome(None, "given up")
+
+    def _out_of_time(self) -> Outcome | None:
+        """Told to end when its time is up; ended by force if it does not heed that."""
+        now = time.monotonic()
+        if self._told_at is None:
+            if self._timeout is not None and now - self._began_at >= self._timeout:
+                self._told_at = now
+                self._signal(signal.SIGTERM)
+            return None
+        return self._ended_late() if now - self._told_at >= _KILL_AFTER_SECONDS else None
+
+    def _ended_late(self) -> Outcome:
+        self.give_up()  # what it has started may not have heeded the TERM
+        return Outcome(None, f"ran out of time ({self._timeout:g} s)")
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+
+def _appended(path: Path) -> IO[bytes]:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return trust.open_to_append(path, mode=0o600)  # a program may print its secrets
+
+
+def _unlinked(text: str) -> IO[bytes]:
+    """A file with this text to read from, which has no name and is gone once nobody has it open."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+    file.write(text.encode(errors="replace"))
+    file.seek(0)
+    return file
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class Question:
+    """A command that says yes with exit code 0. It runs beside us, is asked again and again, and never waited for.
+
+    Asked every `interval_seconds`, counted from start to start; one that takes ten times as long, and over ten minutes,
+    is ended and counts as a no.
+    """
+
+    def __init__(self, words: Sequence[str], work_dir: str, interval_seconds: float) -> None:
+        self._words = list(words)
+        self._work_dir = work_dir
+        self._interval = interval_seconds
+        self._longest = max(10 * interval_seconds, 600.0)
+        self._errand: Errand | None = None
+        self._asked_at = float("-inf")
+        self.answer = "not asked yet"
+        self.said: bool | None = None
+        """Its last answer, which stands until there is the next one; None: none yet."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the command runs."""
+        return self._errand is not None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the command runs and has not answered yet, not even an earlier time."""
+        return self.under_way and self.said is None
+
+    def says_yes(self, now: float) -> bool:
+        """Whether the answer is there and is yes; asks if it is time to (`now`: seconds on any clock)."""
+        if self._errand is None and not self._asked_at <= now < self._asked_at + self._interval:
+            self._asked_at = now
+            self._errand = Errand(self._words, cwd=self._work_dir)
+            self.answer = "asked, no answer yet"
+        if self._errand is None:
+            return False
+        if self._errand.later:
+            self._errand, self._asked_at = None, float("-inf")
+            self.answer = "not asked yet: there is no room for another program"
+            return False
+        outcome = self._errand.poll()
+        if outcome is None:
+            if now - self._asked_at >= self._longest:
+                self.give_up()
+                self.answer = f"no answer within {self._longest:g} s"
+                self.said = False
+            return False
+        self._errand = None
+        said_no = f"it said no ({outcome.message}), and is asked every {self._interval:g} s"
+        self.answer = outcome.message if outcome.code is None else said_no
+        self.said = outcome.code == 0
+        return self.said
+
+    def give_up(self) -> None:
+        """End the command, if it runs, with all that it has started."""
+        if self._errand is not None:
+            self._errand.give_up()
+            self._errand = None

@@ -1,0 +1,90 @@
+"""What a plan that is made in an image is told by the machine outside, where jobs are submitted: both sides of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oellm_autoexp.config.schema import SlurmSection
+    from oellm_autoexp.containers.dialogue import Answers, Outside
+    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.schedulers.site import Site
+
+_SITE, _CONTAINERS = "site", "containers"
+_KINDS = {kind.exit_code: kind for kind in (ConfigError, SchedulerError)}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine tells where jobs are submitted: what SLURM allows, and what keeps jobs from their containers."""
+
+    site: Callable[[SlurmSection], Site]
+    container_problems: Callable[[Manifest], list[Problem]]
+
+
+def here() -> Machine:
+    """This machine."""
+    from oellm_autoexp.submission.check import container_problems
+
+    return Machine(lambda section: section.client.site(section), container_problems)
+
+
+def asked(outside: Outside) -> Machine:
+    """The machine outside, by its own word."""
+    from pydantic import TypeAdapter
+
+    from oellm_autoexp.schedulers.site import Site
+
+    def site(section: SlurmSection) -> Site:
+        told = outside.ask(_SITE, section.model_dump(mode="json", exclude={"env", "sbatch", "srun"}))
+        return TypeAdapter(Site).validate_python(told)
+
+    def container_problems(manifest: Manifest) -> list[Problem]:
+        of_all = manifest.model_copy(update={"jobs": ()})
+        return [Problem(**told) for told in outside.ask(_CONTAINERS, of_all.model_dump(mode="json"))]
+
+    return Machine(site, container_problems)
+
+
+def answers() -> Answers:
+    """What this machine answers to an `asked` in an image."""
+    from oellm_autoexp.config.schema import SlurmSection
+    from oellm_autoexp.core.nouns import Manifest
+
+    machine = here()
+
+    def site(section: Any) -> Any:
+        return _listed(asdict(machine.site(SlurmSection.model_validate(section))))
+
+    def container_problems(manifest: Any) -> Any:
+        return _told(machine.container_problems(Manifest.model_validate(manifest)))
+
+    return {_SITE: site, _CONTAINERS: container_problems}
+
+
+def _listed(value: Any) -> Any:
+    """Plain data with its sets as lists, for JSON."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple, frozenset)) else value
+
+
+def _told(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [asdict(problem) for problem in problems]
+
+
+def problems_told(error: AutoexpError) -> dict[str, Any]:
+    """An error as a result that is told to the outside."""
+    return {"problems": _told(error.problems), "exit_code": error.exit_code}
+
+
+def raise_told(result: dict[str, Any]) -> None:
+    """Raise the error that a result tells of, or return if it tells of none."""
+    if problems := result.get("problems"):
+        raise _KINDS.get(result["exit_code"], AutoexpError)(*(Problem(**problem) for problem in problems))
