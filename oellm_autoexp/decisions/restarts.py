@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Any
 
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.rules.actions import Restart
+from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.nodes import node_names
 from oellm_autoexp.schedulers.base import ENDED, UNKNOWN
@@ -49,7 +49,9 @@ class Refusal:
     why: str
 
 
-def refusal(job: TrackedJob, request: Restart, cause: str, attempt: int, *, by_hand: bool = False) -> Refusal | None:
+def refusal(
+    job: TrackedJob, request: RestartAction, cause: str, attempt: int, *, by_hand: bool = False
+) -> Refusal | None:
     """Why a job gets no new attempt in the place of `attempt`; None if it may have one. People get what they want."""
     if job.attempt != attempt:
         return Refusal(Kind.NO_NEED, f"attempt {attempt} is past")
@@ -103,7 +105,7 @@ def _iteration(job: TrackedJob) -> int:
     return -1 if job.progress.iteration is None else job.progress.iteration
 
 
-def planned(job: TrackedJob, request: Restart, cause: str, now: float) -> Restarting:
+def planned(job: TrackedJob, request: RestartAction, cause: str, now: float) -> Restarting:
     """The new attempt of a job; it begins when the present one has ended."""
     last = job.restarts.get(cause, 0)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"

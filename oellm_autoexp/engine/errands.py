@@ -1,6 +1,6 @@
 """What an action asks to be started, as the program that does it: a command, a run of our own, a message.
 
-Everything becomes a plain `Launch`: its words as they are, with no shell, `cwd` absolute.
+Everything becomes a plain `Program`: its words as they are, with no shell, `cwd` absolute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redaction import REDACTED, redact_message, redact_words
 from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.plan import PARENT_VARIABLE
-from oellm_autoexp.rules.actions import Launch, LaunchPlan, Tell
+from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.storage import trust
@@ -33,25 +33,25 @@ _TELL_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of
 
 
 def launch(
-    request: Launch | LaunchPlan | Tell,
+    request: Program | RunAutoexpAction | NotifyAction,
     *,
     manifest: Manifest,
     event: Event,
     id: str,  # noqa: A002
     state_dir: Path,
-) -> Launch:
+) -> Program:
     """The program that does what an action asks for. `id` is the action's (a queue id); the same id gives the same.
 
-    A `LaunchPlan` is looked for on disk first: one that was planned before is submitted (which goes on where it
+    A run of our own is looked for on disk first: one that was planned before is submitted (which goes on where it
     stopped) and not planned again; its recorded config, if it needs that, is written beside the queue's entry.
     Raises ConfigError if it can't be made, OSError.
     """
     match request:
-        case Launch():
+        case Program():
             words, cwd, env = request.words, _cwd(request.cwd, manifest, event), request.env
             _check_secrets((*words, *env.values()), manifest)
-            return Launch(words, cwd, env, request.timeout_seconds, redact_message(request.text))
-        case Tell():
+            return Program(words, cwd, env, request.timeout_seconds, redact_message(request.text))
+        case NotifyAction():
             message = {
                 "url": request.webhook,
                 "text": redact_message(request.message),
@@ -59,8 +59,8 @@ def launch(
             }
             words = start.words("oellm_autoexp.storage.webhook")
             limit = request.timeout_seconds + _TELL_GRACE_SECONDS
-            return Launch(words, _work_dir(manifest), _own_path(), limit, json.dumps(message))
-        case LaunchPlan():
+            return Program(words, _work_dir(manifest), _own_path(), limit, json.dumps(message))
+        case RunAutoexpAction():
             return _run(request, manifest, event, id, state_dir)
 
 
@@ -80,7 +80,7 @@ def _own_path() -> dict[str, str]:
     return {"PYTHONPATH": start.search_path()} if os.environ.get("PYTHONPATH") else {}
 
 
-def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_dir: Path) -> Launch:
+def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, state_dir: Path) -> Program:
     for word in (*request.overrides, *request.config_dirs):
         if word.startswith("-"):  # what came from a log must not become an option
             raise ConfigError(Problem(f"{word!r} can't be an override or a folder: it begins with '-'", "$.overrides"))
@@ -94,8 +94,8 @@ def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_
     words: tuple[str, ...]
     if planned is not None:
         words = (*program, "submit", "--no-monitor", "--manifest", str(planned))
-        return Launch(words, _work_dir(manifest), env, request.timeout_seconds)
-    config_ref = request.config_ref
+        return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+    config_ref = request.reference
     if config_ref is None:
         path = folder / f"{key}.yaml"
         config = recorded_config(manifest, event)
@@ -111,7 +111,7 @@ def _run(request: LaunchPlan, manifest: Manifest, event: Event, key: str, state_
         *_overrides(request.overrides, folder / f"{key}.overrides"),
         f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
     )
-    return Launch(words, _work_dir(manifest), env, request.timeout_seconds)
+    return Program(words, _work_dir(manifest), env, request.timeout_seconds)
 
 
 def _overrides(words: tuple[str, ...], path: Path) -> tuple[str, ...]:
@@ -131,11 +131,11 @@ def _check_secrets(words: tuple[str, ...], manifest: Manifest) -> None:
         raise ConfigError(Problem("the secret that this needs can't be read", manifest.secrets_path, "plan again"))
 
 
-def _check_descent(request: LaunchPlan, manifest: Manifest, event: Event, generation: int) -> None:
+def _check_descent(request: RunAutoexpAction, manifest: Manifest, event: Event, generation: int) -> None:
     """Raises ConfigError where runs would start runs without end."""
     parent = str(manifest.provenance.get("parent", ""))
     hint = f"set monitoring.log_events.{event.name}=null (or state_events) in the action's overrides"
-    if request.config_ref is None and parent.rpartition("/")[2].rpartition("-")[0] == event.name:
+    if request.reference is None and parent.rpartition("/")[2].rpartition("-")[0] == event.name:
         raise ConfigError(Problem(f"this run was itself started by '{event.name}', and would go on so", hint=hint))
     if generation > _MOST_GENERATIONS:
         raise ConfigError(Problem(f"{_MOST_GENERATIONS} runs have started each other: is this a circle?", hint=hint))

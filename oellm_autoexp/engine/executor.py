@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
@@ -25,19 +25,7 @@ from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.decisions.gate import Gate
 from oellm_autoexp.engine import errands
-from oellm_autoexp.rules.actions import (
-    Action,
-    Cancel,
-    EventAction,
-    Launch,
-    LaunchPlan,
-    Publish,
-    Request,
-    Restart,
-    RestartAction,
-    Say,
-    Tell,
-)
+from oellm_autoexp.rules.actions import Action, EventAction, NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.rules.events import Deadline, Event, Pending, event_id
 from oellm_autoexp.rules.templates import filled
 from oellm_autoexp.schedulers.base import Scheduler
@@ -93,7 +81,7 @@ class _Due:
     name: str
     pending: Pending
     action: str
-    request: Launch | LaunchPlan | Tell
+    request: Program | RunAutoexpAction | NotifyAction
 
 
 class _News(deque[str]):
@@ -102,6 +90,79 @@ class _News(deque[str]):
     def append(self, line: str, /) -> None:
         """Add one."""
         super().append(redact_message(line))
+
+
+@dataclass(frozen=True)
+class _Inline:
+    """What the monitor does for an action of an event (see rules.actions.Engine)."""
+
+    executor: Reactions
+    name: str
+    pending: Pending
+    action: Action
+    now: float
+
+    def log(self, message: str, level: str) -> _Outcome:
+        """The line is shown, but for one of level `debug`."""
+        if level != "debug":
+            loud = "" if level == "info" else f"{level}: "
+            self.executor.news.append(f"{self.name}: {loud}{message}")
+        return _Outcome("done", message)
+
+    def restart(self, action: RestartAction) -> _Outcome | Pending:
+        """The new attempt is planned; the action waits while a command has not said whether there is need."""
+        attempt = self.pending.event.attempt
+        return self.executor.restart(self.name, action, attempt, self.now, event=self.pending) or self.pending
+
+    def cancel(self, reason: str, scope: Literal["job", "plan"]) -> _Outcome:
+        """The jobs are ended at the end of this look."""
+        session, event = self.executor.session, self.pending.event
+        why = reason or event.name
+        detector = self.executor.detectors[self.name]
+        cause = detector.cause(session.jobs[self.name], event.name, event.metadata, for_good=True)
+        jobs = list(session.jobs) if scope == "plan" else [self.name]
+        ended = [
+            other for other in jobs if self.executor.cancel(other, why, self.now, cause if other == self.name else {})
+        ]
+        return _Outcome("done", f"ended: {why}") if ended else _Outcome("skipped", "is ended already")
+
+    def publish(self, name: str, metadata: Mapping[str, Any]) -> _Outcome:
+        """The event is recorded, with the metadata of this one; what it asks for comes with the next look."""
+        cause = self.pending.event
+        depth = cause.depth + 1
+        if depth > _MOST_PUBLISHED:
+            return _Outcome("failed", f"{_MOST_PUBLISHED} events have followed from each other: is this a circle?")
+        event = Event(
+            id=event_id(name, self.pending.id),
+            kind="published",
+            name=name,
+            job=self.name,
+            attempt=cause.attempt,
+            job_id=cause.job_id,
+            log_path=cause.log_path,
+            at=self.now,
+            depth=depth,
+            metadata={**cause.metadata, **metadata},
+        )
+        self.executor.record.add([event])
+        session = self.executor.session
+        session.put(self.executor.detectors[self.name].published(session.jobs[self.name], event, self.now))
+        return _Outcome("done", f"made the event {event.id}")
+
+    def run(self, program: Program) -> Pending:
+        """The program is started at the end of this look."""
+        return self._due(program)
+
+    def run_plan(self, action: RunAutoexpAction) -> Pending:
+        """As any program."""
+        return self._due(action)
+
+    def post(self, action: NotifyAction) -> Pending:
+        """As any program."""
+        return self._due(action)
+
+    def _due(self, request: Program | RunAutoexpAction | NotifyAction) -> Pending:
+        return self.executor.begin(self.name, self.pending, self.action.kind, request, self.now)
 
 
 @dataclass
@@ -208,14 +269,15 @@ class Reactions:
             if asked.actions or asked.kind == "skip":
                 self.give_up(name, reason, now)
             return True
-        request = Restart(
-            asked.reason,
-            asked.cause,
-            asked.max_attempts,
-            asked.cooldown_seconds,
-            asked.overrides,
-            asked.exclude_nodes,
-            asked.max_fruitless,
+        request = RestartAction(
+            class_name="RestartAction",
+            reason=asked.reason,
+            cause=asked.cause,
+            max_attempts=asked.max_attempts,
+            cooldown_seconds=asked.cooldown_seconds,
+            overrides=asked.overrides,
+            exclude_nodes=asked.exclude_nodes,
+            max_fruitless=asked.max_fruitless,
         )
         attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
         try:
@@ -254,7 +316,7 @@ class Reactions:
     def _react(self, name: str, pending: Pending, now: float) -> Pending | None:
         """Get on with one action; as it is then, None if that was the end of it."""
         binding = self._binding(name, pending)
-        action = type(binding.action).__name__ if binding else "?"
+        action = binding.action.kind if binding else "?"
         if binding is None:
             return self._after(name, pending, action, _Outcome("skipped", "it is not declared"), now)
         return self._after(name, pending, action, _caught(partial(self._step, name, pending, binding, now)), now)
@@ -298,13 +360,13 @@ class Reactions:
             step = decide(binding.conditions, around, now - pending.since)
             if step.kind == "wait":
                 deadline = Deadline(at=pending.since + step.patience_seconds, then=_LEFT_OUT)
-                return _waiting(pending, step.reason, binding.action.class_name, deadline)
+                return _waiting(pending, step.reason, binding.action.kind, deadline)
             self.questions.forget(_key(pending))
             if step.kind == "skip":
                 return _Outcome("skipped", step.reason, step.surprising)
         if binding.mode == "queue":
             return self._enqueue(job, pending, binding, spec, now)
-        return self._carry_out(name, pending, binding.action, now)
+        return binding.action.perform(_Inline(self, name, pending, binding.action, now))
 
     def _settled(self, job: TrackedJob) -> bool:
         """Whether a job has ended, and none of its actions that are left may begin it anew."""
@@ -342,61 +404,28 @@ class Reactions:
             if not pending.started:
                 self._note_run(job.name, pending, now)
                 deadline = Deadline(at=pending.since + USUAL_WAIT_SECONDS, then="no longer waited for")
-                waits = _waiting(pending, _WORKER, binding.action.class_name, deadline)
+                waits = _waiting(pending, _WORKER, binding.action.kind, deadline)
                 return waits.model_copy(update={"started": True})
             if self._queue.place(entry).exists():
                 return pending
         return _Outcome("queued", pending.id)
 
-    def _carry_out(self, name: str, pending: Pending, action: Action, now: float) -> _Outcome | Pending:
-        request: Request = action.request()
-        match request:
-            case Say():
-                if request.level != "debug":
-                    loud = "" if request.level == "info" else f"{request.level}: "
-                    self.news.append(f"{name}: {loud}{request.message}")
-                return _Outcome("done", request.message)
-            case Restart():
-                return self.restart(name, request, pending.event.attempt, now, event=pending) or pending
-            case Cancel():
-                reason = request.reason or pending.event.name
-                jobs = list(self.session.jobs) if request.scope == "plan" else [name]
-                told = pending.event.metadata
-                cause = self.detectors[name].cause(self.session.jobs[name], pending.event.name, told, for_good=True)
-                ended = [other for other in jobs if self.cancel(other, reason, now, cause if other == name else {})]
-                return _Outcome("done", f"ended: {reason}") if ended else _Outcome("skipped", "is ended already")
-            case Publish():
-                return self._publish(name, pending, request, now)
-            case Launch() | LaunchPlan() | Tell():
-                if not pending.started:
-                    self._note_run(name, pending, now)
-                    pending = _waiting(pending, _TURN, action.class_name).model_copy(update={"started": True})
-                self._due.append(_Due(name, pending, action.class_name, request))
-                return pending
-            case _:
-                assert_never(request)
-
-    def _publish(self, name: str, pending: Pending, request: Publish, now: float) -> _Outcome:
-        depth = pending.event.depth + 1
-        if depth > _MOST_PUBLISHED:
-            return _Outcome("failed", f"{_MOST_PUBLISHED} events have followed from each other: is this a circle?")
-        event = Event(
-            id=event_id(request.name, pending.id),
-            kind="published",
-            name=request.name,
-            job=name,
-            attempt=pending.event.attempt,
-            job_id=pending.event.job_id,
-            log_path=pending.event.log_path,
-            at=now,
-            depth=depth,
-            metadata={**pending.event.metadata, **request.metadata},
-        )
-        self.record.add([event])
-        self.session.put(self.detectors[name].published(self.session.jobs[name], event, now))
-        return _Outcome("done", f"made the event {event.id}")
-
     # ---- programs beside us
+
+    def begin(
+        self,
+        name: str,
+        pending: Pending,
+        action: str,
+        request: Program | RunAutoexpAction | NotifyAction,
+        now: float,
+    ) -> Pending:
+        """Have the program of an action started at the end of this look; the action as it is until then."""
+        if not pending.started:
+            self._note_run(name, pending, now)
+            pending = _waiting(pending, _TURN, action).model_copy(update={"started": True})
+        self._due.append(_Due(name, pending, action, request))
+        return pending
 
     def _launch_due(self, now: float) -> None:
         """Start the programs that are due, while there is room; that they are to be is saved before."""
@@ -487,7 +516,7 @@ class Reactions:
         for pending in waiting:
             self.questions.forget(_key(pending))
             binding = self._binding(name, pending)
-            action = binding.action.class_name if binding else "?"
+            action = binding.action.kind if binding else "?"
             self._close(name, pending, action, _Outcome("skipped", f"given up: {reason}", surprising=True), now)
         self._now_pending(name, dict.fromkeys(map(_key, waiting)))
         return len(waiting)
@@ -497,7 +526,7 @@ class Reactions:
     def restart(
         self,
         name: str,
-        request: Restart,
+        request: RestartAction,
         attempt: int,
         now: float,
         *,

@@ -20,7 +20,7 @@ from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, Schedu
 from oellm_autoexp.core.nouns import Manifest, Submission
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.engine import pickled
-from oellm_autoexp.rules.actions import Executor, Launch
+from oellm_autoexp.rules.actions import Executor, Program
 from oellm_autoexp.sbatch.directives import directives
 from oellm_autoexp.sbatch.times import parse_time
 from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler, client_of, make_scheduler
@@ -43,7 +43,7 @@ _SUBMITITS_OWN = frozenset({"array", "error", "job_name", "output", "open_mode",
 class Call:
     """What the job runs: a program, to its end. Pickled by submitit; returns exit code and message of an Outcome."""
 
-    def __init__(self, launch: Launch, log_path: Path) -> None:
+    def __init__(self, launch: Program, log_path: Path) -> None:
         self._launch = launch
         self._log_path = log_path
         self._python_path = os.environ.get("PYTHONPATH")
@@ -62,7 +62,7 @@ class Call:
         return outcome.code, outcome.message
 
 
-def errand_of(launch: Launch, log_path: Path) -> Errand:
+def errand_of(launch: Program, log_path: Path) -> Errand:
     """The program of a launch, begun, with its output at the end of a log."""
     return Errand(
         launch.words,

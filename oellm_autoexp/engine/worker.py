@@ -13,10 +13,10 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from oellm_autoexp.core.errors import (
     AutoexpError,
@@ -30,8 +30,7 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redaction import redact_message
 from oellm_autoexp.engine.errands import launch
-from oellm_autoexp.rules.actions import Cancel, Launch, LaunchPlan, Publish, Restart, Say
-from oellm_autoexp.rules.actions import Tell as TellRequest
+from oellm_autoexp.rules.actions import NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.session.queue import DONE, FAILED, Held, Process, Queue, QueueEntry, Sidecar, Status, Tell
 from oellm_autoexp.session.requests import Asked, ask
 from oellm_autoexp.storage import trust
@@ -94,7 +93,7 @@ class _Jobs:
 
     held: Held
     job: SidecarJob
-    launch: Launch
+    launch: Program
     note: Callable[[str], None]
     next_look: float = 0.0
     trouble: str = ""
@@ -260,31 +259,29 @@ class Worker:
         except LockedError:
             raise
         except AutoexpError as error:
-            self._finish(held, FAILED, "; ".join(_one_line(problem) for problem in error.problems))
+            self.finish(held, FAILED, "; ".join(_one_line(problem) for problem in error.problems))
         except OSError as error:
-            self._finish(held, FAILED, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            self.finish(held, FAILED, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
 
     def _start(self, held: Held) -> None:
-        entry = held.entry
-        request = entry.action.request()
-        match request:
-            case Say(message=message):
-                self._finish(held, DONE, message)
-            case Restart() | Cancel():
-                ask(self._queue.session_path, _asked(entry, request))
-                self._finish(held, DONE, "handed to the monitor")
-            case Publish():
-                self._finish(held, FAILED, "only the monitor can publish an event: use mode: inline")
-            case Launch() | LaunchPlan() | TellRequest():
-                state_dir = self._queue.session_path.parent
-                program = launch(request, manifest=self._manifest, event=entry.event, id=entry.id, state_dir=state_dir)
-                if entry.executor is None:
-                    _log_header(held)
-                    self._run_here(held, program)
-                else:
-                    self._run_as_job(held, program)
+        held.entry.action.perform(_ByWorker(self, held))
 
-    def _run_here(self, held: Held, program: Launch) -> None:
+    def begin(self, held: Held, request: Program | RunAutoexpAction | NotifyAction) -> None:
+        """Begin the program of an entry. Raises ConfigError, OSError."""
+        entry, state_dir = held.entry, self._queue.session_path.parent
+        program = launch(request, manifest=self._manifest, event=entry.event, id=entry.id, state_dir=state_dir)
+        if entry.executor is None:
+            _log_header(held)
+            self._run_here(held, program)
+        else:
+            self._run_as_job(held, program)
+
+    def hand_over(self, held: Held, asked: Asked) -> None:
+        """Ask the monitor for what only it can do."""
+        ask(self._queue.session_path, asked)
+        self.finish(held, DONE, "handed to the monitor")
+
+    def _run_here(self, held: Held, program: Program) -> None:
         errand = Errand(
             program.words,
             cwd=program.cwd or held.entry.work_dir,
@@ -301,7 +298,7 @@ class Worker:
             raise
         self._runs.append(_Errands(held, errand))
 
-    def _run_as_job(self, held: Held, program: Launch) -> None:
+    def _run_as_job(self, held: Held, program: Program) -> None:
         from oellm_autoexp.engine.sidecar import Call, SidecarJob
 
         entry = held.entry
@@ -336,9 +333,10 @@ class Worker:
         return moved
 
     def _end_of(self, held: Held, outcome: Outcome) -> None:
-        self._finish(held, DONE if outcome.code == 0 else FAILED, outcome.message)
+        self.finish(held, DONE if outcome.code == 0 else FAILED, outcome.message)
 
-    def _finish(self, held: Held, status: Status, message: str) -> None:
+    def finish(self, held: Held, status: Status, message: str) -> None:
+        """Note the result of an entry, and tell it."""
         with _undisturbed():
             held.finish(status, message)
         (self.tally.done if status == DONE else self.tally.failed).append(held.entry.id)
@@ -407,25 +405,61 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _asked(entry: QueueEntry, request: Restart | Cancel) -> Asked:
-    """What a restart or a cancel asks of the monitor."""
-    event, now = entry.event, time.time()
-    if isinstance(request, Cancel):
-        job = event.job if request.scope == "job" else None
-        return Asked(id=entry.id, kind="cancel", job=job, attempt=event.attempt, reason=request.reason, at=now)
+@dataclass(frozen=True)
+class _ByWorker:
+    """What a worker does for the action of an entry (see rules.actions.Engine)."""
+
+    worker: Worker
+    held: Held
+
+    def log(self, message: str, level: str) -> None:  # noqa: ARG002  the queue has no levels
+        """The entry's result is told."""
+        self.worker.finish(self.held, DONE, message)
+
+    def restart(self, action: RestartAction) -> None:
+        """The monitor is asked for it."""
+        self.worker.hand_over(self.held, _restart_asked(self.held.entry, action))
+
+    def cancel(self, reason: str, scope: Literal["job", "plan"]) -> None:
+        """The monitor is asked for it."""
+        event, now = self.held.entry.event, time.time()
+        job = event.job if scope == "job" else None
+        asked = Asked(id=self.held.entry.id, kind="cancel", job=job, attempt=event.attempt, reason=reason, at=now)
+        self.worker.hand_over(self.held, asked)
+
+    def publish(self, name: str, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """It can't do that."""
+        self.worker.finish(self.held, FAILED, "only the monitor can publish an event: use mode: inline")
+
+    def run(self, program: Program) -> None:
+        """It runs beside the worker, or as a job."""
+        self.worker.begin(self.held, program)
+
+    def run_plan(self, action: RunAutoexpAction) -> None:
+        """As any program."""
+        self.worker.begin(self.held, action)
+
+    def post(self, action: NotifyAction) -> None:
+        """As any program."""
+        self.worker.begin(self.held, action)
+
+
+def _restart_asked(entry: QueueEntry, action: RestartAction) -> Asked:
+    """What a restart asks of the monitor."""
+    event = entry.event
     return Asked(
         id=entry.id,
         kind="restart",
         job=event.job,
         attempt=event.attempt,
-        reason=request.reason,
-        overrides=dict(request.overrides),
-        exclude_nodes=request.exclude_nodes,
-        cause=request.cause or event.name,
-        max_attempts=request.max_attempts,
-        max_fruitless=request.max_fruitless,
-        cooldown_seconds=request.cooldown_seconds,
-        at=now,
+        reason=action.reason,
+        overrides=dict(action.overrides),
+        exclude_nodes=action.exclude_nodes,
+        cause=action.cause or event.name,
+        max_attempts=action.max_attempts,
+        max_fruitless=action.max_fruitless,
+        cooldown_seconds=action.cooldown_seconds,
+        at=time.time(),
         seen_at=event.at,
     )
 

@@ -1,6 +1,6 @@
-"""Actions that the YAML can name: each a frozen record that says what it asks for; who has the means does it. Pure.
+"""Actions that the YAML can name: each a frozen record that says what is to be done. Pure: an Engine has the means.
 
-To add one: a class here with its fields and `request`, and its name in `Action`.
+To add one: a subclass of Action here, or in a package of its own with an entry point (core/registry.py).
 """
 
 from __future__ import annotations
@@ -9,57 +9,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from oellm_autoexp.core.fields import Count, Directives, Environment, Pause, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.core.registry import Registry, tags
+from oellm_autoexp.core.text import shell
 from oellm_autoexp.rules.conditions import ConditionField
 
-# ---- what an action asks for
-
 
 @dataclass(frozen=True)
-class Say:
-    """A message for people, in the job's history and, unless its level is `debug`, on the screen."""
+class Program:
+    """A program to run: its words, which no shell reads, its working directory (None: the job's), more variables.
 
-    message: str
-    level: str
-
-
-@dataclass(frozen=True)
-class Restart:
-    """A new attempt of the job. `cause` has a budget of `max_attempts` of them (None: no limit)."""
-
-    reason: str
-    cause: str | None
-    max_attempts: int | None
-    cooldown_seconds: float
-    overrides: Mapping[str, Any]
-    exclude_nodes: str
-    """Nodes that the new attempt must not use, by commas; '' for none."""
-    max_fruitless: int | None = None
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """The end of a job, or of every job of the plan, for good."""
-
-    reason: str
-    scope: Literal["job", "plan"]
-
-
-@dataclass(frozen=True)
-class Publish:
-    """Another event of the job."""
-
-    name: str
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A program, which no shell runs; None as the limit: it may take for ever. `text` goes to its standard input."""
+    `timeout_seconds` None: it may take for ever. `text` goes to its standard input.
+    """
 
     words: tuple[str, ...]
     cwd: str | None = None
@@ -68,29 +34,65 @@ class Launch:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class LaunchPlan:
-    """A run of our own: a config's name (None: the recorded config of the event's job) and overrides."""
-
-    config_ref: str | None
-    config_dirs: tuple[str, ...]
-    overrides: tuple[str, ...]
-    timeout_seconds: float | None
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True)
-class Tell:
-    """A message to somebody outside, by the webhook whose address is in the variable `$NAME`."""
+class Engine(Protocol[R_co]):
+    """What an action can ask for: the monitor and the worker of the queue have the means.
 
-    webhook: str
-    message: str
-    timeout_seconds: float
+    Each call returns what has become of the action, which `Action.perform` returns.
+    """
+
+    def log(self, message: str, level: str) -> R_co:
+        """A message for people, in the job's history and, unless its level is `debug`, on the screen."""
+        ...
+
+    def restart(self, action: RestartAction) -> R_co:
+        """A new attempt of the job."""
+        ...
+
+    def cancel(self, reason: str, scope: Literal["job", "plan"]) -> R_co:
+        """The end of the job, or of every job of the plan, for good."""
+        ...
+
+    def publish(self, name: str, metadata: Mapping[str, Any]) -> R_co:
+        """Another event of the job."""
+        ...
+
+    def run(self, program: Program) -> R_co:
+        """A program beside the monitor."""
+        ...
+
+    def run_plan(self, action: RunAutoexpAction) -> R_co:
+        """A run of our own."""
+        ...
+
+    def post(self, action: NotifyAction) -> R_co:
+        """A message to the webhook whose address is in a variable."""
+        ...
 
 
-Request = Say | Restart | Cancel | Publish | Launch | LaunchPlan | Tell
+class Action(Section):
+    """One kind of action, which `class_name` chooses. Its texts may hold `{key}`, filled before it is carried out."""
 
+    starts_program: ClassVar[bool] = False
+    """Whether it runs a program, which an executor can run as a job of its own."""
+    inline_only: ClassVar[bool] = False
+    """Whether only the monitor can carry it out, and no worker of the queue."""
 
-# ---- the records
+    @property
+    def kind(self) -> str:
+        """The `class_name` by which the YAML knows it."""
+        return tags(type(self))[0]
+
+    def perform(self, engine: Engine[R]) -> R:
+        """Ask the engine for what is to be done, and return what it says."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What it does, in a line for a table."""
+        return self.kind
 
 
 def _said(value: str) -> str:
@@ -98,7 +100,7 @@ def _said(value: str) -> str:
     return value or "unknown"
 
 
-class LogAction(Section):
+class LogAction(Action):
     """Writes a message into the job's history and shows it: `debug` not, a warning or an error as such."""
 
     quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
@@ -106,9 +108,13 @@ class LogAction(Section):
     message: str
     level: Literal["debug", "info", "warning", "error"] = "info"
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return Say(self.message, self.level)
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.log(self.message, self.level)
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"say: {self.message}"
 
 
 def _nodes(value: Any) -> Any:
@@ -116,7 +122,7 @@ def _nodes(value: Any) -> Any:
     return "{nodes_at_fault}" if value is True else "" if value is False or value is None else value
 
 
-class RestartAction(Section):
+class RestartAction(Action):
     """Starts a new attempt of the same job; one that still runs is ended first.
 
     `overrides` hold for this and all later attempts: `slurm.sbatch.*` become its sbatch flags, anything else plans the
@@ -134,43 +140,48 @@ class RestartAction(Section):
     cooldown_seconds: Pause = 0
     exclude_nodes: Annotated[str, BeforeValidator(_nodes)] = ""
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return Restart(
-            self.reason,
-            self.cause,
-            self.max_attempts,
-            self.cooldown_seconds,
-            self.overrides,
-            self.exclude_nodes,
-            self.max_fruitless,
-        )
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.restart(self)
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"restart: {self.reason}" if self.reason else "restart"
 
 
-class CancelAction(Section):
+class CancelAction(Action):
     """Ends the job, or all jobs of the plan, for good: what was cancelled so is not restarted."""
 
     class_name: Literal["CancelAction"]
     reason: str = ""
     scope: Literal["job", "plan"] = "job"
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return Cancel(self.reason, self.scope)
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.cancel(self.reason, self.scope)
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"cancel the {self.scope}{f': {self.reason}' if self.reason else ''}"
 
 
-class RunCommandAction(Section):
+class RunCommandAction(Action):
     """Runs a program: split into words as a shell would, then filled, word by word; no shell runs it."""
 
+    starts_program = True
     class_name: Literal["RunCommandAction"]
     command: Words = Field(min_length=1)
     cwd: str | None = None
     env: Environment = {}
     timeout_seconds: Seconds | None = 3600
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return Launch(self.command, self.cwd, self.env, self.timeout_seconds)
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.run(Program(self.command, self.cwd, self.env, self.timeout_seconds))
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return shell(redact_words(self.command))
 
 
 def _one_or_more(value: Any) -> Any:
@@ -181,12 +192,13 @@ _SCRIPTS = ("run_autoexp.py", "oellm-autoexp")
 _RECORDED = re.compile(r"\{(?:project\.)?output_dir\}/provenance/(?:un)?resolved_config\.yaml")
 
 
-class RunAutoexpAction(Section):
+class RunAutoexpAction(Action):
     """Plans and submits a run of its own: a config's name (null: the parent's recorded config) and overrides.
 
     `config_path` is a config's file, or that of the parent's recorded config; `script` names this program.
     """
 
+    starts_program = True
     class_name: Literal["RunAutoexpAction"]
     config_ref: str | None = None
     config_path: str | None = None
@@ -194,6 +206,11 @@ class RunAutoexpAction(Section):
     config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
     timeout_seconds: Seconds | None = 3600
+
+    @property
+    def reference(self) -> str | None:
+        """The config that it runs; None: the recorded config of the event's job."""
+        return self.config_ref or self.config_path
 
     @field_validator("config_path")
     @classmethod
@@ -207,33 +224,43 @@ class RunAutoexpAction(Section):
             raise ValueError(f"it runs {_SCRIPTS[0]}; for another script, write a RunCommandAction")
         return script
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return LaunchPlan(self.config_ref or self.config_path, self.config_dirs, self.overrides, self.timeout_seconds)
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.run_plan(self)
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"autoexp {' '.join([self.reference or '(the same config)', *redact_words(self.overrides)])}"
 
 
-class PublishEventAction(Section):
+class PublishEventAction(Action):
     """Makes another event of the job, with the metadata of this one and its own."""
 
+    inline_only = True
     class_name: Literal["PublishEventAction"]
     event_name: str
     metadata: dict[str, Scalar] = {}
 
-    def request(self) -> Request:
-        """What it asks for."""
-        return Publish(self.event_name, self.metadata)
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
+        return engine.publish(self.event_name, self.metadata)
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"publish {self.event_name}"
 
 
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
-class NotifyAction(Section):
+class NotifyAction(Action):
     """Tells somebody: by a webhook (JSON `{"text": message}`), or by a command that reads the message (`mail -s …`).
 
     A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment.
     """
 
     quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
+    starts_program = True
     class_name: Literal["NotifyAction"]
     message: str
     webhook: str | None = None
@@ -250,20 +277,22 @@ class NotifyAction(Section):
             )
         return self
 
-    def request(self) -> Request:
-        """What it asks for."""
+    def perform(self, engine: Engine[R]) -> R:
+        """See Action.perform."""
         if self.webhook is not None:
-            return Tell(self.webhook, self.message, self.timeout_seconds)
-        return Launch(self.command, timeout_seconds=self.timeout_seconds, text=self.message)
+            return engine.post(self)
+        return engine.run(Program(self.command, timeout_seconds=self.timeout_seconds, text=self.message))
+
+    def summary(self) -> str:
+        """See Action.summary."""
+        return f"tell a webhook: {self.message}" if self.webhook else shell(redact_words(self.command))
 
 
-Action = Annotated[
-    LogAction | RestartAction | CancelAction | RunCommandAction | RunAutoexpAction | PublishEventAction | NotifyAction,
-    Field(discriminator="class_name"),
-]
-
-
-_PROGRAMS = (RunCommandAction, RunAutoexpAction, NotifyAction)
+ACTIONS = Registry(Action, "oellm_autoexp.rules.actions", "oellm_autoexp.actions")
+if TYPE_CHECKING:
+    ActionField = Action
+else:
+    ActionField = ACTIONS.union()
 
 
 class Executor(Section):
@@ -293,32 +322,25 @@ class EventAction(Section):
     """Values of the user's own, for interpolations to refer to."""
     mode: Literal["inline", "queue"] = "inline"
     conditions: tuple[ConditionField, ...] = ()
-    action: Action
+    action: ActionField
     executor: Annotated[Executor | None, BeforeValidator(_executor)] = None
 
     @model_validator(mode="after")
     def _fits(self) -> EventAction:
-        kind = self.action.class_name
+        kind = self.action.kind
         if self.executor is not None and self.mode != "queue":
             raise ValueError("an executor needs mode: queue")
-        if self.executor is not None and not isinstance(self.action, _PROGRAMS):
+        if self.executor is not None and not self.action.starts_program:
             raise ValueError(f"an executor is for actions that start a program: {kind} is none, leave it out")
-        if self.mode == "queue" and isinstance(self.action, PublishEventAction):
+        if self.mode == "queue" and self.action.inline_only:
             raise ValueError(f"only the monitor can make an event: {kind} is for mode: inline")
         return self
 
 
-BareAction = Annotated[
-    EventAction
-    | LogAction
-    | RestartAction
-    | CancelAction
-    | RunCommandAction
-    | RunAutoexpAction
-    | PublishEventAction
-    | NotifyAction,
-    Field(discriminator="class_name"),
-]
+if TYPE_CHECKING:
+    BareAction = EventAction | Action
+else:
+    BareAction = ACTIONS.union(EventAction)
 """An action as it may stand in `actions`: wrapped in an EventAction, or bare."""
 
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, LockedError, Problem, StateError
 from oellm_autoexp.core.nouns import Record
 from oellm_autoexp.core.text import did_you_mean
-from oellm_autoexp.rules.actions import Action, Executor
+from oellm_autoexp.rules.actions import ActionField, Executor
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, read_json, write_atomic
@@ -76,7 +76,7 @@ class QueueEntry(Record):
     plan_id: str
     manifest_path: str
     event: Event
-    action: Action
+    action: ActionField
     executor: Executor | None = None
     work_dir: str
     created_at: float

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from oellm_autoexp.core.redaction import redact, redact_text, redact_words
+from oellm_autoexp.core.redaction import redact, redact_text
 from oellm_autoexp.core.text import plural, shell
-from oellm_autoexp.rules.actions import Action, Cancel, Launch, LaunchPlan, Publish, Restart, Say, Tell
+from oellm_autoexp.rules.actions import Action
 from oellm_autoexp.session.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
 from oellm_autoexp.storage.lock import Holder
 from oellm_autoexp.view.waiting import local_time
@@ -61,22 +61,7 @@ def status(entry: QueueEntry, holder: Holder | None) -> str:
 
 def few_words(action: Action) -> str:
     """What an action does, in a line; without secrets."""
-    match action.request():
-        case Say(message=message):
-            text = f"say: {message}"
-        case Restart(reason=reason):
-            text = f"restart: {reason}" if reason else "restart"
-        case Cancel(reason=reason, scope=scope):
-            text = f"cancel the {scope}{f': {reason}' if reason else ''}"
-        case Publish(name=name):
-            text = f"publish {name}"
-        case Launch(words=words):
-            text = shell(redact_words(words))
-        case LaunchPlan(config_ref=reference, overrides=overrides):
-            text = f"autoexp {' '.join([reference or '(the same config)', *redact_words(overrides)])}"
-        case Tell(message=message):
-            text = f"tell a webhook: {message}"
-    line = " ".join(redact_text(text).split())
+    line = " ".join(redact_text(action.summary()).split())
     return line if len(line) <= _FEW else f"{line[: _FEW - 1]}…"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -14,8 +14,8 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.decisions.template_values import JOB_KEYS
 from oellm_autoexp.planning.checks.rule_checks import problems
-from oellm_autoexp.rules.actions import Action, EventAction
-from oellm_autoexp.rules.conditions import ConditionField
+from oellm_autoexp.rules.actions import ACTIONS, EventAction
+from oellm_autoexp.rules.conditions import CONDITIONS
 from oellm_autoexp.rules.patterns import advice
 from oellm_autoexp.rules.rules import STATES, LogEvent, MonitoringSection, StateEvent
 
@@ -77,21 +77,16 @@ def test_an_experiment_composes_with_what_it_changes_and_the_rest(block: str, tm
     assert len(rules.state_events["stall"].actions) == 1
 
 
-def tagged(union: Any) -> dict[str, Any]:
-    """The classes of a union of tagged records, by name."""
-    return {model.__name__: model for model in get_args(get_args(union)[0])}
-
-
 def row(name: str) -> str:
     """The table row that begins with a name."""
     return next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
 
 
-@pytest.mark.parametrize("name", [*tagged(Action), *tagged(ConditionField)])
+@pytest.mark.parametrize("name", [*ACTIONS.classes(), *CONDITIONS.classes()])
 def test_the_reference_names_every_key_of_an_action_and_a_condition(name: str) -> None:
-    model = {**tagged(Action), **tagged(ConditionField)}[name]
+    model = {**ACTIONS.classes(), **CONDITIONS.classes()}[name]
     own = set(model.model_fields) - {"class_name"}
-    if name in tagged(ConditionField):
+    if name in CONDITIONS.classes():
         own -= {"blocking", "timeout_seconds"}  # told of all conditions together
     named = set(re.findall(r"`(\w+)`", row(name)))
     assert own <= named

@@ -19,7 +19,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.engine.errands import launch
-from oellm_autoexp.rules.actions import Launch, LaunchPlan, Tell
+from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from tests.unit.test_queue import make_event, make_manifest
 
 HOSTILE = ["$(touch pwned)", "; touch pwned", "{x.__class__}", "a\nb", "'\"\\`", "--yes", "äö€"]
@@ -56,10 +56,26 @@ def server() -> Iterator[Server]:
     made.server_close()
 
 
+def a_run(
+    config_ref: str | None, config_dirs: tuple[str, ...], overrides: tuple[str, ...], timeout_seconds: float | None
+) -> RunAutoexpAction:
+    return RunAutoexpAction(
+        class_name="RunAutoexpAction",
+        config_ref=config_ref,
+        config_dirs=config_dirs,
+        overrides=overrides,
+        timeout_seconds=timeout_seconds,
+    )
+
+
 def told(webhook: str, message: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The message told, as the queue does it."""
     made = launch(
-        Tell(webhook, message, 5), manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path
+        NotifyAction.model_construct(class_name="NotifyAction", webhook=webhook, message=message, timeout_seconds=5),
+        manifest=make_manifest(tmp_path),
+        event=make_event(),
+        id="i",
+        state_dir=tmp_path,
     )
     assert not any(webhook in word for word in made.words)
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
@@ -113,9 +129,9 @@ def test_a_webhook_that_is_not_there_says_why_in_one_line(tmp_path: Path, webhoo
 
 
 def test_a_command_keeps_its_words_and_gets_its_jobs_directory(tmp_path: Path) -> None:
-    request = Launch((*HOSTILE,), cwd="below", env={"A": "$B"}, timeout_seconds=3, text="{t}")
+    request = Program((*HOSTILE,), cwd="below", env={"A": "$B"}, timeout_seconds=3, text="{t}")
     made = launch(request, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
-    assert made == Launch((*HOSTILE,), str(tmp_path / "below"), {"A": "$B"}, 3, "{t}")
+    assert made == Program((*HOSTILE,), str(tmp_path / "below"), {"A": "$B"}, 3, "{t}")
 
 
 # ---- runs of our own
@@ -152,7 +168,7 @@ def our(home: Path, words: Any, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
-def plan_of(home: Path, manifest: Manifest, request: LaunchPlan, number: int = 0) -> Launch:
+def plan_of(home: Path, manifest: Manifest, request: RunAutoexpAction, number: int = 0) -> Program:
     event = make_event(job=manifest.jobs[1].name, number=number)
     state_dir = Path(manifest.monitoring_state_dir)
     return launch(request, manifest=manifest, event=event, id="0a-1b", state_dir=state_dir)
@@ -160,7 +176,7 @@ def plan_of(home: Path, manifest: Manifest, request: LaunchPlan, number: int = 0
 
 def test_the_recorded_config_is_run_for_the_job_of_the_event_and_continued_if_it_was_planned(home: Path) -> None:
     manifest = planned(home)
-    request = LaunchPlan(None, (), ("project.name=eval", "+metadata.note='a, b'"), 60)
+    request = a_run(None, (), ("project.name=eval", "+metadata.note='a, b'"), 60)
     made = plan_of(home, manifest, request)
     event = make_event(job=manifest.jobs[1].name)
     assert made.env["AUTOEXP_PARENT"] == f"1/parent/{event.job}/{event.id}"
@@ -188,7 +204,7 @@ def test_the_recorded_config_is_run_for_the_job_of_the_event_and_continued_if_it
 def test_a_config_by_name_is_run_with_its_folders_and_overrides_as_words(home: Path) -> None:
     manifest = make_manifest(home)
     made = launch(
-        LaunchPlan("x y", ("d 1",), ("a.b=$(x)", "c='; y'"), None),
+        a_run("x y", ("d 1",), ("a.b=$(x)", "c='; y'"), None),
         manifest=manifest,
         event=make_event(),
         id="i",
@@ -199,8 +215,8 @@ def test_a_config_by_name_is_run_with_its_folders_and_overrides_as_words(home: P
     assert made.cwd == str(home)
 
 
-@pytest.mark.parametrize("request_", [LaunchPlan("x", (), ("--yes",), 1), LaunchPlan("x", ("-C",), (), 1)])
-def test_what_looks_like_an_option_is_refused(tmp_path: Path, request_: LaunchPlan) -> None:
+@pytest.mark.parametrize("request_", [a_run("x", (), ("--yes",), 1), a_run("x", ("-C",), (), 1)])
+def test_what_looks_like_an_option_is_refused(tmp_path: Path, request_: RunAutoexpAction) -> None:
     with pytest.raises(ConfigError, match="begins with '-'"):
         launch(request_, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
 
@@ -208,19 +224,17 @@ def test_what_looks_like_an_option_is_refused(tmp_path: Path, request_: LaunchPl
 @pytest.mark.parametrize("name", ["a b", "it's", "x\\y", "end\\", 'q"q', "c,d=[e]{f}", "a$b", "1e-4", "ä%j", "\\'"])
 def test_a_state_directory_of_any_name_reaches_the_run(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
-    made = launch(
-        LaunchPlan("x", (), (), 1), manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=folder
-    )
+    made = launch(a_run("x", (), (), 1), manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=folder)
     composed = load(Source(overrides=("project=default", made.words[-1])))
     assert composed.base["project"]["monitoring_state_dir"] == str(folder)
 
 
-def recorded(tmp_path: Path, config: Any, **parameters: Any) -> Launch:
+def recorded(tmp_path: Path, config: Any, **parameters: Any) -> Program:
     manifest = make_manifest(tmp_path, parameters=parameters.get("parameters", {}))
     path = Path(manifest.jobs[0].script_path).with_name("config_unresolved.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
-    request = LaunchPlan(None, (), (), 1)
+    request = a_run(None, (), (), 1)
     return launch(request, manifest=manifest, event=make_event(), id="i", state_dir=tmp_path)
 
 
@@ -255,7 +269,7 @@ def test_what_the_sweep_set_is_laid_over_and_the_sweep_is_gone(tmp_path: Path) -
 def test_a_recorded_config_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't read the recorded config"):
         launch(
-            LaunchPlan(None, (), (), 1),
+            a_run(None, (), (), 1),
             manifest=make_manifest(tmp_path),
             event=make_event(),
             id="i",
@@ -263,7 +277,7 @@ def test_a_recorded_config_that_is_gone_is_named(tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="the plan has no job 'gone'"):
         launch(
-            LaunchPlan(None, (), (), 1),
+            a_run(None, (), (), 1),
             manifest=make_manifest(tmp_path),
             event=make_event(job="gone"),
             id="i",
@@ -276,15 +290,15 @@ def test_a_run_does_not_start_itself_again_and_again(home: Path) -> None:
     started = {"parent": "grandparent/own_0.25/saved-0123456789ab", "generation": 1}
     child = manifest.model_copy(update={"provenance": {**manifest.provenance, **started}})
     with pytest.raises(ConfigError, match=r"was itself started by 'saved'.*would go on so"):
-        plan_of(home, child, LaunchPlan(None, (), (), 60))
-    assert plan_of(home, child, LaunchPlan("eval", (), (), 60)).env["AUTOEXP_PARENT"].startswith("2/parent/")
+        plan_of(home, child, a_run(None, (), (), 60))
+    assert plan_of(home, child, a_run("eval", (), (), 60)).env["AUTOEXP_PARENT"].startswith("2/parent/")
     late = manifest.model_copy(update={"provenance": {**manifest.provenance, "generation": 20}})
     with pytest.raises(ConfigError, match="is this a circle"):
-        plan_of(home, late, LaunchPlan("eval", (), (), 60))
+        plan_of(home, late, a_run("eval", (), (), 60))
 
 
 def test_overrides_with_secrets_are_in_no_list_of_processes(tmp_path: Path) -> None:
-    request = LaunchPlan("x", (), ("a.lr=1", "slurm.env.HF_TOKEN=pl4nted"), 1)
+    request = a_run("x", (), ("a.lr=1", "slurm.env.HF_TOKEN=pl4nted"), 1)
     made = launch(request, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
     assert "pl4nted" not in str(made)
     path = Path(next(word for word in made.words if "overrides-from" in word).partition("=")[2])
@@ -294,6 +308,6 @@ def test_overrides_with_secrets_are_in_no_list_of_processes(tmp_path: Path) -> N
 
 
 def test_other_overrides_stay_on_the_command_line(tmp_path: Path) -> None:
-    request = LaunchPlan("x", (), ("a.lr=1", "a.num_tokens=5"), 1)
+    request = a_run("x", (), ("a.lr=1", "a.num_tokens=5"), 1)
     made = launch(request, manifest=make_manifest(tmp_path), event=make_event(), id="i", state_dir=tmp_path)
     assert {"a.lr=1", "a.num_tokens=5"} <= {*made.words}

@@ -7,19 +7,42 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.decisions.restarts import Kind, begun, planned, refusal
-from oellm_autoexp.rules.actions import Restart
+from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.job_state import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
 from oellm_autoexp.storage.log_tail import Cursor
 
 COMING = Restarting(attempt=2, cause="c")
-THREE = Restart("", None, 3, 0, {}, "")
-NO_LIMIT = Restart("", None, None, 0, {}, "")
-NONE_AT_ALL = Restart("", None, 0, 0, {}, "")
+
+
+def asked(
+    reason: str,
+    cause: str | None,
+    max_attempts: int | None,
+    cooldown_seconds: float,
+    overrides: dict[str, Any],
+    exclude_nodes: str,
+    max_fruitless: int | None = None,
+) -> RestartAction:
+    return RestartAction(
+        class_name="RestartAction",
+        reason=reason,
+        cause=cause,
+        max_attempts=max_attempts,
+        cooldown_seconds=cooldown_seconds,
+        overrides=overrides,
+        exclude_nodes=exclude_nodes,
+        max_fruitless=max_fruitless,
+    )
+
+
+THREE = asked("", None, 3, 0, {}, "")
+NO_LIMIT = asked("", None, None, 0, {}, "")
+NONE_AT_ALL = asked("", None, 0, 0, {}, "")
 JOB = TrackedJob(name="a", state="crash", attempt=2, exit_code=1)
 
 
-def refused(request: Restart = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
+def refused(request: RestartAction = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
     found = refusal(JOB.model_copy(update=update), request, "c", attempt, by_hand=by_hand)
     return found.why if found else ""
 
@@ -71,7 +94,7 @@ def test_budgets_are_by_cause_and_people_get_what_they_want(found: str) -> None:
 
 
 def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
-    request = Restart("lost a node", None, 3, 60, {"a.b": 1}, "n1, n2 n3,,")
+    request = asked("lost a node", None, 3, 60, {"a.b": 1}, "n1, n2 n3,,")
     coming = planned(JOB.model_copy(update={"restarts": {"c": 1}}), request, "c", 1000)
     assert coming.reason == "new attempt 2 of 3 for 'c': lost a node"
     assert (coming.not_before, coming.exclude_nodes, coming.overrides) == (1060, ("n1", "n2", "n3"), {"a.b": 1})
@@ -79,7 +102,7 @@ def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
 
 
 def test_a_list_of_nodes_within_brackets_stays_whole() -> None:
-    request = Restart("", None, 3, 0, {}, "node[1,3-4],m7 n[5,6]")
+    request = asked("", None, 3, 0, {}, "node[1,3-4],m7 n[5,6]")
     assert planned(JOB, request, "c", 0).exclude_nodes == ("node[1,3-4]", "m7", "n[5,6]")
 
 
@@ -139,7 +162,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
     assert begun(JOB, 5.0) is JOB
 
 
-FRUITLESS = Restart("", None, None, 0, {}, "", 2)
+FRUITLESS = asked("", None, None, 0, {}, "", 2)
 
 
 def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int = 2) -> TrackedJob:
@@ -165,8 +188,8 @@ def test_a_job_whose_attempts_get_no_further_is_given_up(job: TrackedJob, given_
 
 
 def test_a_program_that_tells_no_iterations_has_all_the_attempts_of_its_budget() -> None:
-    assert refusal(at(None, -1, 9), Restart("", None, 5, 0, {}, "", 2), "c", 2) is None
-    assert refusal(at(5, 10, 9), Restart("", None, 5, 0, {}, "", 2), "c", 2) is not None
+    assert refusal(at(None, -1, 9), asked("", None, 5, 0, {}, "", 2), "c", 2) is None
+    assert refusal(at(5, 10, 9), asked("", None, 5, 0, {}, "", 2), "c", 2) is not None
 
 
 def test_a_job_that_is_given_up_says_how_far_it_was() -> None:

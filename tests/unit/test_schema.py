@@ -178,7 +178,7 @@ def test_one_mistake_is_one_problem_with_its_path(key: str, value: Any, where: s
         ("slurm__client__slot", 1, "did you mean 'slots'?"),
         ("slurm__client__class_name", "LocalClien", "did you mean 'LocalClient'?"),
         ("job__start_conditions", [{"class_name": "FileExistCondition"}], "did you mean 'FileExistsCondition'"),
-        ("slurm__client", {}, "one of: SlurmClient, LocalClient, FakeSlurmClient"),
+        ("slurm__client", {}, "one of: FakeSlurmClient, LocalClient, SlurmClient"),
     ],
 )
 def test_a_near_miss_is_told_the_right_word(key: str, value: Any, hint: str) -> None:

@@ -702,7 +702,7 @@ def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(
     stage.cycle()
     if mode == "queue":
         (entry,) = Queue(stage.path).entries()
-        requests.ask(stage.path, worker._asked(entry, RestartAction.model_validate(restart()).request()))  # type: ignore[arg-type]
+        requests.ask(stage.path, worker._restart_asked(entry, RestartAction.model_validate(restart())))
     stage.until(lambda: stage.a.state in ("success", "crash"))
     assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
 

@@ -77,7 +77,7 @@ def _queued(session: Session) -> list[Wait]:
             "action",
             "in the queue, waits for a worker (--cmd actions)",
             entry.created_at,
-            action=entry.action.class_name,
+            action=entry.action.kind,
             event=entry.event.name,
         )
         for entry in entries
