@@ -173,8 +173,10 @@ def _read_on(
     if end == 0:
         return b"", replace(cursor, size=size_seen, changed=status.st_mtime_ns)
     offset = cursor.offset + end
-    mark = _mark((head + added[:end])[: min(offset, _MARK_BYTES)], data[: before + end][-_MARK_BYTES:])
-    places = _places(data[: before + end], cursor.offset - before, cursor) if overwritten else ()
+    stop = before + end
+    first = (head + added[: min(end, _MARK_BYTES)])[: min(offset, _MARK_BYTES)]
+    mark = _mark(first, data[max(0, stop - _MARK_BYTES) : stop])
+    places = _places(data[:stop], cursor.offset - before, cursor) if overwritten else ()
     return added[:end], Cursor(cursor.identity, offset, mark, size_seen, status.st_mtime_ns, places)
 
 

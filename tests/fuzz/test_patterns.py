@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from oellm_autoexp.rules import patterns
+from oellm_autoexp.rules import candidates, patterns, widening
 from oellm_autoexp.rules.patterns import Pattern, advice, group_names, scan
 from oellm_autoexp.rules.time_limit import TimeLimit
 from tests.fuzz.driver import fuzz
@@ -97,7 +97,7 @@ def pattern(source: random.Random, depth: int = 4) -> str:
         atom = part if len(part) == 1 or part in CLASSES else f"(?:{part})"
         return atom + source.choice(REPEATS) + source.choice(["", "", "?", "+"])
     if kind == 8:
-        return f"{source.choice(['(?=', '(?!', '(?<=', '(?<!', '(?>'])}{part})"
+        return f"{source.choice(['(?=', '(?!', '(?!.*', '(?<=', '(?<!', '(?>'])}{part})"
     if kind == 9:
         return f"(?P<g>{part}){pattern(source, depth - 1)}{source.choice(['(?P=g)', ''])}"
     if kind == 10:
@@ -127,7 +127,7 @@ USUAL = [
     r"[^a]*",
     r"[^\n]*",
 ]
-LOOKS = ["(?!{})", "(?={})", "(?<!{})", "(?<={})"]
+LOOKS = ["(?!{})", "(?={})", "(?<!{})", "(?<={})", "(?!.*{})", "(?!.*?{}).*", "(?=.*{})"]
 
 
 def usual(source: random.Random) -> str:
@@ -185,15 +185,15 @@ def by_re(text: str, data: bytes) -> list[tuple[int, str, dict[str, str]]] | Non
 
 
 def check(data: bytes) -> None:
-    """Compare; with `small`, blocks and lines count as large that are not, so that each way is taken."""
+    """Compare, with the library and without; with `small`, what is little counts as much, so that each way is taken."""
     given = json.loads(data)
     text, log = given["pattern"], given["log"].encode("latin-1")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "_WORTH", 0)
         if given["small"]:
             patch.setattr(patterns, "_SHORT_LINE", 4)
-            patch.setattr(patterns, "_BLOCK", 24)
-            patch.setattr(patterns, "_MANY_LINES", 1)
-            patch.setattr(patterns, "_BYTES_PER_LINE", 1 << 40)
+            patch.setattr(candidates, "_BLOCK", 24 if len(log) % 2 else 400)
+            patch.setattr(widening, "LEAST_FIXED", 0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -208,15 +208,19 @@ def check(data: bytes) -> None:
         compiled = Pattern.of(text)
         if wanted is None:
             return
-        found = scan(log, {"r": compiled})
-        newest = scan(log, {"r": compiled}, newest_only=frozenset("r"))
-        plain = scan(log, {"r": Pattern.of(text, substring=True)})
-    if found.too_slow or newest.too_slow:
-        return
-    assert [(match.offset, match.line, match.groups) for match in found.matches] == wanted, "each line"
-    assert [(match.offset, match.line, match.groups) for match in newest.matches] == wanted[-1:], "the newest line"
-    holding = [(at, line) for at, line in lines_of(log) if text in line]
-    assert [(match.offset, match.line) for match in plain.matches] == holding, "as a substring"
+        holding = [(at, line) for at, line in lines_of(log) if text in line]
+        for library in dict.fromkeys([candidates._library(), None]):
+            patch.setattr(candidates, "_library", lambda library=library: library)
+            found = scan(log, {"r": compiled})
+            newest = scan(log, {"r": compiled}, newest_only=frozenset("r"))
+            plain = scan(log, {"r": Pattern.of(text, substring=True)})
+            if found.too_slow or newest.too_slow:
+                continue
+            assert [(match.offset, match.line, match.groups) for match in found.matches] == wanted, "each line"
+            assert [(match.offset, match.line, match.groups) for match in newest.matches] == wanted[-1:], (
+                "the newest line"
+            )
+            assert [(match.offset, match.line) for match in plain.matches] == holding, "as a substring"
 
 
 def test_a_scan_finds_for_any_pattern_what_re_finds_line_by_line() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.planning.checks.rule_checks import problems
+from oellm_autoexp.rules import candidates
 from oellm_autoexp.rules.actions import CancelAction, RestartAction
 from oellm_autoexp.rules.patterns import Pattern, advice, scan
 from oellm_autoexp.rules.rules import MonitoringSection
@@ -587,3 +588,21 @@ def test_a_healthy_run_of_the_tiny_trainer_has_checkpoints_and_progress_and_noth
 def test_a_misbehaving_run_is_noticed_by_the_rule_for_it(misbehaviour: str, wanted: set[str], tmp_path: Path) -> None:
     found = matches(PRODUCTION, trained(tmp_path, f"--misbehave={misbehaviour}"))
     assert set(found) - EXPECTED == wanted
+
+
+USUAL = (
+    " [2026-03-01 12:00:07.919] iteration        7/   50000 | consumed samples:         3584 | elapsed time per iteration"
+    " (ms): 2891.9 | throughput per GPU (TFLOP/s/GPU): 491.9 | learning rate: 2.990810E-04 | global batch size:   512 |"
+    " lm loss: 2.919000E+00 | loss scale: 1.0 | grad norm: 0.919 | number of skipped iterations:   0 | number of nan"
+    " iterations:   0 |\n"
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_usual_line_costs_a_rule_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hyperscan")
+    monkeypatch.setattr(candidates, "_WORTH", 0)
+    rules = shipped(name).log_events
+    wides = {rule: each.wide for rule, each in patterns(name).items() if rules[rule].pattern_type != "progress"}
+    lines = candidates.Candidates(USUAL.encode() * 3).of(list(wides.values()))
+    assert [rule for rule, found in zip(wides, lines, strict=True) if found] == []

@@ -1,0 +1,171 @@
+"""Which lines of a log may match which patterns: one pass over the bytes for all patterns, by hyperscan (Vectorscan).
+
+Hyperscan searches for hundreds of expressions at once, in a time that depends on the length of the log alone. Where it
+is not installed, or a pattern has no expressions, each line is a candidate.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from oellm_autoexp.rules.widening import Wide
+
+Bounds = tuple[int, int]
+"""Start and end of a line, as bytes; lines end as in bytes.splitlines."""
+
+_BLOCK = 1 << 15  # bytes
+_TOGETHER = 64  # patterns of one search
+_WORTH = 1 << 20  # bytes: `re` searches them in about the time that expressions take to be compiled
+_KNOWN = 256  # searches
+
+
+class Candidates:
+    """The lines of a piece of a log (whole lines) that patterns may match."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def of(self, wides: Sequence[Wide]) -> list[Sequence[Bounds]]:
+        """For each pattern its lines, in order."""
+        known = tuple(dict.fromkeys(wide.expressions for wide in wides if wide.expressions and not wide.alone))
+        groups = [known[start : start + _TOGETHER] for start in range(0, len(known), _TOGETHER)]
+        groups += [(expressions,) for expressions in dict.fromkeys(wide.expressions for wide in wides if wide.alone)]
+        found: dict[tuple[str, ...], Sequence[Bounds]] = {}
+        for some in groups:
+            ends = _searches(some).ends(self._data, self._blocks, len(self._data))
+            found.update((some[number], list(self._lines_at(places))) for number, places in ends.items())
+        return [self._lines if (lines := found.get(wide.expressions)) is None else lines for wide in wides]
+
+    def newest_of(self, wide: Wide) -> Iterator[Bounds]:
+        """The lines of a pattern, the last one first."""
+        known = (wide.expressions,) if wide.expressions else ()
+        size = len(self._data)
+        for block in reversed(self._blocks):
+            ends = _searches(known).ends(self._data, [block], size)
+            if not ends:
+                yield from reversed(self._lines)
+                return
+            yield from reversed(list(self._lines_at(ends[0])))
+            size = 0
+
+    @functools.cached_property
+    def _lines(self) -> Sequence[Bounds]:
+        """Each line."""
+        start, found = 0, []
+        for line in self._data.splitlines(keepends=True):
+            found.append((start, start + len(line.rstrip(b"\r\n"))))
+            start += len(line)
+        return found
+
+    @functools.cached_property
+    def _blocks(self) -> Sequence[Bounds]:
+        """Some whole lines each: expressions of one pattern that match in different blocks say nothing."""
+        start, found = 0, []
+        while start < len(self._data):
+            end = self._data.rfind(b"\n", start, start + _BLOCK) + 1 or self._data.find(b"\n", start) + 1
+            end = end if end and start + _BLOCK < len(self._data) else len(self._data)
+            found.append((start, end))
+            start = end
+        return found
+
+    def _lines_at(self, ends: list[int]) -> Iterator[Bounds]:
+        """The lines in which matches end: with a letter of the line, or with its end."""
+        data, after = self._data, 0
+        for end in sorted(ends):
+            if end > after:
+                start = data.rfind(b"\n", 0, end - 1) + 1
+                start = max(start, data.rfind(b"\r", start, end - 1) + 1)
+                stop = data.find(b"\n", end - 1)
+                stop = len(data) if stop < 0 else stop
+                carriage = data.find(b"\r", end - 1, stop)
+                stop = stop if carriage < 0 else carriage
+                yield start, stop
+                after = stop + 1
+
+
+@functools.cache
+def _library() -> Any:
+    """hyperscan, which is large and loaded when it is needed; None where the extra `fast` is not installed."""
+    try:
+        import hyperscan
+    except ImportError:
+        return None
+    return hyperscan
+
+
+class _Search:
+    """Expressions of patterns, compiled together as soon as that is worth its time."""
+
+    def __init__(self, known: Sequence[tuple[str, ...]]) -> None:
+        self._known = known
+        self._searched = 0
+        self._taken: Sequence[int] = ()
+        self._database: Any = None
+        self._lock = threading.Lock()  # a database's working memory is for one search at a time
+
+    def ends(self, data: bytes, blocks: Iterable[Bounds], size: int) -> dict[int, list[int]]:
+        """By the number of each pattern that can be searched for: where its matches end."""
+        with self._lock:
+            self._searched += size
+            if self._searched < _WORTH or _library() is None:
+                return {}
+            try:
+                if self._database is None:
+                    self._compile()
+                return self._ends(data, blocks) if self._taken else {}
+            except _library().error:  # no memory, say: for good
+                self._taken = ()
+                return {}
+
+    def _ends(self, data: bytes, blocks: Iterable[Bounds]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {number: [] for number in self._taken}
+        start = 0
+
+        def seen(number: int, _from: int, end: int, _flags: int, _context: object) -> None:
+            found[number].append(start + end - 1)
+
+        for start, stop in blocks:
+            self._database.scan(b"\n" + data[start:stop] + b"\n", match_event_handler=seen)
+        return found
+
+    def _compile(self) -> None:
+        numbers = range(len(self._known))
+        try:
+            self._database = _database(self._known, numbers)
+            self._taken = numbers
+        except _library().error:
+            self._taken = [number for number in numbers if _is_taken(self._known, number)]
+            self._database = _database(self._known, self._taken)
+
+
+_searches = functools.lru_cache(_KNOWN)(_Search)
+
+
+def _database(known: Sequence[tuple[str, ...]], numbers: Iterable[int]) -> Any:
+    """Expressions of these patterns, compiled. Raises hyperscan.error."""
+    texts: list[tuple[str, int, int]] = []
+    part = len(known)
+    for number in numbers:
+        if len(known[number]) == 1:
+            texts.append((known[number][0], number, 0))
+            continue
+        parts = range(part, part + len(known[number]))
+        texts += [(text, each, _library().HS_FLAG_QUIET) for text, each in zip(known[number], parts, strict=True)]
+        texts.append((" & ".join(map(str, parts)), number, _library().HS_FLAG_COMBINATION))
+        part = parts.stop
+    database = _library().Database()
+    if texts:
+        expressions, ids, kinds = zip(*texts, strict=True)
+        database.compile(expressions=[text.encode() for text in expressions], ids=ids, flags=kinds, elements=len(ids))
+    return database
+
+
+def _is_taken(known: Sequence[tuple[str, ...]], number: int) -> bool:
+    try:
+        _database(known, [number])
+    except _library().error:
+        return False
+    return True
