@@ -138,7 +138,6 @@ LARGER = {
     "engine.worker.py": 507,
     "planning.plan.py": 840,
     "planning.resolving.resolve.py": 436,
-    "rules.patterns.py": 439,
     "sbatch": 14,
     "schedulers.local.spool.py": 541,
     "schedulers.site.py": 421,
