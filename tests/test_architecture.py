@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sbatch": "core",
     "rules": "core",
     "session": "core storage rules",
-    "config.values": "core sbatch",
+    "config.values": "core sbatch backends",
     "sweep": "core config.values",
     "config.hydra": "core storage sbatch config.values",
     "containers": "core sbatch",

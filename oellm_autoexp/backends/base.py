@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from oellm_autoexp.core.fields import Environment, Section
 from oellm_autoexp.core.registry import Registry
@@ -104,6 +104,8 @@ class Job:
 class Backend(Section):
     """One kind of program to train with: the section `backend` of a config, which `class_name` chooses."""
 
+    open: ClassVar[tuple[str, ...]] = ()
+    """Those of its keys that hold keys of the user's own, or such as it checks itself: a new one there needs no `+`."""
     env: Environment = {}
 
     def command(self, job: Job) -> Command:
@@ -113,6 +115,11 @@ class Backend(Section):
     def sample_lines(self) -> tuple[str, ...]:
         """Lines that the program is known to print; none where it is the user's own."""
         return ()
+
+
+def open_keys(kind: type[Backend]) -> tuple[str, ...]:
+    """The sections that a backend leaves open, as beginnings of dotted keys."""
+    return tuple(f"backend.{key}." for key in kind.open)
 
 
 BACKENDS = Registry(Backend, "oellm_autoexp.backends", "oellm_autoexp.backends", inside="backend")

@@ -21,9 +21,9 @@ from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import Search, searching, unknown_config
 from oellm_autoexp.config.hydra.source import shown
 from oellm_autoexp.config.locations import Locations
-from oellm_autoexp.config.overrides import EVER_OPEN, NO_SWEEP, CheckedOverride, checked_overrides, parsed
+from oellm_autoexp.config.overrides import NO_SWEEP, CheckedOverride, checked_overrides, parsed
 from oellm_autoexp.config.values.braces import as_interpolations
-from oellm_autoexp.config.values.overlay import Overlay, open_sections
+from oellm_autoexp.config.values.overlay import Overlay, ever_open, open_sections
 from oellm_autoexp.config.values.resolvers import make_resolvers
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.sbatch import shell_code
@@ -114,7 +114,7 @@ def load_mostly(source: Source) -> Composed:
     ]
     if problems:
         raise ConfigError(*problems)
-    overrides = checked_overrides(source.overrides, EVER_OPEN, found)
+    overrides = checked_overrides(source.overrides, ever_open(), found)
     try:
         directories, name = _locate(source)
     except ConfigError as error:

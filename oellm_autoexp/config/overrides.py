@@ -20,7 +20,6 @@ from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE
 from oellm_autoexp.config.hydra.source import normalise, parses
 from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
-from oellm_autoexp.config.values.overlay import OPEN_FOR_BACKEND, OPEN_SECTIONS
 from oellm_autoexp.config.values.written import mark_override
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_OVERRIDE, shortened
@@ -42,9 +41,6 @@ class CheckedOverride:
 
 
 NO_SWEEP = "sweep=none"
-
-
-EVER_OPEN = (*OPEN_SECTIONS, *(section for sections in OPEN_FOR_BACKEND.values() for section in sections))
 
 
 def checked_overrides(

@@ -23,7 +23,7 @@ from oellm_autoexp.core.fields import (
     Text,
     Words,
 )
-from oellm_autoexp.core.registry import tags
+from oellm_autoexp.core.registry import broken, tags
 from oellm_autoexp.core.text import did_you_mean, scalar
 from oellm_autoexp.rules.conditions import ConditionField
 from oellm_autoexp.rules.rules import MonitoringSection
@@ -250,8 +250,8 @@ def _class_name_problem(value: Any, path: str, known: list[str]) -> Problem:
     given = value.get("class_name") if isinstance(value, dict) else None
     if given is None:
         return Problem("this key is required", f"{path}.class_name", f"one of: {', '.join(known)}")
-    hint = did_you_mean(str(given), known)
-    return Problem(f"unknown class_name {_shown(given)}", f"{path}.class_name", hint or f"one of: {', '.join(known)}")
+    hints = [did_you_mean(str(given), known) or f"one of: {', '.join(known)}", *map(str, broken())]
+    return Problem(f"unknown class_name {_shown(given)}", f"{path}.class_name", "; ".join(hints))
 
 
 def _parent(path: str, location: tuple[int | str, ...]) -> str:

@@ -17,9 +17,12 @@ from oellm_autoexp import MANIFEST_VERSION
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import plain_name, plural
 from oellm_autoexp.planning import side_file, snapshot
 from oellm_autoexp.planning.plan import Plan, PlannedFile, manifest_path
+from oellm_autoexp.rules.actions import ACTIONS
+from oellm_autoexp.rules.conditions import CONDITIONS
 from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage import trust
@@ -335,7 +338,28 @@ def load(path: Path) -> Manifest:
         raise CorruptError(Problem(f"not a whole manifest: {where}: {first['msg'].lower()}", str(path))) from None
     if not plain_name(manifest.plan_id):
         raise CorruptError(Problem("not a whole manifest: $.plan_id: can't be the name of a file", str(path)))
+    if unknown := sorted(unknown_kinds(manifest)):
+        hint = "; ".join(map(str, broken())) or "install the package that has it where this Python finds it"
+        what = f"the plan's rules name kinds that are not known here: {', '.join(unknown)}"
+        raise StateError(Problem(what, str(path), hint))
     return manifest
+
+
+def unknown_kinds(manifest: Manifest) -> set[str]:
+    """The kinds of actions and conditions that a plan names and no package here has."""
+    conditions = [
+        condition
+        for job in manifest.jobs
+        for condition in (*job.start_conditions, *job.cancel_conditions, *job.done_conditions)
+    ]
+    actions = []
+    for section in (manifest.monitoring, *(job.monitoring for job in manifest.jobs if job.monitoring is not None)):
+        events = [*(section.get("log_events") or {}).values(), *(section.get("state_events") or {}).values()]
+        for action in (action for event in events for action in event.get("actions") or ()):
+            conditions += action.get("conditions") or ()
+            actions.append(action.get("action") or action)
+    known = {*ACTIONS.classes(), *CONDITIONS.classes()}
+    return {str(one.get("class_name")) for one in (*actions, *conditions)} - known
 
 
 def canonical_path(manifest: Manifest, given: Path) -> Path:

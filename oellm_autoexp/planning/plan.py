@@ -41,6 +41,7 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.places import taken_out
 from oellm_autoexp.core.redaction import Redactor, redact, redact_message, redact_text, redact_words
+from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.decisions.gate import needs_monitor
 from oellm_autoexp.planning import side_file
@@ -692,6 +693,7 @@ class _Planner:
         scripts, configs = tuple(job.script for job in planned), tuple(job.config for job in planned)
         notes = (
             *self._circumstances.notes,
+            *map(str, broken()),
             *composed.notes,
             *self._notes,
             *overruled((key for text in composed.source.overrides for key in keys_of_override(text)), specs),

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from oellm_autoexp.backends.base import BACKENDS, open_keys
 from oellm_autoexp.config.values.interpolation import (
     AbsentError,
     LiveKeys,
@@ -47,8 +48,6 @@ OPEN_SECTIONS = (
     "backend.megatron.aux.",
 )
 """Sections whose keys are the user's own: a new key there needs no `+`."""
-OPEN_FOR_BACKEND = {"MegatronBackend": ("backend.megatron.",), "TorchtitanBackend": ("backend.torchtitan.",)}
-"""The same, for what only some backends (by class name) check themselves: a misspelt key is refused by them."""
 
 _KEY = re.compile(r"(\+\+|\+|~|)([^+~.][^.]*(?:\.[^.]+)*)")
 
@@ -57,7 +56,13 @@ def open_sections(base: Mapping[str, Any]) -> tuple[str, ...]:
     """The sections of a composed config in which a new key needs no `+`."""
     backend = base.get("backend")
     chosen = backend.get("class_name") if isinstance(backend, dict) else None
-    return (*OPEN_SECTIONS, *(OPEN_FOR_BACKEND.get(chosen, ()) if isinstance(chosen, str) else ()))
+    kind = BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
+    return (*OPEN_SECTIONS, *(open_keys(kind) if kind else ()))
+
+
+def ever_open() -> tuple[str, ...]:
+    """The same, of configs with any backend."""
+    return (*OPEN_SECTIONS, *(key for kind in BACKENDS.classes().values() for key in open_keys(kind)))
 
 
 class Laid(dict[str, Any]):

@@ -1,0 +1,149 @@
+"""Kinds of other packages, installed as their users would install them: nothing in this one knows of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import QUICK, User
+
+PLUGINS = Path(__file__).resolve().parents[2] / "examples" / "plugins"
+EXPERIMENT = """
+defaults:
+  - /backend: accelerate
+  - /slurm: local
+  - _self_
+project:
+  name: job_${index}
+backend:
+  script: train.py
+  processes: 2
+sweep:
+  params: {backend.options.lr: [0.1, 0.2]}
+job:
+  start_conditions:
+    - {class_name: FreeSpaceCondition, path: ., at_least_gib: 0.001}
+monitoring:
+  poll_interval_seconds: 0.2
+  log_events:
+    saved:
+      pattern: 'saved (?P<path>\\S+)'
+      actions:
+        - {class_name: CopyAction, source: '{path}', target: '{output_dir}/kept'}
+        - class_name: EventAction
+          mode: queue
+          action: {class_name: CopyAction, source: '{path}', target: '{output_dir}/queued'}
+"""
+ACCELERATE = """#!/bin/bash
+# what the real one would be given
+printf '%s\\n' "$@" > words
+touch checkpoint
+echo "saved $PWD/checkpoint"
+"""
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the example packages are installed."""
+    root = tmp_path_factory.mktemp("packages")
+    for name in ("action", "condition", "backend"):
+        shutil.copytree(PLUGINS / name, root / "sources" / name)  # a build leaves files beside what it builds
+        words = ["install", "--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"), str(root / "sources" / name)]
+        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    return root / "lib"
+
+
+@pytest.fixture
+def guest(user: User, packages: Path) -> User:
+    """A user who has the packages, and a program of the backend's name."""
+    programs = user.home / "bin"
+    programs.mkdir()
+    (programs / "accelerate").write_text(ACCELERATE)
+    (programs / "accelerate").chmod(0o755)
+    (user.home / "train.py").touch()
+    (user.home / "plugins.yaml").write_text(EXPERIMENT)
+    path = f"{programs}:{user.environment['PATH']}"
+    return User(user.home, {**user.environment, "PATH": path, "PYTHONPATH": str(packages)})
+
+
+PLANNED = ("--config-ref", "plugins", "--config-dir", ".", "--config-dir", str(PLUGINS / "backend" / "config"))
+
+
+def test_an_action_a_condition_and_a_backend_of_other_packages_run(guest: User) -> None:
+    result = guest.run("run", *PLANNED, "--plan-id", "x")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (guest.outputs / "job_0" / "kept").exists()
+    assert guest.run("monitor", "--session", "x", "--cmd", "actions").returncode == 0
+    assert (guest.outputs / "job_1" / "queued").exists()
+    assert (guest.home / "words").read_text().split()[:3] == ["launch", "--num_processes=2", "train.py"]
+    assert "CopyAction: done" in guest.run("monitor", "--session", "x", "--cmd", "events").stdout
+
+
+def test_a_mistake_in_the_section_of_another_package_is_told_as_ours_are(guest: User) -> None:
+    (guest.home / "plugins.yaml").write_text(
+        EXPERIMENT.replace("source:", "sorce:", 1)
+        .replace("at_least_gib", "at_least_gb")
+        .replace("processes", "proceses")
+    )
+    result = guest.run("plan", *PLANNED)
+    assert result.returncode == 2
+    for told in ("sorce", "did you mean 'source'?", "did you mean 'at_least_gib'?", "did you mean 'processes'?"):
+        assert told in result.stderr
+    assert "plugins.yaml:" in result.stderr
+
+
+def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest: User, user: User) -> None:
+    assert guest.run("plan", *PLANNED, "--plan-id", "x").returncode == 0
+    plain = User(guest.home, {**guest.environment, "PYTHONPATH": ""})
+    refused = plain.run("plan", *PLANNED)
+    assert refused.returncode == 2
+    assert "unknown class_name 'AccelerateBackend'" in refused.stderr
+    late = plain.run("submit", "--manifest", "outputs/manifests/x.json")
+    assert late.returncode == 2
+    assert "CopyAction, FreeSpaceCondition" in late.stderr
+    assert "install the package" in late.stderr
+    assert "Traceback" not in refused.stderr + late.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "entry", "why"),
+    [
+        ("import not_there", "broken:Broken", "No module named 'not_there'"),
+        ("raise SystemError('x y')", "broken:Broken", "SystemError: x y"),
+        ("class Broken: pass", "broken:Broken", "it is no subclass of oellm_autoexp.rules.actions.Action"),
+        (
+            "from oellm_autoexp.rules.actions import Action\nclass Broken(Action): pass",
+            "broken:Broken",
+            "its class_name is not declared: class_name: Literal['Broken']",
+        ),
+        (
+            "from typing import Literal\nfrom oellm_autoexp.rules.actions import Action\n"
+            "class Broken(Action):\n    class_name: Literal['LogAction']",
+            "broken:Broken",
+            "the class_name LogAction is taken by oellm_autoexp.rules.actions",
+        ),
+    ],
+)
+def test_a_package_that_can_not_be_used_is_told_by_name_and_disturbs_nothing(
+    user: User, module: str, entry: str, why: str
+) -> None:
+    folder = user.home / "lib"
+    (folder / "broken-1.0.dist-info").mkdir(parents=True)
+    (folder / "broken-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (folder / "broken-1.0.dist-info" / "entry_points.txt").write_text(f"[oellm_autoexp.actions]\nmine = {entry}\n")
+    (folder / "broken.py").write_text(module)
+    guest = User(user.home, {**user.environment, "PYTHONPATH": str(folder)})
+    planned = guest.run("plan", *QUICK)
+    assert planned.returncode == 0, planned.stderr
+    assert "the plugin mine = broken:Broken (oellm_autoexp.actions) can't be used: " in planned.stdout
+    assert why in planned.stdout
+    (user.home / "wanted.yaml").write_text(
+        "monitoring: {log_events: {a: {pattern: x, actions: [{class_name: Brokem}]}}}\n"
+    )
+    refused = guest.run("plan", "--config-ref", "wanted", "--config-dir", ".")
+    assert refused.returncode == 2
+    assert "the plugin mine = broken:Broken" in refused.stderr
