@@ -37,9 +37,9 @@ LINE = (
 def fill(path: Path, lines: int) -> None:
     """Write a record of events and of what became of their actions."""
     from oellm_autoexp.rules.events import Event
-    from oellm_autoexp.session.event_log import RecordFile, Result
+    from oellm_autoexp.session.event_log import EventLog, Result
 
-    record = RecordFile(path)
+    record = EventLog(path)
     entries: list[Event | Result] = []
     for number in range(lines // 2):
         told = {"line": LINE.format(number), "iteration": number}

@@ -32,7 +32,7 @@ from oellm_autoexp.core.nouns import JobStatus, Manifest
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.engine.loop import Monitor, detectors
 from oellm_autoexp.schedulers.fake import FakeScheduler
-from oellm_autoexp.session.job_state import RUNNING, TrackedJob
+from oellm_autoexp.session.job_state import RUNNING, JobState
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 
 LOOKS = 15
@@ -100,7 +100,7 @@ def running(folder: Path, jobs: int) -> Iterator[Monitor]:
         yield monitor
 
 
-def is_read(job: TrackedJob, number: int) -> bool:
+def is_read(job: JobState, number: int) -> bool:
     """Whether a job runs, and this iteration is the last that is known of it."""
     return job.state == RUNNING and job.progress.iteration == number and not job.pending
 
@@ -227,7 +227,7 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
     """Read a log as a monitor does that finds all of it at once."""
     spec = manifest.jobs[0]
     detector = detectors(manifest)[spec.name]
-    job = TrackedJob(name=spec.name, state=RUNNING, started_at=time.time())
+    job = JobState(name=spec.name, state=RUNNING, started_at=time.time())
     before = memory("VmRSS")
     start = time.process_time()
     found, cursor, now = 0, Cursor(), time.time()

@@ -20,7 +20,7 @@ from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, P
 from oellm_autoexp.core.text import plural, printable, shell
 
 if TYPE_CHECKING:
-    from oellm_autoexp.storage.lock import Claim
+    from oellm_autoexp.storage.lock import Lock
 
 EXAMPLES = """\
   python scripts/run_sweep_entry.py --sweep outputs/sweep.json --index 0
@@ -143,7 +143,7 @@ def _left_out(script: str) -> str:
     return f"the job runs here, on this machine{more}" if more else ""
 
 
-def _run_here(words: list[str], own: dict[str, str], claim: Claim) -> int:
+def _run_here(words: list[str], own: dict[str, str], claim: Lock) -> int:
     """Run a script to its end, and keep the claim for so long; returns its exit code as a shell tells it.
 
     Ctrl-C reaches the program from the terminal, and is its to heed; SIGTERM and SIGHUP are sent on to it.
@@ -177,7 +177,7 @@ def _programs(shell: int) -> list[int]:
         return []
 
 
-def _beat(claim: Claim) -> None:
+def _beat(claim: Lock) -> None:
     try:
         claim.beat(_BEAT_SECONDS)
     except (AutoexpError, OSError) as error:  # the program is not ended for that

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from oellm_autoexp.session.job_state import FINAL, WAITING, TrackedJob
+from oellm_autoexp.session.job_state import FINAL, WAITING, JobState
 from oellm_autoexp.storage.world import Files, Question
 
 
-class Questions:
+class CheckRunner:
     """The commands that conditions ask: each runs beside us, again at its pace, and is forgotten with its asker."""
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ def _nothing(key: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Around:
+class ConditionContext:
     """The surroundings of one job's conditions; `me` is the job, `last_run` when the action was last carried out."""
 
     files: Files
-    jobs: Mapping[str, TrackedJob]
-    me: TrackedJob
+    jobs: Mapping[str, JobState]
+    me: JobState
     now: float
     ask: Asking
     event_at: float | None = None

@@ -29,9 +29,9 @@ from oellm_autoexp.session.job_state import (
     STALL,
     SUCCESS,
     TIMEOUT,
+    JobState,
     Reading,
     Tally,
-    TrackedJob,
 )
 from oellm_autoexp.storage.log_tail import Cursor
 
@@ -59,7 +59,7 @@ def conclude(scheduler_state: str) -> str:
     return RUNNING if scheduler_state in RUNNING_WORDS else PENDING
 
 
-def see_log(job: TrackedJob, data: bytes, cursor: Cursor, now: float) -> TrackedJob:
+def see_log(job: JobState, data: bytes, cursor: Cursor, now: float) -> JobState:
     """A job after some more of its log: whole lines, which end at `cursor`."""
     if not data and cursor == job.cursor:
         return job
@@ -72,8 +72,8 @@ def see_log(job: TrackedJob, data: bytes, cursor: Cursor, now: float) -> Tracked
 
 
 def see_status(
-    job: TrackedJob, status: JobStatus | None, now: float, clock: float | None = None, *, begun: bool = False
-) -> TrackedJob:
+    job: JobState, status: JobStatus | None, now: float, clock: float | None = None, *, begun: bool = False
+) -> JobState:
     """A job after the scheduler's answer; None: the scheduler answered, and does not know the job.
 
     `clock` is the session's (see session/silence.py; None: that is `now`); `begun`: the job has said that it began, and
@@ -122,12 +122,12 @@ def see_status(
 _AGAIN = "the scheduler has begun it again"
 
 
-def _requeued(job: TrackedJob, status: JobStatus) -> bool:
+def _requeued(job: JobState, status: JobStatus) -> bool:
     """Whether a job that ran has begun anew under its id since the last look."""
     return job.state == RUNNING and _counted_on(job, status)
 
 
-def _counted_on(job: TrackedJob, status: JobStatus) -> bool:
+def _counted_on(job: JobState, status: JobStatus) -> bool:
     """Whether the scheduler counts more restarts than at the last look; not where it does not count them."""
     count = _restarts(status)
     return job.requeues is not None and count is not None and count > job.requeues
@@ -141,7 +141,7 @@ def _restarts(status: JobStatus) -> int | None:
     return None if status.scheduler_state == "COMPLETING" else status.restarts
 
 
-def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
+def runs_again(job: JobState, status: JobStatus, now: float) -> JobState:
     """A job that has ended, after an answer by which the scheduler lists it as not ended; nothing else is news.
 
     `scontrol requeue` begins a job again that has ended; one that had vanished may come back.
@@ -162,12 +162,12 @@ def runs_again(job: TrackedJob, status: JobStatus, now: float) -> TrackedJob:
     return listed.happened(now, state, "the scheduler lists it again" if job.vanished else _AGAIN)
 
 
-def no_new_attempt(job: TrackedJob) -> str:
+def no_new_attempt(job: JobState) -> str:
     """What people are told where a new attempt was to come of a job that has been begun again."""
     return f"no new attempt: the scheduler has begun job {job.scheduler_id} again"
 
 
-def revised(job: TrackedJob, now: float) -> TrackedJob:
+def revised(job: JobState, now: float) -> JobState:
     """A job that has ended, after lines of its log that came late: they may change what the end counts as."""
     if job.scheduler_state not in ENDED or job.vanished:
         return job
@@ -175,7 +175,7 @@ def revised(job: TrackedJob, now: float) -> TrackedJob:
     return job if state == job.state else job.happened(now, state, "by what its log got late", state=state)
 
 
-def _settled(job: TrackedJob, scheduler_state: str, *, out_of_memory: bool = False) -> str:
+def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False) -> str:
     """What the scheduler's word counts as, by what the log has said before it. The scheduler's own reasons stand.
 
     Where a step ran out of memory, a crash is that: the job's script only tells that a step failed.
@@ -196,7 +196,7 @@ def _settled(job: TrackedJob, scheduler_state: str, *, out_of_memory: bool = Fal
     return OOM if state == CRASH and out_of_memory and job.verdict != STALL else state
 
 
-def _missing(job: TrackedJob, now: float, clock: float, patience_seconds: float) -> TrackedJob:
+def _missing(job: JobState, now: float, clock: float, patience_seconds: float) -> JobState:
     """A job that a scheduler which answers does not know: for a while it may be late."""
     if job.missing_since is None or job.missing_since > clock:
         return job.model_copy(update={"missing_since": clock})
@@ -252,7 +252,7 @@ class Detector:
 
     # ---- the log
 
-    def lines(self, job: TrackedJob, data: bytes, cursor: Cursor, now: float) -> tuple[TrackedJob, list[Event]]:
+    def lines(self, job: JobState, data: bytes, cursor: Cursor, now: float) -> tuple[JobState, list[Event]]:
         """A job after whole lines of a log that end at `cursor`: its own, or one of the further files."""
         start = cursor.offset - len(data)
         patterns = {name: p for name, p in self._patterns.items() if name not in job.switched_off}
@@ -283,7 +283,7 @@ class Detector:
             job = job.happened(now, "warning", message, slow=slow)
         return self._with(job.model_copy(update=update) if update else job, events, now), events
 
-    def _overrules(self, job: TrackedJob, rule: LogEvent, update: Mapping[str, Any]) -> bool:
+    def _overrules(self, job: JobState, rule: LogEvent, update: Mapping[str, Any]) -> bool:
         """Whether a rule that speaks of good exit codes, too, comes after one that does not."""
         return (
             rule.overrules_success
@@ -291,7 +291,7 @@ class Detector:
             and not update.get("overrules_success", job.overrules_success)
         )
 
-    def _read_number(self, job: TrackedJob, rule: LogEvent, match: Match, now: float) -> TrackedJob:
+    def _read_number(self, job: JobState, rule: LogEvent, match: Match, now: float) -> JobState:
         try:
             value = float(match.groups.get(rule.counter or "1", ""))
         except ValueError:
@@ -307,7 +307,7 @@ class Detector:
             update["overdue"] = _without(job.overdue, rule.name)
         return job.model_copy(update=update)
 
-    def _by_state(self, rule: LogEvent, job: TrackedJob, event: Event, now: float) -> Iterable[Event]:
+    def _by_state(self, rule: LogEvent, job: JobState, event: Event, now: float) -> Iterable[Event]:
         """A stall that a log event tells of happens at once; other states come with the job's end."""
         declared = self.rules.for_state(STALL) if rule.state == STALL else None
         if declared is not None:
@@ -317,8 +317,8 @@ class Detector:
     # ---- silence
 
     def quiet(
-        self, job: TrackedJob, now: float, clock: float | None = None, *, known: bool = True
-    ) -> tuple[TrackedJob, list[Event]]:
+        self, job: JobState, now: float, clock: float | None = None, *, known: bool = True
+    ) -> tuple[JobState, list[Event]]:
         """A job after a look: whether its log is silent, or its numbers stand still, for too long.
 
         `clock` is the session's (see session/silence.py; None: that is `now`). It is not asked where the scheduler has
@@ -349,7 +349,7 @@ class Detector:
             job = job.model_copy(update={"overdue": overdue, **self._verdict_of(job, ready)})
         return self._with(job, events, now), events
 
-    def _verdict_of(self, job: TrackedJob, names: Iterable[str]) -> dict[str, Any]:
+    def _verdict_of(self, job: JobState, names: Iterable[str]) -> dict[str, Any]:
         """What a job counts as from now on, by the first of these rules that says so."""
         for name in names:
             rule = self.rules.log_events.get(name)
@@ -357,12 +357,12 @@ class Detector:
                 return {"verdict": rule.state, "error_type": name, "overrules_success": rule.overrules_success}
         return {}
 
-    def _silent_for(self, job: TrackedJob, limits: tuple[float, float], clock: float) -> float:
+    def _silent_for(self, job: JobState, limits: tuple[float, float], clock: float) -> float:
         """For how many seconds a log has been silent, if that is too long; else 0."""
         silent = clock - job.still[silence.LOG].since
         return silent if silent >= limits[job.last_activity is None] else 0.0
 
-    def _still_for(self, job: TrackedJob, rule: LogEvent, clock: float) -> float:
+    def _still_for(self, job: JobState, rule: LogEvent, clock: float) -> float:
         """For how many seconds a rule's number has not risen, if that is too long; else 0."""
         limit = rule.stall_seconds or 0.0
         if rule.name not in job.readings:
@@ -370,9 +370,7 @@ class Detector:
         still = clock - job.still[rule.name].since
         return still if still >= limit else 0.0
 
-    def cause(
-        self, job: TrackedJob, name: str, metadata: Mapping[str, Any], *, for_good: bool = False
-    ) -> dict[str, Any]:
+    def cause(self, job: JobState, name: str, metadata: Mapping[str, Any], *, for_good: bool = False) -> dict[str, Any]:
         """What a job counts as if we end it for the event of that name, where its log has not said so yet.
 
         `for_good`: as an action asks for, with nothing to follow, which may be a success.
@@ -389,7 +387,7 @@ class Detector:
             return {}
         return {"verdict": state, "error_type": job.error_type or str(metadata.get("error_type") or name)}
 
-    def _silence_events(self, job: TrackedJob, name: str, seconds: float, now: float) -> Iterable[Event]:
+    def _silence_events(self, job: JobState, name: str, seconds: float, now: float) -> Iterable[Event]:
         place: tuple[object, ...] = (job.cursor.identity, job.cursor.offset, job.last_activity, job.runs)
         rule = self.rules.log_events.get(name)
         if rule is None:
@@ -408,7 +406,7 @@ class Detector:
 
     # ---- states
 
-    def state(self, before: TrackedJob, job: TrackedJob, now: float) -> tuple[TrackedJob, list[Event]]:
+    def state(self, before: JobState, job: JobState, now: float) -> tuple[JobState, list[Event]]:
         """A job whose state has become another one than `before`."""
         restarting = job.restart is not None and job.state != SUCCESS  # one that we end to begin it anew: no event
         if job.state == before.state or restarting:
@@ -426,16 +424,16 @@ class Detector:
         event = _event("state", declared.name, job, now, told, job.state, job.scheduler_id, job.runs)
         return self._with(job, [event], now), [event]
 
-    def _stall_was_told(self, job: TrackedJob) -> bool:
+    def _stall_was_told(self, job: JobState) -> bool:
         """Whether a job has ended as a stall whose event was made when it was seen."""
         rule = self.rules.log_events.get(job.error_type)
         return job.state == STALL and (rule is None or rule.state == STALL)
 
-    def published(self, job: TrackedJob, event: Event, now: float) -> TrackedJob:
+    def published(self, job: JobState, event: Event, now: float) -> JobState:
         """A job after an event that an action has made."""
         return self._with(job, [event], now)
 
-    def _with(self, job: TrackedJob, events: list[Event], now: float) -> TrackedJob:
+    def _with(self, job: JobState, events: list[Event], now: float) -> JobState:
         """The job with what follows from events."""
         if not events:
             return job
@@ -453,7 +451,7 @@ class Detector:
 
 
 def _event(
-    kind: Literal["log", "state"], name: str, job: TrackedJob, now: float, metadata: Mapping[str, Any], *place: object
+    kind: Literal["log", "state"], name: str, job: JobState, now: float, metadata: Mapping[str, Any], *place: object
 ) -> Event:
     identity = event_id(name, job.name, job.attempt, *place)
     return Event(
@@ -469,7 +467,7 @@ def _event(
     )
 
 
-def _ended_by_us(job: TrackedJob) -> bool:
+def _ended_by_us(job: JobState) -> bool:
     """Whether we are ending a job, or have: not where it ended by itself and a new attempt followed from that."""
     ended_itself = job.state in FINAL and job.end_asked_at is None
     return bool(job.cancelled_by) or (job.restart is not None and not ended_itself)

@@ -22,8 +22,8 @@ from oellm_autoexp.session.job_state import (
     WAITING,
     Before,
     Earlier,
+    JobState,
     Restarting,
-    TrackedJob,
 )
 
 DO_NOT_REQUEUE = 93
@@ -50,7 +50,7 @@ class Refusal:
 
 
 def refusal(
-    job: TrackedJob, request: RestartAction, cause: str, attempt: int, *, by_hand: bool = False
+    job: JobState, request: RestartAction, cause: str, attempt: int, *, by_hand: bool = False
 ) -> Refusal | None:
     """Why a job gets no new attempt in the place of `attempt`; None if it may have one. People get what they want."""
     if job.attempt != attempt:
@@ -81,7 +81,7 @@ def refusal(
     return None
 
 
-def is_past(job: TrackedJob, seen_at: float | None) -> bool:
+def is_past(job: JobState, seen_at: float | None) -> bool:
     """Whether the scheduler has begun a job again since something called for a new attempt of it.
 
     What is seen at the same look was most likely told by the run before.
@@ -89,7 +89,7 @@ def is_past(job: TrackedJob, seen_at: float | None) -> bool:
     return seen_at is not None and job.begun_again_at is not None and seen_at <= job.begun_again_at
 
 
-def fruitless(job: TrackedJob) -> int:
+def fruitless(job: JobState) -> int:
     """How many attempts in a row, the present one included, got no further than those before; by their iterations.
 
     One that told none got nowhere. That is not held against a job that has never told any where `max_attempts` limits
@@ -100,12 +100,12 @@ def fruitless(job: TrackedJob) -> int:
     return job.fruitless + 1 if _iteration(job) <= job.furthest else 0
 
 
-def _iteration(job: TrackedJob) -> int:
+def _iteration(job: JobState) -> int:
     """The newest iteration that some attempt told, -1 before the first."""
     return -1 if job.progress.iteration is None else job.progress.iteration
 
 
-def planned(job: TrackedJob, request: RestartAction, cause: str, now: float) -> Restarting:
+def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Restarting:
     """The new attempt of a job; it begins when the present one has ended."""
     last = job.restarts.get(cause, 0)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
@@ -120,7 +120,7 @@ def planned(job: TrackedJob, request: RestartAction, cause: str, now: float) -> 
     )
 
 
-def begun(job: TrackedJob, now: float) -> TrackedJob:
+def begun(job: JobState, now: float) -> JobState:
     """The job, whose attempt has ended or was not taken, as it waits for the one that was planned."""
     restart = job.restart
     if restart is None:
@@ -170,7 +170,7 @@ def begun(job: TrackedJob, now: float) -> TrackedJob:
     )
 
 
-def _before(job: TrackedJob, restart: Restarting) -> Before | None:
+def _before(job: JobState, restart: Restarting) -> Before | None:
     """What is needed to go back to an attempt that has ended; None for one that was cancelled as it had vanished."""
     if job.vanished:
         return None
@@ -189,7 +189,7 @@ def _before(job: TrackedJob, restart: Restarting) -> Before | None:
     )
 
 
-def as_before(job: TrackedJob) -> TrackedJob:
+def as_before(job: JobState) -> JobState:
     """A job whose next attempt is not submitted, as it was when its last one had ended."""
     before = job.before
     if before is None:
@@ -214,7 +214,7 @@ def as_before(job: TrackedJob) -> TrackedJob:
     )
 
 
-def without_refused(job: TrackedJob) -> dict[str, Any]:
+def without_refused(job: JobState) -> dict[str, Any]:
     """What a job whose next attempt was refused for good has again: the overrides and nodes of those that were taken.
 
     What the scheduler did not take would otherwise be part of all later attempts, also of those that a person begins.
@@ -224,7 +224,7 @@ def without_refused(job: TrackedJob) -> dict[str, Any]:
     return {} if job.earlier else {"overrides": {}, "excluded": ()}  # of one that vanished, that is not known any more
 
 
-def see_earlier(job: TrackedJob, told: Mapping[str, JobStatus], now: float) -> TrackedJob:
+def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> JobState:
     """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
     seen = tuple(attempt.model_copy(update=_begun_again(attempt, told)) for attempt in job.earlier)
     if seen == job.earlier:

@@ -6,7 +6,7 @@ from typing import Any
 
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.rules.events import Event
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 
 _OF_PROGRESS = ("iteration", "loss", "validation_loss", "grad_norm", "throughput", "saved_iteration")
 JOB_KEYS = frozenset(
@@ -19,7 +19,7 @@ JOB_KEYS = frozenset(
 """The names that every event has a value for, if only an empty one."""
 
 
-def values(spec: JobSpec, job: TrackedJob, event: Event | None, plan_id: str) -> dict[str, Any]:
+def values(spec: JobSpec, job: JobState, event: Event | None, plan_id: str) -> dict[str, Any]:
     """Every value that a template may name: the config's, then the job's, then those of the event (the last wins)."""
     return {
         **spec.template_values,

@@ -13,7 +13,7 @@ from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.patterns import Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
-from oellm_autoexp.session.job_state import RUNNING, TrackedJob
+from oellm_autoexp.session.job_state import RUNNING, JobState
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -46,7 +46,7 @@ class Trial:
     """The whole of it. `job` is a job that ran with this log: its progress, and the state that its lines ask for."""
 
     rules: dict[str, RuleTrial]
-    job: TrackedJob
+    job: JobState
     lines: int = 0
 
 
@@ -59,7 +59,7 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         for name, rule in rules.log_events.items()
         if rule.pattern is not None
     }
-    trial = Trial(found, TrackedJob(name="trial", state=RUNNING, started_at=0.0))
+    trial = Trial(found, JobState(name="trial", state=RUNNING, started_at=0.0))
     offset = 0
     for data in pieces:
         offset += len(data)

@@ -1,6 +1,6 @@
 """Carries out what events ask for: says, restarts, cancels, publishes, launches beside us, or hands to the queue.
 
-What is to be done is in the session before it is done (`TrackedJob.pending`), and leaves it afterwards. Whoever dies in
+What is to be done is in the session before it is done (`JobState.pending`), and leaves it afterwards. Whoever dies in
 between leaves it to be done again: twice perhaps, never not at all; an entry of the queue is made once in any case.
 """
 
@@ -20,17 +20,17 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redaction import redact_message
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import detect, restarts, template_values
-from oellm_autoexp.decisions.condition_context import Around, Questions
+from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
 from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
-from oellm_autoexp.decisions.gate import Gate
-from oellm_autoexp.engine import errands
+from oellm_autoexp.decisions.readiness import StartGate
+from oellm_autoexp.engine import programs
 from oellm_autoexp.rules.actions import Action, EventAction, NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.rules.events import Deadline, Event, Pending, event_id
 from oellm_autoexp.rules.templates import filled
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.event_log import RecordFile, Result, Status
+from oellm_autoexp.session.event_log import EventLog, Result, Status
 from oellm_autoexp.session.job_state import (
     BY_HAND,
     CANCELLED,
@@ -42,13 +42,13 @@ from oellm_autoexp.session.job_state import (
     RUNNING,
     SUCCESS,
     WAITING,
-    TrackedJob,
+    JobState,
     by_id,
 )
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK
-from oellm_autoexp.storage.world import Errand, Files
+from oellm_autoexp.storage.world import Files, Subprocess
 from oellm_autoexp.submission.attempts import write_script
 from oellm_autoexp.submission.check import AttemptChecks
 
@@ -96,7 +96,7 @@ class _News(deque[str]):
 class _Inline:
     """What the monitor does for an action of an event (see rules.actions.Engine)."""
 
-    executor: Reactions
+    executor: ActionExecutor
     name: str
     pending: Pending
     action: Action
@@ -166,24 +166,24 @@ class _Inline:
 
 
 @dataclass
-class Reactions:
+class ActionExecutor:
     """The actions of one session. `news` are lines for the screen, which whoever shows them takes away."""
 
     manifest: Manifest
     session: Session
     scheduler: Scheduler
-    record: RecordFile
+    record: EventLog
     detectors: dict[str, Detector]
     now: Callable[[], float] = time.time
-    questions: Questions = field(default_factory=Questions)
+    questions: CheckRunner = field(default_factory=CheckRunner)
     news: deque[str] = field(default_factory=lambda: _News(maxlen=_MOST_NEWS))
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
-        self._gates: dict[str, Gate] = {}
+        self._gates: dict[str, StartGate] = {}
         self._queue = Queue(self.session.path)
         self._checks = AttemptChecks(self.scheduler)
-        self._errands: dict[str, Errand] = {}
+        self._errands: dict[str, Subprocess] = {}
         self._due: list[_Due] = []
         self.crowded = False
         """Whether some program waits for others to end, so that it can be started."""
@@ -257,7 +257,7 @@ class Reactions:
                 heard.append(path)
         return heard
 
-    def _heed(self, name: str, asked: requests.Asked, now: float) -> bool:
+    def _heed(self, name: str, asked: requests.Request, now: float) -> bool:
         """Do for one job what somebody asked for; False while it is not known yet whether there is need."""
         if name not in self.session.jobs:
             self.news.append(f"{asked.kind} of '{name}': no such job")
@@ -346,7 +346,7 @@ class Reactions:
         except KeyError as error:
             return _Outcome("failed", f"no value is called '{{{error.args[0]}}}'")
         if not pending.started:
-            around = Around(
+            around = ConditionContext(
                 Files(spec.work_dir),
                 self.session.jobs,
                 job,
@@ -368,11 +368,11 @@ class Reactions:
             return self._enqueue(job, pending, binding, spec, now)
         return binding.action.perform(_Inline(self, name, pending, binding.action, now))
 
-    def _settled(self, job: TrackedJob) -> bool:
+    def _settled(self, job: JobState) -> bool:
         """Whether a job has ended, and none of its actions that are left may begin it anew."""
         return job.state in FINAL and job.restart is None and not self.may_restart(job)
 
-    def may_restart(self, job: TrackedJob) -> bool:
+    def may_restart(self, job: JobState) -> bool:
         """Whether an action of a job that waits is to begin it anew."""
         actions = [binding.action for pending in job.pending if (binding := self._binding(job.name, pending))]
         return any(isinstance(action, RestartAction) for action in actions)
@@ -383,7 +383,7 @@ class Reactions:
         return self.questions.answer(asker, words, spec.work_dir, interval_seconds, now)
 
     def _enqueue(
-        self, job: TrackedJob, pending: Pending, binding: EventAction, spec: JobSpec, now: float
+        self, job: JobState, pending: Pending, binding: EventAction, spec: JobSpec, now: float
     ) -> _Outcome | Pending:
         """Put an action into the queue. A new attempt is waited for then, so that siblings wait, and we are there."""
         entry = QueueEntry(
@@ -450,14 +450,14 @@ class Reactions:
     def _launch(self, due: _Due) -> Pending:
         """Start a program, or leave it for the next look if the machine has no room for it."""
         pending = due.pending
-        launch = errands.launch(
+        launch = programs.launch(
             due.request,
             manifest=self.manifest,
             event=pending.event,
             id=pending.id,
             state_dir=self.session.path.parent,
         )
-        errand = Errand(
+        errand = Subprocess(
             launch.words,
             cwd=launch.cwd or self._specs[due.name].work_dir,
             env=launch.env,
@@ -471,7 +471,7 @@ class Reactions:
         limit = launch.timeout_seconds
         return _waiting(pending, AT_WORK, due.action, Deadline(at=self.now() + limit, then="ended") if limit else None)
 
-    def _ended(self, pending: Pending, errand: Errand) -> _Outcome | None:
+    def _ended(self, pending: Pending, errand: Subprocess) -> _Outcome | None:
         outcome = errand.poll()
         if outcome is None:
             return None
@@ -590,20 +590,20 @@ class Reactions:
             except SchedulerError as error:
                 self._tell_once(f"jobs in the queue may still get {', '.join(nodes)}: {error.problems[0].what}")
 
-    def _nothing_left(self, job: TrackedJob, event: Pending | None, now: float) -> str | None:
+    def _nothing_left(self, job: JobState, event: Pending | None, now: float) -> str | None:
         """Why the job needs no new attempt, '' if it does; None: not known yet."""
         if job.complete:
             return "its log says that it is complete"
         gate = self._gates.get(job.name)
         if gate is None:
-            gate = self._gates[job.name] = Gate(self._specs[job.name], questions=self.questions)
+            gate = self._gates[job.name] = StartGate(self._specs[job.name], questions=self.questions)
         found = self._told_done(gate, job, event, now)
         if found is not None:  # the next attempt is asked for anew
             gate.forget()
             self.questions.forget(_completeness(job))
         return found
 
-    def _told_done(self, gate: Gate, job: TrackedJob, event: Pending | None, now: float) -> str | None:
+    def _told_done(self, gate: StartGate, job: JobState, event: Pending | None, now: float) -> str | None:
         """Whether commands and conditions say that there is nothing left to do, as `_nothing_left`."""
         done = gate.done(self.session.jobs, now)
         if done is None or done:
@@ -619,7 +619,7 @@ class Reactions:
             return None
         return "termination_command says that it is complete" if answer else ""
 
-    def _completed(self, job: TrackedJob, reason: str, now: float) -> _Outcome:
+    def _completed(self, job: JobState, reason: str, now: float) -> _Outcome:
         update: dict[str, object] = {"complete": True, "reason": reason}
         if job.state in FINAL:
             done, events = self.detectors[job.name].state(
@@ -632,7 +632,7 @@ class Reactions:
         return _Outcome("skipped", f"no new attempt: {reason}")
 
     def _refused(
-        self, job: TrackedJob, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
+        self, job: JobState, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
     ) -> _Outcome:
         """Note that a job gets no new attempt, once for an attempt and a rule: that may match a line of each rank."""
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
@@ -708,7 +708,7 @@ class Reactions:
             else:
                 self.session.put(restarts.begun(job, now))
 
-    def _stays_ended(self, job: TrackedJob, now: float) -> None:
+    def _stays_ended(self, job: JobState, now: float) -> None:
         """Make the event of a job's end, which there was none of while a new attempt was on its way."""
         ran = job.model_copy(update={"state": RUNNING})
         told, events = self.detectors[job.name].state(ran, job, now)
@@ -746,7 +746,7 @@ def _key(pending: Pending) -> str:
     return f"{pending.event.id}/{pending.rule}/{pending.binding}"
 
 
-def _completeness(job: TrackedJob) -> str:
+def _completeness(job: JobState) -> str:
     """Who asks a job's `termination_command`."""
     return f"{job.name} complete?"
 

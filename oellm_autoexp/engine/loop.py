@@ -16,16 +16,16 @@ from pathlib import Path
 
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Manifest, Usage
-from oellm_autoexp.decisions import detect, gate, restarts
+from oellm_autoexp.decisions import detect, readiness, restarts
 from oellm_autoexp.decisions.detect import Detector
-from oellm_autoexp.engine.executor import Reactions
+from oellm_autoexp.engine.executor import ActionExecutor
 from oellm_autoexp.rules.events import Deadline, Event
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.log_paths import stream_files
 from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler
 from oellm_autoexp.session import status_files
-from oellm_autoexp.session.event_log import RecordFile
+from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.job_state import (
     FINAL,
     GONE_LOOKS,
@@ -36,12 +36,12 @@ from oellm_autoexp.session.job_state import (
     RUNNING,
     SUBMITTING,
     WAITING,
+    JobState,
     Run,
-    TrackedJob,
     by_id,
 )
 from oellm_autoexp.session.session import Session
-from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 from oellm_autoexp.submission.submit import Submitter, link_current
 
@@ -75,7 +75,7 @@ class Monitor:
     session: Session
     scheduler: Scheduler
     submitter: Submitter
-    claim: Claim
+    claim: Lock
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -93,13 +93,15 @@ class Monitor:
             raise CorruptError(Problem(what, str(self.session.path), hint))
         self._pause_seconds = self._planned_seconds = self.scheduler.poll_interval_seconds
         self._detectors = detectors(self.manifest)
-        self._record = RecordFile(self.session.path)
+        self._record = EventLog(self.session.path)
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._looked: float | None = None
         self._doubt = ""
         self._complaints: defaultdict[str, list[str]] = defaultdict(list)
         self.submitter.in_queue = self._came_into_queue
-        self.reactions = Reactions(self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now)
+        self.reactions = ActionExecutor(
+            self.manifest, self.session, self.scheduler, self._record, self._detectors, self.now
+        )
 
     @property
     def interval_seconds(self) -> float:
@@ -170,7 +172,7 @@ class Monitor:
     def _waiting(self) -> set[str]:
         return {job.name for job in self.session.jobs.values() if job.state == WAITING}
 
-    def _came_into_queue(self, job: TrackedJob) -> TrackedJob:
+    def _came_into_queue(self, job: JobState) -> JobState:
         if job.state in FINAL:
             self.reactions.news.append(f"{job.name}: not submitted: {job.reason}")
         job, events = self._detectors[job.name].state(job.model_copy(update={"state": WAITING}), job, self.now())
@@ -320,16 +322,16 @@ class Monitor:
         )
         self.trouble = self._doubt
 
-    def _may_begin_anew(self, job: TrackedJob) -> bool:
+    def _may_begin_anew(self, job: JobState) -> bool:
         """Whether a job has ended and a new attempt may come: somebody may have it begun again meanwhile."""
         return job.awaits_attempt or (job.surely_ended and self.reactions.may_restart(job))
 
     def _carefully(
         self,
-        job: TrackedJob,
+        job: JobState,
         now: float,
         told: JobStatus | None,
-        look: Callable[[TrackedJob, float, JobStatus | None, bool], TrackedJob],
+        look: Callable[[JobState, float, JobStatus | None, bool], JobState],
         *,
         answered: bool,
     ) -> None:
@@ -358,7 +360,7 @@ class Monitor:
         if seen is not job:
             self.session.put(seen)
 
-    def _hindered(self, job: TrackedJob, now: float, error: Exception) -> TrackedJob:
+    def _hindered(self, job: JobState, now: float, error: Exception) -> JobState:
         """A job that an exception keeps from being watched in full: told when it is another one than at the last look.
 
         The words of one exception may differ from look to look; its kind and its place do not.
@@ -370,7 +372,7 @@ class Monitor:
         self.reactions.news.append(f"{job.name}: can't be watched in full, tried again at each look: {problem}")
         return job.happened(now, "not watched in full", traceback.format_exc(limit=-3), problem=problem)
 
-    def _by_status_alone(self, job: TrackedJob, now: float, told: JobStatus | None, *, answered: bool) -> TrackedJob:
+    def _by_status_alone(self, job: JobState, now: float, told: JobStatus | None, *, answered: bool) -> JobState:
         """What the scheduler's answer alone says of a job whose log or marks can't be looked at."""
         if not answered or job.state in FINAL:
             return job
@@ -381,34 +383,36 @@ class Monitor:
         self._events[job.name] += events
         return seen
 
-    def _look_at(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
+    def _look_at(self, job: JobState, now: float, told: JobStatus | None, answered: bool) -> JobState:
         status = self._complete(job, told) if answered else None
-        if gate.cut_off(job, status, self.session.jobs):
-            return gate.withdrawn(job, now)
+        if readiness.cut_off(job, status, self.session.jobs):
+            return readiness.withdrawn(job, now)
         ended = status is not None and status.scheduler_state in ENDED and job.state in IN_QUEUE
         if ended and not job.cancelled_by and (other := self._kept_from_beginning(job)):
             return self._not_begun(job, other, now)
         return self._seen(job, now, status, answered=answered)
 
-    def _kept_from_beginning(self, job: TrackedJob) -> str:
+    def _kept_from_beginning(self, job: JobState) -> str:
         """The id of the job because of which a job's script has not begun its program; '' if it has."""
         return status_files.refused(Path(self._specs[job.name].output_dir, MARKS), job.scheduler_id, job.token)
 
-    def _not_begun(self, job: TrackedJob, other: str, now: float) -> TrackedJob:
+    def _not_begun(self, job: JobState, other: str, now: float) -> JobState:
         """A job whose script has found another one in its output directory: it waits, and that counts as no attempt."""
         before = sum(entry.message.startswith(_OCCUPIED) for entry in job.history)
         at = now + min(_LOOKS_BETWEEN_TRIES * self.interval_seconds * 2.0 ** min(before, 10), _LONGEST_BETWEEN_TRIES)
         text = f"{_OCCUPIED} job {other} runs in its output directory"
         self.reactions.news.append(f"{job.name}: {text}")
         update = {"reason": text, "retry_at": at, "deadline": Deadline(at=at, then="submitted again")}
-        return gate.withdrawn(job, now, text, **update, **NEW_RUN, scheduler_id="", started_at=None, waiting_since=now)
+        return readiness.withdrawn(
+            job, now, text, **update, **NEW_RUN, scheduler_id="", started_at=None, waiting_since=now
+        )
 
-    def _seen(self, job: TrackedJob, now: float, status: JobStatus | None, *, answered: bool) -> TrackedJob:
+    def _seen(self, job: JobState, now: float, status: JobStatus | None, *, answered: bool) -> JobState:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""
         detector = self._detectors[job.name]
         begun = answered and status is None and self._says_it_runs(job)
 
-        def see(job: TrackedJob) -> TrackedJob:
+        def see(job: JobState) -> JobState:
             return detect.see_status(job, status, now, self._clock, begun=begun) if answered else job
 
         seen = see(job)
@@ -432,7 +436,7 @@ class Monitor:
         self._events[job.name] += events
         return seen
 
-    def _began(self, job: TrackedJob, ended: TrackedJob, now: float) -> TrackedJob:
+    def _began(self, job: JobState, ended: JobState, now: float) -> JobState:
         """A job that began to run and ended since the last look, with what follows from its beginning."""
         before = job.model_copy(update={"state": PENDING})
         running = ended.model_copy(update={"state": RUNNING, "reason": "", "runs": job.runs + 1})
@@ -440,20 +444,18 @@ class Monitor:
         self._events[job.name] += events
         return began.model_copy(update={"state": ended.state, "reason": ended.reason})
 
-    def _says_it_runs(self, job: TrackedJob) -> bool:
+    def _says_it_runs(self, job: JobState) -> bool:
         """Whether a job has left word that it began, and none that it ended."""
         return self._mark(job, "start") is not None and self._mark(job, "exit") is None
 
     # ---- jobs that have ended
 
-    def _ended(self, job: TrackedJob) -> TrackedJob:
+    def _ended(self, job: JobState) -> JobState:
         """A job that has ended just now: on a shared file system its last lines may come some seconds late."""
         lag = self.scheduler.log_lag_seconds
         return job.model_copy(update={"late_until": self._clock + lag}) if lag and job.resolved_log_path else job
 
-    def _look_late(
-        self, job: TrackedJob, now: float, told: JobStatus | None = None, answered: bool = False
-    ) -> TrackedJob:
+    def _look_late(self, job: JobState, now: float, told: JobStatus | None = None, answered: bool = False) -> JobState:
         """A job that has ended, after the lines that its log has got since: they may say that its end was another."""
         del told, answered
         read = self._read_logs(job, now, final=True)
@@ -471,7 +473,7 @@ class Monitor:
             until = self._clock + self.scheduler.log_lag_seconds
         return seen.model_copy(update={"late_until": until if self._clock < until else None})
 
-    def _look_for_end(self, job: TrackedJob, now: float, told: JobStatus | None, answered: bool) -> TrackedJob:
+    def _look_for_end(self, job: JobState, now: float, told: JobStatus | None, answered: bool) -> JobState:
         """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
 
         It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row and for GONE_AFTER_SECONDS
@@ -524,7 +526,7 @@ class Monitor:
                     if len(seen.begun_again) > len(job.begun_again):
                         self.reactions.news.append(f"{job.name}: {seen.history[-1].message}")
 
-    def _read_logs(self, job: TrackedJob, now: float, *, final: bool) -> TrackedJob:
+    def _read_logs(self, job: JobState, now: float, *, final: bool) -> JobState:
         if job.resolved_log_path:
             job = self._read(job, job.resolved_log_path, now, final=final)
         spec = self._specs[job.name]
@@ -534,7 +536,7 @@ class Monitor:
                 job = self._read(job, path, now, final=final)
         return job
 
-    def _read(self, job: TrackedJob, path: str, now: float, *, final: bool) -> TrackedJob:
+    def _read(self, job: JobState, path: str, now: float, *, final: bool) -> JobState:
         """A job after what one of its files has got since the last look; much of it is left for the next looks."""
         own = path == job.resolved_log_path
         detector = self._detectors[job.name]
@@ -559,7 +561,7 @@ class Monitor:
             if budget <= 0 and not final:
                 return job
 
-    def _complete(self, job: TrackedJob, status: JobStatus | None) -> JobStatus | None:
+    def _complete(self, job: JobState, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: its exit code.
 
         That is asked where the scheduler has lost the job or has no code, and for failures, whose code sacct distorts
@@ -581,7 +583,7 @@ class Monitor:
             return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
         return replace(status, exit_code=code)
 
-    def _prolog_failed(self, job: TrackedJob, status: JobStatus) -> bool:
+    def _prolog_failed(self, job: JobState, status: JobStatus) -> bool:
         """True if SLURM shows a job as cancelled that a node could not start, by what slurmd wrote to its log.
 
         That is so for a job that may not be requeued; sacct names the user of slurmd (22.05). A job that is held after
@@ -593,7 +595,7 @@ class Monitor:
         written, _ = read_added(job.resolved_log_path, Cursor(), final=True)
         return any(line.startswith(_PROLOG_FAILED) for line in written.splitlines())
 
-    def _with_own_times(self, job: TrackedJob, now: float) -> TrackedJob:
+    def _with_own_times(self, job: JobState, now: float) -> JobState:
         """The job with the times that it left itself, which are truer than when somebody looked."""
         start = self._mark(job, "start")
         if start is None:
@@ -605,7 +607,7 @@ class Monitor:
                 update["ended_at"] = max(float(start), ended)
         return job.model_copy(update=update)
 
-    def _has_begun(self, job: TrackedJob) -> bool:
+    def _has_begun(self, job: JobState) -> bool:
         """Whether a job has left traces of its beginning: a mark, or something in its log that was not read yet."""
         if job.state == RUNNING or self._mark(job, "start") is not None:
             return True
@@ -613,10 +615,10 @@ class Monitor:
             return Path(job.resolved_log_path).stat().st_size != job.cursor.offset
         return False
 
-    def _mark_path(self, job: TrackedJob, kind: status_files.Kind) -> Path:
+    def _mark_path(self, job: JobState, kind: status_files.Kind) -> Path:
         return Path(self._specs[job.name].output_dir, MARKS, f"{job.scheduler_id}.{kind}")
 
-    def _mark(self, job: TrackedJob, kind: status_files.Kind) -> int | None:
+    def _mark(self, job: JobState, kind: status_files.Kind) -> int | None:
         """A number that the job's script left: when it started (seconds since 1970), or its exit code.
 
         What an earlier attempt left under the same id, as the scheduler began its ids anew, is not the job's.
@@ -650,21 +652,21 @@ class Monitor:
             self.session.put(job.model_copy(update=update))
 
 
-def _is_between(job: TrackedJob) -> bool:
+def _is_between(job: JobState) -> bool:
     """Whether a job has a new attempt to come: the one before may be begun again meanwhile."""
     return job.state in (WAITING, SUBMITTING) and bool(job.earlier)
 
 
-def _is_unsubmitted(job: TrackedJob) -> bool:
+def _is_unsubmitted(job: JobState) -> bool:
     """Whether a job has had an attempt, and its next one was not submitted, nor is perhaps."""
     return job.before is not None and job.state in (WAITING, *FINAL)
 
 
-def _submitted(job: TrackedJob) -> float:
+def _submitted(job: JobState) -> float:
     return job.submitted_at or 0.0
 
 
-def _with_run(job: TrackedJob) -> TrackedJob:
+def _with_run(job: JobState) -> JobState:
     """A job whose attempt has ended, with that in its ledger's queue."""
     ended = job.ended_at or 0.0
     seconds = max(0.0, ended - job.started_at) if job.started_at else 0.0

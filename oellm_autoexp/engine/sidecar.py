@@ -29,7 +29,7 @@ from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 from oellm_autoexp.session.queue import Sidecar
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
-from oellm_autoexp.storage.world import Errand, Outcome
+from oellm_autoexp.storage.world import Outcome, Subprocess
 
 _POLL_SECONDS = 0.2
 _RESULT_LAG_SECONDS = 20.0
@@ -62,9 +62,9 @@ class Call:
         return outcome.code, outcome.message
 
 
-def errand_of(launch: Program, log_path: Path) -> Errand:
+def errand_of(launch: Program, log_path: Path) -> Subprocess:
     """The program of a launch, begun, with its output at the end of a log."""
-    return Errand(
+    return Subprocess(
         launch.words,
         cwd=launch.cwd or Path.cwd(),
         env=launch.env,

@@ -1,7 +1,7 @@
 """The worker: carries out the entries of a queue, oldest first, each by one worker at a time.
 
-Programs run beside it (world.Errand), at most `jobs` of them; entries with an executor run as jobs, which go on when
-the worker ends and are asked after by the next one.
+Programs run beside it (world.Subprocess), at most `jobs` of them; entries with an executor run as jobs, which go on
+when the worker ends and are asked after by the next one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from oellm_autoexp.core.errors import (
 )
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redaction import redact_message
-from oellm_autoexp.engine.errands import launch
+from oellm_autoexp.engine.programs import launch
 from oellm_autoexp.rules.actions import NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.session.queue import DONE, FAILED, Held, Process, Queue, QueueEntry, Sidecar, Status, Tell
-from oellm_autoexp.session.requests import Asked, ask
+from oellm_autoexp.session.requests import Request, ask
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import is_running
-from oellm_autoexp.storage.world import Errand, Outcome
+from oellm_autoexp.storage.world import Outcome, Subprocess
 
 if TYPE_CHECKING:
     from oellm_autoexp.engine.sidecar import SidecarJob
@@ -72,11 +72,11 @@ class _Run(Protocol):
 
 
 @dataclass
-class _Errands:
+class _Subprocesses:
     """An entry whose program runs beside us."""
 
     held: Held
-    errand: Errand
+    errand: Subprocess
 
     def look(self) -> Outcome | None:
         outcome = self.errand.poll()
@@ -224,7 +224,7 @@ class Worker:
 
     @property
     def _running_here(self) -> int:
-        return sum(isinstance(run, _Errands) for run in self._runs)
+        return sum(isinstance(run, _Subprocesses) for run in self._runs)
 
     def _list(self) -> bool:
         """Look for entries that somebody could take; whether there are any."""
@@ -276,13 +276,13 @@ class Worker:
         else:
             self._run_as_job(held, program)
 
-    def hand_over(self, held: Held, asked: Asked) -> None:
+    def hand_over(self, held: Held, asked: Request) -> None:
         """Ask the monitor for what only it can do."""
         ask(self._queue.session_path, asked)
         self.finish(held, DONE, "handed to the monitor")
 
     def _run_here(self, held: Held, program: Program) -> None:
-        errand = Errand(
+        errand = Subprocess(
             program.words,
             cwd=program.cwd or held.entry.work_dir,
             env=program.env,
@@ -296,7 +296,7 @@ class Worker:
         except BaseException:
             errand.give_up()
             raise
-        self._runs.append(_Errands(held, errand))
+        self._runs.append(_Subprocesses(held, errand))
 
     def _run_as_job(self, held: Held, program: Program) -> None:
         from oellm_autoexp.engine.sidecar import Call, SidecarJob
@@ -354,7 +354,7 @@ class Worker:
                     run.held.beat(_BEAT_SECONDS)
                 except LockedError:
                     self._runs.remove(run)
-                    if isinstance(run, _Errands):
+                    if isinstance(run, _Subprocesses):
                         run.errand.give_up()
                     raise
 
@@ -424,7 +424,7 @@ class _ByWorker:
         """The monitor is asked for it."""
         event, now = self.held.entry.event, time.time()
         job = event.job if scope == "job" else None
-        asked = Asked(id=self.held.entry.id, kind="cancel", job=job, attempt=event.attempt, reason=reason, at=now)
+        asked = Request(id=self.held.entry.id, kind="cancel", job=job, attempt=event.attempt, reason=reason, at=now)
         self.worker.hand_over(self.held, asked)
 
     def publish(self, name: str, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002
@@ -444,10 +444,10 @@ class _ByWorker:
         self.worker.begin(self.held, action)
 
 
-def _restart_asked(entry: QueueEntry, action: RestartAction) -> Asked:
+def _restart_asked(entry: QueueEntry, action: RestartAction) -> Request:
     """What a restart asks of the monitor."""
     event = entry.event
-    return Asked(
+    return Request(
         id=entry.id,
         kind="restart",
         job=event.job,

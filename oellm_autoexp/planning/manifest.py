@@ -34,7 +34,7 @@ from oellm_autoexp.storage.files import (
     writable_directory,
     write_atomic,
 )
-from oellm_autoexp.storage.lock import Claim, claimed
+from oellm_autoexp.storage.lock import Lock, claimed
 
 _MANIFEST_LINK = "manifest.json"
 PLAN_LINK = "plan"
@@ -177,7 +177,7 @@ class _Making:
     was left by a planner that was killed; a new plan replaces it.
     """
 
-    def __init__(self, plan: Plan, claim: Claim, above: list[str]) -> None:
+    def __init__(self, plan: Plan, claim: Lock, above: list[str]) -> None:
         """`above` is where folders are noted that had to be made for the plan's own, and for logs."""
         self._plan = plan
         self._claim = claim

@@ -43,7 +43,7 @@ from oellm_autoexp.core.places import taken_out
 from oellm_autoexp.core.redaction import Redactor, redact, redact_message, redact_text, redact_words
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, dotted, is_utf8, plural
-from oellm_autoexp.decisions.gate import needs_monitor
+from oellm_autoexp.decisions.readiness import needs_monitor
 from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts, twins
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate, all_problems, of_themselves, placed
@@ -63,8 +63,8 @@ from oellm_autoexp.planning.checks.plan_checks import (
 )
 from oellm_autoexp.planning.checks.site_checks import debug_notes, site_problems
 from oellm_autoexp.planning.resolving.plan_places import differing, own_place, place_note, place_of_plan, taken_problems
-from oellm_autoexp.planning.resolving.provenance import Circumstances
-from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS, Jobs, beside_the_sweep, from_directory
+from oellm_autoexp.planning.resolving.provenance import PlanContext
+from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS, SweepResolver, from_directory, without_sweep
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, directives, options
 from oellm_autoexp.sbatch.known_options import OPTIONS, SRUN_OPTIONS, option_problems, unknown_option
 from oellm_autoexp.sbatch.launch import Launcher, srun_index
@@ -190,7 +190,7 @@ def manifest_path(manifest: Manifest) -> Path:
 
 def make_plan(
     composed: Composed,
-    circumstances: Circumstances,
+    circumstances: PlanContext,
     *,
     read_template: ReadTemplate,
     site: Callable[[SlurmSection], Site] | None = None,
@@ -211,7 +211,7 @@ def make_plan(
         raise ConfigError(
             Problem("the name of the working directory is not UTF-8 text", _utf8(str(circumstances.work_dir)))
         )
-    with located(composed):
+    with with_locations(composed):
         jobs = expanded_jobs(composed, circumstances, read_template)
         plan_id = plan_id or _plan_id(composed.source, circumstances)
         planner = _Planner(jobs, circumstances, read_template, site, plan_id)
@@ -219,10 +219,10 @@ def make_plan(
         return planner.plan(planned, composed, plan_id)
 
 
-def job_config(composed: Composed, circumstances: Circumstances, index: int | None) -> dict[str, Any]:
+def job_config(composed: Composed, circumstances: PlanContext, index: int | None) -> dict[str, Any]:
     """The resolved config of one job, or without the sweep's values (`index` None). Raises ConfigError."""
-    with located(composed):
-        jobs = Jobs(composed, circumstances)
+    with with_locations(composed):
+        jobs = SweepResolver(composed, circumstances)
         if index is None:
             return jobs.base()
         if not 0 <= index < len(jobs):
@@ -230,14 +230,16 @@ def job_config(composed: Composed, circumstances: Circumstances, index: int | No
         return jobs.config(index)
 
 
-def plan_job(jobs: Jobs, circumstances: Circumstances, read_template: ReadTemplate, index: int) -> tuple[JobSpec, str]:
+def plan_job(
+    jobs: SweepResolver, circumstances: PlanContext, read_template: ReadTemplate, index: int
+) -> tuple[JobSpec, str]:
     """One job as `make_plan` describes it, without its place and its dependencies, and its script. Raises as that."""
     planned = _Planner(jobs, circumstances, read_template).checked(index)
     return planned.spec, planned.script
 
 
 @contextmanager
-def located(composed: Composed) -> Iterator[None]:
+def with_locations(composed: Composed) -> Iterator[None]:
     """Give the problems raised in a block their places in the files of the config.
 
     They are raised together with those that were found while composing it, without what follows from these.
@@ -254,18 +256,18 @@ def located(composed: Composed) -> Iterator[None]:
     found.raise_all()
 
 
-def expanded_jobs(composed: Composed, circumstances: Circumstances, read_template: ReadTemplate) -> Jobs:
+def expanded_jobs(composed: Composed, circumstances: PlanContext, read_template: ReadTemplate) -> SweepResolver:
     """The jobs of a composed config, not yet planned. Raises as Jobs, with all that is wrong beside the sweep."""
     try:
-        return Jobs(composed, circumstances)
+        return SweepResolver(composed, circumstances)
     except AutoexpError as error:
         others = _beside_the_sweep(composed, circumstances, read_template)
         raise type(error)(*error.problems, *others) from None
 
 
-def _beside_the_sweep(composed: Composed, circumstances: Circumstances, read_template: ReadTemplate) -> list[Problem]:
+def _beside_the_sweep(composed: Composed, circumstances: PlanContext, read_template: ReadTemplate) -> list[Problem]:
     """What is wrong with a config whatever its sweep may set."""
-    tree, failed = beside_the_sweep(composed, circumstances)
+    tree, failed = without_sweep(composed, circumstances)
     unclear = {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))}
     return all_problems(tree, from_directory(str(circumstances.work_dir)), read_template, unclear)
 
@@ -298,8 +300,8 @@ class _Packer:
 class _Planner:
     def __init__(
         self,
-        jobs: Jobs,
-        circumstances: Circumstances,
+        jobs: SweepResolver,
+        circumstances: PlanContext,
         read_template: ReadTemplate,
         site: Callable[[SlurmSection], Site] | None = None,
         plan_id: str = "",
@@ -764,7 +766,7 @@ def _taken_out(
 
 
 def _shared_files(
-    directory: Path, composed: Composed, around: Circumstances, unresolved: dict[str, Any], planning: dict[str, Any]
+    directory: Path, composed: Composed, around: PlanContext, unresolved: dict[str, Any], planning: dict[str, Any]
 ) -> tuple[PlannedFile, ...]:
     """The provenance that all jobs have in common; each job's folder holds a link to the folder of these files."""
     documents = {
@@ -791,7 +793,7 @@ def _sweep_json(manifest: Manifest) -> str:
     return to_json(sweep, indent=2, inf_nan_mode="strings").decode() + "\n"
 
 
-def _plan_id(source: Source, circumstances: Circumstances) -> str:
+def _plan_id(source: Source, circumstances: PlanContext) -> str:
     """Readable and, with its random end, one of its kind: `my_experiment-20260131-235959-3f9c2a1b`."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", _title(source)).strip("-")[:_LONGEST_STEM] or "plan"
     return f"{stem}-{circumstances.now.astimezone():%Y%m%d-%H%M%S}-{circumstances.nonce}"

@@ -30,8 +30,8 @@ from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.checks.plan_checks import PLAN_WIDE
 from oellm_autoexp.planning.plan import plan_job
 from oellm_autoexp.planning.resolving.plan_places import PER_JOB
-from oellm_autoexp.planning.resolving.provenance import Circumstances
-from oellm_autoexp.planning.resolving.resolve import Jobs
+from oellm_autoexp.planning.resolving.provenance import PlanContext
+from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sbatch.shell_code import Parts
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads
@@ -175,10 +175,10 @@ class _Record:
             manifest.provenance.get("image", {}).get("shipped", ""),
         )
 
-    def circumstances(self) -> Circumstances:
+    def circumstances(self) -> PlanContext:
         """What the plan took from the world, as far as jobs depend on it."""
         now = datetime.fromisoformat(_parsed(self.planning)["now"])
-        return Circumstances(
+        return PlanContext(
             now,
             self.work_dir,
             self.python,
@@ -282,7 +282,7 @@ class _Nowhere:
 
 
 @lru_cache(maxsize=1)  # many jobs of one plan may begin anew at the same time
-def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:
+def _jobs(record: _Record) -> tuple[SweepResolver, tuple[str, ...]]:
     """All jobs of the plan, and what each mark in their configs stands for. Raises ConfigError, SweepError."""
     marks: list[str] = []
     environment = {
@@ -306,7 +306,7 @@ def _jobs(record: _Record) -> tuple[Jobs, tuple[str, ...]]:
         codes={tuple(made["chosen"]): _code(made, marks) for made in planning["choices"]},
     )
     with _secrets_named(marks):
-        return Jobs(composed, replace(record.circumstances(), environment=environment)), tuple(marks)
+        return SweepResolver(composed, replace(record.circumstances(), environment=environment)), tuple(marks)
 
 
 def _code(recorded: Mapping[str, Any], marks: list[str]) -> dict[str, Parts]:

@@ -1,7 +1,7 @@
 """The secrets of a session: taken out of what others may read of it, and kept in a file of their own.
 
 `<plan_id>.secrets` (0600) beside the session holds values by random ids; a job's record says which id stands in which
-of its places (`TrackedJob.secrets`, JSON pointers). The file is written before the session that refers to it, and
+of its places (`JobState.secrets`, JSON pointers). The file is written before the session that refers to it, and
 forgets an id only after a snapshot without it, so that a crash at any instant loses none. Whoever can't read the file
 sees `***` in those places.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.places import put_back, taken_out
 from oellm_autoexp.core.redaction import redact, redact_message
-from oellm_autoexp.session.job_state import HistoryEntry, TrackedJob
+from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.storage.files import read_json, write_atomic
 
 SECRETS_VERSION = 1
@@ -26,7 +26,7 @@ _HOLDING = frozenset({"overrides", "restart", "before", "pending", "unrecorded"}
 """The fields of a job that may hold secrets which are needed later: for a new attempt, or an action."""
 
 
-def readable(job: TrackedJob) -> TrackedJob:
+def readable(job: JobState) -> JobState:
     """A job whose words for people (reason, history) hold no secret."""
     update: dict[str, Any] = {}
     for field in ("reason", "cancelled_by", "not_restarted"):
@@ -44,7 +44,7 @@ def _readable_entry(entry: HistoryEntry) -> HistoryEntry:
     return entry if message == entry.message else entry.model_copy(update={"message": message})
 
 
-def concealed(job: TrackedJob) -> tuple[TrackedJob, dict[str, Any]]:
+def concealed(job: JobState) -> tuple[JobState, dict[str, Any]]:
     """A job for others to read, and what was taken out of its record, by place."""
     if not any(getattr(job, field) for field in _HOLDING):
         return job, {}
@@ -53,7 +53,7 @@ def concealed(job: TrackedJob) -> tuple[TrackedJob, dict[str, Any]]:
     taken = dict(taken_out(data, cleaned))
     if not taken:
         return job, {}
-    return TrackedJob.model_validate({**job.model_dump(mode="json"), **cleaned, "secrets": {}}), taken
+    return JobState.model_validate({**job.model_dump(mode="json"), **cleaned, "secrets": {}}), taken
 
 
 class Confidential:
@@ -84,7 +84,7 @@ class Confidential:
         left = {place: name for place, name in named.items() if place not in known}
         return {**put_back(data, known), "secrets": left}
 
-    def concealed(self, job: TrackedJob) -> TrackedJob:
+    def concealed(self, job: JobState) -> JobState:
         """A job's record as the session is to have it; `save` must come before that is written."""
         clean, taken = concealed(job)
         if not taken:

@@ -52,7 +52,7 @@ class Histories(NamedTuple):
     shown: Iterator[tuple[Event, list[Result]]]
 
 
-class RecordFile:
+class EventLog:
     """`<plan_id>.events.jsonl` beside the session."""
 
     def __init__(self, session_path: Path) -> None:

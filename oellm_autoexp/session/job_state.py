@@ -136,7 +136,7 @@ MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
 
-class TrackedJob(Record):
+class JobState(Record):
     """What is known of one job. `scheduler_state` is the scheduler's last word, `state` what we conclude."""
 
     name: str
@@ -280,18 +280,18 @@ class TrackedJob(Record):
         at_fault = bool(self.error_type) or self.cancelled_by.startswith("given up")
         return self.state in FINAL and self.state != SUCCESS and (self.state != CANCELLED or at_fault)
 
-    def happened(self, at: float, event: str, message: str = "", **update: Any) -> TrackedJob:
+    def happened(self, at: float, event: str, message: str = "", **update: Any) -> JobState:
         """A copy with `update`, and one more entry in its history."""
         entry = HistoryEntry(at=at, event=event, message=message)
         return self.model_copy(update={**update, "history": (*self.history, entry)[-MOST_HISTORY:]})
 
 
-def by_id(jobs: Iterable[TrackedJob]) -> dict[str, TrackedJob]:
+def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
     """Jobs by their scheduler's ids. Where two have one, as it began its ids anew, it is the newest one's."""
     return {job.scheduler_id: job for job in sorted(jobs, key=lambda job: job.submitted_at or 0)}
 
 
-def counts(jobs: Iterable[TrackedJob]) -> dict[str, int]:
+def counts(jobs: Iterable[JobState]) -> dict[str, int]:
     """How many jobs are in each state."""
     result: dict[str, int] = {}
     for job in jobs:

@@ -28,7 +28,7 @@ from oellm_autoexp.rules.actions import ActionField, Executor
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, read_json, write_atomic
-from oellm_autoexp.storage.lock import Claim, Holder, process_started
+from oellm_autoexp.storage.lock import Holder, Lock, process_started
 
 QUEUE_VERSION = 1
 Status = Literal["pending", "running", "done", "failed"]
@@ -164,7 +164,7 @@ class Queue:
         Raises CorruptError, StateError, OSError.
         """
         path = self.place(entry)
-        claim = Claim(path.with_suffix(".lease"))
+        claim = Lock(path.with_suffix(".lease"))
         if not path.exists() or claim.acquire() is not None:
             return None
         with _released_on_error(claim):
@@ -187,7 +187,7 @@ class Queue:
 
     def worker_of(self, entry: QueueEntry) -> Holder | None:
         """Who is at an entry now; None: nobody alive."""
-        return Claim(self.place(entry).with_suffix(".lease")).holder()
+        return Lock(self.place(entry).with_suffix(".lease")).holder()
 
     def retry(self, name: str) -> QueueEntry:
         """Make a finished entry pending again; what became of it is kept in its history.
@@ -196,7 +196,7 @@ class Queue:
         """
         entry = self.get(name)
         path = self.place(entry)
-        claim = Claim(path.with_suffix(".lease"))
+        claim = Lock(path.with_suffix(".lease"))
         if (holder := claim.acquire()) is not None:
             raise LockedError(Problem(f"{holder} is at this entry just now", str(path)))
         try:
@@ -224,7 +224,7 @@ class Queue:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _taken(self, path: Path, claim: Claim) -> Held | None:
+    def _taken(self, path: Path, claim: Lock) -> Held | None:
         try:
             found = _read_entry(path)
         except ConfigError:  # moved meanwhile
@@ -319,7 +319,7 @@ class Held:
 
     entry: QueueEntry
     path: Path
-    claim: Claim
+    claim: Lock
     died: str = ""
     left: Process | None = None
 
@@ -371,7 +371,7 @@ class Held:
 
 
 @contextlib.contextmanager
-def _released_on_error(claim: Claim) -> Iterator[None]:
+def _released_on_error(claim: Lock) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -22,7 +22,7 @@ REQUEST_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
-class Asked(Record):
+class Request(Record):
     """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
 
     `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too.
@@ -53,12 +53,12 @@ def inbox_folder(session_path: Path) -> Path:
     return session_path.with_suffix(".requests")
 
 
-def place(session_path: Path, asked: Asked) -> Path:
+def place(session_path: Path, asked: Request) -> Path:
     """The file of a request, which is there until it is heeded."""
     return inbox_folder(session_path) / f"{asked.id}.json"
 
 
-def ask(session_path: Path, asked: Asked) -> bool:
+def ask(session_path: Path, asked: Request) -> bool:
     """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
     folder = inbox_folder(session_path)
     if not _FILE_NAME.fullmatch(asked.id):
@@ -67,7 +67,7 @@ def ask(session_path: Path, asked: Asked) -> bool:
     return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
 
 
-def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Asked]]:
+def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
     """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
 
     `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
@@ -93,10 +93,10 @@ def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = No
     return sorted(found, key=lambda item: (item[1].at, item[1].id))
 
 
-def _read(path: Path, root: Path) -> Asked:
+def _read(path: Path, root: Path) -> Request:
     data = read_json(path, "request", REQUEST_VERSION, most=trust.LINE, root=root)
     try:
-        asked = Asked.model_validate(data)
+        asked = Request.model_validate(data)
     except ValidationError as error:
         what = f"not a whole request: {str(error).splitlines()[0]}"
         raise CorruptError(Problem(what, str(path), "remove it if nobody needs it")) from None

@@ -23,11 +23,11 @@ from oellm_autoexp.core.nouns import SESSION_VERSION, Manifest
 from oellm_autoexp.core.text import did_you_mean, plain_name
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.confidential import Confidential, readable
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.silence import Watched
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, read_json, write_atomic
-from oellm_autoexp.storage.lock import Claim, claimed
+from oellm_autoexp.storage.lock import Lock, claimed
 
 _SNAPSHOT_EVERY_SECONDS = 60.0
 _SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
@@ -36,7 +36,7 @@ _SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few jo
 class Session:
     """The jobs of one plan. Changes are made with `put` and last once `save` returns."""
 
-    def __init__(self, path: Path, plan_id: str, manifest_path: Path, jobs: dict[str, TrackedJob], serial: int) -> None:
+    def __init__(self, path: Path, plan_id: str, manifest_path: Path, jobs: dict[str, JobState], serial: int) -> None:
         self.path = path
         self.plan_id = plan_id
         self.manifest_path = manifest_path
@@ -48,7 +48,7 @@ class Session:
         self._watched_saved = self.watched
         self._serial = serial
         self._confidential = Confidential(path)
-        self._changed: dict[str, TrackedJob] = {}
+        self._changed: dict[str, JobState] = {}
         self._snapshot_at = 0.0
         self._behind = False
         self._torn = False
@@ -59,7 +59,7 @@ class Session:
         path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
         trust.check_folders(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        jobs = {job.name: TrackedJob(name=job.name) for job in manifest.jobs}
+        jobs = {job.name: JobState(name=job.name) for job in manifest.jobs}
         session = cls(path, manifest.plan_id, manifest_path, jobs, 0)
         session.parent = str(manifest.provenance.get("parent", ""))
         session.snapshot()
@@ -91,9 +91,9 @@ class Session:
         session._replay()
         return session
 
-    def _job(self, data: Any) -> TrackedJob:
+    def _job(self, data: Any) -> JobState:
         """A job from its record. Raises ValidationError."""
-        return readable(TrackedJob.model_validate(self._confidential.revealed(data)))
+        return readable(JobState.model_validate(self._confidential.revealed(data)))
 
     @property
     def _journal(self) -> Path:
@@ -136,7 +136,7 @@ class Session:
     @property
     def untouched(self) -> bool:
         """Whether nothing has ever been done for any job, or asked for: whoever made it went no further."""
-        return all(job == TrackedJob(name=job.name) for job in self.jobs.values()) and not self._asked
+        return all(job == JobState(name=job.name) for job in self.jobs.values()) and not self._asked
 
     @property
     def _asked(self) -> bool:
@@ -146,7 +146,7 @@ class Session:
         except AutoexpError:
             return False
 
-    def put(self, job: TrackedJob) -> None:
+    def put(self, job: JobState) -> None:
         """Change a job's record, in memory. What it tells people holds no secret from here on."""
         job = readable(job)
         self.jobs[job.name] = job
@@ -292,7 +292,7 @@ def _known_sessions(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Claim]:
+def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Lock]:
     """Be the one process that writes the session at `path`; `waiting` as in claims.claimed.
 
     Raises LockedError naming the other.

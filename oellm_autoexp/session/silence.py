@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from oellm_autoexp.core.nouns import Record
-from oellm_autoexp.session.job_state import Still, TrackedJob
+from oellm_autoexp.session.job_state import JobState, Still
 
 _USUAL_POLLS = 3
 """An interval between two looks of one process counts for as many poll intervals at most."""
@@ -43,7 +43,7 @@ class Watched(Record):
         return Watched(seconds=self.seconds + max(0.0, passed), looked_at=now, once=once)
 
 
-def marks(job: TrackedJob, counters: list[str]) -> dict[str, str]:
+def marks(job: JobState, counters: list[str]) -> dict[str, str]:
     """What shows that a job is not silent, by name: another text means that something has happened."""
     run = f"{job.runs} {job.resumed_at}"
     found = {LOG: f"{run} {job.last_activity}"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from oellm_autoexp.rules.events import Deadline, Pending
-from oellm_autoexp.session.job_state import FINAL, SUBMITTING, WAITING, TrackedJob
+from oellm_autoexp.session.job_state import FINAL, SUBMITTING, WAITING, JobState
 
 AT_WORK = "at work"
 """The reason of an action whose program runs."""
@@ -33,25 +33,25 @@ class Wait:
         return f"{self.job}: {self.action} of {self.event}" if self.kind == "action" else self.job
 
 
-def waits(jobs: Iterable[TrackedJob]) -> list[Wait]:
+def waits(jobs: Iterable[JobState]) -> list[Wait]:
     """Everything that waits, by job; an action whose program is at work waits for its end."""
     return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.pending))]
 
 
-def only_actions_wait(jobs: Iterable[TrackedJob]) -> bool:
+def only_actions_wait(jobs: Iterable[JobState]) -> bool:
     """Whether every job has ended, with no new attempt to come, and some action is left."""
     found = list(jobs)
     ended = all(job.state in FINAL and job.restart is None for job in found)
     return ended and any(job.pending for job in found)
 
 
-def only_unclear(jobs: Iterable[TrackedJob]) -> bool:
+def only_unclear(jobs: Iterable[JobState]) -> bool:
     """Whether nothing is left but cancelled jobs of which nobody knows whether they were submitted."""
     left = [job for job in jobs if not job.over]
     return bool(left) and all(job.state == SUBMITTING and job.cancelled_by for job in left)
 
 
-def _of_job(job: TrackedJob) -> Iterator[Wait]:
+def _of_job(job: JobState) -> Iterator[Wait]:
     if job.state in (WAITING, SUBMITTING):
         yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting_since, job.deadline)
     elif job.restart is not None:

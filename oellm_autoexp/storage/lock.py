@@ -161,7 +161,7 @@ _seen: dict[tuple[Machine, str], _Sight] = {}
 """What this process has seen of claims that no process id decides on, whichever object has looked."""
 
 
-class Claim:
+class Lock:
     """An exclusive, crash-proof claim on a name, held by a small file; works without `flock`.
 
     The file names host, boot, pid namespace, pid and start time. A claim whose process is gone is taken over at once on
@@ -202,7 +202,7 @@ class Claim:
         one; so only one of them has it, and none can replace a successor's fresh claim by mistake.
         """
         key = hashlib.sha256(self.path.name.encode() + b"/" + dead.content).hexdigest()[:16]
-        right = Claim(self.path.with_name(f".{key}.heir"), self._machine, self._monotonic)
+        right = Lock(self.path.with_name(f".{key}.heir"), self._machine, self._monotonic)
         other = right.acquire()
         if other is None:
             found = self._look()
@@ -316,14 +316,14 @@ class Claim:
 @contextlib.contextmanager
 def claimed(
     path: Path, what: str, *, patience_seconds: float = 0, waiting: Callable[[str], None] | None = None
-) -> Iterator[Claim]:
+) -> Iterator[Lock]:
     """Hold the claim `path` for the time of a block; wait so long for it if another process has it.
 
     With `waiting` a claim of another machine is watched until it is known whether its holder lives, however long that
     takes; `waiting` gets a line that says so. Raises LockedError, naming the holder and `what` it holds, and StateError
     where no claim can be made.
     """
-    claim = Claim(path)
+    claim = Lock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         give_up = time.monotonic() + patience_seconds

@@ -60,7 +60,7 @@ class Outcome:
     message: str
 
 
-class Errand:
+class Subprocess:
     """A program that runs beside us, from now on, in a session of its own; no shell runs it, and nobody waits for it.
 
     `env` is added to our environment. Its output is appended to `log_path` (its folder is made; None: nobody reads it)
@@ -186,7 +186,7 @@ class Question:
         self._work_dir = work_dir
         self._interval = interval_seconds
         self._longest = max(10 * interval_seconds, 600.0)
-        self._errand: Errand | None = None
+        self._errand: Subprocess | None = None
         self._asked_at = float("-inf")
         self.answer = "not asked yet"
         self.said: bool | None = None
@@ -206,7 +206,7 @@ class Question:
         """Whether the answer is there and is yes; asks if it is time to (`now`: seconds on any clock)."""
         if self._errand is None and not self._asked_at <= now < self._asked_at + self._interval:
             self._asked_at = now
-            self._errand = Errand(self._words, cwd=self._work_dir)
+            self._errand = Subprocess(self._words, cwd=self._work_dir)
             self.answer = "asked, no answer yet"
         if self._errand is None:
             return False

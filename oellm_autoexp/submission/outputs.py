@@ -13,12 +13,12 @@ from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import AutoexpError, Problem, StateError, raise_all
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning.manifest import load
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import only_actions_wait, only_unclear, waits
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, write_atomic
-from oellm_autoexp.storage.lock import Claim, Holder, claimed
+from oellm_autoexp.storage.lock import Holder, Lock, claimed
 
 _PATIENCE_SECONDS = 60.0
 _OWNER = "session.json"
@@ -68,7 +68,7 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
         write_atomic(Path(job.output_dir, _OWNER), mark, sync=False)
 
 
-def _way_out(path: Path, jobs: Collection[TrackedJob]) -> str:
+def _way_out(path: Path, jobs: Collection[JobState]) -> str:
     """What a person may do about the session that keeps output directories; where actions alone wait, which."""
     if only_unclear(jobs):
         asked = f"ask it again: {commands.monitor(path, '--cmd', 'cancel')}"
@@ -120,7 +120,7 @@ def _finished(path: Path) -> bool:
     if not path.exists():
         return True
     session = Session.load(path)
-    return session.finished or (session.untouched and Claim(path.with_suffix(".lease")).holder() is None)
+    return session.finished or (session.untouched and Lock(path.with_suffix(".lease")).holder() is None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def _finished(path: Path) -> bool:
 
 def terminal_holder(output_dir: str) -> Holder | None:
     """The process that runs the job of an output directory in a terminal, if one does."""
-    return Claim(Path(output_dir, _TERMINAL)).holder()
+    return Lock(Path(output_dir, _TERMINAL)).holder()
 
 
 def in_terminal(holder: Holder) -> str:
@@ -142,7 +142,7 @@ def _in_terminal(name: str, output_dir: str, holder: Holder) -> Problem:
 
 
 @contextmanager
-def held_for_terminal(name: str, output_dir: Path) -> Iterator[Claim]:
+def held_for_terminal(name: str, output_dir: Path) -> Iterator[Lock]:
     """Have the output directory of a job for oneself, for the time of a block in which a terminal runs it.
 
     Raises LockedError if another terminal runs it, StateError if a session has it in hand.
@@ -164,7 +164,7 @@ def _check_free(output_dir: Path) -> None:
         return
     known = f"its job {job.name} is {job.state}" if job else "it is not finished"
     known += f" (job {job.scheduler_id})" if job and job.scheduler_id else ""
-    watched = Claim(owner.with_suffix(".lease")).holder()
+    watched = Lock(owner.with_suffix(".lease")).holder()
     watcher = f", watched by {watched}" if watched else ""
     words = ("--job", job.name) if job else ()
     end = f"wait for it, or end it: {commands.monitor(owner, '--cmd', 'cancel', *words)}"
@@ -172,7 +172,7 @@ def _check_free(output_dir: Path) -> None:
     raise StateError(Problem(what, str(output_dir), end))
 
 
-def _job_of(session: Session, output_dir: Path) -> TrackedJob | None:
+def _job_of(session: Session, output_dir: Path) -> JobState | None:
     """The job of a session that writes to an output directory; None if that can't be told."""
     try:
         specs = load(session.manifest_path).jobs

@@ -38,8 +38,8 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Submission
 from oellm_autoexp.core.text import digest
 from oellm_autoexp.decisions import restarts
-from oellm_autoexp.decisions.condition_context import Questions
-from oellm_autoexp.decisions.gate import Gate, may_be_overruled
+from oellm_autoexp.decisions.condition_context import CheckRunner
+from oellm_autoexp.decisions.readiness import StartGate, may_be_overruled
 from oellm_autoexp.planning.batches import Batch, Ready, array_folder, batches, followed, log_name, submission
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
@@ -54,7 +54,7 @@ from oellm_autoexp.session.job_state import (
     SUBMITTING,
     SUCCESS,
     WAITING,
-    TrackedJob,
+    JobState,
     by_id,
 )
 from oellm_autoexp.session.session import Session
@@ -96,17 +96,18 @@ class Submitter:
     pause: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.time
     beat: Callable[[float], None] = lambda next_in_seconds: None
-    in_queue: Callable[[TrackedJob], TrackedJob] = lambda job: job
+    in_queue: Callable[[JobState], JobState] = lambda job: job
     """What follows when a job has come into the queue, or is refused for good: the job with it, before it is saved."""
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
         self._native = self.manifest.scheduler["native_dependencies"] and self.scheduler.native_dependencies
-        self._questions = Questions()
+        self._questions = CheckRunner()
         jobs = self.manifest.jobs
         overruled = {job.name for job in jobs if may_be_overruled(job, self.manifest.monitoring)}
         self._gates = {
-            job.name: Gate(job, native=self._native, overruled=overruled, questions=self._questions) for job in jobs
+            job.name: StartGate(job, native=self._native, overruled=overruled, questions=self._questions)
+            for job in jobs
         }
         self._hold_until = 0.0
         self._most: int | None = None
@@ -358,7 +359,7 @@ class Submitter:
         self.session.save()
         return self._with_ids(through)
 
-    def _end(self, job: TrackedJob, state: str, reason: str, now: float) -> None:
+    def _end(self, job: JobState, state: str, reason: str, now: float) -> None:
         """End a job that waits."""
         self._gates[job.name].forget()
         self.session.put(job.happened(now, state, reason, state=state, reason=reason, ended_at=now))
@@ -480,7 +481,7 @@ class Submitter:
             own["array_group"] = f"{spec.array_group} {name} {job.attempt}"
         return spec.model_copy(update=own)
 
-    def _unusable_files(self, spec: JobSpec, job: TrackedJob) -> str:
+    def _unusable_files(self, spec: JobSpec, job: JobState) -> str:
         """Why a job can't be submitted with its files as they are, in words; '' if it can. It waits for them, alone."""
         path, digest = (
             (job.script_path, job.script_digest) if job.script_path else (spec.script_path, spec.script_digest)
@@ -667,7 +668,7 @@ class Submitter:
                 pause = _LONGEST_RETRY_SECONDS if for_good else _growing(job.refusals)
                 self._try_again(job, words, pause, now, token="", task=None, files_missing_since=None)
 
-    def _await_files(self, job: TrackedJob, words: str, now: float) -> None:
+    def _await_files(self, job: JobState, words: str, now: float) -> None:
         """Let a job wait for its files, for a day."""
         since = (
             now if job.files_missing_since is None else min(job.files_missing_since, now)
@@ -678,7 +679,7 @@ class Submitter:
         deadline = Deadline(at=since + _FILES_PATIENCE_SECONDS, then="given up")
         self._try_again(job, words, _growing(job.refusals), now, files_missing_since=since, deadline=deadline)
 
-    def _try_again(self, job: TrackedJob, words: str, pause: float, now: float, **update: object) -> None:
+    def _try_again(self, job: JobState, words: str, pause: float, now: float, **update: object) -> None:
         """Let a job wait for about `pause` seconds with the reason why it was not submitted."""
         # Many sessions that meet one limit must not come back all at once.
         at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
@@ -689,7 +690,7 @@ class Submitter:
         known = job.reason == words
         self.session.put(job.model_copy(update=update) if known else job.happened(now, "refused", words, **update))
 
-    def _refuse_for_good(self, job: TrackedJob, words: str, now: float) -> None:
+    def _refuse_for_good(self, job: JobState, words: str, now: float) -> None:
         """End a job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
         self._gates[job.name].forget()
         kept = restarts.without_refused(job)
@@ -716,7 +717,7 @@ class Submitter:
         )
         self.session.put(self.in_queue(ended))
 
-    def _tracked(self, spec: JobSpec) -> TrackedJob:
+    def _tracked(self, spec: JobSpec) -> JobState:
         return self.session.jobs[spec.name]
 
 

@@ -24,7 +24,7 @@ from oellm_autoexp.session.job_state import (
     SUBMITTING,
     SUCCESS,
     WAITING,
-    TrackedJob,
+    JobState,
     counts,
 )
 from oellm_autoexp.session.session import Session
@@ -105,13 +105,13 @@ _OPTIONAL = ("grad norm", "TFLOP/s/GPU", "left")
 _GAP, _SHORTEST_NAME, _WIDEST_STATE, _LOGS_BELOW = 2, 12, 28, 4
 
 
-def _interest(job: TrackedJob) -> int:
+def _interest(job: JobState) -> int:
     if job.state in FINAL:
         return 3 if job.state == SUCCESS else 1
     return 0 if job.state == RUNNING else 2
 
 
-def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
+def _cells(job: JobState, now: float | None) -> dict[str, str | Text]:
     """One job's cells, by column; those of optional columns are empty where there is nothing to tell."""
     state = Text(job.state, style=_COLOURS.get(job.state, "red" if job.state in FINAL else ""))
     if code := _code(job):
@@ -141,17 +141,17 @@ def _cells(job: TrackedJob, now: float | None) -> dict[str, str | Text]:
 _SAID_BY_THE_CODE = "NonZeroExitCode"
 
 
-def causes(job: TrackedJob) -> list[str]:
+def causes(job: JobState) -> list[str]:
     """Why a job is in its state, in few words: its exit code, the rule that named its trouble, the reason, how long."""
     return [word for word in (_code(job), *_why(job)) if word]
 
 
-def _code(job: TrackedJob) -> str:
+def _code(job: JobState) -> str:
     """The exit code, where it tells something: that of a job which we have ended (143) is our own doing."""
     return f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS and not job.cancelled_by else ""
 
 
-def _why(job: TrackedJob, now: float | None = None) -> list[str]:
+def _why(job: JobState, now: float | None = None) -> list[str]:
     rule = job.error_type if job.state != SUCCESS else ""
     if is_held(job):
         release = f"`scontrol release {job.scheduler_id}`"
@@ -172,7 +172,7 @@ _HELD_BY_ADMIN = "JobHeldAdmin"
 _LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"
 
 
-def is_held(job: TrackedJob) -> bool:
+def is_held(job: JobState) -> bool:
     """Whether SLURM keeps a job from starting until somebody lets it go.
 
     Its reasons are JobHeldUser, JobHeldAdmin, `launch failed requeued held` and `job requeued in held state`; newer
@@ -181,7 +181,7 @@ def is_held(job: TrackedJob) -> bool:
     return job.state == PENDING and "held" in job.reason.lower()
 
 
-def _elapsed(job: TrackedJob, now: float | None) -> str:
+def _elapsed(job: JobState, now: float | None) -> str:
     return "" if job.started_at is None else _duration((job.ended_at or now or time.time()) - job.started_at)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 
@@ -46,7 +46,7 @@ class Plan:
         return self.user.run("monitor", "--session", "p", *words)
 
     @property
-    def jobs(self) -> dict[str, TrackedJob]:
+    def jobs(self) -> dict[str, JobState]:
         return Session.load(session_path(self.user.home / STATE, "p")).jobs
 
     def watch(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from oellm_autoexp.cli.steps import app, every_session
 from oellm_autoexp.core.errors import Problem, StateError
 from oellm_autoexp.engine.loop import Monitor
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, User, until
 
@@ -82,7 +82,7 @@ def test_a_link_to_nowhere_among_the_sessions_ends_nothing(user: User) -> None:
 FAILING = ("backend.options.misbehave=exit:3@3",)
 
 
-def recorded(user: User, name: str) -> TrackedJob:
+def recorded(user: User, name: str) -> JobState:
     (job,) = Session.load(session_path(user.outputs / "monitoring_state", name)).jobs.values()
     return job
 

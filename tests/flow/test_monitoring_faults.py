@@ -26,8 +26,8 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.rules.events import Event
-from oellm_autoexp.session.event_log import RecordFile, Result
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.event_log import EventLog, Result
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
@@ -190,7 +190,7 @@ class Life:
         self.manifest = self.home / "outputs" / "manifests" / "p.json"
         self.jobs = KeptJobs(self.home / "jobs")
         self.state = session_path(self.home / "outputs" / "monitoring_state", "p")
-        self.record = RecordFile(self.state)
+        self.record = EventLog(self.state)
         self.in_file: set[int] = set()
         self.rest = b""
         self.number = 0
@@ -212,7 +212,7 @@ class Life:
     # ---- what can be seen from outside
 
     @property
-    def job(self) -> TrackedJob:
+    def job(self) -> JobState:
         (job,) = Session.load(self.state).jobs.values()
         return job
 

@@ -52,8 +52,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("packages")
     for name in ("action", "condition", "backend"):
         shutil.copytree(PLUGINS / name, root / "sources" / name)  # a build leaves files beside what it builds
-        words = ["install", "--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"), str(root / "sources" / name)]
-        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+        options = ("--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"))
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, str(root / "sources" / name)], check=True)
     return root / "lib"
 
 

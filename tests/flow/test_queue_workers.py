@@ -17,7 +17,7 @@ import pytest
 from oellm_autoexp.planning.manifest import load
 from oellm_autoexp.rules.actions import RunCommandAction
 from oellm_autoexp.rules.events import Event, event_id, queue_id
-from oellm_autoexp.session.event_log import RecordFile, Result
+from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.storage.lock import process_started
@@ -210,7 +210,7 @@ def test_what_the_commands_say_to_programs(queued: Queued) -> None:
 
 def test_a_damaged_entry_is_named_and_hides_no_event(queued: Queued) -> None:
     damaged, whole = queued.put("true"), queued.put("true", number=1)
-    record = RecordFile(queued.queue.session_path)
+    record = EventLog(queued.queue.session_path)
     for entry in (damaged, whole):
         told = {"event_id": entry.event.id, "id": entry.id, "job": entry.event.job, "action": "RunCommandAction"}
         record.add([entry.event, Result.model_validate({**told, "status": "queued", "message": "", "at": 0})])

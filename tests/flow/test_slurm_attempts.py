@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 from tests.slurm.cluster import Cluster
@@ -17,7 +17,7 @@ from tests.slurm.cluster import Cluster
 STATE = Path("outputs", "monitoring_state")
 
 
-def job(user: User) -> TrackedJob:
+def job(user: User) -> JobState:
     return Session.load(session_path(user.home / STATE, "p")).jobs["a"]
 
 

@@ -12,7 +12,7 @@ import yaml
 from oellm_autoexp.cli.steps import session_steps
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.engine import loop
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import slurm
@@ -23,7 +23,7 @@ QUICK_AND_LONG = "sweep.grids=[{backend.options.step_seconds:[0,1000]}]"
 LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
 
 
-def jobs(user: User, plan: str = "x") -> list[TrackedJob]:
+def jobs(user: User, plan: str = "x") -> list[JobState]:
     return list(Session.load(session_path(user.outputs / "monitoring_state", plan)).jobs.values())
 
 
@@ -266,7 +266,7 @@ def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_a
     path = Path(slurm_user.outputs / "manifests" / "x.json")
     with session_steps.session(session_steps.load_manifest(path), path) as monitor:
 
-        def job() -> TrackedJob:
+        def job() -> JobState:
             monitor.cycle()
             return next(iter(monitor.session.jobs.values()))
 

@@ -14,8 +14,8 @@ from oellm_autoexp.cli.monitor.show_events import moment
 from oellm_autoexp.core.errors import CorruptError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.rules.events import Event
-from oellm_autoexp.session.event_log import RecordFile, Result
-from oellm_autoexp.session.job_state import RUNNING, WAITING, TrackedJob
+from oellm_autoexp.session.event_log import EventLog, Result
+from oellm_autoexp.session.job_state import RUNNING, WAITING, JobState
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.view.tables import live, live_all, session_table
 from tests.flow.conftest import User
@@ -44,7 +44,7 @@ class Watched:
 
 def watched(tmp_path: Path, count: int, **job: object) -> Watched:
     """A session of so many jobs, of which the last one runs."""
-    jobs = {f"j{number:04}": TrackedJob(name=f"j{number:04}", state=WAITING, **job) for number in range(count)}
+    jobs = {f"j{number:04}": JobState(name=f"j{number:04}", state=WAITING, **job) for number in range(count)}
     last = f"j{count - 1:04}"
     jobs[last] = jobs[last].model_copy(update={"state": RUNNING})
     return Watched(Session(tmp_path / f"p{count}.json", f"p{count}", tmp_path, jobs, 0))
@@ -155,7 +155,7 @@ def recorded(user: User) -> User:
             event_id=seen.id, id=f"r{number}", job=seen.job, action="LogAction", status="done", message="", at=0
         )
         entries += [seen, done]
-    RecordFile(path).add([*entries, *entries[-2:]])  # what is seen again after a crash stands there twice
+    EventLog(path).add([*entries, *entries[-2:]])  # what is seen again after a crash stands there twice
     return user
 
 
@@ -192,7 +192,7 @@ def test_events_can_be_asked_for_by_number_time_and_job_and_come_whole_into_a_pi
 
 
 def test_a_record_of_any_length_is_read_without_keeping_it(recorded: User) -> None:
-    record = RecordFile(session_path(recorded.outputs / "monitoring_state", "x"))
+    record = EventLog(session_path(recorded.outputs / "monitoring_state", "x"))
     found = record.histories(lambda event: True, newest_first=True, most=2)
     assert found.total == 300
     opened = [(event.id, [result.id for result in results]) for event, results in found.shown]

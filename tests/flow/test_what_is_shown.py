@@ -19,14 +19,14 @@ from oellm_autoexp.cli.main import main
 from oellm_autoexp.core.nouns import JobSpec, JobStatus
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions.template_values import values
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User
 from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned
-from tests.unit.test_reactions import Stage
+from tests.unit.test_executor import Stage
 
 SPEC = JobSpec(
     index=0,
@@ -272,7 +272,7 @@ def test_a_held_job_is_told_with_the_command_that_lets_it_go(reason: str, tmp_pa
 
 
 def test_where_a_job_has_no_exit_code_texts_say_so() -> None:
-    job = TrackedJob(name="a", state="oom", error_type="oom")
+    job = JobState(name="a", state="oom", error_type="oom")
     assert fill("{error_type}, exit code {exit_code}", values(SPEC, job, None, "p").__getitem__) == (
         "oom, exit code unknown"
     )

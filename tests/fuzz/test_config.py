@@ -18,7 +18,7 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, Problem
 from oellm_autoexp.planning.plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.storage.files import shipped
 from tests.fuzz.driver import fuzz
 
@@ -26,7 +26,7 @@ SECONDS = 20
 """Far above what any input takes, also on a busy machine, and far below what one without limits takes."""
 BYTES = 3 << 30
 TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-AROUND = Circumstances(
+AROUND = PlanContext(
     now=datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC),
     work_dir=Path("/somewhere"),
     python="python",

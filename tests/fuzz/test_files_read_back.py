@@ -32,10 +32,10 @@ from oellm_autoexp.planning import manifest
 from oellm_autoexp.planning.replan import replan
 from oellm_autoexp.schedulers.local.spool import Spool
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.event_log import RecordFile
+from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session, parent_of
-from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.submission.outputs import claim_outputs
 from tests.fuzz.driver import fuzz
 
@@ -98,9 +98,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for number in range(3):
             opened.put(opened.jobs["one"].model_copy(update={"reason": str(number)}))
             opened.journal()
-        asked = requests.Asked(id="x", kind="restart", job="one", attempt=1, overrides={"a.b": 1}, at=time.time())
+        asked = requests.Request(id="x", kind="restart", job="one", attempt=1, overrides={"a.b": 1}, at=time.time())
         requests.ask(made.session, asked)
-        assert Claim(made.state / "one.lease").acquire() is None
+        assert Lock(made.state / "one.lease").acquire() is None
         yield made
     finally:
         os.chdir(before)
@@ -261,10 +261,10 @@ def read_record(run: Run) -> None:
 READERS: dict[str, tuple[Callable[[Run], Path], Callable[[Run], object]]] = {
     "session": (lambda run: run.session, lambda run: (parent_of(run.session), Session.load(run.session).finished)),
     "journal": (lambda run: run.state / "one.journal", lambda run: Session.load(run.session)),
-    "events": (lambda run: run.state / "one.events.jsonl", lambda run: list(RecordFile(run.session).entries())),
+    "events": (lambda run: run.state / "one.events.jsonl", lambda run: list(EventLog(run.session).entries())),
     "request": (lambda run: run.state / "one.requests" / "x.json", lambda run: requests.waiting(run.session)),
     "queue entry": (lambda run: next((run.state / "one.actions").glob("*/*.json")), read_queue),
-    "lease": (lambda run: run.state / "one.lease", lambda run: Claim(run.state / "one.lease").holder()),
+    "lease": (lambda run: run.state / "one.lease", lambda run: Lock(run.state / "one.lease").holder()),
     "manifest": (lambda run: run.manifest, lambda run: manifest.load(run.manifest)),
     "spooled job": (lambda run: run.spool / "1.job", read_spool),
     "spooled environment": (lambda run: run.spool / "1.env", read_spool),

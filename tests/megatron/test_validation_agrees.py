@@ -16,7 +16,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
 from oellm_autoexp.planning.plan import Plan, make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.submission.check import ask
 from tests.megatron import parser
 from tests.megatron.parser import Parser
@@ -62,7 +62,7 @@ def test_megatron_takes_what_we_let_through(case: Case, megatron_parser: Parser)
 
 def planned(source: Source) -> Plan:
     now, variables = datetime(2026, 1, 31, tzinfo=UTC), {"DATA_DIR": "/data", "OUTPUT_DIR": "/out"}
-    around = Circumstances(now, Path("/work"), "python3", variables, ("plan",), "me", "here", "00")
+    around = PlanContext(now, Path("/work"), "python3", variables, ("plan",), "me", "here", "00")
     template = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
     return make_plan(load(source), around, read_template=lambda _: template)
 

@@ -13,7 +13,7 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.planning.plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.schedulers.site import Site as Allowed
 from oellm_autoexp.schedulers.site import read
 from oellm_autoexp.storage.files import shipped
@@ -43,7 +43,7 @@ class AtSite:
         """
         composed = load(Source(f"experiments/{ref}", overrides=overrides))
         environment = {**self.user.environment, **more}
-        around = Circumstances(datetime.now(UTC), self.user.home, "python3", environment, ("x",), "me", "here", "00")
+        around = PlanContext(datetime.now(UTC), self.user.home, "python3", environment, ("x",), "me", "here", "00")
 
         def scripts(*, live: bool = True, first: bool = False) -> tuple[str, ...]:
             def allowed(_: SlurmSection) -> Allowed:

@@ -22,7 +22,7 @@ from oellm_autoexp.core.errors import SchedulerError, SubmitError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, Submission
 from oellm_autoexp.decisions.detect import see_status
 from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
-from oellm_autoexp.session.job_state import FINAL, TrackedJob
+from oellm_autoexp.session.job_state import FINAL, JobState
 from oellm_autoexp.storage.lock import process_started
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES
@@ -74,21 +74,21 @@ class Lab:
         script.write_text(text, newline="")
         return Submission(token, "case", str(script), str(self.folder), "/dev/null", None, tuple(array), limit)
 
-    def submit_array(self, body: str, tasks: Sequence[int], limit: int | None = None) -> list[TrackedJob]:
+    def submit_array(self, body: str, tasks: Sequence[int], limit: int | None = None) -> list[JobState]:
         text = f"#!/bin/bash\n#SBATCH --output=/dev/null\n{body}\n"
         submission = self.submission(text, tasks, limit)
         job = self.client.submit(submission)
         self.ids[job] = submission.token
         return [fresh(f"{job}_{task}" if tasks else job, submission.token) for task in tasks or (0,)]
 
-    def submit(self, body: str) -> TrackedJob:
+    def submit(self, body: str) -> JobState:
         (job,) = self.submit_array(body, ())
         return job
 
-    def running(self, body: str) -> TrackedJob:
+    def running(self, body: str) -> JobState:
         return self.until(self.submit(body), "running")
 
-    def see(self, job: TrackedJob, client: SlurmScheduler | None = None) -> TrackedJob:
+    def see(self, job: JobState, client: SlurmScheduler | None = None) -> JobState:
         """The job after one more poll; no answer is no news."""
         try:
             answers = (client or self.client).poll({job.scheduler_id: job.token})
@@ -97,8 +97,8 @@ class Lab:
         return see_status(job, answers.get(job.scheduler_id), time.time())
 
     def until(
-        self, job: TrackedJob, state: str, reason: str | None = None, client: SlurmScheduler | None = None
-    ) -> TrackedJob:
+        self, job: JobState, state: str, reason: str | None = None, client: SlurmScheduler | None = None
+    ) -> JobState:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (job := self.see(job, client)).state != state or reason not in (None, job.reason):
             assert job.state not in FINAL, job
@@ -106,7 +106,7 @@ class Lab:
             time.sleep(0.05)
         return job
 
-    def check(self, job: TrackedJob, end: End) -> TrackedJob:
+    def check(self, job: JobState, end: End) -> JobState:
         """The job ends so, whoever tells of it."""
         told = self.until(job, end.state)
         assert (told.reason, told.exit_code) == end.shown
@@ -118,18 +118,18 @@ class Lab:
             time.sleep(0.05)
         return told
 
-    def told_by_accounts(self, job: TrackedJob) -> tuple[str, str, int | None]:
+    def told_by_accounts(self, job: JobState) -> tuple[str, str, int | None]:
         """State, reason and exit code of a job by its accounts alone, to one who has not seen it before."""
         later = self.see(fresh(job.scheduler_id, job.token), self.accounts)
         return later.state, later.reason, later.exit_code
 
 
-def fresh(job: str, token: str = "") -> TrackedJob:
+def fresh(job: str, token: str = "") -> JobState:
     """A job as it is known right after its submission."""
-    return TrackedJob(name="case", state="pending", scheduler_id=job, token=token)
+    return JobState(name="case", state="pending", scheduler_id=job, token=token)
 
 
-def events(job: TrackedJob) -> list[str]:
+def events(job: JobState) -> list[str]:
     return [entry.event for entry in job.history]
 
 
@@ -164,7 +164,7 @@ class Early:
     """Jobs whose case takes long: it comes about while the other tests run."""
 
     lab: Lab
-    jobs: dict[str, TrackedJob]
+    jobs: dict[str, JobState]
 
 
 @pytest.fixture(scope="module")
@@ -453,15 +453,15 @@ def test_a_job_whose_id_is_a_strangers_now_is_not_known_and_the_stranger_is_left
 # --- requeued ---------------------------------------------------------------------------------------------------------
 
 
-def requeue(lab: Lab, job: TrackedJob, node: str) -> None:
+def requeue(lab: Lab, job: JobState, node: str) -> None:
     lab.cluster.run("scontrol", "requeue", job.scheduler_id)
 
 
-def set_down(lab: Lab, job: TrackedJob, node: str) -> None:
+def set_down(lab: Lab, job: JobState, node: str) -> None:
     lab.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
 
-def preempt(lab: Lab, job: TrackedJob, node: str) -> None:
+def preempt(lab: Lab, job: JobState, node: str) -> None:
     lab.submit(f"#SBATCH --partition=high --nodelist={node} --exclusive")
 
 
@@ -534,7 +534,7 @@ def test_a_finished_job_that_somebody_requeues_has_ended_for_us_but_waits_for_wh
     ids=["node set down", "preempted"],
 )
 def test_a_job_that_is_not_requeued_ends_with_its_node_or_its_place(
-    lab: Lab, options: str, provoke: Callable[[Lab, TrackedJob, str], None], end: End
+    lab: Lab, options: str, provoke: Callable[[Lab, JobState, str], None], end: End
 ) -> None:
     node = lab.cluster.node_names[1]
     job = lab.running(f"#SBATCH --nodelist={node} --exclusive {options}\nsleep 1000")

@@ -10,7 +10,7 @@ import pytest
 from oellm_autoexp.core.errors import AutoexpError, StateError
 from oellm_autoexp.core.nouns import Resources
 from oellm_autoexp.submission.attempts import write_script
-from tests.unit.test_reactions import GOOD, Stage
+from tests.unit.test_executor import GOOD, Stage
 
 SCRIPT = "#!/bin/bash\n#SBATCH --time=5\n#SBATCH --nodes=2\n#SBATCH --gpus-per-node=4\n\necho '#SBATCH --time=7'\n"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from oellm_autoexp.decisions.condition_context import Around, Questions
+from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
 from oellm_autoexp.rules.conditions import Condition, ConditionField
-from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.world import Files
 
 _ADAPTER: TypeAdapter[ConditionField] = TypeAdapter(ConditionField)
@@ -187,18 +187,18 @@ def test_an_empty_log_pattern_is_refused() -> None:
 # ---- the real surroundings
 
 
-def around(tmp_path: Path, questions: Questions | None = None, now: float = 100.0, **more: Any) -> Around:
-    asked = questions or Questions()
-    jobs = {"a": TrackedJob(name="a"), **more.pop("jobs", {})}
+def around(tmp_path: Path, questions: CheckRunner | None = None, now: float = 100.0, **more: Any) -> ConditionContext:
+    asked = questions or CheckRunner()
+    jobs = {"a": JobState(name="a"), **more.pop("jobs", {})}
 
     def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
         return asked.answer("me", words, str(tmp_path), interval_seconds, now)
 
-    return Around(Files(str(tmp_path)), jobs, more.pop("me", jobs["a"]), now, ask, **more)
+    return ConditionContext(Files(str(tmp_path)), jobs, more.pop("me", jobs["a"]), now, ask, **more)
 
 
 def test_a_job_that_is_to_be_restarted_has_no_state_just_now(tmp_path: Path) -> None:
-    crashed = TrackedJob(name="p", state="crash", scheduler_state="FAILED")
+    crashed = JobState(name="p", state="crash", scheduler_state="FAILED")
     coming = crashed.model_copy(update={"restart": Restarting(attempt=1, cause="c")})
     failed = condition("SlurmState", job_name="p", state="FAILED")
     assert failed.holds(around(tmp_path, jobs={"p": crashed})) is True
@@ -206,7 +206,7 @@ def test_a_job_that_is_to_be_restarted_has_no_state_just_now(tmp_path: Path) -> 
 
 
 def test_times_are_counted_from_the_event_the_start_and_the_submission(tmp_path: Path) -> None:
-    me = TrackedJob(name="a", started_at=90.0, submitted_at=50.0)
+    me = JobState(name="a", started_at=90.0, submitted_at=50.0)
     seen = around(tmp_path, me=me, event_at=99.0, last_run=70.0)
     assert [seen.elapsed_seconds(since) for since in ("event", "start", "submit")] == [1, 10, 50]
     assert seen.cooldown_seconds() == 30
@@ -216,7 +216,7 @@ def test_times_are_counted_from_the_event_the_start_and_the_submission(tmp_path:
 def test_the_own_log_is_looked_at_from_its_end_and_odd_paths_are_empty(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_bytes(b"saved\n" + b"x" * 100 + b"\xff")
-    me = TrackedJob(name="a", resolved_log_path=str(log))
+    me = JobState(name="a", resolved_log_path=str(log))
     assert condition("LogPattern", pattern="saved").holds(around(tmp_path, me=me)) is True
     assert condition("LogPattern", pattern="saved", tail_bytes=50).holds(around(tmp_path, me=me)) is False
     assert condition("LogPattern", pattern="saved", path="x.log").holds(around(tmp_path)) is True
@@ -236,7 +236,7 @@ def test_a_path_with_nul_from_a_hostile_log_is_not_there_and_no_error(made: Cond
     assert made.holds(around(tmp_path)) is False
 
 
-def until_answered(made: Condition, tmp_path: Path, questions: Questions, now: float) -> bool:
+def until_answered(made: Condition, tmp_path: Path, questions: CheckRunner, now: float) -> bool:
     deadline = time.monotonic() + 10
     while (found := made.holds(around(tmp_path, questions, now))) is None:
         assert time.monotonic() < deadline
@@ -245,7 +245,7 @@ def until_answered(made: Condition, tmp_path: Path, questions: Questions, now: f
 
 
 def test_a_command_runs_beside_us_in_the_jobs_folder_and_answers_later(tmp_path: Path) -> None:
-    questions = Questions()
+    questions = CheckRunner()
     there = condition("Command", command=["sh", "-c", "test -p gate && cat gate; test -e there"])
     assert until_answered(there, tmp_path, questions, 100) is False
     (tmp_path / "there").touch()
@@ -263,7 +263,7 @@ def test_a_command_runs_beside_us_in_the_jobs_folder_and_answers_later(tmp_path:
 
 
 def test_a_command_that_said_yes_has_said_so_until_it_is_asked_again(tmp_path: Path) -> None:
-    questions = Questions()
+    questions = CheckRunner()
     yes = condition("Command", command="true")
     assert until_answered(yes, tmp_path, questions, 100) is True
     again = yes.holds(around(tmp_path, questions, 110))
@@ -272,7 +272,7 @@ def test_a_command_that_said_yes_has_said_so_until_it_is_asked_again(tmp_path: P
 
 
 def test_a_command_that_hangs_is_ended_with_its_asker(tmp_path: Path) -> None:
-    questions = Questions()
+    questions = CheckRunner()
     sleeps = condition("Command", command="sleep 60")
     assert sleeps.holds(around(tmp_path, questions)) is None
     assert questions.under_way

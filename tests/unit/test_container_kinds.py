@@ -17,7 +17,7 @@ from oellm_autoexp.containers.kinds import Container, ContainerField, NoContaine
 from oellm_autoexp.containers.ready import problems
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.planning.plan import Plan, make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.storage.files import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ SITES = ("lumi", "leonardo", "marenostrum", "juwels", "jupiter")
 
 
 def planned(*overrides: str, **environment: str) -> Plan:
-    around = Circumstances(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
+    around = PlanContext(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
     return make_plan(load(Source(overrides=overrides)), around, read_template=lambda _: TEMPLATE)
 
 

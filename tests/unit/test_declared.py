@@ -12,7 +12,7 @@ from oellm_autoexp.config.declared import Declared, declared
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.planning.plan import Plan, make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
@@ -25,7 +25,7 @@ def planned(folder: Path, text: str, *overrides: str) -> Plan:
     file.write_text(f"{HEADER}{text}")
     argv = () if "argv" in text or "override /backend" in text else ("backend.argv=[train]",)
     composed = load(Source(str(file), (), (f"project.base_output_dir={folder}/out", *argv, *overrides)))
-    around = Circumstances(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
+    around = PlanContext(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
     return make_plan(composed, around, read_template=lambda path: TEMPLATE)
 
 

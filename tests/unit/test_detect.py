@@ -7,10 +7,10 @@ import pytest
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.decisions.detect import VANISHED_AFTER_SECONDS, conclude, revised, see_log, see_status
 from oellm_autoexp.schedulers.base import ENDED, RUNNING, UNKNOWN
-from oellm_autoexp.session.job_state import FINAL, TrackedJob, by_id
+from oellm_autoexp.session.job_state import FINAL, JobState, by_id
 from oellm_autoexp.storage.log_tail import Cursor
 
-JOB = TrackedJob(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
+JOB = JobState(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from oellm_autoexp.decisions.detect import Detector, see_status
 from oellm_autoexp.rules import patterns
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.rules import Rules
-from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.log_tail import Cursor
 
-JOB = TrackedJob(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
+JOB = JobState(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
 LOG = {"class_name": "LogAction", "message": "x"}
 
 
@@ -25,13 +25,13 @@ def detector(threshold: float | None = None, **rules: Any) -> Detector:
     return Detector(Rules.model_validate(rules), threshold)
 
 
-def job(**update: Any) -> TrackedJob:
+def job(**update: Any) -> JobState:
     return JOB.model_copy(update=update)
 
 
 def see(
-    watch: Detector, data: bytes, seen: TrackedJob = JOB, at: int = 0, identity: str = "i"
-) -> tuple[TrackedJob, list[Event]]:
+    watch: Detector, data: bytes, seen: JobState = JOB, at: int = 0, identity: str = "i"
+) -> tuple[JobState, list[Event]]:
     return watch.lines(seen, data, Cursor(identity, at + len(data)), 1000.0)
 
 
@@ -185,7 +185,7 @@ def test_a_rule_that_is_too_slow_for_one_job_is_switched_off_for_that_job_alone(
     assert see(watch, b"ab\n", slow)[1] == []
     other, events = see(watch, b"ab\n")
     assert (len(events), other.switched_off) == (1, ())
-    assert TrackedJob.model_validate_json(slow.model_dump_json()).switched_off == ("ends",)
+    assert JobState.model_validate_json(slow.model_dump_json()).switched_off == ("ends",)
 
 
 def test_a_rule_that_was_too_slow_is_tried_again_in_the_next_run() -> None:
@@ -197,7 +197,7 @@ def test_a_rule_that_was_too_slow_is_tried_again_in_the_next_run() -> None:
 # ---- silence
 
 
-def looks(watch: Detector, seen: TrackedJob, *times: float) -> tuple[TrackedJob, list[Event]]:
+def looks(watch: Detector, seen: JobState, *times: float) -> tuple[JobState, list[Event]]:
     """Looks of a monitor that was there when the job did something last."""
     found: list[Event] = []
     did = [seen.started_at, seen.last_activity, seen.resumed_at, *(number.since for number in seen.readings.values())]
@@ -251,7 +251,7 @@ def test_a_time_of_day_that_is_set_makes_nothing_silent_and_nothing_lively(now: 
 
 
 def test_a_session_of_an_older_version_is_watched_from_the_first_look_on() -> None:
-    old = TrackedJob.model_validate({**job(last_activity=2000.0).model_dump(), "overdue": {"stall": 2}})
+    old = JobState.model_validate({**job(last_activity=2000.0).model_dump(), "overdue": {"stall": 2}})
     seen, events = STALLS.quiet(old, 9000.0, 0.0)
     assert (events, seen.still[""].since) == ([], 0.0)
 
@@ -347,7 +347,7 @@ COUNTS = detector(
 )
 
 
-def reads(seen: TrackedJob, number: str, now: float) -> TrackedJob:
+def reads(seen: JobState, number: str, now: float) -> JobState:
     data = f"noise\niteration {number}\n".encode()
     return COUNTS.lines(seen, data, Cursor("i", int(now)), now)[0]
 
@@ -458,7 +458,7 @@ def test_a_requeued_job_counts_from_where_it_begins() -> None:
 STATES = detector(state_events={"crash": {"actions": [LOG], "metadata": {"k": 1}}, "timeout": {}, "running": {}})
 
 
-def ended(state: str, watch: Detector = STATES, **update: Any) -> tuple[TrackedJob, list[Event]]:
+def ended(state: str, watch: Detector = STATES, **update: Any) -> tuple[JobState, list[Event]]:
     return watch.state(JOB, job(state=state, **update), 5.0)
 
 

@@ -17,7 +17,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.interpolation import Resolution
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.planning.plan import job_config
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 VALUES = {"a": 10, "b": "x y", "c": {"d": "\\"}}
 
@@ -95,7 +95,7 @@ def test_escapes_are_omegaconfs(text: str, value: str) -> None:
 def told(folder: Path, text: str, *overrides: str) -> str:
     file = folder / "exp.yaml"
     file.write_text(f"# @package _global_\n{text}\nsweep: {{}}\n")
-    around = Circumstances(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
+    around = PlanContext(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
     with pytest.raises(AutoexpError) as error:
         job_config(load(Source(str(file), (), overrides)), around, 0)
     assert isinstance(error.value, ConfigError)
@@ -142,7 +142,7 @@ def test_what_no_shell_would_take_has_no_such_hint(tmp_path: Path, text: str, hi
 def test_what_the_hint_says_to_write_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "exp.yaml"
     file.write_text("# @package _global_\nsweep: {}\nmetadata: {a: '\\${HOME}', b: '${oc.env:HOME}', c: $HOME}\n")
-    around = Circumstances(
+    around = PlanContext(
         datetime(2026, 1, 31, tzinfo=UTC), tmp_path, "python3", {"HOME": "/h"}, (), "user", "host", "nonce"
     )
     assert job_config(load(Source(str(file))), around, 0)["metadata"] == {"a": "${HOME}", "b": "/h", "c": "$HOME"}

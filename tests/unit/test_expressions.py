@@ -80,11 +80,11 @@ def test_in_finds_a_text_inside_of_another(part: str, whole: str) -> None:
 
 
 def test_names_are_looked_up_only_where_they_are_named() -> None:
-    class Asked(dict[str, Any]):
+    class Request(dict[str, Any]):
         def __missing__(self, key: str) -> Any:
             return {"backend.lr": 0.1, "stage": "a"}[key]
 
-    names = Asked(x=1)
+    names = Request(x=1)
     assert evaluate("backend.lr < 1 and stage == 'a' and x == 1", names) is True
 
 

@@ -6,7 +6,7 @@ from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.decisions.template_values import JOB_KEYS, values
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.rules.progress import Progress
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 
 SPEC = JobSpec(
     index=3,
@@ -22,12 +22,12 @@ SPEC = JobSpec(
     log_path_current="/o/current.log",
     template_values={"backend.lr": 0.1, "name": "shadowed"},
 )
-JOB = TrackedJob(name="a", scheduler_id="8", attempt=2, state="crash", exit_code=0, resolved_log_path="/l/8")
+JOB = JobState(name="a", scheduler_id="8", attempt=2, state="crash", exit_code=0, resolved_log_path="/l/8")
 EVENT = Event(id="x-1", kind="log", name="x", job="a", attempt=1, job_id="7", log_path="/l/7", at=5.0)
 
 
 def test_every_key_of_a_job_has_a_value_even_before_anything_has_happened() -> None:
-    found = values(SPEC, TrackedJob(name="a"), None, "p")
+    found = values(SPEC, JobState(name="a"), None, "p")
     assert found.keys() >= JOB_KEYS
     assert None not in [found[key] for key in JOB_KEYS]
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, LockedError, StateError
 from oellm_autoexp.storage.files import create_atomic, link_atomic, read_json, writable_directory, write_atomic
-from oellm_autoexp.storage.lock import Claim, Holder, claimed, is_running, process_started
+from oellm_autoexp.storage.lock import Holder, Lock, claimed, is_running, process_started
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 from oellm_autoexp.storage.trust import check_owner
 
@@ -341,7 +341,7 @@ def test_a_claim_names_its_holder_and_is_free_once_that_was_killed(tmp_path: Pat
     with python(HOLD, path) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        holder = Claim(path).acquire()
+        holder = Lock(path).acquire()
         assert holder is not None
         assert str(holder) == f"process {other.pid} on {socket.gethostname()}"
         with (
@@ -353,7 +353,7 @@ def test_a_claim_names_its_holder_and_is_free_once_that_was_killed(tmp_path: Pat
         other.wait()
         with claimed(path, "session x") as claim:
             claim.beat()
-            assert Claim(path).holder() == claim.holder()
+            assert Lock(path).holder() == claim.holder()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -385,7 +385,7 @@ def lose_the_file(path: Path) -> None:
 
 def lose_to_a_claim_of_the_same_process(path: Path) -> None:
     path.unlink()
-    assert Claim(path).acquire() is None
+    assert Lock(path).acquire() is None
 
 
 @pytest.mark.parametrize("lose", [lose_to_another, lose_the_file, lose_to_a_claim_of_the_same_process])
@@ -393,20 +393,20 @@ def test_who_has_lost_a_claim_hears_of_it_and_does_not_give_up_the_new_one(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "claim"
-    claim = Claim(path)
+    claim = Lock(path)
     assert claim.acquire() is None
     lose(path)
-    now = Claim(path).holder()
+    now = Lock(path).holder()
     with pytest.raises(LockedError, match="lost to"):
         claim.beat()
     claim.release()
-    assert Claim(path).holder() == now
+    assert Lock(path).holder() == now
 
 
 def test_a_claim_can_be_released_and_taken_again_but_not_taken_twice(tmp_path: Path) -> None:
-    claim = Claim(tmp_path / "claim")
+    claim = Lock(tmp_path / "claim")
     assert claim.acquire() is None
-    again = Claim(tmp_path / "claim").acquire()
+    again = Lock(tmp_path / "claim").acquire()
     assert again is not None
     assert again.pid == os.getpid()
     claim.release()

@@ -18,7 +18,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.planning.plan import Plan, job_config, make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch import script
 from oellm_autoexp.sbatch.directives import with_options
 from oellm_autoexp.sbatch.launch import Launcher, is_launched_by_srun, srun_options
@@ -36,8 +36,8 @@ TRAINING = tuple(f"backend.megatron.{word}" for word in (*MODEL, "micro_batch_si
 COMMAND = ("backend=command", "backend.argv=[train]")
 
 
-def around(folder: Path) -> Circumstances:
-    return Circumstances(datetime.now(UTC), folder, "python3", {}, ("plan",), "me", "here", "00")
+def around(folder: Path) -> PlanContext:
+    return PlanContext(datetime.now(UTC), folder, "python3", {}, ("plan",), "me", "here", "00")
 
 
 def source(folder: Path, *overrides: str, slurm: dict[str, Any] | None = None) -> Source:

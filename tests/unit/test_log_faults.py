@@ -15,7 +15,7 @@ import pytest
 from oellm_autoexp.decisions.detect import Detector, see_log
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.rules import Rules
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.log_tail import read_added
 
 SEEDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "50")) * 4
@@ -30,7 +30,7 @@ class Reader:
     """What the monitor does with a log. `save` is what its session keeps, and `crash` goes back to it."""
 
     path: Path
-    job: TrackedJob = field(default_factory=lambda: TrackedJob(name="a", state="running", attempt=1))
+    job: JobState = field(default_factory=lambda: JobState(name="a", state="running", attempt=1))
     found: dict[str, Event] = field(default_factory=dict)
     """The record: every event by its id, which is there once although it was seen twice."""
 

@@ -16,12 +16,12 @@ from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
 from oellm_autoexp.engine.loop import rest
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.event_log import RecordFile
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.event_log import EventLog
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.status_files import Kind
-from tests.unit.test_reactions import (
+from tests.unit.test_executor import (
     CRASH,
     FOREVER,
     GOOD,
@@ -259,7 +259,7 @@ def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_
     stage = Stage(tmp_path, {}, {"a": [(("RUNNING", "FAILED"), "")], "b": [GOOD]})
     ask = stage.monitor._mark
 
-    def odd(job: TrackedJob, kind: Kind) -> int | None:
+    def odd(job: JobState, kind: Kind) -> int | None:
         if job.name == "a":
             raise RuntimeError("odd")
         return ask(job, kind)
@@ -273,7 +273,7 @@ def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_
 def test_a_session_whose_jobs_are_not_those_of_its_manifest_is_refused(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
     session = Session.load(stage.path)
-    session.put(TrackedJob(name="other"))
+    session.put(JobState(name="other"))
     session.save()
     with pytest.raises(CorruptError, match=r"p\.json: its jobs are not those of .*p\.json: other"):
         stage.resumed()
@@ -291,7 +291,7 @@ def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:
 def test_the_record_of_events_has_them_in_their_order_with_what_became_of_them(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE 1\nLINE 2\n", ("RUNNING", "COMPLETED"))]})
     stage.finish()
-    kinds = [type(entry).__name__ for entry in RecordFile(stage.path).entries()]
+    kinds = [type(entry).__name__ for entry in EventLog(stage.path).entries()]
     assert kinds == ["Event", "Event", "Result", "Result"]
     assert [result.event_id for result in stage.results] == [event.id for event in stage.events]
 
@@ -350,7 +350,7 @@ def test_the_command_of_a_job_that_is_cancelled_meanwhile_is_awaited_no_more(tmp
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
     stage.cycle()
     assert stage.monitor.awaited
-    requests.ask(stage.path, requests.Asked(id="x", kind="cancel", job="a", attempt=0, at=0))
+    requests.ask(stage.path, requests.Request(id="x", kind="cancel", job="a", attempt=0, at=0))
     see_through(stage)
     assert stage.a.state == "cancelled"
     stage.monitor.close()
@@ -398,7 +398,7 @@ def full_at(monkeypatch: pytest.MonkeyPatch, begin: int, writes: int) -> list[in
         return write
 
     unwritable = UnwritableError(Problem("can't record events: No space left on device"))
-    errors = {(Session, "snapshot"): FULL, (Session, "journal"): FULL, (RecordFile, "add"): unwritable}
+    errors = {(Session, "snapshot"): FULL, (Session, "journal"): FULL, (EventLog, "add"): unwritable}
     for (owner, name), error in {**errors, (Queue, "put"): FULL}.items():
         monkeypatch.setattr(owner, name, failing(getattr(owner, name), error))
     return count

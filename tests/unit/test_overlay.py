@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from oellm_autoexp.config.defaults import with_defaults
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.interpolation import MISSING, where
-from oellm_autoexp.config.values.overlay import OPEN_SECTIONS, Laid, Overlay
+from oellm_autoexp.config.values.overlay import OPEN_SECTIONS, Applied, Overlay
 from oellm_autoexp.config.values.resolvers import make_resolvers
 from oellm_autoexp.core.errors import ConfigError, Problem
 
@@ -335,7 +335,7 @@ READERS: dict[str, Any] = {
     ],
 )
 def test_what_reads_a_changed_value_is_evaluated_anew_whatever_was_known_of_the_base(values: dict[str, Any]) -> None:
-    def all_of(laid: Overlay, tree: Laid) -> Any:
+    def all_of(laid: Overlay, tree: Applied) -> Any:
         try:
             return laid.resolve(tree, lambda path: f"the sibling's {path[-1]}")
         except ConfigError as error:

@@ -12,7 +12,7 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.planning.plan import Plan, make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch.modules import module_lines
 from oellm_autoexp.schedulers.site import Site
 from oellm_autoexp.storage.files import shipped
@@ -23,7 +23,7 @@ MEGATRON = ("slurm=four_gpus", "backend=megatron", "backend.python=bash", "backe
 
 
 def planned(*overrides: str, **environment: str) -> Plan:
-    around = Circumstances(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
+    around = PlanContext(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
     composed = load(Source(overrides=overrides))
     return make_plan(composed, around, read_template=lambda _: TEMPLATE, site=lambda _: Site())
 
@@ -133,7 +133,7 @@ def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
     (tmp_path / "slurm/ours.yaml").write_text(
         "defaults: [base, _self_]\nsite: {name: ours, needs: [account], partition: a, partitions: {a: {nodes: 2}}}\n"
     )
-    around = Circumstances(datetime.now(UTC), tmp_path, "python3", {}, ("x",), "me", "here", "00")
+    around = PlanContext(datetime.now(UTC), tmp_path, "python3", {}, ("x",), "me", "here", "00")
     composed = load(
         Source(config_dirs=(tmp_path,), overrides=("slurm=ours", "backend.argv=[a]", "slurm.sbatch.nodes=3"))
     )

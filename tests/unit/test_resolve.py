@@ -17,8 +17,8 @@ from oellm_autoexp.config.loader import Composed, Source, load
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning.plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import Circumstances, gather
-from oellm_autoexp.planning.resolving.resolve import Jobs
+from oellm_autoexp.planning.resolving.provenance import PlanContext, gather
+from oellm_autoexp.planning.resolving.resolve import SweepResolver
 
 NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
 TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
@@ -31,12 +31,12 @@ def base() -> Composed:
 
 
 @cache
-def around() -> Circumstances:
+def around() -> PlanContext:
     return gather([])
 
 
-def jobs(sweep: Any) -> Jobs:
-    return Jobs(replace(base(), sweep=sweep), around())
+def jobs(sweep: Any) -> SweepResolver:
+    return SweepResolver(replace(base(), sweep=sweep), around())
 
 
 def plan(sweep: Any) -> Manifest:
@@ -54,13 +54,13 @@ def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pyt
 
     monkeypatch.setattr(loader, "load", counting)
     sweep = {"params": {"slurm": ["local", "base"], LR: [0.1, 0.2, 0.3]}}
-    made = Jobs(replace(composed, sweep=sweep), around())
+    made = SweepResolver(replace(composed, sweep=sweep), around())
     clients = [made.config(index)["slurm"]["client"]["class_name"] for index in range(6)]
     assert clients == ["LocalClient"] * 3 + ["SlurmClient"] * 3
     assert made.config(4)["backend"]["options"]["lr"] == 0.2
     assert len(loads) == 2
     with pytest.raises(ConfigError, match="there is no 'nowhere'"):
-        Jobs(replace(composed, sweep={"params": {"slurm": ["nowhere"], LR: [0.1, 0.2, 0.3]}}), around())
+        SweepResolver(replace(composed, sweep={"params": {"slurm": ["nowhere"], LR: [0.1, 0.2, 0.3]}}), around())
     assert len(loads) == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 from oellm_autoexp.decisions.restarts import Kind, begun, planned, refusal
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.progress import Progress
-from oellm_autoexp.session.job_state import HistoryEntry, Reading, Restarting, Run, Tally, TrackedJob
+from oellm_autoexp.session.job_state import HistoryEntry, JobState, Reading, Restarting, Run, Tally
 from oellm_autoexp.storage.log_tail import Cursor
 
 COMING = Restarting(attempt=2, cause="c")
@@ -39,7 +39,7 @@ def asked(
 THREE = asked("", None, 3, 0, {}, "")
 NO_LIMIT = asked("", None, None, 0, {}, "")
 NONE_AT_ALL = asked("", None, 0, 0, {}, "")
-JOB = TrackedJob(name="a", state="crash", attempt=2, exit_code=1)
+JOB = JobState(name="a", state="crash", attempt=2, exit_code=1)
 
 
 def refused(request: RestartAction = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
@@ -141,7 +141,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
     coming = Restarting(
         attempt=2, cause="c", reason="why", not_before=77, overrides={"b": 2}, exclude_nodes=("n1", "n2")
     )
-    job = TrackedJob(
+    job = JobState(
         name="a",
         state="crash",
         restart=coming,
@@ -154,7 +154,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
     now = begun(job, 50.0)
     assert (now.state, now.reason, now.retry_at, now.waiting_since, now.restart) == ("waiting", "why", 77, 50, None)
     assert {key: getattr(now, key) for key in kept} == kept
-    fresh = TrackedJob(name="a")
+    fresh = JobState(name="a")
     assert {key: getattr(now, key) for key in gone} == {key: getattr(fresh, key) for key in gone}
     assert now.restarts == {"c": 2, "d": 4}
     assert now.overrides == {"a": 1, "b": 2}
@@ -165,7 +165,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
 FRUITLESS = asked("", None, None, 0, {}, "", 2)
 
 
-def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int = 2) -> TrackedJob:
+def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int = 2) -> JobState:
     progress = Progress(iteration=iteration)
     return JOB.model_copy(update={"progress": progress, "furthest": furthest, "fruitless": before, "attempt": attempt})
 
@@ -182,7 +182,7 @@ def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int 
         (at(5, 10, 5, attempt=1), False),
     ],
 )
-def test_a_job_whose_attempts_get_no_further_is_given_up(job: TrackedJob, given_up: bool) -> None:
+def test_a_job_whose_attempts_get_no_further_is_given_up(job: JobState, given_up: bool) -> None:
     found = refusal(job, FRUITLESS, "c", job.attempt)
     assert (found is not None and found.kind is Kind.GIVEN_UP) == given_up
 

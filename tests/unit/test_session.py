@@ -15,13 +15,13 @@ from oellm_autoexp.core.redaction import REDACTED
 from oellm_autoexp.rules.events import Event, Pending
 from oellm_autoexp.rules.progress import Progress, read
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.job_state import Restarting, TrackedJob
+from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.session.session import Session, all_sessions, find_session
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    made = Session(tmp_path / "p.json", "p", tmp_path / "m.json", {n: TrackedJob(name=n) for n in "ab"}, 0)
+    made = Session(tmp_path / "p.json", "p", tmp_path / "m.json", {n: JobState(name=n) for n in "ab"}, 0)
     made.snapshot()
     return made
 
@@ -136,7 +136,7 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
     for name in "ab":
         change(session, name, "success")
     assert session.finished
-    requests.ask(session.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(session.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=1.0))
     assert not session.finished
     (requests.inbox_folder(session.path) / "x.json").write_text("{")
     assert session.finished
@@ -145,12 +145,12 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
 PLANTED = "pl4nted"
 
 
-def secretive(name: str = "a") -> TrackedJob:
+def secretive(name: str = "a") -> JobState:
     """A job with secrets in each place that is needed later, and in its words."""
     event = Event(
         id="e-1", kind="log", name="e", job=name, attempt=1, at=1, metadata={"api_key": f"{PLANTED} e", "n": 1}
     )
-    return TrackedJob(
+    return JobState(
         name=name,
         overrides={"slurm.env.HF_TOKEN": f"{PLANTED} o", "lr": 1, "url": f"https://me:{PLANTED}@host"},
         restart=Restarting(attempt=1, cause="c", overrides={"x.password": [PLANTED, PLANTED], "y": {"token": PLANTED}}),
@@ -176,7 +176,7 @@ def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them
     assert again.jobs["a"].history[-1].message == "with --token ***"
     again.snapshot()
     assert Session.load(session.path).jobs == again.jobs
-    again.put(TrackedJob(name="a"))
+    again.put(JobState(name="a"))
     again.snapshot()
     assert not (folder / "p.secrets").exists()
 

@@ -17,7 +17,7 @@ from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.signals import Signal
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.schedulers.local.spool import Job, Run, Spool, interpreter, nobody
-from oellm_autoexp.storage.lock import UNREADABLE_AFTER_SECONDS, Claim
+from oellm_autoexp.storage.lock import UNREADABLE_AFTER_SECONDS, Lock
 
 SOMEBODY = Run("elsewhere", 1, "x", 0.0, 0, 1, "x")
 
@@ -109,7 +109,7 @@ def test_polling_hundreds_of_waiting_jobs_reads_each_file_once(tmp_path: Path, m
     spool = Spool(tmp_path)
     jobs = [spool.add(submission(), dict(os.environ)) for _ in range(400)]
     client = LocalScheduler(tmp_path, slots=2)
-    slots = [Claim(tmp_path / f"slot-{slot}") for slot in range(2)]
+    slots = [Lock(tmp_path / f"slot-{slot}") for slot in range(2)]
     assert [slot.acquire() for slot in slots] == [None, None]
     spool.begin(jobs[0], SOMEBODY)
     spool.begin(jobs[1], SOMEBODY)

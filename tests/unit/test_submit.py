@@ -15,7 +15,7 @@ from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.planning.batches import Batch
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.schedulers.fake import FakeScheduler
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.submission.submit import Submitter
 
@@ -107,7 +107,7 @@ class Desk:
         self.clock += seconds
 
     @property
-    def job(self) -> TrackedJob:
+    def job(self) -> JobState:
         return self.session.jobs["job0"]
 
 

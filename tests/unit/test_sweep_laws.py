@@ -23,7 +23,7 @@ from oellm_autoexp.core.errors import ConfigError, SweepError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning.plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.planning.resolving.resolve import Jobs
+from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sweep.expander import expand
 from oellm_autoexp.sweep.paths import over
 from tests.sweeps import BASE, Made, set_in, sweeps, written
@@ -133,7 +133,7 @@ def environment() -> Any:
 
 
 def configs(composed: Composed) -> list[dict[str, Any]]:
-    jobs = Jobs(composed, environment())
+    jobs = SweepResolver(composed, environment())
     return [{**jobs.config(index), "index": 0} for index in range(len(jobs))]
 
 

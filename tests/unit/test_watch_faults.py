@@ -20,12 +20,12 @@ from oellm_autoexp.decisions.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHE
 from oellm_autoexp.engine import worker
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.job_state import GONE_LOOKS, TrackedJob
+from oellm_autoexp.session.job_state import GONE_LOOKS, JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import causes
-from tests.unit.test_reactions import (
+from tests.unit.test_executor import (
     FOREVER,
     GOOD,
     LONG,
@@ -320,7 +320,7 @@ STOPPED = """
 import os, signal, sys, time
 from pathlib import Path
 from oellm_autoexp.engine import loop
-from tests.unit.test_reactions import LONG, Stage, lived, log, on_state
+from tests.unit.test_executor import LONG, Stage, lived, log, on_state
 folder = Path(sys.argv[1])
 rules = {**on_state(log("stalled"), state="stall"), "inactivity_threshold_seconds": 2.0, "startup_seconds": 2.0}
 stage = Stage(folder, rules, {"a": [lived("hello\\n")]})
@@ -476,7 +476,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_vanished_gets_no_second_
     hidden = Hidden(stage, monkeypatch)
     hidden.ids.add("1")
     stage.until(lambda: stage.a.vanished)
-    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=0))
     stage.until(lambda: stage.a.attempt == 2)
     assert set(hidden.calls[:-1]) == {"cancel 1"}
     assert hidden.calls[-1] == "submit"
@@ -547,16 +547,16 @@ def test_what_a_person_cancelled_is_not_begun_anew_but_by_hand(tmp_path: Path, r
     stage.cycle(5)
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("cancelled", 1, False)
     assert [result.message for result in stage.results] == ["no new attempt: it was cancelled by hand"]
-    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=0))
     stage.until(lambda: stage.a.state == "success")
     assert stage.a.attempt == 2
 
 
 def test_a_session_in_which_an_older_version_gave_a_job_up_is_read(tmp_path: Path) -> None:
-    old = TrackedJob(name="a", state="cancelled", cancelled_by="given up: 'stall' has had 1 of 1 new attempts")
+    old = JobState(name="a", state="cancelled", cancelled_by="given up: 'stall' has had 1 of 1 new attempts")
     assert old.over
     assert old.failed
-    assert TrackedJob.model_validate_json(old.model_dump_json()) == old
+    assert JobState.model_validate_json(old.model_dump_json()) == old
 
 
 # ---- lines that come late
@@ -723,7 +723,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets
     stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), FOREVER]})
     stage.finish()
     stage.slurm._scripts["1"] = [*[again(1)] * 20, again(1, "COMPLETED")]
-    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=1.0))
     stage.cycle()
     assert len(stage.slurm.submissions) == 1
     stage.finish()
@@ -774,7 +774,7 @@ def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
 
     monkeypatch.setattr(stage.slurm, "poll", noting)
     requests.ask(
-        stage.path, requests.Asked(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0)
+        stage.path, requests.Request(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0)
     )
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.earlier) == ("success", 2, ())
@@ -889,7 +889,7 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
     stage = Stage(tmp_path, {}, {"a": [(("FAILED",), "x\n"), GOOD]})
     stage.finish()
     for id_, overrides in (("odd", REFUSED), ("good", {})):
-        asked = requests.Asked(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
+        asked = requests.Request(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
         requests.ask(stage.path, asked)
         stage.cycle()
         if id_ == "odd":

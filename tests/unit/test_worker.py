@@ -31,7 +31,7 @@ from oellm_autoexp.rules.actions import (
 from oellm_autoexp.session.queue import Process, Queue, QueueEntry
 from oellm_autoexp.session.requests import waiting
 from oellm_autoexp.storage.lock import process_started
-from tests.unit.test_errands import HOSTILE
+from tests.unit.test_programs import HOSTILE
 from tests.unit.test_queue import make_entry, make_manifest
 
 SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"

@@ -14,7 +14,7 @@ import pytest
 
 from oellm_autoexp.storage import world
 from oellm_autoexp.storage.lock import process_started
-from oellm_autoexp.storage.world import Errand, Outcome, Question
+from oellm_autoexp.storage.world import Outcome, Question, Subprocess
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -70,7 +70,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_asking(tmp_path: Path) -> No
 # ---- errands
 
 
-def ended(errand: Errand) -> Outcome:
+def ended(errand: Subprocess) -> Outcome:
     until(lambda: errand.poll() is not None)
     outcome = errand.poll()
     assert outcome is not None
@@ -86,20 +86,20 @@ def ended(errand: Errand) -> Outcome:
     ],
 )
 def test_an_errand_ends_with_its_exit_code_as_a_shell_sees_it(script: str, outcome: Outcome) -> None:
-    assert ended(Errand(["sh", "-c", script], cwd="/")) == outcome
+    assert ended(Subprocess(["sh", "-c", script], cwd="/")) == outcome
 
 
 def test_an_errand_gets_its_text_environment_and_directory_and_leaves_its_output(tmp_path: Path) -> None:
     log = tmp_path / "new folder" / "log"
     for number in range(2):
         script = 'cat; echo "$PWD $OWN" >&2'
-        errand = Errand(["sh", "-c", script], cwd=tmp_path, env={"OWN": "$(x)"}, log_path=log, text=f"ä{number}\n")
+        errand = Subprocess(["sh", "-c", script], cwd=tmp_path, env={"OWN": "$(x)"}, log_path=log, text=f"ä{number}\n")
         assert ended(errand).code == 0
     assert log.read_text() == "".join(f"ä{number}\n{tmp_path} $(x)\n" for number in range(2))
 
 
 def test_a_long_text_is_no_reason_to_wait(tmp_path: Path) -> None:
-    errand = Errand(["sh", "-c", "sleep 0.2; wc -c"], cwd="/", log_path=tmp_path / "log", text="x" * 1_000_000)
+    errand = Subprocess(["sh", "-c", "sleep 0.2; wc -c"], cwd="/", log_path=tmp_path / "log", text="x" * 1_000_000)
     assert errand.poll() is None
     assert ended(errand).code == 0
     assert (tmp_path / "log").read_text().strip() == "1000000"
@@ -114,14 +114,14 @@ def test_a_long_text_is_no_reason_to_wait(tmp_path: Path) -> None:
     ],
 )
 def test_an_errand_that_can_not_begin_says_why(words: list[str], why: str) -> None:
-    errand = Errand(words, cwd="/")
+    errand = Subprocess(words, cwd="/")
     assert errand.poll() == Outcome(None, why)
     assert errand.pid is None
     errand.give_up()
 
 
 def test_a_missing_directory_is_named() -> None:
-    assert Errand(["true"], cwd="/no/where").poll() == Outcome(
+    assert Subprocess(["true"], cwd="/no/where").poll() == Outcome(
         None, "can't be run: No such file or directory: /no/where"
     )
 
@@ -131,14 +131,14 @@ def test_an_errand_that_takes_too_long_is_ended_with_its_children(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world, "_KILL_AFTER_SECONDS", 0.3)
-    errand = Errand(["sh", "-c", f"sleep 1000 & echo $! > child; {script}"], cwd=tmp_path, timeout_seconds=0.3)
+    errand = Subprocess(["sh", "-c", f"sleep 1000 & echo $! > child; {script}"], cwd=tmp_path, timeout_seconds=0.3)
     assert ended(errand) == Outcome(None, "ran out of time (0.3 s)")
     child = int((tmp_path / "child").read_text())
     until(lambda: process_started(child) is None)
 
 
 def test_an_errand_that_is_given_up_is_gone_with_its_children(tmp_path: Path) -> None:
-    errand = Errand(["sh", "-c", "sleep 1000 & echo $! > child; wait"], cwd=tmp_path)
+    errand = Subprocess(["sh", "-c", "sleep 1000 & echo $! > child; wait"], cwd=tmp_path)
     until(lambda: (tmp_path / "child").exists() and bool((tmp_path / "child").read_text()))
     errand.give_up()
     assert errand.poll() == Outcome(None, "given up")

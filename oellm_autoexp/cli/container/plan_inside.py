@@ -18,7 +18,7 @@ from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.submission import outside
 
 if TYPE_CHECKING:
-    from oellm_autoexp.planning.resolving.provenance import Circumstances
+    from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 
 def parser() -> app.Parser:
@@ -57,7 +57,7 @@ def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
     return {"path": str(plan_steps.write_plan(made, options.manifest)), "notes": made.notes}
 
 
-def _around(given: dict[str, Any]) -> Circumstances:
+def _around(given: dict[str, Any]) -> PlanContext:
     """The circumstances of the plan: those in here, but for what is told by the outside."""
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.storage.files import shipped

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.containers.contents import Contents
     from oellm_autoexp.containers.image import Image
     from oellm_autoexp.containers.runtime import Runtime
-    from oellm_autoexp.planning.resolving.provenance import Circumstances
+    from oellm_autoexp.planning.resolving.provenance import PlanContext
     from oellm_autoexp.planning.resolving.survey import Kind, Survey
 
 EXAMPLES = """\
@@ -142,14 +142,14 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     return code, planned
 
 
-def _survey(options: argparse.Namespace, around: Circumstances) -> Survey:
+def _survey(options: argparse.Namespace, around: PlanContext) -> Survey:
     """What the jobs of the config need, each kind once. Raises ConfigError, also what planning them would."""
     from oellm_autoexp.config.loader import load_mostly
-    from oellm_autoexp.planning.plan import expanded_jobs, located
+    from oellm_autoexp.planning.plan import expanded_jobs, with_locations
     from oellm_autoexp.planning.resolving.survey import survey
 
     composed = load_mostly(app.source(options))
-    with located(composed):
+    with with_locations(composed):
         jobs = expanded_jobs(composed, around, plan_steps.read_template)
         try:
             wanted = plan_steps.indices(options.array_subset)
@@ -299,9 +299,9 @@ def _newest(options: argparse.Namespace) -> Path:
     """The manifest of the newest plan in the config's output root. Raises ConfigError."""
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.planning.resolving.provenance import gather
-    from oellm_autoexp.planning.resolving.resolve import beside_the_sweep
+    from oellm_autoexp.planning.resolving.resolve import without_sweep
 
-    config, _ = beside_the_sweep(load(app.source(options)), gather())
+    config, _ = without_sweep(load(app.source(options)), gather())
     root = Path(str(config.get("project", {}).get("base_output_dir") or hints.output_root()))
     try:
         plan_id = os.path.basename(os.readlink(root / "sweep.json")).removesuffix(".sweep.json")  # noqa: PTH115, PTH119

@@ -158,10 +158,10 @@ def _on_slurm(manifest: Manifest) -> bool:
 def _free(manifest: Manifest) -> None:
     """Raise LockedError if somebody watches the session."""
     from oellm_autoexp.session.session import session_path
-    from oellm_autoexp.storage.lock import Claim
+    from oellm_autoexp.storage.lock import Lock
 
     session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    claim = Claim(session.with_suffix(".lease"))
+    claim = Lock(session.with_suffix(".lease"))
     held = not claim.clear() and claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
     if held and (watcher := watchers.find(manifest)) is not None:
         raise watchers.locked(manifest, watcher)

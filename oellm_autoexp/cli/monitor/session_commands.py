@@ -30,7 +30,7 @@ from oellm_autoexp.core.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
-    from oellm_autoexp.session.job_state import TrackedJob
+    from oellm_autoexp.session.job_state import JobState
     from oellm_autoexp.session.session import Session
 
 _LINES, _NAMES = 20, 5
@@ -240,20 +240,20 @@ def _who_watches(manifest: Manifest) -> str:
     )
 
 
-def _refused(job: TrackedJob) -> bool:
+def _refused(job: JobState) -> bool:
     """Whether a job's newest attempt has ended before any scheduler knew it."""
     from oellm_autoexp.session.job_state import FINAL
 
     return job.state in FINAL and not job.scheduler_state
 
 
-def _begun(before: TrackedJob, now: TrackedJob) -> bool:
+def _begun(before: JobState, now: JobState) -> bool:
     """Whether a job has a new attempt, or is to have one."""
     had = before.attempt, sum(before.restarts.values())
     return now.restart is not None or (now.attempt, sum(now.restarts.values())) > had
 
 
-def _failed(job: TrackedJob) -> bool:
+def _failed(job: JobState) -> bool:
     """Whether a job has ended badly, or waits because its submission was refused."""
     from oellm_autoexp.session.job_state import SUCCESS, WAITING
 
@@ -261,7 +261,7 @@ def _failed(job: TrackedJob) -> bool:
 
 
 def _check_scripts(
-    options: argparse.Namespace, manifest: Manifest, jobs: Sequence[TrackedJob], overrides: Mapping[str, Any]
+    options: argparse.Namespace, manifest: Manifest, jobs: Sequence[JobState], overrides: Mapping[str, Any]
 ) -> None:
     """Return if new attempts of jobs can be made with these overrides, and the scheduler would take them.
 
@@ -345,7 +345,7 @@ def _ask(
     session = recorded(manifest)
     left = []
     for name in names:
-        asked = requests.Asked(
+        asked = requests.Request(
             id=f"{kind}-{secrets.token_hex(6)}",
             kind=kind,
             job=name,

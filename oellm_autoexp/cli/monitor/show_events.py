@@ -27,7 +27,7 @@ _SAID_BELOW = 3
 
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
-    from oellm_autoexp.session.event_log import RecordFile
+    from oellm_autoexp.session.event_log import EventLog
     from oellm_autoexp.view.events import print_events
     from oellm_autoexp.view.tables import console, waiting_text
     from oellm_autoexp.view.waiting import wait_facts
@@ -44,7 +44,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     most = options.lines
     if most is None and screen.is_terminal and not options.json:
         most = max(1, screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0))
-    found = RecordFile(session.path).histories(wanted, newest_first=not options.json, most=most)
+    found = EventLog(session.path).histories(wanted, newest_first=not options.json, most=most)
     rows = _rows(session, found.shown)
     if options.json:
         print(json.dumps({"plan_id": session.plan_id})[:-1] + ', "events": [', end="")

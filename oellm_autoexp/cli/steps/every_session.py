@@ -222,13 +222,13 @@ class Watch:
 
     def _rests(self, path: Path, stamp: Stamp) -> bool:
         """Whether a session that could not be watched need not be tried again yet."""
-        from oellm_autoexp.storage.lock import Claim
+        from oellm_autoexp.storage.lock import Lock
 
         failure = self._failures.get(path)
         if failure is None:
             return False
         if isinstance(failure.error, LockedError):
-            return Claim(path.with_suffix(".lease")).holder() is not None
+            return Lock(path.with_suffix(".lease")).holder() is not None
         return failure.stamp == stamp and time.monotonic() < failure.again_at
 
     def _open(self, path: Path, stamp: Stamp) -> None:

@@ -24,7 +24,7 @@ from oellm_autoexp.submission import outside
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.planning.plan import Plan
-    from oellm_autoexp.planning.resolving.provenance import Circumstances
+    from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(
     options: argparse.Namespace,
-    around: Circumstances | None = None,
+    around: PlanContext | None = None,
     *,
     judged: bool = True,
     machine: outside.Machine | None = None,
@@ -62,7 +62,7 @@ def plan(
     from oellm_autoexp.planning import followups, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
-    from oellm_autoexp.planning.plan import located, make_plan
+    from oellm_autoexp.planning.plan import make_plan, with_locations
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.submission.check import absent, of_other_versions
 
@@ -87,7 +87,7 @@ def plan(
         )
     found.raise_all()
     earlier = resuming.earlier(made.checkpoints)
-    with located(composed):
+    with with_locations(composed):
         raise_all(ConfigError, [*resuming.problems(earlier), *followups.problems(made.manifest, composed)])
         _ask(made)
         unready = machine.container_problems(made.manifest)

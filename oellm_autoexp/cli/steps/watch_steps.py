@@ -169,7 +169,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
 def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
     """Say which jobs nothing submits while no monitor watches, and why."""
     from oellm_autoexp.core.text import plural
-    from oellm_autoexp.decisions.gate import needs_monitor
+    from oellm_autoexp.decisions.readiness import needs_monitor
     from oellm_autoexp.session.job_state import WAITING
 
     waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]

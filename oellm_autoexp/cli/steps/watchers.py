@@ -31,10 +31,10 @@ class Watcher:
 def find(manifest: Manifest) -> Watcher | None:
     """Who holds a plan's session now; None if nobody does."""
     from oellm_autoexp.session.session import session_path
-    from oellm_autoexp.storage.lock import Claim
+    from oellm_autoexp.storage.lock import Lock
 
     session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    holder = Claim(session.with_suffix(".lease")).holder()
+    holder = Lock(session.with_suffix(".lease")).holder()
     return None if holder is None else _described(manifest, session, holder)
 
 

@@ -65,7 +65,7 @@ def ever_open() -> tuple[str, ...]:
     return (*OPEN_SECTIONS, *(key for kind in BACKENDS.classes().values() for key in open_keys(kind)))
 
 
-class Laid(dict[str, Any]):
+class Applied(dict[str, Any]):
     """A tree with a point's values laid over the base.
 
     `live` holds, by `id`, the keys and indices that may have something to evaluate, of those of its containers that are
@@ -96,7 +96,7 @@ class Overlay:
         self._live: dict[int, Sequence[Any]] = {}
         _index_live(base, self._live)
 
-    def lay(self, values: Mapping[str, Any]) -> Laid:
+    def lay(self, values: Mapping[str, Any]) -> Applied:
         """The base with `values` (dotted key → value) set, unresolved; its top level is the caller's own.
 
         As with Hydra's overrides, a mapping merges into a mapping and anything else replaces; a key that the base does
@@ -109,17 +109,17 @@ class Overlay:
             raise ConfigError(*problems)
         return laying.tree
 
-    def resolve(self, tree: Laid, siblings: SiblingValues | None = None) -> dict[str, Any]:
+    def resolve(self, tree: Applied, siblings: SiblingValues | None = None) -> dict[str, Any]:
         """`tree` with every interpolation evaluated. Raises ConfigError with all that fail."""
         return self._resolution(tree, siblings).everything()
 
     def resolve_mostly(
-        self, tree: Laid, siblings: SiblingValues | None = None
+        self, tree: Applied, siblings: SiblingValues | None = None
     ) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
         """`tree` with every interpolation evaluated that can be, and the failures of the others by their paths."""
         return self._resolution(tree, siblings).mostly()
 
-    def at(self, tree: Laid, path: Path, siblings: SiblingValues | None = None, called: str = "") -> Any:
+    def at(self, tree: Applied, path: Path, siblings: SiblingValues | None = None, called: str = "") -> Any:
         """The resolved value at a path of `tree`, by what an interpolation calls it. Raises ConfigError."""
         resolution = self._resolution(tree, siblings)
         try:
@@ -127,25 +127,25 @@ class Overlay:
         except AbsentError:
             raise ConfigError(resolution.absent(called or ".".join(path), path)) from None
 
-    def named(self, tree: Laid, name: str) -> Any:
+    def named(self, tree: Applied, name: str) -> Any:
         """The resolved value of a dotted name. Raises KeyError if there is none, ConfigError if it fails."""
         try:
             return self._resolution(tree).at(tuple(name.split(".")))
         except AbsentError:
             raise KeyError(name) from None
 
-    def select(self, tree: Laid, text: str) -> Any:
+    def select(self, tree: Applied, text: str) -> Any:
         """The value of one text with interpolations, as seen from the root of `tree`. Raises ConfigError."""
         return self._resolution(tree).text(text)
 
-    def _present(self, tree: Laid, path: Path) -> Any:
+    def _present(self, tree: Applied, path: Path) -> Any:
         """The value at a path; None if there is none, or none that can be evaluated."""
         try:
             return self._resolution(tree).at(path)
         except (AbsentError, ConfigError):
             return None
 
-    def _resolution(self, tree: Laid, siblings: SiblingValues | None = None) -> Resolution:
+    def _resolution(self, tree: Applied, siblings: SiblingValues | None = None) -> Resolution:
         return Resolution(
             tree, (self._live, tree.live), self._resolvers, siblings, self._constants.beside(tree.changed)
         )
@@ -198,7 +198,7 @@ class _Laying:
         self,
         base: dict[str, Any],
         live: LiveKeys,
-        present: Callable[[Laid, Path], Any],
+        present: Callable[[Applied, Path], Any],
         opened: tuple[str, ...],
         added: frozenset[str],
     ) -> None:
@@ -206,7 +206,7 @@ class _Laying:
         self._added = added
         self._present = present
         self._opened = opened
-        self.tree = Laid(base)
+        self.tree = Applied(base)
         self.tree.live = {id(self.tree): dict.fromkeys(live[id(base)])}
         self.tree.owned = {id(self.tree): self.tree}
         self.tree.changed = [*_OF_THE_JOB]

@@ -8,13 +8,13 @@ from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError, Problem
 from oellm_autoexp.core.text import plural, scalar
-from oellm_autoexp.planning.resolving.resolve import PLACES, Jobs, value_at
+from oellm_autoexp.planning.resolving.resolve import PLACES, SweepResolver, value_at
 from oellm_autoexp.sweep.paths import Path, leaf_paths
 
 _LISTED = 4
 
 
-def twins(jobs: Jobs, indices: Sequence[int]) -> dict[int, int]:
+def twins(jobs: SweepResolver, indices: Sequence[int]) -> dict[int, int]:
     """Of these jobs, those that do what an earlier one does, each with the first such job.
 
     Two jobs are the same if their resolved configs are, with the same name and the same folders in them: so are their
@@ -49,7 +49,7 @@ def problem(found: dict[int, int], jobs: int) -> Problem:
     return Problem(told(found, jobs), "$.sweep", hint)
 
 
-def _alike(jobs: Jobs, indices: Sequence[int]) -> list[list[int]]:
+def _alike(jobs: SweepResolver, indices: Sequence[int]) -> list[list[int]]:
     """The jobs that may be the same, as far as can be told without evaluating anything."""
     values: dict[int, dict[Path, Any]] = {}
     for index in indices:

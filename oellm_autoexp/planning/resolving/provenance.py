@@ -31,7 +31,7 @@ NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class PlanContext:
     """What planning takes from the world around it; gathered once, so that planning itself is pure."""
 
     now: datetime
@@ -56,11 +56,11 @@ class Circumstances:
     """Where the jobs of a plan that is there run; None: of a new one, as its config says."""
 
 
-def gather(argv: list[str] | None = None) -> Circumstances:
+def gather(argv: list[str] | None = None) -> PlanContext:
     """The circumstances of this process, now."""
     work_dir = Path.cwd()
     git, diff, trouble = git_state(work_dir)
-    return Circumstances(
+    return PlanContext(
         now=datetime.now(UTC),
         work_dir=work_dir,
         python=sys.executable,

@@ -19,10 +19,10 @@ from typing import Any
 from oellm_autoexp.config.loader import Composed, Places
 from oellm_autoexp.config.values.expressions import evaluate
 from oellm_autoexp.config.values.interpolation import MISSING, Path
-from oellm_autoexp.config.values.overlay import Laid, Overlay
+from oellm_autoexp.config.values.overlay import Applied, Overlay
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, SweepError
 from oellm_autoexp.core.text import plural, scalar
-from oellm_autoexp.planning.resolving.provenance import Circumstances
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch.shell_code import Parts, as_shell_reads
 from oellm_autoexp.sweep.axes import with_lists
 from oellm_autoexp.sweep.expander import Filter, Point, allows_duplicates, expand, keys_set
@@ -40,13 +40,13 @@ _ENOUGH_WRONG = 100  # points with mistakes: the others most likely have the sam
 _log = logging.getLogger(__name__)
 
 
-class Jobs:
+class SweepResolver:
     """The jobs of a composed config, in the order of the sweep, numbered from 0 after filtering.
 
     Raises SweepError or ConfigError: the sweep is wrong, a filter fails or removes everything.
     """
 
-    def __init__(self, composed: Composed, circumstances: Circumstances) -> None:
+    def __init__(self, composed: Composed, circumstances: PlanContext) -> None:
         self._composed = composed
         self._circumstances = circumstances
         self._work_dir = str(circumstances.work_dir)
@@ -72,7 +72,7 @@ class Jobs:
         self._uses: dict[int, dict[int, None]] = {}
         self._under_way: list[tuple[int, str]] = []
 
-    def overriding(self, index: int, values: Mapping[str, Any]) -> Jobs:
+    def overriding(self, index: int, values: Mapping[str, Any]) -> SweepResolver:
         """The same jobs, of which one has further values (by dotted key) over those of its point.
 
         Filters are not asked again. Raises nothing: wrong values are told when the job's config is asked for.
@@ -207,7 +207,7 @@ class Jobs:
         return found if isinstance(found, list) else None
 
     @cached_property
-    def _beside(self) -> tuple[Overlay, Laid]:
+    def _beside(self) -> tuple[Overlay, Applied]:
         """The config beside the sweep, in which a value that the sweep sets, or that reads one, is an error."""
         overlay = self._overlay(())
         keys = {key.partition("@")[0].replace("/", ".") for key in keys_set(self._composed.sweep)}
@@ -254,7 +254,7 @@ class Jobs:
         chosen = ((key, value) for key, value in point.values.items() if self._composed.is_choice(key, value))
         return tuple(key if value is None else f"{key}={value}" for key, value in chosen)
 
-    def _lay(self, point: Point) -> Laid:
+    def _lay(self, point: Point) -> Applied:
         """The config with a point's values, unresolved. Raises ConfigError."""
         values = {key: value for key, value in point.values.items() if not self._composed.is_choice(key, value)}
         try:
@@ -262,16 +262,16 @@ class Jobs:
         except ConfigError as error:
             raise _placed(error, {key: key for key in values}) from None
 
-    def _laid(self, index: int) -> Laid:
+    def _laid(self, index: int) -> Applied:
         return self._laid_for(self.members[index])
 
-    def _laid_for(self, member: Member) -> Laid:
+    def _laid_for(self, member: Member) -> Applied:
         tree = self._lay(member.point)
         tree["index"] = member.index
         self._leave_out_own_stage(tree, member)
         return tree
 
-    def _leave_out_own_stage(self, tree: Laid, member: Member) -> None:
+    def _leave_out_own_stage(self, tree: Applied, member: Member) -> None:
         """Drop those of the conditions for all jobs that are about the stage which the job is in itself.
 
         `job.start_conditions` outside of the sweep can so let one stage wait for another.
@@ -305,7 +305,7 @@ class Jobs:
             raise (ConfigError if ConfigError in problems.values() else SweepError)(*problems)
         return kept
 
-    def _tree_to_judge(self, point: Point) -> Laid | None:
+    def _tree_to_judge(self, point: Point) -> Applied | None:
         """The config of a point, where its filters or its stage need it."""
         stages = [value for key, value in point.values.items() if plain(key) == "stage"]
         if len(stages) == 1 and isinstance(stages[0], str) and "${" not in stages[0] and not point.filters:
@@ -314,11 +314,11 @@ class Jobs:
         tree["index"] = MISSING
         return tree
 
-    def _passes(self, point: Point, tree: Laid) -> bool:
+    def _passes(self, point: Point, tree: Applied) -> bool:
         overlay = self._overlay_of(point)
         return all(_holds(overlay, tree, condition) for condition in point.filters)
 
-    def _stage(self, point: Point, tree: Laid | None) -> str | None:
+    def _stage(self, point: Point, tree: Applied | None) -> str | None:
         if tree is None:
             return str(next(value for key, value in point.values.items() if plain(key) == "stage"))
         stage = tree.get("stage")
@@ -382,9 +382,7 @@ def from_directory(directory: str) -> Callable[[str], str]:
     return lambda path: posixpath.normpath(posixpath.join(directory, posixpath.expanduser(path)))
 
 
-def beside_the_sweep(
-    composed: Composed, circumstances: Circumstances
-) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
+def without_sweep(composed: Composed, circumstances: PlanContext) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
     """The config without the sweep's values, resolved but for what can't be, and that by its path."""
     overlay = composed.overlay(circumstances.environment, circumstances.now, circumstances.python)
     return overlay.resolve_mostly(overlay.lay({}))
@@ -404,7 +402,7 @@ def _placed(error: ConfigError, keys: Mapping[str, str]) -> ConfigError:
     )
 
 
-def _holds(overlay: Overlay, tree: Laid, condition: Filter) -> bool:
+def _holds(overlay: Overlay, tree: Applied, condition: Filter) -> bool:
     """Whether a filter holds in a config. Raises SweepError."""
     try:
         value = overlay.select(tree, condition.text)
@@ -422,7 +420,7 @@ def _at_filter(problem: Problem, condition: Filter) -> Problem:
 class _Names(Mapping[str, Any]):
     """The values of a job's config by dotted path, for filters that name them without `${}`."""
 
-    def __init__(self, overlay: Overlay, tree: Laid) -> None:
+    def __init__(self, overlay: Overlay, tree: Applied) -> None:
         self._overlay = overlay
         self._tree = tree
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError
-from oellm_autoexp.planning.resolving.resolve import Jobs
+from oellm_autoexp.planning.resolving.resolve import SweepResolver
 
 _CONTAINER = tuple(("container", key) for key in ("class_name", "image", "runtime", "binds"))
 _LAUNCHER, _TEMPLATE = ("slurm", "launcher_cmd"), ("slurm", "template_path")
@@ -40,7 +40,7 @@ class Survey:
     folders: tuple[str, ...]
 
 
-def survey(jobs: Jobs, indices: Iterable[int]) -> Survey:
+def survey(jobs: SweepResolver, indices: Iterable[int]) -> Survey:
     """Look at jobs. What can't be evaluated is left out: whoever plans them tells it. Raises ConfigError."""
     kinds: dict[str, Kind] = {}
     templates: dict[str, None] = {}

@@ -32,7 +32,7 @@ from oellm_autoexp.schedulers.local.spool import (
     nobody,
 )
 from oellm_autoexp.storage import trust
-from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.storage.lock import Lock
 
 _MAX_ARRAY_SIZE = 100_000
 _WORKER_STAYS_SECONDS = 5.0
@@ -166,8 +166,8 @@ class LocalScheduler:
         except (OSError, subprocess.CalledProcessError) as error:
             _log.warning("can't start a worker of the local scheduler: %s", error)
 
-    def _claim(self, slot: int) -> Claim:
-        return Claim(self._spool.directory / f"slot-{slot}")
+    def _claim(self, slot: int) -> Lock:
+        return Lock(self._spool.directory / f"slot-{slot}")
 
     def _start_worker(self, slot: int) -> None:
         worker = start.words("oellm_autoexp.schedulers.local.worker")

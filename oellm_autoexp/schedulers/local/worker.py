@@ -21,7 +21,7 @@ from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.schedulers.base import job_name
 from oellm_autoexp.schedulers.local.spool import RUN_VARIABLE, Job, Run, Spool, conclude, hold, interpreter, lingers
 from oellm_autoexp.storage import trust
-from oellm_autoexp.storage.lock import Claim, process_started
+from oellm_autoexp.storage.lock import Lock, process_started
 
 _SHORTEST_NAP, _LONGEST_NAP = 0.02, 0.25
 _BEAT_SECONDS = 30.0
@@ -46,7 +46,7 @@ class Worker:
         self._slot = slot
         self._grace = grace_seconds
         self._stay = stay_seconds
-        self._claim = Claim(spool.directory / f"slot-{slot}")
+        self._claim = Lock(spool.directory / f"slot-{slot}")
         self._lost = False
         self._beat_at = 0.0
         self._started = process_started(os.getpid()) or ""

@@ -18,7 +18,7 @@ import yaml
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.errands import launch
+from oellm_autoexp.engine.programs import launch
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from tests.unit.test_queue import make_event, make_manifest
 

@@ -21,11 +21,11 @@ from oellm_autoexp.engine.worker import Worker
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.event_log import RecordFile, Result
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.session.event_log import EventLog, Result
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
-from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.submission.submit import Submitter
 
 Life = tuple[Sequence[str | JobStatus], str]
@@ -99,7 +99,7 @@ class Stage:
         """A new process with the session as it is on disk."""
         session = Session.load(self.path)
         submitter = Submitter(self.manifest, session, self.slurm, pause=self.sleep, now=lambda: self.clock)
-        claim = Claim(self.path.with_suffix(".lease"))
+        claim = Lock(self.path.with_suffix(".lease"))
         claim.path.unlink(missing_ok=True)
         assert claim.acquire() is None
         self.monitor = Monitor(
@@ -143,11 +143,11 @@ class Stage:
             file.write(text.encode() if isinstance(text, str) else text)
 
     @property
-    def jobs(self) -> dict[str, TrackedJob]:
+    def jobs(self) -> dict[str, JobState]:
         return self.monitor.session.jobs
 
     @property
-    def a(self) -> TrackedJob:
+    def a(self) -> JobState:
         return self.jobs["a"]
 
     @property
@@ -156,11 +156,11 @@ class Stage:
 
     @property
     def events(self) -> list[Event]:
-        return [entry for entry in RecordFile(self.path).entries() if isinstance(entry, Event)]
+        return [entry for entry in EventLog(self.path).entries() if isinstance(entry, Event)]
 
     @property
     def results(self) -> list[Result]:
-        return [entry for entry in RecordFile(self.path).entries() if isinstance(entry, Result)]
+        return [entry for entry in EventLog(self.path).entries() if isinstance(entry, Result)]
 
     def names(self) -> list[str]:
         return [event.name for event in self.events]
@@ -202,7 +202,7 @@ def lived(log_text: str, states: Sequence[str | JobStatus] = LONG) -> Life:
     return states, log_text
 
 
-def happened(job: TrackedJob) -> list[str]:
+def happened(job: JobState) -> list[str]:
     return [entry.event for entry in job.history]
 
 
@@ -305,7 +305,7 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     stage = Stage(tmp_path, on_state(restart(max_attempts=0)), {"a": [CRASH, GOOD]})
     stage.finish()
     assert stage.a.reason.startswith("given up")
-    requests.ask(stage.path, requests.Asked(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=1.0))
     stage.cycle()
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"by hand": 1})
@@ -319,7 +319,7 @@ def test_a_queued_restart_waits_for_the_command_that_says_whether_there_is_need(
     command = ["sh", "-c", f"sleep 0.3; exit {code}"]
     stage = Stage(tmp_path, {**on_state(), "termination_command": command}, {"a": [CRASH]})
     stage.until(lambda: stage.a.state == "crash")
-    asked = requests.Asked(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
+    asked = requests.Request(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
     requests.ask(stage.path, asked)
     stage.cycle()
     assert [request.id for _, request in requests.waiting(stage.path)] == ["x"]
@@ -337,7 +337,9 @@ def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: P
         limits = {"max_attempts": None, "max_fruitless": 1}
         requests.ask(
             stage.path,
-            requests.Asked(id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0),
+            requests.Request(
+                id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0
+            ),
         )
         stage.cycle()
     assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
@@ -816,7 +818,7 @@ def test_a_thousand_actions_that_wait_change_their_job_once(tmp_path: Path, monk
     changes: list[str] = []
     put = Session.put
 
-    def counted(session: Session, job: TrackedJob) -> None:
+    def counted(session: Session, job: JobState) -> None:
         changes.append(job.name)
         put(session, job)
 
@@ -851,7 +853,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, at: int, *, before: bool) -> list[
 
         return wrapper
 
-    for owner, name in ((Session, "save"), (Session, "journal"), (RecordFile, "add"), (Queue, "put")):
+    for owner, name in ((Session, "save"), (Session, "journal"), (EventLog, "add"), (Queue, "put")):
         monkeypatch.setattr(owner, name, dies(getattr(owner, name)))
     return count
 
@@ -961,7 +963,7 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     stage.until(lambda: [pending.reason for pending in stage.a.pending][1:] == ["at work"])
     deadlines = [pending.deadline for pending in stage.a.pending]
     assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
-    asked = requests.Asked(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
+    asked = requests.Request(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
     requests.ask(stage.path, asked)
     stage.cycle()
     assert [pending.reason for pending in stage.a.pending] == ["at work"]
@@ -980,14 +982,14 @@ def test_a_rule_that_cancels_its_job_leaves_the_other_actions_waiting_and_a_pers
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), cancels), {"a": [lived("LINE x\n")]})
     stage.until(lambda: stage.states["a"] == "cancelled")
     assert [pending.reason for pending in stage.a.pending] == ["waits for FileExists: never"]
-    requests.ask(stage.path, requests.Asked(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
+    requests.ask(stage.path, requests.Request(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
     stage.cycle()
     assert stage.monitor.session.finished
 
 
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
-    asked = requests.Asked(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
+    asked = requests.Request(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
     folder = requests.inbox_folder(stage.path)
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))

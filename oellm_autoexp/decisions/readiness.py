@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
 from oellm_autoexp.decisions import template_values
-from oellm_autoexp.decisions.condition_context import Around, Questions
+from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
 from oellm_autoexp.rules.conditions import (
     AlwaysTrueCondition,
     Condition,
@@ -25,7 +25,7 @@ from oellm_autoexp.rules.conditions import (
     GlobExistsCondition,
     SlurmStateCondition,
 )
-from oellm_autoexp.session.job_state import IN_QUEUE, PENDING, SUCCESS, WAITING, TrackedJob
+from oellm_autoexp.session.job_state import IN_QUEUE, PENDING, SUCCESS, WAITING, JobState
 from oellm_autoexp.storage.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[ConditionField, ...])
@@ -43,7 +43,7 @@ class Verdict:
     """How long the job may wait in all before it is cancelled; None: for ever."""
 
 
-class Gate:
+class StartGate:
     """One job's gate; its conditions are decoded once. `overruled`: see `may_be_overruled`."""
 
     def __init__(
@@ -53,18 +53,18 @@ class Gate:
         *,
         native: bool = False,
         overruled: Collection[str] = (),
-        questions: Questions | None = None,
+        questions: CheckRunner | None = None,
     ) -> None:
         self._job = job
         self._overruled = overruled
-        self._questions = questions or Questions()
+        self._questions = questions or CheckRunner()
         self.native = native
         self._files = files(job.work_dir)
         self._start = _CONDITIONS.validate_python(job.start_conditions)
         self._cancel = _CONDITIONS.validate_python(job.cancel_conditions)
         self._done = _CONDITIONS.validate_python(job.done_conditions)
 
-    def verdict(self, jobs: Mapping[str, TrackedJob], waited_seconds: float = 0, now: float = 0) -> Verdict:
+    def verdict(self, jobs: Mapping[str, JobState], waited_seconds: float = 0, now: float = 0) -> Verdict:
         """What is to become of the job, which has waited so long. `jobs`: every job of the plan."""
         around = self._around(jobs, now)
         done = self.done(jobs, now)
@@ -90,7 +90,7 @@ class Gate:
         """End the commands that are asked, and forget what they said: what comes next is to be judged anew."""
         self._questions.forget(self._job.name)
 
-    def done(self, jobs: Mapping[str, TrackedJob], now: float = 0) -> str | None:
+    def done(self, jobs: Mapping[str, JobState], now: float = 0) -> str | None:
         """Why there is nothing left to do for the job; '' if there is, None if a command has not said so yet."""
         around = self._around(jobs, now)
         answers = [condition.holds(around) for condition in self._done]
@@ -98,12 +98,12 @@ class Gate:
             return ""
         return None if None in answers else f"already done: {', '.join(map(str, self._done))}"
 
-    def _around(self, jobs: Mapping[str, TrackedJob], now: float) -> Around:
+    def _around(self, jobs: Mapping[str, JobState], now: float) -> ConditionContext:
         def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
             return self._questions.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
 
-        me = jobs.get(self._job.name) or TrackedJob(name=self._job.name)
-        return Around(
+        me = jobs.get(self._job.name) or JobState(name=self._job.name)
+        return ConditionContext(
             self._files, jobs, me, now, ask, value=lambda key: template_values.values(self._job, me, None, "")[key]
         )
 
@@ -117,7 +117,7 @@ class Gate:
         return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
 
     def _by_conditions(
-        self, missing: Sequence[tuple[Condition, bool | None]], around: Around, waited_seconds: float
+        self, missing: Sequence[tuple[Condition, bool | None]], around: ConditionContext, waited_seconds: float
     ) -> Verdict:
         """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
         patiences = []
@@ -137,7 +137,7 @@ class Gate:
         reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
         return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
 
-    def _by_siblings(self, jobs: Mapping[str, TrackedJob]) -> Verdict:
+    def _by_siblings(self, jobs: Mapping[str, JobState]) -> Verdict:
         ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
         if ended:
             return Verdict("cancel", f"cancelled: {ended[0]} ended as {jobs[ended[0]].state}")
@@ -148,7 +148,7 @@ class Gate:
             return Verdict("start", after=open_ones)
         return Verdict("wait", f"waits for {', '.join(open_ones)}")
 
-    def _natively(self, siblings: Iterable[str], jobs: Mapping[str, TrackedJob]) -> bool:
+    def _natively(self, siblings: Iterable[str], jobs: Mapping[str, JobState]) -> bool:
         """Whether the scheduler can await the success of siblings in its queue in our place."""
         # What only we can judge (conditions, a command) must be judged when the siblings have ended.
         ours = self._done or self._cancel or self._job.start_condition_cmd
@@ -214,7 +214,7 @@ def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
     return ""
 
 
-def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, TrackedJob]) -> bool:
+def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState]) -> bool:
     """Whether the scheduler has ended a job because those that it waited for in the queue can't succeed any more.
 
     That is no end of the job: one of them may be on its way again, or count as a success to us. squeue tells the reason
@@ -229,8 +229,8 @@ def cut_off(job: TrackedJob, status: JobStatus | None, jobs: Mapping[str, Tracke
 
 
 def withdrawn(
-    job: TrackedJob, now: float, why: str = "what it waited for in the queue has ended otherwise", **update: Any
-) -> TrackedJob:
+    job: JobState, now: float, why: str = "what it waited for in the queue has ended otherwise", **update: Any
+) -> JobState:
     """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
     return job.happened(
         now,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
-from oellm_autoexp.decisions.condition_context import Questions
-from oellm_autoexp.decisions.gate import Gate, Verdict, cut_off, needs_monitor
-from oellm_autoexp.session.job_state import TrackedJob
+from oellm_autoexp.decisions.condition_context import CheckRunner
+from oellm_autoexp.decisions.readiness import StartGate, Verdict, cut_off, needs_monitor
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
@@ -37,7 +37,7 @@ class Seen:
         return self.counts.get(pattern, 0)
 
 
-class Silence(Questions):
+class Silence(CheckRunner):
     """Commands that have not answered yet."""
 
     def answer(self, *_asked: object) -> bool | None:
@@ -64,7 +64,7 @@ def spec(name: str, *depends_on: str, **more: Any) -> JobSpec:
 
 def verdict(
     seen: Seen,
-    parent: TrackedJob | None = None,
+    parent: JobState | None = None,
     *,
     native: bool = False,
     overruled: tuple[str, ...] = (),
@@ -72,15 +72,15 @@ def verdict(
     **conditions: Any,
 ) -> Verdict:
     job = spec("child", *(("parent",) if parent else ()), **conditions)
-    jobs = {"child": TrackedJob(name="child"), **({"parent": parent} if parent else {})}
+    jobs = {"child": JobState(name="child"), **({"parent": parent} if parent else {})}
     questions = Silence()
     files: Any = lambda work_dir: seen  # noqa: E731
-    gate = Gate(job, files, native=native, overruled=overruled, questions=questions)
+    gate = StartGate(job, files, native=native, overruled=overruled, questions=questions)
     return gate.verdict(jobs, waited)
 
 
-def parent(state: str, word: str = "") -> TrackedJob:
-    return TrackedJob(name="parent", state=state, scheduler_state=word)
+def parent(state: str, word: str = "") -> JobState:
+    return JobState(name="parent", state=state, scheduler_state=word)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,10 @@ def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> Non
 def test_a_job_whose_siblings_can_not_succeed_any_more_was_not_cancelled_by_anybody(
     status: JobStatus | None, parents: dict[str, str], expected: bool
 ) -> None:
-    child = TrackedJob(name="child", state="pending", scheduler_id="8", after=("7",))
+    child = JobState(name="child", state="pending", scheduler_id="8", after=("7",))
     jobs = {
         "child": child,
-        **{key: TrackedJob(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
+        **{key: JobState(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
     }
     assert cut_off(child, status, jobs) == expected
     assert not cut_off(child.model_copy(update={"cancelled_by": "by hand"}), status, jobs)

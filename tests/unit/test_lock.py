@@ -20,8 +20,8 @@ from oellm_autoexp.storage.files import create_atomic
 from oellm_autoexp.storage.lock import (
     STALE_AFTER_SECONDS,
     UNREADABLE_AFTER_SECONDS,
-    Claim,
     Holder,
+    Lock,
     Machine,
     claimed,
     process_started,
@@ -57,9 +57,9 @@ def forgetful() -> None:
     lock._seen.clear()
 
 
-def two_hosts(path: Path, clock: Clock) -> tuple[Claim, Claim]:
+def two_hosts(path: Path, clock: Clock) -> tuple[Lock, Lock]:
     """A claim that is held elsewhere, and one that wants it here."""
-    theirs, mine = Claim(path, ELSEWHERE, clock), Claim(path, HERE, clock)
+    theirs, mine = Lock(path, ELSEWHERE, clock), Lock(path, HERE, clock)
     assert theirs.acquire() is None
     return theirs, mine
 
@@ -120,9 +120,9 @@ def test_an_observer_that_slept_has_not_watched_meanwhile(tmp_path: Path, clock:
 def test_what_a_process_has_seen_counts_for_all_that_ask_in_it(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "claim"
     two_hosts(path, clock)
-    clock.pass_by(STALE_AFTER_SECONDS + 10, lambda: Claim(path, HERE, clock).holder())
-    assert Claim(path, HERE, clock).holder() is None
-    assert Claim(path, HERE, clock).clear()
+    clock.pass_by(STALE_AFTER_SECONDS + 10, lambda: Lock(path, HERE, clock).holder())
+    assert Lock(path, HERE, clock).holder() is None
+    assert Lock(path, HERE, clock).clear()
     assert not path.exists()
 
 
@@ -137,20 +137,20 @@ def test_a_process_of_another_boot_or_container_with_the_same_host_name_is_not_j
     path = tmp_path / "claim"
     holder = Holder(machine.host, 4_000_000, f"{machine.boot}.5", "token", machine.pids)  # no such process here
     path.write_bytes(lock._content(holder, 1, 60))
-    assert Claim(path, HERE, clock).acquire() == holder
-    clock.pass_by(STALE_AFTER_SECONDS + 60 + 10, lambda: Claim(path, HERE, clock).holder())
-    assert Claim(path, HERE, clock).acquire() is None
+    assert Lock(path, HERE, clock).acquire() == holder
+    clock.pass_by(STALE_AFTER_SECONDS + 60 + 10, lambda: Lock(path, HERE, clock).holder())
+    assert Lock(path, HERE, clock).acquire() is None
 
 
 def test_a_file_of_an_older_version_is_understood(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "claim"
     here = {"host": HERE.host, "pid": os.getpid(), "started": process_started(os.getpid()), "token": "t"}
     path.write_text(json.dumps(here))
-    assert str(Claim(path).acquire()) == f"process {os.getpid()} on {HERE.host}"
+    assert str(Lock(path).acquire()) == f"process {os.getpid()} on {HERE.host}"
     path.write_text(json.dumps({**here, "pid": 4_000_000}))
-    assert Claim(path).acquire() is None
+    assert Lock(path).acquire() is None
     path.write_text(json.dumps({**here, "host": "elsewhere"}))
-    mine = Claim(path, HERE, clock)
+    mine = Lock(path, HERE, clock)
     for beat in range(100):  # it beats by the file's time alone
         os.utime(path, (beat, beat))
         assert mine.holder() is not None
@@ -174,11 +174,11 @@ def test_a_claim_that_names_nobody_is_in_the_making_and_then_nobodys(
 ) -> None:
     path = tmp_path / "claim"
     path.write_bytes(content)
-    claim = Claim(path, HERE, clock)
+    claim = Lock(path, HERE, clock)
     assert str(claim.acquire()) == "a process that takes it just now"
     clock.pass_by(UNREADABLE_AFTER_SECONDS)
     assert claim.acquire() is None
-    assert Claim(path).holder() is not None
+    assert Lock(path).holder() is not None
 
 
 def test_a_number_of_a_process_that_no_machine_has_names_nobody() -> None:
@@ -188,8 +188,8 @@ def test_a_number_of_a_process_that_no_machine_has_names_nobody() -> None:
 def test_an_announcement_without_an_end_and_a_host_of_several_lines_are_no_harm(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "claim"
     path.write_text('{"host": "a\\nb", "pid": 1, "started": "x", "token": "t", "next_in": 1e999}')
-    assert str(Claim(path, HERE, clock).acquire()) == "a process that takes it just now"
-    assert "taken over at" in Claim(path, HERE, clock).outlook()
+    assert str(Lock(path, HERE, clock).acquire()) == "a process that takes it just now"
+    assert "taken over at" in Lock(path, HERE, clock).outlook()
     assert str(Holder("a\nb", 1, "x", "t")) == "process 1 on a b"
 
 
@@ -227,7 +227,7 @@ def test_a_claim_that_changes_while_it_is_waited_for_is_left_to_its_holder(tmp_p
 
 def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    assert Claim(path, ELSEWHERE).acquire() is None
+    assert Lock(path, ELSEWHERE).acquire() is None
     told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over at 120 s"
     with pytest.raises(LockedError, match=told), claimed(path, "session x"):
         pass
@@ -235,7 +235,7 @@ def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over
 
 def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    assert Claim(path).acquire() is None
+    assert Lock(path).acquire() is None
     told = f"in use by process {os.getpid()} on {socket.gethostname()}"
     with pytest.raises(LockedError, match=told), claimed(path, "session x", waiting=pytest.fail):
         pass
