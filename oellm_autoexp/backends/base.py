@@ -104,7 +104,7 @@ class Job:
 class Backend(Section):
     """One kind of program to train with: the section `backend` of a config, which `class_name` chooses."""
 
-    open: ClassVar[tuple[str, ...]] = ()
+    own_keys: ClassVar[tuple[str, ...]] = ()
     """Those of its keys that hold keys of the user's own, or such as it checks itself: a new one there needs no `+`."""
     env: Environment = {}
 
@@ -117,9 +117,9 @@ class Backend(Section):
         return ()
 
 
-def open_keys(kind: type[Backend]) -> tuple[str, ...]:
+def own_sections(kind: type[Backend]) -> tuple[str, ...]:
     """The sections that a backend leaves open, as beginnings of dotted keys."""
-    return tuple(f"backend.{key}." for key in kind.open)
+    return tuple(f"backend.{key}." for key in kind.own_keys)
 
 
 BACKENDS = Registry(Backend, "oellm_autoexp.backends", "oellm_autoexp.backends", inside="backend")

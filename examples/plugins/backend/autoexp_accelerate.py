@@ -13,7 +13,7 @@ from oellm_autoexp.core.fields import Count, Flags
 class AccelerateBackend(Backend):
     """A script and its options; `processes` is how many of it run on the node, one per GPU."""
 
-    open = ("options",)
+    own_keys = ("options",)
     class_name: Literal["AccelerateBackend"]
     script: str
     processes: Count = 1

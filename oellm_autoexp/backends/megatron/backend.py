@@ -49,7 +49,7 @@ def _of_megatron(version: str) -> str:
 class MegatronBackend(LaunchedBackend):
     """Megatron-LM: its arguments below `megatron`, by their dests (megatron/training/arguments.py)."""
 
-    open = ("megatron",)
+    own_keys = ("megatron",)
     class_name: Literal["MegatronBackend"]
     version: Annotated[str, AfterValidator(_of_megatron)] = "core_v0_19_0"
     """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""

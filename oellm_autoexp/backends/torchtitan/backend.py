@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z_][\w-]*")
 class TorchtitanBackend(LaunchedBackend):
     """torchtitan: a config of its registry, and what is overridden in it (torchtitan/config/manager.py)."""
 
-    open = ("torchtitan",)
+    own_keys = ("torchtitan",)
     class_name: Literal["TorchtitanBackend"]
     launch: Literal["srun", "torchrun"] = "torchrun"
     module: str

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from oellm_autoexp.backends.base import BACKENDS, open_keys
+from oellm_autoexp.backends.base import BACKENDS, own_sections
 from oellm_autoexp.config.values.interpolation import (
     AbsentError,
     LiveKeys,
@@ -57,12 +57,12 @@ def open_sections(base: Mapping[str, Any]) -> tuple[str, ...]:
     backend = base.get("backend")
     chosen = backend.get("class_name") if isinstance(backend, dict) else None
     kind = BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
-    return (*OPEN_SECTIONS, *(open_keys(kind) if kind else ()))
+    return (*OPEN_SECTIONS, *(own_sections(kind) if kind else ()))
 
 
 def ever_open() -> tuple[str, ...]:
     """The same, of configs with any backend."""
-    return (*OPEN_SECTIONS, *(key for kind in BACKENDS.classes().values() for key in open_keys(kind)))
+    return (*OPEN_SECTIONS, *(key for kind in BACKENDS.classes().values() for key in own_sections(kind)))
 
 
 class Applied(dict[str, Any]):
