@@ -44,7 +44,7 @@ def look() -> "dict[str, object]":
         found["root"] = os.path.dirname(folder)  # noqa: PTH120
         found["digest"] = source_digest(folder)
         found["manifest_version"] = __import__(PACKAGE + ".core.nouns", fromlist=["x"]).MANIFEST_VERSION
-        found["talk"] = getattr(__import__(PACKAGE + ".container.inside", fromlist=["x"]), "TALK", 0)
+        found["talk"] = getattr(__import__(PACKAGE + ".containers.inside", fromlist=["x"]), "TALK", 0)
     except Exception as error:  # whatever is wrong with it is what is to be told
         found["problem"] = f"{type(error).__name__}: {error}"
     return found
