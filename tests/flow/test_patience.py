@@ -28,7 +28,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, FakeS
     scheduler = FakeScheduler()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "outputs"))
-    monkeypatch.setattr(fake, "FakeSlurmClient", lambda *_, **__: scheduler)
+    monkeypatch.setattr(fake, "FakeScheduler", lambda *_, **__: scheduler)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert main(["plan", "--plan-id", "K", *COMMON]) == 0
     return str(tmp_path / "outputs/manifests/K.json"), scheduler
