@@ -1,4 +1,7 @@
-"""Plan, submit, watch and resume sweeps of training jobs on SLURM clusters and laptops."""
+"""Plan, submit, watch and resume sweeps of training jobs on SLURM clusters and laptops.
+
+`plan`, `submit`, `load` and `results` are for notebooks and other programs: see cli/api.py.
+"""
 
 import sys
 
@@ -13,3 +16,14 @@ if sys.version_info < (3, 11):  # noqa: UP036  in words that Python 3.6 understa
         % (sys.version_info[0], sys.version_info[1], sys.executable)
     )
     sys.exit(2)
+
+__all__ = ["MANIFEST_VERSION", "Planned", "Row", "__version__", "load", "plan", "results", "submit"]
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    """The names of cli/api.py, loaded when they are asked for."""
+    if name in __all__:
+        from oellm_autoexp.cli import api
+
+        return getattr(api, name)
+    raise AttributeError("module 'oellm_autoexp' has no attribute %r" % name)  # noqa: UP031

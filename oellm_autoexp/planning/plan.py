@@ -145,7 +145,7 @@ class Plan:
     probes: tuple[Probe, ...] = ()
     """What the programs themselves are to be asked before the plan is written, each question once."""
     secrets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What was taken out of the files of the record, by file and place (`workflow.side_file`)."""
+    """What was taken out of the files of the record, by file and place (`planning.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
     snapshot: Snapshot | None = None

@@ -1,7 +1,7 @@
 """The session: what is known of each job of a plan, kept so that a crash at any instant loses and repeats nothing.
 
 A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
-records, one JSON line each; both without secrets (`monitor.confidential`). Records are numbered, so that a journal left
+records, one JSON line each; both without secrets (`session.confidential`). Records are numbered, so that a journal left
 behind by a crash never overrules a newer snapshot.
 One process writes a session, under the claim `<plan_id>.lease`.
 """

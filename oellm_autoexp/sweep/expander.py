@@ -205,7 +205,7 @@ def _text_keys(mapping: dict[Any, Any], where: str, problems: list[Problem]) -> 
 
 
 def _set_once(values: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    """The values by their keys as they are kept (`config.spelling`); two that set the same path are a problem."""
+    """The values by their keys as they are kept (`core.spelling`); two that set the same path are a problem."""
     _check_once(((key, key, [value]) for key, value in values.items()), where, problems)
     return {spelled(key): respelled(value, plain(key)) for key, value in values.items()}
 

@@ -123,7 +123,7 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     }
     words = found.exec_words(
         str(image.path),
-        dialogue.program("cli.plan_inside", _words(options, chosen)),
+        dialogue.program("cli.container.plan_inside", _words(options, chosen)),
         binds=_binds(options, seen),
         cwd=str(around.work_dir),
     )

@@ -3,7 +3,7 @@
 Differences to PyYAML's YAML 1.1, all towards what people mean:
 - `1e-4` is a number (YAML 1.1 wants `1.0e-4`); `12:30:00` stays text (YAML 1.1 reads 45000); dates stay text;
 - an unquoted scalar that others may have meant as text (`no`, `1e3`, `0x1F`, `True`) is kept as it is written until the
-  type of its key is known (see `config.written` and `config.declared`);
+  type of its key is known (see `config.values.written` and `config.declared`);
 - a key is text where YAML reads a boolean, null, a fraction, or a whole number in another spelling than the usual one:
   `no:`, `on:` and `0x1F:` are the keys `no`, `on` and `0x1F`;
 - digits that begin with 0 stay text, as in Hydra's overrides (YAML 1.1 reads `010` as 8, and `0815` as text);
@@ -235,7 +235,7 @@ for _kind in ("binary", "omap", "pairs", "set", "timestamp"):
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, by the rules of this module. Raises ConfigError with file and line.
 
-    What the type of a key is to settle is marked (`config.written`).
+    What the type of a key is to settle is marked (`config.values.written`).
     """
     text = text_of(path)
     try:
