@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -354,12 +355,19 @@ def unknown_kinds(manifest: Manifest) -> set[str]:
     ]
     actions = []
     for section in (manifest.monitoring, *(job.monitoring for job in manifest.jobs if job.monitoring is not None)):
-        events = [*(section.get("log_events") or {}).values(), *(section.get("state_events") or {}).values()]
-        for action in (action for event in events for action in event.get("actions") or ()):
-            conditions += action.get("conditions") or ()
-            actions.append(action.get("action") or action)
+        for kind in ("log_events", "state_events"):
+            events = section.get(kind)
+            for event in _mappings(list(events.values()) if isinstance(events, dict) else []):
+                for action in _mappings(event.get("actions")):
+                    conditions += _mappings(action.get("conditions"))
+                    actions += _mappings([action.get("action", action)])
     known = {*ACTIONS.classes(), *CONDITIONS.classes()}
     return {str(one.get("class_name")) for one in (*actions, *conditions)} - known
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The items of a list that are mappings; what else is there is told by those who read it."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def canonical_path(manifest: Manifest, given: Path) -> Path:

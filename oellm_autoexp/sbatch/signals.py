@@ -67,11 +67,15 @@ else
   autoexp_child=$!
   wait "$autoexp_child"
   autoexp_code=$?
-  while [ -n "$autoexp_signalled" ] && [ "$autoexp_code" -gt 128 ]; do  # the signal has ended the wait
-    autoexp_signalled=''
+  while [ "$autoexp_code" -gt 128 ] && kill -0 "$autoexp_child" 2>/dev/null; do  # a signal has ended the wait
     wait "$autoexp_child"
     autoexp_code=$?
   done
+  if [ -n "$autoexp_signalled" ] && [ "$autoexp_code" -gt 128 ]; then  # perhaps the program ended as the signal came
+    wait "$autoexp_child" 2>/dev/null
+    autoexp_again=$?
+    [ "$autoexp_again" -eq 127 ] || autoexp_code=$autoexp_again
+  fi
   trap - {signal}
   (exit "$autoexp_code")
 fi"""

@@ -276,7 +276,7 @@ def test_a_process_may_have_any_name(tmp_path: Path) -> None:
 CLAIM_IN_TURN = """
 import errno, os, random, signal, sys, time
 from pathlib import Path
-from oellm_autoexp.storage.lock import Claim
+from oellm_autoexp.storage.lock import Lock
 
 def dawdling(call):
     def dawdle(*words):
@@ -296,7 +296,7 @@ for turn in range(6):
     child = os.fork()
     if child == 0:
         random.seed()
-        claim = Claim(path)
+        claim = Lock(path)
         while claim.acquire() is not None:
             pass
         os.write(output, f"{os.getpid()} enters\\n".encode())
@@ -329,8 +329,8 @@ def test_eight_processes_that_die_or_leave_hold_a_claim_one_at_a_time(tmp_path: 
 HOLD = """
 import sys, time
 from pathlib import Path
-from oellm_autoexp.storage.lock import Claim
-assert Claim(Path(sys.argv[1])).acquire() is None
+from oellm_autoexp.storage.lock import Lock
+assert Lock(Path(sys.argv[1])).acquire() is None
 print("held", flush=True)
 time.sleep(100)
 """
@@ -419,8 +419,8 @@ def test_a_forked_child_does_not_give_up_its_parents_claim(tmp_path: Path) -> No
     code = """
 import os, sys
 from pathlib import Path
-from oellm_autoexp.storage.lock import Claim
-claim = Claim(Path(sys.argv[1]))
+from oellm_autoexp.storage.lock import Lock
+claim = Lock(Path(sys.argv[1]))
 claim.acquire()
 child = os.fork()
 if child == 0:

@@ -290,7 +290,7 @@ def test_messages_keep_what_they_say_of_a_variable() -> None:
     assert redact_message("HF_TOKEN: abc123") == f"HF_TOKEN: {REDACTED}"
 
 
-SCRIPTS = [*(ROOT / "tests/golden").rglob("*.*"), ROOT / "oellm_autoexp/sbatch/job.sbatch.template"]
+SCRIPTS = [*(ROOT / "tests/golden").rglob("*.sbatch"), ROOT / "oellm_autoexp/sbatch/job.sbatch.template"]
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
