@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
+    "testing": "core sbatch schedulers",
     "cli.megatron": "core storage backends.megatron cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
@@ -119,6 +120,7 @@ OPENS_FILES = {
     "schedulers.slurm.scheduler",  # /proc
     "schedulers.slurm.cluster",  # /proc, and whether a file can be written
     "planning.manifest",  # makes new files
+    "testing.scheduler_contract",  # scripts and logs of tests
 }
 """The modules that open files by themselves; all others go through the door (trust.py), which asks whose they are."""
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
@@ -272,6 +274,11 @@ def test_only_the_named_modules_open_files_by_themselves(name: str) -> None:
             assert node.attr not in ("open", "read_text", "read_bytes"), f"line {node.lineno}"
         elif isinstance(node, ast.Name):
             assert node.id != "open", f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if folder(name) != "testing"])
+def test_the_program_itself_needs_no_pytest(name: str) -> None:
+    assert "pytest" not in {imported.split(".")[0] for imported in imports(modules()[name])}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
