@@ -73,7 +73,7 @@ class Launch:
         launcher = self._slurm.launcher_cmd
         if gpus > self.world:
             if self._here:
-                why = "the embedded scheduler runs a job as one rank"
+                why = "on this machine a job runs as one rank"
             elif self._alone:
                 why = "without slurm.launcher_cmd the script's own node has all of them; set launcher_cmd: srun"
             else:

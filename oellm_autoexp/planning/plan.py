@@ -821,7 +821,7 @@ def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Mapping[
         )
     wide = max(job.spec.resources.nodes for job in planned)
     if config.slurm.client.runs_here and wide > 1:
-        notes.append(f"the local scheduler has one machine: jobs that ask for {wide} nodes run there as one process")
+        notes.append(f"jobs run on this machine alone: those that ask for {wide} nodes run here as one process")
     return tuple(notes)
 
 

@@ -71,6 +71,9 @@ class Scheduler(Protocol):
     An id alone identifies no job: a scheduler that has lost its state gives the same ids once more. Who asks for jobs
     gives the token of each one's submission, too (id → token), and a job of that id with another token is another job:
     it is not told of, not cancelled, not changed. An empty token can't be compared; then the id must do.
+
+    `submit`, `find`, `poll` and `cancel` are for each to write. A subclass has the others from here, as
+    a scheduler has them that keeps no accounts, has one node, and judges no scripts before they are submitted.
     """
 
     poll_interval_seconds: float
@@ -81,7 +84,7 @@ class Scheduler(Protocol):
     """For how long `find` must have denied a submission whose answer was unclear, until it is surely not there."""
     log_lag_seconds: float
     """How long after a job's end lines of its log may still appear here; 0 where jobs run on this machine."""
-    native_dependencies: bool
+    native_dependencies: bool = False
     """Whether it understands `Submission.dependency`."""
 
     def submit(self, submission: Submission) -> str:
@@ -92,12 +95,12 @@ class Scheduler(Protocol):
         """
         ...
 
-    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:
+    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
         """What is wrong with scripts (path → text), by the options and limits that the scheduler knows; nothing is run.
 
         With `test` it is also asked to judge each as if it were submitted. What it can't tell now is no problem.
         """
-        ...
+        return []
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """The ids of those submissions that the scheduler has, or had, by token. Raises SchedulerError."""
@@ -110,20 +113,23 @@ class Scheduler(Protocol):
         """
         ...
 
-    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
-        """What the last poll told of these jobs (id → token), beside those it asked for. Asks nothing, never raises."""
-        ...
+    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
+        """What the last poll told of these jobs (id → token), beside those it asked for. Asks nothing, never raises.
+
+        These have ended; a scheduler by which some begin again under the same id (`scontrol requeue`) tells so here.
+        """
+        return {}
 
     def max_array_size(self) -> int:
         """The most tasks of one array, numbered from 0. Never raises: what can't be asked is taken to be usual."""
-        ...
+        return 1001
 
-    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:
+    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
         """What jobs (id → token) that have ended used in each of their runs; those without accounts are left out.
 
         Raises SchedulerError.
         """
-        ...
+        return {}
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
         """Ask for these jobs (id → token) to be ended; those that have ended stay as they are.
@@ -132,12 +138,12 @@ class Scheduler(Protocol):
         """
         ...
 
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:  # noqa: ARG002
         """Keep those of these jobs (id → token) that wait in the queue away from `nodes`, too.
 
         Raises SchedulerError.
         """
-        ...
+        return
 
 
 def job_name(submission: Submission) -> str:
@@ -146,6 +152,33 @@ def job_name(submission: Submission) -> str:
     Plain and short: `--name` splits at commas, and accounting cuts names off (a TINYTEXT of 255 bytes).
     """
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
+
+
+def job_variables(submission: Submission, job: str) -> dict[str, str]:
+    """The variables that a job's script, and programs such as submitit, know their place by, where no SLURM sets them.
+
+    What sbatch(1) lists under OUTPUT ENVIRONMENT VARIABLES, for one task on one node. `job` is its id (`12`, `12_3`).
+    """
+    base, _, task = job.partition("_")
+    variables = {
+        "SLURM_JOB_ID": job,
+        "SLURM_JOBID": job,
+        "SLURM_JOB_NAME": job_name(submission),
+        "SLURM_SUBMIT_DIR": submission.work_dir,
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NNODES": "1",
+        "SLURM_NTASKS": "1",
+        "SLURM_NPROCS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NODELIST": "localhost",
+        "SLURMD_NODENAME": "localhost",
+    }
+    if task:
+        variables |= {"SLURM_ARRAY_JOB_ID": base, "SLURM_ARRAY_TASK_ID": task}
+    return variables
 
 
 def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
@@ -173,7 +206,11 @@ class SchedulerClient(Section):
     """Whether nothing runs: what scripts need is not looked at."""
 
     def scheduler(self, section: SlurmOptions, state_dir: Path) -> Scheduler:
-        """The scheduler, with the commands of `section` and the files that it keeps in the folder of sessions."""
+        """The scheduler, with the commands of `section`.
+
+        What it keeps in files is in a folder of `state_dir`, that of the sessions, whose name begins with a dot, as no
+        plan's id does.
+        """
         raise NotImplementedError
 
     def site(self, section: SlurmOptions) -> Site:  # noqa: ARG002

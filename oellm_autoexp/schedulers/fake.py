@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from oellm_autoexp.core.errors import Problem, SubmitError
-from oellm_autoexp.core.nouns import JobStatus, Submission, Usage
+from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.section import SlurmOptions
 from oellm_autoexp.schedulers.base import ENDED, Scheduler, SchedulerClient
 
@@ -15,7 +15,7 @@ Script = Sequence[str | JobStatus]
 """The states of a job, one per poll; the last one stays."""
 
 
-class FakeScheduler:
+class FakeScheduler(Scheduler):
     """Every submission goes through a script of states: `states`, or what `behave(submission, task)` returns for it.
 
     `refuse` names jobs whose submission is refused; `submissions` lists what was taken, in order.
@@ -23,7 +23,6 @@ class FakeScheduler:
 
     poll_interval_seconds = longest_poll_interval_seconds = 0.01
     settle_seconds = log_lag_seconds = 0.0
-    native_dependencies = False
 
     def __init__(
         self,
@@ -50,10 +49,6 @@ class FakeScheduler:
             script = self._behave(submission, task) or self._states
             self._scripts[job if task is None else f"{job}_{task}"] = [_status(state) for state in script]
         return job
-
-    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
-        """See Scheduler.check."""
-        return []
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """See Scheduler.find."""
@@ -84,10 +79,6 @@ class FakeScheduler:
         """See Scheduler.max_array_size."""
         return self._max_array_size
 
-    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
-        """See Scheduler.usage."""
-        return {}
-
     def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel: a job that was last shown alive is shown as cancelled from now on."""
         mine = {job for job, token in jobs.items() if self._has(job, token)}
@@ -95,9 +86,6 @@ class FakeScheduler:
             asked = job in mine or job.partition("_")[0] in mine
             if asked and not (job in self._shown and self._shown[job].scheduler_state in ENDED):
                 script[:] = [JobStatus("CANCELLED")]
-
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
-        """See Scheduler.exclude: it has no nodes."""
 
 
 def _status(state: str | JobStatus) -> JobStatus:

@@ -11,15 +11,15 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from oellm_autoexp import start
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError, StateError, SubmitError
-from oellm_autoexp.core.nouns import JobStatus, Submission, Usage
+from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.directives import directive_lines
 from oellm_autoexp.sbatch.signals import signal_before_end
-from oellm_autoexp.schedulers.base import outside_jobs
+from oellm_autoexp.schedulers.base import Scheduler, outside_jobs
 from oellm_autoexp.schedulers.local.spool import (
     CANCELLED,
     RUN_VARIABLE,
@@ -40,12 +40,11 @@ _WORKER_STAYS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-class LocalScheduler:
+class LocalScheduler(Scheduler):
     """The scheduler over the spool in `directory`. `slots` None: one per core that this process may use."""
 
     poll_interval_seconds = longest_poll_interval_seconds = 1.0
     settle_seconds = log_lag_seconds = 0.0
-    native_dependencies = False
 
     def __init__(self, directory: Path, slots: int | None = None, kill_grace_seconds: float = 30) -> None:
         self._spool = Spool(directory)
@@ -71,10 +70,6 @@ class LocalScheduler:
             raise InvalidSubmissionError(Problem(str(error), submission.script_path)) from None
         self._start_workers()
         return job
-
-    def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
-        """See Scheduler.check."""
-        return []
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """See Scheduler.find."""
@@ -116,17 +111,9 @@ class LocalScheduler:
         self._spool.end(job.id, status := conclude(self._spool, job, run))
         return self._spool.ended(job.id) or status
 
-    def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
-        """See Scheduler.listed: none that has ended begins again."""
-        return {}
-
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""
         return _MAX_ARRAY_SIZE
-
-    def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
-        """See Scheduler.usage."""
-        return {}
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel."""
@@ -135,9 +122,6 @@ class LocalScheduler:
                 job = self._spool.job(wanted, token)
                 for task in self._spool.tasks(wanted, token).values() if job is None else [job]:
                     self._cancel(task)
-
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
-        """See Scheduler.exclude: it has this machine alone."""
 
     def _cancel(self, job: Job) -> None:
         if self._spool.ended(job.id) is not None or self._spool.code(job.id) is not None:

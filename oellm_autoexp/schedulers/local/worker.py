@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from oellm_autoexp.core.errors import LockedError, StateError
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.schedulers.base import job_name
+from oellm_autoexp.schedulers.base import job_variables
 from oellm_autoexp.schedulers.local.spool import RUN_VARIABLE, Job, Run, Spool, conclude, hold, interpreter, lingers
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import Lock, process_started
@@ -153,7 +153,11 @@ class Worker:
             text = trust.read_script(Path(job.submission.script_path), job.submission.script_digest)
             script = self._spool.keep_script(job.id, text)
             words = [*interpreter(script), str(script)]
-            environment = {**self._spool.environment(job), **_variables(job), RUN_VARIABLE: run.mark}
+            environment = {
+                **self._spool.environment(job),
+                **job_variables(job.submission, job.id),
+                RUN_VARIABLE: run.mark,
+            }
             code_path = str(self._spool.path(job.id, "code"))
             os.execve("/bin/sh", ["sh", "-c", _SHELL, "sh", code_path, *words], environment)  # noqa: S606
         except (OSError, ValueError, StateError) as error:
@@ -183,30 +187,6 @@ def _reset_signals() -> None:
         with contextlib.suppress(OSError):  # the C library keeps some for itself
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _variables(job: Job) -> dict[str, str]:
-    """What sbatch(1) lists under OUTPUT ENVIRONMENT VARIABLES, for one task on one node."""
-    base, _, task = job.id.partition("_")
-    variables = {
-        "SLURM_JOB_ID": job.id,
-        "SLURM_JOBID": job.id,
-        "SLURM_JOB_NAME": job_name(job.submission),
-        "SLURM_SUBMIT_DIR": job.submission.work_dir,
-        "SLURM_JOB_NUM_NODES": "1",
-        "SLURM_NNODES": "1",
-        "SLURM_NTASKS": "1",
-        "SLURM_NPROCS": "1",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_NODELIST": "localhost",
-        "SLURMD_NODENAME": "localhost",
-    }
-    if task:
-        variables |= {"SLURM_ARRAY_JOB_ID": base, "SLURM_ARRAY_TASK_ID": task}
-    return variables
 
 
 def main() -> None:
