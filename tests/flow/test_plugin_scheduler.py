@@ -79,6 +79,7 @@ def test_a_job_of_it_is_cancelled_and_a_mistake_in_its_section_is_told(guest: Us
     assert planned.returncode == 0, planned.stderr
     cancelled = guest.run("monitor", "--session", guest.plan_id, "--cmd", "cancel")
     assert cancelled.returncode == 0, cancelled.stderr
+    assert guest.run("monitor", "--session", guest.plan_id).returncode == 1  # once all have ended
     assert guest.states() == ["cancelled"] * 4
 
 
