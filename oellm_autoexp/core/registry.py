@@ -83,13 +83,14 @@ class Registry(Generic[T]):
     def _add(self, entry: EntryPoint) -> None:
         try:
             kind = entry.load()
-            if why := self._unfit(kind):
-                raise TypeError(why)
-        except Exception as error:  # another package's code, of which anything may come
-            why = f"{type(error).__name__}: {error}" if not isinstance(error, TypeError) else str(error)
+        except (Exception, SystemExit) as error:  # another package's code, of which anything may come
+            why = f"{type(error).__name__}: {error}"
+        else:
+            why = self._unfit(kind)
+        if why:
             _BROKEN[Broken(self._group, f"{entry.name} = {entry.value}", why)] = None
-            return
-        self._found.update(dict.fromkeys(tags(kind), kind))
+        else:
+            self._found.update(dict.fromkeys(tags(kind), kind))
 
     def _unfit(self, kind: Any) -> str:
         """Why a class can't be one of this kind; '' if it can."""

@@ -113,7 +113,8 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
     ("module", "entry", "why"),
     [
         ("import not_there", "broken:Broken", "No module named 'not_there'"),
-        ("raise SystemError('x y')", "broken:Broken", "SystemError: x y"),
+        ("raise TypeError('x y')", "broken:Broken", "TypeError: x y"),
+        ("import sys; sys.exit('bye')", "broken:Broken", "SystemExit: bye"),
         ("class Broken: pass", "broken:Broken", "it is no subclass of oellm_autoexp.rules.actions.Action"),
         (
             "from oellm_autoexp.rules.actions import Action\nclass Broken(Action): pass",
