@@ -1,7 +1,12 @@
 """Fixtures for every test: a real SLURM, a real Apptainer and Megatron's own parser where they are installed."""
 
 import os
+import re
+import signal
+from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.containers.fixtures", "tests.slurm.fixtures", "tests.megatron.fixtures"]
@@ -10,3 +15,37 @@ pytest_plugins = ["tests.containers.fixtures", "tests.slurm.fixtures", "tests.me
 settings.register_profile("repeatable", derandomize=True)
 if "AUTOEXP_FUZZ_SEED" not in os.environ:
     settings.load_profile("repeatable")
+
+# A shell has what it starts in the background ignore SIGINT, and programs that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_QUICK = ("unit", "docs")
+"""Folders whose tests come first, as they take milliseconds each and are about one thing each."""
+
+
+@pytest.hookimpl(trylast=True)  # once each component's fixtures have put their tests into groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick tests first; with workers the groups before them, as the longest group says when all is over."""
+    in_workers = hasattr(config, "workerinput")
+
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        grouped = item.get_closest_marker("xdist_group") is not None
+        return grouped is not in_workers, item.path.parent.name not in _QUICK
+
+    items.sort(key=rank)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say once for each reason how many tests were skipped for it."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        terminalreporter.section("skipped", sep="-")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5}  {reason}")
+
+
+def _reason(report: Any) -> str:
+    where = report.longrepr
+    text = where[2] if isinstance(where, tuple) else str(where)
+    return re.sub(r"^Skipped: ", "", str(text)).strip()
