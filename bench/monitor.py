@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.rows import Rows
 from oellm_autoexp.cli.steps import plan_steps, session_steps
 from oellm_autoexp.core.nouns import JobStatus, Manifest
+from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.engine.loop import Monitor, detectors
 from oellm_autoexp.schedulers.fake import FakeScheduler
-from oellm_autoexp.session.job_state import RUNNING, JobState
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 
 LOOKS = 15

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.rows import Rows
 from oellm_autoexp.cli.steps import plan_steps, session_steps
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.states import PENDING
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.schedulers.slurm.parse import SQUEUE_FIELDS
-from oellm_autoexp.session.job_state import PENDING
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES
 

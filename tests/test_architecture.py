@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "backends.torchtitan": "core backends",
     "config": "core storage sbatch rules config.values sweep config.hydra containers backends schedulers "
     "backends.megatron",
-    "decisions": "core storage sbatch rules session schedulers",
+    "decisions": "core storage sbatch rules session",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
     "decisions planning.resolving",
@@ -144,7 +144,7 @@ LARGER = {
     "schedulers.local.spool.py": 541,
     "schedulers.site.py": 421,
     "schedulers.slurm.parse.py": 507,
-    "schedulers.slurm.scheduler.py": 542,
+    "schedulers.slurm.scheduler.py": 543,
     "session.job_state.JobState": 66,
     "session.queue.py": 444,
     "submission.submit.py": 756,

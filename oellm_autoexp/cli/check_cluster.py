@@ -171,9 +171,9 @@ def _judged(options: argparse.Namespace, client: SlurmScheduler, report: _Report
 
 def _submit(plan: Plan, report: _Report, patience: float) -> None:
     """Run the job through the whole chain, and tell what it saw; or why it did not begin within `patience` seconds."""
+    from oellm_autoexp.core.states import SUCCESS
     from oellm_autoexp.sbatch.script import MARKS
     from oellm_autoexp.schedulers.slurm import cluster
-    from oellm_autoexp.session.job_state import SUCCESS
     from oellm_autoexp.storage.world import Files
 
     spec = plan.manifest.jobs[0]
@@ -252,8 +252,8 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
 
 def _tell(monitor: Monitor, name: str, told: str) -> str:
     """Print what SLURM says of the job, and what that means, if it is other than what was told last; returns it."""
+    from oellm_autoexp.core.states import PENDING
     from oellm_autoexp.schedulers.slurm.reasons import explained
-    from oellm_autoexp.session.job_state import PENDING
 
     job = monitor.session.jobs[name]
     meaning = explained(job.reason, job.scheduler_id)[0] if job.state == PENDING and job.reason else ""
@@ -266,9 +266,9 @@ def _tell(monitor: Monitor, name: str, told: str) -> str:
 
 def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
     """End the job, and say in what state it was for so long, and what to do. Raises SchedulerError."""
+    from oellm_autoexp.core.states import PENDING
     from oellm_autoexp.sbatch.times import format_time
     from oellm_autoexp.schedulers.slurm.reasons import explained
-    from oellm_autoexp.session.job_state import PENDING
 
     job, limit = monitor.session.jobs[name], format_time(patience)
     what = f"{job.scheduler_id} has been {job.scheduler_state} for {limit} and was cancelled"

@@ -229,8 +229,8 @@ def _show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _show(session: Session, manifest: Manifest, as_json: bool, *, whole: bool = True) -> int:
+    from oellm_autoexp.core.states import SUBMITTING
     from oellm_autoexp.planning.resolving.provenance import changed_code
-    from oellm_autoexp.session.job_state import SUBMITTING
     from oellm_autoexp.storage.trust import reading_of_others
     from oellm_autoexp.view.tables import console, headline, last_look, session_table, waiting_text
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
 from hydra import initialize
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
@@ -28,6 +29,9 @@ from oellm_autoexp.config.hydra_errors import culprit, problem_of
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, for_hydra, path_of
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 warns where no version is named, and 1.4 where one is; both then behave as 1.3 does."""
+
 
 @contextmanager
 def hydra_ready() -> Iterator[None]:
@@ -35,7 +39,7 @@ def hydra_ready() -> Iterator[None]:
     before = get_gh_backup()
     GlobalHydra.instance().clear()
     try:
-        with initialize(config_path=None, version_base="1.3"):
+        with initialize(config_path=None, **VERSION_BASE):
             yield
     finally:
         restore_gh_from_backup(before)

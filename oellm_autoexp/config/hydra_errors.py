@@ -45,8 +45,8 @@ def problem_of(
         elif override is None or override.key != group:
             about = entry_of(search, parent, group, choice)
         return _missing(group, choice, error.options or (), about, search)
-    if unmatched := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
-        group = unmatched.group(1)
+    if unmatched := _NOTHING_TO_OVERRIDE.search(text):
+        group = unmatched[1] or unmatched[2]
         if parent != WHOLE:
             about = entry_of(search, parent, group)
         name = group.partition("@")[0]
@@ -124,6 +124,10 @@ def _without_words(error: Exception, about: str, override: CheckedOverride | Non
     return Problem(f"Hydra can't compose this config ({reason})", about, hint)
 
 
+_NOTHING_TO_OVERRIDE = re.compile(
+    r"Could not override '([^']+)'\. No match in the defaults list"
+    r"|No earlier Group Default for '([^']+)' exists to override"  # Hydra 1.4
+)
 _NO_KEY = re.compile(r"is not in struct|Could not override '[^']+'\.\s*To append|does not exist|out of range")
 
 
@@ -204,6 +208,8 @@ def culprit(error: Exception, search: Search) -> Entry | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return find_entry(search, parent, group, choice)
+    if unmatched := _NOTHING_TO_OVERRIDE.search(text):
+        return find_entry(search, parent, unmatched[1] or unmatched[2])
     named = re.search(r"Could not override '([^']+)'", text) or re.match(r"(\S+) appears more than once", text)
     return find_entry(search, parent, named[1]) if named else None
 

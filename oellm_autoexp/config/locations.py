@@ -18,11 +18,11 @@ from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, searching
 from oellm_autoexp.config.hydra.source import key_lines, shown
 from oellm_autoexp.config.hydra_errors import entry_of
-from oellm_autoexp.config.override_mistakes import cut
 from oellm_autoexp.config.overrides import CheckedOverride, for_hydra
 from oellm_autoexp.config.schema import UNKNOWN_KEY
+from oellm_autoexp.config.unparsable_overrides import cut
+from oellm_autoexp.core.argument_names import spelled
 from oellm_autoexp.core.errors import Problem
-from oellm_autoexp.core.spelling import spelled
 from oellm_autoexp.storage.files import shipped
 
 Keys = tuple[str, ...]

@@ -18,12 +18,14 @@ from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.config.hydra.config_file import INDEX_HINT, INDEX_IS_SET
 from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE
-from oellm_autoexp.config.hydra.source import normalise, parses
-from oellm_autoexp.config.override_mistakes import taken_apart, unparsed
+from oellm_autoexp.config.hydra.source import normalise
+from oellm_autoexp.config.unparsable_overrides import taken_apart, unparsed
+from oellm_autoexp.config.values.grammar import parses
+from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import mark_override
+from oellm_autoexp.core.argument_names import spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_OVERRIDE, shortened
-from oellm_autoexp.core.spelling import of_a_shell, spelled
 from oellm_autoexp.core.text import is_utf8, scalar
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
@@ -110,6 +112,8 @@ def checked_override(text: str, opened: tuple[str, ...], tree: Mapping[str, Any]
     try:
         override = parsed(plain)
     except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
+        override = None
+    if override is None or "[" in (override.key_or_group or ""):  # indices in brackets: Hydra 1.4's, not 1.3's
         problem = unparsed(text, _is_override)
         raise ConfigError(replace(problem, hint=of_a_shell(value) or problem.hint)) from None
     if not override.key_or_group:

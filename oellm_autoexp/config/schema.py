@@ -1,4 +1,7 @@
-"""The typed sections of a job's config. Unknown keys are errors; open sections say so."""
+"""The typed sections of a job's config. Unknown keys are errors; open sections say so.
+
+What pydantic finds wrong is put into our words in `_problem`; near misses come from `core.text.did_you_mean`.
+"""
 
 from __future__ import annotations
 

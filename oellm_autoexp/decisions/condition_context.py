@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from oellm_autoexp.session.job_state import FINAL, WAITING, JobState
+from oellm_autoexp.core.states import FINAL, WAITING
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files, Question
 
 

@@ -1,4 +1,4 @@
-"""What an observation means for a job: pure, so that every case is a table row in a test."""
+"""From observations (log lines, SLURM's states, time) to a job's state, its events, and whether it stalls. Pure."""
 
 from __future__ import annotations
 
@@ -7,56 +7,35 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.core.states import (
+    BAD_ENDS,
+    CANCELLED,
+    CRASH,
+    ENDED,
+    FINAL,
+    NODE_FAIL,
+    OOM,
+    PENDING,
+    RUNNING,
+    STALL,
+    STOPPED,
+    SUCCESS,
+    TIMEOUT,
+    UNKNOWN,
+    conclude,
+)
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.events import Event, Pending, event_id
 from oellm_autoexp.rules.patterns import Match, Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
-from oellm_autoexp.schedulers.base import ENDED, STOPPED, UNKNOWN
-from oellm_autoexp.schedulers.base import RUNNING as RUNNING_WORDS
 from oellm_autoexp.session import silence
-from oellm_autoexp.session.job_state import (
-    BAD_ENDS,
-    CANCELLED,
-    CRASH,
-    ENOUGH_SLOW,
-    FINAL,
-    NEW_RUN,
-    NODE_FAIL,
-    OOM,
-    PENDING,
-    PREEMPTED,
-    RUNNING,
-    STALL,
-    SUCCESS,
-    TIMEOUT,
-    JobState,
-    Reading,
-    Tally,
-)
+from oellm_autoexp.session.job_state import ENOUGH_SLOW, NEW_RUN, JobState, Reading, Tally
 from oellm_autoexp.storage.log_tail import Cursor
 
-_ENDS = {
-    "COMPLETED": SUCCESS,
-    "TIMEOUT": TIMEOUT,
-    "DEADLINE": TIMEOUT,
-    "CANCELLED": CANCELLED,
-    "REVOKED": CANCELLED,
-    "PREEMPTED": PREEMPTED,
-    "NODE_FAIL": NODE_FAIL,
-    "BOOT_FAIL": NODE_FAIL,
-    "OUT_OF_MEMORY": OOM,
-}
 VANISHED_AFTER_SECONDS = 60.0
 """A job that a scheduler which answers has not known for this long is given up (sacct lags by a few seconds)."""
 BEGUN_VANISHED_AFTER_SECONDS = 600.0
 """The same for one that has said that it began, and not that it ended: it may run on, unknown to the scheduler."""
-
-
-def conclude(scheduler_state: str) -> str:
-    """Our word for a scheduler's word; any ended state without one of its own is a crash."""
-    if scheduler_state in ENDED:
-        return _ENDS.get(scheduler_state, CRASH)
-    return RUNNING if scheduler_state in RUNNING_WORDS else PENDING
 
 
 def see_log(job: JobState, data: bytes, cursor: Cursor, now: float) -> JobState:
@@ -178,10 +157,10 @@ def revised(job: JobState, now: float) -> JobState:
 def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False) -> str:
     """What the scheduler's word counts as, by what the log has said before it. The scheduler's own reasons stand.
 
-    Where a step ran out of memory, a crash is that: the job's script only tells that a step failed.
-
-    No line of a log makes a success of a bad end but the one that says that the job is complete.
-    One that we have ended counts as what it was ended for. A stall that nobody has acted upon is none: the job went on.
+    A crash counts as out of memory if one of the job's steps ran out of memory, as its script knows only that a step
+    failed. Of all lines of a log, only the one that says that the job is complete turns a bad end into a success.
+    A job that we have ended counts as what it was ended for. A stall on which no action was taken does not count,
+    because the job went on.
     """
     state = conclude(scheduler_state)
     if state in (CRASH, CANCELLED, TIMEOUT) and job.complete:
@@ -284,7 +263,7 @@ class Detector:
         return self._with(job.model_copy(update=update) if update else job, events, now), events
 
     def _overrules(self, job: JobState, rule: LogEvent, update: Mapping[str, Any]) -> bool:
-        """Whether a rule that speaks of good exit codes, too, comes after one that does not."""
+        """Whether this rule, with `overrules_success`, replaces an earlier verdict whose rule was without it."""
         return (
             rule.overrules_success
             and not _ended_by_us(job)
@@ -321,8 +300,8 @@ class Detector:
     ) -> tuple[JobState, list[Event]]:
         """A job after a look: whether its log is silent, or its numbers stand still, for too long.
 
-        `clock` is the session's (see session/silence.py; None: that is `now`). It is not asked where the scheduler has
-        not said that the job runs (`known`), nor while it is suspended; three looks are then needed anew.
+        `clock` is the session's (see session/silence.py; None: that is `now`). It is not used while the scheduler
+        has not said that the job runs (`known`), nor while the job is suspended; three looks are then needed again.
         """
         if job.state != RUNNING or job.started_at is None or not (self._silence or self._progress):
             return job, []
@@ -373,7 +352,7 @@ class Detector:
     def cause(self, job: JobState, name: str, metadata: Mapping[str, Any], *, for_good: bool = False) -> dict[str, Any]:
         """What a job counts as if we end it for the event of that name, where its log has not said so yet.
 
-        `for_good`: as an action asks for, with nothing to follow, which may be a success.
+        `for_good`: an action ends the job and nothing follows, so that it may count as a success.
         """
         if job.verdict or job.state in FINAL:
             return {}

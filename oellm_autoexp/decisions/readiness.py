@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
+from oellm_autoexp.core.states import IN_QUEUE, PENDING, SUCCESS, WAITING
 from oellm_autoexp.decisions import template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
 from oellm_autoexp.rules.conditions import (
@@ -25,7 +26,7 @@ from oellm_autoexp.rules.conditions import (
     GlobExistsCondition,
     SlurmStateCondition,
 )
-from oellm_autoexp.session.job_state import IN_QUEUE, PENDING, SUCCESS, WAITING, JobState
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files
 
 _CONDITIONS = TypeAdapter(tuple[ConditionField, ...])

@@ -1,4 +1,7 @@
-"""New attempts of a job: whether it may have one, and what it is before it. Pure."""
+"""New attempts of a job: whether a job may have one, and the job's state until that begins. Pure.
+
+The script of an attempt is made in `submission/attempts.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,11 @@ from enum import Enum, auto
 from typing import Any
 
 from oellm_autoexp.core.nouns import JobStatus
+from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.nodes import node_names
-from oellm_autoexp.schedulers.base import ENDED, UNKNOWN
-from oellm_autoexp.session.job_state import (
-    CANCELLED,
-    FINAL,
-    IN_QUEUE,
-    MOST_EARLIER,
-    NEW_RUN,
-    SUCCESS,
-    WAITING,
-    Before,
-    Earlier,
-    JobState,
-    Restarting,
-)
+from oellm_autoexp.session.job_state import MOST_EARLIER, NEW_RUN, Before, Earlier, JobState, Restarting
 
 DO_NOT_REQUEUE = 93
 """The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
@@ -52,7 +43,7 @@ class Refusal:
 def refusal(
     job: JobState, request: RestartAction, cause: str, attempt: int, *, by_hand: bool = False
 ) -> Refusal | None:
-    """Why a job gets no new attempt in the place of `attempt`; None if it may have one. People get what they want."""
+    """Why no new attempt follows `attempt`; None if one may. What a person asks for has no budget."""
     if job.attempt != attempt:
         return Refusal(Kind.NO_NEED, f"attempt {attempt} is past")
     if job.restart is not None:
@@ -92,8 +83,8 @@ def is_past(job: JobState, seen_at: float | None) -> bool:
 def fruitless(job: JobState) -> int:
     """How many attempts in a row, the present one included, got no further than those before; by their iterations.
 
-    One that told none got nowhere. That is not held against a job that has never told any where `max_attempts` limits
-    it: it may be a program that has none.
+    An attempt without an iteration got no further, unless the job has never printed any and `max_attempts` limits it:
+    its program may print none.
     """
     if job.attempt < 2:
         return 0
@@ -138,7 +129,7 @@ def begun(job: JobState, now: float) -> JobState:
     }
     if job.state == WAITING:
         return job.model_copy(update=asked)
-    # One that was refused never had an id, and left nothing behind that could be begun again.
+    # A submission that was refused has no id, so that there is nothing that could be requeued.
     ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues, vanished=job.vanished)
     return job.model_copy(
         update={

@@ -23,10 +23,11 @@ from submitit import Job, SlurmExecutor, SlurmJob
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.core.nouns import Record, Submission
+from oellm_autoexp.core.states import ENDED, UNKNOWN
 from oellm_autoexp.core.text import did_you_mean, scalar
 from oellm_autoexp.engine import pickled
 from oellm_autoexp.sbatch.times import parse_time
-from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import read_json, write_atomic

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redaction import redact_message
+from oellm_autoexp.core.states import CANCELLED, CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import detect, restarts, template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
@@ -31,20 +32,7 @@ from oellm_autoexp.rules.templates import filled
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog, Result, Status
-from oellm_autoexp.session.job_state import (
-    BY_HAND,
-    CANCELLED,
-    CRASH,
-    FINAL,
-    GONE_LOOKS,
-    IN_QUEUE,
-    PENDING,
-    RUNNING,
-    SUCCESS,
-    WAITING,
-    JobState,
-    by_id,
-)
+from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, by_id
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Manifest, Usage
+from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, SUBMITTING, UNKNOWN, WAITING
 from oellm_autoexp.decisions import detect, readiness, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.executor import ActionExecutor
@@ -23,23 +24,10 @@ from oellm_autoexp.rules.events import Deadline, Event
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.log_paths import stream_files
 from oellm_autoexp.sbatch.script import MARKS
-from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import status_files
 from oellm_autoexp.session.event_log import EventLog
-from oellm_autoexp.session.job_state import (
-    FINAL,
-    GONE_LOOKS,
-    IN_QUEUE,
-    NEW_RUN,
-    NODE_FAIL,
-    PENDING,
-    RUNNING,
-    SUBMITTING,
-    WAITING,
-    JobState,
-    Run,
-    by_id,
-)
+from oellm_autoexp.session.job_state import GONE_LOOKS, NEW_RUN, JobState, Run, by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.storage.log_tail import Cursor, read_added

@@ -18,12 +18,13 @@ from submitit.core.utils import JobPaths
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, SchedulerError
 from oellm_autoexp.core.nouns import Manifest, Submission
+from oellm_autoexp.core.states import ENDED, UNKNOWN
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.engine import pickled
 from oellm_autoexp.rules.actions import Executor, Program
 from oellm_autoexp.sbatch.directives import directives
 from oellm_autoexp.sbatch.times import parse_time
-from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler, client_of, make_scheduler
+from oellm_autoexp.schedulers.base import Scheduler, client_of, make_scheduler
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 from oellm_autoexp.session.queue import Sidecar

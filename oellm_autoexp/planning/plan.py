@@ -316,7 +316,7 @@ class _Planner:
         self._templates: dict[str, str] = {}
         self._packer = _Packer()
         self._redactor = Redactor()
-        self._odd_options: dict[str, set[str]] = {"sbatch": set(), "srun": set()}
+        self._odd_options: dict[str, dict[str, str]] = {"sbatch": {}, "srun": {}}  # with their places
         self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], tuple[Probe, list[str]]] = {}
@@ -503,8 +503,9 @@ class _Planner:
         work_dir = snapshot.work_dir if snapshot else str(self._circumstances.work_dir)
         if snapshot:
             command = replace(command, argv=snapshot.moved(command.argv, command.needs))
-        self._odd_options["sbatch"].update(key for key in slurm.sbatch if unknown_option(key))
-        self._odd_options["srun"].update(key for key in slurm.srun if unknown_option(key, SRUN_OPTIONS))
+        for program, written, known in (("sbatch", slurm.sbatch, OPTIONS), ("srun", slurm.srun, SRUN_OPTIONS)):
+            odd = {key: f"$.slurm.{program}.{key}" for key in written if unknown_option(key, known)}
+            self._odd_options[program] = {**odd, **self._odd_options[program]}
         if is_past(str(slurm.sbatch.get("deadline")), self._circumstances.now):
             what = f"the deadline {slurm.sbatch['deadline']} is past: SLURM takes no such job"
             raise ConfigError(Problem(what, "$.slurm.sbatch.deadline"))
@@ -512,7 +513,8 @@ class _Planner:
             later = [
                 key.removeprefix(rule_checks.DIRECTIVES) for key in overrides if key.startswith(rule_checks.DIRECTIVES)
             ]
-            self._odd_options["sbatch"].update(key for key in later if unknown_option(key))
+            odd = {key: place for key in later if unknown_option(key)}
+            self._odd_options["sbatch"] = {**odd, **self._odd_options["sbatch"]}
             values = {key: value for key, value in overrides.items() if not key.startswith(rule_checks.DIRECTIVES)}
             if values:
                 self._later.setdefault((config.stage, place, str(values)), (config.index, place, values))
@@ -588,6 +590,14 @@ class _Planner:
         self._differing |= differing(self._first, config)
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
         return _Planned(spec, text, packed, project.resume, places)
+
+    def _unknown_options(self, composed: Composed) -> Iterator[str]:
+        """No mistakes yet: a plugin of the site may know them; the submission asks the site's own sbatch."""
+        for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
+            for key, place in sorted(self._odd_options[program].items()):
+                for found in option_problems([key], known, composed.locations.of(place), program):
+                    hint = f"; {found.hint}" if found.hint else ""
+                    yield f"{found.where}: {found.what}, unless this site adds it{hint}"
 
     def _code(self, project: ProjectSection) -> Snapshot | None:
         """Where a job's code is, if it runs a copy. Raises ConfigError."""
@@ -699,7 +709,7 @@ class _Planner:
             *composed.notes,
             *self._notes,
             *overruled((key for text in composed.source.overrides for key in keys_of_override(text)), specs),
-            *_notes(first, planned, self._odd_options),
+            *_notes(first, planned, self._unknown_options(composed)),
             *_monitor_notes(manifest),
             *_told(self._told, len(planned)),
         )
@@ -805,14 +815,11 @@ def _title(source: Source) -> str:
     return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem
 
 
-def _notes(config: AutoexpConfig, planned: list[_Planned], odd_options: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+def _notes(config: AutoexpConfig, planned: list[_Planned], unknown_options: Iterable[str]) -> tuple[str, ...]:
     """What a person should know about a plan that is not wrong."""
     notes = rule_checks.notes(config.monitoring, config.backend.sample_lines())
     if config.slurm.client.is_slurm:
-        # no mistake yet: a plugin of the site may know it; the submission asks the site's own sbatch
-        for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
-            found = option_problems(sorted(odd_options[program]), known, "", program)
-            notes += [f"{p.what}, unless this site adds it" + (f"; {p.hint}" if p.hint else "") for p in found]
+        notes += unknown_options
     elif config.scheduler.native_dependencies:
         notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
     if config.slurm.array and any(job.spec.array_group is None for job in planned):

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from oellm_autoexp.core.fields import Count, Number, Scalar, Seconds, Section, Words, listed
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry
+from oellm_autoexp.core.states import MEANING, OURS
 from oellm_autoexp.core.text import did_you_mean, shell
 from oellm_autoexp.rules.patterns import Pattern, scan
 
@@ -116,36 +117,7 @@ class GlobExistsCondition(Condition):
         return f"GlobExists: {self.pattern}"
 
 
-_STATES = frozenset(
-    [
-        "boot_fail",
-        "cancelled",
-        "completed",
-        "configuring",
-        "completing",
-        "deadline",
-        "failed",
-        "launch_failed",
-        "node_fail",
-        "out_of_memory",
-        "pending",
-        "preempted",
-        "reconfig_fail",
-        "requeue_fed",
-        "requeue_hold",
-        "requeued",
-        "resizing",
-        "resv_del_hold",
-        "revoked",
-        "running",
-        "signaling",
-        "special_exit",
-        "stage_out",
-        "stopped",
-        "suspended",
-        "timeout",
-    ]
-) | frozenset(["waiting", "submitting", "success", "crash", "oom", "stall"])
+_STATES = frozenset({*OURS, *(word.lower() for word in MEANING)})
 """SLURM's words (squeue(1), JOB STATE CODES) and ours, in lower case."""
 
 

@@ -10,14 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.rules.patterns import group_names
 
-STATES = ("pending", "running", "success", "crash", "timeout", "stall", "cancelled", "preempted", "node_fail", "oom")
+STATES = tuple(state for state in OURS if state in IN_QUEUE | FINAL)
 """The states that events can be declared for."""
-CRASHES = frozenset({"cancelled", "preempted", "node_fail", "oom"})
-"""States that count as `crash` where none is declared for them."""
 _OTHER_WORDS = {
     "stalled": "stall",
     "crashed": "crash",
@@ -198,7 +197,7 @@ class Rules(Section):
 
     def for_state(self, state: str) -> StateEvent | None:
         """The event declared for a state; for those that count as crashes, that of `crash` in the last resort."""
-        for wanted in (state, "crash") if state in CRASHES else (state,):
+        for wanted in (state, CRASH) if state in LIKE_A_CRASH else (state,):
             for event in self.state_events.values():
                 if event.state == wanted:
                     return event

@@ -1,7 +1,7 @@
-"""What a library looks for in place of a pattern: expressions for bytes that match wherever the pattern does, and more.
+"""Looser expressions for the search library: they match each line that the pattern matches, and some others.
 
-They are made of what `re` has parsed. A library reads a pattern otherwise than `re`: letters beyond ASCII, line ends,
-look-arounds and references differ. So all that is said here is wider, and no line is lost; `re` has the last word.
+They are made of what `re` has parsed. The library reads letters beyond ASCII, line ends, look-arounds and references
+in another way than `re`, so that an exact translation would lose lines; `re` then sorts out those that do not match.
 """
 
 from __future__ import annotations

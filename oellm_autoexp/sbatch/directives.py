@@ -1,4 +1,7 @@
-"""The `#SBATCH` lines of a script: made of a section, read, and changed for a later attempt. Pure."""
+"""The `#SBATCH` lines of a script: made of a section, read, and changed for a later attempt. Pure.
+
+Each key of `slurm.sbatch` becomes a line; which ones there are is in `known_options`, and is checked by planning.
+"""
 
 from __future__ import annotations
 

@@ -121,6 +121,15 @@ OPTIONS = frozenset(
     ]
 )
 """The long options of sbatch(1) from 22.05 to 24.11. A site's plugins add others, which `sbatch --help` lists."""
+TEXTS = frozenset(
+    (
+        "account", "bb", "bbf", "chdir", "cluster_constraint", "comment", "constraint", "container", "container_id",
+        "cpu_bind", "error", "exclude", "export", "export_file", "extra", "gpu_bind", "input", "job_name", "mail_user",
+        "mcs_label", "mem_bind", "network", "nodefile", "nodelist", "output", "partition", "prefer", "qos",
+        "reservation", "tres_bind", "wckey",
+    )
+)  # fmt: skip
+"""Options with names, texts or masks of bits; others hold numbers, alone or within (`gpu:4`, `B:USR1@60`, `now+60`)."""
 
 _OF_SRUN = (
     "accel-bind", "bcast", "bcast-exclude", "compress", "cpu-bind", "debugger-test", "disable-status", "epilog",

@@ -10,7 +10,7 @@ from typing import Any
 
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.text import scalar
-from oellm_autoexp.sbatch.known_options import OPTIONS
+from oellm_autoexp.sbatch.known_options import OPTIONS, TEXTS
 
 _LONG = {
     "A": "account",
@@ -49,15 +49,6 @@ _LONG = {
 """The options of one letter (sbatch(1))."""
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#""")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
-_TEXTS = frozenset(
-    (
-        "account", "bb", "bbf", "chdir", "cluster_constraint", "comment", "constraint", "container", "container_id",
-        "cpu_bind", "error", "exclude", "export", "export_file", "extra", "gpu_bind", "input", "job_name", "mail_user",
-        "mcs_label", "mem_bind", "network", "nodefile", "nodelist", "output", "partition", "prefer", "qos",
-        "reservation", "tres_bind", "wckey",
-    )
-)  # fmt: skip
-"""Options with names, texts or masks of bits; others hold numbers, alone or within (`gpu:4`, `B:USR1@60`, `now+60`)."""
 _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z.])\d{19,}", re.ASCII)  # SLURM counts with 64 bits
 _LONG_WORD = re.compile(r"[^\s,;:=/\[\]]{1025,}")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -141,7 +132,7 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
 def too_much(key: str, text: str) -> str:
     """Why the value of an option is more than SLURM counts to or any name has, '' if it is not."""
     name = long_name(key)
-    numeric = name.replace("_", "-") in OPTIONS and name not in _TEXTS
+    numeric = name.replace("_", "-") in OPTIONS and name not in TEXTS
     if numeric and (number := _LONG_NUMBER.search(text)):
         return f"'{number[0][:20]}…' is a number of {len(number[0])} digits, which SLURM does not take"
     if name != "export" and (word := _LONG_WORD.search(text)):

@@ -12,55 +12,18 @@ from oellm_autoexp.core.errors import Problem, StateError
 from oellm_autoexp.core.fields import Section
 from oellm_autoexp.core.nouns import JobStatus, Manifest, Submission, Usage
 from oellm_autoexp.core.registry import Registry, broken
+from oellm_autoexp.core.states import MEANING, UNKNOWN
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
 from oellm_autoexp.sbatch.section import SlurmOptions
 from oellm_autoexp.schedulers.site import Site
 
-SUCCEEDED = frozenset({"COMPLETED"})
-ENDED = frozenset(
-    {
-        *SUCCEEDED,
-        "BOOT_FAIL",
-        "CANCELLED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "RECONFIG_FAIL",
-        "REVOKED",
-        "TIMEOUT",
-    }
-)
-"""States from which a job does not come back by itself (squeue(1), JOB STATE CODES)."""
-RUNNING = frozenset({"RUNNING", "COMPLETING", "RESIZING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
-"""States in which the job's processes exist or its end is not settled."""
-WAITING = frozenset(
-    {
-        "CONFIGURING",
-        "EXPEDITING",
-        "PENDING",
-        "POWER_UP_NODE",
-        "REQUEUED",
-        "REQUEUE_FED",
-        "REQUEUE_HOLD",
-        "RESV_DEL_HOLD",
-        "SPECIAL_EXIT",
-    }
-)
-"""States in which the job is in the queue and has no processes."""
-STOPPED = frozenset({"STOPPED", "SUSPENDED"})
-"""States in which the job's processes exist and are made to stand still."""
 _LONGEST_WORD = 40
-UNKNOWN = "UNKNOWN"
-"""The scheduler can't tell just now (its accounting does not answer). Nothing may follow from it."""
 
 
 def understood(status: JobStatus) -> JobStatus:
     """The status, or UNKNOWN with the reason where its word is none of the above: a later SLURM may have others."""
     word = status.scheduler_state
-    if word in ENDED or word in RUNNING or word in WAITING or word == UNKNOWN:
+    if word in MEANING or word == UNKNOWN:
         return status
     return JobStatus(UNKNOWN, f"it tells the state {word[:_LONGEST_WORD]}, which is not known here")
 

@@ -8,8 +8,9 @@ from typing import Literal
 
 from oellm_autoexp.core.errors import Problem, SubmitError
 from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.sbatch.section import SlurmOptions
-from oellm_autoexp.schedulers.base import ENDED, Scheduler, SchedulerClient
+from oellm_autoexp.schedulers.base import Scheduler, SchedulerClient
 
 Script = Sequence[str | JobStatus]
 """The states of a job, one per poll; the last one stays."""

@@ -1,4 +1,4 @@
-"""One job as the monitor knows it, and the words for its state. Pure."""
+"""One job as the monitor knows it. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from oellm_autoexp.core.nouns import Record, Resources
+from oellm_autoexp.core.states import CANCELLED, FINAL, SUCCESS, WAITING
 from oellm_autoexp.rules.events import Deadline, Event, Pending
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.storage.log_tail import Cursor
-
-WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
-SUCCESS, CRASH, TIMEOUT, CANCELLED = "success", "crash", "timeout", "cancelled"
-PREEMPTED, NODE_FAIL, OOM, STALL = "preempted", "node_fail", "oom", "stall"
-BAD_ENDS = frozenset({CRASH, TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OOM, STALL})
-FINAL = frozenset({SUCCESS, *BAD_ENDS})
-"""States that a job does not leave by itself."""
-IN_QUEUE = frozenset({PENDING, RUNNING})
-
 
 BY_HAND = "by hand"
 """The cause of a new attempt that a person asked for."""

@@ -31,8 +31,8 @@ class Watched(Record):
     def after(self, now: float, since_last: float | None, poll_interval_seconds: float, *, once: bool) -> Watched:
         """The clock at a look. `since_last`: seconds since the last one of this process, None at its first.
 
-        A file that is unchanged at two single looks (`--once`) was silent in between: that counts, as no process looks
-        more often. Between other processes nothing counts.
+        The time between two single looks (`--once`) counts, because no process looks more often; the time between
+        other processes does not.
         """
         if since_last is not None:
             passed = min(since_last, _USUAL_POLLS * poll_interval_seconds)

@@ -1,6 +1,6 @@
 """What a job's script leaves in `marks/`: when it started, and its exit code. Anything may garble these files.
 
-What it finds there: that an attempt has a newer one in its place, and is not to run once more.
+We leave there for the script: an attempt was replaced by a newer one, and must not run again.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from oellm_autoexp.core.states import FINAL, SUBMITTING, WAITING
 from oellm_autoexp.rules.events import Deadline, Pending
-from oellm_autoexp.session.job_state import FINAL, SUBMITTING, WAITING, JobState
+from oellm_autoexp.session.job_state import JobState
 
 AT_WORK = "at work"
 """The reason of an action whose program runs."""

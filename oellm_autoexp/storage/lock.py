@@ -1,4 +1,4 @@
-"""Processes told apart for good, and claims that survive their owner's death."""
+"""Locks that survive the death of who holds them (`.lease` files of sessions, of the queue); processes told apart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, write_atomic
 
 STALE_AFTER_SECONDS = 120.0
-"""A claim of another machine is abandoned when it has not changed for this long beyond the announced pause."""
+"""A lock of another machine is abandoned when it has not changed for the pause that its holder announced and this."""
 UNREADABLE_AFTER_SECONDS = 10.0
 """A file that is still empty or garbage after this long has lost its writer; before, it may be in the making."""
 _UNANNOUNCED_SECONDS = 600.0  # of a file that an older version wrote, which does not hold the pause

@@ -1,4 +1,4 @@
-"""What a plan that is made in an image is told by the machine outside, where jobs are submitted: both sides of it."""
+"""What planning inside an image asks the machine outside, where jobs are submitted, and the answers."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The intent (a token of its own) is on disk before the scheduler is called, and the token travels with the job. After a
 crash or an unclear answer the token is looked up before anything is submitted again: in the queue, in the accounts, and
-in what jobs write when they start. A scheduler that denies it is not believed at once: one that hung may come to know
-the job only when it goes on, so that it must have denied it for a while.
+in what jobs write when they start. A controller that hung may learn of the job only later, so that the job counts as
+absent only after the scheduler has not known the token for `settle_seconds`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Submission
+from oellm_autoexp.core.states import CANCELLED, CRASH, ENDED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.core.text import digest
 from oellm_autoexp.decisions import restarts
 from oellm_autoexp.decisions.condition_context import CheckRunner
@@ -44,19 +45,9 @@ from oellm_autoexp.planning.batches import Batch, Ready, array_folder, batches, 
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from oellm_autoexp.sbatch.script import MARKS, array_script
-from oellm_autoexp.schedulers.base import ENDED, UNKNOWN, Scheduler
+from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import status_files
-from oellm_autoexp.session.job_state import (
-    CANCELLED,
-    CRASH,
-    IN_QUEUE,
-    PENDING,
-    SUBMITTING,
-    SUCCESS,
-    WAITING,
-    JobState,
-    by_id,
-)
+from oellm_autoexp.session.job_state import JobState, by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import link_atomic, write_atomic
@@ -238,7 +229,7 @@ class Submitter:
     ) -> int:
         """Submit every job that may go now; returns how many went. Refused ones wait, with the reason, and are retried.
 
-        Of jobs that `submit_rate_limit_seconds` keeps apart, those that are due; `patient` waits for the others, too.
+        With `submit_rate_limit_seconds` only the jobs that are due are submitted; `patient` waits and submits the rest.
         Raises SchedulerError when the scheduler can't be reached, or can't tell what became of a submission.
         """
         self.settle()
@@ -436,7 +427,7 @@ class Submitter:
     def _without_strangers(self, ready: list[Ready]) -> list[Ready]:
         """Those of the jobs in whose output directories no job of another session runs.
 
-        A session keeps others away from them while its file is there; people remove that while its jobs run.
+        The file of a session protects these directories, but people delete it while its jobs still run.
         """
         new = [one for one in ready if not self._tracked(one.spec).scheduler_id]
         marked = {one.spec.name: status_files.under_way(Path(one.spec.output_dir, MARKS)) for one in new}

@@ -18,9 +18,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 from oellm_autoexp.config.values.other_names import instead
+from oellm_autoexp.core.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import Problem, SweepError
 from oellm_autoexp.core.limits import shortened
-from oellm_autoexp.core.spelling import respelled, spelled
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.sweep.axes import axes_of, bracket_problems, values_of
 from oellm_autoexp.sweep.paths import Path, Taken, frozen, leaf_paths, over, path_of, plain
@@ -205,7 +205,7 @@ def _text_keys(mapping: dict[Any, Any], where: str, problems: list[Problem]) -> 
 
 
 def _set_once(values: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    """The values by their keys as they are kept (`core.spelling`); two that set the same path are a problem."""
+    """The values by their keys as they are kept (`core.argument_names`); two that set the same path are a problem."""
     _check_once(((key, key, [value]) for key, value in values.items()), where, problems)
     return {spelled(key): respelled(value, plain(key)) for key, value in values.items()}
 

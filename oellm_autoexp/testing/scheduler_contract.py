@@ -29,9 +29,10 @@ import pytest
 
 from oellm_autoexp.core.errors import SubmitError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
+from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.sbatch.directives import directives
 from oellm_autoexp.sbatch.log_paths import resolve_log_path, slurm_path
-from oellm_autoexp.schedulers.base import ENDED, Scheduler
+from oellm_autoexp.schedulers.base import Scheduler
 
 PATIENCE_SECONDS = 180
 SUCCEEDS, FAILS, STAYS = "true", "exit 7", "sleep 1000"

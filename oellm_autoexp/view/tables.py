@@ -13,20 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, PENDING, RUNNING, SUBMITTING, SUCCESS, WAITING
 from oellm_autoexp.core.text import plural, printable
 from oellm_autoexp.planning.budget import Budget
-from oellm_autoexp.session.job_state import (
-    CANCELLED,
-    FINAL,
-    IN_QUEUE,
-    PENDING,
-    RUNNING,
-    SUBMITTING,
-    SUCCESS,
-    WAITING,
-    JobState,
-    counts,
-)
+from oellm_autoexp.session.job_state import JobState, counts
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import Wait, only_actions_wait, waits
 from oellm_autoexp.view.names import short_names

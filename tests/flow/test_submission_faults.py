@@ -23,7 +23,7 @@ import pytest
 
 from oellm_autoexp.cli.steps import session_steps, watch_steps
 from oellm_autoexp.core.errors import LockedError, SchedulerError
-from oellm_autoexp.session.job_state import IN_QUEUE
+from oellm_autoexp.core.states import IN_QUEUE
 from tests.flow.conftest import User, until
 
 ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "30"))

@@ -13,9 +13,10 @@ from rich.console import Console
 from oellm_autoexp.cli.monitor.show_events import moment
 from oellm_autoexp.core.errors import CorruptError
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.states import RUNNING, WAITING
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
-from oellm_autoexp.session.job_state import RUNNING, WAITING, JobState
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.view.tables import live, live_all, session_table
 from tests.flow.conftest import User

@@ -20,9 +20,10 @@ import pytest
 
 from oellm_autoexp.core.errors import SchedulerError, SubmitError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, Submission
+from oellm_autoexp.core.states import FINAL
 from oellm_autoexp.decisions.detect import see_status
 from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
-from oellm_autoexp.session.job_state import FINAL, JobState
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.lock import process_started
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES

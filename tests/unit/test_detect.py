@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.decisions.detect import VANISHED_AFTER_SECONDS, conclude, revised, see_log, see_status
-from oellm_autoexp.schedulers.base import ENDED, RUNNING, UNKNOWN
-from oellm_autoexp.session.job_state import FINAL, JobState, by_id
+from oellm_autoexp.core.states import ENDED, FINAL, MEANING, UNKNOWN, conclude
+from oellm_autoexp.decisions.detect import VANISHED_AFTER_SECONDS, revised, see_log, see_status
+from oellm_autoexp.session.job_state import JobState, by_id
 from oellm_autoexp.storage.log_tail import Cursor
 
 JOB = JobState(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
@@ -45,7 +45,7 @@ def test_every_word_of_the_scheduler_has_one_of_ours(word: str, state: str) -> N
 
 def test_a_job_is_final_exactly_when_the_scheduler_has_ended_it() -> None:
     assert all(conclude(word) in FINAL for word in ENDED)
-    assert not any(conclude(word) in FINAL for word in RUNNING)
+    assert not any(conclude(word) in FINAL for word in MEANING.keys() - ENDED)
 
 
 def test_an_end_is_recorded_with_time_code_and_words() -> None:

@@ -18,6 +18,7 @@ from oellm_autoexp.config.values.interpolation import Resolution
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.planning.plan import job_config
 from oellm_autoexp.planning.resolving.provenance import PlanContext
+from tests.resolvers import register_resolver
 
 VALUES = {"a": 10, "b": "x y", "c": {"d": "\\"}}
 
@@ -39,7 +40,7 @@ def ours(text: str) -> Any:
 def omegaconfs(text: str) -> Any:
     OmegaConf.clear_resolvers()
     for name, function in NAMES.items():
-        OmegaConf.register_new_resolver(name, function, replace=True)
+        register_resolver(name, function)
     try:
         return OmegaConf.create({**VALUES, "t": text}).t
     finally:

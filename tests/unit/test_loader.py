@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oellm_autoexp.config.composing import VERSION_BASE
 from oellm_autoexp.config.hydra.config_file import read_config
 from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
 from oellm_autoexp.core.errors import ConfigError, Problem
@@ -685,7 +686,7 @@ def test_loading_twice_or_after_a_failure_leaves_nothing_behind() -> None:
 
 
 def test_a_hydra_of_the_caller_is_left_as_it_was(tmp_path: Path) -> None:
-    with initialize(config_path=None, version_base="1.3"):
+    with initialize(config_path=None, **VERSION_BASE):
         composed()
         problems("nope=1")
         assert GlobalHydra.instance().is_initialized()

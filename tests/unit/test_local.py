@@ -25,8 +25,8 @@ import pytest
 
 from oellm_autoexp.core.errors import SchedulerError, SubmitError
 from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.core.text import digest
-from oellm_autoexp.schedulers.base import ENDED
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.schedulers.local.spool import Run, Spool, nobody
 from oellm_autoexp.storage.lock import process_started

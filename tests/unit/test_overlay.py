@@ -27,6 +27,7 @@ from oellm_autoexp.config.values.interpolation import MISSING, where
 from oellm_autoexp.config.values.overlay import OPEN_SECTIONS, Applied, Overlay
 from oellm_autoexp.config.values.resolvers import make_resolvers
 from oellm_autoexp.core.errors import ConfigError, Problem
+from tests.resolvers import register_resolver
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 RESOLVERS = make_resolvers(
@@ -75,7 +76,7 @@ def registered() -> Iterator[None]:
 
     try:
         for name, function in RESOLVERS.items():
-            OmegaConf.register_new_resolver(name, wrapped(function), replace=True)
+            register_resolver(name, wrapped(function))
         with mock.patch.object(BaseContainer, "__str__", text):
             yield
     finally:

@@ -16,7 +16,6 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Usage
-from oellm_autoexp.schedulers.base import ENDED, RUNNING
 from oellm_autoexp.schedulers.slurm import parse
 
 SQUEUE = """\
@@ -134,10 +133,6 @@ def test_sacct_tells_the_end_also_of_tasks_that_never_began(job: str, status: Jo
 )
 def test_a_state_is_its_first_word(state: str, word: str) -> None:
     assert parse.state_word(state) == word
-
-
-def test_no_state_is_both_an_end_and_alive() -> None:
-    assert not ENDED & RUNNING
 
 
 @given(st.text(max_size=8))

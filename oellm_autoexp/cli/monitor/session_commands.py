@@ -242,7 +242,7 @@ def _who_watches(manifest: Manifest) -> str:
 
 def _refused(job: JobState) -> bool:
     """Whether a job's newest attempt has ended before any scheduler knew it."""
-    from oellm_autoexp.session.job_state import FINAL
+    from oellm_autoexp.core.states import FINAL
 
     return job.state in FINAL and not job.scheduler_state
 
@@ -255,7 +255,7 @@ def _begun(before: JobState, now: JobState) -> bool:
 
 def _failed(job: JobState) -> bool:
     """Whether a job has ended badly, or waits because its submission was refused."""
-    from oellm_autoexp.session.job_state import SUCCESS, WAITING
+    from oellm_autoexp.core.states import SUCCESS, WAITING
 
     return (job.over and job.state != SUCCESS) or (job.state == WAITING and job.refusals > 0)
 

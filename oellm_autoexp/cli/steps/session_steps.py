@@ -186,7 +186,7 @@ def finish(monitor: Shown) -> int:
 
 def outcome(opened: Session) -> int:
     """0 if every job succeeded, else 1."""
-    from oellm_autoexp.session.job_state import SUCCESS
+    from oellm_autoexp.core.states import SUCCESS
 
     return app.OK if all(job.state == SUCCESS for job in opened.jobs.values()) else app.FAILED
 

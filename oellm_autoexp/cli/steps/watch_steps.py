@@ -30,8 +30,8 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
 
     Raises SchedulerError if nothing can: unreachable, or every submission refused.
     """
+    from oellm_autoexp.core.states import WAITING
     from oellm_autoexp.core.text import plural
-    from oellm_autoexp.session.job_state import WAITING
     from oellm_autoexp.storage.trust import each_folder_once
     from oellm_autoexp.submission.submit import FOR_OTHERS
     from oellm_autoexp.view.tables import console
@@ -128,8 +128,8 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
 
 def _tell_submitted(session: Session, done: int) -> None:
     """Say how many jobs went to the scheduler just now, and why the others wait."""
+    from oellm_autoexp.core.states import WAITING
     from oellm_autoexp.core.text import plural
-    from oellm_autoexp.session.job_state import WAITING
 
     jobs = session.jobs.values()
     if done:
@@ -168,9 +168,9 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
 
 def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
     """Say which jobs nothing submits while no monitor watches, and why."""
+    from oellm_autoexp.core.states import WAITING
     from oellm_autoexp.core.text import plural
     from oellm_autoexp.decisions.readiness import needs_monitor
-    from oellm_autoexp.session.job_state import WAITING
 
     waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]
     if not waiting:

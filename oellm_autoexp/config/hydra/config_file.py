@@ -20,16 +20,17 @@ from oellm_autoexp.config.hydra.source import (
     distinct,
     key_lines,
     normalise,
-    parses,
     read_mapping,
     shown,
     text_of,
 )
+from oellm_autoexp.config.values.grammar import parses
 from oellm_autoexp.config.values.interpolation import where
+from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import as_written
+from oellm_autoexp.core.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
-from oellm_autoexp.core.spelling import of_a_shell, respelled, spelled
 from oellm_autoexp.sbatch.shell_code import mark_code
 
 _EVENTS = ("log_events", "state_events")

@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import grammar_parser
-from omegaconf.errors import GrammarParseError
 
 from oellm_autoexp.config.values.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.core.errors import ConfigError, Problem
@@ -519,15 +517,6 @@ def _unescaped(literal: str, quote: str) -> tuple[str, str]:
             token = token[1]
         text += token
     return text, quote
-
-
-def parses(text: str) -> bool:
-    """Whether OmegaConf's grammar takes a text."""
-    try:
-        grammar_parser.parse(text)
-    except (GrammarParseError, RecursionError):
-        return False
-    return True
 
 
 def shown(file: Path) -> str:

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
-from omegaconf import grammar_parser
-from omegaconf._utils import split_key
-from omegaconf.errors import OmegaConfBaseException
-from omegaconf.grammar_visitor import GrammarVisitor
-
+from oellm_autoexp.config.values.grammar import GrammarError, split_key, visit
 from oellm_autoexp.config.values.resolvers import Resolver
+from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.core.limits import (
     DEEPEST,
@@ -30,7 +26,6 @@ from oellm_autoexp.core.limits import (
     shortened,
     size,
 )
-from oellm_autoexp.core.spelling import of_a_shell
 from oellm_autoexp.core.text import did_you_mean, dotted, plural
 
 Path = tuple[str, ...]
@@ -124,13 +119,13 @@ def _compiled_by_grammar(text: str) -> Program:
         symbols.append(made)
         return made
 
-    def reference(key: str, memo: Any) -> Any:  # noqa: ARG001
+    def reference(key: str) -> _Symbol:
         if _BEGIN not in key:
             return symbol(_Reference(key))
         key_of = _program(key, symbols)
         return symbol(lambda resolution, path: _Reference(key_of(resolution, path))(resolution, path))
 
-    def call(name: str, args: tuple[Any, ...], args_str: tuple[str, ...]) -> _Symbol:  # noqa: ARG001
+    def call(name: str, args: tuple[Any, ...]) -> _Symbol:
         name_of = _program(name, symbols)
         programs = [_program(argument, symbols) for argument in args]
         return symbol(
@@ -139,16 +134,13 @@ def _compiled_by_grammar(text: str) -> Program:
             )
         )
 
-    visitor = GrammarVisitor(node_interpolation_callback=reference, resolver_interpolation_callback=call, memo=None)
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # OmegaConf's, of `${name:a,}`
-            return _program(visitor.visit(grammar_parser.parse(text)), symbols)
-    except (OmegaConfBaseException, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+        return _program(visit(text, reference, call), symbols)
+    except GrammarError as error:
         raise ConfigError(
             Problem(
                 f"the interpolation {shortened(text)} does not parse",
-                hint=of_a_shell(text) or f"{shortened(reason)[1:-1]}; quote arguments: ${{name:'…'}}",
+                hint=of_a_shell(text) or f"{shortened(str(error))[1:-1]}; quote arguments: ${{name:'…'}}",
             )
         ) from None
 

@@ -29,9 +29,9 @@ from oellm_autoexp.config.values.interpolation import (
     plain_indices,
 )
 from oellm_autoexp.config.values.resolvers import Resolver
+from oellm_autoexp.core.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, MOST_DIGITS, shortened
-from oellm_autoexp.core.spelling import respelled, spelled
 from oellm_autoexp.core.text import did_you_mean, new_key_hint
 
 OPEN_SECTIONS = (

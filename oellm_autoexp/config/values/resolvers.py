@@ -9,11 +9,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from omegaconf import grammar_parser
-from omegaconf.errors import OmegaConfBaseException
-from omegaconf.grammar_visitor import GrammarVisitor
-
 from oellm_autoexp.config.values.expressions import evaluate
+from oellm_autoexp.config.values.grammar import GrammarError, decode
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import LONGEST_TEXT, MOST_BITS, MOST_DIGITS, shortened
 from oellm_autoexp.core.text import is_utf8, plural
@@ -173,10 +170,9 @@ def _decode(text: Any) -> Any:
         return None
     if not isinstance(text, str):
         raise ConfigError(Problem(f"oc.decode needs text, not {text!r}"))
-    visitor = GrammarVisitor(node_interpolation_callback=_refused, resolver_interpolation_callback=_refused, memo=None)
     try:
-        return visitor.visit(grammar_parser.parse(text, parser_rule="singleElement", lexer_mode="VALUE_MODE"))
-    except (OmegaConfBaseException, ValueError, RecursionError):
+        return decode(text, _refused)
+    except GrammarError:
         problem = Problem(f"oc.decode can't read {shortened(text)}", hint="it reads numbers, true, null, [a, b]")
         raise ConfigError(problem) from None
 

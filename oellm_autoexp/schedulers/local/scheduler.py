@@ -1,6 +1,6 @@
 """The embedded scheduler: jobs as detached processes of this machine, under a slot limit. Needs no daemon.
 
-Submitting spools a job and starts a worker per free slot (see local_worker); polling reads files. Jobs and workers
+Submitting spools a job and starts a worker per free slot (see worker.py); polling reads files. Jobs and workers
 outlive the submitter and the monitor.
 """
 

@@ -121,7 +121,7 @@ def sacct(text: str) -> Accounts:
     """What `sacct -n -P -o SACCT_FIELDS` tells, steps included.
 
     A line `7_[2-5%2]` (or `7_[2,5,...]`, cut short) speaks for tasks of array 7 that have none of their own: those that
-    never began. One that was cancelled alone before it began stands nowhere.
+    never began. A task that was cancelled by itself before it began is not listed.
     """
     own: dict[str, Told] = {}
     never_begun: dict[str, tuple[Told, frozenset[int] | None]] = {}
@@ -132,7 +132,7 @@ def sacct(text: str) -> Accounts:
             continue
         job, state, code, nodes, words = fields
         comment, _, name = words.rpartition("|")
-        # With nobody's number behind it: it never began, or slurmdbd has ended it for a controller that lost its state.
+        # `CANCELLED` without `by <uid>`: it never began, or slurmdbd has ended it for a controller that lost its state.
         unsigned = NEVER_BEGAN if state.strip() == "CANCELLED" else ""
         told = Told(replace(_status(state, exit_code(code), nodes), reason=unsigned), comment, name)
         array, bracket, tasks = job.partition("_[")

@@ -26,13 +26,14 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission, Usage
+from oellm_autoexp.core.states import UNKNOWN
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.sbatch import known_options
 from oellm_autoexp.sbatch.directives import options
 from oellm_autoexp.sbatch.environment import SRUN_INPUTS
 from oellm_autoexp.sbatch.nodes import node_union
 from oellm_autoexp.schedulers import site as sites
-from oellm_autoexp.schedulers.base import UNKNOWN, job_name, outside_jobs, understood
+from oellm_autoexp.schedulers.base import job_name, outside_jobs, understood
 from oellm_autoexp.schedulers.slurm import parse
 from oellm_autoexp.storage import trust
 

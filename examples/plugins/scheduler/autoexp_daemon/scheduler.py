@@ -16,8 +16,9 @@ from pathlib import Path
 from autoexp_daemon.files import forget_environments, opened, submission_of
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, StateError, SubmitError
 from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
-from oellm_autoexp.schedulers.base import ENDED, Scheduler, outside_jobs
+from oellm_autoexp.schedulers.base import Scheduler, outside_jobs
 from oellm_autoexp.storage import trust
 
 _OF_JOB = (

@@ -1,6 +1,4 @@
-"""Keys in more than one spelling, and `${…}` of a shell among those of a config. Pure.
-
-An argument of Megatron-LM is one thing, by its dest or by its flag.
+"""Arguments of Megatron-LM have two names, the dest and the flag: keys of a config are kept with the first. Pure.
 
 Below `backend.megatron`, `train-iters` and `--train-iters` are read as `train_iters`, so that of all that say it, in
 whatever file, override or sweep, the last one counts.
@@ -8,7 +6,6 @@ whatever file, override or sweep, the last one counts.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 _ARGUMENTS = "backend.megatron."
@@ -38,21 +35,3 @@ def respelled(tree: Any, place: str = "") -> Any:
         short = names[key].removeprefix(prefix) if isinstance(key, str) else key
         found[key if short in tree else short] = respelled(value, names[key])
     return found
-
-
-_OF_A_SHELL = re.compile(
-    r"\$\{(?:([A-Z_][A-Z0-9_]*)(?:\[[^]]*\])?[}:+=?#%/^,@-]"  # ${HOME}, ${PATH:+…}, ${JOB%%_*}, ${A[0]}
-    r"|[#!](\w+)\}|[#!]?(\w+)(?:\[[@*]\]|:?[-+=?]|[#%/^]))"  # ${#x}, ${!x}, ${x[@]}, ${x:-y}, ${x//a/b}
-)
-
-
-def of_a_shell(text: str) -> str:
-    """A hint for an interpolation that does not work if a shell would take it (`${HOME}`, `${X-unset}`); else ''."""
-    found = _OF_A_SHELL.search(text)
-    if found is None:
-        return ""
-    name = found[1] or found[2] or found[3]
-    return (
-        f"for the shell's variable write ${name} in slurm.env or backend.env (it is the job's own there), "
-        f"\\${{…}} for the text itself, or ${{oc.env:{name}}} for its value while planning"
-    )

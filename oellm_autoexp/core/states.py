@@ -1,0 +1,61 @@
+"""The states of jobs, each once: ours (`crash`), and SLURM's (`OUT_OF_MEMORY`) with what each means to us. Pure.
+
+A state of SLURM that is added to MEANING is read, concluded from, and taken in conditions. SLURM's words are those of
+squeue(1), JOB STATE CODES.
+"""
+
+WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
+SUCCESS, CRASH, TIMEOUT, CANCELLED = "success", "crash", "timeout", "cancelled"
+PREEMPTED, NODE_FAIL, OOM, STALL = "preempted", "node_fail", "oom", "stall"
+_BAD = (CRASH, TIMEOUT, STALL, CANCELLED, PREEMPTED, NODE_FAIL, OOM)
+OURS = (WAITING, SUBMITTING, PENDING, RUNNING, SUCCESS, *_BAD)
+BAD_ENDS = frozenset(_BAD)
+FINAL = frozenset({SUCCESS, *BAD_ENDS})
+"""States that a job does not leave by itself."""
+IN_QUEUE = frozenset({PENDING, RUNNING})
+LIKE_A_CRASH = frozenset({CANCELLED, PREEMPTED, NODE_FAIL, OOM})
+"""Bad ends for which the rule for a crash holds where there is none of their own."""
+
+MEANING = {
+    "CONFIGURING": PENDING,
+    "EXPEDITING": PENDING,
+    "PENDING": PENDING,
+    "POWER_UP_NODE": PENDING,
+    "REQUEUED": PENDING,
+    "REQUEUE_FED": PENDING,
+    "REQUEUE_HOLD": PENDING,
+    "RESV_DEL_HOLD": PENDING,
+    "SPECIAL_EXIT": PENDING,
+    "COMPLETING": RUNNING,
+    "RESIZING": RUNNING,
+    "RUNNING": RUNNING,
+    "SIGNALING": RUNNING,
+    "STAGE_OUT": RUNNING,
+    "STOPPED": RUNNING,
+    "SUSPENDED": RUNNING,
+    "COMPLETED": SUCCESS,
+    "BOOT_FAIL": NODE_FAIL,
+    "CANCELLED": CANCELLED,
+    "DEADLINE": TIMEOUT,
+    "FAILED": CRASH,
+    "LAUNCH_FAILED": CRASH,
+    "NODE_FAIL": NODE_FAIL,
+    "OUT_OF_MEMORY": OOM,
+    "PREEMPTED": PREEMPTED,
+    "RECONFIG_FAIL": CRASH,
+    "REVOKED": CANCELLED,
+    "TIMEOUT": TIMEOUT,
+}
+"""SLURM's words, and ours for each. Pending: no processes; running: its processes exist or its end is not settled."""
+ENDED = frozenset(word for word, ours in MEANING.items() if ours in FINAL)
+"""SLURM's words for a job that does not come back by itself."""
+SUCCEEDED = frozenset(word for word, ours in MEANING.items() if ours == SUCCESS)
+STOPPED = frozenset({"STOPPED", "SUSPENDED"})
+"""SLURM's words for a job whose processes exist and are made to stand still."""
+UNKNOWN = "UNKNOWN"
+"""In place of SLURM's word: the scheduler can't tell just now, and nothing may follow from it."""
+
+
+def conclude(slurm_state: str) -> str:
+    """Our word for one of SLURM's; pending for a word that is not known."""
+    return MEANING.get(slurm_state, PENDING)
