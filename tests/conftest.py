@@ -16,9 +16,12 @@ settings.register_profile("repeatable", derandomize=True)
 if "AUTOEXP_FUZZ_SEED" not in os.environ:
     settings.load_profile("repeatable")
 
-# A shell has what it starts in the background ignore SIGINT, and programs that tests start would inherit that.
+# What a shell starts in the background ignores SIGINT, what nohup starts SIGHUP, and programs that tests start would
+# inherit that: with a handler here they have the defaults.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 _QUICK = ("unit", "docs")
 """Folders whose tests come first, as they take milliseconds each and are about one thing each."""

@@ -66,7 +66,7 @@ from oellm_autoexp.planning.resolving.plan_places import differing, own_place, p
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS, SweepResolver, from_directory, without_sweep
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, directives, options
-from oellm_autoexp.sbatch.known_options import OPTIONS, SRUN_OPTIONS, option_problems, unknown_option
+from oellm_autoexp.sbatch.known_options import OPTIONS, SRUN_OPTIONS, unknown_option, unknown_option_notes
 from oellm_autoexp.sbatch.launch import Launcher, srun_index
 from oellm_autoexp.sbatch.log_paths import slurm_path
 from oellm_autoexp.sbatch.resources import resources
@@ -591,14 +591,6 @@ class _Planner:
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
         return _Planned(spec, text, packed, project.resume, places)
 
-    def _unknown_options(self, composed: Composed) -> Iterator[str]:
-        """No mistakes yet: a plugin of the site may know them; the submission asks the site's own sbatch."""
-        for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
-            for key, place in sorted(self._odd_options[program].items()):
-                for found in option_problems([key], known, composed.locations.of(place), program):
-                    hint = f"; {found.hint}" if found.hint else ""
-                    yield f"{found.where}: {found.what}, unless this site adds it{hint}"
-
     def _code(self, project: ProjectSection) -> Snapshot | None:
         """Where a job's code is, if it runs a copy. Raises ConfigError."""
         if project.code == "inplace":
@@ -709,7 +701,8 @@ class _Planner:
             *composed.notes,
             *self._notes,
             *overruled((key for text in composed.source.overrides for key in keys_of_override(text)), specs),
-            *_notes(first, planned, self._unknown_options(composed)),
+            *_notes(first, planned),
+            *unknown_option_notes(self._odd_options if first.slurm.client.is_slurm else {}, composed.locations.of),
             *_monitor_notes(manifest),
             *_told(self._told, len(planned)),
         )
@@ -815,12 +808,10 @@ def _title(source: Source) -> str:
     return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem
 
 
-def _notes(config: AutoexpConfig, planned: list[_Planned], unknown_options: Iterable[str]) -> tuple[str, ...]:
+def _notes(config: AutoexpConfig, planned: list[_Planned]) -> tuple[str, ...]:
     """What a person should know about a plan that is not wrong."""
     notes = rule_checks.notes(config.monitoring, config.backend.sample_lines())
-    if config.slurm.client.is_slurm:
-        notes += unknown_options
-    elif config.scheduler.native_dependencies:
+    if config.scheduler.native_dependencies and not config.slurm.client.is_slurm:
         notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
     if config.slurm.array and any(job.spec.array_group is None for job in planned):
         notes.append(

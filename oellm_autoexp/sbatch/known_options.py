@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 
 from oellm_autoexp.core.errors import Problem
@@ -172,3 +172,16 @@ def option_problems(
     """The options that sbatch, or srun, does not know."""
     words = [name.replace("_", "-") for name in asked if unknown_option(name, known)]
     return [Problem(f"{program} has no option --{word}", where, did_you_mean(word, known)) for word in words]
+
+
+def unknown_option_notes(odd: Mapping[str, Mapping[str, str]], located: Callable[[str], str]) -> Iterator[str]:
+    """Notes of options that a program does not know: by program (sbatch, srun) and option, `$.place`s.
+
+    They are no mistakes yet, as a plugin of the site may know them; the submission asks the site's own sbatch.
+    `located`: a place with its file and line.
+    """
+    for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
+        for option, place in sorted(odd.get(program, {}).items()):
+            for found in option_problems([option], known, located(place), program):
+                hint = f"; {found.hint}" if found.hint else ""
+                yield f"{found.where}: {found.what}, unless this site adds it{hint}"

@@ -554,5 +554,5 @@ def test_a_deadline_that_is_past_is_refused_and_unknown_options_of_srun_are_note
     assert "the deadline 2020-01-01T12:00 is past: SLURM takes no such job" in refused.stderr
     noted = user.run("plan", *words, "slurm.sbatch.deadline=2220-01-01", "slurm.srun.kil_on_bad_exit=1")
     assert noted.returncode == 0, noted.stderr
-    what = "slurm.srun.kil_on_bad_exit=1: srun has no option --kil-on-bad-exit, unless this site adds it; did you mean"
+    what = "slurm.srun.kil_on_bad_exit=1): srun has no option --kil-on-bad-exit, unless this site adds it; did you mean"
     assert what in noted.stdout

@@ -15,6 +15,7 @@ import yaml
 from oellm_autoexp.planning import manifest as manifests
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
+from tests.folders import remove
 
 STATE = Path("outputs", "monitoring_state")
 PROGRAM = 'echo x >> ran; echo up; until [ -e go ]; do sleep 0.1; done; exit "$2"'
@@ -229,7 +230,7 @@ def test_a_job_of_a_session_that_was_removed_with_its_scheduler_has_its_director
     until(lambda: state(user, "a") == "running", "a running job")
     watcher.kill()
     watcher.wait()
-    shutil.rmtree(user.home / STATE)
+    remove(user.home / STATE)
     watcher = user.start("run", "--config-ref", "./p.yaml", "--plan-id", "q", "monitoring.poll_interval_seconds=0.2")
     said = user.home / "output.txt"
     told = "its script has not begun, as job 1 runs in its output directory"

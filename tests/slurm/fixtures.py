@@ -44,13 +44,15 @@ _MONITORING = {
     "test_slurm_monitoring",
     "test_queue_workers",
     "test_submission_faults",
+    "test_slurm_run",
 }
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself selects by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if FIXTURES & set(getattr(item, "fixturenames", ())):
+        # the mark alone: of tests that choose their cluster as they run
+        if FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slurm"):
             item.add_marker("slurm")
             # With --dist loadgroup: two workers, each with its own set of clusters, as most of the time is waiting.
             half = "slurm of monitoring" if item.path.stem in _MONITORING else "slurm"

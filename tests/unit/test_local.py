@@ -9,7 +9,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import socket
 import stat
@@ -30,6 +29,7 @@ from oellm_autoexp.core.text import digest
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.schedulers.local.spool import Run, Spool, nobody
 from oellm_autoexp.storage.lock import process_started
+from tests.folders import remove
 
 PATIENCE_SECONDS = 180
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,7 +188,7 @@ def test_numbers_that_begin_anew_are_new_jobs_for_workers_of_before(bench: Bench
     client = bench.another(slots=1)
     first = client.submit(bench.submission("exit 7"))
     assert bench.end(first, client).exit_code == 7
-    shutil.rmtree(bench.spool)  # its worker still waits for more
+    remove(bench.spool)  # its worker still waits for more
     until("the worker's look at the empty folder", lambda: len(bench.workers()) == 1)
     second = bench.another(slots=1).submit(bench.submission("echo second"))
     assert (first, second) == ("1", "1")
@@ -203,7 +203,7 @@ def test_the_end_of_a_job_whose_folder_was_removed_is_not_that_of_its_numbers_ne
     client = bench.another(slots=1)
     job = client.submit(bench.submission(old, log_path=str(bench.folder / "old.log")))
     until("its start", lambda: (bench.folder / "old.log").exists() and "7" in (bench.folder / "old.log").read_text())
-    shutil.rmtree(bench.spool)
+    remove(bench.spool)
     assert bench.another(slots=1).submit(bench.submission(new)) == job
     bench.says(job, "3")
     (bench.folder / "go7").touch()
