@@ -1,9 +1,9 @@
 """Whether Megatron-LM would take a set of arguments, and what it would silently make of them. Pure.
 
 Megatron finds these mistakes one by one, and some of them only after the model is built on all GPUs. Here they are
-found while planning, all at once, by the checks in `checks/`, a module for each topic. Rules
-that are not repeated there are found only by Megatron's own parser (`validate: parser`). The type and the choices of
-one value are checked in `arguments.py`.
+found while planning, all at once, by the checks in `checks/`, a module for each topic. Rules that
+are not repeated there are found only by Megatron's own parser (`validate: parser`). The type and the choices of one
+value are checked in `arguments.py`.
 """
 
 from __future__ import annotations

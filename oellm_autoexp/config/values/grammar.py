@@ -33,9 +33,7 @@ def visit(text: str, node: Callable[[str], Any], resolver: Callable[[str, tuple[
     def of_resolver(name: str, args: tuple[Any, ...], args_str: tuple[str, ...]) -> Any:  # noqa: ARG001
         return resolver(name, args)
 
-    visitor = GrammarVisitor(
-        node_interpolation_callback=of_node, resolver_interpolation_callback=of_resolver, memo=None
-    )
+    visitor = _visitor(of_node, of_resolver)
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # OmegaConf's, of `${name:a,}`
             return visitor.visit(grammar_parser.parse(text))
@@ -50,10 +48,9 @@ def decode(text: str, refused: Callable[..., Any]) -> Any:
 
     Raises GrammarError.
     """
+    visitor = _visitor(refused, refused)
     try:
-        return _visitor(refused, refused).visit(
-            grammar_parser.parse(text, parser_rule="singleElement", lexer_mode="VALUE_MODE")
-        )
+        return visitor.visit(grammar_parser.parse(text, parser_rule="singleElement", lexer_mode="VALUE_MODE"))
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
         raise GrammarError(str(error)) from None
 
