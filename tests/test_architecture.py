@@ -89,7 +89,7 @@ RUNS_PROCESSES = {
     "cli.megatron.generate_megatron",
     "cli.run_sweep_entry",
     "schedulers.local.scheduler",
-    "schedulers.slurm.scheduler",
+    "schedulers.slurm.commands",
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
     "submission.check",
     "planning.resolving.provenance",
@@ -117,7 +117,7 @@ OPENS_FILES = {
     "backends.megatron.extract",
     "schedulers.local.worker",  # /dev/null
     "schedulers.local.spool",
-    "schedulers.slurm.scheduler",  # /proc
+    "schedulers.slurm.sbatch_call",  # /proc
     "schedulers.slurm.cluster",  # /proc, and whether a file can be written
     "planning.manifest",  # makes new files
     "testing.scheduler_contract",  # scripts and logs of tests
@@ -142,9 +142,6 @@ LARGER = {
     "planning.resolving.resolve.py": 434,
     "sbatch": 14,
     "schedulers.local.spool.py": 541,
-    "schedulers.site.py": 421,
-    "schedulers.slurm.parse.py": 507,
-    "schedulers.slurm.scheduler.py": 543,
     "session.job_state.JobState": 66,
     "session.queue.py": 444,
     "submission.submit.py": 756,

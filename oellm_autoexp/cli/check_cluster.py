@@ -116,7 +116,7 @@ class _Report:
 def _look_around(plan: Plan, client: SlurmScheduler, report: _Report) -> bool:
     """Everything that needs no job; returns whether SLURM answers."""
     from oellm_autoexp.schedulers.slurm import cluster
-    from oellm_autoexp.schedulers.slurm.scheduler import CONFIGURATION_HINT, beside, configuration_problem
+    from oellm_autoexp.schedulers.slurm.commands import CONFIGURATION_HINT, beside, configuration_problem
 
     def commands(name: str) -> tuple[str, ...]:
         return beside(plan.manifest.slurm["squeue_cmd"], name)

@@ -36,6 +36,14 @@ def parse_time(text: str | int) -> int | None:
     return (hours * 60 + minutes) * 60 + seconds or None
 
 
+def time_limit(text: str) -> int | None:
+    """Seconds of a SLURM time; None for no limit, and for text that is not a time."""
+    try:
+        return parse_time(text)
+    except ConfigError:
+        return None
+
+
 def format_time(seconds: float) -> str:
     """Seconds as `D-HH:MM:SS`, rounded up to a whole second. Raises ValueError below 0 and for what is no number."""
     if not 0 <= seconds < math.inf:

@@ -26,9 +26,10 @@ from oellm_autoexp.core.text import fill
 from oellm_autoexp.rules import progress
 from oellm_autoexp.sbatch import directives, known_options, resources, signals, times
 from oellm_autoexp.sbatch.nodes import node_names
-from oellm_autoexp.schedulers import site as sites
+from oellm_autoexp.schedulers import site_limits
 from oellm_autoexp.schedulers.site import Site
-from oellm_autoexp.schedulers.slurm import parse
+from oellm_autoexp.schedulers.slurm import error_messages, failed_nodes, parse
+from oellm_autoexp.schedulers.slurm import site_answers as answers
 from oellm_autoexp.storage.log_tail import Cursor, pieces, read_added
 from tests.fuzz.driver import fuzz
 
@@ -204,13 +205,13 @@ def listing(text: str) -> None:
         assert all(math.isfinite(run.seconds) and run.seconds >= 0 for run in runs)
     for separator in "@|":
         assert set(parse.tokens(text, separator, {"tok1", "tok2"})) <= {"tok1", "tok2"}
-    assert "" not in parse.bad_nodes(text)
-    parse.failed_node(text)
-    if (end := parse.job_end(text)) is not None:
-        parse.fallen_nodes(text, end[1], end[1])
-    parse.fallen_nodes(text, datetime(2020, 1, 1), datetime(2030, 1, 1))
+    assert "" not in failed_nodes.nodes_out_of_service(text)
+    failed_nodes.failed_node(text)
+    if (end := failed_nodes.job_end(text)) is not None:
+        failed_nodes.nodes_failed_between(text, end[1], end[1])
+    failed_nodes.nodes_failed_between(text, datetime(2020, 1, 1), datetime(2030, 1, 1))
     parse.job_field(text, "NodeList")
-    size = parse.max_array_size(text)
+    size = answers.max_array_size(text)
     assert size is None or size >= 0
     for word in text.split("|"):
         assert (parse.exit_code(word) or 0) >= 0
@@ -221,13 +222,13 @@ def listing(text: str) -> None:
 def errors(text: str) -> None:
     """What SLURM says went wrong: one line."""
     for code in (1, 127, 255, -9):
-        kind, words = parse.refusal(code, text)
+        kind, words = error_messages.refusal(code, text)
         assert issubclass(kind, AutoexpError)
         assert words
         assert len(words.splitlines()) == 1
-    parse.only_ended_jobs(text)
-    parse.no_accounting(text)
-    parse.no_such_field(text)
+    error_messages.only_ended_jobs(text)
+    error_messages.no_accounting(text)
+    error_messages.no_such_field(text)
 
 
 ACCOUNTS = ("long|PartitionTimeLimit|1-00:00:00|node=8|node=2", "a||normal,long|normal")
@@ -235,10 +236,16 @@ ACCOUNTS = ("long|PartitionTimeLimit|1-00:00:00|node=8|node=2", "a||normal,long|
 
 def site(text: str) -> None:
     """The limits of partitions and QOS, and a user's accounts."""
-    found = Site(sites.partitions(text), sites.qualities(text), sites.associations(text), text[:20], complete=True)
+    found = Site(
+        answers.partitions(text),
+        answers.qualities(text),
+        answers.associations(text),
+        text[:20],
+        complete=True,
+    )
     asked = {"time": text[:20], "nodes": text[-20:], "partition": ",".join(found.partitions), "account": text[:9]}
     for more in ({}, {"time": "9" * 5000}, {"nodes": "9" * 5000}, *({"qos": name} for name in found.qos)):
-        sites.problems({**asked, **more}, found)
+        site_limits.problems({**asked, **more}, found)
     known_options.option_problems(known_options.options_in_help(text), known_options.OPTIONS, "x")
 
 

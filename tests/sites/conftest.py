@@ -15,7 +15,7 @@ from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.planning.plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.schedulers.site import Site as Allowed
-from oellm_autoexp.schedulers.site import read
+from oellm_autoexp.schedulers.slurm.site_answers import read
 from oellm_autoexp.storage.files import shipped
 from tests.flow.conftest import User
 from tests.sites.laboratory import SITES, Site

@@ -11,7 +11,9 @@ from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.planning.checks.site_checks import declared, site_problems
 from oellm_autoexp.sbatch.section import SiteSection
-from oellm_autoexp.schedulers.site import Site, associations, partitions, problems, qualities, read
+from oellm_autoexp.schedulers.site import Site
+from oellm_autoexp.schedulers.site_limits import problems
+from oellm_autoexp.schedulers.slurm.site_answers import associations, max_array_size, partitions, qualities, read
 
 SHOWN = """\
 PartitionName=debug AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=4 TRES=cpu=32
@@ -210,3 +212,22 @@ def test_what_a_profile_says_holds_for_the_names_that_it_names() -> None:
     assert "QOS wide gives 8" in problems({"partition": "a", "nodes": "9", "qos": "wide"}, site)[0].what
     with pytest.raises(ConfigError, match=r"\$\.slurm\.site\.partitions\.a\.time"):
         declared(SiteSection.model_validate({"partitions": {"a": {"time": "a day"}}}))
+
+
+def test_the_largest_array_is_read_from_the_configuration() -> None:
+    assert max_array_size("LogTimeFormat = x\nMaxArraySize            = 10001\nMaxDBDMsgs = 2\n") == 10001
+    assert max_array_size("") is None
+
+
+@pytest.mark.parametrize(
+    "parameters", ["max_array_tasks=500", "bf_window=10,max_array_tasks=500,defer", "a, max_array_tasks=500"]
+)
+def test_the_scheduler_may_have_a_limit_of_its_own_for_the_tasks_of_an_array(parameters: str) -> None:
+    assert max_array_size(f"MaxArraySize = 1001\nSchedulerParameters     = {parameters}\n") == 500
+    assert max_array_size(f"MaxArraySize = 100\nSchedulerParameters     = {parameters}\n") == 100
+    assert max_array_size("MaxArraySize = 100\nSchedulerParameters     = (null)\n") == 100
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\N{SUPERSCRIPT TWO}", "-1", ""])
+def test_what_is_no_number_is_no_limit_of_arrays(number: str) -> None:
+    assert max_array_size(f"MaxArraySize = {number}\n") is None

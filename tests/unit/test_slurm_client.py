@@ -21,7 +21,8 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
 from oellm_autoexp.core.states import UNKNOWN, conclude
 from oellm_autoexp.schedulers.base import job_name, outside_jobs
-from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler, ranges
+from oellm_autoexp.schedulers.slurm.sbatch_call import ranges
+from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 from oellm_autoexp.storage.lock import process_started
 from tests.slurm.cluster import Cluster
 

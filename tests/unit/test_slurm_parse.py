@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.core.errors import (
-    InvalidSubmissionError,
-    SchedulerError,
-    SubmitError,
-    TooManyJobsError,
-    UnreachableError,
-)
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Usage
 from oellm_autoexp.schedulers.slurm import parse
 
@@ -182,146 +173,6 @@ def test_the_id_of_a_new_job_is_the_last_line(text: str, job: str) -> None:
     assert parse.submitted_id(text) == job
 
 
-NOT_CONFIGURED = """\
-sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
-sbatch: error: fetch_config: DNS SRV lookup failed
-sbatch: error: _establish_config_source: failed to fetch config
-sbatch: fatal: Could not establish a configuration source
-"""
-NO_SUCH_CONFIGURATION = """\
-sbatch: error: s_p_parse_file: cannot stat file /nonexistent: No such file or directory, retrying in 1sec up to 60sec
-sbatch: error: ClusterName needs to be specified
-sbatch: fatal: Unable to process configuration file
-"""
-NO_SCRIPT = """\
-sbatch: error: This does not look like a batch script.  The first
-sbatch: error: line must start with #! followed by the path to an interpreter.
-sbatch: error: For instance: #!/bin/sh
-"""
-NO_PARTITION = """\
-sbatch: error: invalid partition specified: nix
-sbatch: error: Batch job submission failed: Invalid partition name specified
-"""
-FAILED = "sbatch: error: Batch job submission failed: "
-NEVER_ASKED = [
-    (1, NOT_CONFIGURED),
-    (1, NO_SUCH_CONFIGURATION),
-    (127, "bash: line 1: sbatch: command not found"),
-    (127, "sh: 1: sbatch: not found"),
-]
-REFUSED = [
-    (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"),
-    (1, f"sbatch: error: QOSMaxWallDurationPerJobLimit\n{FAILED}Job violates accounting/QOS policy"),
-    (1, f"{FAILED}Job dependency problem"),
-    # words of a transport in refusals that have nothing to do with one
-    (1, "sbatch: error: --gpus-per-socket option requires --sockets-per-node specification"),
-    (1, f"{FAILED}Protocol buffers are for paying users"),
-    (1, "sbatch: error: lua: jobs need a connection to the licence server: use --licenses"),
-    (1, "sbatch: error: cli_filter plugin terminated with error: --network=transport is not for you"),
-]
-TOO_MANY = [
-    (1, f"sbatch: error: AssocMaxSubmitJobLimit\n{FAILED}Job violates accounting/QOS policy"),
-    (1, f"sbatch: error: AssocGrpSubmitJobsLimit\n{FAILED}Job violates accounting/QOS policy"),
-    (1, f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{FAILED}Job violates accounting/QOS policy"),
-    (1, f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying"),
-    (1, f"{FAILED}Resource temporarily unavailable"),
-    (1, f"{FAILED}Invalid job array specification"),
-]
-INVALID = [
-    (1, NO_PARTITION),
-    (1, NO_SCRIPT),
-    (1, f"{FAILED}Requested node configuration is not available"),
-    (1, "sbatch: error: Batch script contains DOS line breaks (\\r\\n)\nsbatch: error: instead of expected UNIX ones"),
-    (1, "sbatch: error: Batch script is empty!"),
-    (1, "sbatch: error: Unable to open file gone"),
-    (255, "sbatch: error: Invalid --time specification"),
-    (255, "sbatch: unrecognized option '--bogus'\nTry \"sbatch --help\" for more information"),
-]
-UNCLEAR = [
-    (1, f"{FAILED}Unable to contact slurm controller (connect failure)"),
-    (1, f"{FAILED}Socket timed out on send/recv operation"),
-    (1, f"{FAILED}Zero Bytes were transmitted or received"),
-    (1, f"{FAILED}Transport endpoint is not connected"),
-    (1, f"{FAILED}Unexpected message received"),
-    (255, "client_loop: send disconnect: Broken pipe"),
-    (255, "Connection to login1 closed by remote host."),
-    (255, "Timeout, server login1 not responding."),
-    (255, "Killed by signal 15."),
-    (1, "my-wrapper: something went wrong"),
-    (1, f"{FAILED}Protocol authentication error"),
-    (1, f"{FAILED}Header lengths are longer than data received"),
-    (1, f"{FAILED}Message receive failure"),
-    (1, f"{FAILED}Slurm backup controller in standby mode"),
-    (1, f"{FAILED}Connection refused"),
-    (1, "sbatch: error: slurm_persist_conn_open: failed\nsbatch: error: Connection reset by peer"),
-    (1, ""),
-    (-9, ""),
-    (-15, NO_PARTITION),
-]
-
-
-@pytest.mark.parametrize(
-    ("returncode", "stderr", "kind"),
-    [(*case, UnreachableError) for case in NEVER_ASKED]
-    + [(*case, SubmitError) for case in REFUSED]
-    + [(*case, TooManyJobsError) for case in TOO_MANY]
-    + [(*case, InvalidSubmissionError) for case in INVALID]
-    + [(*case, SchedulerError) for case in UNCLEAR],
-)
-def test_a_failed_sbatch_was_never_asked_or_has_refused_or_nobody_knows(
-    returncode: int, stderr: str, kind: type[SchedulerError]
-) -> None:
-    found, words = parse.refusal(returncode, stderr + "\n")
-    assert found is kind
-    assert "\n" not in words
-    assert words
-
-
-@pytest.mark.parametrize(
-    ("stderr", "words"),
-    [
-        (NOT_CONFIGURED, "Could not establish a configuration source"),
-        (NO_SUCH_CONFIGURATION, "Unable to process configuration file"),
-        (
-            NO_PARTITION,
-            "invalid partition specified: nix Batch job submission failed: Invalid partition name specified",
-        ),
-        ("\nslurm_load_jobs error: Invalid job id specified\n", "slurm_load_jobs error: Invalid job id specified"),
-        ("sacct: error: Problem talking to the database", "Problem talking to the database"),
-        (" \n", "failed without a message"),
-    ],
-)
-def test_an_error_text_becomes_one_line(stderr: str, words: str) -> None:
-    assert parse.message(stderr) == words
-
-
-@pytest.mark.parametrize(
-    ("stderr", "harmless"),
-    [
-        ("scancel: error: Kill job error on job id 5: Invalid job id specified\n", True),
-        ("scancel: error: Kill job error on job id 5: Job/step already completing or completed\n", True),
-        ("scancel: error: Kill job error on job id 5: Invalid job id specified\nscancel: error: No more\n", False),
-        ("scancel: error: Kill job error on job id 5: Access/permission denied\n", False),
-        ("scancel: error: Unable to contact slurm controller (connect failure)\n", False),
-        ("", False),
-    ],
-)
-def test_complaints_about_jobs_that_have_ended_are_harmless(stderr: str, harmless: bool) -> None:
-    assert parse.only_ended_jobs(stderr) == harmless
-
-
-@pytest.mark.parametrize(
-    ("stderr", "disabled"),
-    [
-        ("Slurm accounting storage is disabled\n", True),
-        ("sacct: error: Problem talking to the database: Connection refused\n", False),
-        ("", False),
-    ],
-)
-def test_no_accounts_are_told_from_accounts_out_of_reach(stderr: str, disabled: bool) -> None:
-    assert parse.no_accounting(stderr) == disabled
-
-
 USAGE = """\
 7|COMPLETED|3600|billing=8,cpu=8,gres/gpu=4,mem=1G,node=2|autoexp:t|name.t
 8|NODE_FAIL|100|gres/gpu:a100=2,gres/gpu:h100=1|autoexp:t|name.t
@@ -346,20 +197,6 @@ def test_what_each_run_used_is_read_with_its_gpus_once_the_last_run_has_ended() 
     }
 
 
-def test_the_largest_array_is_read_from_the_configuration() -> None:
-    assert parse.max_array_size("LogTimeFormat = x\nMaxArraySize            = 10001\nMaxDBDMsgs = 2\n") == 10001
-    assert parse.max_array_size("") is None
-
-
-@pytest.mark.parametrize(
-    "parameters", ["max_array_tasks=500", "bf_window=10,max_array_tasks=500,defer", "a, max_array_tasks=500"]
-)
-def test_the_scheduler_may_have_a_limit_of_its_own_for_the_tasks_of_an_array(parameters: str) -> None:
-    assert parse.max_array_size(f"MaxArraySize = 1001\nSchedulerParameters     = {parameters}\n") == 500
-    assert parse.max_array_size(f"MaxArraySize = 100\nSchedulerParameters     = {parameters}\n") == 100
-    assert parse.max_array_size("MaxArraySize = 100\nSchedulerParameters     = (null)\n") == 100
-
-
 def test_a_refused_submission_that_slurm_still_lists_is_not_taken_for_a_job() -> None:
     squeue = "2@autoexp:aaaa@rej.aaaa@FAILED@BadConstraints\n3@autoexp:bbbb@lr.bbbb@PENDING@BadConstraints\n"
     assert parse.tokens(squeue, "@", ["aaaa", "bbbb"]) == {"bbbb": "3"}
@@ -367,55 +204,6 @@ def test_a_refused_submission_that_slurm_still_lists_is_not_taken_for_a_job() ->
         "2|autoexp:aaaa|rej.aaaa|FAILED|None assigned\n3||lr.bbbb|FAILED|n1\n4||lr.cccc|CANCELLED by 0|None assigned\n"
     )
     assert parse.tokens(sacct, "|", ["aaaa", "bbbb", "cccc"]) == {"bbbb": "3", "cccc": "4"}
-
-
-# --- nodes that failed ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "node"), [("7|n2\n", "n2"), ("7|\n", ""), ("", ""), ("7|None assigned\n", ""), ("7|n1\n7|n3\n", "n3")]
-)
-def test_newer_accounts_name_the_node_that_failed(text: str, node: str) -> None:
-    assert parse.failed_node(text) == node
-
-
-def test_accounts_that_have_no_such_field_say_so() -> None:
-    assert parse.no_such_field('sacct: error: Invalid field requested: "FailedNode"\n')
-    assert not parse.no_such_field("sacct: error: Problem talking to the database: Connection refused\n")
-
-
-def test_nodes_out_of_service_are_told_by_their_state() -> None:
-    states = {
-        "n1": "idle",
-        "n2": "down*",
-        "n3": "drained",
-        "n4": "draining",
-        "n5": "fail",
-        "n6": "allocated",
-        "n7": "mixed*",
-        "n8": "idle~",
-        "n9": "powering_down",
-        "m1": "completing",
-        "m2": "down",
-    }
-    text = "".join(f"{node} {state}\n" * 2 for node, state in states.items())  # a line for each partition
-    assert parse.bad_nodes(text) == ["n2", "n3", "n4", "n5", "n7", "m2"]
-    assert parse.bad_nodes("Welcome to the login node\n") == []
-
-
-def test_nodes_that_went_as_a_job_ended_are_told_by_the_events() -> None:
-    found = parse.job_end("9|n[1,3]|2026-11-24T03:04:19\n9|n[1-3]|2026-11-24T03:14:38\n")
-    assert found is not None
-    nodes, ended = found
-    assert (nodes, ended.isoformat()) == ("n[1-3]", "2026-11-24T03:14:38")
-    events = (
-        "n2|2026-11-24T03:04:19\nn3|2026-11-24T03:14:37\nn3|2026-11-24T03:14:38\nn1|2026-11-24T03:15:38\n"
-        "|2026-11-24T03:14:38\nn4|Unknown\n"
-    )
-    around = timedelta(seconds=5)
-    assert parse.fallen_nodes(events, ended - around, ended + around) == ["n3"]
-    assert parse.job_end("9|n[1-3]|Unknown\n") is None
-    assert parse.job_end("") is None
 
 
 def test_fields_of_a_job_are_found_by_their_whole_name() -> None:
@@ -485,7 +273,6 @@ def test_no_number_that_slurm_does_not_print_stops_anything(number: str) -> None
     assert (told.status.exit_code, told.status.restarts, told.status.out_of_memory) == (None, None, False)
     assert parse.sacct(f"5|FAILED|{number}:0|n1||x.t\n9_[{number}]|PENDING|0:0|n1||x.t\n").status("5", "t") is not None
     assert parse.usage(f"5|COMPLETED|{number}|gres/gpu={number}||x.t\n", {"5": "t"}) == {}
-    assert parse.max_array_size(f"MaxArraySize = {number}\n") is None
 
 
 @given(st.text())
@@ -493,11 +280,6 @@ def test_no_text_of_the_accounts_is_an_error(text: str) -> None:
     accounts = parse.sacct(text)
     assert all(accounts.status(job, token) is None for job in ("5", "7_2") for token in ("0123abcd",))
     assert parse.usage(text, {"5": "0123abcd"}) == {}
-
-
-def test_a_time_with_a_zone_is_none_of_slurms() -> None:
-    told = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
-    assert parse.fallen_nodes(told, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]
 
 
 @pytest.mark.parametrize(("state", "reason"), [("CANCELLED by 1000", ""), ("CANCELLED", NEVER_BEGAN)])

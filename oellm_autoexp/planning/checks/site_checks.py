@@ -10,7 +10,8 @@ from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.sbatch.section import LimitsSection, SiteSection
 from oellm_autoexp.sbatch.times import parse_time
-from oellm_autoexp.schedulers.site import VARIABLES, Partition, Qos, Site, problems
+from oellm_autoexp.schedulers.site import VARIABLES, Partition, Qos, Site
+from oellm_autoexp.schedulers.site_limits import problems
 
 _LISTED = 8
 
