@@ -87,13 +87,13 @@ def submit(plan: Planned | str | Path) -> Session:
 
     Nothing watches them then: `oellm-autoexp monitor --session ID` does. Raises AutoexpError.
     """
-    from oellm_autoexp.cli.steps import session_steps, watch_steps
+    from oellm_autoexp.cli.steps import session_steps, submit_steps
 
     path = plan.path if isinstance(plan, Planned) else Path(plan)
     manifest = session_steps.load_manifest(path)
     with session_steps.session(manifest, path) as monitor:
         if not monitor.session.finished:
-            watch_steps.submit(monitor, patient=True)
+            submit_steps.submit(monitor, patient=True)
         return monitor.session
 
 

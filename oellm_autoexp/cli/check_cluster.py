@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli.steps import app, facts, hints, plan_steps, session_steps, watch_steps
+from oellm_autoexp.cli.steps import app, facts, hints, plan_steps, session_steps, submit_steps
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
 
     def go() -> int:
         nonlocal seen_at, turn, told
-        watch_steps.submit(monitor)
+        submit_steps.submit(monitor)
         late_files = _LATE_FILES_SECONDS
         state, since = "", time.monotonic()
         while not monitor.session.finished or (not seen_at and late_files > 0):

@@ -20,7 +20,7 @@ from oellm_autoexp.cli.monitor import (
     show_events,
     try_rules,
 )
-from oellm_autoexp.cli.steps import app, every_session, facts, hints, session_steps, watch_steps, watchers
+from oellm_autoexp.cli.steps import app, facts, hints, session_steps, watch_steps, watchers
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, LockedError, Problem, StateError, raise_all
@@ -151,7 +151,7 @@ def _watch(options: argparse.Namespace) -> int:
     if options.detach and options.all:
         return detach.hand_over_all(options, _directory(options), _sessions(_directory(options), own=True))
     if options.all:
-        code, sessions = every_session.watch(_directory(options), once=options.once, quiet=options.json)
+        code, sessions = watch_steps.watch_all(_directory(options), once=options.once, quiet=options.json)
         if options.once or options.json:
             _show_sessions(sessions, as_json=options.json)
         if not sessions and code == app.OK and not options.json:

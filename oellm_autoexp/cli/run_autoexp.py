@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oellm_autoexp.cli.monitor import detach
-from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, watch_steps
+from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, submit_steps
 
 EXAMPLES = """\
   python scripts/run_autoexp.py project=default                    train a small sweep on this machine, now
@@ -52,6 +52,6 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     approval.approve(plan.manifest, options)
     cancelled.see_to_their_end(plan.manifest)
     with session_steps.session(plan.manifest, path, patient=True) as monitor:
-        code = watch_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+        code = submit_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, plan.manifest, path, code)
     return code, facts.recorded_facts(plan.manifest)

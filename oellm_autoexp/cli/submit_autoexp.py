@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.cli.monitor import detach
-from oellm_autoexp.cli.steps import app, approval, cancelled, facts, misuse, plan_steps, session_steps, watch_steps
+from oellm_autoexp.cli.steps import app, approval, cancelled, facts, misuse, plan_steps, session_steps, submit_steps
 
 EXAMPLES = """\
   python scripts/submit_autoexp.py --manifest outputs/manifests/demo.json
@@ -57,6 +57,6 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     approval.approve(manifest, options)
     cancelled.see_to_their_end(manifest)
     with session_steps.session(manifest, options.manifest, patient=True) as monitor:
-        code = watch_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+        code = submit_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, options.manifest, code)
     return code, facts.recorded_facts(manifest)

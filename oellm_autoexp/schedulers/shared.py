@@ -26,6 +26,11 @@ class SharedScheduler:
         self._asked: Mapping[str, str] = {}
         self._answer: Mapping[str, JobStatus] | SchedulerError = {}
 
+    @classmethod
+    def of(cls, scheduler: Scheduler) -> SharedScheduler:
+        """A scheduler that can be shared: itself, if it is one."""
+        return scheduler if isinstance(scheduler, cls) else cls(scheduler)
+
     def ask(self, jobs: Mapping[str, str]) -> None:
         """Ask for these jobs (id → token), once; a failure is told to each who polls for some of them."""
         self._asked = dict(jobs)

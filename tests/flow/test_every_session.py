@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli.steps import app, every_session
+from oellm_autoexp.cli.steps import app, watch_steps
 from oellm_autoexp.core.errors import Problem, StateError
+from oellm_autoexp.engine import watch
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
@@ -113,13 +114,13 @@ def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
             raise failures.pop()
         whole(monitor)
 
-    monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
     monkeypatch.setattr(Monitor, "cycle", cycle)
     if beside:
         submit(user, "long", "backend.options.step_seconds=0.2")
     submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: told}]")
-    code, _ = every_session.watch(user.outputs / "monitoring_state")
+    code, _ = watch_steps.watch_all(user.outputs / "monitoring_state")
     assert told == ["the file system is in repair"]
     assert code == 1, "that of its job, as the trouble is over"
     assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
@@ -145,11 +146,11 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
     for name in failures:
         monkeypatch.setattr(Monitor, name, failing(name))
     monkeypatch.setattr(Monitor, "nap_seconds", 0.05)
-    monkeypatch.setattr(every_session, "_FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
     submit(user, "mine")
     submit(user, "x", "backend.options.step_seconds=0.2")
-    code, sessions = every_session.watch(user.outputs / "monitoring_state")
+    code, sessions = watch_steps.watch_all(user.outputs / "monitoring_state")
     assert (code, {session.plan_id for session in sessions}) == (0, {"mine", "x"}), "it is tried again, and goes well"
     assert len(told) == 2, "each once, though one came twice"
     assert all("session x can't be watched now: KeyError in test_every_session.py:" in text for text in told)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli.steps import session_steps, watch_steps
+from oellm_autoexp.cli.steps import session_steps, submit_steps
 from oellm_autoexp.core.errors import LockedError, SchedulerError
 from oellm_autoexp.core.states import IN_QUEUE
 from tests.flow.conftest import User, until
@@ -95,7 +95,7 @@ class Lab:
         """Submit what is left, as the command does; the ids of the jobs."""
         manifest = session_steps.load_manifest(self.manifest)
         with session_steps.session(manifest, self.manifest) as monitor:
-            watch_steps.submit(monitor)
+            submit_steps.submit(monitor)
             assert {job.state for job in monitor.session.jobs.values()} <= IN_QUEUE
             return {job.name: job.scheduler_id for job in monitor.session.jobs.values()}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli.monitor import detach
-from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, watch_steps
+from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, submit_steps
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.submission import outside
 
@@ -89,7 +89,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     approval.approve(manifest, options)
     cancelled.see_to_their_end(manifest)
     with session_steps.session(manifest, path, patient=True) as monitor:
-        code = watch_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
+        code = submit_steps.submit_and_watch(monitor, watch=not options.no_monitor, detach=bool(options.detach))
     code = detach.hand_over(options, manifest, path, code)
     return code, facts.recorded_facts(manifest)
 

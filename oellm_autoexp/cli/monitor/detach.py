@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli.steps import app, every_session, hints, plan_steps, session_steps, watch_steps, watchers
+from oellm_autoexp.cli.steps import app, hints, plan_steps, session_steps, watch_steps, watchers
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, LockedError, Problem
 
@@ -277,7 +277,7 @@ class Watcher:
         give_up = time.monotonic() + _LOCK_PATIENCE_SECONDS
         while True:
             with session_steps.terminating():
-                code, _ = every_session.watch(directory)
+                code, _ = watch_steps.watch_all(directory)
             if code == app.INTERRUPTED or time.monotonic() >= give_up or not _unfinished(directory):
                 return code
             _pause()

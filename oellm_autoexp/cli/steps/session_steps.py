@@ -49,6 +49,7 @@ def session(
     from oellm_autoexp.engine.loop import Monitor
     from oellm_autoexp.planning.manifest import canonical_path
     from oellm_autoexp.schedulers.base import make_scheduler
+    from oellm_autoexp.schedulers.shared import SharedScheduler
     from oellm_autoexp.session.session import Session, session_path, writing
     from oellm_autoexp.submission.outputs import claim_outputs
     from oellm_autoexp.submission.submit import Submitter
@@ -80,7 +81,7 @@ def session(
                 raise
             raise watchers.locked(manifest, watcher) from None
         opened, new = with_backoff(open_session)
-        scheduler = scheduler or make_scheduler(manifest)
+        scheduler = SharedScheduler.of(scheduler or make_scheduler(manifest))
         submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
         kept = True
         try:

@@ -1,221 +1,96 @@
-"""The steps of running that commands share: submit the jobs of a session, and watch it to its end."""
+"""The steps of watching that commands share: one session or all of a directory, to the end or for one look."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps import app, hints
-from oellm_autoexp.cli.steps.backoff import with_backoff
-from oellm_autoexp.core.errors import (
-    Problem,
-    SchedulerError,
-    UnreachableError,
-    UnwritableError,
+from oellm_autoexp.cli.steps.session_steps import (
+    Patience,
+    finish,
+    load_manifest,
+    outcome,
+    resumable,
+    session,
+    started_by,
 )
 
 if TYPE_CHECKING:
     from oellm_autoexp.engine.loop import Monitor
+    from oellm_autoexp.engine.watch import Watch
     from oellm_autoexp.session.session import Session
-from oellm_autoexp.cli.steps.session_steps import Patience, _begun, finish, outcome, resumable, started_by
-
-_REASONS_SHOWN = 5
-_ANSWERS_SECONDS = 10.0
-
-
-def submit(monitor: Monitor, *, patient: bool = False) -> None:
-    """Submit all that may go; `patient`: also those that wait for their turn, by `submit_rate_limit_seconds`.
-
-    Raises SchedulerError if nothing can: unreachable, or every submission refused.
-    """
-    from oellm_autoexp.core.states import WAITING
-    from oellm_autoexp.core.text import plural
-    from oellm_autoexp.storage.trust import each_folder_once
-    from oellm_autoexp.submission.submit import FOR_OTHERS
-    from oellm_autoexp.view.tables import console
-
-    screen = console(stderr=True)
-    attempts = {name: job.attempt for name, job in monitor.session.jobs.items()}
-    resume = (
-        f"the plan is kept; go on with: {hints.command('submit', '--manifest', str(monitor.session.manifest_path))}"
-    )
-    end = f"or end it: {hints.resume_command(monitor.manifest)} --cmd cancel"
-    try:
-        with screen.status("submitting") if screen.is_terminal else nullcontext() as status:
-
-            def tell(text: str) -> None:
-                if status is not None:
-                    status.update(text)
-
-            def go() -> None:
-                if monitor.submitter.unsettled:
-                    unclear = plural(monitor.submitter.unsettled, "job")
-                    tell(f"looking whether {unclear} went through when an earlier submission was cut off")
-                    monitor.submitter.settle_all()
-                monitor.submitter.retry_now()
-                monitor.submitter.submit_ready(
-                    lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
-                )
-                if monitor.submitter.unsettled:
-                    tell("looking for jobs whose submission got no clear answer")
-                    monitor.submitter.settle_all()
-
-            with each_folder_once():
-                with_backoff(go)
-    except SchedulerError as error:
-        what = "the submission is not complete"
-        if isinstance(error, UnreachableError) and not _begun(monitor.session):
-            what = "nothing was submitted, and nothing waits: run this where the scheduler can be reached"
-        hint = f"{resume}\n    {end}" if _begun(monitor.session) else resume
-        raise type(error)(*error.problems, Problem(what, hint=hint)) from None
-    except OSError as error:
-        what = f"can't write: {error.strerror}"
-        incomplete = Problem("the submission is not complete", hint=resume)
-        raise UnwritableError(Problem(what, str(error.filename or "")), incomplete) from None
-    jobs = monitor.session.jobs.values()
-    done = sum(job.attempt != attempts[job.name] for job in jobs)
-    if patient and monitor.submitter.full and not any(job.attempt for job in jobs):
-        raise SchedulerError(
-            Problem(f"the scheduler takes no job now: {monitor.submitter.full}"),
-            Problem("no job was submitted", hint=resume),
-        )
-    refused = [job for job in jobs if job.state == WAITING and job.refusals]
-    waiting = [job for job in jobs if job.state == WAITING]
-    tried_all = all(
-        job.refusals or job.reason in ("", FOR_OTHERS) for job in waiting
-    )  # the others wait for reasons of their own
-    if refused and tried_all and not any(job.attempt for job in jobs):
-        reasons = dict.fromkeys(job.reason for job in refused)
-        raise SchedulerError(
-            *(Problem(f"the scheduler refused: {reason}", refused[0].name) for reason in reasons),
-            Problem("no job was submitted", hint=resume),
-        )
-    done += hear_answers(monitor)
-    _tell_submitted(monitor.session, done)
-
-
-def hear_answers(monitor: Monitor) -> int:
-    """Give the commands that jobs wait for a while to answer, for those who do not come back soon; how many went."""
-    done = 0
-    until = time.monotonic() + _ANSWERS_SECONDS
-    while monitor.submitter.awaited and time.monotonic() < until:
-        time.sleep(0.1)
-        done += monitor.submitter.submit_ready()
-    return done
 
 
 def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
-    """One cycle, to the end of what it starts beside us: whoever looks once would end that by leaving.
-
-    Returns 0, or 130 if it was interrupted.
-    """
+    """One cycle, to the end of what it starts beside us. Returns 0, or 130 if it was interrupted."""
 
     def go() -> int:
-        monitor.once = True
-        monitor.cycle()
-        patience = Patience(on_stderr=on_stderr)
-        while monitor.awaited:
-            patience.wait([monitor])
-            monitor.go_on()
-        if monitor.obstacle:
-            raise UnwritableError(Problem(monitor.obstacle, hint="the next look does what is left"))
+        watched = _watch_of(monitor.session.path.parent, monitor, once=True)
+        watched.look_once(lambda _: None, Patience(on_stderr=on_stderr).wait)
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
 
 
-def _tell_submitted(session: Session, done: int) -> None:
-    """Say how many jobs went to the scheduler just now, and why the others wait."""
-    from oellm_autoexp.core.states import WAITING
-    from oellm_autoexp.core.text import plural
-
-    jobs = session.jobs.values()
-    if done:
-        app.note(f"submitted {plural(done, 'job')}")
-    elif all(job.attempt and job.state != WAITING for job in jobs):
-        app.note("nothing to submit: every job was submitted before")
-    not_run = [job for job in jobs if job.state == WAITING or (job.over and not job.attempt)]
-    reasons = Counter(job.reason or "goes when the scheduler takes more" for job in not_run)
-    for reason, count in reasons.most_common(_REASONS_SHOWN):
-        app.note(f"{plural(count, 'job')}: {reason}")
-    if len(reasons) > _REASONS_SHOWN:
-        app.note(f"… and {len(reasons) - _REASONS_SHOWN} more reasons to wait")
-
-
-def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> int:
-    """Submit a session's jobs; then watch them, or say how to, or return where the watching is to be detached."""
-    if monitor.session.finished:
-        app.note("this plan was submitted before, and every job has ended")
-        return finish(monitor)
-
-    def go() -> int:
-        if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
-            monitor.look()
-        submit(monitor, patient=not (watch or detach))
-        if not watch or detach:
-            _tell_unwatched(monitor, detach=detach)
-        if detach:
-            return app.OK
-        if watch:
-            return _watch(monitor)
-        hints.show([f"watch             {hints.resume_command(monitor.manifest)}"])
-        return app.OK
-
-    return resumable(hints.resume_command(monitor.manifest, anywhere=True), go)
-
-
-def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
-    """Say which jobs nothing submits while no monitor watches, and why."""
-    from oellm_autoexp.core.states import WAITING
-    from oellm_autoexp.core.text import plural
-    from oellm_autoexp.decisions.readiness import needs_monitor
-
-    waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]
-    if not waiting:
-        return
-    by_whom = "the detached monitor submits them" if detach else "nothing submits them until a monitor watches"
-    app.note(f"{plural(len(waiting), 'job')} {'waits' if len(waiting) == 1 else 'wait'}: {by_whom}")
-    if not monitor.manifest.scheduler["native_dependencies"]:
-        return
-    why = needs_monitor(monitor.manifest.jobs, monitor.manifest.monitoring)
-    for name in [name for name in waiting if name in why][:_REASONS_SHOWN]:
-        app.note(f"  {name}: {why[name]}")
-
-
 def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch until every job has ended; `quiet` leaves stdout to the caller."""
-    return resumable(
-        hints.resume_command(monitor.manifest, anywhere=True), lambda: _watch(monitor, quiet=quiet), on_stderr=quiet
-    )
+    resume = hints.resume_command(monitor.manifest, anywhere=True)
+    return resumable(resume, lambda: watch(monitor, quiet=quiet), on_stderr=quiet)
 
 
-def _watch(monitor: Monitor, *, quiet: bool = False) -> int:
+def watch(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
-    from oellm_autoexp.cli.steps.every_session import Watch
     from oellm_autoexp.view.display import display
     from oellm_autoexp.view.tables import headline
 
-    children = Watch(monitor.session.path.parent, monitor.manifest)
-    finished: list[Session] = []
-    turn = 0.0
+    watched = _watch_of(monitor.session.path.parent, monitor)
     try:
         with display(monitor.manifest.plan_id, quiet=quiet) as show:
-            while True:
-                if time.monotonic() >= turn:
-                    monitor.cycle()
-                    turn = time.monotonic() + monitor.interval_seconds
-                children.round()
-                show([monitor, *children.monitors])
-                finished += children.let_finished_go()
-                if monitor.session.finished and not children.busy and not monitor.obstacle:
-                    break
-                children.rest(monitor, max(0.0, turn - time.monotonic()))
+            watched.run(show)
     finally:
-        children.let_go()
+        watched.close()
     if quiet:
-        return outcome(monitor.session) or children.code
-    for child in finished:
+        return outcome(monitor.session) or _code(watched)
+    for child in watched.finished:
         app.note(f"{child.plan_id} ({started_by(child)}): {headline(child)}")
-    return finish(monitor) or children.code
+    return finish(monitor) or _code(watched)
+
+
+def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tuple[int, list[Session]]:
+    """Watch every unfinished session of a state directory to its end, or for one round.
+
+    Returns the exit code, and the sessions that were watched. `quiet` leaves stdout to the caller.
+    """
+    from oellm_autoexp.view.display import display
+
+    watched = _watch_of(directory, once=once)
+
+    def go() -> int:
+        with display(quiet=quiet or once) as show:
+            if once:
+                watched.look_once(show, Patience(on_stderr=quiet).wait)
+            else:
+                watched.run(show)
+        return _code(watched)
+
+    try:
+        resume = hints.command("monitor", "--all", "--monitoring-state-dir", str(directory))
+        code = resumable(resume, go, on_stderr=quiet)
+    finally:
+        watched.close()
+    return code, list(watched.sessions.values())
+
+
+def _watch_of(directory: Path, main: Monitor | None = None, *, once: bool = False) -> Watch:
+    from oellm_autoexp.engine.watch import Outside, Watch
+
+    outside = Outside(load_manifest, session, app.tell, partial(app.note, on_stderr=True))
+    return Watch(directory, outside, main=main, once=once)
+
+
+def _code(watched: Watch) -> int:
+    """The exit code: that of what keeps a session from being watched, else of the jobs that have ended."""
+    ended = max(map(outcome, watched.finished), default=app.OK)
+    return max((error.exit_code for error in watched.errors), default=ended)
