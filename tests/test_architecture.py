@@ -116,7 +116,7 @@ OPENS_FILES = {
     "cli.run_sweep_entry",  # /proc
     "backends.megatron.extract",
     "schedulers.local.worker",  # /dev/null
-    "schedulers.local.spool",
+    "schedulers.local.processes",  # /proc
     "schedulers.slurm.sbatch_call",  # /proc
     "schedulers.slurm.cluster",  # /proc, and whether a file can be written
     "planning.manifest",  # makes new files
@@ -141,7 +141,6 @@ LARGER = {
     "planning.plan.py": 844,
     "planning.resolving.resolve.py": 434,
     "sbatch": 14,
-    "schedulers.local.spool.py": 541,
     "session.job_state.JobState": 66,
     "session.queue.py": 444,
     "submission.submit.py": 756,

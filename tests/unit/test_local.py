@@ -26,8 +26,9 @@ from oellm_autoexp.core.errors import SchedulerError, SubmitError
 from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.core.text import digest
+from oellm_autoexp.schedulers.local.records import Run, no_process
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
-from oellm_autoexp.schedulers.local.spool import Run, Spool, nobody
+from oellm_autoexp.schedulers.local.spool import Spool
 from oellm_autoexp.storage.lock import process_started
 from tests.folders import remove
 
@@ -220,7 +221,7 @@ def test_jobs_whose_worker_died_keep_filling_its_slot(bench: Bench) -> None:
     bench.kill_workers()
     client = bench.another(slots=1)
     until("a new worker", lambda: bool(client.poll(dict.fromkeys([first, second], ""))) and len(bench.workers()) == 1)
-    until("its claim", lambda: client._claim(0).holder() is not None)
+    until("its claim", lambda: client._lock(0).holder() is not None)
     for _ in range(20):
         assert bench.status(second, client).scheduler_state == "PENDING"
         time.sleep(0.01)
@@ -450,7 +451,7 @@ def test_a_cancel_that_died_half_way_is_brought_to_its_end(bench: Bench) -> None
     asked, taken = (spool.add(bench.submission("echo here"), dict(os.environ)) for _ in range(2))
     spool.stop(asked, "CANCELLED")
     spool.stop(taken, "CANCELLED")
-    assert spool.begin(taken, nobody())
+    assert spool.begin(taken, no_process())
     assert {bench.state(asked), bench.state(taken)} == {"CANCELLED"}
     third = bench.submit("true")
     bench.end(third)

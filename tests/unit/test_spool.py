@@ -15,8 +15,10 @@ import pytest
 from oellm_autoexp.core.errors import CorruptError
 from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.signals import Signal
+from oellm_autoexp.schedulers.local.interpreter import interpreter
+from oellm_autoexp.schedulers.local.records import Job, Run, no_process
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
-from oellm_autoexp.schedulers.local.spool import Job, Run, Spool, interpreter, nobody
+from oellm_autoexp.schedulers.local.spool import Spool
 from oellm_autoexp.storage.lock import UNREADABLE_AFTER_SECONDS, Lock
 
 SOMEBODY = Run("elsewhere", 1, "x", 0.0, 0, 1, "x")
@@ -91,15 +93,15 @@ def test_an_array_keeps_its_limit_as_tasks_begin_and_end(spool: Spool) -> None:
 def test_what_was_decided_first_stays(spool: Spool) -> None:
     spool.add(submission(), {})
     assert spool.begin("1", SOMEBODY)
-    assert not spool.begin("1", nobody())
+    assert not spool.begin("1", no_process())
     spool.stop("1", "TIMEOUT")
     spool.stop("1", "CANCELLED")
-    spool.leave_code("1", 3)
-    spool.leave_code("1", 4)
+    spool.record_code("1", 3)
+    spool.record_code("1", 4)
     spool.end("1", JobStatus("FAILED"))
     spool.end("1", JobStatus("COMPLETED"))
-    assert (spool.warn("1"), spool.warn("1")) == (True, False)
-    assert (spool.signalled("1"), spool.signalled("1")) == (True, False)
+    assert (spool.record_term("1"), spool.record_term("1")) == (True, False)
+    assert (spool.record_signal("1"), spool.record_signal("1")) == (True, False)
     again = Spool(spool.directory)
     assert again.run("1") == SOMEBODY
     assert (again.stopped("1"), again.code("1"), again.ended("1")) == ("TIMEOUT", 3, JobStatus("FAILED"))
@@ -251,5 +253,5 @@ def test_a_number_that_began_anew_has_its_own_script_and_its_own_exit_code(spool
     spool.begin(number, SOMEBODY)
     spool.path(number, "code").write_text("7 99\n")  # left by the shell of the old job
     assert spool.code(number) is None
-    spool.leave_code(number, 3)
+    spool.record_code(number, 3)
     assert spool.code(number) == 3

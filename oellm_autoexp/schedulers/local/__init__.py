@@ -1,1 +1,1 @@
-"""The embedded scheduler: jobs as processes of this machine."""
+"""The local scheduler: jobs as processes of this machine."""

@@ -1,7 +1,7 @@
-"""The embedded scheduler: jobs as detached processes of this machine, under a slot limit. Needs no daemon.
+"""The local scheduler: jobs as detached processes of this machine, a limited number at a time. Needs no daemon.
 
-Submitting spools a job and starts a worker per free slot (see worker.py); polling reads files. Jobs and workers
-outlive the submitter and the monitor.
+A submission stores the job's files (spool.py) and starts a worker for each free slot (worker.py); a poll reads files.
+Jobs and workers go on after the submitter and the monitor have ended.
 """
 
 from __future__ import annotations
@@ -20,23 +20,16 @@ from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.directives import directive_lines
 from oellm_autoexp.sbatch.signals import signal_before_end
 from oellm_autoexp.schedulers.base import Scheduler, outside_jobs
-from oellm_autoexp.schedulers.local.spool import (
-    CANCELLED,
-    RUN_VARIABLE,
-    Job,
-    Spool,
-    conclude,
-    hold,
-    interpreter,
-    lingers,
-    nobody,
-)
+from oellm_autoexp.schedulers.local.interpreter import interpreter
+from oellm_autoexp.schedulers.local.processes import RUN_VARIABLE, conclude, enforce, lingers
+from oellm_autoexp.schedulers.local.records import Job, no_process
+from oellm_autoexp.schedulers.local.spool import CANCELLED, Spool
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import Lock
 
 _MAX_ARRAY_SIZE = 100_000
 _WORKER_STAYS_SECONDS = 5.0
-"""A worker holds its slot for at least this long: who has started one within this time needs no other."""
+"""A worker stays for at least this long: within this time, a slot needs no other worker."""
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +74,7 @@ class LocalScheduler(Scheduler):
         return {token: number for token, number in found.items() if token in tokens}
 
     def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
-        """See Scheduler.poll. Looks after jobs whose worker has died, and starts workers for those that wait."""
+        """See Scheduler.poll. Takes over jobs whose worker was killed, and starts workers for jobs that wait."""
         with _usable_files():
             names = self._spool.names()
             found = [self._spool.job(job, token) for job, token in jobs.items()]
@@ -100,13 +93,13 @@ class LocalScheduler(Scheduler):
         return JobStatus("PENDING", "Resources")
 
     def _begun(self, job: Job) -> JobStatus:
-        """The state of a job that has begun; looks after it if its worker has died."""
+        """The state of a job that has begun; does the work of its worker if that was killed."""
         run = self._spool.run(job.id)
         running = JobStatus("RUNNING", nodes="" if run is None else run.host, log_path=job.log_path)
-        if run is None or run.worked_on:
+        if run is None or run.has_worker:
             return running
         if run.alive or lingers(self._spool, job, run, self._grace):
-            hold(self._spool, job, run, self._grace)
+            enforce(self._spool, job, run, self._grace)
             return running
         self._spool.end(job.id, status := conclude(self._spool, job, run))
         return self._spool.ended(job.id) or status
@@ -128,21 +121,21 @@ class LocalScheduler(Scheduler):
             return
         self._spool.stop(job.id, CANCELLED)
         if self._end_before_begin(job) is None and (run := self._spool.run(job.id)) is not None and run.here:
-            hold(self._spool, job, run, self._grace)
+            enforce(self._spool, job, run, self._grace)
 
     def _end_before_begin(self, job: Job) -> JobStatus | None:
-        """End a job that has not begun, so that no worker can begin it any more; None if it has begun."""
-        if not self._spool.begin(job.id, nobody()):
+        """End a job that has not begun, so that no worker begins it afterwards; None if it has begun."""
+        if not self._spool.begin(job.id, no_process()):
             return None
         self._spool.end(job.id, JobStatus(CANCELLED, log_path=job.log_path))
         return self._spool.ended(job.id)
 
     def _start_workers(self) -> None:
-        """Start a worker per free slot and waiting job. No job is lost where that fails: the next poll tries again."""
+        """Start a worker for each free slot and waiting job. If that fails, the next poll does it again."""
         now = time.monotonic()
         try:
             slots = (slot for slot in range(self._slots) if now >= self._served_until.get(slot, 0))
-            free = [slot for slot in slots if self._claim(slot).clear()]
+            free = [slot for slot in slots if self._lock(slot).clear()]
             waiting = self._spool.waiting(self._spool.names()) if free else ()
             for slot, _ in zip(free, waiting, strict=False):
                 self._start_worker(slot)
@@ -150,7 +143,7 @@ class LocalScheduler(Scheduler):
         except (OSError, subprocess.CalledProcessError) as error:
             _log.warning("can't start a worker of the local scheduler: %s", error)
 
-    def _claim(self, slot: int) -> Lock:
+    def _lock(self, slot: int) -> Lock:
         return Lock(self._spool.directory / f"slot-{slot}")
 
     def _start_worker(self, slot: int) -> None:
@@ -158,7 +151,7 @@ class LocalScheduler(Scheduler):
         numbers = map(str, (slot, self._grace, _WORKER_STAYS_SECONDS))
         words = [*worker, str(self._spool.directory.absolute()), *numbers]
         with trust.open_to_append(self._spool.directory / "workers.log") as output:
-            # The shell goes at once, and the worker is nobody's child: nothing has to wait for it.
+            # The shell ends at once, and the worker is no child of this process, which need not wait for it.
             subprocess.run(
                 ["/bin/sh", "-c", '"$@" &', "sh", *words],
                 stdin=subprocess.DEVNULL,
@@ -172,7 +165,7 @@ class LocalScheduler(Scheduler):
 
 
 def _unmarked(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what tells the processes of a job: what is started from inside one is none of them."""
+    """The environment without RUN_VARIABLE: a process that a job starts by a submission is none of its own."""
     return {name: value for name, value in environment.items() if name != RUN_VARIABLE}
 
 

@@ -1,4 +1,4 @@
-"""The section of the embedded scheduler."""
+"""The section of the local scheduler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oellm_autoexp.schedulers.base import Scheduler, SchedulerClient
 
 
 class LocalClient(SchedulerClient):
-    """The embedded scheduler: jobs as processes of this machine, at most `slots` at a time."""
+    """The local scheduler: jobs as processes of this machine, at most `slots` at a time."""
 
     runs_here = True
     class_name: Literal["LocalClient"]
