@@ -250,26 +250,17 @@ class ActionExecutor:
         if name not in self.session.jobs:
             self.news.append(f"{asked.kind} of '{name}': no such job")
             return True
-        if asked.kind in ("cancel", "skip"):
+        if asked.restart is None:
             reason = asked.reason or "cancelled by hand"
             if asked.kind == "cancel":
                 self.cancel(name, reason, now)
             if asked.actions or asked.kind == "skip":
                 self.give_up(name, reason, now)
             return True
-        request = RestartAction(
-            class_name="RestartAction",
-            reason=asked.reason,
-            cause=asked.cause,
-            max_attempts=asked.max_attempts,
-            cooldown_seconds=asked.cooldown_seconds,
-            overrides=asked.overrides,
-            exclude_nodes=asked.exclude_nodes,
-            max_fruitless=asked.max_fruitless,
-        )
         attempt = self.session.jobs[name].attempt if asked.job is None else asked.attempt
+        by_hand = asked.restart.cause is None
         try:
-            outcome = self.restart(name, request, attempt, now, seen_at=asked.seen_at, by_hand=asked.cause is None)
+            outcome = self.restart(name, asked.restart, attempt, now, seen_at=asked.seen_at, by_hand=by_hand)
         except AutoexpError as error:
             outcome = _Outcome("failed", error.problems[0].what)
             words = _no_attempt(outcome.message)

@@ -11,24 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
 from oellm_autoexp.core.nouns import Record
+from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, read_json
 
-REQUEST_VERSION = 1
+REQUEST_VERSION = 2
+_RESTART_FIELDS = ("reason", "overrides", "exclude_nodes", "cause", "max_attempts", "max_fruitless", "cooldown_seconds")
+"""What version 1 had beside the request, of a restart; without limits where it named none."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
 class Request(Record):
     """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
 
-    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too.
-    `job` None: every job of the plan. `at`: seconds since 1970. `cause`, `max_attempts` and `max_fruitless` (None: no
-    limit) and `cooldown_seconds` are the restart's budget, as in RestartAction. `seen_at`: when the event was seen that
-    calls for it.
+    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too. `restart` is the action
+    of a restart, None otherwise; one without a `cause` is a person's, and has no budget. `job` None: every job of the
+    plan. `at`: seconds since 1970. `seen_at`: when the event was seen that calls for it.
     """
 
     version: int = REQUEST_VERSION
@@ -37,15 +39,20 @@ class Request(Record):
     job: str | None
     attempt: int
     reason: str = ""
-    overrides: dict[str, Any] = {}
-    exclude_nodes: str = ""
-    cause: str | None = None
-    max_attempts: int | None = None
-    max_fruitless: int | None = None
-    cooldown_seconds: float = 0
+    restart: RestartAction | None = None
     actions: bool = False
     at: float
     seen_at: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, data: Any) -> Any:
+        """A restart whose action stands field by field beside the request, as version 1 wrote it."""
+        if not isinstance(data, dict) or data.get("kind") != "restart" or data.get("restart") is not None:
+            return data
+        action = {field: data[field] for field in _RESTART_FIELDS if field in data}
+        restart = {"class_name": "RestartAction", "max_attempts": None, "max_fruitless": None, **action}
+        return {**{key: value for key, value in data.items() if key not in _RESTART_FIELDS}, "restart": restart}
 
 
 def inbox_folder(session_path: Path) -> Path:

@@ -38,6 +38,7 @@ from oellm_autoexp.session.session import Session, parent_of
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.submission.outputs import claim_outputs
 from tests.fuzz.driver import fuzz
+from tests.unit.test_executor import restart_request
 
 SECONDS = 5
 HANDED = b'{"version": 1, "executor": "local", "token": "t", "job_id": "7", "at": 1.0}'
@@ -98,7 +99,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for number in range(3):
             opened.put(opened.jobs["one"].model_copy(update={"reason": str(number)}))
             opened.journal()
-        asked = requests.Request(id="x", kind="restart", job="one", attempt=1, overrides={"a.b": 1}, at=time.time())
+        asked = restart_request(job="one", overrides={"a.b": 1}, at=time.time())
         requests.ask(made.session, asked)
         assert Lock(made.state / "one.lease").acquire() is None
         yield made

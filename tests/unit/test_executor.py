@@ -18,6 +18,7 @@ from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
 from oellm_autoexp.engine.executor import MOST_AT_ONCE
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.engine.worker import Worker
+from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
@@ -174,6 +175,11 @@ def restart(**more: Any) -> dict[str, Any]:
     return {"class_name": "RestartAction", **more}
 
 
+def restart_request(id_: str = "x", attempt: int = 1, job: str = "a", at: float = 1.0, **more: Any) -> requests.Request:
+    action = RestartAction.model_validate(restart(**more))
+    return requests.Request(id=id_, kind="restart", job=job, attempt=attempt, restart=action, at=at)
+
+
 def run(command: str | list[str], **more: Any) -> dict[str, Any]:
     return {"class_name": "RunCommandAction", "command": command, **more}
 
@@ -305,7 +311,7 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     stage = Stage(tmp_path, on_state(restart(max_attempts=0)), {"a": [CRASH, GOOD]})
     stage.finish()
     assert stage.a.reason.startswith("given up")
-    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, restart_request())
     stage.cycle()
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"by hand": 1})
@@ -319,8 +325,7 @@ def test_a_queued_restart_waits_for_the_command_that_says_whether_there_is_need(
     command = ["sh", "-c", f"sleep 0.3; exit {code}"]
     stage = Stage(tmp_path, {**on_state(), "termination_command": command}, {"a": [CRASH]})
     stage.until(lambda: stage.a.state == "crash")
-    asked = requests.Request(id="x", kind="restart", job="a", attempt=1, cause="crash", max_attempts=1, at=1.0)
-    requests.ask(stage.path, asked)
+    requests.ask(stage.path, restart_request("x", cause="crash", max_attempts=1))
     stage.cycle()
     assert [request.id for _, request in requests.waiting(stage.path)] == ["x"]
     stage.monitor.close()
@@ -334,13 +339,8 @@ def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: P
     stage = Stage(tmp_path, {}, {"a": [CRASH]})
     for attempt in (1, 2):
         stage.until(lambda: stage.a.state == "crash")
-        limits = {"max_attempts": None, "max_fruitless": 1}
-        requests.ask(
-            stage.path,
-            requests.Request(
-                id=f"x{attempt}", kind="restart", job="a", attempt=attempt, cause="crash", **limits, at=1.0
-            ),
-        )
+        asked = restart_request(f"x{attempt}", attempt, cause="crash", max_attempts=None, max_fruitless=1)
+        requests.ask(stage.path, asked)
         stage.cycle()
     assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
 
@@ -985,6 +985,23 @@ def test_a_rule_that_cancels_its_job_leaves_the_other_actions_waiting_and_a_pers
     requests.ask(stage.path, requests.Request(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
     stage.cycle()
     assert stage.monitor.session.finished
+
+
+def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
+    overrides, limits = {"backend.options.lr": 1}, {"max_attempts": 2, "max_fruitless": None, "cooldown_seconds": 5}
+    action = {"reason": "why", "overrides": overrides, "exclude_nodes": "n1", "cause": "crash", **limits}
+    asked = {"version": 1, "id": "x", "kind": "restart", "job": "a", "attempt": 1, "at": 1.0, **action}
+    folder = requests.inbox_folder(tmp_path / "p.json")
+    folder.mkdir()
+    (folder / "x.json").write_text(json.dumps(asked))
+    [(_, read)] = requests.waiting(tmp_path / "p.json")
+    assert read.restart is not None
+    assert read.restart.model_dump() == {"class_name": "RestartAction", **action}
+    by_hand = {key: value for key, value in asked.items() if key not in ("max_attempts", "max_fruitless", "cause")}
+    (folder / "x.json").write_text(json.dumps(by_hand))
+    [(_, read)] = requests.waiting(tmp_path / "p.json")
+    assert read.restart is not None
+    assert (read.restart.cause, read.restart.max_attempts, read.restart.max_fruitless) == (None, None, None)
 
 
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from oellm_autoexp.rules.actions import RunCommandAction
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.session.queue import Queue, QueueEntry, Sidecar
 from oellm_autoexp.session.requests import Request, ask, waiting
+from tests.unit.test_executor import restart_request
 
 
 def make_event(name: str = "saved", number: int = 0, job: str = "a", **metadata: Any) -> Event:
@@ -264,7 +265,7 @@ def test_requests_wait_until_they_are_removed(tmp_path: Path) -> None:
     session = tmp_path / "p.json"
     assert waiting(session) == []
     late = Request(id="2", kind="cancel", job=None, attempt=1, at=2.0)
-    early = Request(id="1", kind="restart", job="a", attempt=3, overrides={"slurm.sbatch.time": "1"}, at=1.0)
+    early = restart_request("1", 3, overrides={"slurm.sbatch.time": "1"})
     assert ask(session, late)
     assert ask(session, early)
     assert not ask(session, early)

@@ -36,6 +36,7 @@ from tests.unit.test_executor import (
     on_line,
     on_state,
     restart,
+    restart_request,
 )
 
 STALLS = {"inactivity_threshold_seconds": 60, "startup_seconds": 60}
@@ -476,7 +477,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_vanished_gets_no_second_
     hidden = Hidden(stage, monkeypatch)
     hidden.ids.add("1")
     stage.until(lambda: stage.a.vanished)
-    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, restart_request(at=0))
     stage.until(lambda: stage.a.attempt == 2)
     assert set(hidden.calls[:-1]) == {"cancel 1"}
     assert hidden.calls[-1] == "submit"
@@ -547,7 +548,7 @@ def test_what_a_person_cancelled_is_not_begun_anew_but_by_hand(tmp_path: Path, r
     stage.cycle(5)
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("cancelled", 1, False)
     assert [result.message for result in stage.results] == ["no new attempt: it was cancelled by hand"]
-    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=0))
+    requests.ask(stage.path, restart_request(at=0))
     stage.until(lambda: stage.a.state == "success")
     assert stage.a.attempt == 2
 
@@ -723,7 +724,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets
     stage = Stage(tmp_path, {}, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), FOREVER]})
     stage.finish()
     stage.slurm._scripts["1"] = [*[again(1)] * 20, again(1, "COMPLETED")]
-    requests.ask(stage.path, requests.Request(id="x", kind="restart", job="a", attempt=1, at=1.0))
+    requests.ask(stage.path, restart_request())
     stage.cycle()
     assert len(stage.slurm.submissions) == 1
     stage.finish()
@@ -773,9 +774,7 @@ def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
         return poll(jobs)
 
     monkeypatch.setattr(stage.slurm, "poll", noting)
-    requests.ask(
-        stage.path, requests.Request(id="again", kind="restart", job="a", attempt=1, cooldown_seconds=30, at=1.0)
-    )
+    requests.ask(stage.path, restart_request("again", cooldown_seconds=30))
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.earlier) == ("success", 2, ())
     assert set(asked) == {"1"}
@@ -889,7 +888,7 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
     stage = Stage(tmp_path, {}, {"a": [(("FAILED",), "x\n"), GOOD]})
     stage.finish()
     for id_, overrides in (("odd", REFUSED), ("good", {})):
-        asked = requests.Request(id=id_, kind="restart", job="a", attempt=1, cause="crash", overrides=overrides, at=1.0)
+        asked = restart_request(id_, cause="crash", overrides=overrides)
         requests.ask(stage.path, asked)
         stage.cycle()
         if id_ == "odd":

@@ -30,6 +30,7 @@ from oellm_autoexp.core.text import did_you_mean, plural, printable
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.rules.actions import RestartAction
     from oellm_autoexp.session.job_state import JobState
     from oellm_autoexp.session.session import Session
 
@@ -180,7 +181,7 @@ def _by_holder(
     lines: Sequence[str] = (),
 ) -> int:
     """Ask the process that holds the session, and wait a moment for it to do so."""
-    asked = _ask(options, manifest, names, kind, reason)
+    asked = _ask(manifest, names, kind, reason)
     until = time.monotonic() + _HEED_SECONDS
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(_PAUSE_SECONDS)
@@ -191,6 +192,7 @@ def _by_holder(
 
 def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """Begin a new attempt of jobs: of those that failed, or of those that --job names."""
+    from oellm_autoexp.rules.actions import RestartAction
     from oellm_autoexp.submission.outputs import claim_outputs
 
     session = recorded(manifest)
@@ -204,7 +206,11 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     _check_scripts(options, manifest, [before[name] for name in names], overrides)
     if session.finished:  # its output directories may be another's by now
         claim_outputs(manifest, session.path)
-    asked = _ask(options, manifest, names, "restart", options.reason or "asked for by hand", overrides)
+    reason = options.reason or "asked for by hand"
+    action = RestartAction(
+        class_name="RestartAction", reason=reason, overrides=overrides, exclude_nodes=options.exclude
+    )
+    asked = _ask(manifest, names, "restart", reason, action)
     until = time.monotonic() + _HEED_SECONDS
     news: list[str] = []
     code = app.OK
@@ -332,12 +338,7 @@ def recorded(manifest: Manifest) -> Session:
 
 
 def _ask(
-    options: argparse.Namespace,
-    manifest: Manifest,
-    names: Sequence[str],
-    kind: Any,
-    reason: str,
-    overrides: Mapping[str, Any] | None = None,
+    manifest: Manifest, names: Sequence[str], kind: Any, reason: str, restart: RestartAction | None = None
 ) -> list[Path]:
     """Leave requests for whoever holds the session; their files, which are there until they are heeded."""
     from oellm_autoexp.session import requests
@@ -351,8 +352,7 @@ def _ask(
             job=name,
             attempt=session.jobs[name].attempt,
             reason=reason,
-            overrides=dict(overrides or {}),
-            exclude_nodes=options.exclude,
+            restart=restart,
             actions=kind == "cancel",
             at=time.time(),
         )
