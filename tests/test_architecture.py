@@ -81,8 +81,9 @@ NOT_PURE = {
 """Modules of pure folders that touch the world, and what of it."""
 WORLDLY = {"subprocess", "socket", "shutil", "tempfile", "time", "os", "random", "secrets", "requests", "urllib"}
 RUNS_PROCESSES = {
-    "containers.building.build",
     "containers.building.steps",
+    "containers.building.wheels",
+    "containers.building.workspace",
     "containers.contents",
     "containers.dialogue",
     "containers.runtime",
@@ -104,7 +105,11 @@ OPENS_FILES = {
     "storage.world",
     "storage.webhook",  # an address
     "config.hydra.source",  # what a person has written and names
-    "containers.building.build",  # what a person has written and names, and what builds in the making
+    "containers.building.assemble",  # in an image
+    "containers.building.build",  # the log of a build
+    "containers.building.files",  # what a person has written and names
+    "containers.building.wheels",  # what pip has reported
+    "containers.building.workspace",  # results of stages
     "containers.contents",  # this program's own text
     "containers.dialogue",  # standard streams
     "containers.image",
@@ -131,7 +136,6 @@ LARGER = {
     "cli.monitor_autoexp.py": 445,
     "config.hydra.source.py": 536,
     "config.values.interpolation.py": 485,
-    "containers.building.build.py": 569,
     "core.nouns.JobSpec": 27,
     "core.redaction.py": 556,
     "decisions.detect.py": 495,

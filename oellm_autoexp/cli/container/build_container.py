@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from oellm_autoexp.containers.building.build import Request, build
+    from oellm_autoexp.containers.building.build import build
+    from oellm_autoexp.containers.building.workspace import Request
     from oellm_autoexp.core.redaction import redact_words
     from oellm_autoexp.planning.resolving.provenance import git_state
 

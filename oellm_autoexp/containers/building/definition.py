@@ -1,7 +1,7 @@
 """Definitions of images (`*.def.in`): read, and filled in for one build. Pure.
 
-A definition is an Apptainer definition file (user guide, "Definition Files") with `{{name}}` where a build's own values
-belong. It is filled in here and not by `--build-arg`, which Apptainer has from 1.2 on and SingularityCE from 4.0.
+A definition is an Apptainer definition file (user guide, "Definition Files") with `{{name}}` in the place of values of
+a build. They are filled in here and not by `--build-arg`, which needs Apptainer 1.2 or SingularityCE 4.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER = re.compile(r"\s*(\w+)\s*:\s*(.+?)\s*$")
 
 @dataclass(frozen=True)
 class Definition:
-    """A definition that is filled in: which image it starts from, and its sections by name, each a text of lines."""
+    """A definition that is filled in: the image that it starts from, and the texts of its sections by name."""
 
     bootstrap: str
     base: str
@@ -54,7 +54,7 @@ def fill(text: str, values: Mapping[str, str], where: str) -> str:
 
 
 def parse(text: str, where: str) -> Definition:
-    """The definition in a text. Raises ConfigError if it does not say what it starts from."""
+    """The definition in a text. Raises ConfigError if it does not name the image that it starts from."""
     header: dict[str, str] = {}
     sections: dict[str, list[str]] = {}
     current: list[str] | None = None

@@ -1,4 +1,4 @@
-"""Runs one step of a build: its output goes to a log, its progress to the screen, its end is explained."""
+"""Runs a program as one step of a build: output to a log, progress to the screen, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from oellm_autoexp.core.text import printable
 Say = Callable[[str], None]
 _KEPT_LINES = 200
 _SHOWN_LINES = 15
-_BEAT_SECONDS = 30.0
+_REPORT_SECONDS = 30.0
 _TERM_SECONDS = 10.0
 
 
@@ -38,10 +38,10 @@ def run(
     watched: Path | None = None,
     verbose: bool = False,
 ) -> None:
-    """Run a program of a step to its end; nothing is left of it if this process is interrupted.
+    """Run a program until it ends; it is killed with its children if this process is interrupted.
 
-    Its lines go to `log` (with `verbose` also to the screen); every half minute `say` is told how long it has run, how
-    much is in `watched`, and its last line. Raises BackendError with the cause of a failure.
+    Its output goes to `log` (with `verbose` also to the screen); every half minute `say` gets its running time, the
+    size of the folder `watched`, and its last line. Raises BackendError with the cause of a failure.
     """
     log.write(f"\n$ {shlex.join(words)}\n")
     log.flush()
@@ -60,7 +60,7 @@ def run(
     except OSError as error:
         raise BackendError(Problem(f"{title}: can't run {words[0]}: {error.strerror}")) from None
     try:
-        told = begun
+        reported_at = begun
         for line in _lines(child):
             if line is not None:
                 last.append(line)
@@ -68,9 +68,9 @@ def run(
                 log.flush()
                 if verbose:
                     say(f"    {printable(line)}")
-            if time.monotonic() - told >= _BEAT_SECONDS:
-                told = time.monotonic()
-                say(f"    {_progress(told - begun, watched, last)}")
+            if time.monotonic() - reported_at >= _REPORT_SECONDS:
+                reported_at = time.monotonic()
+                say(f"    {_progress(reported_at - begun, watched, last)}")
         code = child.wait()
     except BaseException:
         _end(child)
@@ -84,7 +84,7 @@ def run(
 
 
 def _lines(child: subprocess.Popen[bytes]) -> Iterator[str | None]:
-    """The lines that a program prints, and None now and then while it prints none."""
+    """The lines that a program prints, and None once a second while it prints none."""
     output = cast("IO[bytes]", child.stdout)
     rest = b""
     while True:
@@ -118,7 +118,7 @@ def _progress(seconds: float, watched: Path | None, last: deque[str]) -> str:
 
 
 def folder_size(path: Path) -> tuple[int, int]:
-    """Bytes and number of the files and folders in a folder, or of a file; what can't be seen is not counted."""
+    """Bytes and number of the files and folders in a folder, or of a file; those that can't be read are not counted."""
     if not path.is_dir():
         with suppress(OSError):
             return path.lstat().st_size, 1
