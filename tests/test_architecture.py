@@ -137,7 +137,6 @@ LARGER = {
     "config.hydra.source.py": 536,
     "config.values.interpolation.py": 485,
     "core.nouns.JobSpec": 27,
-    "core.redaction.py": 556,
     "decisions.detect.py": 495,
     "engine.executor.py": 755,
     "engine.loop.py": 717,

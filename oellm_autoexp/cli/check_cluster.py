@@ -97,7 +97,7 @@ class _Report:
 
     def add(self, *findings: Finding) -> None:
         """Keep and print them."""
-        from oellm_autoexp.core.redaction import redact_message
+        from oellm_autoexp.core.redacted_text import redact_message
         from oellm_autoexp.core.text import printable
 
         for finding in findings:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from oellm_autoexp.core.redaction import redact, redact_text
+from oellm_autoexp.core.redacted_text import redact_text
+from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.core.redaction import redact_message
+from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import CANCELLED, CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import detect, restarts, template_values

@@ -19,7 +19,8 @@ from oellm_autoexp import start
 from oellm_autoexp.config.values.braces import literal
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.core.redaction import REDACTED, redact_message, redact_words
+from oellm_autoexp.core.redacted_text import REDACTED, redact_message
+from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.plan import PARENT_VARIABLE
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction

@@ -28,7 +28,7 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.core.redaction import redact_message
+from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.engine.programs import launch
 from oellm_autoexp.rules.actions import NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.session.queue import DONE, FAILED, Held, Process, Queue, QueueEntry, Sidecar, Status, Tell

@@ -39,8 +39,8 @@ from oellm_autoexp.core.errors import (
     raise_all,
 )
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
-from oellm_autoexp.core.places import taken_out
-from oellm_autoexp.core.redaction import Redactor, redact, redact_message, redact_text, redact_words
+from oellm_autoexp.core.redacted_text import redact_message, redact_text
+from oellm_autoexp.core.redaction import Redactor, redact, redact_words, taken_out
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.decisions.readiness import needs_monitor

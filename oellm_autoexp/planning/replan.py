@@ -24,7 +24,7 @@ from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
-from oellm_autoexp.core.redaction import REDACTED
+from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.checks.plan_checks import PLAN_WIDE

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.core.places import put_back, taken_out
-from oellm_autoexp.core.redaction import redact
+from oellm_autoexp.core.redaction import put_back, redact, taken_out
 from oellm_autoexp.storage.files import read_json
 
 SECRETS_VERSION = 1

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError
-from oellm_autoexp.core.places import put_back, taken_out
-from oellm_autoexp.core.redaction import redact, redact_message
+from oellm_autoexp.core.redacted_text import redact_message
+from oellm_autoexp.core.redaction import put_back, redact, taken_out
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.storage.files import read_json, write_atomic
 

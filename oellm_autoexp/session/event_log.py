@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from oellm_autoexp.core.errors import CorruptError, Problem, StateError, UnwritableError
 from oellm_autoexp.core.nouns import Record
-from oellm_autoexp.core.redaction import redact, redact_message
+from oellm_autoexp.core.redacted_text import redact_message
+from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads

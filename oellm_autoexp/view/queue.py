@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from oellm_autoexp.core.redaction import redact, redact_text
+from oellm_autoexp.core.redacted_text import redact_text
+from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.text import plural, shell
 from oellm_autoexp.rules.actions import Action
 from oellm_autoexp.session.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry

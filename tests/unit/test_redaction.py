@@ -12,16 +12,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oellm_autoexp.core.places import put_back, taken_out
-from oellm_autoexp.core.redaction import (
-    REDACTED,
-    Redactor,
-    is_secret,
-    redact,
-    redact_message,
-    redact_text,
-    redact_words,
-)
+from oellm_autoexp.core.redacted_text import REDACTED, redact_message, redact_text
+from oellm_autoexp.core.redaction import Redactor, put_back, redact, redact_words, taken_out
+from oellm_autoexp.core.secret_names import is_secret
 from oellm_autoexp.core.text import shell
 from tests import secrets
 
@@ -340,7 +333,7 @@ def test_nothing_is_taken_out_of_the_programs_own_messages() -> None:
     texts = [
         (file.name, text)
         for file in package.rglob("*.py")
-        if file.name != "redaction.py"
+        if file.name not in ("redaction.py", "redacted_text.py", "secret_names.py")
         for text in _texts(ast.parse(file.read_text()))
         if "\n" not in text and len(text) < 1000
     ]

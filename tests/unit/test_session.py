@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError
-from oellm_autoexp.core.redaction import REDACTED
+from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.rules.events import Event, Pending
 from oellm_autoexp.rules.progress import Progress, read
 from oellm_autoexp.session import requests

@@ -179,7 +179,7 @@ def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
-    from oellm_autoexp.core.redaction import redact_text
+    from oellm_autoexp.core.redacted_text import redact_text
     from oellm_autoexp.core.text import printable
     from oellm_autoexp.storage import trust
 

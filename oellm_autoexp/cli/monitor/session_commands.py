@@ -418,7 +418,7 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
-    from oellm_autoexp.core.redaction import redact_text
+    from oellm_autoexp.core.redacted_text import redact_text
     from oellm_autoexp.storage.world import Files
 
     lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, unforeseen
-from oellm_autoexp.core.redaction import redact_message, redact_words
+from oellm_autoexp.core.redacted_text import redact_message
+from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.text import printable, printable_json
 from oellm_autoexp.storage.files import read_text, room_hint
 

@@ -58,7 +58,7 @@ def plan(
     container in which jobs could not run is refused where the command goes on to submit them, else noted.
     """
     from oellm_autoexp.config.loader import load_mostly
-    from oellm_autoexp.core.redaction import redact_message
+    from oellm_autoexp.core.redacted_text import redact_message
     from oellm_autoexp.planning import followups, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
@@ -215,7 +215,7 @@ def read_script(manifest: Manifest) -> str:
 
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
     """Print what would be submitted: the plan's summary, its jobs, and the first job's whole script."""
-    from oellm_autoexp.core.redaction import redact_text
+    from oellm_autoexp.core.redacted_text import redact_text
     from oellm_autoexp.view.tables import console, plan_summary
 
     screen = console()

@@ -18,7 +18,7 @@ from oellm_autoexp.containers.building.workspace import CONTEXT, PLACE, Workspac
 from oellm_autoexp.containers.failures import DISK_HINT
 from oellm_autoexp.containers.image import SANDBOX, Image
 from oellm_autoexp.core.errors import BackendError, Problem
-from oellm_autoexp.core.redaction import redact_text
+from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.storage.files import write_atomic
 
 _SHIPPED = ("oellm_autoexp", "config", "examples", "scripts", "apply_megatron_numpy_product_patch.sh", "pyproject.toml")

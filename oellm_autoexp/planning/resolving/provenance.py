@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.core.errors import StateError
-from oellm_autoexp.core.redaction import redact_text
+from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.text import digest
 from oellm_autoexp.storage import trust
 
