@@ -1,0 +1,89 @@
+"""A journal: a file of lines that is only appended to, so that a crash at any moment loses nothing that was appended.
+
+One process appends, under a lock that its caller holds; any process may read meanwhile. `append` returns once the lines
+are on the disk. A crash or a full disk may leave some of the lines of an `append` that did not return, the last of
+them cut: readers skip a cut last line, and the next `append` removes it. So each line must be one whole record, and a
+caller that repeats an `append` must accept to read a record twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from oellm_autoexp.storage import trust
+
+_BLOCK_BYTES = 65536
+
+
+class Line(NamedTuple):
+    """A whole line with its end, its number (from 1), and its offset in bytes."""
+
+    text: bytes
+    number: int
+    offset: int
+
+
+class Journal:
+    """The journal in one file, which the first `append` creates."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._whole = False
+
+    def append(self, lines: Iterable[str]) -> None:
+        """Append lines, each without its end. Raises OSError, StateError: then a part of them may be in the file."""
+        data = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+        if not data:
+            return
+        with trust.open_to_append(self.path) as file:
+            if not self._whole:
+                _remove_cut_line(file)
+            self._whole = False  # until all is written: the disk may be full
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._whole = True
+
+    def opened(self, *, lenient: bool = False) -> BinaryIO:
+        """The file, open for reading; `lenient` as in trust.open_file. Raises OSError, StateError."""
+        return trust.open_file(self.path, most=None, lenient=lenient)
+
+    def remove(self) -> None:
+        """Remove the file, if there is one: what it holds is kept elsewhere. Raises OSError."""
+        self.path.unlink(missing_ok=True)
+
+
+def whole_lines(file: BinaryIO) -> Iterator[Line]:
+    """The lines of an open journal, but for a last one that is cut, or being written."""
+    number = offset = 0
+    while text := file.readline(trust.LINE):
+        number += 1
+        if not text.endswith(b"\n") and len(text) < trust.LINE:
+            return
+        yield Line(text, number, offset)
+        offset += len(text)
+
+
+def line_at(file: BinaryIO, offset: int) -> bytes:
+    """The line of an open journal at an offset that `whole_lines` gave."""
+    file.seek(offset)
+    return file.readline(trust.LINE)
+
+
+def _remove_cut_line(file: BinaryIO) -> None:
+    """Cut the file off after its last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    keep = size
+    while keep:
+        start = max(0, keep - _BLOCK_BYTES)
+        file.seek(start)
+        newline = file.read(keep - start).rfind(b"\n")
+        keep = start + newline + 1
+        if newline >= 0:
+            break
+    if keep < size:
+        file.truncate(keep)
+    file.seek(0, os.SEEK_END)
