@@ -131,7 +131,6 @@ OPENS_FILES = {
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 """Aims of size: modules of a folder, lines of a module, fields of a class."""
 LARGER = {
-    "backends.megatron.checks": 13,
     "cli.monitor.session_commands.py": 476,
     "cli.monitor_autoexp.py": 445,
     "config.hydra.source.py": 536,
@@ -143,7 +142,6 @@ LARGER = {
     "engine.worker.py": 507,
     "planning.plan.py": 844,
     "planning.resolving.resolve.py": 434,
-    "sbatch": 14,
     "session.job_state.JobState": 66,
     "session.queue.py": 444,
     "submission.submit.py": 756,

@@ -14,7 +14,7 @@ from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
-from oellm_autoexp.sbatch.nodes import node_names
+from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.session.job_state import MOST_EARLIER, NEW_RUN, Before, Earlier, JobState, Restarting
 
 DO_NOT_REQUEUE = 93

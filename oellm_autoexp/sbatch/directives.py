@@ -13,9 +13,9 @@ from itertools import takewhile
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, Problem
-from oellm_autoexp.sbatch.nodes import node_union
 from oellm_autoexp.sbatch.options import (
     long_name,
+    node_union,
     option_words,
     options_in,
     quoted,

@@ -1,10 +1,11 @@
-"""The environment of a script: what it exports, and what of the submitting shell's does not reach srun. Pure."""
+"""The environment of a script: its modules, the variables that it exports, and those that it hides from srun. Pure."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.text import Raw, shell
@@ -23,7 +24,7 @@ OF_SRUN_ALONE = tuple(
     SRUN_INPUT SRUN_OUTPUT SRUN_SEGMENT_SIZE
     """.split()  # noqa: SIM905  a table is read more easily than a list of quoted words
 )
-"""What srun takes from its environment (srun(1), INPUT ENVIRONMENT VARIABLES) and SLURM sets for no job by itself."""
+"""Variables that srun reads (srun(1), INPUT ENVIRONMENT VARIABLES) and that SLURM itself sets for no job."""
 _OF_JOBS = tuple(
     """
     SLURM_CONTAINER SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_CPU_FREQ_REQ SLURM_DIST_PLANESIZE SLURM_DISTRIBUTION
@@ -35,15 +36,17 @@ _OF_JOBS = tuple(
     SLURM_TASKS_PER_NODE SLURM_THREADS_PER_CORE SLURM_TRES_BIND SLURM_TRES_PER_TASK SLURM_UMASK
     """.split()  # noqa: SIM905
 )
-"""What srun takes, too, and sbatch sets for the jobs that ask for it: elsewhere a stale one would decide."""
+"""Variables that srun reads, too, and that sbatch sets only for jobs that ask for it: in other jobs, old values would
+change what srun does."""
 SRUN_INPUTS = frozenset((*OF_SRUN_ALONE, *_OF_JOBS))
-"""All that a submission must not hand on. Account, partition and QOS are not among them: a step has its job's."""
+"""The variables that a submission must not pass on. Account, partition and QOS are not among them: a step has those of
+its job."""
 
 REFERENCE = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
 OF_TASKS = re.compile(r"\$\{?(SLURM_(?:PROCID|LOCALID|NODEID|TASK_PID|STEP_\w+|STEPID|GTIDS)|SLURMD_NODENAME)\b")
-"""References to what srun sets for each task (srun(1)); in the job's script they are another's, or nothing."""
+"""References to variables that srun sets for each task (srun(1)). In the job's script their values differ."""
 _CODE = re.compile(r"\$\(.*\)|`.*`", re.DOTALL)
-"""What may be shell code of the script's own (shell_code.py), which runs on the first node."""
+"""Shell code (shell_code.py), which the script runs on the first node."""
 _ANSWERED = {
     **dict.fromkeys(("SLURM_EXPORT_ENV", "SRUN_EXPORT_ENV"), "export"),
     **dict.fromkeys(("SLURM_STDOUTMODE", "SRUN_OUTPUT"), "output"),
@@ -51,8 +54,20 @@ _ANSWERED = {
 }
 
 
+def module_lines(commands: Sequence[str]) -> str:
+    """Lines that run `module` (Lmod, Environment Modules) with the words of each command; a failure ends the script.
+
+    In a batch script `module` is a function that start-up files of the site define; if the shell has not read them, the
+    script reads them.
+    """
+    if not commands:
+        return ""
+    lines = [f"module {shell(shlex.split(command))} || exit 1" for command in commands]
+    return "\n".join(("command -v module >/dev/null || . /etc/profile", *lines, ""))
+
+
 def _wrapped(prefix: str) -> str:
-    """The names of OF_SRUN_ALONE that begin so, without it, as lines of a shell's word list."""
+    """The names of OF_SRUN_ALONE with this prefix, without the prefix, as lines of words of a shell."""
     names = (name.removeprefix(prefix) for name in OF_SRUN_ALONE if name.startswith(prefix))
     return " \\\n  ".join(textwrap.wrap(" ".join(names), 112))
 
@@ -72,9 +87,9 @@ export SLURM_EXPORT_ENV=ALL  # what is exported below reaches the tasks, whateve
 
 
 def exports(env: Mapping[str, str | Raw], *, for_slurm: bool) -> str:
-    """The lines of a script that make the job's environment; `for_slurm`: those that make srun ready, before them.
+    """The lines of a script that set the job's environment; with `for_slurm`, lines for srun come before them.
 
-    A value that holds shell code is Raw. As with `$NAME`, the job goes on where it fails, but its log tells.
+    A value with shell code is Raw. If the code fails, the job continues, and its log says so.
     """
     lines = "\n".join(
         _EVALUATED.format(name=name, value=value.text) if isinstance(value, Raw) else f"export {name}={expanded(value)}"
@@ -89,7 +104,7 @@ export {name}"""
 
 
 def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
-    """What is wrong with variables of the section `where` that tell srun what only a key of `slurm.srun` can."""
+    """Problems of variables in the section `where` that change srun: only a key of `slurm.srun` can do that."""
     return [
         Problem(f"{name} would be hidden from this program", f"{where}.{name}", f"set slurm.srun.{_ANSWERED[name]}")
         for name, value in env.items()
@@ -98,7 +113,7 @@ def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
 
 
 def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
-    """What is wrong with variables of the section `where` whose values need what each task of srun has of its own."""
+    """Problems of variables in the section `where` whose values refer to variables of single tasks of srun."""
     found = []
     for name, value in env.items():
         if of_task := OF_TASKS.search(_CODE.sub("", value)):
@@ -109,9 +124,9 @@ def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
 
 
 def expanded(text: str, pattern: re.Pattern[str] = REFERENCE) -> str:
-    """A text as one word of a script, quoted; `$NAME` and `${NAME}` are the job's variables, nothing else expands.
+    """A text as one quoted word of a script, in which only variables of the job expand: `$NAME`, `${NAME}`.
 
-    `pattern` finds those that are meant.
+    `pattern` finds these references.
     """
     words: list[str | Raw] = []
     position = 0

@@ -1,9 +1,9 @@
-"""An option of sbatch or srun: its one name however it is spelled, its words, and how directives quote it. Pure."""
+"""An option of sbatch or srun: its one name for all spellings, its words, its quotes, and lists of nodes. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -51,6 +51,7 @@ _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'#\\])+|#
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+\[\]*^~-]*")
 _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z.])\d{19,}", re.ASCII)  # SLURM counts with 64 bits
 _LONG_WORD = re.compile(r"[^\s,;:=/\[\]]{1025,}")
+_BETWEEN_NODES = re.compile(r"[,\s]+(?![^\[]*\])")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -143,3 +144,13 @@ def too_much(key: str, text: str) -> str:
 def quoted(text: str) -> str:
     """`text` as sbatch reads quotes in a directive (get_argument in src/sbatch/opt.c): like a shell's double quotes."""
     return text if _PLAIN.fullmatch(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def node_union(present: str, nodes: Iterable[str]) -> str:
+    """A list of nodes as SLURM writes it (`n[1,3-4],m7`), followed by those `nodes` that are not in it by this name."""
+    return ",".join(dict.fromkeys(name for text in (present, *nodes) for name in node_names(text)))
+
+
+def node_names(text: str) -> tuple[str, ...]:
+    """The nodes in a list with commas or spaces between them; `n[1,3-4]` stays one."""
+    return tuple(name for name in _BETWEEN_NODES.split(text) if name)

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
-from oellm_autoexp.sbatch.environment import exports
+from oellm_autoexp.sbatch.environment import exports, module_lines
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.log_paths import log_word, slurm_path
-from oellm_autoexp.sbatch.modules import module_lines
 from oellm_autoexp.sbatch.options import quoted, too_much
 from oellm_autoexp.sbatch.signals import forwarding, signal_to_shell
 

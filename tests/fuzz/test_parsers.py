@@ -25,7 +25,7 @@ from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.rules import progress
 from oellm_autoexp.sbatch import directives, known_options, resources, signals, times
-from oellm_autoexp.sbatch.nodes import node_names
+from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.schedulers import site_limits
 from oellm_autoexp.schedulers.site import Site
 from oellm_autoexp.schedulers.slurm import error_messages, failed_nodes, parse

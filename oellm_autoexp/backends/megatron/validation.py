@@ -17,11 +17,10 @@ from oellm_autoexp.backends.megatron.checks.base import Check, JobArguments
 from oellm_autoexp.backends.megatron.checks.batches import batches
 from oellm_autoexp.backends.megatron.checks.checkpoints import asynchronous_saving, checkpoints, log_intervals
 from oellm_autoexp.backends.megatron.checks.data import data
-from oellm_autoexp.backends.megatron.checks.fsdp import megatron_fsdp, torch_fsdp
 from oellm_autoexp.backends.megatron.checks.model import attention, lengths, required
 from oellm_autoexp.backends.megatron.checks.obsolete import gone, silent
 from oellm_autoexp.backends.megatron.checks.overlap import connections, overlap
-from oellm_autoexp.backends.megatron.checks.parallelism import experts, pipeline, ranks
+from oellm_autoexp.backends.megatron.checks.parallelism import experts, megatron_fsdp, pipeline, ranks, torch_fsdp
 from oellm_autoexp.backends.megatron.checks.precision import precision
 from oellm_autoexp.backends.megatron.checks.recompute import recompute
 from oellm_autoexp.backends.megatron.checks.schedule import duration, learning_rate, weight_decay

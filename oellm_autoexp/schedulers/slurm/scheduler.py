@@ -12,7 +12,7 @@ from dataclasses import replace
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission, Usage
 from oellm_autoexp.core.states import UNKNOWN
-from oellm_autoexp.sbatch.nodes import node_union
+from oellm_autoexp.sbatch.options import node_union
 from oellm_autoexp.schedulers.base import job_name, understood
 from oellm_autoexp.schedulers.site import Site
 from oellm_autoexp.schedulers.slurm import error_messages, parse, sbatch_call, site_answers
