@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
     "decisions planning.resolving",
-    "planning": "core storage sbatch rules session config.values sweep config.hydra containers backends "
+    "planning": "core storage sbatch rules session sweep config.hydra containers backends "
     "schedulers config decisions planning.resolving planning.checks",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from oellm_autoexp.core.fields import Environment, Section
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.registry import Registry
 from oellm_autoexp.sbatch.section import SlurmOptions
 
@@ -31,7 +32,7 @@ class Probe:
     program: tuple[str, ...]
     question: Mapping[str, Any]
     shape: tuple[str, ...]
-    where: str
+    where: Location
     help: str
     jobs: tuple[str, ...] = ()
     """The names of those that ask it, as far as they are to be told."""

@@ -10,6 +10,7 @@ from oellm_autoexp.backends.base import Backend, Command, Job, places
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.fields import Flags, Words
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, dotted, fill, scalar
 
 _ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
@@ -42,11 +43,11 @@ class CommandBackend(Backend):
         """See Backend.command. Raises BackendError: no program named, or `{key}` that the config lacks."""
         if not self.argv:
             hint = "set backend.argv, choose a backend (backend=NAME), or try project=default"
-            raise BackendError(Problem("no program to run", "$.backend.argv", hint))
+            raise BackendError(Problem("no program to run", CONFIG / "backend.argv", hint))
         problems: list[Problem] = []
         values: dict[str, Any] = {}
 
-        def filled(template: str, where: str) -> str:
+        def filled(template: str, where: Location) -> str:
             if "{" not in template and "}" not in template:
                 return template
             if not values:
@@ -63,7 +64,7 @@ class CommandBackend(Backend):
 
             return fill(template, look_up)
 
-        argv = [filled(word, f"$.backend.argv[{index}]") for index, word in enumerate(self.argv)]
+        argv = [filled(word, CONFIG / "backend.argv" / index) for index, word in enumerate(self.argv)]
         dashes = self.option_style == "dashes"
         problems += _wrong_names(self.options, dashes=dashes)
         for name, value in self.options.items():
@@ -78,17 +79,17 @@ _NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")
 
 def _wrong_names(options: Iterable[str], *, dashes: bool) -> Iterator[Problem]:
     """Names that are no option's, and two that one program would take for the same."""
-    where = "$.backend.options"
+    where = CONFIG / "backend.options"
     known: dict[str, str] = {}
     for name in options:
         if not _NAME.fullmatch(name) or (dashes and name.startswith("_")):
             becomes = name.replace("_", "-") if dashes else name
             what = f"{name!r} can't be the name of an option: it becomes '--{becomes}'"
             hint = "write it without dashes in front, blanks and '='; other words go into backend.argv"
-            yield Problem(what, f"{where}.{name}" if name else where, hint)
+            yield Problem(what, where / name if name else where, hint)
         elif (other := known.setdefault(name.replace("_", "-"), name)) != name:
             hint = "keep one; backend.option_style says how it is spelled"
-            yield Problem(f"'{other}' and '{name}' are one option in two spellings", f"{where}.{name}", hint)
+            yield Problem(f"'{other}' and '{name}' are one option in two spellings", where / name, hint)
 
 
 def flag(name: str, value: Any) -> list[str]:

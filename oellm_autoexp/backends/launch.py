@@ -8,6 +8,7 @@ from typing import Literal
 from oellm_autoexp.backends.base import Backend, Note
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.fields import Words
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import plural, shell
 from oellm_autoexp.sbatch import resources
 from oellm_autoexp.sbatch.launch import srun_index, srun_options
@@ -129,13 +130,13 @@ class Launch:
         """A wrong number of tasks: what srun was told is mended there, and with a spare node it must be told."""
         if "ntasks" in self._srun or "nodes" in self._srun or "ntasks_per_node" in self._srun:
             hint = f"set slurm.srun.ntasks: {all_of_them}, or backend.launch: {other}"
-            self.problems.append(Problem(text, "$.slurm.srun.ntasks", hint))
+            self.problems.append(Problem(text, CONFIG / "slurm.srun.ntasks", hint))
         else:
             hint = f"set slurm.sbatch.ntasks_per_node: {each}, or backend.launch: {other}"
             self._problem("ntasks_per_node", text, hint)
 
     def _problem(self, key: str, text: str, hint: str) -> None:
-        self.problems.append(Problem(text, f"$.slurm.sbatch.{key}", hint))
+        self.problems.append(Problem(text, CONFIG / "slurm.sbatch" / key, hint))
 
     def _signal_notes(self) -> Iterator[Note]:
         """torchrun ends its processes 30 s after a TERM or INT, and dies of USR1 and USR2 itself (elastic/agent).

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli.steps import app, facts, hints, plan_steps, session_steps, submit_steps
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 
 if TYPE_CHECKING:
     from oellm_autoexp.engine.loop import Monitor
@@ -77,7 +78,9 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     plan = plan_steps.plan(options, judged=False)
     client = make_scheduler(plan.manifest)
     if not isinstance(client, SlurmScheduler):
-        raise ConfigError(Problem("there is no SLURM to look at", "$.slurm.client", "choose slurm=base or a profile"))
+        raise ConfigError(
+            Problem("there is no SLURM to look at", CONFIG / "slurm.client", "choose slurm=base or a profile")
+        )
     reachable = _look_around(plan, client, report)
     judged = _judged(options, client, report) if reachable else None
     if judged is not None and options.submit:

@@ -28,6 +28,7 @@ from oellm_autoexp.config.hydra.source import key_lines, shown
 from oellm_autoexp.config.hydra_errors import culprit, problem_of
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, for_hydra, path_of
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
+from oellm_autoexp.core.location import Line, Location
 
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 warns where no version is named, and 1.4 where one is; both then behave as 1.3 does."""
@@ -142,7 +143,7 @@ def _composes_alone(search: Search, found: Findings) -> bool:
         except Exception as error:
             if misfits := _misfits(search):
                 for problem, file, path in misfits:
-                    found.add([problem], f"$.{'.'.join(path)}")
+                    found.add([problem], path)
                     found.left_out[str(file)].add(path)
                 continue
             found.add([problem_of(error, None, search, [])])
@@ -150,8 +151,8 @@ def _composes_alone(search: Search, found: Findings) -> bool:
             if entry is None or entry.path in found.left_out[str(entry.file)]:
                 return False
             found.left_out[str(entry.file)].add(entry.path)
-            found.given_up.add(entry.section)
-            found.add((), EVERYTHING if search.is_global(entry.section.removeprefix("$.")) else entry.section)
+            found.given_up.update(entry.sections)
+            found.add((), *(EVERYTHING if search.is_global(".".join(path)) else path for path in entry.sections))
         else:
             return True
     return False
@@ -199,14 +200,14 @@ def _misfits(search: Search) -> list[tuple[Problem, Path, FilePath]]:
                 walk(value[key], below[key], (*path, *str(key).split(".")))
         elif isinstance(value, dict | list) and isinstance(below, dict | list) and type(value) is not type(below):
             must, is_now = _KINDS[type(below)], _KINDS[type(value)]
-            where = f"{shown(file)}:{lines[path]} ($.{'.'.join(path)})"
+            where = Location(path, (Line(shown(file), lines[path]),))
             found.append((Problem(f"must be {must}, not {is_now}", where), file, path))
 
     # The file as Hydra gets it: without what is wrong in it, which is told already.
     current = current_findings()
     content = read_config(file, name, is_root=True, left_out=current.left_out[str(file)]).config
     walk(OmegaConf.to_container(content, resolve=False), base, ())
-    return sorted(found, key=lambda each: each[0].where)
+    return sorted(found, key=lambda each: str(each[0].where))
 
 
 _KINDS = {dict: "keys and values", list: "a list"}

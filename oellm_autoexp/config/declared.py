@@ -20,6 +20,7 @@ from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.config.values.written import as_written, is_marked, is_truth, is_word, out_of_range, value_of
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.fields import Number, Text, Words, directive, listed
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.sbatch.section import LauncherWords
 from oellm_autoexp.sweep.expander import ALLOW_DUPLICATES, KINDS
@@ -40,33 +41,33 @@ class Declared(Enum):
 
 
 def settle(tree: dict[str, Any], sweep: Any) -> tuple[dict[str, Any], Any, list[Problem]]:
-    """A composed config and its sweep with every scalar settled, and the problems, each at its `$.path`."""
+    """A composed config and its sweep with every scalar settled, and the problems, each at its key."""
     settling = _Settling()
-    settled = {key: settling.value(value, (key,), f"$.{key}") for key, value in tree.items()}
-    return settled, settling.node(sweep, "$.sweep"), settling.problems
+    settled = {key: settling.value(value, (key,), CONFIG / key) for key, value in tree.items()}
+    return settled, settling.node(sweep, CONFIG / "sweep"), settling.problems
 
 
 def settle_value(key: str, value: Any) -> tuple[Any, list[Problem]]:
     """The value of one dotted key, as `settle` settles that of a config."""
     settling = _Settling()
-    return settling.value(value, _path(key), f"$.{plain(key)}"), settling.problems
+    return settling.value(value, _path(key), CONFIG / plain(key)), settling.problems
 
 
 class _Settling:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
 
-    def value(self, value: Any, path: Path, where: str) -> Any:
+    def value(self, value: Any, path: Path, where: Location) -> Any:
         """A value whose place in the config is `path`, which was written at `where`."""
         if isinstance(value, dict):
             if path[-1] == "overrides" and path[0] in ("monitoring", "job"):  # of a new attempt: keys of the config
-                return {key: self.value(item, _path(key), f"{where}.{key}") for key, item in value.items()}
+                return {key: self.value(item, _path(key), where / str(key)) for key, item in value.items()}
             return {
-                key: self.value(item, (*path, *str(key).split(".")), f"{where}.{plain(str(key))}")
+                key: self.value(item, (*path, *str(key).split(".")), where / plain(str(key)))
                 for key, item in value.items()
             }
         if isinstance(value, list):
-            return [self.value(item, (*path, str(index)), f"{where}[{index}]") for index, item in enumerate(value)]
+            return [self.value(item, (*path, str(index)), where / index) for index, item in enumerate(value)]
         if is_marked(value):
             return self._marked(as_written(value), declared(path), where)
         if path[:2] == _MEGATRON:  # its own table says more
@@ -77,7 +78,7 @@ class _Settling:
             return value_of(value)
         return value
 
-    def _marked(self, text: str, kind: Declared, where: str) -> Any:
+    def _marked(self, text: str, kind: Declared, where: Location) -> Any:
         if kind is Declared.DIRECTIVE and not is_word(text):
             return value_of(text) if is_truth(text) else text
         if kind in (Declared.TEXT, Declared.OTHER) or (kind is Declared.TEXT_OF_OPEN and not is_word(text)):
@@ -94,19 +95,19 @@ class _Settling:
 
     # ---- the sweep, whose keys are those of the config, below its own
 
-    def node(self, node: Any, where: str) -> Any:
+    def node(self, node: Any, where: Location) -> Any:
         """A node of the sweep."""
         if not isinstance(node, dict):
             return self._unknown(node, where)
-        return {key: self._entry(key, value, f"{where}.{plain(str(key))}") for key, value in node.items()}
+        return {key: self._entry(key, value, where / plain(str(key))) for key, value in node.items()}
 
-    def _entry(self, key: Any, value: Any, where: str) -> Any:
+    def _entry(self, key: Any, value: Any, where: Location) -> Any:
         if key == "params" and isinstance(value, dict):
-            return {name: self._axis(_path(name), item, f"{where}.{plain(str(name))}") for name, item in value.items()}
+            return {name: self._axis(_path(name), item, where / plain(str(name))) for name, item in value.items()}
         if key == "grids" and isinstance(value, list):
-            return [self._entry("params", grid, f"{where}[{index}]") for index, grid in enumerate(value)]
+            return [self._entry("params", grid, where / index) for index, grid in enumerate(value)]
         if key in KINDS and isinstance(value, list):
-            return [self.node(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            return [self.node(item, where / index) for index, item in enumerate(value)]
         if key in ("defaults", "base_values"):
             return self.node(value, where)
         if key == ALLOW_DUPLICATES:
@@ -114,17 +115,17 @@ class _Settling:
             return value_of(text) if isinstance(text, str) and (is_word(text) or is_truth(text)) else text
         return self._unknown(value, where) if key in ("filter", "type") else self.value(value, _path(key), where)
 
-    def _axis(self, path: Path, values: Any, where: str) -> Any:
+    def _axis(self, path: Path, values: Any, where: Location) -> Any:
         """The values of a key, one of them for each job."""
         if isinstance(values, dict):
             return {
-                key: self._axis((*path, *str(key).split(".")), item, f"{where}.{key}") for key, item in values.items()
+                key: self._axis((*path, *str(key).split(".")), item, where / str(key)) for key, item in values.items()
             }
         if isinstance(values, list):
-            return [self.value(value, path, f"{where}[{index}]") for index, value in enumerate(values)]
+            return [self.value(value, path, where / index) for index, value in enumerate(values)]
         return self.value(values, path, where)
 
-    def _unknown(self, value: Any, where: str) -> Any:
+    def _unknown(self, value: Any, where: Location) -> Any:
         """What is no value of the config: a filter, a type."""
         return self.value(value, (), where) if is_marked(value) else value
 

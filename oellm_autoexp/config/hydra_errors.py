@@ -21,6 +21,7 @@ from oellm_autoexp.config.overrides import CheckedOverride, compose_with, value_
 from oellm_autoexp.config.values.overlay import DOT_IN_KEY
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.limits import shortened
+from oellm_autoexp.core.location import NOWHERE, KeyPath, Location, in_file
 from oellm_autoexp.core.text import did_you_mean, dotted, new_key_hint
 from oellm_autoexp.storage.files import shipped
 
@@ -32,10 +33,11 @@ def problem_of(
     text = str(error).strip()
     inside = re.match(r"In '([^']*)': ", text)
     parent = inside.group(1) if inside else WHOLE
-    about = override.written if override else entry_of(search, parent)
+    about = Location(text=override.written) if override else entry_of(search, parent)
     if isinstance(error, OSError) and error.filename:
         what = f"can't be read: {error.strerror}: {shortened(str(error.filename), 60)}"
-        return Problem(what, about if len(about) < 200 else shortened(about, 60), "choose a config that is there")
+        place = about if len(str(about)) < 200 else shortened(str(about), 60)
+        return Problem(what, place, "choose a config that is there")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if override and error.missing_cfg_file == f"{override.key}/{override.checked.partition('=')[2]}":
@@ -68,15 +70,16 @@ def problem_of(
             return Problem(f"'{override.key}' is a group of configs", about, hint)
         known = _known_keys(good)
         near = did_you_mean(override.key, [*known, *search.groups()])
-        hint = DOT_IN_KEY if override.key in known else new_key_hint(near, about)
+        hint = DOT_IN_KEY if override.key in known else new_key_hint(near, override.written)
         return Problem(f"the config has no key '{override.key}'", about, hint)
     if "Cannot merge" in text and posixpath.dirname(parent) and (file := search.file(parent)):
         group, name = posixpath.split(parent)
         what = (
             f"'{name}' of the group '{group}' has a list where what it is laid over has keys and values, or the other "
         )
-        chosen = override.written if override and override.key == group else entry_of(search, WHOLE, group, name)
-        where = chosen if file.is_relative_to(shipped("config").resolve()) else shown(file)
+        where = in_file(shown(file))
+        if file.is_relative_to(shipped("config").resolve()):
+            where = about if override and override.key == group else entry_of(search, WHOLE, group, name)
         return Problem(f"{what}way round", where, "choose one config of the group, or write the key as the other does")
     if override and "Cannot merge" in f"{text} {error.__cause__}":
         holds = "keys and values" if isinstance(value_of_override(override.checked), list) else "a list"
@@ -84,7 +87,7 @@ def problem_of(
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
     if unresolved := re.search(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
-        return Problem(*_unresolved(unresolved[1], unresolved[2], about or own_defaults(search)))
+        return _unresolved(unresolved[1], unresolved[2], about or own_defaults(search))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines.append(str(error.__cause__).splitlines()[0])
@@ -98,22 +101,23 @@ def problem_of(
     return Problem(" ".join(lines[:3]), about or own_defaults(search))
 
 
-def _unresolved(written: str, known: str, about: str) -> tuple[str, str, str]:
-    """What, where and hint of an interpolation that an entry of a defaults list can't have."""
+def _unresolved(written: str, known: str, about: Location) -> Problem:
+    """The problem of an interpolation that an entry of a defaults list can't have."""
     if variable := re.search(r"\$\{oc\.env:([^,}]+)\}", written):
         name = variable[1].strip()
-        return f"the environment variable {name} is not set", about, f"set it, or write ${{oc.env:{name},DEFAULT}}"
-    return f"{written} is not known in a defaults list", about, f"it knows environment variables and choices: {known}"
+        hint = f"set it, or write ${{oc.env:{name},DEFAULT}}"
+        return Problem(f"the environment variable {name} is not set", about, hint)
+    hint = f"it knows environment variables and choices: {known}"
+    return Problem(f"{written} is not known in a defaults list", about, hint)
 
 
-def own_defaults(search: Search) -> str:
+def own_defaults(search: Search) -> Location:
     """The defaults list of the config that was asked for, where Hydra does not say where it failed."""
     file = cast("Path", search.file(search.configs[-1]))
-    line = key_lines(file).get(("defaults",))
-    return f"{shown(file)}:{line}" if line else shown(file)
+    return in_file(shown(file), key_lines(file).get(("defaults",)))
 
 
-def _without_words(error: Exception, about: str, override: CheckedOverride | None) -> Problem:
+def _without_words(error: Exception, about: Location, override: CheckedOverride | None) -> Problem:
     """An error of Hydra's that says nothing a person could use."""
     reason = (
         "it is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__} {error}".strip()
@@ -131,7 +135,7 @@ _NOTHING_TO_OVERRIDE = re.compile(
 _NO_KEY = re.compile(r"is not in struct|Could not override '[^']+'\.\s*To append|does not exist|out of range")
 
 
-def _missing(group: str, choice: str, known: Sequence[str], about: str, search: Search) -> Problem:
+def _missing(group: str, choice: str, known: Sequence[str], about: Location, search: Search) -> Problem:
     last = group.rpartition("/")[2]
     if group != last and search.file(f"{last}/{choice}") is not None:
         what = f"there is no config group '{group}'"
@@ -150,19 +154,19 @@ def _missing(group: str, choice: str, known: Sequence[str], about: str, search: 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of a file's defaults list, and the section of the config (`$.slurm`) that it brings in."""
+    """An entry of a file's defaults list, and the paths of the sections that it brings in."""
 
     file: Path
     index: int
-    section: str
+    sections: tuple[KeyPath, ...]
 
     @property
     def path(self) -> FilePath:
         return "defaults", str(self.index)
 
     @property
-    def where(self) -> str:
-        return f"{shown(self.file)}:{key_lines(self.file)[self.path]}"
+    def where(self) -> Location:
+        return in_file(shown(self.file), key_lines(self.file)[self.path])
 
 
 def find_entry(search: Search, parent: str, group: str = "", choice: str = "") -> Entry | None:
@@ -188,16 +192,16 @@ def find_entry(search: Search, parent: str, group: str = "", choice: str = "") -
             if words <= named:
                 folder = config.split("/")[0]
                 inside = folder if "/" in config and folder in groups_of_root(search) else ""
-                return Entry(file, index, f"$.{inside}" if inside else brought_in(entry))
+                return Entry(file, index, ((inside,),) if inside else brought_in(entry))
     return None
 
 
-def entry_of(search: Search, parent: str, group: str = "", choice: str = "") -> str:
-    """`file.yaml:3` of the entry that `find_entry` finds, else the file of `parent`."""
+def entry_of(search: Search, parent: str, group: str = "", choice: str = "") -> Location:
+    """The line of the entry that `find_entry` finds, else the file of `parent`."""
     if entry := find_entry(search, parent, group, choice):
         return entry.where
     named = search.file(parent)
-    return shown(named) if named else ""
+    return in_file(shown(named)) if named else NOWHERE
 
 
 def culprit(error: Exception, search: Search) -> Entry | None:

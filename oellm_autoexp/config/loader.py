@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from oellm_autoexp.config.values.braces import as_interpolations
 from oellm_autoexp.config.values.overlay import Overlay, ever_open, open_sections
 from oellm_autoexp.config.values.resolvers import make_resolvers
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.core.location import CONFIG, KeyPath, Location
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.storage.files import shipped
 
@@ -44,12 +45,12 @@ class Source:
 class Places(Protocol):
     """Where each key of a config was written."""
 
-    def of(self, where: str) -> str:
-        """`file.yaml:12` for `$.slurm.sbatch.time`, or `where` itself."""
+    def of(self, where: Location) -> Location:
+        """A key with the line where it was written, or `where` itself."""
         ...
 
     def placed(self, problem: Problem) -> Problem:
-        """A problem at `$.slurm.sbatch.time` with the place where that was written."""
+        """A problem of a key with the line where that was written."""
         ...
 
 
@@ -58,7 +59,7 @@ class Composed:
     """A composed config as plain data: interpolations still text, the `sweep` section apart.
 
     `problems` are mistakes found while composing; what they are about was left out, and nobody knows the values at the
-    paths (`$.a.b`) in `unclear`. `notes` tell of what has no effect.
+    paths in `unclear`. `notes` tell of what has no effect.
     """
 
     source: Source
@@ -67,7 +68,7 @@ class Composed:
     groups: frozenset[str]
     locations: Places
     problems: tuple[Problem, ...] = field(default=(), kw_only=True)
-    unclear: tuple[str, ...] = field(default=(), kw_only=True)
+    unclear: tuple[KeyPath, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     code: Mapping[str, shell_code.Parts] = field(default_factory=dict, kw_only=True)
     """What a shell evaluates in the jobs, of values that stand literally in a YAML file, by dotted key."""
@@ -143,13 +144,10 @@ def load_mostly(source: Source) -> Composed:
     locations = Locations(loader, search, right, found)
     sweep = _overridden_sweep(tree.pop("sweep", None), right, found)
     tree, sweep, unsettled = settle(as_interpolations(tree), as_interpolations(sweep))
-    for problem in unsettled:
-        found.add([Problem(problem.what, locations.of(problem.where), problem.hint)], problem.where)
     tree, code = shell_code.taken_out(tree)
     sweep = shell_code.without_marks(sweep)
-    for key, parts in code.items():
-        _check_code(key, parts, locations, found)
-    _check_sections(tree, search, locations, found)
+    for problem in (*unsettled, *_of_code(code), *_without_sections(tree, search)):
+        found.add([replace(problem, where=locations.of(problem.where))], *problem.where.paths())
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
     return Composed(
         source,
@@ -164,14 +162,15 @@ def load_mostly(source: Source) -> Composed:
     )
 
 
-def _check_code(key: str, parts: shell_code.Parts, locations: Places, found: Findings) -> None:
-    """Refuse shell code into which a value of the config would be put."""
-    try:
-        for code in parts[1::2]:
-            shell_code.as_shell_reads(code)
-    except ValueError as error:
-        hint = "write $NAME in the code, and NAME: ${…} above it in slurm.env (a shell's own ${NAME} is \\${NAME})"
-        found.add([Problem(f"{error}, which is never done", locations.of(f"$.{key}"), hint)], f"$.{key}")
+def _of_code(code: Mapping[str, shell_code.Parts]) -> Iterator[Problem]:
+    """Shell code into which a value of the config would be put."""
+    hint = "write $NAME in the code, and NAME: ${…} above it in slurm.env (a shell's own ${NAME} is \\${NAME})"
+    for key, parts in code.items():
+        try:
+            for each in parts[1::2]:
+                shell_code.as_shell_reads(each)
+        except ValueError as error:
+            yield Problem(f"{error}, which is never done", CONFIG / key, hint)
 
 
 def _overridden_sweep(sweep: Any, overrides: Sequence[CheckedOverride], found: Findings) -> Any:
@@ -194,7 +193,7 @@ def _changes_sweep(override: CheckedOverride, sweep: Any) -> bool:
     return sweep_overrides.put(sweep, parts, change.value())
 
 
-def _check_sections(tree: dict[str, Any], search: Search, locations: Places, found: Findings) -> None:
+def _without_sections(tree: dict[str, Any], search: Search) -> Iterator[Problem]:
     """Leave out sections that hold one value, such as `slurm: base` outside of a defaults list."""
     for name in groups_of_root(search):
         value = tree.get(name)
@@ -203,8 +202,8 @@ def _check_sections(tree: dict[str, Any], search: Search, locations: Places, fou
         hint = f"to choose a config, write '- override /{name}: {value}' in the defaults list"
         known = isinstance(value, str) and search.file(f"{name}/{value}") is not None
         what = f"must hold keys and values, not {value!r}"
-        found.add([Problem(what, locations.of(f"$.{name}"), hint if known else "")], f"$.{name}")
         tree[name] = {}
+        yield Problem(what, CONFIG / name, hint if known else "")
 
 
 def _groups(directories: tuple[Path, ...]) -> frozenset[str]:

@@ -21,21 +21,20 @@ from oellm_autoexp.config.hydra_errors import entry_of
 from oellm_autoexp.config.overrides import CheckedOverride, for_hydra
 from oellm_autoexp.config.schema import UNKNOWN_KEY
 from oellm_autoexp.config.unparsable_overrides import cut
-from oellm_autoexp.core.argument_names import spelled
+from oellm_autoexp.config.values.argument_names import spelled
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import KeyPath, Line, Location, in_file, path_of
 from oellm_autoexp.storage.files import shipped
-
-Keys = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Written:
     """Where keys are written, and what is chosen of groups."""
 
-    lines: dict[Keys, str] = field(default_factory=dict)
-    choices: dict[Keys, list[str]] = field(default_factory=lambda: defaultdict(list))
+    lines: dict[KeyPath, Line] = field(default_factory=dict)
+    choices: dict[KeyPath, list[str]] = field(default_factory=lambda: defaultdict(list))
     """By the section of a group, its configs (`slurm/base`) that are chosen, each laid over those before."""
-    writers: dict[Keys, tuple[Keys, str]] = field(default_factory=dict)
+    writers: dict[KeyPath, tuple[KeyPath, str]] = field(default_factory=dict)
     """By key, the section of the group and the choice that has written it last, also in what the choice builds on."""
 
 
@@ -51,47 +50,49 @@ class Locations:
         self._found = found
         self._written: _Written | None = None
 
-    def of(self, where: str) -> str:
-        """`file.yaml:12` for `$.slurm.sbatch.time` (or for its nearest parent that was written), or `where`.
+    def of(self, where: Location) -> Location:
+        """A key with the line where it, or its nearest parent, was written, or `where` if that is not known.
 
         A key that the sweep sets is placed there, as a job's value of it is the sweep's. One that is nowhere is placed
         in the file of its group, where that is a person's own.
         """
-        if not where.startswith("$."):
+        if not where.keys or not where.is_key:
             return where
-        if " and $." in where:
-            return " and ".join(map(self.of, where.split(" and ")))
-        path = tuple(part for part in re.split(r"[.\[\]]", where[2:]) if part)
+        path = tuple(filter(None, path_of(where.keys)))
+        lines, text = self._source(path)
+        return replace(where, lines=lines, text=text, also=tuple(map(self.of, where.also)))
+
+    def _source(self, path: KeyPath) -> tuple[tuple[Line, ...], str]:
+        """Where the value at a path was written: lines of files, and what else is to be said."""
         written = self._read()
         if by_sweep := [*dict.fromkeys(line for key, line in written.lines.items() if _sets(key, path))]:
-            return f"{', '.join(by_sweep[:3])} ({where}, set by the sweep)"
+            return tuple(by_sweep[:3]), "set by the sweep"
         for override in reversed(self._overrides):
             key = tuple(override.key.split("."))
-            if key[0] == "sweep" and ".".join(path) in override.written:
-                return f"{where} (override {cut(override.written)})"
-            if key == path[: len(key)] and not self._search.is_group(override.key):
-                return f"{where} (override {cut(override.written)})"
+            in_sweep = key[0] == "sweep" and ".".join(path) in override.written
+            if in_sweep or (key == path[: len(key)] and not self._search.is_group(override.key)):
+                return (), f"override {cut(override.written)}"
         for count in range(len(path), 0, -1):
             choices = written.choices[path[:count]] if count < len(path) else []
             file = self._search.file(choices[-1]) if choices else None
             if file and not file.is_relative_to(shipped("config").resolve()):
-                return f"{shown(file)} ({where})"
+                return (Line(shown(file)),), ""
             if path[:count] in written.lines:
-                return f"{written.lines[path[:count]]} ({where})"
-        return where
+                return (written.lines[path[:count]],), ""
+        return (), ""
 
     def placed(self, problem: Problem) -> Problem:
         """A problem with the place where its key was written, or the file that should have it."""
-        about = tuple(part for part in (problem.about or problem.where).removeprefix("$.").split(".") if part)
+        about = path_of((problem.about or problem.where).keys or ())
         lacking = self._lacking(about) if problem.about else None
         if lacking is not None:
             file, base = lacking
             what = f"'{'.'.join(about[1:])}' is missing, which {shown(base)} holds"
             hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
-            return Problem(what, shown(file), hint)
+            return Problem(what, in_file(shown(file)), hint)
         return self._of_unlike(problem, about) or replace(problem, where=self.of(problem.where))
 
-    def _lacking(self, about: Keys) -> tuple[Path, Path] | None:
+    def _lacking(self, about: KeyPath) -> tuple[Path, Path] | None:
         """The file of a group that lacks a key, and the group's base that holds it, if it is that which is missing."""
         choices = self._read().choices[about[:1]]
         file, base = self._search.file(choices[-1]) if choices else None, self._search.file(f"{about[0]}/base")
@@ -100,7 +101,7 @@ class Locations:
         words = [re.split(r"[/ ]", str(entry))[-1] for entry in defaults_of(file)]
         return (file, base) if "base" not in words and about[1:] in key_lines(base) else None
 
-    def _of_unlike(self, problem: Problem, key: Keys) -> Problem | None:
+    def _of_unlike(self, problem: Problem, key: KeyPath) -> Problem | None:
         """The problem of two choices of a group of which the later one has another class, which lacks the key."""
         written = self._read()
         section, choice = written.writers.get(key, ((), ""))
@@ -108,9 +109,9 @@ class Locations:
         if choice == last or not problem.what.startswith(UNKNOWN_KEY) or not is_schema_key(".".join(key)):
             return None
         group, name, last_name = posixpath.dirname(choice), posixpath.basename(choice), posixpath.basename(last)
-        made = (cut(override.written) for override in reversed(self._overrides) if override.key == group)
+        made = [cut(override.written) for override in self._overrides if override.key == group]
         with searching(self._search, self._found):
-            where = next(made, "") or entry_of(self._search, WHOLE, group, last_name)
+            where = Location(text=made[-1]) if made else entry_of(self._search, WHOLE, group, last_name)
         what = (
             f"'{name}' and '{last_name}' of the group '{group}' do not go together: '{last_name}', which is laid over "
         )
@@ -144,7 +145,7 @@ class Locations:
                 written.choices[package].append(choice)
             for key, line in key_lines(file).items():
                 path = tuple(spelled(".".join((*package, *(part.lstrip("+~") for part in key)))).split("."))
-                written.lines[path] = f"{shown(file)}:{line}"
+                written.lines[path] = Line(shown(file), line)
                 if is_choice:
                     written.writers[path] = package, choice
                 else:

@@ -20,12 +20,13 @@ from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE
 from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.unparsable_overrides import taken_apart, unparsed
+from oellm_autoexp.config.values.argument_names import spelled
 from oellm_autoexp.config.values.grammar import parses
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import mark_override
-from oellm_autoexp.core.argument_names import spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_OVERRIDE, shortened
+from oellm_autoexp.core.location import KeyPath
 from oellm_autoexp.core.text import is_utf8, scalar
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
@@ -54,7 +55,7 @@ def checked_overrides(
     """
     checked: list[CheckedOverride] = []
     whole, cut = taken_apart(texts)
-    found.add(cut, *(path_of(problem.where) for problem in cut))
+    found.add(cut, *(path_of(problem.where.text) for problem in cut))
     for text in whole:
         key = text.partition("=")[0]
         if hydra_keys.is_hydras(key):
@@ -72,10 +73,10 @@ def checked_overrides(
     return checked
 
 
-def path_of(text: str) -> str:
-    """The path in the config (`$.a.b`) that an override is about, as far as it can be told from one that is wrong."""
+def path_of(text: str) -> KeyPath:
+    """The path in the config that an override is about, as far as it can be told from one that is wrong."""
     name = text.partition("=")[0].split(" ")[0].lstrip("+~").split("@")[0].replace("/", ".")
-    return f"$.{name}" if name else "$.?"
+    return tuple(re.split(r"[.\[]", name.replace("]", ""))) if name else ("?",)
 
 
 def for_hydra(overrides: Sequence[CheckedOverride]) -> list[str]:

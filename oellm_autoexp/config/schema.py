@@ -26,6 +26,7 @@ from oellm_autoexp.core.fields import (
     Text,
     Words,
 )
+from oellm_autoexp.core.location import Keys, Location
 from oellm_autoexp.core.registry import broken, tags
 from oellm_autoexp.core.text import did_you_mean, scalar
 from oellm_autoexp.rules.conditions import ConditionField
@@ -53,7 +54,7 @@ class ProjectSection(Section):
         for key in ("base_output_dir", "name", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"):
             if any(ord(character) < 32 for character in getattr(self, key)):
                 what = "the value holds a line break or control character"
-                raise PydanticCustomError("line", what, {"within": f".{key}"})
+                raise PydanticCustomError("line", what, {"within": (key,)})
         return self
 
 
@@ -211,13 +212,13 @@ UNKNOWN_KEY = "unknown key"
 def _problem(detail: Any) -> Problem:
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     location, around, inside = _written(detail["loc"])
-    path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    if location[-1:] == ("[key]",):
-        return Problem(f"the key {value!r} is not text", _parent(path, location), f"write '{scalar(value)}' in quotes")
+    path = Location((*location, *context.get("within", ())))
+    if location[-1:] == ("[key]",):  # pydantic names the key and `[key]` behind it; told where the mapping stands
+        return Problem(f"the key {value!r} is not text", Location(location[:-2]), f"write '{scalar(value)}' in quotes")
     if kind == "invalid_key":  # of a section, whose keys are known; told where the key stands
-        key = location[-1]
-        path = path.removesuffix(f"[{key}]") + f".{key}"
-        return Problem(f"the key {key!r} is not text", path, f"write '{scalar(key)}' in quotes")
+        *around_it, key = location
+        place = Location((*around_it, str(key)))
+        return Problem(f"the key {key!r} is not text", place, f"write '{scalar(key)}' in quotes")
     if kind == "extra_forbidden":
         known = [field.alias or name for model in around for name, field in model.model_fields.items()]
         hint = _place_of(str(location[0])) if len(location) == 1 else instead(".".join(map(str, location)))
@@ -227,16 +228,15 @@ def _problem(detail: Any) -> Problem:
     if kind == "missing":
         return Problem("this key is required", path, about=path)
     if kind.startswith("union_tag"):
-        return _class_name_problem(value, path, [tag for model in inside for tag in tags(model)])
+        return _class_name_problem(value, path / "class_name", [tag for model in inside for tag in tags(model)])
     if {"why", "hint"} <= context.keys():
         return Problem(context["why"], path, context["hint"])
     if kind in ("value_error", "state", "event", "line"):
-        return Problem(detail["msg"].removeprefix("Value error, "), path + context.get("within", ""))
+        return Problem(detail["msg"].removeprefix("Value error, "), path)
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
-    within = context.get("within", "")
-    if within and isinstance(value, list):
-        value = value[int(within.strip("[]"))]
-    return Problem(f"{what}, not {_shown(value)}", path + within)
+    if isinstance(value, list) and context.get("within"):
+        value = value[context["within"][0]]
+    return Problem(f"{what}, not {_shown(value)}", path)
 
 
 def _place_of(key: str) -> str:
@@ -249,17 +249,12 @@ def _place_of(key: str) -> str:
     return f"it is a key of '{found[0]}'" if found else ""
 
 
-def _class_name_problem(value: Any, path: str, known: list[str]) -> Problem:
+def _class_name_problem(value: Any, where: Location, known: list[str]) -> Problem:
     given = value.get("class_name") if isinstance(value, dict) else None
     if given is None:
-        return Problem("this key is required", f"{path}.class_name", f"one of: {', '.join(known)}")
+        return Problem("this key is required", where, f"one of: {', '.join(known)}")
     hints = [did_you_mean(str(given), known) or f"one of: {', '.join(known)}", *map(str, broken())]
-    return Problem(f"unknown class_name {_shown(given)}", f"{path}.class_name", "; ".join(hints))
-
-
-def _parent(path: str, location: tuple[int | str, ...]) -> str:
-    """The path of the mapping whose key is wrong: pydantic names the key and `[key]` behind it."""
-    return path.removesuffix(f".{location[-2]}.[key]").removesuffix(f"[{location[-2]}].[key]")
+    return Problem(f"unknown class_name {_shown(given)}", where, "; ".join(hints))
 
 
 def _shown(value: Any) -> str:
@@ -273,7 +268,7 @@ def _shown(value: Any) -> str:
 Sections = list[type[BaseModel]]
 
 
-def _written(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Sections, Sections]:
+def _written(location: Keys) -> tuple[Keys, Sections, Sections]:
     """A pydantic location as a person wrote it, without the class names that unions add to it.
 
     Also the sections that its last part is a key of, and those that its last part may hold.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.limits import MOST_DIGITS
+from oellm_autoexp.core.location import Location
 
 _WHAT = "the override does not parse"
 _PAIR = "write key=value"
@@ -24,7 +25,7 @@ _LONG_NUMBER = re.compile(rf"[\d_]{{{MOST_DIGITS + 1},}}", re.ASCII)
 def unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
     """The problem of an override that does not parse; `parses` says whether another text would."""
     found = _unparsed(text, parses)
-    return replace(found, where=cut(found.where))
+    return replace(found, where=Location(text=cut(found.where.text)))
 
 
 def cut(text: str) -> str:

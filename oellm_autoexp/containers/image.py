@@ -8,10 +8,11 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import Location
 
 SIF, SQUASHFS, SANDBOX = "sif", "squashfs", "sandbox"
 BUILD_HINT = "build it (docs/containers.md), or name another one"
@@ -38,7 +39,7 @@ class Image:
     machine: str
 
 
-def check_image(path: str | Path, where: str = "", machine: str | None = None) -> Image:
+def check_image(path: str | Path, where: Location | str = "", machine: str | None = None) -> Image:
     """The image at `path`. Raises ConfigError if it can't be used on `machine` (default: this one's; '': any).
 
     `where` names the option or key that the path is from. `machine` is a word of uname(1): x86_64, aarch64.
@@ -48,7 +49,7 @@ def check_image(path: str | Path, where: str = "", machine: str | None = None) -
     if image.machine and wanted and image.machine != wanted:
         here = "this machine is" if machine is None else "the nodes are"
         hint = f"build it on a machine with {wanted} processors, or run this where they are {image.machine}"
-        if where.startswith("$.container"):
+        if isinstance(where, Location):
             hint += f"; for nodes that have these: container.machine={image.machine}"
         raise _problem(f"the image is made for {image.machine}, and {here} {wanted}", image.path, where, hint)
     return image
@@ -59,7 +60,7 @@ def own_machine() -> str:
     return _SAME.get(platform.machine(), platform.machine())
 
 
-def check_squashfs(path: Path, where: str) -> None:
+def check_squashfs(path: Path, where: Location | str) -> None:
     """Raise ConfigError if there is no image of Enroot at a path: a squashfs file (its first bytes: hsqs)."""
     with _readable(path, where, _ENROOT_HINT):
         header, size = _header(path)
@@ -68,7 +69,7 @@ def check_squashfs(path: Path, where: str) -> None:
     _squashfs(path, header, size, where)
 
 
-def _found(path: Path, where: str) -> Image:
+def _found(path: Path, where: Location | str) -> Image:
     with _readable(path, where, BUILD_HINT):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -81,7 +82,7 @@ def _found(path: Path, where: str) -> Image:
 
 
 @contextmanager
-def _readable(path: Path, where: str, absent_hint: str) -> Iterator[None]:
+def _readable(path: Path, where: Location | str, absent_hint: str) -> Iterator[None]:
     """Raises ConfigError where an image can't be looked at."""
     try:
         yield
@@ -100,14 +101,14 @@ def _header(path: Path) -> tuple[bytes, int]:
         return file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
 
 
-def _whole(size: int, wanted: int, path: Path, where: str) -> None:
+def _whole(size: int, wanted: int, path: Path, where: Location | str) -> None:
     """Raises ConfigError for a file of fewer bytes than it should have."""
     if size < wanted:
         what = f"the image is cut short: it has {size} bytes of {wanted}"
         raise _problem(what, path, where, "copy or build it again")
 
 
-def _squashfs(path: Path, header: bytes, size: int, where: str) -> Image:
+def _squashfs(path: Path, header: bytes, size: int, where: Location | str) -> Image:
     """A squashfs by its first bytes (squashfs_fs.h in Linux: `squashfs_super_block`, of 96 bytes)."""
     _whole(size, 96, path, where)
     (used,) = struct.unpack_from("<Q", header, 40)
@@ -115,7 +116,7 @@ def _squashfs(path: Path, header: bytes, size: int, where: str) -> Image:
     return Image(path, SQUASHFS, "")
 
 
-def _sif(path: Path, header: bytes, size: int, where: str) -> Image:
+def _sif(path: Path, header: bytes, size: int, where: Location | str) -> Image:
     """A SIF by its header (sylabs/sif, pkg/sif: `header`): launch script 32, magic 10, version 3, machine 3, id 16,
     two times, then free, total, offset and size of descriptors, offset and size of data; numbers of 8 bytes.
     """
@@ -129,7 +130,7 @@ def _sif(path: Path, header: bytes, size: int, where: str) -> Image:
     return Image(path, SIF, _SIF_MACHINES.get(header[45:47], ""))
 
 
-def _sandbox(path: Path, where: str) -> Image:
+def _sandbox(path: Path, where: Location | str) -> Image:
     if not os.access(path, os.R_OK | os.X_OK):
         raise PermissionError
     programs = [found for name in _PROGRAMS if (found := _within(path, name)) is not None]
@@ -174,5 +175,6 @@ def _elf_machine(program: Path) -> str:
     return _ELF_MACHINES.get(number, "")
 
 
-def _problem(what: str, path: Path, where: str, hint: str) -> ConfigError:
-    return ConfigError(Problem(what, f"{where} {path}".strip(), hint))
+def _problem(what: str, path: Path, where: Location | str, hint: str) -> ConfigError:
+    place = replace(where, value=str(path)) if isinstance(where, Location) else f"{where} {path}".strip()
+    return ConfigError(Problem(what, place, hint))

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator
 from oellm_autoexp.containers.binds import Bind, Binds, beside
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.fields import Environment, Flags, Section, Text, Words, splits
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.registry import Registry
 from oellm_autoexp.core.text import Raw
@@ -27,7 +28,7 @@ _OF_THE_IMAGE = ("PATH", "LD_LIBRARY_PATH", "HOME")
 """Variables that name places of an image; those of the host would hide its programs."""
 _OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROOT_", "PYXIS_")
 _CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
-_BINDS = "$.container.binds"
+_BINDS = CONFIG / "container.binds"
 _WIDTH = 112
 _OF_PYXIS = {
     "container_image": "set container.image",
@@ -110,13 +111,13 @@ class _ImageContainer(Container):
     def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
         found = [
-            Problem(f"{name} is the image's own", f"$.container.env.{name}", "set it when the image is built")
+            Problem(f"{name} is the image's own", CONFIG / "container.env" / name, "set it when the image is built")
             for name in self.env
             if name in _OF_THE_IMAGE
         ]
         if not self.image.strip():
             hint = "container.image=PATH, or container=none"
-            found.append(Problem("no image is named", "$.container.image", hint))
+            found.append(Problem("no image is named", CONFIG / "container.image", hint))
         return found
 
     def _handed_on(self, job: Job) -> list[str]:
@@ -157,7 +158,7 @@ class ApptainerContainer(_ImageContainer):
         return [
             *super().problems(launcher),
             *(
-                Problem(f"'{word}': {what}", "$.container.options", "leave it out")
+                Problem(f"'{word}': {what}", CONFIG / "container.options", "leave it out")
                 for word in self.options
                 if word in _CLEANING
             ),
@@ -212,17 +213,17 @@ class PyxisContainer(_ImageContainer):
         """See Container."""
         found = super().problems(launcher)
         found += [
-            Problem(f"'{key}' is set by the program", f"$.container.options.{key}", hint)
+            Problem(f"'{key}' is set by the program", CONFIG / "container.options" / key, hint)
             for key in self.options
             if (hint := _OF_PYXIS.get(key.replace("-", "_")))
         ]
         if srun_index(launcher) is None:
             hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
-            found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", "$.container", hint))
+            found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", CONFIG / "container", hint))
         if REFERENCE.search(self.image):
-            found.append(Problem("Pyxis is given no variables in a path", "$.container.image", _COMPUTE_HINT))
+            found.append(Problem("Pyxis is given no variables in a path", CONFIG / "container.image", _COMPUTE_HINT))
         for name, bind in self.binds.items():
-            where = f"{_BINDS}.{name}"
+            where = _BINDS / name
             if not (bind.is_fixed and bind.is_fixed_inside):
                 found.append(Problem("Pyxis is given no variables in a path", where, _COMPUTE_HINT))
         return found

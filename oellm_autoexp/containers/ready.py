@@ -26,9 +26,10 @@ from oellm_autoexp.containers.kinds import (
     VenvContainer,
 )
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sbatch.environment import REFERENCE
 
-_IMAGE, _RUNTIME = "$.container.image", "$.container.runtime"
+_IMAGE, _RUNTIME = CONFIG / "container.image", CONFIG / "container.runtime"
 _UNSEEN = "container.check=false leaves it to the nodes"
 _MODULE_HINT = (
     "where jobs load it, say so: container.modules=['load singularity']; else container.runtime=PATH; " + _UNSEEN
@@ -75,7 +76,7 @@ def _problems(recorded: str, work_dir: str) -> tuple[Problem, ...]:
 def _of_venv(container: VenvContainer, programs: Sequence[str], work_dir: str) -> Iterator[Problem]:
     if REFERENCE.search(container.path):
         return
-    place, where = Path(work_dir, container.path), "$.container.path"
+    place, where = Path(work_dir, container.path), CONFIG / "container.path"
     if not (place / "bin").is_dir():
         hint = f"make it: python3 -m venv {place}"
         yield Problem(f"there is no virtual environment at {place}", where, hint)
@@ -134,7 +135,7 @@ def _of_binds(binds: Mapping[str, Bind], work_dir: str) -> Iterator[Problem]:
     for name, bind in binds.items():
         if bind.is_fixed and not Path(work_dir, bind.source).exists():
             hint = f"container.binds.{name}=null leaves it out; {_UNSEEN}"
-            yield Problem(f"there is nothing to bind at {bind.source}", f"$.container.binds.{name}", hint)
+            yield Problem(f"there is nothing to bind at {bind.source}", CONFIG / "container.binds" / name, hint)
 
 
 def _of_pyxis(container: PyxisContainer, srun: str, work_dir: str) -> Iterator[Problem]:
@@ -145,4 +146,6 @@ def _of_pyxis(container: PyxisContainer, srun: str, work_dir: str) -> Iterator[P
         except ConfigError as error:
             yield from error.problems
     if "--container-image" not in runtime.printed([srun, "--help"]):
-        yield Problem(f"{srun} of this site has no --container-image: it lacks Pyxis", "$.container", _NO_PYXIS_HINT)
+        yield Problem(
+            f"{srun} of this site has no --container-image: it lacks Pyxis", CONFIG / "container", _NO_PYXIS_HINT
+        )

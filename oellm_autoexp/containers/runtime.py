@@ -14,6 +14,7 @@ from oellm_autoexp.containers import mounts
 from oellm_autoexp.containers.failures import explain
 from oellm_autoexp.containers.limits import limits
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import Location
 
 PROGRAMS = ("apptainer", "singularity")
 """The names by which a runtime is looked for, the first one that is there is taken."""
@@ -76,7 +77,7 @@ def parse_version(program: str, text: str) -> Runtime | None:
     return Runtime(program, found[1].partition("-")[0], tuple(map(int, found[2].split("."))))
 
 
-def find(name: str | None = None, where: str = "--container-runtime", hint: str = NOT_FOUND_HINT) -> Runtime:
+def find(name: str | None = None, where: Location | str = "--container-runtime", hint: str = NOT_FOUND_HINT) -> Runtime:
     """The runtime `name` (a command or a path), or the first of PROGRAMS in PATH. Raises ConfigError.
 
     `where` is what the user named it by, `hint` what to do where there is none.

@@ -25,26 +25,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
+from oellm_autoexp.core.location import NOWHERE, Location
+
 _LONGEST_MESSAGE = 200
 _VALUES = re.compile(r"'[^']*'|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Problem:
-    """One mistake: what is wrong, where (`file.yaml:12` or `$.sweep.grids`), and what would be right.
+    """One mistake: what is wrong, where, and what would be right.
 
-    `about` is the key (`$.slurm.array`) that is missing, where that is another place than `where`; `job` is the index
-    of the first job that has it.
+    `about` is the key that is missing, where that is another place than `where`; `job` is the index of the first job
+    that has it.
     """
 
     what: str
-    where: str = ""
+    where: Location = NOWHERE
     hint: str = ""
-    about: str = field(default="", compare=False)
+    about: Location = field(default=NOWHERE, compare=False)
     job: int | None = field(default=None, compare=False)
 
+    def __init__(
+        self,
+        what: str,
+        where: Location | str = NOWHERE,
+        hint: str = "",
+        about: Location = NOWHERE,
+        job: int | None = None,
+    ) -> None:
+        """A `where` that is text is shown as it is: most are a path, an override, an option or a name at hand."""
+        place = Location(text=where) if isinstance(where, str) else where
+        vars(self).update(what=what, where=place, hint=hint, about=about, job=job)
+
     @property
-    def kind(self) -> tuple[str, str]:
+    def kind(self) -> tuple[Location, str]:
         """The same for mistakes of one kind at one place: jobs with other values make them in other words."""
         return self.where, _VALUES.sub("…", self.what)
 
@@ -54,7 +68,7 @@ class Problem:
     @property
     def sentence(self) -> str:
         """What is wrong, and where, without the hint, in one line also where a file's name has several."""
-        where = self.where.replace("\n", "\\n").replace("\r", "\\r")
+        where = str(self.where).replace("\n", "\\n").replace("\r", "\\r")
         return f"{where}: {self.what}" if where else self.what
 
 
@@ -144,7 +158,7 @@ def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
 
     Where jobs have one of a kind with hints of their own, each hint says which job it is right for.
     """
-    kinds: dict[tuple[str, str], list[Problem]] = {}
+    kinds: dict[tuple[Location, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     told = []

@@ -59,7 +59,7 @@ def _flag(value: Any) -> Any:
     """One value of a flag, or several."""
     for index, item in enumerate(value if isinstance(value, list) else [value]):
         if isinstance(item, list | dict):
-            within = f"[{index}]" if isinstance(value, list) else ""
+            within = (index,) if isinstance(value, list) else ()
             raise PydanticCustomError("flag", "must be one value or a list of values", {"within": within})
     return value
 

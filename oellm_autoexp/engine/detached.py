@@ -22,6 +22,7 @@ from pydantic import FiniteFloat, ValidationError
 from submitit import Job, SlurmExecutor, SlurmJob
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, SchedulerError, SubmitError, UnreachableError
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import Record, Submission
 from oellm_autoexp.core.states import ENDED, UNKNOWN
 from oellm_autoexp.core.text import did_you_mean, scalar
@@ -35,7 +36,7 @@ from oellm_autoexp.storage.lock import Holder, claimed
 
 Executor = Literal["slurm", "local"]
 RECORD_VERSION = 1
-WHERE = "$.monitoring.detach"
+WHERE = CONFIG / "monitoring.detach"
 LEAD = "requeue_seconds_before_end"
 OPTIONS = (
     "account",
@@ -78,9 +79,9 @@ class Wishes:
         null leaves an option out. Raises ConfigError for keys that are none, and for times that can't be.
         """
         own = {str(key).replace("-", "_"): value for key, value in section.items()}
-        problems = [Problem(f"'{key}' is not an option here", f"{WHERE}.{key}", _valid(key)) for key in _unknown(own)]
+        problems = [Problem(f"'{key}' is not an option here", WHERE / key, _valid(key)) for key in _unknown(own)]
         problems += [
-            Problem("must be one value, or a list of values", f"{WHERE}.{key}")
+            Problem("must be one value, or a list of values", WHERE / key)
             for key, value in own.items()
             if isinstance(value, Mapping | bool)
         ]
@@ -94,7 +95,7 @@ class Wishes:
             hint = (
                 f"1 to {limit - _EARLY_SECONDS}: SLURM may be {_EARLY_SECONDS} s early, and the time limit is {limit} s"
             )
-            raise ConfigError(Problem(f"{lead!r} can't be", f"{WHERE}.{LEAD}", hint))
+            raise ConfigError(Problem(f"{lead!r} can't be", WHERE / LEAD, hint))
         options = {key.replace("_", "-"): _text(value) for key, value in wanted.items() if value is not None}
         return cls(options, limit, lead)
 
@@ -110,7 +111,7 @@ def _valid(key: str) -> str:
 
 
 def _limit_seconds(value: Any) -> int:
-    where = f"{WHERE}.time"
+    where = WHERE / "time"
     try:
         seconds = parse_time(value) if isinstance(value, str | int) else None
     except ConfigError as error:

@@ -18,6 +18,7 @@ import yaml
 from oellm_autoexp import start
 from oellm_autoexp.config.values.braces import literal
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
@@ -84,7 +85,9 @@ def _own_path() -> dict[str, str]:
 def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, state_dir: Path) -> Program:
     for word in (*request.overrides, *request.config_dirs):
         if word.startswith("-"):  # what came from a log must not become an option
-            raise ConfigError(Problem(f"{word!r} can't be an override or a folder: it begins with '-'", "$.overrides"))
+            raise ConfigError(
+                Problem(f"{word!r} can't be an override or a folder: it begins with '-'", CONFIG / "overrides")
+            )
     generation = int(manifest.provenance.get("generation", 0)) + 1
     _check_descent(request, manifest, event, generation)
     folder = session_path(state_dir, manifest.plan_id).with_suffix(".actions") / event.id
@@ -120,7 +123,7 @@ def _overrides(words: tuple[str, ...], path: Path) -> tuple[str, ...]:
     if redact_words(words) == [*words]:
         return words
     if any("\n" in word for word in words):
-        raise ConfigError(Problem("an override with a secret can't have several lines", "$.overrides"))
+        raise ConfigError(Problem("an override with a secret can't have several lines", CONFIG / "overrides"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(path, "".join(f"{word}\n" for word in words), 0o600)
     return (f"--overrides-from={path}",)
@@ -223,7 +226,9 @@ def _lay(config: dict[str, Any], key: str, value: Any, job: JobSpec) -> None:
     *parents, last = key.lstrip("+~").split(".")
     if "/" in key or "@" in key or (not parents and isinstance(config.get(last), Mapping) and isinstance(value, str)):
         hint = "give config_ref, and the choice among the overrides"
-        raise ConfigError(Problem(f"the sweep chooses a config for job '{job.name}': {key}={value}", "$.sweep", hint))
+        raise ConfigError(
+            Problem(f"the sweep chooses a config for job '{job.name}': {key}={value}", CONFIG / "sweep", hint)
+        )
     node = config
     for part in parents:
         if not isinstance(node.get(part), dict):

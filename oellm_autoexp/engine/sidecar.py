@@ -22,7 +22,7 @@ from oellm_autoexp.core.states import ENDED, UNKNOWN
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.engine import pickled
 from oellm_autoexp.rules.actions import Executor, Program
-from oellm_autoexp.sbatch.directives import directives
+from oellm_autoexp.sbatch.directives import SECTION, directives
 from oellm_autoexp.sbatch.times import parse_time
 from oellm_autoexp.schedulers.base import Scheduler, client_of, make_scheduler
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
@@ -228,8 +228,8 @@ def _check(options: Mapping[str, Any], submission: Submission) -> None:
     try:
         directives(options, (), name=submission.name, log_path=submission.log_path, work_dir=submission.work_dir)
     except ConfigError as error:
-        places = (Problem(p.what, p.where.replace("$.slurm.sbatch", "executor.sbatch"), p.hint) for p in error.problems)
-        raise ConfigError(*places) from None
+        own = {SECTION / key: f"executor.sbatch.{key}" for key in options}
+        raise ConfigError(*(Problem(p.what, own.get(p.where, p.where), p.hint) for p in error.problems)) from None
 
 
 def _value(value: Any) -> Any:

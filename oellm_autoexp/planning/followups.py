@@ -8,6 +8,7 @@ from pathlib import Path
 from oellm_autoexp.config.hydra.hydra_keys import is_hydras
 from oellm_autoexp.config.loader import Composed, Source, load_mostly
 from oellm_autoexp.core.errors import AutoexpError, Problem
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.rules.actions import RunAutoexpAction
@@ -20,7 +21,7 @@ _ANY = "1"  # stands for what is known when the action fires
 def problems(manifest: Manifest, composed: Composed) -> list[Problem]:
     """Why an action's run could not be composed: an unknown config, wrong overrides. Each at its action."""
     found: dict[Problem, None] = {}
-    tried: set[tuple[str, Source]] = set()
+    tried: set[tuple[Location, Source]] = set()
     # a job's recorded config may have other keys than the plan's where the sweep chooses configs
     choosing = any(composed.is_choice(*entry) for job in manifest.jobs for entry in job.parameters.items())
     for place, action in _actions(manifest):
@@ -31,12 +32,12 @@ def problems(manifest: Manifest, composed: Composed) -> list[Problem]:
         tried.add((place, source))
         for problem in _wrong(source):
             if not of_job or problem not in composed.problems:
-                found[Problem(problem.sentence, f"$.monitoring.{place}", problem.hint)] = None
+                found[Problem(problem.sentence, place, problem.hint)] = None
     return [*found]
 
 
-def _actions(manifest: Manifest) -> Iterator[tuple[str, RunAutoexpAction]]:
-    """The actions that start runs, each with its place in the section; of jobs with the same rules once."""
+def _actions(manifest: Manifest) -> Iterator[tuple[Location, RunAutoexpAction]]:
+    """The actions that start runs, each with its place in the config; of jobs with the same rules once."""
     sections = [manifest.monitoring, *(job.monitoring for job in manifest.jobs if job.monitoring is not None)]
     distinct = [section for at, section in enumerate(sections) if section not in sections[max(0, at - _FEW) : at]]
     for section in distinct:

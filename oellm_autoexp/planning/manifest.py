@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from oellm_autoexp import MANIFEST_VERSION
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import ConfigError, CorruptError, LockedError, Problem, StateError, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import plain_name, plural
@@ -55,22 +56,22 @@ _log = logging.getLogger(__name__)
 def check_writable(plan: Plan, extra: Path | None = None) -> None:
     """Raise ConfigError with every directory of the plan that can't be written to, before anything is."""
     manifest = plan.manifest
-    wanted = {
-        Path(manifest.base_output_dir): "$.project.base_output_dir",
-        Path(manifest.monitoring_state_dir): "$.project.monitoring_state_dir",
+    wanted: dict[Path, Location | str] = {
+        Path(manifest.base_output_dir): CONFIG / "project.base_output_dir",
+        Path(manifest.monitoring_state_dir): CONFIG / "project.monitoring_state_dir",
         **({extra.parent: "--manifest"} if extra else {}),
     }
-    belong = {plan.manifest_path.parent: "$.project.base_output_dir"}
+    belong = {plan.manifest_path.parent: CONFIG / "project.base_output_dir"}
     links = [f"{manifest.base_output_dir}/sweep.json"]
     for job in manifest.jobs:
         new = _is_absent(job.output_dir)  # then nothing is in it, and the folder above decides: one question for all
-        wanted.setdefault(Path(job.output_dir).parent if new else Path(job.output_dir), "$.project.output_dir")
+        wanted.setdefault(Path(job.output_dir).parent if new else Path(job.output_dir), CONFIG / "project.output_dir")
         for number, folder in enumerate(job.log_dirs):
             if not (new and folder.startswith(f"{job.output_dir}/")):
-                wanted.setdefault(Path(folder), "$.slurm" if number else "$.project.log_path")
+                wanted.setdefault(Path(folder), CONFIG / "slurm" if number else CONFIG / "project.log_path")
         if not new:
             belong |= dict.fromkeys(
-                (Path(job.output_dir, name) for name in (MARKS, "provenance")), "$.project.output_dir"
+                (Path(job.output_dir, name) for name in (MARKS, "provenance")), CONFIG / "project.output_dir"
             )
             links.append(f"{job.output_dir}/job.sbatch")
     known: dict[str, Obstacle | None] = {}

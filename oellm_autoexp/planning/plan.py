@@ -26,7 +26,6 @@ from oellm_autoexp.config.hydra.source import yaml_text
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.config.overrides import keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSection, decode_parts
-from oellm_autoexp.config.values.interpolation import where
 from oellm_autoexp.containers import kinds as containers
 from oellm_autoexp.core.errors import (
     AutoexpError,
@@ -38,6 +37,7 @@ from oellm_autoexp.core.errors import (
     of_each_kind,
     raise_all,
 )
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.redacted_text import redact_message, redact_text
 from oellm_autoexp.core.redaction import Redactor, redact, redact_words, taken_out
@@ -268,7 +268,7 @@ def expanded_jobs(composed: Composed, circumstances: PlanContext, read_template:
 def _beside_the_sweep(composed: Composed, circumstances: PlanContext, read_template: ReadTemplate) -> list[Problem]:
     """What is wrong with a config whatever its sweep may set."""
     tree, failed = without_sweep(composed, circumstances)
-    unclear = {*map(where, failed), *(f"$.{key}" for key in keys_set(composed.sweep))}
+    unclear = {*failed, *(tuple(key.split(".")) for key in keys_set(composed.sweep))}
     return all_problems(tree, from_directory(str(circumstances.work_dir)), read_template, unclear)
 
 
@@ -316,7 +316,7 @@ class _Planner:
         self._templates: dict[str, str] = {}
         self._packer = _Packer()
         self._redactor = Redactor()
-        self._odd_options: dict[str, dict[str, str]] = {"sbatch": {}, "srun": {}}  # with their places
+        self._odd_options: dict[str, dict[str, Location]] = {"sbatch": {}, "srun": {}}  # with their places
         self._notes: list[str] = []
         self._told: dict[str, list[Note]] = defaultdict(list)  # by what they are about
         self._probes: dict[tuple[tuple[str, ...], ...], tuple[Probe, list[str]]] = {}
@@ -326,7 +326,7 @@ class _Planner:
         self._first: AutoexpConfig | None = None  # what holds for the whole plan is taken from the first job
         self._differing: set[str] = set()  # places that are not the same for all jobs
         self._rules = rule_checks.Decoder()
-        self._later: dict[tuple[str | None, str, str], tuple[int, str, dict[str, Any]]] = {}
+        self._later: dict[tuple[str | None, Location, str], tuple[int, Location, dict[str, Any]]] = {}
 
     def jobs(self, subset: frozenset[int] | None, progress: Callable[[int, int], None]) -> list[_Planned]:
         """Every job, in order. Raises the collected problems."""
@@ -349,9 +349,8 @@ class _Planner:
                 wrong += 1
                 if found.kinds >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
                     if left := len(wanted) - done - 1:
-                        found.add(
-                            [Problem(f"{left} of {plural(len(wanted), 'job')} were not checked after these", "$.sweep")]
-                        )
+                        what = f"{left} of {plural(len(wanted), 'job')} were not checked after these"
+                        found.add([Problem(what, CONFIG / "sweep")])
                     break
             progress(done, len(wanted))
         if planned and not wrong:
@@ -441,7 +440,7 @@ class _Planner:
         others: list[Problem] = []
         with found.step():
             tree, failed = self._jobs.config_mostly(index)
-            others = all_problems(tree, self._jobs.absolute, self._read_template, [*map(where, failed)])
+            others = all_problems(tree, self._jobs.absolute, self._read_template, failed)
         given = of_themselves([*wrong.problems, *others], tree, failed)
         found.add(placed((problem for problem in wrong.problems if problem in given), tree), type(wrong))
         found.add(placed((problem for problem in others if problem in given), tree))
@@ -464,7 +463,7 @@ class _Planner:
             ],
         )
         command = config.backend.command(Job(tree, config.slurm))
-        raise_all(ConfigError, [*shell_texts.word_problems(command.argv, "$.backend")])
+        raise_all(ConfigError, [*shell_texts.word_problems(command.argv, CONFIG / "backend")])
         code = self._jobs.code(index)
         for note in (*command.notes, *shell_texts.notes(config, command, code)):
             self._told[note.about].append(note)
@@ -482,8 +481,8 @@ class _Planner:
         try:
             packed = self._packer.packed(to_json(redacted, indent=2, inf_nan_mode="strings") + b"\n")
         except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
-            wrong = [f"$.{key}" for key, value in dotted(redacted).items() if not _as_json(value)]
-            raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong or ["$"])) from None
+            wrong = [CONFIG / key for key, value in dotted(redacted).items() if not _as_json(value)] or [CONFIG]
+            raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong)) from None
         return self._assemble(self._jobs.members[index].point, tree, config, command, code, packed)
 
     def _assemble(
@@ -504,11 +503,11 @@ class _Planner:
         if snapshot:
             command = replace(command, argv=snapshot.moved(command.argv, command.needs))
         for program, written, known in (("sbatch", slurm.sbatch, OPTIONS), ("srun", slurm.srun, SRUN_OPTIONS)):
-            odd = {key: f"$.slurm.{program}.{key}" for key in written if unknown_option(key, known)}
+            odd = {key: CONFIG / "slurm" / program / key for key in written if unknown_option(key, known)}
             self._odd_options[program] = {**odd, **self._odd_options[program]}
         if is_past(str(slurm.sbatch.get("deadline")), self._circumstances.now):
             what = f"the deadline {slurm.sbatch['deadline']} is past: SLURM takes no such job"
-            raise ConfigError(Problem(what, "$.slurm.sbatch.deadline"))
+            raise ConfigError(Problem(what, CONFIG / "slurm.sbatch.deadline"))
         for place, overrides in rule_checks.known_overrides(config.monitoring):
             later = [
                 key.removeprefix(rule_checks.DIRECTIVES) for key in overrides if key.startswith(rule_checks.DIRECTIVES)
@@ -601,8 +600,8 @@ class _Planner:
             hint = "plan within a checkout that has a commit, or set project.code: inplace"
             if around.git_trouble:
                 what = f"the checkout of git here is not copied: {around.git_trouble}"
-                raise ConfigError(Problem(what, "$.project.code", "or set project.code: inplace"))
-            raise ConfigError(Problem("there is no checkout of git here to copy", "$.project.code", hint))
+                raise ConfigError(Problem(what, CONFIG / "project.code", "or set project.code: inplace"))
+            raise ConfigError(Problem("there is no checkout of git here to copy", CONFIG / "project.code", hint))
         place = f"{self._jobs.absolute(project.base_output_dir)}/manifests/{self._plan_id}.code"
         folder = str(around.code_dir or place)
         return Snapshot.of(top, str(around.work_dir), folder)

@@ -23,6 +23,7 @@ from oellm_autoexp import MANIFEST_VERSION
 from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.loader import Composed, Source
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.core.text import dotted
@@ -87,12 +88,12 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     raise_all(
         ConfigError,
         [
-            Problem(f"a new attempt keeps its {key}, {value!r}", f"$.{key}", "leave it as it is")
+            Problem(f"a new attempt keeps its {key}, {value!r}", CONFIG / key, "leave it as it is")
             for key, value in moved.items()
         ],
     )
     if planned.streams != job.streams:
-        raise ConfigError(Problem("a new attempt keeps the files that its output goes to", "$.slurm"))
+        raise ConfigError(Problem("a new attempt keeps the files that its output goes to", CONFIG / "slurm"))
     return Replanned(text, planned.resources, planned.argv)
 
 
@@ -199,7 +200,9 @@ class _Record:
         found = templates.get(str(path) if path else "") if isinstance(templates, dict) else None
         if not isinstance(found, str):
             hint = "a plan keeps the templates that it used, unless they hold secrets, whose place is slurm.env"
-            raise ConfigError(Problem("this template is not in the plan's record", "$.slurm.template_path", hint))
+            raise ConfigError(
+                Problem("this template is not in the plan's record", CONFIG / "slurm.template_path", hint)
+            )
         return found
 
 
@@ -274,7 +277,7 @@ class _Recorded(Composed):
 class _Nowhere:
     """The files that values were written in may be others by now."""
 
-    def of(self, where: str) -> str:
+    def of(self, where: Location) -> Location:
         return where
 
     def placed(self, problem: Problem) -> Problem:
@@ -282,16 +285,18 @@ class _Nowhere:
 
 
 @lru_cache(maxsize=1)  # many jobs of one plan may begin anew at the same time
-def _jobs(record: _Record) -> tuple[SweepResolver, tuple[str, ...]]:
+def _jobs(record: _Record) -> tuple[SweepResolver, tuple[Location, ...]]:
     """All jobs of the plan, and what each mark in their configs stands for. Raises ConfigError, SweepError."""
-    marks: list[str] = []
+    marks: list[Location] = []
     environment = {
-        name: _marked(value, f"the environment variable {name}", marks) if name in record.missing else value
+        name: _marked(value, Location(text=f"the environment variable {name}"), marks)
+        if name in record.missing
+        else value
         for name, value in record.environment
     }
     planning = side_file.with_secrets(_parsed(record.planning), record.secrets, side_file.PLANNING)
     unresolved = side_file.with_secrets(_parsed(record.unresolved), record.secrets, side_file.UNRESOLVED)
-    tree = _in_style(_marked(unresolved, "$", marks), planning)
+    tree = _in_style(_marked(unresolved, CONFIG, marks), planning)
     composed = _Recorded(
         source=record.source,
         base={name: value for name, value in tree.items() if name != "sweep"},
@@ -299,7 +304,7 @@ def _jobs(record: _Record) -> tuple[SweepResolver, tuple[str, ...]]:
         groups=frozenset(planning["groups"]),
         locations=_Nowhere(),
         choices={
-            tuple(made["chosen"]): _in_style(_marked(made["config"], "$", marks), planning)
+            tuple(made["chosen"]): _in_style(_marked(made["config"], CONFIG, marks), planning)
             for made in planning["choices"]
         },
         code=_code(planning, marks),
@@ -309,9 +314,9 @@ def _jobs(record: _Record) -> tuple[SweepResolver, tuple[str, ...]]:
         return SweepResolver(composed, replace(record.circumstances(), environment=environment)), tuple(marks)
 
 
-def _code(recorded: Mapping[str, Any], marks: list[str]) -> dict[str, Parts]:
+def _code(recorded: Mapping[str, Any], marks: list[Location]) -> dict[str, Parts]:
     """The recorded shell code of a config, by dotted key; plans of older versions have none."""
-    return {key: tuple(_marked(parts, f"$.{key}", marks)) for key, parts in recorded.get("code", {}).items()}
+    return {key: tuple(_marked(parts, CONFIG / key, marks)) for key, parts in recorded.get("code", {}).items()}
 
 
 def _in_style(tree: dict[str, Any], planning: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,27 +331,27 @@ def _in_style(tree: dict[str, Any], planning: Mapping[str, Any]) -> dict[str, An
 # Secrets
 
 
-def _marked(value: Any, name: str, marks: list[str]) -> Any:
-    """A copy of recorded data in which each `***` is a mark, whose number is that of its key in `marks`."""
+def _marked(value: Any, place: Location, marks: list[Location]) -> Any:
+    """A copy of recorded data in which each `***` is a mark, whose number is that of its place in `marks`."""
     if isinstance(value, dict):
-        return {key: _marked(item, f"{name}.{key}", marks) for key, item in value.items()}
+        return {key: _marked(item, place / str(key), marks) for key, item in value.items()}
     if isinstance(value, list):
-        return [_marked(item, f"{name}[{index}]", marks) for index, item in enumerate(value)]
+        return [_marked(item, place / index, marks) for index, item in enumerate(value)]
     if isinstance(value, str) and REDACTED in value:
-        marks.append(name)
+        marks.append(place)
         return value.replace(REDACTED, f"AUTOEXP_REDACTED_{len(marks) - 1}_")
     return value
 
 
-def _problems_of(text: str, marks: Sequence[str]) -> list[Problem]:
+def _problems_of(text: str, marks: Sequence[Location]) -> list[Problem]:
     """One problem for each secret whose mark is in a text."""
     hint = "set it by an override, or refer to a variable that is set now: ${oc.env:NAME}"
-    names = dict.fromkeys(marks[int(number)] for number in _MARK.findall(text))
-    return [Problem(NO_VALUE, name, hint) for name in names]
+    places = dict.fromkeys(marks[int(number)] for number in _MARK.findall(text))
+    return [Problem(NO_VALUE, place, hint) for place in places]
 
 
 @contextmanager
-def _secrets_named(marks: Sequence[str]) -> Iterator[None]:
+def _secrets_named(marks: Sequence[Location]) -> Iterator[None]:
     """Say of an error in a block, if a secret's mark is in its words, that the secret is what is missing."""
     try:
         yield
@@ -355,7 +360,7 @@ def _secrets_named(marks: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _with_secrets(text: str, before: str, script: str, marks: tuple[str, ...]) -> str:
+def _with_secrets(text: str, before: str, script: str, marks: Sequence[Location]) -> str:
     """A script in whose place of marks stand the secrets, as the job's `script` exports them.
 
     An exported value that the overrides change is not what the script has. Raises ConfigError for any mark that stays.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oellm_autoexp.core.errors import AutoexpError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.planning.plan import Checkpoints
 from oellm_autoexp.storage import trust
@@ -46,7 +47,7 @@ def problems(found: Iterable[tuple[Checkpoints, str]]) -> list[Problem]:
     return [
         Problem(
             f"job {each.job} is to begin anew, and its folder holds checkpoints{_at(iteration)}: {each.path}",
-            "$.project.resume",
+            CONFIG / "project.resume",
             hint,
         )
         for each, iteration in found

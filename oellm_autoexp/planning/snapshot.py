@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.planning.plan import Snapshot
 from oellm_autoexp.planning.resolving.provenance import NO_PROGRAMS
 
-_WHERE = "$.project.code"
+_WHERE = CONFIG / "project.code"
 
 
 def take(snapshot: Snapshot, without: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
@@ -207,12 +208,12 @@ class Rules(Section):
         """The event of that name."""
         return self.log_events.get(name) or self.state_events.get(name)
 
-    def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, str]]:
-        """Every action, with its event and its place in the section."""
+    def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, Location]]:
+        """Every action, with its event and its place in the config."""
         for kind, events in (("log_events", self.log_events), ("state_events", self.state_events)):
             for name, event in events.items():
                 for index, binding in enumerate(event.bindings):
-                    yield event, binding, f"{kind}.{name}.actions[{index}]"
+                    yield event, binding, Location(("monitoring", kind, name, "actions", index))
 
     def published(self) -> set[str]:
         """The names of events that some action makes."""

@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.sbatch.options import (
     long_name,
     node_union,
@@ -39,9 +40,13 @@ OWN = {
     "uid": "jobs are looked for among those of the one who submits them",
 }
 """Options that the program sets itself, and what a person does instead."""
-_OWN_PLACES = {"job_name": "$.project.name", "output": "$.project.log_path", "chdir": "the working directory"}
+_OWN_PLACES: Mapping[str, Location | str] = {
+    "job_name": CONFIG / "project.name",
+    "output": CONFIG / "project.log_path",
+    "chdir": "the working directory",
+}
 DIRECTIVE = "#SBATCH"
-_SECTION = "$.slurm.sbatch."
+SECTION = CONFIG / "slurm.sbatch"
 
 
 def directives(
@@ -68,7 +73,7 @@ def directives(
     lines += [line for found in _section_lines(section, problems).values() for line in found]
     for index, line in enumerate(extra):
         bare = line.removeprefix(DIRECTIVE).strip()
-        problems += _extra_problems(line, bare, f"$.slurm.sbatch_extra_directives[{index}]")
+        problems += _extra_problems(line, bare, CONFIG / "slurm.sbatch_extra_directives" / index)
         lines.append(f"#SBATCH {bare}")
     if problems:
         raise ConfigError(*problems)
@@ -81,11 +86,11 @@ def _same(path: Any, other: str, work_dir: str) -> bool:
 
 def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], extra: Sequence[str]) -> list[Problem]:
     """Problems of options (`$.slurm.sbatch.nodes`) at the key, or the further directive, that sets the option."""
-    keys = {long_name(key): f"{_SECTION}{key}" for key in sbatch}
+    keys = {long_name(key): SECTION / key for key in sbatch}
     for index, line in enumerate(extra):
-        place = f"$.slurm.sbatch_extra_directives[{index}]"
+        place = CONFIG / "slurm.sbatch_extra_directives" / index
         keys |= {key: place for key, _ in options_in(line.removeprefix(DIRECTIVE))}
-    places = {f"{_SECTION}{option}": place for option, place in keys.items()}
+    places = {SECTION / option: place for option, place in keys.items()}
     return [replace(problem, where=places.get(problem.where, problem.where)) for problem in problems]
 
 
@@ -94,7 +99,7 @@ def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[
     found: dict[str, list[str]] = {}
     twice = said_twice(section)
     for key, value in section.items():
-        where = f"{_SECTION}{key}"
+        where = SECTION / key
         if long_name(key) in OWN:
             problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
         elif key in twice:
@@ -104,14 +109,14 @@ def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[
     return found
 
 
-def _add(lines: list[str], key: str, value: Any, where: str, problems: list[Problem]) -> None:
+def _add(lines: list[str], key: str, value: Any, where: Location | str, problems: list[Problem]) -> None:
     try:
         lines += [f"#SBATCH {flag}{joint}{quoted(text)}" for flag, joint, text in option_words(key, value)]
     except ValueError as error:
         problems.append(Problem(str(error), where))
 
 
-def _extra_problems(line: str, bare: str, where: str) -> list[Problem]:
+def _extra_problems(line: str, bare: str, where: Location) -> list[Problem]:
     if not bare.startswith("-") or any(ord(character) < 32 for character in bare.replace("\t", " ")):
         return [Problem(f"{line!r} is not a directive", where, "write --name=value, one on each line")]
     found = options_in(bare)
@@ -142,7 +147,7 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     wanted = _section_lines(options, problems)
     if "error" in wanted:
         what = "a new attempt keeps the files that its output goes to"
-        problems.append(Problem(what, "$.slurm.sbatch.error", "set it in the plan"))
+        problems.append(Problem(what, CONFIG / "slurm.sbatch.error", "set it in the plan"))
     if problems:
         raise ConfigError(*problems)
     lines = text.split("\n")
@@ -183,7 +188,9 @@ def excluding(text: str, nodes: Iterable[str]) -> str:
     present = options(text).get("exclude", "")
     if "/" in present:
         hint = "name the nodes themselves: exclude: [n1, n2]"
-        raise ConfigError(Problem(f"'{present}' is a file: no node can be added", "$.slurm.sbatch.exclude", hint))
+        raise ConfigError(
+            Problem(f"'{present}' is a file: no node can be added", CONFIG / "slurm.sbatch.exclude", hint)
+        )
     union = node_union(present, nodes)
     return text if union == node_union(present, ()) else with_options(text, {"exclude": union})
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import Raw, shell
 
 OF_SRUN_ALONE = tuple(
@@ -103,23 +104,23 @@ _EVALUATED = """\
 export {name}"""
 
 
-def hidden_problems(env: Mapping[str, str], where: str) -> list[Problem]:
+def hidden_problems(env: Mapping[str, str], where: Location) -> list[Problem]:
     """Problems of variables in the section `where` that change srun: only a key of `slurm.srun` can do that."""
     return [
-        Problem(f"{name} would be hidden from this program", f"{where}.{name}", f"set slurm.srun.{_ANSWERED[name]}")
+        Problem(f"{name} would be hidden from this program", where / name, f"set slurm.srun.{_ANSWERED[name]}")
         for name, value in env.items()
         if name in _ANSWERED and not value.upper().startswith("ALL")
     ]
 
 
-def task_problems(env: Mapping[str, str], where: str) -> list[Problem]:
+def task_problems(env: Mapping[str, str], where: Location) -> list[Problem]:
     """Problems of variables in the section `where` whose values refer to variables of single tasks of srun."""
     found = []
     for name, value in env.items():
         if of_task := OF_TASKS.search(_CODE.sub("", value)):
             what = f"${of_task[1]} is the script's own here, the same for all tasks"
             hint = "the program itself sees that of its task; or start it by sh -c, which sets the variable first"
-            found.append(Problem(what, f"{where}.{name}", hint))
+            found.append(Problem(what, where / name, hint))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import did_you_mean
 
 OPTIONS = frozenset(
@@ -167,18 +168,20 @@ def unknown_option(name: str, known: frozenset[str] = OPTIONS) -> bool:
 
 
 def option_problems(
-    asked: Collection[str], known: frozenset[str], where: str, program: str = "sbatch"
+    asked: Collection[str], known: frozenset[str], where: Location | str, program: str = "sbatch"
 ) -> list[Problem]:
     """The options that sbatch, or srun, does not know."""
     words = [name.replace("_", "-") for name in asked if unknown_option(name, known)]
     return [Problem(f"{program} has no option --{word}", where, did_you_mean(word, known)) for word in words]
 
 
-def unknown_option_notes(odd: Mapping[str, Mapping[str, str]], located: Callable[[str], str]) -> Iterator[str]:
-    """Notes of options that a program does not know: by program (sbatch, srun) and option, `$.place`s.
+def unknown_option_notes(
+    odd: Mapping[str, Mapping[str, Location]], located: Callable[[Location], Location]
+) -> Iterator[str]:
+    """Notes of options that a program does not know: by program (sbatch, srun) and option, the keys.
 
     They are no mistakes yet, as a plugin of the site may know them; the submission asks the site's own sbatch.
-    `located`: a place with its file and line.
+    `located`: a key with the line where it was written.
     """
     for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):
         for option, place in sorted(odd.get(program, {}).items()):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import Raw, scalar, shell
 from oellm_autoexp.sbatch.options import long_name, option_words, said_twice, twice_problem
 from oellm_autoexp.sbatch.shell_code import with_variables
@@ -90,7 +91,7 @@ class Launcher:
             if given:
                 what = f"no srun in '{shell(plain)}' that could take the flags of slurm.srun ({_text(given[0])})"
                 hint = "write the flags into launcher_cmd, or set slurm.srun to {}"
-                raise ConfigError(Problem(what, "$.slurm.launcher_cmd", hint))
+                raise ConfigError(Problem(what, CONFIG / "slurm.launcher_cmd", hint))
             return cls(tuple(words), tuple(wrapper))
         end = at + 1 + sum(len(option) for option in _own_options(plain[at + 1 :]))
         behind = words[end + 1 :] if plain[end : end + 1] == ["--"] else words[end:]
@@ -173,13 +174,13 @@ def flags(srun: Mapping[str, Any]) -> list[str]:
 
     Raises ConfigError for keys that name no option and for values that no line can hold.
     """
-    problems = [twice_problem(key, other, f"$.slurm.srun.{key}") for key, other in said_twice(srun).items()]
+    problems = [twice_problem(key, other, CONFIG / "slurm.srun" / key) for key, other in said_twice(srun).items()]
     words: list[str] = []
     for key, value in srun.items():
         try:
             words += ["".join(parts) for parts in option_words(key, value)]
         except ValueError as error:
-            problems.append(Problem(str(error), f"$.slurm.srun.{key}"))
+            problems.append(Problem(str(error), CONFIG / "slurm.srun" / key))
     if problems:
         raise ConfigError(*problems)
     return words

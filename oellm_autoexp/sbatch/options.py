@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.sbatch.known_options import OPTIONS, TEXTS
 
@@ -107,7 +108,7 @@ def said_twice(section: Mapping[str, Any]) -> dict[str, str]:
     return {key: first[name] for key in given if first.setdefault(name := long_name(key), key) != key}
 
 
-def twice_problem(key: str, other: str, where: str) -> Problem:
+def twice_problem(key: str, other: str, where: Location) -> Problem:
     """The problem of a key that `said_twice` has found."""
     hint = f"set '{other}' alone, or '{other}: null' beside it"
     return Problem(f"'{key}' and '{other}' are the same option", where, hint)

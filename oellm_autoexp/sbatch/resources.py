@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oellm_autoexp.core.errors import Collector, ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.sbatch.directives import DIRECTIVE
 from oellm_autoexp.sbatch.options import long_name, options_in
@@ -70,13 +71,13 @@ class _Asked:
 
     def __init__(self, sbatch: Mapping[str, Any], extra: Sequence[str]) -> None:
         self._found = {
-            long_name(key): (f"$.slurm.sbatch.{key}", value)
+            long_name(key): (CONFIG / "slurm.sbatch" / key, value)
             for key, value in sbatch.items()
             if value is not None and value is not False
         }
         for index, line in enumerate(extra):
             for key, value in options_in(line.removeprefix(DIRECTIVE)):
-                self._found[key] = (f"$.slurm.sbatch_extra_directives[{index}]", value)
+                self._found[key] = (CONFIG / "slurm.sbatch_extra_directives" / index, value)
 
     def count(self, key: str) -> int:
         """The largest number of `4`, `2-4` or `1,4-8`; 0 if the option is not there. Raises ConfigError."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.sbatch.environment import exports, module_lines
@@ -51,20 +52,24 @@ def render(
     """
     found = _MARKER.findall(template)
     problems = _template_problems(template)
+    written: dict[Location | str, Iterable[str | Raw]]
+    written = {CONFIG / "backend": (*launcher.words, *argv), "the environment": env.values()}
     problems += [
         Problem("it holds a NUL character", where)
-        for where, words in {"$.backend": (*launcher.words, *argv), "the environment": env.values()}.items()
+        for where, words in written.items()
         if any("\0" in (word.text if isinstance(word, Raw) else word) for word in words)
     ]
     problems += [
         Problem(
-            f"unknown marker {{{{{marker}}}}} in the template", "$.slurm.template_path", did_you_mean(marker, _MARKERS)
+            f"unknown marker {{{{{marker}}}}} in the template",
+            CONFIG / "slurm.template_path",
+            did_you_mean(marker, _MARKERS),
         )
         for marker in dict.fromkeys(found)
         if marker not in _MARKERS
     ]
     problems += [
-        Problem(f"the template has no {{{{{marker}}}}}", "$.slurm.template_path", "see the shipped template")
+        Problem(f"the template has no {{{{{marker}}}}}", CONFIG / "slurm.template_path", "see the shipped template")
         for marker, wanted in (("directives", {"directives"}), ("env", {"env"}), ("command", {"command", "run"}))
         if not wanted & {*found}
     ]
@@ -87,7 +92,7 @@ def render(
 
 def _template_problems(template: str) -> list[Problem]:
     """What sbatch would refuse, or silently read otherwise than it looks."""
-    where = "$.slurm.template_path"
+    where = CONFIG / "slurm.template_path"
     problems = []
     if not template.startswith("#!"):
         problems.append(Problem("the template does not begin with #!", where, "begin it with #!/bin/bash"))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sbatch.directives import DIRECTIVE, directive_lines
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, is_launched_by_srun
 from oellm_autoexp.sbatch.options import options_in
@@ -105,7 +106,7 @@ def signal_problems(script: str) -> list[Problem]:
 
     A template of one's own takes it by a trap, or by `exec`, which puts the program into the shell's place.
     """
-    where = "$.slurm.sbatch.signal"
+    where = CONFIG / "slurm.sbatch.signal"
     try:
         signal_before_end(directive_lines(script))
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from oellm_autoexp.core.errors import Problem, StateError
 from oellm_autoexp.core.fields import Section
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobStatus, Manifest, Submission, Usage
 from oellm_autoexp.core.registry import Registry, broken
 from oellm_autoexp.core.states import MEANING, UNKNOWN
@@ -192,7 +193,7 @@ def client_of(manifest: Manifest) -> SchedulerClient:
     if kind is None:
         hint = "; ".join(map(str, broken())) or f"known: {', '.join(sorted(CLIENTS.classes()))}"
         raise StateError(
-            Problem(f"this plan's scheduler {name!r} is not known here", "$.slurm.client.class_name", hint)
+            Problem(f"this plan's scheduler {name!r} is not known here", CONFIG / "slurm.client.class_name", hint)
         )
     return kind.model_validate(recorded)
 

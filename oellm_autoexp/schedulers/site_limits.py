@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, plural
 from oellm_autoexp.sbatch.times import format_time, time_limit
 from oellm_autoexp.schedulers.site import Association, Partition, Qos, Shape, Site, count
 
 _LISTED = 12
+_Where = Callable[[str], Location | str]
 
 
-def problems(asked: Mapping[str, str], site: Site, place: str = "") -> list[Problem]:
+def problems(asked: Mapping[str, str], site: Site, place: Location | str = "") -> list[Problem]:
     """Why a site would refuse a job, or let it wait for ever; `asked` are its options by name (`_` for `-`).
 
     `place` is the location of all problems; by default each problem is located at its option in the config. Limits of
@@ -24,8 +26,8 @@ def problems(asked: Mapping[str, str], site: Site, place: str = "") -> list[Prob
     # For SLURM, upper and lower case are the same in accounts and QOS, but not in partitions.
     asked = {option: value.lower() if option in ("account", "qos") else value for option, value in asked.items()}
 
-    def where(option: str) -> str:
-        return place or f"$.slurm.sbatch.{option}"
+    def where(option: str) -> Location | str:
+        return place or CONFIG / "slurm.sbatch" / option
 
     names = asked["partition"].split(",") if asked.get("partition") else _default_partitions(site)
     unknown = [name for name in names if site.complete and site.partitions and name not in site.partitions]
@@ -55,7 +57,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, names) or f"known: {', '.join(names[:_LISTED])}{more}"
 
 
-def _account_problems(asked: Mapping[str, str], site: Site, where: Callable[[str], str]) -> list[Problem]:
+def _account_problems(asked: Mapping[str, str], site: Site, where: _Where) -> list[Problem]:
     """What is wrong with an account and a QOS by what accounting lets the user use."""
     qos = asked.get("qos")
     if qos and site.complete and site.accounting == "told" and site.qos and qos not in site.qos:
@@ -81,9 +83,7 @@ def _default_qos(asked: Mapping[str, str], site: Site) -> str:
     return found[0] if found else ""
 
 
-def _over(
-    asked: Mapping[str, str], partition: Partition, site: Site, qos_name: str, where: Callable[[str], str]
-) -> Problem | None:
+def _over(asked: Mapping[str, str], partition: Partition, site: Site, qos_name: str, where: _Where) -> Problem | None:
     """What a job asks for beyond the limits of a partition and its QOS, if anything."""
     account = asked.get("account") or site.default_account
     if account and partition.accounts_allowed and account not in partition.accounts_allowed:
@@ -119,7 +119,7 @@ def _own_limits(asked: Mapping[str, str], partition: Partition, site: Site) -> I
 
 
 def _too_long(
-    asked: Mapping[str, str], partition: Partition, site: Site, qos: Qos | None, where: Callable[[str], str]
+    asked: Mapping[str, str], partition: Partition, site: Site, qos: Qos | None, where: _Where
 ) -> Problem | None:
     if "time" not in asked:
         return None
@@ -137,7 +137,7 @@ def _too_long(
 
 
 def _too_wide(
-    asked: Mapping[str, str], partition: Partition, site: Site, qos: Qos | None, where: Callable[[str], str]
+    asked: Mapping[str, str], partition: Partition, site: Site, qos: Qos | None, where: _Where
 ) -> Problem | None:
     found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?.*", asked.get("nodes", ""))  # of `2-4`, two are needed
     if found is None:
@@ -160,7 +160,7 @@ def _too_wide(
     return None
 
 
-def _too_large(asked: Mapping[str, str], partition: Partition, where: Callable[[str], str]) -> Problem | None:
+def _too_large(asked: Mapping[str, str], partition: Partition, where: _Where) -> Problem | None:
     """What a job asks for on each node beyond what any node of the partition has."""
     if not partition.nodes or "overcommit" in asked:
         return None
@@ -199,5 +199,5 @@ def _qos_in_force(partition: Partition, site: Site, qos: Qos | None) -> list[Qos
     return [found for found in (qos, site.qos.get(partition.qos)) if found is not None]
 
 
-def _beyond(what: str, where: str) -> Problem:
+def _beyond(what: str, where: Location | str) -> Problem:
     return Problem(f"{what}: the job would wait for ever", where)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, StateError
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.storage import trust
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -147,7 +148,9 @@ def refuse_named_pipe(path: Path) -> None:
         raise OSError(errno.ESPIPE, "is a named pipe, and no file", str(path))
 
 
-def writable_directory(path: Path, where: str, known: dict[str, Obstacle | None] | None = None) -> Problem | None:
+def writable_directory(
+    path: Path, where: Location | str, known: dict[str, Obstacle | None] | None = None
+) -> Problem | None:
     """What keeps `path` from being made and written to, without making it; None if nothing does.
 
     `known` keeps what was found for the folders above, for those who ask about many.

@@ -21,6 +21,7 @@ from oellm_autoexp.backends.megatron.versions import VERSIONS
 from oellm_autoexp.config.hydra.source import text_of
 from oellm_autoexp.containers import ready
 from oellm_autoexp.core.errors import BackendError, ConfigError, Problem, raise_all
+from oellm_autoexp.core.location import Location, in_file
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.planning.checks.rule_checks import known_overrides
 from oellm_autoexp.planning.replan import NO_VALUE
@@ -117,7 +118,7 @@ class AttemptChecks:
             known = {problem.what for problem in self._asked(spec.script_path, _read(spec))}
             found = [problem for problem in found if problem.what not in known]
         found = found or (self._tested(path, text) if test else [])
-        return [problem if problem.where.startswith("$") else replace(problem, where=path) for problem in found]
+        return [problem if problem.where.keys else replace(problem, where=in_file(path)) for problem in found]
 
     def _asked(self, path: str, text: str) -> list[Problem]:
         kind = array_group(directive_lines(text), "")
@@ -193,7 +194,7 @@ def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Calla
         return [Problem(f"can't ask {program[0]}: {error}", first.where, first.help)]
     if failure:
         return [Problem(f"can't ask the program itself: {failure}", first.where, first.help)]
-    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    refused: dict[tuple[str, Location], list[str]] = defaultdict(list)
     for probe, line in zip(probes, answers, strict=True):
         for what in json.loads(line):
             refused[what, probe.where] += probe.jobs

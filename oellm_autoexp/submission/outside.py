@@ -11,6 +11,8 @@ from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, Schedu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import TypeAdapter
+
     from oellm_autoexp.config.schema import SlurmSection
     from oellm_autoexp.containers.dialogue import Answers, Outside
     from oellm_autoexp.core.nouns import Manifest
@@ -47,7 +49,7 @@ def asked(outside: Outside) -> Machine:
 
     def container_problems(manifest: Manifest) -> list[Problem]:
         of_all = manifest.model_copy(update={"jobs": ()})
-        return [Problem(**told) for told in outside.ask(_CONTAINERS, of_all.model_dump(mode="json"))]
+        return _problems().validate_python(outside.ask(_CONTAINERS, of_all.model_dump(mode="json")))
 
     return Machine(site, container_problems)
 
@@ -75,8 +77,15 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, (list, tuple, frozenset)) else value
 
 
-def _told(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [asdict(problem) for problem in problems]
+def _told(problems: Sequence[Problem]) -> Any:
+    return _problems().dump_python([*problems], mode="json")
+
+
+def _problems() -> TypeAdapter[list[Problem]]:
+    """Problems as plain data."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[Problem])
 
 
 def problems_told(error: AutoexpError) -> dict[str, Any]:
@@ -87,4 +96,4 @@ def problems_told(error: AutoexpError) -> dict[str, Any]:
 def raise_told(result: dict[str, Any]) -> None:
     """Raise the error that a result tells of, or return if it tells of none."""
     if problems := result.get("problems"):
-        raise _KINDS.get(result["exit_code"], AutoexpError)(*(Problem(**problem) for problem in problems))
+        raise _KINDS.get(result["exit_code"], AutoexpError)(*_problems().validate_python(problems))

@@ -8,6 +8,7 @@ from typing import Any
 
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.limits import shortened
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.sweep.paths import is_part
 
 
@@ -59,7 +60,7 @@ def _has_list(values: dict[Any, Any]) -> bool:
     return any(isinstance(inner, list) or (isinstance(inner, dict) and _has_list(inner)) for inner in values.values())
 
 
-def bracket_problems(text: Any, where: str) -> list[Problem]:
+def bracket_problems(text: Any, where: Location) -> list[Problem]:
     """What is wrong with an axis of one text that looks like several values: `1, 2` without brackets, `range(4)`."""
     if isinstance(text, str) and (of_hydra := _SWEPT.fullmatch(text.strip())):
         hint = f"write {_spelled_out(of_hydra[1], of_hydra[2])}, or [{shortened(text)}] for one text"

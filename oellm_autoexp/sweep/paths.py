@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from oellm_autoexp.core.argument_names import spelled
+from oellm_autoexp.config.values.argument_names import spelled
 
 Path = tuple[str, ...]
 

@@ -15,6 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from oellm_autoexp.core.errors import Problem, SweepError
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import did_you_mean, plural
 from oellm_autoexp.sweep.expander import Point
 from oellm_autoexp.sweep.paths import dotted_keys, frozen, plain
@@ -127,4 +128,4 @@ def order(depends_on: Mapping[int, Iterable[int]], names: Mapping[int, str]) -> 
         return list(TopologicalSorter(depends_on).static_order())
     except CycleError as error:
         circle = " → ".join(names[index] for index in reversed(error.args[1]))
-        raise SweepError(Problem(f"jobs depend on each other in a circle: {circle}", "$.sweep")) from None
+        raise SweepError(Problem(f"jobs depend on each other in a circle: {circle}", CONFIG / "sweep")) from None

@@ -29,7 +29,7 @@ def command(**section: Any) -> Command:
 def refusals(**section: Any) -> list[tuple[str, str]]:
     with pytest.raises(BackendError) as error:
         command(**section)
-    return [(problem.where, problem.what) for problem in error.value.problems]
+    return [(str(problem.where), problem.what) for problem in error.value.problems]
 
 
 def test_an_option_is_spelled_as_it_is_written_or_with_dashes() -> None:

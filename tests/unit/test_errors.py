@@ -12,7 +12,7 @@ def many(where: str = "f:1") -> list[Problem]:
 def test_of_problems_with_other_values_at_one_place_the_first_are_told_and_how_many_more_there_are() -> None:
     other = Problem("is no number", "f:1")
     told = of_each_kind([*many(), other, *many("f:2")[:2]], 2)
-    assert [(problem.what, problem.where, problem.hint) for problem in told] == [
+    assert [(problem.what, str(problem.where), problem.hint) for problem in told] == [
         ("'x_0' is 0.5, which is too much", "f:1", "take 0"),
         ("'x_1' is 1.5, which is too much (and 5 more like this, with other values)", "f:1", "take 1"),
         ("is no number", "f:1", ""),

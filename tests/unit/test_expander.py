@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.core.errors import Problem, SweepError
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sweep.axes import bracket_problems
 from oellm_autoexp.sweep.expander import MOST_POINTS, Filter, Point, Points, add, expand, multiply
 
 VALUES = st.dictionaries(st.sampled_from(["a", "a.b", "c.d", "e"]), st.integers(0, 3), max_size=3)
-FILTERS = st.lists(st.sampled_from([Filter("x", "$.sweep.filter"), Filter("y", "$.sweep.filter")]), unique=True)
+FILTERS = st.lists(
+    st.sampled_from([Filter("x", CONFIG / "sweep.filter"), Filter("y", CONFIG / "sweep.filter")]), unique=True
+)
 POINT = st.builds(Point, VALUES, VALUES, VALUES, FILTERS.map(tuple))
 POINTS = st.lists(POINT, max_size=3)
 
@@ -164,7 +167,7 @@ def test_two_factors_of_a_product_that_choose_the_same_value_are_told_with_both_
         expand(yaml.safe_load(sweep))
     (problem,) = error.value.problems
     assert problem.what == f"'{path}' is chosen by two factors of a product"
-    assert problem.where == " and ".join(f"$.sweep.{place}" for place in places)
+    assert str(problem.where) == " and ".join(f"$.sweep.{place}" for place in places)
 
 
 @pytest.mark.parametrize(
@@ -262,11 +265,11 @@ def test_filters_of_all_levels_are_collected_with_their_places() -> None:
             """
         )
     )
-    outer = Filter("outer", "$.sweep.filter")
-    assert [point.filters for point in points] == [
-        (outer, Filter("inner", "$.sweep.groups[0].filter")),
-        (outer, Filter("outer", "$.sweep.groups[1].filter")),
-        (outer, Filter("outer", "$.sweep.groups[1].filter"), Filter("False", "$.sweep.groups[1].configs[1].filter")),
+    outer = ("outer", "$.sweep.filter")
+    assert [[(found.text, str(found.where)) for found in point.filters] for point in points] == [
+        [outer, ("inner", "$.sweep.groups[0].filter")],
+        [outer, ("outer", "$.sweep.groups[1].filter")],
+        [outer, ("outer", "$.sweep.groups[1].filter"), ("False", "$.sweep.groups[1].configs[1].filter")],
     ]
 
 
@@ -396,7 +399,7 @@ def test_a_malformed_node_is_told_with_its_path(sweep: str, where: str, told: st
     with pytest.raises(SweepError) as error:
         expand(yaml.safe_load(sweep))
     (problem,) = error.value.problems
-    assert problem.where == where
+    assert str(problem.where) == where
     assert told in problem.what
 
 
@@ -440,7 +443,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     """
     with pytest.raises(SweepError) as error:
         expand(yaml.safe_load(sweep))
-    assert {problem.where for problem in error.value.problems} == {
+    assert {str(problem.where) for problem in error.value.problems} == {
         "$.sweep.type",
         "$.sweep.filter",
         "$.sweep.defaults",
@@ -475,7 +478,7 @@ def test_whatever_stands_in_a_sweep_there_are_points_or_an_error_with_paths(swee
     except SweepError as error:
         problems = error.problems
     assert points or problems
-    assert all(problem.where.startswith("$.sweep") for problem in problems)
+    assert all(str(problem.where).startswith("$.sweep") for problem in problems)
     assert all(isinstance(key, str) for point in points for key in point.values)
 
 
@@ -502,11 +505,11 @@ def test_empty_lists_are_no_sweep_and_leave_the_others_as_they_are() -> None:
     ],
 )
 def test_a_text_that_several_values_were_meant_by_is_refused_with_the_list(text: str, hint: str) -> None:
-    (problem,) = bracket_problems(text, "$.sweep.params.x")
+    (problem,) = bracket_problems(text, CONFIG / "sweep.params.x")
     assert problem.what.endswith("is one text, not a list")
     assert problem.hint.startswith(hint)
 
 
 @pytest.mark.parametrize("text", ["a", "arrange(3)", "1.5", "${x}", "v1..v2", "f(x)"])
 def test_a_text_that_is_one_value_is_not_refused(text: str) -> None:
-    assert bracket_problems(text, "") == []
+    assert bracket_problems(text, CONFIG) == []

@@ -213,7 +213,7 @@ def test_what_keeps_a_directory_from_being_made_is_told(tmp_path: Path) -> None:
         problem = writable_directory(path, "$.project.base_output_dir")
         assert problem is not None
         assert message in problem.what
-        assert problem.where == "$.project.base_output_dir"
+        assert str(problem.where) == "$.project.base_output_dir"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.generated.core_v0_19_0 import MegatronConfig
 from oellm_autoexp.core.errors import BackendError
+from oellm_autoexp.core.location import CONFIG
 
 TABLE = Arguments.of()
 
@@ -121,8 +122,8 @@ def test_refusals_say_where_and_what_would_be_right(values: dict[Any, Any], mess
 
 def test_all_mistakes_are_told_in_one_go() -> None:
     with pytest.raises(BackendError) as caught:
-        TABLE.argv({"lrr": 1, "train_iters": 1.5, "bf16": 1, "lr": 0.1}, where="$.x")
-    assert [problem.where for problem in caught.value.problems] == ["$.x.lrr", "$.x.train_iters", "$.x.bf16"]
+        TABLE.argv({"lrr": 1, "train_iters": 1.5, "bf16": 1, "lr": 0.1}, where=CONFIG / "x")
+    assert [str(problem.where) for problem in caught.value.problems] == ["$.x.lrr", "$.x.train_iters", "$.x.bf16"]
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [[1]], [True], [{}], {1}], ids=repr)

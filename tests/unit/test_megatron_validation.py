@@ -41,7 +41,7 @@ def named(case: Case) -> str:
 def test_a_wrong_config_is_refused_at_its_place_with_the_values_and_what_would_work(case: Case) -> None:
     problems = verdict(case).problems
     where = case.where if case.where.startswith("$") else f"$.backend.megatron.{case.where}"
-    found = [problem for problem in problems if problem.where == where]
+    found = [problem for problem in problems if str(problem.where) == where]
     assert found, [str(problem) for problem in problems]
     text = f"{found[0].what} {found[0].hint}"
     for words in case.says:
@@ -77,7 +77,7 @@ def test_there_are_enough_cases() -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     values = {**BASE, "global_batch_size": 60, "min_lr": 1, "num_attention_heads": 13, "fp16": True}
-    places = [problem.where for problem in judged(values, 8, ENVIRONMENT).problems]
+    places = [str(problem.where) for problem in judged(values, 8, ENVIRONMENT).problems]
     dests = ("global_batch_size", "num_attention_heads", "min_lr", "fp16")
     assert places == [f"$.backend.megatron.{dest}" for dest in dests]
 
@@ -126,7 +126,7 @@ def test_hints_lead_out_of_any_sizes_in_a_few_steps(seed: int) -> None:
             ]
             if follow:
                 case = follow[0]
-                places.append(problem.where)
+                places.append(str(problem.where))
                 break
         else:  # each of several is at fault
             assert any("change several of them together" in problem.hint for problem in problems), problems

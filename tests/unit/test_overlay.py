@@ -412,7 +412,7 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
 def test_a_wrong_key_is_told(key: str, value: Any, told: str) -> None:
     laid = overlay(a={"b": {"x": 1}}, l=[1], alias="${a.b}")
     (problem,) = problems_of(lambda: laid.lay({key: value}))
-    assert problem.where == key
+    assert str(problem.where) == key
     assert told in problem.what
 
 
@@ -421,7 +421,7 @@ def test_all_wrong_keys_are_told_at_once_with_the_nearest_ones() -> None:
     found = problems_of(
         lambda: laid.lay({"backend.options.lrr": 1, "backend.options": {"sead": 1, "x": 2}, "~backend.y": None})
     )
-    assert [problem.where for problem in found] == [
+    assert [str(problem.where) for problem in found] == [
         "backend.options.lrr",
         "backend.options",
         "backend.options",
@@ -527,7 +527,7 @@ def test_only_what_is_asked_for_is_evaluated() -> None:
 def test_what_can_not_be_evaluated_is_told_with_its_path(base: dict[str, Any], place: str, told: str) -> None:
     laid = Overlay(base, RESOLVERS)
     problem = problems_of(lambda: laid.resolve(laid.lay({})))[0]
-    assert problem.where == place
+    assert str(problem.where) == place
     assert told in problem.what
 
 
@@ -540,7 +540,7 @@ def test_every_failure_is_told_once_at_the_place_where_it_is() -> None:
     found = problems_of(
         lambda: resolved(a="${nope}", b=["${a}", "x_${a}"], c={"d": "${oc.int:x}", "e": "${c.d}"}, f=MISSING, g=1)
     )
-    assert [problem.where for problem in found] == ["$.a", "$.c.d", "$.f"]
+    assert [str(problem.where) for problem in found] == ["$.a", "$.c.d", "$.f"]
 
 
 def test_a_chain_without_end_is_an_error() -> None:
@@ -557,7 +557,7 @@ def test_a_long_chain_is_evaluated() -> None:
 
 def test_a_character_that_stands_for_interpolations_inside_is_refused_in_a_text() -> None:
     (problem,) = problems_of(lambda: resolved(a="\ufdd0${oc.env:HOME}$"))
-    assert problem.where == "$.a"
+    assert str(problem.where) == "$.a"
 
 
 def test_siblings_answer_what_is_asked_of_them() -> None:
@@ -576,5 +576,5 @@ def test_a_path_that_is_not_there_is_an_error_also_when_asked_for_directly() -> 
 
 
 def test_a_place_is_written_with_indices_in_brackets() -> None:
-    assert where(("a", "b-c", "0", "d")) == "$.a.b-c[0].d"
-    assert where(()) == "$"
+    assert str(where(("a", "b-c", "0", "d"))) == "$.a.b-c[0].d"
+    assert str(where(())) == "$"

@@ -109,4 +109,4 @@ def test_a_copy_of_the_code_is_in_one_place(plan: Plan) -> None:
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], check=True)
     with pytest.raises(SweepError, match="job 1 has another value of project") as error:
         planned("project.code=snapshot")
-    assert error.value.problems[0].where == "exp.yaml:5 ($.project.base_output_dir)"
+    assert str(error.value.problems[0].where) == "exp.yaml:5 ($.project.base_output_dir)"

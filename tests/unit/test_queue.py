@@ -229,7 +229,7 @@ def test_a_file_that_is_no_entry_is_named_and_hides_no_other(
     bad.write_text(text)
     with pytest.raises(kind, match=message) as caught:
         queue.entries()
-    assert caught.value.problems[0].where == str(bad)
+    assert str(caught.value.problems[0].where) == str(bad)
     told: list[AutoexpError] = []
     assert len(queue.entries(tell=told.append)) == 1
     assert len(told) == 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from oellm_autoexp.config import loader
 from oellm_autoexp.config.loader import Composed, Source, load
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning.plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext, gather
@@ -174,7 +175,7 @@ def test_a_plan_has_unique_names_and_directories_or_is_refused(grids: list[dict[
 class Unplaced:
     """Leaves the paths of mistakes as they are."""
 
-    def of(self, where: str) -> str:
+    def of(self, where: Location) -> Location:
         return where
 
     def placed(self, problem: Problem) -> Problem:
@@ -186,7 +187,7 @@ def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
     composed = replace(base(), base={**base().base, **beside}, sweep=sweep, locations=Unplaced())
     with pytest.raises(ConfigError) as error:
         make_plan(composed, around(), read_template=lambda path: TEMPLATE)
-    return {(problem.where, problem.what) for problem in error.value.problems}
+    return {(str(problem.where), problem.what) for problem in error.value.problems}
 
 
 def test_a_filter_that_asks_for_the_index_is_refused_however_it_asks() -> None:

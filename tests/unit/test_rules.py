@@ -97,7 +97,8 @@ def test_a_bare_action_is_an_inline_one_without_conditions() -> None:
     assert (
         bare == wrapped == EventAction(class_name="EventAction", action=LogAction(class_name="LogAction", message="x"))
     )
-    assert [place for _, _, place in made.bindings()] == ["log_events.a.actions[0]", "log_events.a.actions[1]"]
+    places = [place.key for _, _, place in made.bindings()]
+    assert places == ["monitoring.log_events.a.actions[0]", "monitoring.log_events.a.actions[1]"]
 
 
 def test_rules_come_back_from_the_manifest_as_they_were() -> None:
@@ -309,7 +310,7 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
 def test_what_can_not_be_is_told_with_its_place(monitoring: Any, path: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config(monitoring)
-    assert [problem.where for problem in caught.value.problems] == [path]
+    assert [str(problem.where) for problem in caught.value.problems] == [path]
     assert words in str(caught.value)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from oellm_autoexp.backends.command import CommandBackend
 from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_parts
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import Location
 
 GOOD: dict[str, Any] = {
     "index": 3,
@@ -65,7 +66,7 @@ def problems(**changes: Any) -> tuple[Problem, ...]:
 def test_a_key_at_the_root_that_belongs_elsewhere_is_told_where(key: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
         decode({**GOOD, key: 1})
-    assert error.value.problems == (Problem(f"unknown key '{key}'", f"$.{key}", hint),)
+    assert error.value.problems == (Problem(f"unknown key '{key}'", Location((key,)), hint),)
 
 
 def test_a_right_config_is_decoded() -> None:
@@ -166,7 +167,7 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
 )
 def test_one_mistake_is_one_problem_with_its_path(key: str, value: Any, where: str, told: str) -> None:
     (problem,) = problems(**{key: value})
-    assert problem.where == where
+    assert str(problem.where) == where
     assert told in problem.what
 
 
@@ -200,7 +201,7 @@ def test_ten_mistakes_are_told_at_once() -> None:
         scheduler__max_jobs=0,
     )
     assert len(found) == 10
-    assert len({problem.where for problem in found}) == 10
+    assert len({str(problem.where) for problem in found}) == 10
 
 
 ANYTHING = st.recursive(
@@ -228,10 +229,10 @@ def test_whatever_a_key_holds_it_is_taken_or_refused_in_plain_words_at_a_path_be
         found = error.problems
     path = "$." + key.replace("__", ".")
     for problem in found:
-        assert problem.where.startswith(path)
+        assert str(problem.where).startswith(path)
         words = problem.what.split(", not ")[0].split("key '")[0].lower()
         assert not any(jargon in words for jargon in JARGON), problem
-    assert len({problem.where for problem in found if "the key" not in problem.what}) == len(
+    assert len({str(problem.where) for problem in found if "the key" not in problem.what}) == len(
         [problem for problem in found if "the key" not in problem.what]
     )
 

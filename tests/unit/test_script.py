@@ -425,7 +425,7 @@ def test_the_log_of_a_requeued_job_is_appended_to_unless_told_otherwise() -> Non
 @pytest.mark.parametrize("key", ["output", "job_name", "job-name", "chdir", "comment", "array", "o", "J", "D", "a"])
 def test_what_the_program_sets_itself_is_refused_in_every_spelling(key: str) -> None:
     (problem,) = problems({key: "x"})
-    assert problem.where == f"$.slurm.sbatch.{key}"
+    assert str(problem.where) == f"$.slurm.sbatch.{key}"
     assert problem.hint
 
 
@@ -434,7 +434,7 @@ def test_what_the_program_sets_itself_is_refused_in_every_spelling(key: str) -> 
 )
 def test_what_the_program_sets_itself_is_refused_in_further_directives_too(line: str) -> None:
     (problem,) = problems({}, "--nodes=1", line)
-    assert problem.where == "$.slurm.sbatch_extra_directives[1]"
+    assert str(problem.where) == "$.slurm.sbatch_extra_directives[1]"
 
 
 @pytest.mark.parametrize("line", ["nodes=2", "", "echo x", "--a\nrm x", "--a\rb", "# words"])
@@ -447,7 +447,7 @@ def test_a_value_with_a_line_break_or_control_character_is_refused(value: Any) -
     for section in ("sbatch", "srun"):
         with pytest.raises(ConfigError) as error:
             lines({"wckey": value}) if section == "sbatch" else launch.flags({"wckey": value})
-        assert error.value.problems[0].where == f"$.slurm.{section}.wckey"
+        assert str(error.value.problems[0].where) == f"$.slurm.{section}.wckey"
 
 
 @pytest.mark.parametrize("key", ["a b", "", "a\nb", "a=b", "-a", "--a", "a;b", "é", "5"])
@@ -466,7 +466,7 @@ def test_one_option_in_two_spellings_is_refused() -> None:
 
 def test_a_name_or_path_that_no_directive_can_hold_is_told_where_it_is_set() -> None:
     found = problems({"wckey": "\n"}, "x", name="a\nb", log_path="/a\nb", work_dir="/a\nb")
-    assert [problem.where for problem in found] == [
+    assert [str(problem.where) for problem in found] == [
         "$.project.name",
         "$.project.log_path",
         "the working directory",
@@ -528,7 +528,7 @@ def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: 
         rendered(template)
     (problem,) = error.value.problems
     assert told in problem.what
-    assert problem.where == "$.slurm.template_path"
+    assert str(problem.where) == "$.slurm.template_path"
 
 
 @pytest.mark.parametrize(
@@ -710,7 +710,7 @@ def test_further_directives_override_what_a_section_asks_for() -> None:
 def test_what_is_no_number_or_time_is_told_where_it_is(section: Mapping[str, Any], where: str) -> None:
     with pytest.raises(ConfigError) as error:
         resources.resources(section)
-    assert error.value.problems[0].where == where
+    assert str(error.value.problems[0].where) == where
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -811,7 +811,7 @@ def test_no_options_change_nothing_and_the_same_again_changes_nothing_more(case:
 def test_another_attempt_leaves_what_the_program_sets_itself(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as error:
         directives.with_options(script_of("#SBATCH --output=x"), {"time": 1, key: value, "wckey": "\n"})
-    assert [problem.where for problem in error.value.problems] == [f"$.slurm.sbatch.{key}", "$.slurm.sbatch.wckey"]
+    assert [str(problem.where) for problem in error.value.problems] == [f"$.slurm.sbatch.{key}", "$.slurm.sbatch.wckey"]
 
 
 def test_another_attempt_in_two_spellings_is_refused() -> None:
@@ -863,7 +863,7 @@ def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
     found = resources.resource_problems(
         {"nodes": "x", "ntasks": "y", "time": "never", "gpus": 2}, ("--cpus-per-task=3",)
     )
-    assert [problem.where for problem in found] == [f"$.slurm.sbatch.{key}" for key in ("ntasks", "nodes", "time")]
+    assert [str(problem.where) for problem in found] == [f"$.slurm.sbatch.{key}" for key in ("ntasks", "nodes", "time")]
 
 
 @pytest.mark.parametrize(
@@ -889,7 +889,7 @@ def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: o
     extra = f"--{key.replace('_', '-')}={value}"
     with pytest.raises(ConfigError, match=r"is a number of \d+ digits") as error:
         directives.directives({}, (extra,), name="n", log_path="/l", work_dir="/w")
-    assert error.value.problems[0].where == "$.slurm.sbatch_extra_directives[0]"
+    assert str(error.value.problems[0].where) == "$.slurm.sbatch_extra_directives[0]"
     with pytest.raises(ConfigError, match=r"is a number of \d+ digits"):
         script.render(
             f"#!/bin/sh\n#SBATCH {extra}\n{{{{directives}}}}\n{{{{command}}}}\n",

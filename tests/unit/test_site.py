@@ -56,7 +56,7 @@ def test_what_would_wait_for_ever_is_told(asked: dict[str, str], said: str) -> N
     found = problems(asked, SITE, "job.sbatch")
     assert bool(found) == bool(said)
     assert said in (str(found[0]) if found else "")
-    assert all(problem.where == "job.sbatch" for problem in found)
+    assert all(str(problem.where) == "job.sbatch" for problem in found)
 
 
 def test_an_unknown_partition_is_told_with_the_nearest() -> None:
@@ -96,7 +96,7 @@ def test_qos_and_accounts_are_judged_as_slurm_does(asked: dict[str, str], said: 
     found = problems(asked, RULED)
     assert bool(found) == bool(said)
     assert said in (str(found[0]) if found else "")
-    assert all(problem.where.startswith("$.slurm.sbatch.") for problem in found)
+    assert all(str(problem.where).startswith("$.slurm.sbatch.") for problem in found)
 
 
 def test_a_partition_for_some_accounts_and_qos_takes_no_others() -> None:

@@ -155,7 +155,7 @@ def test_no_path_that_a_wrappers_shell_would_take_apart_is_handed_to_it(commands
         client.submit(submission)
     assert commands.calls() == []
     (problem,) = client.check({path: "#!/bin/bash\n"})
-    assert problem.where == "$.project.output_dir"
+    assert str(problem.where) == "$.project.output_dir"
     assert commands.client().submit(submission) == "7", "sbatch itself takes any path"
 
 

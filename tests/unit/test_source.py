@@ -130,7 +130,7 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
 )
 def test_what_does_not_parse_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, told: str) -> None:
     found = problem(tmp_path, text)
-    assert found.where == f"{tmp_path}/file.yaml:{line}"
+    assert str(found.where) == f"{tmp_path}/file.yaml:{line}"
     assert told in found.what
 
 
@@ -369,7 +369,7 @@ def test_an_unknown_config_is_told_with_the_nearest_names(tmp_path: Path) -> Non
     (tmp_path / "experiments" / "me" / "scaling.yaml").touch()
     found = unknown_config("scalling", (tmp_path,))
     assert found.hint == "did you mean 'experiments/me/scaling'?"
-    assert str(tmp_path) in found.where
+    assert str(tmp_path) in str(found.where)
 
 
 def test_a_file_below_here_is_shown_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

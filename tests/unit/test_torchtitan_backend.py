@@ -16,6 +16,7 @@ from oellm_autoexp.backends.torchtitan.backend import PARSER, TorchtitanBackend
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.planning.plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import script
@@ -55,7 +56,7 @@ def refusals(torchtitan: dict[str, Any], slurm: dict[str, Any] = ON_SLURM) -> li
 @pytest.mark.parametrize("again", [{"training.steps": 6}, {"training": {"steps": 5}, "training.steps": 5}])
 def test_a_field_that_is_set_twice_is_told(again: dict[str, Any]) -> None:
     (problem,) = refusals({"training": {"steps": 5}, **again})
-    assert (problem.what, problem.where) == ("this is set twice", "$.backend.torchtitan.training.steps")
+    assert (problem.what, str(problem.where)) == ("this is set twice", "$.backend.torchtitan.training.steps")
     assert command({"training": {"steps": 5}, "training.steps": None})
 
 
@@ -99,7 +100,7 @@ def test_flags_are_negated_at_their_last_part_and_texts_of_a_list_are_one_word()
 
 def test_what_is_no_field_or_no_value_is_told_at_once() -> None:
     problems = refusals({"training": {"st eps": 1, "x": [[1]]}, "a": {"b": ["c,d"]}, "--lr": 1})
-    places = [problem.where.removeprefix("$.backend.torchtitan.") for problem in problems]
+    places = [str(problem.where).removeprefix("$.backend.torchtitan.") for problem in problems]
     assert places == ["training.st eps", "training.x", "a.b", "--lr"]
     assert "'c,d' holds a comma" in problems[2].what
 
@@ -158,7 +159,7 @@ class ConfigManager:
 
 
 def asked(tmp_path: Path, *words: str) -> Probe:
-    return Probe((sys.executable, str(PARSER)), {"argv": list(words)}, words, "$.backend.torchtitan", "help")
+    return Probe((sys.executable, str(PARSER)), {"argv": list(words)}, words, CONFIG / "backend.torchtitan", "help")
 
 
 def test_what_its_parser_refuses_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

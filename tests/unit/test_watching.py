@@ -123,7 +123,7 @@ def test_a_mistake_is_told_with_its_place_and_what_may_be_meant(
     section: dict[str, Any], where: str, what: str, hint: str
 ) -> None:
     [problem] = found(**section)
-    assert problem.where == where
+    assert str(problem.where) == where
     assert what in problem.what
     assert hint in problem.hint
 
@@ -166,7 +166,7 @@ def test_a_condition_may_look_at_what_a_template_may_name(key: str) -> None:
 )
 def test_a_key_of_a_condition_that_nothing_is_called_is_told(key: str, hint: str) -> None:
     [problem] = found(log_events={"a": asks(key)})
-    assert (problem.where, problem.what) == ("$.monitoring.log_events.a.actions[0]", f"no value is called '{key}'")
+    assert (str(problem.where), problem.what) == ("$.monitoring.log_events.a.actions[0]", f"no value is called '{key}'")
     assert hint in problem.hint
 
 
@@ -185,7 +185,7 @@ def job(*keys: str) -> JobSection:
 
 def test_a_key_of_a_jobs_own_conditions_that_nothing_is_called_is_told() -> None:
     [problem] = job_problems(job("attempt", "backend.megatron.lr", "backend.megatron.lrr"), TREE)
-    assert (problem.where, "'backend.megatron.lrr'" in problem.what) == ("$.job.cancel_conditions[2]", True)
+    assert (str(problem.where), "'backend.megatron.lrr'" in problem.what) == ("$.job.cancel_conditions[2]", True)
 
 
 def test_the_values_that_conditions_look_at_are_taken_from_the_config() -> None:
@@ -256,7 +256,7 @@ def test_a_jobs_section_is_decoded_from_its_resolved_tree() -> None:
 def test_a_section_that_can_not_be_is_told(section: Any, where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         decoded(section)
-    assert [problem.where for problem in caught.value.problems] == [where]
+    assert [str(problem.where) for problem in caught.value.problems] == [where]
 
 
 def test_many_jobs_with_one_section_share_what_it_is_decoded_to() -> None:

@@ -158,7 +158,7 @@ def test_an_entry_that_can_not_be_read_is_told_and_the_others_go_on(work: Work) 
     bad.write_text("{")
     assert work.result(("true",)).status == "done"
     assert work.queue.get(entry.id).status == "done"
-    assert [error.problems[0].where for error in work.told] == [str(bad)]
+    assert [str(error.problems[0].where) for error in work.told] == [str(bad)]
 
 
 def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(work: Work) -> None:

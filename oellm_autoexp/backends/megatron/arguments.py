@@ -19,6 +19,7 @@ from operator import is_not
 from typing import Any, Literal
 
 from oellm_autoexp.core.errors import BackendError, Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, plural
 
 VERSION = "core_v0_19_0"
@@ -59,11 +60,11 @@ class Argument:
 
 
 class _RefusedError(Exception):
-    """A value that the argument cannot take: what is wrong, what would be right, and where inside of a list."""
+    """A value that the argument cannot take: what is wrong, what would be right, and which item of a list it is."""
 
-    def __init__(self, what: str, hint: str = "", within: str = "") -> None:
+    def __init__(self, what: str, hint: str = "", index: int | None = None) -> None:
         super().__init__(what)
-        self.what, self.hint, self.within = what, hint, within
+        self.what, self.hint, self.index = what, hint, index
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Arguments:
             self._dests_only = keys
         return True
 
-    def argv(self, values: Mapping[str, Any], where: str = "$.backend.megatron") -> list[str]:
+    def argv(self, values: Mapping[str, Any], where: Location = CONFIG / "backend.megatron") -> list[str]:
         """The words that give Megatron these values, in the parser's order.
 
         null is left out. Values for all arguments (a version's defaults, in YAML or as its MegatronConfig, and what
@@ -170,7 +171,8 @@ class Arguments:
             try:
                 made = self._made(key, value, last.whole)
             except _RefusedError as error:
-                problems.append(Problem(error.what, f"{where}.{key}{error.within}", error.hint))
+                place = where / key if error.index is None else where / key / error.index
+                problems.append(Problem(error.what, place, error.hint))
                 continue
             last.words[index], last.values[index] = made, value if type(value) in _SIMPLE else _NOTHING
         if problems:
@@ -193,7 +195,7 @@ class Arguments:
         default = whole and (isinstance(value, list | tuple), made) == self._defaults[argument.dest]
         return () if default else made
 
-    def _wrong_keys(self, values: Mapping[str, Any], where: str) -> list[Problem]:
+    def _wrong_keys(self, values: Mapping[str, Any], where: Location) -> list[Problem]:
         """Those that Megatron has no argument for, and those that are another one in another spelling."""
         problems: list[Problem] = []
         given: dict[str, str] = {}
@@ -203,14 +205,14 @@ class Arguments:
                 if value is not None or key not in FORBIDDEN:
                     problems.append(self._unknown(str(key), where, value))
             elif value is not None and (first := given.setdefault(argument.dest, key)) != key:
-                problems.append(Problem(f"{key} is {first} in another spelling", f"{where}.{key}", "keep one"))
+                problems.append(Problem(f"{key} is {first} in another spelling", where / key, "keep one"))
         return problems
 
-    def _unknown(self, key: str, where: str, value: Any) -> Problem:
+    def _unknown(self, key: str, where: Location, value: Any) -> Problem:
         if key in FORBIDDEN:
-            return Problem(f"{key} cannot be used", f"{where}.{key}", FORBIDDEN[key])
+            return Problem(f"{key} cannot be used", where / key, FORBIDDEN[key])
         switched = value if isinstance(value, bool) else None
-        return Problem(f"Megatron has no argument '{key}'", f"{where}.{key}", self._nearest(key, switched))
+        return Problem(f"Megatron has no argument '{key}'", where / key, self._nearest(key, switched))
 
     @lru_cache(maxsize=2**10)  # noqa: B019 (the few tables live as long as the program)
     def _nearest(self, key: str, value: bool | None) -> str:
@@ -248,7 +250,7 @@ def words(argument: Argument, value: Any) -> tuple[str, ...]:
         return (f"{flag}={made[0]}",)  # argparse takes even -1e-05 for a flag
     for index, word in enumerate(made):
         if word.startswith("-") and not _PLAIN_NEGATIVE.fullmatch(word):
-            raise _RefusedError(f"a list's item cannot begin with '-', as {word!r} does", within=f"[{index}]")
+            raise _RefusedError(f"a list's item cannot begin with '-', as {word!r} does", index=index)
     return (flag, *made)
 
 
@@ -283,8 +285,8 @@ def _listed(argument: Argument, value: Any) -> list[str]:
         try:
             made.append(_word(argument, item))
         except _RefusedError as error:
-            within = f"[{index}]" if isinstance(value, list | tuple) else ""
-            raise _RefusedError(error.what, error.hint, within) from None
+            item = index if isinstance(value, list | tuple) else None
+            raise _RefusedError(error.what, error.hint, item) from None
     if argument.type == "float" and len(made) > 1:  # argparse takes -1e-05 for a flag, and -0.00001 for a number
         made = [format(Decimal(word), "f") if re.match(r"-\d", word) else word for word in made]
     return made

@@ -18,6 +18,7 @@ from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.backends.megatron.versions import fitting
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
+from oellm_autoexp.core.location import CONFIG
 
 PARSER = Path(__file__).with_name("parser_check.py")
 """The program that asks Megatron itself; it needs Megatron and nothing of this package."""
@@ -70,7 +71,7 @@ class MegatronBackend(LaunchedBackend):
         try:
             arguments = Arguments.of(self.version)
         except BackendError as error:
-            raise BackendError(*(Problem(p.what, "$.backend.version", p.hint) for p in error.problems)) from None
+            raise BackendError(*(Problem(p.what, CONFIG / "backend.version", p.hint) for p in error.problems)) from None
         values, lacking = fitting(self.version, given)
         problems: list[Problem] = []
         words: list[str] = []

@@ -14,12 +14,13 @@ from oellm_autoexp.backends.base import Command, Job, Probe, places, shape
 from oellm_autoexp.backends.launch import Launch, LaunchedBackend
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import scalar
 
 PARSER = Path(__file__).with_name("parser_check.py")
 """The program that asks torchtitan's own parser; it needs torchtitan and nothing of this package."""
 
-_WHERE = "$.backend.torchtitan"
+_WHERE = CONFIG / "backend.torchtitan"
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 
@@ -50,7 +51,7 @@ class TorchtitanBackend(LaunchedBackend):
         overridden = {key: value for key, value in self.torchtitan.items() if key != "aux"}
         words += _flags(overridden, (), problems)
         problems += [
-            Problem("this is set twice", f"{_WHERE}.{field}", "write it once, as self.field or nested")
+            Problem("this is set twice", _WHERE / field, "write it once, as self.field or nested")
             for field, times in Counter(_fields(overridden, "")).items()
             if times > 1
         ]
@@ -78,7 +79,7 @@ def _flags(values: Mapping[str, Any], path: tuple[str, ...], problems: list[Prob
     """The words of a section's fields, as tyro takes them with the rules that config/manager.py adds."""
     for key, value in values.items():
         here = (*path, *str(key).split("."))
-        where = ".".join((_WHERE, *here))
+        where = _WHERE / ".".join(here)
         flag = f"--{'.'.join(here).replace('-', '_')}"
         if wrong := [part for part in here if not _NAME.fullmatch(part)]:
             problems.append(
@@ -107,7 +108,7 @@ def _fields(values: Mapping[str, Any], section: str) -> Iterator[str]:
             yield field
 
 
-def _list(flag: str, items: list[Any], where: str, problems: list[Problem]) -> Iterator[str]:
+def _list(flag: str, items: list[Any], where: Location, problems: list[Problem]) -> Iterator[str]:
     """A list of texts is one word, with commas; one of anything else is a word for each item."""
     if any(isinstance(item, dict | list) or item is None for item in items):
         problems.append(Problem("a list here holds texts or numbers", where))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oellm_autoexp.cli.monitor import detach
 from oellm_autoexp.cli.steps import app, approval, cancelled, facts, hints, plan_steps, session_steps, submit_steps
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.submission import outside
 
 if TYPE_CHECKING:
@@ -106,10 +107,12 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     place, where = _image(options, seen)
     runs_inside = all(kind.container_class != NO_CONTAINER for kind in seen.kinds)
     if not (options.no_submit or options.dry_run or all(map(_hands_on, seen.kinds))):
-        raise ConfigError(Problem(_NO_CONTAINER, "$.container", _RUN_INSIDE))
+        raise ConfigError(Problem(_NO_CONTAINER, CONFIG / "container", _RUN_INSIDE))
     chosen = _chosen(options, seen)
     program = options.container_runtime or _first(seen, _RUNTIME)
-    found = runtime.find(program, "--container-runtime" if options.container_runtime else f"$.container.{_RUNTIME}")
+    found = runtime.find(
+        program, "--container-runtime" if options.container_runtime else CONFIG / "container" / _RUNTIME
+    )
     image = check_image(place, where)
     contents = look_into(found, image)
     for text in check_same_version(contents, image):
@@ -170,7 +173,7 @@ def _hands_on(kind: Kind) -> bool:
     return bool(launcher.wrapper) or (bool(launcher.start) and not launcher.calls_srun)
 
 
-def _image(options: argparse.Namespace, seen: Survey) -> tuple[str, str]:
+def _image(options: argparse.Namespace, seen: Survey) -> tuple[str, Location | str]:
     """The image's path, and where it was named. Raises ConfigError if it is not, or several are."""
     if options.image is not None:
         return str(options.image), "--image"
@@ -179,8 +182,8 @@ def _image(options: argparse.Namespace, seen: Survey) -> tuple[str, str]:
             raise error
     if any(kind.container_class == "PyxisContainer" for kind in seen.kinds):
         what, hint = _OF_PYXIS
-        raise ConfigError(Problem(what, "$.container", hint))
-    where = f"$.container.{_IMAGE}"
+        raise ConfigError(Problem(what, CONFIG / "container", hint))
+    where = CONFIG / "container" / _IMAGE
     named = list(dict.fromkeys(str(image) for kind in seen.kinds if (image := kind.container.get(_IMAGE))))
     if len(named) > 1:
         hint = "name the one to plan in: --image PATH; or plan the jobs of each by themselves: --array-subset"

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,7 +282,7 @@ def _check_scripts(
     for job in jobs:
         own, excluded = {**job.overrides, **overrides}, [*job.excluded, *nodes]
         found = checks.overrides(manifest, specs[job.name], job.attempt + 1, own, excluded, test=options.check)
-        problems.update((replace(p, where=p.where if p.where.startswith("$") else job.name), None) for p in found)
+        problems.update((p if p.where.keys else Problem(p.what, job.name, p.hint), None) for p in found)
     raise_all(ConfigError, problems)
 
 

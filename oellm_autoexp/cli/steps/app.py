@@ -234,7 +234,7 @@ def problem_facts(problems: Sequence[Problem]) -> list[dict[str, str]]:
     return [
         {
             "what": redact_message(each.what),
-            "where": redact_message(redact_words((each.where,))[0]),  # it may be a whole override
+            "where": redact_message(redact_words((str(each.where),))[0]),  # it may be a whole override
             "hint": redact_message(each.hint),
         }
         for each in problems

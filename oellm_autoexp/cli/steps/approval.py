@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
@@ -38,7 +39,7 @@ def approve(manifest: Manifest, options: argparse.Namespace) -> None:
     with_backoff(lambda: check(manifest, make_scheduler(manifest), test=options.check))
     excess = "" if begun or options.yes else Budget.of(manifest).excess
     if excess and not _agreed(excess):
-        raise ConfigError(Problem(excess, "$.scheduler.max_gpu_hours", "submit it all the same with --yes"))
+        raise ConfigError(Problem(excess, CONFIG / "scheduler.max_gpu_hours", "submit it all the same with --yes"))
 
 
 def _agreed(excess: str) -> bool:

@@ -48,7 +48,7 @@ def with_backoff(action: Callable[[], Result]) -> Result:
 
 
 def _where(error: AutoexpError) -> str:
-    return error.problems[0].where
+    return str(error.problems[0].where)
 
 
 def _told(error: OSError | AutoexpError) -> str:

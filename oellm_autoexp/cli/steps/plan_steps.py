@@ -18,6 +18,7 @@ from oellm_autoexp.core.errors import (
     Problem,
     raise_all,
 )
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import printable
 from oellm_autoexp.submission import outside
 
@@ -154,7 +155,7 @@ def read_template(path: Path | None) -> str:
         return read_text(path or shipped("oellm_autoexp/sbatch/job.sbatch.template"))
     except (OSError, UnicodeDecodeError) as error:
         why = f"{path}: {error.strerror}" if isinstance(error, OSError) else error
-        raise ConfigError(Problem(f"can't read the template: {why}", "$.slurm.template_path")) from None
+        raise ConfigError(Problem(f"can't read the template: {why}", CONFIG / "slurm.template_path")) from None
 
 
 def check_writable(made: Plan) -> None:

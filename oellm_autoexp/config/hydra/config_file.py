@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from oellm_autoexp.config.hydra.source import (
     shown,
     text_of,
 )
+from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.config.values.grammar import parses
-from oellm_autoexp.config.values.interpolation import where
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import as_written
-from oellm_autoexp.core.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_INTERPOLATED, shortened
+from oellm_autoexp.core.location import KeyPath, Location, in_file
 from oellm_autoexp.sbatch.shell_code import mark_code
 
 _EVENTS = ("log_events", "state_events")
@@ -44,12 +44,12 @@ _HEADER = 512
 class Flaw:
     """A mistake in a file, and the value that is left out because of it; () is the whole file.
 
-    `section` is what nobody knows then, where that is not the value itself (`$.slurm`; '': nothing).
+    `unknown` are the paths of what nobody knows then, where that is not the value itself.
     """
 
     problem: Problem
     path: FilePath = ()
-    section: str | None = None
+    unknown: tuple[KeyPath, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class ConfigFile:
     flaws: tuple[Flaw, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def unclear(self, flaw: Flaw) -> list[str]:
-        """The paths in the whole config (`$.a.b`) whose values nobody knows because of a flaw."""
-        if flaw.section is not None and (not self.place or not flaw.section):
-            return [flaw.section] if flaw.section else []
-        path = flaw.path if flaw.section is None else ()
+    def unclear(self, flaw: Flaw) -> tuple[KeyPath, ...]:
+        """The paths in the whole config whose values nobody knows because of a flaw."""
+        if flaw.unknown is not None and (not self.place or not flaw.unknown):
+            return flaw.unknown
+        path = flaw.path if flaw.unknown is None else ()
         key = spelled(".".join((*([self.place] if self.place else []), *(part.lstrip("+~") for part in path))))
-        return [where(key.split(".") if key else ())]
+        return (tuple(key.split(".")) if key else EVERYTHING,)
 
 
 def read_config(file: Path, config_path: str, *, is_root: bool, left_out: Collection[FilePath] = ()) -> ConfigFile:
@@ -89,7 +89,7 @@ def read_config(file: Path, config_path: str, *, is_root: bool, left_out: Collec
     except ConfigError as error:
         parent = str(Path(config_path).parent).replace("/", ".")
         place = "" if is_root or parent == "." else parent
-        flaws = tuple(Flaw(Problem(p.what, _shown(p.where), p.hint)) for p in error.problems)
+        flaws = tuple(Flaw(replace(p, where=_shown(p.where))) for p in error.problems)
         return ConfigFile(OmegaConf.create({}), {"package": place or "_global_"}, place, flaws)
     return _Reading(file, header, place, config_path.startswith("sweep/")).read(content, left_out)
 
@@ -101,7 +101,7 @@ def _header(file: Path) -> Mapping[str, str | None]:
         return ConfigSource._get_header_dict(text)
     except ValueError as error:
         line = next((n for n, each in enumerate(text.splitlines(), 1) if "@package" in each), 1)
-        raise ConfigError(Problem(str(error), f"{file}:{line}", "write '# @package _global_'")) from None
+        raise ConfigError(Problem(str(error), in_file(str(file), line), "write '# @package _global_'")) from None
 
 
 class _Reading:
@@ -127,16 +127,15 @@ class _Reading:
         config = self._created(content)
         return ConfigFile(config, self._header, self._place, tuple(self._flaws), tuple(self._notes))
 
-    def _add(self, path: FilePath, what: str, hint: str = "", section: str | None = None) -> None:
-        self._flaws.append(Flaw(Problem(what, self._line(path), hint), path, section))
+    def _add(self, path: FilePath, what: str, hint: str = "", unknown: tuple[KeyPath, ...] | None = None) -> None:
+        self._flaws.append(Flaw(Problem(what, self._line(path), hint), path, unknown))
 
-    def _line(self, path: FilePath) -> str:
-        """`file:12` for the nearest part of the path that has a line."""
+    def _line(self, path: FilePath) -> Location:
+        """The line of the nearest part of the path that has one."""
         self._lines = key_lines(self._file) if self._lines is None else self._lines
         lines = self._lines
         known = (lines[path[:count]] for count in range(len(path), 0, -1) if path[:count] in lines)
-        line = next(known, None)
-        return f"{shown(self._file)}:{line}" if line else shown(self._file)
+        return in_file(shown(self._file), next(known, None))
 
     def _without_hydra(self, content: dict[Any, Any]) -> dict[Any, Any]:
         """The content without settings of Hydra's own, of which notes tell."""
@@ -155,8 +154,8 @@ class _Reading:
     def _check_defaults(self, content: Mapping[Any, Any]) -> None:
         for key, value in content.items():
             if isinstance(value, list) and self._place not in _OF_THE_USER and is_misspelt_defaults(key):
-                section = f"$.{self._place}" if self._place else EVERYTHING
-                self._add((key,), f"unknown key '{key}'", "did you mean 'defaults'?", section)
+                section = tuple(self._place.split(".")) if self._place else EVERYTHING
+                self._add((key,), f"unknown key '{key}'", "did you mean 'defaults'?", (section,))
         if "defaults" not in content:
             return
         entries = content["defaults"]
@@ -164,8 +163,8 @@ class _Reading:
         numbers = [n for n, entry in enumerate(entries) if entry is not _LEFT_OUT] if kept is not entries else []
         for mistake in mistakes(kept):
             path = ("defaults",) if mistake.index is None else ("defaults", str(numbers[mistake.index]))
-            section = EVERYTHING if mistake.index is None else brought_in(kept[mistake.index])
-            self._add(path, mistake.what, mistake.hint, section)
+            unknown = (EVERYTHING,) if mistake.index is None else brought_in(kept[mistake.index])
+            self._add(path, mistake.what, mistake.hint, unknown)
         index = self_first(kept)
         sets = [key for key in content if key != "defaults"]
         if index is not None and sets and not self._place:
@@ -247,15 +246,15 @@ INDEX_IS_SET = "the index can't be set: it numbers the jobs, from 0"
 INDEX_HINT = "leave it out; --array-subset 3 plans only the job with the index 3"
 
 
-def brought_in(entry: Any) -> str:
-    """The section (`$.slurm`) that an entry of an experiment's defaults list brings in: all if it is no group's."""
+def brought_in(entry: Any) -> tuple[KeyPath, ...]:
+    """The path of the section that an entry of an experiment's defaults list brings in: all if it is no group's."""
     if isinstance(entry, str):
-        return "" if is_self(entry) else EVERYTHING
+        return () if is_self(entry) else (EVERYTHING,)
     if not isinstance(entry, dict):
-        return ""
+        return ()
     group, _, package = (str(next(iter(entry), "")).split() or [""])[-1].strip("/").partition("@")
     name = package or group.replace("/", ".")
-    return EVERYTHING if name in ("", "_global_") or len(entry) > 1 else f"$.{name}"
+    return (EVERYTHING if name in ("", "_global_") or len(entry) > 1 else tuple(name.split(".")),)
 
 
 class _LeftOut:
@@ -321,7 +320,6 @@ def _texts(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         yield path, node
 
 
-def _shown(place: str) -> str:
-    """The place of a mistake in a file (`/a/file.yaml:3`), with the file as a person would name it."""
-    name, colon, line = place.rpartition(":")
-    return f"{shown(Path(name))}:{line}" if colon and line.isdecimal() else shown(Path(place))
+def _shown(place: Location) -> Location:
+    """The place of a mistake in a file, with the file as a person would name it."""
+    return replace(place, lines=tuple(replace(line, file=shown(Path(line.file))) for line in place.lines))

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import KeyPath
 
-EVERYTHING = "$"
+EVERYTHING: KeyPath = ()
 """The path below which nothing is known: a file that holds any part of the config can't be read."""
 FilePath = tuple[str, ...]
 """The keys and indices from the root of a file to a value; () is the whole file."""
@@ -18,18 +19,18 @@ FilePath = tuple[str, ...]
 class Findings:
     """The mistakes found so far, and what was left out of the config so that the rest could be composed and checked.
 
-    `unclear` are paths (`$.slurm.sbatch`) whose values nobody knows because of a mistake: nothing is said about them.
+    `unclear` are paths in the config whose values nobody knows because of a mistake: nothing is said about them.
     """
 
     problems: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
-    unclear: dict[str, None] = field(default_factory=dict)
+    unclear: dict[KeyPath, None] = field(default_factory=dict)
     left_out: dict[str, set[FilePath]] = field(default_factory=lambda: defaultdict(set))
     """By the file's name."""
-    given_up: set[str] = field(default_factory=set)
+    given_up: set[KeyPath] = field(default_factory=set)
     """The sections of groups of which an experiment chooses what is not there, so that the root's choice stands."""
 
-    def add(self, problems: Iterable[Problem], *unclear: str) -> None:
+    def add(self, problems: Iterable[Problem], *unclear: KeyPath) -> None:
         """Keep problems, and the paths whose values are unclear because of them."""
         self.problems.update(dict.fromkeys(problems))
         self.unclear.update(dict.fromkeys(unclear))
@@ -40,12 +41,12 @@ class Findings:
         return EVERYTHING in self.unclear
 
 
-def within(path: str, other: str) -> bool:
-    """Whether a path (`$.a.b[0]`) is another one or lies below it."""
-    return path == other or path.startswith((f"{other}.", f"{other}["))
+def within(path: KeyPath, other: KeyPath) -> bool:
+    """Whether a path is another one or lies below it."""
+    return path[: len(other)] == other
 
 
-def uncertain(problem: Problem, unclear: Iterable[str]) -> bool:
+def uncertain(problem: Problem, unclear: Iterable[KeyPath]) -> bool:
     """Whether a problem is at, above or because of a path whose value nobody knows, and so may be none."""
-    places = [place for place in (problem.where, problem.about) if place]
+    places = [*problem.where.paths(), *problem.about.paths()]
     return any(within(place, path) or within(path, place) for path in unclear for place in places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import dotted
 
 SECTION = "hydra"
@@ -28,14 +29,14 @@ def is_hydras(key: str) -> bool:
     return re.split(r"[./@]", key.lstrip("+~/"))[0] == SECTION
 
 
-def note(key: str, where: str) -> str:
+def note(key: str, where: Location | str) -> str:
     """What is said of one of these keys or groups."""
     name = key.lstrip("+~/").replace("/", ".")
     instead = next((words for known, words in _INSTEAD.items() if f"{name}.".startswith(f"{known}.")), "")
     return f"{where}: {key} has no effect here" + (f"; use {instead}" if instead else "")
 
 
-def section_notes(section: Any, where: str) -> list[str]:
+def section_notes(section: Any, where: Location) -> list[str]:
     """What is said of a section `hydra` in a file."""
     keys = [*dotted(section, f"{SECTION}.")] if isinstance(section, dict) else []
     found = dict.fromkeys(note(".".join(key.split(".")[:3]), where) for key in keys)

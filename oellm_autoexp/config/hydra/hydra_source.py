@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 
 from oellm_autoexp.config.hydra.config_file import read_config
 from oellm_autoexp.config.hydra.findings import FilePath, Findings
-from oellm_autoexp.config.values.interpolation import where
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.text import did_you_mean
 
@@ -85,7 +84,7 @@ def current_findings() -> Findings:
 
 def _given_up(group: str) -> bool:
     """Whether the choice of a group has proved to be wrong, so that the root's stands again."""
-    return bool(group) and where(group.split("/")) in current_findings().given_up
+    return bool(group) and tuple(group.split("/")) in current_findings().given_up
 
 
 class AutoexpConfigSource(ConfigSource):

@@ -27,6 +27,7 @@ import yaml
 from oellm_autoexp.config.values.written import all_as_written, as_written, decimal, exact, integer, is_marked
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, MOST_ALIASED, MOST_BYTES, MOST_DIGITS, shortened
+from oellm_autoexp.core.location import in_file
 from oellm_autoexp.core.text import printable
 from oellm_autoexp.storage.files import refuse_named_pipe
 
@@ -240,13 +241,13 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        where = in_file(str(path), mark.line + 1 if mark else None)
         what = " ".join(part for part in (error.problem, error.context and f"({error.context})") if part)
         raise ConfigError(Problem(what, where, _yaml_hint(text, mark))) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an explicit tag such as `!!int x`
-        raise ConfigError(Problem(str(error), str(path))) from None
+        raise ConfigError(Problem(str(error), in_file(str(path)))) from None
     except RecursionError:
-        raise ConfigError(Problem("is nested too deeply", str(path))) from None
+        raise ConfigError(Problem("is nested too deeply", in_file(str(path)))) from None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -284,13 +285,14 @@ def escaped(tree: Any) -> Any:
 def text_of(path: Path) -> str:
     try:
         if (bytes_ := path.stat().st_size) > MOST_BYTES:
-            raise ConfigError(Problem(f"has {bytes_} bytes; a config file has at most {MOST_BYTES}", str(path)))
+            what = f"has {bytes_} bytes; a config file has at most {MOST_BYTES}"
+            raise ConfigError(Problem(what, in_file(str(path))))
         refuse_named_pipe(path)
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(Problem(f"can't read it: {error.strerror}", str(path))) from None
+        raise ConfigError(Problem(f"can't read it: {error.strerror}", in_file(str(path)))) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(Problem(f"is not UTF-8 text (byte {error.start})", str(path))) from None
+        raise ConfigError(Problem(f"is not UTF-8 text (byte {error.start})", in_file(str(path)))) from None
 
 
 def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
@@ -310,7 +312,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(Problem("must hold keys and values", str(path), "a config file is a YAML mapping"))
+        raise ConfigError(Problem("must hold keys and values", in_file(str(path)), "a config file is a YAML mapping"))
     if "defaults" in content:  # the names of configs
         content["defaults"] = all_as_written(content["defaults"])
     return content

@@ -26,6 +26,7 @@ from oellm_autoexp.core.limits import (
     shortened,
     size,
 )
+from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import did_you_mean, dotted, plural
 
 Path = tuple[str, ...]
@@ -36,9 +37,9 @@ MISSING = "???"
 _ABSENT: Any = object()
 
 
-def where(path: Iterable[str]) -> str:
-    """`$.a.b[0]` for the path ('a', 'b', '0')."""
-    return "$" + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in path)
+def where(path: Path) -> Location:
+    """The location `$.a.b[0]` for the path ('a', 'b', '0')."""
+    return Location(tuple(int(part) if part.isdecimal() and len(part) <= MOST_DIGITS else part for part in path))
 
 
 def all_paths(tree: Mapping[str, Any]) -> Iterable[str]:
@@ -371,7 +372,7 @@ class Resolution:
         """Note that a leaf is under way. Raises ConfigError if it already is."""
         if path in under_way:
             steps = list(under_way)
-            loop = " → ".join(where(step) for step in (*steps[steps.index(path) :], path))
+            loop = " → ".join(str(where(step)) for step in (*steps[steps.index(path) :], path))
             raise ConfigError(Problem(f"values refer to each other in a circle: {loop}", where(path)))
         under_way[path] = None
 
@@ -380,7 +381,7 @@ class Resolution:
         name = ".".join(target)
         near = did_you_mean(name, all_paths(self._tree))
         hint = near if near.startswith("did you mean") else of_a_shell(f"${{{key}}}") or near
-        return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint, about=f"$.{name}")
+        return Problem(f"${{{key}}} refers to '{name}', which does not exist", hint=hint, about=where(target))
 
     def call(self, name: str, arguments: Sequence[Any], path: Path) -> Any:
         """The value of a resolver. Raises ConfigError."""

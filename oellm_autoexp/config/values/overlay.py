@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from oellm_autoexp.backends.base import BACKENDS, own_sections
+from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.config.values.interpolation import (
     AbsentError,
     LiveKeys,
@@ -29,7 +30,6 @@ from oellm_autoexp.config.values.interpolation import (
     plain_indices,
 )
 from oellm_autoexp.config.values.resolvers import Resolver
-from oellm_autoexp.core.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, MOST_DIGITS, shortened
 from oellm_autoexp.core.text import did_you_mean, new_key_hint

@@ -12,6 +12,7 @@ from oellm_autoexp.config.schema import decode_parts
 from oellm_autoexp.config.values.interpolation import where
 from oellm_autoexp.containers.kinds import NoContainer
 from oellm_autoexp.core.errors import Collector, Problem
+from oellm_autoexp.core.location import CONFIG, KeyPath
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts
 from oellm_autoexp.planning.checks.plan_checks import (
     dependency_problems,
@@ -36,9 +37,9 @@ def all_problems(
     tree: dict[str, Any],
     absolute: Callable[[str], str],
     read_template: ReadTemplate,
-    unclear: Collection[str] = (),
+    unclear: Collection[KeyPath] = (),
 ) -> list[Problem]:
-    """What is wrong with a job's resolved config, but at paths (`$.a.b`) whose values nobody knows."""
+    """What is wrong with a job's resolved config, but at paths whose values nobody knows."""
     typed, further = Collector(), Collector()
     with typed.step():
         rule_checks.Decoder().config(tree)
@@ -47,7 +48,7 @@ def all_problems(
     _check_command(sections, right, further)
     _check_script(sections, absolute, read_template, further)
     known = [problem for problem in typed.problems if not uncertain(problem, unclear)]
-    wrong = [*unclear, *(problem.where for problem in typed.problems)]
+    wrong = [*unclear, *(path for problem in typed.problems for path in problem.where.paths())]
     return [*known, *(problem for problem in further.problems if not uncertain(problem, wrong))]
 
 
@@ -63,7 +64,7 @@ def of_themselves(
     """Problems without those of values that can't be evaluated (at the paths in `failed`) as a wrong one is in them."""
     found = frozenset(problems)
     texts = {where(path): str(value_at(tree, path)) for path in failed}
-    wrong = [problem.where.removeprefix("$.") for problem in found if problem.where not in texts]
+    wrong = [problem.where.key for problem in found if problem.where not in texts]
     follows = {place for place, text in texts.items() if any(f"{key}}}" in text for key in wrong if key)}
     return frozenset(problem for problem in found if problem.where not in follows)
 
@@ -79,7 +80,7 @@ def _check_command(sections: Mapping[str, Any], right: dict[str, Any], found: Co
     if "backend" in sections and "slurm" in sections:
         with found.step():
             command = sections["backend"].command(Job(right, sections["slurm"]))
-            found.add(shell_texts.word_problems(command.argv, "$.backend"))
+            found.add(shell_texts.word_problems(command.argv, CONFIG / "backend"))
 
 
 def _check_script(

@@ -9,6 +9,7 @@ from typing import Any
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Resources
 from oellm_autoexp.core.text import plural, scalar
 from oellm_autoexp.sbatch.directives import DIRECTIVE
@@ -41,24 +42,24 @@ def streams(slurm: SlurmSection, asked: Mapping[str, str], work_dir: str) -> tup
     return tuple(found)
 
 
-def _diverted(slurm: SlurmSection, asked: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _diverted(slurm: SlurmSection, asked: Mapping[str, str]) -> Iterator[tuple[Location, str]]:
     """Where each stream goes that does not go into the log, with the key that says so."""
     if slurm.client.runs_here:
         return
     if asked.get("error"):
-        yield "$.slurm.sbatch.error", asked["error"]
+        yield CONFIG / "slurm.sbatch.error", asked["error"]
     told = srun_options(slurm.launcher_cmd, slurm.srun) if srun_index(slurm.launcher_cmd) is not None else {}
     for key in ("output", "error"):
         value = scalar(told[key]) if key in told else "all"
         if value != "all" and not value.isdecimal():  # the number of a task whose words alone are taken
-            yield f"$.slurm.srun.{key}", value
+            yield CONFIG / "slurm.srun" / key, value
 
 
 def notes(slurm: SlurmSection, asked: Mapping[str, str], needs: Resources) -> Iterator[Note]:
     """What a person should know of a job's launch: words that nobody sees, GPUs that nothing can use."""
     for where, value in _diverted(slurm, asked):
         if value in _NOWHERE:
-            key = where.removeprefix("$.")
+            key = where.key
             yield Note(key, f"{key}: {value} throws away what the job prints, and no rule sees it")
     yield from _said_again(slurm)
     if slurm.srun and not slurm.launcher_cmd:

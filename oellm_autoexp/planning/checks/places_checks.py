@@ -8,6 +8,7 @@ from itertools import combinations
 
 from oellm_autoexp.backends.base import Place
 from oellm_autoexp.core.errors import Problem, SweepError, raise_all
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec
 
 _LISTED = 8
@@ -31,7 +32,7 @@ def check_places(jobs: Sequence[tuple[JobSpec, Iterable[Place]]]) -> None:
             continue
         indices = ", ".join(str(job.index) for job in together[:_LISTED]) + (", …" if len(together) > _LISTED else "")
         what = f"{len(together)} jobs would write into one place, '{path}': jobs {indices}"
-        problems.append(Problem(what, f"$.{key}", _HINT))
+        problems.append(Problem(what, CONFIG / key, _HINT))
     raise_all(SweepError, problems[:_LISTED])
 
 

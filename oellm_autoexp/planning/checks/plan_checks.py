@@ -11,6 +11,7 @@ from typing import Any
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SchedulerSection, SlurmSection
 from oellm_autoexp.containers.kinds import Container
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.planning.resolving.plan_places import in_the_way, own_place, taken_problem
 from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS
@@ -57,7 +58,7 @@ def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig, chosen: Collect
     problems = [
         Problem(
             f"job {config.index} has another value of {path} than job {first.index}",
-            f"$.{path.partition('.')[0]}" if path.partition(".")[0] in chosen else f"$.{path}",
+            CONFIG / (path.partition(".")[0] if path.partition(".")[0] in chosen else path),
             hint,
         )
         for path in wide
@@ -85,7 +86,7 @@ def name_problems(name: str) -> list[Problem]:
     """What is wrong with a job's name, which is also that of files."""
     if not _VALID_NAME.fullmatch(name) or name in (".", "..") or len(name) > _LONGEST_NAME:
         hint = f"use letters, digits and . _ + = @ , - (at most {_LONGEST_NAME}); it names files and the SLURM job"
-        return [Problem(f"{name!r} can't be a job's name", "$.project.name", hint)]
+        return [Problem(f"{name!r} can't be a job's name", CONFIG / "project.name", hint)]
     return []
 
 
@@ -115,29 +116,35 @@ def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Itera
         value: str = getattr(project, key)
         what = "a file" if key.startswith("log_path") else "a folder"
         if not value.strip():
-            yield Problem(f"the path is empty: {key} names {what}", f"$.project.{key}", "leave the key out, or set it")
+            yield Problem(
+                f"the path is empty: {key} names {what}", CONFIG / "project" / key, "leave the key out, or set it"
+            )
         elif variable := re.match(r"\$(\w+)(/|$)", value):
             hint = f"write ${{oc.env:{variable[1]}}} for its value"
             yield Problem(
-                f"{value!r} begins with a shell's variable, which is plain text here", f"$.project.{key}", hint
+                f"{value!r} begins with a shell's variable, which is plain text here", CONFIG / "project" / key, hint
             )
             return  # the paths below it have it, too
         elif not absolute(value).strip("/"):
             hint = f"name {what} below it" if what == "a folder" else "name a file in the job's folder"
-            yield Problem(f"{value!r} is the root of the file system", f"$.project.{key}", hint)
+            yield Problem(f"{value!r} is the root of the file system", CONFIG / "project" / key, hint)
 
 
 def environment_problems(slurm: SlurmSection, container: Container, backend: Mapping[str, str]) -> list[Problem]:
     """The names in the sections `env` that no environment variable can have, and those that srun alone would see."""
-    sections = {"$.slurm.env": slurm.env, "$.container.env": container.env, "$.backend.env": backend}
+    sections = {
+        CONFIG / "slurm.env": slurm.env,
+        CONFIG / "container.env": container.env,
+        CONFIG / "backend.env": backend,
+    }
     wrong = [
-        Problem(f"{name!r} is not a name for an environment variable", f"{where}.{name}", _VARIABLE_HINT)
+        Problem(f"{name!r} is not a name for an environment variable", where / name, _VARIABLE_HINT)
         for where, env in sections.items()
         for name in env
         if not _VARIABLE.fullmatch(name)
     ]
     wrong += [
-        Problem(f"{name} is a variable of the shell that runs the job's script", f"{where}.{name}", _SHELL_HINT)
+        Problem(f"{name} is a variable of the shell that runs the job's script", where / name, _SHELL_HINT)
         for where, env in sections.items()
         for name in env
         if name in _OF_THE_SHELL or name.startswith("autoexp_")
@@ -159,7 +166,7 @@ def dependency_problems(config: SchedulerSection, slurm: SlurmSection) -> list[P
     if not config.native_dependencies or "dependency" not in slurm.sbatch:
         return []
     hint = "set one of the two: scheduler.native_dependencies sets it"
-    return [Problem("the program sets this itself", "$.slurm.sbatch.dependency", hint)]
+    return [Problem("the program sets this itself", CONFIG / "slurm.sbatch.dependency", hint)]
 
 
 def log_pattern(log_path: str, output_dir: str) -> str:
@@ -174,7 +181,9 @@ def log_pattern(log_path: str, output_dir: str) -> str:
     wrong = [found for found in re.findall("%.?", name) if found not in log_paths.LOG_PATTERNS]
     wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
     wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
-    raise_all(ConfigError, [Problem(f"'{found}' can't stand here", "$.project.log_path", hint) for found in wrong])
+    raise_all(
+        ConfigError, [Problem(f"'{found}' can't stand here", CONFIG / "project.log_path", hint) for found in wrong]
+    )
     return pattern
 
 
@@ -189,22 +198,22 @@ def check_job_names(jobs: Sequence[JobSpec]) -> None:
     }
     hint = "name a job of the plan, as in ${sibling.STAGE.name}; --array-subset must not leave it out"
     problems = [
-        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", "$.job", hint)
+        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", CONFIG / "job", hint)
         for name, index in list(wrong.items())[:LISTED]
     ]
     if len(wrong) > LISTED:
-        problems.append(Problem(f"and so do conditions that look at {len(wrong) - LISTED} other names", "$.job"))
+        problems.append(Problem(f"and so do conditions that look at {len(wrong) - LISTED} other names", CONFIG / "job"))
     raise_all(SweepError, problems)
 
 
 def check_unique(jobs: Sequence[JobSpec]) -> None:
     """Raises SweepError if two jobs share what must be each one's own: their names and the places of their files."""
     problems = (
-        _shared(jobs, lambda job: job.name, "the name", "$.project.name")
-        or _shared(jobs, lambda job: job.output_dir, "the output directory", "$.project.output_dir")
+        _shared(jobs, lambda job: job.name, "the name", CONFIG / "project.name")
+        or _shared(jobs, lambda job: job.output_dir, "the output directory", CONFIG / "project.output_dir")
         or [
-            *_shared(jobs, lambda job: _sole_log(job.log_path), "the log", "$.project.log_path"),
-            *_shared(jobs, lambda job: job.log_path_current, "the link", "$.project.log_path_current"),
+            *_shared(jobs, lambda job: _sole_log(job.log_path), "the log", CONFIG / "project.log_path"),
+            *_shared(jobs, lambda job: job.log_path_current, "the link", CONFIG / "project.log_path_current"),
         ]
     )
     raise_all(SweepError, problems[:ENOUGH_PROBLEMS])
@@ -215,7 +224,7 @@ def _sole_log(pattern: str) -> str:
     return "" if re.search("%[jA]", pattern.replace("%%", "")) else pattern
 
 
-def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, where: str) -> list[Problem]:
+def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, where: Location) -> list[Problem]:
     groups: dict[str, list[JobSpec]] = defaultdict(list)
     for job in jobs:
         if value := key(job):
@@ -230,10 +239,10 @@ def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, w
     return problems
 
 
-def _distinct(jobs: Sequence[JobSpec], where: str) -> str:
+def _distinct(jobs: Sequence[JobSpec], where: Location) -> str:
     """How to tell these jobs apart: the keys in which they differ."""
-    if where != "$.project.name" and len({job.name for job in jobs}) == len(jobs):
-        key = where.removeprefix("$.")
+    if where != CONFIG / "project.name" and len({job.name for job in jobs}) == len(jobs):
+        key = where.key
         return f"their names differ: put ${{project.name}} into {key}, or leave {key} out"
     values = [_leaves(job) for job in jobs]
     # a group's choice (`backend`, `backend/megatron`) is not a value of the config, nor is what holds other values

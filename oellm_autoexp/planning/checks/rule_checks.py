@@ -7,6 +7,7 @@ from typing import Any
 
 from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, dotted
 from oellm_autoexp.decisions.template_values import JOB_KEYS
 from oellm_autoexp.rules.actions import CancelAction, RestartAction
@@ -82,7 +83,7 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
     found = list(_event_problems(rules, own_threshold=threshold is not None))
     values = dotted(config)
     found += [
-        _unknown_key(key, "termination_command", {*JOB_KEYS, *values})
+        _unknown_key(key, CONFIG / "monitoring.termination_command", {*JOB_KEYS, *values})
         for word in rules.termination_command
         for key in keys_of(word)
         if key not in JOB_KEYS and key not in values
@@ -94,13 +95,13 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
         if event.name in made:
             own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
         if isinstance(binding.action, RestartAction):
-            found += check_overrides(binding.action.overrides, f"$.monitoring.{place}.overrides", values)
+            found += check_overrides(binding.action.overrides, place / "overrides", values)
         if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that told it
             own |= {key for other in rules.log_events.values() if other.state == "stall" for key in _event_keys(other)}
         for key in used_keys(binding):
             if key not in own and key not in JOB_KEYS and key not in values:
                 found.append(_unknown_key(key, place, {*own, *JOB_KEYS, *values}))
-        found += _unknown(looked_up_keys(binding), f"$.monitoring.{place}", {*own, *JOB_KEYS, *_plain(values)})
+        found += _unknown(looked_up_keys(binding), place, {*own, *JOB_KEYS, *_plain(values)})
     return found
 
 
@@ -111,7 +112,7 @@ def job_problems(job: JobSection, config: Mapping[str, Any]) -> list[Problem]:
         for where, conditions in _job_conditions(job).items()
         for number, condition in enumerate(conditions)
         if (keys := list(looked_up_keys(condition)))
-        for problem in _unknown(keys, f"$.job.{where}[{number}]", {*JOB_KEYS, *_plain(dotted(config))})
+        for problem in _unknown(keys, CONFIG / "job" / where / number, {*JOB_KEYS, *_plain(dotted(config))})
     ]
 
 
@@ -128,17 +129,17 @@ def _plain(values: Mapping[str, Any]) -> Iterator[str]:
     return (key for key, value in values.items() if not isinstance(value, Mapping | list))
 
 
-def _unknown(keys: Iterable[str], where: str, known: Collection[str]) -> list[Problem]:
+def _unknown(keys: Iterable[str], where: Location, known: Collection[str]) -> list[Problem]:
     """The keys of conditions that nothing is called."""
     return [Problem(f"no value is called '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
 
 
-def _unknown_key(key: str, place: str, known: Collection[str]) -> Problem:
+def _unknown_key(key: str, place: Location, known: Collection[str]) -> Problem:
     hint = did_you_mean(key, known) or "a literal brace is written twice: {{ }}"
-    return Problem(f"no value is called '{{{key}}}'", f"$.monitoring.{place}", hint)
+    return Problem(f"no value is called '{{{key}}}'", place, hint)
 
 
-def check_overrides(overrides: Mapping[str, Any], where: str, known: Collection[str]) -> list[Problem]:
+def check_overrides(overrides: Mapping[str, Any], where: Location | str, known: Collection[str]) -> list[Problem]:
     """What is wrong with the overrides of a new attempt, as far as a look at them tells."""
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     found = []
@@ -162,15 +163,15 @@ def _templates(value: Any) -> bool:
     return bool(keys_of(str(value)))
 
 
-def known_overrides(rules: Rules) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The overrides of new attempts that no template changes, each with the place of its action in the section."""
+def known_overrides(rules: Rules) -> Iterator[tuple[Location, dict[str, Any]]]:
+    """The overrides of new attempts that no template changes, each with its place in the config."""
     for _, binding, place in rules.bindings():
         if isinstance(binding.action, RestartAction) and binding.action.overrides:
             try:
                 action = filled(RestartAction(class_name="RestartAction", overrides=binding.action.overrides), {})
             except KeyError:
                 continue
-            yield f"$.monitoring.{place}.overrides", action.overrides
+            yield place / "overrides", action.overrides
 
 
 def template_values(rules: Rules, job: JobSection, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _odd_note(name: str, odd: Odd) -> str:
 def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
     published = rules.published()
     for name, event in rules.log_events.items():
-        where = f"$.monitoring.log_events.{name}"
+        where = CONFIG / "monitoring.log_events" / name
         if event.pattern is None and event.pattern_type in ("regex", "substring") and name not in published:
             yield Problem("this event never comes", where, "give it a pattern, or a PublishEventAction that names it")
         if event.pattern_type == "inactivity" and not (
@@ -228,10 +229,10 @@ def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
         if other != name:
             what = f"'{other}' is already for the state '{state_event.state}'"
             hint = f"put the actions into '{other}', or leave it out: '{other}: null'"
-            yield Problem(what, f"$.monitoring.state_events.{name}", hint)
+            yield Problem(what, CONFIG / "monitoring.state_events" / name, hint)
     known = {*rules.log_events, *rules.state_events}
     for name in sorted(published - known):
-        yield Problem(f"no event is called '{name}'", "$.monitoring", did_you_mean(name, known) or "declare it")
+        yield Problem(f"no event is called '{name}'", CONFIG / "monitoring", did_you_mean(name, known) or "declare it")
 
 
 def _event_keys(event: LogEvent | StateEvent) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from oellm_autoexp.backends.base import Command, Note
 from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.redaction import redact, redact_words
 from oellm_autoexp.core.text import Raw
 from oellm_autoexp.sbatch.environment import OF_TASKS, REFERENCE
@@ -50,7 +51,7 @@ def launcher_words(slurm: SlurmSection, code: Code) -> Sequence[str | Raw]:
 
 def problems(slurm: SlurmSection) -> Iterator[Problem]:
     """Texts with which a job would never train: no shell reads them, and nothing else knows what they mean."""
-    where = f"$.{_LAUNCHER}"
+    where = CONFIG / _LAUNCHER
     shells = read_by_a_shell(slurm.launcher_cmd)
     yield from _assignment(slurm.launcher_cmd, where, "write {name}: {value} into slurm.env")
     if len(slurm.launcher_cmd) in shells:
@@ -69,20 +70,20 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
             yield _of_tasks(found[1], where)
     for key, value in slurm.srun.items():
         if found := OF_TASKS.search(str(value)):
-            yield _of_tasks(found[1], f"$.slurm.srun.{key}")
+            yield _of_tasks(found[1], CONFIG / "slurm.srun" / key)
     for key, value in slurm.sbatch.items():
         if key != "comment" and isinstance(value, str) and (reference := REFERENCE.search(value)):
             name = reference.group().strip("${}")
             what = f"'{value}' holds a variable, and sbatch reads none in a script's directives"
             meant = f"${{{of_config[1]}}}" if (of_config := _OF_CONFIG.search(value)) else ""
             hint = f"write {meant or f'${{oc.env:{name}}} for its value while planning'}"
-            yield Problem(what, f"$.slurm.sbatch.{key}", hint)
+            yield Problem(what, CONFIG / "slurm.sbatch" / key, hint)
 
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
-def _assignment(words: Sequence[str], where: str, hint: str) -> Iterator[Problem]:
+def _assignment(words: Sequence[str], where: Location, hint: str) -> Iterator[Problem]:
     """A first word `NAME=value`, by which a shell would set a variable, and which nothing else takes for a program."""
     if words and (found := _ASSIGNMENT.fullmatch(words[0])):
         name, value = found.groups()
@@ -99,14 +100,14 @@ _OF_CONFIG = re.compile(
 _SIGNS = frozenset((";", "&", "&&", "|", "||", ">", ">>", "<", "2>", "2>&1"))
 
 
-def _of_tasks(name: str, where: str) -> Problem:
+def _of_tasks(name: str, where: Location) -> Problem:
     what = f"${name} is another in each task, and would be read once, before srun starts them"
     return Problem(what, where, f"let a shell in the task read it: bash -c '… ${name} …'")
 
 
-def word_problems(argv: Sequence[str], where: str) -> Iterator[Problem]:
+def word_problems(argv: Sequence[str], where: Location) -> Iterator[Problem]:
     """Words of a program with a variable that only a shell in the task could read."""
-    yield from _assignment(argv, f"{where}.argv", "write {name}: {value} into backend.env")
+    yield from _assignment(argv, where / "argv", "write {name}: {value} into backend.env")
     shells = read_by_a_shell(argv)
     for index, word in enumerate(argv):
         if "$" in word and index not in shells and (found := OF_TASKS.search(word)):

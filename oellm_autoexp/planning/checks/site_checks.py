@@ -8,6 +8,7 @@ from dataclasses import replace
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import SlurmSection
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sbatch.section import LimitsSection, SiteSection
 from oellm_autoexp.sbatch.times import parse_time
 from oellm_autoexp.schedulers.site import VARIABLES, Partition, Qos, Site
@@ -58,7 +59,9 @@ def _seconds(limits: LimitsSection, key: str) -> int | None:
     try:
         return None if limits.time is None else parse_time(limits.time)
     except ConfigError as error:
-        raise ConfigError(*(Problem(p.what, f"$.slurm.site.{key}.time", p.hint) for p in error.problems)) from None
+        raise ConfigError(
+            *(Problem(p.what, CONFIG / "slurm.site" / key / "time", p.hint) for p in error.problems)
+        ) from None
 
 
 def _missing(slurm: SlurmSection, asked: Mapping[str, str], known: Site) -> list[Problem]:
@@ -66,7 +69,7 @@ def _missing(slurm: SlurmSection, asked: Mapping[str, str], known: Site) -> list
     found = [
         Problem(
             f"no {'QOS' if option == 'qos' else option} is set, and {slurm.site.name} takes no job without one",
-            f"$.slurm.sbatch.{option}",
+            CONFIG / "slurm.sbatch" / option,
             f"export SLURM_{option.upper()}=NAME; {_yours(option, slurm.site, known)}",
         )
         for option in slurm.site.needs
@@ -74,7 +77,7 @@ def _missing(slurm: SlurmSection, asked: Mapping[str, str], known: Site) -> list
     ]
     if slurm.debug and not (slurm.site.debug_qos or slurm.site.debug_partition or asked.get("partition")):
         hint = "export SLURM_PARTITION_DEBUG=NAME, or set slurm.site.debug_partition or debug_qos"
-        found.append(Problem("no partition and no QOS for tests is known", "$.slurm.debug", hint))
+        found.append(Problem("no partition and no QOS for tests is known", CONFIG / "slurm.debug", hint))
     return found
 
 

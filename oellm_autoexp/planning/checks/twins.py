@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError, Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import plural, scalar
 from oellm_autoexp.planning.resolving.resolve import PLACES, SweepResolver, value_at
 from oellm_autoexp.sweep.paths import Path, leaf_paths
@@ -46,7 +47,7 @@ def told(found: dict[int, int], jobs: int) -> str:
 def problem(found: dict[int, int], jobs: int) -> Problem:
     """The mistake that such jobs are, unless the sweep says otherwise."""
     hint = "let a value differ (a seed of ${index} is enough), or set sweep.allow_duplicates=true"
-    return Problem(told(found, jobs), "$.sweep", hint)
+    return Problem(told(found, jobs), CONFIG / "sweep", hint)
 
 
 def _alike(jobs: SweepResolver, indices: Sequence[int]) -> list[list[int]]:

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec
 
 PER_JOB = ("project.base_output_dir", "project.monitoring_state_dir")
@@ -51,7 +52,7 @@ def own_place(project: ProjectSection, absolute: Callable[[str], str]) -> bool:
 
 def taken_problem(output_dir: str) -> Problem:
     hint = "give the job a folder, and a name, of its own"
-    return Problem(f"'{output_dir}' is where plans and sessions are kept", "$.project.output_dir", hint)
+    return Problem(f"'{output_dir}' is where plans and sessions are kept", CONFIG / "project.output_dir", hint)
 
 
 def taken_problems(jobs: Iterable[JobSpec], base: str, state_dir: str) -> list[Problem]:

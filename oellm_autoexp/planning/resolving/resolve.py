@@ -18,9 +18,10 @@ from typing import Any
 
 from oellm_autoexp.config.loader import Composed, Places
 from oellm_autoexp.config.values.expressions import evaluate
-from oellm_autoexp.config.values.interpolation import MISSING, Path
+from oellm_autoexp.config.values.interpolation import MISSING, Path, where
 from oellm_autoexp.config.values.overlay import Applied, Overlay
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, SweepError
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import plural, scalar
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch.shell_code import Parts, as_shell_reads
@@ -224,7 +225,7 @@ class SweepResolver:
             if isinstance(text, str) and text in self._not_listed and isinstance(value_at(config, path_of(key)), list):
                 what = f"'{text}' is a list only in the jobs themselves, which make no axis of it"
                 hint = f'write the list where the sweep does not set it, or ["{text}"] for one value'
-                raise SweepError(Problem(what, f"$.{plain(key)}", hint))
+                raise SweepError(Problem(what, CONFIG / plain(key), hint))
 
     def _overlay(self, choices: tuple[str, ...]) -> Overlay:
         """The overlay of the config with these group choices; each is composed once, also if it is wrong."""
@@ -234,8 +235,8 @@ class SweepResolver:
             try:
                 composed = self._composed.choosing(choices) if choices else self._composed
             except ConfigError as error:
-                by_key = {choice: choice.partition("=")[0] for choice in choices}
-                self._wrong[choices] = _placed(error, by_key).problems
+                places = {Location(text=choice): CONFIG / plain(choice.partition("=")[0]) for choice in choices}
+                self._wrong[choices] = _placed(error, places).problems
                 raise ConfigError(*self._wrong[choices]) from None
             if choices:
                 self._chosen[choices] = composed.base
@@ -260,7 +261,7 @@ class SweepResolver:
         try:
             return self._overlay_of(point).lay(values)
         except ConfigError as error:
-            raise _placed(error, {key: key for key in values}) from None
+            raise _placed(error, {Location(text=key): CONFIG / plain(key) for key in values}) from None
 
     def _laid(self, index: int) -> Applied:
         return self._laid_for(self.members[index])
@@ -370,7 +371,7 @@ class SweepResolver:
 
 def _with_fields(problem: Problem, path: Path, called: str) -> Problem:
     """The problem of a value that a sibling does not have, with those that it has."""
-    if problem.about != f"$.{'.'.join(path)}":
+    if problem.about != where(path):
         return problem
     stage = called.removesuffix(f".{'.'.join(path)}")
     fields = f"{stage} has {', '.join(_PROJECT_FIELDS)}, and the keys of its config ({stage}.slurm.sbatch.nodes)"
@@ -395,11 +396,9 @@ def value_at(tree: Any, path: Path) -> Any:
     return tree
 
 
-def _placed(error: ConfigError, keys: Mapping[str, str]) -> ConfigError:
-    """An error whose problems are at one of these places, with the paths of the keys that are meant by them."""
-    return ConfigError(
-        *(replace(p, where=f"$.{plain(keys[p.where])}") if p.where in keys else p for p in error.problems)
-    )
+def _placed(error: ConfigError, places: Mapping[Location, Location]) -> ConfigError:
+    """An error whose problems are at these places, with the places that are meant by them."""
+    return ConfigError(*(replace(p, where=places.get(p.where, p.where)) for p in error.problems))
 
 
 def _holds(overlay: Overlay, tree: Applied, condition: Filter) -> bool:
@@ -412,7 +411,7 @@ def _holds(overlay: Overlay, tree: Applied, condition: Filter) -> bool:
 
 
 def _at_filter(problem: Problem, condition: Filter) -> Problem:
-    if problem.where == "$.index":
+    if problem.where == CONFIG / "index":
         return Problem("a filter can't use the index: jobs are numbered after it", condition.where)
     return Problem(problem.what, condition.where, problem.hint)
 

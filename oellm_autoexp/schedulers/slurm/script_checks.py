@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from oellm_autoexp.core.errors import Problem, SchedulerError
+from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.sbatch import known_options
 from oellm_autoexp.sbatch.directives import options
@@ -41,7 +42,7 @@ def path_problems(commands: Commands, path: str) -> list[Problem]:
     if not commands.sbatch_is_wrapped or _PLAIN_PATH.fullmatch(path):
         return []
     hint = "a path of letters, digits and . _ - + = @ , : % / alone comes through as it is"
-    return [Problem(f"{commands.sbatch[0]} may hand this path to a shell: {path}", "$.project.output_dir", hint)]
+    return [Problem(f"{commands.sbatch[0]} may hand this path to a shell: {path}", CONFIG / "project.output_dir", hint)]
 
 
 def _node_problems(commands: Commands, asked: Mapping[str, str], path: str) -> list[Problem]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG, Location
 
-WHERE = "$.backend.megatron"
+WHERE = CONFIG / "backend.megatron"
 """Where in a config the arguments are."""
 
 Found = Iterator[Problem | Note]
@@ -63,7 +64,7 @@ class JobArguments:
         return JobArguments(everything, self._default, world, self.environment, *seen, self._checks, trial=True)
 
     @cached_property
-    def places(self) -> frozenset[str]:
+    def places(self) -> frozenset[Location]:
         """Where there is something wrong."""
         found = [item for check in self._checks for item in check(self if self._trial else self.but())]
         return frozenset(item.where for item in found if isinstance(item, Problem))
@@ -76,7 +77,7 @@ class JobArguments:
         """
         if self._trial:  # where hints are not read
             return []
-        mine, known = f"{WHERE}.{place}", self.places | {f"{WHERE}.{dest}" for dest in _BATCHES}
+        mine, known = WHERE / place, self.places | {WHERE / dest for dest in _BATCHES}
         left = {value: len(trial.places) for value, trial in trials.items() if trial.places <= known - {mine}}
         return [value for value in left if left[value] == min(left.values())]
 
@@ -143,7 +144,7 @@ def by_pattern(arguments: JobArguments) -> bool:
 
 def problem(dest: str, what: str, hint: str = "") -> Problem:
     """What Megatron would refuse of an argument, and how to mend it."""
-    return Problem(what, f"{WHERE}.{dest}", hint)
+    return Problem(what, WHERE / dest, hint)
 
 
 def note(dest: str, text: str) -> Note:

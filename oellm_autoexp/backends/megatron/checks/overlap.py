@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from oellm_autoexp.backends.megatron.checks.base import Found, JobArguments, note, problem
 from oellm_autoexp.core.errors import Problem
+from oellm_autoexp.core.location import CONFIG
 
 
 def overlap(arguments: JobArguments) -> Found:
@@ -30,7 +31,7 @@ def overlap(arguments: JobArguments) -> Found:
 def connections(arguments: JobArguments) -> Found:
     """CUDA_DEVICE_MAX_CONNECTIONS, of the environment, suits the parallelism."""
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
-    value, where = arguments.environment.get(name), f"$.backend.env.{name}"
+    value, where = arguments.environment.get(name), CONFIG / "backend.env" / name
     sharded = next((dest for dest in ("use_torch_fsdp2", "use_megatron_fsdp") if arguments.on(dest)), None)
     split = [d for d in ("tensor_model_parallel_size", "context_parallel_size") if arguments.size(d) > 1]
     if sharded and value == "1":  # A:1014, A:1144
