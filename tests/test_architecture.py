@@ -135,7 +135,6 @@ LARGER = {
     "cli.monitor_autoexp.py": 445,
     "config.hydra.source.py": 536,
     "config.values.interpolation.py": 485,
-    "core.nouns.JobSpec": 27,
     "decisions.detect.py": 495,
     "engine.executor.py": 755,
     "engine.loop.py": 717,

@@ -1,4 +1,4 @@
-"""The one door to a scheduler: submit, find, poll, cancel. States are SLURM's words everywhere."""
+"""What a scheduler is: it submits, finds, polls and cancels jobs. States are SLURM's words everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_WORD = 40
 
 
 def understood(status: JobStatus) -> JobStatus:
-    """The status, or UNKNOWN with the reason where its word is none of the above: a later SLURM may have others."""
+    """The status; UNKNOWN if its state is not in the table of states: a later SLURM may have new ones."""
     word = status.scheduler_state
     if word in MEANING or word == UNKNOWN:
         return status
@@ -32,78 +32,80 @@ def understood(status: JobStatus) -> JobStatus:
 class Scheduler(Protocol):
     """A scheduler. Ids are texts: `123`, and `123_4` for task 4 of array 123.
 
-    An id alone identifies no job: a scheduler that has lost its state gives the same ids once more. Who asks for jobs
-    gives the token of each one's submission, too (id → token), and a job of that id with another token is another job:
-    it is not told of, not cancelled, not changed. An empty token can't be compared; then the id must do.
+    An id alone does not identify a job: a scheduler that has lost its state gives the same ids again. So each method
+    takes the token of the job's submission with the id (id → token). A job of that id with another token is another
+    job: it is not reported, not cancelled, not changed. An empty token is not compared; then the id alone decides.
 
-    `submit`, `find`, `poll` and `cancel` are for each to write. A subclass has the others from here, as
-    a scheduler has them that keeps no accounts, has one node, and judges no scripts before they are submitted.
+    Each scheduler implements `submit`, `find`, `poll` and `cancel`. The other methods have a default here, for a
+    scheduler that keeps no accounts, has one node, and does not check scripts before they are submitted.
     """
 
     poll_interval_seconds: float
-    """How often asking is polite."""
+    """Seconds between two polls."""
     longest_poll_interval_seconds: float
-    """How far the pause between two questions may grow while nothing changes."""
+    """Seconds to which the pause between two polls may grow while no job changes."""
     settle_seconds: float
-    """For how long `find` must have denied a submission whose answer was unclear, until it is surely not there."""
+    """Seconds after which a submission with an unclear answer, if `find` did not find it, surely has failed."""
     log_lag_seconds: float
-    """How long after a job's end lines of its log may still appear here; 0 where jobs run on this machine."""
+    """Seconds after the end of a job in which lines of its log may still appear here; 0 for jobs on this machine."""
     native_dependencies: bool = False
-    """Whether it understands `Submission.dependency`."""
+    """Whether the scheduler understands `Submission.dependency`."""
 
     def submit(self, submission: Submission) -> str:
-        """Hand over one script; returns the id of the job or of the array.
+        """Submit one script; returns the id of the job or of the array.
 
-        Raises SubmitError if the scheduler refused, SchedulerError if nobody knows whether it took it: then `find`
-        must be asked before anything is submitted again.
+        Raises SubmitError if the scheduler refused the script; SchedulerError if it is not known whether the scheduler
+        accepted it: then `find` must be called before the job is submitted again.
         """
         ...
 
     def check(self, scripts: Mapping[str, str], *, test: bool = False) -> list[Problem]:  # noqa: ARG002
-        """What is wrong with scripts (path → text), by the options and limits that the scheduler knows; nothing is run.
+        """What is wrong with scripts (path → text), by the scheduler's options and limits. Nothing is submitted.
 
-        With `test` it is also asked to judge each as if it were submitted. What it can't tell now is no problem.
+        With `test`, the scheduler itself is also asked what it would say to each script. What can't be checked now is
+        not reported as a problem.
         """
         return []
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
-        """The ids of those submissions that the scheduler has, or had, by token. Raises SchedulerError."""
+        """The ids of those submissions that the scheduler accepted, by token. Raises SchedulerError."""
         ...
 
     def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
-        """What the scheduler says of each job (id → token); one that it does not know is left out.
+        """The status of each job (id → token); a job that the scheduler does not know is left out.
 
         Raises SchedulerError.
         """
         ...
 
     def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:  # noqa: ARG002
-        """What the last poll told of these jobs (id → token), beside those it asked for. Asks nothing, never raises.
+        """The status of these jobs (id → token) in the answer to the last poll, which was for other jobs.
 
-        These have ended; a scheduler by which some begin again under the same id (`scontrol requeue`) tells so here.
+        The jobs have ended; with some schedulers a job can begin again under the same id (`scontrol requeue`). The
+        scheduler is not asked again. Never raises.
         """
         return {}
 
     def max_array_size(self) -> int:
-        """The most tasks of one array, numbered from 0. Never raises: what can't be asked is taken to be usual."""
+        """The largest number of tasks in one array; SLURM's default if it can't be found out. Never raises."""
         return 1001
 
     def usage(self, jobs: Mapping[str, str]) -> Mapping[str, Sequence[Usage]]:  # noqa: ARG002
-        """What jobs (id → token) that have ended used in each of their runs; those without accounts are left out.
+        """What each run of jobs (id → token) that have ended used; jobs without accounts are left out.
 
         Raises SchedulerError.
         """
         return {}
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
-        """Ask for these jobs (id → token) to be ended; those that have ended stay as they are.
+        """Cancel these jobs (id → token); those that have ended do not change.
 
         Raises SchedulerError.
         """
         ...
 
     def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:  # noqa: ARG002
-        """Keep those of these jobs (id → token) that wait in the queue away from `nodes`, too.
+        """Add `nodes` to the excluded nodes of those jobs (id → token) that wait in the queue.
 
         Raises SchedulerError.
         """
@@ -111,17 +113,17 @@ class Scheduler(Protocol):
 
 
 def job_name(submission: Submission) -> str:
-    """The name that a scheduler shows; it ends with the token, by which the job is found again.
+    """The name of a job in the scheduler. It ends with the token, by which `find` finds the job.
 
-    Plain and short: `--name` splits at commas, and accounting cuts names off (a TINYTEXT of 255 bytes).
+    It is plain and short: `--name` splits at commas, and accounting cuts off long names (a TINYTEXT of 255 bytes).
     """
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', submission.name)[:200]}.{submission.token}"
 
 
 def job_variables(submission: Submission, job: str) -> dict[str, str]:
-    """The variables that a job's script, and programs such as submitit, know their place by, where no SLURM sets them.
+    """SLURM's variables for a job that another scheduler runs: its script, and programs such as submitit, read them.
 
-    What sbatch(1) lists under OUTPUT ENVIRONMENT VARIABLES, for one task on one node. `job` is its id (`12`, `12_3`).
+    These are sbatch's OUTPUT ENVIRONMENT VARIABLES (sbatch(1)) of one task on one node. `job` is the id (`12`, `12_3`).
     """
     base, _, task = job.partition("_")
     variables = {
@@ -146,9 +148,9 @@ def job_variables(submission: Submission, job: str) -> dict[str, str]:
 
 
 def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what a scheduler has set for the job that this program may itself run in.
+    """The environment without the variables of the job that this program itself may run in.
 
-    Nor has it what takes a script's launcher away: that is for a job that is run in a terminal.
+    LAUNCHER_VARIABLE is left out, too: it is for a script that is run in a terminal.
     """
     inside = "SLURM_JOB_ID" in environment
     of_job = ("SLURM_", "SLURMD_", "SRUN_")
@@ -160,25 +162,25 @@ def outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class SchedulerClient(Section):
-    """One kind of scheduler: the section `slurm.client` of a config, which `class_name` chooses."""
+    """The section `slurm.client` of a config; `class_name` chooses the scheduler."""
 
     runs_here: ClassVar[bool] = False
-    """Whether its jobs run on this machine, one after another in its slots, and not on nodes of a cluster."""
+    """Whether jobs run on this machine, in a limited number of slots, and not on nodes of a cluster."""
     is_slurm: ClassVar[bool] = False
-    """Whether it is SLURM, with SLURM's limits, reasons and accounts."""
+    """Whether the scheduler is SLURM, with its limits, reasons and accounts."""
     is_fake: ClassVar[bool] = False
-    """Whether nothing runs: what scripts need is not looked at."""
+    """Whether no job really runs: files and programs that scripts need are not checked."""
 
     def scheduler(self, section: SlurmOptions, state_dir: Path) -> Scheduler:
         """The scheduler, with the commands of `section`.
 
-        What it keeps in files is in a folder of `state_dir`, that of the sessions, whose name begins with a dot, as no
-        plan's id does.
+        A scheduler that needs files keeps them in a folder of `state_dir`, the folder of the sessions. The name of the
+        folder begins with a dot, so that it can't be the id of a plan.
         """
         raise NotImplementedError
 
     def site(self, section: SlurmOptions) -> Site:  # noqa: ARG002
-        """What the scheduler itself tells of the cluster; nothing where it does not answer."""
+        """The limits of the cluster, as the scheduler reports them; empty if it does not answer."""
         return Site()
 
 
@@ -186,7 +188,7 @@ CLIENTS = Registry(SchedulerClient, "oellm_autoexp.schedulers", "oellm_autoexp.s
 
 
 def client_of(manifest: Manifest) -> SchedulerClient:
-    """The section of the scheduler that a manifest's jobs go to. Raises StateError if this kind is not known here."""
+    """The section of a manifest's scheduler. Raises StateError if its `class_name` is not known on this machine."""
     recorded = manifest.slurm.get("client") or {}
     name = recorded.get("class_name")
     kind = CLIENTS.classes().get(str(name))
@@ -199,13 +201,13 @@ def client_of(manifest: Manifest) -> SchedulerClient:
 
 
 def make_scheduler(manifest: Manifest) -> Scheduler:
-    """The scheduler that a manifest's jobs go to. Raises StateError."""
+    """The scheduler of a manifest's jobs. Raises StateError."""
     section = SlurmOptions.model_validate(manifest.slurm)
     return client_of(manifest).scheduler(section, Path(manifest.monitoring_state_dir))
 
 
 def scheduler_key(manifest: Manifest) -> str:
-    """A text that is the same for manifests whose jobs are in the queue of one scheduler."""
+    """A text that is equal for manifests whose jobs are in the queue of the same scheduler."""
     of_jobs = ("array", "array_task_limit")
     section = {key: value for key, value in manifest.slurm.items() if key not in of_jobs}
     state_dir = manifest.monitoring_state_dir if client_of(manifest).runs_here else ""
