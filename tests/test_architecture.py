@@ -43,15 +43,16 @@ MAY_IMPORT = {
     "backends.megatron",
     "decisions": "core storage sbatch rules session",
     "planning.resolving": "core storage sbatch config.values sweep config",
+    "planning.record": "core storage sbatch config.values config.hydra config planning.resolving",
     "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
     "decisions planning.resolving",
     "planning": "core storage sbatch rules session sweep config.hydra containers backends "
-    "schedulers config decisions planning.resolving planning.checks",
+    "schedulers config decisions planning.resolving planning.record planning.checks",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
-    "backends.megatron config decisions planning.checks planning",
-    "engine": "core storage sbatch rules session config.values schedulers decisions planning "
+    "backends.megatron config decisions planning.record planning.checks planning",
+    "engine": "core storage sbatch rules session config.values schedulers decisions planning.record planning "
     "schedulers.local schedulers.slurm submission",
     "view": "core storage rules session planning",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
@@ -140,7 +141,6 @@ LARGER = {
     "engine.loop.py": 717,
     "engine.worker.py": 507,
     "planning.plan.py": 844,
-    "planning.resolving.resolve.py": 434,
     "session.job_state.JobState": 66,
     "session.queue.py": 444,
     "submission.submit.py": 756,

@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from oellm_autoexp import start
 from oellm_autoexp.config.values.braces import literal
@@ -22,8 +19,8 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
-from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.plan import PARENT_VARIABLE
+from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.session import Session, session_path
@@ -46,7 +43,7 @@ def launch(
 
     A run of our own is looked for on disk first: one that was planned before is submitted (which goes on where it
     stopped) and not planned again; its recorded config, if it needs that, is written beside the queue's entry.
-    Raises ConfigError if it can't be made, OSError.
+    Raises ConfigError, SweepError or StateError if it can't be made, OSError.
     """
     match request:
         case Program():
@@ -102,9 +99,9 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
     config_ref = request.reference
     if config_ref is None:
         path = folder / f"{key}.yaml"
-        config = recorded_config(manifest, event)
+        text = config_file(manifest, _job_of(manifest, event))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, _as_config(config), 0o600)
+        write_atomic(path, text, 0o600)
         config_ref = str(path)
     words = (
         *(*program, "run", "--no-monitor", f"--plan-id={plan_id}", f"--manifest={copy}", f"--config-ref={config_ref}"),
@@ -116,6 +113,14 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
         f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
     )
     return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+
+
+def _job_of(manifest: Manifest, event: Event) -> JobSpec:
+    """The job that an event is about. Raises ConfigError."""
+    for job in manifest.jobs:
+        if job.name == event.job:
+            return job
+    raise ConfigError(Problem(f"the plan has no job '{event.job}'", manifest.plan_id))
 
 
 def _overrides(words: tuple[str, ...], path: Path) -> tuple[str, ...]:
@@ -182,98 +187,3 @@ def _quoted(text: str) -> str:
     inside = re.sub(r"(\\*)'", r"\1\1\\'", text)
     end = len(inside) - len(inside.rstrip("\\"))
     return f"'{inside}{inside[len(inside) - end :]}'"
-
-
-# ---- the recorded config, for one job
-
-
-def recorded_config(manifest: Manifest, event: Event) -> dict[str, Any]:
-    """The config that the plan was made of, with what the sweep set for the event's job, and without the sweep.
-
-    Raises ConfigError if it is gone, holds secrets that were taken out, or can't be made without its sweep.
-    """
-    job = next((job for job in manifest.jobs if job.name == event.job), None)
-    if job is None:
-        raise ConfigError(Problem(f"the plan has no job '{event.job}'", manifest.plan_id))
-    path = side_file.record_file(manifest, job, "config_unresolved.yaml")
-    config: dict[str, Any] = side_file.with_secrets(_read(path), side_file.kept(manifest), side_file.UNRESOLVED)
-    config["sweep"] = {}
-    for key, value in job.parameters.items():
-        _lay(config, key, value, job)
-    hidden = [place for place, text in _texts(config, "$") if REDACTED in text]
-    if hidden:
-        hint = "give config_ref and take secrets from the environment: ${oc.env:NAME}"
-        raise ConfigError(
-            Problem(f"the recorded config has no secrets any more: {', '.join(hidden[:5])}", str(path), hint)
-        )
-    return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(trust.read(path, most=trust.WHOLE).decode())
-    except OSError as error:
-        raise ConfigError(Problem(f"can't read the recorded config: {error.strerror}", str(path))) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(f"the recorded config is not YAML: {error}", str(path))) from None
-    if not isinstance(config, dict):
-        raise ConfigError(Problem("the recorded config holds no keys and values", str(path)))
-    return config
-
-
-def _lay(config: dict[str, Any], key: str, value: Any, job: JobSpec) -> None:
-    """Set (or with `~key` delete) a value by its dotted key, as the sweep does."""
-    *parents, last = key.lstrip("+~").split(".")
-    if "/" in key or "@" in key or (not parents and isinstance(config.get(last), Mapping) and isinstance(value, str)):
-        hint = "give config_ref, and the choice among the overrides"
-        raise ConfigError(
-            Problem(f"the sweep chooses a config for job '{job.name}': {key}={value}", CONFIG / "sweep", hint)
-        )
-    node = config
-    for part in parents:
-        if not isinstance(node.get(part), dict):
-            node[part] = {}
-        node = node[part]
-    if key.startswith("~"):
-        node.pop(last, None)
-    elif isinstance(value, Mapping) and isinstance(node.get(last), Mapping):
-        node[last] = _merged(node[last], value)
-    else:
-        node[last] = value
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings, merged as Hydra merges a mapping into a mapping."""
-    made = dict(below)
-    for key, value in above.items():
-        old = made.get(key)
-        made[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return made
-
-
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text of a tree, with its place."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _texts(item, f"{place}.{key}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, f"{place}[{index}]")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Texts always in quotes: what is a number differs between readers of YAML."""
-
-    def ignore_aliases(self, _data: Any) -> bool:
-        return True
-
-
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
-
-
-def _as_config(config: Mapping[str, Any]) -> str:
-    """A config as the text of a file that stands alone: a defaults list that brings in nothing but `sweep: none`."""
-    whole = {"defaults": [{"sweep": "none"}, "_self_"], **config}
-    return "# @package _global_\n" + yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)

@@ -12,7 +12,7 @@ from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.rules.actions import RunAutoexpAction
-from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.rules.rules import MonitoringSection
 from oellm_autoexp.rules.templates import keys_of
 
 _ANY = "1"  # stands for what is known when the action fires
@@ -42,7 +42,7 @@ def _actions(manifest: Manifest) -> Iterator[tuple[Location, RunAutoexpAction]]:
     distinct = [section for at, section in enumerate(sections) if section not in sections[max(0, at - _FEW) : at]]
     for section in distinct:
         if "RunAutoexpAction" in str(section):
-            for _, binding, place in Rules.model_validate(section).bindings():
+            for _, binding, place in MonitoringSection.model_validate(section).bindings():
                 if isinstance(binding.action, RunAutoexpAction):
                     yield place, binding.action
 

@@ -21,8 +21,9 @@ from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import plain_name, plural
-from oellm_autoexp.planning import side_file, snapshot
+from oellm_autoexp.planning import snapshot
 from oellm_autoexp.planning.plan import Plan, PlannedFile, manifest_path
+from oellm_autoexp.planning.record import side_file
 from oellm_autoexp.rules.actions import ACTIONS
 from oellm_autoexp.rules.conditions import CONDITIONS
 from oellm_autoexp.sbatch.script import MARKS

@@ -44,7 +44,6 @@ from oellm_autoexp.core.redaction import Redactor, redact, redact_words, taken_o
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, dotted, is_utf8, plural
 from oellm_autoexp.decisions.readiness import needs_monitor
-from oellm_autoexp.planning import side_file
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts, twins
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate, all_problems, of_themselves, placed
 from oellm_autoexp.planning.checks.places_checks import check_places
@@ -62,9 +61,11 @@ from oellm_autoexp.planning.checks.plan_checks import (
     place_problems,
 )
 from oellm_autoexp.planning.checks.site_checks import debug_notes, site_problems
+from oellm_autoexp.planning.record import side_file
+from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.plan_places import differing, own_place, place_note, place_of_plan, taken_problems
 from oellm_autoexp.planning.resolving.provenance import PlanContext
-from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS, SweepResolver, from_directory, without_sweep
+from oellm_autoexp.planning.resolving.resolve import ResolvedJob, SweepResolver, from_directory, without_sweep
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, directives, options
 from oellm_autoexp.sbatch.known_options import OPTIONS, SRUN_OPTIONS, unknown_option, unknown_option_notes
 from oellm_autoexp.sbatch.launch import Launcher, srun_index
@@ -76,7 +77,7 @@ from oellm_autoexp.sbatch.signals import signal_problems
 from oellm_autoexp.sbatch.times import is_past
 from oellm_autoexp.schedulers.base import client_of
 from oellm_autoexp.schedulers.site import Site
-from oellm_autoexp.sweep.expander import Point, keys_set
+from oellm_autoexp.sweep.expander import keys_set
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
@@ -145,7 +146,7 @@ class Plan:
     probes: tuple[Probe, ...] = ()
     """What the programs themselves are to be asked before the plan is written, each question once."""
     secrets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What was taken out of the files of the record, by file and place (`planning.side_file`)."""
+    """What was taken out of the files of the record, by file and place (`planning.record.side_file`)."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
     snapshot: Snapshot | None = None
@@ -280,6 +281,8 @@ class _Planned:
     resume: bool = True
     places: tuple[Place, ...] = ()
     """Where its program writes, by what its arguments say; absolute."""
+    siblings: tuple[int, ...] = ()
+    """The numbers of the jobs that it refers to."""
 
 
 class _Packer:
@@ -372,7 +375,7 @@ class _Planner:
         planned = [
             replace(job, spec=job.spec.model_copy(update={"depends_on": tuple(parents)})) if parents else job
             for job in planned
-            for parents in ([names[index] for index in self._jobs.depends_on(job.spec.index) if index in names],)
+            for parents in ([names[index] for index in job.siblings if index in names],)
         ]
         check_places([(job.spec, job.places) for job in planned])
         return planned
@@ -381,7 +384,7 @@ class _Planner:
         """The jobs of a part of the plan: neither waiting for siblings that are not in it, nor cancelled by them."""
         names = {job.spec.name for job in planned}
         indices = {job.spec.index for job in planned}
-        alone = [job.spec.name for job in planned if not indices.issuperset(self._jobs.depends_on(job.spec.index))]
+        alone = [job.spec.name for job in planned if not indices.issuperset(job.siblings)]
         if alone:
             self._notes.append(
                 f"{plural(len(alone), 'job')} of this part ({alone[0]}{', …' if len(alone) > 1 else ''}) "
@@ -449,7 +452,8 @@ class _Planner:
 
     def job(self, index: int) -> _Planned:
         """One job. Raises something of what is wrong with it."""
-        tree = self._jobs.config(index)
+        resolved = self._jobs.job(index)
+        tree, code = resolved.config, resolved.code
         config = self._rules.config(tree)
         raise_all(
             ConfigError,
@@ -464,7 +468,6 @@ class _Planner:
         )
         command = config.backend.command(Job(tree, config.slurm))
         raise_all(ConfigError, [*shell_texts.word_problems(command.argv, CONFIG / "backend")])
-        code = self._jobs.code(index)
         for note in (*command.notes, *shell_texts.notes(config, command, code)):
             self._told[note.about].append(note)
         self._needs.update(dict.fromkeys(command.needs))
@@ -483,17 +486,16 @@ class _Planner:
         except PydanticSerializationError:  # what UTF-8 can't hold, or what Python makes of an odd YAML tag
             wrong = [CONFIG / key for key, value in dotted(redacted).items() if not _as_json(value)] or [CONFIG]
             raise ConfigError(*(Problem("can't be written as JSON in UTF-8", key) for key in wrong)) from None
-        return self._assemble(self._jobs.members[index].point, tree, config, command, code, packed)
+        return self._assemble(resolved, config, command, packed)
 
     def _assemble(
         self,
-        point: Point,
-        tree: dict[str, Any],
+        resolved: ResolvedJob,
         config: AutoexpConfig,
         command: Command,
-        code: shell_texts.Code,
         packed: bytes,
     ) -> _Planned:
+        point, code = resolved.point, resolved.code
         env, evaluated = shell_texts.environment(config, command, code)
         project, slurm, absolute = config.project, config.slurm, self._jobs.absolute
         output_dir = absolute(project.output_dir)
@@ -580,15 +582,15 @@ class _Planner:
             gpu_hours=asked.gpu_hours,
             output_paths=tuple(map(absolute, config.monitoring.output_paths)),
             streams=streams,
-            template_values=rule_checks.template_values(config.monitoring, config.job, tree),
+            template_values=rule_checks.template_values(config.monitoring, config.job, resolved.config),
             monitoring=rule_checks.own_rules(config.monitoring, (self._first or config).monitoring),
             array_group=array_group(directive_lines(text), log_name) if in_array else None,
         )
         self._first = self._first or config
-        check_plan_wide(self._first, config, self._jobs.groups_chosen(config.index))
+        check_plan_wide(self._first, config, resolved.groups_chosen)
         self._differing |= differing(self._first, config)
         places = tuple(Place(place.key, absolute(place.path)) for place in command.places)
-        return _Planned(spec, text, packed, project.resume, places)
+        return _Planned(spec, text, packed, project.resume, places, resolved.siblings)
 
     def _code(self, project: ProjectSection) -> Snapshot | None:
         """Where a job's code is, if it runs a copy. Raises ConfigError."""
@@ -622,14 +624,13 @@ class _Planner:
 
     def _planning(self, composed: Composed) -> dict[str, Any]:
         """What a plan was made from beside the config and the environment (see workflow.replan)."""
-        codes = self._jobs.code_of_choices()
         return {
             "version": MANIFEST_VERSION,
             "now": self._circumstances.now.isoformat(),
             "groups": sorted(composed.groups),
             "choices": [
-                {"chosen": list(key), "config": base, **_recorded_code(codes[key])}
-                for key, base in self._jobs.chosen().items()
+                {"chosen": list(choices), "config": config.base, **_recorded_code(config.code)}
+                for choices, config in self._jobs.chosen().items()
             ],
             **_recorded_code(composed.code),
             "templates": dict(self._templates),

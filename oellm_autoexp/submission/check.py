@@ -24,7 +24,7 @@ from oellm_autoexp.core.errors import BackendError, ConfigError, Problem, raise_
 from oellm_autoexp.core.location import Location, in_file
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.planning.checks.rule_checks import known_overrides
-from oellm_autoexp.planning.replan import NO_VALUE
+from oellm_autoexp.planning.record.secret_marks import NO_VALUE
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, options
 from oellm_autoexp.sbatch.resources import resources

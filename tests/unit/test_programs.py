@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from oellm_autoexp.config.loader import Source, load
-from oellm_autoexp.core.errors import ConfigError
+from oellm_autoexp.core.errors import ConfigError, StateError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.engine.programs import launch
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
@@ -229,45 +228,8 @@ def test_a_state_directory_of_any_name_reaches_the_run(tmp_path: Path, name: str
     assert composed.base["project"]["monitoring_state_dir"] == str(folder)
 
 
-def recorded(tmp_path: Path, config: Any, **parameters: Any) -> Program:
-    manifest = make_manifest(tmp_path, parameters=parameters.get("parameters", {}))
-    path = Path(manifest.jobs[0].script_path).with_name("config_unresolved.yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
-    request = a_run(None, (), (), 1)
-    return launch(request, manifest=manifest, event=make_event(), id="i", state_dir=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "parameters", "why"),
-    [
-        ({"slurm": {"env": {"HF_TOKEN": "***"}}}, {}, r"no secrets any more: \$.slurm.env.HF_TOKEN"),
-        ({"a": ["http://u:***@h"]}, {}, r"\$.a\[0\]"),
-        ({"a": 1}, {"+b.token": "***"}, r"\$.b.token"),
-        ({"backend": {"x": 1}}, {"backend": "tiny_lm"}, "the sweep chooses a config"),
-        ({}, {"backend/megatron": "x"}, "the sweep chooses a config"),
-        ("[", {}, "is not YAML"),
-        ("[]", {}, "no keys and values"),
-    ],
-)
-def test_a_recorded_config_that_can_not_be_run_again_says_why(
-    tmp_path: Path, config: Any, parameters: dict[str, Any], why: str
-) -> None:
-    with pytest.raises(ConfigError, match=why):
-        recorded(tmp_path, config, parameters=parameters)
-
-
-def test_what_the_sweep_set_is_laid_over_and_the_sweep_is_gone(tmp_path: Path) -> None:
-    base = {"a": {"b": 1, "c": {"d": 2}}, "sweep": {"grids": [{"a.b": ["***"]}]}, "e": 5}
-    recorded(tmp_path, base, parameters={"a.b": "${e}", "+a.new.x": [1], "~e": None, "a.c": {"z": 3}})
-    text = (tmp_path / "p.actions" / make_event().id / "i.yaml").read_text()
-    found = yaml.safe_load(text)
-    assert found.pop("defaults") == [{"sweep": "none"}, "_self_"]
-    assert found == {"a": {"b": "${e}", "new": {"x": [1]}, "c": {"d": 2, "z": 3}}, "sweep": {}}
-
-
 def test_a_recorded_config_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can't read the recorded config"):
+    with pytest.raises(StateError, match="lacks this file"):
         launch(
             a_run(None, (), (), 1),
             manifest=make_manifest(tmp_path),

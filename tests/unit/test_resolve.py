@@ -123,7 +123,7 @@ def test_several_decays_may_share_a_stable_run_and_siblings_may_have_siblings() 
     sweep = {"groups": [{"params": {LR: [1, 2]}}, {"configs": [STABLE, DECAY, evaluation]}]}
     made = jobs(sweep)
     assert made.config(2)["metadata"]["of"].endswith("stable_lr1_bs128/checkpoints")
-    assert (made.depends_on(2), made.config(0)["stage"]) == ([1], "stable")
+    assert (made.job(2).siblings, made.config(0)["stage"]) == ((1,), "stable")
 
 
 def test_the_fields_of_a_sibling_are_those_of_its_manifest_entry() -> None:

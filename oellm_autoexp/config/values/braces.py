@@ -27,7 +27,7 @@ def as_interpolations(tree: Any, path: tuple[str, ...] = ()) -> Any:
         return [as_interpolations(value, path) for value in tree]
     if not isinstance(tree, str) or ("{" not in tree and "~" not in tree):
         return tree
-    of_project = path[-2:-1] == ("project",) and path[-1] in _OF_PROJECT
+    of_project = _is_of_project(path)
     if of_project and path[-1] != "name":  # other values are made of these, which no shell and no program expands
         tree = _HOME.sub("${oc.env:HOME}", tree)
     return _ANY.sub(_of_project, tree) if of_project else _OF_A_SIBLING.sub(r"${\1}", tree)
@@ -36,6 +36,20 @@ def as_interpolations(tree: Any, path: tuple[str, ...] = ()) -> Any:
 def literal(place: str) -> str:
     """What to write for a place whose braces are its own: as_interpolations() makes `place` of it."""
     return _ANY.sub(lambda found: f"{{{found[0]}}}" if _is_a_pair(found) else found[0], place)
+
+
+def with_literal_braces(tree: Any, path: tuple[str, ...] = ()) -> Any:
+    """What to write for a config whose braces are their own: as_interpolations() makes `tree` of it."""
+    if isinstance(tree, dict):
+        at = {key: (*path, *str(key).lstrip("+~").split(".")) for key in tree}
+        return {key: with_literal_braces(value, at[key]) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [with_literal_braces(value, path) for value in tree]
+    return literal(tree) if isinstance(tree, str) and _is_of_project(path) else tree
+
+
+def _is_of_project(path: tuple[str, ...]) -> bool:
+    return path[-2:-1] == ("project",) and path[-1] in _OF_PROJECT
 
 
 def _of_project(found: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ from oellm_autoexp.planning.checks.plan_checks import (
     place_problems,
     well_named,
 )
-from oellm_autoexp.planning.resolving.resolve import value_at
+from oellm_autoexp.planning.resolving.trees import value_at
 from oellm_autoexp.sbatch.directives import at_their_options, directives, options
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.resources import resource_problems

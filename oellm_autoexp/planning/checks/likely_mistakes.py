@@ -10,7 +10,7 @@ from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.values.expressions import is_constant
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.text import digest, dotted, plural
-from oellm_autoexp.planning.resolving.resolve import value_at
+from oellm_autoexp.planning.resolving.trees import value_at
 from oellm_autoexp.sbatch.shell_code import read_by_a_shell
 from oellm_autoexp.sweep.oddities import filters, lists_beside_axes
 from oellm_autoexp.sweep.paths import path_of

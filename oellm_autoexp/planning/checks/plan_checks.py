@@ -13,8 +13,8 @@ from oellm_autoexp.containers.kinds import Container
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError, raise_all
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.plan_places import in_the_way, own_place, taken_problem
-from oellm_autoexp.planning.resolving.resolve import ENOUGH_PROBLEMS
 from oellm_autoexp.sbatch import log_paths
 from oellm_autoexp.sbatch.environment import hidden_problems, task_problems
 from oellm_autoexp.sweep.paths import leaf_paths, path_of, plain

@@ -9,7 +9,8 @@ from typing import Any
 from oellm_autoexp.core.errors import AutoexpError, Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import plural, scalar
-from oellm_autoexp.planning.resolving.resolve import PLACES, SweepResolver, value_at
+from oellm_autoexp.planning.resolving.resolve import PLACES, SweepResolver
+from oellm_autoexp.planning.resolving.trees import value_at
 from oellm_autoexp.sweep.paths import Path, leaf_paths
 
 _LISTED = 4
