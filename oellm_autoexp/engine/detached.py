@@ -32,7 +32,7 @@ from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import read_json, write_atomic
-from oellm_autoexp.storage.lock import Holder, claimed
+from oellm_autoexp.storage.lock import Holder, locked
 
 Executor = Literal["slurm", "local"]
 RECORD_VERSION = 1
@@ -197,7 +197,7 @@ class Detached:
         """
         check_directory(self.directory)
         trust.private_folder(self.folder)
-        with claimed(self.folder / "lease", f"the monitor of {self.name}", waiting=logging.getLogger(__name__).warning):
+        with locked(self.folder / "lease", f"the monitor of {self.name}", waiting=logging.getLogger(__name__).warning):
             if (standing := self.standing()) is not None:
                 return standing
             free()

@@ -37,7 +37,7 @@ from oellm_autoexp.storage.files import (
     writable_directory,
     write_atomic,
 )
-from oellm_autoexp.storage.lock import Lock, claimed
+from oellm_autoexp.storage.lock import Lock, locked
 
 _MANIFEST_LINK = "manifest.json"
 PLAN_LINK = "plan"
@@ -124,7 +124,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
     try:
         _make(str(path.parent), above)
         lock = path.with_name(f".{plan_id}.planning")
-        with claimed(lock, f"the plan id {plan_id}", patience_seconds=_PATIENCE_SECONDS) as claim:
+        with locked(lock, f"the plan id {plan_id}", wait_seconds=_PATIENCE_SECONDS) as claim:
             _check_free(plan)
             making = _Making(plan, claim, above)
             try:

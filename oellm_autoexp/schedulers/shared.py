@@ -1,4 +1,4 @@
-"""One scheduler for several sessions: asked once for the jobs of all of them."""
+"""One scheduler for several sessions: polled once for the jobs of all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FRESH_SECONDS = 10.0
 
 
 class SharedScheduler:
-    """A scheduler whose polls are answered from what was last asked for by `ask`; everything else is passed on."""
+    """A scheduler whose `poll` answers from the last `ask`; all other calls go to the real scheduler."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -32,7 +32,7 @@ class SharedScheduler:
         return scheduler if isinstance(scheduler, cls) else cls(scheduler)
 
     def ask(self, jobs: Mapping[str, str]) -> None:
-        """Ask for these jobs (id → token), once; a failure is told to each who polls for some of them."""
+        """Poll these jobs (id → token), once; if that fails, each later `poll` of some of them raises the error."""
         self._asked = dict(jobs)
         self._asked_at = time.monotonic()
         try:

@@ -13,13 +13,13 @@ VARIABLES = {
     "SBATCH_QOS": "qos",
     "SBATCH_RESERVATION": "reservation",
 }
-"""Variables by which people tell sbatch whom they are; it would let them overrule the script (sbatch(1))."""
+"""Variables by which users choose account and partition; in sbatch they overrule the script (sbatch(1))."""
 _COUNT = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What some nodes of a partition have each: CPUs as SLURM counts them, memory in MiB, GPUs."""
+    """What each of some nodes of a partition has: CPUs as SLURM counts them, memory in MiB, GPUs."""
 
     cpus: int
     memory: int
@@ -28,14 +28,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition's limits for one job; None: there is none. Of `accounts` and `qos`, an empty set means all."""
+    """A partition's limits for one job; None: there is no limit. An empty set of allowed names allows all."""
 
     name: str
     default: bool = False
     max_seconds: int | None = None
     max_nodes: int | None = None
     qos: str = ""
-    """A QOS whose limits hold for all jobs of the partition."""
+    """A QOS whose limits apply to all jobs of the partition."""
     accounts_allowed: frozenset[str] = frozenset()
     qos_allowed: frozenset[str] = frozenset()
     min_nodes: int | None = None
@@ -43,14 +43,14 @@ class Partition:
     qos_denied: frozenset[str] = frozenset()
     groups_allowed: frozenset[str] = frozenset()
     state: str = "UP"
-    """Of scontrol(1): in UP jobs are taken and run, in DOWN they are taken and wait, in the others none is taken."""
+    """As in scontrol(1): in UP, jobs are accepted and run; in DOWN, accepted and wait; else they are refused."""
     nodes: tuple[Shape, ...] = ()
     """The shapes of its nodes."""
 
 
 @dataclass(frozen=True)
 class Qos:
-    """The limits of a QOS for one job; None: there is none. `lifts_*`: in place of the partition's, not beside them."""
+    """The limits of a QOS for one job; None: there is no limit. `lifts_*`: they replace those of the partition."""
 
     name: str
     max_seconds: int | None = None
@@ -62,7 +62,7 @@ class Qos:
 
 @dataclass(frozen=True)
 class Association:
-    """An account that a user may use, with which QOS and, where it is not for all partitions, in which."""
+    """An account that a user may use, with its QOS, and its partition if it is not for all partitions."""
 
     account: str
     partition: str = ""
@@ -74,11 +74,11 @@ class Association:
 
 @dataclass(frozen=True)
 class Site:
-    """What is known of a cluster; of what is empty, nothing is. Accounts and QOS have small letters.
+    """What is known of a cluster; empty fields are not known. Accounts and QOS are in lower case.
 
-    `complete`: the cluster has no partitions but these, which SLURM itself told. `accounting`: so it is with QOS and
-    accounts ("told"), they count for nothing there ("off"), or accounting did not answer ("silent"). `groups` are the
-    user's; None: any group will do.
+    `complete`: SLURM itself reported the partitions, and there are no others. `accounting`: SLURM reported QOS and
+    accounts ("told"), does not enforce them ("off"), or its accounting did not answer ("silent"). `groups` are those of
+    the user; None: the user may use the partitions of every group.
     """
 
     partitions: Mapping[str, Partition] = field(default_factory=dict)

@@ -27,7 +27,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.silence import Watched
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, read_json, write_atomic
-from oellm_autoexp.storage.lock import Lock, claimed
+from oellm_autoexp.storage.lock import Lock, locked
 
 _SNAPSHOT_EVERY_SECONDS = 60.0
 _SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
@@ -293,9 +293,9 @@ def _known_sessions(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Lock]:
-    """Be the one process that writes the session at `path`; `waiting` as in claims.claimed.
+    """Be the one process that writes the session at `path`; `waiting` as in lock.locked.
 
     Raises LockedError naming the other.
     """
-    with claimed(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
+    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
         yield claim

@@ -1,4 +1,4 @@
-"""Files that are never half-written, and files of ours that are checked before they are believed."""
+"""Files that are never half-written, and the checks of files that this program has written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  #
 
 
 def shipped(relative: str) -> Path:
-    """A file or folder that comes with the program: inside an installed package, or at a checkout's top."""
+    """A file or folder of this program: in an installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "shipped" / relative
     return installed if installed.exists() else package.parent / relative
@@ -33,7 +33,7 @@ def shipped(relative: str) -> Path:
 def write_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: bool = True) -> None:
     """Write `path` so that a reader sees the old content or the new, never a part, also after a crash.
 
-    `sync=False` leaves out the fsync, for files that can be made again from others.
+    `sync=False` leaves out the fsync, for files whose content can be made again from other files.
     Raises OSError; the old content then stands.
     """
     with _written_beside(path, data, mode, sync) as beside:
@@ -44,10 +44,10 @@ def write_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: bool
 
 
 def create_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: bool = True) -> bool:
-    """Make `path` with this content if nothing is there yet, else return False; one of many callers gets True.
+    """Create `path` with this content, unless it exists; of several callers, only one gets True.
 
-    The file appears whole. Only where the file system has no hard links is it empty for a moment, or for good if its
-    writer dies in that moment. `sync` as in write_atomic. Raises OSError.
+    The file appears whole. Only on a file system without hard links it is empty for a moment, or for ever if its writer
+    is killed in that moment. `sync` as in write_atomic. Raises OSError.
     """
     with _written_beside(path, data, mode, sync) as beside:
         try:
@@ -70,7 +70,7 @@ def create_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: boo
 
 @dataclass
 class _Beside:
-    """A new file, and whether it has got its own name."""
+    """A temporary file, and whether it was renamed to its final name."""
 
     path: Path
     renamed: bool = False
@@ -78,7 +78,7 @@ class _Beside:
 
 @contextlib.contextmanager
 def _written_beside(path: Path, data: str | bytes, mode: int, sync: bool) -> Iterator[_Beside]:
-    """A new file with this content in the same folder, which is gone at the end unless it was renamed."""
+    """A temporary file with this content in the same folder; it is removed at the end unless it was renamed."""
     beside = _Beside(_beside(path))
     payload = data.encode() if isinstance(data, str) else data
     try:
@@ -95,12 +95,12 @@ def _written_beside(path: Path, data: str | bytes, mode: int, sync: bool) -> Ite
 
 
 def _beside(path: Path) -> Path:
-    """A hidden name of its own in the same folder; short, since the name of `path` may be as long as names can be."""
+    """A new hidden name in the same folder; short, since the name of `path` may have the greatest length."""
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a rename last. Some network file systems refuse this; those need it least."""
+    """Write a rename to the disk. Some network file systems refuse this, and do not need it."""
     with contextlib.suppress(OSError):
         folder = os.open(path, os.O_RDONLY)
         try:
@@ -112,7 +112,7 @@ def _sync_directory(path: Path) -> None:
 def link_atomic(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, replacing an older link but never a real file.
 
-    Raises StateError where something other than a link stands in the way.
+    Raises StateError if something else than a link has this name.
     """
     with contextlib.suppress(FileExistsError):
         os.symlink(target, link)
@@ -143,7 +143,7 @@ def read_text(path: Path) -> str:
 
 
 def refuse_named_pipe(path: Path) -> None:
-    """Raise OSError for a pipe that lies in a folder: to open one waits until somebody writes, maybe for ever."""
+    """Raise OSError for a pipe in a folder: to open it waits until a process writes to it, maybe for ever."""
     if stat.S_ISFIFO(path.stat().st_mode) and path.parts[1:2] not in (("dev",), ("proc",)):
         raise OSError(errno.ESPIPE, "is a named pipe, and no file", str(path))
 
@@ -151,9 +151,9 @@ def refuse_named_pipe(path: Path) -> None:
 def writable_directory(
     path: Path, where: Location | str, known: dict[str, Obstacle | None] | None = None
 ) -> Problem | None:
-    """What keeps `path` from being made and written to, without making it; None if nothing does.
+    """Why the folder `path` can't be created or written to, found out without creating it; None if it can.
 
-    `known` keeps what was found for the folders above, for those who ask about many.
+    `known` keeps the answers for the folders above, for callers with many paths.
     """
     obstacle = _obstacle(str(path), {} if known is None else known)
     return None if obstacle is None else Problem(obstacle[0], where, obstacle[1])
@@ -163,9 +163,9 @@ _ELSEWHERE = "remove files there, or let another file system take them (OUTPUT_D
 
 
 def room_hint(error: OSError, place: str | Path = "") -> str:
-    """What is used up where something could not be written, and what to do; '' for an error of another kind.
+    """Which resource is used up if a file could not be written, and what to do; '' for an error of another kind.
 
-    `place` is what was written, if the error does not say it. A file system can be full of files, too.
+    `place` is the path that was written, if the error does not name it. The number of files can be used up, too.
     """
     if error.errno == errno.EDQUOT:
         return f"a quota of yours is used up: {_ELSEWHERE}"

@@ -1,4 +1,4 @@
-"""Logs read by bytes, line by line, from where the last look stopped."""
+"""Reads logs by bytes, line by line, from where the last call stopped."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _LONGEST_ENTRY = 1 << 16
 class Cursor:
     """How far a log was read: which file, and the byte offset after the last whole line.
 
-    `identity` is the file's inode (not its device, whose number differs between hosts that mount the same file
-    system) and, after `#`, how often the log was seen to begin anew: file systems give the numbers of removed files to
-    new ones. `mark` is a checksum of the file's first bytes and of the last ones before the offset, by which a file
-    that was truncated and has grown past the offset since is told; "" is not checked. `size` is that of the file when
-    it was last read, an unfinished last line included: it tells growth, and that nothing is new, with `changed`, the
-    time of the file's last change in nanoseconds: programs write small files anew that keep their size. `places` are
-    the ends of the last lines, each with a checksum of the bytes before it, of a file that may be overwritten.
+    `identity`: the file's inode (not its device, whose number differs between hosts that mount the same file system)
+    and, after `#`, how often the log began anew: file systems reuse the inodes of removed files.
+    `mark`: a checksum of the file's first bytes and of the last ones before the offset. It shows that a file was
+    truncated and has grown beyond the offset since; "" is not checked.
+    `size`: the size of the file when it was last read, an unfinished last line included.
+    `changed`: the time of the file's last change in nanoseconds. If size and time are equal, nothing is new; the size
+    alone does not show it, since programs may replace a small file by one of the same size.
+    `places`: for a file that may be overwritten, the ends of the last lines, each with a checksum of the bytes before.
     """
 
     identity: str = ""
@@ -42,13 +43,13 @@ class Cursor:
         return self.identity.partition("#")[0]
 
     def anew(self, inode: str) -> Cursor:
-        """The start of new content: of another file, or of the same one."""
+        """A cursor at the start of new content, of another file or of the same one."""
         if not self.identity:
             return Cursor(inode)
         return Cursor(f"{inode}#{int(self.identity.partition('#')[2] or 0) + 1}")
 
     def grew(self, before: Cursor) -> bool:
-        """Whether bytes were written since `before`: also parts of a line, the same ones again, and to a new file."""
+        """Whether bytes were written since `before`: parts of a line, equal bytes and a new file count, too."""
         return self != before and (self.size > 0 or before.size > 0)
 
 
@@ -65,12 +66,12 @@ def read_added(
 
     They begin in the file that the new cursor names, `len(lines)` bytes before its offset.
 
-    Lines end as in bytes.splitlines. One cut in two by the writer is left for the next call, unless `final` or unless
-    it is longer than `longest` bytes: then it comes in pieces. A truncated or replaced file is read from its start,
-    after the rest of the old one if that lies beside it under a longer name (train.log → train.log.1), and after those
-    that were moved aside between two calls (train.log.2, train.log.1). One whose program may overwrite its end or its
-    first lines (`overwritten`) is read on from where it still stands. A file that is missing, or can't be read now, is
-    no news.
+    Lines end as in bytes.splitlines. An unfinished last line is left for the next call, unless `final`; if it is longer
+    than `longest` bytes, it is returned in pieces. A truncated or replaced file is read from its start. The rest of the
+    old file comes before, if that was renamed to a longer name (train.log → train.log.1), as do files that were renamed
+    between two calls (train.log.2, train.log.1). With `overwritten`, the program may overwrite the end or the first
+    lines of its file: reading continues after the part that has not changed. A file that is missing, or can't be read
+    now, has no new lines.
     """
     size = (limit, max(limit, longest))
     try:
@@ -79,14 +80,14 @@ def read_added(
         if not final and same and str(status.st_ino) == cursor.inode:
             return b"", cursor
     except FileNotFoundError:
-        if not cursor.identity:  # there never was one that might have been moved aside
+        if not cursor.identity:  # nothing was read before, so no file can have been renamed
             return b"", cursor
     except OSError:
         pass
     path = Path(name)
     old = _moved_aside(path, cursor)
     if old is not None:
-        # What its writer left unfinished will stay so once there is a new file.
+        # Its writer does not finish the last line any more once there is a new file.
         data, after = _read_on(old, cursor, final=final or _inode(path) != "", size=size)
         if data and after.inode == cursor.inode:
             return data, after
@@ -98,7 +99,7 @@ def read_added(
 
 
 def _moved_aside(path: Path, cursor: Cursor) -> Path | None:
-    """Where the file that was read so far went, if `path` is another one now and it was renamed in its folder."""
+    """The new path of the file that was read so far, if it was renamed in its folder and `path` is another file now."""
     with contextlib.suppress(OSError):
         if not cursor.inode or _inode(path) == cursor.inode:
             return None
@@ -110,7 +111,7 @@ def _moved_aside(path: Path, cursor: Cursor) -> Path | None:
 
 
 def _moved_after(old: Path, path: Path) -> list[Path]:
-    """The logs that were moved aside after `old`, oldest first: train.log.2, train.log.1."""
+    """The logs that were renamed after `old`, oldest first: train.log.2, train.log.1."""
     number = _number(old.name, path.name)
     found: dict[int, Path] = {}
     with contextlib.suppress(OSError):
@@ -140,7 +141,7 @@ def _read_on(
     """Read on in one file. `size`: the bytes to read, and how many more if they hold no line's end."""
     limit, longest = size
     try:
-        # Not blocking: the path may name a pipe, and opening one waits for its writer.
+        # Non-blocking: the path may be that of a pipe, and opening a pipe waits for its writer.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -168,7 +169,7 @@ def _read_on(
     at_end = cursor.offset + len(added) >= status.st_size
     if (final and at_end) or (end == 0 and len(added) >= longest):
         end = len(added)
-    # More than was read: whole lines are left for the next call, which must not take the file for unchanged.
+    # More than was read: for the next call, which reads the other lines, the file must not look unchanged.
     size_seen = max(status.st_size, cursor.offset + end) if at_end else cursor.offset + end
     if end == 0:
         return b"", replace(cursor, size=size_seen, changed=status.st_mtime_ns)
@@ -181,7 +182,7 @@ def _read_on(
 
 
 def _places(data: bytes, start: int, cursor: Cursor) -> tuple[tuple[int, str], ...]:
-    """The ends of the last lines of `data`, which stands at `start` in the file, and of those before it."""
+    """The ends of the last lines of `data`, which begins at `start` in the file, and of the lines before it."""
     ends = [len(data)]
     while len(ends) < _PLACES and (end := _whole(data[: ends[-1] - 1])) + start > cursor.offset:
         ends.append(end)

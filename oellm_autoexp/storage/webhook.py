@@ -69,9 +69,9 @@ def main(stdin: IO[str] | None = None) -> int:
     except (ValueError, KeyError, TypeError):
         sys.stderr.write('standard input must be JSON {"url", "text", "timeout"}\n')
         return 2
-    trouble = post(url, text, timeout)
-    sys.stderr.write(f"{trouble}\n" if trouble else "")
-    return 1 if trouble else 0
+    error = post(url, text, timeout)
+    sys.stderr.write(f"{error}\n" if error else "")
+    return 1 if error else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is asked of the world: files, and programs that run beside us and answer with their exit code."""
+"""What rules may ask of the system: files, and programs that run in the background and answer by their exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import IO
 from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.storage import trust
 
-_KILL_AFTER_SECONDS = 5.0  # from TERM to KILL, for a program that has run out of time
+_KILL_AFTER_SECONDS = 5.0  # from SIGTERM to SIGKILL, after the time limit of a program
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Files:
     work_dir: str
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there; an unreadable one is not."""
+        """Whether a file or folder exists; one that can't be reached counts as missing."""
         return os.path.exists(os.path.join(self.work_dir, os.path.expanduser(path)))  # noqa: PTH110, PTH111, PTH118
 
     def count(self, pattern: str) -> int:
@@ -61,11 +61,11 @@ class Outcome:
 
 
 class Subprocess:
-    """A program that runs beside us, from now on, in a session of its own; no shell runs it, and nobody waits for it.
+    """A program that runs in the background, started at once, without a shell, in a session of its own.
 
-    `env` is added to our environment. Its output is appended to `log_path` (its folder is made; None: nobody reads it)
-    and `text` is its standard input. After `timeout_seconds` (None: no limit) it is told to end (TERM), and some
-    seconds later it is made to (KILL), with all that it has started; this happens in `poll`.
+    `env` is added to the environment of this process. The output is appended to `log_path` (whose folder is created;
+    None: the output is discarded), and `text` is the standard input. After `timeout_seconds` (None: no limit), `poll`
+    sends SIGTERM and, some seconds later, SIGKILL to the program and to all processes that it has started.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Subprocess:
         self._timeout = timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._outcome: Outcome | None = None
-        self._told_at: float | None = None
+        self._terminated_at: float | None = None
         self._began_at = time.monotonic()
         self.later = False
-        """Whether it could not start because the machine has no room for it just now."""
+        """Whether it could not start because this machine has no memory or processes left for it now."""
         try:
             with contextlib.ExitStack() as files:
                 output = subprocess.DEVNULL if log_path is None else files.enter_context(_appended(log_path)).fileno()
@@ -101,25 +101,25 @@ class Subprocess:
             where = f": {error.filename}" if error.filename and str(error.filename) != words[0] else ""
             self._outcome = Outcome(None, f"can't be run: {error.strerror}{where}")
             self.later = error.errno in (errno.EAGAIN, errno.ENOMEM)
-        except ValueError as error:  # a NUL character, which no program can be given; a name with =
+        except ValueError as error:  # an argument with a NUL character, a variable with = in its name
             self._outcome = Outcome(None, f"can't be run: {error}")
-        except StateError as error:  # its log is not ours
+        except StateError as error:  # its log does not belong to this user
             self._outcome = Outcome(None, f"can't be run: {error.problems[0].sentence}")
         except IndexError:
             self._outcome = Outcome(None, "can't be run: no program is named")
 
     @property
     def pid(self) -> int | None:
-        """The process, which is also its group's number; None if it could not start."""
+        """The id of the process and of its group; None if it could not start."""
         return self._process.pid if self._process is not None else None
 
     def poll(self) -> Outcome | None:
-        """How it ended, None while it runs. Never waits."""
+        """How the program ended; None while it runs. Does not wait."""
         if self._outcome is None and self._process is not None:
             code = self._process.poll()
             if code is None:
                 self._outcome = self._out_of_time()
-            elif self._told_at is not None:
+            elif self._terminated_at is not None:
                 self._outcome = self._ended_late()
             elif code < 0:
                 self._outcome = Outcome(128 - code, f"killed by {_signal_name(-code)}")
@@ -128,24 +128,24 @@ class Subprocess:
         return self._outcome
 
     def give_up(self) -> None:
-        """End the program, if it runs, with all that it has started."""
+        """Kill the program, if it runs, with all processes that it has started."""
         if self._process is not None and self._outcome is None:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._outcome = Outcome(None, "given up")
 
     def _out_of_time(self) -> Outcome | None:
-        """Told to end when its time is up; ended by force if it does not heed that."""
+        """Send SIGTERM after the time limit, and SIGKILL if the program still runs later."""
         now = time.monotonic()
-        if self._told_at is None:
+        if self._terminated_at is None:
             if self._timeout is not None and now - self._began_at >= self._timeout:
-                self._told_at = now
+                self._terminated_at = now
                 self._signal(signal.SIGTERM)
             return None
-        return self._ended_late() if now - self._told_at >= _KILL_AFTER_SECONDS else None
+        return self._ended_late() if now - self._terminated_at >= _KILL_AFTER_SECONDS else None
 
     def _ended_late(self) -> Outcome:
-        self.give_up()  # what it has started may not have heeded the TERM
+        self.give_up()  # a process that it has started may have ignored SIGTERM
         return Outcome(None, f"ran out of time ({self._timeout:g} s)")
 
     def _signal(self, number: signal.Signals) -> None:
@@ -160,7 +160,7 @@ def _appended(path: Path) -> IO[bytes]:
 
 
 def _unlinked(text: str) -> IO[bytes]:
-    """A file with this text to read from, which has no name and is gone once nobody has it open."""
+    """A file without a name that holds this text, open for reading; it is removed when it is closed."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
     file.write(text.encode(errors="replace"))
     file.seek(0)
@@ -175,10 +175,10 @@ def _signal_name(number: int) -> str:
 
 
 class Question:
-    """A command that says yes with exit code 0. It runs beside us, is asked again and again, and never waited for.
+    """A command that runs repeatedly in the background and says yes by exit code 0.
 
-    Asked every `interval_seconds`, counted from start to start; one that takes ten times as long, and over ten minutes,
-    is ended and counts as a no.
+    It is started every `interval_seconds`, counted from start to start. One that runs for more than ten intervals and
+    more than ten minutes is killed, and its answer is no.
     """
 
     def __init__(self, words: Sequence[str], work_dir: str, interval_seconds: float) -> None:
@@ -186,49 +186,49 @@ class Question:
         self._work_dir = work_dir
         self._interval = interval_seconds
         self._longest = max(10 * interval_seconds, 600.0)
-        self._errand: Subprocess | None = None
+        self._subprocess: Subprocess | None = None
         self._asked_at = float("-inf")
         self.answer = "not asked yet"
         self.said: bool | None = None
-        """Its last answer, which stands until there is the next one; None: none yet."""
+        """Its last answer, valid until the next one; None: there is none yet."""
 
     @property
     def under_way(self) -> bool:
         """Whether the command runs."""
-        return self._errand is not None
+        return self._subprocess is not None
 
     @property
     def awaited(self) -> bool:
-        """Whether the command runs and has not answered yet, not even an earlier time."""
+        """Whether the command runs for the first time, and has not answered yet."""
         return self.under_way and self.said is None
 
     def says_yes(self, now: float) -> bool:
-        """Whether the answer is there and is yes; asks if it is time to (`now`: seconds on any clock)."""
-        if self._errand is None and not self._asked_at <= now < self._asked_at + self._interval:
+        """Whether the last answer is yes; starts the command if it is time to (`now`: seconds on any clock)."""
+        if self._subprocess is None and not self._asked_at <= now < self._asked_at + self._interval:
             self._asked_at = now
-            self._errand = Subprocess(self._words, cwd=self._work_dir)
+            self._subprocess = Subprocess(self._words, cwd=self._work_dir)
             self.answer = "asked, no answer yet"
-        if self._errand is None:
+        if self._subprocess is None:
             return False
-        if self._errand.later:
-            self._errand, self._asked_at = None, float("-inf")
+        if self._subprocess.later:
+            self._subprocess, self._asked_at = None, float("-inf")
             self.answer = "not asked yet: there is no room for another program"
             return False
-        outcome = self._errand.poll()
+        outcome = self._subprocess.poll()
         if outcome is None:
             if now - self._asked_at >= self._longest:
                 self.give_up()
                 self.answer = f"no answer within {self._longest:g} s"
                 self.said = False
             return False
-        self._errand = None
+        self._subprocess = None
         said_no = f"it said no ({outcome.message}), and is asked every {self._interval:g} s"
         self.answer = outcome.message if outcome.code is None else said_no
         self.said = outcome.code == 0
         return self.said
 
     def give_up(self) -> None:
-        """End the command, if it runs, with all that it has started."""
-        if self._errand is not None:
-            self._errand.give_up()
-            self._errand = None
+        """Kill the command, if it runs, with all processes that it has started."""
+        if self._subprocess is not None:
+            self._subprocess.give_up()
+            self._subprocess = None

@@ -18,7 +18,7 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import only_actions_wait, only_unclear, waits
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, write_atomic
-from oellm_autoexp.storage.lock import Holder, Lock, claimed
+from oellm_autoexp.storage.lock import Holder, Lock, locked
 
 _PATIENCE_SECONDS = 60.0
 _OWNER = "session.json"
@@ -33,7 +33,7 @@ def claim_outputs(manifest: Manifest, session: Path) -> None:
     some of the jobs in terminals; LockedError if another plan does not get done with it.
     """
     root = Path(manifest.base_output_dir)
-    with claimed(root / ".claiming", f"output root {root}", patience_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
+    with locked(root / ".claiming", f"output root {root}", wait_seconds=_PATIENCE_SECONDS, waiting=_log.warning):
         try:
             with trust.each_folder_once():
                 _claim_outputs(manifest, session)
@@ -148,7 +148,7 @@ def held_for_terminal(name: str, output_dir: Path) -> Iterator[Lock]:
     Raises LockedError if another terminal runs it, StateError if a session has it in hand.
     """
     # The claim first: a submission looks for it last of all.
-    with claimed(output_dir / _TERMINAL, f"the output directory of {name}") as claim:
+    with locked(output_dir / _TERMINAL, f"the output directory of {name}") as claim:
         _check_free(output_dir)
         yield claim
 

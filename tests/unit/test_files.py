@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.core.errors import ConfigError, CorruptError, LockedError, StateError
 from oellm_autoexp.storage.files import create_atomic, link_atomic, read_json, writable_directory, write_atomic
-from oellm_autoexp.storage.lock import Holder, Lock, claimed, is_running, process_started
+from oellm_autoexp.storage.lock import Holder, Lock, is_running, locked, process_started
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 from oellm_autoexp.storage.trust import check_owner
 
@@ -346,12 +346,12 @@ def test_a_claim_names_its_holder_and_is_free_once_that_was_killed(tmp_path: Pat
         assert str(holder) == f"process {other.pid} on {socket.gethostname()}"
         with (
             pytest.raises(LockedError, match=f"session x is in use by process {other.pid} on "),
-            claimed(path, "session x"),
+            locked(path, "session x"),
         ):
             pass
         other.kill()
         other.wait()
-        with claimed(path, "session x") as claim:
+        with locked(path, "session x") as claim:
             claim.beat()
             assert Lock(path).holder() == claim.holder()
     assert list(tmp_path.iterdir()) == []
@@ -368,7 +368,7 @@ def foreign(path: Path, overdue_seconds: float) -> Holder:
 
 def test_a_heartbeat_says_when_the_next_one_is_due(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    with claimed(path, "it") as claim:
+    with locked(path, "it") as claim:
         claim.beat(600)
         assert path.stat().st_mtime > time.time() + 500
         claim.beat()
@@ -442,7 +442,7 @@ def test_a_claim_that_can_not_be_made_is_one_clear_message(tmp_path: Path) -> No
         (tmp_path / "link", "is a link, which is not followed here"),
         (tmp_path, "can't claim the session: Is a directory"),
     ):
-        with pytest.raises(StateError, match=message), claimed(path, "the session"):
+        with pytest.raises(StateError, match=message), locked(path, "the session"):
             pass
 
 

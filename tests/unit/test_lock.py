@@ -23,7 +23,7 @@ from oellm_autoexp.storage.lock import (
     Holder,
     Lock,
     Machine,
-    claimed,
+    locked,
     process_started,
 )
 
@@ -54,7 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture(autouse=True)
 def forgetful() -> None:
-    lock._seen.clear()
+    lock._last_readings.clear()
 
 
 def two_hosts(path: Path, clock: Clock) -> tuple[Lock, Lock]:
@@ -229,7 +229,7 @@ def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over
     path = tmp_path / "claim"
     assert Lock(path, ELSEWHERE).acquire() is None
     told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over at 120 s"
-    with pytest.raises(LockedError, match=told), claimed(path, "session x"):
+    with pytest.raises(LockedError, match=told), locked(path, "session x"):
         pass
 
 
@@ -237,7 +237,7 @@ def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Lock(path).acquire() is None
     told = f"in use by process {os.getpid()} on {socket.gethostname()}"
-    with pytest.raises(LockedError, match=told), claimed(path, "session x", waiting=pytest.fail):
+    with pytest.raises(LockedError, match=told), locked(path, "session x", waiting=pytest.fail):
         pass
 
 
@@ -251,7 +251,7 @@ def test_who_is_interrupted_in_the_instant_of_taking_a_claim_leaves_none_behind(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("oellm_autoexp.storage.lock.create_atomic", interrupted)
-    with pytest.raises(KeyboardInterrupt), claimed(path, "session x"):
+    with pytest.raises(KeyboardInterrupt), locked(path, "session x"):
         pass
     assert not path.exists()
 
@@ -270,7 +270,7 @@ def test_a_claim_that_could_not_be_made_for_a_moment_keeps_its_own_maker_not_out
             return opened(name, *words, **named)
 
         patched.setattr(os, "open", fails_once_it_is_there)
-        with pytest.raises(StateError, match="can't claim it"), claimed(path, "it"):
+        with pytest.raises(StateError, match="can't claim it"), locked(path, "it"):
             pass
-    with claimed(path, "it") as claim:
+    with locked(path, "it") as claim:
         claim.beat()
