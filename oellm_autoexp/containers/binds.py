@@ -1,4 +1,4 @@
-"""Folders of the host that a container sees: as written in a config, and as words of a runtime. Pure."""
+"""Folders of the host that are visible in a container: in the config, and as words of a runtime. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODES = {"ro": True, "rw": False}
 
 
 class Bind(Section):
-    """A file or folder of the host, and where the container has it (default: at the same place).
+    """A file or folder of the host, and its path in the container (default: the same path).
 
     `$NAME` in a path is a variable of the job, where it runs; in one that is `literal`, it is plain text.
     """
@@ -29,7 +29,7 @@ class Bind(Section):
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
-        """A container has no current folder yet when its folders are bound: Apptainer and Pyxis end there."""
+        """Refuse a relative path: while folders are bound, a container has no current folder yet, and can't start."""
         if not self.place.startswith("/") and (self.literal or not self.place.startswith("$")):
             name = self.place.rpartition("/")[2].strip(".~") or "data"
             why = f"a path in the container must be absolute, and {self.place!r} is not"
@@ -73,14 +73,14 @@ def _bind(value: Any) -> Any:
 
 
 def _named(value: Any) -> Any:
-    """A list as a mapping by its numbers; what is null, or names no path, is taken away."""
+    """A list as a mapping by its numbers, without entries that are null or have no path."""
     if isinstance(value, list):
         value = {str(number): item for number, item in enumerate(value)}
     return {name: item for name, item in value.items() if item not in (None, "")} if isinstance(value, dict) else value
 
 
 def fixed(binds: Iterable[Bind]) -> list[Bind]:
-    """Those whose paths are known before the job runs, both of them."""
+    """The binds whose two paths are known before the job runs."""
     return [bind for bind in binds if bind.is_fixed and bind.is_fixed_inside]
 
 
@@ -88,6 +88,6 @@ Binds = Annotated[dict[str, Annotated[Bind, BeforeValidator(_bind)]], BeforeVali
 
 
 def beside(binds: list[Bind], folders: tuple[str, ...]) -> list[Bind]:
-    """Binds of folders that none of `binds`, nor another one of the folders, makes visible at its own place."""
+    """Binds for those folders that no bind, and no other folder, makes visible at the same path."""
     seen = [bind.source for bind in binds if bind.place == bind.source and not bind.read_only]
     return [Bind(source=folder, literal=True) for folder in mounts.outermost(folders, seen)]

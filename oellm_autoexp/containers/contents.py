@@ -1,4 +1,4 @@
-"""What is inside an image, as its own Python tells, and whether it is the version that runs outside."""
+"""What is inside an image, by its own Python, and whether it has the version that runs outside."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from oellm_autoexp.containers.runtime import Runtime
 from oellm_autoexp.core.errors import ConfigError, Problem
 
 PYTHON = ("python3", "-P", "-s")
-"""The image's Python: without the current folder and the user's own packages, which would be taken for the image's."""
+"""Runs the image's Python without the current folder and the user's packages, which are not part of the image."""
 _OLD_PYTHON = ("python3", "-s")
 REBUILD_HINT = "build the image again from this version: container/build_container.sh or build_container_user.py"
-_PATIENCE_SECONDS = 600  # an image of many GB on a network file system, looked at for the first time
+_PATIENCE_SECONDS = 600  # an image of many GB on a network file system, read for the first time
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an image has: its Python, and our package (version '' and the reason in `problem` if there is none).
+    """The content of an image: its Python, and this package (if it is missing, version '' and the reason in `problem`).
 
     `root` is the folder that holds the package and what is shipped with it; `talk` is that of container.inside; `build`
     is the record of its build.
@@ -44,13 +44,13 @@ class Contents:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what is meant for its own Python (PYTHONPATH, VIRTUAL_ENV)."""
+    """The environment of this process without the variables of its own Python (PYTHONPATH, VIRTUAL_ENV)."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **(extra or {})}
 
 
 def look_into(runtime: Runtime, image: Image) -> Contents:
-    """What is in an image. Raises ConfigError if nothing can be run in it, or it has no python3."""
+    """The content of an image. Raises ConfigError if no program can be run in it, or if it has no python3."""
     program = Path(inside.__file__).read_text(encoding="utf-8")
     words = runtime.exec_words(str(image.path), [*_OLD_PYTHON, "-c", program], cwd="/")
     try:
@@ -74,10 +74,10 @@ def look_into(runtime: Runtime, image: Image) -> Contents:
 
 
 def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
-    """Notes on how the image's package differs from this one. Raises ConfigError where its plans would not fit.
+    """Notes on how the image's package differs from this one. Raises ConfigError if its plans could not be read here.
 
-    A manifest is read by the program outside, so both must have one version; other sources of one version (a checkout
-    that has moved on) are noted, as planning uses those of the image.
+    The program outside reads the manifest, so both must have the same version. Different sources of the same version
+    (a newer checkout) are noted: planning uses the sources in the image.
     """
     place = str(image.path)
     if not contents.version:
@@ -108,7 +108,7 @@ _ABSENT = 'for name; do command -v "$name" > /dev/null || printf "%s\\n" "$name"
 
 
 def absent_programs(runtime: Runtime, image: Image, programs: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
-    """Those of some programs (names or paths) that an image does not have; `options` are those of `exec`.
+    """Those of the programs (names or paths) that an image does not have; `options` are those of `exec`.
 
     Raises ConfigError if nothing can be run in the image.
     """
@@ -133,7 +133,7 @@ def absent_programs(runtime: Runtime, image: Image, programs: Sequence[str], opt
 
 
 def _not_run(runtime: Runtime, image: Image, tried: Sequence[str], code: int, said: str) -> tuple[str, str, str]:
-    """Why nothing was run in an image: what, where, hint. `tried` is the like with which a person can see it."""
+    """Why no program was run in an image: what, where, hint. `tried` is a command with which the user sees the same."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     fatal = next((line for line in reversed(lines) if line.startswith(("FATAL", "ERROR"))), (lines or [""])[-1])
     if "python3" in fatal and ("not found" in fatal or "no such file" in fatal):

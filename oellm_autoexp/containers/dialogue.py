@@ -1,8 +1,8 @@
-"""How the program outside of an image and the one inside talk: over the latter's standard streams, in lines of JSON.
+"""The protocol between the program outside of an image and the one inside: lines of JSON on standard streams.
 
-The first line tells what only the outside knows. Then the inside may ask (`{"asks": WHAT, "about": …}`), and is
-answered by a line each time, until it tells its result (`{"result": …}`). Other lines are what an image's programs
-print.
+The outer program sends a first line with what only it knows. The inner one may send requests
+(`{"asks": WHAT, "about": …}`), each of which is answered by one line, and at last its result (`{"result": …}`). Other
+lines of the inner program are output of programs in the image.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from oellm_autoexp.containers.inside import PACKAGE
 
 _ASKS, _ABOUT, _RESULT = "asks", "about", "result"
 Answers = Mapping[str, Callable[[Any], Any]]
-"""What the outside can be asked, and the function that answers; both hand on plain data, as in JSON."""
+"""The requests that the outer program answers, each with its function; arguments and results are plain data."""
 
 
 class Outside:
-    """The program outside, as the one inside sees it; `given` is what it has told first."""
+    """The outer program, for the inner one; `given` is the content of its first line."""
 
     def __init__(self, heard: TextIO, said: TextIO) -> None:
         self._heard = heard
@@ -33,7 +33,7 @@ class Outside:
 
     @classmethod
     def of_this_process(cls) -> Outside:
-        """The one at the other end of the standard streams, which from now on are others: programs inherit them."""
+        """The outer program at the standard streams. They are replaced here: started programs inherit others."""
         heard, said = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -42,12 +42,12 @@ class Outside:
         return cls(heard, said)
 
     def ask(self, what: str, about: Any) -> Any:
-        """The answer to a question. Raises BrokenPipeError if nobody is outside any more."""
+        """The answer to a request. Raises BrokenPipeError if the outer program has ended."""
         self._say({_ASKS: what, _ABOUT: about})
         return self._next()
 
     def tell(self, result: Any) -> None:
-        """Say what it all came to."""
+        """Send the result."""
         self._say({_RESULT: result})
 
     def _next(self) -> Any:
@@ -61,9 +61,9 @@ class Outside:
 
 
 def talk(words: Sequence[str], given: Mapping[str, Any], answers: Answers) -> tuple[int, Any]:
-    """Run a program that talks so, to its end; returns its exit code and its result (None: it has told none).
+    """Run an inner program until it ends; returns its exit code and its result (None: it has sent none).
 
-    What else it prints goes to this program's standard error. Raises OSError if it can't be started.
+    Its other output goes to standard error of this program. Raises OSError if it can't be started.
     """
     child = subprocess.Popen(
         list(words),
@@ -96,14 +96,14 @@ def talk(words: Sequence[str], given: Mapping[str, Any], answers: Answers) -> tu
 
 
 def _say(told: TextIO, what: Any) -> None:
-    """Hand on a line; one who has gone needs none."""
+    """Send a line, unless the inner program has ended."""
     with suppress(BrokenPipeError):
         told.write(f"{json.dumps(what)}\n")
         told.flush()
 
 
 def _understood(line: str) -> dict[str, Any]:
-    """What a line says, if it is part of the talk."""
+    """The message in a line; empty if the line is other output."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -24,7 +24,7 @@ _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM
 
 @dataclass(frozen=True)
 class Limits:
-    """What this session may use: bytes of memory (None: no limit known), and where that is said."""
+    """The limits of this session: bytes of memory (None: no limit is known), and the source of that limit."""
 
     memory_bytes: int | None = None
     memory_from: str = ""
@@ -101,12 +101,12 @@ _CAUSES = (
         "apptainer registry login (singularity remote login), or name an image that is here: --base-image PATH",
     ),
 )
-"""Patterns of lines, what they mean, and what to do; the first that fits decides. Texts of Linux's errors
+"""Patterns of lines, what they mean, and what to do; the first that matches decides. Texts of Linux's errors
 (errno(3)), of Go's runtime, mksquashfs, pip and Apptainer 1.4."""
 
 
 def explain(code: int, lines: list[str], limits: Limits | None = None) -> tuple[str, str]:
-    """What made a step fail, and what to do about it; `code` is negative for a signal, as in subprocess."""
+    """Why a step failed, and what to do about it; `code` is negative for a signal, as in subprocess."""
     limits = limits or Limits()
     number = -code if code < 0 else code - 128 if 128 < code < 160 else 0
     for pattern, what, hint in _CAUSES:

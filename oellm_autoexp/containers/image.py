@@ -56,7 +56,7 @@ def check_image(path: str | Path, where: Location | str = "", machine: str | Non
 
 
 def own_machine() -> str:
-    """This machine's processors, as in Image.machine."""
+    """The type of this machine's processors, as in Image.machine."""
     return _SAME.get(platform.machine(), platform.machine())
 
 
@@ -77,13 +77,13 @@ def _found(path: Path, where: Location | str) -> Image:
         if not stat.S_ISREG(mode):
             raise _problem("is no image: neither a file nor a folder", path, where, BUILD_HINT)
         header, size = _header(path)
-    whole = header.startswith(_SQUASHFS_MAGIC)  # without the frame of a SIF, which Apptainer and SingularityCE run, too
+    whole = header.startswith(_SQUASHFS_MAGIC)  # a bare squashfs, which Apptainer and SingularityCE run like a SIF
     return _squashfs(path, header, size, where) if whole else _sif(path, header, size, where)
 
 
 @contextmanager
 def _readable(path: Path, where: Location | str, absent_hint: str) -> Iterator[None]:
-    """Raises ConfigError where an image can't be looked at."""
+    """Raises ConfigError if an image can't be read."""
     try:
         yield
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _readable(path: Path, where: Location | str, absent_hint: str) -> Iterator[N
 
 
 def _header(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file, and how many it has."""
+    """The first bytes of a file, and its size."""
     with path.open("rb") as file:
         return file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
 
@@ -141,7 +141,7 @@ def _sandbox(path: Path, where: Location | str) -> Image:
 
 
 def _within(root: Path, name: str) -> Path | None:
-    """A file in a root file system whose links mean paths in it, as they do for those who run there."""
+    """A file in a root file system, whose links are followed inside of this file system."""
     todo, place, links = name.split("/"), root, 0
     while todo:
         part, *todo = todo

@@ -1,7 +1,7 @@
-"""A program that an image's own Python runs to tell what is in it: one JSON object on a line of its own.
+"""A program that an image's Python runs; it prints what the image contains, as one JSON object on a line of its own.
 
-It needs nothing but the standard library (of Python 3.6 on), as the image may lack everything else; its text is handed
-over with `-c`, as the image may lack this file, too. This package uses its functions, so that both sides count alike.
+It needs only the standard library (Python 3.6 or newer), since the image may have nothing else; its text is passed with
+`-c`, since the image may lack this file, too. This package uses its functions, so that both sides compute the same.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import sys
 
 PACKAGE = "oellm_autoexp"
 BUILT = "/opt/oellm-autoexp/build.json"
-"""Where a build leaves its record in an image (see container.build)."""
+"""The path of the record that a build writes into an image (containers/building)."""
 TALK = 1
-"""The version of what the program outside and the one in an image say to each other (see container.dialogue)."""
+"""The version of the protocol between the program outside and the one in an image (containers/dialogue)."""
 
 
 def source_digest(folder: str) -> str:
-    """SHA-256 of a package's Python files, by their paths in it: which sources these are, whatever their version."""
+    """SHA-256 of the Python files of a package, with their paths: it identifies the sources beyond the version."""
     total = hashlib.sha256()
     for place, folders, files in os.walk(folder):
         folders.sort()
@@ -30,7 +30,7 @@ def source_digest(folder: str) -> str:
 
 
 def look() -> "dict[str, object]":
-    """What this Python has of our package, and the record of the image's build."""
+    """The version of this package in this Python, and the record of the image's build."""
     found: dict[str, object] = {"python": sys.executable, "python_version": "{}.{}.{}".format(*sys.version_info[:3])}
     try:
         with open(BUILT, encoding="utf-8") as file:  # noqa: PTH123
@@ -45,7 +45,7 @@ def look() -> "dict[str, object]":
         found["digest"] = source_digest(folder)
         found["manifest_version"] = __import__(PACKAGE + ".core.nouns", fromlist=["x"]).MANIFEST_VERSION
         found["talk"] = getattr(__import__(PACKAGE + ".containers.inside", fromlist=["x"]), "TALK", 0)
-    except Exception as error:  # whatever is wrong with it is what is to be told
+    except Exception as error:  # every error is part of the report
         found["problem"] = f"{type(error).__name__}: {error}"
     return found
 

@@ -1,6 +1,6 @@
 """The kinds of containers that jobs run in: what each adds to a job's script. Pure.
 
-Variables are handed on as data: no shell in a container sees their values as code.
+Variables are passed on as data: no shell in a container reads their values as code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from oellm_autoexp.sbatch.environment import REFERENCE, expanded
 from oellm_autoexp.sbatch.launch import srun_index
 
 _OF_THE_IMAGE = ("PATH", "LD_LIBRARY_PATH", "HOME")
-"""Variables that name places of an image; those of the host would hide its programs."""
+"""Variables with paths of an image: those of the host would hide its programs."""
 _OF_RUNTIMES = ("SLURM_", "SRUN_", "SBATCH_", "SINGULARITY", "APPTAINER", "ENROOT_", "PYXIS_")
 _CLEANING = ("--cleanenv", "-e", "--containall", "-C", "--compat")
 _BINDS = CONFIG / "container.binds"
@@ -42,7 +42,7 @@ Modules = list[Annotated[Text, AfterValidator(splits)]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a container has to know of a job: its working directory, folders that it needs, names of its variables."""
+    """What a container needs to know of a job: its working directory, its folders, the names of its variables."""
 
     work_dir: str
     folders: tuple[str, ...] = ()
@@ -51,10 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Entry:
-    """How a job's program gets into a container.
+    """How a job's program is started in a container.
 
-    `lines` stand behind the script's variables and export `variables`; `srun` are flags of srun; `words` come between
-    the launcher and the program.
+    `lines` follow the variables of the script and export `variables`; `srun` are flags of srun; `words` are between the
+    launcher and the program.
     """
 
     words: tuple[str | Raw, ...] = ()
@@ -67,9 +67,9 @@ class Container(Section):
     """One kind of container, or of none: the section `container` of a config, which `class_name` chooses."""
 
     modules: Modules = []
-    """Commands of `module` behind those of `slurm.modules`."""
+    """Commands of `module`, run after those of `slurm.modules`."""
     env: Environment = {}
-    """Variables for the program beside those of `slurm.env`, in whose place they are."""
+    """Further variables for the program; they replace those of `slurm.env` with the same name."""
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002  of some kinds alone
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
@@ -87,7 +87,7 @@ class NoContainer(Container):
 
 
 class VenvContainer(Container):
-    """Programs run on the host, with the Python of a virtual environment that is not the one which plans."""
+    """Programs run on the host, with the Python of another virtual environment than the one that plans."""
 
     class_name: Literal["VenvContainer"]
     path: Text
@@ -100,13 +100,13 @@ class VenvContainer(Container):
 
 
 class _ImageContainer(Container):
-    """What all containers with an image have."""
+    """The keys of all containers with an image."""
 
     image: Text
-    """Its path, seen from compute nodes."""
+    """The path of the image on compute nodes."""
     binds: Binds = {}
     check: bool = True
-    """Whether image, runtime and binds are looked at before a job is submitted."""
+    """Whether image, runtime and binds are checked before a job is submitted."""
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
@@ -121,7 +121,7 @@ class _ImageContainer(Container):
         return found
 
     def _handed_on(self, job: Job) -> list[str]:
-        """The job's variables that must hold in the container, whatever the image sets."""
+        """The job's variables, which in the container replace those of the image."""
         return [name for name in job.variables if name not in _OF_THE_IMAGE and not name.startswith(_OF_RUNTIMES)]
 
     @property
@@ -141,14 +141,14 @@ class _ImageContainer(Container):
 
 
 class ApptainerContainer(_ImageContainer):
-    """Apptainer or Singularity, whichever is there."""
+    """Apptainer or Singularity, whichever is installed."""
 
     class_name: Literal["ApptainerContainer"]
     runtime: Text | None = None
-    """The program's name or path; null: apptainer, else singularity."""
+    """The name or path of the runtime; null: apptainer, or singularity if that is missing."""
     gpu: Literal["nvidia", "amd"] | None = None
     options: Words = ()
-    """More options of its command `exec`."""
+    """Further options of its command `exec`."""
     machine: Text | None = None
     """The processors of the nodes, in the words of `uname -m`; null: those of the machine where it is submitted."""
 
@@ -197,15 +197,15 @@ def _handing_on(names: Sequence[str]) -> str:
 
 
 class PyxisContainer(_ImageContainer):
-    """Pyxis, a plugin of SLURM by which srun starts tasks in a container of Enroot."""
+    """Pyxis, a plugin of SLURM with which srun starts tasks in a container of Enroot."""
 
     class_name: Literal["PyxisContainer"]
     options: Flags = {}
-    """More flags of srun: `container_writable: true`, `no_container_mount_home: true`."""
+    """Further flags of srun: `container_writable: true`, `no_container_mount_home: true`."""
 
     @property
     def is_file(self) -> bool:
-        """As in all; a name in a registry is no path."""
+        """See the base class; a name in a registry is no path."""
         path = self.image.startswith(("/", ".")) or self.image.endswith(".sqsh")
         return path and not REFERENCE.search(self.image)
 
@@ -259,7 +259,7 @@ def _mount(bind: Bind) -> str:
 
 
 def _without_kind(value: Any) -> Any:
-    """A section that says nothing, as earlier versions recorded it: no container."""
+    """An empty section, as earlier versions recorded it: no container."""
     return {"class_name": "NoContainer"} if value == {} else value
 
 
@@ -271,7 +271,7 @@ else:
 
 
 def recorded(container: Container, programs: Sequence[str], srun: str) -> dict[str, Any] | None:
-    """What a plan keeps of a container that must have these programs, to look at it later; None: there is nothing.
+    """What a plan records of a container, and the programs that it must have, for later checks; None: nothing.
 
     `srun` is the program of that name that starts jobs in it, '' without one.
     """

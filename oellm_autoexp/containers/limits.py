@@ -1,4 +1,4 @@
-"""What this session may use of the machine, as a login node's limits allow."""
+"""The limits of this session, such as those of a login node."""
 
 from __future__ import annotations
 

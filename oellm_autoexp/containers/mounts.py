@@ -1,4 +1,4 @@
-"""How a folder of the host is told to a runtime: words of Apptainer and Singularity, or of Pyxis. Pure, no packages."""
+"""The words that make folders of the host visible in Apptainer and Singularity. Pure, without other modules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _csv(field: str) -> str:
 
 
 def outermost(folders: Iterable[str], seen: Iterable[str] = ()) -> list[str]:
-    """Of folders those that lie in no other one of them, nor in one of `seen`; never the root."""
+    """Those folders that are in no other folder of the list, nor in one of `seen`; never the root."""
     above = list(seen)
     found: list[str] = []
     for folder in sorted(dict.fromkeys(folders), key=len):

@@ -1,4 +1,4 @@
-"""What keeps jobs from running in their container, as far as it can be seen where they are submitted."""
+"""Why jobs can't run in their container, as far as this can be checked on the machine that submits."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ _SINCE = {
     "--tmp-sandbox": "SingularityCE 4.1",
     "--no-tmp-sandbox": "SingularityCE 4.0",
 }
-"""Since when options of `exec` are there (CHANGELOG.md of apptainer/apptainer and sylabs/singularity)."""
+"""The versions in which options of `exec` came (CHANGELOG.md of apptainer/apptainer and sylabs/singularity)."""
 
 
 _NOT_LISTED = ("--pwd",)
-"""Options that are in every version and not in its help (Apptainer: "synonym for --pwd")."""
+"""Options that every version has and its help does not list (Apptainer: "synonym for --pwd")."""
 
 
 def problems(recorded: Sequence[Mapping[str, Any]], work_dir: str) -> list[Problem]:
     """Why jobs could not run in the containers that a plan has recorded (kinds.recorded).
 
-    What is here is looked at: binds, image, runtime and its options, programs in the image. A runtime that a module
-    brings, paths with variables of the job, and images of a registry are left to the nodes.
+    What is on this machine is checked: binds, image, runtime and its options, programs in the image. A runtime from a
+    module, paths with variables of the job, and images of a registry are not checked.
     """
     found = [_problems(json.dumps(dict(each), sort_keys=True), work_dir) for each in recorded]
     return list(dict.fromkeys(problem for some in found for problem in some))
 
 
-@lru_cache  # a run looks when it plans and when it submits
+@lru_cache  # a run checks when it plans and when it submits
 def _problems(recorded: str, work_dir: str) -> tuple[Problem, ...]:
     data = json.loads(recorded)
     container: Container = TypeAdapter[Container](ContainerField).validate_python(data["container"])

@@ -1,4 +1,4 @@
-"""Apptainer and SingularityCE: which of them is here, and the words with which it runs a program in an image."""
+"""Apptainer and SingularityCE: which of them is installed, and the words that run a program in an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import Location
 
 PROGRAMS = ("apptainer", "singularity")
-"""The names by which a runtime is looked for, the first one that is there is taken."""
+"""The names of runtimes; the first one that is installed is used."""
 NOT_FOUND_HINT = (
     "load its module (module load singularity, or GCC Apptainer-Tools at JSC), or name it: --container-runtime PATH"
 )
@@ -28,9 +28,9 @@ _MOUNT_SINCE = {"apptainer": (1, 0), "singularity": (3, 9)}
 
 @dataclass(frozen=True)
 class Runtime:
-    """A container runtime: its program (an absolute path), whose it is, and its version.
+    """A container runtime: its program (an absolute path), its flavour and its version.
 
-    `flavour` is "apptainer" or "singularity" (SingularityCE, SingularityPRO and Singularity 3), as `--version` tells:
+    `flavour` is "apptainer" or "singularity" (SingularityCE, SingularityPRO and Singularity 3), by `--version`:
     Apptainer installs a command named singularity, too.
     """
 
@@ -70,7 +70,7 @@ class Runtime:
 
 
 def parse_version(program: str, text: str) -> Runtime | None:
-    """The runtime that an output of `--version` tells of (`apptainer version 1.4.5`); None for another program's."""
+    """The runtime in the output of `--version` (`apptainer version 1.4.5`); None for that of another program."""
     found = _VERSION.search(text)
     if found is None:
         return None
@@ -80,7 +80,7 @@ def parse_version(program: str, text: str) -> Runtime | None:
 def find(name: str | None = None, where: Location | str = "--container-runtime", hint: str = NOT_FOUND_HINT) -> Runtime:
     """The runtime `name` (a command or a path), or the first of PROGRAMS in PATH. Raises ConfigError.
 
-    `where` is what the user named it by, `hint` what to do where there is none.
+    `where` is the option or key that names it, `hint` what to do if there is none.
     """
     names = (name,) if name else PROGRAMS
     program = next(filter(None, (shutil.which(os.path.expanduser(candidate)) for candidate in names)), None)  # noqa: PTH111
@@ -121,7 +121,7 @@ def find(name: str | None = None, where: Location | str = "--container-runtime",
 
 
 def _not_executable(name: str) -> str:
-    """The file that `name` (a command or a path) means and that may not be executed; '' if there is none."""
+    """The file of `name` (a command or a path), which is not executable; '' if there is no such file."""
     folders = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
     places = (os.path.join(folder, os.path.expanduser(name)) for folder in folders)  # noqa: PTH111, PTH118
     return next((place for place in places if os.path.isfile(place)), "")  # noqa: PTH113
@@ -133,7 +133,7 @@ def known_options(runtime: Runtime) -> frozenset[str]:
 
 
 def printed(words: Sequence[str]) -> str:
-    """What a program prints; '' where it can't be run."""
+    """What a program prints; '' if it can't be run."""
     try:
         done = subprocess.run(
             list(words),

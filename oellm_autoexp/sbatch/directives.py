@@ -1,6 +1,6 @@
-"""The `#SBATCH` lines of a script: made of a section, read, and changed for a later attempt. Pure.
+"""The `#SBATCH` lines of a script: made from a section, read, and changed for a later attempt. Pure.
 
-Each key of `slurm.sbatch` becomes a line; which ones there are is in `known_options`, and is checked by planning.
+Each key of `slurm.sbatch` becomes a line. The known options are in `known_options`; planning checks the keys.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OWN = {
     "wrap": "sbatch takes no script beside it",
     "uid": "jobs are looked for among those of the one who submits them",
 }
-"""Options that the program sets itself, and what a person does instead."""
+"""Options that the program sets itself, and what the user does instead."""
 _OWN_PLACES: Mapping[str, Location | str] = {
     "job_name": CONFIG / "project.name",
     "output": CONFIG / "project.log_path",
@@ -52,10 +52,10 @@ SECTION = CONFIG / "slurm.sbatch"
 def directives(
     sbatch: Mapping[str, Any], extra: Sequence[str], *, name: str, log_path: str, work_dir: str
 ) -> tuple[str, ...]:
-    """The `#SBATCH` lines of a job: what the section says, and name, log and working directory.
+    """The `#SBATCH` lines of a job: the options of the section, and name, log and working directory.
 
     `cpus_per_task: 8` → `--cpus-per-task=8`; true → the bare flag; null and false → absent; a list → joined by commas.
-    `requeue: false` → `--no-requeue`, as sites requeue unless they are told (slurm.conf(5), JobRequeue).
+    `requeue: false` → `--no-requeue`, since sites requeue jobs by default (slurm.conf(5), JobRequeue).
     Raises ConfigError for keys that the program owns and for values that no directive can hold.
     """
     section = {key: value for key, value in sbatch.items() if value is not None and value is not False}
@@ -95,7 +95,7 @@ def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], ext
 
 
 def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, list[str]]:
-    """The directives of each option of a section, by its long name; what is wrong goes to `problems`."""
+    """The directives of each option of a section, by its long name; mistakes are added to `problems`."""
     found: dict[str, list[str]] = {}
     twice = said_twice(section)
     for key, value in section.items():
@@ -131,7 +131,7 @@ def _extra_problems(line: str, bare: str, where: Location) -> list[Problem]:
 
 
 def directive_lines(script: str) -> list[str]:
-    """The `#SBATCH` lines of a script; like sbatch, those above its first command."""
+    """The `#SBATCH` lines of a script above its first command; sbatch reads no others."""
     lines = takewhile(is_no_command, script.split("\n"))
     return [line for line in lines if line.startswith(DIRECTIVE)]
 
@@ -139,9 +139,9 @@ def directive_lines(script: str) -> list[str]:
 def with_options(text: str, options: Mapping[str, Any]) -> str:
     """The script `text` with other directives; all else stays byte for byte.
 
-    `options` is as the `slurm.sbatch` section: what it names is replaced wherever a directive says it, in any spelling,
-    and what is null or false is taken out. Raises ConfigError for keys that the program owns, whatever their value, and
-    for values that no directive can hold.
+    `options` has the form of the `slurm.sbatch` section. Its options are replaced in every directive, in any spelling;
+    those that are null or false are removed. Raises ConfigError for keys that the program sets itself, also with the
+    value null, and for values that no directive can hold.
     """
     problems: list[Problem] = []
     wanted = _section_lines(options, problems)
@@ -153,7 +153,7 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     lines = text.split("\n")
     head = sum(1 for _ in takewhile(is_no_command, lines))
     made: list[str] = []
-    after = 1 if text.startswith("#!") else 0  # where directives go that replace none
+    after = 1 if text.startswith("#!") else 0  # where new directives are inserted
     told: set[str] = set()
     for line in lines[:head]:
         written = written_options(line.removeprefix(DIRECTIVE)) if line.startswith(DIRECTIVE) else []
@@ -171,7 +171,7 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
 
 
 def _without(line: str, keys: Collection[str]) -> list[str]:
-    """A directive without some of its options; none at all if nothing else is in it."""
+    """A directive without some of its options, as a list of one line; empty if it has no others."""
     inside = line.removeprefix(DIRECTIVE)
     written = written_options(inside)
     kept = [inside[option.start : option.end] for option in written if option.key not in keys]
@@ -181,7 +181,7 @@ def _without(line: str, keys: Collection[str]) -> list[str]:
 
 
 def excluding(text: str, nodes: Iterable[str]) -> str:
-    """The script `text` with `nodes` kept from the job as well: behind those that `--exclude` names already.
+    """The script `text` in which `--exclude` has `nodes`, too, after the nodes that it names already.
 
     Raises ConfigError if `--exclude` names a file of nodes, which can't be added to.
     """
@@ -196,12 +196,12 @@ def excluding(text: str, nodes: Iterable[str]) -> str:
 
 
 def options(script: str) -> dict[str, str]:
-    """What the directives of a script ask for, by the long names of options (`_` for `-`); a bare flag is ''."""
+    """The values of a script's directives, by the long names of options (`_` for `-`); a bare flag has ''."""
     return dict(option for line in directive_lines(script) for option in options_in(line.removeprefix(DIRECTIVE)))
 
 
 def is_no_command(line: str) -> bool:
-    """Whether sbatch goes on looking for directives below a line."""
+    """Whether sbatch reads directives below this line: it is no command."""
     return not line.strip() or line.lstrip().startswith("#")
 
 
@@ -211,6 +211,6 @@ def is_own_line(line: str) -> bool:
 
 
 def array_group(lines: Sequence[str], log_name: str) -> str:
-    """A word that is the same for jobs whose directives, but for those of one job alone, are the same."""
+    """A digest that is equal for jobs with equal directives, apart from those that differ in every job (name, log)."""
     text = "\n".join((*(line for line in lines if not is_own_line(line)), log_name))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

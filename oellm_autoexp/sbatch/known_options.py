@@ -1,4 +1,4 @@
-"""The options that sbatch knows, against those that a script has. Pure."""
+"""The options that sbatch and srun know, and which options of a script they do not know. Pure."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def options_in_help(text: str) -> frozenset[str]:
 def unknown_option(name: str, known: frozenset[str] = OPTIONS) -> bool:
     """Whether sbatch, or srun, does not know an option.
 
-    Both take short ones, and any beginning of a long one (getopt_long(3)).
+    Both accept short options, and any beginning of a long one (getopt_long(3)).
     """
     word = name.replace("_", "-")
     return len(word) > 1 and not any(option.startswith(word) for option in known)
@@ -180,7 +180,7 @@ def unknown_option_notes(
 ) -> Iterator[str]:
     """Notes of options that a program does not know: by program (sbatch, srun) and option, the keys.
 
-    They are no mistakes yet, as a plugin of the site may know them; the submission asks the site's own sbatch.
+    They need not be mistakes: a plugin of the site may know them. The submission asks the site's own sbatch.
     `located`: a key with the line where it was written.
     """
     for program, known in (("sbatch", OPTIONS), ("srun", SRUN_OPTIONS)):

@@ -1,4 +1,4 @@
-"""The launch command of a script: srun with its flags, what stands between srun and the program, the program. Pure."""
+"""The launch command of a script: srun with its flags, a wrapper (a container), and the program. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oellm_autoexp.sbatch.options import long_name, option_words, said_twice, tw
 from oellm_autoexp.sbatch.shell_code import with_variables
 
 LAUNCHER_VARIABLE = "AUTOEXP_LAUNCHER"
-"""Environment variable that replaces the launcher (srun and its flags) of a script where it is set; empty: none."""
+"""Environment variable that replaces the launcher (srun and its flags) of a script; if it is empty, there is none."""
 
 _ALONE = frozenset(
     [
@@ -48,15 +48,15 @@ _ALONE = frozenset(
     ]
 )
 _ALONE_LETTERS = frozenset("EHIKOQXZkluvs")
-"""The options of srun behind which no word of its own stands for a value: `--label`, `--exclusive[=user]` (srun(1))."""
+"""The options of srun whose value is never the next word: `--label`, `--exclusive[=user]` (srun(1))."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """What comes before the program's own words.
+    """The words before those of the program.
 
-    `start` is what LAUNCHER_VARIABLE replaces: srun (and what stands before it) with all of its flags, or a launcher
-    of another name. `wrapper` is what srun starts in the program's place and hands the program to, such as
+    `start` is the part that LAUNCHER_VARIABLE replaces: srun (and the words before it) with all of its flags, or
+    another launcher. `wrapper` is a command that srun starts and that starts the program, such as
     `apptainer exec image.sif`.
     """
 
@@ -72,7 +72,7 @@ class Launcher:
         env: Collection[str] = (),
         wrapper: Sequence[str | Raw] = (),
     ) -> Launcher:
-        """The launcher of `slurm.launcher_cmd` and `slurm.srun`, whose flags go behind srun's own words.
+        """The launcher of `slurm.launcher_cmd` and `slurm.srun`, whose flags follow the words of srun.
 
         `$NAME` in them is the job's variable; words with shell code are Raw.
         `env` are the names of the variables that each task must get, whatever `srun.export` leaves out; `wrapper` are
@@ -116,7 +116,7 @@ class Launcher:
         return shell([*prefix, *self.wrapper, *argv])
 
     def guard(self) -> str:
-        """The lines of a script by which srun is not called outside of a job; none without srun."""
+        """The lines of a script that replace srun outside of a job; '' for a launcher without srun."""
         return _INSIDE_A_JOB if self.calls_srun else ""
 
 
@@ -125,25 +125,25 @@ def _text(word: str | Raw) -> str:
 
 
 def srun_index(words: Sequence[str]) -> int | None:
-    """Where srun stands in the words of a launcher (`env X=1 /opt/bin/srun -l`); None without it."""
+    """The index of srun in the words of a launcher (`env X=1 /opt/bin/srun -l`); None if it is not there."""
     return next((index for index, word in enumerate(words) if word.rpartition("/")[2] == "srun"), None)
 
 
 def srun_options(words: Sequence[str], srun: Mapping[str, Any]) -> dict[str, Any]:
-    """What srun is told by `slurm.launcher_cmd` and `slurm.srun`, by the long names of options; the section wins."""
+    """The options of srun in `slurm.launcher_cmd` and `slurm.srun`, by their long names; the section wins."""
     return own_options(words) | {
         long_name(key): value for key, value in srun.items() if value is not None and value is not False
     }
 
 
 def own_options(words: Sequence[str]) -> dict[str, str]:
-    """What srun is told by the words of a launcher themselves, by the long names of options."""
+    """The options of srun in the words of a launcher, by their long names."""
     at = srun_index(words)
     return {} if at is None else dict(map(_parsed, _own_options(words[at + 1 :])))
 
 
 def _own_options(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The options that srun's words begin with, each with its value where that is a word of its own."""
+    """The options at the beginning of srun's words, each with its value if that is the next word."""
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
         word = rest[0]
@@ -161,7 +161,7 @@ def _own_options(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _parsed(option: tuple[str, ...]) -> tuple[str, str]:
-    """Name and value of one of srun's own options."""
+    """Name and value of one option of srun."""
     word, *value = option
     if word.startswith("--"):
         name, _, inside = word[2:].partition("=")
@@ -187,9 +187,9 @@ def flags(srun: Mapping[str, Any]) -> list[str]:
 
 
 def _delivering(srun: Mapping[str, Any], env: Collection[str]) -> dict[str, Any]:
-    """The section with an `export` that names the variables of `env`, too: srun would not hand them on.
+    """The section, its `export` with the variables of `env` added: srun would not pass them on otherwise.
 
-    `NONE` takes no names beside it (srun(1)), so that it becomes the list of these names.
+    `NONE` can't be combined with names (srun(1)); it is replaced by the list of these names.
     """
     return {
         key: _exported(value, env) if long_name(key) == "export" and value not in (None, False, True) else value
@@ -219,7 +219,7 @@ _BY_SRUN = re.compile(rf"\$\{{{LAUNCHER_VARIABLE}-(?:[^}}\n]*\s)?(?:[^\s}}]*/)?s
 
 
 def terminal_problems(script: str) -> list[Problem]:
-    """Why a script would run under srun also where LAUNCHER_VARIABLE takes its launcher away, if it would."""
+    """Why a script would run under srun although LAUNCHER_VARIABLE removes its launcher."""
     body = "\n".join(line for line in script.split("\n") if not line.lstrip().startswith("#"))
     if not _SRUN.search(body):
         return []
@@ -231,12 +231,12 @@ _LAUNCHER = re.compile(rf"""\$\{{{LAUNCHER_VARIABLE}-((?:'[^']*'|"[^"]*"|[^'"}}]
 
 
 def has_launcher(script: str) -> bool:
-    """Whether LAUNCHER_VARIABLE takes something away."""
+    """Whether LAUNCHER_VARIABLE replaces anything in the script."""
     return bool(launcher_text(script))
 
 
 def launcher_text(script: str) -> str:
-    """What LAUNCHER_VARIABLE takes away, as it stands in a script (`srun --cpus-per-task=8`); '' if nothing."""
+    """The part of a script that LAUNCHER_VARIABLE replaces (`srun --cpus-per-task=8`); '' if there is none."""
     found = _LAUNCHER.search(script)
     return found[1] if found else ""
 

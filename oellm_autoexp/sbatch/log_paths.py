@@ -1,4 +1,4 @@
-"""The paths of logs in SLURM's notation: `%j` and the like stand for what is known once a job runs. Pure."""
+"""The paths of logs in SLURM's notation: `%j` and the like stand for numbers that are known once a job runs. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oellm_autoexp.core.text import Raw, shell
 LOG_PATTERNS = ("%%", "%j", "%A", "%a")
 """The patterns of sbatch's --output that a log path may hold: those that are known as soon as the job has its id."""
 _NO_TASK = "4294967294"
-"""What SLURM writes for %a where the job is no array task (NO_VAL in slurm.h; measured on 22.05)."""
+"""The number that SLURM writes for %a if the job is no array task (NO_VAL in slurm.h; measured on 22.05)."""
 
 
 def resolve_log_path(pattern: str, job: str) -> str:
@@ -29,13 +29,13 @@ _VARIABLES: dict[str, str | Raw] = {
 
 
 def log_word(pattern: str) -> str:
-    """`pattern` as a word of the job's own script, which knows the numbers from SLURM's variables."""
+    """`pattern` as a word of the job's script, with SLURM's variables in place of the numbers."""
     parts = re.split("(%[%jAa])", pattern)
     return "".join(shell([_VARIABLES.get(part, part)]) for part in parts if part)
 
 
 def slurm_path(path: str) -> str:
-    """A literal path for `--output`, where `%` begins a pattern."""
+    """A plain path as a value of `--output`: each `%`, which would begin a pattern, is doubled."""
     return path.replace("%", "%%")
 
 
@@ -45,7 +45,7 @@ _OF_ATTEMPT = frozenset("jJA")
 
 
 def stream_problem(pattern: str) -> str:
-    """Why the files of a `--error` or `--output` could not be told from those of other jobs; '' if they can."""
+    """Why the files of `--error` or `--output` could be mixed up with those of other jobs; '' if they can't."""
     folder, _, name = pattern.rpartition("/")
     if "\\" in pattern:
         return "a backslash switches SLURM's patterns off"

@@ -58,7 +58,7 @@ _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Written:
-    """An option as it stands in a line: its long name, its value ('': none, or in a form unknown here), its place."""
+    """An option in a line: its long name, its value ('': none, or in an unknown form), its begin and end."""
 
     key: str
     value: str
@@ -67,12 +67,12 @@ class Written:
 
 
 def options_in(line: str) -> list[tuple[str, str]]:
-    """The options of a directive by their long names, each with its value ('': none, or in a form unknown here)."""
+    """The options of a directive by their long names, each with its value ('': none, or in an unknown form)."""
     return [(option.key, option.value) for option in written_options(line)]
 
 
 def written_options(line: str) -> list[Written]:
-    """The options of a directive; like sbatch, up to a `#` outside of quotes."""
+    """The options of a directive up to a `#` outside of quotes, as sbatch reads them."""
     found: list[Written] = []
     for match in _WORD.finditer(line):
         if match.group() == "#":
@@ -89,7 +89,7 @@ def written_options(line: str) -> list[Written]:
 
 
 def long_name(key: str) -> str:
-    """The one name of an option, however it is spelled: by a letter, or (getopt_long(3)) by its beginning."""
+    """The long name of an option that is spelled by a letter or by its beginning (getopt_long(3))."""
     name = _LONG.get(key, key.replace("-", "_"))
     return name if len(name) < 2 else _whole(name)
 
@@ -102,7 +102,7 @@ def _whole(name: str) -> str:
 
 
 def said_twice(section: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of a section that are the same option as one before them, in another spelling, and that one."""
+    """The keys of a section that repeat an option in another spelling, each with the first key of that option."""
     first: dict[str, str] = {}
     given = [key for key, value in section.items() if value is not None and value is not False]
     return {key: first[name] for key in given if first.setdefault(name := long_name(key), key) != key}
@@ -115,7 +115,7 @@ def twice_problem(key: str, other: str, where: Location) -> Problem:
 
 
 def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
-    """One sbatch or srun option as flag, joint and text, or nothing. Raises ValueError for what no line can hold."""
+    """An option of sbatch or srun as flag, joint and text; empty for null and false. Raises ValueError."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"{key!r} is not the name of an option")
     flag, joint = (f"-{key}", "") if len(key) == 1 else (f"--{key.replace('_', '-')}", "=")
@@ -132,7 +132,7 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
 
 
 def too_much(key: str, text: str) -> str:
-    """Why the value of an option is more than SLURM counts to or any name has, '' if it is not."""
+    """Why a value is too large a number for SLURM, or too long for a name; '' if it is not."""
     name = long_name(key)
     numeric = name.replace("_", "-") in OPTIONS and name not in TEXTS
     if numeric and (number := _LONG_NUMBER.search(text)):

@@ -1,4 +1,4 @@
-"""What a job asks for: nodes, GPUs, tasks and time. Pure."""
+"""The resources that a job asks for: nodes, GPUs, tasks and time. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int
 
 
 def resource_problems(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[Problem, ...]:
-    """All that is wrong with what a section asks for; `resources` raises the first."""
+    """All mistakes in the resources of a section; `resources` raises the first."""
     asked, found = _Asked(sbatch, extra), Collector()
     for key in ("ntasks", "ntasks_per_node", "nodes", "sockets_per_node"):
         with found.step():
@@ -59,11 +59,11 @@ def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:
 
 
 def _over(total: int, each: int) -> int:
-    """How many are needed where each takes its share; 0 if that is not known."""
+    """How many units are needed if each holds so many; 0 if that is not known."""
     return -(-total // each) if each else 0
 
 
-_SHOWN = 40  # characters of a value that is none
+_SHOWN = 40  # characters of a wrong value in a message
 
 
 class _Asked:

@@ -1,4 +1,4 @@
-"""From a job to the text of its sbatch script: a pure function of a template and the job's section."""
+"""The text of a job's sbatch script: a pure function of a template and the job's section."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oellm_autoexp.sbatch.signals import forwarding, signal_to_shell
 MARKS = "marks"
 """Folder in a job's output directory: `<id>.start` (seconds since 1970) and `<id>.exit` (exit code of the script).
 
-`<id>.replaced` holds the token of an attempt that must not run again, as a newer one was submitted.
+`<id>.replaced` holds the token of an attempt that must not run again: a newer one was submitted.
 """
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
 _MARKERS = ("directives", "name", "env", "work_dir", "log", "marks", "command", "run")
@@ -39,16 +39,16 @@ def render(
     modules: Sequence[str] = (),
     more: str = "",
 ) -> str:
-    """The whole script of a job. `modules` are commands of `module`, which stand before the variables in `{{env}}`, and
-    `more` are lines behind them.
+    """The whole script of a job. `modules` are commands of `module`; they come before the variables in `{{env}}`, and
+    the lines `more` after them.
 
     `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
-    is the same and, for a job that asks for `--signal=B:…`, sends that signal on to it; its status is the command's.
-    `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: srun, whoever
-    calls it, is told what the job asks for and nothing else (environment.py).
+    is the same and, for a job that asks for `--signal=B:…`, passes that signal on to it; its status is the command's.
+    `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: every srun
+    in the script gets what the job asks for and nothing else (environment.py).
 
-    Raises ConfigError: the template is none that sbatch takes, lacks a marker or has an unknown one; or a text holds a
-    NUL, which no program can be given.
+    Raises ConfigError: sbatch would refuse the template; it lacks a marker or has an unknown one; or a text holds a
+    NUL, which no argument of a program can have.
     """
     found = _MARKER.findall(template)
     problems = _template_problems(template)
@@ -91,7 +91,7 @@ def render(
 
 
 def _template_problems(template: str) -> list[Problem]:
-    """What sbatch would refuse, or silently read otherwise than it looks."""
+    """What sbatch would refuse, or would silently read in another way than it looks."""
     where = CONFIG / "slurm.template_path"
     problems = []
     if not template.startswith("#!"):
@@ -104,7 +104,7 @@ def _template_problems(template: str) -> list[Problem]:
     if marker and not all(map(is_no_command, above.split("\n"))):
         hint = "sbatch reads no directive below the first command"
         problems.append(Problem("{{directives}} stands below a command", where, hint))
-    # The last one of two directives counts, so that a template's own would overrule what the program relies on.
+    # Of two directives the last one counts, so those of a template would overrule those that the program needs.
     own = options(template.replace("{{directives}}", "#"))
     return [
         *problems,

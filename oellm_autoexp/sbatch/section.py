@@ -1,4 +1,4 @@
-"""The section `slurm` of a config, but for its client: what a script and its submission are made of. Pure."""
+"""The section `slurm` of a config, without its client: the options of scripts and of their submission. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oellm_autoexp.sbatch import shell_code
 
 
 def _launcher(value: Any) -> Any:
-    """The words of a launcher, as those of any command; of a text, each `$(…)` is within one word."""
+    """The words of a launcher. If it is a text, each `$(…)` is within one word."""
     if not isinstance(value, str):
         return command_words(value)
     try:
@@ -29,7 +29,7 @@ LauncherWords = Annotated[tuple[str, ...], BeforeValidator(_launcher)]
 
 
 def _master_addr(text: str) -> str:
-    """`{address}`, or a name in which `{hostname}` may stand."""
+    """`{address}`, or a name, which may contain `{hostname}`."""
     if (text != "{address}" and re.search(r"[{}\s]", text.replace("{hostname}", ""))) or not text:
         raise PydanticCustomError("master_addr", "must be {hostname}, a name made of it, or {address}")
     return text
@@ -44,25 +44,25 @@ class LimitsSection(Section):
 
 
 class SiteSection(Section):
-    """A cluster, as its documentation describes it. What SLURM itself tells counts more."""
+    """A cluster, as its documentation describes it. What SLURM itself reports counts more."""
 
     name: Text = "this site"
     accounts_cmd: Text = "sacctmgr show assoc user=$USER format=account,qos"
     """The command that lists a user's accounts there."""
     needs: tuple[Literal["account", "partition", "qos"], ...] = ()
-    """Options without which the site takes no job."""
+    """Options without which the site accepts no job."""
     partition: Text | None = None
     qos: Text | None = None
     debug_partition: Text | None = None
     debug_qos: Text | None = None
-    """What `slurm.debug` chooses: for short tests, at once."""
+    """The options that `slurm.debug` chooses, for short tests without long waiting."""
     partitions: dict[str, LimitsSection] = {}
     qos_limits: dict[str, LimitsSection] = {}
-    """Limits by name. A limit of a QOS is in place of its partition's."""
+    """Limits by name. A limit of a QOS replaces that of its partition."""
 
 
 class SlurmOptions(Section):
-    """How jobs are rendered and handed to the scheduler. `sbatch`, `srun` and `env` are open."""
+    """How scripts are made and submitted. `sbatch`, `srun` and `env` accept any key."""
 
     template_path: str | None = None
     array: bool = False
@@ -79,7 +79,7 @@ class SlurmOptions(Section):
     modules: list[Annotated[Text, AfterValidator(splits)]] = []
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
     master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
-    """What other ranks call the first node: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
+    """The first node's name for other ranks: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
     debug: bool = False
     site: SiteSection = SiteSection()
     client: Any

@@ -1,8 +1,8 @@
-"""Shell code in values: which parts of a text are code, and texts in which a shell's signs stay text. Pure.
+"""Shell code in values: which parts of a text are code, and which `$` and quotes are plain text. Pure.
 
 Code is what stands literally in the `slurm.env` or `slurm.launcher_cmd` of a YAML file: `$(command)`, `$((1 + 1))` and
-`` `command` ``. While a config is composed such a part stands between two marks (`mark_code`), so that whatever comes
-from elsewhere (an interpolation, an override, an action, the environment) can't become code: it has no marks.
+`` `command` ``. While a config is composed, each such part is between two marks (`mark_code`). Text from elsewhere (an
+interpolation, an override, an action, the environment) has no marks, so it can't become code.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from oellm_autoexp.core.text import Raw
 from oellm_autoexp.sbatch.environment import REFERENCE, expanded
 
 Parts = tuple[str, ...]
-"""A text taken apart: those with an odd index are code, the others are text."""
+"""The parts of a text: parts with an odd index are code, the others are text."""
 
-_BEGIN, _END = "\ufdd3", "\ufdd4"  # noncharacters of Unicode: in no text that people write
+_BEGIN, _END = "\ufdd3", "\ufdd4"  # noncharacters of Unicode, which no text has
 _MARKED = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
 _MARKS = re.compile(f"[{_BEGIN}{_END}]")
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
@@ -28,7 +28,7 @@ CODE_PLACES = ("slurm.env", "slurm.launcher_cmd")
 
 
 def has_marks(text: str) -> bool:
-    """Whether a text holds one of the marks, which no input may bring along."""
+    """Whether a text holds one of the marks, which no input may have."""
     return _MARKS.search(text) is not None
 
 
@@ -37,7 +37,7 @@ def has_marks(text: str) -> bool:
 
 
 def code_spans(text: str) -> list[tuple[int, int]]:
-    """Begin and end of each `$(…)` and `` `…` `` that a shell would evaluate. Raises ValueError: one has no end."""
+    """Begin and end of each `$(…)` and `` `…` `` that a shell would evaluate. Raises ValueError if one has no end."""
     spans = []
     at = 0
     while at < len(text):
@@ -59,7 +59,7 @@ def code_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _behind(text: str, at: int, closing: str, depth: int) -> int:
-    """The index behind the `)` or `"` that ends what began before `at`, as a shell reads quotes and brackets."""
+    """The index after the `)` or `"` that closes the bracket or quote before `at`, as a shell reads them."""
     if depth > _DEEPEST:
         raise ValueError("the $( is nested too deeply")
     while at < len(text):
@@ -82,7 +82,7 @@ def _behind(text: str, at: int, closing: str, depth: int) -> int:
 
 
 def mark_code(tree: Any, place: str) -> Any:
-    """The content of a YAML file, whose place in the config is a dotted key ('': the root), with its code marked."""
+    """The content of a YAML file with its code marked; its place in the config is a dotted key ('': the root)."""
     if not any(f"{code}.".startswith(f"{place}." if place else "") or f"{place}.".startswith(f"{code}.")
                for code in CODE_PLACES):  # fmt: skip
         return tree
@@ -96,11 +96,11 @@ def mark_code(tree: Any, place: str) -> Any:
 
 
 def _marked(text: str) -> str:
-    if has_marks(text):  # of a file's own: no code, and taken out like any other
+    if has_marks(text):  # a mark in the file itself: no code, and removed like all marks
         return text
     try:
         spans = code_spans(text)
-    except ValueError:  # told once the config is composed
+    except ValueError:  # reported when the config is composed
         return text
     for begin, end in reversed(spans):
         text = f"{text[:begin]}{_BEGIN}{text[begin:end]}{_END}{text[end:]}"
@@ -108,7 +108,7 @@ def _marked(text: str) -> str:
 
 
 def without_marks(tree: Any) -> Any:
-    """A tree in whose texts no marks are left."""
+    """The tree without marks in its texts."""
     if isinstance(tree, dict):
         return {key: without_marks(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -117,7 +117,7 @@ def without_marks(tree: Any) -> Any:
 
 
 def taken_out(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Parts]]:
-    """A composed config without marks, and its code: the parts of each value with some, by dotted key."""
+    """A composed config without marks, and its code: the parts of each value that has code, by dotted key."""
     slurm = tree.get("slurm")
     code: dict[str, Parts] = {}
     if isinstance(slurm, dict):
@@ -138,7 +138,7 @@ def taken_out(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Parts]
 def as_shell_reads(code: str) -> str:
     """Code as a shell gets it: `\\${NAME}` is the shell's `${NAME}`.
 
-    Raises ValueError for an interpolation, whose value would become code.
+    Raises ValueError for an interpolation: its value would become code.
     """
 
     def escaped(match: re.Match[str]) -> str:
@@ -164,13 +164,13 @@ def in_script(parts: Parts) -> Raw:
 def split(text: str) -> list[str]:
     """A launcher's text as words: as a shell splits it, each `$(…)` within one word. No shell runs it.
 
-    Raises ValueError for what does not split, and for what only a shell would understand (`;`, `|`, `&&`, `>`).
+    Raises ValueError for text that can't be split, and for operators of a shell (`;`, `|`, `&&`, `>`).
     """
     return [_plain(word) for word in _split(_parts(text))]
 
 
 def split_parts(parts: Parts) -> list[str | Raw]:
-    """The parts of a launcher's text as words, those with code as a script has them. Raises as `split`."""
+    """The parts of a launcher's text as words of a script, with the code in them. Raises as `split`."""
     return [word[0] if len(word) == 1 else in_script(word) for word in _split(parts)]
 
 
@@ -202,7 +202,7 @@ _QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"|\\.", re.DOTALL)
 
 
 def _operator(text: str) -> str:
-    """The first sign outside of quotes by which a shell would end the command or divert what it prints."""
+    """The first operator of a shell outside of quotes that would end the command or redirect its output."""
     found = _OPERATOR.search(_QUOTED.sub(lambda match: "x" * len(match.group()), text))
     return "" if found is None else found.group().replace("\n", "a new line")
 
@@ -215,7 +215,7 @@ _OF_JOBS = re.compile(r"\$(?:SLURM_[A-Z0-9_]+|\{SLURM_[A-Z0-9_]+\})")
 
 
 def read_by_a_shell(words: Sequence[str]) -> set[int]:
-    """The indices of words that are themselves the text of a shell: what stands behind `bash -c`."""
+    """The indices of words that are scripts of a shell: those after `bash -c`."""
     found = set()
     for index, word in enumerate(words):
         if word.rpartition("/")[2] in _SHELLS:
@@ -229,7 +229,7 @@ def read_by_a_shell(words: Sequence[str]) -> set[int]:
 
 
 def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> list[str | Raw]:
-    """Words in which `$NAME` is the job's variable (`of_slurm_alone`: only SLURM's), but where a shell reads them."""
+    """Words in which `$NAME` is a variable of the job (`of_slurm_alone`: of SLURM), except in scripts of a shell."""
     if not any("$" in word for word in words):  # as in most of the jobs of a sweep
         return [*words]
     pattern = _OF_JOBS if of_slurm_alone else REFERENCE
@@ -241,7 +241,7 @@ def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> lis
 
 
 def stays_text(text: str) -> str:
-    """The first `$(` or backtick outside of single quotes in a text that no shell reads; '' without one."""
+    """The first `$(` or backtick outside of single quotes in a text that no shell reads; '' if there is none."""
     if "$(" not in text and "`" not in text:
         return ""
     found = re.search(r"(?<!\\)(?:\$\(|`)", re.sub(r"'[^']*'", "", text))

@@ -1,4 +1,4 @@
-"""The signal that a job asks for before its end (`--signal`), and how a script hands it to its program. Pure."""
+"""The signal that a job asks for before its end (`--signal`), and how a script passes it to its program. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oellm_autoexp.sbatch.options import options_in
 
 @dataclass(frozen=True)
 class Signal:
-    """What --signal asks for: to be sent so many seconds before the time limit, to the batch shell or to all but it."""
+    """What --signal asks for: a signal, so many seconds before the time limit, to the batch shell or to all others."""
 
     number: int
     seconds: int
@@ -36,7 +36,7 @@ _USUAL_WARNING_SECONDS, _LONGEST_WARNING_SECONDS = 60, 65535
 def signal_before_end(lines: Sequence[str]) -> Signal | None:
     """The signal that directives ask for by `--signal=[{R|B}:]<number or name>[@<seconds>]` (sbatch(1)), if any.
 
-    Raises ValueError, in sbatch's words, for what it refuses and for numbers that are no signal's.
+    Raises ValueError, with sbatch's message, for what sbatch refuses and for numbers that are no signals.
     """
     options = (option for line in lines for option in options_in(line.removeprefix(DIRECTIVE)))
     found = [_signal(value) for key, value in options if key == "signal"]
@@ -55,7 +55,7 @@ def _signal(text: str) -> Signal:
 
 _NEVER_TRAPPED = (signal.SIGKILL, signal.SIGSTOP)
 _KEPT_BY_SRUN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""Signals at which srun kills its tasks, or tells their state, instead of handing them on (srun(1), SIGNALS)."""
+"""Signals that srun does not pass on: it kills its tasks, or prints their state (srun(1), SIGNALS)."""
 _FORWARDING = """\
 # --signal=B:{signal} is for this shell, which hands it on: bash does so only while it waits for a background process.
 autoexp_command=({command})
@@ -83,7 +83,7 @@ fi"""
 
 
 def signal_to_shell(script: str) -> signal.Signals | None:
-    """The signal that a script asks to be sent to its shell (`--signal=B:…`), if it can act on it at all."""
+    """The signal that a script asks for its shell (`--signal=B:…`), if a shell can handle this signal."""
     try:
         asked = signal_before_end(directive_lines(script))
     except ValueError:  # sbatch refuses it
@@ -94,7 +94,7 @@ def signal_to_shell(script: str) -> signal.Signals | None:
 
 
 def forwarding(command: str, asked: signal.Signals | None) -> str:
-    """A command, and around it what hands a signal to the script's shell on to it."""
+    """A command with the lines that pass a signal of the script's shell on to it."""
     if asked is None:
         return command
     name = asked.name.removeprefix("SIG")
@@ -102,9 +102,9 @@ def forwarding(command: str, asked: signal.Signals | None) -> str:
 
 
 def signal_problems(script: str) -> list[Problem]:
-    """Why the signal of `--signal=B:…` would end the job instead of reaching the program, if it would.
+    """Why the signal of `--signal=B:…` would end the job and not reach the program.
 
-    A template of one's own takes it by a trap, or by `exec`, which puts the program into the shell's place.
+    A user's own template handles the signal by a trap, or by `exec`, which replaces the shell by the program.
     """
     where = CONFIG / "slurm.sbatch.signal"
     try:
