@@ -36,7 +36,7 @@ def _render(options: argparse.Namespace) -> int:
     from oellm_autoexp.config.hydra.source import escaped, yaml_text
     from oellm_autoexp.config.loader import load
     from oellm_autoexp.core.redaction import redact
-    from oellm_autoexp.planning.plan import job_config
+    from oellm_autoexp.planning.make_plan import job_config
     from oellm_autoexp.planning.resolving.provenance import gather
 
     composed = load(app.source(options))

@@ -19,7 +19,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
-from oellm_autoexp.planning.plan import PARENT_VARIABLE
+from oellm_autoexp.planning.make_plan import PARENT_VARIABLE
 from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event

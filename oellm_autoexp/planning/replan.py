@@ -20,7 +20,7 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.planning.checks.plan_checks import PLAN_WIDE
-from oellm_autoexp.planning.plan import plan_job
+from oellm_autoexp.planning.jobs.job_planner import plan_job
 from oellm_autoexp.planning.record.plan_record import recorded
 from oellm_autoexp.planning.record.record_files import json_value, mapping, readable
 from oellm_autoexp.planning.record.secret_marks import MARK, problems_of, secrets_named

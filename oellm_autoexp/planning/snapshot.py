@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.planning.plan import Snapshot
+from oellm_autoexp.planning.jobs.code_copy import Snapshot
 from oellm_autoexp.planning.resolving.provenance import NO_PROGRAMS
 
 _WHERE = CONFIG / "project.code"

@@ -9,7 +9,8 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import JobSpec
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
 from tests.megatron.parser import Parser

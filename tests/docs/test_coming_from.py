@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.other_names import instead
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
 from tests.docs.test_documents import ROOT, blocks, run_as_user

@@ -10,7 +10,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, Problem
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.storage.files import shipped
 from tests.fuzz.driver import fuzz

@@ -15,7 +15,8 @@ from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.submission.check import ask
 from tests.megatron import parser

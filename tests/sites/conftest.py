@@ -12,7 +12,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import SlurmSection
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.schedulers.site import Site as Allowed
 from oellm_autoexp.schedulers.slurm.site_answers import read

@@ -16,7 +16,8 @@ from oellm_autoexp.containers.binds import Bind, beside
 from oellm_autoexp.containers.kinds import Container, ContainerField, NoContainer
 from oellm_autoexp.containers.ready import problems
 from oellm_autoexp.core.errors import ConfigError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.storage.files import shipped
 

@@ -11,7 +11,8 @@ import pytest
 from oellm_autoexp.config.declared import Declared, declared
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.interpolation import Resolution
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
-from oellm_autoexp.planning.plan import job_config
+from oellm_autoexp.planning.make_plan import job_config
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from tests.resolvers import register_resolver
 

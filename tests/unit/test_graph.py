@@ -9,7 +9,7 @@ from typing import Any
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.view.graph import Graph, as_dot, as_json, as_mermaid, as_text, graph, number
 

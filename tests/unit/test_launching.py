@@ -17,7 +17,8 @@ from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
-from oellm_autoexp.planning.plan import Plan, job_config, make_plan
+from oellm_autoexp.planning.make_plan import job_config, make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch import script
 from oellm_autoexp.sbatch.directives import with_options

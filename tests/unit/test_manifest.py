@@ -18,7 +18,8 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, StateError
 from oellm_autoexp.planning import manifest as manifests
 from oellm_autoexp.planning.checks.plan_checks import check_plan_id
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage.files import shipped

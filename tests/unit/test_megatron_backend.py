@@ -20,7 +20,8 @@ from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import AutoexpError, BackendError, ConfigError, Problem
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.secret_names import is_secret
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import directives, script
 from oellm_autoexp.sbatch.launch import Launcher

@@ -9,7 +9,7 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobSpec
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
 

@@ -11,7 +11,8 @@ from oellm_autoexp.backends.megatron.arguments import VERSION, Arguments
 from oellm_autoexp.backends.megatron.versions import VERSIONS, fitting
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import BackendError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
 from oellm_autoexp.submission.check import of_other_versions

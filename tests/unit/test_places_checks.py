@@ -10,7 +10,8 @@ import yaml
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import SweepError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError, SweepError
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.plan_places import place_of_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped

@@ -17,8 +17,8 @@ from oellm_autoexp.core.errors import AutoexpError, CorruptError, StateError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.planning import manifest as manifests
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.manifest import PLAN_LINK
-from oellm_autoexp.planning.plan import make_plan
 from oellm_autoexp.planning.record.side_file import record_file, side_file
 from oellm_autoexp.planning.replan import replan
 from oellm_autoexp.planning.resolving.provenance import gather

@@ -17,7 +17,7 @@ from oellm_autoexp.config.loader import Composed, Source, load
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext, gather
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 

@@ -13,7 +13,8 @@ import yaml
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.planning.plan import Plan, make_plan
+from oellm_autoexp.planning.make_plan import make_plan
+from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.replan import replan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import shell_code

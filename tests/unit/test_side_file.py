@@ -13,7 +13,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.record.side_file import side_file
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped

@@ -21,7 +21,7 @@ from oellm_autoexp.config.loader import Composed, Source, load
 from oellm_autoexp.config.values.overlay import Overlay
 from oellm_autoexp.core.errors import ConfigError, SweepError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sweep.expander import expand

@@ -17,7 +17,7 @@ from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.planning.plan import make_plan
+from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import script
 from oellm_autoexp.submission.check import ask

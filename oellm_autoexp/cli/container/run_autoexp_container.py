@@ -148,7 +148,7 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
 def _survey(options: argparse.Namespace, around: PlanContext) -> Survey:
     """What the jobs of the config need, each kind once. Raises ConfigError, also what planning them would."""
     from oellm_autoexp.config.loader import load_mostly
-    from oellm_autoexp.planning.plan import expanded_jobs, with_locations
+    from oellm_autoexp.planning.make_plan import expanded_jobs, with_locations
     from oellm_autoexp.planning.resolving.survey import survey
 
     composed = load_mostly(app.source(options))

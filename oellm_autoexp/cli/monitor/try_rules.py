@@ -85,7 +85,7 @@ def _of_config(options: argparse.Namespace) -> tuple[str, Rules]:
     """The rules of a config without its sweep's values, or of the job with the index that --job gives."""
     from oellm_autoexp.config.loader import Source, load
     from oellm_autoexp.planning.checks.rule_checks import Decoder
-    from oellm_autoexp.planning.plan import job_config
+    from oellm_autoexp.planning.make_plan import job_config
     from oellm_autoexp.planning.resolving.provenance import gather
 
     index = None

@@ -63,7 +63,7 @@ def plan(
     from oellm_autoexp.planning import followups, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
-    from oellm_autoexp.planning.plan import make_plan, with_locations
+    from oellm_autoexp.planning.make_plan import make_plan, with_locations
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.submission.check import absent, of_other_versions
 

@@ -1,16 +1,21 @@
-"""Where the files of a whole plan are (manifest, sweep, session), if its jobs name several places. Pure."""
+"""What a plan is called, and where its files are (manifest, sweep, session), if its jobs name several places. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from operator import attrgetter
+from pathlib import Path
 
+from oellm_autoexp.config.experiment import ROOT
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.planning.resolving.provenance import PlanContext
 
+_LONGEST_STEM = 120
 PER_JOB = ("project.base_output_dir", "project.monitoring_state_dir")
 """Places that may differ from job to job; the plan's own files have one each."""
 
@@ -58,3 +63,15 @@ def taken_problem(output_dir: str) -> Problem:
 def taken_problems(jobs: Iterable[JobSpec], base: str, state_dir: str) -> list[Problem]:
     """The problems of jobs whose folders are in the way of the plan's files."""
     return [taken_problem(job.output_dir) for job in jobs if in_the_way(job.output_dir, base, state_dir)]
+
+
+def plan_id(source: Source, context: PlanContext) -> str:
+    """Readable and, with its random end, one of its kind: `my_experiment-20260131-235959-3f9c2a1b`."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", title(source)).strip("-")[:_LONGEST_STEM] or "plan"
+    return f"{stem}-{context.now.astimezone():%Y%m%d-%H%M%S}-{context.nonce}"
+
+
+def title(source: Source) -> str:
+    """What an experiment is called: its config's name; for the root config, the project chosen."""
+    chosen = [word.removeprefix("project=") for word in source.overrides if word.startswith("project=")]
+    return chosen[-1] if chosen and source.config_ref == ROOT else Path(source.config_ref).stem

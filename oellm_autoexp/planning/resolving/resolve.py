@@ -119,7 +119,7 @@ class SweepResolver:
         return ResolvedJob(
             self.members[index].point,
             config,
-            self._code(index),
+            self._code(index, choices),
             frozenset(choice.partition("=")[0] for choice in choices),
             tuple(self._siblings.uses[index]),
         )
@@ -193,11 +193,11 @@ class SweepResolver:
     def _overlay_of(self, index: int) -> Overlay:
         return self._configs.overlay(self._choices_of(index))
 
-    def _code(self, index: int) -> dict[str, Parts]:
-        overlay, code = self._overlay_of(index), self._configs.config(self._choices_of(index)).code
+    def _code(self, index: int, choices: Choices) -> dict[str, Parts]:
+        code = self._configs.config(choices).code
         if not code:
             return {}
-        tree = self._tree(index)
+        overlay, tree = self._configs.overlay(choices), self._tree(index)
         found = {}
         for key, parts in code.items():
             path = path_of(key)[:3] if key.startswith("slurm.env.") else path_of(key)[:2]
