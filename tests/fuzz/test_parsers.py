@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.cli.monitor.session_commands import _overrides
+from oellm_autoexp.cli.monitor.restart_jobs import read_overrides
 from oellm_autoexp.config import overrides
 from oellm_autoexp.config.values import expressions
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
@@ -284,7 +284,7 @@ def override(text: str) -> None:
     with suppress(ConfigError):
         overrides.checked_override(text, ("slurm.sbatch.",))
     with suppress(ConfigError):
-        _overrides([text])
+        read_overrides([text])
 
 
 def template(text: str) -> None:

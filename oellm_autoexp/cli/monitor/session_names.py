@@ -1,4 +1,4 @@
-"""Which session a person means: by an option, by a word alone, or by the path of one of its files."""
+"""Which session a person means (by an option, a word, or the path of one of its files), and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from oellm_autoexp.cli.steps import hints, session_steps
+from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.cli.steps.misuse import is_override
-from oellm_autoexp.core.errors import ConfigError, Problem, StateError
+from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, StateError
+
+if TYPE_CHECKING:
+    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.session.session import Session
 
 _HEAD_BYTES = 4096
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -56,3 +63,57 @@ def _is_session(path: Path) -> bool:
     except (OSError, StateError):
         return False
     return re.search(r'^ ?"manifest_path": ', head, re.MULTILINE) is not None
+
+
+def directory_of(options: argparse.Namespace) -> Path:
+    directory: Path | None = options.monitoring_state_dir
+    return directory or hints.default_state_dir()
+
+
+def session_file(options: argparse.Namespace) -> Path:
+    """The file of the session that --session names. Raises ConfigError."""
+    from oellm_autoexp.session.session import all_sessions, find_session
+
+    directory = directory_of(options)
+    if options.monitoring_state_dir is None and not all_sessions(directory):
+        what = f"no session '{options.session}', as there are none here"
+        raise ConfigError(Problem(what, str(directory.absolute()), hints.other_folder()))
+    return find_session(directory, options.session)
+
+
+def manifest_of(options: argparse.Namespace) -> tuple[Manifest, Path]:
+    """The manifest that --session or --manifest means. Raises ConfigError."""
+    from oellm_autoexp.session.session import Session, session_path
+
+    if options.manifest is not None:
+        manifest = session_steps.load_manifest(options.manifest)
+        if not session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists():
+            hint = f"submit it: {hints.command('submit', '--manifest', str(options.manifest))}"
+            raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
+        return manifest, options.manifest
+    if options.session is None and options.all:
+        raise ConfigError(
+            Problem(f"--cmd {options.cmd} is for one session", "--all", "give --session ID; --cmd list shows them")
+        )
+    if options.session is None:
+        raise ConfigError(
+            Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
+        )
+    path = with_backoff(lambda: Session.load(session_file(options)).manifest_path)
+    return session_steps.load_manifest(path), path
+
+
+def recorded(manifest: Manifest) -> Session:
+    """The session of a plan as it is on disk. Raises ConfigError, CorruptError (also where it has other jobs)."""
+    from oellm_autoexp.session.session import Session, session_path
+
+    session = with_backoff(lambda: Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
+    if session.jobs.keys() != {job.name for job in manifest.jobs}:
+        raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
+    return session
+
+
+def manifest_and_session(options: argparse.Namespace) -> tuple[Manifest, Session]:
+    """The manifest and the session as it is on disk. Raises ConfigError, CorruptError."""
+    manifest, _ = manifest_of(options)
+    return manifest, recorded(manifest)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.cli.monitor.session_commands import chosen
+from oellm_autoexp.cli.monitor.ask_holder import chosen
 from oellm_autoexp.cli.steps import app, facts
 from oellm_autoexp.core.errors import ConfigError, Problem
 

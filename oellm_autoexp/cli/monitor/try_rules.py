@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, manifest: Manifest | None) -> int:
 
 def _of_manifest(options: argparse.Namespace, manifest: Manifest) -> tuple[str, Rules]:
     """The job whose rules are tried, and these: of the first job, or of the first that --job means."""
-    from oellm_autoexp.cli.monitor.session_commands import named
+    from oellm_autoexp.cli.monitor.ask_holder import named
     from oellm_autoexp.engine.loop import detectors
 
     names, made = named(options, manifest), detectors(manifest)

@@ -1,14 +1,22 @@
-"""A second look at a session that another process watches: what that records, shown as it comes; nothing is written."""
+"""monitor --cmd watch: a session or all of them; read-only where another process watches the session."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oellm_autoexp.cli.steps import app, hints, session_steps, watchers
+from oellm_autoexp.cli.monitor import detach
+from oellm_autoexp.cli.monitor.session_list import report_none, sessions_in
+from oellm_autoexp.cli.monitor.session_names import directory_of, manifest_of, recorded
+from oellm_autoexp.cli.monitor.show_status import show, show_sessions
+from oellm_autoexp.cli.steps import app, facts, hints, session_steps, watch_steps, watchers
+from oellm_autoexp.core.errors import LockedError
 from oellm_autoexp.view.display import display
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session, Stamp
 
 _PAUSE_SECONDS = 1.0
+_TRIES, _TRY_AGAIN_SECONDS = 10, 0.2
 
 
 @dataclass
@@ -33,6 +42,51 @@ class Recorded:
     trouble: str = ""
     obstacle: str = ""
     reactions: _News = field(default_factory=_News)
+
+
+def watch(options: argparse.Namespace) -> int:
+    if options.detach and options.all:
+        return detach.hand_over_all(options, directory_of(options), sessions_in(directory_of(options), own=True))
+    if options.all:
+        code, sessions = watch_steps.watch_all(directory_of(options), once=options.once, quiet=options.json)
+        if options.once or options.json:
+            show_sessions(sessions, as_json=options.json)
+        if not sessions and code == app.OK and not options.json:
+            report_none(options, unfinished=True)
+        return code
+    manifest, path = manifest_of(options)
+    if options.detach:
+        return detach.hand_over(options, manifest, path)
+    tries = 0
+    while True:
+        with ExitStack() as held:
+            try:
+                monitor = held.enter_context(session_steps.session(manifest, path, patient=options.once))
+            except LockedError:
+                watcher = watchers.find(manifest)
+                if watcher is None and not options.once and tries < _TRIES:  # it has ended at this very moment
+                    tries += 1
+                    time.sleep(_TRY_AGAIN_SECONDS)
+                    continue
+                if watcher is None or options.once:
+                    raise
+                session = recorded(manifest)
+                looked = look_on(manifest, session, watcher, quiet=options.json)
+                if looked is None:
+                    continue
+                code = looked
+                session = recorded(manifest)
+            else:
+                session = monitor.session
+                if options.once:
+                    code = watch_steps.look_once(monitor, on_stderr=options.json)
+                    if code == app.OK:
+                        return show(session, manifest, options.json, whole=False)
+                else:
+                    code = watch_steps.watch_until_ended(monitor, quiet=options.json)
+            if options.json:
+                print(json.dumps(facts.session_facts(session)))
+            return code
 
 
 def look_on(manifest: Manifest, session: Session, watcher: Watcher, *, quiet: bool = False) -> int | None:
@@ -60,9 +114,9 @@ def _follow(shown: Recorded, watcher: Watcher, *, quiet: bool) -> int | None:
     app.note(f"read-only: {watcher.name} watches this session, this shows what it records.{end}", on_stderr=quiet)
     stamps = _stamps(path)
     absent = False
-    with display(shown.manifest.plan_id, quiet=quiet) as show:
+    with display(shown.manifest.plan_id, quiet=quiet) as draw:
         while True:
-            show([shown])
+            draw([shown])
             if shown.session.finished:
                 break
             if (nobody := watchers.find(shown.manifest) is None) and not watcher.detached:

@@ -1,0 +1,51 @@
+"""monitor --cmd tail: the last lines of each job's newest log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.cli.monitor.ask_holder import chosen
+from oellm_autoexp.cli.steps import app
+from oellm_autoexp.core.text import printable
+
+if TYPE_CHECKING:
+    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.session.session import Session
+
+
+_LINES = 20
+_TAIL_BYTES = 256 << 10
+
+
+def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
+    """The last lines of each job's newest log."""
+    from oellm_autoexp.view.tables import causes
+
+    found = []
+    for name in chosen(options, manifest, session):
+        job = session.jobs[name]
+        lines = _last_lines(Path(job.resolved_log_path), options.lines or _LINES) if job.resolved_log_path else []
+        found.append({"job": name, "state": job.state, "log_path": job.resolved_log_path, "lines": lines})
+    if options.json:
+        print(json.dumps({"plan_id": session.plan_id, "logs": found}))
+        return app.OK
+    for entry in found:
+        why = ", ".join([str(entry["state"]), *causes(session.jobs[str(entry["job"])])])
+        app.note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
+        for line in entry["lines"]:
+            app.note(str(line))
+    if not found:
+        app.note("no job has failed")
+    return app.OK
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    from oellm_autoexp.core.redacted_text import redact_text
+    from oellm_autoexp.storage.world import Files
+
+    lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))
+    return [printable(line) for line in redact_text("\n".join(lines)).splitlines()]
