@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _render(options: argparse.Namespace) -> int:
     from pydantic_core import to_json
 
-    from oellm_autoexp.config.hydra.source import escaped, yaml_text
+    from oellm_autoexp.config.hydra.yaml_rules import yaml_text
     from oellm_autoexp.config.loader import load
+    from oellm_autoexp.config.values.interpolation_syntax import escaped
     from oellm_autoexp.core.redaction import redact
     from oellm_autoexp.planning.make_plan import job_config
     from oellm_autoexp.planning.resolving.provenance import gather

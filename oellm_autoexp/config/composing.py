@@ -24,7 +24,7 @@ from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.config.hydra.config_file import read_config
 from oellm_autoexp.config.hydra.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, current_findings, searching
-from oellm_autoexp.config.hydra.source import key_lines, shown
+from oellm_autoexp.config.hydra.yaml_files import key_lines, shown
 from oellm_autoexp.config.hydra_errors import culprit, problem_of
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, for_hydra, path_of
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem

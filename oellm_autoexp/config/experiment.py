@@ -11,7 +11,7 @@ from typing import Any
 
 from oellm_autoexp.config.hydra.findings import FilePath
 from oellm_autoexp.config.hydra.hydra_source import Search
-from oellm_autoexp.config.hydra.source import key_lines, read_mapping, shown
+from oellm_autoexp.config.hydra.yaml_files import key_lines, read_mapping, shown
 from oellm_autoexp.core.errors import ConfigError
 
 ROOT = "autoexp"

@@ -16,7 +16,7 @@ from oellm_autoexp.config.hydra.config_file import brought_in
 from oellm_autoexp.config.hydra.defaults_list import choice_meant
 from oellm_autoexp.config.hydra.findings import FilePath
 from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, current_findings
-from oellm_autoexp.config.hydra.source import key_lines, shown
+from oellm_autoexp.config.hydra.yaml_files import key_lines, shown
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, value_of_override
 from oellm_autoexp.config.values.overlay import DOT_IN_KEY
 from oellm_autoexp.core.errors import Problem

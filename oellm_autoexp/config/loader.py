@@ -19,7 +19,7 @@ from oellm_autoexp.config.defaults import with_defaults
 from oellm_autoexp.config.experiment import ROOT, groups_of_root, search_for
 from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import Search, searching, unknown_config
-from oellm_autoexp.config.hydra.source import shown
+from oellm_autoexp.config.hydra.yaml_files import shown
 from oellm_autoexp.config.locations import Locations
 from oellm_autoexp.config.overrides import NO_SWEEP, CheckedOverride, checked_overrides, parsed
 from oellm_autoexp.config.values.braces import as_interpolations

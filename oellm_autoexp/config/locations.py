@@ -16,7 +16,7 @@ from oellm_autoexp.config.defaults import is_schema_key
 from oellm_autoexp.config.experiment import defaults_of
 from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, searching
-from oellm_autoexp.config.hydra.source import key_lines, shown
+from oellm_autoexp.config.hydra.yaml_files import key_lines, shown
 from oellm_autoexp.config.hydra_errors import entry_of
 from oellm_autoexp.config.overrides import CheckedOverride, for_hydra
 from oellm_autoexp.config.schema import UNKNOWN_KEY

@@ -18,10 +18,10 @@ from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.config.hydra.config_file import INDEX_HINT, INDEX_IS_SET
 from oellm_autoexp.config.hydra.findings import Findings
 from oellm_autoexp.config.hydra.hydra_source import WHOLE
-from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.unparsable_overrides import taken_apart, unparsed
 from oellm_autoexp.config.values.argument_names import spelled
 from oellm_autoexp.config.values.grammar import parses
+from oellm_autoexp.config.values.interpolation_syntax import normalise
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import mark_override
 from oellm_autoexp.core.errors import ConfigError, Problem

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from oellm_autoexp.config.hydra.source import normalise
+from oellm_autoexp.config.values.interpolation_syntax import normalise
 from oellm_autoexp.core.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources

@@ -18,7 +18,7 @@ from typing import Any
 
 from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.backends.megatron.versions import VERSIONS
-from oellm_autoexp.config.hydra.source import text_of
+from oellm_autoexp.config.hydra.yaml_files import text_of
 from oellm_autoexp.containers import ready
 from oellm_autoexp.core.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import Location, in_file

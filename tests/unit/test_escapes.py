@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from oellm_autoexp.config.hydra.source import normalise
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.interpolation import Resolution
+from oellm_autoexp.config.values.interpolation_syntax import normalise
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.planning.make_plan import job_config
 from oellm_autoexp.planning.resolving.provenance import PlanContext

@@ -15,17 +15,10 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.config.hydra.defaults_list import is_misspelt_defaults, is_self, joined, mistakes, self_first
 from oellm_autoexp.config.hydra.findings import EVERYTHING, FilePath
-from oellm_autoexp.config.hydra.source import (
-    by_name,
-    distinct,
-    key_lines,
-    normalise,
-    read_mapping,
-    shown,
-    text_of,
-)
+from oellm_autoexp.config.hydra.yaml_files import by_name, distinct, key_lines, read_mapping, shown, text_of
 from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.config.values.grammar import parses
+from oellm_autoexp.config.values.interpolation_syntax import normalise
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.config.values.written import as_written
 from oellm_autoexp.core.errors import ConfigError, Problem

@@ -1,24 +1,18 @@
-"""Evaluates the interpolations of a tree of plain data, in OmegaConf's language.
-
-The text of each interpolation is compiled once, with OmegaConf's own grammar, to look-ups and calls.
-"""
+"""Evaluates the interpolations of a tree of plain data, in OmegaConf's language. Pure."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, cast
 
-from oellm_autoexp.config.values.grammar import GrammarError, split_key, visit
+from oellm_autoexp.config.values.compiled import AbsentError, Path, Reference, compiled
 from oellm_autoexp.config.values.resolvers import Resolver
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.core.limits import (
     DEEPEST,
-    LONGEST_INTERPOLATED,
     LONGEST_TEXT,
     MOST_CHARACTERS,
     MOST_DIGITS,
@@ -29,7 +23,6 @@ from oellm_autoexp.core.limits import (
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.text import did_you_mean, dotted, plural
 
-Path = tuple[str, ...]
 SiblingValues = Callable[[Path], Any]
 """Answers `sibling.STAGE.FIELD…` by the path after `sibling`."""
 MISSING = "???"
@@ -50,139 +43,6 @@ def all_paths(tree: Mapping[str, Any]) -> Iterable[str]:
             yield ".".join(parts[:count])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Compiling interpolations
-
-Program = Callable[["Resolution", Path], Any]
-"""A compiled text: its value in a resolution, as seen from the leaf at a path. Raises ConfigError."""
-
-_SIMPLE = re.compile(r"\$\{(\w[\w-]*(?:\.\w[\w-]*)*)\}", re.ASCII)
-_BEGIN, _END = "\ufdd0", "\ufdd1"  # no characters of any text: they stand around the number of a _Symbol
-_MARK = re.compile(f"{_BEGIN}(\\d+){_END}")
-
-
-class _Reference:
-    """`${a.b}`, or `${.b}` relative to the leaf that holds it: one dot is its own mapping, each further one higher."""
-
-    def __init__(self, key: str) -> None:
-        parts = split_key(key)
-        self._key = key
-        self._dots = next((index for index, part in enumerate(parts) if part), len(parts))
-        self._parts = tuple(parts[self._dots :])
-
-    def target(self, path: Path) -> Path:
-        """The path that is meant from the leaf at `path`. Raises ConfigError above the root."""
-        if not self._dots:
-            return self._parts
-        if self._dots > len(path):
-            raise ConfigError(Problem(f"${{{self._key}}} goes up beyond the root"))
-        return (*path[: len(path) - self._dots], *self._parts)
-
-    def __call__(self, resolution: Resolution, path: Path) -> Any:
-        target = self.target(path)
-        try:
-            return resolution.at(target)
-        except AbsentError:
-            raise ConfigError(resolution.absent(self._key, target)) from None
-
-
-class _Symbol(str):
-    """What an interpolation is while the text around it is being read: a text that can be found again in others."""
-
-    __slots__ = ("program",)
-    program: Program
-
-
-@lru_cache(maxsize=16384)
-def _compiled(text: str) -> Program:
-    """The program of a text with interpolations. Raises ConfigError if it does not parse."""
-    if len(text) > LONGEST_INTERPOLATED:
-        what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
-        raise ConfigError(Problem(what))
-    pieces = _SIMPLE.split(text)
-    if any("$" in literal or "\\" in literal for literal in pieces[::2]):
-        return _compiled_by_grammar(text)
-    programs: list[str | Program] = [
-        _Reference(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece
-    ]
-    return programs[0] if len(programs) == 1 and not isinstance(programs[0], str) else _joined(programs)
-
-
-def _compiled_by_grammar(text: str) -> Program:
-    """Lets OmegaConf's visitor read the text once, with symbols in place of the values of interpolations."""
-    if _BEGIN in text:
-        raise ConfigError(Problem("holds the character U+FDD0, which is none of any text"))
-    symbols: list[_Symbol] = []
-
-    def symbol(program: Program) -> _Symbol:
-        made = _Symbol(f"{_BEGIN}{len(symbols)}{_END}")
-        made.program = program
-        symbols.append(made)
-        return made
-
-    def reference(key: str) -> _Symbol:
-        if _BEGIN not in key:
-            return symbol(_Reference(key))
-        key_of = _program(key, symbols)
-        return symbol(lambda resolution, path: _Reference(key_of(resolution, path))(resolution, path))
-
-    def call(name: str, args: tuple[Any, ...]) -> _Symbol:
-        name_of = _program(name, symbols)
-        programs = [_program(argument, symbols) for argument in args]
-        return symbol(
-            lambda resolution, path: resolution.call(
-                name_of(resolution, path), [program(resolution, path) for program in programs], path
-            )
-        )
-
-    try:
-        return _program(visit(text, reference, call), symbols)
-    except GrammarError as error:
-        raise ConfigError(
-            Problem(
-                f"the interpolation {shortened(text)} does not parse",
-                hint=of_a_shell(text) or f"{shortened(str(error))[1:-1]}; quote arguments: ${{name:'…'}}",
-            )
-        ) from None
-
-
-def _program(value: Any, symbols: Sequence[_Symbol]) -> Program:
-    """The program of what the visitor made of a text or of a part of it."""
-    if isinstance(value, _Symbol):
-        return value.program
-    if isinstance(value, str) and _BEGIN in value:
-        pieces = _MARK.split(value)
-        return _joined([symbols[int(piece)].program if index % 2 else piece for index, piece in enumerate(pieces)])
-    if isinstance(value, list):
-        items = [_program(item, symbols) for item in value]
-        return lambda resolution, path: [item(resolution, path) for item in items]
-    if isinstance(value, dict):
-        entries = {key: _program(item, symbols) for key, item in value.items()}
-        return lambda resolution, path: {key: item(resolution, path) for key, item in entries.items()}
-    return lambda resolution, path: value
-
-
-def _joined(pieces: Sequence[str | Program]) -> Program:
-    """The program that writes literals and values one after another."""
-
-    def join(resolution: Resolution, path: Path) -> str:
-        texts, length = [], 0
-        for piece in pieces:
-            text = piece if isinstance(piece, str) else resolution.as_text(piece(resolution, path))
-            texts.append(text)
-            length += len(text)
-            if length > LONGEST_TEXT:
-                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
-        resolution.spend(length)
-        return "".join(texts)
-
-    return join
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Evaluating them
-
-
 def is_live(text: str) -> bool:
     """Whether a text is more than itself."""
     return "${" in text or text == MISSING
@@ -200,10 +60,6 @@ LiveKeys = Mapping[int, Collection[Any]]
 def plain_indices(path: Path) -> Path:
     """A path with its numbers as a list knows them: `00` as `0`."""
     return tuple(str(int(part)) if part.isdecimal() and len(part) <= MOST_DIGITS else part for part in path)
-
-
-class AbsentError(Exception):
-    """There is nothing at a path."""
 
 
 class Resolution:
@@ -245,7 +101,7 @@ class Resolution:
     def text(self, text: str) -> Any:
         """The value of a text at the top level."""
         try:
-            return _compiled(text)(self, ("",)) if "${" in text else text
+            return compiled(text)(self, ("",)) if "${" in text else text
         except RecursionError:
             raise ConfigError(Problem(f"the interpolation {shortened(text)} refers through too many others")) from None
 
@@ -272,8 +128,8 @@ class Resolution:
 
     def _beyond(self, text: str, path: Path, rest: Path) -> Any:
         """What is at `rest` inside of what the interpolation at `path` yields."""
-        program = _compiled(text)
-        if not isinstance(program, _Reference):
+        program = compiled(text)
+        if not isinstance(program, Reference):
             node = self._leaf(text, path)
             for part in rest:
                 node = _child(node, part)
@@ -326,7 +182,7 @@ class Resolution:
         try:
             if text == MISSING:
                 raise ConfigError(Problem("a value is required here", hint=f"set {'.'.join(path)}=…"))
-            value = _compiled(text)(self, path)
+            value = compiled(text)(self, path)
             self._check_size(value)
             self._done[path] = value
         except ConfigError as error:
@@ -457,13 +313,13 @@ class Observed(Resolution):
 def _select(resolution: Resolution, path: Path, key: str, default: Any = None) -> Any:
     """OmegaConf's `oc.select`: the value at a key, or the default where there is none."""
     try:
-        return resolution.at(_Reference(str(key)).target(path))
+        return resolution.at(Reference(str(key)).target(path))
     except AbsentError:
         return default
 
 
 def _mapping(resolution: Resolution, path: Path, key: Any) -> dict[str, Any]:
-    value = key if isinstance(key, dict) else _Reference(str(key))(resolution, path)
+    value = key if isinstance(key, dict) else Reference(str(key))(resolution, path)
     if not isinstance(value, dict):
         raise ConfigError(Problem(f"{key!r} is not a mapping"))
     return value

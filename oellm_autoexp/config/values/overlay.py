@@ -18,11 +18,10 @@ from typing import Any
 
 from oellm_autoexp.backends.base import BACKENDS, own_sections
 from oellm_autoexp.config.values.argument_names import respelled, spelled
+from oellm_autoexp.config.values.compiled import AbsentError, Path
 from oellm_autoexp.config.values.interpolation import (
-    AbsentError,
     LiveKeys,
     Observed,
-    Path,
     Resolution,
     SiblingValues,
     all_paths,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from oellm_autoexp.config.hydra.source import escaped, yaml_text
+from oellm_autoexp.config.hydra.yaml_rules import yaml_text
 from oellm_autoexp.config.values.braces import with_literal_braces
 from oellm_autoexp.config.values.interpolation import where
+from oellm_autoexp.config.values.interpolation_syntax import escaped
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from oellm_autoexp import MANIFEST_VERSION
 from oellm_autoexp.backends.command import CommandBackend
-from oellm_autoexp.config.hydra.source import yaml_text
+from oellm_autoexp.config.hydra.yaml_rules import yaml_text
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redacted_text import redact_text

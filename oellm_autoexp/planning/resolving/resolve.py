@@ -16,7 +16,7 @@ from typing import Any
 
 from oellm_autoexp.config.defaults import with_defaults
 from oellm_autoexp.config.loader import Composed
-from oellm_autoexp.config.values.interpolation import Path
+from oellm_autoexp.config.values.compiled import Path
 from oellm_autoexp.config.values.overlay import Applied, Overlay
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.core.text import plural, scalar

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from oellm_autoexp.config.values.interpolation import Path, where
+from oellm_autoexp.config.values.compiled import Path
+from oellm_autoexp.config.values.interpolation import where
 from oellm_autoexp.config.values.overlay import Applied
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.planning.resolving.group_choices import ChosenConfigs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from oellm_autoexp.config.values.interpolation import Path
+from oellm_autoexp.config.values.compiled import Path
 
 
 def value_at(tree: Any, path: Path) -> Any:

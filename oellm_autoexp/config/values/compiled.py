@@ -1,0 +1,146 @@
+"""Compiles the text of an interpolation, once, with OmegaConf's own grammar, to look-ups and calls. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.config.values.grammar import GrammarError, split_key, visit
+from oellm_autoexp.config.values.shell_variables import of_a_shell
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.limits import LONGEST_INTERPOLATED, LONGEST_TEXT, shortened
+
+if TYPE_CHECKING:
+    from oellm_autoexp.config.values.interpolation import Resolution
+
+Path = tuple[str, ...]
+Program = Callable[["Resolution", Path], Any]
+"""A compiled text: its value in a resolution, as seen from the leaf at a path. Raises ConfigError."""
+
+_SIMPLE = re.compile(r"\$\{(\w[\w-]*(?:\.\w[\w-]*)*)\}", re.ASCII)
+_BEGIN, _END = "\ufdd0", "\ufdd1"  # no characters of any text: they stand around the number of a _Symbol
+_MARK = re.compile(f"{_BEGIN}(\\d+){_END}")
+
+
+class Reference:
+    """`${a.b}`, or `${.b}` relative to the leaf that holds it: one dot is its own mapping, each further one higher."""
+
+    def __init__(self, key: str) -> None:
+        parts = split_key(key)
+        self._key = key
+        self._dots = next((index for index, part in enumerate(parts) if part), len(parts))
+        self._parts = tuple(parts[self._dots :])
+
+    def target(self, path: Path) -> Path:
+        """The path that is meant from the leaf at `path`. Raises ConfigError above the root."""
+        if not self._dots:
+            return self._parts
+        if self._dots > len(path):
+            raise ConfigError(Problem(f"${{{self._key}}} goes up beyond the root"))
+        return (*path[: len(path) - self._dots], *self._parts)
+
+    def __call__(self, resolution: Resolution, path: Path) -> Any:
+        target = self.target(path)
+        try:
+            return resolution.at(target)
+        except AbsentError:
+            raise ConfigError(resolution.absent(self._key, target)) from None
+
+
+class _Symbol(str):
+    """What an interpolation is while the text around it is being read: a text that can be found again in others."""
+
+    __slots__ = ("program",)
+    program: Program
+
+
+@lru_cache(maxsize=16384)
+def compiled(text: str) -> Program:
+    """The program of a text with interpolations. Raises ConfigError if it does not parse."""
+    if len(text) > LONGEST_INTERPOLATED:
+        what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
+        raise ConfigError(Problem(what))
+    pieces = _SIMPLE.split(text)
+    if any("$" in literal or "\\" in literal for literal in pieces[::2]):
+        return _compiled_by_grammar(text)
+    programs: list[str | Program] = [
+        Reference(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece
+    ]
+    return programs[0] if len(programs) == 1 and not isinstance(programs[0], str) else _joined(programs)
+
+
+def _compiled_by_grammar(text: str) -> Program:
+    """Lets OmegaConf's visitor read the text once, with symbols in place of the values of interpolations."""
+    if _BEGIN in text:
+        raise ConfigError(Problem("holds the character U+FDD0, which is none of any text"))
+    symbols: list[_Symbol] = []
+
+    def symbol(program: Program) -> _Symbol:
+        made = _Symbol(f"{_BEGIN}{len(symbols)}{_END}")
+        made.program = program
+        symbols.append(made)
+        return made
+
+    def reference(key: str) -> _Symbol:
+        if _BEGIN not in key:
+            return symbol(Reference(key))
+        key_of = _program(key, symbols)
+        return symbol(lambda resolution, path: Reference(key_of(resolution, path))(resolution, path))
+
+    def call(name: str, args: tuple[Any, ...]) -> _Symbol:
+        name_of = _program(name, symbols)
+        programs = [_program(argument, symbols) for argument in args]
+        return symbol(
+            lambda resolution, path: resolution.call(
+                name_of(resolution, path), [program(resolution, path) for program in programs], path
+            )
+        )
+
+    try:
+        return _program(visit(text, reference, call), symbols)
+    except GrammarError as error:
+        raise ConfigError(
+            Problem(
+                f"the interpolation {shortened(text)} does not parse",
+                hint=of_a_shell(text) or f"{shortened(str(error))[1:-1]}; quote arguments: ${{name:'…'}}",
+            )
+        ) from None
+
+
+def _program(value: Any, symbols: Sequence[_Symbol]) -> Program:
+    """The program of what the visitor made of a text or of a part of it."""
+    if isinstance(value, _Symbol):
+        return value.program
+    if isinstance(value, str) and _BEGIN in value:
+        pieces = _MARK.split(value)
+        return _joined([symbols[int(piece)].program if index % 2 else piece for index, piece in enumerate(pieces)])
+    if isinstance(value, list):
+        items = [_program(item, symbols) for item in value]
+        return lambda resolution, path: [item(resolution, path) for item in items]
+    if isinstance(value, dict):
+        entries = {key: _program(item, symbols) for key, item in value.items()}
+        return lambda resolution, path: {key: item(resolution, path) for key, item in entries.items()}
+    return lambda resolution, path: value
+
+
+def _joined(pieces: Sequence[str | Program]) -> Program:
+    """The program that writes literals and values one after another."""
+
+    def join(resolution: Resolution, path: Path) -> str:
+        texts, length = [], 0
+        for piece in pieces:
+            text = piece if isinstance(piece, str) else resolution.as_text(piece(resolution, path))
+            texts.append(text)
+            length += len(text)
+            if length > LONGEST_TEXT:
+                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+        resolution.spend(length)
+        return "".join(texts)
+
+    return join
+
+
+class AbsentError(Exception):
+    """There is nothing at a path."""
