@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -634,6 +635,8 @@ def test_a_value_is_placed_in_the_file_and_line_that_set_it_last(write: Write) -
     assert place("slurm.nothing") == "slurm/mine.yaml ($.slurm.nothing)"
     assert place("project.name") == "$.project.name (override project.name=x)"
     assert place("nowhere.at.all") == "$.nowhere.at.all"
+    image = replace(CONFIG / "slurm.sbatch.nodes", value="/a.b/no.sif")
+    assert str(locations.of(image)) == f"{mine}/slurm/mine.yaml:5 ($.slurm.sbatch.nodes /a.b/no.sif)"
     for other in (CONFIG, Location(text="somewhere else")):
         assert locations.of(other) == other
 
