@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,7 +33,7 @@ from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.engine.loop import Monitor, detectors
 from oellm_autoexp.schedulers.fake import FakeScheduler
-from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.job_state import Actions, Attempt, JobState
 from oellm_autoexp.storage.log_tail import Cursor, read_added
 
 LOOKS = 15
@@ -91,7 +91,7 @@ def running(folder: Path, jobs: int) -> Iterator[Monitor]:
         monitor.submitter.submit_ready()
         text = "".join(iteration(number) for number in range(FIRST_LINES))
         for job in monitor.session.jobs.values():
-            log = Path(job.resolved_log_path)
+            log = Path(job.logs.resolved_log_path)
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(text)
         monitor.cycle()
@@ -103,7 +103,7 @@ def running(folder: Path, jobs: int) -> Iterator[Monitor]:
 
 def is_read(job: JobState, number: int) -> bool:
     """Whether a job runs, and this iteration is the last that is known of it."""
-    return job.state == RUNNING and job.progress.iteration == number and not job.pending
+    return job.state == RUNNING and job.progress.iteration == number and not job.actions.pending
 
 
 def cpu_seconds(what: Callable[[], object]) -> float:
@@ -120,7 +120,7 @@ def look(monitor: Monitor, changed: int = 0) -> float:
     taken = []
     for number in range(last + 1, last + 1 + LOOKS):
         for job in some:
-            with Path(job.resolved_log_path).open("a") as file:
+            with Path(job.logs.resolved_log_path).open("a") as file:
                 file.write(iteration(number))
         taken.append(cpu_seconds(monitor.cycle))
         assert all(is_read(monitor.session.jobs[job.name], number) for job in some)
@@ -228,7 +228,7 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
     """Read a log as a monitor does that finds all of it at once."""
     spec = manifest.jobs[0]
     detector = detectors(manifest)[spec.name]
-    job = JobState(name=spec.name, state=RUNNING, started_at=time.time())
+    job = JobState(name=spec.name, state=RUNNING, newest=Attempt(started_at=time.time()))
     before = memory("VmRSS")
     start = time.process_time()
     found, cursor, now = 0, Cursor(), time.time()
@@ -239,10 +239,10 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
             break
         job, events = detector.lines(job, data, cursor, now)
         found += len(events)
-        job = job.model_copy(update={"pending": ()})  # the actions, which are carried out between two looks
+        job = replace(job, actions=Actions())  # the actions, which are carried out between two looks
     seconds = time.process_time() - start
     assert cursor.offset == path.stat().st_size
-    assert job.readings["no_progress"].value == job.progress.iteration
+    assert job.run.readings["no_progress"].value == job.progress.iteration
     return Searched(cursor.offset / seconds, found, memory("VmHWM") - before)
 
 

@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
-    "testing": "core sbatch schedulers",
+    "testing": "core sbatch session schedulers",
     "cli.megatron": "core storage backends.megatron cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
@@ -133,13 +133,11 @@ OPENS_FILES = {
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 """Aims of size: modules of a folder, lines of a module, fields of a class."""
 LARGER = {
-    "decisions.detect.py": 495,
-    "engine.executor.py": 755,
-    "engine.loop.py": 717,
+    "engine.executor.py": 748,
+    "engine.loop.py": 702,
     "engine.worker.py": 507,
-    "session.job_state.JobState": 66,
     "session.queue.py": 444,
-    "submission.submit.py": 756,
+    "submission.submit.py": 697,
 }
 """Figures of today that are beyond the aims. They may shrink; nothing else may get here."""
 

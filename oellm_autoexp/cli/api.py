@@ -132,10 +132,10 @@ def results(session: Session | str | Path, state_dir: str | Path | None = None) 
                 state=job.state,
                 reason=redact(job.reason),
                 attempt=job.attempt,
-                exit_code=job.exit_code,
-                scheduler_id=job.scheduler_id,
+                exit_code=job.answer.exit_code,
+                scheduler_id=job.newest.scheduler_id,
                 output_dir=spec.output_dir,
-                log_path=job.resolved_log_path,
+                log_path=job.logs.resolved_log_path,
                 iteration=told.iteration,
                 total=told.total,
                 loss=told.loss,
@@ -143,7 +143,7 @@ def results(session: Session | str | Path, state_dir: str | Path | None = None) 
                 grad_norm=told.grad_norm,
                 throughput=told.throughput,
                 seconds_per_iteration=told.seconds,
-                gpu_hours=job.gpu_hours,
+                gpu_hours=job.past.gpu_hours,
             )
         )
     return rows

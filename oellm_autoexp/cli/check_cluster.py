@@ -197,14 +197,15 @@ def _submit(plan: Plan, report: _Report, patience: float) -> None:
         return
     told = files.tail(_FACTS, _MOST_FACTS)
     if job.state == SUCCESS:
-        report.add(cluster.Finding("job", cluster.OK, f"{job.scheduler_id} ran to its end: {spec.output_dir}"))
+        report.add(cluster.Finding("job", cluster.OK, f"{job.newest.scheduler_id} ran to its end: {spec.output_dir}"))
     elif not told and not files.count(f"{MARKS}/*") and not files.count("logs/*"):
-        what = f"{job.scheduler_id} ended as {job.scheduler_state} and left nothing in {spec.output_dir}"
+        what = f"{job.newest.scheduler_id} ended as {job.answer.scheduler_state} and left nothing in {spec.output_dir}"
         hint = "compute nodes do not see this folder, or can't write to it: set OUTPUT_DIR to one that they share"
         report.add(cluster.Finding("shared files", cluster.FAILED, what, hint))
     else:
         last = (files.tail(spec.log_path_current, _MOST_FACTS).strip().splitlines() or ["its log is empty"])[-1]
-        what = f"{job.scheduler_id} ended as {job.scheduler_state}, exit code {job.exit_code}: {last}"
+        ended = f"ended as {job.answer.scheduler_state}, exit code {job.answer.exit_code}"
+        what = f"{job.newest.scheduler_id} {ended}: {last}"
         report.add(cluster.Finding("job", cluster.FAILED, what, f"see {spec.log_path_current}"))
     if told:
         report.add(*cluster.compute_node(told, seen_at))
@@ -235,14 +236,14 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
             seen_at = seen_at or (time.time() if there() else 0.0)
             job = monitor.session.jobs[name]
             if monitor.session.finished:
-                late_files -= _LOOK_SECONDS if job.exit_code == 0 else late_files
+                late_files -= _LOOK_SECONDS if job.answer.exit_code == 0 else late_files
             elif time.monotonic() >= turn:
                 monitor.cycle()
                 turn = time.monotonic() + monitor.interval_seconds
             if not monitor.session.finished:
                 told = _tell(monitor, name, told)
-                if job.scheduler_state != state:
-                    state, since = job.scheduler_state, time.monotonic()
+                if job.answer.scheduler_state != state:
+                    state, since = job.answer.scheduler_state, time.monotonic()
                 elif time.monotonic() - since > patience:
                     raise _given_up(monitor, name, patience)
             time.sleep(_LOOK_SECONDS)
@@ -259,8 +260,9 @@ def _tell(monitor: Monitor, name: str, told: str) -> str:
     from oellm_autoexp.schedulers.slurm.reasons import explained
 
     job = monitor.session.jobs[name]
-    meaning = explained(job.reason, job.scheduler_id)[0] if job.state == PENDING and job.reason else ""
-    said = f"{job.scheduler_id} {job.scheduler_state} {job.reason}".strip() + (f": {meaning}" if meaning else "")
+    meaning = explained(job.reason, job.newest.scheduler_id)[0] if job.state == PENDING and job.reason else ""
+    said = f"{job.newest.scheduler_id} {job.answer.scheduler_state} {job.reason}".strip()
+    said += f": {meaning}" if meaning else ""
     said = f"SLURM does not answer: {monitor.trouble}" if monitor.trouble else said
     if said != told:
         app.note(f"{'':<9}{'job:':<21}{said}")
@@ -274,18 +276,18 @@ def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
     from oellm_autoexp.schedulers.slurm.reasons import explained
 
     job, limit = monitor.session.jobs[name], format_time(patience)
-    what = f"{job.scheduler_id} has been {job.scheduler_state} for {limit} and was cancelled"
+    what = f"{job.newest.scheduler_id} has been {job.answer.scheduler_state} for {limit} and was cancelled"
     if monitor.trouble:
         hint = f"the job is not cancelled; once SLURM answers: {hints.resume_command(monitor.manifest)} --cmd cancel"
         return _TooLateError(f"SLURM has not answered for {limit}: {monitor.trouble}", hint)
-    monitor.cancel([name], f"it has been {job.scheduler_state} for {limit}")
+    monitor.cancel([name], f"it has been {job.answer.scheduler_state} for {limit}")
     end = time.monotonic() + _END_SECONDS
     while not monitor.session.finished and time.monotonic() < end:
         monitor.cycle()
         time.sleep(_LOOK_SECONDS)
     if job.state != PENDING:
-        return _TooLateError(what, f"scontrol show job {job.scheduler_id}, or the site, tells why")
-    meaning, advice = explained(job.reason, job.scheduler_id)
+        return _TooLateError(what, f"scontrol show job {job.newest.scheduler_id}, or the site, tells why")
+    meaning, advice = explained(job.reason, job.newest.scheduler_id)
     reason = f"{job.reason or 'SLURM tells no reason'}{f' ({meaning})' if meaning else ''}"
     return _TooLateError(f"{what}: {reason}", f"{advice}; --patience TIME waits longer")
 

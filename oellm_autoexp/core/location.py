@@ -48,7 +48,7 @@ class Location:
     def __str__(self) -> str:
         lines = ", ".join(map(str, self.lines))
         key = "" if self.keys is None else f"${_dotted(self.keys)}"
-        named = f"{key or self.text} {self.value}".strip()
+        named = " ".join(part for part in (key or self.text, self.value) if part)
         first, *more = [part for part in (lines, named, key and self.text) if part] or [""]
         return " and ".join((f"{first} ({', '.join(more)})" if more else first, *map(str, self.also)))
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from oellm_autoexp import MANIFEST_VERSION
 
-SESSION_VERSION = 1
+SESSION_VERSION = 2
 
 
 class Record(BaseModel):

@@ -89,7 +89,7 @@ class ConditionContext:
         if tracked.state in FINAL and not self.ended(job):
             return "", ""
         unsubmitted = "FAILED" if tracked.failed else ""  # SLURM has refused it, and has no word for that
-        return tracked.state, tracked.scheduler_state or unsubmitted
+        return tracked.state, tracked.answer.scheduler_state or unsubmitted
 
     def ended(self, job: str | None) -> bool:
         """See Surroundings."""
@@ -107,9 +107,11 @@ class ConditionContext:
 
     def elapsed_seconds(self, since: str) -> float | None:
         """See Surroundings."""
-        began = {"event": self.event_at, "start": self.me.started_at, "submit": self.me.submitted_at}[since]
+        began = {"event": self.event_at, "start": self.me.newest.started_at, "submit": self.me.newest.submitted_at}[
+            since
+        ]
         if self.event_at is None and self.me.state == WAITING:  # asked by its gate
-            began = self.me.waiting_since
+            began = self.me.waiting.waiting_since
         return None if began is None else self.now - began
 
     def cooldown_seconds(self) -> float | None:
@@ -122,5 +124,5 @@ class ConditionContext:
 
     def tail(self, path: str | None, length: int) -> str:
         """See Surroundings."""
-        wanted = self.me.resolved_log_path if path is None else path
+        wanted = self.me.logs.resolved_log_path if path is None else path
         return self.files.tail(wanted, length) if wanted else ""

@@ -8,7 +8,7 @@ scheduler does that waiting itself (`native`), the job may go to its queue as so
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -222,30 +222,22 @@ def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState
     (squeue(1), JOB REASON CODES), accounts do not: there it is told from those others, which have gone.
     """
     ended = status is not None and status.scheduler_state == "CANCELLED"
-    if status is None or not ended or not job.after or job.state != PENDING or job.cancelled_by or job.restart:
+    if status is None or not ended or not job.newest.after or job.state != PENDING or job.cancelled_by or job.restart:
         return False
-    there = {other.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
+    there = {other.newest.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
     told = status.reason not in ("", NEVER_BEGAN)
-    return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.after))
+    return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.newest.after))
 
 
-def withdrawn(
-    job: JobState, now: float, why: str = "what it waited for in the queue has ended otherwise", **update: Any
-) -> JobState:
+def withdrawn(job: JobState, now: float, why: str = "what it waited for in the queue has ended otherwise") -> JobState:
     """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
-    return job.happened(
-        now,
-        WAITING,
-        why,
+    return replace(
+        job.happened(now, WAITING, why),
         state=WAITING,
-        token="",
-        task=None,
-        after=(),
-        scheduler_state="",
+        reason="",
         attempt=job.attempt - 1,
-        submitted_at=None,
-        missing_since=None,
-        **{"reason": "", **update},
+        newest=replace(job.newest, token="", task=None, after=(), submitted_at=None, missing_since=None),
+        answer=replace(job.answer, scheduler_state=""),
     )
 
 

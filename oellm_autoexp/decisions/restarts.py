@@ -6,16 +6,26 @@ The script of an attempt is made in `submission/attempts.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any
 
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.options import node_names
-from oellm_autoexp.session.job_state import MOST_EARLIER, NEW_RUN, Before, Earlier, JobState, Restarting
+from oellm_autoexp.session.job_state import (
+    MOST_EARLIER,
+    Answer,
+    Attempt,
+    Before,
+    Earlier,
+    JobState,
+    Restarting,
+    Run,
+    SpecChanges,
+    Waiting,
+)
 
 DO_NOT_REQUEUE = 93
 """The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
@@ -50,7 +60,7 @@ def refusal(
         return Refusal(Kind.NO_NEED, "a new attempt is on its way already")
     if job.cancelled_by:
         return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
-    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.refusals):
+    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.waiting.refusals):
         return Refusal(Kind.NO_NEED, "it waits to be submitted")
     if by_hand:
         return None
@@ -58,16 +68,16 @@ def refusal(
         return Refusal(Kind.NO_NEED, "no new attempt: it was cancelled by hand")
     if job.state == SUCCESS:
         return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
-    if job.state in FINAL and job.refusals:
+    if job.state in FINAL and job.waiting.refusals:
         return Refusal(Kind.UNWANTED, f"no new attempt: the last one was refused for good: {job.reason}")
-    if job.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
+    if job.answer.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
         return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
-    had = job.restarts.get(cause, 0)
+    had = job.past.restarts.get(cause, 0)
     if request.max_attempts is not None and had >= request.max_attempts:
         return Refusal(Kind.GIVEN_UP, f"given up: '{cause}' has had {had} of {request.max_attempts} new attempts")
     tells = job.progress.iteration is not None or request.max_attempts is None
     if tells and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
-        got = f"got no further than iteration {job.furthest}" if job.furthest >= 0 else "told no iteration"
+        got = f"got no further than iteration {job.past.furthest}" if job.past.furthest >= 0 else "told no iteration"
         return Refusal(Kind.GIVEN_UP, f"given up: {number} attempts in a row {got}")
     return None
 
@@ -77,7 +87,7 @@ def is_past(job: JobState, seen_at: float | None) -> bool:
 
     What is seen at the same look was most likely told by the run before.
     """
-    return seen_at is not None and job.begun_again_at is not None and seen_at <= job.begun_again_at
+    return seen_at is not None and job.newest.begun_again_at is not None and seen_at <= job.newest.begun_again_at
 
 
 def fruitless(job: JobState) -> int:
@@ -88,7 +98,7 @@ def fruitless(job: JobState) -> int:
     """
     if job.attempt < 2:
         return 0
-    return job.fruitless + 1 if _iteration(job) <= job.furthest else 0
+    return job.past.fruitless + 1 if _iteration(job) <= job.past.furthest else 0
 
 
 def _iteration(job: JobState) -> int:
@@ -98,7 +108,7 @@ def _iteration(job: JobState) -> int:
 
 def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Restarting:
     """The new attempt of a job; it begins when the present one has ended."""
-    last = job.restarts.get(cause, 0)
+    last = job.past.restarts.get(cause, 0)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
     why = f": {request.reason}" if request.reason else ""
     return Restarting(
@@ -116,124 +126,119 @@ def begun(job: JobState, now: float) -> JobState:
     restart = job.restart
     if restart is None:
         return job
-    asked = {
-        "reason": restart.reason,
-        "retry_at": restart.not_before,
-        "deadline": Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
-        "refusals": 0,
-        "files_missing_since": None,
-        "restart": None,
-        "restarts": {**job.restarts, restart.cause: job.restarts.get(restart.cause, 0) + 1},
-        "overrides": {**job.overrides, **restart.overrides},
-        "excluded": tuple(dict.fromkeys((*job.excluded, *restart.exclude_nodes))),
-    }
-    if job.state == WAITING:
-        return job.model_copy(update=asked)
-    # A submission that was refused has no id, so that there is nothing that could be requeued.
-    ended = Earlier(scheduler_id=job.scheduler_id, token=job.token, requeues=job.requeues, vanished=job.vanished)
-    return job.model_copy(
-        update={
-            **asked,
-            **NEW_RUN,
-            "state": WAITING,
-            "token": "",
-            "task": None,
-            "scheduler_state": "",
-            "exit_code": None,
-            "out_of_memory": False,
-            "nodes": "",
-            "failed_nodes": "",
-            "started_at": None,
-            "ended_at": None,
-            "missing_since": None,
-            "vanished": False,
-            "gone_looks": 0,
-            "requeues": None,
-            "late_until": None,
-            "problem": "",
-            "waiting_since": now,
-            "furthest": max(job.furthest, _iteration(job)),
-            "fruitless": fruitless(job),
-            "end_asked_at": None,
-            "earlier": (*job.earlier, *([ended] if job.scheduler_id else []))[-MOST_EARLIER:],
-            "before": _before(job, restart) if job.scheduler_id else job.before,
-        }
+    waiting = Waiting(
+        waiting_since=job.waiting.waiting_since if job.state == WAITING else now,
+        deadline=Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
+        retry_at=restart.not_before,
     )
+    had = job.past.restarts.get(restart.cause, 0)
+    past = replace(job.past, restarts={**job.past.restarts, restart.cause: had + 1})
+    changes = replace(
+        job.changes,
+        overrides={**job.changes.overrides, **restart.overrides},
+        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes))),
+    )
+    asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
+    if job.state == WAITING:
+        return asked
+    last = job.newest
+    past = replace(past, furthest=max(past.furthest, _iteration(job)), fruitless=fruitless(job))
+    if last.scheduler_id:  # a submission that was refused has none, so that there is nothing that could be requeued
+        ended = Earlier(
+            scheduler_id=last.scheduler_id, token=last.token, requeues=job.answer.requeues, vanished=last.vanished
+        )
+        earlier = (*past.earlier, ended)[-MOST_EARLIER:]
+        past = replace(past, earlier=earlier, before=_before(job, restart))
+    newest = Attempt(
+        scheduler_id=last.scheduler_id,
+        after=last.after,
+        submitted_at=last.submitted_at,
+        runs=last.runs,
+        begun_again_at=last.begun_again_at,
+    )
+    logs = replace(job.logs, late_until=None)
+    return replace(asked, state=WAITING, newest=newest, answer=Answer(), run=Run(), logs=logs, past=past, problem="")
 
 
 def _before(job: JobState, restart: Restarting) -> Before | None:
     """What is needed to go back to an attempt that has ended; None for one that was cancelled as it had vanished."""
-    if job.vanished:
+    if job.newest.vanished:
         return None
     return Before(
         state=job.state,
         attempt=job.attempt,
-        scheduler_id=job.scheduler_id,
-        token=job.token,
-        task=job.task,
-        requeues=job.requeues,
+        scheduler_id=job.newest.scheduler_id,
+        token=job.newest.token,
+        task=job.newest.task,
+        requeues=job.answer.requeues,
         restart=restart,
-        overrides=job.overrides,
-        excluded=job.excluded,
-        furthest=job.furthest,
-        fruitless=job.fruitless,
+        overrides=job.changes.overrides,
+        excluded=job.changes.excluded,
+        furthest=job.past.furthest,
+        fruitless=job.past.fruitless,
     )
 
 
 def as_before(job: JobState) -> JobState:
     """A job whose next attempt is not submitted, as it was when its last one had ended."""
-    before = job.before
+    before = job.past.before
     if before is None:
         return job
     cause = before.restart.cause
-    return job.model_copy(
-        update={
-            **dict(before),
-            "before": None,
-            "restarts": {**job.restarts, cause: job.restarts.get(cause, 0) - 1},
-            "earlier": tuple(each for each in job.earlier if each.token != before.token),
-            "reason": "",
-            "retry_at": 0,
-            "deadline": None,
-            "refusals": 0,
-            "waiting_since": None,
-            "files_missing_since": None,
-            "script_path": "",
-            "script_digest": "",
-            "resources": None,
-        }
+    newest = replace(job.newest, scheduler_id=before.scheduler_id, token=before.token, task=before.task)
+    past = replace(
+        job.past,
+        before=None,
+        restarts={**job.past.restarts, cause: job.past.restarts.get(cause, 0) - 1},
+        earlier=tuple(each for each in job.past.earlier if each.token != before.token),
+        furthest=before.furthest,
+        fruitless=before.fruitless,
+    )
+    return replace(
+        job,
+        state=before.state,
+        reason="",
+        attempt=before.attempt,
+        restart=before.restart,
+        newest=newest,
+        answer=replace(job.answer, requeues=before.requeues),
+        waiting=Waiting(),
+        past=past,
+        changes=SpecChanges(overrides=before.overrides, excluded=before.excluded),
     )
 
 
-def without_refused(job: JobState) -> dict[str, Any]:
-    """What a job whose next attempt was refused for good has again: the overrides and nodes of those that were taken.
+def without_refused(job: JobState) -> SpecChanges:
+    """What differs from the plan of a job whose next attempt was refused for good: as of those that were taken.
 
     What the scheduler did not take would otherwise be part of all later attempts, also of those that a person begins.
     """
-    if job.before is not None:
-        return {"overrides": job.before.overrides, "excluded": job.before.excluded}
-    return {} if job.earlier else {"overrides": {}, "excluded": ()}  # of one that vanished, that is not known any more
+    before = job.past.before
+    if before is not None:
+        return replace(job.changes, overrides=before.overrides, excluded=before.excluded)
+    # of one that vanished, that is not known any more
+    return job.changes if job.past.earlier else replace(job.changes, overrides={}, excluded=())
 
 
 def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> JobState:
     """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
-    seen = tuple(attempt.model_copy(update=_begun_again(attempt, told)) for attempt in job.earlier)
-    if seen == job.earlier:
+    seen = tuple(_seen_again(attempt, told.get(attempt.scheduler_id)) for attempt in job.past.earlier)
+    if seen == job.past.earlier:
         return job
-    known = {(attempt.scheduler_id, attempt.token) for attempt in job.begun_again}
+    known = {(attempt.scheduler_id, attempt.token) for attempt in job.past.begun_again}
     new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
     if not new:
-        return job.model_copy(update={"earlier": seen})
+        return replace(job, past=replace(job.past, earlier=seen))
     words = f"job {', '.join(new)}, an earlier attempt, was begun again: it is ended, as a newer one is in its place"
-    return job.happened(now, "warning", words, earlier=seen)
+    return replace(job.happened(now, "warning", words), past=replace(job.past, earlier=seen))
 
 
-def _begun_again(attempt: Earlier, told: Mapping[str, JobStatus]) -> dict[str, Any]:
-    status = told.get(attempt.scheduler_id)
+def _seen_again(attempt: Earlier, status: JobStatus | None) -> Earlier:
+    """An earlier attempt after the scheduler's answer: whether it was begun again."""
     if status is not None and status.scheduler_state == UNKNOWN:
-        return {}
+        return attempt
     counts = (attempt.requeues, None if status is None else status.restarts)
     same_run = None not in counts and counts[0] == counts[1] and not attempt.vanished
     if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
-        return {"alive": False, "end_asked_at": None}
-    return {"alive": True}
+        return replace(attempt, alive=False, end_asked_at=None)
+    return replace(attempt, alive=True)

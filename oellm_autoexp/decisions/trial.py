@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oellm_autoexp.core.redacted_text import redact_text
@@ -15,7 +15,7 @@ from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.patterns import Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
-from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.job_state import Actions, Attempt, JobState
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -61,14 +61,14 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         for name, rule in rules.log_events.items()
         if rule.pattern is not None
     }
-    trial = Trial(found, JobState(name="trial", state=RUNNING, started_at=0.0))
+    trial = Trial(found, JobState(name="trial", state=RUNNING, newest=Attempt(started_at=0.0)))
     offset = 0
     for data in pieces:
         offset += len(data)
         cursor = Cursor("trial", offset)
         job = detect.see_log(trial.job, data, cursor, 0.0)
         job, _ = detector.lines(job, data, cursor, 0.0)
-        trial.job = job.model_copy(update={"pending": (), "history": ()})
+        trial.job = replace(job, actions=Actions(), history=())
         result = scan(data, compiled)
         for name in result.too_slow:
             found[name].too_slow = True
@@ -143,8 +143,8 @@ def facts(trial: Trial, rules: Rules) -> dict[str, Any]:
             for name, one in trial.rules.items()
         ],
         "progress": progress.told(job.progress),
-        "state": job.verdict or None,
-        "state_by": job.error_type or None,
-        "overrules_success": job.overrules_success,
-        "complete": job.complete,
+        "state": job.run.verdict or None,
+        "state_by": job.run.error_type or None,
+        "overrules_success": job.run.overrules_success,
+        "complete": job.run.complete,
     }

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import CANCELLED, CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
 from oellm_autoexp.core.text import fill
-from oellm_autoexp.decisions import detect, restarts, template_values
+from oellm_autoexp.decisions import lifecycle, restarts, template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
 from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
@@ -32,7 +32,7 @@ from oellm_autoexp.rules.templates import filled
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog, Result, Status
-from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, by_id
+from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, Run, by_id
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK
@@ -107,10 +107,10 @@ class _Inline:
         session, event = self.executor.session, self.pending.event
         why = reason or event.name
         detector = self.executor.detectors[self.name]
-        cause = detector.cause(session.jobs[self.name], event.name, event.metadata, for_good=True)
+        run = detector.cause(session.jobs[self.name], event.name, event.metadata, for_good=True)
         jobs = list(session.jobs) if scope == "plan" else [self.name]
         ended = [
-            other for other in jobs if self.executor.cancel(other, why, self.now, cause if other == self.name else {})
+            other for other in jobs if self.executor.cancel(other, why, self.now, run if other == self.name else None)
         ]
         return _Outcome("done", f"ended: {why}") if ended else _Outcome("skipped", "is ended already")
 
@@ -187,8 +187,8 @@ class ActionExecutor:
     @property
     def awaited(self) -> bool:
         """Whether a program has not ended, or a command has not answered for the first time."""
-        waiting = [job for job in self.session.jobs.values() if job.pending]
-        askers = {asker for job in waiting for asker in (job.name, _completeness(job), *map(_key, job.pending))}
+        waiting = [job for job in self.session.jobs.values() if job.actions.pending]
+        askers = {asker for job in waiting for asker in (job.name, _completeness(job), *map(_key, job.actions.pending))}
         return bool(self._errands) or self.questions.awaited(askers)
 
     def close(self) -> None:
@@ -208,8 +208,8 @@ class ActionExecutor:
         self._due.clear()
         done = self._hear(now)
         for name, job in list(self.session.jobs.items()):
-            if job.pending:
-                self._react_all(name, job.pending, now)
+            if job.actions.pending:
+                self._react_all(name, job.actions.pending, now)
         self._launch_due(now)
         try:
             self._end_jobs(now)
@@ -264,7 +264,8 @@ class ActionExecutor:
         except AutoexpError as error:
             outcome = _Outcome("failed", error.problems[0].what)
             words = _no_attempt(outcome.message)
-            self.session.put(self.session.jobs[name].happened(now, "restart failed", words, not_restarted=words))
+            job = self.session.jobs[name].happened(now, "restart failed", words)
+            self.session.put(replace(job, run=replace(job.run, not_restarted=words)))
         if outcome is not None and outcome.status != "done":
             self.news.append(f"{name}: {outcome.message}")
         return outcome is not None
@@ -288,9 +289,9 @@ class ActionExecutor:
     def _now_pending(self, name: str, after: dict[str, Pending | None]) -> None:
         """What has become of a job's actions, by key (None: it is closed). All at once: there may be thousands."""
         job = self.session.jobs[name]
-        left = tuple(now for each in job.pending if (now := after.get(_key(each), each)) is not None)
-        if left != job.pending:
-            self.session.put(job.model_copy(update={"pending": left}))
+        left = tuple(now for each in job.actions.pending if (now := after.get(_key(each), each)) is not None)
+        if left != job.actions.pending:
+            self.session.put(replace(job, actions=replace(job.actions, pending=left)))
 
     def _react(self, name: str, pending: Pending, now: float) -> Pending | None:
         """Get on with one action; as it is then, None if that was the end of it."""
@@ -332,7 +333,7 @@ class ActionExecutor:
                 now,
                 partial(self._ask, _key(pending), spec, now),
                 pending.event.at,
-                job.carried_out.get(_place(pending)),
+                job.actions.carried_out.get(_place(pending)),
                 values.__getitem__,
                 self._settled(job),
             )
@@ -353,7 +354,7 @@ class ActionExecutor:
 
     def may_restart(self, job: JobState) -> bool:
         """Whether an action of a job that waits is to begin it anew."""
-        actions = [binding.action for pending in job.pending if (binding := self._binding(job.name, pending))]
+        actions = [binding.action for pending in job.actions.pending if (binding := self._binding(job.name, pending))]
         return any(isinstance(action, RestartAction) for action in actions)
 
     def _ask(
@@ -461,7 +462,8 @@ class ActionExecutor:
 
     def _note_run(self, name: str, pending: Pending, now: float) -> None:
         job = self.session.jobs[name]
-        self.session.put(job.model_copy(update={"carried_out": {**job.carried_out, _place(pending): now}}))
+        carried_out = {**job.actions.carried_out, _place(pending): now}
+        self.session.put(replace(job, actions=replace(job.actions, carried_out=carried_out)))
 
     def _close(self, name: str, pending: Pending, action: str, outcome: _Outcome, now: float) -> None:
         """Note what has become of an action."""
@@ -473,7 +475,7 @@ class ActionExecutor:
         if outcome.status in ("done", "failed") or outcome.surprising:
             job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
         if outcome.status == "failed" and action == RestartAction.__name__:
-            job = job.model_copy(update={"not_restarted": _no_attempt(outcome.message)})
+            job = replace(job, run=replace(job.run, not_restarted=_no_attempt(outcome.message)))
         self.session.put(job)
         if outcome.status == "failed":
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
@@ -491,7 +493,7 @@ class ActionExecutor:
 
     def give_up(self, name: str, reason: str, now: float) -> int:
         """Leave out the actions of a job that wait, and not those whose programs are at work; how many these were."""
-        waiting = [pending for pending in self.session.jobs[name].pending if _key(pending) not in self._errands]
+        waiting = [pending for pending in self.session.jobs[name].actions.pending if _key(pending) not in self._errands]
         for pending in waiting:
             self.questions.forget(_key(pending))
             binding = self._binding(name, pending)
@@ -520,10 +522,10 @@ class ActionExecutor:
         job = self.session.jobs[name]
         seen_at = event.event.at if event is not None else seen_at
         if not by_hand and restarts.is_past(job, seen_at):
-            return _Outcome("skipped", detect.no_new_attempt(job))
+            return _Outcome("skipped", lifecycle.no_new_attempt(job))
         cause = request.cause or (event.event.name if event else BY_HAND)
         if by_hand:
-            job = job.model_copy(update={"cancelled_by": ""})
+            job = replace(job, cancelled_by="")
         elif job.attempt == attempt:
             nothing_left = self._nothing_left(job, event, now)
             if nothing_left is None:
@@ -533,8 +535,8 @@ class ActionExecutor:
         if refusal := restarts.refusal(job, request, cause, attempt, by_hand=by_hand):
             return self._refused(job, refusal, now, cause, event.event.metadata if event else {})
         coming = restarts.planned(job, request, cause, now)
-        overrides = {**job.overrides, **coming.overrides}
-        excluded = dict.fromkeys((*job.excluded, *coming.exclude_nodes))
+        overrides = {**job.changes.overrides, **coming.overrides}
+        excluded = dict.fromkeys((*job.changes.excluded, *coming.exclude_nodes))
         try:
             check = self._checks.check if coming.overrides or coming.exclude_nodes else None
             written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded, check)
@@ -542,10 +544,14 @@ class ActionExecutor:
             why = "; ".join(problem.what for problem in error.problems)
             raise StateError(Problem(f"{_NO_ATTEMPT}{why}", error.problems[0].where)) from None
         told = event.event.metadata if event else {}
-        counts_as = {} if by_hand else self.detectors[name].cause(job, cause, told)
-        job = job.happened(now, "restart", coming.reason, restart=coming, not_restarted="", **counts_as)
-        script = written or ("", None, "")  # not that of an attempt that was dropped
-        job = job.model_copy(update=dict(zip(("script_path", "resources", "script_digest"), script, strict=True)))
+        run = job.run if by_hand else self.detectors[name].cause(job, cause, told)
+        path, asked, made = written or ("", None, "")  # not that of an attempt that was dropped
+        job = replace(
+            job.happened(now, "restart", coming.reason),
+            restart=coming,
+            run=replace(run, not_restarted=""),
+            changes=replace(job.changes, script_path=path, resources=asked, script_digest=made),
+        )
         self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.news.append(f"{name}: {coming.reason}")
@@ -559,10 +565,11 @@ class ActionExecutor:
         for other in list(self.session.jobs.values()):
             if other.name == name or other.state not in (WAITING, PENDING):
                 continue
-            excluded = tuple(dict.fromkeys((*other.excluded, *nodes)))
-            self.session.put(other.model_copy(update={"excluded": excluded, "script_path": ""}))
+            excluded = tuple(dict.fromkeys((*other.changes.excluded, *nodes)))
+            changes = replace(other.changes, excluded=excluded, script_path="")
+            self.session.put(replace(other, changes=changes))
             if other.state == PENDING:
-                in_queue[other.scheduler_id] = other.token
+                in_queue[other.newest.scheduler_id] = other.newest.token
         if in_queue:
             try:
                 self.scheduler.exclude(in_queue, nodes)
@@ -571,7 +578,7 @@ class ActionExecutor:
 
     def _nothing_left(self, job: JobState, event: Pending | None, now: float) -> str | None:
         """Why the job needs no new attempt, '' if it does; None: not known yet."""
-        if job.complete:
+        if job.run.complete:
             return "its log says that it is complete"
         gate = self._gates.get(job.name)
         if gate is None:
@@ -599,15 +606,14 @@ class ActionExecutor:
         return "termination_command says that it is complete" if answer else ""
 
     def _completed(self, job: JobState, reason: str, now: float) -> _Outcome:
-        update: dict[str, object] = {"complete": True, "reason": reason}
+        complete = replace(job, reason=reason, run=replace(job.run, complete=True))
         if job.state in FINAL:
-            done, events = self.detectors[job.name].state(
-                job, job.happened(now, SUCCESS, reason, **update, state=SUCCESS), now
-            )
+            succeeded = replace(complete.happened(now, SUCCESS, reason), state=SUCCESS)
+            done, events = self.detectors[job.name].state(job, succeeded, now)
             self.record.add(events)
             self.session.put(done)
         else:
-            self.session.put(job.model_copy(update={**update, "cancelled_by": reason}))
+            self.session.put(replace(complete, cancelled_by=reason))
         return _Outcome("skipped", f"no new attempt: {reason}")
 
     def _refused(
@@ -617,33 +623,32 @@ class ActionExecutor:
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
         known = job.reason == refusal.why
         if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:
-            self.session.put(job.happened(now, "given up", refusal.why, reason=refusal.why))
+            self.session.put(replace(job.happened(now, "given up", refusal.why), reason=refusal.why))
         elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
-            counts_as = self.detectors[job.name].cause(job, cause, metadata)
-            if not job.verdict and not counts_as:
-                counts_as = {"verdict": CRASH, "error_type": job.error_type or cause}
-            self.cancel(job.name, refusal.why, now, counts_as)
+            run = self.detectors[job.name].cause(job, cause, metadata)
+            if not run.verdict:
+                run = replace(run, verdict=CRASH, error_type=run.error_type or cause)
+            self.cancel(job.name, refusal.why, now, run)
         if given_up and not known:
             self.news.append(f"{job.name}: {refusal.why}")
         return _Outcome("skipped", refusal.why)
 
-    def cancel(self, name: str, reason: str, now: float, counts_as: Mapping[str, Any] | None = None) -> bool:
+    def cancel(self, name: str, reason: str, now: float, run: Run | None = None) -> bool:
         """End a job for good: at once if it waits, by the scheduler if it is there; one that has ended stays so.
 
-        `counts_as`: what it is to be called then, if a rule had it ended (`Detector.cause`). Returns whether that was
-        news.
+        `run`: its run with what that is to be called then, if a rule had it ended (`Detector.cause`). Returns whether
+        that was news.
         """
         job = self.session.jobs[name]
         if job.cancelled_by or job.state in (SUCCESS, CANCELLED):
             return False
         self.news.append(f"{name}: ended: {reason}")
         if job.state == WAITING:
-            self.session.put(job.happened(now, CANCELLED, reason, state=CANCELLED, reason=reason, ended_at=now))
+            self.session.put(job.ended(now, CANCELLED, reason))
         elif job.restart is not None and job.state in FINAL:
-            self.session.put(job.model_copy(update={"restart": None, "cancelled_by": reason}))
+            self.session.put(replace(job, restart=None, cancelled_by=reason))
         else:
-            update = {"cancelled_by": reason, "restart": None, **(counts_as or {})}
-            self.session.put(job.model_copy(update=update))
+            self.session.put(replace(job, restart=None, cancelled_by=reason, run=run or job.run))
         return True
 
     def _end_jobs(self, now: float) -> None:
@@ -652,44 +657,44 @@ class ActionExecutor:
             job
             for job in self.session.jobs.values()
             if ((job.state in IN_QUEUE and (job.cancelled_by or job.restart is not None)) or job.may_still_run)
-            and (job.end_asked_at is None or now - job.end_asked_at >= _ASK_AGAIN_SECONDS)
+            and (job.newest.end_asked_at is None or now - job.newest.end_asked_at >= _ASK_AGAIN_SECONDS)
         ]
         again = [
             (job, attempt)
             for job in self.session.jobs.values()
-            for attempt in job.begun_again
+            for attempt in job.past.begun_again
             if attempt.end_asked_at is None or now - attempt.end_asked_at >= _ASK_AGAIN_SECONDS
         ]
         if due or again:
             self.save()
             ids = {attempt.scheduler_id: attempt.token for _, attempt in again}
-            self.scheduler.cancel({**ids, **{job.scheduler_id: job.token for job in by_id(due).values()}})
+            self.scheduler.cancel({**ids, **{job.newest.scheduler_id: job.newest.token for job in by_id(due).values()}})
         for job in due:
-            self.session.put(job.model_copy(update={"end_asked_at": now}))
+            self.session.put(replace(job, newest=replace(job.newest, end_asked_at=now)))
         for name, attempt in [(job.name, attempt) for job, attempt in again]:
             job = self.session.jobs[name]
-            asked = attempt.model_copy(update={"end_asked_at": now})
-            earlier = tuple(asked if each == attempt else each for each in job.earlier)
-            self.session.put(job.model_copy(update={"earlier": earlier}))
+            asked = replace(attempt, end_asked_at=now)
+            earlier = tuple(asked if each == attempt else each for each in job.past.earlier)
+            self.session.put(replace(job, past=replace(job.past, earlier=earlier)))
 
     def _begin_attempts(self, now: float) -> None:
         for job in list(self.session.jobs.values()):
-            if job.restart is None or job.state not in FINAL or job.late_until is not None:
+            if job.restart is None or job.state not in FINAL or job.logs.late_until is not None:
                 continue
-            if job.vanished and job.gone_looks < GONE_LOOKS:  # it may still run: never two at once
+            if job.newest.vanished and job.newest.gone_looks < GONE_LOOKS:  # it may still run: never two at once
                 continue
             if job.state == SUCCESS and not job.restart.by_hand:
                 words = "no new attempt: it has succeeded meanwhile"
-                self.session.put(job.happened(now, "restart", words, restart=None))
-            elif job.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
+                self.session.put(replace(job.happened(now, "restart", words), restart=None))
+            elif job.answer.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
                 words = f"no new attempt: exit code {restarts.DO_NOT_REQUEUE} asks for none"
-                self._stays_ended(job.happened(now, "restart", words, restart=None, reason=words), now)
+                self._stays_ended(replace(job.happened(now, "restart", words), restart=None, reason=words), now)
             else:
                 self.session.put(restarts.begun(job, now))
 
     def _stays_ended(self, job: JobState, now: float) -> None:
         """Make the event of a job's end, which there was none of while a new attempt was on its way."""
-        ran = job.model_copy(update={"state": RUNNING})
+        ran = replace(job, state=RUNNING)
         told, events = self.detectors[job.name].state(ran, job, now)
         self.record.add(events)
         self.session.put(told)

@@ -17,7 +17,7 @@ from pathlib import Path
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError, unforeseen
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Manifest, Usage
 from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, SUBMITTING, UNKNOWN, WAITING
-from oellm_autoexp.decisions import detect, readiness, restarts
+from oellm_autoexp.decisions import detect, lifecycle, readiness, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.executor import ActionExecutor
 from oellm_autoexp.rules.events import Deadline, Event
@@ -27,7 +27,7 @@ from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import status_files
 from oellm_autoexp.session.event_log import EventLog
-from oellm_autoexp.session.job_state import GONE_LOOKS, NEW_RUN, JobState, Run, by_id
+from oellm_autoexp.session.job_state import JobState, Run, by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.storage.log_tail import Cursor, read_added
@@ -43,8 +43,6 @@ _ACCOUNTS_LAG_SECONDS = 10.0
 _OCCUPIED = "its script has not begun, as"
 _LOOKS_BETWEEN_TRIES, _LONGEST_BETWEEN_TRIES = 10, 900.0
 """After how many looks a job is submitted again whose output directory another one had, at first; at last, seconds."""
-GONE_AFTER_SECONDS = 60.0
-"""Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 
 
 _PROLOG_FAILED = b"Error running slurm prolog:"
@@ -102,7 +100,7 @@ class Monitor:
         seconds = configured or self._pause_seconds * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         if self.reactions.under_way and not self.queued_ids:  # nothing else is waited for
             seconds = min(seconds, _ERRAND_SECONDS)
-        if not self.queued_ids and any(job.late_until is not None for job in self.session.jobs.values()):
+        if not self.queued_ids and any(job.logs.late_until is not None for job in self.session.jobs.values()):
             seconds = min(seconds, self.scheduler.log_lag_seconds)
         return min(seconds, _UNCLEAR_PAUSE_SECONDS) if self.submitter.unsettled else seconds
 
@@ -110,7 +108,7 @@ class Monitor:
     def queued_ids(self) -> dict[str, str]:
         """The scheduler's ids of the jobs in its queue, or perhaps, with the token of each."""
         queued = (job for job in self.session.jobs.values() if job.state in IN_QUEUE or job.may_still_run)
-        return {job: tracked.token for job, tracked in by_id(queued).items()}
+        return {job: tracked.newest.token for job, tracked in by_id(queued).items()}
 
     @property
     def nap_seconds(self) -> float:
@@ -163,8 +161,8 @@ class Monitor:
     def _came_into_queue(self, job: JobState) -> JobState:
         if job.state in FINAL:
             self.reactions.news.append(f"{job.name}: not submitted: {job.reason}")
-        job, events = self._detectors[job.name].state(job.model_copy(update={"state": WAITING}), job, self.now())
-        return job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}) if events else job
+        job, events = self._detectors[job.name].state(replace(job, state=WAITING), job, self.now())
+        return _with_unrecorded(job, events) if events else job
 
     def close(self) -> None:
         """End the programs that are at work beside the monitor."""
@@ -226,13 +224,13 @@ class Monitor:
         for name, events in self._events.items():
             if events:
                 job = self.session.jobs[name]
-                self.session.put(job.model_copy(update={"unrecorded": (*job.unrecorded, *events)}))
+                self.session.put(_with_unrecorded(job, events))
         self._events.clear()
         self.session.save()
-        late = [job for job in self.session.jobs.values() if job.unrecorded]
-        self._record.add(event for job in late for event in job.unrecorded)
+        late = [job for job in self.session.jobs.values() if job.actions.unrecorded]
+        self._record.add(event for job in late for event in job.actions.unrecorded)
         for job in late:
-            self.session.put(job.model_copy(update={"unrecorded": ()}))
+            self.session.put(replace(job, actions=replace(job.actions, unrecorded=())))
 
     @property
     def _clock(self) -> float:
@@ -274,19 +272,21 @@ class Monitor:
     def _observe(self, now: float) -> None:
         jobs, asked = self.session.jobs, self.queued_ids
         watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
-        late = [job for job in jobs.values() if job.late_until is not None and not job.may_still_run]
-        replaced = [job for job in jobs.values() if self._may_begin_anew(job) and job.scheduler_id not in asked]
-        earlier = {job.earlier[-1].scheduler_id: job.earlier[-1].token for job in jobs.values() if _is_between(job)}
-        also = {**earlier, **{job.scheduler_id: job.token for job in replaced}}
+        late = [job for job in jobs.values() if job.logs.late_until is not None and not job.may_still_run]
+        replaced = [job for job in jobs.values() if self._may_begin_anew(job) and job.newest.scheduler_id not in asked]
+        earlier = {
+            job.past.earlier[-1].scheduler_id: job.past.earlier[-1].token for job in jobs.values() if _is_between(job)
+        }
+        also = {**earlier, **{job.newest.scheduler_id: job.newest.token for job in replaced}}
         try:
             answers = self.scheduler.poll({**also, **asked})
         except SchedulerError as error:  # no answer is no news
             self.trouble = error.problems[0].what
             answers = None
         answered = answers is not None
-        for job in sorted(watched, key=lambda job: bool(job.after)):  # those that are followed come first
-            meant = asked[job.scheduler_id] == job.token  # else the id is a newer job's
-            told = answers.get(job.scheduler_id) if answers is not None and meant else None
+        for job in sorted(watched, key=lambda job: bool(job.newest.after)):  # those that are followed come first
+            meant = asked[job.newest.scheduler_id] == job.newest.token  # else the id is a newer job's
+            told = answers.get(job.newest.scheduler_id) if answers is not None and meant else None
             look = self._look_for_end if job.may_still_run else self._look_at
             self._carefully(job, now, told, look, answered=answered)
         for job in late:
@@ -303,7 +303,7 @@ class Monitor:
             (
                 f"{job.name}: {status.reason}"
                 for job in self.session.jobs.values()
-                if job.state in IN_QUEUE and (status := answers.get(job.scheduler_id)) is not None
+                if job.state in IN_QUEUE and (status := answers.get(job.newest.scheduler_id)) is not None
                 if status.scheduler_state == UNKNOWN and status.reason
             ),
             "",
@@ -327,19 +327,21 @@ class Monitor:
         try:
             seen = look(job, now, told, answered)
             if seen.problem:
-                seen = seen.happened(now, "watched", "nothing hinders it any more", problem="")
+                seen = replace(seen.happened(now, "watched", "nothing hinders it any more"), problem="")
         except Exception as error:  # one job must not keep the others from being watched
             self._events.pop(job.name, None)
             seen = self._hindered(job, now, error)
-            if seen.late_until is not None and self._clock >= seen.late_until:  # what it wrote late can't be read
-                seen = seen.model_copy(update={"late_until": None})
+            if (
+                seen.logs.late_until is not None and self._clock >= seen.logs.late_until
+            ):  # what it wrote late can't be read
+                seen = replace(seen, logs=replace(seen.logs, late_until=None))
             with contextlib.suppress(Exception):
                 seen = self._by_status_alone(seen, now, told, answered=answered)
-        for name in seen.slow.keys() - job.slow.keys() - set(seen.switched_off):
+        for name in seen.run.slow.keys() - job.run.slow.keys() - set(seen.run.switched_off):
             text = f"the pattern of the rule '{name}' took too long: a part of the log was not looked at for it"
             self.reactions.news.append(f"{job.name}: {text}")
-        for name in seen.switched_off:
-            if name not in job.switched_off:
+        for name in seen.run.switched_off:
+            if name not in job.run.switched_off:
                 self.reactions.news.append(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")
         for text in self._complaints.pop(job.name, ()):
             if not any(entry.message == text for entry in seen.history):
@@ -358,16 +360,17 @@ class Monitor:
             return job
         problem = f"{kind} in {place}: {message}"
         self.reactions.news.append(f"{job.name}: can't be watched in full, tried again at each look: {problem}")
-        return job.happened(now, "not watched in full", traceback.format_exc(limit=-3), problem=problem)
+        return replace(job.happened(now, "not watched in full", traceback.format_exc(limit=-3)), problem=problem)
 
     def _by_status_alone(self, job: JobState, now: float, told: JobStatus | None, *, answered: bool) -> JobState:
         """What the scheduler's answer alone says of a job whose log or marks can't be looked at."""
         if not answered or job.state in FINAL:
             return job
-        seen = detect.see_status(job, told, now, self._clock)
+        seen = lifecycle.see_status(job, told, now, self._clock)
         if seen.state == job.state:
             return seen
-        seen, events = self._detectors[job.name].state(job, _with_run(seen) if seen.state in FINAL else seen, now)
+        settling = lifecycle.to_be_settled(seen) if seen.state in FINAL else seen
+        seen, events = self._detectors[job.name].state(job, settling, now)
         self._events[job.name] += events
         return seen
 
@@ -382,7 +385,9 @@ class Monitor:
 
     def _kept_from_beginning(self, job: JobState) -> str:
         """The id of the job because of which a job's script has not begun its program; '' if it has."""
-        return status_files.refused(Path(self._specs[job.name].output_dir, MARKS), job.scheduler_id, job.token)
+        return status_files.refused(
+            Path(self._specs[job.name].output_dir, MARKS), job.newest.scheduler_id, job.newest.token
+        )
 
     def _not_begun(self, job: JobState, other: str, now: float) -> JobState:
         """A job whose script has found another one in its output directory: it waits, and that counts as no attempt."""
@@ -390,10 +395,11 @@ class Monitor:
         at = now + min(_LOOKS_BETWEEN_TRIES * self.interval_seconds * 2.0 ** min(before, 10), _LONGEST_BETWEEN_TRIES)
         text = f"{_OCCUPIED} job {other} runs in its output directory"
         self.reactions.news.append(f"{job.name}: {text}")
-        update = {"reason": text, "retry_at": at, "deadline": Deadline(at=at, then="submitted again")}
-        return readiness.withdrawn(
-            job, now, text, **update, **NEW_RUN, scheduler_id="", started_at=None, waiting_since=now
-        )
+        back = readiness.withdrawn(job, now, text)
+        newest = replace(back.newest, scheduler_id="", started_at=None)
+        deadline = Deadline(at=at, then="submitted again")
+        waiting = replace(back.waiting, waiting_since=now, retry_at=at, deadline=deadline)
+        return replace(back, reason=text, newest=newest, run=Run(), waiting=waiting)
 
     def _seen(self, job: JobState, now: float, status: JobStatus | None, *, answered: bool) -> JobState:
         """A job after a look at the scheduler's answer and at its logs: what it wrote comes before how it ended."""
@@ -401,22 +407,24 @@ class Monitor:
         begun = answered and status is None and self._says_it_runs(job)
 
         def see(job: JobState) -> JobState:
-            return detect.see_status(job, status, now, self._clock, begun=begun) if answered else job
+            return lifecycle.see_status(job, status, now, self._clock, begun=begun) if answered else job
 
         seen = see(job)
         if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
             read = self._read_logs(job, now, final=seen.state in FINAL)
             if read is not job:
-                if read.last_activity != job.last_activity and read.missing_since is not None:  # it runs, somewhere
-                    read = read.model_copy(update={"missing_since": self._clock})
+                wrote = read.run.last_activity != job.run.last_activity
+                if wrote and read.newest.missing_since is not None:  # it runs, somewhere
+                    read = replace(read, newest=replace(read.newest, missing_since=self._clock))
                 seen = see(read)
-        if seen.state != job.state or seen.runs != job.runs:
+        if seen.state != job.state or seen.newest.runs != job.newest.runs:
             seen = self._with_own_times(seen, now)
             if seen.state in FINAL:
-                if seen.runs != job.runs or (job.state == PENDING and seen.started_at != job.started_at):
+                started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
+                if seen.newest.runs != job.newest.runs or started:
                     seen = self._began(job, seen, now)  # it ran between two looks
-                seen = self._ended(_with_run(seen))
-            before = job.model_copy(update={"state": PENDING}) if seen.state == job.state else job
+                seen = self._ended(lifecycle.to_be_settled(seen))
+            before = replace(job, state=PENDING) if seen.state == job.state else job
             seen, events = detector.state(before, seen, now)
             self._events[job.name] += events
         known = status is not None and status.scheduler_state != UNKNOWN
@@ -426,11 +434,12 @@ class Monitor:
 
     def _began(self, job: JobState, ended: JobState, now: float) -> JobState:
         """A job that began to run and ended since the last look, with what follows from its beginning."""
-        before = job.model_copy(update={"state": PENDING})
-        running = ended.model_copy(update={"state": RUNNING, "reason": "", "runs": job.runs + 1})
+        before = replace(job, state=PENDING)
+        newest = replace(ended.newest, runs=job.newest.runs + 1)
+        running = replace(ended, state=RUNNING, reason="", newest=newest)
         began, events = self._detectors[job.name].state(before, running, now)
         self._events[job.name] += events
-        return began.model_copy(update={"state": ended.state, "reason": ended.reason})
+        return replace(began, state=ended.state, reason=ended.reason)
 
     def _says_it_runs(self, job: JobState) -> bool:
         """Whether a job has left word that it began, and none that it ended."""
@@ -441,64 +450,50 @@ class Monitor:
     def _ended(self, job: JobState) -> JobState:
         """A job that has ended just now: on a shared file system its last lines may come some seconds late."""
         lag = self.scheduler.log_lag_seconds
-        return job.model_copy(update={"late_until": self._clock + lag}) if lag and job.resolved_log_path else job
+        if not lag or not job.logs.resolved_log_path:
+            return job
+        return replace(job, logs=replace(job.logs, late_until=self._clock + lag))
 
     def _look_late(self, job: JobState, now: float, told: JobStatus | None = None, answered: bool = False) -> JobState:
         """A job that has ended, after the lines that its log has got since: they may say that its end was another."""
         del told, answered
         read = self._read_logs(job, now, final=True)
-        seen = detect.revised(read, now)
+        seen = lifecycle.revised(read, now)
         if seen.state != read.state:
             if seen.restart is not None and not seen.restart.by_hand:
-                seen = seen.model_copy(update={"restart": None})  # what follows is judged anew
+                seen = replace(seen, restart=None)  # what follows is judged anew
             seen, events = self._detectors[job.name].state(read, seen, now)
             self._events[job.name] += events
-        until = job.late_until
+        until = job.logs.late_until
         if until is None:
             return seen
-        grew = read.last_activity != job.last_activity
+        grew = read.run.last_activity != job.run.last_activity
         if grew and job.state == NODE_FAIL:  # its node is lost to the scheduler: it may run on there
             until = self._clock + self.scheduler.log_lag_seconds
-        return seen.model_copy(update={"late_until": until if self._clock < until else None})
+        return replace(seen, logs=replace(seen.logs, late_until=until if self._clock < until else None))
 
     def _look_for_end(self, job: JobState, now: float, told: JobStatus | None, answered: bool) -> JobState:
-        """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
-
-        It is by its own word, or when the scheduler has said so at GONE_LOOKS looks in a row and for GONE_AFTER_SECONDS
-        in which nothing was written.
-        """
-        read = self._look_late(job, now)
-        looks, since = read.gone_looks, read.missing_since
-        if self._mark(job, "exit") is not None:
-            looks = GONE_LOOKS
-        elif answered and job.end_asked_at is not None:
-            gone = told is None or told.scheduler_state in ENDED
-            if read.last_activity != job.last_activity or (not gone and told and told.scheduler_state != UNKNOWN):
-                looks = 0
-            elif gone:
-                since = self._clock if looks == 0 or since is None else since
-                looks += 1
-                if self._clock - since < GONE_AFTER_SECONDS:
-                    looks = min(looks, GONE_LOOKS - 1)
-        if looks == job.gone_looks and read.reason == job.reason and read is job:
-            return job
-        reason = f"its new attempt waits until job {job.scheduler_id} is surely gone: {looks} of {GONE_LOOKS} looks"
-        return read.model_copy(update={"gone_looks": looks, "missing_since": since, "reason": reason})
+        """See lifecycle.see_end."""
+        read, exited = self._look_late(job, now), self._mark(job, "exit") is not None
+        return lifecycle.see_end(job, read, told, self._clock, answered=answered, exited=exited)
 
     def _look_for_requeued(self, now: float) -> None:
         """Find jobs that have ended and that the scheduler lists as alive: `scontrol requeue` begins them again."""
-        newest = {job.scheduler_id: job for job in sorted(self.session.jobs.values(), key=_submitted)}
-        ended = [job for job in newest.values() if job.state in FINAL and job.scheduler_state and not job.may_still_run]
+        newest = {job.newest.scheduler_id: job for job in sorted(self.session.jobs.values(), key=_submitted)}
+        ended = [
+            job
+            for job in newest.values()
+            if job.state in FINAL and job.answer.scheduler_state and not job.may_still_run
+        ]
         between = [restarts.as_before(job) for job in self.session.jobs.values() if _is_unsubmitted(job)]
-        known = {job.scheduler_id: job for job in (*ended, *between)}
-        for scheduler_id, status in self.scheduler.listed(
-            {job.scheduler_id: job.token for job in known.values()}
-        ).items():
+        known = {job.newest.scheduler_id: job for job in (*ended, *between)}
+        asked = {job.newest.scheduler_id: job.newest.token for job in known.values()}
+        for scheduler_id, status in self.scheduler.listed(asked).items():
             job = known[scheduler_id]
-            seen = detect.runs_again(job, status, now)
+            seen = lifecycle.runs_again(job, status, now)
             if seen is not job:
                 if job.restart is not None:
-                    self.reactions.news.append(f"{job.name}: {detect.no_new_attempt(job)}")
+                    self.reactions.news.append(f"{job.name}: {lifecycle.no_new_attempt(job)}")
                 seen, events = self._detectors[job.name].state(job, seen, now)
                 self._events[job.name] += events
                 self.session.put(seen)
@@ -506,32 +501,32 @@ class Monitor:
     def _look_for_earlier(self, now: float) -> None:
         """Find attempts that were begun again although a newer one is in their place."""
         for job in list(self.session.jobs.values()):
-            if job.earlier:
-                told = self.scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.earlier})
+            if job.past.earlier:
+                told = self.scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.past.earlier})
                 seen = restarts.see_earlier(job, told, now)
                 if seen is not job:
                     self.session.put(seen)
-                    if len(seen.begun_again) > len(job.begun_again):
+                    if len(seen.past.begun_again) > len(job.past.begun_again):
                         self.reactions.news.append(f"{job.name}: {seen.history[-1].message}")
 
     def _read_logs(self, job: JobState, now: float, *, final: bool) -> JobState:
-        if job.resolved_log_path:
-            job = self._read(job, job.resolved_log_path, now, final=final)
+        if job.logs.resolved_log_path:
+            job = self._read(job, job.logs.resolved_log_path, now, final=final)
         spec = self._specs[job.name]
-        found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.scheduler_id))]
+        found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.newest.scheduler_id))]
         for path in dict.fromkeys((*spec.output_paths, *found)):
-            if path != job.resolved_log_path:
+            if path != job.logs.resolved_log_path:
                 job = self._read(job, path, now, final=final)
         return job
 
     def _read(self, job: JobState, path: str, now: float, *, final: bool) -> JobState:
         """A job after what one of its files has got since the last look; much of it is left for the next looks."""
-        own = path == job.resolved_log_path
+        own = path == job.logs.resolved_log_path
         detector = self._detectors[job.name]
         budget = _LOG_BYTES_PER_CYCLE
         link = self._specs[job.name].log_path_current
         while True:
-            before = job.cursor if own else job.cursors.get(path, Cursor())
+            before = job.logs.cursor if own else job.logs.cursors.get(path, Cursor())
             data, cursor = read_added(path, before, final=final, overwritten=not own)
             # asked for only where there is news, as a log that has none costs one stat a look
             if own and (data or final) and not os.path.lexists(link) and os.path.lexists(path):
@@ -539,8 +534,9 @@ class Monitor:
             if own:
                 job = detect.see_log(job, data, cursor, now)
             elif cursor != before:
-                update: dict[str, object] = {"cursors": {**job.cursors, path: cursor}}
-                job = job.model_copy(update=update | ({"last_activity": now} if data or cursor.grew(before) else {}))
+                logs = replace(job.logs, cursors={**job.logs.cursors, path: cursor})
+                run = replace(job.run, last_activity=now) if data or cursor.grew(before) else job.run
+                job = replace(job, logs=logs, run=run)
             if not data:
                 return job
             job, events = detector.lines(job, data, cursor, now)
@@ -578,9 +574,9 @@ class Monitor:
         a failed prolog, and then cancelled by a person, has no nodes.
         """
         unexplained = status.scheduler_state == "CANCELLED" and not status.reason and not job.cancelled_by
-        if not (unexplained and status.nodes and job.resolved_log_path) or self._mark(job, "start") is not None:
+        if not (unexplained and status.nodes and job.logs.resolved_log_path) or self._mark(job, "start") is not None:
             return False
-        written, _ = read_added(job.resolved_log_path, Cursor(), final=True)
+        written, _ = read_added(job.logs.resolved_log_path, Cursor(), final=True)
         return any(line.startswith(_PROLOG_FAILED) for line in written.splitlines())
 
     def _with_own_times(self, job: JobState, now: float) -> JobState:
@@ -588,23 +584,23 @@ class Monitor:
         start = self._mark(job, "start")
         if start is None:
             return job
-        update: dict[str, float] = {"started_at": float(start)}
+        newest = replace(job.newest, started_at=float(start))
         if job.state in FINAL:
             with contextlib.suppress(OSError):
                 ended = min(self._mark_path(job, "exit").stat().st_mtime, max(now, time.time()))
-                update["ended_at"] = max(float(start), ended)
-        return job.model_copy(update=update)
+                newest = replace(newest, ended_at=max(float(start), ended))
+        return replace(job, newest=newest)
 
     def _has_begun(self, job: JobState) -> bool:
         """Whether a job has left traces of its beginning: a mark, or something in its log that was not read yet."""
         if job.state == RUNNING or self._mark(job, "start") is not None:
             return True
         with contextlib.suppress(OSError):
-            return Path(job.resolved_log_path).stat().st_size != job.cursor.offset
+            return Path(job.logs.resolved_log_path).stat().st_size != job.logs.cursor.offset
         return False
 
     def _mark_path(self, job: JobState, kind: status_files.Kind) -> Path:
-        return Path(self._specs[job.name].output_dir, MARKS, f"{job.scheduler_id}.{kind}")
+        return Path(self._specs[job.name].output_dir, MARKS, f"{job.newest.scheduler_id}.{kind}")
 
     def _mark(self, job: JobState, kind: status_files.Kind) -> int | None:
         """A number that the job's script left: when it started (seconds since 1970), or its exit code.
@@ -612,7 +608,8 @@ class Monitor:
         What an earlier attempt left under the same id, as the scheduler began its ids anew, is not the job's.
         """
         start = status_files.read(self._mark_path(job, "start"), "start", self.now())
-        if job.token and status_files.TOKEN_AT_END.search(start.name) and not start.name.endswith(f".{job.token}"):
+        token = job.newest.token
+        if token and status_files.TOKEN_AT_END.search(start.name) and not start.name.endswith(f".{token}"):
             return None
         mark = start if kind == "start" else status_files.read(self._mark_path(job, kind), kind, self.now())
         if mark.wrong and mark.wrong not in self._complaints[job.name]:
@@ -623,7 +620,10 @@ class Monitor:
         """Add to each job's ledger what its attempts that have ended used: by the accounts, else by its own times."""
         patience = 0.0 if self.session.finished else _ACCOUNTS_LAG_SECONDS
         due = [
-            (job, run) for job in self.session.jobs.values() for run in job.unsettled if run.ended_at <= now - patience
+            (job, run)
+            for job in self.session.jobs.values()
+            for run in job.past.unsettled
+            if run.ended_at <= now - patience
         ]
         with_gpus = {run.scheduler_id: run.token for job, run in due if self._specs[job.name].resources.gpus}
         usage: Mapping[str, Sequence[Usage]] = {}
@@ -635,31 +635,28 @@ class Monitor:
             runs = usage.get(run.scheduler_id, [Usage(run.seconds)])
             seconds = sum(each.seconds * (asked if each.gpus is None else each.gpus) for each in runs)
             job = self.session.jobs[job.name]
-            left = tuple(other for other in job.unsettled if other != run)
-            update = {"gpu_hours": job.gpu_hours + seconds / 3600, "unsettled": left}
-            self.session.put(job.model_copy(update=update))
+            left = tuple(other for other in job.past.unsettled if other != run)
+            past = replace(job.past, gpu_hours=job.past.gpu_hours + seconds / 3600, unsettled=left)
+            self.session.put(replace(job, past=past))
 
 
 def _is_between(job: JobState) -> bool:
     """Whether a job has a new attempt to come: the one before may be begun again meanwhile."""
-    return job.state in (WAITING, SUBMITTING) and bool(job.earlier)
+    return job.state in (WAITING, SUBMITTING) and bool(job.past.earlier)
 
 
 def _is_unsubmitted(job: JobState) -> bool:
     """Whether a job has had an attempt, and its next one was not submitted, nor is perhaps."""
-    return job.before is not None and job.state in (WAITING, *FINAL)
+    return job.past.before is not None and job.state in (WAITING, *FINAL)
 
 
 def _submitted(job: JobState) -> float:
-    return job.submitted_at or 0.0
+    return job.newest.submitted_at or 0.0
 
 
-def _with_run(job: JobState) -> JobState:
-    """A job whose attempt has ended, with that in its ledger's queue."""
-    ended = job.ended_at or 0.0
-    seconds = max(0.0, ended - job.started_at) if job.started_at else 0.0
-    run = Run(scheduler_id=job.scheduler_id, ended_at=ended, seconds=seconds, token=job.token)
-    return job.model_copy(update={"unsettled": (*job.unsettled, run)})
+def _with_unrecorded(job: JobState, events: Iterable[Event]) -> JobState:
+    """A job with events that are to be written into the session's record."""
+    return replace(job, actions=replace(job.actions, unrecorded=(*job.actions.unrecorded, *events)))
 
 
 def rest(

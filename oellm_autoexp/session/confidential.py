@@ -11,49 +11,59 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.redaction import put_back, redact, taken_out
+from oellm_autoexp.session import records
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.storage.files import read_json, write_atomic
 
 SECRETS_VERSION = 1
 SUFFIX = ".secrets"
-_HOLDING = frozenset({"overrides", "restart", "before", "pending", "unrecorded"})
-"""The fields of a job that may hold secrets which are needed later: for a new attempt, or an action."""
+_HOLDING: dict[str, Any] = {
+    "restart": True,
+    "changes": {"overrides"},
+    "past": {"before"},
+    "actions": {"pending", "unrecorded"},
+}
+"""The fields of a job, by part, that may hold secrets which are needed later: for a new attempt, or an action."""
 
 
 def readable(job: JobState) -> JobState:
     """A job whose words for people (reason, history) hold no secret."""
-    update: dict[str, Any] = {}
-    for field in ("reason", "cancelled_by", "not_restarted"):
-        text = getattr(job, field)
-        if text and (clean := redact_message(text)) is not text and clean != text:
-            update[field] = clean
+    texts = (job.reason, job.cancelled_by, job.run.not_restarted)
+    clean = tuple(redact_message(text) if text else "" for text in texts)
+    if clean != texts:
+        reason, cancelled_by, not_restarted = clean
+        run = replace(job.run, not_restarted=not_restarted)
+        job = replace(job, reason=reason, cancelled_by=cancelled_by, run=run)
     history = tuple(map(_readable_entry, job.history))
     if any(clean is not entry for clean, entry in zip(history, job.history, strict=True)):
-        update["history"] = history
-    return job.model_copy(update=update) if update else job
+        job = replace(job, history=history)
+    return job
 
 
 def _readable_entry(entry: HistoryEntry) -> HistoryEntry:
     message = redact_message(entry.message) if entry.message else ""
-    return entry if message == entry.message else entry.model_copy(update={"message": message})
+    return entry if message == entry.message else replace(entry, message=message)
 
 
 def concealed(job: JobState) -> tuple[JobState, dict[str, Any]]:
     """A job for others to read, and what was taken out of its record, by place."""
-    if not any(getattr(job, field) for field in _HOLDING):
+    if not (job.restart or job.changes.overrides or job.past.before or job.actions.pending or job.actions.unrecorded):
         return job, {}
-    data = job.model_dump(mode="json", include=set(_HOLDING))
+    data = records.record(job, include=_HOLDING)
     cleaned = redact(data)
     taken = dict(taken_out(data, cleaned))
     if not taken:
         return job, {}
-    return JobState.model_validate({**job.model_dump(mode="json"), **cleaned, "secrets": {}}), taken
+    whole = records.record(job)
+    parts = {name: {**whole[name], **part} if part else part for name, part in cleaned.items()}
+    return records.job_of({**whole, **parts, "secrets": {}}), taken
 
 
 class Confidential:
@@ -88,8 +98,8 @@ class Confidential:
         """A job's record as the session is to have it; `save` must come before that is written."""
         clean, taken = concealed(job)
         if not taken:
-            return clean.model_copy(update={"secrets": {}}) if clean.secrets else clean
-        return clean.model_copy(update={"secrets": {place: self._named(value) for place, value in taken.items()}})
+            return replace(clean, secrets={}) if clean.secrets else clean
+        return replace(clean, secrets={place: self._named(value) for place, value in taken.items()})
 
     def _named(self, value: Any) -> str:
         for name, known in self.values.items():

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
 from oellm_autoexp.core.nouns import SESSION_VERSION, Manifest
 from oellm_autoexp.core.text import did_you_mean, plain_name
-from oellm_autoexp.session import requests
+from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.confidential import Confidential, readable
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.silence import Watched
@@ -93,7 +93,7 @@ class Session:
 
     def _job(self, data: Any) -> JobState:
         """A job from its record. Raises ValidationError."""
-        return readable(JobState.model_validate(self._confidential.revealed(data)))
+        return readable(records.job_of(self._confidential.revealed(data)))
 
     @property
     def _journal(self) -> Path:
@@ -173,7 +173,7 @@ class Session:
         for job in self._changed.values():
             self._serial += 1
             head = f'"serial": {self._serial}, "plan_id": {json.dumps(self.plan_id)}'
-            lines.append(f'{{{head}, "job": {self._confidential.concealed(job).model_dump_json()}}}\n')
+            lines.append(f'{{{head}, "job": {records.line(self._confidential.concealed(job))}}}\n')
         self._confidential.save()
         self._torn = True  # until it is whole: the disk may be full
         with trust.open_to_append(self._journal) as file:
@@ -196,14 +196,14 @@ class Session:
             "watched": self.watched.model_dump(),
             "serial": self._serial,
         }
-        records = {name: self._confidential.concealed(job) for name, job in self.jobs.items()}
+        jobs = {name: self._confidential.concealed(job) for name, job in self.jobs.items()}
         self._confidential.save()
-        jobs = ",\n".join(f"{json.dumps(name)}: {record.model_dump_json()}" for name, record in records.items())
-        write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{jobs}\n}}}}\n')
+        text = ",\n".join(f"{json.dumps(name)}: {records.line(job)}" for name, job in jobs.items())
+        write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{text}\n}}}}\n')
         if self._behind:
             self._journal.unlink(missing_ok=True)
             self._behind = self._torn = False
-        self._confidential.forget_all_but(name for record in records.values() for name in record.secrets.values())
+        self._confidential.forget_all_but(name for job in jobs.values() for name in job.secrets.values())
         self._changed.clear()
         self._watched_saved = self.watched
         self._snapshot_at = time.monotonic()

@@ -45,10 +45,10 @@ class Watched(Record):
 
 def marks(job: JobState, counters: list[str]) -> dict[str, str]:
     """What shows that a job is not silent, by name: another text means that something has happened."""
-    run = f"{job.runs} {job.resumed_at}"
-    found = {LOG: f"{run} {job.last_activity}"}
+    run = f"{job.newest.runs} {job.run.resumed_at}"
+    found = {LOG: f"{run} {job.run.last_activity}"}
     for name in counters:
-        reading = job.readings.get(name)
+        reading = job.run.readings.get(name)
         found[name] = f"{run} {reading.since if reading else None}"
     return found
 

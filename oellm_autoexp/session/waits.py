@@ -36,14 +36,14 @@ class Wait:
 
 def waits(jobs: Iterable[JobState]) -> list[Wait]:
     """Everything that waits, by job; an action whose program is at work waits for its end."""
-    return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.pending))]
+    return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.actions.pending))]
 
 
 def only_actions_wait(jobs: Iterable[JobState]) -> bool:
     """Whether every job has ended, with no new attempt to come, and some action is left."""
     found = list(jobs)
     ended = all(job.state in FINAL and job.restart is None for job in found)
-    return ended and any(job.pending for job in found)
+    return ended and any(job.actions.pending for job in found)
 
 
 def only_unclear(jobs: Iterable[JobState]) -> bool:
@@ -54,7 +54,7 @@ def only_unclear(jobs: Iterable[JobState]) -> bool:
 
 def _of_job(job: JobState) -> Iterator[Wait]:
     if job.state in (WAITING, SUBMITTING):
-        yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting_since, job.deadline)
+        yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting.waiting_since, job.waiting.deadline)
     elif job.restart is not None:
         at = job.restart.not_before
         begins = Deadline(at=at, then="submitted") if at else None

@@ -93,7 +93,7 @@ def _unfinished(path: Path, names: list[str]) -> Problem:
     )
     belongs = "belongs" if len(names) == 1 else "belong"
     none = ""
-    if not any(job.attempt or job.token for job in jobs):
+    if not any(job.attempt or job.newest.token for job in jobs):
         why = next((f" ({job.reason})" for job in jobs if job.reason), "")
         none = f": nothing of it was submitted{why}"
     what = f"{whose} {names[0]} {belongs} to the session '{path.stem}', which is not finished"
@@ -163,7 +163,7 @@ def _check_free(output_dir: Path) -> None:
     if job is not None and job.over:
         return
     known = f"its job {job.name} is {job.state}" if job else "it is not finished"
-    known += f" (job {job.scheduler_id})" if job and job.scheduler_id else ""
+    known += f" (job {job.newest.scheduler_id})" if job and job.newest.scheduler_id else ""
     watched = Lock(owner.with_suffix(".lease")).holder()
     watcher = f", watched by {watched}" if watched else ""
     words = ("--job", job.name) if job else ()

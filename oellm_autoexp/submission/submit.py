@@ -36,9 +36,9 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Submission
-from oellm_autoexp.core.states import CANCELLED, CRASH, ENDED, IN_QUEUE, PENDING, SUBMITTING, SUCCESS, UNKNOWN, WAITING
+from oellm_autoexp.core.states import CANCELLED, ENDED, IN_QUEUE, SUBMITTING, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.core.text import digest
-from oellm_autoexp.decisions import restarts
+from oellm_autoexp.decisions import restarts, submissions
 from oellm_autoexp.decisions.condition_context import CheckRunner
 from oellm_autoexp.decisions.readiness import StartGate, may_be_overruled
 from oellm_autoexp.planning.batches import Batch, Ready, array_folder, batches, followed, log_name, submission
@@ -51,7 +51,6 @@ from oellm_autoexp.session.job_state import JobState, by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import link_atomic, write_atomic
-from oellm_autoexp.storage.log_tail import Cursor
 from oellm_autoexp.submission.attempts import write_script
 from oellm_autoexp.submission.outputs import in_terminal, terminal_holder
 
@@ -61,8 +60,6 @@ _LONGEST_RETRY_SECONDS = 900.0
 _ENOUGH_REFUSALS = 3
 _MOST_DOUBLINGS = 10
 _FRESH_SECONDS = 10.0
-_FILES_PATIENCE_SECONDS = 86400.0
-"""How long a script or a working directory may be away: a file system may be down for a night."""
 _SAME_SECONDS = 60.0
 """Deadlines that differ by less are the same: each change of one is a record of the session."""
 _UNCLEAR = "unclear"
@@ -144,8 +141,8 @@ class Submitter:
         """Let jobs that were refused be tried at once: a person asks for it."""
         self._most = None
         for job in list(self.session.jobs.values()):
-            if job.state == WAITING and job.retry_at:
-                self.session.put(job.model_copy(update={"retry_at": 0, "deadline": None}))
+            if job.state == WAITING and job.waiting.retry_at:
+                self.session.put(submissions.tried_at_once(job))
 
     # ---- submissions whose fate is unknown
 
@@ -169,7 +166,7 @@ class Submitter:
             if scheduler_id is not None:
                 self._accepted(token, batch, scheduler_id)
                 continue
-            since = self._tracked(next(iter(batch.jobs.values()))).absent_since
+            since = self._tracked(next(iter(batch.jobs.values()))).newest.absent_since
             since = now if since is None else min(since, now)  # min: clocks are set back
             until = since + self.scheduler.settle_seconds
             if until <= now:
@@ -199,7 +196,7 @@ class Submitter:
         jobs: dict[str, dict[int | None, JobSpec]] = defaultdict(dict)
         for job in self.session.jobs.values():
             if job.state == SUBMITTING:
-                jobs[job.token][job.task] = self._specs[job.name]
+                jobs[job.newest.token][job.newest.task] = self._specs[job.name]
         return {token: Batch(by_task) for token, by_task in jobs.items()}
 
     def _still_unclear(
@@ -207,12 +204,7 @@ class Submitter:
     ) -> None:
         for batch in unclear:
             for spec in batch.jobs.values():
-                job = self._tracked(spec)
-                then = CANCELLED if job.cancelled_by else "submitted again"
-                deadline = None if until is None else Deadline(at=until, then=then)
-                words = f"to end ({job.cancelled_by}): {reason}" if job.cancelled_by else reason
-                update = {"absent_since": absent_since, "reason": words, "deadline": deadline}
-                self.session.put(job.model_copy(update=update))
+                self.session.put(submissions.unclear(self._tracked(spec), reason, absent_since, until))
 
     def _id_by_marks(self, token: str, batch: Batch) -> str | None:
         """The id under which some job of a batch has run: its script leaves the name that it ran by, token included."""
@@ -237,8 +229,10 @@ class Submitter:
         begin, done = self.now(), 0
         while self.now() >= self._hold_until:
             with trust.each_folder_once():
-                ready = [job for job in self._let_through() if self._tracked(job.spec).retry_at <= begin]
-            ready.sort(key=lambda job: self._tracked(job.spec).refusals > 0)  # first those that were never tried
+                ready = [job for job in self._let_through() if self._tracked(job.spec).waiting.retry_at <= begin]
+            ready.sort(
+                key=lambda job: self._tracked(job.spec).waiting.refusals > 0
+            )  # first those that were never tried
             tried, later = self._for_the_room(ready)
             for job in later:
                 self._waits(job.spec.name, _FOR_ROOM if self._most is None else self._full_words)
@@ -297,7 +291,7 @@ class Submitter:
             if refused_in_a_row == _ENOUGH_REFUSALS:  # a limit is reached: asking for the others would only annoy
                 self._hold_until = self.now() + _RETRY_SECONDS
                 for spec in (spec for later in made for spec in later.jobs.values()):
-                    if not self._tracked(spec).refusals:
+                    if not self._tracked(spec).waiting.refusals:
                         self._waits(spec.name, FOR_OTHERS, Deadline(at=self._hold_until, then="tried"))
                 break
         return done
@@ -336,9 +330,9 @@ class Submitter:
             if job.state != WAITING:
                 continue
             if job.cancelled_by:  # while nobody knew whether it was submitted
-                self._end(job, SUCCESS if job.complete else CANCELLED, job.cancelled_by, now)
+                self._end(job, SUCCESS if job.run.complete else CANCELLED, job.cancelled_by, now)
                 continue
-            waited = 0.0 if job.waiting_since is None else now - job.waiting_since
+            waited = 0.0 if job.waiting.waiting_since is None else now - job.waiting.waiting_since
             verdict = self._gates[name].verdict(self.session.jobs, waited, now)
             match verdict.step:
                 case "cancel" | "done":
@@ -353,21 +347,21 @@ class Submitter:
     def _end(self, job: JobState, state: str, reason: str, now: float) -> None:
         """End a job that waits."""
         self._gates[job.name].forget()
-        self.session.put(job.happened(now, state, reason, state=state, reason=reason, ended_at=now))
+        self.session.put(job.ended(now, state, reason))
 
     def _waits(
         self, name: str, reason: str, deadline: Deadline | None = None, *, patience_seconds: float | None = None
     ) -> None:
         """Let a job that waits say for what, since when and until when; after `patience_seconds` it is cancelled."""
         job = self.session.jobs[name]
-        since = self.now() if job.waiting_since is None else job.waiting_since
+        since = self.now() if job.waiting.waiting_since is None else job.waiting.waiting_since
         if patience_seconds is not None:
             deadline = Deadline(at=since + patience_seconds, then="cancelled")
-        if _about_the_same(job.deadline, deadline):
-            deadline = job.deadline
-        if (job.reason, job.waiting_since, job.deadline) != (reason, since, deadline):
-            update = {"reason": reason, "waiting_since": since, "deadline": deadline}
-            self.session.put(job.model_copy(update=update))
+        if _about_the_same(job.waiting.deadline, deadline):
+            deadline = job.waiting.deadline
+        waiting = submissions.waits(job, reason, since, deadline)
+        if waiting is not job:
+            self.session.put(waiting)
 
     def _with_ids(self, through: Mapping[str, tuple[str, ...]]) -> list[Ready]:
         """The jobs with the ids of those that they are to follow.
@@ -376,9 +370,9 @@ class Submitter:
         count as succeeded (SLURM 22.05, afterok).
         """
         parents = (self.session.jobs[parent] for names in through.values() for parent in names)
-        alive = self._alive({job.scheduler_id: job.token for job in parents})
+        alive = self._alive({job.newest.scheduler_id: job.newest.token for job in parents})
         after = {
-            name: tuple(self.session.jobs[parent].scheduler_id for parent in parents)
+            name: tuple(self.session.jobs[parent].newest.scheduler_id for parent in parents)
             for name, parents in through.items()
         }
         going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
@@ -390,7 +384,7 @@ class Submitter:
 
         The session is saved: a terminal looks there.
         """
-        if begun_again := self.session.jobs[name].begun_again:
+        if begun_again := self.session.jobs[name].past.begun_again:
             self._waits(name, f"waits until job {begun_again[0].scheduler_id} is gone, an earlier attempt")
             return True
         holder = terminal_holder(self._specs[name].output_dir)
@@ -413,8 +407,8 @@ class Submitter:
         Somebody may have had one begun again (`scontrol requeue`) that no look has asked for.
         """
         now = self.now()
-        again = [job for one in ready if (job := self._tracked(one.spec)).earlier]
-        attempts = [attempt for job in again for attempt in job.earlier]
+        again = [job for one in ready if (job := self._tracked(one.spec)).past.earlier]
+        attempts = [attempt for job in again for attempt in job.past.earlier]
         fresh = {token: at for token, at in self._seen_earlier.items() if abs(now - at) < _FRESH_SECONDS}
         if any(attempt.token not in fresh for attempt in attempts):
             told = self.scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
@@ -429,7 +423,7 @@ class Submitter:
 
         The file of a session protects these directories, but people delete it while its jobs still run.
         """
-        new = [one for one in ready if not self._tracked(one.spec).scheduler_id]
+        new = [one for one in ready if not self._tracked(one.spec).newest.scheduler_id]
         marked = {one.spec.name: status_files.under_way(Path(one.spec.output_dir, MARKS)) for one in new}
         asked = {scheduler_id: token for found in marked.values() for scheduler_id, token in found.items()}
         told = self.scheduler.poll(asked) if asked else {}
@@ -443,14 +437,16 @@ class Submitter:
     def _next_attempt(self, name: str) -> JobSpec | None:
         """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""
         spec, job, now = self._specs[name], self.session.jobs[name], self.now()
-        if job.retry_at > now:
-            if job.files_missing_since is None or self._unusable_files(spec, job):
+        if job.waiting.retry_at > now:
+            if job.waiting.files_missing_since is None or self._unusable_files(spec, job):
                 return None
-            job = job.model_copy(update={"retry_at": 0, "deadline": None, "files_missing_since": None})
+            job = submissions.tried_at_once(replace(job, waiting=replace(job.waiting, files_missing_since=None)))
             self.session.put(job)  # they are as they should be: it goes at once
-        if not job.script_path and (job.excluded or job.overrides):
+        if not job.changes.script_path and (job.changes.excluded or job.changes.overrides):
             try:
-                written = write_script(self.manifest, spec, job.attempt + 1, job.overrides, job.excluded)
+                written = write_script(
+                    self.manifest, spec, job.attempt + 1, job.changes.overrides, job.changes.excluded
+                )
             except (ConfigError, BackendError) as error:
                 self._refuse_for_good(job, f"its script can't be made: {error.problems[0].what}", now)
                 return None
@@ -458,16 +454,17 @@ class Submitter:
                 self._await_files(job, f"its script can't be made: {error.problems[0].what}", now)
                 return None
             if written is not None:
-                update = {"script_path": written[0], "resources": written[1], "script_digest": written[2]}
-                job = job.model_copy(update=update)
+                path, asked, made = written
+                changes = replace(job.changes, script_path=path, resources=asked, script_digest=made)
+                job = replace(job, changes=changes)
                 self.session.put(job)
         if unusable := self._unusable_files(spec, job):
             self._await_files(job, unusable, now)
             return None
-        if not job.script_path:
+        if not job.changes.script_path:
             return spec
-        own: dict[str, object] = {"script_path": job.script_path, "script_digest": job.script_digest}
-        own["resources"] = job.resources or spec.resources
+        own: dict[str, object] = {"script_path": job.changes.script_path, "script_digest": job.changes.script_digest}
+        own["resources"] = job.changes.resources or spec.resources
         if spec.array_group is not None:  # still a task of an array, whose directives are those of this script
             own["array_group"] = f"{spec.array_group} {name} {job.attempt}"
         return spec.model_copy(update=own)
@@ -475,7 +472,9 @@ class Submitter:
     def _unusable_files(self, spec: JobSpec, job: JobState) -> str:
         """Why a job can't be submitted with its files as they are, in words; '' if it can. It waits for them, alone."""
         path, digest = (
-            (job.script_path, job.script_digest) if job.script_path else (spec.script_path, spec.script_digest)
+            (job.changes.script_path, job.changes.script_digest)
+            if job.changes.script_path
+            else (spec.script_path, spec.script_digest)
         )
         return _missing_folder(spec.work_dir) or self._odd_script(path, digest)
 
@@ -507,7 +506,7 @@ class Submitter:
         """Whether the jobs that others follow are alive."""
         parents = {job for one in ready for job in one.after}
         known = by_id(self.session.jobs.values())
-        return self._alive({job: known[job].token for job in parents if job in known}) == parents
+        return self._alive({job: known[job].newest.token for job in parents if job in known}) == parents
 
     def _room(self) -> int | None:
         """How many jobs may go now, by `max_jobs` and by what the scheduler took when it was full; None: any number."""
@@ -535,9 +534,8 @@ class Submitter:
             made = self._write_array(made, batch)
         self.beat(self._rate_limit)
         for task, spec in batch.jobs.items():
-            update = {"state": SUBMITTING, "token": token, "task": task, "absent_since": None}
             after = followed(batch.dependency, task)
-            self.session.put(self._tracked(spec).model_copy(update={**update, "after": after}))
+            self.session.put(submissions.on_its_way(self._tracked(spec), token, task, after))
         try:
             self.session.journal()
             self._next_at = self.now() + self._rate_limit
@@ -557,7 +555,9 @@ class Submitter:
         if self._most is not None and self._in_queue() > self._most:
             self._most, self._tries_beyond = None, 0  # it takes more than it did
         if self._native:
-            self._seen_alive.update({self._tracked(spec).scheduler_id: self.now() for spec in batch.jobs.values()})
+            self._seen_alive.update(
+                {self._tracked(spec).newest.scheduler_id: self.now() for spec in batch.jobs.values()}
+            )
         return len(batch.jobs)
 
     def _look_for(self, batch: Batch, error: SchedulerError) -> int:
@@ -575,8 +575,7 @@ class Submitter:
 
     def _back_to_waiting(self, jobs: Iterable[JobSpec]) -> None:
         for spec in jobs:
-            update = {"state": WAITING, "token": "", "task": None, "absent_since": None, "reason": "", "deadline": None}
-            self.session.put(self._tracked(spec).model_copy(update=update))
+            self.session.put(submissions.not_submitted(self._tracked(spec)))
 
     def _check_scripts(self, batch: Batch) -> None:
         """Raises SubmitError if a script was changed since the job was let through, while it waited for its turn."""
@@ -612,31 +611,11 @@ class Submitter:
             self._gates[spec.name].forget()
             job_id = scheduler_id if task is None else f"{scheduler_id}_{task}"
             log = resolve_log_path(spec.log_path, job_id)
-            tracked = self._tracked(spec)
-            submitted = tracked.happened(
-                now,
-                "submitted",
-                f"as {job_id}",
-                state=PENDING,
-                reason="",
-                token=token,
-                task=task,
-                absent_since=None,
-                waiting_since=None,
-                deadline=None,
-                files_missing_since=None,
-                before=None,
-                scheduler_id=job_id,
-                attempt=tracked.attempt + 1,
-                resolved_log_path=log,
-                cursor=tracked.cursor if log == tracked.resolved_log_path else Cursor(),
-                submitted_at=now,
-                refusals=0,
-            )
+            submitted = submissions.accepted(self._tracked(spec), token, task, job_id, log, now)
             self.session.put(self.in_queue(submitted))
             link_current(spec, log)
-            if submitted.earlier:
-                last = submitted.earlier[-1]
+            if submitted.past.earlier:
+                last = submitted.past.earlier[-1]
                 try:
                     status_files.replace(Path(spec.output_dir, MARKS), last.scheduler_id, last.token)
                 except (OSError, StateError) as error:  # a look that finds both ends the older one
@@ -653,60 +632,26 @@ class Submitter:
         for_good = isinstance(error, InvalidSubmissionError)
         for spec in batch.jobs.values():
             job = self._tracked(spec)
-            if for_good and job.script_path:
+            if for_good and job.changes.script_path:
                 self._refuse_for_good(job, words, now)
             else:
-                pause = _LONGEST_RETRY_SECONDS if for_good else _growing(job.refusals)
-                self._try_again(job, words, pause, now, token="", task=None, files_missing_since=None)
+                pause = _LONGEST_RETRY_SECONDS if for_good else _growing(job.waiting.refusals)
+                self.session.put(submissions.refused(job, words, _spread(now, pause), now))
 
     def _await_files(self, job: JobState, words: str, now: float) -> None:
         """Let a job wait for its files, for a day."""
-        since = (
-            now if job.files_missing_since is None else min(job.files_missing_since, now)
-        )  # min: clocks are set back
-        if now - since >= _FILES_PATIENCE_SECONDS:
+        since = now if job.waiting.files_missing_since is None else job.waiting.files_missing_since
+        since = min(since, now)  # clocks are set back
+        if now - since >= submissions.FILES_PATIENCE_SECONDS:
             self._refuse_for_good(job, f"given up: for a day, {words}", now)
             return
-        deadline = Deadline(at=since + _FILES_PATIENCE_SECONDS, then="given up")
-        self._try_again(job, words, _growing(job.refusals), now, files_missing_since=since, deadline=deadline)
-
-    def _try_again(self, job: JobState, words: str, pause: float, now: float, **update: object) -> None:
-        """Let a job wait for about `pause` seconds with the reason why it was not submitted."""
-        # Many sessions that meet one limit must not come back all at once.
-        at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
-        fresh = {"state": WAITING, "reason": words, "refusals": job.refusals + 1, "retry_at": at}
-        update = {"deadline": Deadline(at=at, then="tried again"), **fresh, **update}
-        if job.waiting_since is None:
-            update["waiting_since"] = now
-        known = job.reason == words
-        self.session.put(job.model_copy(update=update) if known else job.happened(now, "refused", words, **update))
+        at = _spread(now, _growing(job.waiting.refusals))
+        self.session.put(submissions.without_files(job, words, at, now, since))
 
     def _refuse_for_good(self, job: JobState, words: str, now: float) -> None:
-        """End a job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
+        """End a job whose next attempt can't be submitted."""
         self._gates[job.name].forget()
-        kept = restarts.without_refused(job)
-        now_has = job.model_copy(update=kept)
-        dropped = [key for key, value in job.overrides.items() if now_has.overrides.get(key) != value]
-        if now_has.excluded != job.excluded:
-            dropped.append("exclude")
-        ended = job.happened(
-            now,
-            CRASH,
-            f"{words} (dropped for later attempts: {', '.join(dropped)})" if dropped else words,
-            **kept,
-            state=CRASH,
-            reason=words,
-            token="",
-            task=None,
-            absent_since=None,
-            scheduler_id="",
-            attempt=job.attempt + 1,
-            refusals=job.refusals + 1,
-            ended_at=now,
-            deadline=None,
-            files_missing_since=None,
-        )
-        self.session.put(self.in_queue(ended))
+        self.session.put(self.in_queue(submissions.refused_for_good(job, words, now)))
 
     def _tracked(self, spec: JobSpec) -> JobState:
         return self.session.jobs[spec.name]
@@ -715,6 +660,11 @@ class Submitter:
 def _growing(refusals: int) -> float:
     """Seconds until the next try of a job that was refused so often before."""
     return min(_RETRY_SECONDS * 2.0 ** min(refusals, _MOST_DOUBLINGS), _LONGEST_RETRY_SECONDS)
+
+
+def _spread(now: float, pause: float) -> float:
+    """The time after about `pause` seconds: many sessions that meet one limit must not come back all at once."""
+    return now + pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
 
 def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:

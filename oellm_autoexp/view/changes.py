@@ -32,7 +32,8 @@ class Changes:
             news = (job.state, job.reason if job.state == "waiting" or is_held(job) else "")
             if self._told.get(job.name) != news:
                 self._told[job.name] = news
-                detail = ", ".join([*([f"job {job.scheduler_id}"] if job.scheduler_id else []), *causes(job)])
+                known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []
+                detail = ", ".join([*known_as, *causes(job)])
                 lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
         lines += self._waiting(monitor)
         if monitor.trouble != self._trouble:

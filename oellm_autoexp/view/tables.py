@@ -47,8 +47,8 @@ def session_table(
     rows = [_cells(job, now) for job in shown]
     left_out = len(jobs) - len(shown)
     rest = f"… and {left_out} more{f' ({more})' if more else ''}" if left_out else ""
-    paths = [job.resolved_log_path for job in sorted(jobs, key=_interest) if job.resolved_log_path] if logs else []
-    return _JobTable(rows, rest, paths)
+    paths = [job.logs.resolved_log_path for job in sorted(jobs, key=_interest)] if logs else []
+    return _JobTable(rows, rest, list(filter(None, paths)))
 
 
 class _JobTable:
@@ -109,8 +109,8 @@ def _cells(job: JobState, now: float | None) -> dict[str, str | Text]:
     notes = [*(_why(job, now) if job.state != SUCCESS else []), *filter(None, [action_count(waits([job]))])]
     if notes:
         state.append(f" {', '.join(notes)}", style="dim")
-    if job.switched_off:
-        state.append(f" rule switched off, its pattern takes too long: {', '.join(job.switched_off)}", style="yellow")
+    if off := ", ".join(job.run.switched_off):
+        state.append(f" rule switched off, its pattern takes too long: {off}", style="yellow")
     progress = job.progress
     loss = progress.loss if progress.loss is not None else progress.validation_loss
     whose = " (val)" if progress.loss is None else ""
@@ -124,7 +124,7 @@ def _cells(job: JobState, now: float | None) -> dict[str, str | Text]:
         "TFLOP/s/GPU": "" if progress.throughput is None else f"{progress.throughput:.1f}",
         "time": _elapsed(job, now),
         "left": "" if left is None else _duration(left),
-        "log": Text(job.resolved_log_path, style="dim", overflow="fold"),
+        "log": Text(job.logs.resolved_log_path, style="dim", overflow="fold"),
     }
 
 
@@ -138,22 +138,25 @@ def causes(job: JobState) -> list[str]:
 
 def _code(job: JobState) -> str:
     """The exit code, where it tells something: that of a job which we have ended (143) is our own doing."""
-    return f"exit {job.exit_code}" if job.exit_code and job.state != SUCCESS and not job.cancelled_by else ""
+    code = job.answer.exit_code
+    return f"exit {code}" if code and job.state != SUCCESS and not job.cancelled_by else ""
 
 
 def _why(job: JobState, now: float | None = None) -> list[str]:
-    rule = job.error_type if job.state != SUCCESS else ""
+    rule = job.run.error_type if job.state != SUCCESS else ""
     if is_held(job):
-        release = f"`scontrol release {job.scheduler_id}`"
+        release = f"`scontrol release {job.newest.scheduler_id}`"
         whose = " of an administrator" if _HELD_BY_ADMIN in job.reason else ""
         why = f"; {_LAUNCH_FAILED}" if "launch" in job.reason.lower() else ""
         return [f"{job.reason}: it waits until {release}{whose}{why}"]
-    reason = "" if job.state == RUNNING or (job.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
-    unknown = job.state in IN_QUEUE and job.missing_since is not None
+    reason = "" if job.state == RUNNING or (job.answer.exit_code and job.reason == _SAID_BY_THE_CODE) else job.reason
+    unknown = job.state in IN_QUEUE and job.newest.missing_since is not None
     reason = f"{_UNKNOWN} ({reason})" if unknown and reason else _UNKNOWN if unknown else reason
     hindered = f"can't be watched in full: {job.problem}" if job.problem else ""
-    limit = until(job.deadline, now) if job.deadline and job.state in (WAITING, SUBMITTING) else ""
-    return [word for word in (rule if rule != job.state else "", reason, job.not_restarted, hindered, limit) if word]
+    deadline = job.waiting.deadline
+    limit = until(deadline, now) if deadline and job.state in (WAITING, SUBMITTING) else ""
+    words = (rule if rule != job.state else "", reason, job.run.not_restarted, hindered, limit)
+    return [word for word in words if word]
 
 
 _UNKNOWN = "the scheduler does not know it now; lost if that lasts for minutes without a sign of it"
@@ -172,7 +175,8 @@ def is_held(job: JobState) -> bool:
 
 
 def _elapsed(job: JobState, now: float | None) -> str:
-    return "" if job.started_at is None else _duration((job.ended_at or now or time.time()) - job.started_at)
+    start, end = job.newest.started_at, job.newest.ended_at
+    return "" if start is None else _duration((end or now or time.time()) - start)
 
 
 def _duration(seconds: float) -> str:
@@ -183,7 +187,7 @@ def _duration(seconds: float) -> str:
 def headline(session: Session) -> str:
     """`4 jobs: 2 running, 2 pending`."""
     parts = (f"{count} {state}" for state, count in counts(session.jobs.values()).items())
-    used = sum(job.gpu_hours for job in session.jobs.values())
+    used = sum(job.past.gpu_hours for job in session.jobs.values())
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
     waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
     return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}"

@@ -79,7 +79,7 @@ def test_a_job_planned_inside_runs_in_the_container_on_two_nodes_and_the_monitor
     (session,) = (home / "outputs/monitoring_state").glob("*[0-9a-f].json")
     for name, node_count in (("j0", 2), ("j1", 2)):
         job = json.loads(session.read_text())["jobs"][name]
-        assert job["nodes"] == f"{cluster.node_names[0][:-1]}[1-{node_count}]"
+        assert job["answer"]["nodes"] == f"{cluster.node_names[0][:-1]}[1-{node_count}]"
         assert "1: " in (home / f"outputs/{name}/current.log").read_text(), "the last rank, on the second node, prints"
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
 STATE = Path("outputs", "monitoring_state")
@@ -131,7 +132,7 @@ def test_a_new_attempt_is_told_as_it_comes(either: Plan) -> None:
     assert (list(told["jobs"]), told["messages"][-1]) == (["a"], "to begin anew: a")
     until(lambda: either.run("--once") and either.jobs["a"].attempt == 2, "the new attempt")
     assert either.jobs["b"].attempt == 1
-    log = Path(either.jobs["a"].resolved_log_path)
+    log = Path(either.jobs["a"].logs.resolved_log_path)
     until(lambda: log.exists() and log.read_text() == "rate 0.005\n", "the value in its words")
 
 
@@ -139,14 +140,14 @@ def test_a_mapping_among_the_overrides_is_one(plan: Plan) -> None:
     result = plan.run("--cmd", "restart", "--job", "a", "--override", "backend.env={COLOUR: b}")
     assert result.returncode == 0, result.stderr
     until(lambda: plan.run("--once") and plan.jobs["a"].attempt == 2, "the new attempt")
-    assert "export COLOUR=b\n" in Path(plan.jobs["a"].script_path).read_text()
+    assert "export COLOUR=b\n" in Path(plan.jobs["a"].changes.script_path).read_text()
 
 
 def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
     plan = Plan(user, "a")
     path = session_path(user.home / STATE, "p")
     session = Session.load(path)
-    session.put(session.jobs["a"].model_copy(update={"state": "waiting", "retry_at": 1e12, "attempt": 0}))
+    session.put(changed(session.jobs["a"], state="waiting", retry_at=1e12, attempt=0))
     session.save()
     result = plan.run("--cmd", "restart", "--job", "a")
     assert result.returncode == 1

@@ -11,6 +11,7 @@ import pytest
 
 from oellm_autoexp.cli import monitor_autoexp, plan_autoexp
 from oellm_autoexp.session.session import Session
+from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User
 from tests.flow.single import command, on_crash, planned
 
@@ -37,7 +38,7 @@ def test_patterns_with_an_empty_branch_are_planned_run_and_watched_also_beside_o
 def test_status_tells_which_rule_was_switched_off_for_a_job(user: User) -> None:
     planned(user, "x", {"log_events": {"ends": {"pattern": "(a+)+$"}}})
     session = Session.load(user.outputs / "monitoring_state" / "x.json")
-    session.put(session.jobs["x"].model_copy(update={"slow": {"ends": 3}}))
+    session.put(changed(session.jobs["x"], slow={"ends": 3}))
     session.snapshot()
     result = user.run("monitor", "--session", "x", "--cmd", "status")
     assert "rule switched off, its pattern takes too long: ends" in result.stdout, result.stderr

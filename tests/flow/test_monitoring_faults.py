@@ -294,7 +294,7 @@ class Life:
     def rotate(self, *, at_once: bool = False) -> None:
         """Move the log to log.1, that to log.2, …; not before it was seen at all, nor twice before that was seen."""
         assert self.log is not None
-        known = self.job.cursor.inode
+        known = self.job.logs.cursor.inode
         if not known or (not at_once and known != str(self.log.stat().st_ino)):
             return
         self.finish_line()
@@ -323,7 +323,7 @@ class Life:
     def killed_at(self, step: int) -> bool:
         """Whether a monitor is killed before its write of that number, or has long been through with what it found."""
         self.monitor.look(spare=True)
-        until(lambda: self.jobs.taken() and self.state.exists() and self.job.scheduler_id, "the submission")
+        until(lambda: self.jobs.taken() and self.state.exists() and self.job.newest.scheduler_id, "the submission")
         self.monitor.kill()
         self.begin_attempt()
         self.add_lines()
@@ -409,7 +409,7 @@ class Life:
         assert set(inline) == set(numbers), "each inline action was carried out"
         if not self.monitor.deaths:
             assert max(inline.values(), default=1) == 1
-        tally = job.events["saved"].count if "saved" in job.events else 0
+        tally = job.actions.events["saved"].count if "saved" in job.actions.events else 0
         assert tally == len(events), "the session counts as many events as the record"
         assert len(self.events("crash")) == self.crashes
         assert (job.state, job.attempt, len(self.jobs.taken())) == ("success", self.crashes + 1, self.crashes + 1)

@@ -21,6 +21,7 @@ from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.queue import Queue, QueueEntry
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.storage.lock import process_started
+from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
 COUNT = 'printf "%s\\n" "$1" >> runs'
@@ -151,7 +152,7 @@ def test_follow_ends_with_the_session(queued: Queued) -> None:
     path = queued.queue.session_path
     session = Session.load(path)
     for job in list(session.jobs.values()):
-        session.put(job.model_copy(update={"state": "success"}))
+        session.put(changed(job, state="success"))
     session.snapshot()
     assert worker.wait() == 0
 

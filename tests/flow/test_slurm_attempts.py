@@ -73,7 +73,7 @@ def test_a_node_that_the_cluster_does_not_have_is_told_before_a_new_attempt_is_a
     assert "there is no node 'nosuch'" in refused.stderr
     assert slurm_user.run(*words, f"{first} {second}").returncode == 0
     assert slurm_user.run("monitor", "--session", "p").returncode == 1
-    assert (job(slurm_user).attempt, job(slurm_user).excluded) == (2, (first, second))
+    assert (job(slurm_user).attempt, job(slurm_user).changes.excluded) == (2, (first, second))
 
 
 @pytest.mark.slurm
@@ -94,8 +94,8 @@ def test_a_later_attempt_that_slurm_refuses_for_good_ends_the_job_and_a_better_o
     assert "sbatch --test-only: " in tested.stderr
     begun = slurm_user.run(*words[:-1])  # what was refused is no part of it
     assert begun.returncode == 0, begun.stderr
-    until(lambda: job(slurm_user).scheduler_id, "the new attempt in the queue")
-    assert (job(slurm_user).overrides, job(slurm_user).script_path) == ({}, ""), "the plan's own script"
+    until(lambda: job(slurm_user).newest.scheduler_id, "the new attempt in the queue")
+    assert (job(slurm_user).changes.overrides, job(slurm_user).changes.script_path) == ({}, ""), "the plan's own script"
     slurm_user.run("monitor", "--session", "p", "--cmd", "cancel")
 
 

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from oellm_autoexp.cli.steps import session_steps
-from oellm_autoexp.decisions import detect
-from oellm_autoexp.engine import loop
+from oellm_autoexp.decisions import lifecycle
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import QUICK, User, until
@@ -32,11 +31,11 @@ def test_a_job_that_is_requeued_after_its_end_is_watched_on(slurm_user: User) ->
     watcher = slurm_user.start("run", *ON_SLURM, QUICK_AND_LONG, "slurm.sbatch.requeue=true")
     state = slurm_user.outputs / "monitoring_state" / "x.json"
     until(lambda: state.exists() and [job.state for job in jobs(slurm_user)] == ["success", "running"], "an end")
-    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].scheduler_id)
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].newest.scheduler_id)
     until(lambda: jobs(slurm_user)[0].state == "pending", "the scheduler to list it again")
     until(lambda: jobs(slurm_user)[0].state == "success", "the end of the second run")
     again = jobs(slurm_user)[0]
-    assert (again.attempt, again.runs) == (1, 2)
+    assert (again.attempt, again.newest.runs) == (1, 2)
     assert slurm_user.run("monitor", "--session", "x", "--cmd", "cancel").returncode == 0
     assert watcher.wait() == 1
 
@@ -60,10 +59,10 @@ def test_a_failed_job_that_is_requeued_while_its_new_attempt_is_on_its_way_runs_
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     state = slurm_user.outputs / "monitoring_state" / "x.json"
     until(lambda: state.exists() and jobs(slurm_user)[0].restart is not None, "a new attempt on its way")
-    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].scheduler_id)
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].newest.scheduler_id)
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]
-    assert (job.state, job.attempt, job.runs) == ("success", 1, 2)
+    assert (job.state, job.attempt, job.newest.runs) == ("success", 1, 2)
 
 
 STUBBORN = "trap 'sleep 2; exit 143' TERM; echo > ready; sleep 60 & wait"
@@ -81,11 +80,11 @@ def test_a_job_that_is_ending_has_no_exit_code_yet(slurm_user: User) -> None:
     (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     until(lambda: (slurm_user.home / "ready").exists() and jobs(slurm_user)[0].state == "running", "a running job")
-    slurm(slurm_user, "scancel", "--full", jobs(slurm_user)[0].scheduler_id)
+    slurm(slurm_user, "scancel", "--full", jobs(slurm_user)[0].newest.scheduler_id)
     seen: set[tuple[str, str, int | None]] = set()
     while watcher.poll() is None:
         job = jobs(slurm_user)[0]
-        seen.add((job.state, job.scheduler_state, job.exit_code))
+        seen.add((job.state, job.answer.scheduler_state, job.answer.exit_code))
     assert {code for state, _, code in seen if state == "running"} == {None}
     assert jobs(slurm_user)[0].state == "cancelled"
 
@@ -109,11 +108,14 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
     (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     state = slurm_user.outputs / "monitoring_state" / "x.json"
-    until(lambda: state.exists() and jobs(slurm_user)[0].attempt == attempt and jobs(slurm_user)[0].earlier, "between")
-    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].earlier[0].scheduler_id)
+    until(
+        lambda: state.exists() and jobs(slurm_user)[0].attempt == attempt and jobs(slurm_user)[0].past.earlier,
+        "between",
+    )
+    slurm(slurm_user, "scontrol", "requeue", jobs(slurm_user)[0].past.earlier[0].scheduler_id)
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]
-    assert (job.state, job.attempt, job.begun_again) == ("success", attempt, ())
+    assert (job.state, job.attempt, job.past.begun_again) == ("success", attempt, ())
     assert not (slurm_user.home / "two").exists()
     told = "was begun again: it is ended" if attempt == 2 else "no new attempt: the scheduler has begun job"
     assert any(told in entry.message for entry in job.history)
@@ -139,11 +141,11 @@ def test_an_earlier_attempt_that_is_requeued_while_nobody_watches_does_not_run_i
     until(lambda: state.exists() and begun.exists() and begun.stat().st_size == 2, "the second attempt to run")
     watcher.kill()
     watcher.wait()
-    first = jobs(slurm_user)[0].earlier[0].scheduler_id
+    first = jobs(slurm_user)[0].past.earlier[0].scheduler_id
     slurm(slurm_user, "scontrol", "requeue", first)
-    log = Path(jobs(slurm_user)[0].resolved_log_path).with_name(f"{first}.out")
+    log = Path(jobs(slurm_user)[0].logs.resolved_log_path).with_name(f"{first}.out")
     until(lambda: "is not run again: a newer attempt is in its place" in log.read_text(), "its second run")
-    slurm(slurm_user, "scancel", jobs(slurm_user)[0].scheduler_id)
+    slurm(slurm_user, "scancel", jobs(slurm_user)[0].newest.scheduler_id)
     assert begun.stat().st_size == 2
 
 
@@ -168,10 +170,10 @@ def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begi
     begun = slurm_user.home / "begun"
     until(begun.exists, "the session's job")
     job = jobs(slurm_user)[0]
-    script = Path(job.resolved_log_path).parents[1] / "job.sbatch"
+    script = Path(job.logs.resolved_log_path).parents[1] / "job.sbatch"
     by_hand = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
-    log = Path(job.resolved_log_path).with_name(f"{by_hand}.out")
-    told = f"job {by_hand} is not run: job {job.scheduler_id} runs already and has the same output directory"
+    log = Path(job.logs.resolved_log_path).with_name(f"{by_hand}.out")
+    told = f"job {by_hand} is not run: job {job.newest.scheduler_id} runs already and has the same output directory"
     until(lambda: log.exists() and told in log.read_text(), "its refusal")
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
@@ -198,7 +200,7 @@ def test_a_job_whose_directory_one_submitted_by_hand_has_waits_and_loses_no_atte
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]
-    assert (job.state, job.attempt, job.restarts, begun.stat().st_size) == ("success", 1, {}, 2)
+    assert (job.state, job.attempt, job.past.restarts, begun.stat().st_size) == ("success", 1, {}, 2)
 
 
 @pytest.mark.slurm
@@ -225,7 +227,7 @@ def test_a_new_session_waits_for_the_jobs_of_one_whose_file_was_removed(slurm_us
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     begun = slurm_user.home / "begun"
     until(begun.exists, "the first session's job")
-    first = jobs(slurm_user)[0].scheduler_id
+    first = jobs(slurm_user)[0].newest.scheduler_id
     watcher.kill()
     watcher.wait()
     shutil.rmtree(slurm_user.outputs / "monitoring_state")
@@ -235,7 +237,7 @@ def test_a_new_session_waits_for_the_jobs_of_one_whose_file_was_removed(slurm_us
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     assert begun.stat().st_size == 2
-    assert jobs(slurm_user, "y")[0].scheduler_id != first
+    assert jobs(slurm_user, "y")[0].newest.scheduler_id != first
 
 
 @pytest.mark.slurm
@@ -253,9 +255,9 @@ def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_a
     (folder / "sbatch").write_text(f'#!/bin/sh\nsqueue -h --me -t R,CG -o %i >> "{alive}"\nexec sbatch "$@"\n')
     for name in ("squeue", "sacct", "sbatch"):
         (folder / name).chmod(0o755)
-    monkeypatch.setattr(detect, "VANISHED_AFTER_SECONDS", 0.5)
-    monkeypatch.setattr(detect, "BEGUN_VANISHED_AFTER_SECONDS", 1.0)
-    monkeypatch.setattr(loop, "GONE_AFTER_SECONDS", 8.0)  # longer than the cluster's KillWait
+    monkeypatch.setattr(lifecycle, "VANISHED_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(lifecycle, "BEGUN_VANISHED_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(lifecycle, "GONE_AFTER_SECONDS", 8.0)  # longer than the cluster's KillWait
     monkeypatch.setenv("SLURM_CONF", slurm_user.environment["SLURM_CONF"])
     monkeypatch.chdir(slurm_user.home)
     commands = [f"slurm.{role}_cmd={folder / name}" for role, name in (("squeue", "squeue"), ("sacct", "sacct"))]
@@ -271,7 +273,7 @@ def test_a_job_of_which_slurm_tells_nothing_any_more_has_ended_before_its_next_a
             return next(iter(monitor.session.jobs.values()))
 
         until(lambda: job().state == "running", "a running job")
-        first = job().scheduler_id
+        first = job().newest.scheduler_id
         hidden.write_text(f"{first}\n")
         alive.write_text("")
         until(lambda: job().attempt == 2, "its second attempt")

@@ -238,7 +238,7 @@ def test_a_job_of_a_session_that_was_removed_with_its_scheduler_has_its_director
     (user.home / "go").touch()
     assert watcher.wait() == 0
     job = Session.load(session_path(user.home / STATE, "q")).jobs["a"]
-    assert (job.state, job.attempt, job.exit_code) == ("success", 1, 0)
+    assert (job.state, job.attempt, job.answer.exit_code) == ("success", 1, 0)
 
 
 def test_a_copied_output_directory_is_another_one(user: User) -> None:

@@ -97,7 +97,7 @@ class Lab:
         with session_steps.session(manifest, self.manifest) as monitor:
             submit_steps.submit(monitor)
             assert {job.state for job in monitor.session.jobs.values()} <= IN_QUEUE
-            return {job.name: job.scheduler_id for job in monitor.session.jobs.values()}
+            return {job.name: job.newest.scheduler_id for job in monitor.session.jobs.values()}
 
     def check_once(self) -> None:
         """Go on, and then every job is in the queue exactly once, under the id that the session knows."""

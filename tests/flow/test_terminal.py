@@ -16,8 +16,8 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import RUNNING, WAITING
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
-from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.view.tables import live, live_all, session_table
 from tests.flow.conftest import User
 from tests.flow.terminal import at_terminal, plain
@@ -45,9 +45,9 @@ class Watched:
 
 def watched(tmp_path: Path, count: int, **job: object) -> Watched:
     """A session of so many jobs, of which the last one runs."""
-    jobs = {f"j{number:04}": JobState(name=f"j{number:04}", state=WAITING, **job) for number in range(count)}
+    jobs = {f"j{number:04}": job_state(name=f"j{number:04}", state=WAITING, **job) for number in range(count)}
     last = f"j{count - 1:04}"
-    jobs[last] = jobs[last].model_copy(update={"state": RUNNING})
+    jobs[last] = changed(jobs[last], state=RUNNING)
     return Watched(Session(tmp_path / f"p{count}.json", f"p{count}", tmp_path, jobs, 0))
 
 

@@ -19,8 +19,8 @@ from oellm_autoexp.cli.main import main
 from oellm_autoexp.core.nouns import JobSpec, JobStatus
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions.template_values import values
-from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User
@@ -107,7 +107,7 @@ def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
     assert result.returncode == 1, result.stderr
     (job,) = user.session().values()
     session = Session.load(user.outputs / "monitoring_state" / f"{user.plan_id}.json")
-    session.put(session.jobs[job["name"]].model_copy(update={"exit_code": None}))
+    session.put(changed(session.jobs[job["name"]], exit_code=None))
     session.snapshot()
     assert "==> " in hinted(user, monitor(user, user.plan_id, "--cmd", "status").stdout, "why did it fail").stdout
 
@@ -200,7 +200,7 @@ def test_a_session_without_jobs_is_no_success(user: User, words: tuple[str, ...]
 def test_a_session_that_has_other_jobs_than_its_plan_is_not_taken_for_whole(user: User, command: str) -> None:
     planned(user, "x", {})
     session = Session.load(user.outputs / "monitoring_state" / "x.json")
-    session.put(session.jobs.pop("x").model_copy(update={"name": "y"}))
+    session.put(changed(session.jobs.pop("x"), name="y"))
     session.snapshot()
     result = monitor(user, "x", "--cmd", command)
     assert (result.returncode, result.stdout) == (2, "")
@@ -217,7 +217,7 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
     words = (*QUICK, "++sweep.base_values={project.name:'a_rather_long_name_of_an_experiment_${backend.options.lr}'}")
     assert user.run("run", *words).returncode == 0
     session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
-    logs = [job.resolved_log_path for job in session.jobs.values()]
+    logs = [job.logs.resolved_log_path for job in session.jobs.values()]
     wide, narrow = shown(session, 300), shown(session, 60)
     assert wide[0].split() == ["job", "state", "iterations", "loss", "grad", "norm", "time", "log"]
     assert [line.split()[-1] for line in wide[1:]] == logs
@@ -272,7 +272,7 @@ def test_a_held_job_is_told_with_the_command_that_lets_it_go(reason: str, tmp_pa
 
 
 def test_where_a_job_has_no_exit_code_texts_say_so() -> None:
-    job = JobState(name="a", state="oom", error_type="oom")
+    job = job_state(name="a", state="oom", error_type="oom")
     assert fill("{error_type}, exit code {exit_code}", values(SPEC, job, None, "p").__getitem__) == (
         "oom, exit code unknown"
     )

@@ -37,6 +37,7 @@ from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session, parent_of
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.submission.outputs import claim_outputs
+from oellm_autoexp.testing.jobs import changed
 from tests.fuzz.driver import fuzz
 from tests.unit.test_executor import restart_request
 
@@ -97,7 +98,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         made = Run(home)
         opened = Session.load(made.session)
         for number in range(3):
-            opened.put(opened.jobs["one"].model_copy(update={"reason": str(number)}))
+            opened.put(changed(opened.jobs["one"], reason=str(number)))
             opened.journal()
         asked = restart_request(job="one", overrides={"a.b": 1}, at=time.time())
         requests.ask(made.session, asked)

@@ -21,10 +21,11 @@ import pytest
 from oellm_autoexp.core.errors import SchedulerError, SubmitError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, Submission
 from oellm_autoexp.core.states import FINAL
-from oellm_autoexp.decisions.detect import see_status
+from oellm_autoexp.decisions.lifecycle import see_status
 from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.lock import process_started
+from oellm_autoexp.testing.jobs import job_state
 from tests.slurm.cluster import Cluster
 from tests.slurm.fixtures import CLIENT_VARIABLES
 from tests.slurm.machine import cgroups_usable, wait
@@ -92,10 +93,10 @@ class Lab:
     def see(self, job: JobState, client: SlurmScheduler | None = None) -> JobState:
         """The job after one more poll; no answer is no news."""
         try:
-            answers = (client or self.client).poll({job.scheduler_id: job.token})
+            answers = (client or self.client).poll({job.newest.scheduler_id: job.newest.token})
         except SchedulerError:
             return job
-        return see_status(job, answers.get(job.scheduler_id), time.time())
+        return see_status(job, answers.get(job.newest.scheduler_id), time.time())
 
     def until(
         self, job: JobState, state: str, reason: str | None = None, client: SlurmScheduler | None = None
@@ -110,7 +111,7 @@ class Lab:
     def check(self, job: JobState, end: End) -> JobState:
         """The job ends so, whoever tells of it."""
         told = self.until(job, end.state)
-        assert (told.reason, told.exit_code) == end.shown
+        assert (told.reason, told.answer.exit_code) == end.shown
         wanted = (end.state, end.accounts_reason, end.accounts_code)
         deadline = time.monotonic() + PATIENCE_SECONDS
         # Accounts are late, more so on a busy machine, and tell of a job in several steps: each look is a new one.
@@ -121,13 +122,13 @@ class Lab:
 
     def told_by_accounts(self, job: JobState) -> tuple[str, str, int | None]:
         """State, reason and exit code of a job by its accounts alone, to one who has not seen it before."""
-        later = self.see(fresh(job.scheduler_id, job.token), self.accounts)
-        return later.state, later.reason, later.exit_code
+        later = self.see(fresh(job.newest.scheduler_id, job.newest.token), self.accounts)
+        return later.state, later.reason, later.answer.exit_code
 
 
 def fresh(job: str, token: str = "") -> JobState:
     """A job as it is known right after its submission."""
-    return JobState(name="case", state="pending", scheduler_id=job, token=token)
+    return job_state(name="case", state="pending", scheduler_id=job, token=token)
 
 
 def events(job: JobState) -> list[str]:
@@ -266,7 +267,7 @@ def test_without_cgroups_a_job_that_uses_too_much_memory_is_only_known_to_be_kil
 ) -> None:
     lab = make_lab(nodes=1, cgroups=False)
     job = lab.until(lab.submit("#SBATCH --mem=50\nx=$(head -c 300M /dev/zero | tr '\\0' x); sleep 1000"), "crash")
-    assert (job.reason, job.exit_code) == ("JobLaunchFailure", 137)
+    assert (job.reason, job.answer.exit_code) == ("JobLaunchFailure", 137)
 
 
 # --- at the hands of people -------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_without_cgroups_a_job_that_uses_too_much_memory_is_only_known_to_be_kil
 def test_a_cancelled_job_is_cancelled_whether_it_ran_waited_or_was_held(lab: Lab) -> None:
     ran = lab.running("sleep 1000")
     waited, held = lab.submit("#SBATCH --begin=now+1hour"), lab.submit("#SBATCH --hold")
-    lab.cluster.run("scancel", *(job.scheduler_id for job in (ran, waited, held)))
+    lab.cluster.run("scancel", *(job.newest.scheduler_id for job in (ran, waited, held)))
     lab.check(ran, TOLD_TO_END)
     lab.check(waited, End("cancelled"))
     lab.check(held, End("cancelled"))
@@ -285,14 +286,14 @@ def test_a_cancelled_job_runs_until_its_last_process_has_ended(lab: Lab) -> None
     """Accounting says CANCELLED at once."""
     job = lab.running("trap '' TERM; echo $$ > new; mv new pid; sleep 1000")
     wait("the job to be deaf", (lab.folder / "pid").exists)
-    lab.client.cancel(dict.fromkeys([job.scheduler_id], ""))
+    lab.client.cancel(dict.fromkeys([job.newest.scheduler_id], ""))
     lab.until(job, "cancelled")
     assert process_started(int((lab.folder / "pid").read_text())) is None
 
 
 def test_cancelling_what_has_ended_or_never_was_changes_nothing(lab: Lab) -> None:
     job = lab.until(lab.submit("true"), "success")
-    lab.client.cancel(dict.fromkeys([job.scheduler_id, "999999"], ""))
+    lab.client.cancel(dict.fromkeys([job.newest.scheduler_id, "999999"], ""))
     assert lab.see(job) == job
     assert lab.client.poll(dict.fromkeys(["999999"], "")) == {}
 
@@ -300,17 +301,17 @@ def test_cancelling_what_has_ended_or_never_was_changes_nothing(lab: Lab) -> Non
 def test_a_signalled_job_ends_as_its_script_chooses(lab: Lab) -> None:
     job = lab.running("trap 'exit 12' USR1; touch ready; sleep 1000 & wait")
     wait("the trap", (lab.folder / "ready").exists)
-    lab.cluster.run("scancel", "--batch", "--signal=USR1", job.scheduler_id)
+    lab.cluster.run("scancel", "--batch", "--signal=USR1", job.newest.scheduler_id)
     lab.check(job, End("crash", ("NonZeroExitCode", 12), 12))
 
 
 def test_a_suspended_job_still_runs(lab: Lab) -> None:
     job = lab.running(UNTIL_GO)
-    lab.cluster.run("scontrol", "suspend", job.scheduler_id)
+    lab.cluster.run("scontrol", "suspend", job.newest.scheduler_id)
     job = lab.see(job)
-    assert (job.state, job.scheduler_state, job.reason) == ("running", "SUSPENDED", "")
+    assert (job.state, job.answer.scheduler_state, job.reason) == ("running", "SUSPENDED", "")
     (lab.folder / "go").touch()
-    lab.cluster.run("scontrol", "resume", job.scheduler_id)
+    lab.cluster.run("scontrol", "resume", job.newest.scheduler_id)
     assert events(lab.until(job, "success")) == ["running", "success"]
 
 
@@ -327,20 +328,20 @@ def test_a_suspended_job_still_runs(lab: Lab) -> None:
 )
 def test_a_job_that_may_not_start_is_pending_with_the_reason(lab: Lab, options: str, reason: str) -> None:
     job = lab.until(lab.submit(f"#SBATCH {options}"), "pending", reason)
-    assert (job.exit_code, job.nodes) == (None, "")
+    assert (job.answer.exit_code, job.answer.nodes) == (None, "")
 
 
 def test_a_job_held_by_an_administrator_waits_until_it_is_released(lab: Lab) -> None:
     job = lab.submit("#SBATCH --begin=now+1hour")
-    lab.cluster.run("scontrol", "hold", job.scheduler_id)
+    lab.cluster.run("scontrol", "hold", job.newest.scheduler_id)
     job = lab.until(job, "pending", "JobHeldAdmin")
-    lab.cluster.run("scontrol", "release", job.scheduler_id)
-    lab.cluster.run("scontrol", "update", f"jobid={job.scheduler_id}", "starttime=now")
+    lab.cluster.run("scontrol", "release", job.newest.scheduler_id)
+    lab.cluster.run("scontrol", "update", f"jobid={job.newest.scheduler_id}", "starttime=now")
     lab.until(job, "success")
 
 
 def test_a_job_whose_dependency_failed_waits_for_ever_unless_it_is_to_be_killed(lab: Lab) -> None:
-    parent = lab.submit(f"{UNTIL_GO}; exit 7").scheduler_id
+    parent = lab.submit(f"{UNTIL_GO}; exit 7").newest.scheduler_id
     lines = f"#SBATCH --dependency=afterok:{parent}\n"
     waits, killed = lab.submit(lines), lab.submit(f"#SBATCH --kill-on-invalid-dep=yes\n{lines}")
     waits, killed = (lab.until(job, "pending", "Dependency") for job in (waits, killed))
@@ -352,7 +353,7 @@ def test_a_job_whose_dependency_failed_waits_for_ever_unless_it_is_to_be_killed(
 
 def test_a_task_is_cancelled_for_the_failure_of_its_own_predecessor_only(lab: Lab) -> None:
     parents = lab.submit_array('[ "$SLURM_ARRAY_TASK_ID" != 1 ]', (1, 2))
-    array = parents[0].scheduler_id.partition("_")[0]
+    array = parents[0].newest.scheduler_id.partition("_")[0]
     bad, good = lab.submit_array(f"#SBATCH --kill-on-invalid-dep=yes --dependency=aftercorr:{array}", (1, 2))
     lab.check(bad, End("cancelled", ("DependencyNeverSatisfied", None), accounts_reason=NEVER_BEGAN))
     lab.check(good, SUCCESS)
@@ -380,12 +381,12 @@ def test_the_tasks_beyond_an_arrays_limit_wait_for_the_others(lab: Lab) -> None:
 def test_each_task_of_a_cancelled_array_is_cancelled_also_those_that_never_began(lab: Lab) -> None:
     tasks = lab.submit_array("sleep 1000", range(4), limit=1)
     tasks[0] = lab.until(tasks[0], "running")
-    lab.client.cancel(dict.fromkeys([tasks[0].scheduler_id.partition("_")[0]], ""))
+    lab.client.cancel(dict.fromkeys([tasks[0].newest.scheduler_id.partition("_")[0]], ""))
     lab.check(tasks[0], TOLD_TO_END)
     for task in tasks[1:]:
         told = lab.until(task, "cancelled")
-        assert told.exit_code is None
-        lab.until(fresh(task.scheduler_id), "cancelled", client=lab.accounts)
+        assert told.answer.exit_code is None
+        lab.until(fresh(task.newest.scheduler_id), "cancelled", client=lab.accounts)
 
 
 @pytest.mark.parametrize("accounting", [True, False], ids=["accounts", "no accounts"])
@@ -396,20 +397,20 @@ def test_a_task_that_somebody_cancels_before_it_begins_is_cancelled_whatever_is_
     lab = make_lab(nodes=1, accounting=accounting, min_job_age_seconds=2)
     runs, by_hand, by_us, stays, last = lab.submit_array("sleep 1000", range(5), limit=1)
     runs = lab.until(runs, "running")
-    lab.cluster.run("scancel", by_hand.scheduler_id)
-    lab.client.cancel({by_us.scheduler_id: by_us.token})
+    lab.cluster.run("scancel", by_hand.newest.scheduler_id)
+    lab.client.cancel({by_us.newest.scheduler_id: by_us.newest.token})
     for task in (by_hand, by_us):
         told = lab.until(task, "cancelled")
-        assert (told.exit_code, events(told), told.failed) == (None, ["cancelled"], False)
+        assert (told.answer.exit_code, events(told), told.failed) == (None, ["cancelled"], False)
     assert [lab.see(task).state for task in (runs, stays, last)] == ["running", "pending", "pending"]
-    assert lab.client.poll({f"{runs.scheduler_id.partition('_')[0]}_1": "another0"}) == {}
-    lab.cluster.run("scancel", stays.scheduler_id, last.scheduler_id)
+    assert lab.client.poll({f"{runs.newest.scheduler_id.partition('_')[0]}_1": "another0"}) == {}
+    lab.cluster.run("scancel", stays.newest.scheduler_id, last.newest.scheduler_id)
     for task in (stays, last):
         assert events(lab.until(task, "cancelled")) == ["cancelled"]
-    lab.client.cancel({runs.scheduler_id: runs.token})
+    lab.client.cancel({runs.newest.scheduler_id: runs.newest.token})
     lab.until(runs, "cancelled")
     for task in (by_hand, by_us, stays, last) if accounting else ():
-        lab.until(fresh(task.scheduler_id, task.token), "cancelled", client=lab.accounts)
+        lab.until(fresh(task.newest.scheduler_id, task.newest.token), "cancelled", client=lab.accounts)
 
 
 def test_an_array_whose_tasks_were_all_cancelled_one_by_one_leaves_no_task_behind(
@@ -418,7 +419,7 @@ def test_an_array_whose_tasks_were_all_cancelled_one_by_one_leaves_no_task_behin
     lab = make_lab(nodes=1)
     tasks = lab.submit_array("#SBATCH --hold", range(3))
     for task in tasks:
-        lab.cluster.run("scancel", task.scheduler_id)
+        lab.cluster.run("scancel", task.newest.scheduler_id)
     for task in tasks:
         assert events(lab.until(task, "cancelled")) == ["cancelled"]
 
@@ -436,26 +437,26 @@ def test_a_job_whose_id_is_a_strangers_now_is_not_known_and_the_stranger_is_left
     ended = lab.cluster.run(*line, "--job-name=wrap", "--wrap=true").stdout.strip()
     held = lab.cluster.run(*line, "--hold", "--wrap=true").stdout.strip()
     tasks = lab.cluster.run(*line, "--hold", "--array=0-1", "--wrap=true").stdout.strip()
-    assert [ended, held, f"{tasks}_0"] == [job.scheduler_id for job in (ours, waits, task)]
+    assert [ended, held, f"{tasks}_0"] == [job.newest.scheduler_id for job in (ours, waits, task)]
     lab.until(fresh(ended), "success")  # without a token nothing can be compared
-    jobs = {job.scheduler_id: job.token for job in (ours, waits, task)}
+    jobs = {job.newest.scheduler_id: job.newest.token for job in (ours, waits, task)}
     assert lab.client.poll(jobs) == {}
     assert lab.accounts.poll(jobs) == {}
     assert lab.client.usage(jobs) == {}
     lab.client.exclude(jobs, lab.cluster.node_names)
-    lab.client.cancel({**jobs, tasks: task.token})
+    lab.client.cancel({**jobs, tasks: task.newest.token})
     assert "ExcNodeList=(null)" in lab.cluster.run("scontrol", "show", "job", held).stdout
     for stranger in (held, f"{tasks}_0", f"{tasks}_1"):
-        assert lab.see(fresh(stranger)).scheduler_state == "PENDING"
+        assert lab.see(fresh(stranger)).answer.scheduler_state == "PENDING"
     seen = lab.see(ours)
-    assert (seen.state, seen.missing_since is None) == ("running", False)
+    assert (seen.state, seen.newest.missing_since is None) == ("running", False)
 
 
 # --- requeued ---------------------------------------------------------------------------------------------------------
 
 
 def requeue(lab: Lab, job: JobState, node: str) -> None:
-    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
+    lab.cluster.run("scontrol", "requeue", job.newest.scheduler_id)
 
 
 def set_down(lab: Lab, job: JobState, node: str) -> None:
@@ -486,40 +487,40 @@ def test_jobs_that_are_requeued_have_not_ended(lab: Lab) -> None:
         assert time.monotonic() < deadline, jobs
         jobs = [lab.see(job) for job in jobs]
         assert all(job.state in ("running", "pending", "success") for job in jobs), jobs
-        assert all(job.exit_code is None for job in jobs if job.state == "pending"), jobs
-        waited_for |= {(job.scheduler_id, job.reason) for job in jobs}
-    assert waited_for >= {(job.scheduler_id, "BeginTime") for job in jobs}
+        assert all(job.answer.exit_code is None for job in jobs if job.state == "pending"), jobs
+        waited_for |= {(job.newest.scheduler_id, job.reason) for job in jobs}
+    assert waited_for >= {(job.newest.scheduler_id, "BeginTime") for job in jobs}
     assert [events(job)[:2] for job in jobs] == [["running", "pending"]] * 3
 
 
 def test_a_job_that_is_requeued_and_held_waits(lab: Lab) -> None:
     job = lab.running("#SBATCH --requeue\nsleep 1000")
-    lab.cluster.run("scontrol", "requeuehold", job.scheduler_id)
+    lab.cluster.run("scontrol", "requeuehold", job.newest.scheduler_id)
     lab.until(job, "pending", "job requeued in held state")
 
 
 def test_a_job_tells_how_often_it_was_requeued_also_when_it_had_ended(lab: Lab) -> None:
     job = lab.running(f"#SBATCH --requeue\n{ONLY_AT_FIRST}")
-    known = {job.scheduler_id: job.token}
-    assert lab.client.poll(known)[job.scheduler_id].restarts == 0
-    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
+    known = {job.newest.scheduler_id: job.newest.token}
+    assert lab.client.poll(known)[job.newest.scheduler_id].restarts == 0
+    lab.cluster.run("scontrol", "requeue", job.newest.scheduler_id)
     lab.until(job, "success")
-    assert lab.client.poll(known)[job.scheduler_id].restarts == 1
-    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
-    assert lab.client.poll(known)[job.scheduler_id].restarts == 2
+    assert lab.client.poll(known)[job.newest.scheduler_id].restarts == 1
+    lab.cluster.run("scontrol", "requeue", job.newest.scheduler_id)
+    assert lab.client.poll(known)[job.newest.scheduler_id].restarts == 2
 
 
 def test_a_requeue_that_is_refused_leaves_the_job_running(lab: Lab) -> None:
     job = lab.running("#SBATCH --no-requeue\nsleep 1000")
-    refused = lab.cluster.run("scontrol", "requeue", job.scheduler_id, check=False)
+    refused = lab.cluster.run("scontrol", "requeue", job.newest.scheduler_id, check=False)
     assert "disabled" in refused.stderr
     assert lab.see(job).state == "running"
 
 
 def test_a_finished_job_that_somebody_requeues_has_ended_for_us_but_waits_for_who_asks_anew(lab: Lab) -> None:
     job = lab.until(lab.submit("true"), "success")
-    lab.cluster.run("scontrol", "requeue", job.scheduler_id)
-    lab.until(fresh(job.scheduler_id), "pending", "BeginTime")
+    lab.cluster.run("scontrol", "requeue", job.newest.scheduler_id)
+    lab.until(fresh(job.newest.scheduler_id), "pending", "BeginTime")
     assert lab.see(job) == job
 
 
@@ -546,7 +547,7 @@ def test_a_job_that_is_not_requeued_ends_with_its_node_or_its_place(
 def test_a_job_ends_with_a_node_that_lost_power_or_waits_to_run_again(lost: Early) -> None:
     lab, node = lost.lab, lost.lab.cluster.node_names[0]
     failed = lab.until(lost.jobs["dark"], "node_fail")
-    assert (failed.reason, failed.exit_code, failed.nodes) == ("NodeDown", None, node)
+    assert (failed.reason, failed.answer.exit_code, failed.answer.nodes) == ("NodeDown", None, node)
     waits = lab.until(lost.jobs["dark, requeued"], "pending")
     lab.cluster.start_node(node)
     assert events(lab.until(waits, "success"))[:2] == ["running", "pending"]
@@ -554,7 +555,7 @@ def test_a_job_ends_with_a_node_that_lost_power_or_waits_to_run_again(lost: Earl
 
 def test_a_job_whose_node_only_fell_silent_works_on_although_it_has_failed(lost: Early) -> None:
     failed = lost.lab.until(lost.jobs["silent"], "node_fail")
-    assert (failed.reason, failed.exit_code) == ("NodeDown", None)
+    assert (failed.reason, failed.answer.exit_code) == ("NodeDown", None)
     (lost.lab.folder / "go").touch()
     wait("the work of the failed job", (lost.lab.folder / "done").exists)
 
@@ -565,21 +566,23 @@ def test_of_a_job_on_several_nodes_only_the_one_that_lost_power_has_failed(make_
     bad = lab.cluster.node_names[1]
     lab.cluster.kill_node(bad)
     lab.until(job, "node_fail")
-    status = lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id]
+    status = lab.client.poll(dict.fromkeys([job.newest.scheduler_id], ""))[job.newest.scheduler_id]
     assert status.failed_nodes == bad
     assert status.nodes != bad
     lab.cluster.start_node(bad)
-    assert lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad
+    assert lab.client.poll(dict.fromkeys([job.newest.scheduler_id], ""))[job.newest.scheduler_id].failed_nodes == bad
 
 
 def test_a_node_that_came_back_at_once_is_known_from_the_accounts(lab: Lab) -> None:
     job = lab.running("#SBATCH --no-requeue --nodes=2\nsleep 1000")
-    bad = lab.cluster.run("scontrol", "show", "hostnames", job.nodes).stdout.split()[1]
+    bad = lab.cluster.run("scontrol", "show", "hostnames", job.answer.nodes).stdout.split()[1]
     set_down(lab, job, bad)
     lab.until(job, "node_fail")
     wait(
         "the accounts",
-        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], ""))[job.scheduler_id].failed_nodes == bad,
+        lambda: (
+            lab.client.poll(dict.fromkeys([job.newest.scheduler_id], ""))[job.newest.scheduler_id].failed_nodes == bad
+        ),
     )
 
 
@@ -587,17 +590,17 @@ def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab
     first, second, third, last = lab.cluster.node_names
     job = lab.submit(f"#SBATCH --hold --exclude={first} --nodes=1\nsleep 1000")
     array = lab.submit_array("#SBATCH --hold\nsleep 1000", [0, 1])
-    lab.client.exclude(dict.fromkeys([job.scheduler_id, array[1].scheduler_id], ""), [second, third])
-    shown = lab.cluster.run("scontrol", "show", "job", job.scheduler_id).stdout
+    lab.client.exclude(dict.fromkeys([job.newest.scheduler_id, array[1].newest.scheduler_id], ""), [second, third])
+    shown = lab.cluster.run("scontrol", "show", "job", job.newest.scheduler_id).stdout
     excluded = re.findall(r"ExcNodeList=(\S+)", shown)
     assert lab.cluster.run("scontrol", "show", "hostnames", *excluded).stdout.split() == [first, second, third]
-    tasks = lab.cluster.run("scontrol", "show", "job", array[0].scheduler_id).stdout
+    tasks = lab.cluster.run("scontrol", "show", "job", array[0].newest.scheduler_id).stdout
     assert "ExcNodeList=(null)" in tasks
-    lab.cluster.run("scontrol", "release", job.scheduler_id)
+    lab.cluster.run("scontrol", "release", job.newest.scheduler_id)
     running = lab.until(job, "running")
-    assert running.nodes == last
-    lab.client.exclude(dict.fromkeys([job.scheduler_id], ""), [last])
-    assert lab.until(job, "running").nodes == last
+    assert running.answer.nodes == last
+    lab.client.exclude(dict.fromkeys([job.newest.scheduler_id], ""), [last])
+    assert lab.until(job, "running").answer.nodes == last
 
 
 # --- nobody answers ---------------------------------------------------------------------------------------------------
@@ -622,7 +625,7 @@ def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_told(
     submission = lab.submission("#!/bin/bash\n#SBATCH --output=/dev/null\n")
     silence(lab.cluster)
     questions = (
-        lambda: lab.client.poll(dict.fromkeys([job.scheduler_id], "")),
+        lambda: lab.client.poll(dict.fromkeys([job.newest.scheduler_id], "")),
         lambda: lab.client.submit(submission),
         lambda: lab.client.cancel(dict.fromkeys(["999999"], "")),
         lambda: lab.client.find([replace(submission, token="another0")]),  # noqa: S106  no secret
@@ -636,7 +639,7 @@ def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_told(
     wait("the end of the job", (lab.folder / "done").exists)
     end_of_silence(lab.cluster)
     job = lab.until(job, "crash")
-    assert (job.reason, job.exit_code, events(job)) == ("NonZeroExitCode", 7, ["running", "crash"])
+    assert (job.reason, job.answer.exit_code, events(job)) == ("NonZeroExitCode", 7, ["running", "crash"])
     assert lab.see(stays) == stays
 
 
@@ -663,11 +666,11 @@ def test_what_the_controller_has_forgotten_is_concluded_from_the_accounts_alike(
     }
     jobs = {body: lab.submit(body) for body in ends}
     lab.until(jobs["sleep 1000"], "running")
-    lab.client.cancel(dict.fromkeys([jobs[body].scheduler_id for body in ("sleep 1000", "#SBATCH --hold")], ""))
+    lab.client.cancel(dict.fromkeys([jobs[body].newest.scheduler_id for body in ("sleep 1000", "#SBATCH --hold")], ""))
     wait("squeue to forget", lambda: not lab.cluster.run("squeue", "-h", "-t", "all").stdout, seconds=PATIENCE_SECONDS)
     for body, end in ends.items():
         told = lab.until(jobs[body], end.state)
-        assert (told.reason, told.exit_code) == ("", end.accounts_code), body
+        assert (told.reason, told.answer.exit_code) == ("", end.accounts_code), body
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionCont
 from oellm_autoexp.rules.conditions import Condition, ConditionField
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.world import Files
+from oellm_autoexp.testing.jobs import changed, job_state
 
 _ADAPTER: TypeAdapter[ConditionField] = TypeAdapter(ConditionField)
 
@@ -198,15 +199,15 @@ def around(tmp_path: Path, questions: CheckRunner | None = None, now: float = 10
 
 
 def test_a_job_that_is_to_be_restarted_has_no_state_just_now(tmp_path: Path) -> None:
-    crashed = JobState(name="p", state="crash", scheduler_state="FAILED")
-    coming = crashed.model_copy(update={"restart": Restarting(attempt=1, cause="c")})
+    crashed = job_state(name="p", state="crash", scheduler_state="FAILED")
+    coming = changed(crashed, restart=Restarting(attempt=1, cause="c"))
     failed = condition("SlurmState", job_name="p", state="FAILED")
     assert failed.holds(around(tmp_path, jobs={"p": crashed})) is True
     assert failed.holds(around(tmp_path, jobs={"p": coming})) is False
 
 
 def test_times_are_counted_from_the_event_the_start_and_the_submission(tmp_path: Path) -> None:
-    me = JobState(name="a", started_at=90.0, submitted_at=50.0)
+    me = job_state(name="a", started_at=90.0, submitted_at=50.0)
     seen = around(tmp_path, me=me, event_at=99.0, last_run=70.0)
     assert [seen.elapsed_seconds(since) for since in ("event", "start", "submit")] == [1, 10, 50]
     assert seen.cooldown_seconds() == 30
@@ -216,7 +217,7 @@ def test_times_are_counted_from_the_event_the_start_and_the_submission(tmp_path:
 def test_the_own_log_is_looked_at_from_its_end_and_odd_paths_are_empty(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_bytes(b"saved\n" + b"x" * 100 + b"\xff")
-    me = JobState(name="a", resolved_log_path=str(log))
+    me = job_state(name="a", resolved_log_path=str(log))
     assert condition("LogPattern", pattern="saved").holds(around(tmp_path, me=me)) is True
     assert condition("LogPattern", pattern="saved", tail_bytes=50).holds(around(tmp_path, me=me)) is False
     assert condition("LogPattern", pattern="saved", path="x.log").holds(around(tmp_path)) is True

@@ -6,11 +6,13 @@ import pytest
 
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import ENDED, FINAL, MEANING, UNKNOWN, conclude
-from oellm_autoexp.decisions.detect import VANISHED_AFTER_SECONDS, revised, see_log, see_status
-from oellm_autoexp.session.job_state import JobState, by_id
+from oellm_autoexp.decisions.detect import see_log
+from oellm_autoexp.decisions.lifecycle import VANISHED_AFTER_SECONDS, revised, see_status
+from oellm_autoexp.session.job_state import by_id
 from oellm_autoexp.storage.log_tail import Cursor
+from oellm_autoexp.testing.jobs import changed, job_state
 
-JOB = JobState(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
+JOB = job_state(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +52,13 @@ def test_a_job_is_final_exactly_when_the_scheduler_has_ended_it() -> None:
 
 def test_an_end_is_recorded_with_time_code_and_words() -> None:
     seen = see_status(JOB, JobStatus("FAILED", "NonZeroExitCode", 7, "n1"), 100.0)
-    assert (seen.state, seen.exit_code, seen.nodes, seen.ended_at) == ("crash", 7, "n1", 100.0)
+    assert (seen.state, seen.answer.exit_code, seen.answer.nodes, seen.newest.ended_at) == ("crash", 7, "n1", 100.0)
     assert seen.history[-1].message == "FAILED, NonZeroExitCode, exit code 7"
 
 
 def test_a_job_that_is_ending_has_no_exit_code_yet() -> None:
-    assert see_status(JOB, JobStatus("COMPLETING", exit_code=143), 100.0).exit_code is None
-    assert see_status(JOB, JobStatus("CANCELLED", exit_code=143), 100.0).exit_code == 143
+    assert see_status(JOB, JobStatus("COMPLETING", exit_code=143), 100.0).answer.exit_code is None
+    assert see_status(JOB, JobStatus("CANCELLED", exit_code=143), 100.0).answer.exit_code == 143
 
 
 def test_the_same_answer_again_changes_nothing_at_all() -> None:
@@ -80,7 +82,7 @@ def test_a_job_that_the_scheduler_no_longer_knows_is_given_up_only_after_a_while
     soon = see_status(first, None, 100.0 + VANISHED_AFTER_SECONDS - 1)
     assert soon.state == "running"
     late = see_status(soon, None, 100.0 + VANISHED_AFTER_SECONDS)
-    assert (late.state, late.ended_at) == ("crash", 100.0 + VANISHED_AFTER_SECONDS)
+    assert (late.state, late.newest.ended_at) == ("crash", 100.0 + VANISHED_AFTER_SECONDS)
     assert "left the queue" in late.reason
 
 
@@ -106,7 +108,7 @@ LINE = (
 def test_iterations_and_losses_are_read_from_new_lines_only() -> None:
     seen = see_log(JOB, b"noise\n" + LINE + b"\n", Cursor("1", 500), 9.0)
     assert (seen.progress.iteration, seen.progress.total, seen.progress.loss) == (12, 100, 2.3456)
-    assert (seen.cursor.offset, seen.last_activity) == (500, 9.0)
+    assert (seen.logs.cursor.offset, seen.run.last_activity) == (500, 9.0)
     assert see_log(seen, b"", Cursor("1", 500), 99.0) is seen
 
 
@@ -133,11 +135,11 @@ def test_a_step_out_of_memory_explains_a_failure_and_no_other_end(status: JobSta
 
 
 def test_a_job_that_we_have_cancelled_and_that_is_gone_is_cancelled() -> None:
-    job = JOB.model_copy(update={"cancelled_by": "enough", "end_asked_at": 90.0})
+    job = changed(JOB, cancelled_by="enough", end_asked_at=90.0)
     gone = see_status(see_status(job, None, 100.0), None, 100.0 + VANISHED_AFTER_SECONDS)
     assert (gone.state, gone.reason, gone.failed) == ("cancelled", "enough", False)
 
 
 def test_of_two_jobs_with_one_id_it_is_the_newer_ones() -> None:
-    old, new = (JOB.model_copy(update={"token": token, "submitted_at": at}) for token, at in (("o", 1.0), ("n", 2.0)))
+    old, new = (changed(JOB, token=token, submitted_at=at) for token, at in (("o", 1.0), ("n", 2.0)))
     assert by_id([new, old]) == {"7": new}

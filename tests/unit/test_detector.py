@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.decisions.detect import Detector, see_status
+from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.decisions.lifecycle import see_status
 from oellm_autoexp.rules import patterns
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.session import records
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.log_tail import Cursor
+from oellm_autoexp.testing.jobs import changed, job_state
 
-JOB = JobState(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
+JOB = job_state(name="a", state="running", scheduler_id="7", attempt=1, started_at=1000.0, resolved_log_path="/l/7")
 LOG = {"class_name": "LogAction", "message": "x"}
 
 
@@ -26,7 +29,7 @@ def detector(threshold: float | None = None, **rules: Any) -> Detector:
 
 
 def job(**update: Any) -> JobState:
-    return JOB.model_copy(update=update)
+    return changed(JOB, **update)
 
 
 def see(
@@ -73,8 +76,8 @@ def test_each_matching_line_makes_one_event_with_the_same_id_however_the_log_is_
     assert len({event.id for event in events}) == len(events)
     text = b"".join(lines).decode(errors="replace")
     assert len([event for event in events if event.name == "error"]) == text.lower().count("error")
-    assert len(seen.pending) == sum(2 if event.name == "saved" else 1 for event in events)
-    assert len({pending.id for pending in seen.pending}) == len(seen.pending)
+    assert len(seen.actions.pending) == sum(2 if event.name == "saved" else 1 for event in events)
+    assert len({pending.id for pending in seen.actions.pending}) == len(seen.actions.pending)
 
 
 def test_the_id_of_an_event_tells_its_place_file_attempt_job_and_name_apart() -> None:
@@ -107,7 +110,7 @@ def test_the_first_line_with_a_state_decides_what_a_bad_end_counts_as() -> None:
     watch = detector(log_events={"a": {"pattern": "A", "state": "oom"}, "b": {"pattern": "B", "state": "node_fail"}})
     seen, _ = see(watch, b"x\nB\nA\n")
     seen, _ = see(watch, b"A\n", seen, 6)
-    assert (seen.verdict, seen.error_type) == ("node_fail", "b")
+    assert (seen.run.verdict, seen.run.error_type) == ("node_fail", "b")
     assert see_status(seen, JobStatus("FAILED", exit_code=1), 5.0).state == "node_fail"
     assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 5.0).state == "success"
     assert see_status(seen, JobStatus("TIMEOUT"), 5.0).state == "timeout"
@@ -132,26 +135,24 @@ def test_a_line_of_a_good_state_makes_nothing_good_of_a_bad_end_and_hides_no_lat
 def test_a_job_that_is_cancelled_for_a_line_of_success_has_succeeded() -> None:
     watch = detector(log_events={"enough": {"pattern": "enough", "state": "success"}})
     seen, _ = see(watch, b"enough\n")
-    assert watch.cause(seen, "enough", {}) == {}  # of a job that is to begin anew, or is given up
-    ended = seen.model_copy(
-        update={**watch.cause(seen, "enough", {}, for_good=True), "cancelled_by": "enough", "end_asked_at": 1.0}
-    )
+    assert watch.cause(seen, "enough", {}) == seen.run  # of a job that is to begin anew, or is given up
+    ended = changed(seen, run=watch.cause(seen, "enough", {}, for_good=True), cancelled_by="enough", end_asked_at=1.0)
     assert see_status(ended, JobStatus("CANCELLED"), 1010.0).state == "success"
 
 
 def test_a_line_that_overrules_success_counts_also_with_exit_code_0_and_after_another_one() -> None:
     rules = {"a": {"pattern": "A", "state": "oom"}, "b": {"pattern": "B", "state": "crash", "overrules_success": True}}
     seen, _ = see(detector(log_events=rules), b"A\nB\nA\n")
-    assert (seen.verdict, seen.error_type) == ("crash", "b")
+    assert (seen.run.verdict, seen.run.error_type) == ("crash", "b")
     assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 5.0).state == "crash"
 
 
 def test_the_termination_string_makes_a_success_of_a_bad_end() -> None:
     watch = detector(termination_string="größe done")
     seen, _ = see(watch, "x größe done y\n".encode())
-    assert seen.complete
+    assert seen.run.complete
     assert see_status(seen, JobStatus("FAILED", exit_code=1), 5.0).state == "success"
-    assert not see(watch, "größe\ndone\n".encode())[0].complete
+    assert not see(watch, "größe\ndone\n".encode())[0].run.complete
 
 
 def test_a_stall_that_a_line_tells_of_is_one_at_once() -> None:
@@ -162,7 +163,7 @@ def test_a_stall_that_a_line_tells_of_is_one_at_once() -> None:
     assert [event.name for event in events] == ["hang", "stall", "hang", "stall"]
     assert events[1].metadata["error_type"] == "hang"
     assert len({event.id for event in events}) == 4
-    assert len(seen.pending) == 2
+    assert len(seen.actions.pending) == 2
 
 
 def test_a_pattern_that_is_too_slow_is_told_in_the_history() -> None:
@@ -181,17 +182,17 @@ def test_a_rule_that_is_too_slow_for_one_job_is_switched_off_for_that_job_alone(
     for _ in range(3):
         slow, _ = see(watch, line, slow)
     assert [entry.message.endswith("switched off for this job") for entry in slow.history] == [False, False, True]
-    assert slow.switched_off == ("ends",)
+    assert slow.run.switched_off == ("ends",)
     assert see(watch, b"ab\n", slow)[1] == []
     other, events = see(watch, b"ab\n")
-    assert (len(events), other.switched_off) == (1, ())
-    assert JobState.model_validate_json(slow.model_dump_json()).switched_off == ("ends",)
+    assert (len(events), other.run.switched_off) == (1, ())
+    assert records.job_of(records.record(slow)).run.switched_off == ("ends",)
 
 
 def test_a_rule_that_was_too_slow_is_tried_again_in_the_next_run() -> None:
-    seen = job().model_copy(update={"slow": {"ends": 3}})
+    seen = changed(job(), slow={"ends": 3})
     again = see_status(seen, JobStatus("PENDING"), 5.0)
-    assert again.switched_off == ()
+    assert again.run.switched_off == ()
 
 
 # ---- silence
@@ -200,9 +201,14 @@ def test_a_rule_that_was_too_slow_is_tried_again_in_the_next_run() -> None:
 def looks(watch: Detector, seen: JobState, *times: float) -> tuple[JobState, list[Event]]:
     """Looks of a monitor that was there when the job did something last."""
     found: list[Event] = []
-    did = [seen.started_at, seen.last_activity, seen.resumed_at, *(number.since for number in seen.readings.values())]
+    did = [
+        seen.newest.started_at,
+        seen.run.last_activity,
+        seen.run.resumed_at,
+        *(number.since for number in seen.run.readings.values()),
+    ]
     last = max(filter(None, did))
-    seen_till = max((still.since for still in seen.still.values()), default=0.0)
+    seen_till = max((still.since for still in seen.logs.still.values()), default=0.0)
     for now in (*([last] if last > seen_till else []), *times):
         seen, events = watch.quiet(seen, now)
         found += events
@@ -218,14 +224,14 @@ def test_silence_takes_three_looks_and_the_seconds_and_comes_once() -> None:
     assert events == []
     seen, events = looks(STALLS, seen, 2062)
     assert [(event.name, event.kind, event.metadata["silent_seconds"]) for event in events] == [("stall", "state", 62)]
-    assert len(seen.pending) == 1
+    assert len(seen.actions.pending) == 1
     assert looks(STALLS, seen, *range(2063, 2100))[1] == []
 
 
 def test_a_monitor_that_was_away_for_long_looks_three_times_before_it_judges() -> None:
     seen, events = looks(STALLS, ACTIVE, 9000, 9001)
     assert events == []
-    awake = seen.model_copy(update={"last_activity": 9001.5})
+    awake = changed(seen, last_activity=9001.5)
     assert looks(STALLS, awake, 9002, 9003, 9004)[1] == []
 
 
@@ -251,23 +257,23 @@ def test_a_time_of_day_that_is_set_makes_nothing_silent_and_nothing_lively(now: 
 
 
 def test_a_session_of_an_older_version_is_watched_from_the_first_look_on() -> None:
-    old = JobState.model_validate({**job(last_activity=2000.0).model_dump(), "overdue": {"stall": 2}})
+    old = records.job_of({**records.flat(job(last_activity=2000.0)), "overdue": {"stall": 2}})
     seen, events = STALLS.quiet(old, 9000.0, 0.0)
-    assert (events, seen.still[""].since) == ([], 0.0)
+    assert (events, seen.logs.still[""].since) == ([], 0.0)
 
 
 def test_silence_is_watched_for_again_after_a_new_line() -> None:
     first, [event] = looks(STALLS, ACTIVE, 2100, 2101, 2102)
-    wrote = first.model_copy(update={"last_activity": 2103.0, "cursor": Cursor("i", 99)})
+    wrote = changed(first, last_activity=2103.0, cursor=Cursor("i", 99))
     again, events = looks(STALLS, wrote, 2104, 2200, 2201, 2202)
     assert len(events) == 1
     assert events[0].id != event.id
-    assert again.events["stall"].count == 2
+    assert again.actions.events["stall"].count == 2
 
 
 def test_silence_that_comes_again_after_a_line_in_a_further_file_is_another_event() -> None:
     first, [event] = looks(STALLS, ACTIVE, 2100, 2101, 2102)
-    wrote = first.model_copy(update={"last_activity": 2103.0, "cursors": {"/f": Cursor("f", 5)}})
+    wrote = changed(first, last_activity=2103.0, cursors={"/f": Cursor("f", 5)})
     _, [later] = looks(STALLS, wrote, 2104, 2200, 2201, 2202)
     assert later.id != event.id
 
@@ -282,7 +288,7 @@ def test_until_the_first_line_the_start_up_has_its_own_limit() -> None:
 
 @pytest.mark.parametrize("state", ["pending", "waiting", "submitting", "crash", "success"])
 def test_only_a_job_that_runs_can_be_silent(state: str) -> None:
-    assert looks(STALLS, ACTIVE.model_copy(update={"state": state}), 9000, 9001, 9002)[1] == []
+    assert looks(STALLS, changed(ACTIVE, state=state), 9000, 9001, 9002)[1] == []
 
 
 def test_the_jobs_own_threshold_goes_before_that_of_the_section() -> None:
@@ -292,7 +298,7 @@ def test_the_jobs_own_threshold_goes_before_that_of_the_section() -> None:
 
 def test_an_undeclared_stall_is_an_event_all_the_same() -> None:
     seen, [event] = looks(detector(inactivity_threshold_seconds=60), ACTIVE, 2100, 2101, 2102)
-    assert (event.name, seen.events["stall"].count, seen.pending) == ("stall", 1, ())
+    assert (event.name, seen.actions.events["stall"].count, seen.actions.pending) == ("stall", 1, ())
 
 
 def test_a_rule_of_inactivity_has_its_own_limits_and_name() -> None:
@@ -312,13 +318,13 @@ def test_a_rule_of_inactivity_has_its_own_limits_and_name() -> None:
 def test_a_silent_job_of_a_rule_with_a_state_counts_as_that_when_it_is_ended() -> None:
     rule = {"pattern_type": "inactivity", "inactivity_threshold_seconds": 30, "state": "timeout"}
     seen, _ = looks(detector(log_events={"quiet": rule}), ACTIVE, 2030, 2031, 2032)
-    assert (seen.verdict, seen.error_type) == ("timeout", "quiet")
+    assert (seen.run.verdict, seen.run.error_type) == ("timeout", "quiet")
 
 
 def test_a_look_at_which_the_scheduler_says_nothing_is_none_of_the_three() -> None:
     seen, events = looks(STALLS, ACTIVE, 2100, 2101)
     seen, more = STALLS.quiet(seen, 2102, known=False)
-    assert (events, more, seen.overdue) == ([], [], {})
+    assert (events, more, seen.run.overdue) == ([], [], {})
     seen, events = looks(STALLS, seen, 2103, 2104)
     assert events == []
     seen, events = looks(STALLS, seen, 2105)
@@ -359,7 +365,7 @@ def test_a_counter_that_rises_is_no_event() -> None:
         seen, events = looks(COUNTS, seen, 2000 + 50 * step)
         found += events
     assert found == []
-    assert seen.readings["it"].value == 19
+    assert seen.run.readings["it"].value == 19
 
 
 def test_a_log_that_loops_is_no_progress_though_it_grows() -> None:
@@ -369,7 +375,7 @@ def test_a_log_that_loops_is_no_progress_though_it_grows() -> None:
         seen, events = looks(COUNTS, seen, 2000 + 10 * step)
         found += events
     assert [event.metadata["counter"] for event in found] == [2]
-    assert len(seen.pending) == 1
+    assert len(seen.actions.pending) == 1
 
 
 def counted(*numbers: int, every: float = 10) -> list[Event]:
@@ -417,18 +423,18 @@ def test_a_counter_that_never_comes_is_told_after_the_start_up() -> None:
 
 def test_what_is_not_a_number_is_no_reading() -> None:
     watch = detector(log_events={"it": {"pattern": r"it (\S+)", "pattern_type": "progress", "stall_seconds": 60}})
-    assert watch.lines(JOB, b"it 1/2\nit x\n", Cursor("i", 9), 5.0)[0].readings == {}
+    assert watch.lines(JOB, b"it 1/2\nit x\n", Cursor("i", 9), 5.0)[0].run.readings == {}
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
 def test_what_is_not_finite_is_no_reading(number: str) -> None:
     watch = detector(log_events={"it": {"pattern": r"it (\S+)", "pattern_type": "progress", "stall_seconds": 60}})
-    assert watch.lines(JOB, f"it {number}\n".encode(), Cursor("i", 9), 5.0)[0].readings == {}
+    assert watch.lines(JOB, f"it {number}\n".encode(), Cursor("i", 9), 5.0)[0].run.readings == {}
 
 
 def test_the_time_that_a_requeued_job_waits_in_the_queue_is_not_counted_against_its_progress() -> None:
     seen = reads(JOB, "500", 2000)
-    again = seen.model_copy(update={"started_at": 20_000.0})  # preempted, and begun again from a checkpoint
+    again = changed(seen, started_at=20_000.0)  # preempted, and begun again from a checkpoint
     assert looks(COUNTS, again, 20_010, 20_020, 20_030)[1] == []
 
 
@@ -437,10 +443,15 @@ def test_what_the_log_of_a_run_said_is_not_true_of_the_run_after_slurm_has_reque
     watch = detector(60, log_events=rules, termination_string="all done")
     seen, _ = see(watch, b"SIGTERM\nall done\n", ACTIVE)
     seen, _ = looks(watch, seen, 2100, 2101, 2102)
-    assert (seen.verdict, seen.complete, seen.overdue) == ("timeout", True, {"stall": -1})
+    assert (seen.run.verdict, seen.run.complete, seen.run.overdue) == ("timeout", True, {"stall": -1})
     seen = see_status(see_status(seen, JobStatus("PENDING", "BeginTime"), 3000), JobStatus("RUNNING"), 3100)
-    assert (seen.verdict, seen.error_type, seen.overrules_success, seen.complete) == ("", "", False, False)
-    assert (seen.readings, seen.overdue) == ({}, {})
+    assert (seen.run.verdict, seen.run.error_type, seen.run.overrules_success, seen.run.complete) == (
+        "",
+        "",
+        False,
+        False,
+    )
+    assert (seen.run.readings, seen.run.overdue) == ({}, {})
     assert see_status(seen, JobStatus("COMPLETED", exit_code=0), 3200).state == "success"
     assert see_status(seen, JobStatus("FAILED", exit_code=1), 3200).state == "crash"
 
@@ -449,7 +460,7 @@ def test_a_requeued_job_counts_from_where_it_begins() -> None:
     seen = reads(JOB, "500", 2000)
     seen = see_status(see_status(seen, JobStatus("PENDING"), 3000), JobStatus("RUNNING"), 3010)
     seen = reads(seen, "100", 3020)
-    assert seen.readings["it"].value == 100
+    assert seen.run.readings["it"].value == 100
 
 
 # ---- states
@@ -479,7 +490,7 @@ def test_a_state_makes_its_event_or_that_of_crash_with_its_error_type(state: str
     seen, events = ended(state)
     assert [event.name for event in events] == ([name] if name else [])
     assert [event.metadata.get("error_type") for event in events] == ([state] if name else [])
-    assert len(seen.pending) == (name == "crash")
+    assert len(seen.actions.pending) == (name == "crash")
 
 
 def test_the_most_specific_declared_state_wins() -> None:

@@ -133,14 +133,14 @@ class Stage:
             self.cycle()
             if self.monitor.reactions.under_way:
                 time.sleep(0.02)
-        raise AssertionError([job.model_dump() for job in self.jobs.values()])
+        raise AssertionError(list(self.jobs.values()))
 
     def finish(self, cycles: int = 60) -> None:
         self.until(lambda: self.monitor.session.finished, cycles)
 
     def write(self, name: str, text: str | bytes) -> None:
         """Add to the log of a job's present attempt."""
-        with Path(self.jobs[name].resolved_log_path).open("ab") as file:
+        with Path(self.jobs[name].logs.resolved_log_path).open("ab") as file:
             file.write(text.encode() if isinstance(text, str) else text)
 
     @property
@@ -218,7 +218,7 @@ def happened(job: JobState) -> list[str]:
 def test_a_job_that_crashes_is_restarted_within_its_budget_and_then_given_up_with_the_reason(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(restart(max_attempts=2)), {"a": [CRASH]})
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("crash", 3, {"crash": 2})
+    assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("crash", 3, {"crash": 2})
     assert stage.a.reason == "given up: 'crash' has had 2 of 2 new attempts"
     assert stage.names() == ["crash"] * 3
     assert [result.status for result in stage.results] == ["done", "done", "skipped"]
@@ -230,7 +230,7 @@ def test_a_job_without_a_budget_that_never_tells_an_iteration_is_given_up_all_th
         tmp_path, on_state(restart(max_attempts=None), state="timeout"), {"a": [(("RUNNING", "TIMEOUT"), "x\n")]}
     )
     stage.finish()
-    assert (stage.a.attempt, stage.a.restarts) == (4, {"timeout": 3})
+    assert (stage.a.attempt, stage.a.past.restarts) == (4, {"timeout": 3})
     assert stage.a.reason == "given up: 3 attempts in a row told no iteration"
 
 
@@ -250,7 +250,7 @@ def test_each_cause_has_its_own_budget(tmp_path: Path) -> None:
     ends: list[Life] = [(("RUNNING", end), "") for end in ("FAILED", "TIMEOUT", "TIMEOUT")]
     stage = Stage(tmp_path, rules, {"a": ends})
     stage.finish()
-    assert (stage.a.attempt, stage.a.restarts) == (3, {"crash": 1, "timeout": 1})
+    assert (stage.a.attempt, stage.a.past.restarts) == (3, {"crash": 1, "timeout": 1})
 
 
 def test_exit_code_93_asks_for_no_new_attempt(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_job_that_runs_is_ended_before_its_new_attempt_and_that_is_no_cancelle
     rules = {**on_line(restart(max_attempts=1)), **on_state(log("cancelled!"), state="cancelled")}
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n"), GOOD]})
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"seen": 1})
+    assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"seen": 1})
     assert stage.names() == ["seen"]
     assert not any("cancelled!" in line for line in stage.heard)
 
@@ -285,7 +285,7 @@ def test_a_new_attempt_has_its_own_directives_and_leaves_out_the_nodes_at_fault(
     assert "attempt_2" in str(script)
     assert "--time=60" in script.read_text()
     assert "--exclude=n2" in script.read_text()
-    assert (stage.a.state, stage.a.excluded) == ("success", ("n2",))
+    assert (stage.a.state, stage.a.changes.excluded) == ("success", ("n2",))
 
 
 def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_told_that_it_is_given_up(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_what_an_event_of_a_past_attempt_asks_for_late_changes_nothing(tmp_path:
     stage.until(lambda: stage.a.attempt == 2 and stage.a.state == "running")
     (tmp_path / "go").touch()
     stage.cycle(5)
-    assert (stage.a.attempt, stage.a.state, stage.a.pending, stage.a.cancelled_by) == (2, "running", (), "")
+    assert (stage.a.attempt, stage.a.state, stage.a.actions.pending, stage.a.cancelled_by) == (2, "running", (), "")
     assert stage.results[-1].message == "attempt 1 is past"
 
 
@@ -314,7 +314,7 @@ def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> N
     requests.ask(stage.path, restart_request())
     stage.cycle()
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"by hand": 1})
+    assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"by hand": 1})
     assert requests.waiting(stage.path) == []
 
 
@@ -360,7 +360,7 @@ def test_siblings_and_the_watch_wait_for_a_new_attempt_that_is_in_the_queue(tmp_
     stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD], "child": [GOOD]}, CHILD)
     stage.cycle(12)
     assert (stage.states, stage.monitor.session.finished) == ({"a": "crash", "child": "waiting"}, False)
-    assert "waits for a worker" in stage.a.pending[0].reason
+    assert "waits for a worker" in stage.a.actions.pending[0].reason
     stage.resumed()
     stage.cycle(2)
     take_entry(stage)
@@ -372,7 +372,7 @@ def test_siblings_and_the_watch_wait_for_a_new_attempt_that_is_in_the_queue(tmp_
 
 def test_a_new_attempt_in_the_queue_that_no_worker_takes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     stage.clock += 3600
     stage.finish()
     assert (stage.a.state, stage.a.attempt) == ("crash", 1)
@@ -385,7 +385,7 @@ def test_a_new_attempt_in_the_queue_that_no_worker_takes_is_not_waited_for_for_e
 
 def test_a_new_attempt_in_the_queue_is_not_waited_for_once_the_job_is_cancelled(tmp_path: Path) -> None:
     stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     assert stage.monitor.cancel(["a"], "enough") == ["a"]
     stage.finish(3)
     take_entry(stage)
@@ -395,7 +395,7 @@ def test_a_new_attempt_in_the_queue_is_not_waited_for_once_the_job_is_cancelled(
 
 def test_an_entry_that_somebody_has_taken_out_of_the_queue_does_not_come_back(tmp_path: Path) -> None:
     stage = Stage(tmp_path, QUEUED, {"a": [CRASH, GOOD]})
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     [entry] = Queue(stage.path).entries()
     Queue(stage.path).place(entry).unlink()
     stage.finish()
@@ -440,7 +440,7 @@ def test_a_job_whose_log_says_that_it_is_complete_has_succeeded_however_it_ends(
     rules = {**on_state(restart()), "termination_string": "all done"}
     stage = Stage(tmp_path, rules, {"a": [lived("x\nall done\n", ("RUNNING", "FAILED"))]})
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.pending) == ("success", 1, ())
+    assert (stage.a.state, stage.a.attempt, stage.a.actions.pending) == ("success", 1, ())
 
 
 def test_a_job_whose_done_conditions_hold_is_not_restarted_but_has_succeeded(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_the_answer_for_one_attempt_is_not_taken_for_that_of_the_next(tmp_path: 
     (tmp_path / "done").touch()
     stage.until(lambda: stage.a.state == "success" or stage.a.attempt > 2, cycles=1000)
     stage.monitor.close()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"crash": 1})
+    assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"crash": 1})
 
 
 @pytest.mark.parametrize(("command", "state", "attempts"), [("true", "success", 1), ("false", "crash", 2)])
@@ -546,7 +546,7 @@ def test_events_follow_from_each_other_with_their_metadata(tmp_path: Path) -> No
     stage.finish()
     assert stage.names() == ["seen", "b", "c"]
     assert "a: heard x x!" in stage.heard
-    assert {name: tally.count for name, tally in stage.a.events.items()} == {"seen": 1, "b": 1, "c": 1}
+    assert {name: tally.count for name, tally in stage.a.actions.events.items()} == {"seen": 1, "b": 1, "c": 1}
 
 
 def test_a_circle_of_events_ends(tmp_path: Path) -> None:
@@ -597,19 +597,19 @@ def test_a_blocking_condition_waits_without_blocking_others_and_then_goes(tmp_pa
     stage.until(lambda: stage.states["b"] == "success")
     assert "a: second" in stage.heard
     assert "a: first" not in stage.heard
-    assert stage.a.pending[0].reason == "waits for FileExists: go"
+    assert stage.a.actions.pending[0].reason == "waits for FileExists: go"
     (tmp_path / "go").touch()
     stage.cycle(2)
     assert "a: first" in stage.heard
-    assert stage.a.pending == ()
+    assert stage.a.actions.pending == ()
 
 
 def test_a_blocking_condition_times_out_also_across_restarts_of_the_monitor(tmp_path: Path) -> None:
     waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True, "timeout_seconds": 50}
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")]})
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     began = stage.clock
-    while stage.a.pending:
+    while stage.a.actions.pending:
         stage.resumed()
         stage.cycle()
     assert 40 <= stage.clock - began <= 70
@@ -658,7 +658,9 @@ def test_a_yes_of_a_command_counts_while_another_condition_is_waited_for(tmp_pat
     command = {"class_name": "CommandCondition", "command": "true"}
     waits = {"class_name": "FileExistsCondition", "path": "go", "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("went"), command, waits)), {"a": [lived("LINE x\n")]})
-    stage.until(lambda: bool(stage.a.pending) and stage.a.pending[0].reason == "waits for FileExists: go")
+    stage.until(
+        lambda: bool(stage.a.actions.pending) and stage.a.actions.pending[0].reason == "waits for FileExists: go"
+    )
     stage.cycle(2)
     (tmp_path / "go").touch()
     stage.until(lambda: bool(stage.results))
@@ -754,7 +756,7 @@ def test_a_counter_that_is_no_finite_number_is_no_progress_and_the_session_can_b
     stage.write("a", f"it {number}\n")
     stage.cycle(1)
     stage.resumed()
-    assert all(math.isfinite(reading.value) for reading in stage.a.readings.values())
+    assert all(math.isfinite(reading.value) for reading in stage.a.run.readings.values())
 
 
 def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
@@ -768,13 +770,13 @@ def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: 
     stage = Stage(
         tmp_path, on_line(run(["sh", "-c", "echo $0 >> ran; sleep 0.05", "{what}"])), {"a": [lived(log_text)]}
     )
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     most = 0
-    while stage.a.pending:
+    while stage.a.actions.pending:
         most = max(most, len(stage.monitor.reactions._errands))
-        if len(stage.a.pending) > MOST_AT_ONCE:
+        if len(stage.a.actions.pending) > MOST_AT_ONCE:
             assert stage.monitor.reactions.crowded
-            assert "waits for its turn" in stage.a.pending[-1].reason
+            assert "waits for its turn" in stage.a.actions.pending[-1].reason
         stage.cycle()
         time.sleep(0.05)
     assert most == MOST_AT_ONCE
@@ -791,7 +793,7 @@ def test_programs_that_wait_for_their_turn_have_it_between_two_cycles(tmp_path: 
     stage.monitor.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
     stage.monitor.rest(5)
     assert (stage.monitor.cycles, len(stage.results), stage.monitor.reactions.crowded) == (cycles, MOST_AT_ONCE, False)
-    stage.until(lambda: not stage.a.pending)
+    stage.until(lambda: not stage.a.actions.pending)
 
 
 def test_a_program_that_the_machine_has_no_room_for_is_started_at_a_later_look(
@@ -805,10 +807,13 @@ def test_a_program_that_the_machine_has_no_room_for_is_started_at_a_later_look(
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", full)
         stage.cycle(6)
-        assert [pending.reason.partition(":")[0] for pending in stage.a.pending] == ["waits", "waits for its turn"]
+        assert [pending.reason.partition(":")[0] for pending in stage.a.actions.pending] == [
+            "waits",
+            "waits for its turn",
+        ]
         assert stage.results == []
     stage.resumed()
-    stage.until(lambda: not stage.a.pending)
+    stage.until(lambda: not stage.a.actions.pending)
     assert [result.status for result in stage.results] == ["done", "done"]
 
 
@@ -824,8 +829,8 @@ def test_a_thousand_actions_that_wait_change_their_job_once(tmp_path: Path, monk
 
     monkeypatch.setattr(Session, "put", counted)
     stage.cycle(5)
-    assert len(stage.a.pending) == 1000
-    assert {pending.reason for pending in stage.a.pending} == {"waits for FileExists: never"}
+    assert len(stage.a.actions.pending) == 1000
+    assert {pending.reason for pending in stage.a.actions.pending} == {"waits for FileExists: never"}
     assert len(changes) < 20
 
 
@@ -890,11 +895,11 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be
                     stage.heard += stage.monitor.reactions.news
                     stage.resumed()
         where = f"crash at write {at}"
-        assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("success", 2, {"crash": 1}), where
+        assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"crash": 1}), where
         assert len(stage.slurm.submissions) == 2, where
         assert sorted(stage.names()) == ["b", "b", "b", "crash", "seen", "seen", "seen"], where
         assert len(Queue(stage.path).entries()) == 3 + 3 + 1, where
-        assert stage.a.events["seen"].count == 3, where
+        assert stage.a.actions.events["seen"].count == 3, where
         assert {f"a: say {number}" for number in (1, 2, 3)} <= set(stage.heard), where
         statuses = [(result.status, result.action) for result in stage.results]
         assert statuses.count(("queued", "RunCommandAction")) == 3, where
@@ -928,9 +933,9 @@ def test_a_crash_makes_no_second_event_of_a_start(
 def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> None:
     waits = {"class_name": "FileExistsCondition", "path": "go", "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE x\n")]})
-    stage.until(lambda: bool(stage.a.pending))
+    stage.until(lambda: bool(stage.a.actions.pending))
     data = json.loads(stage.path.read_text())
-    assert data["jobs"]["a"]["pending"][0]["event"]["metadata"]["what"] == "x"
+    assert data["jobs"]["a"]["actions"]["pending"][0]["event"]["metadata"]["what"] == "x"
 
 
 # ---- what can't come true, what is given up, what is refused
@@ -960,16 +965,16 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
     program = run(["sh", "-c", "until [ -e go ]; do sleep 0.01; done"])
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), program), {"a": [lived("LINE x\n")]})
-    stage.until(lambda: [pending.reason for pending in stage.a.pending][1:] == ["at work"])
-    deadlines = [pending.deadline for pending in stage.a.pending]
+    stage.until(lambda: [pending.reason for pending in stage.a.actions.pending][1:] == ["at work"])
+    deadlines = [pending.deadline for pending in stage.a.actions.pending]
     assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
     asked = requests.Request(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
     requests.ask(stage.path, asked)
     stage.cycle()
-    assert [pending.reason for pending in stage.a.pending] == ["at work"]
+    assert [pending.reason for pending in stage.a.actions.pending] == ["at work"]
     assert "a: LogAction of seen: given up: enough" in stage.heard
     (tmp_path / "go").touch()
-    stage.until(lambda: not stage.a.pending)
+    stage.until(lambda: not stage.a.actions.pending)
     assert {(result.action, result.status) for result in stage.results} == {
         ("LogAction", "skipped"),
         ("RunCommandAction", "done"),
@@ -981,7 +986,7 @@ def test_a_rule_that_cancels_its_job_leaves_the_other_actions_waiting_and_a_pers
     cancels = {"class_name": "CancelAction"}
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), cancels), {"a": [lived("LINE x\n")]})
     stage.until(lambda: stage.states["a"] == "cancelled")
-    assert [pending.reason for pending in stage.a.pending] == ["waits for FileExists: never"]
+    assert [pending.reason for pending in stage.a.actions.pending] == ["waits for FileExists: never"]
     requests.ask(stage.path, requests.Request(id="c", kind="cancel", job="a", attempt=1, actions=True, at=1))
     stage.cycle()
     assert stage.monitor.session.finished
@@ -1061,7 +1066,7 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "refused for good: Invalid partition name specified" in stage.a.reason
-    assert stage.a.overrides == {}, "what was refused is no part of later attempts"
+    assert stage.a.changes.overrides == {}, "what was refused is no part of later attempts"
     assert any("dropped for later attempts: slurm.sbatch.partition" in entry.message for entry in stage.a.history)
 
 
@@ -1071,4 +1076,4 @@ def test_what_an_attempt_was_refused_for_takes_nothing_from_what_others_had(tmp_
     stage = strict(tmp_path, rules, {"a": [lived("LINE good x\n"), lived("LINE secret y\n")]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 3, True)
-    assert stage.a.overrides == {"slurm.sbatch.partition": "good", "slurm.sbatch.constraint": "x"}
+    assert stage.a.changes.overrides == {"slurm.sbatch.partition": "good", "slurm.sbatch.constraint": "x"}

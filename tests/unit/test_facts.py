@@ -7,6 +7,7 @@ from oellm_autoexp.decisions.template_values import JOB_KEYS, values
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.testing.jobs import changed, job_state
 
 SPEC = JobSpec(
     index=3,
@@ -22,7 +23,7 @@ SPEC = JobSpec(
     log_path_current="/o/current.log",
     template_values={"backend.lr": 0.1, "name": "shadowed"},
 )
-JOB = JobState(name="a", scheduler_id="8", attempt=2, state="crash", exit_code=0, resolved_log_path="/l/8")
+JOB = job_state(name="a", scheduler_id="8", attempt=2, state="crash", exit_code=0, resolved_log_path="/l/8")
 EVENT = Event(id="x-1", kind="log", name="x", job="a", attempt=1, job_id="7", log_path="/l/7", at=5.0)
 
 
@@ -47,7 +48,7 @@ def test_the_last_wins_the_config_the_job_the_event() -> None:
 
 
 def test_progress_is_told_as_far_as_it_is_known() -> None:
-    known = JOB.model_copy(update={"progress": Progress(iteration=0, loss=None)})
+    known = changed(JOB, progress=Progress(iteration=0, loss=None))
     assert [values(SPEC, known, None, "p")[key] for key in ("iteration", "loss")] == [0, ""]
 
 

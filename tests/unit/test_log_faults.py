@@ -40,7 +40,7 @@ class Reader:
 
     def look(self, *, final: bool = False) -> None:
         while True:
-            data, cursor = read_added(self.path, self.job.cursor, final=final)
+            data, cursor = read_added(self.path, self.job.logs.cursor, final=final)
             self.job = see_log(self.job, data, cursor, 1.0)
             if not data:
                 return
@@ -60,11 +60,11 @@ class Reader:
 
     @property
     def tally(self) -> int:
-        return self.job.events["saved"].count if self.job.events else 0
+        return self.job.actions.events["saved"].count if self.job.actions.events else 0
 
     @property
     def queued(self) -> int:
-        return len({pending.id for pending in self.job.pending})
+        return len({pending.id for pending in self.job.actions.pending})
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ class Log:
         os.truncate(self.reader.path, 0)
 
     def rotate(self) -> None:
-        known = self.reader.saved.cursor.inode
+        known = self.reader.saved.logs.cursor.inode
         if known != str(self.reader.path.stat().st_ino):  # several at once have a test of their own
             return
         self.finish_line()

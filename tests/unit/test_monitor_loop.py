@@ -21,6 +21,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.status_files import Kind
+from oellm_autoexp.testing.jobs import changed
 from tests.unit.test_executor import (
     CRASH,
     FOREVER,
@@ -55,7 +56,7 @@ def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut
 def test_a_log_that_is_truncated_or_rotated_is_read_on(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(), {"a": [lived("LINE 1\n")]})
     stage.cycle(3)
-    path = Path(stage.a.resolved_log_path)
+    path = Path(stage.a.logs.resolved_log_path)
     path.write_text("LINE 0\nLINE 2 longer than before\n")
     stage.cycle(1)
     stage.write("a", "LINE 3\n")
@@ -89,7 +90,7 @@ def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Pat
     rules = {**on_state(restart(max_attempts=1), state="stall"), "inactivity_threshold_seconds": 60}
     stage = Stage(tmp_path, rules, {"a": [lived("hello\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.restarts) == ("stall", 2, {"stall": 1})
+    assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("stall", 2, {"stall": 1})
     assert stage.names() == ["stall", "stall"]
     assert "given up" in stage.a.cancelled_by
 
@@ -185,14 +186,14 @@ def test_a_job_that_began_and_ended_between_two_looks_makes_the_event_of_running
     stage.cycle(2)
     marks = tmp_path / "a" / "marks"  # b has left no word of its start: it may have been ended in the queue
     marks.mkdir()
-    (marks / f"{stage.a.scheduler_id}.start").write_text("1005\n")
+    (marks / f"{stage.a.newest.scheduler_id}.start").write_text("1005\n")
     stage.finish()
     assert [(event.job, event.name) for event in stage.events] == [
         ("a", "running"),
         ("a", "success"),
         ("b", "success"),
     ]
-    assert (stage.a.runs, stage.a.started_at, stage.a.state) == (1, 1005.0, "success")
+    assert (stage.a.newest.runs, stage.a.newest.started_at, stage.a.state) == (1, 1005.0, "success")
 
 
 def test_a_requeued_job_that_is_ended_in_the_queue_has_not_run_again(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_requeued_job_that_is_ended_in_the_queue_has_not_run_again(tmp_path: P
     (tmp_path / "a" / "marks").mkdir()
     (tmp_path / "a" / "marks" / "1.start").write_text("1005\n")
     stage.finish()
-    assert (stage.names(), stage.a.runs) == (["running"], 1)
+    assert (stage.names(), stage.a.newest.runs) == (["running"], 1)
 
 
 def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: Path) -> None:
@@ -229,16 +230,16 @@ def test_a_requeued_job_that_finishes_then_has_succeeded_whatever_its_first_run_
     stage.cycle(3)
     stage.write("a", "LINE told to end\n")  # since the last look at the first run
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.runs, stage.names()) == ("success", 1, 2, ["seen"])
+    assert (stage.a.state, stage.a.attempt, stage.a.newest.runs, stage.names()) == ("success", 1, 2, ["seen"])
 
 
 def test_what_a_requeued_job_says_before_the_first_look_at_its_new_run_counts(tmp_path: Path) -> None:
     states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "FAILED")
     stage = Stage(tmp_path, on_line(state="oom"), {"a": [(states, "x\n")]})
-    stage.until(lambda: stage.a.state == "pending" and stage.a.runs == 1)
+    stage.until(lambda: stage.a.state == "pending" and stage.a.newest.runs == 1)
     stage.write("a", "LINE too large\n")
     stage.finish()
-    assert (stage.a.state, stage.a.error_type) == ("oom", "seen")
+    assert (stage.a.state, stage.a.run.error_type) == ("oom", "seen")
 
 
 def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
@@ -248,7 +249,7 @@ def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
         tmp_path, on_line(log("{what}")), {"a": [FOREVER], "b": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]}
     )
     stage.until(lambda: stage.a.state == "running")
-    Path(stage.a.resolved_log_path).mkdir()
+    Path(stage.a.logs.resolved_log_path).mkdir()
     stage.cycle(5)
     assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
 
@@ -320,7 +321,7 @@ def see_through(stage: Stage) -> int:
             return number
         time.sleep(0.02)
         stage.monitor.go_on()
-    raise AssertionError([job.model_dump() for job in stage.jobs.values()])
+    raise AssertionError(list(stage.jobs.values()))
 
 
 def test_programs_are_seen_to_their_ends_and_the_scheduler_is_asked_for_an_earlier_attempt_alone(
@@ -374,7 +375,7 @@ def test_a_condition_whose_action_is_gone_is_awaited_no_more(tmp_path: Path) -> 
     slow = {"class_name": "CommandCondition", "command": ["sleep", "1000"], "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("x"), slow)), {"a": [lived("LINE 1\n")]})
     stage.until(lambda: stage.monitor.awaited)
-    stage.monitor.session.put(stage.a.model_copy(update={"pending": ()}))
+    stage.monitor.session.put(changed(stage.a, pending=()))
     assert not stage.monitor.awaited
     stage.monitor.close()
 
@@ -482,10 +483,10 @@ def test_a_job_that_left_the_queue_before_it_began_is_cancelled(tmp_path: Path) 
 def test_what_a_job_has_left_tells_that_it_began_after_all(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [(LEFT, "")]})
     stage.cycle()
-    token = stage.a.token
+    token = stage.a.newest.token
     leave(stage, "start", f"1000\nname.{token}\n")
     stage.cycle(3)
-    assert (stage.a.state, stage.a.missing_since is None) == ("pending", False)
+    assert (stage.a.state, stage.a.newest.missing_since is None) == ("pending", False)
     leave(stage, "exit", "0\n")
     stage.cycle()
     assert (stage.a.state, stage.a.reason) == ("success", "told by the job itself")
@@ -494,7 +495,7 @@ def test_what_a_job_has_left_tells_that_it_began_after_all(tmp_path: Path) -> No
 def test_a_log_that_has_grown_tells_that_the_job_began_after_all(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [(LEFT, "at work\n")]})
     stage.cycle(3)
-    assert (stage.a.state, stage.a.missing_since is None) == ("pending", False)
+    assert (stage.a.state, stage.a.newest.missing_since is None) == ("pending", False)
 
 
 def test_marks_of_another_submission_under_the_same_id_are_not_the_jobs(tmp_path: Path) -> None:
@@ -503,7 +504,7 @@ def test_marks_of_another_submission_under_the_same_id_are_not_the_jobs(tmp_path
     leave(stage, "start", "900\nname.0123abcd\n")
     leave(stage, "exit", "0\n")
     stage.finish()
-    assert (stage.a.exit_code, (stage.a.started_at or 1000) >= 1000) == (3, True)
+    assert (stage.a.answer.exit_code, (stage.a.newest.started_at or 1000) >= 1000) == (3, True)
 
 
 def test_a_job_whose_id_a_newer_job_of_the_session_has_is_not_told_what_becomes_of_that(tmp_path: Path) -> None:
@@ -511,11 +512,11 @@ def test_a_job_whose_id_a_newer_job_of_the_session_has_is_not_told_what_becomes_
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [(("PENDING", "RUNNING", "COMPLETED"), "")]})
     stage.cycle(2)
     old, new = stage.a, stage.jobs["b"]
-    update = {"scheduler_id": new.scheduler_id, "submitted_at": (new.submitted_at or 0) - 100}
-    stage.monitor.session.put(old.model_copy(update=update))
+    update = {"scheduler_id": new.newest.scheduler_id, "submitted_at": (new.newest.submitted_at or 0) - 100}
+    stage.monitor.session.put(changed(old, **update))
     stage.until(lambda: stage.jobs["b"].state == "success")
     assert stage.a.state != "success"
-    assert stage.a.missing_since is not None
+    assert stage.a.newest.missing_since is not None
 
 
 # --- dependencies of the scheduler ------------------------------------------------------------------------------------

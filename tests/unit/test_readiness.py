@@ -12,6 +12,7 @@ from oellm_autoexp.decisions.condition_context import CheckRunner
 from oellm_autoexp.decisions.readiness import StartGate, Verdict, cut_off, needs_monitor
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files
+from oellm_autoexp.testing.jobs import changed, job_state
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
 GLOB = {"class_name": "GlobExistsCondition", "pattern": "/c/iter_*", "min_count": 2}
@@ -80,7 +81,7 @@ def verdict(
 
 
 def parent(state: str, word: str = "") -> JobState:
-    return JobState(name="parent", state=state, scheduler_state=word)
+    return job_state(name="parent", state=state, scheduler_state=word)
 
 
 @pytest.mark.parametrize(
@@ -222,11 +223,11 @@ def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> Non
 def test_a_job_whose_siblings_can_not_succeed_any_more_was_not_cancelled_by_anybody(
     status: JobStatus | None, parents: dict[str, str], expected: bool
 ) -> None:
-    child = JobState(name="child", state="pending", scheduler_id="8", after=("7",))
+    child = job_state(name="child", state="pending", scheduler_id="8", after=("7",))
     jobs = {
         "child": child,
-        **{key: JobState(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
+        **{key: job_state(name=key, state=state, scheduler_id=key) for key, state in parents.items()},
     }
     assert cut_off(child, status, jobs) == expected
-    assert not cut_off(child.model_copy(update={"cancelled_by": "by hand"}), status, jobs)
-    assert not cut_off(child.model_copy(update={"after": ()}), status, jobs)
+    assert not cut_off(changed(child, cancelled_by="by hand"), status, jobs)
+    assert not cut_off(changed(child, after=()), status, jobs)

@@ -9,8 +9,10 @@ import pytest
 from oellm_autoexp.decisions.restarts import Kind, begun, planned, refusal
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.progress import Progress
-from oellm_autoexp.session.job_state import HistoryEntry, JobState, Reading, Restarting, Run, Tally
+from oellm_autoexp.session import records
+from oellm_autoexp.session.job_state import HistoryEntry, JobState, Reading, Restarting, Tally, Unsettled
 from oellm_autoexp.storage.log_tail import Cursor
+from oellm_autoexp.testing.jobs import changed, job_state
 
 COMING = Restarting(attempt=2, cause="c")
 
@@ -39,11 +41,11 @@ def asked(
 THREE = asked("", None, 3, 0, {}, "")
 NO_LIMIT = asked("", None, None, 0, {}, "")
 NONE_AT_ALL = asked("", None, 0, 0, {}, "")
-JOB = JobState(name="a", state="crash", attempt=2, exit_code=1)
+JOB = job_state(name="a", state="crash", attempt=2, exit_code=1)
 
 
 def refused(request: RestartAction = THREE, attempt: int = 2, *, by_hand: bool = False, **update: Any) -> str:
-    found = refusal(JOB.model_copy(update=update), request, "c", attempt, by_hand=by_hand)
+    found = refusal(changed(JOB, **update), request, "c", attempt, by_hand=by_hand)
     return found.why if found else ""
 
 
@@ -95,7 +97,7 @@ def test_budgets_are_by_cause_and_people_get_what_they_want(found: str) -> None:
 
 def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
     request = asked("lost a node", None, 3, 60, {"a.b": 1}, "n1, n2 n3,,")
-    coming = planned(JOB.model_copy(update={"restarts": {"c": 1}}), request, "c", 1000)
+    coming = planned(changed(JOB, restarts={"c": 1}), request, "c", 1000)
     assert coming.reason == "new attempt 2 of 3 for 'c': lost a node"
     assert (coming.not_before, coming.exclude_nodes, coming.overrides) == (1060, ("n1", "n2", "n3"), {"a.b": 1})
     assert planned(JOB, NO_LIMIT, "c", 0).reason == "new attempt 1 for 'c'"
@@ -110,7 +112,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
     kept: dict[str, Any] = {
         "history": (HistoryEntry(at=1, event="running"),),
         "gpu_hours": 3.5,
-        "unsettled": (Run(scheduler_id="7", ended_at=9, seconds=5),),
+        "unsettled": (Unsettled(scheduler_id="7", ended_at=9, seconds=5),),
         "events": {"x": Tally(count=2, last_at=3)},
         "carried_out": {"x/0": 3.0},
         "progress": Progress(iteration=12),
@@ -141,7 +143,7 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
     coming = Restarting(
         attempt=2, cause="c", reason="why", not_before=77, overrides={"b": 2}, exclude_nodes=("n1", "n2")
     )
-    job = JobState(
+    job = job_state(
         name="a",
         state="crash",
         restart=coming,
@@ -152,13 +154,19 @@ def test_the_next_attempt_begins_from_nothing_but_history_ledger_and_nodes() -> 
         **gone,
     )
     now = begun(job, 50.0)
-    assert (now.state, now.reason, now.retry_at, now.waiting_since, now.restart) == ("waiting", "why", 77, 50, None)
-    assert {key: getattr(now, key) for key in kept} == kept
-    fresh = JobState(name="a")
-    assert {key: getattr(now, key) for key in gone} == {key: getattr(fresh, key) for key in gone}
-    assert now.restarts == {"c": 2, "d": 4}
-    assert now.overrides == {"a": 1, "b": 2}
-    assert now.excluded == ("n0", "n1", "n2")
+    assert (now.state, now.reason, now.waiting.retry_at, now.waiting.waiting_since, now.restart) == (
+        "waiting",
+        "why",
+        77,
+        50,
+        None,
+    )
+    assert now == changed(now, **kept)
+    fresh = records.flat(JobState(name="a"))
+    assert {key: records.flat(now)[key] for key in gone} == {key: fresh[key] for key in gone}
+    assert now.past.restarts == {"c": 2, "d": 4}
+    assert now.changes.overrides == {"a": 1, "b": 2}
+    assert now.changes.excluded == ("n0", "n1", "n2")
     assert begun(JOB, 5.0) is JOB
 
 
@@ -167,7 +175,7 @@ FRUITLESS = asked("", None, None, 0, {}, "", 2)
 
 def at(iteration: int | None, furthest: int = -1, before: int = 0, attempt: int = 2) -> JobState:
     progress = Progress(iteration=iteration)
-    return JOB.model_copy(update={"progress": progress, "furthest": furthest, "fruitless": before, "attempt": attempt})
+    return changed(JOB, progress=progress, furthest=furthest, fruitless=before, attempt=attempt)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +213,7 @@ def test_a_job_that_never_gets_beyond_its_start_is_given_up_too(iteration: int |
     job, attempts = at(iteration, attempt=1), 0
     while attempts < 10 and not refusal(job, FRUITLESS, "c", job.attempt):
         coming = planned(job, FRUITLESS, "c", 0)
-        again = begun(job.model_copy(update={"restart": coming}), 1.0)
-        job = again.model_copy(update={"attempt": job.attempt + 1, "state": "crash"})
+        again = begun(changed(job, restart=coming), 1.0)
+        job = changed(again, attempt=job.attempt + 1, state="crash")
         attempts += 1
     assert attempts == 2

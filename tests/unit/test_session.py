@@ -14,9 +14,10 @@ from oellm_autoexp.core.errors import ConfigError, CorruptError
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.rules.events import Event, Pending
 from oellm_autoexp.rules.progress import Progress, read
-from oellm_autoexp.session import requests
+from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.session.session import Session, all_sessions, find_session
+from oellm_autoexp.testing.jobs import changed, job_state
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def states(path: Path) -> dict[str, str]:
 
 
 def change(session: Session, name: str, state: str) -> None:
-    session.put(session.jobs[name].model_copy(update={"state": state}))
+    session.put(changed(session.jobs[name], state=state))
 
 
 def test_journalled_changes_are_there_after_a_crash(session: Session) -> None:
@@ -150,13 +151,15 @@ def secretive(name: str = "a") -> JobState:
     event = Event(
         id="e-1", kind="log", name="e", job=name, attempt=1, at=1, metadata={"api_key": f"{PLANTED} e", "n": 1}
     )
-    return JobState(
+    job = job_state(
         name=name,
+        reason=f"HF_TOKEN={PLANTED}",
         overrides={"slurm.env.HF_TOKEN": f"{PLANTED} o", "lr": 1, "url": f"https://me:{PLANTED}@host"},
         restart=Restarting(attempt=1, cause="c", overrides={"x.password": [PLANTED, PLANTED], "y": {"token": PLANTED}}),
         pending=(Pending(event=event, rule="e", binding=0, since=1),),
         unrecorded=(event,),
-    ).happened(1, "refused", f"with --token {PLANTED}", reason=f"HF_TOKEN={PLANTED}")
+    )
+    return job.happened(1, "refused", f"with --token {PLANTED}")
 
 
 def in_clear(folder: Path) -> set[str]:
@@ -172,7 +175,7 @@ def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them
     assert (folder / "p.secrets").stat().st_mode & 0o777 == 0o600
     again = Session.load(session.path)
     told = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
-    assert again.jobs["a"] == secretive().model_copy(update=told)
+    assert again.jobs["a"] == changed(secretive(), **told)
     assert again.jobs["a"].history[-1].message == "with --token ***"
     again.snapshot()
     assert Session.load(session.path).jobs == again.jobs
@@ -181,30 +184,52 @@ def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them
     assert not (folder / "p.secrets").exists()
 
 
+def test_secrets_of_a_flat_record_are_put_back_in_their_parts(session: Session) -> None:
+    session.put(secretive())
+    session.snapshot()
+    data = json.loads(session.path.read_text())
+    record = data["jobs"]["a"]
+    places = dict(record["secrets"])
+    for part, names in records.PARTS.items():
+        own = record.pop(part)
+        record |= {name: own[name] for name in names}
+        places = {place.removeprefix(f"/{part}"): name for place, name in places.items()}
+    data["jobs"]["a"] = {**record, "secrets": places}
+    session.path.write_text(json.dumps({**data, "version": 1}))
+    loaded = Session.load(session.path).jobs["a"]
+    assert {place.split("/")[1] for place in places} == {"overrides", "restart", "pending", "unrecorded"}
+    assert (loaded.changes, loaded.restart, loaded.actions) == (
+        secretive().changes,
+        secretive().restart,
+        secretive().actions,
+    )
+    assert loaded.secrets == {}
+
+
 def test_whoever_can_not_read_the_secrets_sees_that_there_are_some(session: Session) -> None:
     session.put(secretive())
     session.snapshot()
     session.path.with_suffix(".secrets").write_text("cut")
-    assert Session.load(session.path).jobs["a"].overrides["slurm.env.HF_TOKEN"] == REDACTED
-    assert Session.load(session.path).jobs["a"].overrides["lr"] == 1
+    assert Session.load(session.path).jobs["a"].changes.overrides["slurm.env.HF_TOKEN"] == REDACTED
+    assert Session.load(session.path).jobs["a"].changes.overrides["lr"] == 1
 
 
 def test_a_crash_before_the_session_is_written_leaves_its_older_secrets(session: Session) -> None:
     session.put(secretive())
     session.snapshot()
     before = session.path.read_bytes()
-    session.put(secretive().model_copy(update={"overrides": {"slurm.env.HF_TOKEN": f"{PLANTED} later"}}))
+    session.put(changed(secretive(), overrides={"slurm.env.HF_TOKEN": f"{PLANTED} later"}))
     session.journal()
     session.path.with_suffix(".journal").unlink()  # as if the crash had come before it
     assert session.path.read_bytes() == before
-    assert Session.load(session.path).jobs["a"].overrides == secretive().overrides
+    assert Session.load(session.path).jobs["a"].changes.overrides == secretive().changes.overrides
 
 
 def test_a_session_that_an_earlier_version_wrote_is_read_and_loses_its_clear_secrets(session: Session) -> None:
     data = json.loads(session.path.read_text())
-    old = secretive().model_dump(mode="json", exclude={"secrets"})
+    old = {key: value for key, value in records.flat(secretive()).items() if key != "secrets"}
     session.path.write_text(json.dumps({**data, "jobs": {**data["jobs"], "a": old}}))
     loaded = Session.load(session.path)
-    assert loaded.jobs["a"].overrides == secretive().overrides
+    assert loaded.jobs["a"].changes.overrides == secretive().changes.overrides
     loaded.snapshot()
     assert in_clear(session.path.parent) == {"p.secrets"}

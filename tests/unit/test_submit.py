@@ -18,6 +18,7 @@ from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.submission.submit import Submitter
+from oellm_autoexp.testing.jobs import changed
 
 
 class Slurm(FakeScheduler):
@@ -136,9 +137,9 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
         "waiting",
         "its submission got no clear answer, and it is not there (timed out)",
     )
-    desk.clock = desk.job.retry_at
+    desk.clock = desk.job.waiting.retry_at
     assert desk.submitter().submit_ready() == 1
-    assert (desk.job.state, desk.job.scheduler_id, len(desk.slurm.submissions)) == ("pending", "2", 2)
+    assert (desk.job.state, desk.job.newest.scheduler_id, len(desk.slurm.submissions)) == ("pending", "2", 2)
 
 
 def test_a_submission_that_is_lost_again_and_again_is_made_less_and_less_often(desk: Desk) -> None:
@@ -148,8 +149,8 @@ def test_a_submission_that_is_lost_again_and_again_is_made_less_and_less_often(d
         submitter = desk.submitter()
         submitter.submit_ready()
         submitter.settle_all()
-        pauses.append(desk.job.retry_at - desk.clock)
-        desk.clock = desk.job.retry_at
+        pauses.append(desk.job.waiting.retry_at - desk.clock)
+        desk.clock = desk.job.waiting.retry_at
     assert len(desk.slurm.submissions) == 3
     assert pauses == sorted(pauses)
     assert pauses[-1] > 2 * pauses[0]
@@ -176,7 +177,7 @@ def test_a_job_whose_answer_is_lost_is_found_at_once_if_it_is_there(tmp_path: Pa
     desk.slurm.takes_all = True
     desk.slurm.trouble = SchedulerError(Problem("timed out"))
     assert desk.submitter().submit_ready() == 1
-    assert (desk.job.state, desk.job.scheduler_id) == ("pending", "77")
+    assert (desk.job.state, desk.job.newest.scheduler_id) == ("pending", "77")
 
 
 def test_a_submission_that_comes_into_being_late_is_found(desk: Desk) -> None:
@@ -186,7 +187,7 @@ def test_a_submission_that_comes_into_being_late_is_found(desk: Desk) -> None:
     desk.slurm.known[token] = "77"
     submitter = desk.submitter()
     submitter.settle_all()
-    assert (desk.job.state, desk.job.scheduler_id, desk.job.reason) == ("pending", "77", "")
+    assert (desk.job.state, desk.job.newest.scheduler_id, desk.job.reason) == ("pending", "77", "")
     assert submitter.submit_ready() == 0
 
 
@@ -219,19 +220,19 @@ def test_a_job_that_everybody_has_forgotten_is_told_from_its_own_mark(tmp_path: 
     (marks / "50.start").write_text("1700000000\nsweep.0ther000\n")
     (marks / ("51_0.start" if group else "51.start")).write_text(f"1700000000\nsweep.{token}\n")
     desk.submitter().settle()
-    ids = [job.scheduler_id for job in desk.session.jobs.values()]
+    ids = [job.newest.scheduler_id for job in desk.session.jobs.values()]
     assert ids == (["51_0", "51_1", "51_2"] if group else ["51", "", ""])
 
 
 def test_an_intent_for_half_an_array_keeps_the_numbers_of_its_tasks(tmp_path: Path) -> None:
     desk = Desk(tmp_path, 3, each=lambda index: {"array_group": "alike"})
     token = hang(desk)
-    torn = desk.session.jobs["job0"].model_copy(update={"state": "pending", "scheduler_id": "9_0"})
+    torn = changed(desk.session.jobs["job0"], state="pending", scheduler_id="9_0")
     desk.session.put(torn)
     desk.session.save()
     desk.slurm.known[token] = "9"
     desk.submitter().settle()
-    assert [job.scheduler_id for job in desk.session.jobs.values()] == ["9_0", "9_1", "9_2"]
+    assert [job.newest.scheduler_id for job in desk.session.jobs.values()] == ["9_0", "9_1", "9_2"]
 
 
 def test_a_passing_refusal_is_retried_soon_and_then_less_often(desk: Desk) -> None:
@@ -240,8 +241,8 @@ def test_a_passing_refusal_is_retried_soon_and_then_less_often(desk: Desk) -> No
     for _ in range(8):
         desk.submitter().submit_ready()
         assert (desk.job.state, desk.job.reason) == ("waiting", "QOSMaxSubmitJobPerUserLimit")
-        pauses.append(desk.job.retry_at - desk.clock)
-        desk.clock = desk.job.retry_at - 1
+        pauses.append(desk.job.waiting.retry_at - desk.clock)
+        desk.clock = desk.job.waiting.retry_at - 1
         desk.submitter().submit_ready()
         desk.clock += 1
     assert len(desk.slurm.submissions) == 8
@@ -252,11 +253,11 @@ def test_a_passing_refusal_is_retried_soon_and_then_less_often(desk: Desk) -> No
 
 
 def test_a_job_that_is_refused_for_weeks_is_still_tried(desk: Desk) -> None:
-    desk.session.put(desk.job.model_copy(update={"refusals": 5000}))
+    desk.session.put(changed(desk.job, refusals=5000))
     desk.session.save()
     desk.slurm.trouble = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
     desk.submitter().submit_ready()
-    assert (desk.job.refusals, desk.job.retry_at - desk.clock <= 1080) == (5001, True)
+    assert (desk.job.waiting.refusals, desk.job.waiting.retry_at - desk.clock <= 1080) == (5001, True)
     desk.slurm.trouble = None
     submitter = desk.submitter()
     assert submitter.submit_ready() == 0
@@ -283,7 +284,7 @@ def test_siblings_are_looked_up_again_when_submitting_takes_long(tmp_path: Path)
 def test_what_no_waiting_mends_is_asked_for_only_now_and_then(desk: Desk) -> None:
     desk.slurm.trouble = InvalidSubmissionError(Problem("Invalid partition name specified"))
     desk.submitter().submit_ready()
-    assert 720 <= desk.job.retry_at - desk.clock <= 1080
+    assert 720 <= desk.job.waiting.retry_at - desk.clock <= 1080
 
 
 def test_arrays_are_cut_to_the_sites_largest(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_arrays_are_cut_to_the_sites_largest(tmp_path: Path) -> None:
     desk.slurm = Slurm(max_array_size=3)
     assert desk.submitter().submit_ready() == 7
     assert [one.array for one in desk.slurm.submissions] == [(0, 1, 2), (0, 1, 2), (0,)]
-    assert desk.session.jobs["job5"].scheduler_id == "2_2"
+    assert desk.session.jobs["job5"].newest.scheduler_id == "2_2"
     folder = tmp_path / "manifests" / "p.arrays" / desk.slurm.submissions[1].token
     assert (folder / "2" / "job.sbatch").resolve() == tmp_path / "job5" / "job.sbatch"
     assert (folder / "2" / "logs").resolve() == tmp_path / "job5" / "logs"
@@ -325,7 +326,7 @@ def test_a_command_that_says_no_keeps_a_job_waiting_until_it_says_yes(tmp_path: 
     while not submitter.submit_ready():
         assert desk.job.state == "waiting"
     assert desk.job.state == "pending"
-    assert desk.job.waiting_since is None
+    assert desk.job.waiting.waiting_since is None
 
 
 def test_a_job_that_waited_too_long_is_cancelled_also_across_resumes(tmp_path: Path) -> None:
@@ -377,7 +378,7 @@ def test_an_array_that_can_not_be_prepared_is_refused_and_the_other_jobs_go(tmp_
     assert desk.submitter().submit_ready() == 1
     assert states(desk) == ["waiting", "waiting", "pending"]
     assert desk.job.reason.startswith("can't prepare the array: ")
-    assert desk.job.retry_at > desk.clock
+    assert desk.job.waiting.retry_at > desk.clock
 
 
 def test_a_member_of_an_array_whose_script_is_gone_waits_alone_and_is_given_up_after_a_day(tmp_path: Path) -> None:
@@ -386,10 +387,10 @@ def test_a_member_of_an_array_whose_script_is_gone_waits_alone_and_is_given_up_a
     assert desk.submitter().submit_ready() == 2
     assert states(desk) == ["waiting", "pending", "pending"]
     assert desk.job.reason == f"the script {tmp_path}/job0/job.sbatch is gone"
-    assert desk.job.deadline == Deadline(at=desk.clock + 86400, then="given up")
+    assert desk.job.waiting.deadline == Deadline(at=desk.clock + 86400, then="given up")
     tries = 0
     while desk.job.state == "waiting":
-        desk.clock = desk.job.retry_at
+        desk.clock = desk.job.waiting.retry_at
         desk.submitter().submit_ready()
         tries += 1
     assert (desk.job.state, desk.job.attempt, desk.job.failed) == ("crash", 1, True)
@@ -405,15 +406,19 @@ def test_a_working_directory_that_comes_back_is_no_reason_to_give_up(desk: Desk)
     desk.submitter().submit_ready()
     assert (desk.job.state, desk.job.reason) == ("waiting", f"the working directory {desk.folder}/away is gone")
     (desk.folder / "away").mkdir()
-    desk.clock = desk.job.retry_at
+    desk.clock = desk.job.waiting.retry_at
     assert desk.submitter().submit_ready() == 1
-    assert (desk.job.deadline, desk.job.files_missing_since, desk.job.refusals) == (None, None, 0)
+    assert (desk.job.waiting.deadline, desk.job.waiting.files_missing_since, desk.job.waiting.refusals) == (
+        None,
+        None,
+        0,
+    )
 
 
 def own_script(desk: Desk, overrides: Mapping[str, Any]) -> None:
     """A second attempt that waits, with overrides of its own."""
     update = {"attempt": 1, "scheduler_id": "5", "overrides": dict(overrides)}
-    desk.session.put(desk.job.model_copy(update=update))
+    desk.session.put(changed(desk.job, **update))
     desk.session.save()
 
 
@@ -424,7 +429,7 @@ def test_a_script_of_its_own_that_is_refused_for_good_ends_the_job_with_the_reas
     submitter.submit_ready()
     assert (desk.job.state, desk.job.failed, desk.job.over) == ("crash", True, True)
     assert desk.job.reason == "Requested node configuration is not available"
-    assert (desk.job.attempt, desk.job.scheduler_id) == (2, "")
+    assert (desk.job.attempt, desk.job.newest.scheduler_id) == (2, "")
     desk.clock += 10_000
     submitter.retry_now()
     submitter.submit_ready()
@@ -444,15 +449,15 @@ def test_every_wait_tells_since_when_and_until_when(tmp_path: Path) -> None:
     desk.slurm.trouble = LIMIT
     submitter = desk.submitter(submit_rate_limit_seconds=0)
     submitter.submit_ready()
-    waits = {job.name: (job.waiting_since, job.deadline) for job in desk.session.jobs.values()}
+    waits = {job.name: (job.waiting.waiting_since, job.waiting.deadline) for job in desk.session.jobs.values()}
     assert {since for since, _ in waits.values()} == {1000.0}
-    assert waits["job0"][1] == Deadline(at=desk.job.retry_at, then="tried again")
+    assert waits["job0"][1] == Deadline(at=desk.job.waiting.retry_at, then="tried again")
     assert waits["job5"][1] == Deadline(at=1030, then="tried")
     assert waits["job6"][1] == Deadline(at=1500, then="cancelled")
     desk.slurm.trouble = None
     desk.clock = 2000
     desk.submitter(submit_rate_limit_seconds=60).submit_ready()
-    turns = [job.deadline for job in desk.session.jobs.values() if "its turn" in job.reason]
+    turns = [job.waiting.deadline for job in desk.session.jobs.values() if "its turn" in job.reason]
     assert {turn.then for turn in turns if turn} == {"submitted"}
     assert sorted(turn.at for turn in turns if turn) == [2000 + 60 * place for place in range(1, 6)]
 
@@ -467,7 +472,7 @@ def test_an_intent_that_can_not_be_saved_is_none(desk: Desk, monkeypatch: pytest
         patched.setattr(Session, "journal", full)
         with pytest.raises(OSError, match="No space"):
             submitter.submit_ready()
-    assert (desk.job.state, desk.job.token, desk.slurm.submissions) == ("waiting", "", [])
+    assert (desk.job.state, desk.job.newest.token, desk.slurm.submissions) == ("waiting", "", [])
     assert submitter.submit_ready() == 1
     assert Session.load(desk.session.path).jobs["job0"].state == "pending"
 
@@ -589,11 +594,11 @@ def test_an_array_that_is_too_large_for_the_site_goes_in_parts_and_the_rest_wait
     assert submitter.submit_ready() == 0
     assert len(slurm.asked) == asked, "it is not asked again while it is full"
     for name in ("job0", "job3"):
-        desk.session.put(desk.session.jobs[name].model_copy(update={"state": "success"}))
+        desk.session.put(changed(desk.session.jobs[name], state="success"))
     slurm.gone = 2
     assert submitter.submit_ready() == 2
     assert slurm.asked[asked:] == [2], "as many as have ended"
-    assert sum(job.refusals for job in desk.session.jobs.values()) == 0
+    assert sum(job.waiting.refusals for job in desk.session.jobs.values()) == 0
 
 
 def test_now_and_then_one_more_is_tried_and_if_it_is_taken_all_of_them(tmp_path: Path) -> None:

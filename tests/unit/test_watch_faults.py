@@ -16,13 +16,14 @@ import pytest
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.text import digest
-from oellm_autoexp.decisions.detect import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
+from oellm_autoexp.decisions.lifecycle import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
 from oellm_autoexp.engine import worker
 from oellm_autoexp.rules.actions import RestartAction
-from oellm_autoexp.session import requests
+from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.job_state import GONE_LOOKS, JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
+from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import causes
 from tests.unit.test_executor import (
@@ -50,7 +51,7 @@ def running(stage: Stage) -> None:
 def end(stage: Stage, *states: str | JobStatus) -> None:
     """Let the newest attempt come into these states, one at each look."""
     scripts = [JobStatus(state) if isinstance(state, str) else state for state in states]
-    stage.slurm._scripts[stage.a.scheduler_id] = scripts
+    stage.slurm._scripts[stage.a.newest.scheduler_id] = scripts
 
 
 # ---- marks that anything may garble
@@ -59,7 +60,7 @@ def end(stage: Stage, *states: str | JobStatus) -> None:
 def mark(stage: Stage, kind: str = "start") -> Path:
     folder = Path(stage.manifest.jobs[0].output_dir, "marks")
     folder.mkdir(exist_ok=True)
-    return folder / f"{stage.a.scheduler_id}.{kind}"
+    return folder / f"{stage.a.newest.scheduler_id}.{kind}"
 
 
 GARBLED = {
@@ -85,8 +86,8 @@ def test_a_garbled_mark_is_ignored_with_one_warning(tmp_path: Path, content: byt
     mark(stage, kind).write_bytes(content)
     os.utime(mark(stage, kind), (1, 1))
     stage.finish()
-    assert (stage.a.state, stage.a.exit_code, stage.a.problem) == ("crash", 1, "")
-    assert stage.a.started_at is not None
+    assert (stage.a.state, stage.a.answer.exit_code, stage.a.problem) == ("crash", 1, "")
+    assert stage.a.newest.started_at is not None
     warnings = [entry.message for entry in stage.a.history if entry.event == "warning"]
     assert len(warnings) == 1
     assert f"marks/1.{kind} is ignored: " in warnings[0]
@@ -194,7 +195,7 @@ def test_a_further_file_that_grows_without_line_ends_counts_too(tmp_path: Path) 
 def test_a_log_that_is_truncated_or_replaced_is_not_silent(tmp_path: Path) -> None:
     stage = Stage(tmp_path, STALL_LOGGED, {"a": [lived("a long line at first\n")]})
     running(stage)
-    path = Path(stage.a.resolved_log_path)
+    path = Path(stage.a.logs.resolved_log_path)
     for number in range(10):
         path.write_text("." * (number % 3))
         stage.cycle(3)
@@ -208,7 +209,7 @@ def test_an_unfinished_line_is_read_once_and_a_look_costs_one_stat_of_the_log(
     running(stage)
     stage.cycle(3)
     calls: list[str] = []
-    path = stage.a.resolved_log_path
+    path = stage.a.logs.resolved_log_path
     with monkeypatch.context() as patched:
         for name in ("stat", "lstat", "open", "scandir"):
             real = getattr(os, name)
@@ -388,7 +389,7 @@ def vanishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, H
 def test_a_job_that_vanished_is_cancelled_and_seen_gone_before_a_new_attempt(vanishing: tuple[Stage, Hidden]) -> None:
     stage, hidden = vanishing
     hidden.ids.add("1")
-    stage.until(lambda: stage.a.vanished)
+    stage.until(lambda: stage.a.newest.vanished)
     assert stage.a.state == "crash"
     assert any("left the queue" in entry.message for entry in stage.a.history)
     stage.cycle(GONE_LOOKS + 1)
@@ -398,7 +399,7 @@ def test_a_job_that_vanished_is_cancelled_and_seen_gone_before_a_new_attempt(van
     assert set(hidden.calls[:-1]) == {"cancel 1"}
     assert hidden.calls[-1] == "submit"
     stage.until(lambda: stage.a.state == "success")
-    assert not stage.a.vanished
+    assert not stage.a.newest.vanished
 
 
 def test_a_job_that_vanished_and_comes_back_before_its_new_attempt_is_awaited(vanishing: tuple[Stage, Hidden]) -> None:
@@ -408,7 +409,7 @@ def test_a_job_that_vanished_and_comes_back_before_its_new_attempt_is_awaited(va
     hidden.ids.clear()
     stage.slurm._scripts["1"] = [JobStatus("COMPLETING")] * 12 + [JobStatus("CANCELLED")]
     stage.cycle(4)
-    assert (stage.a.attempt, stage.a.gone_looks, "submit" in hidden.calls) == (1, 0, False)
+    assert (stage.a.attempt, stage.a.newest.gone_looks, "submit" in hidden.calls) == (1, 0, False)
     stage.until(lambda: stage.a.attempt == 2)
 
 
@@ -423,7 +424,7 @@ def test_while_a_log_grows_a_job_has_not_vanished_and_no_new_attempt_begins(vani
     for _ in range(30):
         stage.write("a", ".")
         stage.cycle()
-    assert (stage.a.attempt, stage.a.gone_looks) == (1, 0)
+    assert (stage.a.attempt, stage.a.newest.gone_looks) == (1, 0)
     stage.until(lambda: stage.a.attempt == 2)
 
 
@@ -435,7 +436,7 @@ def test_a_job_that_says_that_it_runs_has_vanished_only_after_long_silence(vanis
     assert stage.a.state == "running"
     assert "the scheduler does not know it now" in causes(stage.a)[0]
     stage.cycle(2)
-    assert stage.a.vanished
+    assert stage.a.newest.vanished
 
 
 def test_a_job_that_vanished_and_has_said_how_it_ended_is_surely_gone(vanishing: tuple[Stage, Hidden]) -> None:
@@ -454,10 +455,15 @@ def test_a_job_that_vanished_is_running_again_when_the_scheduler_lists_it(
     running(stage)
     hidden = Hidden(stage, monkeypatch)
     hidden.ids.add("1")
-    stage.until(lambda: stage.a.vanished)
+    stage.until(lambda: stage.a.newest.vanished)
     hidden.ids.clear()
     stage.cycle()
-    assert (stage.a.state, stage.a.vanished, stage.a.runs, stage.a.ended_at) == ("running", False, 1, None)
+    assert (stage.a.state, stage.a.newest.vanished, stage.a.newest.runs, stage.a.newest.ended_at) == (
+        "running",
+        False,
+        1,
+        None,
+    )
 
 
 def test_a_job_has_not_vanished_while_nobody_looked(vanishing: tuple[Stage, Hidden]) -> None:
@@ -476,7 +482,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_vanished_gets_no_second_
     running(stage)
     hidden = Hidden(stage, monkeypatch)
     hidden.ids.add("1")
-    stage.until(lambda: stage.a.vanished)
+    stage.until(lambda: stage.a.newest.vanished)
     requests.ask(stage.path, restart_request(at=0))
     stage.until(lambda: stage.a.attempt == 2)
     assert set(hidden.calls[:-1]) == {"cancel 1"}
@@ -490,7 +496,7 @@ def test_a_hung_job_that_is_given_up_has_stalled_and_nobody_has_cancelled_it(tmp
     events = {"stall": {"actions": [restart(max_attempts=0), log("stalled")]}, "cancelled": {"actions": [log("no!")]}}
     stage = Stage(tmp_path, {"state_events": events, **STALLS}, {"a": [lived("hello\n")]})
     stage.finish()
-    stopped = stage.a.model_copy(update={"exit_code": 143})
+    stopped = changed(stage.a, exit_code=143)
     assert stage.a.state == "stall"
     assert stage.a.failed
     assert "cancelled" not in happened(stage.a)
@@ -510,7 +516,7 @@ def test_a_job_whose_number_stood_still_has_stalled(tmp_path: Path) -> None:
     rules = {"log_events": {"p": rule}, **on_state(log("stalled by {error_type}"), state="stall")}
     stage = Stage(tmp_path, rules, {"a": [lived("it 1\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.error_type, stage.names()) == ("stall", "p", ["p", "stall"])
+    assert (stage.a.state, stage.a.run.error_type, stage.names()) == ("stall", "p", ["p", "stall"])
     assert "a: stalled by p" in stage.heard
 
 
@@ -519,7 +525,7 @@ def test_a_job_that_is_given_up_for_a_line_is_called_by_that(tmp_path: Path, sta
     more = {"state": state} if state else {}
     stage = Stage(tmp_path, on_line(restart(max_attempts=0), **more), {"a": [lived("LINE x\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.error_type, stage.a.failed) == (state or "crash", "seen", True)
+    assert (stage.a.state, stage.a.run.error_type, stage.a.failed) == (state or "crash", "seen", True)
 
 
 def test_an_attempt_that_is_ended_for_a_new_one_is_called_by_its_cause_too(tmp_path: Path) -> None:
@@ -557,7 +563,7 @@ def test_a_session_in_which_an_older_version_gave_a_job_up_is_read(tmp_path: Pat
     old = JobState(name="a", state="cancelled", cancelled_by="given up: 'stall' has had 1 of 1 new attempts")
     assert old.over
     assert old.failed
-    assert JobState.model_validate_json(old.model_dump_json()) == old
+    assert records.job_of(records.flat(old)) == old
 
 
 # ---- lines that come late
@@ -582,7 +588,7 @@ def test_a_line_that_comes_after_the_end_was_seen_still_says_what_it_was(lagging
     assert (lagging.a.state, lagging.a.attempt, lagging.monitor.session.finished) == ("crash", 1, False)
     lagging.write("a", "out of memory\n")
     lagging.finish()
-    assert (lagging.a.state, lagging.a.attempt, lagging.a.error_type) == ("oom", 1, "full")
+    assert (lagging.a.state, lagging.a.attempt, lagging.a.run.error_type) == ("oom", 1, "full")
     assert lagging.names() == ["crash", "full", "oom"]
     assert "a: too large" in lagging.heard
 
@@ -590,7 +596,7 @@ def test_a_line_that_comes_after_the_end_was_seen_still_says_what_it_was(lagging
 def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> None:
     end(lagging, "FAILED")
     lagging.cycle(1)
-    assert (lagging.a.state, lagging.a.late_until is not None) == ("crash", True)
+    assert (lagging.a.state, lagging.a.logs.late_until is not None) == ("crash", True)
     assert lagging.monitor.interval_seconds <= 5.0, "the end of a session is not put off for a whole poll"
     lagging.finish()
     assert (lagging.a.state, lagging.a.attempt) == ("success", 2)
@@ -629,7 +635,7 @@ def test_a_job_that_was_requeued_between_two_looks_has_begun_a_new_run(tmp_path:
     states = (again(0, "PENDING"), again(0), again(0), again(1), again(1), again(1, "COMPLETED"))
     stage = Stage(tmp_path, rules, {"a": [(states, "LINE of the first run\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.runs, stage.a.attempt, stage.a.requeues) == ("success", 2, 1, 1)
+    assert (stage.a.state, stage.a.newest.runs, stage.a.attempt, stage.a.answer.requeues) == ("success", 2, 1, 1)
     assert stage.names() == ["seen", "running", "running"]
     assert "the scheduler has begun it again" in [entry.message for entry in stage.a.history]
 
@@ -638,17 +644,17 @@ def test_a_job_that_was_requeued_and_has_ended_since_the_last_look_ran_twice(tmp
     states = (again(0), again(0), again(1, "FAILED"))
     stage = Stage(tmp_path, on_state(log("r"), state="running"), {"a": [(states, "x\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.runs, stage.names()) == ("crash", 2, ["running", "running"])
+    assert (stage.a.state, stage.a.newest.runs, stage.names()) == ("crash", 2, ["running", "running"])
 
 
 @pytest.mark.parametrize("first", ["FAILED", "COMPLETED", "CANCELLED"])
 def test_a_job_that_has_ended_and_is_requeued_runs_again(tmp_path: Path, first: str) -> None:
     states = (again(0), again(0), again(0, first), again(1, "PENDING"), again(1), again(1), again(1, "TIMEOUT"))
     stage = Stage(tmp_path, on_state(log("t"), state="timeout"), {"a": [(states, "x\n")], "b": [FOREVER]})
-    stage.until(lambda: stage.a.state == "pending" and stage.a.runs == 1)
-    assert (stage.a.ended_at, stage.a.exit_code) == (None, None)
+    stage.until(lambda: stage.a.state == "pending" and stage.a.newest.runs == 1)
+    assert (stage.a.newest.ended_at, stage.a.answer.exit_code) == (None, None)
     stage.until(lambda: stage.a.state == "timeout")
-    assert (stage.a.attempt, stage.a.runs, len(stage.a.unsettled), stage.names()) == (1, 2, 1, ["timeout"])
+    assert (stage.a.attempt, stage.a.newest.runs, len(stage.a.past.unsettled), stage.names()) == (1, 2, 1, ["timeout"])
 
 
 def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_beside_it(tmp_path: Path) -> None:
@@ -657,7 +663,7 @@ def test_a_job_that_is_requeued_while_its_new_attempt_is_on_its_way_has_none_bes
     stage = Stage(tmp_path, on_state(restart()), {"a": [(states, "x\n"), GOOD]})
     stage.slurm.log_lag_seconds = 5.0
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.runs) == ("success", 1, 2)
+    assert (stage.a.state, stage.a.attempt, stage.a.newest.runs) == ("success", 1, 2)
     assert len(stage.slurm.submissions) == 1
     assert any("no new attempt" in entry.message for entry in stage.a.history)
 
@@ -668,11 +674,16 @@ def test_a_job_that_is_requeued_in_the_cooldown_of_its_new_attempt_is_kept_and_c
 ) -> None:
     rules = on_state(restart(cooldown_seconds=100, max_attempts=1, overrides={"slurm.sbatch.time": 3}))
     stage = Stage(tmp_path, rules, {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), GOOD]})
-    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.past.earlier))
     stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1), again(1, then)]
     stage.until(lambda: stage.a.state == "running")
-    assert (stage.a.attempt, stage.a.runs, stage.a.restarts, stage.a.earlier) == (1, 2, {"crash": 0}, ())
-    assert stage.a.overrides == {}
+    assert (stage.a.attempt, stage.a.newest.runs, stage.a.past.restarts, stage.a.past.earlier) == (
+        1,
+        2,
+        {"crash": 0},
+        (),
+    )
+    assert stage.a.changes.overrides == {}
     assert sum("a: no new attempt: the scheduler has begun job 1 again" in line for line in stage.heard) == 1
     stage.resumed()
     stage.finish()
@@ -683,12 +694,12 @@ def test_a_job_that_is_requeued_in_the_cooldown_of_its_new_attempt_is_kept_and_c
 def test_a_job_that_is_requeued_after_it_was_cancelled_in_that_cooldown_is_watched_on(tmp_path: Path) -> None:
     failed = (again(0), again(0), again(0, "FAILED"))
     stage = Stage(tmp_path, on_state(restart(cooldown_seconds=100)), {"a": [(failed, "x\n")], "b": [FOREVER]})
-    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.past.earlier))
     stage.monitor.cancel(["a"], "not wanted")
     assert stage.a.state == "cancelled"
     stage.slurm._scripts["1"] = [again(1), again(1), again(1, "COMPLETED")]
     stage.until(lambda: stage.a.state == "success")
-    assert (stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == (1, 2, 2)
+    assert (stage.a.attempt, stage.a.newest.runs, len(stage.slurm.submissions)) == (1, 2, 2)
 
 
 @pytest.mark.parametrize("mode", ["inline", "queue"])
@@ -705,7 +716,7 @@ def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(
         (entry,) = Queue(stage.path).entries()
         requests.ask(stage.path, worker._restart_asked(entry, RestartAction.model_validate(restart())))
     stage.until(lambda: stage.a.state in ("success", "crash"))
-    assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
+    assert (stage.a.state, stage.a.attempt, stage.a.newest.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
 
 
 def test_the_script_of_a_new_attempt_that_was_dropped_is_not_that_of_the_next_one(tmp_path: Path) -> None:
@@ -728,7 +739,7 @@ def test_a_person_who_wants_a_new_attempt_of_a_job_that_was_requeued_unseen_gets
     stage.cycle()
     assert len(stage.slurm.submissions) == 1
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
+    assert (stage.a.state, stage.a.attempt, stage.a.newest.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
 
 
 @pytest.mark.parametrize("new", ["is in the queue", "runs"])
@@ -740,11 +751,11 @@ def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_o
         {"a": [((again(0), again(0), again(0, "FAILED")), "x\n"), (newer, "y\n")]},
     )
     before = {"runs": lambda: stage.a.attempt == 2 and stage.a.state == "running"}.get(new)
-    stage.until(before or (lambda: stage.a.state == "pending" and bool(stage.a.earlier)))
+    stage.until(before or (lambda: stage.a.state == "pending" and bool(stage.a.past.earlier)))
     stage.slurm._scripts["1"] = [again(1, "PENDING"), again(1), again(1)]
-    stage.until(lambda: bool(stage.a.begun_again))
+    stage.until(lambda: bool(stage.a.past.begun_again))
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.begun_again) == ("success", 2, ())
+    assert (stage.a.state, stage.a.attempt, stage.a.past.begun_again) == ("success", 2, ())
     assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
     assert sum("job 1, an earlier attempt, was begun again" in line for line in stage.heard) == 1
 
@@ -753,9 +764,9 @@ def test_an_attempt_that_had_vanished_and_is_listed_again_is_ended_before_its_ne
     stage = Stage(tmp_path, on_state(restart(cooldown_seconds=1000)), {"a": [((again(0), again(0)), "x\n"), GOOD]})
     running(stage)
     del stage.slurm._scripts["1"], stage.slurm._shown["1"]
-    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.earlier))
+    stage.until(lambda: stage.a.state == "waiting" and bool(stage.a.past.earlier))
     stage.slurm._scripts["1"] = [again(0)] * 50
-    stage.until(lambda: bool(stage.a.begun_again), 2)
+    stage.until(lambda: bool(stage.a.past.begun_again), 2)
     stage.finish(200)
     assert (stage.a.state, stage.a.attempt, stage.slurm._shown["1"].scheduler_state) == ("success", 2, "CANCELLED")
 
@@ -765,7 +776,7 @@ def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
 ) -> None:
     stage = Stage(tmp_path, {}, {"a": [GOOD]})
     refused = {"state": "crash", "attempt": 1, "refusals": 1, "scheduler_id": "", "token": ""}
-    stage.monitor.session.put(stage.a.model_copy(update=refused))
+    stage.monitor.session.put(changed(stage.a, **refused))
     asked: list[str] = []
     poll = stage.slurm.poll
 
@@ -776,7 +787,7 @@ def test_an_attempt_that_was_refused_for_good_is_no_earlier_one(
     monkeypatch.setattr(stage.slurm, "poll", noting)
     requests.ask(stage.path, restart_request("again", cooldown_seconds=30))
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.earlier) == ("success", 2, ())
+    assert (stage.a.state, stage.a.attempt, stage.a.past.earlier) == ("success", 2, ())
     assert set(asked) == {"1"}
 
 
@@ -785,20 +796,20 @@ def test_an_earlier_attempt_that_the_scheduler_lists_as_it_ended_is_left_alone(t
     stage = Stage(tmp_path, on_state(restart()), {"a": [(odd, "x\n"), (LONG, "y\n")]})
     stage.until(lambda: stage.a.attempt == 2)
     stage.cycle(5)
-    assert (stage.a.begun_again, stage.slurm._shown["1"].scheduler_state) == ((), "RUNNING")
+    assert (stage.a.past.begun_again, stage.slurm._shown["1"].scheduler_state) == ((), "RUNNING")
 
 
 def test_a_job_of_the_same_id_that_was_not_begun_again_is_another_one(tmp_path: Path) -> None:
     states = (again(0), again(0), again(0, "FAILED"), again(0, "PENDING"), again(0))
     stage = Stage(tmp_path, {}, {"a": [(states, "x\n")], "b": [FOREVER]})
     stage.cycle(10)
-    assert (stage.a.state, stage.a.runs) == ("crash", 1)
+    assert (stage.a.state, stage.a.newest.runs) == ("crash", 1)
 
 
 def test_a_scheduler_without_that_count_is_understood(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [((*LONG[:5], "COMPLETED"), "x\n")]})
     stage.finish()
-    assert (stage.a.state, stage.a.runs, stage.a.requeues) == ("success", 1, None)
+    assert (stage.a.state, stage.a.newest.runs, stage.a.answer.requeues) == ("success", 1, None)
 
 
 # ---- scripts that are not the planned ones when their jobs are to go
@@ -823,8 +834,8 @@ def test_a_job_whose_script_is_not_the_planned_one_waits_alone_and_goes_when_it_
     stage, path, planned = with_other_script(tmp_path, {"a": [GOOD], "b": [GOOD]})
     stage.until(lambda: stage.states == {"a": "waiting", "b": "success"})
     assert stage.a.reason == f"{ODD}{path}"
-    assert stage.a.deadline is not None
-    assert stage.a.deadline.then == "given up"
+    assert stage.a.waiting.deadline is not None
+    assert stage.a.waiting.deadline.then == "given up"
     stage.cycle(100)  # by now it is tried again seldom
     path.write_text(planned)
     stage.cycle()
@@ -866,8 +877,8 @@ def test_why_a_new_attempt_can_not_be_made_is_what_the_job_says(tmp_path: Path) 
     end(stage, "FAILED")
     stage.finish()
     assert stage.a.state == "crash"
-    assert stage.a.not_restarted.startswith("no new attempt: ")
-    assert stage.a.not_restarted in causes(stage.a)
+    assert stage.a.run.not_restarted.startswith("no new attempt: ")
+    assert stage.a.run.not_restarted in causes(stage.a)
 
 
 REFUSED = {"slurm.sbatch.job_name": "x"}
@@ -895,7 +906,7 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
             assert any(cause.startswith("no new attempt: ") for cause in causes(stage.a))
             assert "restart failed" in happened(stage.a)
     stage.finish()
-    assert (stage.a.state, stage.a.attempt, stage.a.not_restarted) == ("success", 2, "")
+    assert (stage.a.state, stage.a.attempt, stage.a.run.not_restarted) == ("success", 2, "")
 
 
 def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(
@@ -977,7 +988,7 @@ def test_a_line_of_each_of_64_ranks_gives_a_job_up_once(tmp_path: Path, states: 
 def test_a_line_of_each_of_64_ranks_begins_one_new_attempt(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(restart(max_attempts=5)), {"a": [lived(RANKS, ("RUNNING", "FAILED")), GOOD]})
     stage.finish()
-    assert (stage.a.attempt, stage.a.restarts) == (2, {"seen": 1})
+    assert (stage.a.attempt, stage.a.past.restarts) == (2, {"seen": 1})
     assert sum("new attempt" in line for line in stage.heard) == 1
 
 
@@ -990,4 +1001,4 @@ def test_a_job_whose_state_the_scheduler_does_not_know_now_is_watched_on_and_tha
         told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
     assert told.count("the scheduler does not answer, waiting for it: a: sacct: connection refused") == 1
     assert told.count("it answers again") == 1
-    assert (stage.a.state, stage.a.runs) == ("success", 1)
+    assert (stage.a.state, stage.a.newest.runs) == ("success", 1)

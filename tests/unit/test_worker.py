@@ -129,7 +129,7 @@ def test_what_only_the_monitor_can_do_is_handed_to_it_or_refused(work: Work) -> 
 def test_a_run_that_can_not_be_made_says_why(work: Work) -> None:
     found = work.result(RunAutoexpAction(class_name="RunAutoexpAction"))
     assert found.status == "failed"
-    assert found.message.startswith("can't read the recorded config: No such file")
+    assert found.message.startswith("the record of the job's plan lacks this file")
 
 
 def test_entries_are_carried_out_oldest_first_and_one_by_one(tmp_path: Path) -> None:

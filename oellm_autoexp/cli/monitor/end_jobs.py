@@ -63,7 +63,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     reason = options.reason or "skipped by hand"
     queued = Queue(session.path).give_up(names, f"given up: {reason}", tell=app.tell)
     lines = [f"{entry.event.job}: {entry.action.kind} of {entry.event.name}: given up" for entry in queued]
-    if not any(session.jobs[name].pending for name in names):
+    if not any(session.jobs[name].actions.pending for name in names):
         given_up = f"gave up: {plural(len(queued), 'action')}"
         say(options, names, "\n".join([*lines, given_up, *_jobs_that_wait(manifest, session, names)]))
         return app.OK

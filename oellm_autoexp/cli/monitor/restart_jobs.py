@@ -82,20 +82,20 @@ def _refused(job: JobState) -> bool:
     """Whether a job's newest attempt has ended before any scheduler knew it."""
     from oellm_autoexp.core.states import FINAL
 
-    return job.state in FINAL and not job.scheduler_state
+    return job.state in FINAL and not job.answer.scheduler_state
 
 
 def _begun(before: JobState, now: JobState) -> bool:
     """Whether a job has a new attempt, or is to have one."""
-    had = before.attempt, sum(before.restarts.values())
-    return now.restart is not None or (now.attempt, sum(now.restarts.values())) > had
+    had = before.attempt, sum(before.past.restarts.values())
+    return now.restart is not None or (now.attempt, sum(now.past.restarts.values())) > had
 
 
 def _failed(job: JobState) -> bool:
     """Whether a job has ended badly, or waits because its submission was refused."""
     from oellm_autoexp.core.states import SUCCESS, WAITING
 
-    return (job.over and job.state != SUCCESS) or (job.state == WAITING and job.refusals > 0)
+    return (job.over and job.state != SUCCESS) or (job.state == WAITING and job.waiting.refusals > 0)
 
 
 def _check_scripts(
@@ -113,7 +113,7 @@ def _check_scripts(
     checks = AttemptChecks(make_scheduler(manifest))
     problems: dict[Problem, None] = {}
     for job in jobs:
-        own, excluded = {**job.overrides, **overrides}, [*job.excluded, *nodes]
+        own, excluded = {**job.changes.overrides, **overrides}, [*job.changes.excluded, *nodes]
         found = checks.overrides(manifest, specs[job.name], job.attempt + 1, own, excluded, test=options.check)
         problems.update((p if p.where.keys else Problem(p.what, job.name, p.hint), None) for p in found)
     raise_all(ConfigError, problems)

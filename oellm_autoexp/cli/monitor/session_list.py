@@ -148,8 +148,8 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
                 path.unlink(missing_ok=True)
         session.path.unlink()  # last: until then it is there to be removed
     text = f"removed the session {session.plan_id}; its manifest, scripts and logs are where they were"
-    for job in unclear:
-        text += f"\n{job.name} may be in the scheduler's queue, under a name that ends in .{job.token}: cancel it there"
+    for name, token in [(job.name, job.newest.token) for job in unclear]:
+        text += f"\n{name} may be in the scheduler's queue, under a name that ends in .{token}: cancel it there"
     say(options, [], text)
     return app.OK
 

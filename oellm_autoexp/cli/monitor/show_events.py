@@ -84,7 +84,7 @@ def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iter
 
     queue = Queue(session.path)
     waiting: dict[str, list[Pending]] = {}
-    for pending in (pending for job in session.jobs.values() for pending in job.pending):
+    for pending in (pending for job in session.jobs.values() for pending in job.actions.pending):
         waiting.setdefault(pending.event.id, []).append(pending)
     for event, results in found:
         queued = any(result.status == "queued" for result in results)

@@ -27,9 +27,9 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
     found = []
     for name in chosen(options, manifest, session):
-        job = session.jobs[name]
-        lines = _last_lines(Path(job.resolved_log_path), options.lines or _LINES) if job.resolved_log_path else []
-        found.append({"job": name, "state": job.state, "log_path": job.resolved_log_path, "lines": lines})
+        state, path = session.jobs[name].state, session.jobs[name].logs.resolved_log_path
+        lines = _last_lines(Path(path), options.lines or _LINES) if path else []
+        found.append({"job": name, "state": state, "log_path": path, "lines": lines})
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))
         return app.OK

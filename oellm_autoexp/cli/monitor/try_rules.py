@@ -160,11 +160,11 @@ def _show(job: str, rules: Rules, trial: Trial) -> None:
     screen.print(Text(f"progress: {told or 'no line tells an iteration or a loss'}"))
     if rules.inactivity_threshold_seconds:
         screen.print(Text(f"a log that is silent for {rules.inactivity_threshold_seconds:g} s is a stall", style="dim"))
-    if trial.job.verdict:
-        also = ", also with exit code 0" if trial.job.overrules_success else ""
-        state, rule = trial.job.verdict, trial.job.error_type
+    if trial.job.run.verdict:
+        also = ", also with exit code 0" if trial.job.run.overrules_success else ""
+        state, rule = trial.job.run.verdict, trial.job.run.error_type
         screen.print(Text(f"a job with this log that ends badly counts as {state} ({rule}){also}", style="red"))
-    if trial.job.complete:
+    if trial.job.run.complete:
         screen.print(Text("the termination string is there: a job with this log counts as success", style="green"))
 
 

@@ -38,6 +38,7 @@ def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
 def session_facts(session: Session) -> dict[str, Any]:
     """What a session knows, for programs; without secrets."""
     from oellm_autoexp.core.redaction import redact
+    from oellm_autoexp.session import records
     from oellm_autoexp.session.confidential import concealed
     from oellm_autoexp.view.waiting import wait_facts
 
@@ -45,7 +46,7 @@ def session_facts(session: Session) -> dict[str, Any]:
         "plan_id": session.plan_id,
         "manifest": str(session.manifest_path),
         "jobs": [
-            concealed(job)[0].model_dump(mode="json") | {"switched_off": list(job.switched_off)}
+            records.flat(concealed(job)[0]) | {"switched_off": list(job.run.switched_off)}
             for job in session.jobs.values()
         ],
         "waiting": redact(wait_facts(waiting(session))),
@@ -65,7 +66,7 @@ def _queued(session: Session) -> list[Wait]:
     from oellm_autoexp.session.queue import PENDING, Queue
     from oellm_autoexp.session.waits import Wait
 
-    awaited = {pending.id for job in session.jobs.values() for pending in job.pending}
+    awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
     try:
         entries = Queue(session.path).entries(tell=app.tell)
     except AutoexpError as error:

@@ -41,7 +41,7 @@ def of_queue(manifest: Manifest, opened: Session) -> list[str]:
 
     resume, queued = resume_command(manifest), Queue(opened.path).unfinished()
     lines = [f"queued actions    {resume} --cmd actions"] if queued else []
-    if queued or any(job.pending for job in opened.jobs.values()):
+    if queued or any(job.actions.pending for job in opened.jobs.values()):
         lines.append(f"give actions up   {resume} --cmd skip")
     return lines
 

@@ -101,7 +101,7 @@ def session(
 
 def _begun(opened: Session) -> bool:
     """Whether some job of a session was submitted, or perhaps was."""
-    return any(job.attempt or job.token for job in opened.jobs.values())
+    return any(job.attempt or job.newest.token for job in opened.jobs.values())
 
 
 class Patience:
@@ -126,7 +126,9 @@ class Patience:
 def _awaited(monitors: list[Monitor]) -> str:
     """What is under way beside monitors, in words."""
     jobs = [job for monitor in monitors for job in monitor.session.jobs.values()]
-    actions = [f"{pending.event.name} of {job.name}" for job in jobs for pending in job.pending if pending.started]
+    actions = [
+        f"{pending.event.name} of {job.name}" for job in jobs for pending in job.actions.pending if pending.started
+    ]
     more = f" and {len(actions) - _REASONS_SHOWN} more" if len(actions) > _REASONS_SHOWN else ""
     shown = ", ".join(actions[:_REASONS_SHOWN]) + more
     return f"the programs of actions ({shown})" if actions else "the answers of commands"

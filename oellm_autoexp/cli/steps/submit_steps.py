@@ -81,10 +81,10 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
             Problem(f"the scheduler takes no job now: {monitor.submitter.full}"),
             Problem("no job was submitted", hint=resume),
         )
-    refused = [job for job in jobs if job.state == WAITING and job.refusals]
+    refused = [job for job in jobs if job.state == WAITING and job.waiting.refusals]
     waiting = [job for job in jobs if job.state == WAITING]
     tried_all = all(
-        job.refusals or job.reason in ("", FOR_OTHERS) for job in waiting
+        job.waiting.refusals or job.reason in ("", FOR_OTHERS) for job in waiting
     )  # the others wait for reasons of their own
     if refused and tried_all and not any(job.attempt for job in jobs):
         reasons = dict.fromkeys(job.reason for job in refused)

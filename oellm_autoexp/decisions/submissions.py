@@ -1,0 +1,114 @@
+"""What a job is before, during and after a submission: on its way, accepted, refused, or perhaps submitted. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from oellm_autoexp.core.states import CANCELLED, CRASH, PENDING, SUBMITTING, WAITING
+from oellm_autoexp.decisions import restarts
+from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.session.job_state import Attempt, JobState, Waiting
+from oellm_autoexp.storage.log_tail import Cursor
+
+FILES_PATIENCE_SECONDS = 86400.0
+"""How long a script or a working directory may be away: a file system may be down for a night."""
+
+
+def on_its_way(job: JobState, token: str, task: int | None, after: tuple[str, ...]) -> JobState:
+    """A job that is handed to the scheduler now, under a token, to begin after the jobs with these ids."""
+    newest = replace(job.newest, token=token, task=task, absent_since=None, after=after)
+    return replace(job, state=SUBMITTING, newest=newest)
+
+
+def unclear(job: JobState, reason: str, absent_since: float | None, until: float | None) -> JobState:
+    """A job of which nobody knows whether it was submitted; `until`: when it counts as not submitted."""
+    then = CANCELLED if job.cancelled_by else "submitted again"
+    return replace(
+        job,
+        reason=f"to end ({job.cancelled_by}): {reason}" if job.cancelled_by else reason,
+        newest=replace(job.newest, absent_since=absent_since),
+        waiting=replace(job.waiting, deadline=None if until is None else Deadline(at=until, then=then)),
+    )
+
+
+def accepted(job: JobState, token: str, task: int | None, scheduler_id: str, log_path: str, now: float) -> JobState:
+    """A job that the scheduler has taken; one that logs to the same file as before is read on from there."""
+    same_log = log_path == job.logs.resolved_log_path
+    return replace(
+        job.happened(now, "submitted", f"as {scheduler_id}"),
+        state=PENDING,
+        reason="",
+        attempt=job.attempt + 1,
+        newest=replace(
+            job.newest, token=token, task=task, absent_since=None, scheduler_id=scheduler_id, submitted_at=now
+        ),
+        logs=replace(job.logs, resolved_log_path=log_path, cursor=job.logs.cursor if same_log else Cursor()),
+        waiting=Waiting(),
+        past=replace(job.past, before=None),
+    )
+
+
+def not_submitted(job: JobState) -> JobState:
+    """A job that was on its way and was not taken, as it waits for its turn again."""
+    waiting = replace(job.waiting, deadline=None)
+    return replace(job, state=WAITING, reason="", newest=_without_token(job), waiting=waiting)
+
+
+def waits(job: JobState, reason: str, since: float, deadline: Deadline | None) -> JobState:
+    """A job that waits, with the reason, since when, and until when at the latest."""
+    if (job.reason, job.waiting.waiting_since, job.waiting.deadline) == (reason, since, deadline):
+        return job
+    return replace(job, reason=reason, waiting=replace(job.waiting, waiting_since=since, deadline=deadline))
+
+
+def refused(job: JobState, words: str, retry_at: float, now: float) -> JobState:
+    """A job that the scheduler has refused, as it waits for its next try."""
+    deadline = Deadline(at=retry_at, then="tried again")
+    return _to_be_tried_at(replace(job, newest=_without_token(job)), words, retry_at, now, deadline, None)
+
+
+def without_files(job: JobState, words: str, retry_at: float, now: float, missing_since: float) -> JobState:
+    """A job that waits for its script or its working directory, for FILES_PATIENCE_SECONDS in all."""
+    deadline = Deadline(at=missing_since + FILES_PATIENCE_SECONDS, then="given up")
+    return _to_be_tried_at(job, words, retry_at, now, deadline, missing_since)
+
+
+def _to_be_tried_at(
+    job: JobState, words: str, retry_at: float, now: float, deadline: Deadline, files_missing_since: float | None
+) -> JobState:
+    waiting = Waiting(
+        waiting_since=now if job.waiting.waiting_since is None else job.waiting.waiting_since,
+        deadline=deadline,
+        files_missing_since=files_missing_since,
+        retry_at=retry_at,
+        refusals=job.waiting.refusals + 1,
+    )
+    told = job if job.reason == words else job.happened(now, "refused", words)
+    return replace(told, state=WAITING, reason=words, waiting=waiting)
+
+
+def tried_at_once(job: JobState) -> JobState:
+    """A job that waited for its next try, and waits no more."""
+    return replace(job, waiting=replace(job.waiting, retry_at=0, deadline=None))
+
+
+def refused_for_good(job: JobState, words: str, now: float) -> JobState:
+    """A job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
+    kept = restarts.without_refused(job)
+    dropped = [key for key, value in job.changes.overrides.items() if kept.overrides.get(key) != value]
+    if kept.excluded != job.changes.excluded:
+        dropped.append("exclude")
+    more = f" (dropped for later attempts: {', '.join(dropped)})" if dropped else ""
+    return replace(
+        job.happened(now, CRASH, f"{words}{more}"),
+        state=CRASH,
+        reason=words,
+        attempt=job.attempt + 1,
+        newest=replace(_without_token(job), scheduler_id="", ended_at=now),
+        waiting=replace(job.waiting, refusals=job.waiting.refusals + 1, deadline=None, files_missing_since=None),
+        changes=kept,
+    )
+
+
+def _without_token(job: JobState) -> Attempt:
+    return replace(job.newest, token="", task=None, absent_since=None)
