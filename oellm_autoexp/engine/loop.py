@@ -31,7 +31,8 @@ from oellm_autoexp.session.job_state import JobState, Run, by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.storage.log_tail import Cursor, read_added
-from oellm_autoexp.submission.submit import Submitter, link_current
+from oellm_autoexp.submission.outcomes import link_current
+from oellm_autoexp.submission.submit import Submitter
 
 _LOG_BYTES_PER_CYCLE = 64 << 20
 _ERRAND_SECONDS = 2.0
@@ -43,7 +44,6 @@ _ACCOUNTS_LAG_SECONDS = 10.0
 _OCCUPIED = "its script has not begun, as"
 _LOOKS_BETWEEN_TRIES, _LONGEST_BETWEEN_TRIES = 10, 900.0
 """After how many looks a job is submitted again whose output directory another one had, at first; at last, seconds."""
-
 
 _PROLOG_FAILED = b"Error running slurm prolog:"
 """The beginning of the line that slurmd adds to a job's output (_prolog_error, src/slurmd/slurmd/req.c)."""

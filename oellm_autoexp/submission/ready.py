@@ -1,0 +1,165 @@
+"""Which jobs may go to the scheduler now: what they wait for has come, and none runs already, here or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.states import CANCELLED, ENDED, SUCCESS, UNKNOWN, WAITING
+from oellm_autoexp.decisions import restarts
+from oellm_autoexp.decisions.readiness import StartGate
+from oellm_autoexp.planning.batches import Ready
+from oellm_autoexp.sbatch.script import MARKS
+from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.session import status_files
+from oellm_autoexp.session.job_state import by_id
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.submission.next_attempts import NextAttempts
+from oellm_autoexp.submission.outcomes import Outcomes
+from oellm_autoexp.submission.outputs import in_terminal, terminal_holder
+
+_FRESH_SECONDS = 10.0
+
+
+class ReadyJobs:
+    """Finds the jobs of a session that may go now; those that may not say why."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: Session,
+        scheduler: Scheduler,
+        gates: Mapping[str, StartGate],
+        outcomes: Outcomes,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._scheduler = scheduler
+        self._gates = gates
+        self._outcomes = outcomes
+        self._now = now
+        self._specs = {job.name: job for job in manifest.jobs}
+        self._attempts = NextAttempts(manifest, session, outcomes, now=now)
+        self._seen_alive: dict[str, float] = {}
+        self._seen_earlier: dict[str, float] = {}
+
+    def let_through(self) -> list[Ready]:
+        """The waiting jobs that may start. Those that never will are ended, and the others say why they wait."""
+        through: dict[str, tuple[str, ...]] = {}
+        now = self._now()
+        for name, job in list(self._session.jobs.items()):
+            if job.state != WAITING:
+                continue
+            if job.cancelled_by:  # while nobody knew whether it was submitted
+                self._outcomes.ended(job, SUCCESS if job.run.complete else CANCELLED, job.cancelled_by, now)
+                continue
+            waited = 0.0 if job.waiting.waiting_since is None else now - job.waiting.waiting_since
+            verdict = self._gates[name].verdict(self._session.jobs, waited, now)
+            match verdict.step:
+                case "cancel" | "done":
+                    self._outcomes.ended(job, CANCELLED if verdict.step == "cancel" else SUCCESS, verdict.reason, now)
+                case "wait":
+                    self._outcomes.waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
+                case "start":
+                    through[name] = verdict.after
+        self._session.save()
+        return self._with_ids(through)
+
+    def for_room(self, ready: list[Ready], room: int | None) -> tuple[list[Ready], list[Ready]]:
+        """The jobs that may go now, at most `room` of them, and those that have to wait for room."""
+        going: list[Ready] = []
+        while ready and (room is None or len(going) < room):
+            some = ready[: None if room is None else room - len(going)]
+            ready = ready[len(some) :]
+            going += self._alone(some)
+        return going, ready
+
+    def still_alive(self, ready: Iterable[Ready]) -> bool:
+        """Whether the jobs that others follow are alive."""
+        parents = {job for one in ready for job in one.after}
+        known = by_id(self._session.jobs.values())
+        return self._alive({job: known[job].newest.token for job in parents if job in known}) == parents
+
+    def seen_alive(self, ids: Iterable[str]) -> None:
+        """The scheduler has just told that these jobs are alive."""
+        self._seen_alive.update(dict.fromkeys(ids, self._now()))
+
+    def _with_ids(self, through: Mapping[str, tuple[str, ...]]) -> list[Ready]:
+        """The jobs with the ids of those that they are to follow.
+
+        A job goes only behind ids that the scheduler lists as alive at this moment: one that it has forgotten would
+        count as succeeded (SLURM 22.05, afterok).
+        """
+        parents = (self._session.jobs[parent] for names in through.values() for parent in names)
+        alive = self._alive({job.newest.scheduler_id: job.newest.token for job in parents})
+        after = {
+            name: tuple(self._session.jobs[parent].newest.scheduler_id for parent in parents)
+            for name, parents in through.items()
+        }
+        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
+        specs = {name: self._attempts.spec(name) for name in going}
+        return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
+
+    def _runs_elsewhere(self, name: str) -> bool:
+        """Whether a terminal runs a job, or the scheduler an earlier attempt of it; then it waits for that.
+
+        The session is saved: a terminal looks there.
+        """
+        if begun_again := self._session.jobs[name].past.begun_again:
+            self._outcomes.waits(name, f"waits until job {begun_again[0].scheduler_id} is gone, an earlier attempt")
+            return True
+        holder = terminal_holder(self._specs[name].output_dir)
+        if holder is not None:
+            self._outcomes.waits(name, in_terminal(holder))
+        return holder is not None
+
+    def _alone(self, ready: list[Ready]) -> list[Ready]:
+        """Those of the jobs of which the scheduler runs no earlier attempt; it is asked for them just before they go.
+
+        Somebody may have had one begun again (`scontrol requeue`) that no look has asked for.
+        """
+        now = self._now()
+        again = [job for one in ready if (job := self._outcomes.job(one.spec)).past.earlier]
+        attempts = [attempt for job in again for attempt in job.past.earlier]
+        fresh = {token: at for token, at in self._seen_earlier.items() if abs(now - at) < _FRESH_SECONDS}
+        if any(attempt.token not in fresh for attempt in attempts):
+            told = self._scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
+            for job in again:
+                self._session.put(restarts.see_earlier(job, told, now))
+            fresh |= dict.fromkeys((attempt.token for attempt in attempts), now)
+        self._seen_earlier = fresh
+        return [one for one in self._without_strangers(ready) if not self._runs_elsewhere(one.spec.name)]
+
+    def _without_strangers(self, ready: list[Ready]) -> list[Ready]:
+        """Those of the jobs in whose output directories no job of another session runs.
+
+        The file of a session protects these directories, but people delete it while its jobs still run.
+        """
+        new = [one for one in ready if not self._outcomes.job(one.spec).newest.scheduler_id]
+        marked = {one.spec.name: status_files.under_way(Path(one.spec.output_dir, MARKS)) for one in new}
+        asked = {scheduler_id: token for found in marked.values() for scheduler_id, token in found.items()}
+        told = self._scheduler.poll(asked) if asked else {}
+        alive = {one for one, status in told.items() if status.scheduler_state not in (*ENDED, UNKNOWN)}
+        kept = {name: sorted(alive & found.keys()) for name, found in marked.items()}
+        for name, ids in kept.items():
+            if ids:
+                self._outcomes.waits(
+                    name, f"waits until job {', '.join(ids)} is gone, which runs in its output directory"
+                )
+        return [one for one in ready if not kept.get(one.spec.name)]
+
+    def _alive(self, jobs: Mapping[str, str]) -> set[str]:
+        """Those of the jobs (id → token) that the scheduler lists as not ended, or did seconds ago.
+
+        It forgets none so soon.
+        """
+        now = self._now()
+        fresh = {job: at for job, at in self._seen_alive.items() if abs(now - at) < _FRESH_SECONDS}
+        unknown = {job: token for job, token in jobs.items() if job not in fresh}
+        for job, status in (self._scheduler.poll(unknown) if unknown else {}).items():
+            if status.scheduler_state not in (*ENDED, UNKNOWN):
+                fresh[job] = now
+        self._seen_alive = fresh
+        return {job for job in jobs if job in fresh}
