@@ -135,8 +135,6 @@ MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 LARGER = {
     "engine.executor.py": 748,
     "engine.loop.py": 702,
-    "engine.worker.py": 507,
-    "session.queue.py": 444,
 }
 """Figures of today that are beyond the aims. They may shrink; nothing else may get here."""
 

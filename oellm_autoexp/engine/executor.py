@@ -33,7 +33,8 @@ from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog, Result, Status
 from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, Run, by_id
-from oellm_autoexp.session.queue import Queue, QueueEntry
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.queue_entry import QueueEntry
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK
 from oellm_autoexp.storage.world import Files, Subprocess

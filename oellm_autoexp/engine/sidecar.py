@@ -27,7 +27,7 @@ from oellm_autoexp.sbatch.times import parse_time
 from oellm_autoexp.schedulers.base import Scheduler, client_of, make_scheduler
 from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
-from oellm_autoexp.session.queue import Sidecar
+from oellm_autoexp.session.queue_entry import Sidecar
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
 from oellm_autoexp.storage.world import Outcome, Subprocess

@@ -17,82 +17,32 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ValidationError
-
-from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, LockedError, Problem, StateError
-from oellm_autoexp.core.nouns import Record
+from oellm_autoexp.core.errors import AutoexpError, ConfigError, LockedError, Problem, StateError
 from oellm_autoexp.core.text import did_you_mean
-from oellm_autoexp.rules.actions import ActionField, Executor
-from oellm_autoexp.rules.events import Event
+from oellm_autoexp.session.queue_entry import (
+    DONE,
+    DONE_FOLDER,
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    Past,
+    Process,
+    QueueEntry,
+    Status,
+    finished_place,
+    move_to_finished,
+    read_entry,
+    text_of,
+)
 from oellm_autoexp.storage import trust
-from oellm_autoexp.storage.files import create_atomic, read_json, write_atomic
+from oellm_autoexp.storage.files import create_atomic, write_atomic
 from oellm_autoexp.storage.lock import Holder, Lock, process_started
 
-QUEUE_VERSION = 1
-Status = Literal["pending", "running", "done", "failed"]
-PENDING: Status = "pending"
-RUNNING: Status = "running"
-DONE: Status = "done"
-FAILED: Status = "failed"
-FINISHED = frozenset({DONE, FAILED})
-_DONE_FOLDER = "done"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 Tell = Callable[[AutoexpError], None]
-
-
-class Process(Record):
-    """A process, told apart for good: `started` as in claims.process_started."""
-
-    host: str
-    pid: int
-    started: str
-
-
-class Sidecar(Record):
-    """The job in which an entry runs. `job_id` is '' until the scheduler has answered; `at`: seconds since 1970."""
-
-    token: str
-    at: float
-    job_id: str = ""
-
-
-class Past(Record):
-    """An earlier result of an entry that was made pending again."""
-
-    status: Status
-    attempts: int
-    finished_at: float | None
-    message: str
-
-
-class QueueEntry(Record):
-    """An action of an event, its templates filled, and what became of it. Times are seconds since 1970."""
-
-    status: Status = PENDING
-    version: int = QUEUE_VERSION
-    id: str
-    plan_id: str
-    manifest_path: str
-    event: Event
-    action: ActionField
-    executor: Executor | None = None
-    work_dir: str
-    created_at: float
-    attempts: int = 0
-    """How often it was begun."""
-    worker: str = ""
-    """`host:pid` of the worker that has, or had, it."""
-    started_at: float | None = None
-    finished_at: float | None = None
-    message: str = ""
-    """Its result; of one that is not finished, why it is begun again."""
-    output_path: str = ""
-    process: Process | None = None
-    """The program that it runs as; it outlives a worker that is killed."""
-    sidecar: Sidecar | None = None
-    history: tuple[Past, ...] = ()
 
 
 def queue_folder(session_path: Path) -> Path:
@@ -117,15 +67,15 @@ class Queue:
         Raises StateError where its ids can't be names of files or the queue belongs to another user, OSError.
         """
         for name in (entry.event.id, entry.id):
-            if not _FILE_NAME.fullmatch(name) or name == _DONE_FOLDER:
+            if not _FILE_NAME.fullmatch(name) or name == DONE_FOLDER:
                 raise StateError(Problem(f"{name!r} can't be the name of a file", str(self.folder)))
         path = self.place(entry)
         # Pending first: an entry is moved from there to done, and only a retry moves it back.
-        if path.exists() or _done(path).exists():
+        if path.exists() or finished_place(path).exists():
             return False
         trust.private_folder(self.folder)
         trust.private_folder(path.parent, self.folder)
-        return create_atomic(path, _text(entry), 0o600)
+        return create_atomic(path, text_of(entry), 0o600)
 
     def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
         """The entries that are not finished, oldest first; those of an event by its name, id or beginning of id.
@@ -137,15 +87,15 @@ class Queue:
 
     def finished(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
         """The entries that are finished, as in `entries`."""
-        return self._read(event, _DONE_FOLDER, tell)
+        return self._read(event, DONE_FOLDER, tell)
 
     def tally(self, event: str | None = None) -> dict[str, Counter[str]]:
         """How many entries are finished, by the event's name: `{"checkpoint_saved": {"done": 3, "failed": 1}}`."""
         found: dict[str, Counter[str]] = {}
         for folder in self._events(event):
-            for name in _names(folder / _DONE_FOLDER):
+            for name in _names(folder / DONE_FOLDER):
                 found.setdefault(folder.name.rpartition("-")[0], Counter())[
-                    _status_at(folder / _DONE_FOLDER / name)
+                    _status_at(folder / DONE_FOLDER / name)
                 ] += 1
         return found
 
@@ -200,9 +150,9 @@ class Queue:
         if (holder := claim.acquire()) is not None:
             raise LockedError(Problem(f"{holder} is at this entry just now", str(path)))
         try:
-            if _done(path).exists():
-                os.replace(_done(path), path)  # if we die here, the next worker moves it back
-            found = _read_entry(path)
+            if finished_place(path).exists():
+                os.replace(finished_place(path), path)  # if we die here, the next worker moves it back
+            found = read_entry(path)
             if found.status not in FINISHED:
                 hint = "a worker will take it: --cmd actions"
                 raise ConfigError(Problem(f"this entry is {found.status}; there is nothing to retry", name, hint))
@@ -217,7 +167,7 @@ class Queue:
                     "history": (*found.history, past),
                 }
             )
-            write_atomic(path, _text(again), 0o600)
+            write_atomic(path, text_of(again), 0o600)
             return again
         finally:
             claim.release()
@@ -226,11 +176,11 @@ class Queue:
 
     def _taken(self, path: Path, claim: Lock) -> Held | None:
         try:
-            found = _read_entry(path)
+            found = read_entry(path)
         except ConfigError:  # moved meanwhile
             return None
         if found.status in FINISHED:  # its worker died before it could move it
-            _move(path)
+            move_to_finished(path)
             return None
         died = ""
         if found.status == RUNNING and found.sidecar is None:
@@ -276,7 +226,7 @@ class Queue:
         for folder in self._events(event):
             for name in _names(folder / below):
                 try:
-                    found.append(_read_entry(folder / below / name))
+                    found.append(read_entry(folder / below / name))
                 except ConfigError:  # moved meanwhile
                     continue
                 except AutoexpError as error:
@@ -287,7 +237,7 @@ class Queue:
 
     def _files(self) -> Iterator[Path]:
         for folder in self._events(None):
-            for where in (folder, folder / _DONE_FOLDER):
+            for where in (folder, folder / DONE_FOLDER):
                 yield from (where / name for name in _names(where))
 
     def _find(self, name: str) -> Path:
@@ -307,10 +257,10 @@ class Queue:
 
     def _load(self, path: Path) -> QueueEntry:
         try:
-            return _read_entry(path)
+            return read_entry(path)
         except ConfigError:  # moved meanwhile, to or from done
-            other = path.parent.parent / path.name if path.parent.name == _DONE_FOLDER else _done(path)
-            return _read_entry(other)
+            other = path.parent.parent / path.name if path.parent.name == DONE_FOLDER else finished_place(path)
+            return read_entry(other)
 
 
 @dataclass
@@ -352,7 +302,7 @@ class Held:
         output = str(self.log_path) if self.log_path.exists() else ""
         update = {"status": status, "message": message, "finished_at": time.time(), "process": None}
         self.change(**update, output_path=output)
-        _move(self.path)
+        move_to_finished(self.path)
         self.claim.release()
 
     def put_back(self, message: str) -> None:
@@ -367,7 +317,7 @@ class Held:
 
     def save(self, *, sync: bool = True) -> None:
         """Write the entry; `sync` as in write_atomic. Raises OSError."""
-        write_atomic(self.path, _text(self.entry), 0o600, sync=sync)
+        write_atomic(self.path, text_of(self.entry), 0o600, sync=sync)
 
 
 @contextlib.contextmanager
@@ -377,19 +327,6 @@ def _released_on_error(claim: Lock) -> Iterator[None]:
     except BaseException:
         claim.release()
         raise
-
-
-def _text(entry: QueueEntry) -> str:
-    return entry.model_dump_json(indent=1) + "\n"
-
-
-def _done(path: Path) -> Path:
-    return path.parent / _DONE_FOLDER / path.name
-
-
-def _move(path: Path) -> None:
-    _done(path).parent.mkdir(mode=0o700, exist_ok=True)
-    os.replace(path, _done(path))
 
 
 def _status_at(path: Path) -> str:
@@ -410,22 +347,6 @@ def _names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise StateError(Problem(f"can't read the queue: {error.strerror}", str(folder))) from None
-
-
-def _read_entry(path: Path) -> QueueEntry:
-    """The entry in a file. Raises ConfigError if there is none, CorruptError, StateError."""
-    event = path.parent.parent if path.parent.name == _DONE_FOLDER else path.parent
-    data = read_json(path, "queue entry", QUEUE_VERSION, most=trust.LINE, root=event.parent)
-    try:
-        entry = QueueEntry.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "$." + ".".join(str(part) for part in first["loc"])
-        raise CorruptError(Problem(f"not a whole queue entry: {where}: {first['msg'].lower()}", str(path))) from None
-    if entry.id != path.stem or entry.event.id != event.name:
-        hint = "an entry's file has the name of its id, in a folder with that of its event"
-        raise CorruptError(Problem("this file is not where its entry belongs", str(path), hint))
-    return entry
 
 
 _SHOWN_OF_ID = 8

@@ -13,7 +13,7 @@ from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.text import plural, shell
 from oellm_autoexp.rules.actions import Action
-from oellm_autoexp.session.queue import DONE, FAILED, PENDING, RUNNING, QueueEntry
+from oellm_autoexp.session.queue_entry import DONE, FAILED, PENDING, RUNNING, QueueEntry
 from oellm_autoexp.storage.lock import Holder
 from oellm_autoexp.view.waiting import local_time
 

@@ -28,7 +28,8 @@ import pytest
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.queue import Queue, QueueEntry
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.queue_entry import QueueEntry
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User, until
 from tests.flow.monitoring_faults_programs import KeptJobs

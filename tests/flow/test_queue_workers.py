@@ -18,7 +18,8 @@ from oellm_autoexp.planning.manifest import load
 from oellm_autoexp.rules.actions import RunCommandAction
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.session.event_log import EventLog, Result
-from oellm_autoexp.session.queue import Queue, QueueEntry
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.queue_entry import QueueEntry
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.storage.lock import process_started
 from oellm_autoexp.testing.jobs import changed

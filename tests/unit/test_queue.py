@@ -15,7 +15,8 @@ from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, L
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.rules.actions import RunCommandAction
 from oellm_autoexp.rules.events import Event, event_id, queue_id
-from oellm_autoexp.session.queue import Queue, QueueEntry, Sidecar
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.queue_entry import QueueEntry, Sidecar
 from oellm_autoexp.session.requests import Request, ask, waiting
 from tests.unit.test_executor import restart_request
 

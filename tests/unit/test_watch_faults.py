@@ -17,7 +17,7 @@ from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, Scheduler
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.text import digest
 from oellm_autoexp.decisions.lifecycle import BEGUN_VANISHED_AFTER_SECONDS, VANISHED_AFTER_SECONDS
-from oellm_autoexp.engine import worker
+from oellm_autoexp.engine import entry_engine
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.job_state import GONE_LOOKS, JobState
@@ -714,7 +714,7 @@ def test_what_a_run_before_the_requeue_called_for_does_not_end_the_run_after_it(
     stage.cycle()
     if mode == "queue":
         (entry,) = Queue(stage.path).entries()
-        requests.ask(stage.path, worker._restart_asked(entry, RestartAction.model_validate(restart())))
+        requests.ask(stage.path, entry_engine._restart_asked(entry, RestartAction.model_validate(restart())))
     stage.until(lambda: stage.a.state in ("success", "crash"))
     assert (stage.a.state, stage.a.attempt, stage.a.newest.runs, len(stage.slurm.submissions)) == ("success", 1, 2, 1)
 

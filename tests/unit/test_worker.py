@@ -28,7 +28,8 @@ from oellm_autoexp.rules.actions import (
     RunAutoexpAction,
     RunCommandAction,
 )
-from oellm_autoexp.session.queue import Process, Queue, QueueEntry
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.queue_entry import Process, QueueEntry
 from oellm_autoexp.session.requests import waiting
 from oellm_autoexp.storage.lock import process_started
 from tests.unit.test_programs import HOSTILE

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.engine.worker import Tally, Worker
-    from oellm_autoexp.session.queue import Queue, QueueEntry
+    from oellm_autoexp.session.queue import Queue
+    from oellm_autoexp.session.queue_entry import QueueEntry
     from oellm_autoexp.session.waits import Wait
 
 _OUTPUT_LINES = 20
@@ -72,7 +73,7 @@ def _session(manifest: Manifest) -> Path:
 
 
 def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
-    from oellm_autoexp.session.queue import FAILED
+    from oellm_autoexp.session.queue_entry import FAILED
     from oellm_autoexp.view.queue import queue_headline, queue_table, tally_line
     from oellm_autoexp.view.tables import console
     from oellm_autoexp.view.waiting import wait_facts
@@ -159,7 +160,7 @@ def _facts(entry: QueueEntry) -> dict[str, object]:
 
 
 def _show(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
-    from oellm_autoexp.session.queue import FINISHED
+    from oellm_autoexp.session.queue_entry import FINISHED
     from oellm_autoexp.view.queue import entry_lines
     from oellm_autoexp.view.tables import console
 

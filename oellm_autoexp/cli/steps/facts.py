@@ -63,7 +63,8 @@ def waiting(session: Session) -> list[Wait]:
 
 
 def _queued(session: Session) -> list[Wait]:
-    from oellm_autoexp.session.queue import PENDING, Queue
+    from oellm_autoexp.session.queue import Queue
+    from oellm_autoexp.session.queue_entry import PENDING
     from oellm_autoexp.session.waits import Wait
 
     awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
