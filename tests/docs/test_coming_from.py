@@ -12,12 +12,10 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.values.other_names import instead
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 from tests.docs.test_documents import ROOT, blocks, run_as_user
 
 PAGE = (ROOT / "docs" / "coming_from.md").read_text()
@@ -31,11 +29,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def plan(name: str) -> Plan:
         Path(name).write_text(FILES[name])
-        return make_plan(
-            load(Source(f"./{name}")),
-            gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-        )
+        return plan_of(Source(f"./{name}"))
 
     return plan
 

@@ -10,8 +10,7 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.planning.make_plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.testing.plans import plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"```yaml\n(sweep:\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -25,8 +24,7 @@ def planned(text: str, folder: Path, *overrides: str) -> Manifest:
     file = folder / "experiment.yaml"
     file.write_text(text)
     composed = load(Source(str(file), overrides=(f"project.base_output_dir={folder}/out", *overrides)))
-    template = (ROOT / "oellm_autoexp" / "sbatch" / "job.sbatch.template").read_text()
-    return make_plan(composed, gather(), read_template=lambda path: template).manifest
+    return plan_of(composed).manifest
 
 
 def plan_block(kind: str, folder: Path, *, block: str | None = None) -> Manifest:

@@ -16,11 +16,12 @@ import yaml
 from rich.console import Console
 
 from oellm_autoexp.cli.main import main
-from oellm_autoexp.core.nouns import JobSpec, JobStatus
+from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions.template_values import values
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.testing.jobs import changed, job_state
+from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.changes import Changes
 from oellm_autoexp.view.tables import session_table
 from tests.flow.conftest import QUICK, User
@@ -28,19 +29,7 @@ from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned
 from tests.unit.test_executor import Stage
 
-SPEC = JobSpec(
-    index=0,
-    name="a",
-    stage=None,
-    parameters={},
-    argv=("true",),
-    env={},
-    work_dir="/",
-    output_dir="/",
-    script_path="/job.sbatch",
-    log_path="/log",
-    log_path_current="/current.log",
-)
+SPEC = job_spec()
 
 WATCHDOG = {
     "log_events": {"nccl_watchdog": {"pattern": "Watchdog caught", "state": "crash"}},

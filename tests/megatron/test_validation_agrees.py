@@ -12,13 +12,13 @@ from oellm_autoexp.backends.base import Job, Probe
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.backend import MegatronBackend
 from oellm_autoexp.backends.megatron.validation import Judge
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.submission.check import ask
+from oellm_autoexp.testing.plans import plan_of
 from tests.megatron import parser
 from tests.megatron.parser import Parser
 from tests.megatron.validation_cases import BASE, RIGHT, SILENT, WRONG, Case, offered
@@ -64,8 +64,7 @@ def test_megatron_takes_what_we_let_through(case: Case, megatron_parser: Parser)
 def planned(source: Source) -> Plan:
     now, variables = datetime(2026, 1, 31, tzinfo=UTC), {"DATA_DIR": "/data", "OUTPUT_DIR": "/out"}
     around = PlanContext(now, Path("/work"), "python3", variables, ("plan",), "me", "here", "00")
-    template = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    return make_plan(load(source), around, read_template=lambda _: template)
+    return plan_of(source, around)
 
 
 def questions(plan: Plan) -> list[tuple[tuple[str, ...], int, dict[str, str]]]:

@@ -12,17 +12,15 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import SlurmSection
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.schedulers.site import Site as Allowed
 from oellm_autoexp.schedulers.slurm.site_answers import read
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 from tests.flow.conftest import User
 from tests.sites.laboratory import SITES, Site
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import user_name
 
-TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 SiteCluster = tuple[Site, Cluster, Allowed]
 
 
@@ -50,7 +48,7 @@ class AtSite:
                 return self.live if live else Allowed()
 
             subset = frozenset({0}) if first else None
-            return make_plan(composed, around, read_template=lambda _: TEMPLATE, site=allowed, subset=subset).scripts
+            return plan_of(composed, around, site=allowed, subset=subset).scripts
 
         return scripts
 

@@ -7,41 +7,17 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.planning.batches import Ready, batches, submission
+from oellm_autoexp.testing.plans import job_spec, manifest
 
 
 def spec(index: int, group: str | None = None) -> JobSpec:
-    return JobSpec(
-        index=index,
-        name=f"job{index}",
-        stage=None,
-        parameters={},
-        argv=("true",),
-        env={},
-        work_dir="/w",
-        output_dir=f"/o/job{index}",
-        script_path=f"/o/job{index}/job.sbatch",
-        log_path=f"/o/job{index}/logs/%A_%a.out" if group else f"/o/job{index}/logs/%j.out",
-        log_path_current=f"/o/job{index}/current.log",
-        array_group=group,
-    )
+    name = f"job{index}"
+    log_path = f"/o/{name}/logs/%A_%a.out" if group else f"/o/{name}/logs/%j.out"
+    return job_spec("/o", name, index=index, log_path=log_path, array_group=group)
 
 
-def manifest(limit: int | None = None) -> Manifest:
-    return Manifest(
-        plan_id="p",
-        created_at="",
-        project="sweep",
-        config_ref="",
-        overrides=(),
-        base_output_dir="/o",
-        monitoring_state_dir="/s",
-        container=None,
-        slurm={"array_task_limit": limit},
-        scheduler={},
-        monitoring={},
-        jobs=(),
-        provenance={},
-    )
+def limited(limit: int | None = None) -> Manifest:
+    return manifest("/o", slurm={"array_task_limit": limit})
 
 
 GROUPS = st.lists(st.sampled_from([None, "a", "b"]), max_size=40)
@@ -75,7 +51,7 @@ def test_jobs_that_follow_tasks_of_an_array_become_the_same_tasks_of_another() -
     first, second = batches(jobs, 100)
     assert (first.dependency, {task: job.index for task, job in first.jobs.items()}) == ("aftercorr:7", {3: 0, 1: 1})
     assert (second.dependency, list(second.jobs)) == ("aftercorr:8", [0])
-    assert submission(manifest(), "t", first).array == (1, 3)
+    assert submission(limited(), "t", first).array == (1, 3)
 
 
 def test_a_job_that_follows_several_others_or_single_ones_goes_alone() -> None:
@@ -83,7 +59,7 @@ def test_a_job_that_follows_several_others_or_single_ones_goes_alone() -> None:
     made = batches(jobs, 100)
     assert [batch.dependency for batch in made] == ["afterok:7_3:7_4", "afterok:9", "afterok:7_1", ""]
     assert not any(batch.is_array for batch in made)
-    assert submission(manifest(), "t", made[0]).dependency == "afterok:7_3:7_4"
+    assert submission(limited(), "t", made[0]).dependency == "afterok:7_3:7_4"
 
 
 def test_what_waits_and_what_does_not_are_not_mixed_in_one_array() -> None:
@@ -95,6 +71,6 @@ def test_what_waits_and_what_does_not_are_not_mixed_in_one_array() -> None:
 
 def test_an_array_is_handed_over_with_its_limit_and_the_logs_of_its_tasks() -> None:
     (batch,) = batches([Ready(spec(5, "a")), Ready(spec(9, "a"))], 100)
-    made = submission(manifest(4), "cafe", batch)
+    made = submission(limited(4), "cafe", batch)
     assert (made.array, made.array_limit, made.name) == ((0, 1), 4, "sweep")
     assert made.log_path == "/o/manifests/p.arrays/cafe/%a/logs/%A_%a.out"

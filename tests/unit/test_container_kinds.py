@@ -11,25 +11,23 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.containers.binds import Bind, beside
 from oellm_autoexp.containers.kinds import Container, ContainerField, NoContainer
 from oellm_autoexp.containers.ready import problems
 from oellm_autoexp.core.errors import ConfigError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 COMMAND = ("slurm=base", "backend.argv=[echo,ran]", "project.base_output_dir=/out", "container.image=/i.sif")
 SITES = ("lumi", "leonardo", "marenostrum", "juwels", "jupiter")
 
 
 def planned(*overrides: str, **environment: str) -> Plan:
     around = PlanContext(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
-    return make_plan(load(Source(overrides=overrides)), around, read_template=lambda _: TEMPLATE)
+    return plan_of(Source(overrides=overrides), around)
 
 
 def start(*overrides: str, **environment: str) -> list[str]:

@@ -11,12 +11,11 @@ import pytest
 from oellm_autoexp.config.declared import Declared, declared
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
+from oellm_autoexp.testing.plans import plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = (ROOT / "oellm_autoexp/sbatch/job.sbatch.template").read_text()
 HEADER = "# @package _global_\n"
 
 
@@ -27,7 +26,7 @@ def planned(folder: Path, text: str, *overrides: str) -> Plan:
     argv = () if "argv" in text or "override /backend" in text else ("backend.argv=[train]",)
     composed = load(Source(str(file), (), (f"project.base_output_dir={folder}/out", *argv, *overrides)))
     around = PlanContext(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
-    return make_plan(composed, around, read_template=lambda path: TEMPLATE)
+    return plan_of(composed, around)
 
 
 def told(folder: Path, text: str, *overrides: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
-from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.engine.executor import MOST_AT_ONCE
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.engine.worker import Worker
@@ -28,6 +28,7 @@ from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
 from oellm_autoexp.submission.submit import Submitter
+from oellm_autoexp.testing.plans import job_spec, manifest
 
 Life = tuple[Sequence[str | JobStatus], str]
 """An attempt: its states, one per look, and what its log holds from the beginning."""
@@ -54,35 +55,8 @@ class Stage:
             output = folder / name
             (output / "logs").mkdir(parents=True)
             (output / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --time=5\n#SBATCH --nodes=2\ntrue\n")
-            plain: dict[str, Any] = {
-                "index": index,
-                "name": name,
-                "stage": None,
-                "parameters": {},
-                "argv": ("true",),
-                "env": {},
-                "work_dir": str(folder),
-                "output_dir": str(output),
-                "script_path": str(output / "job.sbatch"),
-                "log_path": str(output / "logs" / "%j.out"),
-                "log_path_current": str(output / "current.log"),
-            }
-            specs.append(JobSpec(**{**plain, **(each or {}).get(name, {})}))
-        self.manifest = Manifest(
-            plan_id="p",
-            created_at="",
-            project="sweep",
-            config_ref="",
-            overrides=(),
-            base_output_dir=str(folder),
-            monitoring_state_dir=str(folder / "state"),
-            container=None,
-            slurm={"array_task_limit": None},
-            scheduler={"max_jobs": None, "submit_rate_limit_seconds": 0, "native_dependencies": False},
-            monitoring=dict(monitoring),
-            jobs=tuple(specs),
-            provenance={},
-        )
+            specs.append(job_spec(folder, name, **{"index": index, **(each or {}).get(name, {})}))
+        self.manifest = manifest(folder, specs, monitoring=dict(monitoring))
         self.path = Session.create(self.manifest, folder / "p.json").path
         self.heard: list[str] = []
         self.monitor = self.resumed()

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.decisions.template_values import JOB_KEYS, values
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.testing.jobs import changed, job_state
+from oellm_autoexp.testing.plans import job_spec
 
-SPEC = JobSpec(
-    index=3,
-    name="a",
-    stage=None,
-    parameters={},
-    argv=(),
-    env={},
-    work_dir="/w",
-    output_dir="/o",
-    script_path="/s",
-    log_path="/l/%j",
-    log_path_current="/o/current.log",
-    template_values={"backend.lr": 0.1, "name": "shadowed"},
-)
+SPEC = job_spec(index=3, argv=(), template_values={"backend.lr": 0.1, "name": "shadowed"})
 JOB = job_state(name="a", scheduler_id="8", attempt=2, state="crash", exit_code=0, resolved_log_path="/l/8")
 EVENT = Event(id="x-1", kind="log", name="x", job="a", attempt=1, job_id="7", log_path="/l/7", at=5.0)
 

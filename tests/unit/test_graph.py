@@ -9,14 +9,12 @@ from typing import Any
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.make_plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import gather
+from oellm_autoexp.testing.plans import plan_of
 from oellm_autoexp.view.graph import Graph, as_dot, as_json, as_mermaid, as_text, graph, number
 
 
 def manifest(name: str) -> Manifest:
-    template = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
-    return make_plan(load(Source(name)), gather([]), read_template=lambda path: template).manifest
+    return plan_of(Source(name)).manifest
 
 
 def test_the_text_shows_sweep_stages_conditions_and_jobs() -> None:
@@ -63,8 +61,7 @@ def drawn(*configs: dict[str, Any]) -> Graph:
     composed = replace(
         load(Source(overrides=("backend=tiny_lm", "project.name=${metadata.n}"))), sweep={"configs": list(configs)}
     )
-    template = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
-    return graph(make_plan(composed, gather([]), read_template=lambda path: template).manifest)
+    return graph(plan_of(composed).manifest)
 
 
 def test_jobs_of_a_stage_that_wait_for_different_things_are_told_apart() -> None:

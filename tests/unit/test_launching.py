@@ -17,15 +17,14 @@ from oellm_autoexp.config.defaults import is_schema_key, with_defaults
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
-from oellm_autoexp.planning.make_plan import job_config, make_plan
+from oellm_autoexp.planning.make_plan import job_config
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
-from oellm_autoexp.sbatch import script
 from oellm_autoexp.sbatch.directives import with_options
 from oellm_autoexp.sbatch.launch import Launcher, is_launched_by_srun, srun_options
 from oellm_autoexp.sbatch.log_paths import stream_files
+from oellm_autoexp.testing.plans import plan_of
 
-TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
 CLUSTER: dict[str, Any] = {
     "client": {"class_name": "SlurmClient"},
     "sbatch": {"nodes": 2, "ntasks_per_node": 1, "gpus_per_node": 4, "time": "01:00:00"},
@@ -50,7 +49,7 @@ def source(folder: Path, *overrides: str, slurm: dict[str, Any] | None = None) -
 
 def planned(folder: Path, *overrides: str, slurm: dict[str, Any] | None = None) -> Plan:
     composed = load(source(folder, *overrides, slurm=slurm))
-    return make_plan(composed, around(folder), read_template=lambda _: TEMPLATE)
+    return plan_of(composed, around(folder))
 
 
 def problems(folder: Path, *overrides: str, slurm: dict[str, Any] | None = None) -> str:
@@ -251,7 +250,7 @@ def test_a_variable_that_would_hide_something_from_us_is_refused_with_its_key(
 
 def test_only_scripts_for_slurm_make_srun_ready(tmp_path: Path) -> None:
     assert "SRUN_CPUS_PER_TASK" in planned(tmp_path, *COMMAND, slurm=changed(launcher_cmd=None)).scripts[0]
-    local = make_plan(load(Source(overrides=COMMAND)), around(tmp_path), read_template=lambda _: TEMPLATE)
+    local = plan_of(Source(overrides=COMMAND), around(tmp_path))
     assert "SRUN_CPUS_PER_TASK" not in local.scripts[0]
 
 

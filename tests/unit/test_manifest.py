@@ -14,15 +14,13 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, StateError
 from oellm_autoexp.planning import manifest as manifests
 from oellm_autoexp.planning.checks.plan_checks import check_plan_id
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.session.session import session_path
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir"}
 Planner = Callable[..., Plan]
@@ -35,12 +33,7 @@ def planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
 
     def plan(plan_id: str, *overrides: str) -> Plan:
-        return make_plan(
-            load(Source("autoexp", (), ("project=default", *overrides))),
-            gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-            plan_id=plan_id,
-        )
+        return plan_of(Source("autoexp", (), ("project=default", *overrides)), plan_id=plan_id)
 
     return plan
 
@@ -239,7 +232,7 @@ def test_other_ids_are_taken(plan_id: str) -> None:
 
 
 def test_a_default_id_is_readable_and_has_a_random_end_for_hundreds_of_people_at_once(planner: Planner) -> None:
-    made = make_plan(load(Source("autoexp", (), ("project=default",))), gather([]), read_template=lambda _: TEMPLATE)
+    made = plan_of(Source("autoexp", (), ("project=default",)))
     assert re.fullmatch(r"default-\d{8}-\d{6}-[0-9a-f]{8}", made.manifest.plan_id)
 
 
@@ -250,6 +243,3 @@ def test_a_program_in_python_writes_its_log_at_once_unless_the_environment_says_
     assert env()["PYTHONUNBUFFERED"] == "1"
     assert env("slurm.env.PYTHONUNBUFFERED=''")["PYTHONUNBUFFERED"] == ""
     assert env("backend.env.PYTHONUNBUFFERED=''", "slurm.env.PYTHONUNBUFFERED=1")["PYTHONUNBUFFERED"] == ""
-
-
-TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\ncd {{work_dir}}\n{{command}}\n"

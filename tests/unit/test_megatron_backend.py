@@ -15,17 +15,16 @@ import pytest
 
 from oellm_autoexp.backends.base import Command, Job
 from oellm_autoexp.backends.megatron.backend import PARSER, MegatronBackend
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import AutoexpError, BackendError, ConfigError, Problem
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.secret_names import is_secret
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import directives, script
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.submission.check import absent, ask
+from oellm_autoexp.testing.plans import plan_of
 from tests.megatron.validation_cases import BASE
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/megatron"
@@ -442,7 +441,7 @@ def test_local_torchrun_is_told_everything(tmp_path: Path) -> None:
 
 
 def planned(*overrides: str) -> Plan:
-    return make_plan(load(Source(overrides=overrides)), gather(["plan"]), read_template=lambda _: TEMPLATE)
+    return plan_of(Source(overrides=overrides))
 
 
 def test_a_new_key_needs_no_plus_and_a_misspelt_one_is_refused_where_it_was_written() -> None:

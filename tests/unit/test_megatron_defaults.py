@@ -9,17 +9,14 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobSpec
-from oellm_autoexp.planning.make_plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 ON_GPUS = ("slurm=base", "slurm.sbatch.gpus_per_node=4", "slurm.sbatch.ntasks_per_node=4", "project.name=x")
 
 
 def job(*overrides: str) -> JobSpec:
     made = load(Source(overrides=("backend=megatron", "backend/megatron=300M", *ON_GPUS, *overrides)))
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    return make_plan(made, gather([]), read_template=lambda _: template).manifest.jobs[0]
+    return plan_of(made).manifest.jobs[0]
 
 
 def value(spec: JobSpec, flag: str) -> str | None:

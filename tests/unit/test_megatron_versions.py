@@ -11,11 +11,9 @@ from oellm_autoexp.backends.megatron.arguments import VERSION, Arguments
 from oellm_autoexp.backends.megatron.versions import VERSIONS, fitting
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import BackendError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
 from oellm_autoexp.submission.check import of_other_versions
+from oellm_autoexp.testing.plans import plan_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(*overrides: str) -> Plan:
     made = load(Source(overrides=("backend=megatron", "backend/megatron=300M", "slurm=local", *overrides)))
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    return make_plan(made, gather([]), read_template=lambda _: template)
+    return plan_of(made)
 
 
 @pytest.mark.parametrize(

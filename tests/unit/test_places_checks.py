@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.core.errors import SweepError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 MEGATRON = ("backend=megatron", "backend/megatron=130M", "slurm=local")
 SHARED = "${project.base_output_dir}/ck"
@@ -28,8 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def planned(sweep: dict[str, Any], *overrides: str) -> Plan:
     config = {"project": {"name": "${stage}job${index}"}, "stage": "", "sweep": sweep}
     Path("mine.yaml").write_text(yaml.safe_dump(config))
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    return make_plan(load(Source("mine.yaml", (), overrides)), gather([]), read_template=lambda _: template)
+    return plan_of(Source("mine.yaml", (), overrides))
 
 
 def refusal(sweep: dict[str, Any], *overrides: str) -> str:

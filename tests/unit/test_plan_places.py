@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.core.errors import ConfigError, SweepError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.plan_places import place_of_plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 
 @pytest.mark.parametrize(
@@ -60,11 +58,7 @@ def planned(*overrides: str) -> Plan:
         "sweep: {grids: [{stage: [a, b]}]}\n"
     )
     Path("exp.yaml").write_text(config)
-    return make_plan(
-        load(Source("./exp.yaml", (), overrides)),
-        gather([]),
-        read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-    )
+    return plan_of(Source("./exp.yaml", (), overrides))
 
 
 def test_each_job_is_where_its_config_says_and_the_plan_has_one_place_which_a_note_names(plan: Plan) -> None:

@@ -11,14 +11,12 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.sbatch.environment import module_lines
 from oellm_autoexp.schedulers.site import Site
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
-TEMPLATE = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
 COMMAND = ("slurm=base", "backend.argv=[echo,ran]")
 MEGATRON = ("slurm=four_gpus", "backend=megatron", "backend.python=bash", "backend/megatron=130M")
 
@@ -26,7 +24,7 @@ MEGATRON = ("slurm=four_gpus", "backend=megatron", "backend.python=bash", "backe
 def planned(*overrides: str, **environment: str) -> Plan:
     around = PlanContext(datetime.now(UTC), Path("/here"), "python3", environment, ("x",), "me", "here", "00")
     composed = load(Source(overrides=overrides))
-    return make_plan(composed, around, read_template=lambda _: TEMPLATE, site=lambda _: Site())
+    return plan_of(composed, around, site=lambda _: Site())
 
 
 def script(*overrides: str, **environment: str) -> str:
@@ -139,7 +137,7 @@ def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
         Source(config_dirs=(tmp_path,), overrides=("slurm=ours", "backend.argv=[a]", "slurm.sbatch.nodes=3"))
     )
     with pytest.raises(ConfigError) as raised:
-        make_plan(composed, around, read_template=lambda _: TEMPLATE, site=lambda _: Site())
+        plan_of(composed, around, site=lambda _: Site())
     texts = [str(problem) for problem in raised.value.problems]
     assert "no account is set, and ours takes no job without one" in texts[0]
     assert "sacctmgr show assoc user=$USER" in texts[0]

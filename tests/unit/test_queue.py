@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, LockedError, StateError
-from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.rules.actions import RunCommandAction
 from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry, Sidecar
 from oellm_autoexp.session.requests import Request, ask, waiting
+from oellm_autoexp.testing.plans import job_spec, manifest
 from tests.unit.test_executor import restart_request
 
 
@@ -53,36 +54,22 @@ def make_entry(folder: Path, action: Any = ("true",), number: int = 0, name: str
 
 
 def make_manifest(folder: Path, **more: Any) -> Manifest:
-    job = JobSpec(
-        index=0,
-        name="a",
-        stage=None,
-        parameters=more.pop("parameters", {}),
-        argv=("true",),
-        env={},
-        work_dir=str(folder),
-        output_dir=str(folder / "a"),
-        script_path=str(folder / "a" / "provenance" / "p" / "job.sbatch"),
-        log_path=str(folder / "a" / "%j.out"),
-        log_path_current=str(folder / "a" / "current.log"),
+    script_path = str(folder / "a" / "provenance" / "p" / "job.sbatch")
+    job = job_spec(
+        folder, script_path=script_path, log_path=str(folder / "a" / "%j.out"), parameters=more.pop("parameters", {})
     )
     fields: dict[str, Any] = {
-        "plan_id": "p",
         "created_at": "2026-01-31T00:00:00",
         "project": "p",
         "config_ref": "autoexp",
-        "overrides": (),
         "base_output_dir": str(folder / "outputs"),
         "monitoring_state_dir": str(folder),
-        "container": None,
         "slurm": {"client": {"class_name": "LocalClient", "slots": 1, "kill_grace_seconds": 1}},
         "scheduler": {},
-        "monitoring": {},
-        "jobs": (job,),
         "provenance": {"work_dir": str(folder)},
         **more,
     }
-    return Manifest(**fields)
+    return manifest(folder, [job], **fields)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from oellm_autoexp.decisions.readiness import StartGate, Verdict, cut_off, needs
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files
 from oellm_autoexp.testing.jobs import changed, job_state
+from oellm_autoexp.testing.plans import job_spec
 
 EXISTS = {"class_name": "FileExistsCondition", "path": "/c/done.txt"}
 GLOB = {"class_name": "GlobExistsCondition", "pattern": "/c/iter_*", "min_count": 2}
@@ -46,21 +47,7 @@ class Silence(CheckRunner):
 
 
 def spec(name: str, *depends_on: str, **more: Any) -> JobSpec:
-    return JobSpec(
-        index=1,
-        name=name,
-        stage="decay",
-        parameters={},
-        argv=("true",),
-        env={},
-        work_dir="/w",
-        output_dir="/o",
-        script_path="/o/job.sbatch",
-        log_path="/o/logs/%j.out",
-        log_path_current="/o/current.log",
-        depends_on=depends_on,
-        **more,
-    )
+    return job_spec("/o", name, index=1, stage="decay", depends_on=depends_on, **more)
 
 
 def verdict(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,10 @@ from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.engine.programs import launch
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.record.side_file import record_file, side_file
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.rules.actions import RunAutoexpAction
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 from tests.unit.test_queue import make_event
 from tests.unit.test_replan import EXPERIMENTS
 
@@ -34,15 +35,13 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
     for variable in ("DATA_DIR", "PROJECT_DIR", "HF_HOME", "CONTAINER_CACHE_DIR", "SLURM_ACCOUNT", "SLURM_PARTITION"):
         monkeypatch.setenv(variable, "/somewhere")
 
+    now = datetime.now(UTC)  # names with a time are the same in all plans of a test
+
     def plan(*overrides: str, ref: str = "autoexp", config: str = "", folders: tuple[Path, ...] = ()) -> Manifest:
         if config:
             (tmp_path / "mine.yaml").write_text(f"# @package _global_\n{config}")
             ref = "mine.yaml"
-        made = make_plan(
-            load(Source(ref, folders, overrides)),
-            gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-        )
+        made = plan_of(Source(ref, folders, overrides), replace(gather([]), now=now))
         return manifests.load(manifests.write(made))
 
     return plan

@@ -23,6 +23,7 @@ from oellm_autoexp.planning.record.side_file import record_file, side_file
 from oellm_autoexp.planning.replan import replan
 from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 EXPERIMENTS = sorted(
     str(path.relative_to(shipped("config")).with_suffix("")) for path in shipped("config/experiments").rglob("*.yaml")
@@ -42,12 +43,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
         if config:
             (tmp_path / "mine.yaml").write_text(config)
             ref = "mine.yaml"
-        made = make_plan(
-            load(Source(ref, (), overrides)),
-            gather([]),
-            read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-            subset=subset,
-        )
+        made = plan_of(Source(ref, (), overrides), subset=subset)
         return manifests.load(manifests.write(made))
 
     return plan

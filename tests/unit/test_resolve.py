@@ -17,12 +17,11 @@ from oellm_autoexp.config.loader import Composed, Source, load
 from oellm_autoexp.core.errors import ConfigError, Problem, SweepError
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext, gather
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
+from oellm_autoexp.testing.plans import plan_of
 
 NAME = "${stage}_lr${backend.options.lr}_bs${backend.options.batch_size}"
-TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
 LR, BS = "backend.options.lr", "backend.options.batch_size"
 
 
@@ -41,7 +40,7 @@ def jobs(sweep: Any) -> SweepResolver:
 
 
 def plan(sweep: Any) -> Manifest:
-    return make_plan(replace(base(), sweep=sweep), around(), read_template=lambda path: TEMPLATE).manifest
+    return plan_of(replace(base(), sweep=sweep), around()).manifest
 
 
 def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +150,7 @@ def test_values_that_refer_to_each_other_across_jobs_in_a_circle_are_told() -> N
 
 def test_siblings_left_out_of_a_plan_are_not_waited_for() -> None:
     composed = replace(base(), sweep={"configs": [STABLE, DECAY]})
-    manifest = make_plan(composed, around(), read_template=lambda path: TEMPLATE, subset=frozenset({1})).manifest
+    manifest = plan_of(composed, around(), subset=frozenset({1})).manifest
     assert [job.depends_on for job in manifest.jobs] == [()]
 
 
@@ -186,7 +185,7 @@ def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
     """Where and what is wrong with a sweep, over the base with these sections."""
     composed = replace(base(), base={**base().base, **beside}, sweep=sweep, locations=Unplaced())
     with pytest.raises(ConfigError) as error:
-        make_plan(composed, around(), read_template=lambda path: TEMPLATE)
+        plan_of(composed, around())
     return {(str(problem.where), problem.what) for problem in error.value.problems}
 
 
@@ -221,7 +220,7 @@ def test_a_condition_for_all_jobs_lets_every_other_stage_wait_for_one() -> None:
     job = {**base().base["job"], "start_conditions": [wait, other]}
     composed = replace(base(), base={**base().base, "job": job})
     sweep = {"groups": [GRID, {"configs": [STABLE, {"stage": "decay"}]}]}
-    manifest = make_plan(replace(composed, sweep=sweep), around(), read_template=lambda path: TEMPLATE).manifest
+    manifest = plan_of(replace(composed, sweep=sweep), around()).manifest
     for stable, decay in zip(manifest.jobs[::2], manifest.jobs[1::2], strict=True):
         assert [condition["path"] for condition in stable.start_conditions] == ["./outputs/go"]
         assert [condition["path"] for condition in decay.start_conditions] == [
@@ -305,7 +304,7 @@ def test_a_part_of_a_plan_neither_waits_for_nor_is_cancelled_by_what_is_left_out
     composed = replace(base(), sweep={"configs": [STABLE, {**DECAY, "job.cancel_conditions": cancel}]})
 
     def part(*indices: int) -> Any:
-        return make_plan(composed, around(), read_template=lambda path: TEMPLATE, subset=frozenset(indices))
+        return plan_of(composed, around(), subset=frozenset(indices))
 
     assert [len(job.cancel_conditions) for job in part(0, 1).manifest.jobs] == [0, 1]
     assert [job.cancel_conditions for job in part(1).manifest.jobs] == [()]
@@ -317,7 +316,7 @@ def test_a_part_of_a_plan_neither_waits_for_nor_is_cancelled_by_what_is_left_out
 def test_a_note_tells_of_such_values_also_where_the_sweep_sets_them_in_a_mapping(key: str) -> None:
     composed = load(Source(overrides=("backend=tiny_lm", "project.name=r${index}", f"{LR}=5", f"{BS}=7")))
     options = {"lr": 1} if key == "backend.options" else {"options": {"lr": 1}}
-    made = make_plan(replace(composed, sweep={"configs": [{key: options}]}), around(), read_template=lambda _: TEMPLATE)
+    made = plan_of(replace(composed, sweep={"configs": [{key: options}]}), around())
     assert made.notes[0] == f"{LR} on the command line changes nothing in any job: the sweep sets it"
     assert not any(BS in note for note in made.notes)
 
@@ -325,7 +324,7 @@ def test_a_note_tells_of_such_values_also_where_the_sweep_sets_them_in_a_mapping
 def test_a_note_tells_of_values_on_the_command_line_that_the_sweep_sets_too() -> None:
     composed = load(Source(overrides=("backend=tiny_lm", "project.name=r${index}", f"{LR}=5", f"{BS}=7")))
     sweep = {"type": "list", "groups": [{"params": {LR: [1]}}, {"params": {LR: [2], BS: [3]}}]}
-    made = make_plan(replace(composed, sweep=sweep), around(), read_template=lambda path: TEMPLATE)
+    made = plan_of(replace(composed, sweep=sweep), around())
     assert made.notes[:2] == (
         f"{LR} on the command line changes nothing in any job: the sweep sets it",
         f"{BS} on the command line changes nothing in 1 of 2 jobs: the sweep sets it",

@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.replan import replan
-from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 NAMES = "A", "B", "C", "D"
 SHOWING = ["bash", "-c", "for name in A B C D; do echo $name=$(printenv $name); done", "x"]
@@ -42,11 +40,7 @@ def planned(slurm: dict[str, Any], *overrides: str, argv: list[str] = SHOWING, *
         **more,
     }
     Path("mine.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return make_plan(
-        load(Source("mine.yaml", (), overrides)),
-        gather([]),
-        read_template=lambda path: (path or shipped("oellm_autoexp/sbatch/job.sbatch.template")).read_text(),
-    )
+    return plan_of(Source("mine.yaml", (), overrides))
 
 
 def printed(script: str, **environment: str) -> dict[str, str]:
@@ -102,8 +96,7 @@ def test_code_of_a_group_that_the_sweep_chooses_is_that_of_its_jobs_alone(home: 
         "sweep": sweep,
     }
     (home / "mine.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    plan = make_plan(load(Source("mine.yaml", (home / "groups",))), gather([]), read_template=lambda _: template)
+    plan = plan_of(Source("mine.yaml", (home / "groups",)))
     assert [printed(script) for script in plan.scripts] == [{"A": "A"}, {"B": "B"}]
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.cli.steps import app
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.record.side_file import side_file
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.testing.plans import plan_of
 
 RULES = """
 defaults: [override /backend: tiny_lm]
@@ -39,8 +37,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
     Path("mine.yaml").write_text(RULES)
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    return manifests.write(make_plan(load(Source("mine.yaml")), gather([]), read_template=lambda _: template))
+    return manifests.write(plan_of(Source("mine.yaml")))
 
 
 def rules(manifest: Manifest) -> str:
@@ -83,8 +80,7 @@ def test_a_manifest_without_a_side_file_is_read_as_it_is(path: Path) -> None:
 
 def test_a_plan_without_secrets_has_no_side_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    template = shipped("oellm_autoexp/sbatch/job.sbatch.template").read_text()
-    made = make_plan(load(Source("autoexp", (), ("project=default",))), gather([]), read_template=lambda _: template)
+    made = plan_of(Source("autoexp", (), ("project=default",)))
     manifest = manifests.load(manifests.write(made))
     assert not side_file(manifest).exists()
 

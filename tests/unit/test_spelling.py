@@ -9,12 +9,9 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.core.errors import BackendError, ConfigError
-from oellm_autoexp.planning.make_plan import make_plan
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.sbatch import script
+from oellm_autoexp.testing.plans import plan_of
 
-TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
 HEAD = "# @package _global_\ndefaults:\n  - override /backend: megatron\n"
 
 
@@ -46,7 +43,7 @@ def test_a_tree_is_kept_by_dests_wherever_it_is_laid() -> None:
 def planned(folder: Path, text: str, *overrides: str) -> Plan:
     (folder / "mine.yaml").write_text(HEAD + text)
     composed = load(Source("mine", (folder,), overrides))
-    return make_plan(composed, gather(["plan"]), read_template=lambda _: TEMPLATE)
+    return plan_of(composed)
 
 
 def words(plan: Plan, flag: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
-from oellm_autoexp.core.nouns import JobSpec, JobStatus, Manifest, Submission
+from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.planning.batches import Batch
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.schedulers.fake import FakeScheduler
@@ -19,6 +19,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.submission.submit import Submitter
 from oellm_autoexp.testing.jobs import changed
+from oellm_autoexp.testing.plans import job_spec, manifest
 
 
 class Slurm(FakeScheduler):
@@ -67,35 +68,8 @@ class Desk:
             output = folder / f"job{index}"
             (output / "logs").mkdir(parents=True)
             (output / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --time=5\ntrue\n")
-            plain: dict[str, Any] = {
-                "index": index,
-                "name": f"job{index}",
-                "stage": None,
-                "parameters": {},
-                "argv": ("true",),
-                "env": {},
-                "work_dir": str(folder),
-                "output_dir": str(output),
-                "script_path": str(output / "job.sbatch"),
-                "log_path": str(output / "logs" / "%j.out"),
-                "log_path_current": str(output / "current.log"),
-            }
-            specs.append(JobSpec(**{**plain, **each(index)}))
-        self.manifest = Manifest(
-            plan_id="p",
-            created_at="",
-            project="sweep",
-            config_ref="",
-            overrides=(),
-            base_output_dir=str(folder),
-            monitoring_state_dir=str(folder / "state"),
-            container=None,
-            slurm={"array_task_limit": None},
-            scheduler={"max_jobs": None, "submit_rate_limit_seconds": 0, "native_dependencies": False},
-            monitoring={},
-            jobs=tuple(specs),
-            provenance={},
-        )
+            specs.append(job_spec(folder, output.name, **{"index": index, **each(index)}))
+        self.manifest = manifest(folder, specs)
         self.session = Session.create(self.manifest, folder / "p.json")
 
     def submitter(self, **scheduler: Any) -> Submitter:

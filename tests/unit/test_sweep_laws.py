@@ -26,9 +26,9 @@ from oellm_autoexp.planning.resolving.provenance import gather
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sweep.expander import expand
 from oellm_autoexp.sweep.paths import over
+from oellm_autoexp.testing.plans import plan_of
 from tests.sweeps import BASE, Made, set_in, sweeps, written
 
-TEMPLATE = "#!/bin/bash\n{{directives}}\n{{env}}\n{{command}}\n"
 GIVEN = os.environ.get("AUTOEXP_SWEEPS")
 COMPOSED = int(GIVEN or 40)
 """How many experiments are compared with Hydra's composition: of one of their jobs, or (where it is given) of each."""
@@ -191,7 +191,7 @@ def tiny() -> Composed:
 
 def planned(sweep: str) -> Manifest:
     composed = replace(tiny(), sweep=yaml.safe_load(sweep))
-    return make_plan(composed, environment(), read_template=lambda _: TEMPLATE).manifest
+    return plan_of(composed, environment()).manifest
 
 
 def argvs(manifest: Manifest) -> list[str]:
@@ -309,7 +309,7 @@ def test_duplicates_are_allowed_by_any_word_for_true(tmp_path: Path, said: str) 
     for text, overrides in ((f"{sweep}  allow_duplicates: {said}\n", ()), (sweep, (f"sweep.allow_duplicates={said}",))):
         (tmp_path / "exp.yaml").write_text(f"{FILE}{text}")
         composed = load(Source(str(tmp_path / "exp.yaml"), (), overrides))
-        assert len(make_plan(composed, environment(), read_template=lambda _: TEMPLATE).manifest.jobs) == 2
+        assert len(plan_of(composed, environment()).manifest.jobs) == 2
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_jobs_that_are_the_same_are_told_and_refused_unless_they_are_allowed(swe
     assert told in error.value.problems[0].what
     assert "allow_duplicates" in error.value.problems[0].hint
     composed = replace(tiny(), sweep={**yaml.safe_load(sweep), "allow_duplicates": True})
-    plan = make_plan(composed, environment(), read_template=lambda _: TEMPLATE)
+    plan = plan_of(composed, environment())
     assert any(told in note for note in plan.notes)
 
 

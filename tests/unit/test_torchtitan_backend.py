@@ -13,14 +13,12 @@ import pytest
 
 from oellm_autoexp.backends.base import Command, Job, Probe
 from oellm_autoexp.backends.torchtitan.backend import PARSER, TorchtitanBackend
-from oellm_autoexp.config.loader import Source, load
+from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.planning.make_plan import make_plan
-from oellm_autoexp.planning.resolving.provenance import gather
-from oellm_autoexp.sbatch import script
 from oellm_autoexp.submission.check import ask
+from oellm_autoexp.testing.plans import plan_of
 
 ON_SLURM: dict[str, Any] = {
     "client": {"class_name": "SlurmClient"},
@@ -134,8 +132,7 @@ def test_a_sweep_needs_no_plus_for_a_field() -> None:
             "sweep={params:{backend.torchtitan.optimizer.lr:[1e-3,2e-3]}}",
         )
     )
-    template = (Path(script.__file__).parent / "job.sbatch.template").read_text()
-    plan = make_plan(load(source), gather(["plan"]), read_template=lambda _: template)
+    plan = plan_of(source)
     assert [job.argv[-1] for job in plan.manifest.jobs] == ["--optimizer.lr=0.001", "--optimizer.lr=0.002"]
     assert "--training.steps=5" in plan.manifest.jobs[0].argv
 
