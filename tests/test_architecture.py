@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
-    "testing": "core storage sbatch session schedulers backends config planning.resolving planning",
+    "testing": "core storage sbatch session schedulers config planning.resolving planning",
     "cli.megatron": "core storage backends.megatron cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""

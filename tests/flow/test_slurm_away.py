@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
 
+from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
@@ -61,12 +60,8 @@ def test_a_session_is_ended_by_the_command_that_the_next_run_names_while_the_con
     assert again.returncode == 0, again.stderr
     assert "session p was cancelled: waiting for the end of its jobs" in again.stderr
     lines = cluster.run("squeue", "-h", "-t", "all", "-o", "%k %T").stdout.splitlines()
-    tokens = {plan: job(user, plan)["token"] for plan in ("p", "q")}
+    jobs = {plan: Session.load(user.home / STATE / f"{plan}.json").jobs["a"] for plan in ("p", "q")}
+    tokens = {plan: job.newest.token for plan, job in jobs.items()}
     expected = [*(f"autoexp:{tokens[plan]} CANCELLED" for plan in had), f"autoexp:{tokens['q']} PENDING"]
     assert sorted(lines) == sorted(expected)
-    assert (job(user, "p")["state"], job(user, "q")["state"]) == ("cancelled", "pending")
-
-
-def job(user: User, plan: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((user.home / STATE / f"{plan}.json").read_text())["jobs"]["a"]
-    return found
+    assert (jobs["p"].state, jobs["q"].state) == ("cancelled", "pending")
