@@ -688,7 +688,7 @@ def detectors(manifest: Manifest) -> dict[str, Detector]:
         key = json.dumps([own, job.inactivity_threshold_seconds])
         if key not in made:
             section = manifest.monitoring if own is None else own
-            rules = Rules.model_validate({k: v for k, v in section.items() if k in Rules.model_fields})
+            rules = Rules.of_section(section)
             made[key] = Detector(rules, job.inactivity_threshold_seconds)
         found[job.name] = made[key]
     return found

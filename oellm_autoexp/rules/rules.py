@@ -196,6 +196,11 @@ class Rules(Section):
     log_events: LogEvents = {}
     state_events: StateEvents = {}
 
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> Rules:
+        """The rules in a section `monitoring`, whose other keys say how to watch. Raises ValidationError."""
+        return cls.model_validate({key: value for key, value in section.items() if key in cls.model_fields})
+
     def for_state(self, state: str) -> StateEvent | None:
         """The event declared for a state; for those that count as crashes, that of `crash` in the last resort."""
         for wanted in (state, CRASH) if state in LIKE_A_CRASH else (state,):
