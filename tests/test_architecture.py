@@ -53,8 +53,9 @@ MAY_IMPORT = {
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
+    "engine.observing": "core storage sbatch rules session schedulers decisions submission",
     "engine": "core storage sbatch rules session config.values schedulers decisions planning.record planning "
-    "schedulers.local schedulers.slurm submission",
+    "schedulers.local schedulers.slurm submission engine.observing",
     "view": "core storage rules session planning",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view",
@@ -133,8 +134,7 @@ OPENS_FILES = {
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 """Aims of size: modules of a folder, lines of a module, fields of a class."""
 LARGER = {
-    "engine.executor.py": 748,
-    "engine.loop.py": 702,
+    "engine.executor.py": 734,
 }
 """Figures of today that are beyond the aims. They may shrink; nothing else may get here."""
 

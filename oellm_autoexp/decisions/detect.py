@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import (
     BAD_ENDS,
     FINAL,
@@ -265,6 +267,19 @@ class Detector:
             ]
         actions = replace(job.actions, events=tallies, pending=(*job.actions.pending, *pending))
         return replace(job, actions=actions)
+
+
+def detectors(manifest: Manifest) -> dict[str, Detector]:
+    """The detector of each job, by name; jobs with the same rules share one."""
+    made: dict[str, Detector] = {}
+    found = {}
+    for job in manifest.jobs:
+        key = json.dumps([job.monitoring, job.inactivity_threshold_seconds])
+        if key not in made:
+            section = manifest.monitoring if job.monitoring is None else job.monitoring
+            made[key] = Detector(Rules.of_section(section), job.inactivity_threshold_seconds)
+        found[job.name] = made[key]
+    return found
 
 
 def _event(

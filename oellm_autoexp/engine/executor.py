@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError, UnwritableError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import CANCELLED, CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import lifecycle, restarts, template_values
@@ -43,7 +42,6 @@ from oellm_autoexp.submission.check import AttemptChecks
 
 _MOST_PUBLISHED = 8
 """How many events may follow from each other by PublishEventAction: a circle ends there."""
-_MOST_NEWS = 1000
 MOST_AT_ONCE = 16
 """How many programs that actions start run at once; the others wait for their turn."""
 _ASK_AGAIN_SECONDS = 60.0
@@ -73,14 +71,6 @@ class _Due:
     request: Program | RunAutoexpAction | NotifyAction
 
 
-class _News(deque[str]):
-    """Lines for the screen, without secrets."""
-
-    def append(self, line: str, /) -> None:
-        """Add one."""
-        super().append(redact_message(line))
-
-
 @dataclass(frozen=True)
 class _Inline:
     """What the monitor does for an action of an event (see rules.actions.Engine)."""
@@ -95,7 +85,7 @@ class _Inline:
         """The line is shown, but for one of level `debug`."""
         if level != "debug":
             loud = "" if level == "info" else f"{level}: "
-            self.executor.news.append(f"{self.name}: {loud}{message}")
+            self.executor.report(f"{self.name}: {loud}{message}")
         return _Outcome("done", message)
 
     def restart(self, action: RestartAction) -> _Outcome | Pending:
@@ -156,48 +146,48 @@ class _Inline:
 
 @dataclass
 class ActionExecutor:
-    """The actions of one session. `news` are lines for the screen, which whoever shows them takes away."""
+    """The actions of one session; `report` gets lines for people."""
 
     manifest: Manifest
     session: Session
     scheduler: Scheduler
     record: EventLog
     detectors: dict[str, Detector]
+    report: Callable[[str], None]
     now: Callable[[], float] = time.time
-    questions: CheckRunner = field(default_factory=CheckRunner)
-    news: deque[str] = field(default_factory=lambda: _News(maxlen=_MOST_NEWS))
+    checks: CheckRunner = field(default_factory=CheckRunner)
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
         self._gates: dict[str, StartGate] = {}
         self._queue = Queue(self.session.path)
-        self._checks = AttemptChecks(self.scheduler)
-        self._errands: dict[str, Subprocess] = {}
+        self._attempt_checks = AttemptChecks(self.scheduler)
+        self._subprocesses: dict[str, Subprocess] = {}
         self._due: list[_Due] = []
-        self.crowded = False
+        self.at_capacity = False
         """Whether some program waits for others to end, so that it can be started."""
         self._results: list[Result] = []
         self._told: set[str] = set()
         self._entries = 0
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether something is at work beside us that may be done before the scheduler is asked again."""
-        return bool(self._errands) or self.questions.under_way
+        return bool(self._subprocesses) or self.checks.in_progress
 
     @property
-    def awaited(self) -> bool:
+    def has_pending_subprocesses(self) -> bool:
         """Whether a program has not ended, or a command has not answered for the first time."""
         waiting = [job for job in self.session.jobs.values() if job.actions.pending]
         askers = {asker for job in waiting for asker in (job.name, _completeness(job), *map(_key, job.actions.pending))}
-        return bool(self._errands) or self.questions.awaited(askers)
+        return bool(self._subprocesses) or self.checks.has_pending(askers)
 
     def close(self) -> None:
         """End what is at work; a later monitor begins it again."""
-        for errand in self._errands.values():
-            errand.give_up()
-        self._errands.clear()
-        self.questions.close()
+        for subprocess in self._subprocesses.values():
+            subprocess.give_up()
+        self._subprocesses.clear()
+        self.checks.close()
 
     def act(self) -> None:
         """Carry out what is due, of events and of what people asked for. Saves what it did.
@@ -205,7 +195,7 @@ class ActionExecutor:
         Raises SchedulerError if jobs that are to end could not be ended; they are tried again.
         """
         now = self.now()
-        self.crowded = False
+        self.at_capacity = False
         self._due.clear()
         done = self._hear(now)
         for name, job in list(self.session.jobs.items()):
@@ -249,7 +239,7 @@ class ActionExecutor:
     def _heed(self, name: str, asked: requests.Request, now: float) -> bool:
         """Do for one job what somebody asked for; False while it is not known yet whether there is need."""
         if name not in self.session.jobs:
-            self.news.append(f"{asked.kind} of '{name}': no such job")
+            self.report(f"{asked.kind} of '{name}': no such job")
             return True
         if asked.restart is None:
             reason = asked.reason or "cancelled by hand"
@@ -268,13 +258,13 @@ class ActionExecutor:
             job = self.session.jobs[name].happened(now, "restart failed", words)
             self.session.put(replace(job, run=replace(job.run, not_restarted=words)))
         if outcome is not None and outcome.status != "done":
-            self.news.append(f"{name}: {outcome.message}")
+            self.report(f"{name}: {outcome.message}")
         return outcome is not None
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            self.news.append(text)
+            self.report(text)
 
     # ---- one action
 
@@ -315,10 +305,10 @@ class ActionExecutor:
 
     def _step(self, name: str, pending: Pending, binding: EventAction, now: float) -> _Outcome | Pending:
         """Get on with one action; its outcome, or the action as it is while there is none."""
-        if (errand := self._errands.get(_key(pending))) is not None:
-            return self._ended(pending, errand) or pending
-        if pending.started and binding.mode == "inline" and len(self._errands) + len(self._due) >= MOST_AT_ONCE:
-            self.crowded = True
+        if (subprocess := self._subprocesses.get(_key(pending))) is not None:
+            return self._ended(pending, subprocess) or pending
+        if pending.started and binding.mode == "inline" and len(self._subprocesses) + len(self._due) >= MOST_AT_ONCE:
+            self.at_capacity = True
             return pending
         job, spec = self.session.jobs[name], self._specs[name]
         values = template_values.values(spec, job, pending.event, self.manifest.plan_id)
@@ -342,7 +332,7 @@ class ActionExecutor:
             if step.kind == "wait":
                 deadline = Deadline(at=pending.since + step.patience_seconds, then=_LEFT_OUT)
                 return _waiting(pending, step.reason, binding.action.kind, deadline)
-            self.questions.forget(_key(pending))
+            self.checks.forget(_key(pending))
             if step.kind == "skip":
                 return _Outcome("skipped", step.reason, step.surprising)
         if binding.mode == "queue":
@@ -361,7 +351,7 @@ class ActionExecutor:
     def _ask(
         self, asker: str, spec: JobSpec, now: float, words: tuple[str, ...], interval_seconds: float
     ) -> bool | None:
-        return self.questions.answer(asker, words, spec.work_dir, interval_seconds, now)
+        return self.checks.answer(asker, words, spec.work_dir, interval_seconds, now)
 
     def _enqueue(
         self, job: JobState, pending: Pending, binding: EventAction, spec: JobSpec, now: float
@@ -416,13 +406,13 @@ class ActionExecutor:
         after: defaultdict[str, dict[str, Pending | None]] = defaultdict(dict)
         try:
             for one in due:
-                if len(self._errands) >= MOST_AT_ONCE:
-                    self.crowded = True
+                if len(self._subprocesses) >= MOST_AT_ONCE:
+                    self.at_capacity = True
                     break
                 step = _caught(partial(self._launch, one))
                 after[one.name][_key(one.pending)] = self._after(one.name, one.pending, one.action, step, now)
-                if isinstance(step, Pending) and _key(step) not in self._errands:
-                    self.crowded = True
+                if isinstance(step, Pending) and _key(step) not in self._subprocesses:
+                    self.at_capacity = True
                     break
         finally:
             for name, pendings in after.items():
@@ -438,7 +428,7 @@ class ActionExecutor:
             id=pending.id,
             state_dir=self.session.path.parent,
         )
-        errand = Subprocess(
+        subprocess = Subprocess(
             launch.words,
             cwd=launch.cwd or self._specs[due.name].work_dir,
             env=launch.env,
@@ -446,17 +436,17 @@ class ActionExecutor:
             timeout_seconds=launch.timeout_seconds,
             text=launch.text,
         )
-        if errand.later:
+        if subprocess.later:
             return _waiting(pending, _NO_ROOM, due.action)
-        self._errands[_key(pending)] = errand
+        self._subprocesses[_key(pending)] = subprocess
         limit = launch.timeout_seconds
         return _waiting(pending, AT_WORK, due.action, Deadline(at=self.now() + limit, then="ended") if limit else None)
 
-    def _ended(self, pending: Pending, errand: Subprocess) -> _Outcome | None:
-        outcome = errand.poll()
+    def _ended(self, pending: Pending, subprocess: Subprocess) -> _Outcome | None:
+        outcome = subprocess.poll()
         if outcome is None:
             return None
-        del self._errands[_key(pending)]
+        del self._subprocesses[_key(pending)]
         return _Outcome("done" if outcome.code == 0 else "failed", outcome.message)
 
     # ---- outcomes
@@ -472,14 +462,14 @@ class ActionExecutor:
             self._note_run(name, pending, now)
         job = self.session.jobs[name]
         if outcome.surprising:
-            self.news.append(f"{name}: {action} of {pending.event.name}: {outcome.message}")
+            self.report(f"{name}: {action} of {pending.event.name}: {outcome.message}")
         if outcome.status in ("done", "failed") or outcome.surprising:
             job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
         if outcome.status == "failed" and action == RestartAction.__name__:
             job = replace(job, run=replace(job.run, not_restarted=_no_attempt(outcome.message)))
         self.session.put(job)
         if outcome.status == "failed":
-            self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
+            self.report(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
         self._results.append(
             Result(
                 event_id=pending.event.id,
@@ -494,9 +484,11 @@ class ActionExecutor:
 
     def give_up(self, name: str, reason: str, now: float) -> int:
         """Leave out the actions of a job that wait, and not those whose programs are at work; how many these were."""
-        waiting = [pending for pending in self.session.jobs[name].actions.pending if _key(pending) not in self._errands]
+        waiting = [
+            pending for pending in self.session.jobs[name].actions.pending if _key(pending) not in self._subprocesses
+        ]
         for pending in waiting:
-            self.questions.forget(_key(pending))
+            self.checks.forget(_key(pending))
             binding = self._binding(name, pending)
             action = binding.action.kind if binding else "?"
             self._close(name, pending, action, _Outcome("skipped", f"given up: {reason}", surprising=True), now)
@@ -539,7 +531,7 @@ class ActionExecutor:
         overrides = {**job.changes.overrides, **coming.overrides}
         excluded = dict.fromkeys((*job.changes.excluded, *coming.exclude_nodes))
         try:
-            check = self._checks.check if coming.overrides or coming.exclude_nodes else None
+            check = self._attempt_checks.check if coming.overrides or coming.exclude_nodes else None
             written = write_script(self.manifest, self._specs[name], job.attempt + 1, overrides, excluded, check)
         except AutoexpError as error:
             why = "; ".join(problem.what for problem in error.problems)
@@ -555,7 +547,7 @@ class ActionExecutor:
         )
         self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
-        self.news.append(f"{name}: {coming.reason}")
+        self.report(f"{name}: {coming.reason}")
         return _Outcome("done", coming.reason)
 
     def _exclude_elsewhere(self, name: str, nodes: tuple[str, ...]) -> None:
@@ -583,11 +575,11 @@ class ActionExecutor:
             return "its log says that it is complete"
         gate = self._gates.get(job.name)
         if gate is None:
-            gate = self._gates[job.name] = StartGate(self._specs[job.name], questions=self.questions)
+            gate = self._gates[job.name] = StartGate(self._specs[job.name], checks=self.checks)
         found = self._told_done(gate, job, event, now)
         if found is not None:  # the next attempt is asked for anew
             gate.forget()
-            self.questions.forget(_completeness(job))
+            self.checks.forget(_completeness(job))
         return found
 
     def _told_done(self, gate: StartGate, job: JobState, event: Pending | None, now: float) -> str | None:
@@ -601,7 +593,7 @@ class ActionExecutor:
         spec = self._specs[job.name]
         values = template_values.values(spec, job, event.event if event else None, self.manifest.plan_id)
         command = tuple(fill(word, values.__getitem__) for word in words)
-        answer = self.questions.answer(_completeness(job), command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
+        answer = self.checks.answer(_completeness(job), command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
         if answer is None:
             return None
         return "termination_command says that it is complete" if answer else ""
@@ -631,7 +623,7 @@ class ActionExecutor:
                 run = replace(run, verdict=CRASH, error_type=run.error_type or cause)
             self.cancel(job.name, refusal.why, now, run)
         if given_up and not known:
-            self.news.append(f"{job.name}: {refusal.why}")
+            self.report(f"{job.name}: {refusal.why}")
         return _Outcome("skipped", refusal.why)
 
     def cancel(self, name: str, reason: str, now: float, run: Run | None = None) -> bool:
@@ -643,7 +635,7 @@ class ActionExecutor:
         job = self.session.jobs[name]
         if job.cancelled_by or job.state in (SUCCESS, CANCELLED):
             return False
-        self.news.append(f"{name}: ended: {reason}")
+        self.report(f"{name}: ended: {reason}")
         if job.state == WAITING:
             self.session.put(job.ended(now, CANCELLED, reason))
         elif job.restart is not None and job.state in FINAL:
@@ -699,7 +691,7 @@ class ActionExecutor:
         told, events = self.detectors[job.name].state(ran, job, now)
         self.record.add(events)
         self.session.put(told)
-        self.news.append(f"{job.name}: {job.reason}")
+        self.report(f"{job.name}: {job.reason}")
 
 
 def _caught(step: Callable[[], _Outcome | Pending]) -> _Outcome | Pending:

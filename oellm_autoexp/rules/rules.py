@@ -213,6 +213,11 @@ class Rules(Section):
         """The event of that name."""
         return self.log_events.get(name) or self.state_events.get(name)
 
+    def binding(self, name: str, number: int) -> EventAction | None:
+        """The action of that number of the event of that name; None if the configuration has none."""
+        event = self.named(name)
+        return event.bindings[number] if event and number < len(event.actions) else None
+
     def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, Location]]:
         """Every action, with its event and its place in the config."""
         for kind, events in (("log_events", self.log_events), ("state_events", self.state_events)):

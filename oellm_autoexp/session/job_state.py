@@ -349,6 +349,12 @@ class JobState:
         return replace(self, history=(*self.history, entry)[-MOST_HISTORY:])
 
 
+def with_events(job: JobState, events: Iterable[Event]) -> JobState:
+    """A job with events that are to be written into the session's event log."""
+    added = tuple(events)
+    return replace(job, actions=replace(job.actions, unrecorded=(*job.actions.unrecorded, *added))) if added else job
+
+
 def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
     """Jobs by their scheduler's ids. Where two have one, as it began its ids anew, it is the newest one's."""
     return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}

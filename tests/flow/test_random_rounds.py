@@ -48,7 +48,6 @@ sys.exit(main(sys.argv[2:]))
 MONITOR = """
 import sys
 from oellm_autoexp.decisions import lifecycle
-from oellm_autoexp.engine import loop
 
 lifecycle.VANISHED_AFTER_SECONDS, lifecycle.BEGUN_VANISHED_AFTER_SECONDS, lifecycle.GONE_AFTER_SECONDS = 15.0, 20.0, 8.0
 from oellm_autoexp.cli.main import main

@@ -74,15 +74,15 @@ class Stage:
         """A new process with the session as it is on disk."""
         session = Session.load(self.path)
         submitter = Submitter(self.manifest, session, self.slurm, pause=self.sleep, now=lambda: self.clock)
-        claim = Lock(self.path.with_suffix(".lease"))
-        claim.path.unlink(missing_ok=True)
-        assert claim.acquire() is None
+        lock = Lock(self.path.with_suffix(".lease"))
+        lock.path.unlink(missing_ok=True)
+        assert lock.acquire() is None
         self.monitor = Monitor(
             self.manifest,
             session,
             self.slurm,
             submitter,
-            claim,
+            lock,
             now=lambda: self.clock,
             sleep=self.sleep,
             monotonic=lambda: self.clock,
@@ -95,8 +95,8 @@ class Stage:
     def cycle(self, number: int = 1, seconds: float = 10) -> None:
         for _ in range(number):
             self.monitor.cycle()
-            self.heard += self.monitor.reactions.news
-            self.monitor.reactions.news.clear()
+            self.heard += self.monitor.messages
+            self.monitor.messages.clear()
             self.clock += seconds
 
     def until(self, holds: Callable[[], bool], cycles: int = 200) -> None:
@@ -105,7 +105,7 @@ class Stage:
             if holds():
                 return
             self.cycle()
-            if self.monitor.reactions.under_way:
+            if self.monitor.executor.in_progress:
                 time.sleep(0.02)
         raise AssertionError(list(self.jobs.values()))
 
@@ -747,26 +747,30 @@ def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: 
     stage.until(lambda: bool(stage.a.actions.pending))
     most = 0
     while stage.a.actions.pending:
-        most = max(most, len(stage.monitor.reactions._errands))
+        most = max(most, len(stage.monitor.executor._subprocesses))
         if len(stage.a.actions.pending) > MOST_AT_ONCE:
-            assert stage.monitor.reactions.crowded
+            assert stage.monitor.executor.at_capacity
             assert "waits for its turn" in stage.a.actions.pending[-1].reason
         stage.cycle()
         time.sleep(0.05)
     assert most == MOST_AT_ONCE
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(60))
     assert [result.status for result in stage.results] == ["done"] * 60
-    assert not stage.monitor.reactions.crowded
+    assert not stage.monitor.executor.at_capacity
 
 
 def test_programs_that_wait_for_their_turn_have_it_between_two_cycles(tmp_path: Path) -> None:
     log_text = "".join(f"LINE {number}\n" for number in range(2 * MOST_AT_ONCE))
     stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived(log_text)]})
-    stage.until(lambda: stage.monitor.reactions.crowded)
+    stage.until(lambda: stage.monitor.executor.at_capacity)
     cycles = stage.monitor.cycles
     stage.monitor.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
-    stage.monitor.rest(5)
-    assert (stage.monitor.cycles, len(stage.results), stage.monitor.reactions.crowded) == (cycles, MOST_AT_ONCE, False)
+    stage.monitor.wait(5)
+    assert (stage.monitor.cycles, len(stage.results), stage.monitor.executor.at_capacity) == (
+        cycles,
+        MOST_AT_ONCE,
+        False,
+    )
     stage.until(lambda: not stage.a.actions.pending)
 
 
@@ -866,7 +870,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be
                         break
                 except Crash:
                     died = True
-                    stage.heard += stage.monitor.reactions.news
+                    stage.heard += stage.monitor.messages
                     stage.resumed()
         where = f"crash at write {at}"
         assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"crash": 1}), where

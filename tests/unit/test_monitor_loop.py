@@ -13,7 +13,7 @@ import pytest
 
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
-from oellm_autoexp.engine.loop import rest
+from oellm_autoexp.engine.loop import wait
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog
@@ -121,9 +121,9 @@ def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
     with monkeypatch.context() as patched:
         patched.setattr(stage.slurm, "poll", silent)
         stage.cycle(20)
-    assert (stage.monitor.trouble, stage.a.state, stage.heard) == ("no answer", "running", ["a: x"])
+    assert (stage.monitor.scheduler_error, stage.a.state, stage.heard) == ("no answer", "running", ["a: x"])
     stage.cycle()
-    assert stage.monitor.trouble == ""
+    assert stage.monitor.scheduler_error == ""
 
 
 @pytest.mark.parametrize("kind", ["no answer", "UNKNOWN", "no such job"])
@@ -159,7 +159,7 @@ def test_a_scheduler_that_can_not_end_a_job_is_asked_again(tmp_path: Path, monke
         patched.setattr(stage.slurm, "cancel", fails)
         stage.cycle(5)
         assert stage.a.state == "running"
-        assert stage.monitor.trouble == "no answer"
+        assert stage.monitor.scheduler_error == "no answer"
     stage.finish()
     assert (stage.a.state, stage.a.attempt) == ("success", 2)
 
@@ -258,14 +258,15 @@ def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage(tmp_path, {}, {"a": [(("RUNNING", "FAILED"), "")], "b": [GOOD]})
-    ask = stage.monitor._mark
+    reports = stage.monitor.observer._reports
+    ask = reports.number
 
     def odd(job: JobState, kind: Kind) -> int | None:
         if job.name == "a":
             raise RuntimeError("odd")
         return ask(job, kind)
 
-    monkeypatch.setattr(stage.monitor, "_mark", odd)
+    monkeypatch.setattr(reports, "number", odd)
     stage.cycle(6)
     assert stage.states == {"a": "crash", "b": "success"}, "the scheduler's word alone says so"
     assert sum("RuntimeError: odd" in entry.message for entry in stage.a.history) == 1
@@ -317,7 +318,7 @@ def test_a_log_that_all_attempts_append_to_is_read_once(tmp_path: Path) -> None:
 def see_through(stage: Stage) -> int:
     """Go on until nothing is awaited; how often."""
     for number in range(200):
-        if not stage.monitor.awaited:
+        if not stage.monitor.has_pending_subprocesses:
             return number
         time.sleep(0.02)
         stage.monitor.go_on()
@@ -329,7 +330,7 @@ def test_programs_are_seen_to_their_ends_and_the_scheduler_is_asked_for_an_earli
 ) -> None:
     allowed = wrapped(restart(), {"class_name": "CommandCondition", "command": "sleep 0.1"})
     stage = Stage(tmp_path, on_state(run("sleep 0.3"), allowed), {"a": [CRASH, FOREVER], "b": [FOREVER]})
-    stage.until(lambda: stage.monitor.reactions.under_way)
+    stage.until(lambda: stage.monitor.executor.in_progress)
     asked: list[Mapping[str, str]] = []
     monkeypatch.setattr(stage.slurm, "find", lambda _: pytest.fail("the scheduler was asked"))
 
@@ -350,7 +351,7 @@ ASKS = {"start_condition_cmd": ["sleep", "1000"], "start_condition_interval_seco
 def test_the_command_of_a_job_that_is_cancelled_meanwhile_is_awaited_no_more(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
     stage.cycle()
-    assert stage.monitor.awaited
+    assert stage.monitor.has_pending_subprocesses
     requests.ask(stage.path, requests.Request(id="x", kind="cancel", job="a", attempt=0, at=0))
     see_through(stage)
     assert stage.a.state == "cancelled"
@@ -367,16 +368,16 @@ def test_a_jobs_command_is_not_awaited_where_the_scheduler_does_not_answer(
     stage.cycle()
     monkeypatch.setattr(stage.slurm, "poll", deaf)
     stage.cycle()
-    assert not stage.monitor.awaited
+    assert not stage.monitor.has_pending_subprocesses
     stage.monitor.close()
 
 
 def test_a_condition_whose_action_is_gone_is_awaited_no_more(tmp_path: Path) -> None:
     slow = {"class_name": "CommandCondition", "command": ["sleep", "1000"], "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("x"), slow)), {"a": [lived("LINE 1\n")]})
-    stage.until(lambda: stage.monitor.awaited)
+    stage.until(lambda: stage.monitor.has_pending_subprocesses)
     stage.monitor.session.put(changed(stage.a, pending=()))
-    assert not stage.monitor.awaited
+    assert not stage.monitor.has_pending_subprocesses
     stage.monitor.close()
 
 
@@ -419,8 +420,8 @@ def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
             count = full_at(patched, begin, writes)
             for _ in range(60):
                 stage.cycle()
-                told.add(stage.monitor.obstacle)
-                if stage.monitor.session.finished and not stage.monitor.obstacle:
+                told.add(stage.monitor.storage_error)
+                if stage.monitor.session.finished and not stage.monitor.storage_error:
                     break
             if count[0] < begin:
                 break
@@ -455,11 +456,11 @@ def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
 
     monkeypatch.setattr(stage.slurm, "submit", submit)
     monitor.cycle()
-    rest([monitor], 10, stage.sleep)
+    wait([monitor], 10, stage.sleep)
     assert (at, stage.clock, monitor.cycles) == ([1000, 1004, 1008], 1010, 1)
     monitor.cycle()
-    monitor.rest(30)
-    assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
+    monitor.wait(30)
+    assert (at[3:], stage.clock, monitor.wait_seconds) == ([1012, 1016], 1040, float("inf"))
 
 
 # --- who is meant -----------------------------------------------------------------------------------------------------

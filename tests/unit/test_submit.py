@@ -504,7 +504,7 @@ def test_a_command_that_said_yes_is_not_asked_again_before_its_time_while_the_jo
         desk.clock += 10
         submitter.submit_ready()
     assert (tmp_path / "asked").read_text() == "asked\n"
-    assert not submitter.asking
+    assert not submitter.checking
 
 
 def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Pa
         assert desk.job.state == "waiting"
     desk.clock += 100
     submitter.submit_ready()
-    assert not submitter.asking
+    assert not submitter.checking
 
 
 def test_a_job_may_wait_for_some_time_before_it_is_submitted(tmp_path: Path) -> None:

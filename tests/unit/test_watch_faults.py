@@ -158,7 +158,7 @@ def test_a_job_that_can_be_watched_again_is_read_on_from_where_it_was(
     running(stage)
     stage.write("a", "LINE 1\n")
     with monkeypatch.context() as patched:
-        patched.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
+        patched.setattr("oellm_autoexp.engine.observing.log_reader.read_added", lambda *_, **__: 1 / 0)
         stage.cycle(3)
     stage.cycle(2)
     assert (stage.a.problem, stage.heard.count("a: 1")) == ("", 1)
@@ -321,7 +321,6 @@ def test_a_session_of_an_older_version_has_a_clock_from_its_first_look_on(tmp_pa
 STOPPED = """
 import os, signal, sys, time
 from pathlib import Path
-from oellm_autoexp.engine import loop
 from tests.unit.test_executor import LONG, Stage, lived, log, on_state
 folder = Path(sys.argv[1])
 rules = {**on_state(log("stalled"), state="stall"), "inactivity_threshold_seconds": 2.0, "startup_seconds": 2.0}
@@ -605,7 +604,7 @@ def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> 
 def test_late_lines_that_can_not_be_read_keep_no_session_open(lagging: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     end(lagging, "CANCELLED")
     lagging.cycle()
-    monkeypatch.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oellm_autoexp.engine.observing.log_reader.read_added", lambda *_, **__: 1 / 0)
     lagging.finish(5)
     assert lagging.a.state == "cancelled"
 

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, manifest: Manifest | None) -> int:
 def _of_manifest(options: argparse.Namespace, manifest: Manifest) -> tuple[str, Rules]:
     """The job whose rules are tried, and these: of the first job, or of the first that --job means."""
     from oellm_autoexp.cli.monitor.ask_holder import named
-    from oellm_autoexp.engine.loop import detectors
+    from oellm_autoexp.decisions.detect import detectors
 
     names, made = named(options, manifest), detectors(manifest)
     if others := sum(made[name] is not made[names[0]] for name in names):
