@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from oellm_autoexp.core.errors import SchedulerError, StateError, SubmitError, UnreachableError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.programs import launch
+from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.rules.actions import Executor, NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.session.queue import Held
 from oellm_autoexp.session.queue_entry import DONE, FAILED, QueueEntry, Sidecar, Status

@@ -15,7 +15,7 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import FINAL, SUBMITTING, WAITING
 from oellm_autoexp.decisions.detect import detectors
-from oellm_autoexp.engine.executor import ActionExecutor
+from oellm_autoexp.engine.executing.executor import ActionExecutor
 from oellm_autoexp.engine.observing.accounts import settle_accounts
 from oellm_autoexp.engine.observing.observer import Observer, queued_ids
 from oellm_autoexp.schedulers.base import Scheduler

@@ -15,7 +15,7 @@ import pytest
 
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.core.nouns import JobStatus, Submission
-from oellm_autoexp.engine.executor import MOST_AT_ONCE
+from oellm_autoexp.engine.executing.subprocesses import MOST_AT_ONCE
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.engine.worker import Worker
 from oellm_autoexp.rules.actions import RestartAction
@@ -747,7 +747,7 @@ def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: 
     stage.until(lambda: bool(stage.a.actions.pending))
     most = 0
     while stage.a.actions.pending:
-        most = max(most, len(stage.monitor.executor._subprocesses))
+        most = max(most, stage.monitor.executor._subprocesses.count)
         if len(stage.a.actions.pending) > MOST_AT_ONCE:
             assert stage.monitor.executor.at_capacity
             assert "waits for its turn" in stage.a.actions.pending[-1].reason
