@@ -69,7 +69,7 @@ class _Failure:
 class Watch:
     """The sessions that are watched: the unfinished ones of a directory, which come and go, or `main` and its children.
 
-    A session that has finished is looked at again when its file has changed: it may have been begun anew. One that
+    A session that has finished is opened again when its file has changed: it may have been begun anew. One that
     can't be watched is tried again, with growing pauses; an error of it is reported and holds no other up. With `main`,
     whose lock the caller holds, only those are watched beside it that actions of its plan have started, and what those
     start; it stays to the end, and its errors are the caller's.
@@ -146,7 +146,7 @@ class Watch:
                 return
             pause(self.monitors)
             for path, each in list(self._watched.items()):
-                self._carefully(path, each.monitor.go_on)
+                self._guarded(path, each.monitor.go_on)
 
     def close(self) -> None:
         """Release every session."""
@@ -174,7 +174,7 @@ class Watch:
                     self._lose(path, error)
                 continue
             for path, each in mine.items():
-                self._carefully(path, each.monitor.cycle)
+                self._guarded(path, each.monitor.cycle)
 
     def _wait(self) -> None:
         """Pause until a cycle is due; what may be done meanwhile without one is done."""
@@ -183,13 +183,13 @@ class Watch:
         def act(monitor: Monitor) -> None:
             path = paths[id(monitor)]
             if path in self._watched:
-                self._carefully(path, monitor.between_polls)
+                self._guarded(path, monitor.between_polls)
 
         due = [each.due_at for each in self._watched.values()]
         pause = max(0.0, min(due) - time.monotonic()) if due else FIRST_PAUSE_SECONDS
         wait(self.monitors, pause, act=act)
 
-    def _carefully(self, path: Path, act: Callable[[], None]) -> None:
+    def _guarded(self, path: Path, act: Callable[[], None]) -> None:
         """Do something with a session; an error of it is reported, and the others are watched on."""
         try:
             act()

@@ -82,7 +82,7 @@ class Submitter:
 
     @property
     def unsettled(self) -> int:
-        """How many jobs were perhaps submitted: nobody knows yet."""
+        """How many jobs were perhaps submitted: that is not clear yet."""
         return self._unclear.count
 
     @property
@@ -184,7 +184,7 @@ class Submitter:
                 break
             batch = made.popleft()
             if batch.dependency and not self._ready.still_alive(ready):
-                break  # they wait for the next look, which tells how their siblings ended
+                break  # they wait for the next poll, which tells how their siblings ended
             try:
                 taken = self._submit(batch)
             except TooManyJobsError as error:
@@ -226,7 +226,7 @@ class Submitter:
         return patient or not left
 
     def _submit(self, batch: Batch) -> int:
-        """Submit one batch; returns how many jobs went to the scheduler (0 if nobody knows yet).
+        """Submit one batch; returns how many jobs went to the scheduler (0 if that is not clear yet).
 
         The outcome is saved with the next intent, or by the caller: whoever dies before leaves an intent to be settled.
         Raises SubmitError if it was refused, SchedulerError if the scheduler does not answer.

@@ -152,7 +152,7 @@ def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
     errors: list[AutoexpError] = []
     while True:
         over = (home / "over").exists()
-        Worker(queue, manifest, jobs=jobs, tell=errors.append).run()
+        Worker(queue, manifest, jobs=jobs, report=errors.append).run()
         if errors:
             raise errors[0]
         if over:

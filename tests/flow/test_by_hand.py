@@ -156,7 +156,7 @@ def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
     (user.home / "go").touch()  # the session does not know of its process any more
 
 
-def test_a_damaged_request_is_named_and_keeps_no_other_from_being_heeded(plan: Plan) -> None:
+def test_a_damaged_request_is_named_and_keeps_no_other_from_being_handled(plan: Plan) -> None:
     folder = plan.user.home / STATE / "p.requests"
     folder.mkdir()
     (folder / "cut.json").write_text("{")

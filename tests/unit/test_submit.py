@@ -104,7 +104,7 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
     for _ in range(3):
         assert desk.submitter().submit_ready() == 0
         assert (desk.job.state, len(desk.slurm.submissions)) == ("submitting", 1)
-        assert "nobody knows yet whether it was submitted" in desk.job.reason
+        assert "it is not clear yet whether it was submitted" in desk.job.reason
         desk.clock += 10
     assert desk.submitter().submit_ready() == 0
     assert (desk.job.state, desk.job.reason) == (
