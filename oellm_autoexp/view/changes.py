@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from oellm_autoexp.session.waits import AT_WORK, NEXT_LOOK, only_actions_wait, waits
+from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
 from oellm_autoexp.view.waiting import waiting_lines
@@ -59,7 +59,7 @@ class Changes:
         actions = {
             (wait.job, wait.action, wait.event, wait.reason): wait
             for wait in waits(monitor.session.jobs.values())
-            if wait.kind == "action" and wait.reason != NEXT_LOOK
+            if wait.kind == "action" and wait.reason != NEXT_POLL
         }
         fresh = [wait for key, wait in actions.items() if key not in self._waits and wait.reason != AT_WORK]
         self._waits = set(actions)

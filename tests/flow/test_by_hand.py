@@ -163,7 +163,7 @@ def test_a_damaged_request_is_named_and_keeps_no_other_from_being_handled(plan: 
     plan.watch()
     result = plan.run("--cmd", "cancel")
     assert result.returncode == 0, result.stderr
-    assert "at its next look" not in result.stdout
+    assert "at its next poll" not in result.stdout
     assert plan.watcher is not None
     assert plan.watcher.wait() == 1
     assert {job.state for job in plan.jobs.values()} == {"cancelled"}

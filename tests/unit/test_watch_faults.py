@@ -142,7 +142,7 @@ def test_what_keeps_a_job_from_being_watched_is_told_once_and_shown_and_its_end_
             stage.clock += 10
         assert happened(stage.a).count("not watched in full") == 1
         assert "Traceback" in stage.a.history[-1].message
-        assert sum("tried again at each look: ValueError in" in line for line in shown) == 1
+        assert sum("retried at each poll: ValueError in" in line for line in shown) == 1
         assert any("can't be watched in full: ValueError in test_watch_faults.py" in text for text in causes(stage.a))
         assert stage.jobs["b"].problem == ""
         end(stage, "RUNNING", "FAILED")

@@ -99,7 +99,7 @@ def who_watches(manifest: Manifest) -> str:
 
 
 def when_done(asked: Sequence[Path]) -> str:
-    return " (it does so at its next look)" if any(path.exists() for path in asked) else ""
+    return " (handled at its next poll)" if any(path.exists() for path in asked) else ""
 
 
 def report(

@@ -152,7 +152,7 @@ class Observer:
         if job.problem.startswith(f"{kind} in {place}"):
             return job
         problem = f"{kind} in {place}: {message}"
-        self._report(f"{job.name}: can't be watched in full, tried again at each look: {problem}")
+        self._report(f"{job.name}: can't be watched in full, retried at each poll: {problem}")
         return replace(job.happened(now, "not watched in full", traceback.format_exc(limit=-3)), problem=problem)
 
     def _with_warnings(self, before: JobState, job: JobState, now: float) -> JobState:
