@@ -47,7 +47,8 @@ def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut
     stage.cycle(2)
     stage.write("a", "3\nx\nLINE 4")
     stage.cycle(2)
-    assert [line for line in stage.heard if line.startswith("a: ") and line[3:].isdigit()] == ["a: 1", "a: 2", "a: 3"]
+    numbers = [line for line in stage.messages if line.startswith("a: ") and line[3:].isdigit()]
+    assert numbers == ["a: 1", "a: 2", "a: 3"]
     stage.slurm._scripts["1"] = [JobStatus("COMPLETED", exit_code=0)]
     stage.finish()
     assert [event.metadata["what"] for event in stage.events] == ["1", "2", "3", "4"]
@@ -72,7 +73,7 @@ def test_what_a_job_wrote_last_is_seen_before_how_it_ended(tmp_path: Path) -> No
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x", ("PENDING", "FAILED"))]})
     stage.finish()
     assert (stage.a.state, stage.names()) == ("oom", ["seen", "oom"])
-    assert stage.heard == ["a: line", "a: oom seen"]
+    assert stage.messages == ["a: line", "a: oom seen"]
 
 
 def test_further_files_are_seen_by_the_rules_and_count_as_activity(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_further_files_are_seen_by_the_rules_and_count_as_activity(tmp_path: Pat
             file.write(f"LINE {number}\n")
         stage.cycle()
     assert set(stage.names()) == {"seen"}
-    assert stage.heard.count("a: 7") == 1
+    assert stage.messages.count("a: 7") == 1
 
 
 def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
     with monkeypatch.context() as patched:
         patched.setattr(stage.slurm, "poll", silent)
         stage.cycle(20)
-    assert (stage.monitor.scheduler_error, stage.a.state, stage.heard) == ("no answer", "running", ["a: x"])
+    assert (stage.monitor.scheduler_error, stage.a.state, stage.messages) == ("no answer", "running", ["a: x"])
     stage.cycle()
     assert stage.monitor.scheduler_error == ""
 
@@ -176,7 +177,7 @@ def test_each_state_that_a_job_comes_into_makes_its_event(tmp_path: Path, state:
     stage = Stage(tmp_path, on_state(log(f"is {state}"), state=state), {"a": [GOOD]})
     stage.finish()
     assert stage.names() == [state]
-    assert stage.heard == [f"a: is {state}"]
+    assert stage.messages == [f"a: is {state}"]
 
 
 def test_a_job_that_began_and_ended_between_two_looks_makes_the_event_of_running_too(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: 
     rules = {"state_events": events, "termination_command": ["true"]}
     stage = Stage(tmp_path, rules, {"a": [(("RUNNING", "FAILED"), "")]})
     stage.finish()
-    assert (stage.a.state, stage.heard) == ("success", ["a: well done"])
+    assert (stage.a.state, stage.messages) == ("success", ["a: well done"])
 
 
 def test_a_requeued_job_is_watched_on_in_the_same_attempt(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
     stage.until(lambda: stage.a.state == "running")
     Path(stage.a.logs.resolved_log_path).mkdir()
     stage.cycle(5)
-    assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
+    assert (stage.states["a"], stage.states["b"], stage.messages) == ("running", "success", ["b: x"])
 
 
 def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_watched(
@@ -287,7 +288,7 @@ def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:
         tmp_path, on_line(log("plan")), {"a": [lived("LINE\nLINE 1\n")], "b": [lived("LINE 1\n")]}, {"b": own}
     )
     stage.cycle(4)
-    assert sorted(stage.heard) == ["a: plan", "b: own"]
+    assert sorted(stage.messages) == ["a: plan", "b: own"]
 
 
 def test_the_record_of_events_has_them_in_their_order_with_what_became_of_them(tmp_path: Path) -> None:
