@@ -238,6 +238,7 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
         job = detect.see_log(job, data, cursor, now)
         if not data:
             break
+        job, _ = detector.measured(job, data, now, own=True)
         job, events = detector.lines(job, data, cursor, now)
         found += len(events)
         job = replace(job, actions=Actions())  # the actions, which are carried out between two looks

@@ -67,6 +67,7 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         offset += len(data)
         cursor = Cursor("trial", offset)
         job = detect.see_log(trial.job, data, cursor, 0.0)
+        job, _ = detector.measured(job, data, 0.0, own=True)
         job, _ = detector.lines(job, data, cursor, 0.0)
         trial.job = replace(job, actions=Actions(), history=())
         result = scan(data, compiled)

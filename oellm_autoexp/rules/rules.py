@@ -14,6 +14,7 @@ from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
+from oellm_autoexp.rules.metrics import Metrics
 from oellm_autoexp.rules.patterns import group_names
 
 STATES = tuple(state for state in OURS if state in IN_QUEUE | FINAL)
@@ -195,6 +196,7 @@ class Rules(Section):
     termination_command: Words = ()
     log_events: LogEvents = {}
     state_events: StateEvents = {}
+    metrics: Metrics = {}
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> Rules:

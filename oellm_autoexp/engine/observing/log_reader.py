@@ -56,6 +56,7 @@ class LogReader:
                 job = replace(job, logs=logs, run=run)
             if not data:
                 return job
+            job = detector.measured(job, data, now, own=own)
             job = with_events(*detector.lines(job, data, cursor, now))
             left -= len(data)
             if left <= 0 and not final:
