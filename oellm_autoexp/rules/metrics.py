@@ -256,6 +256,11 @@ class MetricRule(Section):
             name for name in groups if name.isdecimal() and not named
         ]
 
+    def names(self, name: str) -> list[str]:
+        """The metrics that it reads, as a rule of this name."""
+        groups = self._value_groups(group_names(self.pattern)) if self.pattern is not None else [VALUE]
+        return [name if group == VALUE or group.isdecimal() else group for group in groups]
+
     def read(self, name: str, match: Match) -> Measurement | None:
         """What a line that the pattern matched tells; None if there is no number in it."""
         known = match.groups

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 import os
-import shutil
 import struct
 import sys
 from array import array
@@ -88,13 +87,6 @@ def folder_of(session: Path) -> Path:
 def file_of(session: Path, job: str) -> Path:
     """The file of a job's series. A job's name is a file's name."""
     return folder_of(session) / f"{job}.points"
-
-
-def remove(session: Path) -> None:
-    """Remove the series of a session, if there are any. Raises OSError."""
-    folder = folder_of(session)
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
 
 
 def append(path: Path, written: Written, attempt: int, points: Iterable[Point]) -> Written:
