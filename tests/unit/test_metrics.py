@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +120,27 @@ def test_a_rule_is_switched_off_by_null() -> None:
 def test_a_line_without_a_time_or_with_an_odd_one_has_none() -> None:
     line = MEGATRON.replace(b"[2026-11-26 00:48:17.799543]", b"[2026-99-26 00:48:17.799543]")
     assert [one.at for one in known_lines(line)] == [None]
+
+
+REAL = Path(__file__).parents[1] / "real_logs"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in REAL.glob("*.log")))
+def test_the_series_of_real_runs_are_what_their_lines_say(name: str) -> None:
+    data = (REAL / name).read_bytes()
+    expected = []
+    for line in data.decode(errors="replace").split("\n"):
+        if "] iteration " in line and "/ " in line:
+            fields = dict(part.rsplit(":", 1) for part in line.split("|")[1:] if ":" in part)
+            loss = {key.strip(): value.strip() for key, value in fields.items()}.get("lm loss", "nan")
+            expected.append((int(line.split("] iteration ")[1].split("/")[0]), float(loss)))
+    found = [(one.iteration, one.values["loss"]) for one in known_lines(data) if "loss" in one.values]
+    assert [str(pair) for pair in found] == [str(pair) for pair in expected]
+    assert all(one.at is not None for one in known_lines(data) if one.whole)
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_tells_where_it_begins() -> None:
+    found = known_lines((REAL / "decay_from_sibling.log").read_bytes())
+    first = next(one for one in found if one.iteration is not None)
+    assert (first.iteration, dict(first.values)) == (80, {})
+    assert {one.iteration for one in found if "validation_loss" in one.values} == {100}
