@@ -238,10 +238,11 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
         job = detect.see_log(job, data, cursor, now)
         if not data:
             break
-        job, _ = detector.measured(job, data, now, own=True)
+        job = detector.measured(job, data, now, own=True)
         job, events = detector.lines(job, data, cursor, now)
         found += len(events)
-        job = replace(job, actions=Actions())  # the actions, which are carried out between two looks
+        logs = replace(job.logs, unwritten=())
+        job = replace(job, actions=Actions(), logs=logs)  # the actions, which are carried out between two looks
     seconds = time.process_time() - start
     assert cursor.offset == path.stat().st_size
     assert job.run.readings["no_progress"].value == job.progress.iteration

@@ -69,11 +69,11 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         offset += len(data)
         cursor = Cursor("trial", offset)
         job = detect.see_log(trial.job, data, cursor, 0.0)
-        job, points = detector.measured(job, data, 0.0, own=True)
-        for point in points:
+        job = detector.measured(job, data, 0.0, own=True)
+        for point in job.logs.unwritten:
             trial.metrics.setdefault(point.metric, []).append(point.value)
         job, _ = detector.lines(job, data, cursor, 0.0)
-        trial.job = replace(job, actions=Actions(), history=())
+        trial.job = replace(job, actions=Actions(), history=(), logs=replace(job.logs, unwritten=()))
         result = scan(data, compiled)
         for name in result.too_slow:
             found[name].too_slow = True

@@ -18,6 +18,7 @@ from oellm_autoexp.decisions.detect import detectors
 from oellm_autoexp.engine.executing.executor import ActionExecutor
 from oellm_autoexp.engine.observing.accounts import settle_accounts
 from oellm_autoexp.engine.observing.observer import Observer, queued_ids
+from oellm_autoexp.engine.observing.series_writer import write_points
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.job_state import JobState, with_events
@@ -143,6 +144,7 @@ class Monitor:
         found = self.observer.observe(now, self._planned_seconds)
         self.scheduler_error, self._reached = found.error, found.reached
         settle_accounts(self.session, self._specs, self.scheduler, now)
+        write_points(self.session)
         # Facts before deeds. The session is what counts: events are in it until they are in the event log, too.
         self.session.save()
         late = [job for job in self.session.jobs.values() if job.actions.unrecorded]

@@ -118,18 +118,18 @@ def test_how_far_a_log_was_read_and_when_something_was_written_is_kept() -> None
 
 
 def test_iterations_and_losses_are_read_from_a_jobs_own_log() -> None:
-    seen, points = WATCH.measured(JOB, b"noise\n" + LINE + b"\n", 9.0, own=True)
+    seen = WATCH.measured(JOB, b"noise\n" + LINE + b"\n", 9.0, own=True)
     assert (seen.progress.iteration, seen.progress.total, seen.progress.loss) == (12, 100, 2.3456)
     at = datetime.fromisoformat("2026-01-31 10:00:00").timestamp()
-    assert Point("loss", 12, at, 2.3456) in points
-    assert WATCH.measured(JOB, LINE + b"\n", 9.0, own=False) == (JOB, [])
+    assert Point("loss", 12, at, 2.3456) in seen.logs.unwritten
+    assert WATCH.measured(JOB, LINE + b"\n", 9.0, own=False) is JOB
 
 
 def test_a_loss_that_vanishes_from_the_line_is_no_number() -> None:
     lines = LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n"
-    seen, points = WATCH.measured(JOB, lines, 9.0, own=True)
+    seen = WATCH.measured(JOB, lines, 9.0, own=True)
     assert seen.progress.loss is None
-    assert [math.isnan(point.value) for point in points if point.metric == "loss"] == [False, True]
+    assert [math.isnan(point.value) for point in seen.logs.unwritten if point.metric == "loss"] == [False, True]
 
 
 @pytest.mark.parametrize(
