@@ -58,11 +58,12 @@ MAY_IMPORT = {
     "submission",
     "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
     "engine.observing engine.executing",
-    "view": "core storage rules session planning",
+    "view.jobs": "core rules session",
+    "view": "core storage rules session planning view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
-    "planning submission engine view",
+    "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
-    "planning.resolving planning.checks planning submission engine view cli.steps",
+    "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view cli.steps cli.monitor",
     "containers.building": "core storage containers",
