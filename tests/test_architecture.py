@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "submission",
     "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
     "engine.observing engine.executing",
+    "view.curves": "",
     "view.jobs": "core rules session",
     "view": "core storage rules session planning view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
@@ -75,7 +76,7 @@ MAY_IMPORT = {
 """What the modules of a folder may import besides each other: modules of these folders."""
 PURE = {
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan"),
+    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {
