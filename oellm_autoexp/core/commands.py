@@ -41,7 +41,7 @@ COMMANDS = {
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"
     ),
     "generate-megatron-dataclass": Command(
-        "generate_megatron_dataclass", "write the types and table of its arguments", "megatron"
+        "generate_megatron_dataclass", "write the types, table and help texts of its arguments", "megatron"
     ),
 }
 """Every command, by the word that `oellm-autoexp` knows it by."""
