@@ -36,6 +36,7 @@ COMMANDS = {
     "run-sweep-entry": Command("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": Command("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": Command("render_config", "print the composed config"),
+    "schema": Command("config_schema", "print the JSON Schema of configs, for editors"),
     "check-cluster": Command("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
     "generate-megatron-config": Command(
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,16 @@ def test_a_mistake_in_the_section_of_another_package_is_told_as_ours_are(guest: 
     for told in ("sorce", "did you mean 'source'?", "did you mean 'at_least_gib'?", "did you mean 'processes'?"):
         assert told in result.stderr
     assert "plugins.yaml:" in result.stderr
+
+
+def test_the_schema_for_editors_has_the_kinds_of_packages(guest: User) -> None:
+    command = [sys.executable, str(PLUGINS.parents[1] / "scripts/config_schema.py")]
+    result = subprocess.run(command, env=guest.environment, cwd=guest.home, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    definitions = json.loads(result.stdout)["definitions"]
+    assert definitions["CopyAction"]["properties"].keys() == {"class_name", "source", "target"}
+    assert definitions["FreeSpaceCondition"]["required"]
+    assert "processes" in definitions["backend"]["properties"]
 
 
 def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest: User, user: User) -> None:

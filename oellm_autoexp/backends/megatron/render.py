@@ -55,6 +55,7 @@ class MegatronConfig:
 '''
 
 _YAML = """\
+# yaml-language-server: $schema=../../schema.json#/definitions/megatron
 # What Megatron-LM {name} takes, by dest, with its defaults; null leaves a value to Megatron, which may derive it.
 # Written by scripts/generate_megatron_config.py; not to be edited.
 """
