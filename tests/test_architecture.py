@@ -66,13 +66,14 @@ MAY_IMPORT = {
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view cli.steps cli.monitor config.json_schema",
+    "schedulers.slurm submission view cli.steps cli.monitor config.json_schema cli.completion",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
     "testing": "core storage sbatch session schedulers config planning.resolving planning",
     "cli.megatron": "core storage backends.megatron cli.steps",
     "config.json_schema": "backends.megatron config",
+    "cli.completion": "core storage session cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
 PURE = {
