@@ -34,7 +34,7 @@ def queue_ids(directory: Path, name: str) -> Iterator[Offer]:
 
     try:
         queue = Queue(find_session(directory, name))
-        entries = [*queue.entries(tell=_ignore), *queue.finished(tell=_ignore)]
+        entries = [*queue.entries(report=_ignore), *queue.finished(report=_ignore)]
     except AutoexpError:
         return
     yield from (Offer(entry.id, f"{entry.event.name}, {entry.status}") for entry in entries)
