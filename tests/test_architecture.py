@@ -61,12 +61,14 @@ MAY_IMPORT = {
     "view.curves": "",
     "view.jobs": "core rules session",
     "view": "core storage rules session planning view.jobs",
+    "report": "core session view",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view cli.steps cli.monitor config.json_schema cli.completion",
+    "schedulers.slurm submission view report cli.steps cli.monitor cli.reporting config.json_schema cli.completion",
+    "cli.reporting": "core storage session report cli.steps cli.monitor",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
@@ -79,7 +81,7 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves"),
+    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {

@@ -33,6 +33,7 @@ COMMANDS = {
     "plan": Command("plan_autoexp", "expand the sweep, write scripts and the manifest"),
     "submit": Command("submit_autoexp", "submit a manifest's jobs, each once, and watch them"),
     "monitor": Command("monitor_autoexp", "watch or resume a session, look at sessions"),
+    "report": Command("report_autoexp", "make one page of sessions: table, curves, time line, GPU-hours", "reporting"),
     "run-sweep-entry": Command("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": Command("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": Command("render_config", "print the composed config"),

@@ -45,14 +45,14 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     if most is None and screen.is_terminal and not options.json:
         most = max(1, screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0))
     found = EventLog(session.path).histories(wanted, newest_first=not options.json, most=most)
-    rows = _rows(session, found.shown)
+    told = rows(session, found.shown)
     if options.json:
         print(json.dumps({"plan_id": session.plan_id})[:-1] + ', "events": [', end="")
-        for number, row in enumerate(rows):
+        for number, row in enumerate(told):
             print(", " * (number > 0) + json.dumps(row), end="")
         print(f'], "waiting": {json.dumps(wait_facts(waits))}}}')
         return app.OK
-    shown = print_events(screen, rows)
+    shown = print_events(screen, told)
     if not found.total:
         screen.print("no events")
     elif shown < found.total:
@@ -77,7 +77,7 @@ def moment(text: str, now: float) -> float:
         raise ConfigError(Problem(f"{text!r} is no time", "--since", hint)) from None
 
 
-def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iterator[dict[str, Any]]:
+def rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iterator[dict[str, Any]]:
     """Each event as plain data, with its actions as they are now; without secrets."""
     from oellm_autoexp.core.redaction import redact
     from oellm_autoexp.session.queue import Queue
