@@ -51,7 +51,9 @@ def write_parquet(folder: Path, sources: Sequence[Source]) -> list[Path]:
     arrow = optional("pyarrow", "parquet", "--parquet")
     parquet = optional("pyarrow.parquet", "parquet", "--parquet")
     cells = tidy.job_cells([row for source in sources for row in tidy.rows_of(source)])
-    columns = {name: _column([row[name] for row in cells]) for name in (cells[0] if cells else ())}
+    columns: dict[str, Sequence[Any]] = {
+        name: _column([row[name] for row in cells]) for name in (cells[0] if cells else ())
+    }
     points = list(zip(*(point for source in sources for point in tidy.point_cells(source)), strict=True))
     empty: Sequence[Sequence[Any]] = [()] * len(tidy.POINT_COLUMNS)
     tables: dict[str, dict[str, Sequence[Any]]] = {

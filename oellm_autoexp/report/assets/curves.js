@@ -93,6 +93,30 @@ function extent(lines, which, logarithmic) {
   return logarithmic ? [low / 1.1, high * 1.1] : [low - room, high + room];
 }
 
+/** Where a logarithmic axis is labelled: at 1, 2 and 5 of each power of ten, and evenly where it spans less than one. */
+function logarithmicTicks(plot, axis, low, high) {
+  if (!(low > 0) || high / low < 8) {
+    const rough = (high - low) / 6;
+    const unit = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => size >= rough);
+    const found = [];
+    for (let value = Math.ceil(low / step); value * step <= high; value++) found.push(value * step);
+    return found;
+  }
+  const factors = high / low > 1e4 ? [1] : [1, 2, 5];
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const factor of factors) if (factor * 10 ** power >= low && factor * 10 ** power <= high) found.push(factor * 10 ** power);
+  }
+  return found;
+}
+
+/** Labels of an axis of durations, with tenths of seconds where that is needed. */
+function durationTicks(plot, splits) {
+  const step = splits.length > 1 ? splits[1] - splits[0] : 1;
+  return splits.map((value) => (value === null ? "" : step < 1 ? `${Number(value.toFixed(2))} s` : duration(value)));
+}
+
 /** From values to pixels of the canvas along one axis. */
 function scaleOf(plot, key, from, length) {
   const { min, max, distr } = plot.scales[key];
@@ -235,6 +259,12 @@ function underPointer(plot) {
   return found;
 }
 
+/** Where a job's curve is in the chart, in pixels: for tests, and for whoever looks at the page with tools. */
+function placeOf(name, x) {
+  const line = chart.lines.find((one) => data.jobs.name[one.job] === name);
+  return { x: chart.plot.valToPos(x, "x"), y: chart.plot.valToPos(line.ys[nearest(line.xs, x)], "y") };
+}
+
 function curvePart() {
   if (!metricNames.length) return null;
   chart.metric = metricNames.includes("loss") ? "loss" : metricNames[0];
@@ -321,7 +351,8 @@ function curvePart() {
   function plotOptions(width) {
     const axis = { stroke: colour("text"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const values = (_, splits) => splits.map((value) => (value === null ? "" : number(value)));
-    const along = chart.axis === "time" ? {} : { values: chart.axis === "elapsed" ? (_, splits) => splits.map((value) => (value === null ? "" : duration(value))) : values };
+    const along = chart.axis === "time" ? {} : { values: chart.axis === "elapsed" ? durationTicks : values };
+    const logarithmic = { splits: logarithmicTicks, filter: (_, splits) => splits };
     const within = (_, min, max) => [min, max];
     return {
       width, height: width < 600 ? 280 : 420,
@@ -330,7 +361,7 @@ function curvePart() {
         x: { time: chart.axis === "time", distr: chart.logX ? 3 : 1, range: within },
         y: { distr: chart.logY ? 3 : 1, range: within },
       },
-      axes: [{ ...axis, ...along }, { ...axis, size: 64, values }],
+      axes: [{ ...axis, ...along, ...(chart.logX ? logarithmic : {}) }, { ...axis, size: 64, values, ...(chart.logY ? logarithmic : {}) }],
       series: [{}, { paths: () => null, points: { show: false } }],
       cursor: { points: { show: false }, drag: { x: true, y: true, uni: 30 } },
       hooks: { draw: [drawLines], setCursor: [tell] },
@@ -356,6 +387,9 @@ function curvePart() {
       if (chart.plot) chart.plot.setSize({ width: Math.max(260, width), height: width < 600 ? 280 : 420 });
     }
   }).observe(holder);
-  chart.draw = draw;
+  window.reportChart = {
+    scale: (axis) => [chart.plot.scales[axis].min, chart.plot.scales[axis].max],
+    place: (name, x) => placeOf(name, x),
+  };
   return drawnFor(part, draw);
 }
