@@ -281,5 +281,7 @@ class MonitoringSection(Rules):
     """Further files whose growth counts as activity and whose lines the rules see."""
     detach: Directives = {}
     """Options of the small SLURM job that `--detach slurm` watches by."""
+    report: bool = False
+    """Whether the watch keeps a page of the session fresh, `<session>.report.html`."""
     class_name: str | None = None
     """Of no effect here: configs of other tools have one."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached", ".series")
+_STATE = (".journal", ".secrets", ".events.jsonl", ".series", ".report.html", ".actions", ".requests", ".detached")
 """What lies beside a session's file."""
 
 
