@@ -23,16 +23,16 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.testing.plans import job_spec, manifest
 
-RUNS = Path(__file__).resolve().parent / "golden" / "megatron_runs"
-"""What logs of real runs of Megatron-LM on a GPU tell of iterations and checkpoints."""
+RUNS = Path(__file__).resolve().parent / "real_logs"
+"""Logs of real runs of Megatron-LM on a GPU."""
 BEGAN = 1.79e9
 
 
 def read_log(path: Path, job: JobState, data: bytes, attempt: int = 1) -> JobState:
     """A job of the session at `path` after its log was read to the end by an attempt."""
-    job, points = Detector(Rules(), None).measured(job, data, BEGAN, own=True)
-    written = series.append(series.file_of(path, job.name), job.logs.series, attempt, points)
-    return replace(job, logs=replace(job.logs, series=written))
+    job = Detector(Rules(), None).measured(job, data, BEGAN, own=True)
+    written = series.append(series.file_of(path, job.name), job.logs.series, attempt, job.logs.unwritten)
+    return replace(job, logs=replace(job.logs, series=written, unwritten=()))
 
 
 def megatron_session(folder: Path) -> Source:
