@@ -41,7 +41,7 @@ function stageGraph(session, jobs) {
     const own = jobs.filter((job) => (data.jobs.stage[job] ?? "jobs") === stage.name);
     const conditions = [["starts when", stage.start], ["is cancelled when", stage.cancel], ["is done when", stage.done]]
       .filter(([, texts]) => texts.length)
-      .map(([what, texts]) => make("li", {}, `${what} ${texts.join("; ")}`));
+      .map(([what, texts]) => make("li", {}, texts.length < 3 ? `${what} ${texts.join("; ")}` : folded(`${what} … (${texts.length} conditions)`, texts)));
     const box = make(
       "div", { class: "stage" },
       make("strong", {}, button(stage.name, () => filter.set(`stage=${stage.name}`), { class: "link", title: "Show only these jobs" })),
@@ -64,6 +64,11 @@ function stageGraph(session, jobs) {
   };
   new ResizeObserver(draw).observe(graph);
   return { element: make("div", {}, severalSessions ? make("h3", {}, session.id) : null, graph) };
+}
+
+/** Texts that are shown when they are asked for. */
+function folded(title, texts) {
+  return make("details", {}, make("summary", {}, title), make("ul", {}, texts.map((text) => make("li", {}, text))));
 }
 
 function arrow(from, to, frame) {
@@ -171,7 +176,12 @@ function eventsPart() {
   function entries() {
     const wanted = new Set(shownJobs);
     const found = [];
-    if (state.kind !== "rules") for (const [job, at, event, message] of data.history) if (wanted.has(job)) found.push([at, job, event, message]);
+    const told = state.kind === "all" && data.sessions.every((session) => session.events_total === session.events.length);
+    if (state.kind !== "rules") {
+      for (const [job, at, event, message] of data.history) {
+        if (wanted.has(job) && !(told && event.endsWith("Action"))) found.push([at, job, event, message]); // its event tells of it
+      }
+    }
     if (state.kind !== "jobs") {
       for (const session of data.sessions) {
         for (const [at, job, attempt, name, text, actions] of session.events) {

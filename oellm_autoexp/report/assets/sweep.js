@@ -181,7 +181,10 @@ function differencePart() {
     if (!varied.length) {
       list.replaceChildren(make("p", { class: "note" }, "The jobs that are shown have the same config."));
     } else if (shownJobs.length <= SIDE_BY_SIDE) {
-      list.replaceChildren(plainTable(["Key", ...shownJobs.map((job) => jobButton(job))], varied.map((one) => [one.key, ...shownJobs.map((job) => value(one, job))]), "Differences"));
+      const rows = varied.map((one) => [one.key, ...shownJobs.map((job) => value(one, job))]);
+      const table = plainTable(["Key", ...shownJobs.map((job) => jobButton(job))], rows, "Differences");
+      table.classList.add("side");
+      list.replaceChildren(table);
     } else {
       list.replaceChildren(
         plainTable(["Key", "Values", "Jobs with each"], varied.map((one) => [one.key, ...valuesOf(one)]), "Differences"),
