@@ -6,6 +6,7 @@ A watch never waits for them, but for some seconds at its end, and nothing that 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ _PAUSE_FACTOR = 20
 """At most one twentieth of the time is spent on reports, however large a session is."""
 _LONGEST_SECONDS = 600.0
 _LAST_SECONDS, _POLL_SECONDS = 30.0, 0.1
+_FILE_CLOCK_SECONDS = 2.0
+"""How far the clock of a file system may be behind this machine's."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +70,7 @@ class FreshReports:
         self._reports: dict[Path, _Report] = {}
         self._program: Subprocess | None = None
         self._of: Path = Path()
-        self._began = 0.0
+        self._began = self._began_at = 0.0
 
     def look(self, watched: Iterable[Watched]) -> None:
         """Start what is due, after a round of a watch; returns at once."""
@@ -101,7 +104,8 @@ class FreshReports:
                 continue
             if (stamps := (stamp_of(path), stamp_of(path.with_suffix(".journal")))) != report.stamps:
                 report.stamps = stamps
-                self._program, self._of, self._began = self.launch(path), path, now
+                self._program, self._of = self.launch(path), path
+                self._began, self._began_at = now, time.time()
                 return True
         return False
 
@@ -114,10 +118,16 @@ class FreshReports:
         if outcome.code != 0:
             _log.warning("no report of %s: %s", self._of.stem, outcome.message)
         now = self.monotonic()
-        pause = max(SHORTEST_PAUSE_SECONDS, _PAUSE_FACTOR * (now - self._began))
+        pause = max(SHORTEST_PAUSE_SECONDS, _PAUSE_FACTOR * min(now - self._began, self._seconds_by_the_file()))
         self._reports[self._of].due_at = now + pause
         self._program = None
         return True
+
+    def _seconds_by_the_file(self) -> float:
+        """How long the program took, by when its file was written: its end may be seen much later."""
+        stamp = stamp_of(report_of(self._of))
+        seconds = math.inf if stamp is None else stamp[0] / 1e9 - self._began_at
+        return max(0.0, seconds) if seconds > -_FILE_CLOCK_SECONDS else math.inf  # an older file: it wrote none
 
 
 def _launch(session: Path) -> Subprocess:

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.fresh_reports import SHORTEST_PAUSE_SECONDS, FreshReports
+from oellm_autoexp.engine.fresh_reports import SHORTEST_PAUSE_SECONDS, FreshReports, report_of
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.world import Outcome, Subprocess
 from oellm_autoexp.testing.plans import job_spec, manifest
@@ -63,10 +63,10 @@ def watched(tmp_path: Path) -> Watched:
 def test_reports_are_made_when_something_changed_and_take_a_twentieth_of_the_time(watched: Watched) -> None:
     clock = Clock(takes=10)
     reports = clock.reports()
-    for _ in range(600):
+    for _ in range(60):
         watched.change()
         reports.look([watched])
-        clock.now += 1
+        clock.now += 10
     assert clock.started == [0, 210, 420]
     reports = clock.reports()
     clock.started.clear()
@@ -74,6 +74,17 @@ def test_reports_are_made_when_something_changed_and_take_a_twentieth_of_the_tim
         reports.look([watched])
         clock.now += 1
     assert len(clock.started) == 1
+
+
+def test_a_report_whose_end_is_seen_late_has_taken_as_long_as_its_file_says(watched: Watched) -> None:
+    clock = Clock(takes=1)
+    reports = clock.reports()
+    for _ in range(4):
+        watched.change()
+        reports.look([watched])
+        report_of(watched.session.path).write_text("")
+        clock.now += 60
+    assert clock.started == [0, 120]
 
 
 def test_the_last_state_is_reported_at_the_end(watched: Watched) -> None:
