@@ -19,6 +19,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.notifiers.base import Message
 from oellm_autoexp.planning.make_plan import PARENT_VARIABLE
 from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
@@ -28,7 +29,7 @@ from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
 
 _MOST_GENERATIONS = 20
-_TELL_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
+_SEND_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
 
 
 def launch(
@@ -51,16 +52,27 @@ def launch(
             _check_secrets((*words, *env.values()), manifest)
             return Program(words, cwd, env, request.timeout_seconds, redact_message(request.text))
         case NotifyAction():
-            message = {
-                "url": request.webhook,
-                "text": redact_message(request.message),
-                "timeout": request.timeout_seconds,
-            }
-            words = start.words("oellm_autoexp.storage.webhook")
-            limit = request.timeout_seconds + _TELL_GRACE_SECONDS
-            return Program(words, _work_dir(manifest), _own_path(), limit, json.dumps(message))
+            message = Message(request.subject or f"{event.name} of {event.job}", request.message)
+            return sending(request, message, manifest=manifest, event=event)
         case RunAutoexpAction():
             return _run(request, manifest, event, id, state_dir)
+
+
+def sending(action: NotifyAction, message: Message, *, manifest: Manifest, event: Event) -> Program:
+    """The program that sends a message in the way of an action. Raises ConfigError."""
+    subject, text = redact_message(message.subject), redact_message(message.text)
+    if (way := action.way) is None:
+        _check_secrets(action.command, manifest)
+        return Program(action.command, _cwd(None, manifest, event), {}, action.timeout_seconds, text)
+    asked = {
+        "notifier": way.model_dump(mode="json"),
+        "subject": subject,
+        "text": text,
+        "timeout_seconds": action.timeout_seconds,
+    }
+    words = start.words("oellm_autoexp.notifiers.send")
+    limit = action.timeout_seconds + _SEND_GRACE_SECONDS
+    return Program(words, _work_dir(manifest), _own_path(), limit, json.dumps(asked))
 
 
 def _cwd(asked: str | None, manifest: Manifest, event: Event) -> str:
