@@ -26,6 +26,7 @@ from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.engine import programs
+from oellm_autoexp.engine.digest import Digest
 from oellm_autoexp.rules.actions import Action, EventAction, NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.rules.events import Deadline, Event, Pending, event_id
 from oellm_autoexp.rules.templates import filled
@@ -36,7 +37,7 @@ from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, Run, 
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry
 from oellm_autoexp.session.session import Session
-from oellm_autoexp.session.waits import AT_WORK
+from oellm_autoexp.session.waits import AT_WORK, only_actions_wait
 from oellm_autoexp.storage.world import Files, Subprocess
 from oellm_autoexp.submission.attempts import write_script
 from oellm_autoexp.submission.check import AttemptChecks
@@ -61,6 +62,8 @@ class _Outcome:
     message: str
     surprising: bool = False
     """Whether people are told of an action that is left out."""
+    quiet: bool = False
+    """Whether people need not be told that it failed."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class _Due:
     name: str
     pending: Pending
     action: str
-    request: Program | RunAutoexpAction | NotifyAction
+    request: Program | RunAutoexpAction
 
 
 class _News(deque[str]):
@@ -146,11 +149,11 @@ class _Inline:
         """As any program."""
         return self._due(action)
 
-    def post(self, action: NotifyAction) -> Pending:
-        """As any program."""
-        return self._due(action)
+    def post(self, action: NotifyAction) -> _Outcome | Pending:
+        """It is sent at the end of this look, or later together with others (see Digest)."""
+        return self.executor.notify(self.name, self.pending, action, self.now)
 
-    def _due(self, request: Program | RunAutoexpAction | NotifyAction) -> Pending:
+    def _due(self, request: Program | RunAutoexpAction) -> Pending:
         return self.executor.begin(self.name, self.pending, self.action.kind, request, self.now)
 
 
@@ -171,6 +174,7 @@ class ActionExecutor:
         self._specs = {job.name: job for job in self.manifest.jobs}
         self._gates: dict[str, StartGate] = {}
         self._queue = Queue(self.session.path)
+        self._digest = Digest(self.manifest, self._log_path)
         self._checks = AttemptChecks(self.scheduler)
         self._errands: dict[str, Subprocess] = {}
         self._due: list[_Due] = []
@@ -183,20 +187,21 @@ class ActionExecutor:
     @property
     def under_way(self) -> bool:
         """Whether something is at work beside us that may be done before the scheduler is asked again."""
-        return bool(self._errands) or self.questions.under_way
+        return bool(self._errands) or self._digest.busy or self.questions.under_way
 
     @property
     def awaited(self) -> bool:
         """Whether a program has not ended, or a command has not answered for the first time."""
         waiting = [job for job in self.session.jobs.values() if job.actions.pending]
         askers = {asker for job in waiting for asker in (job.name, _completeness(job), *map(_key, job.actions.pending))}
-        return bool(self._errands) or self.questions.awaited(askers)
+        return bool(self._errands) or self._digest.busy or self.questions.awaited(askers)
 
     def close(self) -> None:
         """End what is at work; a later monitor begins it again."""
         for errand in self._errands.values():
             errand.give_up()
         self._errands.clear()
+        self._digest.close()
         self.questions.close()
 
     def act(self) -> None:
@@ -207,11 +212,13 @@ class ActionExecutor:
         now = self.now()
         self.crowded = False
         self._due.clear()
+        self._digest.look(now)
         done = self._hear(now)
         for name, job in list(self.session.jobs.items()):
             if job.actions.pending:
                 self._react_all(name, job.actions.pending, now)
         self._launch_due(now)
+        self._send_due(now)
         try:
             self._end_jobs(now)
         finally:
@@ -317,6 +324,8 @@ class ActionExecutor:
         """Get on with one action; its outcome, or the action as it is while there is none."""
         if (errand := self._errands.get(_key(pending))) is not None:
             return self._ended(pending, errand) or pending
+        if pending.filled:
+            return self._tell(pending, now)
         if pending.started and binding.mode == "inline" and len(self._errands) + len(self._due) >= MOST_AT_ONCE:
             self.crowded = True
             return pending
@@ -398,7 +407,7 @@ class ActionExecutor:
         name: str,
         pending: Pending,
         action: str,
-        request: Program | RunAutoexpAction | NotifyAction,
+        request: Program | RunAutoexpAction,
         now: float,
     ) -> Pending:
         """Have the program of an action started at the end of this look; the action as it is until then."""
@@ -442,7 +451,7 @@ class ActionExecutor:
             launch.words,
             cwd=launch.cwd or self._specs[due.name].work_dir,
             env=launch.env,
-            log_path=self._queue.folder / pending.event.id / f"{pending.id}.log",
+            log_path=self._log_path(pending),
             timeout_seconds=launch.timeout_seconds,
             text=launch.text,
         )
@@ -452,12 +461,37 @@ class ActionExecutor:
         limit = launch.timeout_seconds
         return _waiting(pending, AT_WORK, due.action, Deadline(at=self.now() + limit, then="ended") if limit else None)
 
+    def _log_path(self, pending: Pending) -> Path:
+        """Where the program of an action writes what it prints."""
+        return self._queue.folder / pending.event.id / f"{pending.id}.log"
+
     def _ended(self, pending: Pending, errand: Subprocess) -> _Outcome | None:
         outcome = errand.poll()
         if outcome is None:
             return None
         del self._errands[_key(pending)]
         return _Outcome("done" if outcome.code == 0 else "failed", outcome.message)
+
+    # ---- messages to people
+
+    def notify(self, name: str, pending: Pending, action: NotifyAction, now: float) -> _Outcome | Pending:
+        """Have a message sent, as it is now."""
+        self._note_run(name, pending, now)
+        filled = action.model_dump(mode="json", exclude_defaults=True)
+        return self._tell(pending.model_copy(update={"started": True, "filled": filled}), now)
+
+    def _tell(self, pending: Pending, now: float) -> _Outcome | Pending:
+        """Have a message sent, perhaps together with others; what has become of it, or the action as it waits."""
+        found = self._digest.add(pending, now)
+        if isinstance(found, Pending):
+            return found
+        return _Outcome("failed" if found.failed else "done", found.message, quiet=found.quiet)
+
+    def _send_due(self, now: float) -> None:
+        """Send the messages that are due, once they are saved."""
+        if due := self._digest.due(now, at_rest=only_actions_wait(self.session.jobs.values())):
+            self.save()
+            self.crowded |= not self._digest.send(due, now)
 
     # ---- outcomes
 
@@ -478,7 +512,7 @@ class ActionExecutor:
         if outcome.status == "failed" and action == RestartAction.__name__:
             job = replace(job, run=replace(job.run, not_restarted=_no_attempt(outcome.message)))
         self.session.put(job)
-        if outcome.status == "failed":
+        if outcome.status == "failed" and not outcome.quiet:
             self.news.append(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
         self._results.append(
             Result(
@@ -494,7 +528,7 @@ class ActionExecutor:
 
     def give_up(self, name: str, reason: str, now: float) -> int:
         """Leave out the actions of a job that wait, and not those whose programs are at work; how many these were."""
-        waiting = [pending for pending in self.session.jobs[name].actions.pending if _key(pending) not in self._errands]
+        waiting = [pending for pending in self.session.jobs[name].actions.pending if not self._is_at_work(pending)]
         for pending in waiting:
             self.questions.forget(_key(pending))
             binding = self._binding(name, pending)
@@ -502,6 +536,9 @@ class ActionExecutor:
             self._close(name, pending, action, _Outcome("skipped", f"given up: {reason}", surprising=True), now)
         self._now_pending(name, dict.fromkeys(map(_key, waiting)))
         return len(waiting)
+
+    def _is_at_work(self, pending: Pending) -> bool:
+        return _key(pending) in self._errands or self._digest.is_sending(pending.id)
 
     # ---- new attempts, and ends
 
