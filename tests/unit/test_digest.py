@@ -119,7 +119,11 @@ def test_without_a_digest_each_message_goes_by_itself_and_a_few_at_once(tmp_path
 def test_messages_of_other_rules_and_in_other_ways_go_by_themselves(tmp_path: Path) -> None:
     mine = [*KEEPS, "{name}"]
     rules = {"state_events": {"crash": {"actions": [notify(command=mine)]}, "timeout": {"actions": [notify()]}}}
-    lives = {"a": fails_after(1), "b": fails_after(1), "c": [(("PENDING", "RUNNING", "TIMEOUT"), "")]}
+    lives: dict[str, list[Life]] = {
+        "a": fails_after(1),
+        "b": fails_after(1),
+        "c": [(("PENDING", "RUNNING", "TIMEOUT"), "")],
+    }
     stage = Stage(tmp_path, rules, lives)
     stage.finish()
     assert len(told(tmp_path)) == 3
