@@ -72,21 +72,20 @@ def sending(action: NotifyAction, message: Message, *, manifest: Manifest, event
     }
     words = start.words("oellm_autoexp.notifiers.send")
     limit = action.timeout_seconds + _SEND_GRACE_SECONDS
-    return Program(words, _work_dir(manifest), _own_path(), limit, json.dumps(asked))
+    return Program(words, work_dir(manifest), own_path(), limit, json.dumps(asked))
 
 
 def _cwd(asked: str | None, manifest: Manifest, event: Event) -> str:
     job = next((job for job in manifest.jobs if job.name == event.job), None)
-    work_dir = job.work_dir if job else _work_dir(manifest)
-    return str(Path(work_dir, Path(asked or "").expanduser()))
+    return str(Path(job.work_dir if job else work_dir(manifest), Path(asked or "").expanduser()))
 
 
-def _work_dir(manifest: Manifest) -> str:
+def work_dir(manifest: Manifest) -> str:
     """The directory in which the plan was made."""
     return str(manifest.provenance.get("work_dir") or manifest.base_output_dir)
 
 
-def _own_path() -> dict[str, str]:
+def own_path() -> dict[str, str]:
     """What keeps a Python of ours from importing what lies in the folder that it starts in."""
     return {"PYTHONPATH": start.search_path()} if os.environ.get("PYTHONPATH") else {}
 
@@ -103,11 +102,11 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
     copy = folder / f"{key}.manifest"
     plan_id, planned = _earlier(manifest, event, key, state_dir, copy)
     program = start.words("oellm_autoexp")
-    env = {**_own_path(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
+    env = {**own_path(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
     words: tuple[str, ...]
     if planned is not None:
         words = (*program, "submit", "--no-monitor", "--manifest", str(planned))
-        return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+        return Program(words, work_dir(manifest), env, request.timeout_seconds)
     config_ref = request.reference
     if config_ref is None:
         path = folder / f"{key}.yaml"
@@ -124,7 +123,7 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
         *_overrides(request.overrides, folder / f"{key}.overrides"),
         f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
     )
-    return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+    return Program(words, work_dir(manifest), env, request.timeout_seconds)
 
 
 def _job_of(manifest: Manifest, event: Event) -> JobSpec:

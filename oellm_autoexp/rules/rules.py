@@ -13,6 +13,7 @@ from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.rules.patterns import group_names
 
@@ -221,6 +222,17 @@ class Rules(Section):
         return {action.event_name for action in actions if isinstance(action, PublishEventAction)}
 
 
+class Alive(Section):
+    """The signal that the monitor is alive, given after a look, at most every `every_seconds`.
+
+    The address in the variable `url` (`$NAME`) is fetched, and the time of `file` is set, where they are given.
+    """
+
+    url: Address | None = None
+    file: str | None = Field(default=None, min_length=1)
+    every_seconds: Seconds = 300
+
+
 class MonitoringSection(Rules):
     """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
 
@@ -230,4 +242,5 @@ class MonitoringSection(Rules):
     poll_interval_seconds: Annotated[Seconds, Field(ge=0.01)] | None = None
     output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     detach: Directives = {}
+    alive: Alive = Alive()
     class_name: str | None = None
