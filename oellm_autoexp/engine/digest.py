@@ -132,7 +132,8 @@ class Digest:
         if channel.is_free(now, action.digest_seconds):
             return _waits(pending, action, AT_WORK)
         channel.flooded = True
-        return _waits(pending, action, _COLLECTED, Deadline(at=max(channel.due_at, now), then="sent"))
+        deadline = Deadline(at=channel.due_at, then="sent") if channel.due_at > now else None
+        return _waits(pending, action, _COLLECTED, deadline)
 
     def due(self, now: float, *, at_rest: bool) -> list[str]:
         """The channels whose messages may go now. `at_rest`: nothing more is to be waited for."""
