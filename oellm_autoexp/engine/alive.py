@@ -72,9 +72,13 @@ class AliveSignal:
     def _close(self, *, finished: bool, wait: bool) -> None:
         if wait or finished:
             self._wait()
-        if finished and self._alive.file is not None and self._program is None:
+        self._give_up()
+        if finished and self._alive.file is not None:
             self._start(None, remove=True)
             self._wait()
+            self._give_up()
+
+    def _give_up(self) -> None:
         if self._program is not None:
             self._program.give_up()
             self._program = None

@@ -89,9 +89,10 @@ def test_a_server_that_never_answers_holds_nothing_up(server: HookServer, tmp_pa
     began = time.monotonic()
     for _ in range(100):
         signal.give()
-    signal.close(finished=False)
     assert time.monotonic() - began < 2
     assert (len(server.heard), said) == (1, [])
+    signal.close(finished=True)
+    assert not (tmp_path / "alive").exists()
 
 
 def test_a_signal_that_never_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
