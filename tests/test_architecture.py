@@ -54,8 +54,11 @@ MAY_IMPORT = {
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
-    "engine": "core storage sbatch notifiers rules session config.values schedulers decisions planning.record planning "
-    "schedulers.local schedulers.slurm submission",
+    "engine.observing": "core storage sbatch rules session schedulers decisions submission",
+    "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
+    "planning submission",
+    "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
+    "engine.observing engine.executing",
     "view": "core storage rules session planning",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view",
@@ -134,10 +137,7 @@ OPENS_FILES = {
 """The modules that open files by themselves; all others go through the door (trust.py), which asks whose they are."""
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 """Aims of size: modules of a folder, lines of a module, fields of a class."""
-LARGER = {
-    "engine.executor.py": 777,
-    "engine.loop.py": 702,
-}
+LARGER: dict[str, int] = {}
 """Figures of today that are beyond the aims. They may shrink; nothing else may get here."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from oellm_autoexp import start
 from oellm_autoexp.core.errors import unforeseen
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.programs import own_path, work_dir
+from oellm_autoexp.engine.executing.programs import own_path, work_dir
 from oellm_autoexp.rules.rules import Alive
 from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage.log_tail import last_line

@@ -15,6 +15,7 @@ from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
+from oellm_autoexp.rules.metrics import Metrics
 from oellm_autoexp.rules.patterns import group_names
 
 STATES = tuple(state for state in OURS if state in IN_QUEUE | FINAL)
@@ -196,6 +197,12 @@ class Rules(Section):
     termination_command: Words = ()
     log_events: LogEvents = {}
     state_events: StateEvents = {}
+    metrics: Metrics = {}
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> Rules:
+        """The rules in a section `monitoring`, whose other keys say how to watch. Raises ValidationError."""
+        return cls.model_validate({key: value for key, value in section.items() if key in cls.model_fields})
 
     def for_state(self, state: str) -> StateEvent | None:
         """The event declared for a state; for those that count as crashes, that of `crash` in the last resort."""
@@ -208,6 +215,11 @@ class Rules(Section):
     def named(self, name: str) -> LogEvent | StateEvent | None:
         """The event of that name."""
         return self.log_events.get(name) or self.state_events.get(name)
+
+    def binding(self, name: str, number: int) -> EventAction | None:
+        """The action of that number of the event of that name; None if the configuration has none."""
+        event = self.named(name)
+        return event.bindings[number] if event and number < len(event.actions) else None
 
     def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, Location]]:
         """Every action, with its event and its place in the config."""

@@ -42,7 +42,7 @@ from oellm_autoexp.storage.files import create_atomic, write_atomic
 from oellm_autoexp.storage.lock import Holder, Lock, process_started
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
-Tell = Callable[[AutoexpError], None]
+Report = Callable[[AutoexpError], None]
 
 
 def queue_folder(session_path: Path) -> Path:
@@ -77,17 +77,17 @@ class Queue:
         trust.private_folder(path.parent, self.folder)
         return create_atomic(path, text_of(entry), 0o600)
 
-    def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def entries(self, event: str | None = None, *, report: Report | None = None) -> list[QueueEntry]:
         """The entries that are not finished, oldest first; those of an event by its name, id or beginning of id.
 
-        `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
-        CorruptError, StateError.
+        `report` gets the error of each file that can't be used, which is then left out; without it the first one is
+        raised: CorruptError, StateError.
         """
-        return self._read(event, "", tell)
+        return self._read(event, "", report)
 
-    def finished(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def finished(self, event: str | None = None, *, report: Report | None = None) -> list[QueueEntry]:
         """The entries that are finished, as in `entries`."""
-        return self._read(event, DONE_FOLDER, tell)
+        return self._read(event, DONE_FOLDER, report)
 
     def tally(self, event: str | None = None) -> dict[str, Counter[str]]:
         """How many entries are finished, by the event's name: `{"checkpoint_saved": {"done": 3, "failed": 1}}`."""
@@ -107,30 +107,30 @@ class Queue:
         """The entry of that id, or the one whose id begins so. Raises ConfigError if there is none or several."""
         return self._load(self._find(name))
 
-    def claim(self, entry: QueueEntry) -> Held | None:
+    def take(self, entry: QueueEntry) -> Held | None:
         """Take an entry to carry it out, as its file says it is now; None if it is taken, finished, or gone.
 
         An entry that was begun by a worker that died in it is taken, too: `Held.died` tells of that.
         Raises CorruptError, StateError, OSError.
         """
         path = self.place(entry)
-        claim = Lock(path.with_suffix(".lease"))
-        if not path.exists() or claim.acquire() is not None:
+        lock = Lock(path.with_suffix(".lease"))
+        if not path.exists() or lock.acquire() is not None:
             return None
-        with _released_on_error(claim):
-            held = self._taken(path, claim)
+        with _released_on_error(lock):
+            held = self._taken(path, lock)
             if held is None:
-                claim.release()
+                lock.release()
             return held
 
-    def give_up(self, jobs: Collection[str], message: str, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def give_up(self, jobs: Collection[str], message: str, *, report: Report | None = None) -> list[QueueEntry]:
         """Finish the entries of these jobs that wait for a worker as `failed` with a message; returns those.
 
-        One that a worker has, or had when it died, is left alone. `tell` as in `entries`. Raises StateError, OSError.
+        One that a worker has, or had when it died, is left alone. `report` as in `entries`. Raises StateError, OSError.
         """
         given_up = []
-        for entry in self.entries(tell=tell):
-            if entry.status == PENDING and entry.event.job in jobs and (held := self.claim(entry)) is not None:
+        for entry in self.entries(report=report):
+            if entry.status == PENDING and entry.event.job in jobs and (held := self.take(entry)) is not None:
                 held.finish(FAILED, message)
                 given_up.append(entry)
         return given_up
@@ -146,8 +146,8 @@ class Queue:
         """
         entry = self.get(name)
         path = self.place(entry)
-        claim = Lock(path.with_suffix(".lease"))
-        if (holder := claim.acquire()) is not None:
+        lock = Lock(path.with_suffix(".lease"))
+        if (holder := lock.acquire()) is not None:
             raise LockedError(Problem(f"{holder} is at this entry just now", str(path)))
         try:
             if finished_place(path).exists():
@@ -170,11 +170,11 @@ class Queue:
             write_atomic(path, text_of(again), 0o600)
             return again
         finally:
-            claim.release()
+            lock.release()
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _taken(self, path: Path, claim: Lock) -> Held | None:
+    def _taken(self, path: Path, lock: Lock) -> Held | None:
         try:
             found = read_entry(path)
         except ConfigError:  # moved meanwhile
@@ -193,7 +193,7 @@ class Queue:
             "started_at": found.started_at if goes_on else time.time(),
             "message": died or ("" if found.status == PENDING else found.message),
         }
-        held = Held(found.model_copy(update=update), path, claim, died, found.process)
+        held = Held(found.model_copy(update=update), path, lock, died, found.process)
         held.save()
         return held
 
@@ -221,7 +221,7 @@ class Queue:
             ]
         return [self.folder / name for name in names]
 
-    def _read(self, event: str | None, below: str, tell: Tell | None) -> list[QueueEntry]:
+    def _read(self, event: str | None, below: str, report: Report | None) -> list[QueueEntry]:
         found = []
         for folder in self._events(event):
             for name in _names(folder / below):
@@ -230,9 +230,9 @@ class Queue:
                 except ConfigError:  # moved meanwhile
                     continue
                 except AutoexpError as error:
-                    if tell is None:
+                    if report is None:
                         raise
-                    tell(error)
+                    report(error)
         return sorted(found, key=lambda entry: (entry.created_at, entry.id))
 
     def _files(self) -> Iterator[Path]:
@@ -269,7 +269,7 @@ class Held:
 
     entry: QueueEntry
     path: Path
-    claim: Lock
+    lock: Lock
     died: str = ""
     left: Process | None = None
 
@@ -279,8 +279,8 @@ class Held:
         return self.path.with_suffix(".log")
 
     def beat(self, seconds: float = 0) -> None:
-        """Renew the claim, and say in how many seconds it will be renewed again. Raises LockedError if it was lost."""
-        self.claim.beat(seconds)
+        """Renew the lock, and say in how many seconds it will be renewed again. Raises LockedError if it was lost."""
+        self.lock.beat(seconds)
 
     def change(self, **update: Any) -> None:
         """Note something about the entry, on disk. Raises OSError."""
@@ -296,24 +296,24 @@ class Held:
     def finish(self, status: Status, message: str) -> None:
         """Note the result (`done` or `failed`), move the entry away, and give it up.
 
-        Raises LockedError if the claim was lost: the result is another worker's to tell then.
+        Raises LockedError if the lock was lost: the result is another worker's then.
         """
         self.beat()
         output = str(self.log_path) if self.log_path.exists() else ""
         update = {"status": status, "message": message, "finished_at": time.time(), "process": None}
         self.change(**update, output_path=output)
         move_to_finished(self.path)
-        self.claim.release()
+        self.lock.release()
 
     def put_back(self, message: str) -> None:
-        """Give the entry up as pending, for whoever comes next. Raises LockedError if the claim was lost."""
+        """Give the entry up as pending, for whoever comes next. Raises LockedError if the lock was lost."""
         self.beat()
         self.change(status=PENDING, message=message, process=None)
-        self.claim.release()
+        self.lock.release()
 
     def let_go(self) -> None:
         """Give the entry up as it is: its job goes on, and another worker asks after it."""
-        self.claim.release()
+        self.lock.release()
 
     def save(self, *, sync: bool = True) -> None:
         """Write the entry; `sync` as in write_atomic. Raises OSError."""
@@ -321,11 +321,11 @@ class Held:
 
 
 @contextlib.contextmanager
-def _released_on_error(claim: Lock) -> Iterator[None]:
+def _released_on_error(lock: Lock) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        claim.release()
+        lock.release()
         raise
 
 

@@ -1,6 +1,6 @@
 """Requests to the process that holds a session: to start a job again, to end it, or to give up what waits.
 
-Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has heeded it.
+Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has handled it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def inbox_folder(session_path: Path) -> Path:
 
 
 def place(session_path: Path, asked: Request) -> Path:
-    """The file of a request, which is there until it is heeded."""
+    """The file of a request, which is there until it is handled."""
     return inbox_folder(session_path) / f"{asked.id}.json"
 
 
@@ -74,10 +74,10 @@ def ask(session_path: Path, asked: Request) -> bool:
     return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
 
 
-def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
-    """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
+def waiting(session_path: Path, report: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
+    """The requests that wait, oldest first, each with its file, which the process that handles it removes.
 
-    `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+    `report` gets the error of each file that can't be used, which is then left out; without it the first one is raised:
     CorruptError, StateError. Raises StateError if the folder can't be read.
     """
     folder = inbox_folder(session_path)
@@ -91,12 +91,12 @@ def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = No
     for name in names:
         try:
             found.append((folder / name, _read(folder / name, session_path.parent)))
-        except ConfigError:  # heeded meanwhile
+        except ConfigError:  # handled meanwhile
             continue
         except AutoexpError as error:
-            if tell is None:
+            if report is None:
                 raise
-            tell(error)
+            report(error)
     return sorted(found, key=lambda item: (item[1].at, item[1].id))
 
 

@@ -3,7 +3,7 @@
 A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
 records, one JSON line each; both without secrets (`session.confidential`). Records are numbered, so that a journal left
 behind by a crash never overrules a newer snapshot.
-One process writes a session, under the claim `<plan_id>.lease`.
+One process writes a session, under the lock `<plan_id>.lease`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Session:
 
     @property
     def _asked(self) -> bool:
-        """Whether a request waits. One that can't be read is not heeded, and keeps nothing from being finished."""
+        """Whether a request waits. One that can't be read is ignored, and keeps nothing from being finished."""
         try:
             return bool(requests.waiting(self.path))
         except AutoexpError:
@@ -297,5 +297,5 @@ def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterato
 
     Raises LockedError naming the other.
     """
-    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
-        yield claim
+    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as lock:
+        yield lock

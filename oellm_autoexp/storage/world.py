@@ -174,7 +174,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class Question:
+class Check:
     """A command that runs repeatedly in the background and says yes by exit code 0.
 
     It is started every `interval_seconds`, counted from start to start. One that runs for more than ten intervals and
@@ -193,14 +193,14 @@ class Question:
         """Its last answer, valid until the next one; None: there is none yet."""
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether the command runs."""
         return self._subprocess is not None
 
     @property
-    def awaited(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether the command runs for the first time, and has not answered yet."""
-        return self.under_way and self.said is None
+        return self.in_progress and self.said is None
 
     def says_yes(self, now: float) -> bool:
         """Whether the last answer is yes; starts the command if it is time to (`now`: seconds on any clock)."""

@@ -1,4 +1,4 @@
-"""Submissions of which nobody knows whether the scheduler took them: it is asked for their tokens until that is clear.
+"""Submissions that the scheduler has taken or not: it is asked for their tokens until that is clear.
 
 Their submitter died, or got no clear answer. A controller that hung may learn of the job only later, so that the job
 counts as absent only after the scheduler has not known the token for `settle_seconds`.
@@ -23,6 +23,7 @@ from oellm_autoexp.submission.outcomes import Outcomes
 
 _NO_ANSWER = "unclear"
 """The event in a job's history of a submission that got no clear answer."""
+_NOT_ASKED = "it is not clear whether it was submitted: the scheduler does not answer"
 _LOST = "its submission got no clear answer, and it is not there"
 
 
@@ -47,7 +48,7 @@ class UnclearSubmissions:
 
     @property
     def count(self) -> int:
-        """How many jobs were perhaps submitted: nobody knows yet."""
+        """How many jobs were perhaps submitted: that is not clear yet."""
         return sum(job.state == SUBMITTING for job in self._session.jobs.values())
 
     def settle(self) -> None:
@@ -61,7 +62,7 @@ class UnclearSubmissions:
         try:
             found = self._scheduler.find([submission(self._manifest, token, batch) for token, batch in unclear.items()])
         except AutoexpError:
-            self._noted(unclear.values(), absent_since=None, reason="the scheduler can't tell of it now")
+            self._noted(unclear.values(), absent_since=None, reason=_NOT_ASKED)
             self._session.save()
             raise
         now = self._now()
@@ -76,12 +77,12 @@ class UnclearSubmissions:
             if until <= now:
                 self._outcomes.refused(batch, SubmitError(Problem(self._lost(batch))))
             else:
-                reason = "nobody knows yet whether it was submitted: it is looked for"
+                reason = "it is not clear yet whether it was submitted: the scheduler is asked again"
                 self._noted([batch], absent_since=since, reason=reason, until=until)
         self._session.save()
 
     def no_answer(self, batch: Batch, error: SchedulerError) -> None:
-        """Note that the submission of a batch has failed, and nobody knows whether it went through."""
+        """Note that the submission of a batch has failed, and that it is not clear whether it went through."""
         for spec in batch.jobs.values():
             self._session.put(self._outcomes.job(spec).happened(self._now(), _NO_ANSWER, error.problems[0].what))
 

@@ -28,7 +28,7 @@ _MOST_ROWS = 40
 """What a watch leaves behind where no terminal has a height."""
 _SAID_BELOW = 14
 """Lines that stand below the table at the end of a watch: logs, the headline, what waits, what to do next."""
-_LIVE_NEWS = 5
+_LIVE_MESSAGES = 5
 _LIVE_WAITS = 3
 ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip gives up those that wait)"
 
@@ -213,11 +213,11 @@ def live(monitor: Shown) -> _Screenful:
     parts += [Text(line, style="dim") for line in waiting_lines(actions, most=_LIVE_WAITS)]
     if only_actions_wait(monitor.session.jobs.values()):
         parts.append(Text(ONLY_ACTIONS_WAIT, style="yellow"))
-    parts += [Text(line, style="dim") for line in deque(monitor.reactions.news, maxlen=_LIVE_NEWS)]
-    if monitor.trouble:
-        parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.trouble}", style="yellow"))
-    if monitor.obstacle:
-        parts.append(Text(f"can't go on, trying again: {monitor.obstacle}", style="yellow"))
+    parts += [Text(line, style="dim") for line in deque(monitor.messages, maxlen=_LIVE_MESSAGES)]
+    if monitor.scheduler_error:
+        parts.append(Text(f"the scheduler does not answer, waiting for it: {monitor.scheduler_error}", style="yellow"))
+    if monitor.storage_error:
+        parts.append(Text(f"can't go on, trying again: {monitor.storage_error}", style="yellow"))
     return _Screenful([(monitor.session, parts)])
 
 

@@ -130,7 +130,7 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    failures = {"cycle": 2, "between_looks": 1}
+    failures = {"cycle": 2, "between_polls": 1}
 
     def failing(name: str) -> Any:
         whole = getattr(Monitor, name)
@@ -145,7 +145,7 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
 
     for name in failures:
         monkeypatch.setattr(Monitor, name, failing(name))
-    monkeypatch.setattr(Monitor, "nap_seconds", 0.05)
+    monkeypatch.setattr(Monitor, "wait_seconds", 0.05)
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
     submit(user, "mine")

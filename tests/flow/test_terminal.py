@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ sweep: {params: {stage: [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3,
 class Watched:
     """What is shown of a session that nothing has happened in."""
 
-    trouble = obstacle = ""
-    reactions = type("News", (), {"news": []})()
+    scheduler_error = storage_error = ""
+    messages = deque[str]()
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.engine.digest import MOST_AT_ONCE
+from oellm_autoexp.engine.executing.digest import MOST_AT_ONCE
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import Result
 from tests.unit.test_executor import CRASH, FOREVER, LONG, Life, Stage, log, on_line, on_state, restart
@@ -111,7 +111,7 @@ def test_without_a_digest_each_message_goes_by_itself_and_a_few_at_once(tmp_path
     stage = Stage(tmp_path, on_state(notify(digest_seconds=0)), lives)
     while not any(job.state == "crash" for job in stage.jobs.values()):
         stage.cycle()
-    assert stage.monitor.reactions.crowded
+    assert stage.monitor.executor.at_capacity
     stage.finish()
     assert sorted(told(tmp_path)) == sorted(f"j{index} ended with 1" for index in range(number))
 
@@ -134,7 +134,7 @@ def test_a_failure_of_many_messages_is_told_once_with_its_reason_and_noted_of_ea
     lives = {f"j{index}": fails_after(1) for index in range(20)}
     stage = Stage(tmp_path, on_state(notify(command=broken)), lives)
     stage.finish()
-    assert [line for line in stage.heard if "NotifyAction" in line] == [
+    assert [line for line in stage.messages if "NotifyAction" in line] == [
         "j0: NotifyAction for crash failed: exit code 3: no route"
     ]
     assert [result.status for result in stage.results] == ["failed"] * 20
@@ -145,9 +145,9 @@ def test_a_program_that_never_ends_holds_up_neither_the_looks_nor_other_rules(tm
     rules = {"state_events": {"crash": {"actions": [hangs, log("crashed"), restart(max_attempts=1)]}}}
     stage = Stage(tmp_path, rules, {"a": [CRASH, (LONG, "")], "b": [FOREVER]})
     stage.until(lambda: stage.a.attempt == 2)
-    assert "a: crashed" in stage.heard
+    assert "a: crashed" in stage.messages
     stage.until(lambda: any(isinstance(entry, Result) and entry.status == "failed" for entry in stage.results))
-    assert any("ran out of time (0.2 s)" in line for line in stage.heard)
+    assert any("ran out of time (0.2 s)" in line for line in stage.messages)
 
 
 def test_what_is_collected_is_given_up_with_the_rest_and_what_is_being_sent_is_not(tmp_path: Path) -> None:

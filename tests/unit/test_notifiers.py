@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from oellm_autoexp.core.errors import NotifyError
 from oellm_autoexp.core.redacted_text import REDACTED
-from oellm_autoexp.engine.programs import launch
+from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.notifiers.apprise import _without
 from oellm_autoexp.notifiers.base import NOTIFIERS, Message, Notifier
 from oellm_autoexp.notifiers.sendmail import SendmailNotifier

@@ -14,7 +14,7 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError, StateError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.programs import launch
+from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.rules.actions import Program, RunAutoexpAction
 from tests.unit.test_queue import make_event, make_manifest
 

@@ -80,9 +80,9 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
     event = options.queue_event
     waits = _not_in_the_queue(manifest, event)
-    entries = queue.entries(event, tell=app.tell)
+    entries = queue.entries(event, report=app.tell)
     tally = queue.tally(event)
-    finished = queue.finished(event, tell=app.tell) if event else []
+    finished = queue.finished(event, report=app.tell) if event else []
     if event and not entries and not finished and not waits:
         raise ConfigError(_no_event(queue, event))
     if options.json:
@@ -146,7 +146,7 @@ def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
 def _no_event(queue: Queue, name: str) -> Problem:
     from oellm_autoexp.core.text import did_you_mean
 
-    known = {*queue.tally(), *(entry.event.name for entry in queue.entries(tell=lambda _error: None))}
+    known = {*queue.tally(), *(entry.event.name for entry in queue.entries(report=lambda _error: None))}
     hint = did_you_mean(name, known) or ("the queue is empty" if not known else "--cmd queue lists them")
     return Problem(f"no entry has an event '{name}'", "--queue-event", hint)
 
@@ -211,7 +211,7 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
 
     queue = Queue(_session(manifest))
     say = _say_on_stderr if options.json else app.note
-    worker = Worker(queue, manifest, jobs=options.jobs or 1, say=say, tell=app.tell)
+    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.tell)
     resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
 
     def go() -> int:

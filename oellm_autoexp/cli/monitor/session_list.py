@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached", ".alive.log")
+_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached", ".series", ".alive.log")
 """What lies beside a session's file."""
 
 

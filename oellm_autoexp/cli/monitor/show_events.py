@@ -88,7 +88,7 @@ def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iter
         waiting.setdefault(pending.event.id, []).append(pending)
     for event, results in found:
         queued = any(result.status == "queued" for result in results)
-        finished = {entry.id: entry for entry in queue.finished(event.id, tell=app.tell)} if queued else {}
+        finished = {entry.id: entry for entry in queue.finished(event.id, report=app.tell)} if queued else {}
         actions = []
         for result in results:
             done = finished.get(result.id) if result.status == "queued" else None

@@ -29,19 +29,14 @@ _TRIES, _TRY_AGAIN_SECONDS = 10, 0.2
 
 
 @dataclass
-class _News:
-    news: deque[str] = field(default_factory=deque)
-
-
-@dataclass
 class Recorded:
     """A session as it is recorded, in the form in which a monitor is shown; what its scheduler says is not known."""
 
     manifest: Manifest
     session: Session
-    trouble: str = ""
-    obstacle: str = ""
-    reactions: _News = field(default_factory=_News)
+    scheduler_error: str = ""
+    storage_error: str = ""
+    messages: deque[str] = field(default_factory=deque)
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -79,7 +74,7 @@ def watch(options: argparse.Namespace) -> int:
             else:
                 session = monitor.session
                 if options.once:
-                    code = watch_steps.look_once(monitor, on_stderr=options.json)
+                    code = watch_steps.poll_once(monitor, on_stderr=options.json)
                     if code == app.OK:
                         return show(session, manifest, options.json, whole=False)
                 else:

@@ -69,7 +69,7 @@ def _queued(session: Session) -> list[Wait]:
 
     awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
     try:
-        entries = Queue(session.path).entries(tell=app.tell)
+        entries = Queue(session.path).entries(report=app.tell)
     except AutoexpError as error:
         app.tell(error)
         return []

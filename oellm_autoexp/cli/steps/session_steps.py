@@ -75,17 +75,17 @@ def session(
     with ExitStack() as held:
         waiting = partial(app.note, on_stderr=True) if patient else None
         try:
-            claim = with_backoff(lambda: held.enter_context(writing(path, waiting)))
+            lock = with_backoff(lambda: held.enter_context(writing(path, waiting)))
         except LockedError:
             if (watcher := watchers.find(manifest)) is None:
                 raise
             raise watchers.locked(manifest, watcher) from None
         opened, new = with_backoff(open_session)
         scheduler = SharedScheduler.of(scheduler or make_scheduler(manifest))
-        submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
+        submitter = Submitter(manifest, opened, scheduler, beat=lock.beat)
         kept = True
         try:
-            monitor = Monitor(manifest, opened, scheduler, submitter, claim)
+            monitor = Monitor(manifest, opened, scheduler, submitter, lock)
             try:
                 yield monitor
             except UnreachableError:
@@ -95,7 +95,7 @@ def session(
                 monitor.close()
         finally:
             # raises, and leaves the session alone, if another process has taken it over meanwhile
-            with_backoff(claim.beat)
+            with_backoff(lock.beat)
             with_backoff(opened.close if kept else opened.discard)
 
 
@@ -111,20 +111,20 @@ class Patience:
         self._on_stderr = on_stderr
         self._began = time.monotonic()
         self._pause = _SHORTEST_PAUSE_SECONDS
-        self._told = ""
+        self._noted = ""
 
     def wait(self, monitors: list[Monitor]) -> None:
-        """Pause, for monitors that have something under way."""
+        """Pause, for monitors with pending subprocesses."""
         time.sleep(self._pause)
         self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
-        awaited = _awaited(monitors)
-        if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._told:
-            self._told = awaited
-            app.note(f"waits for {awaited}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
+        pending = _pending(monitors)
+        if time.monotonic() - self._began >= _SILENT_SECONDS and pending != self._noted:
+            self._noted = pending
+            app.note(f"waits for {pending}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
 
 
-def _awaited(monitors: list[Monitor]) -> str:
-    """What is under way beside monitors, in words."""
+def _pending(monitors: list[Monitor]) -> str:
+    """What runs for monitors in the background, in words."""
     jobs = [job for monitor in monitors for job in monitor.session.jobs.values()]
     actions = [
         f"{pending.event.name} of {job.name}" for job in jobs for pending in job.actions.pending if pending.started

@@ -1,4 +1,4 @@
-"""The steps of watching that commands share: one session or all of a directory, to the end or for one look."""
+"""The steps of watching that commands share: one session or all of a directory, to the end or for one poll."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
-    """One cycle, to the end of what it starts beside us. Returns 0, or 130 if it was interrupted."""
+def poll_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
+    """One cycle, to the end of the programs that it starts. Returns 0, or 130 if it was interrupted."""
 
     def go() -> int:
         watched = _watch_of(monitor.session.path.parent, monitor, once=True)
-        watched.look_once(lambda _: None, Patience(on_stderr=on_stderr).wait)
+        watched.poll_once(lambda _: None, Patience(on_stderr=on_stderr).wait)
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
@@ -70,7 +70,7 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
     def go() -> int:
         with display(quiet=quiet or once) as show:
             if once:
-                watched.look_once(show, Patience(on_stderr=quiet).wait)
+                watched.poll_once(show, Patience(on_stderr=quiet).wait)
             else:
                 watched.run(show)
         return _code(watched)

@@ -1,6 +1,6 @@
 """Messages to people: those of one rule that come close together go as one, so that 200 failures are a few messages.
 
-The first message goes at once, with all of the same look. What comes within `digest_seconds` after it, of any job, is
+The first message goes at once, with all of the same poll. What comes within `digest_seconds` after it, of any job, is
 collected and goes in the next one; while that goes on, the pause doubles, up to ten times `digest_seconds`. When every
 job has ended, nothing is waited for.
 
@@ -11,20 +11,24 @@ killed in between leaves it to the next one. It is told twice perhaps, never not
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import plural
-from oellm_autoexp.engine.programs import sending
+from oellm_autoexp.engine.executing import steps
+from oellm_autoexp.engine.executing.programs import sending
+from oellm_autoexp.engine.executing.steps import Outcome
 from oellm_autoexp.notifiers.base import Message
 from oellm_autoexp.rules.actions import NotifyAction
 from oellm_autoexp.rules.events import Deadline, Pending
-from oellm_autoexp.session.waits import AT_WORK
+from oellm_autoexp.session.queue import Queue
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.waits import AT_WORK, only_actions_wait
 from oellm_autoexp.storage.log_tail import last_line
-from oellm_autoexp.storage.world import Outcome, Subprocess
+from oellm_autoexp.storage.world import Subprocess
 
 MOST_AT_ONCE = 8
 """How many programs that send messages run at once; other messages wait for their turn."""
@@ -33,15 +37,6 @@ LONGEST_PAUSES = 10
 _MOST_TOLD, _MOST_NAMED, _LONGEST = 20, 100, 500
 """In one message: how many messages in full (each cut to so many characters), and the names of how many more jobs."""
 _COLLECTED = "collected, to be told together with others"
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What became of a message. `quiet`: people need not be told of its failure, as they are told of another one's."""
-
-    failed: bool
-    message: str
-    quiet: bool
 
 
 @dataclass(frozen=True)
@@ -67,59 +62,70 @@ class _Channel:
     """Those of them whose actions do not know yet what became of them."""
     program: Subprocess | None = None
     log_path: Path = Path()
-    outcome: Outcome | None = None
-    """How sending them has ended, as of this look; None: it goes on."""
+    failure: str | None = None
+    """Why sending them has failed, as of this round; empty if it has not, None while it goes on."""
 
     @property
     def busy(self) -> bool:
         """Whether a message is being sent."""
-        return bool(self.taken) and self.outcome is None
+        return bool(self.taken) and self.failure is None
 
     def is_free(self, now: float, digest_seconds: float) -> bool:
         """Whether a message may go now. A clock that was set back makes none wait."""
         return not self.busy and not 0 < self.due_at - now <= LONGEST_PAUSES * digest_seconds
 
-    def result(self, id: str) -> Sent:  # noqa: A002
-        """What became of one of the messages that were sent last."""
+    def poll(self) -> None:
+        """See whether the program that sends has ended."""
+        if self.program is not None and self.busy and (ended := self.program.poll()) is not None:
+            parts = (ended.message, last_line(self.log_path)) if ended.code != 0 else ()
+            self.failure = ": ".join(part for part in parts if part)
+
+    def result(self, id: str) -> Outcome:  # noqa: A002
+        """What became of one of the messages that were sent last. Of a failure, people are told once."""
         self.unnoted.discard(id)
-        outcome = self.outcome or Outcome(0, "")
-        if outcome.code != 0:
-            parts = (outcome.message, last_line(self.log_path))
-            return Sent(True, ": ".join(part for part in parts if part), quiet=id != self.taken[0])
+        if self.failure:
+            return Outcome("failed", self.failure, quiet=id != self.taken[0])
         others = len(self.taken) - 1
-        return Sent(False, f"in one message with {plural(others, 'other')}" if others else "", quiet=True)
+        return Outcome("done", f"in one message with {plural(others, 'other')}" if others else "")
 
 
 @dataclass
 class Digest:
-    """The messages of one session. `log_path` says where the program of an action writes what it prints."""
+    """The messages of one session's actions."""
 
     manifest: Manifest
-    log_path: Callable[[Pending], Path]
+    session: Session
+    queue: Queue
     _channels: dict[str, _Channel] = field(default_factory=dict)
     _waiting: dict[str, list[_Notice]] = field(default_factory=dict)
-    """What is to be sent, as of this look."""
+    """What is to be sent, as of this round."""
 
     @property
     def busy(self) -> bool:
         """Whether some message is being sent."""
         return any(channel.busy for channel in self._channels.values())
 
-    def is_sending(self, id: str) -> bool:  # noqa: A002
+    def is_sending(self, pending: Pending) -> bool:
         """Whether the message of an action is being sent."""
-        return any(channel.busy and id in channel.taken for channel in self._channels.values())
+        return any(channel.busy and pending.id in channel.taken for channel in self._channels.values())
 
-    def look(self, now: float) -> None:
-        """Begin a look: see which programs have ended, and forget what is over."""
+    def begin_round(self, now: float) -> None:
+        """See which programs have ended, and forget what is over."""
         self._waiting = {}
         for key, channel in list(self._channels.items()):
-            if channel.busy and channel.program is not None:
-                channel.outcome = channel.program.poll()
+            if channel.busy:
+                channel.poll()
             elif channel.due_at <= now and not channel.flooded and not channel.unnoted:
                 del self._channels[key]
 
-    def add(self, pending: Pending, now: float) -> Pending | Sent:
-        """Take up a message that is to be told; what has become of it, or its action as it waits.
+    def notify(self, name: str, pending: Pending, action: NotifyAction, now: float) -> Outcome | Pending:
+        """Have a message of a job sent, as it is now; its action as it waits."""
+        self.session.put(steps.with_execution(self.session.jobs[name], pending, now))
+        filled = action.model_dump(mode="json", exclude_defaults=True)
+        return self.go_on(pending.model_copy(update={"started": True, "filled": filled}), now)
+
+    def go_on(self, pending: Pending, now: float) -> Outcome | Pending:
+        """What has become of a message that is to be sent, or its action as it waits.
 
         Raises ValidationError if what the session holds is no message.
         """
@@ -127,16 +133,17 @@ class Digest:
         key = _key(pending, action)
         channel = self._channels.setdefault(key, _Channel())
         if pending.id in channel.unnoted:
-            return channel.result(pending.id) if channel.outcome else _waits(pending, action, AT_WORK)
+            return steps.waiting(pending, AT_WORK, action.kind) if channel.busy else channel.result(pending.id)
         self._waiting.setdefault(key, []).append(_Notice(pending, action))
         if channel.is_free(now, action.digest_seconds):
-            return _waits(pending, action, AT_WORK)
+            return steps.waiting(pending, AT_WORK, action.kind)
         channel.flooded = True
         deadline = Deadline(at=channel.due_at, then="sent") if channel.due_at > now else None
-        return _waits(pending, action, _COLLECTED, deadline)
+        return steps.waiting(pending, _COLLECTED, action.kind, deadline)
 
-    def due(self, now: float, *, at_rest: bool) -> list[str]:
-        """The channels whose messages may go now. `at_rest`: nothing more is to be waited for."""
+    def due(self, now: float) -> list[str]:
+        """The channels whose messages may go now."""
+        at_rest = bool(self._waiting) and only_actions_wait(self.session.jobs.values())
         return [
             key
             for key, notices in self._waiting.items()
@@ -147,7 +154,7 @@ class Digest:
     def send(self, keys: Sequence[str], now: float) -> bool:
         """Start the programs that send what is due, which the session holds by now; False if there is no room for all.
 
-        What could not be started is sent by a later look.
+        What could not be started is sent by a later round.
         """
         for key in keys:
             if sum(channel.busy for channel in self._channels.values()) >= MOST_AT_ONCE:
@@ -165,9 +172,9 @@ class Digest:
 
     def _start(self, channel: _Channel, notices: Sequence[_Notice], now: float) -> bool:
         first = notices[0]
-        log_path = self.log_path(first.pending)
+        log_path = self.queue.folder / first.pending.event.id / f"{first.pending.id}.log"
         program: Subprocess | None = None
-        outcome: Outcome | None = None
+        failure: str | None = None
         try:
             made = sending(
                 first.action,
@@ -176,7 +183,7 @@ class Digest:
                 event=first.pending.event,
             )
         except AutoexpError as error:
-            outcome = Outcome(None, error.problems[0].what)
+            failure = error.problems[0].what
         else:
             program = Subprocess(
                 made.words,
@@ -193,7 +200,7 @@ class Digest:
         channel.due_at, channel.flooded = now + channel.pause, False
         channel.taken = tuple(notice.pending.id for notice in notices)
         channel.unnoted = set(channel.taken)
-        channel.program, channel.log_path, channel.outcome = program, log_path, outcome
+        channel.program, channel.log_path, channel.failure = program, log_path, failure
         return True
 
 
@@ -224,10 +231,3 @@ def _line(notice: _Notice) -> str:
     text, job = " ".join(notice.action.message.split()), notice.pending.event.job
     line = text if job in text else f"{job}: {text}"
     return f"- {line}" if len(line) <= _LONGEST else f"- {line[: _LONGEST - 1]}…"
-
-
-def _waits(pending: Pending, action: NotifyAction, reason: str, deadline: Deadline | None = None) -> Pending:
-    """An action as it waits, for what and until when."""
-    if (pending.reason, pending.deadline) == (reason, deadline):
-        return pending
-    return pending.model_copy(update={"reason": reason, "action": action.kind, "deadline": deadline})
