@@ -59,23 +59,28 @@ MAY_IMPORT = {
     "planning submission",
     "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
     "engine.observing engine.executing",
-    "view": "core storage rules session planning",
+    "view.curves": "",
+    "view.jobs": "core rules session",
+    "view": "core storage rules session planning view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
-    "planning submission engine view",
+    "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
-    "planning.resolving planning.checks planning submission engine view cli.steps",
+    "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view cli.steps cli.monitor",
+    "schedulers.slurm submission view cli.steps cli.monitor config.json_schema cli.completion",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
     "testing": "core storage sbatch session schedulers config planning.resolving planning",
     "cli.megatron": "core storage backends.megatron cli.steps",
+    "config.json_schema": "backends.megatron config",
+    "cli.completion": "core storage session cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
 PURE = {
+    "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan"),
+    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {

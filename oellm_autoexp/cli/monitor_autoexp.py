@@ -65,6 +65,7 @@ def parser() -> app.Parser:
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
+    show_status.add_options(made)
     _add_job_options(made)
     queue_commands.add_options(made)
     try_rules.add_options(made)
@@ -179,6 +180,7 @@ _GOES_WITH = {
     **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
     **dict.fromkeys(("follow", "jobs"), ("actions",)),
     "once": ("watch", "actions"),
+    **dict.fromkeys(("columns", "sort", "filter", "wide", "csv"), ("status",)),
 }
 """The options that only some of the commands heed."""
 

@@ -36,12 +36,14 @@ COMMANDS = {
     "run-sweep-entry": Command("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": Command("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": Command("render_config", "print the composed config"),
+    "schema": Command("config_schema", "print the JSON Schema of configs, for editors"),
+    "completion": Command("shell_completion", "print what completes these words in bash, zsh or fish", "completion"),
     "check-cluster": Command("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
     "generate-megatron-config": Command(
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"
     ),
     "generate-megatron-dataclass": Command(
-        "generate_megatron_dataclass", "write the types and table of its arguments", "megatron"
+        "generate_megatron_dataclass", "write the types, table and help texts of its arguments", "megatron"
     ),
 }
 """Every command, by the word that `oellm-autoexp` knows it by."""

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import BeforeValidator, model_validator
 
 from oellm_autoexp.core.errors import NotifyError
-from oellm_autoexp.core.fields import listed
+from oellm_autoexp.core.fields import TEXTS_IN_YAML, listed
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.notifiers.base import Address, Message, Notifier, address_of
 
@@ -34,7 +34,7 @@ class AppriseNotifier(Notifier):
     class_name: Literal["AppriseNotifier"]
     url: Address | None = None
     config: str | None = None
-    tags: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    tags: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> AppriseNotifier:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from oellm_autoexp.core.errors import NotifyError
-from oellm_autoexp.core.fields import listed
+from oellm_autoexp.core.fields import TEXTS_IN_YAML, listed
 from oellm_autoexp.notifiers.base import Message, Notifier
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class SendmailNotifier(Notifier):
     """An e-mail to `to`, one address or several, from `sender` (null: this user)."""
 
     class_name: Literal["SendmailNotifier"]
-    to: Annotated[tuple[MailAddress, ...], BeforeValidator(listed), Field(min_length=1)]
+    to: Annotated[tuple[MailAddress, ...], BeforeValidator(listed), Field(min_length=1), TEXTS_IN_YAML]
     sender: MailAddress | None = None
 
     def send(self, message: Message, timeout_seconds: float) -> None:

@@ -9,11 +9,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from oellm_autoexp.core.fields import Count, Directives, Environment, Pause, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.core.fields import (
+    TEXTS_IN_YAML,
+    AlsoWritten,
+    Count,
+    Directives,
+    Environment,
+    Pause,
+    Scalar,
+    Seconds,
+    Section,
+    Text,
+    Words,
+)
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry, tags
 from oellm_autoexp.core.text import shell
@@ -140,7 +152,7 @@ class RestartAction(Action):
     max_fruitless: Count | None = Field(default=3, ge=1)
     cause: str | None = None
     cooldown_seconds: Pause = 0
-    exclude_nodes: Annotated[str, BeforeValidator(_nodes)] = ""
+    exclude_nodes: Annotated[str, BeforeValidator(_nodes), AlsoWritten({"type": ["boolean", "null"]})] = ""
 
     def perform(self, engine: Engine[R]) -> R:
         """See Action.perform."""
@@ -205,8 +217,8 @@ class RunAutoexpAction(Action):
     config_ref: str | None = None
     config_path: str | None = None
     script: str | None = None
-    config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
-    overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
+    config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), TEXTS_IN_YAML] = ()
+    overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), TEXTS_IN_YAML] = ()
     timeout_seconds: Seconds | None = 3600
 
     @property
@@ -327,6 +339,9 @@ class Executor(Section):
     sbatch: Directives = {}
 
 
+_CLUSTERS = {"enum": list(get_args(Executor.model_fields["cluster"].annotation))}
+
+
 def _executor(value: Any) -> Any:
     return {"cluster": value} if isinstance(value, str) else value
 
@@ -344,7 +359,7 @@ class EventAction(Section):
     mode: Literal["inline", "queue"] = "inline"
     conditions: tuple[ConditionField, ...] = ()
     action: ActionField
-    executor: Annotated[Executor | None, BeforeValidator(_executor)] = None
+    executor: Annotated[Executor | None, BeforeValidator(_executor), AlsoWritten(_CLUSTERS)] = None
 
     @model_validator(mode="after")
     def _fits(self) -> EventAction:

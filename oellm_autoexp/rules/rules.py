@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.core.fields import (
+    TEXTS_IN_YAML,
+    Directives,
+    MappingOrList,
+    Scalar,
+    Seconds,
+    Section,
+    Text,
+    Words,
+    listed,
+)
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
@@ -55,7 +65,22 @@ def _state(value: Any) -> Any:
     return word
 
 
-State = Annotated[str, BeforeValidator(_state)]
+def _any_case(word: str) -> str:
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in word)
+
+
+_STATE_WORDS = "|".join(map(_any_case, (*STATES, *_OTHER_WORDS)))
+_STATE_PATTERN = f"^({_STATE_WORDS})({_any_case('state')})?$"
+_STATE_IN_YAML = WithJsonSchema(
+    {
+        "anyOf": [
+            {"enum": [*STATES]},
+            {"type": "string", "pattern": _STATE_PATTERN, "patternErrorMessage": f"one of: {', '.join(STATES)}"},
+            {"type": "object", "properties": {"class_name": {"type": "string"}}, "required": ["class_name"]},
+        ]
+    }
+)
+State = Annotated[str, BeforeValidator(_state), _STATE_IN_YAML]
 
 
 def _by_name(value: Any) -> Any:
@@ -88,8 +113,11 @@ def _names(value: dict[str, Any]) -> dict[str, Any]:
 
 class _Event(Section):
     name: Text
+    """The event's name, where events are written as a list."""
     metadata: dict[str, Scalar] = {}
+    """Values that conditions and texts of actions may use."""
     actions: tuple[BareAction, ...] = ()
+    """What follows, in this order."""
 
     @property
     def bindings(self) -> tuple[EventAction, ...]:
@@ -175,6 +203,7 @@ class StateEvent(_Event):
     """What follows when a job comes into a state; `state` is by default the event's name."""
 
     state: State | None = None
+    """The job's state; by default the event's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -184,20 +213,27 @@ class StateEvent(_Event):
         return value
 
 
-LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValidator(_names)]
-StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names)]
+LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValidator(_names), MappingOrList()]
+StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names), MappingOrList()]
 
 
 class Rules(Section):
     """What one job is watched by."""
 
     inactivity_threshold_seconds: Seconds | None = None
+    """Seconds without a new log line after which a job counts as stalled."""
     startup_seconds: Seconds | None = None
+    """Seconds that a job has until its first log line."""
     termination_string: str | None = Field(default=None, min_length=1)
+    """A text in the log of a job that is complete: such a job is never started again."""
     termination_command: Words = ()
+    """A command that is run before each new attempt; with exit status 0, the job is complete."""
     log_events: LogEvents = {}
+    """What is looked for in the log, by name."""
     state_events: StateEvents = {}
+    """What follows a state of the job, by name."""
     metrics: Metrics = {}
+    """Numbers that log lines tell, by name, beside those of known programs."""
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> Rules:
@@ -252,7 +288,12 @@ class MonitoringSection(Rules):
     """
 
     poll_interval_seconds: Annotated[Seconds, Field(ge=0.01)] | None = None
-    output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    """Seconds between two looks; null: 1 locally, 60 to 180 on SLURM."""
+    output_paths: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
+    """Further files whose growth counts as activity and whose lines the rules see."""
     detach: Directives = {}
+    """Options of the small SLURM job that `--detach slurm` watches by."""
     alive: Alive = Alive()
+    """A signal that the monitor is alive, for whoever watches it from outside."""
     class_name: str | None = None
+    """Of no effect here: configs of other tools have one."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
+from oellm_autoexp.view.jobs.cause import causes, is_held
+from oellm_autoexp.view.jobs.waiting import waiting_lines
+from oellm_autoexp.view.live import ONLY_ACTIONS_WAIT
 from oellm_autoexp.view.shown import Shown
-from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
-from oellm_autoexp.view.waiting import waiting_lines
+from oellm_autoexp.view.tables import headline
 
 _HEADLINE_EVERY_SECONDS = 30.0
 

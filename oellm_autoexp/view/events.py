@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from oellm_autoexp.view.waiting import local_time
+from oellm_autoexp.view.jobs.waiting import local_time
 
 _COLUMNS = ("time", "event", "job", "actions", "what")
 _AT_ONCE = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,16 @@ def test_what_this_machine_lacks_for_a_notifier_is_told_when_a_plan_is_made(gues
     assert result.returncode == 2
     assert "FolderNotifier can't work here: there is no folder told" in result.stderr
     assert "plugins.yaml:" in result.stderr
+
+
+def test_the_schema_for_editors_has_the_kinds_of_packages(guest: User) -> None:
+    command = [sys.executable, str(PLUGINS.parents[1] / "scripts/config_schema.py")]
+    result = subprocess.run(command, env=guest.environment, cwd=guest.home, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    definitions = json.loads(result.stdout)["definitions"]
+    assert definitions["CopyAction"]["properties"].keys() == {"class_name", "source", "target"}
+    assert definitions["FreeSpaceCondition"]["required"]
+    assert "processes" in definitions["backend"]["properties"]
 
 
 def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest: User, user: User) -> None:

@@ -334,6 +334,7 @@ def test_nothing_is_taken_out_of_the_programs_own_messages() -> None:
         (file.name, text)
         for file in package.rglob("*.py")
         if file.name not in ("redaction.py", "redacted_text.py", "secret_names.py")
+        if not file.name.endswith("_help.py")  # Megatron-LM's words, which no message holds
         for text in _texts(ast.parse(file.read_text()))
         if "\n" not in text and len(text) < 1000
     ]

@@ -25,7 +25,7 @@ from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.view.changes import Changes
-from oellm_autoexp.view.tables import causes
+from oellm_autoexp.view.jobs.cause import causes
 from tests.unit.test_executor import (
     FOREVER,
     GOOD,

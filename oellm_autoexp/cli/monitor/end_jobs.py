@@ -81,7 +81,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
 def _jobs_that_wait(manifest: Manifest, session: Session, names: Sequence[str]) -> list[str]:
     """The jobs that wait to be submitted, also for a new attempt, and the command that gives them up."""
     from oellm_autoexp.session.waits import waits
-    from oellm_autoexp.view.waiting import waiting_lines
+    from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     jobs = [wait for wait in waits(session.jobs[name] for name in names) if wait.kind == "job"]
     if not jobs:

@@ -74,9 +74,9 @@ def _session(manifest: Manifest) -> Path:
 
 def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     from oellm_autoexp.session.queue_entry import FAILED
+    from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.queue import queue_headline, queue_table, tally_line
     from oellm_autoexp.view.tables import console
-    from oellm_autoexp.view.waiting import wait_facts
 
     event = options.queue_event
     waits = _not_in_the_queue(manifest, event)
@@ -134,7 +134,7 @@ def _not_in_the_queue(manifest: Manifest, event: str | None = None) -> list[Wait
 
 def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
     """Say which actions wait, if some do, and how to give them up."""
-    from oellm_autoexp.view.waiting import waiting_lines
+    from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     if waits:
         app.note("actions of the session that wait, not in the queue:")

@@ -29,8 +29,8 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
     from oellm_autoexp.session.event_log import EventLog
     from oellm_autoexp.view.events import print_events
+    from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.tables import console, waiting_text
-    from oellm_autoexp.view.waiting import wait_facts
 
     jobs, name = set(chosen(options, manifest, session)), options.queue_event
     since = 0.0 if options.since is None else moment(options.since, time.time())
@@ -100,7 +100,7 @@ def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iter
 
 def _waiting_action(pending: Pending) -> dict[str, Any]:
     """An action that is not carried out yet, as those that are."""
-    from oellm_autoexp.view.waiting import until
+    from oellm_autoexp.view.jobs.waiting import until
 
     limit = f", {until(pending.deadline)}" if pending.deadline else ""
     return {

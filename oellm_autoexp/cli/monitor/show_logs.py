@@ -23,7 +23,7 @@ _TAIL_BYTES = 256 << 10
 
 def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """The last lines of each job's newest log."""
-    from oellm_autoexp.view.tables import causes
+    from oellm_autoexp.view.jobs.cause import causes
 
     found = []
     for name in chosen(options, manifest, session):

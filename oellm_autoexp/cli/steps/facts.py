@@ -40,7 +40,7 @@ def session_facts(session: Session) -> dict[str, Any]:
     from oellm_autoexp.core.redaction import redact
     from oellm_autoexp.session import records
     from oellm_autoexp.session.confidential import concealed
-    from oellm_autoexp.view.waiting import wait_facts
+    from oellm_autoexp.view.jobs.waiting import wait_facts
 
     return {
         "plan_id": session.plan_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.text import printable
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.engine.loop import Monitor
     from oellm_autoexp.schedulers.base import Scheduler
@@ -175,16 +177,24 @@ def terminating() -> Iterator[None]:
 
 def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
-    from oellm_autoexp.view.tables import console, headline, last_look, waiting_text
-
-    screen = console()
-    everything = f"{hints.resume_command(monitor.manifest)} --cmd status"
-    screen.print(last_look(monitor.session, everything), crop=False)
-    screen.print(headline(monitor.session))
-    if (waits := waiting_text(facts.waiting(monitor.session))) is not None:
-        screen.print(waits, soft_wrap=True)
-    hints.show(hints.next_steps(monitor.manifest, monitor.session))
+    leave(monitor.session, monitor.manifest)
     return outcome(monitor.session)
+
+
+def leave(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> None:
+    """Print one screen of a session: its jobs, its summary, `notes`, what waits, and what to try next."""
+    from oellm_autoexp.view.tables import print_session
+
+    print_session(session, manifest.jobs, said_below(session, manifest, notes), "--cmd status --wide")
+
+
+def said_below(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> list[str | Text]:
+    """What stands below a session's table and its summary: `notes`, what waits, what to try next."""
+    from oellm_autoexp.view.tables import waiting_text
+
+    waits = waiting_text(facts.waiting(session))
+    steps = hints.next_steps(manifest, session) if session.finished else hints.of_watch(manifest, session)
+    return [*notes, *([waits] if waits is not None else []), *hints.lines(steps)]
 
 
 def outcome(opened: Session) -> int:
