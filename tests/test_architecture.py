@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "core": "",
     "storage": "core",
     "sbatch": "core",
-    "rules": "core",
+    "notifiers": "core storage",
+    "rules": "core notifiers",
     "session": "core storage rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
@@ -47,15 +48,15 @@ MAY_IMPORT = {
     "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
     "decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
-    "planning": "core storage sbatch rules session sweep config.values config.hydra backends schedulers config "
-    "decisions planning.resolving planning.record planning.checks planning.jobs",
+    "planning": "core storage sbatch notifiers rules session sweep config.values config.hydra backends schedulers "
+    "config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
     "engine.observing": "core storage sbatch rules session schedulers decisions submission",
-    "engine.executing": "core storage rules session config.values schedulers decisions planning.record planning "
-    "submission",
+    "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
+    "planning submission",
     "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
     "engine.observing engine.executing",
     "view.curves": "",
@@ -101,6 +102,7 @@ RUNS_PROCESSES = {
     "containers.runtime",
     "cli.megatron.generate_megatron",
     "cli.run_sweep_entry",
+    "notifiers.sendmail",
     "schedulers.local.scheduler",
     "schedulers.slurm.commands",
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
@@ -115,7 +117,7 @@ OPENS_FILES = {
     "storage.lock",  # /proc
     "storage.log_tail",  # logs are data, of anybody
     "storage.world",
-    "storage.webhook",  # an address
+    "storage.http",  # an address
     "config.hydra.yaml_files",  # what a person has written and names
     "containers.building.assemble",  # in an image
     "containers.building.build",  # the log of a build

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from oellm_autoexp.core.errors import SchedulerError, StateError, SubmitError, UnreachableError
+from oellm_autoexp.core.errors import SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.rules.actions import Executor, NotifyAction, Program, RestartAction, RunAutoexpAction
@@ -18,6 +17,7 @@ from oellm_autoexp.session.queue import Held
 from oellm_autoexp.session.queue_entry import DONE, FAILED, QueueEntry, Sidecar, Status
 from oellm_autoexp.session.requests import Request, ask
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.log_tail import last_line
 from oellm_autoexp.storage.world import Outcome, Subprocess
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ INTERRUPTED = "its worker was told to end; run again"
 _SCHEDULER_PAUSE_SECONDS = 10.0
 _FOR_EVER_SECONDS = 86400.0
 _HEADER = "--- attempt"
-_LAST_LINE_BYTES, _LAST_LINE_CHARACTERS = 4096, 300
 
 
 class EntryRun(Protocol):
@@ -249,14 +248,6 @@ def _with_last_line(outcome: Outcome, held: Held) -> Outcome:
 
 
 def _last_line(path: Path) -> str:
-    """The last line of this attempt's output with something in it, cut to what a table can hold."""
-    try:
-        with trust.open_file(path, most=None, lenient=True) as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
-    except (OSError, StateError):
-        return ""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if last.startswith(_HEADER):  # it has printed nothing
-        return ""
-    return "".join(c if c.isprintable() else " " for c in last)[:_LAST_LINE_CHARACTERS]
+    """The last line of this attempt's output with something in it; '' if it has printed nothing."""
+    last = last_line(path)
+    return "" if last.startswith(_HEADER) else last

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from oellm_autoexp.core.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError, unforeseen
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.engine.alive import AliveSignal
 from oellm_autoexp.engine.loop import Monitor, wait
 from oellm_autoexp.schedulers.base import make_scheduler, scheduler_key
 from oellm_autoexp.schedulers.shared import SharedScheduler
@@ -45,6 +46,7 @@ class _Watched:
     monitor: Monitor
     held: ExitStack
     """What is released with it; nothing, for the main session, which is its caller's."""
+    signal: AliveSignal
     due_at: float = 0.0
     """When its next cycle is due, in seconds of `time.monotonic`."""
 
@@ -93,7 +95,7 @@ class Watch:
         self.finished: list[Session] = []
         """Those of them that have finished, in the order of their ends."""
         if main is not None:
-            self._watched[main.session.path] = _Watched(main, ExitStack())
+            self._watched[main.session.path] = self._watching(main, ExitStack())
             self._schedulers[scheduler_key(main.manifest)] = SharedScheduler.of(main.scheduler)
 
     @property
@@ -175,6 +177,8 @@ class Watch:
                 continue
             for path, each in mine.items():
                 self._guarded(path, each.monitor.cycle)
+                if path in self._watched and self._schedulers[key].answers and not each.monitor.storage_error:
+                    each.signal.give()
 
     def _wait(self) -> None:
         """Pause until a cycle is due; what may be done meanwhile without one is done."""
@@ -230,9 +234,10 @@ class Watch:
                 self._release(path)
 
     def _release(self, path: Path) -> None:
-        held = self._watched.pop(path).held
+        each = self._watched.pop(path)
+        each.signal.close(finished=each.ended, wait=self._once)
         try:
-            held.close()
+            each.held.close()
         except Exception as error:  # whatever it is: the others are watched on
             self._report(_reported_as(error, path))
 
@@ -310,8 +315,12 @@ class Watch:
             opening = self._outside.open_session(manifest, found.manifest_path, self._schedulers[key])
             monitor = stack.enter_context(opening)
             monitor.once = self._once
-            self._watched[path] = _Watched(monitor, stack.pop_all())
+            self._watched[path] = self._watching(monitor, stack.pop_all())
         self.sessions[monitor.session.plan_id] = monitor.session
+
+    def _watching(self, monitor: Monitor, held: ExitStack) -> _Watched:
+        """A session that is watched from now on."""
+        return _Watched(monitor, held, AliveSignal(monitor.manifest, self._outside.report_note))
 
 
 def _reported_as(error: Exception, path: Path) -> AutoexpError:

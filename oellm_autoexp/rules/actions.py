@@ -29,6 +29,8 @@ from oellm_autoexp.core.fields import (
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry, tags
 from oellm_autoexp.core.text import shell
+from oellm_autoexp.notifiers.base import NOTIFIERS, Notifier
+from oellm_autoexp.notifiers.webhook import WebhookNotifier
 from oellm_autoexp.rules.conditions import ConditionField
 
 
@@ -81,7 +83,7 @@ class Engine(Protocol[R_co]):
         ...
 
     def post(self, action: NotifyAction) -> R_co:
-        """A message to the webhook whose address is in a variable."""
+        """A message to people, which may wait for others of its kind and go with them."""
         ...
 
 
@@ -265,39 +267,58 @@ class PublishEventAction(Action):
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
-class NotifyAction(Action):
-    """Tells somebody: by a webhook (JSON `{"text": message}`), or by a command that reads the message (`mail -s …`).
+if TYPE_CHECKING:
+    NotifierField = Notifier
+else:
+    NotifierField = NOTIFIERS.union()
 
-    A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment.
+
+class NotifyAction(Action):
+    """Tells somebody: by a notifier, by a webhook (JSON `{"text": message}`), or by a command that reads the message.
+
+    A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment. A message goes
+    at once; those of the same rule that come within `digest_seconds` after it, of any job, go together in a next one.
+    `subject` is for notifiers that have subjects.
     """
 
-    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "notifier"})
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said, "subject": _said}
     starts_program = True
     class_name: Literal["NotifyAction"]
     message: str
+    subject: str = ""
     webhook: str | None = None
     command: Words = ()
+    notifier: NotifierField | None = None
+    digest_seconds: Pause = 60
     timeout_seconds: Seconds = 60
 
     @model_validator(mode="after")
     def _one_way(self) -> NotifyAction:
-        if (self.webhook is None) == (not self.command):
-            raise ValueError("give either 'webhook' or 'command'")
+        if (self.webhook is not None) + bool(self.command) + (self.notifier is not None) != 1:
+            raise ValueError("give either 'webhook', 'command' or 'notifier'")
         if self.webhook is not None and not _VARIABLE.fullmatch(self.webhook):
             raise ValueError(
                 "a webhook's address is a secret: put it into an environment variable, write webhook: $NAME"
             )
         return self
 
+    @property
+    def way(self) -> Notifier | None:
+        """What sends the message; None: the command."""
+        if self.webhook is not None:
+            return WebhookNotifier(class_name="WebhookNotifier", url=self.webhook)
+        return self.notifier
+
     def perform(self, engine: Engine[R]) -> R:
         """See Action.perform."""
-        if self.webhook is not None:
-            return engine.post(self)
-        return engine.run(Program(self.command, timeout_seconds=self.timeout_seconds, text=self.message))
+        return engine.post(self)
 
     def summary(self) -> str:
         """See Action.summary."""
-        return f"tell a webhook: {self.message}" if self.webhook else shell(redact_words(self.command))
+        if self.command:
+            return shell(redact_words(self.command))
+        return f"tell {self.notifier.kind if self.notifier else 'a webhook'}: {self.message}"
 
 
 ACTIONS = Registry(Action, "oellm_autoexp.rules.actions", "oellm_autoexp.actions")

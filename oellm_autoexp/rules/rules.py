@@ -23,6 +23,7 @@ from oellm_autoexp.core.fields import (
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.rules.metrics import Metrics
 from oellm_autoexp.rules.patterns import group_names
@@ -269,6 +270,17 @@ class Rules(Section):
         return {action.event_name for action in actions if isinstance(action, PublishEventAction)}
 
 
+class Alive(Section):
+    """The signal that the monitor is alive, given after a look, at most every `every_seconds`.
+
+    The address in the variable `url` (`$NAME`) is fetched, and the time of `file` is set, where they are given.
+    """
+
+    url: Address | None = None
+    file: str | None = Field(default=None, min_length=1)
+    every_seconds: Seconds = 300
+
+
 class MonitoringSection(Rules):
     """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
 
@@ -283,5 +295,7 @@ class MonitoringSection(Rules):
     """Options of the small SLURM job that `--detach slurm` watches by."""
     report: bool = False
     """Whether the watch keeps a page of the session fresh, `<session>.report.html`."""
+    alive: Alive = Alive()
+    """A signal that the monitor is alive, for whoever watches it from outside."""
     class_name: str | None = None
     """Of no effect here: configs of other tools have one."""

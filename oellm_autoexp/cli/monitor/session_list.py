@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (".journal", ".secrets", ".events.jsonl", ".series", ".report.html", ".actions", ".requests", ".detached")
+_STATE = (
+    *(".journal", ".secrets", ".events.jsonl", ".series", ".actions", ".requests", ".detached"),
+    *(".report.html", ".alive.log"),
+)
 """What lies beside a session's file."""
 
 

@@ -22,6 +22,7 @@ from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionCont
 from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.executing import endings, steps
+from oellm_autoexp.engine.executing.digest import Digest
 from oellm_autoexp.engine.executing.inline_engine import InlineEngine
 from oellm_autoexp.engine.executing.new_attempts import NewAttempts, completion_asker, no_attempt
 from oellm_autoexp.engine.executing.steps import Outcome, caught, waiting
@@ -62,6 +63,7 @@ class ActionExecutor:
         self._queue = Queue(self.session.path)
         self._checks = CheckRunner()
         self._subprocesses = Subprocesses(self.manifest, self.session, self._queue, self.now)
+        self._digest = Digest(self.manifest, self.session, self._queue)
         self._attempts = NewAttempts(
             self.manifest,
             self.session,
@@ -79,7 +81,7 @@ class ActionExecutor:
     @property
     def in_progress(self) -> bool:
         """True if a program or a check runs, whose end may let something be done before the next poll."""
-        return bool(self._subprocesses.count) or self._checks.in_progress
+        return bool(self._subprocesses.count) or self._digest.busy or self._checks.in_progress
 
     @property
     def has_pending_subprocesses(self) -> bool:
@@ -88,11 +90,12 @@ class ActionExecutor:
         askers = {
             asker for job in jobs for asker in (job.name, completion_asker(job), *map(steps.key, job.actions.pending))
         }
-        return bool(self._subprocesses.count) or self._checks.has_pending(askers)
+        return bool(self._subprocesses.count) or self._digest.busy or self._checks.has_pending(askers)
 
     def close(self) -> None:
         """End all programs and checks; a later monitor starts them again."""
         self._subprocesses.close()
+        self._digest.close()
         self._checks.close()
 
     def act(self) -> None:
@@ -103,11 +106,13 @@ class ActionExecutor:
         now = self.now()
         self.at_capacity = False
         self._subprocesses.take_due()  # of a round that raised
+        self._digest.begin_round(now)
         handled = self._handle_requests(now)
         for name, job in list(self.session.jobs.items()):
             if job.actions.pending:
                 self._go_on_with_all(name, job.actions.pending, now)
         self._start_due(now)
+        self._send_due(now)
         try:
             self._end_jobs(now)
         finally:
@@ -224,6 +229,8 @@ class ActionExecutor:
         """Take a step with one action; its outcome, or the action as it is while there is none."""
         if self._subprocesses.is_running(pending):
             return self._subprocesses.poll(pending) or pending
+        if pending.filled:
+            return self._digest.go_on(pending, now)
         if pending.started and binding.mode == "inline" and self._subprocesses.is_full:
             self.at_capacity = True
             return pending
@@ -269,6 +276,7 @@ class ActionExecutor:
             self.detectors,
             self._attempts,
             self._subprocesses,
+            self._digest,
             self.report,
             name,
             pending,
@@ -324,6 +332,12 @@ class ActionExecutor:
             for name, pendings in after.items():
                 self._put_pending(name, pendings)
 
+    def _send_due(self, now: float) -> None:
+        """Send the messages that are due, once they are saved."""
+        if due := self._digest.due(now):
+            self.save()
+            self.at_capacity |= not self._digest.send(due, now)
+
     # ---- outcomes
 
     def _close(self, name: str, pending: Pending, action: str, outcome: Outcome, now: float) -> None:
@@ -338,7 +352,7 @@ class ActionExecutor:
         if outcome.status == "failed" and action == RestartAction.__name__:
             job = replace(job, run=replace(job.run, not_restarted=no_attempt(outcome.message)))
         self.session.put(job)
-        if outcome.status == "failed":
+        if outcome.status == "failed" and not outcome.quiet:
             self.report(f"{name}: {action} for {pending.event.name} failed: {outcome.message}")
         self._results.append(
             Result(
@@ -355,7 +369,8 @@ class ActionExecutor:
     def give_up(self, name: str, reason: str, now: float) -> int:
         """Leave out the waiting actions of a job, and not those whose programs run; how many these were."""
         pendings = self.session.jobs[name].actions.pending
-        given_up = [pending for pending in pendings if not self._subprocesses.is_running(pending)]
+        at_work = (self._subprocesses.is_running, self._digest.is_sending)
+        given_up = [pending for pending in pendings if not any(runs(pending) for runs in at_work)]
         for pending in given_up:
             self._checks.forget(steps.key(pending))
             binding = self._binding(name, pending)

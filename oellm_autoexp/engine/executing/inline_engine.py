@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.engine.executing.digest import Digest
 from oellm_autoexp.engine.executing.endings import cancel
 from oellm_autoexp.engine.executing.new_attempts import NewAttempts
 from oellm_autoexp.engine.executing.steps import Outcome
@@ -29,6 +30,7 @@ class InlineEngine:
     detectors: Mapping[str, Detector]
     attempts: NewAttempts
     subprocesses: Subprocesses
+    digest: Digest
     report: Callable[[str], None]
     name: str
     pending: Pending
@@ -90,9 +92,9 @@ class InlineEngine:
         """As any program."""
         return self._ask_for(action)
 
-    def post(self, action: NotifyAction) -> Pending:
-        """As any program."""
-        return self._ask_for(action)
+    def post(self, action: NotifyAction) -> Outcome | Pending:
+        """It is sent at the end of this round, or later together with others (see Digest)."""
+        return self.digest.notify(self.name, self.pending, action, self.now)
 
-    def _ask_for(self, request: Program | RunAutoexpAction | NotifyAction) -> Pending:
+    def _ask_for(self, request: Program | RunAutoexpAction) -> Pending:
         return self.subprocesses.ask_for(self.name, self.pending, self.action.kind, request, self.now)

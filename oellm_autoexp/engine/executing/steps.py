@@ -20,6 +20,8 @@ class Outcome:
     message: str
     surprising: bool = False
     """True if people are told of an action that is left out."""
+    quiet: bool = False
+    """True if people need not be told that it failed."""
 
 
 def caught(step: Callable[[], Outcome | Pending]) -> Outcome | Pending:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.engine.executing import programs, steps
 from oellm_autoexp.engine.executing.steps import Outcome
-from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
+from oellm_autoexp.rules.actions import Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Deadline, Pending
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
@@ -28,7 +28,7 @@ class DueProgram:
     name: str
     pending: Pending
     action: str
-    request: Program | RunAutoexpAction | NotifyAction
+    request: Program | RunAutoexpAction
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Subprocesses:
         return steps.key(pending) in self._running
 
     def ask_for(
-        self, name: str, pending: Pending, action: str, request: Program | RunAutoexpAction | NotifyAction, now: float
+        self, name: str, pending: Pending, action: str, request: Program | RunAutoexpAction, now: float
     ) -> Pending:
         """Have the program of an action started at the end of this round; the action as it is until then."""
         if not pending.started:
