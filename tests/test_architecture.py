@@ -61,14 +61,16 @@ MAY_IMPORT = {
     "engine.observing engine.executing",
     "view.curves": "",
     "view.jobs": "core rules session",
-    "view": "core storage rules session planning view.jobs",
+    "view": "core storage rules session planning view.curves view.jobs",
     "report": "core session view",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
+    "cli.screens": "core view view.curves view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view report cli.steps cli.monitor cli.reporting config.json_schema cli.completion",
+    "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
+    "config.json_schema cli.completion",
     "cli.reporting": "core storage session report cli.steps cli.monitor",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "

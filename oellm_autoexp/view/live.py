@@ -20,6 +20,7 @@ from oellm_autoexp.view.jobs.columns import duration
 from oellm_autoexp.view.jobs.progress import EMPTY, FULL, Done, done, seconds_left
 from oellm_autoexp.view.jobs.table import JobTable, subjects_of
 from oellm_autoexp.view.jobs.waiting import clock, waiting_lines
+from oellm_autoexp.view.metrics import Trends
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import headline
 
@@ -39,6 +40,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._evidence: dict[str, Evidence] = {}
+        self._trends: dict[str, Trends] = {}
         self._said: dict[str, deque[tuple[float, str]]] = {}
 
     def of(self, monitors: Sequence[Shown], *, alone: bool) -> RenderableType:
@@ -51,7 +53,8 @@ class Screen:
         said += [(now, line) for line in monitor.messages]
         monitor.messages.clear()
         quotes = self._evidence.setdefault(plan, Evidence()).of(session)
-        subjects = subjects_of(session.jobs.values(), monitor.manifest.jobs, now, quotes)
+        trend = self._trends.setdefault(plan, Trends()).of(session)
+        subjects = subjects_of(session.jobs.values(), monitor.manifest.jobs, now, quotes, trend)
         jobs = list(session.jobs.values())
         title = [] if alone else [Text(plan, style="bold underline")]
         summary = Text(headline(session), style="bold" if alone else "")

@@ -17,9 +17,11 @@ from oellm_autoexp.planning.budget import Budget
 from oellm_autoexp.session.job_state import counts
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import Wait, waits
+from oellm_autoexp.view.curves.sparkline import ASCII, BLOCKS, can_encode
 from oellm_autoexp.view.evidence import quotes
 from oellm_autoexp.view.jobs.table import JobTable, subjects_of
 from oellm_autoexp.view.jobs.waiting import action_count, waiting_lines
+from oellm_autoexp.view.metrics import Trends
 
 _MOST_LINES = 80
 """Of a table that a watch leaves behind where no terminal has a height."""
@@ -42,7 +44,7 @@ def jobs_table(
     session: Session, specs: Iterable[JobSpec] = (), *, height: int | None = None, more: str = "", logs: bool = True
 ) -> JobTable:
     """A session's jobs, with why those that ended badly did, in at most so many lines (see JobTable)."""
-    subjects = subjects_of(session.jobs.values(), specs, time.time(), quotes(session))
+    subjects = subjects_of(session.jobs.values(), specs, time.time(), quotes(session), Trends().of(session))
     return JobTable(subjects=subjects, height=height, more=more, logs=logs)
 
 
@@ -120,6 +122,9 @@ def _span(numbers: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
+_SIGNS = str.maketrans({**dict(zip(BLOCKS, ASCII, strict=True)), "░": ".", "…": "~", "–": "-", "�": "?"})
+
+
 class _Screen(Console):
     """A console whose terminal obeys nothing that stands in what is shown: it may come from a log.
 
@@ -129,7 +134,11 @@ class _Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """See Console.render."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            yield segment if segment.control else Segment(self._sign(printable(segment.text)), segment.style)
+
+    def _sign(self, text: str) -> str:
+        """A text in which blocks and boxes are letters, where the terminal's encoding has none."""
+        return text if text.isascii() or can_encode(self.encoding) else text.translate(_SIGNS)
 
     def on_broken_pipe(self) -> None:
         """See Console.on_broken_pipe."""

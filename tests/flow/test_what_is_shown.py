@@ -80,6 +80,16 @@ def test_the_table_of_jobs_is_chosen_sorted_and_written_for_programs(user: User)
     assert [(row["session"], row["job"], row["exit_code"]) for row in rows][1] == ("x", "m1", "7")
     wide = monitor(user, "x", "--cmd", "status", "--wide").stdout.splitlines()
     assert [line.split()[0] for line in wide] == ["job", "m0", "m1", "m2", "m3", "4"]
+    assert re.search(r"^m0 .* [▁▂▃▄▅▆▇█]{4,10} ", "\n".join(shown), re.MULTILINE), "the trend of its loss"
+    curves = monitor(user, "x", "--cmd", "plot", "loss", "--filter", "state=success", "--log-scale").stdout.splitlines()
+    assert curves[0] == "loss over iterations, logarithmic"
+    assert (len(curves), [line[:4] for line in curves[-2:]]) == (25, ["* m0", "+ m2"])
+    assert max(map(len, curves)) <= 80
+    points = json.loads(user.run("monitor", "x", "--cmd", "plot", "loss", "grad_norm", "--json").stdout)["metrics"]
+    assert points["loss"]["m0"]["iterations"] == list(range(1, 13))
+    assert points["grad_norm"].keys() == {"m0", "m1", "m2", "m3"}
+    lossy = monitor(user, "x", "--cmd", "plot", "lossy")
+    assert (lossy.returncode, "no job has points of 'lossy'\n    did you mean 'loss'?" in lossy.stderr) == (2, True)
     for choice, why in ((("--columns", "los"), "no column 'los'"), (("--csv", "--wide"), "one form at a time")):
         wrong = monitor(user, "x", "--cmd", "status", *choice)
         assert (wrong.returncode, why in wrong.stderr) == (2, True), wrong.stderr
@@ -229,7 +239,7 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
     session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
     logs = [job.logs.resolved_log_path for job in session.jobs.values()]
     wide, narrow = shown(session, 300), shown(session, 60)
-    assert wide[0].split() == ["job", "state", "iterations", "loss", "grad_norm", "time", "log"]
+    assert wide[0].split() == ["job", "state", "iterations", "loss", "trend", "grad_norm", "time", "log"]
     assert [line.split()[-1] for line in wide[1:]] == logs
     assert narrow[0].split() == ["job", "state", "iterations", "loss", "time"]
     assert all(len(line) <= 60 for line in narrow[:5])
@@ -240,7 +250,7 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or restart or cancel"),
+        (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or plot or restart or cancel"),
         (("--lines", "3"), "--lines goes with --cmd tail"),
         (("--cmd", "queue", "--once", "--reason", "x"), "2 problems"),
     ],

@@ -20,7 +20,7 @@ Value = str | int | float | None
 """What a column holds for one job; None: nothing is known."""
 _LATEST = 1e11
 _BAR = 8
-_LEFT = ("job", "state", "cause", "stage", "nodes", "id", "log")
+_LEFT = ("job", "state", "trend", "cause", "stage", "nodes", "id", "log")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Subject:
     now: float
     spec: JobSpec | None = None
     quoted: str = ""
+    trend: Callable[[JobState], str] | None = None
+    """How its loss goes, in one line; read when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ _ALL = (
     Column("progress", lambda s: share(s.job), _progress),
     _number("total", lambda s: s.job.progress.total),
     Column("loss", _loss, _loss_text),
+    Column("trend", lambda _: None, lambda s: s.trend(s.job) if s.trend else "", is_number=False),
     _number("val_loss", lambda s: s.job.progress.validation_loss, ".4f"),
     _number("grad_norm", lambda s: s.job.progress.grad_norm, ".3f"),
     _number("tflops_per_gpu", lambda s: s.job.progress.throughput, ".1f"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -23,7 +23,19 @@ from oellm_autoexp.view.jobs.columns import Column, Subject, columns_of, paramet
 from oellm_autoexp.view.jobs.names import short_names
 
 COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
-_PLAIN = ("job", "state", "progress", "iterations", "loss", "grad_norm", "tflops_per_gpu", "time", "left", "log")
+_PLAIN = (
+    "job",
+    "state",
+    "progress",
+    "iterations",
+    "loss",
+    "trend",
+    "grad_norm",
+    "tflops_per_gpu",
+    "time",
+    "left",
+    "log",
+)
 _FIRST_DROPPED = ("log", "tflops_per_gpu", "grad_norm")
 _MOST_SWEPT = 4
 _GAP, _SHORTEST_NAME, _NAME_BESIDE_NOTE, _SHORT_NAME, _LOGS_BELOW = 2, 12, 16, 24, 4
@@ -35,11 +47,15 @@ _LEAST_ROOM = 24
 
 
 def subjects_of(
-    jobs: Iterable[JobState], specs: Iterable[JobSpec], now: float, quotes: Mapping[str, str] | None = None
+    jobs: Iterable[JobState],
+    specs: Iterable[JobSpec],
+    now: float,
+    quotes: Mapping[str, str] | None = None,
+    trend: Callable[[JobState], str] | None = None,
 ) -> list[Subject]:
-    """Jobs with what their plan and their logs (`quotes`, by job) say of them."""
+    """Jobs with what their plan, their logs (`quotes`, by job) and their series (`trend`) say of them."""
     planned = {spec.name: spec for spec in specs}
-    return [Subject(job, now, planned.get(job.name), (quotes or {}).get(job.name, "")) for job in jobs]
+    return [Subject(job, now, planned.get(job.name), (quotes or {}).get(job.name, ""), trend) for job in jobs]
 
 
 def colour(state: str) -> str:
@@ -176,7 +192,7 @@ class _Grid:
             if self._total() + self._note_room() > width:
                 self._columns = [column for column in self._columns if column.name != "log"]
             self._drop(_FIRST_DROPPED, self._widest("job"))
-            given = ("left", "progress", *(column.name for column in reversed(columns) if column.key), "stage")
+            given = ("left", "trend", "progress", *(column.name for column in reversed(columns) if column.key), "stage")
             self._drop(given, _SHORT_NAME)
         if self.has("job"):
             self._cells["job"] = short_names(self._cells["job"], self._longest_name())
@@ -317,7 +333,8 @@ def as_csv(sessions: Sequence[tuple[str, Sequence[Subject]]], columns: Sequence[
     everyone = [subject for _, subjects in sessions for subject in subjects]
     known = columns_of(everyone)
     of_sweep = parameters(subject.spec for subject in everyone)
-    names = list(columns) if columns is not None else [*(n for n in known if n not in of_sweep), *of_sweep]
+    everything = [name for name in known if name not in of_sweep and name != "trend"]
+    names = list(columns) if columns is not None else [*everything, *of_sweep]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["session", *names])
