@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -231,8 +232,8 @@ def test_one_round_for_cron_and_what_is_recorded_for_programs(user: User) -> Non
     assert result.returncode == 0, result.stderr
     assert {session["plan_id"] for session in json.loads(result.stdout)["sessions"]} == {"a", "b"}
     shown = user.run("monitor", "--all", "--cmd", "status")
-    assert "a: 1 job: 1 " in shown.stdout
-    assert "b: 1 job: 1 " in shown.stdout
+    assert re.findall(r"^(\w+)\njob +state ", shown.stdout, re.MULTILINE) == ["a", "b"]
+    assert shown.stdout.count("\n1 job: 1 ") == 2
     assert user.run("monitor", "--all", "--cmd", "cancel").returncode == 2
     assert user.run("monitor", "--all").returncode == 0
     assert "no unfinished sessions" in user.run("monitor", "--all", "--cmd", "status").stdout
