@@ -36,7 +36,7 @@ COMMANDS = {
     "run-sweep-entry": Command("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": Command("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": Command("render_config", "print the composed config"),
-    "check-cluster": Command("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
+    "check-cluster": Command("check_cluster", "show what this cluster offers, and test it with a job of one minute"),
     "generate-megatron-config": Command(
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"
     ),

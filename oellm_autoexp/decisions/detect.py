@@ -93,7 +93,7 @@ class Detector:
         for name in found.too_slow:
             slow = {**job.run.slow, name: job.run.slow.get(name, 0) + 1}
             off = "; it is switched off for this job" if slow[name] >= ENOUGH_SLOW else ""
-            message = f"the pattern of {name} took too long; a part of the log was not looked at for it{off}"
+            message = f"the pattern of {name} took too long; a part of the log was not searched for it{off}"
             job = replace(job.happened(now, "warning", message), run=replace(job.run, slow=slow))
         return self._with(job, events, now), events
 

@@ -23,7 +23,7 @@ from oellm_autoexp.submission.outcomes import Outcomes
 
 _NO_ANSWER = "unclear"
 """The event in a job's history of a submission that got no clear answer."""
-_LOST = "its submission got no clear answer, and it is not there"
+_LOST = "its submission got no clear answer, and the scheduler does not know the job"
 
 
 class UnclearSubmissions:
@@ -61,7 +61,9 @@ class UnclearSubmissions:
         try:
             found = self._scheduler.find([submission(self._manifest, token, batch) for token, batch in unclear.items()])
         except AutoexpError:
-            self._noted(unclear.values(), absent_since=None, reason="the scheduler can't tell of it now")
+            self._noted(
+                unclear.values(), absent_since=None, reason="the scheduler can't be asked now whether it was submitted"
+            )
             self._session.save()
             raise
         now = self._now()
@@ -76,7 +78,7 @@ class UnclearSubmissions:
             if until <= now:
                 self._outcomes.refused(batch, SubmitError(Problem(self._lost(batch))))
             else:
-                reason = "nobody knows yet whether it was submitted: it is looked for"
+                reason = "not known yet whether it was submitted: searching for it"
                 self._noted([batch], absent_since=since, reason=reason, until=until)
         self._session.save()
 

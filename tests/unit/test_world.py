@@ -34,7 +34,7 @@ def test_a_no_is_told_and_asked_again_only_after_the_interval(tmp_path: Path) ->
     counter = f"echo x >> {shlex.quote(str(tmp_path / 'asked'))}; exit 3"
     question = Question(["sh", "-c", counter], "/", 60)
     until(lambda: not question.says_yes(0) and not question.under_way)
-    assert question.answer == "it said no (exit code 3), and is asked every 60 s"
+    assert question.answer == "not fulfilled (exit code 3); run again every 60 s"
     assert not question.says_yes(59)
     assert not question.under_way
     until(lambda: not question.says_yes(61) and not question.under_way)
@@ -49,7 +49,7 @@ def test_a_question_waits_for_nobody_and_is_ended_with_its_children(tmp_path: Pa
     assert not question.says_yes(599)
     assert question.under_way
     assert not question.says_yes(600)
-    assert question.answer == "no answer within 600 s"
+    assert question.answer == "no result within 600 s"
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     until(lambda: not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
@@ -110,7 +110,7 @@ def test_a_long_text_is_no_reason_to_wait(tmp_path: Path) -> None:
     [
         (["no such program"], "can't be run: No such file or directory"),
         (["a\0b"], "can't be run: embedded null byte"),
-        ([], "can't be run: no program is named"),
+        ([], "can't be run: no program is given"),
     ],
 )
 def test_an_errand_that_can_not_begin_says_why(words: list[str], why: str) -> None:
@@ -132,7 +132,7 @@ def test_an_errand_that_takes_too_long_is_ended_with_its_children(
 ) -> None:
     monkeypatch.setattr(world, "_KILL_AFTER_SECONDS", 0.3)
     errand = Subprocess(["sh", "-c", f"sleep 1000 & echo $! > child; {script}"], cwd=tmp_path, timeout_seconds=0.3)
-    assert ended(errand) == Outcome(None, "ran out of time (0.3 s)")
+    assert ended(errand) == Outcome(None, "did not end within 0.3 s")
     child = int((tmp_path / "child").read_text())
     until(lambda: process_started(child) is None)
 
