@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from oellm_autoexp.schedulers.slurm.scheduler import SlurmScheduler
 
 EXAMPLES = """\
-  python scripts/check_cluster.py slurm=juwels                       look around, on a login node
-  python scripts/check_cluster.py slurm=juwels --submit              and run a job of a minute through the whole chain
+  python scripts/check_cluster.py slurm=juwels                       check the cluster, on a login node
+  python scripts/check_cluster.py slurm=juwels --submit              and run a job of one minute from plan to end
   python scripts/check_cluster.py slurm=juwels container=juwels slurm.debug=true --submit"""
 EXIT_CODES = """\
-exit codes: 0 nothing is wrong (there may be warnings); 1 something is, as told; 2 wrong use or configuration;
+exit codes: 0 no problem (there may be warnings); 1 a problem was reported; 2 wrong use or configuration;
 3 SLURM is not here or does not answer; 130 interrupted"""
 EXPERIMENT = "check_cluster"
 _FACTS, _MOST_FACTS = "facts", 65536
@@ -42,17 +42,17 @@ _END_SECONDS = 60.0  # longer than a cancelled job gets to end by itself (slurm.
 def parser() -> app.Parser:
     """The command's options."""
     made = app.Parser(
-        "Tell what is on this cluster: SLURM, limits and accounts, container runtimes, variables, and the output root.",
+        "Show what this cluster offers: SLURM, limits, accounts, container runtimes, variables, and the output root.",
         EXAMPLES,
         EXIT_CODES,
     )
-    made.add_argument("--submit", action="store_true", help="also run a job of a minute, from the plan to its end")
+    made.add_argument("--submit", action="store_true", help="also run a job of one minute, from the plan to its end")
     made.add_argument(
         "--patience",
         metavar="TIME",
         type=_time,
         default=_PATIENCE_SECONDS,
-        help="with --submit: end the job if it has waited so long in the queue (default: 15, minutes)",
+        help="with --submit: how long the job may wait in the queue before it is cancelled (default: 15, minutes)",
     )
     made.add_json()
     made.add_config()
@@ -79,7 +79,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     client = make_scheduler(plan.manifest)
     if not isinstance(client, SlurmScheduler):
         raise ConfigError(
-            Problem("there is no SLURM to look at", CONFIG / "slurm.client", "choose slurm=base or a profile")
+            Problem("this configuration does not use SLURM", CONFIG / "slurm.client", "choose slurm=base or a profile")
         )
     reachable = _look_around(plan, client, report)
     judged = _judged(options, client, report) if reachable else None
@@ -87,7 +87,7 @@ def _go(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         _submit(judged, report, options.patience)
     failed = any(finding.verdict == FAILED for finding in report.findings)
     if not options.submit and not failed:
-        app.note("\nnext: the same with --submit, which runs a job of a minute")
+        app.note("\nnext: the same with --submit, which runs a job of one minute")
     code = app.OK if not failed else app.FAILED if reachable else app.SCHEDULER
     return code, {"findings": [asdict(finding) for finding in report.findings]}
 
@@ -199,7 +199,7 @@ def _submit(plan: Plan, report: _Report, patience: float) -> None:
     if job.state == SUCCESS:
         report.add(cluster.Finding("job", cluster.OK, f"{job.newest.scheduler_id} ran to its end: {spec.output_dir}"))
     elif not told and not files.count(f"{MARKS}/*") and not files.count("logs/*"):
-        what = f"{job.newest.scheduler_id} ended as {job.answer.scheduler_state} and left nothing in {spec.output_dir}"
+        what = f"{job.newest.scheduler_id} ended as {job.answer.scheduler_state} and wrote nothing to {spec.output_dir}"
         hint = "compute nodes do not see this folder, or can't write to it: set OUTPUT_DIR to one that they share"
         report.add(cluster.Finding("shared files", cluster.FAILED, what, hint))
     else:
@@ -286,9 +286,9 @@ def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
         monitor.cycle()
         time.sleep(_LOOK_SECONDS)
     if job.state != PENDING:
-        return _TooLateError(what, f"scontrol show job {job.newest.scheduler_id}, or the site, tells why")
+        return _TooLateError(what, f"scontrol show job {job.newest.scheduler_id}, or the site, shows why")
     meaning, advice = explained(job.reason, job.newest.scheduler_id)
-    reason = f"{job.reason or 'SLURM tells no reason'}{f' ({meaning})' if meaning else ''}"
+    reason = f"{job.reason or 'SLURM gives no reason'}{f' ({meaning})' if meaning else ''}"
     return _TooLateError(f"{what}: {reason}", f"{advice}; --patience TIME waits longer")
 
 

@@ -60,7 +60,9 @@ def _run(options: argparse.Namespace) -> int:
     from oellm_autoexp.submission.outputs import held_for_terminal
 
     if options.json and not options.dry_run:
-        raise ConfigError(Problem("the program's own output is what is printed", "--json", "add --dry-run"))
+        raise ConfigError(
+            Problem("--json works only with --dry-run, as the program prints its own output", "--json", "add --dry-run")
+        )
     entry = _entry(options.sweep, options.index)
     script = _script(entry)
     # The script holds the whole truth: its environment is not in the sweep file.
@@ -181,7 +183,7 @@ def _beat(claim: Lock) -> None:
     try:
         claim.beat(_BEAT_SECONDS)
     except (AutoexpError, OSError) as error:  # the program is not ended for that
-        print(printable(f"note: can't keep the output directory for this run: {error}"), file=sys.stderr)
+        print(printable(f"note: can't lock the output directory for this run: {error}"), file=sys.stderr)
 
 
 def _script(entry: dict[str, Any]) -> str:
@@ -193,9 +195,9 @@ def _script(entry: dict[str, Any]) -> str:
         return trust.read_script(path, str(entry.get("script_digest", "")))
     except FileNotFoundError:
         output_dir = Path(str(entry.get("output_dir", "/")))
-        moved = "" if output_dir.exists() else f": was {output_dir} moved, or the folder that it was in?"
+        moved = "" if output_dir.exists() else f"; maybe {output_dir}, or a folder above it, was moved"
         hint = "move it back, or plan again"
-        raise ConfigError(Problem(f"the entry's script is gone{moved}", str(path), hint)) from None
+        raise ConfigError(Problem(f"the entry's script no longer exists{moved}", str(path), hint)) from None
     except OSError as error:
         hint = "plan again" if isinstance(error, FileNotFoundError) else ""
         raise ConfigError(Problem(f"can't read the script: {error.strerror}", str(path), hint)) from None
@@ -210,7 +212,7 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     try:
         entries = {entry["index"]: entry for entry in data["entries"]}
     except (AttributeError, KeyError, TypeError):
-        raise CorruptError(Problem("not a whole sweep file", str(path), "plan again")) from None
+        raise CorruptError(Problem("not a valid sweep file", str(path), "plan again")) from None
     if index not in entries:
         known = f"{min(entries)} to {max(entries)}" if entries else "none"
         raise ConfigError(Problem(f"no entry {index}", str(path), f"there are {known}"))
@@ -218,5 +220,5 @@ def _entry(path: Path, index: int) -> dict[str, Any]:
     texts = found.get("argv")
     whole = isinstance(texts, list) and all(isinstance(word, str) for word in texts)
     if not whole or not all(isinstance(found.get(key), str) for key in ("name", "output_dir", "script_path")):
-        raise CorruptError(Problem("not a whole sweep file", str(path), "plan again"))
+        raise CorruptError(Problem("not a valid sweep file", str(path), "plan again"))
     return found

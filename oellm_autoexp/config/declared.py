@@ -85,11 +85,11 @@ class _Settling:
             # a number that is out of range is refused as text, too, by whoever wants a number
             return text if kind is not Declared.OTHER or is_word(text) or out_of_range(text) else value_of(text)
         if kind is not Declared.BOOLEAN and is_word(text):
-            what = f"an unquoted {text} is true or false in YAML, and a text to people"
+            what = f"unquoted {text} is ambiguous: YAML reads it as true or false"
             meant = scalar(value_of(text))
             self.problems.append(Problem(what, where, f"write '{text}' in quotes if it is text, else {meant}"))
         elif out_of_range(text):
-            what = f"{text} is not a number that a computer can hold"
+            what = f"{text} is too large for a number"
             self.problems.append(Problem(what, where, f"write '{text}' in quotes if it is text"))
         return value_of(text)
 

@@ -45,7 +45,7 @@ def search_for(directories: tuple[Path, ...], name: str) -> tuple[Search, list[s
     if "project" in chosen:  # it may choose a sweep, for a first run; what is swept an experiment says itself
         chosen = {**_NO_SWEEP, **chosen}
     notes = [
-        f"{_line(search.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' stands for it"
+        f"{_line(search.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' is used instead"
         for base in bases
     ]
     return replace(search, chosen={**chosen, **inner}, left_out=left_out), notes

@@ -55,9 +55,9 @@ def problem_of(
         if (last := posixpath.basename(name)) != name and name not in search.groups() and search.is_group(last):
             return Problem(f"there is no config group '{name}'", about, f"write '- override /{last}: NAME', with the /")
         if group in search.groups() and ROOT in search.configs:
-            what = f"no defaults list chooses a config of '{group}', so that there is none to override"
+            what = f"no defaults list chooses a config of '{group}', so there is nothing to override"
             if override and override.key != group:
-                what = f"the config chooses a config of '{group}', and with this choice there is none to override"
+                what = f"with this choice no config of '{group}' is chosen, so there is nothing to override"
                 return Problem(what, about, f"leave this out, or the choice of '{group}'")
             written = override.written.lstrip("+") if override else ""
             return Problem(what, about, f"write '+{written}'" if written else f"write '- /{group}: NAME'")
@@ -75,7 +75,7 @@ def problem_of(
     if "Cannot merge" in text and posixpath.dirname(parent) and (file := search.file(parent)):
         group, name = posixpath.split(parent)
         what = (
-            f"'{name}' of the group '{group}' has a list where what it is laid over has keys and values, or the other "
+            f"'{name}' of the group '{group}' has a list where the config before it has keys and values, or the other "
         )
         where = in_file(shown(file))
         if file.is_relative_to(shipped("config").resolve()):
@@ -83,9 +83,9 @@ def problem_of(
         return Problem(f"{what}way round", where, "choose one config of the group, or write the key as the other does")
     if override and "Cannot merge" in f"{text} {error.__cause__}":
         holds = "keys and values" if isinstance(value_of_override(override.checked), list) else "a list"
-        return Problem(f"'{override.key}' holds {holds}, which this is not", about)
+        return Problem(f"'{override.key}' holds {holds}; this value does not", about)
     if override and re.search("An item is already at|Multiple values for", text):
-        return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change it")
+        return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change its value")
     if unresolved := re.search(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
         return _unresolved(unresolved[1], unresolved[2], about or own_defaults(search))
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -170,7 +170,7 @@ def _of_code(code: Mapping[str, shell_code.Parts]) -> Iterator[Problem]:
             for each in parts[1::2]:
                 shell_code.as_shell_reads(each)
         except ValueError as error:
-            yield Problem(f"{error}, which is never done", CONFIG / key, hint)
+            yield Problem(f"{error}; this is not supported", CONFIG / key, hint)
 
 
 def _overridden_sweep(sweep: Any, overrides: Sequence[CheckedOverride], found: Findings) -> Any:

@@ -87,7 +87,7 @@ class Locations:
         lacking = self._lacking(about) if problem.about else None
         if lacking is not None:
             file, base = lacking
-            what = f"'{'.'.join(about[1:])}' is missing, which {shown(base)} holds"
+            what = f"'{'.'.join(about[1:])}' is missing; {shown(base)} has it"
             hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
             return Problem(what, in_file(shown(file)), hint)
         return self._of_unlike(problem, about) or replace(problem, where=self.of(problem.where))
@@ -112,10 +112,8 @@ class Locations:
         made = [cut(override.written) for override in self._overrides if override.key == group]
         with searching(self._search, self._found):
             where = Location(text=made[-1]) if made else entry_of(self._search, WHOLE, group, last_name)
-        what = (
-            f"'{name}' and '{last_name}' of the group '{group}' do not go together: '{last_name}', which is laid over "
-        )
-        what += f"'{name}', knows other keys"
+        what = f"'{name}' and '{last_name}' of the group '{group}' can't be combined: '{last_name}', applied after "
+        what += f"'{name}', has other keys"
         order = ", ".join(map(posixpath.basename, (*(each for each in choices if each != choice), choice)))
         # The other way round is right if the last one says nothing there but its class.
         adds = any(

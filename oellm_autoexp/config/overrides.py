@@ -98,9 +98,7 @@ def check_override_text(text: str) -> None:
     if not text.isascii() and not is_utf8(text):
         raise ConfigError(Problem("the override is not UTF-8 text", text.encode(errors="backslashreplace").decode()))
     if not text.isascii() and shell_code.has_marks(text):
-        raise ConfigError(
-            Problem("the override holds characters that stand for none (U+FDD3, U+FDD4)", shortened(text))
-        )
+        raise ConfigError(Problem("the override contains reserved characters (U+FDD3, U+FDD4)", shortened(text)))
     written, _, value = text.partition("=")
     if written.count(".") >= DEEPEST or _nested(value) > DEEPEST:
         raise ConfigError(Problem(f"it is nested too deeply: at most {DEEPEST} levels", shortened(text, 60)))
@@ -200,7 +198,7 @@ def _plain_value(text: str) -> str:
 def as_override(key: str, value: str) -> str:
     """The override that sets a key to exactly this text. Raises ConfigError for one with `${`."""
     if "${" in value:
-        raise ConfigError(Problem("no override can name this path: it holds '${'", value))
+        raise ConfigError(Problem("no override can name this path: it contains '${'", value))
     return "=".join((key, _as_hydra(value, quote="'")))
 
 

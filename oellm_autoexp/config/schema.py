@@ -63,7 +63,7 @@ class ProjectSection(Section):
         """The first that no directive could hold: the paths below it usually have it in them."""
         for key in ("base_output_dir", "name", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"):
             if any(ord(character) < 32 for character in getattr(self, key)):
-                what = "the value holds a line break or control character"
+                what = "the value contains a line break or control character"
                 raise PydanticCustomError("line", what, {"within": (key,)})
         return self
 

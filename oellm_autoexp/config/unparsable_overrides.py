@@ -44,13 +44,15 @@ def _unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
         return Problem(_WHAT, text or "''", _PAIR)
     if key.strip() and (key != key.strip() or value != value.lstrip()):
         joined = f"{written.strip()}={value.strip()}"
-        return Problem(f"{_WHAT}: no spaces can stand around '='", text, f"write {joined}" if parses(joined) else _PAIR)
+        return Problem(
+            f"{_WHAT}: no spaces are allowed around '='", text, f"write {joined}" if parses(joined) else _PAIR
+        )
     for index, character in enumerate(key):
         if not _IN_KEY.match(character):
             at = len(written) - len(key) + index + 1
             dotted = f"{re.sub(_INDEX, _AS_KEY, written)}={value}"
             hint = f"write {dotted}" if character == "[" and parses(dotted) else _PAIR
-            return Problem(f"{_WHAT}: the character {character!r} (position {at}) can't stand in a key", text, hint)
+            return Problem(f"{_WHAT}: the character {character!r} (position {at}) is not allowed in a key", text, hint)
     if key.startswith("/"):
         bare = f"{written.replace('/', '', 1)}={value}"
         return Problem(f"{_WHAT}: a key does not begin with '/'", text, f"write {bare}" if parses(bare) else _PAIR)
@@ -82,12 +84,12 @@ def _at_fault(value: str, begin: int) -> str:
             opened.append((character, at))
         elif character in _OPENING.values() and (character != ")" or opened):
             if not opened:
-                return f"the {character!r} at position {at} closes nothing"
+                return f"the {character!r} at position {at} has no matching opening bracket"
             if _OPENING[opened[-1][0]] != character:
                 return f"the {opened[-1][0]!r} at position {opened[-1][1]} is not closed before {character!r}"
             opened.pop()
             if not opened and not first_odd and value[index + 1 :].strip():
-                first_odd = f"text stands behind the {character!r} at position {at}"
+                first_odd = f"there is text after the {character!r} at position {at}"
         elif not _PLAIN.match(character) and not (opened and character in ",=") and not first_odd:
             first_odd = f"the character {character!r} (position {at}) needs quotes"
         index += 1
@@ -103,7 +105,7 @@ def _within(value: str, index: int, at: int, opened: Sequence[object]) -> str:
     before = value[:index].rstrip()
     if opened or not before:
         return ""
-    return f"the {value[index]!r} at position {at} stands within text"
+    return f"the {value[index]!r} at position {at} is inside text"
 
 
 def taken_apart(texts: Sequence[str]) -> tuple[list[str], list[Problem]]:
@@ -116,7 +118,7 @@ def taken_apart(texts: Sequence[str]) -> tuple[list[str], list[Problem]]:
         count = _cut(words)
         if count:
             joined = "".join(words[:count])
-            what = f"{_WHAT}: no spaces can stand around '='"
+            what = f"{_WHAT}: no spaces are allowed around '='"
             problems.append(Problem(what, " ".join(words[:count]), f"write {joined}"))
         else:
             kept.append(texts[index])

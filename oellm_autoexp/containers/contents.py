@@ -91,16 +91,16 @@ def check_same_version(contents: Contents, image: Image) -> tuple[str, ...]:
     theirs = f"{contents.version} (manifests of version {contents.manifest_version})"
     ours = f"{__version__} (manifests of version {MANIFEST_VERSION})"
     if theirs != ours:
-        what = f"the image has oellm-autoexp {theirs}, and what runs here is {ours}"
+        what = f"the image has oellm-autoexp {theirs}, but this program is {ours}"
         raise ConfigError(Problem(what, place, f"{REBUILD_HINT}; or use version {contents.version} here"))
     commit = str(dict(contents.build.get("git") or {}).get("commit") or "")
     since = f" (built from commit {commit[:12]})" if commit else ""
     if contents.talk != inside.TALK:
         age = "an older" if contents.talk < inside.TALK else "a newer"
         what = f"the image has {age} state of oellm-autoexp {contents.version}{since} than what runs here"
-        raise ConfigError(Problem(f"{what}: the two do not understand each other", place, REBUILD_HINT))
+        raise ConfigError(Problem(f"{what}: the two are not compatible", place, REBUILD_HINT))
     if contents.digest != inside.source_digest(str(Path(inside.__file__).parents[1])):
-        return (f"the image's oellm-autoexp{since} has other sources than the one here; the image's makes the plan",)
+        return (f"the image's oellm-autoexp{since} has other source files than this one; the image's makes the plan",)
     return ()
 
 
@@ -138,5 +138,5 @@ def _not_run(runtime: Runtime, image: Image, tried: Sequence[str], code: int, sa
     fatal = next((line for line in reversed(lines) if line.startswith(("FATAL", "ERROR"))), (lines or [""])[-1])
     if "python3" in fatal and ("not found" in fatal or "no such file" in fatal):
         return "the image has no python3 in its PATH", str(image.path), REBUILD_HINT
-    what = f"{runtime} can't run a program in the image (exit code {code}): {fatal or 'it says nothing'}"
+    what = f"{runtime} can't run a program in the image (exit code {code}): {fatal or 'it printed nothing'}"
     return what, str(image.path), f"try it by hand: {shlex.join(tried)}"

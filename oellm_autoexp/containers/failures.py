@@ -11,13 +11,13 @@ COMPUTE_NODE_HINT = (
     "on the login node first"
 )
 DISK_HINT = (
-    "free space, quota or files (inodes) in it, or choose other places: --output, and APPTAINER_TMPDIR and "
+    "make room there (space, quota or inodes), or choose other folders: --output, and APPTAINER_TMPDIR and "
     "APPTAINER_CACHEDIR (SINGULARITY_TMPDIR, SINGULARITY_CACHEDIR) for what is temporary"
 )
 _FAKEROOT_HINT = "this machine does not allow it: use container/build_container_user.py, which needs no fakeroot"
 _LOCAL_DISK_HINT = (
-    "network file systems refuse owners and devices that an image has: set APPTAINER_TMPDIR (SINGULARITY_TMPDIR) to a "
-    "folder on a local disk"
+    "network file systems do not support file owners and devices of an image: set APPTAINER_TMPDIR "
+    "(SINGULARITY_TMPDIR) to a folder on a local disk"
 )
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ"}
 
@@ -38,7 +38,11 @@ class Limits:
 _CAUSES = (
     (r"No space left on device", "the disk is full{path}", DISK_HINT),
     (r"Disk quota exceeded", "a disk quota is used up{path}", DISK_HINT),
-    (r"File too large|File size limit exceeded", "a file would be larger than a limit allows{path}", "ulimit -f tells"),
+    (
+        r"File too large|File size limit exceeded",
+        "a file would be larger than a limit allows{path}",
+        "ulimit -f shows the limit",
+    ),
     (
         r"[Oo]ut of memory|[Cc]annot allocate memory|MemoryError|failed to reserve page summary|ENOMEM"
         r"|oom-kill|virtual memory exhausted|FATAL ERROR: Out of memory",
@@ -47,7 +51,7 @@ _CAUSES = (
     ),
     (
         r"Resource temporarily unavailable|pthread_create failed|can't start new thread|newosproc",
-        "no more processes or threads may be started (ulimit -u tells how many)",
+        "no more processes or threads may be started (ulimit -u shows the limit)",
         COMPUTE_NODE_HINT,
     ),
     (
@@ -59,7 +63,7 @@ _CAUSES = (
     (
         r"(?:lchown|chown|mknod|Lchown).*(?:[Oo]peration not permitted|[Ii]nvalid argument)"
         r"|copy Failed: operation not permitted|not support.*xattr",
-        "an owner or device of the image can't be written there",
+        "file owners or devices of the image can't be created there",
         _LOCAL_DISK_HINT,
     ),
     (
@@ -71,12 +75,12 @@ _CAUSES = (
     (
         r"Invalid requirement: '(?P<line>[^']*)'",
         "pip can't read a line of the requirements: {line}",
-        "NAME, NAME>=VERSION or NAME @ URL, one a line",
+        "write NAME, NAME>=VERSION or NAME @ URL, one on each line",
     ),
     (
         r"Cannot find command '(?P<program>\w+)'",
-        "the base image has no {program}, by which a package of the requirements is fetched",
-        "name a wheel or an archive in its place, or take a base image that has it",
+        "the base image has no {program}, which is needed to fetch a package of the requirements",
+        "name a wheel or an archive instead, or use a base image that has it",
     ),
     (
         r"satisfies the requirement (?P<name>.+?)(?: \(from (?!versions:).*\))? \(from versions: none\)",
@@ -97,7 +101,7 @@ _CAUSES = (
     ),
     (
         r"unauthorized|authentication required|denied: ",
-        "the registry wants a login",
+        "the registry requires a login",
         "apptainer registry login (singularity remote login), or name an image that is here: --base-image PATH",
     ),
 )
@@ -116,9 +120,12 @@ def explain(code: int, lines: list[str], limits: Limits | None = None) -> tuple[
     if number == 9 or any(re.search(r"signal: killed|^Killed\b|exit status 137", line) for line in lines):
         return f"it was killed, most likely for using too much memory{limits}", COMPUTE_NODE_HINT
     if number == 24:
-        return "it has used up the processor time that this session may use (ulimit -t tells)", COMPUTE_NODE_HINT
+        return (
+            "it has used up the processor time that this session may use (ulimit -t shows the limit)",
+            COMPUTE_NODE_HINT,
+        )
     if number == 25:
-        return "a file would be larger than a limit allows (ulimit -f tells)", DISK_HINT
+        return "a file would be larger than a limit allows (ulimit -f shows the limit)", DISK_HINT
     if number in _SIGNALS:
         return f"it was ended by {_SIGNALS[number]}", COMPUTE_NODE_HINT if number in (6, 15) else ""
     telling = [line for line in lines if re.match(r"(?:FATAL|ERROR|error)\b", line)]

@@ -65,7 +65,7 @@ def check_squashfs(path: Path, where: Location | str) -> None:
     with _readable(path, where, _ENROOT_HINT):
         header, size = _header(path)
     if not header.startswith(_SQUASHFS_MAGIC):
-        raise _problem("is no image of Enroot: no squashfs file", path, where, _ENROOT_HINT)
+        raise _problem("is not an image of Enroot: it is not a squashfs file", path, where, _ENROOT_HINT)
     _squashfs(path, header, size, where)
 
 
@@ -75,7 +75,7 @@ def _found(path: Path, where: Location | str) -> Image:
         if stat.S_ISDIR(mode):
             return _sandbox(path, where)
         if not stat.S_ISREG(mode):
-            raise _problem("is no image: neither a file nor a folder", path, where, BUILD_HINT)
+            raise _problem("is not an image: neither a file nor a folder", path, where, BUILD_HINT)
         header, size = _header(path)
     whole = header.startswith(_SQUASHFS_MAGIC)  # a bare squashfs, which Apptainer and SingularityCE run like a SIF
     return _squashfs(path, header, size, where) if whole else _sif(path, header, size, where)
@@ -90,7 +90,7 @@ def _readable(path: Path, where: Location | str, absent_hint: str) -> Iterator[N
         link = f": it is a link to {os.readlink(path)}" if path.is_symlink() else ""  # noqa: PTH115
         raise _problem(f"there is no image here{link}", path, where, absent_hint) from None
     except PermissionError:
-        raise _problem("the image may not be read by you", path, where, READ_HINT) from None
+        raise _problem("you have no permission to read the image", path, where, READ_HINT) from None
     except OSError as error:
         raise _problem(f"can't read the image: {error.strerror}", path, where, absent_hint) from None
 
@@ -104,7 +104,7 @@ def _header(path: Path) -> tuple[bytes, int]:
 def _whole(size: int, wanted: int, path: Path, where: Location | str) -> None:
     """Raises ConfigError for a file of fewer bytes than it should have."""
     if size < wanted:
-        what = f"the image is cut short: it has {size} bytes of {wanted}"
+        what = f"the image is incomplete: it has {size} bytes of {wanted}"
         raise _problem(what, path, where, "copy or build it again")
 
 
@@ -123,7 +123,7 @@ def _sif(path: Path, header: bytes, size: int, where: Location | str) -> Image:
     if header[32:42] == _SIF_MAGIC or not header:
         _whole(size, _HEADER_BYTES, path, where)
     if header[32:42] != _SIF_MAGIC:
-        what = "is no image: neither a SIF file nor a folder with a root file system"
+        what = "is not an image: neither a SIF file nor a folder with a root file system"
         raise _problem(what, path, where, "`apptainer build NEW.sif docker-archive:FILE` makes one of a Docker archive")
     offset, length = struct.unpack_from("<qq", header, 112)
     _whole(size, offset + length, path, where)
@@ -135,7 +135,7 @@ def _sandbox(path: Path, where: Location | str) -> Image:
         raise PermissionError
     programs = [found for name in _PROGRAMS if (found := _within(path, name)) is not None]
     if not programs:
-        what = "is no image: a folder without a root file system (no bin/sh in it)"
+        what = "is not an image: a folder without a root file system (no bin/sh in it)"
         raise _problem(what, path, where, BUILD_HINT)
     return Image(path, SANDBOX, next(filter(None, map(_elf_machine, programs)), ""))
 

@@ -114,7 +114,7 @@ class _ImageContainer(Container):
     def problems(self, launcher: Sequence[str]) -> list[Problem]:  # noqa: ARG002
         """What is wrong with it behind a launcher (`slurm.launcher_cmd`)."""
         found = [
-            Problem(f"{name} is the image's own", CONFIG / "container.env" / name, "set it when the image is built")
+            Problem(f"{name} is set by the image", CONFIG / "container.env" / name, "set it when the image is built")
             for name in self.env
             if name in _OF_THE_IMAGE
         ]
@@ -158,7 +158,7 @@ class ApptainerContainer(_ImageContainer):
 
     def problems(self, launcher: Sequence[str]) -> list[Problem]:
         """See Container."""
-        what = "it would keep SLURM's variables from the program, by which it knows its rank"
+        what = "it would hide SLURM's variables, from which the program reads its rank"
         return [
             *super().problems(launcher),
             *(
@@ -223,13 +223,15 @@ class PyxisContainer(_ImageContainer):
         ]
         if srun_index(launcher) is None:
             hint = "set slurm.launcher_cmd: srun, on a real SLURM; elsewhere container=none or container=base"
-            found.append(Problem("Pyxis is a plugin of srun, and no srun starts the job", CONFIG / "container", hint))
+            found.append(
+                Problem("Pyxis is a plugin of srun, but srun does not start the job", CONFIG / "container", hint)
+            )
         if REFERENCE.search(self.image):
-            found.append(Problem("Pyxis is given no variables in a path", CONFIG / "container.image", _COMPUTE_HINT))
+            found.append(Problem("a path for Pyxis can't contain variables", CONFIG / "container.image", _COMPUTE_HINT))
         for name, bind in self.binds.items():
             where = _BINDS / name
             if not (bind.is_fixed and bind.is_fixed_inside):
-                found.append(Problem("Pyxis is given no variables in a path", where, _COMPUTE_HINT))
+                found.append(Problem("a path for Pyxis can't contain variables", where, _COMPUTE_HINT))
         return found
 
     def entry(self, job: Job) -> Entry:

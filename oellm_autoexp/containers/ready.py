@@ -32,7 +32,7 @@ from oellm_autoexp.sbatch.environment import REFERENCE
 _IMAGE, _RUNTIME = CONFIG / "container.image", CONFIG / "container.runtime"
 _UNSEEN = "container.check=false leaves it to the nodes"
 _MODULE_HINT = (
-    "where jobs load it, say so: container.modules=['load singularity']; else container.runtime=PATH; " + _UNSEEN
+    "if jobs load it as a module: container.modules=['load singularity']; else container.runtime=PATH; " + _UNSEEN
 )
 _NO_PYXIS_HINT = "choose a container with a runtime of its own: container=base"
 _SINCE = {
@@ -105,7 +105,7 @@ def _of_apptainer(container: ApptainerContainer, programs: Sequence[str], work_d
     words = container.exec_options(Job(work_dir))
     if unknown := [word for word in _flags(words) if word not in runtime.known_options(found)]:
         for flag in unknown:
-            since = f"it is there since {_SINCE[flag]}" if flag in _SINCE else "leave it out of container.options"
+            since = f"it exists since {_SINCE[flag]}" if flag in _SINCE else "leave it out of container.options"
             yield Problem(f"{found} has no option {flag}", _RUNTIME, f"{since}; container.runtime names another one")
     elif image is not None and not unbound and image.machine in ("", own_machine()):
         yield from _of_programs(container, found, image, programs)
@@ -135,7 +135,7 @@ def _of_binds(binds: Mapping[str, Bind], work_dir: str) -> Iterator[Problem]:
     for name, bind in binds.items():
         if bind.is_fixed and not Path(work_dir, bind.source).exists():
             hint = f"container.binds.{name}=null leaves it out; {_UNSEEN}"
-            yield Problem(f"there is nothing to bind at {bind.source}", CONFIG / "container.binds" / name, hint)
+            yield Problem(f"the path to bind does not exist: {bind.source}", CONFIG / "container.binds" / name, hint)
 
 
 def _of_pyxis(container: PyxisContainer, srun: str, work_dir: str) -> Iterator[Problem]:

@@ -117,7 +117,9 @@ def find(name: str | None = None, where: Location | str = "--container-runtime",
         raise ConfigError(Problem(f"{program} --version: {what}", where if name else "", hint))
     first = (said.strip().splitlines() or ["nothing"])[0]
     hint = "Debian's package `singularity` is a game; the runtime is singularity-container or apptainer"
-    raise ConfigError(Problem(f"{program} is no Apptainer or Singularity: --version prints {first!r}", where, hint))
+    raise ConfigError(
+        Problem(f"{program} is neither Apptainer nor Singularity: --version prints {first!r}", where, hint)
+    )
 
 
 def _not_executable(name: str) -> str:

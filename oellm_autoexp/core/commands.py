@@ -39,7 +39,7 @@ COMMANDS = {
     "render-config": Command("render_config", "print the composed config"),
     "schema": Command("config_schema", "print the JSON Schema of configs, for editors"),
     "completion": Command("shell_completion", "print what completes these words in bash, zsh or fish", "completion"),
-    "check-cluster": Command("check_cluster", "tell what is on this cluster, and try it with a job of a minute"),
+    "check-cluster": Command("check_cluster", "show what this cluster offers, and test it with a job of one minute"),
     "generate-megatron-config": Command(
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"
     ),

@@ -61,7 +61,7 @@ def command_words(value: Any) -> Any:
     try:
         return _split(value)
     except ValueError as error:
-        raise PydanticCustomError("words", "does not split into words: {why}", {"why": str(error).lower()}) from None
+        raise PydanticCustomError("words", "can't be split into words: {why}", {"why": str(error).lower()}) from None
 
 
 def splits(text: str) -> str:

@@ -96,12 +96,12 @@ class Registry(Generic[T]):
         """Why a class can't be one of this kind; '' if it can."""
         base = f"{self._base.__module__}.{self._base.__qualname__}"
         if not (isinstance(kind, type) and issubclass(kind, self._base)):
-            return f"it is no subclass of {base}"
+            return f"it is not a subclass of {base}"
         names = tags(kind)
         if not names:
-            return f"its class_name is not declared: class_name: Literal[{kind.__name__!r}]"
+            return f"it does not declare its class_name; write class_name: Literal[{kind.__name__!r}]"
         taken = [name for name in names if name in self._found]
-        return f"the class_name {taken[0]} is taken by {self._found[taken[0]].__module__}" if taken else ""
+        return f"the class_name {taken[0]} is already used by {self._found[taken[0]].__module__}" if taken else ""
 
 
 def _modules(home: str, inside: str) -> Iterator[str]:

@@ -103,8 +103,8 @@ def new_key_hint(near: str, key: str) -> str:
         return near
     if variable := re.fullmatch(r"\+*([A-Z][A-Z0-9_]*)(=.*)?", key, re.DOTALL):
         return (
-            f"a variable of this command stands before the command ({variable[1]}=VALUE …); "
-            f"one of the jobs is written +slurm.env.{variable[1]}=VALUE"
+            f"to set a variable for this command, write {variable[1]}=VALUE before it; "
+            f"to set it for the jobs, write +slurm.env.{variable[1]}=VALUE"
         )
     new = f"'+{key.lstrip('+')}'"
     return f"{near} ({new} adds a new key)" if near else f"write {new} to add a new key"

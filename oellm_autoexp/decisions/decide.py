@@ -33,14 +33,14 @@ def decide(conditions: Iterable[Condition], around: Surroundings, waited_seconds
         if holds:
             continue
         if holds is not None and not condition.blocking:
-            return Step("skip", f"left out, as this does not hold: {condition}")
+            return Step("skip", f"not fulfilled: {condition}")
         if holds is not None and condition.lost(around):
-            return Step("skip", f"left out, as this can't come true any more: {condition}", surprising=True)
+            return Step("skip", f"can no longer be fulfilled: {condition}", surprising=True)
         patience = condition.timeout_seconds or USUAL_WAIT_SECONDS
         if waited_seconds >= patience:
-            return Step("skip", f"left out: waited {patience:g} s for {condition}", surprising=True)
+            return Step("skip", f"waited {patience:g} s for {condition}", surprising=True)
         patiences.append(patience)
-        waits.append(str(condition) if holds is not None else f"an answer to {condition}")
+        waits.append(str(condition) if holds is not None else f"the result of {condition}")
     if not waits:
         return Step("go")
     return Step("wait", f"waits for {', '.join(waits)}", min(patiences))

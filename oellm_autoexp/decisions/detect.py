@@ -317,7 +317,7 @@ def _with_slow(job: JobState, names: Iterable[str], now: float) -> JobState:
     for name in names:
         slow = {**job.run.slow, name: job.run.slow.get(name, 0) + 1}
         off = "; it is switched off for this job" if slow[name] >= ENOUGH_SLOW else ""
-        message = f"the pattern of {name} took too long; a part of the log was not looked at for it{off}"
+        message = f"the pattern of {name} took too long; a part of the log was not searched for it{off}"
         job = replace(job.happened(now, "warning", message), run=replace(job.run, slow=slow))
     return job
 

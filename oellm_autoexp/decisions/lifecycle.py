@@ -88,7 +88,7 @@ def _answer(last: Answer, status: JobStatus, *, ended: bool) -> Answer:
     )
 
 
-_AGAIN = "the scheduler has begun it again"
+_AGAIN = "the scheduler has restarted it"
 
 
 def _requeued(job: JobState, status: JobStatus) -> bool:
@@ -140,7 +140,7 @@ def runs_again(job: JobState, status: JobStatus, now: float) -> JobState:
 
 def no_new_attempt(job: JobState) -> str:
     """What people are told where a new attempt was to come of a job that has been begun again."""
-    return f"no new attempt: the scheduler has begun job {job.newest.scheduler_id} again"
+    return f"no new attempt: the scheduler has restarted job {job.newest.scheduler_id}"
 
 
 def revised(job: JobState, now: float) -> JobState:
@@ -148,7 +148,11 @@ def revised(job: JobState, now: float) -> JobState:
     if job.answer.scheduler_state not in ENDED or job.newest.vanished:
         return job
     state = _settled(job, job.answer.scheduler_state, out_of_memory=job.answer.out_of_memory)
-    return job if state == job.state else replace(job.happened(now, state, "by what its log got late"), state=state)
+    return (
+        job
+        if state == job.state
+        else replace(job.happened(now, state, "by lines that its log received late"), state=state)
+    )
 
 
 def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False) -> str:
@@ -178,7 +182,7 @@ def _missing(job: JobState, now: float, clock: float, patience_seconds: float) -
         return replace(job, newest=replace(job.newest, missing_since=clock))
     if clock - job.newest.missing_since < patience_seconds:
         return job
-    reason = "left the queue, and neither accounting nor the job itself says how it ended"
+    reason = "left the queue; neither accounting nor the job's own files show how it ended"
     if job.cancelled_by and job.newest.end_asked_at is not None:
         return job.ended(now, _settled(job, "CANCELLED"), job.cancelled_by)
     return replace(job, newest=replace(job.newest, vanished=True)).ended(now, CRASH, reason)
@@ -215,9 +219,9 @@ def see_end(
                 looks = min(looks, GONE_LOOKS - 1)
     if looks == job.newest.gone_looks and read.reason == job.reason and read is job:
         return job
-    which = f"its new attempt waits until job {job.newest.scheduler_id} is surely gone"
+    which = f"its new attempt waits until job {job.newest.scheduler_id} has surely ended"
     newest = replace(read.newest, gone_looks=looks, missing_since=since)
-    return replace(read, reason=f"{which}: {looks} of {GONE_LOOKS} looks", newest=newest)
+    return replace(read, reason=f"{which}: confirmed by {looks} of {GONE_LOOKS} polls", newest=newest)
 
 
 def to_be_settled(job: JobState) -> JobState:

@@ -122,7 +122,7 @@ class StartGate:
         patiences = []
         for condition, answer in missing:
             if answer is False and condition.lost(around):
-                return Verdict("cancel", f"cancelled: this can't come true any more: {condition}")
+                return Verdict("cancel", f"cancelled: this can no longer be fulfilled: {condition}")
             if condition.timeout_seconds is not None:
                 if waited_seconds >= condition.timeout_seconds:
                     return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
@@ -189,7 +189,7 @@ def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dic
     grown = True
     while grown:  # those that follow them wait, too
         behind = {
-            job.name: f"follows {parents[0]}, which needs one"
+            job.name: f"follows {parents[0]}, which needs a monitor"
             for job in jobs
             if job.name not in found and (parents := [name for name in job.depends_on if name in found])
         }
@@ -209,7 +209,7 @@ def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
     if parents and (job.cancel_conditions or job.done_conditions):
         return f"has {'cancel' if job.cancel_conditions else 'done'} conditions"
     if odd := [name for name in parents if name in overruled]:
-        return f"a rule of {odd[0]} has overrules_success, and SLURM goes by the exit code"
+        return f"a rule of {odd[0]} has overrules_success, but SLURM looks only at the exit code"
     return ""
 
 
@@ -227,7 +227,9 @@ def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState
     return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.newest.after))
 
 
-def withdrawn(job: JobState, now: float, why: str = "what it waited for in the queue has ended otherwise") -> JobState:
+def withdrawn(
+    job: JobState, now: float, why: str = "a job that it waited for in the queue did not succeed"
+) -> JobState:
     """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
     return replace(
         job.happened(now, WAITING, why),
@@ -240,4 +242,4 @@ def withdrawn(job: JobState, now: float, why: str = "what it waited for in the q
 
 
 def _unanswered(conditions: Iterable[Condition]) -> Verdict:
-    return Verdict("wait", f"waits for an answer: {', '.join(map(str, conditions))}")
+    return Verdict("wait", f"waits for the result of: {', '.join(map(str, conditions))}")

@@ -56,9 +56,9 @@ def refusal(
 ) -> Refusal | None:
     """Why no new attempt follows `attempt`; None if one may. What a person asks for has no budget."""
     if job.attempt != attempt:
-        return Refusal(Kind.NO_NEED, f"attempt {attempt} is past")
+        return Refusal(Kind.NO_NEED, f"attempt {attempt} is not the current one")
     if job.restart is not None:
-        return Refusal(Kind.NO_NEED, "a new attempt is on its way already")
+        return Refusal(Kind.NO_NEED, "a new attempt is already planned")
     if job.cancelled_by:
         return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
     if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.waiting.refusals):
@@ -70,16 +70,20 @@ def refusal(
     if job.state == SUCCESS:
         return Refusal(Kind.NO_NEED, "no new attempt: it has succeeded")
     if job.state in FINAL and job.waiting.refusals:
-        return Refusal(Kind.UNWANTED, f"no new attempt: the last one was refused for good: {job.reason}")
+        return Refusal(Kind.UNWANTED, f"no new attempt: the last one was finally refused: {job.reason}")
     if job.answer.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
         return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
     had = job.past.restarts.get(cause, 0)
     if request.max_attempts is not None and had >= request.max_attempts:
-        return Refusal(Kind.GIVEN_UP, f"given up: '{cause}' has had {had} of {request.max_attempts} new attempts")
+        return Refusal(
+            Kind.GIVEN_UP, f"no new attempt: the limit for '{cause}' is reached ({had} of {request.max_attempts})"
+        )
     tells = job.progress.iteration is not None or request.max_attempts is None
     if tells and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
-        got = f"got no further than iteration {job.past.furthest}" if job.past.furthest >= 0 else "told no iteration"
-        return Refusal(Kind.GIVEN_UP, f"given up: {number} attempts in a row {got}")
+        got = (
+            f"got no further than iteration {job.past.furthest}" if job.past.furthest >= 0 else "reported no iteration"
+        )
+        return Refusal(Kind.GIVEN_UP, f"no new attempt: {number} attempts in a row {got}")
     return None
 
 
@@ -236,7 +240,9 @@ def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> Job
     new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
     if not new:
         return replace(job, past=replace(job.past, earlier=seen))
-    words = f"job {', '.join(new)}, an earlier attempt, was begun again: it is ended, as a newer one is in its place"
+    words = (
+        f"job {', '.join(new)}, an earlier attempt, was restarted: it is cancelled, as a newer attempt has replaced it"
+    )
     return replace(job.happened(now, "warning", words), past=replace(job.past, earlier=seen))
 
 

@@ -117,7 +117,7 @@ def explained(found: RuleTrial, rules: Rules) -> str:
     """What a log alone does not show of a rule, in a sentence; '' if it shows all."""
     rule = found.rule
     if found.too_slow:
-        return "its pattern took too long: a part of the log was not looked at for it"
+        return "its pattern took too long: a part of the log was not searched for it"
     if rule.pattern_type == "inactivity":
         limit = rule.inactivity_threshold_seconds or rules.inactivity_threshold_seconds
         return f"comes when the log has been silent for {limit or 0:g} s, which a finished log does not show"

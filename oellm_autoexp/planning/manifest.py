@@ -79,7 +79,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     known: dict[str, Obstacle | None] = {}
     foreign = [
         Problem(
-            f"{path} belongs to {owner}, who could replace what is written there", where, "choose another directory"
+            f"{path} belongs to {owner}, who could replace the files written there", where, "choose another directory"
         )
         for path, where in {**wanted, **belong}.items()
         if (owner := trust.stranger(path)) is not None
@@ -89,7 +89,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     # what keeps several folders from being made is told once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
     problems += [
-        Problem("a file stands where a link is to be made", link, "move it away")
+        Problem("a file is at the place where a link must be created", link, "move it away")
         for link in links
         if os.path.lexists(link) and not os.path.islink(link)  # noqa: PTH114  a thousand times: without making Paths
     ]
@@ -328,8 +328,8 @@ def _write_new(file: PlannedFile) -> None:
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ConfigError if there is none, CorruptError if it is cut, not ours or newer."""
     if path.suffix in _YAML and path.exists():
-        hint = f"it is a config: plan it first: {commands.command('plan', '--config-ref', str(path))}"
-        raise ConfigError(Problem("a YAML file is no manifest", str(path), hint))
+        hint = f"this is a config; plan it first: {commands.command('plan', '--config-ref', str(path))}"
+        raise ConfigError(Problem("a YAML file is not a manifest", str(path), hint))
     missing = f"make one: {commands.command('plan', '--manifest', str(path))} …"
     if path.parent.name == _FOLDER and not path.parent.parent.exists():
         missing = f"was the output root {path.parent.parent} moved? {_MOVE_BACK}"
@@ -339,12 +339,12 @@ def load(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
-        raise CorruptError(Problem(f"not a whole manifest: {where}: {first['msg'].lower()}", str(path))) from None
+        raise CorruptError(Problem(f"not a valid manifest: {where}: {first['msg'].lower()}", str(path))) from None
     if not plain_name(manifest.plan_id):
-        raise CorruptError(Problem("not a whole manifest: $.plan_id: can't be the name of a file", str(path)))
+        raise CorruptError(Problem("not a valid manifest: $.plan_id: can't be the name of a file", str(path)))
     if unknown := sorted(unknown_kinds(manifest)):
-        hint = "; ".join(map(str, broken())) or "install the package that has it where this Python finds it"
-        what = f"the plan's rules name kinds that are not known here: {', '.join(unknown)}"
+        hint = "; ".join(map(str, broken())) or "install their package for this Python"
+        what = f"the plan's rules use kinds that are not installed here: {', '.join(unknown)}"
         raise StateError(Problem(what, str(path), hint))
     return manifest
 
@@ -387,7 +387,7 @@ def check_place(manifest: Manifest, found: Path) -> None:
     session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
     if any(path.exists() for path in (manifest_path(manifest), Path(script), session)):
         return
-    what = f"the plan was made in {root}, and its files are not there any more"
+    what = f"the plan was made in {root}, and its files no longer exist there"
     found = found.resolve()
     if found.parent.name == _FOLDER and found.parent.parent != Path(root):
         what += f": the output root was moved to {found.parent.parent}"

@@ -67,17 +67,17 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
         if moved or MARK.search(text):
             as_it_was, text_before = plan_job(plan.jobs, plan.context, plan.template, job.index)
             if others := _moved(job, as_it_was):
-                raise StateError(Problem(f"its plan's record tells of another {', '.join(others)}", job.script_path))
+                raise StateError(Problem(f"its plan's record has another {', '.join(others)}", job.script_path))
             text = _with_secrets(text, text_before, script, plan.marks)
     raise_all(
         ConfigError,
         [
-            Problem(f"a new attempt keeps its {key}, {value!r}", CONFIG / key, "leave it as it is")
+            Problem(f"a new attempt must have the same {key}, {value!r}", CONFIG / key, "do not change it")
             for key, value in moved.items()
         ],
     )
     if planned.streams != job.streams:
-        raise ConfigError(Problem("a new attempt keeps the files that its output goes to", CONFIG / "slurm"))
+        raise ConfigError(Problem("a new attempt must write its output to the same files", CONFIG / "slurm"))
     return Replanned(text, planned.resources, planned.argv)
 
 
@@ -97,11 +97,15 @@ def _check_keys(values: Mapping[str, Any]) -> None:
         if name == "index":
             problems.append(Problem("a job keeps its index", key))
         elif name.split(".")[0] == "sweep":
-            problems.append(Problem("the sweep is the plan's", key, "set the value itself"))
+            problems.append(Problem("the sweep belongs to the whole plan", key, "set the value itself"))
         elif REDACTED in str(value):
-            problems.append(Problem(f"{REDACTED} stands for a secret, and is none", key, "write the value itself"))
+            problems.append(
+                Problem(
+                    f"{REDACTED} is shown in place of a secret; it is not the secret", key, "write the value itself"
+                )
+            )
         elif any(f"{name}.".startswith(f"{wide}.") for wide in (*PLAN_WIDE, *PER_JOB)):
-            problems.append(Problem("this holds for all jobs of a plan", key, "make a new plan"))
+            problems.append(Problem("this value must be the same for all jobs of a plan", key, "make a new plan"))
     raise_all(ConfigError, problems)
 
 

@@ -37,16 +37,16 @@ def notes(found: Iterable[tuple[Checkpoints, str]]) -> Iterator[str]:
     listed = [f"{each.job} from {each.path}{_at(iteration)}" for each, iteration in going_on[:_LISTED]]
     if going_on:
         more = f" and {len(going_on) - _LISTED} more" if len(going_on) > _LISTED else ""
-        hint = "project.resume=false refuses that"
-        yield f"{plural(len(going_on), 'job')} may go on from earlier checkpoints: {'; '.join(listed)}{more} ({hint})"
+        hint = "project.resume=false forbids this"
+        yield f"{plural(len(going_on), 'job')} may continue from old checkpoints: {'; '.join(listed)}{more} ({hint})"
 
 
 def problems(found: Iterable[tuple[Checkpoints, str]]) -> list[Problem]:
     """Jobs that are to begin anew, and would not."""
-    hint = "move the folder away or choose another name (project.name); project.resume: true goes on from them"
+    hint = "move the folder away, choose another name (project.name), or continue from them (project.resume: true)"
     return [
         Problem(
-            f"job {each.job} is to begin anew, and its folder holds checkpoints{_at(iteration)}: {each.path}",
+            f"job {each.job} must start at the beginning, but its folder has checkpoints{_at(iteration)}: {each.path}",
             CONFIG / "project.resume",
             hint,
         )

@@ -178,9 +178,9 @@ def _advice(parsed: Any, flags: int) -> str | None:
         if len(inner) == 1 and inner[0][0] is _constants.ANY:
             return "begins with '.*' or '.+': leave that out, a pattern is looked for anywhere in a line"
     if _nested(parsed, inside=False):
-        return "has a repeated group with a repeat inside, which may take endless time: repeat only one of the two"
+        return "has a repeated group with a repeat inside, which may take extremely long: repeat only one of the two"
     if not widened(parsed, flags).fixed:
-        return "has no fixed text that every match holds, so each line must be tried: add a word of the message"
+        return "has no fixed text that every match contains, so each line must be tested: add a word of the message"
     return None
 
 

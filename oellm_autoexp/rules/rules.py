@@ -106,7 +106,7 @@ def _names(value: dict[str, Any]) -> dict[str, Any]:
             raise PydanticCustomError("event", "'{name}' can't be an event's name: it names a folder", {"name": name})
         if event.name != name:
             raise PydanticCustomError(
-                "event", "'{name}' has another name inside: '{other}'", {"name": name, "other": event.name}
+                "event", "'{name}' contains a different name: '{other}'", {"name": name, "other": event.name}
             )
     return value
 
@@ -169,11 +169,11 @@ class LogEvent(_Event):
             except re.error as error:
                 raise ValueError(f"the pattern is no regular expression: {error}") from None
         if self.pattern is not None and kind == "inactivity":
-            raise ValueError("inactivity has no pattern")
+            raise ValueError("an inactivity rule has no pattern")
         if self.pattern == "":
             raise ValueError("the pattern is empty")
         if kind == "progress" and (self.pattern is None or not groups or self.stall_seconds is None):
-            raise ValueError("progress needs a pattern with a group for the number, and stall_seconds")
+            raise ValueError("a progress rule needs stall_seconds, and a pattern with a group for the number")
         allowed = {
             "stall_seconds": kind == "progress",
             "counter": kind == "progress",
@@ -184,7 +184,7 @@ class LogEvent(_Event):
             raise ValueError("overrules_success needs a state")
         wrong = [name for name, fits in allowed.items() if getattr(self, name) is not None and not fits]
         if wrong:
-            raise ValueError(f"{wrong[0]} is not for pattern_type: {kind}")
+            raise ValueError(f"{wrong[0]} can't be used with pattern_type: {kind}")
         whole = [_WHOLE] if self.pattern is not None else []
         for group in (*self.extract_groups.values(), *([self.counter] if self.counter else [])):
             if group not in (*groups, *whole):

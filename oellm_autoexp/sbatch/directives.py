@@ -30,14 +30,14 @@ OWN = {
     "job_name": "set project.name",
     "output": "set project.log_path",
     "chdir": "jobs run in the directory that the plan was made in",
-    "comment": "it carries the token by which a submission is found again",
+    "comment": "it holds the token by which the program finds a submission again",
     "array": "set slurm.array=true to submit the sweep's jobs as arrays",
-    "clusters": "jobs are asked for on this cluster: submit there, or by slurm.submit_cmd, squeue_cmd and the others",
-    "wait": "sbatch would not come back before the job has ended",
+    "clusters": "jobs are searched only on this cluster: submit on the other, or set slurm.submit_cmd, squeue_cmd etc.",
+    "wait": "sbatch would return only when the job has ended",
     "test_only": "use --check",
-    "parsable": "it asks for the id of the job itself",
-    "wrap": "sbatch takes no script beside it",
-    "uid": "jobs are looked for among those of the one who submits them",
+    "parsable": "the program reads the job's id from sbatch itself",
+    "wrap": "sbatch accepts no script with it",
+    "uid": "jobs are searched only among those of the submitting user",
 }
 """Options that the program sets itself, and what the user does instead."""
 _OWN_PLACES: Mapping[str, Location | str] = {
@@ -189,7 +189,7 @@ def excluding(text: str, nodes: Iterable[str]) -> str:
     if "/" in present:
         hint = "name the nodes themselves: exclude: [n1, n2]"
         raise ConfigError(
-            Problem(f"'{present}' is a file: no node can be added", CONFIG / "slurm.sbatch.exclude", hint)
+            Problem(f"'{present}' is a file, so no node can be added", CONFIG / "slurm.sbatch.exclude", hint)
         )
     union = node_union(present, nodes)
     return text if union == node_union(present, ()) else with_options(text, {"exclude": union})

@@ -107,7 +107,11 @@ export {name}"""
 def hidden_problems(env: Mapping[str, str], where: Location) -> list[Problem]:
     """Problems of variables in the section `where` that change srun: only a key of `slurm.srun` can do that."""
     return [
-        Problem(f"{name} would be hidden from this program", where / name, f"set slurm.srun.{_ANSWERED[name]}")
+        Problem(
+            f"{name} would change srun without this program knowing it",
+            where / name,
+            f"set slurm.srun.{_ANSWERED[name]}",
+        )
         for name, value in env.items()
         if name in _ANSWERED and not value.upper().startswith("ALL")
     ]
@@ -118,8 +122,10 @@ def task_problems(env: Mapping[str, str], where: Location) -> list[Problem]:
     found = []
     for name, value in env.items():
         if of_task := OF_TASKS.search(_CODE.sub("", value)):
-            what = f"${of_task[1]} is the script's own here, the same for all tasks"
-            hint = "the program itself sees that of its task; or start it by sh -c, which sets the variable first"
+            what = f"${of_task[1]} has the value of the script here, the same for all tasks"
+            hint = (
+                "the program itself can read the value of its task; or start it by sh -c, which sets the variable first"
+            )
             found.append(Problem(what, where / name, hint))
     return found
 

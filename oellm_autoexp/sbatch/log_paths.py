@@ -50,9 +50,9 @@ def stream_problem(pattern: str) -> str:
     if "\\" in pattern:
         return "a backslash switches SLURM's patterns off"
     if any(kind != "%" for _, kind in _PATTERN.findall(folder)):
-        return "a pattern stands in the name of a folder, which nobody makes"
+        return "a pattern is in the name of a folder, which SLURM does not create"
     if not any(kind in _OF_ATTEMPT for _, kind in _PATTERN.findall(name)):
-        return "the file's name has no %j, so that jobs and attempts would share it"
+        return "the file's name has no %j, so jobs and attempts would share it"
     return ""
 
 

@@ -125,7 +125,7 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
         return [(flag, "", "")]
     text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
     if any(ord(character) < 32 for character in text):
-        raise ValueError("the value holds a line break or control character")
+        raise ValueError("the value contains a line break or control character")
     if problem := too_much(key, text):
         raise ValueError(problem)
     return [(flag, joint, text)]
@@ -138,7 +138,7 @@ def too_much(key: str, text: str) -> str:
     if numeric and (number := _LONG_NUMBER.search(text)):
         return f"'{number[0][:20]}…' is a number of {len(number[0])} digits, which SLURM does not take"
     if name != "export" and (word := _LONG_WORD.search(text)):
-        return f"'{word[0][:20]}…' is a word of {len(word[0])} characters, and no name has more than 1024"
+        return f"'{word[0][:20]}…' is a word of {len(word[0])} characters; a name has at most 1024"
     return ""
 
 

@@ -55,7 +55,7 @@ def render(
     written: dict[Location | str, Iterable[str | Raw]]
     written = {CONFIG / "backend": (*launcher.words, *argv), "the environment": env.values()}
     problems += [
-        Problem("it holds a NUL character", where)
+        Problem("it contains a NUL character", where)
         for where, words in written.items()
         if any("\0" in (word.text if isinstance(word, Raw) else word) for word in words)
     ]
@@ -103,7 +103,7 @@ def _template_problems(template: str) -> list[Problem]:
     above, marker, _ = template.partition("{{directives}}")
     if marker and not all(map(is_no_command, above.split("\n"))):
         hint = "sbatch reads no directive below the first command"
-        problems.append(Problem("{{directives}} stands below a command", where, hint))
+        problems.append(Problem("{{directives}} is below a command", where, hint))
     # Of two directives the last one counts, so those of a template would overrule those that the program needs.
     own = options(template.replace("{{directives}}", "#"))
     return [

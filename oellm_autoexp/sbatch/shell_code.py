@@ -50,7 +50,7 @@ def code_spans(text: str) -> list[tuple[int, int]]:
         elif text[at] == "`":
             closing = re.compile(r"(?:[^`\\]|\\.)*`", re.DOTALL).match(text, at + 1)
             if closing is None:
-                raise ValueError("the ` has no other one at its end")
+                raise ValueError("the ` is not closed")
             spans.append((at, closing.end()))
             at = closing.end()
         else:
@@ -78,7 +78,7 @@ def _behind(text: str, at: int, closing: str, depth: int) -> int:
             at = _behind(text, at + 1, ")", depth + 1)
         else:
             at += 1
-    raise ValueError("the $( has no ) at its end, or a quote in it none")
+    raise ValueError("the $( is not closed, or a quote in it is not closed")
 
 
 def mark_code(tree: Any, place: str) -> Any:
@@ -190,7 +190,7 @@ def _plain(parts: Parts) -> str:
 def _split(parts: Parts) -> Iterator[Parts]:
     text = "".join(f"{_BEGIN}{index}{_END}" if index % 2 else without_marks(part) for index, part in enumerate(parts))
     if sign := _operator(text):
-        what = f"'{sign}' is a sign of a shell, and no shell reads this: it is one command"
+        what = f"'{sign}' is shell syntax, but no shell reads this: it is one command"
         raise ValueError(what)
     for word in shlex.split(text):
         pieces = _MARKED.split(word)

@@ -115,7 +115,7 @@ def signal_problems(script: str) -> list[Problem]:
     if asked is None:
         return []
     name = asked.name.removeprefix("SIG")
-    usual = "without B: SLURM sends it to the program itself, below srun"
+    usual = "without B: SLURM sends it directly to the program that srun starts"
     body = [line.strip() for line in script.split("\n") if not line.lstrip().startswith("#")]
     traps = [line for line in body if re.match(r"trap\s", line)]
     if not any(re.search(rf"\b(?:SIG)?{name}\b|\b{int(asked)}\b|\$\{{?\w+\}}?[\"']?$", line) for line in traps):
@@ -123,9 +123,9 @@ def signal_problems(script: str) -> list[Problem]:
             return []
         hint = f"use {{{{run}}}} in the template, as the shipped one does, or trap it there and send it on; {usual}"
         return [
-            Problem(f"B:{name} goes to the script's shell, which it ends: the script has no trap for it", where, hint)
+            Problem(f"B:{name} is sent to the script's shell and ends it: the script has no trap for it", where, hint)
         ]
     if is_launched_by_srun(script) and asked in _KEPT_BY_SRUN and "autoexp_signalled" in script:
-        what = f"B:{name} would not reach the program: srun does not hand {name} on, and kills its tasks or goes on"
+        what = f"B:{name} would not reach the program: srun does not pass {name} on to its tasks"
         return [Problem(what, where, f"{usual}; or choose USR1 or USR2")]
     return []

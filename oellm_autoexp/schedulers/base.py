@@ -26,7 +26,7 @@ def understood(status: JobStatus) -> JobStatus:
     word = status.scheduler_state
     if word in MEANING or word == UNKNOWN:
         return status
-    return JobStatus(UNKNOWN, f"it tells the state {word[:_LONGEST_WORD]}, which is not known here")
+    return JobStatus(UNKNOWN, f"it reports the unknown state {word[:_LONGEST_WORD]}")
 
 
 class Scheduler(Protocol):

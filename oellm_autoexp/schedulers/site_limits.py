@@ -70,7 +70,7 @@ def _account_problems(asked: Mapping[str, str], site: Site, where: _Where) -> li
     own = [association for association in site.associations if association.account == account]
     if not own:
         yours = ", ".join(site.accounts[:_LISTED])
-        return [Problem(f"account '{account}' is none of yours", where("account"), f"yours: {yours}")]
+        return [Problem(f"account '{account}' is not one of your accounts", where("account"), f"yours: {yours}")]
     allowed = frozenset[str]().union(*(association.qos for association in own))
     if qos and allowed and qos not in allowed:
         return [Problem(f"account '{account}' may not use QOS '{qos}'", where("qos"), _nearest(qos, sorted(allowed)))]
@@ -87,20 +87,20 @@ def _over(asked: Mapping[str, str], partition: Partition, site: Site, qos_name: 
     """What a job asks for beyond the limits of a partition and its QOS, if anything."""
     account = asked.get("account") or site.default_account
     if account and partition.accounts_allowed and account not in partition.accounts_allowed:
-        what = f"partition {partition.name} is not for account '{account}'"
+        what = f"partition {partition.name} does not allow account '{account}'"
         return Problem(what, where("partition"), f"it is for {', '.join(sorted(partition.accounts_allowed)[:_LISTED])}")
     if account in partition.accounts_denied:
-        return Problem(f"partition {partition.name} is not for account '{account}'", where("partition"))
+        return Problem(f"partition {partition.name} does not allow account '{account}'", where("partition"))
     if partition.groups_allowed and site.groups is not None and not partition.groups_allowed & site.groups:
         groups = ", ".join(sorted(partition.groups_allowed)[:_LISTED])
-        return Problem(f"partition {partition.name} is for the groups {groups} alone", where("partition"))
+        return Problem(f"partition {partition.name} is only for the groups {groups}", where("partition"))
     if partition.state not in ("UP", "DOWN"):
-        return Problem(f"partition {partition.name} takes no jobs: it is {partition.state}", where("partition"))
+        return Problem(f"partition {partition.name} accepts no jobs: it is {partition.state}", where("partition"))
     if qos_name in partition.qos_denied:
-        return Problem(f"partition {partition.name} does not take QOS '{qos_name}'", where("qos"))
+        return Problem(f"partition {partition.name} does not accept QOS '{qos_name}'", where("qos"))
     if qos_name and partition.qos_allowed and qos_name not in partition.qos_allowed:
-        what = f"partition {partition.name} does not take QOS '{qos_name}'"
-        return Problem(what, where("qos"), f"it takes {', '.join(sorted(partition.qos_allowed)[:_LISTED])}")
+        what = f"partition {partition.name} does not accept QOS '{qos_name}'"
+        return Problem(what, where("qos"), f"it accepts {', '.join(sorted(partition.qos_allowed)[:_LISTED])}")
     qos = site.qos.get(qos_name)
     if asked.get("qos") and qos is None:
         return None
@@ -132,7 +132,7 @@ def _too_long(
     for name, limit in limits:
         if limit is not None and (seconds is None or seconds > limit):
             wanted = "no time limit" if seconds is None else format_time(seconds)
-            return _beyond(f"asks for {wanted}, and {name} allows {format_time(limit)}", where("time"))
+            return _beyond(f"asks for {wanted}; {name} allows {format_time(limit)}", where("time"))
     return None
 
 
@@ -149,14 +149,14 @@ def _too_wide(
     if all(each.max_nodes is None for each in in_force):
         limits += [(f"your account {own.account}", own.max_nodes) for own in _own_limits(asked, partition, site)]
     if partition.min_nodes is not None and most < partition.min_nodes:
-        what = f"asks for {plural(most, 'node')}, and partition {partition.name} wants {partition.min_nodes}"
+        what = f"asks for {plural(most, 'node')}; partition {partition.name} requires at least {partition.min_nodes}"
         return Problem(what, where("nodes"))
     for name, limit in limits:
         if limit is not None and least > limit:
-            return _beyond(f"asks for {least} nodes, and {name} gives {limit}", where("nodes"))
+            return _beyond(f"asks for {least} nodes; {name} allows {limit}", where("nodes"))
     for each in in_force:
         if each.min_nodes is not None and most < each.min_nodes:
-            return _beyond(f"asks for {most} nodes, and QOS {each.name} wants {each.min_nodes}", where("nodes"))
+            return _beyond(f"asks for {most} nodes; QOS {each.name} requires at least {each.min_nodes}", where("nodes"))
     return None
 
 
@@ -180,7 +180,9 @@ def _too_large(asked: Mapping[str, str], partition: Partition, where: _Where) ->
     }
     for option, (number, limit, what) in wanted.items():
         if number is not None and number > limit:
-            sentence = f"asks for {number} {what} on each node, and nodes of partition {partition.name} have {limit}"
+            sentence = (
+                f"asks for {number} {what} on each node; nodes of partition {partition.name} have at most {limit}"
+            )
             return Problem(sentence, where(option))
     return None
 

@@ -144,4 +144,4 @@ class EventLog:
             raise self._no_record(number) from None
 
     def _no_record(self, number: int) -> CorruptError:
-        return CorruptError(Problem("this line is no record of an event", f"{self.path}:{number}"))
+        return CorruptError(Problem("this line is not a record of an event", f"{self.path}:{number}"))

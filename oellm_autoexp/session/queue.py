@@ -148,7 +148,7 @@ class Queue:
         path = self.place(entry)
         lock = Lock(path.with_suffix(".lease"))
         if (holder := lock.acquire()) is not None:
-            raise LockedError(Problem(f"{holder} is at this entry just now", str(path)))
+            raise LockedError(Problem(f"{holder} is working on this entry now", str(path)))
         try:
             if finished_place(path).exists():
                 os.replace(finished_place(path), path)  # if we die here, the next worker moves it back
@@ -211,7 +211,7 @@ class Queue:
         except PermissionError:
             if trust.reading_of_others():  # entries may hold secrets, and are for their owner alone
                 return []
-            raise StateError(Problem("can't read the queue: it is closed to you", str(self.folder))) from None
+            raise StateError(Problem("can't read the queue: you have no permission", str(self.folder))) from None
         except OSError as error:
             raise StateError(Problem(f"can't read the queue: {error.strerror}", str(self.folder))) from None
         trust.check_folders(self.folder)
@@ -250,7 +250,7 @@ class Queue:
         if begin:
             listed = ", ".join(sorted(path.stem for path in begin)[:10])
             raise ConfigError(
-                Problem(f"several entries begin with '{name}'", str(self.folder), f"which one: {listed}?")
+                Problem(f"several entries begin with '{name}'", str(self.folder), f"choose one of: {listed}")
             )
         hint = _nearest(name, files) or ("the queue is empty" if not files else "--cmd queue lists them")
         raise ConfigError(Problem(f"there is no entry '{name}' in the queue", str(self.folder), hint))

@@ -103,7 +103,7 @@ def read_entry(path: Path) -> QueueEntry:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "$." + ".".join(str(part) for part in first["loc"])
-        raise CorruptError(Problem(f"not a whole queue entry: {where}: {first['msg'].lower()}", str(path))) from None
+        raise CorruptError(Problem(f"not a valid queue entry: {where}: {first['msg'].lower()}", str(path))) from None
     if entry.id != path.stem or entry.event.id != event.name:
         hint = "an entry's file has the name of its id, in a folder with that of its event"
         raise CorruptError(Problem("this file is not where its entry belongs", str(path), hint))

@@ -105,8 +105,8 @@ def _read(path: Path, root: Path) -> Request:
     try:
         asked = Request.model_validate(data)
     except ValidationError as error:
-        what = f"not a whole request: {str(error).splitlines()[0]}"
+        what = f"not a valid request: {str(error).splitlines()[0]}"
         raise CorruptError(Problem(what, str(path), "remove it if nobody needs it")) from None
     if asked.id != path.stem:
-        raise CorruptError(Problem("this file has not the name of its request", str(path), "remove it"))
+        raise CorruptError(Problem("this file does not have the name of its request", str(path), "remove it"))
     return asked

@@ -76,15 +76,15 @@ class Session:
             parent = data.get("parent", "")
             watched = Watched.model_validate(data.get("watched", {}))
         except (KeyError, AttributeError, TypeError, ValidationError) as error:
-            raise CorruptError(Problem(f"not a whole session: {str(error).splitlines()[0]}", str(path))) from None
+            raise CorruptError(Problem(f"not a valid session: {str(error).splitlines()[0]}", str(path))) from None
         texts = isinstance(manifest_path, str) and isinstance(parent, str) and "\0" not in manifest_path
         if not texts or type(serial) is not int or any(name != job.name for name, job in jobs.items()):
-            raise CorruptError(Problem("not a whole session", str(path), "it was edited; restore it"))
+            raise CorruptError(Problem("not a valid session", str(path), "it was edited; restore it from a copy"))
         if plan_id != path.stem:
             hint = f"a session's file has the name of its plan: {plan_id}.json" if isinstance(plan_id, str) else ""
             raise CorruptError(Problem("this file is not where its session belongs", str(path), hint))
         if not jobs:  # it would look as if every job had succeeded
-            raise CorruptError(Problem("not a whole session: it has no jobs", str(path)))
+            raise CorruptError(Problem("not a valid session: it has no jobs", str(path)))
         session.manifest_path, session.jobs, session._serial = Path(manifest_path), jobs, serial
         session.parent = parent
         session.watched = session._watched_saved = watched
@@ -253,7 +253,7 @@ def find_session(directory: Path, name: str) -> Path:
         return begins[0]
     if begins:
         listed = ", ".join(path.stem for path in begins[:10])
-        raise ConfigError(Problem(f"several sessions begin with '{name}'", str(directory), f"which one: {listed}?"))
+        raise ConfigError(Problem(f"several sessions begin with '{name}'", str(directory), f"choose one of: {listed}"))
     raise ConfigError(Problem(f"no session '{name}'", str(directory), _known_sessions(exact)))
 
 
@@ -288,7 +288,9 @@ def stamp_of(path: Path) -> Stamp | None:
 def _known_sessions(path: Path) -> str:
     names = [known.stem for known in all_sessions(path.parent)][:10]
     near = did_you_mean(path.stem, names) if names else ""
-    return near or (f"the newest there: {', '.join(names)}" if names else "name the folder with --monitoring-state-dir")
+    return near or (
+        f"the newest sessions there: {', '.join(names)}" if names else "name the folder with --monitoring-state-dir"
+    )
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
     if number is None or number == 0:
         return Mark(wrong=_ignored(path, "no time"), name=name)
     late = number > now + _SKEW_SECONDS
-    return Mark(wrong=_ignored(path, "a time that is yet to come"), name=name) if late else Mark(number, name=name)
+    return Mark(wrong=_ignored(path, "a time in the future"), name=name) if late else Mark(number, name=name)
 
 
 def started(folder: Path) -> dict[str, str]:

@@ -58,9 +58,9 @@ def _of_job(job: JobState) -> Iterator[Wait]:
     elif job.restart is not None:
         at = job.restart.not_before
         begins = Deadline(at=at, then="submitted") if at else None
-        first = "the present one is to end first"
+        first = "the current attempt must end first"
         if job.state in FINAL and not job.may_still_run:
-            first, begins = "what the present one wrote last is awaited first", None
+            first, begins = "the last output of the current attempt must be read first", None
         yield Wait(job.name, "job", f"{job.restart.reason}; {first}", None, begins)
 
 

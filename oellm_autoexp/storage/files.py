@@ -118,7 +118,7 @@ def link_atomic(link: Path, target: Path) -> None:
         os.symlink(target, link)
         return
     if not link.is_symlink():
-        raise StateError(Problem("a file stands where a link is to be made", str(link), "move it away"))
+        raise StateError(Problem("a file is at the place where a link must be created", str(link), "move it away"))
     temporary = _beside(link)
     try:
         os.symlink(target, temporary)
@@ -145,7 +145,7 @@ def read_text(path: Path) -> str:
 def refuse_named_pipe(path: Path) -> None:
     """Raise OSError for a pipe in a folder: to open it waits until a process writes to it, maybe for ever."""
     if stat.S_ISFIFO(path.stat().st_mode) and path.parts[1:2] not in (("dev",), ("proc",)):
-        raise OSError(errno.ESPIPE, "is a named pipe, and no file", str(path))
+        raise OSError(errno.ESPIPE, "is a named pipe, not a file", str(path))
 
 
 def writable_directory(
@@ -159,7 +159,7 @@ def writable_directory(
     return None if obstacle is None else Problem(obstacle[0], where, obstacle[1])
 
 
-_ELSEWHERE = "remove files there, or let another file system take them (OUTPUT_DIR)"
+_ELSEWHERE = "remove files there, or write to another file system (set OUTPUT_DIR)"
 
 
 def room_hint(error: OSError, place: str | Path = "") -> str:
@@ -168,14 +168,14 @@ def room_hint(error: OSError, place: str | Path = "") -> str:
     `place` is the path that was written, if the error does not name it. The number of files can be used up, too.
     """
     if error.errno == errno.EDQUOT:
-        return f"a quota of yours is used up: {_ELSEWHERE}"
+        return f"your disk quota is used up: {_ELSEWHERE}"
     if error.errno != errno.ENOSPC:
         return ""
     path = Path(str(error.filename or place or "."))
     with contextlib.suppress(OSError, ValueError):
         room = os.statvfs(next(folder for folder in (path, *path.parents) if os.path.lexists(folder)))
         if room.f_files and not room.f_favail:
-            return f"no more files can be made on this file system, its inodes are used up: {_ELSEWHERE}"
+            return f"no more files can be created on this file system: its inodes are used up; {_ELSEWHERE}"
     return f"the file system is full: {_ELSEWHERE}"
 
 
@@ -253,14 +253,16 @@ def parse_json(text: bytes, path: Path, kind: str, version: int, *, any_bytes: b
         data = loads(text, any_bytes=any_bytes)
     except ValueError as error:
         raise CorruptError(
-            Problem(f"the {kind} is not whole JSON ({error})", str(path), "it was cut short or edited; restore it")
+            Problem(
+                f"the {kind} is not valid JSON ({error})", str(path), "it was cut off or edited; restore it from a copy"
+            )
         ) from None
     if not isinstance(data, dict) or type(data.get("version")) is not int:
-        raise CorruptError(Problem(f"this is not a {kind} of oellm-autoexp (no 'version')", str(path)))
+        raise CorruptError(Problem(f"this is not a {kind} of oellm-autoexp: it has no key 'version'", str(path)))
     if data["version"] > version:
         raise CorruptError(
             Problem(
-                f"the {kind} has version {data['version']}; this program reads up to {version}",
+                f"the {kind} has version {data['version']}; this program reads versions up to {version}",
                 str(path),
                 "update oellm-autoexp (a newer one wrote this file)",
             )

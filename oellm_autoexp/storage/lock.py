@@ -115,7 +115,7 @@ class Holder:
 
     def __str__(self) -> str:
         host = " ".join(printable(self.host).split())
-        return f"process {self.pid} on {host}" if self.pid else "a process that takes it just now"
+        return f"process {self.pid} on {host}" if self.pid else "a process that is acquiring it now"
 
 
 def _parsed(content: bytes) -> tuple[Holder, float] | None:
@@ -193,7 +193,7 @@ class Lock:
             elif (other := found.holder or self._take_over(found, mine)) is not None:
                 self._mine = held
                 return other
-        raise StateError(Problem("can't be claimed", str(self.path), "is it a link to nowhere? remove it"))
+        raise StateError(Problem("the lock can't be acquired", str(self.path), "if it is a broken link, remove it"))
 
     def _take_over(self, abandoned: _Reading, mine: Holder) -> Holder | None:
         """Replace a lock that no running process holds, unless it has changed; returns the process that does so now.
@@ -257,7 +257,7 @@ class Lock:
         if found is None or found.holder is None or not found.limit_seconds:
             return ""
         unchanged, limit = round(found.unchanged_seconds), round(found.limit_seconds)
-        return f"it has not changed for {unchanged} s; it is taken over at {limit} s"
+        return f"its heartbeat has not changed for {unchanged} s; it is taken over after {limit} s"
 
     def await_change(
         self,
@@ -280,7 +280,7 @@ class Lock:
                 return found.holder
             if not reported and found.unchanged_seconds > 0:
                 reported = True
-                report(f"{what} is held by {found.holder}; {self.outlook()}: waiting")
+                report(f"waiting: {what} is in use by {found.holder}; {self.outlook()}")
             sleep(_READ_AGAIN_SECONDS)
 
     def beat(self, next_in_seconds: float = 0) -> None:
@@ -338,7 +338,7 @@ def locked(
     except OSError as error:
         with contextlib.suppress(OSError):  # the file may exist already, and would block the next try
             lock.release()
-        raise StateError(Problem(f"can't claim {what}: {error.strerror}", str(path))) from None
+        raise StateError(Problem(f"can't lock {what}: {error.strerror}", str(path))) from None
     except KeyboardInterrupt:
         lock.release()
         raise

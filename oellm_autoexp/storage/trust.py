@@ -149,7 +149,7 @@ def open_to_append(path: Path, *, root: Path | None = None, mode: int = 0o644) -
     status = os.fstat(file.fileno())
     if status.st_nlink > 1:
         file.close()
-        what = "has a second name (a hard link), and what is added here would be added there"
+        what = "has a second name (a hard link): what is written here would also change that file"
         raise StateError(Problem(what, str(path), "find out who made it, and remove it"))
     if status.st_mode & _OTHERS_WRITE and status.st_uid == os.geteuid():
         os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
@@ -180,8 +180,10 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
     mine, root = _trusted()
     if status.st_uid not in (mine, root):
         whom = "you" if _whose.get() is None else str(Owner(mine))
-        remove = "ask them to remove it" + (" (the folder is yours: you can, too)" if _is_mine(path.parent) else "")
-        looks = "; --cmd status, tail, events and list only look" if _whose.get() is None else ""
+        remove = "ask them to remove it" + (", or remove it: the folder is yours" if _is_mine(path.parent) else "")
+        looks = (
+            "; --cmd status, tail, events and list also work with files of other users" if _whose.get() is None else ""
+        )
         hint = f"use a directory of your own, or {remove}{looks}"
         raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to {whom}", str(path), hint))
 
@@ -200,8 +202,8 @@ def _check_writers(status: os.stat_result, path: Path) -> None:
     if not open_to or (open_to == stat.S_IWGRP and _is_own_group(status)) or _out_of_reach(path, open_to):
         return
     whom = "everybody" if open_to & stat.S_IWOTH else f"the group {_group(status.st_gid)}"
-    hint = f"look at what is in it; if it is what you left there: chmod go-w {path}"
-    raise StateError(Problem(f"can be written to by {whom}, so what it says may not be yours", str(path), hint))
+    hint = f"check its content; if nobody changed it: chmod go-w {path}"
+    raise StateError(Problem(f"{whom} can write to it, so its content may be someone else's", str(path), hint))
 
 
 def _is_own_group(status: os.stat_result) -> bool:
@@ -264,7 +266,7 @@ def check_folders(folder: Path, root: Path | None = None) -> None:
             continue
         if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX and not _out_of_reach(place, stat.S_IWOTH):
             hint = f"chmod o-w {place}"
-            raise StateError(Problem("everybody may remove and replace what is in this folder", str(place), hint))
+            raise StateError(Problem("every user may remove and replace the files in this folder", str(place), hint))
         if sound is not None:
             sound.add(place)
 
@@ -314,11 +316,11 @@ def private_folder(path: Path, root: Path | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-        raise StateError(Problem("stands where a folder is to be made", str(path), "move it away")) from None
+        raise StateError(Problem("is at the place where a folder must be created", str(path), "move it away")) from None
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():
-            hint = "it may hold programs of theirs: remove it, or use a state directory of your own"
+            hint = "it may contain that user's programs: remove it, or use a state directory of your own"
             raise StateError(Problem(f"belongs to {Owner(status.st_uid)}, not to you", str(path), hint))
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             os.fchmod(descriptor, stat.S_IRWXU)
@@ -332,11 +334,11 @@ def check_private(folder: Path) -> None:
     try:
         status = os.lstat(folder)
     except OSError as error:
-        raise StateError(Problem(f"can't be looked at: {error.strerror}", str(folder))) from None
+        raise StateError(Problem(f"can't be read: {error.strerror}", str(folder))) from None
     if not stat.S_ISDIR(status.st_mode):
-        raise StateError(Problem("is no folder", str(folder)))
+        raise StateError(Problem("is not a folder", str(folder)))
     if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
-        hint = f"chmod 700 {folder}, if what is in it is yours"
+        hint = f"if all its files are yours: chmod 700 {folder}"
         raise StateError(Problem("others can put files into this folder", str(folder), hint))
 
 
@@ -347,7 +349,7 @@ def read_script(path: Path, expected: str = "", root: Path | None = None) -> str
     """
     data = read(path, most=LINE, root=root)
     if expected and hashlib.sha256(data).hexdigest() != expected:
-        hint = "it was changed after it was made; plan again"
+        hint = "it was changed after planning; plan again"
         raise StateError(Problem("this is not the script that was planned", str(path), hint))
     return data.decode(errors="replace")
 
@@ -367,15 +369,15 @@ def _followed(path: Path) -> Path:
 
 
 def _link(path: Path) -> StateError:
-    hint = "find out who made it, and remove it; no file of ours is a link"
-    return StateError(Problem("is a link, which is not followed here", str(path), hint))
+    hint = "find out who made it, and remove it; oellm-autoexp creates no link here"
+    return StateError(Problem("is a link; links are not followed here", str(path), hint))
 
 
 def _irregular(path: Path) -> StateError:
-    hint = "remove it, or name a file"
-    return StateError(Problem("is a device, pipe or socket, and no regular file", str(path), hint))
+    hint = "remove it, or name a regular file"
+    return StateError(Problem("is a device, pipe or socket, not a regular file", str(path), hint))
 
 
 def _too_large(path: Path, size: int, most: int) -> CorruptError:
-    hint = "nothing of ours is so large; remove it if nobody needs it"
-    return CorruptError(Problem(f"has {size} bytes, and at most {most} can be right", str(path), hint))
+    hint = "oellm-autoexp writes no file of this size; remove it if nobody needs it"
+    return CorruptError(Problem(f"has {size} bytes; at most {most} are allowed", str(path), hint))

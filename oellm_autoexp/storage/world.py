@@ -106,7 +106,7 @@ class Subprocess:
         except StateError as error:  # its log does not belong to this user
             self._outcome = Outcome(None, f"can't be run: {error.problems[0].sentence}")
         except IndexError:
-            self._outcome = Outcome(None, "can't be run: no program is named")
+            self._outcome = Outcome(None, "can't be run: no program is given")
 
     @property
     def pid(self) -> int | None:
@@ -146,7 +146,7 @@ class Subprocess:
 
     def _ended_late(self) -> Outcome:
         self.give_up()  # a process that it has started may have ignored SIGTERM
-        return Outcome(None, f"ran out of time ({self._timeout:g} s)")
+        return Outcome(None, f"did not end within {self._timeout:g} s")
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -188,7 +188,7 @@ class Check:
         self._longest = max(10 * interval_seconds, 600.0)
         self._subprocess: Subprocess | None = None
         self._asked_at = float("-inf")
-        self.answer = "not asked yet"
+        self.answer = "not run yet"
         self.said: bool | None = None
         """Its last answer, valid until the next one; None: there is none yet."""
 
@@ -207,22 +207,22 @@ class Check:
         if self._subprocess is None and not self._asked_at <= now < self._asked_at + self._interval:
             self._asked_at = now
             self._subprocess = Subprocess(self._words, cwd=self._work_dir)
-            self.answer = "asked, no answer yet"
+            self.answer = "it runs, no result yet"
         if self._subprocess is None:
             return False
         if self._subprocess.later:
             self._subprocess, self._asked_at = None, float("-inf")
-            self.answer = "not asked yet: there is no room for another program"
+            self.answer = "not run yet: too many programs run already"
             return False
         outcome = self._subprocess.poll()
         if outcome is None:
             if now - self._asked_at >= self._longest:
                 self.give_up()
-                self.answer = f"no answer within {self._longest:g} s"
+                self.answer = f"no result within {self._longest:g} s"
                 self.said = False
             return False
         self._subprocess = None
-        said_no = f"it said no ({outcome.message}), and is asked every {self._interval:g} s"
+        said_no = f"not fulfilled ({outcome.message}); run again every {self._interval:g} s"
         self.answer = outcome.message if outcome.code is None else said_no
         self.said = outcome.code == 0
         return self.said

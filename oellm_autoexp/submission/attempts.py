@@ -88,4 +88,6 @@ def _made(
 
 
 def _no_script(error: OSError, path: Path) -> StateError:
-    return StateError(Problem(f"no script for a new attempt: {error.strerror}", str(error.filename or path)))
+    return StateError(
+        Problem(f"can't write the script of a new attempt: {error.strerror}", str(error.filename or path))
+    )

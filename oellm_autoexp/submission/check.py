@@ -134,7 +134,7 @@ class AttemptChecks:
             write_atomic(place, text, 0o700)
             return self._scheduler.check({str(place): text}, test=True)
         except OSError as error:
-            return [Problem(f"can't be written to be tested: {error.strerror}", str(place))]
+            return [Problem(f"can't be written for the test: {error.strerror}", str(place))]
         finally:
             place.unlink(missing_ok=True)
 
@@ -159,9 +159,9 @@ def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) ->
 def absent(files: Iterable[str], image: str = "") -> tuple[str, ...]:
     """A note for each file that is not here: on this machine, or in the image in which this program runs."""
     if image:
-        place, hint = f"in the image {image}", "name another, or build it from a checkout that has all submodules"
+        place, hint = f"in the image {image}", "name another image, or build it from a checkout that has all submodules"
     else:
-        place, hint = "on this machine", "if it is not inside of the container either, get it or name another"
+        place, hint = "on this machine", "if the container does not have it either, get it or name another one"
     get = "git submodule update --init"
     return tuple(f"{file} is not {place}; {hint}: {get}" for file in files if not Path(file).exists())
 

@@ -43,10 +43,10 @@ class NextAttempts:
                     self._manifest, spec, job.attempt + 1, job.changes.overrides, job.changes.excluded
                 )
             except (ConfigError, BackendError) as error:
-                self._outcomes.refused_for_good(job, f"its script can't be made: {error.problems[0].what}", now)
+                self._outcomes.refused_for_good(job, f"its script can't be written: {error.problems[0].what}", now)
                 return None
             except AutoexpError as error:
-                self._outcomes.without_files(job, f"its script can't be made: {error.problems[0].what}", now)
+                self._outcomes.without_files(job, f"its script can't be written: {error.problems[0].what}", now)
                 return None
             if written is not None:
                 path, asked, made = written
@@ -81,12 +81,12 @@ def odd_script(manifest: Manifest, path: str, expected: str) -> str:
     except StateError as error:
         return f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
     except OSError as error:  # of others, the scheduler tells in its words
-        return f"the script {path} is gone" if isinstance(error, _GONE) else ""
+        return f"the script {path} no longer exists" if isinstance(error, _GONE) else ""
     return ""
 
 
 def _missing_folder(work_dir: str) -> str:
     """That the folder which a job is submitted from is not there, in words; '' if it is."""
     if not os.access(work_dir, os.X_OK):
-        return f"the working directory {work_dir} is gone"
+        return f"the working directory {work_dir} no longer exists"
     return ""

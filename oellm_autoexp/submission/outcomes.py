@@ -83,7 +83,9 @@ class Outcomes:
                 try:
                     status_files.replace(Path(spec.output_dir, MARKS), last.scheduler_id, last.token)
                 except (OSError, StateError) as error:  # a look that finds both ends the older one
-                    _log.warning("no mark that job %s has a newer attempt: %s", last.scheduler_id, error)
+                    _log.warning(
+                        "can't note in its folder that job %s has a newer attempt: %s", last.scheduler_id, error
+                    )
 
     def not_submitted(self, batch: Batch) -> None:
         """The jobs of a batch wait for their turn again."""
@@ -136,4 +138,4 @@ def link_current(spec: JobSpec, log: str) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link_atomic(link, target)
     except (OSError, AutoexpError) as error:
-        _log.warning("no link %s to the log: %s", link, error)
+        _log.warning("can't create the link %s to the log: %s", link, error)

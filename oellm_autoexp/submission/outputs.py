@@ -72,14 +72,14 @@ def _way_out(path: Path, jobs: Collection[JobState]) -> str:
     """What a person may do about the session that keeps output directories; where actions alone wait, which."""
     if only_unclear(jobs):
         asked = f"ask it again: {commands.monitor(path, '--cmd', 'cancel')}"
-        forced = f"give the session up without an answer: {commands.monitor(path, '--cmd', 'remove', '--force')}"
-        return f"its jobs are cancelled, and the scheduler has not said whether it took them: {asked}; or {forced}"
+        forced = f"remove the session without an answer: {commands.monitor(path, '--cmd', 'remove', '--force')}"
+        return f"its jobs are cancelled, but the scheduler has not said whether it accepted them: {asked}; or {forced}"
     resume = f"resume it: {commands.monitor(path)}"
     if only_actions_wait(jobs):
         found = waits(jobs)
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        waiting = f"its jobs have ended, and actions wait ({found[0].subject}: {found[0].reason}{more})"
-        give_up = f"give them up: {commands.monitor(path, '--cmd', 'skip')}"
+        waiting = f"its jobs have ended, but actions still wait ({found[0].subject}: {found[0].reason}{more})"
+        give_up = f"skip them: {commands.monitor(path, '--cmd', 'skip')}"
         return f"{waiting}: {resume}; or {give_up}; or change output_dir"
     end = f"or end it: {commands.monitor(path, '--cmd', 'cancel')}"
     return f"{resume}\n    {end}\n    or change project.output_dir"
@@ -95,7 +95,7 @@ def _unfinished(path: Path, names: list[str]) -> Problem:
     none = ""
     if not any(job.attempt or job.newest.token for job in jobs):
         why = next((f" ({job.reason})" for job in jobs if job.reason), "")
-        none = f": nothing of it was submitted{why}"
+        none = f": none of its jobs was submitted{why}"
     what = f"{whose} {names[0]} {belongs} to the session '{path.stem}', which is not finished"
     return Problem(f"{what}{none}", str(path), _way_out(path, jobs))
 
@@ -110,7 +110,9 @@ def _owner(output_dir: Path) -> Path | None:
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise StateError(
             Problem(
-                "can't tell whose output directory this is", str(output_dir / _OWNER), "remove this file if it is free"
+                "can't determine which session owns this output directory",
+                str(output_dir / _OWNER),
+                "remove this file if no session uses the directory",
             )
         ) from None
 

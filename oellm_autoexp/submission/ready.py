@@ -108,7 +108,7 @@ class ReadyJobs:
         The session is saved: a terminal looks there.
         """
         if begun_again := self._session.jobs[name].past.begun_again:
-            self._outcomes.waits(name, f"waits until job {begun_again[0].scheduler_id} is gone, an earlier attempt")
+            self._outcomes.waits(name, f"waits until job {begun_again[0].scheduler_id}, an earlier attempt, has ended")
             return True
         holder = terminal_holder(self._specs[name].output_dir)
         if holder is not None:
@@ -146,7 +146,7 @@ class ReadyJobs:
         for name, ids in kept.items():
             if ids:
                 self._outcomes.waits(
-                    name, f"waits until job {', '.join(ids)} is gone, which runs in its output directory"
+                    name, f"waits until job {', '.join(ids)}, which runs in its output directory, has ended"
                 )
         return [one for one in ready if not kept.get(one.spec.name)]
 

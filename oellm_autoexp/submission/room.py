@@ -54,8 +54,8 @@ class Room:
         self._try_beyond_at = spread(self._now(), growing(self._tries_beyond))
         self._tries_beyond += 1
         self._full_error = error.problems[0].what
-        hint = "scheduler.max_jobs says how many may be in the queue at once"
-        self._full_words = f"waits until the scheduler takes more jobs; {hint} ({self._full_error})"
+        hint = "scheduler.max_jobs says how many jobs may be in the queue at once"
+        self._full_words = f"waits until the scheduler accepts more jobs; {hint} ({self._full_error})"
 
     def taken(self) -> None:
         """The scheduler has taken jobs: if these are more than it took when it was full, it is full no longer."""

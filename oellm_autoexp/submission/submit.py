@@ -45,7 +45,7 @@ from oellm_autoexp.submission.unclear import UnclearSubmissions
 
 _ENOUGH_REFUSALS = 3
 _FOR_TURN = "waits for its turn (scheduler.submit_rate_limit_seconds)"
-FOR_OTHERS = "goes when the scheduler takes more: it has refused several jobs just now"
+FOR_OTHERS = "waits until the scheduler accepts more jobs: it has just refused several"
 
 
 @dataclass

@@ -23,8 +23,8 @@ from oellm_autoexp.submission.outcomes import Outcomes
 
 _NO_ANSWER = "unclear"
 """The event in a job's history of a submission that got no clear answer."""
-_NOT_ASKED = "it is not clear whether it was submitted: the scheduler does not answer"
-_LOST = "its submission got no clear answer, and it is not there"
+_NOT_ASKED = "the scheduler can't be asked now whether it was submitted"
+_LOST = "its submission got no clear answer, and the scheduler does not know the job"
 
 
 class UnclearSubmissions:
@@ -77,7 +77,7 @@ class UnclearSubmissions:
             if until <= now:
                 self._outcomes.refused(batch, SubmitError(Problem(self._lost(batch))))
             else:
-                reason = "it is not clear yet whether it was submitted: the scheduler is asked again"
+                reason = "not known yet whether it was submitted: searching for it"
                 self._noted([batch], absent_since=since, reason=reason, until=until)
         self._session.save()
 

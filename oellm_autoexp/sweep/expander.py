@@ -84,7 +84,7 @@ def add(parts: Iterable[Points]) -> Points:
     for part in parts:
         points += part
         if len(points) > MOST_POINTS:
-            raise SweepError(Problem("these are too many points", _ROOT, f"a plan has at most {MOST_POINTS}"))
+            raise SweepError(Problem("the sweep has too many points", _ROOT, f"a plan has at most {MOST_POINTS}"))
     return points
 
 
@@ -137,7 +137,7 @@ def _node(node: Any, where: Location, problems: list[Problem]) -> Points:
     kinds = [kind for kind in node if kind in KINDS and not (node[kind] == [] and kind != "params")]
     beside = [kind for kind in kinds if kind != "groups"]
     if len(beside) > 1:
-        what = f"a node takes one of {', '.join(KINDS)}; here are {' and '.join(kinds)}"
+        what = f"a node takes one of {', '.join(KINDS)}; this one has {' and '.join(kinds)}"
         problems.append(Problem(what, where, "nest groups"))
         return []
     _check_keys(node, where, problems)
@@ -170,7 +170,7 @@ def _check_keys(node: dict[str, Any], where: Location, problems: list[Problem]) 
 def _duplicates_problems(value: Any, where: Location) -> list[Problem]:
     at = where / ALLOW_DUPLICATES
     if where != _ROOT:
-        return [Problem(f"{ALLOW_DUPLICATES} holds for the whole sweep", at, f"write it at the top: {_ROOT.key}")]
+        return [Problem(f"{ALLOW_DUPLICATES} applies to the whole sweep", at, f"write it at the top: {_ROOT.key}")]
     if not isinstance(value, bool):
         return [Problem(f"{ALLOW_DUPLICATES} is {shortened(value)}", at, "write true or false")]
     return []
@@ -278,7 +278,7 @@ def _params(params: Any, where: Location, problems: list[Problem]) -> Points:
 def _grid(grid: Any, where: Location, problems: list[Problem]) -> Points:
     if not isinstance(grid, dict):
         hint = "write 'key: [1, 2]'" + (", without '- '" if isinstance(grid, list) else "")
-        problems.append(Problem(f"a grid maps keys to lists of values, this is {_kind(grid)}", where, hint))
+        problems.append(Problem(f"a grid maps keys to lists of values; this is {_kind(grid)}", where, hint))
         return []
     texts = _text_keys(grid, where, problems)
     axes = [(written, *axis) for written, values in texts.items() for axis in axes_of(written, values)]
@@ -286,7 +286,7 @@ def _grid(grid: Any, where: Location, problems: list[Problem]) -> Points:
     factors = []
     for _, key, values in axes:
         if values == []:
-            problems.append(Problem("this axis has no values", where / key, "give at least one, or leave it out"))
+            problems.append(Problem("this axis has no values", where / key, "give at least one, or remove the key"))
         for text in [] if isinstance(values, list) else (leaf for _, leaf in leaf_paths(key, values)):
             problems += bracket_problems(text, where / key)
         kept = spelled(key)
@@ -305,7 +305,7 @@ def _configs(configs: Any, where: Location, problems: list[Problem]) -> Points:
 
 def _config(entry: Any, where: Location, problems: list[Problem]) -> Points:
     if not isinstance(entry, dict):
-        problems.append(Problem(f"an entry maps keys to values, this is {_kind(entry)}", where))
+        problems.append(Problem(f"an entry maps keys to values; this is {_kind(entry)}", where))
         return []
     if any(key in KEYWORDS for key in entry):
         return _node(entry, where, problems)
@@ -335,8 +335,8 @@ def _clashes(items: list[tuple[Any, Location]], parts: list[Points]) -> list[Pro
                 other, where, others = taken.by(path) or (path, number, leaves)
                 if where != number and (other != path or len(leaves | others) > 1):
                     places = [_place(*items[where], other), _place(*items[number], path)]
-                    hint = "keep one of the two; what others may override goes into defaults"
-                    what = f"{_dotted(path)} is chosen by two factors of a product"
+                    hint = "keep one of the two; put a value that others may override into defaults"
+                    what = f"{_dotted(path)} is set by two parts of a product"
                     problems.setdefault(path, Problem(what, places[0] & places[1], hint))
             for path, leaves in own.items():
                 taken.add(path, (path, number, leaves))

@@ -63,7 +63,9 @@ class Siblings:
         if len(found) == 1:
             return found[0]
         if alike == [member]:
-            what = f"'sibling.{stage}' would be job {member.index} (stage {member.stage}) itself, which is no sibling"
+            what = (
+                f"'sibling.{stage}' is job {member.index} (stage {member.stage}) itself; a job is not its own sibling"
+            )
             raise SweepError(
                 Problem(what, hint="name another stage; the job's own values are ${project.name} and so on")
             )
@@ -84,15 +86,14 @@ class Siblings:
         if found:
             listed = "; ".join(_described(candidate) for candidate in found[:_LISTED])
             more = f"; … {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-            what = f"'sibling.{stage}' is not one job for {where}: {len(found)} jobs match: {listed}{more}"
-            return Problem(what, hint="give both stages the grid key in which these differ")
+            what = f"'sibling.{stage}' is ambiguous for {where}: {len(found)} jobs match: {listed}{more}"
+            return Problem(what, hint="give both stages the grid key whose values differ")
         everyone = [candidate for members in self._stages[stage].values() for candidate in members]
         listed = "; ".join(_described(candidate, whole=True) for candidate in everyone[:_LISTED])
         known = {key for candidate in everyone for key in self._coords[candidate.index]}
         place = ", ".join(f"{key}={_shown(value)}" for key, value in here.items() if key in known)
-        what = (
-            f"'sibling.{stage}' is no job for {where}: none of its {plural(len(everyone), 'job')} has {place or 'it'}"
-        )
+        jobs = plural(len(everyone), "job")
+        what = f"'sibling.{stage}' matches no job for {where}: none of its {jobs} has {place or 'such values'}"
         return Problem(what, hint=f"candidates: {listed}" + (" …" if len(everyone) > _LISTED else ""))
 
 

@@ -117,7 +117,7 @@ def refused(person: Person, base_image: Path, output: Path, *more: str) -> str:
 MISTAKES = {
     "definition": (("--definition", "MegatronTrainnig"), "no definition 'MegatronTrainnig'"),
     "backend": (("--backend", "megatorn", "--definition", "X"), "did you mean 'megatron'?"),
-    "torch": (("--definition", "MegatronTraining", "--unpin", "torch"), "torch stays as it is"),
+    "torch": (("--definition", "MegatronTraining", "--unpin", "torch"), "the torch of the base image can't be changed"),
     "base": (("--definition", "MegatronTraining", "--base-image", "/nowhere.sif"), "there is no image here"),
     "runtime": (("--definition", "MegatronTraining", "--container-cmd", "podman-hpc"), "no program podman-hpc in PATH"),
     "a definition of one's own": (("--definition", "/D/Own.def.in"), "no value {{nonsense}}"),
@@ -157,8 +157,11 @@ REQUIREMENTS = {
     "none of that version": ("einops==99.9\n", "pip finds no einops==99.9; the newest are "),
     "no requirement": ("einops\nwhat is this\n", "pip can't read a line of the requirements: what is this"),
     "another file": ("-r more.txt\n", "/own.txt:1 {0}/more.txt: there is no such file"),
-    "a relative path": ("einops\n-e ../own\n", "{0}/own.txt:2: a path from a folder that an image does not have"),
-    "a program": ("git+https://h.invalid/x\n", "the base image has no git, by which a package of the requirements"),
+    "a relative path": ("einops\n-e ../own\n", "{0}/own.txt:2: a relative path does not exist in an image"),
+    "a program": (
+        "git+https://h.invalid/x\n",
+        "the base image has no git, which is needed to fetch a package of the requirements",
+    ),
 }
 
 
@@ -223,7 +226,7 @@ def test_a_disk_that_can_have_no_more_files_is_told_before_anything_is_copied(
         text = refused(person, base_image, output, "--definition", "MegatronTraining", "--sandbox")
     finally:
         subprocess.run(["umount", str(output)], check=True)
-    assert "more files (inodes) are allowed here, and at least" in text
+    assert "more files (inodes) are allowed here; at least" in text
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -279,7 +282,7 @@ def test_a_build_that_fails_says_why(person: Person, base_image: Path, prepared:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize(("megabytes", "what"), [(60, "are free here, and about"), (170, "the disk is full")])
+@pytest.mark.parametrize(("megabytes", "what"), [(60, "are free here; about"), (170, "the disk is full")])
 def test_a_full_disk_is_told_with_its_place(
     person: Person, base_image: Path, prepared: Prepared, megabytes: int, what: str
 ) -> None:

@@ -163,11 +163,11 @@ def header(size: int, magic: bytes, at: int) -> bytes:
 
 
 BROKEN = {
-    "empty.sif": (b"", "the image is cut short: it has 0 bytes of 128"),
-    "header.sif": (header(100, b"SIF_MAGIC\0", 32), "the image is cut short: it has 100 bytes of 128"),
-    "short.sqsh": (header(50, b"hsqs", 0), "the image is cut short: it has 50 bytes of 96"),
-    "cut.sqsh": (header(40, b"hsqs", 0) + b"\0\1" + bytes(90), "the image is cut short: it has 132 bytes of 256"),
-    "text.sif": (b"not one", "is no image: neither a SIF file nor a folder with a root file system"),
+    "empty.sif": (b"", "the image is incomplete: it has 0 bytes of 128"),
+    "header.sif": (header(100, b"SIF_MAGIC\0", 32), "the image is incomplete: it has 100 bytes of 128"),
+    "short.sqsh": (header(50, b"hsqs", 0), "the image is incomplete: it has 50 bytes of 96"),
+    "cut.sqsh": (header(40, b"hsqs", 0) + b"\0\1" + bytes(90), "the image is incomplete: it has 132 bytes of 256"),
+    "text.sif": (b"not one", "is not an image: neither a SIF file nor a folder with a root file system"),
 }
 
 
@@ -220,11 +220,11 @@ def test_a_runtime_that_is_missing_is_refused_unless_a_module_brings_it(
 
 def test_a_bind_that_is_missing_is_refused(person: Person, home: Path, image: Path) -> None:
     text = refused(person, home, image, "+container.binds.mine=/no/such/folder")
-    assert "there is nothing to bind at /no/such/folder" in text
+    assert "the path to bind does not exist: /no/such/folder" in text
     assert "$.container.binds.mine" in text
     assert "container.binds.mine=null" in text
     text = refused(person, home, image, DATA_DIR="/no/such/data")
-    assert "there is nothing to bind at /no/such/data" in text
+    assert "the path to bind does not exist: /no/such/data" in text
     assert "must be path, path:target or path:target:ro" in refused(
         person, home, image, "+container.binds.mine='/a:/b:/c:d'"
     )
@@ -243,7 +243,7 @@ def test_a_runtime_that_is_too_old_for_an_option_is_refused(person: Person, home
     person.own(home)
     text = refused(person, home, image, f"container.runtime={old}/singularity")
     assert "singularity 3.8.7 has no option --no-eval" in text
-    assert "it is there since Apptainer 1.1, SingularityCE 3.10" in text
+    assert "it exists since Apptainer 1.1, SingularityCE 3.10" in text
     text = refused(person, home, image, "container.options=[--no-such-thing]")
     assert "has no option --no-such-thing" in text
 
@@ -269,8 +269,8 @@ def test_the_command_to_try_by_hand_is_the_one_that_failed_with_its_binds(
 
 def test_options_that_would_hide_the_rank_are_refused(person: Person, home: Path, image: Path) -> None:
     text = refused(person, home, image, "container.options=[--cleanenv]")
-    assert "'--cleanenv': it would keep SLURM's variables from the program" in text
-    assert "PATH is the image's own" in refused(person, home, image, "+container.env.PATH=/x")
+    assert "'--cleanenv': it would hide SLURM's variables" in text
+    assert "PATH is set by the image" in refused(person, home, image, "+container.env.PATH=/x")
 
 
 def test_what_is_not_checked_is_left_to_the_nodes(person: Person, home: Path) -> None:

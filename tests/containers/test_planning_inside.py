@@ -196,7 +196,7 @@ def test_jobs_of_a_sweep_in_several_images_or_only_partly_in_one_are_told(
     several = "sweep.grids=[{container:[base],container.image:[/a.sif,/b.sif],stage:[a]}]"
     done = person.python(SCRIPT, "project=default", several, "--no-submit", cwd=home)
     assert done.returncode == 2
-    assert "a plan is made in one image, and the jobs have /a.sif, /b.sif" in done.stderr
+    assert "a plan is made in one image, but the jobs use /a.sif, /b.sif" in done.stderr
     assert "--image PATH" in done.stderr
     partly = "sweep.grids=[{container:[base,none],stage:[a]}]"
     done = person.python(SCRIPT, "project=default", partly, "--image", sif.path, "--no-submit", cwd=home)
@@ -210,11 +210,11 @@ def test_what_keeps_jobs_from_their_container_is_noted_where_they_are_not_submit
     words = ("--image", sif.path, "project=default", "container=base", "+container.binds.x=/no/such")
     noted = person.python(SCRIPT, *words, "--no-submit", cwd=home)
     assert noted.returncode == 0, noted.stderr
-    assert "there is nothing to bind at /no/such" in noted.stdout
+    assert "the path to bind does not exist: /no/such" in noted.stdout
     shutil.rmtree(home / "outputs")
     refusal = person.python(SCRIPT, *words, cwd=home)
     assert refusal.returncode == 2
-    assert "there is nothing to bind at /no/such" in refusal.stderr
+    assert "the path to bind does not exist: /no/such" in refusal.stderr
     assert not (home / "outputs").exists()
 
 
@@ -266,7 +266,7 @@ def test_an_image_of_another_user(person: Person, sif: Built, home: Path) -> Non
         text=True,
         check=False,
     )
-    assert "the image may not be read by you" in done.stderr
+    assert "you have no permission to read the image" in done.stderr
 
 
 def test_an_image_for_another_processor(person: Person, sif: Built, home: Path) -> None:
@@ -285,12 +285,12 @@ def test_a_folder_for_another_processor(person: Person, rootfs: Path, home: Path
 def test_an_image_that_was_copied_in_part(person: Person, sif: Built, home: Path) -> None:
     short = home / "short.sif"
     short.write_bytes(sif.path.read_bytes()[:100_000])
-    assert "the image is cut short: it has 100000 bytes of" in refused(person, home, short)
+    assert "the image is incomplete: it has 100000 bytes of" in refused(person, home, short)
 
 
 def test_what_is_no_image(person: Person, home: Path) -> None:
     (home / "text.sif").write_text("text\n")
-    assert "is no image: neither a SIF file nor a folder" in refused(person, home, home / "text.sif")
+    assert "is not an image: neither a SIF file nor a folder" in refused(person, home, home / "text.sif")
     assert "a folder without a root file system" in refused(person, home, home)
 
 
@@ -333,7 +333,7 @@ def test_a_training_script_that_the_image_lacks_is_said_to_be_absent_there(
     words = ("--image", sif.path, "--no-submit", "--config-ref=experiments/megatron_auto_restart", "slurm=local")
     done = person.python(SCRIPT, *words, "container=base", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert f"pretrain_gpt.py is not in the image {sif.path}; name another, or build it from" in done.stdout
+    assert f"pretrain_gpt.py is not in the image {sif.path}; name another image, or build it from" in done.stdout
     assert "pretrain_gpt.py is not on this machine" not in done.stdout
 
 
@@ -343,7 +343,7 @@ def test_other_sources_of_the_same_version_are_noted(person: Person, rootfs: Pat
     done = person.python(SCRIPT, "--image", rootfs, "--no-submit", "project=default", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "the image's oellm-autoexp" in done.stderr
-    assert "has other sources than the one here" in done.stderr
+    assert "has other source files than this one" in done.stderr
 
 
 def test_a_runtime_that_is_not_there(person: Person, sif: Built, home: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_program_of_that_name_that_is_none(person: Person, sif: Built, home: P
     game.write_text("#!/bin/sh\necho Endgame: Singularity 1.00\n")
     game.chmod(0o755)
     text = refused(person, home, sif.path, "--container-runtime", str(game))
-    assert "is no Apptainer or Singularity: --version prints 'Endgame: Singularity 1.00'" in text
+    assert "is neither Apptainer nor Singularity: --version prints 'Endgame: Singularity 1.00'" in text
 
 
 def test_no_image_is_named(person: Person, home: Path) -> None:

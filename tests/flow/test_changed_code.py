@@ -89,7 +89,7 @@ def test_outside_of_a_checkout_there_is_no_code_to_lay_aside(user: User) -> None
     words = ("backend=command", "backend.argv=[true]", "project.name=job", "project.code=snapshot")
     refused = user.run("plan", *words)
     assert refused.returncode == 2
-    assert "there is no checkout of git here to copy" in refused.stderr
+    assert "there is no git checkout here to copy" in refused.stderr
 
 
 def test_a_plan_whose_id_is_taken_leaves_the_code_of_the_other_one(checkout: User) -> None:

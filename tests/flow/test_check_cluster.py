@@ -66,7 +66,7 @@ def test_it_tells_that_slurm_does_not_answer_and_goes_on_with_the_rest(slurm: Cl
 def test_it_tells_what_is_wrong_with_the_file_that_slurm_conf_names(user: User) -> None:
     for conf, said in (
         ("/no/slurm.conf", "a file that is not there: /no/slurm.conf"),
-        ("/dev", "what is no file: /dev"),
+        ("/dev", "a path that is not a file: /dev"),
     ):
         result = user.run("check_cluster", SLURM_CONF=conf)
         assert result.returncode == 3
@@ -95,9 +95,9 @@ def test_it_tells_which_variables_are_missing_and_how_to_set_them(slurm_user: Us
     assert "warning  OUTPUT_DIR:          not set" in result.stdout
     assert "warning  HF_HOME:             not set" in result.stdout
     assert "export HF_HOME=" in result.stdout
-    assert f"failed   CONTAINER_CACHE_DIR: {wrong} is no folder here" in result.stdout
+    assert f"failed   CONTAINER_CACHE_DIR: {wrong} is not a folder here" in result.stdout
     assert "failed   job:                 no account is set" in result.stdout
-    assert "export SLURM_ACCOUNT=NAME; this lists yours: jutil user projects" in result.stdout
+    assert "export SLURM_ACCOUNT=NAME; to list yours: jutil user projects" in result.stdout
     assert not [*slurm_user.outputs.glob("manifests/*")], "nothing was planned"
 
 
@@ -128,7 +128,7 @@ def test_it_tells_that_the_output_root_is_full_or_of_this_machine_alone(slurm_us
     else:
         (shared,) = failed(found)
         assert shared[0] == "shared files"
-        assert "left nothing in" in shared[1]
+        assert "wrote nothing to" in shared[1]
         assert any("file system of one machine" in each["text"] for each in found["output root"])
 
 
@@ -158,7 +158,7 @@ WAITS = {
         "PartitionDown (its partition starts no jobs now)",
         "slurm.sbatch.partition",
     ),
-    "held": ("", "", ("+slurm.sbatch.hold=true",), "JobHeldUser (it is held)", "let it go: scontrol release "),
+    "held": ("", "", ("+slurm.sbatch.hold=true",), "JobHeldUser (it is held)", "release it: scontrol release "),
 }
 
 
@@ -193,7 +193,7 @@ def test_nodes_that_are_all_drained_are_told_with_the_command_that_lists_them(sl
         slurm.run("scontrol", "update", "nodename=ALL", "state=resume")
     assert result.returncode == 1
     assert "failed   job:                 sbatch --test-only: " in result.stdout
-    assert "`sinfo -R` which are down or drained" in result.stdout
+    assert "`sinfo -R` which of them are down or drained" in result.stdout
 
 
 def test_a_slurm_that_stops_to_answer_is_given_up_after_the_patience(slurm: Cluster, slurm_user: User) -> None:

@@ -90,7 +90,7 @@ def test_a_local_monitor_outlives_the_terminal_and_is_never_doubled(user: User) 
     assert plain.returncode == 2
     assert f"in use by process {monitor} on" in plain.stderr
     assert "a detached monitor (log: " in plain.stderr
-    assert f"to end the watching (the jobs go on): kill {monitor}" in plain.stderr
+    assert f"to stop that monitor (the jobs go on): kill {monitor}" in plain.stderr
     (user.home / "go").touch()
     assert result(user, "1") == ("success", 0)
     assert user.states() == ["success"]

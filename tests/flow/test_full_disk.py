@@ -15,7 +15,7 @@ from tests.flow.conftest import QUICK, User
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a file system")
 TOLD = {
     "bytes": "the file system is full: remove files there",
-    "files": "no more files can be made on this file system, its inodes are used up: remove files there",
+    "files": "no more files can be created on this file system: its inodes are used up; remove files there",
 }
 
 

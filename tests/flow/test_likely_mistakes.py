@@ -18,15 +18,15 @@ def job(*argv: str) -> JobSpec:
 
 def test_signs_of_a_shell_among_a_programs_words_are_noted(tmp_path: Path) -> None:
     (note,) = notes([job("train"), job("train", "|", "tee", "log", "2>&1")], {}, {})
-    assert note.startswith("'2>&1', '|' among the words of the program (job a): no shell reads them")
+    assert note.startswith("'2>&1', '|' among the arguments of the program (job a): no shell reads them")
     assert not [*notes([job("bash", "-c", "train | tee log"), job("train", "a|b")], {}, {})]
 
 
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("x;", "'x;' among the words of the program (job a)"),
-        (">log", "'>log' among the words of the program (job a)"),
+        ("x;", "'x;' among the arguments of the program (job a)"),
+        (">log", "'>log' among the arguments of the program (job a)"),
         ("~/data", "the '~' in '~/data' stays text"),
         ("--data=~/x", "the '~' in '--data=~/x' stays text"),
         ("run_{stage}", "the braces in 'run_{stage}' stay text"),
@@ -56,7 +56,7 @@ def test_an_axis_that_reaches_no_program_is_noted() -> None:
     jobs = [of_value(0, metadata__x=1), of_value(1, metadata__x=2)]
     scripts = ["#SBATCH --job-name=run_0\n/out/run_0/logs\ntrain", "#SBATCH --job-name=run_1\n/out/run_1/logs\ntrain"]
     (note,) = notes(jobs, {}, {}, scripts)
-    assert note.startswith("1 of 2 jobs get the same words, variables and resources as another (job 1 as job 0): ")
+    assert note.startswith("1 of 2 jobs have the same arguments, environment and resources as another 1 as job 0): ")
     assert "metadata.x, in which they differ" in note
     assert not [*notes(jobs, {}, {}, [scripts[0], f"{scripts[1]} --x 2"])]
     for key in ("monitoring__poll_interval_seconds", "stage", "job__start_condition_cmd"):
@@ -68,7 +68,7 @@ def test_a_variable_that_is_empty_and_begins_a_path_is_named(user: User) -> None
         "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\n"
         "backend: {argv: ['true'], options: {data: '${oc.env:DATA_DIR}/c4', flags: '${oc.env:FLAGS}'}}\n"
     )
-    told = "the environment variable DATA_DIR is empty: what $.backend.options.data names begins at the root"
+    told = "the environment variable DATA_DIR is empty, so the path in $.backend.options.data begins at the root"
     empty = user.run("plan", "--config-ref", "x.yaml", DATA_DIR="", FLAGS="")
     assert (empty.returncode, told in " ".join(empty.stdout.split())) == (0, True), empty.stdout
     assert "FLAGS" not in empty.stdout

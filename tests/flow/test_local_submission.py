@@ -83,7 +83,7 @@ def test_a_job_waits_for_its_command_to_say_yes(user: User) -> None:
     words = (*QUICK, "job.start_condition_cmd='test -e data'", "job.start_condition_interval_seconds=0.1")
     monitor = user.start("run", *words, "sweep.grids=[{stage:[a]}]")
     output = Path(user.home, "output.txt")
-    until(lambda: "waits for start_condition_cmd test: it said no" in output.read_text(), "a no")
+    until(lambda: "waits for start_condition_cmd test: not fulfilled" in output.read_text(), "a no")
     assert user.states() == ["waiting"]
     (user.home / "data").touch()
     assert monitor.wait() == 0

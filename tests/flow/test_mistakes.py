@@ -97,7 +97,7 @@ SWEEPS = {
     "an unknown condition": ("job.start_conditions: [{class_name: FileExistCondition}]", "FileExistsCondition"),
     "a condition on no job": (
         "job.start_conditions: [{class_name: SlurmStateCondition, job_name: nobody, state: FAILED}]",
-        "looks at 'nobody', which is no job of this plan",
+        "refers to 'nobody', which is not a job of this plan",
     ),
     "a condition on no state": (
         "job.start_conditions: [{class_name: SlurmStateCondition, job_name: j0, state: FALIED}]",
@@ -136,7 +136,7 @@ def test_a_named_pipe_is_told_and_not_waited_for(user: User, words: list[str]) -
     os.mkfifo(user.home / "pipe")
     result = user.run("plan", *words)
     assert (result.returncode, result.stdout) == (2, "")
-    assert "is a named pipe, and no file" in result.stderr
+    assert "is a named pipe, not a file" in result.stderr
 
 
 def test_jobs_that_refer_to_each_other_in_a_circle_are_named(user: User) -> None:
@@ -241,7 +241,7 @@ def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_th
     (user.home / "slurm" / "mine.yaml").write_text("submit_cmd: sbatch2\n")
     result = user.run("plan", "-C", ".", "slurm=mine", "backend=tiny_lm")
     assert result.returncode == 2, result.stdout
-    assert "slurm/mine.yaml: 'client' is missing, which " in result.stderr
+    assert "slurm/mine.yaml: 'client' is missing; " in result.stderr
     assert "begin the file with 'defaults: [base]', or set client in it" in result.stderr
     assert "project/base.yaml" not in result.stderr
     (user.home / "slurm" / "mine.yaml").write_text("defaults: [base]\nsubmit_cmd: sbatch2\n")
@@ -253,7 +253,7 @@ def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_th
     [
         ("backend", "argv: ['true']\n", "backend/mine.yaml ($.backend.class_name): this key is required"),
         ("container", "image: x.sif\n", "container/mine.yaml ($.container.class_name): this key is required"),
-        ("slurm", "submit_cmd: sbatch\n", "slurm/mine.yaml: 'client' is missing, which "),
+        ("slurm", "submit_cmd: sbatch\n", "slurm/mine.yaml: 'client' is missing; "),
     ],
 )
 @pytest.mark.parametrize("by_sweep", [False, True])
@@ -432,11 +432,11 @@ def manifest(user: User) -> Path:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda text: text[: len(text) // 2], "is not whole JSON"),
-        (lambda text: json.dumps({**json.loads(text), "version": 99}), "this program reads up to 1"),
-        (lambda text: json.dumps({**json.loads(text), "jobs": [{}]}), "not a whole manifest: $.jobs.0.index"),
+        (lambda text: text[: len(text) // 2], "is not valid JSON"),
+        (lambda text: json.dumps({**json.loads(text), "version": 99}), "this program reads versions up to 1"),
+        (lambda text: json.dumps({**json.loads(text), "jobs": [{}]}), "not a valid manifest: $.jobs.0.index"),
         (lambda text: "[]", "this is not a manifest"),
-        (lambda text: "", "is not whole JSON"),
+        (lambda text: "", "is not valid JSON"),
     ],
     ids=["cut", "newer", "incomplete", "something else", "empty"],
 )
@@ -454,7 +454,7 @@ def test_a_damaged_session_is_refused_and_left_as_it_is(user: User, manifest: Pa
     session.write_text(session.read_text()[:200])
     result = user.run("monitor", "--session", user.plan_id)
     assert result.returncode == 2
-    assert "the session is not whole JSON" in result.stderr
+    assert "the session is not valid JSON" in result.stderr
     assert len(session.read_text()) == 200
 
 
@@ -551,7 +551,7 @@ def test_a_deadline_that_is_past_is_refused_and_unknown_options_of_srun_are_note
     words = (*ONE_JOB, "slurm=base", "slurm.sbatch.time=5")
     refused = user.run("plan", *words, "slurm.sbatch.deadline=2020-01-01T12:00")
     assert refused.returncode == 2
-    assert "the deadline 2020-01-01T12:00 is past: SLURM takes no such job" in refused.stderr
+    assert "the deadline 2020-01-01T12:00 is past: SLURM would refuse the job" in refused.stderr
     noted = user.run("plan", *words, "slurm.sbatch.deadline=2220-01-01", "slurm.srun.kil_on_bad_exit=1")
     assert noted.returncode == 0, noted.stderr
     what = "slurm.srun.kil_on_bad_exit=1): srun has no option --kil-on-bad-exit, unless this site adds it; did you mean"

@@ -139,7 +139,7 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
     late = plain.run("submit", "--manifest", "outputs/manifests/x.json")
     assert late.returncode == 2
     assert "CopyAction, FolderNotifier, FreeSpaceCondition" in late.stderr
-    assert "install the package" in late.stderr
+    assert "install their package" in late.stderr
     assert "Traceback" not in refused.stderr + late.stderr
 
 
@@ -149,17 +149,17 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
         ("import not_there", "broken:Broken", "No module named 'not_there'"),
         ("raise TypeError('x y')", "broken:Broken", "TypeError: x y"),
         ("import sys; sys.exit('bye')", "broken:Broken", "SystemExit: bye"),
-        ("class Broken: pass", "broken:Broken", "it is no subclass of oellm_autoexp.rules.actions.Action"),
+        ("class Broken: pass", "broken:Broken", "it is not a subclass of oellm_autoexp.rules.actions.Action"),
         (
             "from oellm_autoexp.rules.actions import Action\nclass Broken(Action): pass",
             "broken:Broken",
-            "its class_name is not declared: class_name: Literal['Broken']",
+            "it does not declare this events class_name; write class_name: Literal['Broken']",
         ),
         (
             "from typing import Literal\nfrom oellm_autoexp.rules.actions import Action\n"
             "class Broken(Action):\n    class_name: Literal['LogAction']",
             "broken:Broken",
-            "the class_name LogAction is taken by oellm_autoexp.rules.actions",
+            "the class_name LogAction is already used by oellm_autoexp.rules.actions",
         ),
     ],
 )

@@ -17,8 +17,11 @@ def test_a_rerun_tells_what_it_goes_on_from_and_one_that_is_to_begin_anew_is_ref
     (folder / "latest_checkpointed_iteration.txt").write_text("500\n")
     again = user.run("plan", *TRAINING)
     assert again.returncode == 0, again.stderr
-    assert f"note: 1 job may go on from earlier checkpoints: job from {folder} (iteration 500)" in again.stdout
+    assert f"note: 1 job may continue from old checkpoints: job from {folder} (iteration 500)" in again.stdout
     refused = user.run("plan", *anew)
     assert refused.returncode == 2
-    assert f"job job is to begin anew, and its folder holds checkpoints (iteration 500): {folder}" in refused.stderr
+    assert (
+        f"job job must start at the beginning, but its folder has checkpoints (iteration 500): {folder}"
+        in refused.stderr
+    )
     assert "move the folder away" in refused.stderr

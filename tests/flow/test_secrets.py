@@ -237,7 +237,7 @@ def test_a_manifest_without_its_secrets_is_still_read_and_says_what_it_can_not_d
     result = user.run("run_sweep_entry", "--sweep", "outputs/sweep.json", "--index", "0", "--dry-run")
     assert result.returncode == 0
     result = user.run("submit", "--manifest", "outputs/manifests/p.json")
-    assert "what needs a secret of the plan will fail" in result.stderr
+    assert "secrets of the plan can't be read" in result.stderr
     events = user.run("monitor", "--session", "p", "--cmd", "events", "--json")
     messages = [a["message"] for event in json.loads(events.stdout)["events"] for a in event["actions"]]
     assert any("the secret that this needs can't be read" in message for message in messages)

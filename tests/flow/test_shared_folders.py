@@ -224,7 +224,7 @@ def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_li
         told = f"{name}.journal: belongs to {group.name}, not to you"
         assert told in done.stderr
         assert any(line.startswith(f"{name} ") and "not read: " in line and told in line for line in lines)
-    assert done.stderr.count("ask them to remove it (the folder is yours: you can, too)") == 2
+    assert done.stderr.count("ask them to remove it, or remove it: the folder is yours") == 2
     facts = json.loads(gated.user.run("monitor", "--cmd", "list", "--json").stdout)
     assert [session["plan_id"] for session in facts["sessions"]] == ["one"]
     assert [session["plan_id"] for session in facts["unread"]] == ["two", "alone"]
@@ -235,7 +235,7 @@ def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_li
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
 def test_a_pipe_or_a_device_is_no_file_of_a_session(gated: Shared, group: Group, name: str, kind: str) -> None:
     group.attack(f'rm -f "$1"; {kind} "$1"', gated.state / name)
-    told = "is a device, pipe or socket" if kind == "mkfifo" else "is a link, which is not followed here"
+    told = "is a device, pipe or socket" if kind == "mkfifo" else "is a link; links are not followed here"
     gated.refused("monitor", "--session", "one", "--once", told=told)
 
 
@@ -375,7 +375,7 @@ def test_events_are_not_written_through_a_link(gated: Shared, group: Group) -> N
     done = gated.user.run("monitor", "--session", "one")
     gated.unharmed(done.stderr)
     assert done.returncode == 2
-    assert f"{gated.state}/one.events.jsonl: is a link, which is not followed here" in done.stderr
+    assert f"{gated.state}/one.events.jsonl: is a link; links are not followed here" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ def test_a_program_that_a_shared_checkout_names_is_not_run(
     shared.unharmed()
     assert plan_autoexp.main([*config(shared), "project.code=snapshot"]) == 2
     told = capsys.readouterr().err
-    assert f"the checkout of git here is not copied: {shared.work}/.git/config: " in told
+    assert f"the git checkout here can't be copied: {shared.work}/.git/config: " in told
     assert "no checkout" not in told
 
 

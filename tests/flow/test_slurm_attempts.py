@@ -86,7 +86,7 @@ def test_a_later_attempt_that_slurm_refuses_for_good_ends_the_job_and_a_better_o
     assert (told.state, told.failed, told.over) == ("crash", True, True)
     assert "Requested node configuration is not available" in told.reason
     assert said.count("it crashed: ") == 2, "its end is an event as any other, which begins no attempt"
-    assert "no new attempt: the last one was refused for good" in said
+    assert "no new attempt: the last one was finally refused" in said
 
     words = ("monitor", "--session", "p", "--cmd", "restart", "--override")
     tested = slurm_user.run(*words, "slurm.sbatch.gres=gpu:98", "--check")

@@ -60,12 +60,15 @@ def test_where_a_user_may_have_few_jobs_all_go_in_turn_and_where_none_exit_code_
     allow(0)
     refused = user.run(*words, "--plan-id", "none", "--no-monitor")
     assert refused.returncode == 3, refused.stdout
-    assert "the scheduler takes no job now: sbatch: AssocMaxSubmitJobLimit" in refused.stderr
+    assert "the scheduler accepts no job now: sbatch: AssocMaxSubmitJobLimit" in refused.stderr
     assert "no job was submitted" in refused.stderr
     allow(2)
     done = user.run("submit", "--manifest", str(user.outputs / "manifests/none.json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "scheduler.max_jobs says how many may be in the queue at once (sbatch: AssocMaxSubmitJobLimit" in done.stdout
+    assert (
+        "scheduler.max_jobs says how many jobs may be in the queue at once (sbatch: AssocMaxSubmitJobLimit"
+        in done.stdout
+    )
     assert sorted((user.home / "ran").read_text().split()) == [str(number) for number in range(7)]
 
 
@@ -112,5 +115,5 @@ def test_a_slurm_conf_that_is_not_there_is_named_and_not_waited_for(slurm_user: 
     assert done.returncode == 3
     assert "cannot stat file /nosuch/slurm.conf" in done.stderr
     assert "$SLURM_CONF names a file that is not there: /nosuch/slurm.conf; set it to" in done.stderr
-    assert "nothing was submitted, and nothing waits" in done.stderr
+    assert "nothing was submitted: run this" in done.stderr
     assert slurm_user.run("submit", "--manifest", str(slurm_user.outputs / "manifests/x.json")).returncode == 0

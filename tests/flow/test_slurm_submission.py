@@ -101,7 +101,7 @@ def test_slurm_judges_what_it_can_and_what_only_rules_and_conditions_tell_is_lef
     result = slurm_user.run("run", "--config-ref", "beside.yaml", "--no-monitor")
     assert result.returncode == 0, result.stderr
     assert "native dependencies, but 2 jobs only while a monitor watches" in result.stdout
-    assert "2 jobs wait: nothing submits them until a monitor watches" in result.stdout
+    assert "2 jobs wait: no monitor runs: they are submitted when one is started" in result.stdout
     assert "beside: waits for FileExists: there" in result.stdout
     assert "after_judged: a rule of judged has overrules_success" in result.stdout
     (slurm_user.home / "there").touch()
@@ -163,10 +163,10 @@ def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
     [
         (["slurm.sbatch.partition=nowhere"], "there is no partition 'nowhere'"),
         (["slurm.sbatch.partition=shrt"], "did you mean 'short'?"),
-        (["slurm.sbatch.partition=short"], "asks for 0-01:00:00, and partition short allows 0-00:05:00"),
+        (["slurm.sbatch.partition=short"], "asks for 0-01:00:00; partition short allows 0-00:05:00"),
         (["slurm.sbatch.nodes=9"], "asks for 9 nodes, and partition debug gives 4"),
         (["slurm.sbatch.gpu_per_node=1"], "sbatch has no option --gpu-per-node"),
-        (["slurm.sbatch.gpus_per_node=9"], "asks for 9 GPUs on each node, and nodes of partition debug have"),
+        (["slurm.sbatch.gpus_per_node=9"], "asks for 9 GPUs on each node; nodes of partition debug have at most"),
         (["slurm.sbatch.gres=gpu:9", "--check"], "Requested node configuration is not available"),
     ],
 )

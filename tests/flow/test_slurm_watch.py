@@ -117,7 +117,7 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
     job = jobs(slurm_user)[0]
     assert (job.state, job.attempt, job.past.begun_again) == ("success", attempt, ())
     assert not (slurm_user.home / "two").exists()
-    told = "was begun again: it is ended" if attempt == 2 else "no new attempt: the scheduler has begun job"
+    told = "was restarted: it is cancelled" if attempt == 2 else "no new attempt: the scheduler has restarted job"
     assert any(told in entry.message for entry in job.history)
     assert told in (slurm_user.home / "output.txt").read_text()
 

@@ -208,7 +208,7 @@ def test_where_no_scheduler_is_no_session_is_left_that_would_block_the_next_run(
         result = user.run("run", "--config-ref", ref, *NO_SLURM, "--plan-id", plan_id)
         assert result.returncode == 3
         assert "no-sbatch: No such file or directory" in result.stderr
-        assert "nothing was submitted, and nothing waits" in result.stderr
+        assert "nothing was submitted: run this" in result.stderr
         assert f"manifests/{plan_id}.json" in result.stderr
         assert (user.outputs / "manifests" / f"{plan_id}.json").exists()
     assert not list((user.home / STATE).glob("*"))
@@ -329,7 +329,7 @@ def test_a_signal_that_no_trap_takes_is_a_mistake_of_the_plan(user: User, templa
         "plan", "--config-ref", ref, "slurm=base", *(own if template else ("slurm.sbatch.signal=B:TERM",))
     )
     assert refused.returncode == 2
-    assert ("the script has no trap for it" if template else "srun does not hand TERM on") in refused.stderr
+    assert ("the script has no trap for it" if template else "srun does not pass TERM on") in refused.stderr
     assert not user.outputs.exists()
 
 

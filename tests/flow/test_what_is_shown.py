@@ -59,9 +59,9 @@ def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_o
     assert watched.returncode == shown.returncode == 1
     for output in (watched.stdout, shown.stdout):
         assert re.search(r"^x +crash( .*)?\n    nccl_watchdog, exit 1: \[rank3\] Watchdog caught", output, re.MULTILINE)
-        assert "given up: 'crash' has had 0 of 0" in " ".join(output.split())
+        assert "no new attempt: the limit for 'crash'" in " ".join(output.split())
         told = hinted(user, output, "why did it fail")
-        assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, given up")
+        assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, no new attempt")
         assert "[rank3] Watchdog caught collective operation timeout" in told.stdout
     assert re.search(r"^\S+ x: crash \(job \d+, exit 1, nccl_watchdog", watched.stdout, re.MULTILINE)
 
@@ -213,7 +213,7 @@ def test_a_session_without_jobs_is_no_success(user: User, words: tuple[str, ...]
     session.snapshot()
     result = monitor(user, "x", *words)
     assert (result.returncode, result.stdout) == (2, "")
-    assert "x.json: not a whole session: it has no jobs" in result.stderr
+    assert "x.json: not a valid session: it has no jobs" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "restart", "cancel", "tail"])

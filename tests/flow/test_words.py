@@ -45,9 +45,9 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "no manifest": (("submit",), ("no manifest is given", "write --manifest PATH")),
     "a config as a manifest": (
         ("submit", "--manifest", "one.yaml"),
-        ("one.yaml: a YAML file is no manifest", "plan_autoexp.py --config-ref one.yaml"),
+        ("one.yaml: a YAML file is not a manifest", "plan_autoexp.py --config-ref one.yaml"),
     ),
-    "a config as a session": (("monitor", "one.yaml"), ("a YAML file is no manifest",)),
+    "a config as a session": (("monitor", "one.yaml"), ("a YAML file is not a manifest",)),
     "a manifest that is not there": (("submit", "no.json"), ("plan_autoexp.py --manifest no.json",)),
     "overrides of a session": (("monitor", "p", "x=3"), ("x=3: the plan of a session is fixed",)),
     "two sessions": (("monitor", "p", "q"), ("p q: one session at a time",)),

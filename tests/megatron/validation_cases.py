@@ -176,7 +176,7 @@ WRONG = [
     wrong(
         "two batch schedules",
         "step_batch_size_schedule",
-        ("can't be set, too", "null"),
+        ("can't be set as well", "null"),
         step_batch_size_schedule="0:32 1000:64",
     ),
     # the model
@@ -225,7 +225,7 @@ WRONG = [
     wrong("warm-up twice", "lr_warmup_fraction", "lr_warmup_iters", lr_warmup_fraction=0.1),
     # the learning rate
     wrong("no rate", "lr", "required", lr=None),
-    wrong("a negative rate", "lr", "must not be negative, as -0.001 is", lr=-1e-3, min_lr=None),
+    wrong("a negative rate", "lr", "must not be negative: it is -0.001", lr=-1e-3, min_lr=None),
     wrong("least above rate without training", "min_lr", "0.0001", skip_train=True, lr=1e-4, min_lr=1e-3),
     wrong("least above rate", "min_lr", ("0.01", "0.001"), min_lr=1e-2),
     wrong("least below zero", "min_lr", "at least 0", min_lr=-1e-4),

@@ -59,7 +59,7 @@ def test_an_experiment_takes_the_shape_of_the_site_that_is_chosen(at_site: AtSit
 
 
 REFUSED = [
-    ("account=nobody", "account 'nobody' is none of yours", "Invalid account"),
+    ("account=nobody", "account 'nobody' is not one of your accounts", "Invalid account"),
     ("partition=gpu_large", "there is no partition 'gpu_large'", "Invalid partition"),
     ("qos=unheard_of", "there is no QOS 'unheard_of'", "Invalid qos"),
 ]
@@ -159,7 +159,7 @@ def test_what_is_not_set_is_told_with_what_the_user_has(at_site: AtSite) -> None
         assert "export SLURM_QOS=NAME; yours: acc_debug, acc_ehpc, normal" in result.stderr
     assert not at_site.user.outputs.exists()
     command = profile(at_site.site.name)["site"]["accounts_cmd"]
-    with pytest.raises(ConfigError, match=f"export SLURM_ACCOUNT=NAME; this lists yours: {command}"):
+    with pytest.raises(ConfigError, match=f"export SLURM_ACCOUNT=NAME; to list yours: {command}"):
         at_site.plans(f"megatron_{at_site.site.name}_speed_test", SLURM_ACCOUNT="", SLURM_QOS="")(live=False)
 
 

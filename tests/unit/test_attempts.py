@@ -56,7 +56,7 @@ def test_overrides_that_can_not_be_and_scripts_that_are_gone_are_told(stage: Sta
     with pytest.raises(AutoexpError):
         write_script(stage.manifest, stage.manifest.jobs[0], 2, {"slurm.sbatch.output": "x"}, ())
     (stage.folder / "a" / "job.sbatch").unlink()
-    with pytest.raises(StateError, match="no script for a new attempt"):
+    with pytest.raises(StateError, match="can't write the script of a new attempt"):
         write_script(stage.manifest, stage.manifest.jobs[0], 2, {}, ("n1",))
 
 

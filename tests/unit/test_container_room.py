@@ -113,7 +113,7 @@ CAUSES = {
     "FATAL ERROR: Out of memory (cache_init)": "not enough memory",
     "runtime: failed to create new OS thread (have 9 already; errno=11) newosproc": "no more processes or threads",
     "FATAL:   could not use fakeroot: no mapping entry found in /etc/subuid for user": "fakeroot can't be used here",
-    "lchown /scratch/x/dev/console: operation not permitted": "an owner or device of the image",
+    "lchown /scratch/x/dev/console: operation not permitted": "file owners or devices of the image",
     "dial tcp: lookup registry: no such host": "the network can't be reached",
     "FATAL:   while running %post: exit status 137, signal: killed": "it was killed, most likely for using too much",
     "ERROR: ResolutionImpossible: for help": "the requirements do not fit",

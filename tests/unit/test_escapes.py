@@ -120,7 +120,7 @@ def test_what_a_shell_would_take_is_told_with_what_to_write_instead(tmp_path: Pa
     name = OF_A_SHELL[text]
     message = told(tmp_path, f"metadata:\n  x: '{text}'")
     assert "exp.yaml:3" in message
-    for right in (f"write ${name} in slurm.env", "\\${…} for the text itself", f"${{oc.env:{name}}}"):
+    for right in (f"write ${name} in slurm.env", "for the plain text write \\${…}", f"${{oc.env:{name}}}"):
         assert right in message
     assert f"write ${name} in slurm.env" in told(tmp_path, "", f"+metadata.x={text}")
 

@@ -193,7 +193,7 @@ def test_a_job_that_crashes_is_restarted_within_its_budget_and_then_given_up_wit
     stage = Stage(tmp_path, on_state(restart(max_attempts=2)), {"a": [CRASH]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("crash", 3, {"crash": 2})
-    assert stage.a.reason == "given up: 'crash' has had 2 of 2 new attempts"
+    assert stage.a.reason == "no new attempt: the limit for 'crash' is reached (2 of 2)"
     assert stage.names() == ["crash"] * 3
     assert [result.status for result in stage.results] == ["done", "done", "skipped"]
     assert len({event.id for event in stage.events}) == 3
@@ -205,7 +205,7 @@ def test_a_job_without_a_budget_that_never_tells_an_iteration_is_given_up_all_th
     )
     stage.finish()
     assert (stage.a.attempt, stage.a.past.restarts) == (4, {"timeout": 3})
-    assert stage.a.reason == "given up: 3 attempts in a row told no iteration"
+    assert stage.a.reason == "no new attempt: 3 attempts in a row reported no iteration"
 
 
 def test_a_job_that_is_well_at_its_second_attempt_is_left_alone(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_told_that_it
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("PENDING", "FAILED")), GOOD]})
     stage.finish()
     assert (stage.a.attempt, stage.a.state) == (2, "success")
-    assert "given up" not in happened(stage.a)
+    assert "no new attempt: the limit" not in happened(stage.a)
 
 
 def test_what_an_event_of_a_past_attempt_asks_for_late_changes_nothing(tmp_path: Path) -> None:
@@ -278,13 +278,13 @@ def test_what_an_event_of_a_past_attempt_asks_for_late_changes_nothing(tmp_path:
     (tmp_path / "go").touch()
     stage.cycle(5)
     assert (stage.a.attempt, stage.a.state, stage.a.actions.pending, stage.a.cancelled_by) == (2, "running", (), "")
-    assert stage.results[-1].message == "attempt 1 is past"
+    assert stage.results[-1].message == "attempt 1 is not the current one"
 
 
 def test_a_person_may_have_a_job_restarted_that_is_given_up(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(restart(max_attempts=0)), {"a": [CRASH, GOOD]})
     stage.finish()
-    assert stage.a.reason.startswith("given up")
+    assert stage.a.reason.startswith("no new attempt: the limit")
     requests.ask(stage.path, restart_request())
     stage.cycle()
     stage.finish()
@@ -316,7 +316,7 @@ def test_a_queued_restart_heeds_how_many_attempts_may_get_no_further(tmp_path: P
         asked = restart_request(f"x{attempt}", attempt, cause="crash", max_attempts=None, max_fruitless=1)
         requests.ask(stage.path, asked)
         stage.cycle()
-    assert (stage.a.attempt, stage.a.reason) == (2, "given up: 1 attempts in a row told no iteration")
+    assert (stage.a.attempt, stage.a.reason) == (2, "no new attempt: 1 attempts in a row reported no iteration")
 
 
 def take_entry(stage: Stage) -> None:
@@ -924,7 +924,7 @@ def test_an_action_whose_condition_can_not_come_true_any_more_is_told_and_left_o
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")], "b": [GOOD]})
     stage.until(lambda: bool(stage.results))
     assert stage.states == {"a": "running", "b": "success"}
-    told = "left out, as this can't come true any more: SlurmState: b = FAILED"
+    told = "can no longer be fulfilled: SlurmState: b = FAILED"
     assert [(result.status, result.message) for result in stage.results] == [("skipped", told)]
     assert stage.messages == [f"a: LogAction of seen: {told}"]
     assert "LogAction left out" in happened(stage.a)

@@ -166,7 +166,7 @@ def test_two_factors_of_a_product_that_choose_the_same_value_are_told_with_both_
     with pytest.raises(SweepError) as error:
         expand(yaml.safe_load(sweep))
     (problem,) = error.value.problems
-    assert problem.what == f"'{path}' is chosen by two factors of a product"
+    assert problem.what == f"'{path}' is set by two parts of a product"
     assert str(problem.where) == " and ".join(f"$.sweep.{place}" for place in places)
 
 
@@ -347,7 +347,7 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("{params: {a: 1}, grids: [{a: 1}]}", "$.sweep", "here are params and grids"),
         ("grids: {a: 1}", "$.sweep.grids", "must be a list of entries, not a mapping"),
         ("grids:", "$.sweep.grids", "not empty"),
-        ("grids: [[a]]", "$.sweep.grids[0]", "a grid maps keys to lists of values, this is a list"),
+        ("grids: [[a]]", "$.sweep.grids[0]", "a grid maps keys to lists of values; this is a list"),
         ("grids: [{a: 1}, 5]", "$.sweep.grids[1]", "this is 5"),
         ("grids: [{a.b: []}]", "$.sweep.grids[0].a.b", "this axis has no values"),
         ("grids: [{1: [2]}]", "$.sweep.grids[0]", "the key 1 is not text"),

@@ -134,7 +134,7 @@ def test_a_link_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
         assert link.readlink() == Path(target)
     (tmp_path / "file").write_text("precious")
     for real in (tmp_path / "file", tmp_path):
-        with pytest.raises(StateError, match="a file stands where a link is to be made"):
+        with pytest.raises(StateError, match="a file is at the place where a link must be created"):
             link_atomic(real, Path("1.log"))
     assert (tmp_path / "file").read_text() == "precious"
     with pytest.raises(OSError, match="No such file"):
@@ -148,15 +148,15 @@ def test_a_link_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not whole JSON"),
-        (b'{"version": 1, "plan', "is not whole JSON"),
-        (b"\xff\xfe", "is not whole JSON"),
-        (b"[" * 100_000, "is not whole JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"version": 1, "plan', "is not valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b"[]", "not a session of oellm-autoexp"),
         (b"{}", "not a session of oellm-autoexp"),
         (b'{"version": "1"}', "not a session of oellm-autoexp"),
         (b'{"version": true}', "not a session of oellm-autoexp"),
-        (b'{"version": 2}', "has version 2; this program reads up to 1"),
+        (b'{"version": 2}', "has version 2; this program reads versions up to 1"),
     ],
 )
 def test_a_state_file_that_is_not_right_is_an_error_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
@@ -439,7 +439,7 @@ def test_a_claim_that_can_not_be_made_is_one_clear_message(tmp_path: Path) -> No
     (tmp_path / "link").symlink_to("nowhere")
     for path, message in (
         (tmp_path / "file" / "claim", "can't claim the session: "),
-        (tmp_path / "link", "is a link, which is not followed here"),
+        (tmp_path / "link", "is a link; links are not followed here"),
         (tmp_path, "can't claim the session: Is a directory"),
     ):
         with pytest.raises(StateError, match=message), locked(path, "the session"):

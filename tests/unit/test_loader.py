@@ -300,7 +300,7 @@ def test_self_before_groups_is_noted_where_the_file_says_something(write: Write)
         }
     )
     assert [re.sub(".*/", "", note) for note in composed(ref="exp", folders=(mine,)).notes] == [
-        "exp.yaml:3: _self_ is before groups, so that what they say counts, and not this file"
+        "exp.yaml:3: _self_ is before groups, so their values replace those of this file"
     ]
     for ref in ("empty", "overriding"):
         assert composed(ref=ref, folders=(mine,)).notes == ()
@@ -737,8 +737,8 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
 @pytest.mark.parametrize(
     ("entry", "what", "hint"),
     [
-        ("overide /slurm: fake", "'overide' can't stand before a group", "did you mean 'override'?"),
-        ("overrides /slurm: fake", "'overrides' can't stand before a group", "did you mean 'override'?"),
+        ("overide /slurm: fake", "'overide' is not allowed before a group", "did you mean 'override'?"),
+        ("overrides /slurm: fake", "'overrides' is not allowed before a group", "did you mean 'override'?"),
         ("override /slurm fake", "names a config", "write '- override /slurm: fake'"),
         ("override /slurm=fake", "names a config", "write '- override /slurm: fake'"),
         ("override slurm/fake", "names a config", "write '- override slurm: fake'"),
@@ -787,8 +787,8 @@ def test_a_misspelt_defaults_list_is_told_and_nothing_that_follows_from_it(write
         ("slurm=config/slurm/base.yaml", "a choice of 'slurm' is a config's name", "its name is 'base'"),
         ("slurm=nosuch/thing", "there is no 'nosuch/thing' in the config group 'slurm'", "known: base, fake"),
         ("slurm=null", "'slurm' is a group of configs", "write slurm=NAME to choose one; slurm.NAME=VALUE sets"),
-        ("backend.argv[0]=a", "the character '[' (position 13) can't stand in a key", "write backend.argv.0=a"),
-        ("a[b.c]=a", "the character '[' (position 2) can't stand in a key", "write key=value"),
+        ("backend.argv[0]=a", "the character '[' (position 13) is not allowed in a key", "write backend.argv.0=a"),
+        ("a[b.c]=a", "the character '[' (position 2) is not allowed in a key", "write key=value"),
     ],
 )
 def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, what: str, hint: str) -> None:
@@ -801,14 +801,14 @@ def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, w
 @pytest.mark.parametrize(
     ("entries", "line", "told"),
     [
-        ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry that overrides stands before this one"),
-        ("- /autoexp\n  - override /slurm: fake\n  - /backend/tiny_lm\n", 5, "an entry that overrides stands before"),
+        ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry with 'override' is before this one"),
+        ("- /autoexp\n  - override /slurm: fake\n  - /backend/tiny_lm\n", 5, "an entry with 'override' is before"),
         ("- _self_\n  - override /slurm: fake\n  - _self_\n", 5, "_self_ stands twice"),
-        ("- override /slurm\n", 3, "names a config, and 'override' goes with groups"),
-        ("- overide /slurm: fake\n", 3, "'overide' can't stand before a group"),
+        ("- override /slurm\n", 3, "names a config; 'override' is for groups only"),
+        ("- overide /slurm: fake\n", 3, "'overide' is not allowed before a group"),
         ("- _self_@x\n", 3, "_self_ can't have a package"),
         ("- /: x\n", 3, "the name of the group is empty"),
-        ("- {a: b, c: d}\n", 3, "an entry names one group, this one 2"),
+        ("- {a: b, c: d}\n", 3, "an entry names one group; this one names 2"),
         ("- override /slurm: 5\n", 3, "the choice of a group is a config's name, not the number 5"),
         ("- 7\n", 3, "an entry can't be the number 7"),
         ("-\n", 3, "an entry can't be empty"),
@@ -848,13 +848,16 @@ def test_an_exception_of_hydras_without_words_is_a_sentence_with_the_file(
 
 
 BOMBS = {
-    "aliases": ("&x{n} [*x{m}, *x{m}, *x{m}, *x{m}]", "its aliases (*name) come to"),
-    "merge keys": ("&x{n} {{a{n}: {{<<: [*x{m}, *x{m}]}}, b: *x{m}, c: *x{m}}}", "its aliases (*name) come to"),
-    "lists": ("&x{n} ['${{metadata.x{m}}}', '${{metadata.x{m}}}']", "what interpolations refer to gets too large"),
-    "texts": ("'${{metadata.x{m}}}${{metadata.x{m}}}'", "its text gets too long: at most 200000 characters"),
+    "aliases": ("&x{n} [*x{m}, *x{m}, *x{m}, *x{m}]", "its aliases (*name) expand to"),
+    "merge keys": ("&x{n} {{a{n}: {{<<: [*x{m}, *x{m}]}}, b: *x{m}, c: *x{m}}}", "its aliases (*name) expand to"),
+    "lists": (
+        "&x{n} ['${{metadata.x{m}}}', '${{metadata.x{m}}}']",
+        "the values that interpolations refer to are too large",
+    ),
+    "texts": ("'${{metadata.x{m}}}${{metadata.x{m}}}'", "its text is too long: at most 200000 characters"),
     "joined texts": ("'${{oc.concat:${{metadata.x{m}}},${{metadata.x{m}}}}}'", "too long: at most 200000 characters"),
     "numbers": ("'${{oc.mul:${{metadata.x{m}}},${{metadata.x{m}}}}}'", "a whole number has at most 4096 bits"),
-    "lists in lists": ("['${{metadata.x{m}}}']", "its value gets nested too deeply: at most 60 levels"),
+    "lists in lists": ("['${{metadata.x{m}}}']", "its value is nested too deeply: at most 60 levels"),
 }
 
 
@@ -955,7 +958,7 @@ def test_events_without_a_name_are_told_and_each_of_one_name_gets_its_own(
     )
     of_group = problems("monitoring=mine", folders=(mine,))
     assert [(p.what, str(p.where)) for p in of_group] == [
-        ("entry 0 of state_events is no mapping with a name", f"{mine}/monitoring/mine.yaml:5"),
+        ("entry 0 of state_events is not a mapping with a name", f"{mine}/monitoring/mine.yaml:5"),
     ]
     of_file = problems(ref="exp", folders=(mine,))
     assert [str(p.where) for p in of_file] == [f"{mine}/exp.yaml:6"]
@@ -990,7 +993,7 @@ def test_a_group_from_which_no_defaults_list_chooses_is_told_how_it_is_chosen(wr
         ("+metadata.x=f(x)", "the character '(' (position 14) needs quotes"),
         ("+metadata.x=a~b", "the character '~' (position 14) needs quotes"),
         ("+metadata.x=a=b", "the character '=' (position 14) needs quotes"),
-        ("+metadata.x=a]", "the ']' at position 14 closes nothing"),
+        ("+metadata.x=a]", "the ']' at position 14 has no matching opening bracket"),
         ("+metadata.x=[1,{a:2]", "the '{' at position 16 is not closed before ']'"),
         ("+metadata.x=[1", "the '[' at position 13 is not closed"),
         ("+metadata.x='a", "the quote ' at position 13 is not closed"),
@@ -1012,7 +1015,7 @@ def test_the_character_at_fault_in_an_override_is_named_with_a_spelling_that_wor
 )
 def test_spaces_around_the_equals_sign_are_one_mistake_however_the_shell_cuts_it(words: tuple[str, ...]) -> None:
     (problem,) = problems(*words)
-    assert problem.what == "the override does not parse: no spaces can stand around '='"
+    assert problem.what == "the override does not parse: no spaces are allowed around '='"
     assert problem.hint == "write metadata.x=3"
 
 

@@ -704,7 +704,7 @@ def test_a_spool_that_can_not_be_written_refuses(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
     client = LocalScheduler(tmp_path / "spool", 1)
-    with pytest.raises(SubmitError, match="stands where a folder is to be made"):
+    with pytest.raises(SubmitError, match="is at the place where a folder must be created"):
         client.submit(Submission("token", "name", str(script), str(tmp_path), "/dev/null"))
     asks: list[Callable[[], object]] = [
         lambda: client.poll(dict.fromkeys(["1"], "")),

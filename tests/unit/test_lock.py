@@ -175,7 +175,7 @@ def test_a_claim_that_names_nobody_is_in_the_making_and_then_nobodys(
     path = tmp_path / "claim"
     path.write_bytes(content)
     claim = Lock(path, HERE, clock)
-    assert str(claim.acquire()) == "a process that takes it just now"
+    assert str(claim.acquire()) == "a process that is acquiring it now"
     clock.pass_by(UNREADABLE_AFTER_SECONDS)
     assert claim.acquire() is None
     assert Lock(path).holder() is not None
@@ -188,7 +188,7 @@ def test_a_number_of_a_process_that_no_machine_has_names_nobody() -> None:
 def test_an_announcement_without_an_end_and_a_host_of_several_lines_are_no_harm(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "claim"
     path.write_text('{"host": "a\\nb", "pid": 1, "started": "x", "token": "t", "next_in": 1e999}')
-    assert str(Lock(path, HERE, clock).acquire()) == "a process that takes it just now"
+    assert str(Lock(path, HERE, clock).acquire()) == "a process that is acquiring it now"
     assert "taken over at" in Lock(path, HERE, clock).outlook()
     assert str(Holder("a\nb", 1, "x", "t")) == "process 1 on a b"
 

@@ -52,7 +52,7 @@ def test_the_shipped_model_plans_for_every_version_with_words_that_it_knows(vers
     ("values", "left", "noted"),
     [
         ({"lr": 1, "moe_use_legacy_grouped_gemm": None}, {"lr": 1}, "moe_use_legacy_grouped_gemm"),
-        ({"moe_use_legacy_grouped_gemm": False}, {}, "has no such argument; it is left out, as core_v0_"),
+        ({"moe_use_legacy_grouped_gemm": False}, {}, "has no such argument; it is left out: core_v0_"),
         ({"norm_epsilon": 1e-6}, {"layernorm_epsilon": 1e-6}, ""),
         ({"moe_use_legacy_grouped_gemm": True}, {"moe_use_legacy_grouped_gemm": True}, ""),
         ({"train_itres": None}, {"train_itres": None}, ""),

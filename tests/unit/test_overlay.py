@@ -512,7 +512,7 @@ def test_only_what_is_asked_for_is_evaluated() -> None:
         ({"a": [1], "b": "${a.1}"}, "$.b", "'a.1', which does not exist"),
         ({"a": [1], "b": "${a.x}"}, "$.b", "'a.x', which does not exist"),
         ({"a": "${oc.create:[1]}", "b": "${a.1}"}, "$.b", "'a.1', which does not exist"),
-        ({"a": "${...b}"}, "$.a", "goes up beyond the root"),
+        ({"a": "${...b}"}, "$.a", "goes above the root"),
         ({"a": MISSING}, "$.a", "a value is required here"),
         ({"a": {"b": MISSING}, "c": "${a.b}"}, "$.a.b", "a value is required here"),
         ({"a": "${a}"}, "$.a", "in a circle: $.a → $.a"),

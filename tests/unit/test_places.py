@@ -11,8 +11,8 @@ from tests.unit.test_declared import told
 CASES = {
     "5: x": ("exp.yaml:2 ($.5): the key 5 is not text", "write '5' in quotes"),
     "slurm: {5: x}": ("exp.yaml:2 ($.slurm.5): the key 5 is not text", "write '5' in quotes"),
-    'project: {output_dir: "a\\0b"}': ("exp.yaml:2 ($.project.output_dir): the value holds a line break", ""),
-    'project: {name: "a\\tb"}': ("exp.yaml:2 ($.project.name): the value holds a line break", ""),
+    'project: {output_dir: "a\\0b"}': ("exp.yaml:2 ($.project.output_dir): the value contains a line break", ""),
+    'project: {name: "a\\tb"}': ("exp.yaml:2 ($.project.name): the value contains a line break", ""),
     "project: {output_dir: $HOME/runs}": ("exp.yaml:2 ($.project.output_dir): '$HOME/runs' begins with", "oc.env:HOME"),
     "project: {output_dir: .}": ("exp.yaml:2 ($.project.output_dir): '", "give the job a folder"),
     "slurm: {sbatch: {N: x, nodes: null}}": ("exp.yaml:2 ($.slurm.sbatch.N): 'x' is not a number", ""),
@@ -47,14 +47,20 @@ CASES = {
         "did you mean 'project.name'",
     ),
     "sweep: {params: {hydra.run.dir: [x]}}": ("exp.yaml:2 ($.hydra.run.dir, set by the sweep): Hydra's own", "leave"),
-    "slurm: {env: {A: 'x$SLURM_PROCID'}}": ("exp.yaml:2 ($.slurm.env.A): $SLURM_PROCID is the script's own", "sh -c"),
-    "backend: {env: {A: '$SLURM_NODEID'}}": ("exp.yaml:2 ($.backend.env.A): $SLURM_NODEID is the script's own", ""),
+    "slurm: {env: {A: 'x$SLURM_PROCID'}}": (
+        "exp.yaml:2 ($.slurm.env.A): $SLURM_PROCID has the value of the script",
+        "sh -c",
+    ),
+    "backend: {env: {A: '$SLURM_NODEID'}}": (
+        "exp.yaml:2 ($.backend.env.A): $SLURM_NODEID has the value of the script",
+        "",
+    ),
     "slurm: {sbatch: {nodes: 0}}": ("exp.yaml:2 ($.slurm.sbatch.nodes): a job has at least one of nodes, not 0", ""),
     "slurm: {sbatch: {n: 0}}": ("exp.yaml:2 ($.slurm.sbatch.n): a job has at least one of ntasks, not 0", ""),
     "slurm: {env: {IFS: ','}}": ("exp.yaml:2 ($.slurm.env.IFS): IFS is a variable of the shell", "leave it out"),
     "backend: {env: {autoexp_marks: x}}": ("exp.yaml:2 ($.backend.env.autoexp_marks): autoexp_marks is a variable", ""),
     "sweep: {params: {backend.options: {+x: [1, 2]}}}": (
-        "exp.yaml:2 ($.backend.options, set by the sweep): '+' stands within the key",
+        "exp.yaml:2 ($.backend.options, set by the sweep): '+' is inside the key",
         "put it before the whole key: '+backend.options.x'",
     ),
 }
@@ -71,12 +77,12 @@ def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, t
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("slurm.master_addr={hostname}i", "text stands behind the '}' at position 28"),
+        ("slurm.master_addr={hostname}i", "there is text after the '}' at position 28"),
         ("slurm.sbatch.nodelist=n[1-3,5]", "the '[' at position 24 stands within text"),
         ("backend.options.x='a''b'", 'the "\'" at position 22 stands within text'),
         ("/backend=tiny_lm", "a key does not begin with '/'"),
-        ("backend.options=[1]", "'backend.options' holds keys and values, which this is not"),
-        ("backend.argv={a: 1}", "'backend.argv' holds a list, which this is not"),
+        ("backend.options=[1]", "'backend.options' holds keys and values; this value does not"),
+        ("backend.argv={a: 1}", "'backend.argv' holds a list; this value does not"),
     ],
 )
 def test_what_is_at_fault_in_an_override_is_named(tmp_path: Path, override: str, what: str) -> None:
@@ -87,6 +93,6 @@ def test_what_is_at_fault_in_an_override_is_named(tmp_path: Path, override: str,
 def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_told_of_an_override(tmp_path: Path) -> None:
     (problem,) = told(tmp_path, "backend: {options: {m.lr: 1}}\n", "backend.options.m.lr=4")
     assert "did you mean" not in problem
-    assert "a dot in itself" in problem
+    assert "contains a dot" in problem
     (problem,) = told(tmp_path, "", "sweep=3")
     assert problem.startswith("sweep=3: 'sweep' is a group of configs")

@@ -41,7 +41,7 @@ LR = {"params": {"backend.megatron.lr": [1e-3, 1e-4]}}
 @pytest.mark.parametrize("dest", ["save", "tensorboard_dir", "wandb_save_dir"])
 def test_jobs_of_a_sweep_with_one_folder_to_write_to_are_refused_with_what_to_write(dest: str) -> None:
     text = refusal(LR, *MEGATRON, f"backend.megatron.{dest}='{SHARED}'")
-    assert "2 jobs would write into one place" in text
+    assert "2 jobs would write to the same place" in text
     assert "/out/ck': jobs 0, 1" in text
     assert f"backend.megatron.{dest}" in text
     assert "write ${project.output_dir}/" in text

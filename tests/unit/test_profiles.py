@@ -115,7 +115,7 @@ def test_debug_takes_the_partition_for_tests_and_says_so_where_none_is_known() -
     text = script(*COMMAND, "slurm.debug=true", SLURM_PARTITION="usual", SLURM_PARTITION_DEBUG="quick", SLURM_QOS="q")
     assert "#SBATCH --partition=quick\n" in text
     assert "#SBATCH --qos=q\n" in text, "where no QOS for tests is known"
-    with pytest.raises(ConfigError, match=r"slurm\.debug.*no partition and no QOS for tests is known"):
+    with pytest.raises(ConfigError, match=r"slurm\.debug.*there is no partition or QOS for tests"):
         script(*COMMAND, "slurm.debug=true", SLURM_PARTITION="usual")
 
 
@@ -139,7 +139,7 @@ def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         plan_of(composed, around, site=lambda _: Site())
     texts = [str(problem) for problem in raised.value.problems]
-    assert "no account is set, and ours takes no job without one" in texts[0]
+    assert "no account is set, and ours accepts no job without one" in texts[0]
     assert "sacctmgr show assoc user=$USER" in texts[0]
     assert "asks for 3 nodes, and partition a gives 2" in texts[1]
 

@@ -135,7 +135,7 @@ def test_a_state_directory_of_any_name_reaches_the_run(tmp_path: Path, name: str
 
 
 def test_a_recorded_config_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="lacks this file"):
+    with pytest.raises(StateError, match="this file is missing"):
         launch(
             a_run(None, (), (), 1),
             manifest=make_manifest(tmp_path),

@@ -104,7 +104,7 @@ def test_an_entry_is_taken_by_one_at_a_time(queue: Queue, tmp_path: Path) -> Non
     assert held is not None
     assert held.entry.status == "running"
     assert queue.take(entry) is None
-    with pytest.raises(LockedError, match="at this entry just now"):
+    with pytest.raises(LockedError, match="working on this entry now"):
         queue.retry(entry.id)
     held.put_back("later")
     again = queue.take(entry)
@@ -203,10 +203,10 @@ def test_a_retry_that_died_half_way_is_moved_back(queue: Queue, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("{", CorruptError, "not whole JSON"),
+        ("{", CorruptError, "not valid JSON"),
         ("[]", CorruptError, "not a queue entry"),
-        ('{"version": 99}', CorruptError, "version 99; this program reads up to 1"),
-        ('{"version": 1}', CorruptError, "not a whole queue entry"),
+        ('{"version": 99}', CorruptError, "version 99; this program reads versions up to 1"),
+        ('{"version": 1}', CorruptError, "not a valid queue entry"),
     ],
 )
 def test_a_file_that_is_no_entry_is_named_and_hides_no_other(
@@ -261,7 +261,7 @@ def test_requests_wait_until_they_are_removed(tmp_path: Path) -> None:
     waiting(session)[0][0].unlink()
     assert [asked for _, asked in waiting(session)] == [late]
     (tmp_path / "p.requests" / "x.json").write_text("{")
-    with pytest.raises(CorruptError, match="not whole JSON"):
+    with pytest.raises(CorruptError, match="not valid JSON"):
         waiting(session)
     with pytest.raises(StateError, match="can't be the name"):
         ask(session, late.model_copy(update={"id": "../x"}))

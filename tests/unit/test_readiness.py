@@ -156,11 +156,11 @@ def test_which_jobs_native_dependencies_do_not_bring_to_their_end_and_why() -> N
     ]
     assert needs_monitor(jobs, {}) == {
         "d": "waits for FileExists: /c/done.txt",
-        "e": "follows d, which needs one",
-        "f": "follows e, which needs one",
+        "e": "follows d, which needs a monitor",
+        "f": "follows e, which needs a monitor",
         "g": "has cancel conditions",
         "h": "has a start_condition_cmd",
-        "i": "a rule of judged has overrules_success, and SLURM goes by the exit code",
+        "i": "a rule of judged has overrules_success, but SLURM looks only at the exit code",
     }
     assert "b" in needs_monitor(jobs, {"log_events": {"bad": {"overrules_success": True}}})
 
@@ -184,7 +184,7 @@ YES = {"class_name": "CommandCondition", "command": ["true"]}
 
 def test_a_job_does_not_start_before_a_command_that_may_cancel_it_has_answered() -> None:
     found = verdict(Seen(), cancel_conditions=(YES,))
-    assert found == Verdict("wait", "waits for an answer: Command: true")
+    assert found == Verdict("wait", "waits for the result of: Command: true")
 
 
 def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> None:

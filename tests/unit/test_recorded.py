@@ -206,7 +206,7 @@ def test_a_record_that_is_cut_is_told(planned: Planned, tmp_path: Path) -> None:
     file = record_file(manifest, manifest.jobs[0], "config_unresolved.yaml")
     for text in ("[", "[]", ""):
         file.write_text(text)
-        assert problem(manifest, tmp_path).startswith(f"{file}: is cut short or not ours")
+        assert problem(manifest, tmp_path).startswith(f"{file}: is incomplete, or not a file of oellm-autoexp")
 
 
 def test_a_text_that_a_file_would_make_shell_code_is_refused(planned: Planned, tmp_path: Path) -> None:

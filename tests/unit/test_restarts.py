@@ -57,10 +57,10 @@ def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (refused(attempt=1), "attempt 1 is past"),
-        (refused(attempt=1, by_hand=True), "attempt 1 is past"),
-        (refused(restart=COMING), "on its way"),
-        (refused(restart=COMING, by_hand=True), "on its way"),
+        (refused(attempt=1), "attempt 1 is not the current one"),
+        (refused(attempt=1, by_hand=True), "attempt 1 is not the current one"),
+        (refused(restart=COMING), "already planned"),
+        (refused(restart=COMING, by_hand=True), "already planned"),
         (refused(cancelled_by="enough"), "on purpose (enough)"),
         (refused(state="waiting"), "waits to be submitted"),
         (refused(state="submitting"), "waits to be submitted"),
@@ -69,9 +69,9 @@ def test_a_job_that_ended_badly_or_still_runs_may_have_one(state: str) -> None:
         (refused(state="cancelled"), "was cancelled by hand"),
         (refused(exit_code=93), "exit code 93"),
         (refused(NO_LIMIT, exit_code=93, restarts={}), "exit code 93"),
-        (refused(restarts={"c": 3}), "given up: 'c' has had 3 of 3"),
-        (refused(restarts={"c": 4}), "given up"),
-        (refused(NONE_AT_ALL), "given up: 'c' has had 0 of 0"),
+        (refused(restarts={"c": 3}), "no new attempt: the limit for 'c' is reached (3 of 3)"),
+        (refused(restarts={"c": 4}), "no new attempt"),
+        (refused(NONE_AT_ALL), "no new attempt: the limit for 'c' is reached (0 of 0)"),
     ],
 )
 def test_a_refusal_says_why(found: str, words: str) -> None:
@@ -204,8 +204,8 @@ def test_a_job_that_is_given_up_says_how_far_it_was() -> None:
     far, never = (refusal(job, FRUITLESS, "c", 2) for job in (at(5, 10, 1), at(None, -1, 1)))
     assert far is not None
     assert never is not None
-    assert far.why == "given up: 2 attempts in a row got no further than iteration 10"
-    assert never.why == "given up: 2 attempts in a row told no iteration"
+    assert far.why == "no new attempt: 2 attempts in a row got no further than iteration 10"
+    assert never.why == "no new attempt: 2 attempts in a row reported no iteration"
 
 
 @pytest.mark.parametrize("iteration", [0, None])

@@ -146,7 +146,7 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
         ("slurm__env", {"A": 1, "B": [1]}, "$.slurm.env.B", "must be text, not a list"),
         ("slurm__sbatch_extra_directives", "x", "$.slurm.sbatch_extra_directives", "must be a list, not 'x'"),
         ("slurm__sbatch_extra_directives", [1], "$.slurm.sbatch_extra_directives[0]", "must be text, not 1"),
-        ("slurm__submit_cmd", "a 'b", "$.slurm.submit_cmd", "does not split into words: no closing quotation"),
+        ("slurm__submit_cmd", "a 'b", "$.slurm.submit_cmd", "can't be split into words: no closing quotation"),
         ("slurm__submit_cmd", ["a", None], "$.slurm.submit_cmd[1]", "must be text, not null"),
         ("backend__argv", [{"a": 1}], "$.backend.argv[0]", "must be text, not a mapping"),
         ("backend__argv", 3, "$.backend.argv", "must be a list, not 3"),

@@ -517,7 +517,7 @@ def test_a_template_of_ones_own_gets_what_it_marks() -> None:
         ("#!/bin/sh\n{{directives}}\n{{env}}\n{{comand}}\n{{command}}\n", "unknown marker {{comand}}"),
         ("{{directives}}\n{{env}}\n{{command}}\n", "does not begin with #!"),
         ("#!/bin/sh\r\n{{directives}}\r\n{{env}}\r\n{{command}}\r\n", "the line ends of Windows"),
-        ("#!/bin/sh\nset -e\n{{directives}}\n{{env}}\n{{command}}\n", "stands below a command"),
+        ("#!/bin/sh\nset -e\n{{directives}}\n{{env}}\n{{command}}\n", "is below a command"),
         ("#!/bin/sh\n{{directives}}\n#SBATCH --output=x.log\n{{env}}\n{{command}}\n", "'output' is set by the program"),
         ("#!/bin/sh\n#SBATCH --mem=1 -J x\n{{directives}}\n{{env}}\n{{command}}\n", "'job-name' is set by the program"),
         ("#!/bin/sh\n{{directives}}\n#SBATCH --wait\n{{env}}\n{{command}}\n", "'wait' is set by the program"),
@@ -899,7 +899,7 @@ def test_no_option_takes_a_number_that_slurm_can_not_count_to(key: str, value: o
 
 @pytest.mark.parametrize("key", ["account", "partition", "qos", "nodelist", "a_plugins"])
 def test_no_name_is_longer_than_any_is_but_a_name_may_be_of_digits(key: str) -> None:
-    with pytest.raises(ConfigError, match=r"is a word of 5000 characters, and no name has more than 1024"):
+    with pytest.raises(ConfigError, match=r"is a word of 5000 characters; a name has at most 1024"):
         directives.directives({key: "9" * 5000}, (), name="n", log_path="/l", work_dir="/w")
     assert directives.directives({key: "9" * 30 + " words"}, (), name="n", log_path="/l", work_dir="/w")
 

@@ -147,7 +147,7 @@ def test_code_that_another_key_refers_to_is_text_there() -> None:
 
 def test_marks_of_code_that_an_override_or_a_file_brings_along_make_no_code(home: Path) -> None:
     forged = "\ufdd3$(touch evil)\ufdd4"
-    assert "characters that stand for none" in refusal({}, f"slurm.env.A='{forged}'")
+    assert "reserved characters" in refusal({}, f"slurm.env.A='{forged}'")
     plan = planned({"env": {"A": "${metadata.x}"}}, metadata={"x": forged})
     assert printed(plan.scripts[0]) == {"A": "$(touch evil)"}
     assert not (home / "evil").exists()
@@ -175,15 +175,15 @@ def test_a_new_attempt_keeps_the_code_of_its_plan_and_takes_no_other() -> None:
 @pytest.mark.parametrize(
     ("launcher", "told"),
     [
-        ("module load x; srun", "';' is a sign of a shell"),
-        ("srun numactl --all > log.txt", "'>' is a sign of a shell"),
-        ("srun a && srun", "'&&' is a sign of a shell"),
-        (["srun", "|", "tee"], "'|' is a sign of a shell"),
-        ("{{env_exports}} srun", "holds a word of a template"),
-        ("srun bash -c '{{launcher}}'", "holds a word of a template"),
-        ("srun env RANK=$SLURM_PROCID", "is another in each task"),
-        ("srun $(unfinished", "has no ) at its end"),
-        ("srun bash -c", "'-c' takes the text behind it"),
+        ("module load x; srun", "';' is shell syntax"),
+        ("srun numactl --all > log.txt", "'>' is shell syntax"),
+        ("srun a && srun", "'&&' is shell syntax"),
+        (["srun", "|", "tee"], "'|' is shell syntax"),
+        ("{{env_exports}} srun", "contains a marker of a template"),
+        ("srun bash -c '{{launcher}}'", "contains a marker of a template"),
+        ("srun env RANK=$SLURM_PROCID", "differs in each task"),
+        ("srun $(unfinished", "is not closed"),
+        ("srun bash -c", "'-c' runs only the next word"),
         ("OMP_NUM_THREADS=4 srun", "write OMP_NUM_THREADS: 4 into slurm.env"),
     ],
 )
@@ -217,10 +217,10 @@ def test_nothing_is_said_of_a_secret_that_holds_a_sign_of_a_shell() -> None:
 
 
 def test_what_is_of_one_task_and_what_sbatch_does_not_read_is_refused() -> None:
-    assert "another in each task" in refusal({}, argv=["train", "--rank=$SLURM_PROCID"])
-    assert "another in each task" in refusal({"srun": {"chdir": "/x/$SLURM_LOCALID"}}, cluster="base")
+    assert "differs in each task" in refusal({}, argv=["train", "--rank=$SLURM_PROCID"])
+    assert "differs in each task" in refusal({"srun": {"chdir": "/x/$SLURM_LOCALID"}}, cluster="base")
     text = refusal({"sbatch": {"reservation": "$MINE"}}, cluster="base")
-    assert "sbatch reads none" in text
+    assert "sbatch does not expand variables" in text
     assert "${oc.env:MINE}" in text
 
 

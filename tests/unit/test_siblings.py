@@ -119,7 +119,7 @@ def test_a_choice_of_a_group_is_no_other_form_of_what_is_set_in_it() -> None:
 
 def test_a_job_is_never_its_own_sibling_and_is_told_so() -> None:
     everyone = [Member(0, "stable", Point({"lr": 1}))]
-    with pytest.raises(SweepError, match=r"'sibling\.stable' would be job 0 \(stage stable\) itself"):
+    with pytest.raises(SweepError, match=r"'sibling\.stable' is job 0 \(stage stable\) itself"):
         Siblings(everyone).of(everyone[0], "stable")
 
 

@@ -39,12 +39,12 @@ def test_partitions_are_read_with_their_limits() -> None:
     [
         ({}, ""),
         ({"time": "24:00:00", "nodes": "2"}, ""),
-        ({"time": "1-00:00:01"}, "asks for 1-00:00:01, and partition boost allows 1-00:00:00: the job would wait"),
-        ({"time": "0"}, "asks for no time limit, and partition boost allows 1-00:00:00"),
+        ({"time": "1-00:00:01"}, "asks for 1-00:00:01; partition boost allows 1-00:00:00: the job would wait"),
+        ({"time": "0"}, "asks for no time limit; partition boost allows 1-00:00:00"),
         ({"nodes": "3"}, "asks for 3 nodes, and partition boost gives 2"),
         ({"nodes": "2-8"}, ""),
         ({"nodes": "5", "partition": "debug"}, "asks for 5 nodes, and partition debug gives 4"),
-        ({"time": "10", "partition": "short"}, "asks for 0-00:10:00, and partition short allows 0-00:05:00"),
+        ({"time": "10", "partition": "short"}, "asks for 0-00:10:00; partition short allows 0-00:05:00"),
         ({"time": "10", "partition": "short,debug"}, ""),
         ({"time": "2-0", "partition": "short,boost"}, "partition short allows"),
         ({"time": "2-0", "qos": "long"}, ""),
@@ -82,12 +82,12 @@ RULED = Site(partitions(SHOWN), QOS, ACCOUNTS, "one", complete=True)
         ({"time": "4-0", "qos": "long", "nodes": "1"}, ""),
         ({"time": "4-0:01", "qos": "LONG"}, "QOS long allows 4-00:00:00"),
         ({"nodes": "2", "qos": "long"}, "QOS long gives 1"),
-        ({"nodes": "2", "qos": "big"}, "asks for 2 nodes, and QOS big wants 3"),
+        ({"nodes": "2", "qos": "big"}, "asks for 2 nodes; QOS big requires at least 3"),
         ({"nodes": "3", "qos": "big"}, ""),
         ({"nodes": "2-3", "qos": "big"}, ""),
         ({"time": "2-0", "partition": "debug"}, "QOS normal allows 1-00:00:00"),
         ({"account": "Two"}, ""),
-        ({"account": "three"}, "account 'three' is none of yours"),
+        ({"account": "three"}, "account 'three' is not one of your accounts"),
         ({"account": "two", "qos": "long"}, "account 'two' may not use QOS 'long'"),
         ({"qos": "lung"}, "there is no QOS 'lung'"),
     ],
@@ -102,9 +102,9 @@ def test_qos_and_accounts_are_judged_as_slurm_does(asked: dict[str, str], said: 
 def test_a_partition_for_some_accounts_and_qos_takes_no_others() -> None:
     line = "PartitionName=p Default=YES AllowAccounts=one,two AllowQos=big QoS=N/A MaxNodes=9 MaxTime=UNLIMITED\n"
     site = Site(partitions(line), QOS, associations("one||big|\nthree||big|\n"), complete=True)
-    assert "is not for account 'three'" in problems({"account": "three"}, site)[0].what
+    assert "does not allow account 'three'" in problems({"account": "three"}, site)[0].what
     assert (
-        "does not take QOS 'normal'"
+        "does not accept QOS 'normal'"
         in problems({"account": "two", "qos": "normal"}, Site(site.partitions, QOS))[0].what
     )
     assert problems({"account": "one", "qos": "big", "nodes": "4"}, site) == []
@@ -127,19 +127,19 @@ few|8|1000|gpu:2
     ("asked", "said"),
     [
         ({"account": "one", "nodes": "2", "ntasks_per_node": "8", "cpus_per_task": "16"}, ""),
-        ({"account": "two"}, "partition usual is not for account 'two'"),
-        ({"qos": "big"}, "partition usual does not take QOS 'big'"),
+        ({"account": "two"}, "partition usual does not allow account 'two'"),
+        ({"qos": "big"}, "partition usual does not accept QOS 'big'"),
         ({"ntasks_per_node": "8", "cpus_per_task": "17"}, "asks for 136 CPUs on each node"),
         ({"ntasks_per_node": "8", "cpus_per_task": "17", "overcommit": ""}, ""),
-        ({"mem": "600G"}, "asks for 614400 MiB of memory on each node, and nodes of partition usual have 512000"),
+        ({"mem": "600G"}, "asks for 614400 MiB of memory on each node; nodes of partition usual have at most 512000"),
         ({"mem": "0"}, ""),
-        ({"gpus_per_node": "mi250:9"}, "asks for 9 GPUs on each node, and nodes of partition usual have 8"),
+        ({"gpus_per_node": "mi250:9"}, "asks for 9 GPUs on each node; nodes of partition usual have at most 8"),
         ({"gpus_per_node": "8"}, ""),
-        ({"mem_per_cpu": "1T"}, "asks for 1048576 MiB of memory on each node, and nodes of partition usual have"),
+        ({"mem_per_cpu": "1T"}, "asks for 1048576 MiB of memory on each node; nodes of partition usual have at most"),
         ({"mem_per_gpu": "1T", "gpus_per_node": "8"}, "asks for 8388608 MiB of memory on each node"),
         ({"mem_per_cpu": "1T", "ntasks_per_node": "x"}, ""),
-        ({"partition": "few", "nodes": "4"}, "partition few is for the groups dev, staff alone"),
-        ({"partition": "drained"}, "partition drained takes no jobs: it is DRAIN"),
+        ({"partition": "few", "nodes": "4"}, "partition few is only for the groups dev, staff"),
+        ({"partition": "drained"}, "partition drained accepts no jobs: it is DRAIN"),
         ({"partition": "down"}, ""),
         ({"partition": "drained,usual"}, ""),
     ],
@@ -188,7 +188,9 @@ def test_where_accounts_are_not_enforced_any_account_and_qos_will_do() -> None:
     free = told(config="AccountingStorageEnforce = none\n", **shown)
     assert problems({"account": "x", "qos": "y"}, free) == []
     strict = told(config="AccountingStorageEnforce = associations,limits,qos\n", **shown)
-    assert [problem.what for problem in problems({"account": "x"}, strict)] == ["account 'x' is none of yours"]
+    assert [problem.what for problem in problems({"account": "x"}, strict)] == [
+        "account 'x' is not one of your accounts"
+    ]
 
 
 def test_of_a_controller_that_does_not_answer_nothing_is_known() -> None:

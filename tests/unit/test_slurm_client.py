@@ -35,7 +35,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls_file = folder / "calls"
-        # its own: an sbatch that is still at work is told by its token, and other tests may run beside this one
+        # its own: an sbatch that is still running is told by its token, and other tests may run beside this one
         self.token = secrets.token_hex(4)
         for name in ("sbatch", "squeue", "sacct", "scancel"):
             self.write(name, "exit 0")
@@ -129,7 +129,7 @@ def test_a_hanging_command_is_ended_with_its_children(commands: Commands) -> Non
 
 def test_commands_that_can_not_be_run_were_surely_not_asked(commands: Commands) -> None:
     (commands.folder / "sbatch").unlink()
-    with pytest.raises(UnreachableError, match="No such file or directory\n    is SLURM on this machine"):
+    with pytest.raises(UnreachableError, match="No such file or directory\n    SLURM is not installed here"):
         commands.client().submit(commands.submission())
     (commands.folder / "sbatch").write_text("no program")
     with pytest.raises(UnreachableError, match="Permission denied"):
@@ -489,7 +489,7 @@ def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) 
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sbatch:
         assert sbatch.stdout is not None
         sbatch.stdout.readline()  # before that, /proc may still show a process without words
-        with pytest.raises(SchedulerError, match="still at work"):
+        with pytest.raises(SchedulerError, match="still running"):
             client.find([submission])
         sbatch.communicate(b"\n")
     assert client.find([submission]) == {}
@@ -623,7 +623,7 @@ def test_a_state_that_is_not_known_here_is_no_news_and_says_which_it_is(commands
     commands.says("squeue", "".join(lines))
     client = commands.client()
     seen = client.poll(dict.fromkeys(states, "t"))
-    assert seen["1"] == JobStatus(UNKNOWN, "it tells the state TELEPORTING, which is not known here")
+    assert seen["1"] == JobStatus(UNKNOWN, "it reports the unknown state TELEPORTING")
     assert client.listed({"1": "t"}) == {"1": seen["1"]}
     assert [conclude(seen[job].scheduler_state) for job in ("2", "3")] == ["running", "pending"]
     commands.says("squeue", "")
@@ -640,7 +640,7 @@ def test_where_there_is_no_sacct_jobs_that_left_the_queue_are_not_known_and_that
     assert client.poll({"1": "t"}) == {}
     assert client.find([commands.submission()]) == {}
     assert [record.message.partition("sacct: ")[2] for record in caplog.records] == [
-        "No such file or directory: how jobs ended is known from squeue and from what they leave"
+        "No such file or directory: without sacct, the end of a job is known only from squeue and the job's own files"
     ]
 
 

@@ -7,9 +7,9 @@ import pytest
 from oellm_autoexp.schedulers.slurm.reasons import explained
 
 MEANINGS = {
-    "Priority": "other jobs come first",
-    "Resources": "other jobs come first",
-    "": "other jobs come first",
+    "Priority": "other jobs have a higher priority",
+    "Resources": "other jobs have a higher priority",
+    "": "other jobs have a higher priority",
     "JobHeldUser": "it is held",
     "JobHeldAdmin": "an administrator holds it",
     "job_requeued_in_held_state": "it is held",
@@ -22,14 +22,14 @@ MEANINGS = {
     "QOSGrpBillingMinutes": "computing time",
     "AssocGrpCPURunMinutesLimit": "computing time",
     "QOSMaxJobsPerUserLimit": "a limit of its QOS is reached",
-    "QOSMaxWallDurationPerJobLimit": "allows no such job",
-    "QOSMinNodes": "allows no such job",
+    "QOSMaxWallDurationPerJobLimit": "does not allow this time limit",
+    "QOSMinNodes": "does not allow this time limit",
     "QOSNotAllowed": "may not be used there",
     "InvalidAccount": "may not be used there",
     "AssocMaxJobsLimit": "a limit of the account",
     "MaxNodePerAccount": "a limit of the account",
     "BadConstraints": "no node has",
-    "BeginTime": "not to begin yet",
+    "BeginTime": "its start time is not reached yet",
     "Dependency": "another job",
     "Licenses": "a license",
 }

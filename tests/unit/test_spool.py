@@ -183,7 +183,7 @@ def test_an_environment_goes_with_the_last_task_whoever_has_died_before(spool: S
     spool.add(submission(), {})
     spool.tidy()
     assert sorted(name for name in spool.names() if name.endswith(".env")) == ["2.env"]
-    with pytest.raises(OSError, match="its environment is gone"):
+    with pytest.raises(OSError, match="its environment file is missing"):
         spool.environment(job)
 
 

@@ -104,12 +104,12 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
     for _ in range(3):
         assert desk.submitter().submit_ready() == 0
         assert (desk.job.state, len(desk.slurm.submissions)) == ("submitting", 1)
-        assert "it is not clear yet whether it was submitted" in desk.job.reason
+        assert "not known yet whether it was submitted" in desk.job.reason
         desk.clock += 10
     assert desk.submitter().submit_ready() == 0
     assert (desk.job.state, desk.job.reason) == (
         "waiting",
-        "its submission got no clear answer, and it is not there (timed out)",
+        "its submission got no clear answer, and the scheduler does not know the job (timed out)",
     )
     desk.clock = desk.job.waiting.retry_at
     assert desk.submitter().submit_ready() == 1
@@ -292,7 +292,7 @@ def test_a_command_that_says_no_keeps_a_job_waiting_until_it_says_yes(tmp_path: 
     words = ("test", "-e", str(tmp_path / "data"))
     desk = Desk(tmp_path, each=lambda index: {"start_condition_cmd": words})
     submitter = desk.submitter()
-    while not desk.job.reason.startswith("waits for start_condition_cmd test: it said no (exit code 1)"):
+    while not desk.job.reason.startswith("waits for start_condition_cmd test: not fulfilled (exit code 1)"):
         assert submitter.submit_ready() == 0
     (tmp_path / "data").touch()
     assert submitter.submit_ready() == 0
@@ -360,7 +360,7 @@ def test_a_member_of_an_array_whose_script_is_gone_waits_alone_and_is_given_up_a
     (tmp_path / "job0" / "job.sbatch").unlink()
     assert desk.submitter().submit_ready() == 2
     assert states(desk) == ["waiting", "pending", "pending"]
-    assert desk.job.reason == f"the script {tmp_path}/job0/job.sbatch is gone"
+    assert desk.job.reason == f"the script {tmp_path}/job0/job.sbatch no longer exists"
     assert desk.job.waiting.deadline == Deadline(at=desk.clock + 86400, then="given up")
     tries = 0
     while desk.job.state == "waiting":
@@ -368,7 +368,7 @@ def test_a_member_of_an_array_whose_script_is_gone_waits_alone_and_is_given_up_a
         desk.submitter().submit_ready()
         tries += 1
     assert (desk.job.state, desk.job.attempt, desk.job.failed) == ("crash", 1, True)
-    assert desk.job.reason == f"given up: for a day, the script {tmp_path}/job0/job.sbatch is gone"
+    assert desk.job.reason == f"given up: for a day, the script {tmp_path}/job0/job.sbatch no longer exists"
     assert desk.clock - 1000 >= 86400
     assert tries < 150
 
@@ -414,7 +414,7 @@ def test_a_script_of_its_own_that_can_not_be_made_ends_the_job_with_the_reason(d
     own_script(desk, {"slurm.sbatch.output": "x"})
     desk.submitter().submit_ready()
     assert (desk.job.state, desk.job.over, desk.slurm.submissions) == ("crash", True, [])
-    assert desk.job.reason == "its script can't be made: 'output' is set by the program"
+    assert desk.job.reason == "its script can't be written: 'output' is set by the program"
 
 
 def test_every_wait_tells_since_when_and_until_when(tmp_path: Path) -> None:
@@ -512,7 +512,7 @@ def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Pa
     desk = Desk(tmp_path, each=lambda index: {"cancel_conditions": (no,)})
     submitter = desk.submitter()
     assert submitter.submit_ready() == 0
-    assert desk.job.reason == "waits for an answer: Command: sh -c 'sleep 0.3; false'"
+    assert desk.job.reason == "waits for the result of: Command: sh -c 'sleep 0.3; false'"
     while not submitter.submit_ready():
         assert desk.job.state == "waiting"
     desk.clock += 100
@@ -559,7 +559,9 @@ def test_an_array_that_is_too_large_for_the_site_goes_in_parts_and_the_rest_wait
     desk, slurm, submitter = crowd(tmp_path, most=6, jobs=20, array_group="g")
     assert submitter.submit_ready() == 6
     assert states(desk) == ["pending"] * 6 + ["waiting"] * 14
-    words = "waits until the scheduler takes more jobs; scheduler.max_jobs says how many may be in the queue at once"
+    words = (
+        "waits until the scheduler accepts more jobs; scheduler.max_jobs says how many jobs may be in the queue at once"
+    )
     assert {job.reason for job in desk.session.jobs.values() if job.state == "waiting"} == {
         f"{words} (sbatch: AssocMaxSubmitJobLimit)"
     }

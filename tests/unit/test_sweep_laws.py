@@ -404,7 +404,7 @@ def test_an_interpolation_to_one_value_or_to_a_list_that_is_a_value_is_none() ->
 
 
 def test_a_list_that_only_the_jobs_know_is_an_error_and_no_value() -> None:
-    with pytest.raises(SweepError, match=r"'\$\{metadata.xs\}' is a list only in the jobs themselves"):
+    with pytest.raises(SweepError, match=r"'\$\{metadata.xs\}' becomes a list only in each job"):
         xs("{defaults: {metadata.xs: [1, 2]}, params: {backend.options.x: '${metadata.xs}'}}", xs=[9])
 
 

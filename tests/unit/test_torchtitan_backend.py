@@ -100,7 +100,7 @@ def test_what_is_no_field_or_no_value_is_told_at_once() -> None:
     problems = refusals({"training": {"st eps": 1, "x": [[1]]}, "a": {"b": ["c,d"]}, "--lr": 1})
     places = [str(problem.where).removeprefix("$.backend.torchtitan.") for problem in problems]
     assert places == ["training.st eps", "training.x", "a.b", "--lr"]
-    assert "'c,d' holds a comma" in problems[2].what
+    assert "'c,d' contains a comma" in problems[2].what
 
 
 def test_a_torchrun_per_node_starts_the_module() -> None:

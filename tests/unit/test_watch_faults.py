@@ -636,7 +636,7 @@ def test_a_job_that_was_requeued_between_two_looks_has_begun_a_new_run(tmp_path:
     stage.finish()
     assert (stage.a.state, stage.a.newest.runs, stage.a.attempt, stage.a.answer.requeues) == ("success", 2, 1, 1)
     assert stage.names() == ["seen", "running", "running"]
-    assert "the scheduler has begun it again" in [entry.message for entry in stage.a.history]
+    assert "the scheduler has restarted it" in [entry.message for entry in stage.a.history]
 
 
 def test_a_job_that_was_requeued_and_has_ended_since_the_last_look_ran_twice(tmp_path: Path) -> None:
@@ -683,7 +683,7 @@ def test_a_job_that_is_requeued_in_the_cooldown_of_its_new_attempt_is_kept_and_c
         (),
     )
     assert stage.a.changes.overrides == {}
-    assert sum("a: no new attempt: the scheduler has begun job 1 again" in line for line in stage.messages) == 1
+    assert sum("a: no new attempt: the scheduler has restarted job 1" in line for line in stage.messages) == 1
     stage.resumed()
     stage.finish()
     ended = ("success", 1, 1) if then == "COMPLETED" else ("success", 2, 2)  # its budget is not used up
@@ -756,7 +756,7 @@ def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_o
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.past.begun_again) == ("success", 2, ())
     assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
-    assert sum("job 1, an earlier attempt, was begun again" in line for line in stage.messages) == 1
+    assert sum("job 1, an earlier attempt, was restarted" in line for line in stage.messages) == 1
 
 
 def test_an_attempt_that_had_vanished_and_is_listed_again_is_ended_before_its_new_one_begins(tmp_path: Path) -> None:
@@ -861,7 +861,7 @@ def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, mon
     running(stage)
     stage.write("a", "a" * 60 + "!\n")
     stage.cycle()
-    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not looked at for it"
+    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not searched for it"
     assert stage.messages.count(lost) == 1
     for _ in range(2):
         stage.write("a", "a" * 60 + "!\n")
@@ -925,7 +925,7 @@ def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(
     assert sum("a: not submitted: Requested reservation is invalid" in line for line in lines) == 1
     assert not [line for line in lines if "waits for" in line]
     assert any(
-        "the last one was refused for good: Requested reservation is invalid" in cause for cause in causes(stage.a)
+        "the last one was finally refused: Requested reservation is invalid" in cause for cause in causes(stage.a)
     )
 
 

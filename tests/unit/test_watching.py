@@ -75,11 +75,11 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
         (said("{backend.megatron.lrr}"), "$.monitoring.log_events.a.actions[0]", "lrr", "'backend.megatron.lr'"),
         (said("{lr}"), "$.monitoring.log_events.a.actions[0]", "'{lr}'", "'backend.megatron.lr'"),
         (said("{zzz qqq}"), "$.monitoring.log_events.a.actions[0]", "'{zzz qqq}'", "a literal brace is written twice"),
-        ({"log_events": {"a": {}}}, "$.monitoring.log_events.a", "this event never comes", "PublishEventAction"),
+        ({"log_events": {"a": {}}}, "$.monitoring.log_events.a", "this event can never occur", "PublishEventAction"),
         (
             {"log_events": {"a": {"pattern_type": "inactivity"}}},
             "$.monitoring.log_events.a",
-            "how long is too long?",
+            "the rule has no time limit",
             "",
         ),
         (
@@ -97,7 +97,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
         (
             {"state_events": {"crash": {"actions": [{"class_name": "PublishEventAction", "event_name": "crush"}]}}},
             "$.monitoring",
-            "no event is called 'crush'",
+            "there is no event 'crush'",
             "'crash'",
         ),
         (
@@ -212,9 +212,9 @@ def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> No
 @pytest.mark.parametrize(
     ("event", "told"),
     [
-        ({"pattern": "done", "state": "SuccessState"}, "its exit code says whether a job is a success"),
+        ({"pattern": "done", "state": "SuccessState"}, "the exit code decides whether a job has succeeded"),
         ({"pattern": "done", "state": "success", "overrules_success": True}, "monitoring.termination_string"),
-        ({"pattern": "begun", "state": "RunningState"}, "the scheduler says whether a job is running"),
+        ({"pattern": "begun", "state": "RunningState"}, "the scheduler decides whether a job is running"),
         ({"pattern": "done", "state": "success", "actions": [{"class_name": "CancelAction"}]}, ""),
         ({"pattern": "done", "state": "stall"}, ""),
     ],

@@ -113,7 +113,7 @@ def test_a_message_goes_to_a_command(work: Work) -> None:
 def test_a_command_that_takes_too_long_is_ended(work: Work) -> None:
     action = RunCommandAction(class_name="RunCommandAction", command=("sleep", "1000"), timeout_seconds=0.2)
     found = work.result(action)
-    assert (found.status, found.message) == ("failed", "ran out of time (0.2 s)")
+    assert (found.status, found.message) == ("failed", "did not end within 0.2 s")
 
 
 def test_what_only_the_monitor_can_do_is_handed_to_it_or_refused(work: Work) -> None:
@@ -131,7 +131,7 @@ def test_what_only_the_monitor_can_do_is_handed_to_it_or_refused(work: Work) -> 
 def test_a_run_that_can_not_be_made_says_why(work: Work) -> None:
     found = work.result(RunAutoexpAction(class_name="RunAutoexpAction"))
     assert found.status == "failed"
-    assert found.message.startswith("the record of the job's plan lacks this file")
+    assert found.message.startswith("this file is missing in the record of the job's plan")
 
 
 def test_entries_are_carried_out_oldest_first_and_one_by_one(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_no_is_told_and_asked_again_only_after_the_interval(tmp_path: Path) ->
     counter = f"echo x >> {shlex.quote(str(tmp_path / 'asked'))}; exit 3"
     check = Check(["sh", "-c", counter], "/", 60)
     until(lambda: not check.says_yes(0) and not check.in_progress)
-    assert check.answer == "it said no (exit code 3), and is asked every 60 s"
+    assert check.answer == "not fulfilled (exit code 3); run again every 60 s"
     assert not check.says_yes(59)
     assert not check.in_progress
     until(lambda: not check.says_yes(61) and not check.in_progress)
@@ -49,7 +49,7 @@ def test_a_check_waits_for_nobody_and_is_ended_with_its_children(tmp_path: Path)
     assert not check.says_yes(599)
     assert check.in_progress
     assert not check.says_yes(600)
-    assert check.answer == "no answer within 600 s"
+    assert check.answer == "no result within 600 s"
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     until(lambda: not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
@@ -110,7 +110,7 @@ def test_a_long_text_is_no_reason_to_wait(tmp_path: Path) -> None:
     [
         (["no such program"], "can't be run: No such file or directory"),
         (["a\0b"], "can't be run: embedded null byte"),
-        ([], "can't be run: no program is named"),
+        ([], "can't be run: no program is given"),
     ],
 )
 def test_a_subprocess_that_can_not_begin_says_why(words: list[str], why: str) -> None:

@@ -107,8 +107,8 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
         ("a: [1, 2\nb: 3\n", 2, "expected"),
         ("a: 'x\n", 2, "quoted scalar"),
         ("a: *nowhere\n", 1, "undefined alias"),
-        ("a: &x {b: *x}\n", 1, "*x stands inside of what it names"),
-        ("a: &x\n  - *x\n", 2, "*x stands inside of what it names"),
+        ("a: &x {b: *x}\n", 1, "*x refers to a value that contains it"),
+        ("a: &x\n  - *x\n", 2, "*x refers to a value that contains it"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
         ("a: !mine 3\n", 1, "could not determine a constructor"),
         ("? [a, b]\n: 1\n", 1, "unhashable key"),
@@ -116,8 +116,8 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
         ("a: b: c\n", 1, "mapping values are not allowed"),
         ("a: @x\n", 1, "cannot start any token"),
         ("<<: 5\n", 1, "expected a mapping"),
-        ("a: 1\nb: {x: 1, 2}\n", 2, "'2' stands in braces without a value"),
-        ("é: {ö: ä, '\\u00e4', x: 1}\n", 1, "stands in braces without a value"),
+        ("a: 1\nb: {x: 1, 2}\n", 2, "'2' is in braces without a value"),
+        ("é: {ö: ä, '\\u00e4', x: 1}\n", 1, "is in braces without a value"),
         ("a: [x, {name}]\n", 1, "a text with braces needs quotes"),
     ],
 )
@@ -372,7 +372,7 @@ def test_a_file_below_here_is_shown_from_here(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_tab_that_indents_is_told_as_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="by spaces, and this line by a tab"):
+    with pytest.raises(ConfigError, match="with spaces; this line has a tab"):
         read(tmp_path, "a:\n\tb: 1\n")
 
 

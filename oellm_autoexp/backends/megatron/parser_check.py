@@ -128,7 +128,7 @@ def judged(megatron: Megatron, question: Mapping[str, Any]) -> list[str]:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             megatron.check(megatron.parsed(question))
     except SystemExit:  # argparse has told why, and so do the arguments that Megatron ends on
-        return [(said.getvalue().strip().splitlines() or ["it ended without a word"])[-1]]
+        return [(said.getvalue().strip().splitlines() or ["it ended without a message"])[-1]]
     except Exception as error:  # whatever it raises is its answer
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = str(error) or str(place.line)

@@ -33,7 +33,7 @@ def fitting(version: str, values: Mapping[str, Any]) -> tuple[Mapping[str, Any],
         if same is not None and values.get(same) is None:
             known[same] = value
         elif value is None or value == _plain(argument.default):
-            text = f"{version} has no such argument; it is left out, as {other} has {_shown(value)} without it, too"
+            text = f"{version} has no such argument; it is left out: {other} uses {_shown(value)} without it"
             notes.append(Note(f"lacking {key}", f"backend.megatron.{key}: {text}"))
         else:
             known[key] = value

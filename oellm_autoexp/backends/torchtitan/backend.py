@@ -45,7 +45,7 @@ class TorchtitanBackend(LaunchedBackend):
         return PRINTED["torchtitan"]
 
     def command(self, job: Job) -> Command:
-        """See Backend.command. Raises BackendError: what is no field's name or value, a launch that can't be."""
+        """See Backend.command. Raises BackendError: what is not a field's name or value, a launch that can't be."""
         launch = Launch(self, job.slurm)
         problems = list(launch.problems)
         words = [f"--module={self.module}", f"--config={self.config}"]
@@ -84,7 +84,7 @@ def _flags(values: Mapping[str, Any], path: tuple[str, ...], problems: list[Prob
         flag = f"--{'.'.join(here).replace('-', '_')}"
         if wrong := [part for part in here if not _NAME.fullmatch(part)]:
             problems.append(
-                Problem(f"{wrong[0]!r} is no field's name", where, "write section.field, as in training.steps")
+                Problem(f"{wrong[0]!r} is not a field's name", where, "write section.field, as in training.steps")
             )
         elif isinstance(value, Mapping):
             yield from _flags(value, here, problems)
@@ -112,10 +112,10 @@ def _fields(values: Mapping[str, Any], section: str) -> Iterator[str]:
 def _list(flag: str, items: list[Any], where: Location, problems: list[Problem]) -> Iterator[str]:
     """A list of texts is one word, with commas; one of anything else is a word for each item."""
     if any(isinstance(item, dict | list) or item is None for item in items):
-        problems.append(Problem("a list here holds texts or numbers", where))
+        problems.append(Problem("a list here may contain only texts and numbers", where))
     elif items and all(isinstance(item, str) for item in items):
         if with_comma := [item for item in items if "," in item]:
-            problems.append(Problem(f"{with_comma[0]!r} holds a comma, which separates the items of a list", where))
+            problems.append(Problem(f"{with_comma[0]!r} contains a comma, which separates the items of a list", where))
         yield f"{flag}={','.join(items)}"
     else:
         yield flag

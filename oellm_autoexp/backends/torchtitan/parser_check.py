@@ -29,7 +29,7 @@ def judged(manager: Any, argv: list[str]) -> list[str]:
             manager().parse_args(argv)
     except SystemExit:  # tyro has told why, in a frame
         plain = _FRAME.sub(" ", _COLOUR.sub("", said.getvalue()))
-        return [" ".join(plain.split()) or "it ended without a word"]
+        return [" ".join(plain.split()) or "it ended without a message"]
     except Exception as error:  # whatever it raises is its answer
         return [f"{type(error).__name__}: {error}"]
     return []

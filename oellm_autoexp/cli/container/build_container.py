@@ -24,7 +24,9 @@ EXAMPLES = """\
 
 build_container.sh uses the runtime's own `build --fakeroot`; build_container_user.py needs no fakeroot and no root.
 A build that was interrupted goes on where it stopped when the same command is given again."""
-EXIT_CODES = "exit codes: 0 the image is there; 2 wrong use, or the build failed (its cause is told); 130 interrupted"
+EXIT_CODES = (
+    "exit codes: 0 the image is there; 2 wrong use, or the build failed (the cause is printed); 130 interrupted"
+)
 
 
 def parser() -> app.Parser:
@@ -142,6 +144,6 @@ def _absolute(path: Path) -> Path:
 def _unpinned(names: Sequence[str]) -> tuple[str, ...]:
     """Raises ConfigError for torch, on which all else in a base image is built."""
     if "torch" in {name.lower() for name in names}:
-        hint = "what the base image was built with needs its torch; take a base image that has another one"
-        raise ConfigError(Problem("torch stays as it is", "--unpin torch", hint))
+        hint = "packages of the base image need its torch; use a base image with another torch"
+        raise ConfigError(Problem("the torch of the base image can't be changed", "--unpin torch", hint))
     return tuple(names)

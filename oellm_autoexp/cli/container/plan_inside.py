@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def parser() -> app.Parser:
     """The command's options."""
-    made = app.Parser("Plan inside of an image; run_autoexp_container.py calls this.", "", app.PLAN_EXIT_CODES)
+    made = app.Parser("Plan inside an image; run_autoexp_container.py calls this.", "", app.PLAN_EXIT_CODES)
     plan_steps.add_run_options(made)
     made.add_config()
     return made

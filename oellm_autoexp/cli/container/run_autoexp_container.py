@@ -34,14 +34,14 @@ _IMAGE, _RUNTIME, NO_CONTAINER = "image", "runtime", "NoContainer"
 _NO_CONTAINER = "container=none: the plan has paths of the image, so slurm.launcher_cmd must run the jobs in it"
 _RUN_INSIDE = "container=base (or a site's: container=juwels) runs the jobs in the image, too; --no-submit plans only"
 _OF_PYXIS = (
-    "container.class_name is PyxisContainer: its image is none that a plan can be made in",
-    "name a SIF with the same content, --image PATH, or plan on the host: run_autoexp.py",
+    "container.class_name is PyxisContainer: a plan can't be made in its image",
+    "name a SIF with the same content (--image PATH), or plan on the host: run_autoexp.py",
 )
 
 
 def parser() -> app.Parser:
     """The command's options."""
-    what = "Plan an experiment inside of a container image; submit its jobs and watch them from here."
+    what = "Plan an experiment inside a container image; submit its jobs and watch them from here."
     made = app.Parser(what, EXAMPLES)
     plan_steps.add_run_options(made)
     made.add_argument("--image", metavar="PATH", type=Path, help="the image (default: the config's container.image)")
@@ -135,8 +135,8 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     except OSError as error:
         raise ConfigError(Problem(f"can't run {found}: {error.strerror}", str(image.path))) from None
     if code and code not in _OWN_EXIT_CODES:
-        what = f"planning inside of the image ended with exit code {code}"
-        raise ConfigError(Problem(what, str(image.path), f"what {found} printed stands above"))
+        what = f"planning inside the image ended with exit code {code}"
+        raise ConfigError(Problem(what, str(image.path), f"see the output of {found} above"))
     if code or planned is None:
         return code, None
     outside.raise_told(planned)
@@ -187,7 +187,7 @@ def _image(options: argparse.Namespace, seen: Survey) -> tuple[str, Location | s
     named = list(dict.fromkeys(str(image) for kind in seen.kinds if (image := kind.container.get(_IMAGE))))
     if len(named) > 1:
         hint = "name the one to plan in: --image PATH; or plan the jobs of each by themselves: --array-subset"
-        raise ConfigError(Problem(f"a plan is made in one image, and the jobs have {', '.join(named)}", where, hint))
+        raise ConfigError(Problem(f"a plan is made in one image, but the jobs use {', '.join(named)}", where, hint))
     if named:
         return named[0], where
     hint = "choose a container (container=juwels), or name an image: --image PATH; without one, use run_autoexp.py"
@@ -290,7 +290,7 @@ def _watch_only(options: argparse.Namespace) -> int:
     if given := [
         f"--{word}" for word in ("no-submit", "no-monitor", "dry-run") if vars(options)[word.replace("-", "_")]
     ]:
-        raise ConfigError(Problem(f"{' and '.join(given)} can't be beside it", "--monitor-only"))
+        raise ConfigError(Problem(f"{' and '.join(given)} can't be combined with it", "--monitor-only"))
     path = options.manifest or _newest(options)
     words = ["--manifest", str(path), *(["--json"] if options.json else [])]
     words += ["--detach", options.detach] if options.detach else []

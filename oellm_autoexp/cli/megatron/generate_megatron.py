@@ -33,7 +33,7 @@ def parser(what: str, command: str, place: str) -> app.Parser:
   python scripts/{command}.py --megatron {SUBMODULE} --check
   python scripts/{command}.py --megatron ../Megatron-LM --name core_v0_18_0"""
     made = app.Parser(
-        f"{what}, as its own argument parser tells. Needs a Python with {', '.join(extract.NEEDED)} (such as the "
+        f"{what}, read from its own argument parser. Needs a Python with {', '.join(extract.NEEDED)} (such as the "
         "container's), but no GPU.",
         examples,
         EXIT_CODES,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, SCHEDULER, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
 PLAN_EXIT_CODES = "exit codes: 0 done; 2 wrong use or configuration; 141 the output was closed"
 EXIT_CODES = """\
-exit codes: 0 every job succeeded; 1 some job failed or was cancelled; 2 wrong use or configuration;
+exit codes: 0 every job succeeded; 1 a job failed or was cancelled; 2 wrong use or configuration;
 3 the scheduler refused or could not be reached; 130 interrupted (jobs go on); 141 the output was closed"""
 MANY = 1_000_000
 """More than there can be of anything that an option counts: jobs, lines, programs."""
@@ -208,7 +208,7 @@ def run(
             tell(AutoexpError(absent))
             return failed([absent], USAGE)
         kind, place, message = unforeseen(error)
-        hint = "this is an error of the program: please report it, with what --debug prints"
+        hint = "this is an error in oellm-autoexp: please report it, with the output of --debug"
         problem = Problem(f"{kind} in {place}: {message}", hint=hint)
         tell(AutoexpError(problem))
         return failed([problem], USAGE)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of submission."""
-    parser.add_argument("--yes", action="store_true", help="submit also a plan over scheduler.max_gpu_hours, unasked")
+    parser.add_argument("--yes", action="store_true", help="submit a plan over scheduler.max_gpu_hours without asking")
     parser.add_argument(
         "--check", action="store_true", help="also let SLURM judge one job of each kind first (sbatch --test-only)"
     )
@@ -39,12 +39,12 @@ def approve(manifest: Manifest, options: argparse.Namespace) -> None:
     with_backoff(lambda: check(manifest, make_scheduler(manifest), test=options.check))
     excess = "" if begun or options.yes else Budget.of(manifest).excess
     if excess and not _agreed(excess):
-        raise ConfigError(Problem(excess, CONFIG / "scheduler.max_gpu_hours", "submit it all the same with --yes"))
+        raise ConfigError(Problem(excess, CONFIG / "scheduler.max_gpu_hours", "to submit it anyway, add --yes"))
 
 
 def _agreed(excess: str) -> bool:
     """Ask the person at the terminal, if there is one."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    print(f"{excess}. Submit all the same? [y/N] ", end="", flush=True)
+    print(f"{excess}. Submit anyway? [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

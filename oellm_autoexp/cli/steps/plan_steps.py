@@ -143,7 +143,7 @@ def indices(text: str | None) -> frozenset[int] | None:
             raise ConfigError(Problem(f"{part[:40]!r} is not an index or a range", "--array-subset", hint))
         named += int(bounds[1]) - int(bounds[0]) + 1
         if named > MOST_POINTS:
-            raise ConfigError(Problem(f"it names more than {MOST_POINTS} jobs", "--array-subset"))
+            raise ConfigError(Problem(f"it selects more than {MOST_POINTS} jobs", "--array-subset"))
         numbers.update(range(int(bounds[0]), int(bounds[1]) + 1))
     return frozenset(numbers)
 

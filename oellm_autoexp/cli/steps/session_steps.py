@@ -122,7 +122,7 @@ class Patience:
         pending = _pending(monitors)
         if time.monotonic() - self._began >= _SILENT_SECONDS and pending != self._noted:
             self._noted = pending
-            app.note(f"waits for {pending}; Ctrl-C leaves them to the next monitor", on_stderr=self._on_stderr)
+            app.note(f"waiting for {pending}; after Ctrl-C the next monitor handles them", on_stderr=self._on_stderr)
 
 
 def _pending(monitors: list[Monitor]) -> str:
@@ -133,7 +133,7 @@ def _pending(monitors: list[Monitor]) -> str:
     ]
     more = f" and {len(actions) - _REASONS_SHOWN} more" if len(actions) > _REASONS_SHOWN else ""
     shown = ", ".join(actions[:_REASONS_SHOWN]) + more
-    return f"the programs of actions ({shown})" if actions else "the answers of commands"
+    return f"the programs of actions ({shown})" if actions else "the results of commands"
 
 
 def started_by(session: Session) -> str:
@@ -157,7 +157,7 @@ def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) ->
         screen.print(f"  {resume}", soft_wrap=True)
         return app.INTERRUPTED
     except BrokenPipeError:
-        print(printable(f"nobody reads the output any more; the jobs go on. Resume with:\n  {resume}"), file=sys.stderr)
+        print(printable(f"the output was closed; the jobs go on. Resume with:\n  {resume}"), file=sys.stderr)
         raise
 
 

@@ -52,14 +52,14 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
             def go() -> None:
                 if monitor.submitter.unsettled:
                     unclear = plural(monitor.submitter.unsettled, "job")
-                    tell(f"looking whether {unclear} went through when an earlier submission was cut off")
+                    tell(f"checking whether an interrupted submission has submitted {unclear}")
                     monitor.submitter.settle_all()
                 monitor.submitter.retry_now()
                 monitor.submitter.submit_ready(
                     lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
                 )
                 if monitor.submitter.unsettled:
-                    tell("looking for jobs whose submission got no clear answer")
+                    tell("searching for jobs whose submission got no clear answer")
                     monitor.submitter.settle_all()
 
             with each_folder_once():
@@ -67,7 +67,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     except SchedulerError as error:
         what = "the submission is not complete"
         if isinstance(error, UnreachableError) and not _begun(monitor.session):
-            what = "nothing was submitted, and nothing waits: run this where the scheduler can be reached"
+            what = "nothing was submitted: run this where the scheduler can be reached"
         hint = f"{resume}\n    {end}" if _begun(monitor.session) else resume
         raise type(error)(*error.problems, Problem(what, hint=hint)) from None
     except OSError as error:
@@ -78,7 +78,7 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     done = sum(job.attempt != attempts[job.name] for job in jobs)
     if patient and monitor.submitter.full and not any(job.attempt for job in jobs):
         raise SchedulerError(
-            Problem(f"the scheduler takes no job now: {monitor.submitter.full}"),
+            Problem(f"the scheduler accepts no job now: {monitor.submitter.full}"),
             Problem("no job was submitted", hint=resume),
         )
     refused = [job for job in jobs if job.state == WAITING and job.waiting.refusals]
@@ -117,7 +117,7 @@ def _tell_submitted(session: Session, done: int) -> None:
     elif all(job.attempt and job.state != WAITING for job in jobs):
         app.note("nothing to submit: every job was submitted before")
     not_run = [job for job in jobs if job.state == WAITING or (job.over and not job.attempt)]
-    reasons = Counter(job.reason or "goes when the scheduler takes more" for job in not_run)
+    reasons = Counter(job.reason or "waits until the scheduler accepts more jobs" for job in not_run)
     for reason, count in reasons.most_common(_REASONS_SHOWN):
         app.note(f"{plural(count, 'job')}: {reason}")
     if len(reasons) > _REASONS_SHOWN:
@@ -155,7 +155,9 @@ def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
     waiting = [job.name for job in monitor.session.jobs.values() if job.state == WAITING]
     if not waiting:
         return
-    by_whom = "the detached monitor submits them" if detach else "nothing submits them until a monitor watches"
+    by_whom = (
+        "the detached monitor submits them" if detach else "no monitor runs: they are submitted when one is started"
+    )
     app.note(f"{plural(len(waiting), 'job')} {'waits' if len(waiting) == 1 else 'wait'}: {by_whom}")
     if not monitor.manifest.scheduler["native_dependencies"]:
         return

@@ -56,6 +56,8 @@ def _described(manifest: Manifest, session: Path, holder: Holder) -> Watcher:
 def locked(manifest: Manifest, watcher: Watcher) -> LockedError:
     """The error of a command that needs a session for itself."""
     resume = hints.resume_command(manifest)
-    end = f"; to end the watching (the jobs go on): {watcher.end}" if watcher.end else ""
+    end = f"; to stop that monitor (the jobs go on): {watcher.end}" if watcher.end else ""
     what = f"session {manifest.plan_id} is in use by {watcher.name}"
-    return LockedError(Problem(what, "", f"look on, or ask it to act: {resume} (--cmd restart, cancel, status){end}"))
+    return LockedError(
+        Problem(what, "", f"see its state, or send it a request: {resume} (--cmd status, cancel, restart){end}")
+    )

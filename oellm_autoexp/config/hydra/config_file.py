@@ -162,7 +162,7 @@ class _Reading:
         sets = [key for key in content if key != "defaults"]
         if index is not None and sets and not self._place:
             where = self._line(("defaults", str(numbers[index])))
-            self._notes.append(f"{where}: _self_ is before groups, so that what they say counts, and not this file")
+            self._notes.append(f"{where}: _self_ is before groups, so their values replace those of this file")
 
     def _check_index(self, content: Mapping[Any, Any]) -> None:
         if not self._place and content.get("index") not in (None, 0):
@@ -180,7 +180,9 @@ class _Reading:
             for index, event in enumerate(events if isinstance(events, list) else []):
                 name = as_written(event.get("name")) if isinstance(event, dict) else None
                 if not isinstance(name, str | int | float) or name == "":
-                    self._add((*at, key, ""), f"entry {index} of {key} is no mapping with a name", "write '- name: …'")
+                    self._add(
+                        (*at, key, ""), f"entry {index} of {key} is not a mapping with a name", "write '- name: …'"
+                    )
                     continue
                 named = distinct([*named, name])
                 if named[-1] != name:

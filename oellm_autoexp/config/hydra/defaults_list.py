@@ -52,13 +52,13 @@ def _each(defaults: list[Any]) -> Iterator[Mistake]:
 
 def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     if len(entry) != 1:
-        return f"an entry names one group, this one {len(entry)}", "begin each group with '- '"
+        return f"an entry names one group; this one names {len(entry)}", "begin each group with '- '"
     ((key, value),) = entry.items()
     if not isinstance(key, str):
         return f"the group {key!r} is not text", f"write '{key}' in quotes"
     if key.strip() in _KEYWORDS and isinstance(value, dict) and len(value) == 1:
         ((group, choice),) = value.items()
-        return f"'{key}' is no group", f"write '- {key} {group}: {choice}'"
+        return f"'{key}' is not a group", f"write '- {key} {group}: {choice}'"
     items = value if isinstance(value, list) else [value]
     if wrong := [item for item in items if not isinstance(item, str) and (item is not None or isinstance(value, list))]:
         return f"the choice of a group is a config's name, not {_kind(wrong[0])}", f"write '- {key}: \"NAME\"'"
@@ -68,9 +68,9 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     if unknown := [word for word in keywords if word not in _KEYWORDS]:
         hint = did_you_mean(unknown[0], _KEYWORDS)
         hint = hint if hint.startswith("did") else f"only {' and '.join(_KEYWORDS)} can"
-        return f"{unknown[0]!r} can't stand before a group", hint
+        return f"{unknown[0]!r} is not allowed before a group", hint
     if name.partition("@")[0] == _SELF:
-        return f"{_SELF} is no group", f"write '- {_SELF}'"
+        return f"{_SELF} is not a group", f"write '- {_SELF}'"
     return None
 
 
@@ -79,10 +79,10 @@ def _of_config(entry: str) -> tuple[str, str] | None:
     if not word.partition("@")[0].strip("/"):
         return "an entry can't be empty", "write '- config', or '- group: choice'"
     if is_self(entry) and entry != _SELF:
-        return f"{entry!r} is no config", f"write '- {_SELF}'"
+        return f"{entry!r} is not a config", f"write '- {_SELF}'"
     if rest and word in _KEYWORDS:
         hint = choice_meant(entry) or f"write '- {word} GROUP: choice'"
-        return f"{entry!r} names a config, and '{word}' goes with groups", hint
+        return f"{entry!r} names a config; '{word}' is for groups only", hint
     if entry.startswith(f"{_SELF}@"):
         return f"{_SELF} can't have a package", f"write '- {_SELF}'"
     return None
@@ -157,14 +157,12 @@ def _order(defaults: list[Any]) -> Iterator[Mistake]:
     for index, entry in enumerate(defaults):
         if is_self(entry):
             if seen_self:
-                yield Mistake(index, f"{_SELF} stands twice in the defaults list", "keep one")
+                yield Mistake(index, f"{_SELF} is in the defaults list twice", "keep one")
             seen_self = True
         elif isinstance(entry, dict) and any("override" in str(key).split()[:-1] for key in entry):
             overriding = True
         elif overriding:
-            yield Mistake(
-                index, "an entry that overrides stands before this one", "move those with 'override' to the end"
-            )
+            yield Mistake(index, "an entry with 'override' is before this one", "move those with 'override' to the end")
 
 
 def _twice(defaults: list[Any]) -> Iterator[Mistake]:

@@ -58,7 +58,7 @@ def _yaml_hint(text: str, mark: yaml.Mark | None) -> str:
         return ""
     line = lines[mark.line]
     if line[: mark.column + 1].strip(" ").startswith("\t"):
-        return "YAML is indented by spaces, and this line by a tab"
+        return "YAML is indented with spaces; this line has a tab"
     line = line.strip()
     return f"the line reads: {line}" if len(line) <= 200 else f"the line begins: {line[:200]}…"
 

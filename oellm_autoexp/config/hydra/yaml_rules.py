@@ -65,7 +65,7 @@ class Loader(_SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._around:
-            problem = f"the alias *{event.anchor} stands inside of what it names"
+            problem = f"the alias *{event.anchor} refers to a value that contains it"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
         return super().compose_node(parent, index)
 
@@ -92,7 +92,7 @@ class Loader(_SafeLoader):
             empty = isinstance(value, yaml.ScalarNode) and value.value == "" and not value.style
             if empty and begin <= end and ":" not in self._text[begin:end]:
                 problem = (
-                    f"{shortened(key.value, 60)} stands in braces without a value: an entry is 'key: value', several "
+                    f"{shortened(key.value, 60)} is in braces without a value: an entry is 'key: value', several "
                     "values of one key need brackets ([1, 2]), and a text with braces needs quotes"
                 )
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
@@ -164,7 +164,7 @@ def _check_size(root: yaml.Node) -> None:
 
     count, _ = measure(root)
     if count - own > MOST_ALIASED:
-        problem = f"its aliases (*name) come to {count - own} values, and may come to {MOST_ALIASED}"
+        problem = f"its aliases (*name) expand to {count - own} values; at most {MOST_ALIASED} are allowed"
         raise yaml.composer.ComposerError(None, None, problem, root.start_mark)
 
 
@@ -197,7 +197,7 @@ def _construct_float(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
 
 def _construct_bool(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
     if node.value.lower() not in yaml.SafeLoader.bool_values:
-        raise ValueError(f"{node.value!r} is no boolean")
+        raise ValueError(f"{node.value!r} is not a boolean")
     return _plain(node, yaml.SafeLoader.bool_values[node.value.lower()])
 
 

@@ -38,7 +38,7 @@ class Reference:
         if not self._dots:
             return self._parts
         if self._dots > len(path):
-            raise ConfigError(Problem(f"${{{self._key}}} goes up beyond the root"))
+            raise ConfigError(Problem(f"${{{self._key}}} goes above the root"))
         return (*path[: len(path) - self._dots], *self._parts)
 
     def __call__(self, resolution: Resolution, path: Path) -> Any:
@@ -74,7 +74,7 @@ def compiled(text: str) -> Program:
 def _compiled_by_grammar(text: str) -> Program:
     """Lets OmegaConf's visitor read the text once, with symbols in place of the values of interpolations."""
     if _BEGIN in text:
-        raise ConfigError(Problem("holds the character U+FDD0, which is none of any text"))
+        raise ConfigError(Problem("contains the reserved character U+FDD0"))
     symbols: list[_Symbol] = []
 
     def symbol(program: Program) -> _Symbol:
@@ -135,7 +135,7 @@ def _joined(pieces: Sequence[str | Program]) -> Program:
             texts.append(text)
             length += len(text)
             if length > LONGEST_TEXT:
-                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+                raise ConfigError(Problem(f"its text is too long: at most {LONGEST_TEXT} characters"))
         resolution.spend(length)
         return "".join(texts)
 

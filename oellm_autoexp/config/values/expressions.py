@@ -286,7 +286,7 @@ class _Evaluator:
     def _call(self, node: ast.Call) -> Any:
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
             name = ast.unparse(node.func)
-            raise ConfigError(Problem(f"'{name}' is not a function here", hint=did_you_mean(name, FUNCTIONS)))
+            raise ConfigError(Problem(f"'{name}' is not a known function", hint=did_you_mean(name, FUNCTIONS)))
         if node.keywords:
             raise ConfigError(Problem(f"'{ast.unparse(node)}': functions take no keyword arguments"))
         return self._apply(FUNCTIONS[node.func.id], *(self.value(argument) for argument in node.args))

@@ -202,7 +202,7 @@ class Resolution:
         """Count the characters of a text that was made. Raises ConfigError where they are too many."""
         self._characters += characters
         if self._characters > MOST_CHARACTERS:
-            what = f"the texts that interpolations make get too long: at most {MOST_CHARACTERS} characters in all"
+            what = f"the texts that interpolations produce are too long: at most {MOST_CHARACTERS} characters in all"
             raise ConfigError(Problem(what))
 
     def as_text(self, value: Any) -> str:
@@ -215,14 +215,16 @@ class Resolution:
         """Count what an interpolation has come to. Raises ConfigError where that is too much, or too deep."""
         if not isinstance(value, dict | list):
             if isinstance(value, str) and len(value) > LONGEST_TEXT:
-                raise ConfigError(Problem(f"its text gets too long: at most {LONGEST_TEXT} characters"))
+                raise ConfigError(Problem(f"its text is too long: at most {LONGEST_TEXT} characters"))
             return
         count, depth = size(value)
         self._values += count
         if depth > DEEPEST:
-            raise ConfigError(Problem(f"its value gets nested too deeply: at most {DEEPEST} levels"))
+            raise ConfigError(Problem(f"its value is nested too deeply: at most {DEEPEST} levels"))
         if self._values > MOST_VALUES:
-            raise ConfigError(Problem(f"what interpolations refer to gets too large: at most {MOST_VALUES} values"))
+            raise ConfigError(
+                Problem(f"the values that interpolations refer to are too large: at most {MOST_VALUES} values in all")
+            )
 
     def _enter(self, under_way: dict[Path, None], path: Path) -> None:
         """Note that a leaf is under way. Raises ConfigError if it already is."""

@@ -275,17 +275,17 @@ class _Laying:
         if isinstance(parent, list):
             return [Problem("an item of a list can't be deleted", key, "set the whole list")]
         if value is not None and (present := self._present(self.tree, path)) != value:
-            return [Problem(f"'{'.'.join(path)}' is {present!r} and not {value!r}", key, "write null to delete it")]
+            return [Problem(f"'{'.'.join(path)}' is {present!r}, not {value!r}", key, "write null to delete it")]
         del parent[last]
         self.tree.live.get(id(parent), {}).pop(last, None)
         return []
 
     def _unknown(self, key: str, name: str) -> Problem:
         if name.startswith("hydra."):
-            return Problem("Hydra's own settings have no effect here, and no sweep sets them", key, "leave it out")
+            return Problem("Hydra's own settings have no effect here, so a sweep can't set them", key, "leave it out")
         if signed := re.search(r"\.([+~]+)", name):
             hint = f"put it before the whole key: '{signed[1]}{name.replace(signed[1], '')}'"
-            return Problem(f"'{signed[1]}' stands within the key '{name}'", key, hint)
+            return Problem(f"'{signed[1]}' is inside the key '{name}'", key, hint)
         paths = {*all_paths(self.tree)}
         what = f"the config has no key '{name}'"
         if name in paths:
@@ -293,7 +293,7 @@ class _Laying:
         return Problem(what, key, new_key_hint(did_you_mean(name, paths), key))
 
 
-DOT_IN_KEY = "a key of the config has a dot in itself, which no dotted key reaches: set the mapping that holds it"
+DOT_IN_KEY = "a key of the config contains a dot, so a dotted key can't name it: set the mapping that contains it"
 
 
 def _open(name: str, opened: tuple[str, ...]) -> bool:

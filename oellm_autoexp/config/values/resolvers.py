@@ -90,7 +90,9 @@ def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: i
         if cut == [*values]:
             return int(exact(*cut))
         written = ",".join(map(str, values))
-        what = f"{name} takes whole numbers: with each of them cut it is {int(exact(*cut))}, with the result cut "
+        what = (
+            f"{name} takes whole numbers: with truncated arguments it is {int(exact(*cut))}, with a truncated result "
+        )
         whole = (
             f"${{oc.int:${{{twin}:{written}}}}}"
             if name != "oc.cdivi"
@@ -113,7 +115,7 @@ def _join(*arguments: Any) -> str:
     lists = [argument for argument in arguments if isinstance(argument, list)]
     texts = [argument for argument in arguments if not isinstance(argument, list | dict)]
     if len(lists) != 1 or len(texts) != 1:
-        raise ConfigError(Problem("oc.join takes a list and the text that is to stand between its items"))
+        raise ConfigError(Problem("oc.join takes a list and the text to put between its items"))
     parts = [part for item in lists[0] for part in (texts[0], item)]
     return str(_concat("", *parts[1:]))
 
@@ -183,7 +185,7 @@ def _refused(*_arguments: Any, **_named: Any) -> Any:
 
 def _time(resolver: str, now: datetime, layout: Any) -> str:
     if not isinstance(layout, str):
-        raise ConfigError(Problem(f"{resolver} needs a layout such as %Y%m%d-%H%M%S, not {layout!r}"))
+        raise ConfigError(Problem(f"{resolver} needs a format such as %Y%m%d-%H%M%S, not {layout!r}"))
     return now.strftime(layout)
 
 

@@ -17,6 +17,6 @@ def of_a_shell(text: str) -> str:
         return ""
     name = found[1] or found[2] or found[3]
     return (
-        f"for the shell's variable write ${name} in slurm.env or backend.env (it is the job's own there), "
-        f"\\${{…}} for the text itself, or ${{oc.env:{name}}} for its value while planning"
+        f"for a variable of the job's shell write ${name} in slurm.env or backend.env, "
+        f"for the plain text write \\${{…}}, for the value at planning time write ${{oc.env:{name}}}"
     )

@@ -66,11 +66,11 @@ def _check_space(workspace: Workspace, base: Image) -> None:
     for place in places:
         free = shutil.disk_usage(place).free
         if free < needed:
-            what = f"{_size(free)} are free here, and about {_size(needed)} are needed"
+            what = f"{_size(free)} are free here; about {_size(needed)} are needed"
             raise BackendError(Problem(what, str(place), DISK_HINT))
     room = os.statvfs(workspace.folder)  # the image is unpacked only there
     if room.f_files and room.f_favail < files:
-        what = f"{room.f_favail} more files (inodes) are allowed here, and at least {files} are needed"
+        what = f"{room.f_favail} more files (inodes) are allowed here; at least {files} are needed"
         raise BackendError(Problem(what, str(workspace.folder), DISK_HINT))
 
 

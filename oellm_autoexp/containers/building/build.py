@@ -73,7 +73,7 @@ def _locked(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             hint = "wait for it, or use another --output"
-            raise LockedError(Problem("another build of this definition is at work here", str(work), hint)) from None
+            raise LockedError(Problem("another build of this definition is running here", str(work), hint)) from None
         except OSError:  # a file system without locks (Lustre without the mount option flock)
             pass
         yield
@@ -131,8 +131,8 @@ def _requirements(path: Path, where: str, known: Mapping[str, str] = MappingProx
     texts = {**known, str(path): text}
     found = Collector()
     for number, word in packages.relative_paths(text):
-        hint = "write the whole path, which must be one of a wheel or a folder with a pyproject.toml"
-        found.add([Problem(f"a path from a folder that an image does not have: {word}", f"{path}:{number}", hint)])
+        hint = "write the absolute path of a wheel, or of a folder with a pyproject.toml"
+        found.add([Problem(f"a relative path does not exist in an image: {word}", f"{path}:{number}", hint)])
     for number, word in packages.named_files(text):
         further = path.parent / word
         if str(further) not in texts:
@@ -180,7 +180,7 @@ def _check(workspace: Workspace, made: Path, pinned: Mapping[str, str]) -> None:
     except ConfigError as error:
         raise BackendError(*error.problems) from None
     if notes or not contents.build:
-        what = "the image has another oellm-autoexp than the one that was put into it"
+        what = "the image uses another oellm-autoexp than the one that this build installed"
         hint = f"its python3 finds the one in {contents.root}: the base image has one of its own"
         raise BackendError(Problem(what, str(made), hint))
     if other := packages.changed(pinned, workspace.installed(image)):

@@ -24,7 +24,7 @@ def read_input(path: Path, where: str) -> str:
         what = "there is no such file" if isinstance(error, FileNotFoundError) else f"can't read it: {error.strerror}"
         raise ConfigError(Problem(what, f"{where} {path}")) from None
     except UnicodeDecodeError as error:
-        what = f"can't read it: byte {error.start} is none of a text in UTF-8"
+        what = f"can't read it: it is not UTF-8 text (byte {error.start})"
         raise ConfigError(Problem(what, f"{where} {path}")) from None
 
 

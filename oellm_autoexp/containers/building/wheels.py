@@ -29,7 +29,7 @@ def fetched_packages(workspace: Workspace, base: Image) -> tuple[dict[str, str],
     if known := workspace.done("packages", key):
         workspace.title("packages", f"{plural(len(known['added']), 'wheel')} are there")
         return known["pinned"], known["added"]
-    workspace.title("packages", f"what {request.requirements} asks for, beside what the base has")
+    workspace.title("packages", f"the packages of {request.requirements} that the base lacks")
     pinned = packages.pins(workspace.installed(base), request.unpinned)
     names = ("own.txt", "constraints.txt", "report.json", "wheels")
     ours, limits, report, wheels = (workspace.folder / name for name in names)

@@ -130,8 +130,8 @@ class Workspace:
         )
         line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
         if not line:
-            last = (done.stderr.strip().splitlines() or ["it prints nothing"])[-1]
+            last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             hint = "a base image needs python3 (3.11 or newer) with pip"
-            raise BackendError(Problem(f"the image's python3 can't tell its packages: {last}", str(image.path), hint))
+            raise BackendError(Problem(f"the image's python3 can't list its packages: {last}", str(image.path), hint))
         found: dict[str, str] = json.loads(line)
         return found

@@ -158,7 +158,7 @@ class Observer:
     def _with_warnings(self, before: JobState, job: JobState, now: float) -> JobState:
         """Report rules whose patterns are too slow, and status files that are ignored; the latter once in all."""
         for name in job.run.slow.keys() - before.run.slow.keys() - set(job.run.switched_off):
-            text = f"the pattern of the rule '{name}' took too long: a part of the log was not looked at for it"
+            text = f"the pattern of the rule '{name}' took too long: a part of the log was not searched for it"
             self._report(f"{job.name}: {text}")
         for name in job.run.switched_off:
             if name not in before.run.switched_off:

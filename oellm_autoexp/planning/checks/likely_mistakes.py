@@ -42,11 +42,11 @@ def of_sweep(composed: Composed) -> Iterator[str]:
     for where, key in lists_beside_axes(composed.sweep):
         if not isinstance(value_at(composed.base, path_of(key)), list):
             place = composed.locations.of(where)
-            yield f"{place}: {key} is one value, a list; to try its values one by one, write it into params"
+            yield f"{place}: {key} is one value, a list; to try its values one by one, move the key to params"
     for where, text in filters(composed.sweep):
         if "${" not in text and is_constant(text):
             place = composed.locations.of(where)
-            yield f"{place}: the filter names no key of the config, so that it is the same for all jobs"
+            yield f"{place}: the filter names no key of the config, so its result is the same for all jobs"
 
 
 def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:
@@ -60,8 +60,8 @@ def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:
         signs = ", ".join(f"'{word}'" for word in sorted(found)[:_FEW])
         name = next(iter(found.values()))
         yield (
-            f"{signs} among the words of the program (job {name}): no shell reads them, the program gets them as they "
-            "are; for a shell write backend.argv: [bash, -c, '… | …']"
+            f"{signs} among the arguments of the program (job {name}): no shell reads them, the program receives them "
+            "unchanged; to use a shell write backend.argv: [bash, -c, '… | …']"
         )
 
 
@@ -75,7 +75,7 @@ def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iter
         (
             _OF_SLURM,
             "%",
-            "{found!r} in {word!r} stays text: only paths of SLURM know it; $SLURM_JOB_ID is the job's id",
+            "{found!r} in {word!r} stays text: SLURM replaces it only in its own paths; $SLURM_JOB_ID is the job's id",
         ),
     )
     for pattern, sign, told in kinds:
@@ -109,9 +109,9 @@ def _same_programs(jobs: Sequence[JobSpec], scripts: Sequence[str]) -> Iterator[
         job, other = same[0]
         keys = sorted({key for pair in same for key in _differing(*pair)})
         yield (
-            f"{len(same)} of {plural(len(jobs), 'job')} get the same words, variables and resources as another (job "
-            f"{job.index} as job {other.index}): {', '.join(keys[:_FEW])}, in which they differ, "
-            "is not handed to any program"
+            f"{len(same)} of {plural(len(jobs), 'job')} have the same arguments, environment and resources as another "
+            f"(job {job.index} as job {other.index}): they  differ only in {', '.join(keys[:_FEW])}, "
+            "which is passed to no program"
         )
 
 
@@ -132,4 +132,4 @@ def _empty_variables(config: Mapping[str, Any], environment: Mapping[str, str]) 
             if isinstance(text, str) and (begin := _OF_VARIABLE.match(text)) and begin[1] in empty:
                 found.setdefault(begin[1], key)
     for name, key in found.items():
-        yield f"the environment variable {name} is empty: what $.{key} names begins at the root of the file system"
+        yield f"the environment variable {name} is empty, so the path in $.{key} begins at the root of the file system"

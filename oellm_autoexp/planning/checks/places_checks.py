@@ -31,7 +31,7 @@ def check_places(jobs: Sequence[tuple[JobSpec, Iterable[Place]]]) -> None:
         if len(together) < 2 or _in_order(together, by_name):
             continue
         indices = ", ".join(str(job.index) for job in together[:_LISTED]) + (", …" if len(together) > _LISTED else "")
-        what = f"{len(together)} jobs would write into one place, '{path}': jobs {indices}"
+        what = f"{len(together)} jobs would write to the same place, '{path}': jobs {indices}"
         problems.append(Problem(what, CONFIG / key, _HINT))
     raise_all(SweepError, problems[:_LISTED])
 

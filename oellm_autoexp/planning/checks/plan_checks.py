@@ -52,7 +52,7 @@ def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig, chosen: Collect
 
     `chosen`: the groups of which the sweep chooses a config for the job, and so all that is in it.
     """
-    hint = "this holds for all jobs of a plan; make one plan for each value"
+    hint = "this value must be the same for all jobs of a plan; make one plan for each value"
     # The copy of the code is beside the manifest, and jobs name it.
     wide = (*PLAN_WIDE, "project.base_output_dir") if config.project.code == "snapshot" else PLAN_WIDE
     problems = [
@@ -199,11 +199,11 @@ def check_job_names(jobs: Sequence[JobSpec]) -> None:
     }
     hint = "name a job of the plan, as in ${sibling.STAGE.name}; --array-subset must not leave it out"
     problems = [
-        Problem(f"a condition of job {index} looks at '{name}', which is no job of this plan", CONFIG / "job", hint)
+        Problem(f"a condition of job {index} refers to '{name}', which is not a job of this plan", CONFIG / "job", hint)
         for name, index in list(wrong.items())[:LISTED]
     ]
     if len(wrong) > LISTED:
-        problems.append(Problem(f"and so do conditions that look at {len(wrong) - LISTED} other names", CONFIG / "job"))
+        problems.append(Problem(f"other conditions refer to {len(wrong) - LISTED} more unknown names", CONFIG / "job"))
     raise_all(SweepError, problems)
 
 
@@ -244,7 +244,7 @@ def _distinct(jobs: Sequence[JobSpec], where: Location) -> str:
     """How to tell these jobs apart: the keys in which they differ."""
     if where != CONFIG / "project.name" and len({job.name for job in jobs}) == len(jobs):
         key = where.key
-        return f"their names differ: put ${{project.name}} into {key}, or leave {key} out"
+        return f"their names differ: put ${{project.name}} into {key}, or remove {key}"
     values = [_leaves(job) for job in jobs]
     # a group's choice (`backend`, `backend/megatron`) is not a value of the config, nor is what holds other values
     keys = [
@@ -256,7 +256,7 @@ def _distinct(jobs: Sequence[JobSpec], where: Location) -> str:
     ]
     apart = keys and len({tuple(str(own[key]) for key in keys) for own in values}) == len(jobs)
     suggestion = "_".join(f"${{{key}}}" for key in (keys if apart else [*keys, "index"]))
-    return f"put what they differ in into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
+    return f"put the values that differ into the name, e.g. project.name: 'run_{suggestion}' in the sweep's defaults"
 
 
 def _leaves(job: JobSpec) -> dict[str, Any]:

@@ -131,12 +131,12 @@ def _plain(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _unknown(keys: Iterable[str], where: Location, known: Collection[str]) -> list[Problem]:
     """The keys of conditions that nothing is called."""
-    return [Problem(f"no value is called '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
+    return [Problem(f"there is no value '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
 
 
 def _unknown_key(key: str, place: Location, known: Collection[str]) -> Problem:
     hint = did_you_mean(key, known) or "a literal brace is written twice: {{ }}"
-    return Problem(f"no value is called '{{{key}}}'", place, hint)
+    return Problem(f"there is no value '{{{key}}}'", place, hint)
 
 
 def check_overrides(overrides: Mapping[str, Any], where: Location | str, known: Collection[str]) -> list[Problem]:
@@ -197,16 +197,16 @@ def _states_without_effect(rules: Rules) -> Iterator[str]:
         state, place = event.state, f"the state {event.state} of monitoring.log_events.{name}"
         if state == "success" and not any(isinstance(each.action, CancelAction) for each in event.bindings):
             yield (
-                f"{place} has no effect: its exit code says whether a job is a success. For a line that says that the "
-                "work is done: monitoring.termination_string, or a CancelAction in the event"
+                f"{place} has no effect: the exit code decides whether a job has succeeded. For a line that says that "
+                "the work is done, use monitoring.termination_string, or a CancelAction in the event"
             )
         elif state in ("pending", "running"):
-            yield f"{place} has no effect: the scheduler says whether a job is {state}; leave the state out"
+            yield f"{place} has no effect: the scheduler decides whether a job is {state}; remove the state"
 
 
 def _odd_note(name: str, odd: Odd) -> str:
     return (
-        f"the pattern of monitoring.log_events.{name} catches '{odd.value}' as {odd.key}, which is no {odd.what}, "
+        f"the pattern of monitoring.log_events.{name} extracts '{odd.value}' as {odd.key}, which is not a {odd.what}, "
         f"in a line that the program prints: {odd.line}"
     )
 
@@ -216,11 +216,15 @@ def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
     for name, event in rules.log_events.items():
         where = CONFIG / "monitoring.log_events" / name
         if event.pattern is None and event.pattern_type in ("regex", "substring") and name not in published:
-            yield Problem("this event never comes", where, "give it a pattern, or a PublishEventAction that names it")
+            yield Problem(
+                "this event can never occur", where, "give it a pattern, or a PublishEventAction that names it"
+            )
         if event.pattern_type == "inactivity" and not (
             own_threshold or event.inactivity_threshold_seconds or rules.inactivity_threshold_seconds
         ):
-            yield Problem("how long is too long?", where, "set inactivity_threshold_seconds, here or for the section")
+            yield Problem(
+                "the rule has no time limit", where, "set inactivity_threshold_seconds, here or for the section"
+            )
         if name in rules.state_events:
             yield Problem("a log event and a state event have this name", where, "give one of them another name")
     states: dict[str | None, str] = {}
@@ -228,11 +232,13 @@ def _event_problems(rules: Rules, *, own_threshold: bool) -> Iterator[Problem]:
         other = states.setdefault(state_event.state, name)
         if other != name:
             what = f"'{other}' is already for the state '{state_event.state}'"
-            hint = f"put the actions into '{other}', or leave it out: '{other}: null'"
+            hint = f"put the actions into '{other}', or remove it: '{other}: null'"
             yield Problem(what, CONFIG / "monitoring.state_events" / name, hint)
     known = {*rules.log_events, *rules.state_events}
     for name in sorted(published - known):
-        yield Problem(f"no event is called '{name}'", CONFIG / "monitoring", did_you_mean(name, known) or "declare it")
+        yield Problem(
+            f"there is no event '{name}'", CONFIG / "monitoring", did_you_mean(name, known) or "declare this event"
+        )
 
 
 def _event_keys(event: LogEvent | StateEvent) -> set[str]:

@@ -55,16 +55,16 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
     shells = read_by_a_shell(slurm.launcher_cmd)
     yield from _assignment(slurm.launcher_cmd, where, "write {name}: {value} into slurm.env")
     if len(slurm.launcher_cmd) in shells:
-        what = f"'{slurm.launcher_cmd[-1]}' takes the text behind it, which would be the program's first word alone"
+        what = f"'{slurm.launcher_cmd[-1]}' runs only the next word, which would be the program without its arguments"
         hint = 'leave the shell out (the script starts the program itself), or end it with \'… && exec "$0" "$@"\''
         yield Problem(what, where, hint)
     for index, word in enumerate(slurm.launcher_cmd):
         if _TEMPLATE_WORD in word:
-            what = f"'{word}' holds a word of a template, which is not filled here"
+            what = f"'{word}' contains a marker of a template, which is not replaced here"
             hint = "leave it out: the script exports slurm.env itself, and the program follows the launcher"
             yield Problem(what, where, f"{hint}; slurm.template_path names a template of your own")
         elif index not in shells and word in _SIGNS:
-            what = f"'{word}' is a sign of a shell, and no shell reads this: it is one command"
+            what = f"'{word}' is shell syntax, but no shell reads this: it is one command"
             yield Problem(what, where, "write bash -c '…' for more, or a template of your own (slurm.template_path)")
         elif index not in shells and (found := OF_TASKS.search(word)):
             yield _of_tasks(found[1], where)
@@ -74,9 +74,9 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
     for key, value in slurm.sbatch.items():
         if key != "comment" and isinstance(value, str) and (reference := REFERENCE.search(value)):
             name = reference.group().strip("${}")
-            what = f"'{value}' holds a variable, and sbatch reads none in a script's directives"
+            what = f"'{value}' contains a variable; sbatch does not expand variables in directives"
             meant = f"${{{of_config[1]}}}" if (of_config := _OF_CONFIG.search(value)) else ""
-            hint = f"write {meant or f'${{oc.env:{name}}} for its value while planning'}"
+            hint = f"write {meant or f'${{oc.env:{name}}} for its value at planning time'}"
             yield Problem(what, CONFIG / "slurm.sbatch" / key, hint)
 
 
@@ -88,7 +88,7 @@ def _assignment(words: Sequence[str], where: Location, hint: str) -> Iterator[Pr
     if words and (found := _ASSIGNMENT.fullmatch(words[0])):
         name, value = found.groups()
         shown = redact({name: value})[name]
-        what = f"'{name}={shown}' is taken for the name of a program: no shell reads this, which would set a variable"
+        what = f"'{name}={shown}' would be run as a program: no shell reads this, so it sets no variable"
         yield Problem(what, where, hint.format(name=name, value=shown))
 
 
@@ -101,7 +101,7 @@ _SIGNS = frozenset((";", "&", "&&", "|", "||", ">", ">>", "<", "2>", "2>&1"))
 
 
 def _of_tasks(name: str, where: Location) -> Problem:
-    what = f"${name} is another in each task, and would be read once, before srun starts them"
+    what = f"${name} differs in each task, but would be read only once, before srun starts the tasks"
     return Problem(what, where, f"let a shell in the task read it: bash -c '… ${name} …'")
 
 
@@ -132,23 +132,23 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
         if index in shells or told[index] != word:
             continue
         if sign := stays_text(word):
-            yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's words")
+            yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's arguments")
         elif found := _OF_CONFIG.search(word):
-            text = (
-                f"{found[0]} in {word!r} stays text: no shell reads the program's words; ${{{found[1]}}} is the value"
-            )
-            yield Note(f"text {word}", f"{text} of the config")
+            text = f"{found[0]} in {word!r} stays text: no shell reads the program's arguments; ${{{found[1]}}} is"
+            yield Note(f"text {word}", f"{text} the value of the config")
         elif (found := REFERENCE.search(word)) and not found.group().strip("${}").startswith("SLURM_"):
             name = found.group().strip("${}")
-            text = f"the ${name} in {word!r} stays text: no shell reads the program's words; ${{oc.env:{name}}} is its"
-            yield Note(f"text {word}", f"{text} value while planning")
+            text = (
+                f"the ${name} in {word!r} stays text: no shell reads the program's arguments; ${{oc.env:{name}}} is its"
+            )
+            yield Note(f"text {word}", f"{text} value at planning time")
 
 
 def _redacted(key: str, text: str) -> str:
     return str(redact({key.rpartition(".")[2]: text}).popitem()[1])
 
 
-_WHERE_CODE = "what stands literally in a YAML file's slurm.env or slurm.launcher_cmd is shell code"
+_WHERE_CODE = "only a text written in a YAML file, in slurm.env or slurm.launcher_cmd, is shell code"
 
 
 def _texts(config: AutoexpConfig, code: Code) -> Iterator[tuple[str, str]]:

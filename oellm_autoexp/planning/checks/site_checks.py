@@ -68,7 +68,7 @@ def _missing(slurm: SlurmSection, asked: Mapping[str, str], known: Site) -> list
     """Options without which the site takes no job, and a choice of tests that chooses nothing."""
     found = [
         Problem(
-            f"no {'QOS' if option == 'qos' else option} is set, and {slurm.site.name} takes no job without one",
+            f"no {'QOS' if option == 'qos' else option} is set, and {slurm.site.name} accepts no job without one",
             CONFIG / "slurm.sbatch" / option,
             f"export SLURM_{option.upper()}=NAME; {_yours(option, slurm.site, known)}",
         )
@@ -77,7 +77,7 @@ def _missing(slurm: SlurmSection, asked: Mapping[str, str], known: Site) -> list
     ]
     if slurm.debug and not (slurm.site.debug_qos or slurm.site.debug_partition or asked.get("partition")):
         hint = "export SLURM_PARTITION_DEBUG=NAME, or set slurm.site.debug_partition or debug_qos"
-        found.append(Problem("no partition and no QOS for tests is known", CONFIG / "slurm.debug", hint))
+        found.append(Problem("there is no partition or QOS for tests", CONFIG / "slurm.debug", hint))
     return found
 
 
@@ -86,4 +86,4 @@ def _yours(option: str, site: SiteSection, known: Site) -> str:
     names = known.accounts if option == "account" else ()
     if option == "qos":
         names = tuple(sorted(frozenset[str]().union(*(each.qos for each in known.associations))))
-    return f"yours: {', '.join(names[:_LISTED])}" if names else f"this lists yours: {site.accounts_cmd}"
+    return f"yours: {', '.join(names[:_LISTED])}" if names else f"to list yours: {site.accounts_cmd}"

@@ -63,7 +63,7 @@ class AllJobs:
                 wrong += 1
                 if found.kinds >= ENOUGH_PROBLEMS or wrong >= _ENOUGH_WRONG:
                     if left := len(wanted) - done - 1:
-                        what = f"{left} of {plural(len(wanted), 'job')} were not checked after these"
+                        what = f"{left} of {plural(len(wanted), 'job')} were not checked, after so many problems"
                         found.add([Problem(what, CONFIG / "sweep")])
                     break
             progress(done, len(wanted))
@@ -99,7 +99,7 @@ class AllJobs:
         if alone:
             self.notes.append(
                 f"{plural(len(alone), 'job')} of this part ({alone[0]}{', …' if len(alone) > 1 else ''}) "
-                "would wait for jobs that --array-subset leaves out, and does not"
+                "would wait for jobs that --array-subset leaves out; this dependency is ignored"
             )
         kept = []
         for job in planned:

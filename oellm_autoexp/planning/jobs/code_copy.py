@@ -39,9 +39,9 @@ def snapshot_for(project: ProjectSection, context: PlanContext, place: str) -> S
         return None
     top = str(context.git.get("top") or "")
     if not top or not f"{context.work_dir}/".startswith(f"{top}/"):
-        hint = "plan within a checkout that has a commit, or set project.code: inplace"
+        hint = "plan in a checkout that has a commit, or set project.code: inplace"
         if context.git_trouble:
-            what = f"the checkout of git here is not copied: {context.git_trouble}"
+            what = f"the git checkout here can't be copied: {context.git_trouble}"
             raise ConfigError(Problem(what, CONFIG / "project.code", "or set project.code: inplace"))
-        raise ConfigError(Problem("there is no checkout of git here to copy", CONFIG / "project.code", hint))
+        raise ConfigError(Problem("there is no git checkout here to copy", CONFIG / "project.code", hint))
     return Snapshot.of(top, str(context.work_dir), str(context.code_dir or place))

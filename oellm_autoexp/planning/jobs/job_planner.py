@@ -154,7 +154,7 @@ class JobPlanner:
     def _check_deadline(self, slurm: SlurmSection) -> None:
         """Raises ConfigError for a deadline that is past."""
         if is_past(str(slurm.sbatch.get("deadline")), self._context.now):
-            what = f"the deadline {slurm.sbatch['deadline']} is past: SLURM takes no such job"
+            what = f"the deadline {slurm.sbatch['deadline']} is past: SLURM would refuse the job"
             raise ConfigError(Problem(what, CONFIG / "slurm.sbatch.deadline"))
 
     def _packed(self, tree: dict[str, Any]) -> bytes:

@@ -113,7 +113,7 @@ class _Record:
         templates = planning.get("templates")
         found = templates.get(str(path) if path else "") if isinstance(templates, dict) else None
         if not isinstance(found, str):
-            hint = "a plan keeps the templates that it used, unless they hold secrets, whose place is slurm.env"
+            hint = "a plan records its templates, unless they contain secrets; write secrets into slurm.env"
             raise ConfigError(
                 Problem("this template is not in the plan's record", CONFIG / "slurm.template_path", hint)
             )

@@ -29,12 +29,12 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        hint = "without it the job can't be planned anew; plan again"
-        raise StateError(Problem("the record of the job's plan lacks this file", str(path), hint)) from None
+        hint = "without it the job can't be planned again; make a new plan"
+        raise StateError(Problem("this file is missing in the record of the job's plan", str(path), hint)) from None
     except OSError as error:
         raise StateError(Problem(f"can't be read: {error.strerror}", str(path))) from None
     except UnicodeDecodeError:
-        raise CorruptError(Problem("is no text", str(path), "plan again")) from None
+        raise CorruptError(Problem("is not text", str(path), "plan again")) from None
 
 
 @lru_cache(maxsize=4)
@@ -53,8 +53,8 @@ def whole(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        what = f"the record of the job's plan is not whole: {type(error).__name__}: {error}".splitlines()[0]
-        raise CorruptError(Problem(what, str(folder), "it was cut or edited; plan again")) from None
+        what = f"the record of the job's plan is not valid: {type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(Problem(what, str(folder), "it was cut off or edited; plan again")) from None
 
 
 def mapping(parse: Callable[[str], Any], path: Path) -> dict[str, Any]:
@@ -64,5 +64,5 @@ def mapping(parse: Callable[[str], Any], path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise CorruptError(Problem("is cut short or not ours", str(path), "plan again"))
+        raise CorruptError(Problem("is incomplete, or not a file of oellm-autoexp", str(path), "plan again"))
     return found

@@ -86,7 +86,7 @@ def revealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
         found = read_json(Path(str(where)), "plan's secrets", SECRETS_VERSION).get(MANIFEST)
     except AutoexpError as error:
         if path.stat().st_uid == os.getuid():  # others need none: they only look
-            _log.warning("what needs a secret of the plan will fail: %s", error)
+            _log.warning("secrets of the plan can't be read, and what needs them will fail: %s", error)
         return data
     return {**put_back(data, found if isinstance(found, dict) else {}), "secrets_path": ""}
 

@@ -103,7 +103,7 @@ def changed_code(manifest: Manifest) -> str:
     else:
         return ""
     where = manifest.provenance["work_dir"]
-    return f"the code in {where} has changed since the plan was made ({how}): jobs that begin now run what is there"
+    return f"the code in {where} has changed since the plan was made ({how}): jobs that start now run the changed code"
 
 
 def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:

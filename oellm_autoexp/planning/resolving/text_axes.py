@@ -53,6 +53,8 @@ class TextAxes:
         """Raises SweepError for a list that came out of an axis of one text, which was to be an axis of its values."""
         for key, text in point.chosen.items() if self._unknown else ():
             if isinstance(text, str) and text in self._unknown and isinstance(value_at(config, path_of(key)), list):
-                what = f"'{text}' is a list only in the jobs themselves, which make no axis of it"
-                hint = f'write the list where the sweep does not set it, or ["{text}"] for one value'
+                what = f"'{text}' becomes a list only in each job, too late for an axis of the sweep"
+                hint = (
+                    f'write the list, refer to a value that the sweep does not set, or write ["{text}"] for one value'
+                )
                 raise SweepError(Problem(what, CONFIG / plain(key), hint))

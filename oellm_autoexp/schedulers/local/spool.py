@@ -149,11 +149,11 @@ class Spool:
         """The environment that a job was submitted in. Raises OSError, CorruptError."""
         data = self._read(job.number, "env")
         if data is None:
-            raise FileNotFoundError(errno.ENOENT, "its environment is gone", str(self.path(job.number, "env")))
+            raise FileNotFoundError(errno.ENOENT, "its environment file is missing", str(self.path(job.number, "env")))
         with self._whole(job.number, "env"):
             found = data["environment"]
             if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-                raise TypeError("the environment holds something else than texts")
+                raise TypeError("the environment has values that are not text")
         return dict(found)
 
     def tidy(self) -> None:
@@ -289,7 +289,7 @@ class Spool:
         try:
             yield
         except (KeyError, TypeError, ValueError) as error:
-            what = f"not a whole file of the local scheduler: {str(error).splitlines()[0]}"
+            what = f"not a valid file of the local scheduler: {str(error).splitlines()[0]}"
             problem = Problem(what, str(self.path(job, kind)))
             raise CorruptError(problem) from None
 

@@ -103,11 +103,11 @@ def accounting(ask: Ask, commands: Callable[[str], Sequence[str]]) -> Finding:
     settings = ask([*commands("scontrol"), "show", "config"]).output
     kind = re.search(r"^AccountingStorageType\s*=\s*(\S+)", settings, re.MULTILINE)
     if kind and kind[1].endswith(("/none", "(null)")):  # so in 24.11
-        text = "off: an ended job is known for some minutes only, then by its own files; usage is not told"
+        text = "off: SLURM forgets an ended job after some minutes (its files show how it ended) and reports no usage"
         return Finding("accounting", WARNING, text)
     answer = ask([*commands("sacctmgr"), "-n", "-P", "show", "cluster", "format=Cluster"])
     if answer.code:
-        hint = "jobs run meanwhile; what has ended is told late"
+        hint = "jobs still run; their end is reported late"
         return Finding("accounting", FAILED, f"slurmdbd does not answer: {answer.first_error}", hint)
     return Finding("accounting", OK, f"cluster {', '.join(answer.output.split()) or '(no name)'}")
 
@@ -125,7 +125,7 @@ def partitions(site: Site) -> list[Finding]:
 def _partition(partition: Partition) -> Finding:
     if partition.state == "UP":
         return Finding("partition", OK, _described(partition))
-    what = "jobs wait in it until it is up" if partition.state == "DOWN" else "it takes no jobs"
+    what = "jobs wait in it until it is up" if partition.state == "DOWN" else "it accepts no jobs"
     return Finding("partition", WARNING, f"{_described(partition)}; it is {partition.state}: {what}")
 
 
@@ -156,7 +156,9 @@ def variables(environment: Mapping[str, str]) -> list[Finding]:
         if not value and purpose:
             found.append(Finding(name, WARNING, f"not set ({purpose})", f"export {name}=/path/of/a/folder"))
         elif value and name != "OUTPUT_DIR" and not Path(value).is_dir():  # that one is made
-            found.append(Finding(name, FAILED, f"{value} is no folder here", f"mkdir -p {value}, or set another one"))
+            found.append(
+                Finding(name, FAILED, f"{value} is not a folder here", f"mkdir -p {value}, or set another one")
+            )
         elif value:
             found.append(Finding(name, OK, value))
     return found
@@ -184,7 +186,7 @@ def output_root(root: Path, ask: Ask, user: str) -> list[Finding]:
         found = [Finding(topic, OK, room)]
     if kind in _OF_ONE_MACHINE:
         text = f"{kind} is a file system of one machine: compute nodes may not see it"
-        found.append(Finding(topic, WARNING, text, "use one that they share; --submit tells for certain"))
+        found.append(Finding(topic, WARNING, text, "use one that they share; --submit tests it"))
     words = [word.format(user=user, root=root) for word in _QUOTA.get(kind, ("quota", "-w"))]
     if shutil.which(words[0]):
         answer = ask(words)
@@ -242,18 +244,24 @@ def compute_node(facts: str, seen_at: float) -> list[Finding]:
     has = f"has {', '.join(programs)}" if programs else "has no container runtime and no python3"
     found = [Finding("compute node", OK, f"{told.get('host', '?')} ({told.get('machine', '?')}) {has}")]
     if told.get("reads") == "yes":
-        found.append(Finding("shared files", OK, "the compute node reads what this machine writes, and the other way"))
+        found.append(
+            Finding(
+                "shared files",
+                OK,
+                "the compute node reads files of this machine, and this machine reads files of the node",
+            )
+        )
     else:
-        text = "the compute node does not read what this machine has written"
+        text = "the compute node does not see files that this machine has written"
         found.append(Finding("shared files", FAILED, text, "set OUTPUT_DIR to a file system that both share"))
     submits = told.get("submits", "")
     if told.get("inside") == "yes":
-        hint = "the same without container= tells whether one can"
-        found.append(Finding("submission", OK, "not looked at: an image has no sbatch", hint))
+        hint = "run it without container= to test whether a compute node can submit"
+        found.append(Finding("submission", OK, "not checked: an image has no sbatch", hint))
     elif " to start at " in submits:
         found.append(Finding("submission", OK, "a compute node can submit: --detach slurm, executors of actions"))
     else:
-        text = f"a compute node can't submit ({submits or 'sbatch is not there'})"
+        text = f"a compute node can't submit ({submits or 'sbatch is missing'})"
         found.append(Finding("submission", WARNING, text, "let monitors run on a login node: --detach local"))
     if told.get("time", "").isdecimal():
         found.append(_clock(int(told["time"]) - seen_at))
@@ -263,8 +271,8 @@ def compute_node(facts: str, seen_at: float) -> list[Finding]:
 def _clock(ahead: float) -> Finding:
     """What the clock of the compute node says, against the time when its words were seen: later, if clocks agree."""
     if ahead > _AHEAD_SECONDS:
-        return Finding("clocks", FAILED, f"the compute node is at least {ahead:.0f} s ahead", "tell the site")
+        return Finding("clocks", FAILED, f"the compute node is at least {ahead:.0f} s ahead", "report this to the site")
     if ahead < -_LATE_SECONDS:
         text = f"the compute node is {-ahead:.0f} s behind, or its files are seen here so late"
-        return Finding("clocks", FAILED, text, "tell the site")
+        return Finding("clocks", FAILED, text, "report this to the site")
     return Finding("clocks", OK, "login and compute node agree")

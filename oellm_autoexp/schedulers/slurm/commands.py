@@ -77,7 +77,10 @@ class Commands:
         except MissingCommandError as error:
             if not self._warned_of_no_accounts:
                 self._warned_of_no_accounts = True
-                _log.warning("%s: how jobs ended is known from squeue and from what they leave", error.problems[0].what)
+                _log.warning(
+                    "%s: without sacct, the end of a job is known only from squeue and the job's own files",
+                    error.problems[0].what,
+                )
             return ""
         if result.returncode == 0 or no_accounting(result.stderr):
             return result.stdout
@@ -108,7 +111,7 @@ class Commands:
                 raise SchedulerError(Problem(f"{words[0]}: {limit}")) from None
             except OSError as error:
                 missing = isinstance(error, FileNotFoundError)
-                hint = "is SLURM on this machine? slurm=local needs none" if missing else ""
+                hint = "SLURM is not installed here, or not in PATH; slurm=local needs none" if missing else ""
                 kind = MissingCommandError if missing else UnreachableError
                 raise kind(Problem(f"{words[0]}: {error.strerror}", hint=hint)) from None
         raise UnreachableError(Problem(f"{words[0]}: this machine can't start another process just now"))
@@ -135,8 +138,8 @@ def configuration_problem() -> str:
         return ""
     if not os.path.lexists(named):
         return f"$SLURM_CONF names a file that is not there: {named}"
-    why = "may not be read by you" if os.path.isfile(named) else "is no file"  # noqa: PTH113
-    return f"$SLURM_CONF names what {why}: {named}"
+    why = "can't be read" if os.path.isfile(named) else "is not a file"  # noqa: PTH113
+    return f"$SLURM_CONF names a path that {why}: {named}"
 
 
 def unreachable_hint() -> str:

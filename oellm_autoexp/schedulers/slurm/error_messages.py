@@ -143,7 +143,7 @@ def message(stderr: str) -> str:
 
 def advice(words: str) -> str:
     """What to do about an error of sbatch; '' if its message says enough."""
-    hint = "`sinfo -N -l` shows what each node has, `sinfo -R` which are down or drained"
+    hint = "`sinfo -N -l` shows what each node has, `sinfo -R` which of them are down or drained"
     return hint if _NO_NODE in words.lower() else ""
 
 

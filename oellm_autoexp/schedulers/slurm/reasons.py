@@ -7,7 +7,7 @@ import re
 _LIMITS = "`squeue --me` shows your jobs; "
 _REASONS = (
     (r"JobHeldAdmin", "an administrator holds it", "ask the site"),
-    (r"[Hh]eld|JobHoldMaxRequeue", "it is held", "let it go: scontrol release {job}"),
+    (r"[Hh]eld|JobHoldMaxRequeue", "it is held", "release it: scontrol release {job}"),
     (
         r"PartitionDown|PartitionInactive",
         "its partition starts no jobs now",
@@ -21,21 +21,21 @@ _REASONS = (
     (
         r"^Reservation|ReqNodeNotAvail|NodeDown|Nodes[ _]required[ _]for[ _]job[ _]are",
         "nodes that it needs are down, drained or reserved, as for a maintenance",
-        "`sinfo -R` and `scontrol show reservation` tell which and until when; choose another partition, or wait",
+        "`sinfo -R` and `scontrol show reservation` show which, and until when; choose another partition, or wait",
     ),
     (
         r"(?:Assoc|QOS).*(?:Minutes|Billing)|QOSUsageThreshold",
-        "the computing time of the account or QOS is used up, or what runs would use it up",
-        "take another account or QOS, or ask the site for more; its own command, or `sshare`, tells what is left",
+        "the computing time of the account or QOS is used up, or running jobs will use up the rest",
+        "use another account or QOS, or ask the site for more; `sshare`, or the site's own command, shows what is left",
     ),
     (
         r"InvalidAccount|AccountNotAllowed|InvalidQOS|QOSNotAllowed|AccountingPolicy",
         "its account or QOS may not be used there",
-        "set SLURM_ACCOUNT, SLURM_QOS and SLURM_PARTITION to some that go together: sacctmgr show assoc user=$USER",
+        "set SLURM_ACCOUNT, SLURM_QOS and SLURM_PARTITION to values that fit together: sacctmgr show assoc user=$USER",
     ),
     (
         r"QOSMin|QOSMaxWall|QOSTimeLimit|AssocMaxWall|MaxWall",
-        "its QOS or account allows no such job: less time, or more or fewer nodes",
+        "its QOS or account does not allow this time limit or number of nodes",
         "change slurm.sbatch.time or nodes, or choose another QOS: sacctmgr show qos",
     ),
     (
@@ -46,20 +46,24 @@ _REASONS = (
     (
         r"Assoc|Max\w*Per(?:Account|User)",
         "a limit of the account is reached",
-        _LIMITS + "wait until some have ended, or take another account: sacctmgr show assoc user=$USER",
+        _LIMITS + "wait until some have ended, or use another account: sacctmgr show assoc user=$USER",
     ),
     (
         r"BadConstraints",
         "no node has what it asks for",
         "ask for less, or choose another partition: `sinfo -N -l` shows the nodes",
     ),
-    (r"Licenses", "it waits for a license", "`scontrol show licenses` tells which are free"),
-    (r"BeginTime", "it is not to begin yet, or begins again after a failed start", "scontrol show job {job}"),
-    (r"Dependency", "it waits for another job", "scontrol show job {job} tells for which"),
+    (r"Licenses", "it waits for a license", "`scontrol show licenses` shows which are free"),
+    (
+        r"BeginTime",
+        "its start time is not reached yet, or it is restarted after a failed start",
+        "scontrol show job {job}",
+    ),
+    (r"Dependency", "it waits for another job", "scontrol show job {job} shows which one"),
     (
         r"Priority|Resources|^$|None",
-        "other jobs come first",
-        "wait longer (`squeue --start -j {job}` tells until when, where SLURM knows it), or take the partition or QOS "
+        "other jobs have a higher priority",
+        "wait longer (`squeue --start -j {job}` shows when it starts, if SLURM knows it), or use the partition or QOS "
         "for tests: slurm.debug=true",
     ),
 )
@@ -71,4 +75,4 @@ def explained(reason: str, job: str) -> tuple[str, str]:
     for pattern, meaning, advice in _REASONS:
         if re.search(pattern, reason):
             return meaning, advice.format(job=job)
-    return "", f"squeue(1) says what the reason means; scontrol show job {job} tells more"
+    return "", f"squeue(1) says what the reason means; scontrol show job {job} shows more"

@@ -54,7 +54,7 @@ class SlurmScheduler:
     def submit(self, submission: Submission) -> str:
         """See Scheduler.submit."""
         if not os.access(submission.work_dir, os.X_OK):
-            raise SubmitError(Problem(f"the working directory {submission.work_dir} is gone", submission.name))
+            raise SubmitError(Problem(f"the working directory {submission.work_dir} no longer exists", submission.name))
         if problems := path_problems(self._commands, submission.script_path):
             raise InvalidSubmissionError(*problems)
         result = self._commands.run(
@@ -96,7 +96,7 @@ class SlurmScheduler:
         if not names:
             return {}
         if sbatch_call.sbatch_runs(names):
-            raise SchedulerError(Problem("the sbatch of an earlier submission is still at work"))
+            raise SchedulerError(Problem("the sbatch of an earlier submission is still running"))
         lines = self._commands.output([*self._commands.squeue, *_ALL_OF_MINE, "-o", parse.SQUEUE_TOKEN_FORMAT])
         found = parse.tokens(lines, "@", names)
         # sacct lists a job that ended before it could begin only if its state is asked for.

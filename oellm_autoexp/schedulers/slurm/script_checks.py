@@ -41,7 +41,7 @@ def path_problems(commands: Commands, path: str) -> list[Problem]:
     """Why a wrapper of sbatch (ssh) may not pass a path on: the shell behind it would split the path."""
     if not commands.sbatch_is_wrapped or _PLAIN_PATH.fullmatch(path):
         return []
-    hint = "a path of letters, digits and . _ - + = @ , : % / alone comes through as it is"
+    hint = "a path of letters, digits and . _ - + = @ , : % / only is passed on unchanged"
     return [Problem(f"{commands.sbatch[0]} may hand this path to a shell: {path}", CONFIG / "project.output_dir", hint)]
 
 

@@ -22,7 +22,7 @@ def batches(arguments: JobArguments) -> Found:
         yield problem("micro_batch_size", f"must be at least 1, not {micro}")
         return
     if arguments.given("step_batch_size_schedule") and arguments.given("global_batch_size"):  # A:680
-        text = "the schedule says the batch sizes: global_batch_size can't be set, too"
+        text = "step_batch_size_schedule sets the batch sizes; global_batch_size can't be set as well"
         yield problem("step_batch_size_schedule", text, "set backend.megatron.global_batch_size to null")
         return
     copies = arguments.data_parallel

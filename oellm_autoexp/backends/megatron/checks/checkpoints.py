@@ -13,7 +13,7 @@ def checkpoints(arguments: JobArguments) -> Found:
     interval, retain = arguments.number("save_interval"), arguments.number("save_retain_interval")
     if not arguments.given("save"):
         if arguments.given("save_interval"):
-            yield note("save_interval", "without `save`, the folder, no checkpoint is written")
+            yield note("save_interval", "no checkpoint is written: `save` (the folder) is not set")
         return
     if interval is None:
         if not arguments.given("save_interval"):  # A:1323
@@ -22,7 +22,7 @@ def checkpoints(arguments: JobArguments) -> Found:
     if interval <= 0:  # A:1324
         yield problem("save_interval", f"must be at least 1, not {interval}")
     elif isinstance(retain, int) and isinstance(interval, int) and (retain <= 0 or retain % interval):  # A:1326
-        text = f"{retain} is no multiple of save_interval, {interval}"
+        text = f"{retain} is not a multiple of save_interval, {interval}"
         yield problem(
             "save_retain_interval",
             text,
@@ -45,7 +45,7 @@ def log_intervals(arguments: JobArguments) -> Found:
     """What is logged less often is logged with the rest."""
     every, memory = arguments.number("log_interval"), arguments.number("log_memory_interval")
     if isinstance(every, int) and every > 0 and isinstance(memory, int) and memory % every:  # A:1330
-        text = f"{memory} is no multiple of log_interval, {every}"
+        text = f"{memory} is not a multiple of log_interval, {every}"
         yield problem(
             "log_memory_interval", text, f"take log_memory_interval {nearest(memory, multiples(max(memory, 1), every))}"
         )

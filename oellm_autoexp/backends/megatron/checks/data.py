@@ -18,7 +18,7 @@ def data(arguments: JobArguments) -> Found:
     for dest, other in (("data_args_path", "data_path"), ("per_split_data_args_path", "")):  # A:659, A:668
         also = other if other and arguments.on(other) else (splits[0] if not other and splits else "")
         if arguments.given(dest) and also:
-            yield problem(dest, f"{also} says the same", "set one of the two to null")
+            yield problem(dest, f"{also} sets the same", "set one of the two to null")
     files = ("data_args_path", "per_split_data_args_path", "dataloader_type")
     if not sources and not any(arguments.given(dest) for dest in files) and not arguments.on("skip_train"):
         yield note("data_path", "no data is named (data_path, train_data_path, or mock_data: true for a speed test)")

@@ -34,7 +34,7 @@ def required(arguments: JobArguments) -> Found:
         yield problem("seq_length", "this argument is required", "the tokens of one sample, e.g. 4096")
     for dest, other in (("num_layers", "encoder_num_layers"), ("seq_length", "encoder_seq_length")):  # A:1263, 1304
         if arguments.given(dest) and arguments.given(other):
-            yield problem(other, f"{dest} says the same", f"set {dest} alone")
+            yield problem(other, f"{dest} sets the same", f"set {dest} alone")
 
 
 def attention(arguments: JobArguments) -> Found:

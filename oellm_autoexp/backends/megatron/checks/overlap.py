@@ -15,7 +15,7 @@ def overlap(arguments: JobArguments) -> Found:
     sharded = arguments.on("use_distributed_optimizer") or arguments.on("use_megatron_fsdp")
     if arguments.on("overlap_param_gather"):
         if not sharded and arguments["optimizer"] != "dist_muon":  # A:990
-            text = "it needs an optimizer that is distributed"
+            text = "it needs a distributed optimizer"
             yield problem("overlap_param_gather", text, "set use_distributed_optimizer: true")
         if not arguments.on("overlap_grad_reduce"):  # A:995
             yield problem("overlap_param_gather", "it needs overlap_grad_reduce", "set overlap_grad_reduce: true")
@@ -35,9 +35,7 @@ def connections(arguments: JobArguments) -> Found:
     sharded = next((dest for dest in ("use_torch_fsdp2", "use_megatron_fsdp") if arguments.on(dest)), None)
     split = [d for d in ("tensor_model_parallel_size", "context_parallel_size") if arguments.size(d) > 1]
     if sharded and value == "1":  # A:1014, A:1144
-        yield Problem(f"{sharded} needs more than one connection, or none said", where, "set it to null")
+        yield Problem(f"{sharded} needs a value above 1, or no value", where, "set it to null")
     elif split and not sharded and not arguments.on("overlap_moe_expert_parallel_comm") and value != "1":  # A:1437
-        text = f"{split[0]} {arguments.size(split[0])} needs 1, not {'nothing' if value is None else value}"
-        yield Problem(
-            text, where, "set it to 1 (only GPUs of the Blackwell generation do without; it does no harm there)"
-        )
+        text = f"{split[0]} {arguments.size(split[0])} needs the value 1; it is {'not set' if value is None else value}"
+        yield Problem(text, where, "set it to 1 (Blackwell GPUs do not need it; it does no harm there)")

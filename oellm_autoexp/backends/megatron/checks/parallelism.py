@@ -81,7 +81,7 @@ def pipeline(arguments: JobArguments) -> Found:
             take(
                 mending(arguments, dest, dest, pp, divisors(layers + extra)),
                 mending(arguments, dest, many, layers, multiples(layers + extra, pp, extra)),
-                "decoder_first_pipeline_num_layers and its like, by which stages differ",
+                "decoder_first_pipeline_num_layers and similar options, for stages of different sizes",
             ),
         )
         return
@@ -99,7 +99,7 @@ def pipeline(arguments: JobArguments) -> Found:
         least = 2 if arguments.on("overlap_p2p_comm") else 3
         if pp < least:  # A:967-975
             why = "" if least == 2 else " without overlap_p2p_comm"
-            text = f"virtual pipeline stages need pipeline_model_parallel_size of {least} or more{why}, not {pp}"
+            text = f"virtual pipeline stages need pipeline_model_parallel_size {least} or more{why}, not {pp}"
             yield problem(named[0], text, f"take no virtual stages, or {least} pipeline stages or more")
 
 
@@ -138,7 +138,9 @@ def torch_fsdp(arguments: JobArguments) -> Found:  # A:997-1015
     dest = "use_torch_fsdp2"
     for name, what in (("pipeline_model_parallel_size", "pipeline"), ("expert_model_parallel_size", "expert")):
         if arguments.size(name) > 1:
-            yield problem(name, f"torch's FSDP2 has no {what} parallelism", f"set it to 1, or {dest} to false")
+            yield problem(
+                name, f"torch's FSDP2 does not support {what} parallelism", f"set it to 1, or {dest} to false"
+            )
     for name, what in (("use_distributed_optimizer", "shards the optimizer itself"), ("fp16", "can't do fp16")):
         if arguments.on(name):
             yield problem(name, f"torch's FSDP2 {what}", f"set it or {dest} to false")
@@ -146,7 +148,9 @@ def torch_fsdp(arguments: JobArguments) -> Found:  # A:997-1015
         text = "torch's FSDP2 can't fuse the accumulation of gradients, which is on by default"
         yield problem("gradient_accumulation_fusion", text, "set it to false")
     if arguments["ckpt_format"] not in ("torch_dist", "torch_dcp"):
-        yield problem("ckpt_format", f"torch's FSDP2 has no {arguments['ckpt_format']}", "take torch_dist or torch_dcp")
+        yield problem(
+            "ckpt_format", f"torch's FSDP2 does not support {arguments['ckpt_format']}", "take torch_dist or torch_dcp"
+        )
     if not arguments.on("untie_embeddings_and_output_weights"):
         text = "torch's FSDP2 needs output weights of their own"
         yield problem("untie_embeddings_and_output_weights", text, "set it to true")
@@ -159,9 +163,9 @@ def megatron_fsdp(arguments: JobArguments) -> Found:  # A:1101-1152
             yield problem("ckpt_format", "fsdp_dtensor is for use_megatron_fsdp alone", "take torch_dist")
         return
     if arguments["ckpt_format"] != "fsdp_dtensor":
-        text = f"use_megatron_fsdp has no {arguments['ckpt_format']}"
+        text = f"use_megatron_fsdp does not support {arguments['ckpt_format']}"
         yield problem("ckpt_format", text, "take fsdp_dtensor")
     if arguments["optimizer"] not in ("sgd", "adam"):
-        yield problem("optimizer", f"use_megatron_fsdp can't do {arguments['optimizer']}", "take adam or sgd")
+        yield problem("optimizer", f"use_megatron_fsdp does not support {arguments['optimizer']}", "take adam or sgd")
     if not arguments.on("use_distributed_optimizer"):
         yield note("use_megatron_fsdp", "Megatron switches use_distributed_optimizer on with it")

@@ -15,12 +15,18 @@ def duration(arguments: JobArguments) -> Found:
         return
     iters, samples = arguments.number("train_iters"), arguments.number("train_samples")
     if iters and samples:  # A:1240
-        yield problem("train_samples", "train_iters says how long already", "set one of the two to null")
+        yield problem(
+            "train_samples", "train_iters already sets the length of the training", "set one of the two to null"
+        )
         return
     if not iters and not samples:  # megatron/training/training.py:1939
         if not (arguments.given("train_iters") or arguments.given("train_samples")):
             hint = "set train_iters (steps of global_batch_size samples) or train_samples"
-            yield problem("train_iters", "nothing says how long to train; Megatron finds out after building it", hint)
+            yield problem(
+                "train_iters",
+                "the length of the training is not set; Megatron would stop only after building the model",
+                hint,
+            )
         return
     used, other = ("iters", "samples") if iters else ("samples", "iters")
     for name, wrong in (  # A:1242-1260
@@ -28,10 +34,10 @@ def duration(arguments: JobArguments) -> Found:
         ("lr_warmup", bool(arguments.number(f"lr_warmup_{other}"))),
     ):
         if wrong:
-            text = f"the training is counted in {used} (train_{used}), so this must be, too"
+            text = f"the length of the training is given in {used} (train_{used}); give this in {used}, too"
             yield problem(f"{name}_{other}", text, f"set {name}_{used} instead, and it to null")
     if arguments.given("lr_warmup_fraction") and arguments.number(f"lr_warmup_{used}"):  # A:1248, A:1262
-        text = f"lr_warmup_{used} says the same"
+        text = f"lr_warmup_{used} sets the same"
         yield problem("lr_warmup_fraction", text, f"set it or lr_warmup_{used} to null")
 
 
@@ -41,10 +47,10 @@ def learning_rate(arguments: JobArguments) -> Found:
     trained = not arguments.on("skip_train")
     if lr is None:
         if trained and not arguments.given("lr"):  # S:148, after the model is built
-            yield problem("lr", "this argument is required; Megatron finds out after building the model")
+            yield problem("lr", "this argument is required; Megatron would stop only after building the model")
         return
     if lr < 0:  # no min_lr is both at most lr and at least 0
-        yield problem("lr", f"must not be negative, as {lr} is")
+        yield problem("lr", f"must not be negative: it is {lr}")
         return
     if trained and least is not None and least < 0:  # S:149
         yield problem("min_lr", f"must be at least 0, not {least}")
@@ -79,7 +85,7 @@ def _schedule(arguments: JobArguments) -> Found:
             text = f"the warm-up of {warmup} is not shorter than {decay_name}, {decay}"
             yield problem(f"lr_warmup_{unit}", text, f"take less than {decay}")
     if given_decay is not None and given_decay < length and arguments["lr_decay_style"] != "constant":
-        text = f"{given_decay} is less than train_{unit}, {length}: all after it is trained with min_lr"
+        text = f"{given_decay} is less than train_{unit}, {length}: the steps after it are trained with min_lr"
         yield note(f"lr_decay_{unit}", text)
     wsd = arguments.number(f"lr_wsd_decay_{unit}")
     if arguments["lr_decay_style"] != "WSD":
@@ -92,7 +98,7 @@ def _schedule(arguments: JobArguments) -> Found:
             text = f"lr_decay_style WSD needs it: the {unit} of the decay at the end"
             yield problem(f"lr_wsd_decay_{unit}", text, f"e.g. a fifth of train_{unit}: {max(1, int(length // 5))}")
     elif wsd > decay:
-        text = f"the decay of {wsd} is longer than {decay_name}, {decay}: it begins in the middle of itself"
+        text = f"the decay of {wsd} is longer than {decay_name}, {decay}, so the decay begins in the middle"
         yield note(f"lr_wsd_decay_{unit}", text)
     elif warmup < decay and warmup + wsd > decay:  # the decay begins at decay - wsd, S:263
         text = f"warm-up ({warmup:g}) and decay ({wsd}) together are longer than {decay_name}, {decay}"
