@@ -51,18 +51,18 @@ def queue_folder(session_path: Path) -> Path:
 
 
 class Queue:
-    """The queue of one session. The folder is made by the first entry; one that is not there is an empty queue."""
+    """The queue of one session. The first entry creates the folder; a missing folder is an empty queue."""
 
     def __init__(self, session_path: Path) -> None:
         self.session_path = session_path
         self.folder = queue_folder(session_path)
 
     def place(self, entry: QueueEntry) -> Path:
-        """Where an entry is until it is finished."""
+        """The file of an entry that is not finished."""
         return self.folder / entry.event.id / f"{entry.id}.json"
 
     def put(self, entry: QueueEntry) -> bool:
-        """Put an entry into the queue, once: False if it is there already, or was and is finished.
+        """Add an entry once; False if it is already in the queue, or was and is finished.
 
         Raises StateError where its ids can't be names of files or the queue belongs to another user, OSError.
         """
@@ -110,7 +110,7 @@ class Queue:
     def take(self, entry: QueueEntry) -> Held | None:
         """Take an entry to carry it out, as its file says it is now; None if it is taken, finished, or gone.
 
-        An entry that was begun by a worker that died in it is taken, too: `Held.died` tells of that.
+        An entry whose worker died is taken, too; `Held.died` says so.
         Raises CorruptError, StateError, OSError.
         """
         path = self.place(entry)
@@ -136,13 +136,13 @@ class Queue:
         return given_up
 
     def worker_of(self, entry: QueueEntry) -> Holder | None:
-        """Who is at an entry now; None: nobody alive."""
+        """The process that works on an entry now; None if no running process does."""
         return Lock(self.place(entry).with_suffix(".lease")).holder()
 
     def retry(self, name: str) -> QueueEntry:
-        """Make a finished entry pending again; what became of it is kept in its history.
+        """Make a finished entry pending again; its last result moves to its history.
 
-        Raises ConfigError if there is no such entry or it is not finished, LockedError if somebody is at it.
+        Raises ConfigError if there is no such entry or it is not finished, LockedError if a process works on it.
         """
         entry = self.get(name)
         path = self.place(entry)
@@ -265,7 +265,7 @@ class Queue:
 
 @dataclass
 class Held:
-    """An entry that this worker has. `died` tells of an earlier worker that died in it, `left` is what that ran."""
+    """An entry that this worker has locked. `died`: message about an earlier worker that died; `left`: its process."""
 
     entry: QueueEntry
     path: Path
@@ -275,7 +275,7 @@ class Held:
 
     @property
     def log_path(self) -> Path:
-        """Where what the action prints goes; one file for all attempts."""
+        """The file with the output of the action; one for all attempts."""
         return self.path.with_suffix(".log")
 
     def beat(self, seconds: float = 0) -> None:
@@ -283,18 +283,18 @@ class Held:
         self.lock.beat(seconds)
 
     def change(self, **update: Any) -> None:
-        """Note something about the entry, on disk. Raises OSError."""
+        """Change fields of the entry, on disk. Raises OSError."""
         self.entry = self.entry.model_copy(update=update)
         self.save()
 
     def runs(self, pid: int) -> None:
-        """Note the program that carries it out."""
+        """Record the process that executes it."""
         process = Process(host=socket.gethostname(), pid=pid, started=process_started(pid) or "")
         self.entry = self.entry.model_copy(update={"process": process})
         self.save(sync=False)  # it matters only while this machine is up
 
     def finish(self, status: Status, message: str) -> None:
-        """Note the result (`done` or `failed`), move the entry away, and give it up.
+        """Record the result (`done` or `failed`), move the entry to `done/`, and release it.
 
         Raises LockedError if the lock was lost: the result is another worker's then.
         """
@@ -354,7 +354,7 @@ _SHOWN_OF_ID = 8
 
 
 def _nearest(name: str, files: Mapping[str, Path]) -> str:
-    """The ids that are most like one that is not there; of a wrong beginning, those with the longest common one."""
+    """The ids most similar to an unknown one; if only the beginning fits, those with the longest common beginning."""
     if near := did_you_mean(name, files):
         return near if "?" in near else f"known: {', '.join(sorted(stem[:_SHOWN_OF_ID] for stem in files))}"
     common = {

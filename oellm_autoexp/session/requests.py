@@ -1,4 +1,4 @@
-"""Requests to the process that holds a session: to start a job again, to end it, or to give up what waits.
+"""Requests to the monitor of a session: to restart a job, to cancel it, or to skip waiting actions.
 
 Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has handled it.
 """
@@ -26,7 +26,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
 class Request(Record):
-    """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
+    """A request. A restart applies to `attempt` only: it has no effect if there is a later one.
 
     `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too. `restart` is the action
     of a restart, None otherwise; one without a `cause` is a person's, and has no budget. `job` None: every job of the
@@ -66,7 +66,7 @@ def place(session_path: Path, asked: Request) -> Path:
 
 
 def ask(session_path: Path, asked: Request) -> bool:
-    """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
+    """Write a request; False if one with this id is already waiting. Raises StateError, OSError."""
     folder = inbox_folder(session_path)
     if not _FILE_NAME.fullmatch(asked.id):
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))

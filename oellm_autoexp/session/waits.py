@@ -1,4 +1,4 @@
-"""What of a session waits: jobs that are not submitted and actions that are not carried out. Pure."""
+"""The waiting parts of a session: jobs not yet submitted and actions not yet executed. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Wait:
 
 
 def waits(jobs: Iterable[JobState]) -> list[Wait]:
-    """Everything that waits, by job; an action whose program is at work waits for its end."""
+    """Everything that waits, by job; an action whose program runs waits for its end."""
     return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.actions.pending))]
 
 

@@ -190,7 +190,7 @@ class Check:
         self._asked_at = float("-inf")
         self.answer = "not run yet"
         self.said: bool | None = None
-        """Its last answer, valid until the next one; None: there is none yet."""
+        """The last result, valid until the next one; None before the first."""
 
     @property
     def in_progress(self) -> bool:
@@ -203,7 +203,7 @@ class Check:
         return self.in_progress and self.said is None
 
     def says_yes(self, now: float) -> bool:
-        """Whether the last answer is yes; starts the command if it is time to (`now`: seconds on any clock)."""
+        """True if the last result is yes; starts the command if its interval is over (`now`: seconds of any clock)."""
         if self._subprocess is None and not self._asked_at <= now < self._asked_at + self._interval:
             self._asked_at = now
             self._subprocess = Subprocess(self._words, cwd=self._work_dir)

@@ -147,7 +147,7 @@ def test_a_program_that_never_ends_holds_up_neither_the_looks_nor_other_rules(tm
     stage.until(lambda: stage.a.attempt == 2)
     assert "a: crashed" in stage.messages
     stage.until(lambda: any(isinstance(entry, Result) and entry.status == "failed" for entry in stage.results))
-    assert any("ran out of time (0.2 s)" in line for line in stage.messages)
+    assert any("did not end within 0.2 s" in line for line in stage.messages)
 
 
 def test_what_is_collected_is_given_up_with_the_rest_and_what_is_being_sent_is_not(tmp_path: Path) -> None:

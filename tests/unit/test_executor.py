@@ -1043,7 +1043,7 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     assert [line for line in stage.messages if "told" in line][1:] == ["a: told Invalid partition name specified"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
-    assert "refused for good: Invalid partition name specified" in stage.a.reason
+    assert "finally refused: Invalid partition name specified" in stage.a.reason
     assert stage.a.changes.overrides == {}, "what was refused is no part of later attempts"
     assert any("dropped for later attempts: slurm.sbatch.partition" in entry.message for entry in stage.a.history)
 

@@ -399,7 +399,7 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
         ("+l.5", 1, "no key 'l.5'"),
         ("l.x", 1, "no key 'l.x'"),
         ("~a.c", None, "no key 'a.c'"),
-        ("~a.b.x", 5, "'a.b.x' is 1 and not 5"),
+        ("~a.b.x", 5, "'a.b.x' is 1, not 5"),
         ("~l.0", None, "an item of a list can't be deleted"),
         ("+a.b.x", 5, "has 'a.b.x' already"),
         ("+alias.x", 5, "has 'alias.x' already"),

@@ -364,7 +364,7 @@ def test_jobs_that_differ_in_anything_but_their_own_number_are_no_twins(sweep: s
     ("sweep", "told"),
     [
         ("{allow_duplicates: yes please}", "allow_duplicates is 'yes please'"),
-        ("{groups: [{allow_duplicates: true, params: {a: 1}}]}", "allow_duplicates holds for the whole sweep"),
+        ("{groups: [{allow_duplicates: true, params: {a: 1}}]}", "allow_duplicates applies to the whole sweep"),
         ("{allow_duplicate: true}", "unknown key 'allow_duplicate'"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_subprocess_that_takes_too_long_is_ended_with_its_children(
 ) -> None:
     monkeypatch.setattr(world, "_KILL_AFTER_SECONDS", 0.3)
     program = Subprocess(["sh", "-c", f"sleep 1000 & echo $! > child; {script}"], cwd=tmp_path, timeout_seconds=0.3)
-    assert ended(program) == Outcome(None, "ran out of time (0.3 s)")
+    assert ended(program) == Outcome(None, "did not end within 0.3 s")
     child = int((tmp_path / "child").read_text())
     until(lambda: process_started(child) is None)
 
