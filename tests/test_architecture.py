@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
-    "cli.screens": "core view view.curves view.jobs cli.steps cli.monitor",
+    "cli.screens": "core session storage view view.curves view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",

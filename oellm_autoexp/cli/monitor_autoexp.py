@@ -22,7 +22,7 @@ from oellm_autoexp.cli.monitor import (
     watch_session,
 )
 from oellm_autoexp.cli.monitor.session_names import manifest_and_session, manifest_of
-from oellm_autoexp.cli.screens import show_plot
+from oellm_autoexp.cli.screens import browse, show_plot
 from oellm_autoexp.cli.steps import app, session_steps
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
@@ -60,7 +60,8 @@ def parser() -> app.Parser:
         "--cmd",
         choices=sorted(_COMMANDS),
         default="watch",
-        help="watch (default); status: what is recorded; plot: curves of metrics; tail: the logs' last lines; "
+        help="watch (default); status: what is recorded; plot: curves of metrics; "
+        "browse: all of this in one window; tail: the logs' last lines; "
         "events: what was seen and done; "
         "restart, cancel: the jobs that --job names; skip: give up the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
@@ -151,7 +152,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-_LOOKS = ("status", "plot", "tail", "events", "queue", "try")
+_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try")
 """The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 
@@ -221,6 +222,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "skip": _with_manifest(end_jobs.skip),
     "tail": _with_record(show_logs.tail),
     "plot": _with_record(show_plot.plot),
+    "browse": _with_manifest(browse.browse),
     "try": _try,
     "list": session_list.list_sessions,
 }

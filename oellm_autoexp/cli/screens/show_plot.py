@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.view.curves.plot import Piece
 
 _PLAIN_HEIGHT = 24
-_COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "bright_cyan", "bright_yellow", "bright_magenta")
+COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "bright_cyan", "bright_yellow", "bright_magenta")
 
 
 def add_options(parser: app.Parser) -> None:
@@ -132,7 +132,7 @@ def _hours(series: Series) -> list[float]:
 def _print(screen: Console, line: Sequence[Piece]) -> None:
     from rich.text import Text
 
-    coloured = [(text, "" if curve is None else _COLOURS[curve % len(_COLOURS)]) for text, curve in line]
+    coloured = [(text, "" if curve is None else COLOURS[curve % len(COLOURS)]) for text, curve in line]
     shown = Text.assemble(*coloured, no_wrap=True, overflow="ignore")
     shown.rstrip()
     screen.print(shown, crop=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -163,7 +164,10 @@ def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) ->
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """Let SIGTERM (a login node's reaper) end the watch as Ctrl-C does."""
+    """Let SIGTERM (a login node's reaper) end the watch as Ctrl-C does; of a thread, signals are not its concern."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
