@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "view.curves": "",
     "view.jobs": "core rules session",
     "view": "core storage rules session planning view.curves view.jobs",
-    "report": "core session view",
+    "report": "core session view view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
-    "cli.reporting": "core storage session report cli.steps cli.monitor",
+    "cli.reporting": "core storage session report cli.steps cli.monitor view",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",

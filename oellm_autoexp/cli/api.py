@@ -96,6 +96,9 @@ def results(session: Session | str | Path, state_dir: str | Path | None = None) 
     from oellm_autoexp.planning.manifest import load as load_manifest
     from oellm_autoexp.report.rows import row
     from oellm_autoexp.session.session import Session
+    from oellm_autoexp.view.evidence import quotes
 
     found = session if isinstance(session, Session) else load(session, state_dir)
-    return [row(spec, found.jobs[spec.name], found.plan_id) for spec in load_manifest(found.manifest_path).jobs]
+    said = quotes(found)
+    jobs = load_manifest(found.manifest_path).jobs
+    return [row(spec, found.jobs[spec.name], found.plan_id, said.get(spec.name, "")) for spec in jobs]

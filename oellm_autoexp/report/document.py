@@ -43,7 +43,7 @@ class Event:
 class Source:
     """A plan to tell of, with its session if it was submitted. `series` gives a job's series by metric.
 
-    `events` are the newest of `events_total`, the newest first.
+    `events` are the newest of `events_total`, the newest first; `quotes`, by job, is what logs say of bad ends.
     """
 
     manifest: Manifest
@@ -51,6 +51,7 @@ class Source:
     series: Callable[[JobState], Mapping[str, Series]] = lambda job: {}
     events: Sequence[Event] = ()
     events_total: int = 0
+    quotes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Member(NamedTuple):
@@ -183,7 +184,7 @@ def _members(sources: Sequence[Source]) -> Iterator[Member]:
 def _row(member: Member, source: Source) -> Row:
     if member.job is None:
         return planned_row(member.spec, source.manifest.plan_id)
-    return row(member.spec, member.job, source.manifest.plan_id)
+    return row(member.spec, member.job, source.manifest.plan_id, source.quotes.get(member.spec.name, ""))
 
 
 _NUMBERS = ("loss", "validation_loss", "grad_norm", "throughput", "seconds_per_iteration", "gpu_hours")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.core.redaction import redact
+from oellm_autoexp.view.jobs.cause import cause
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import JobSpec
@@ -49,10 +50,12 @@ class Row:
     started_at: float | None = None
     ended_at: float | None = None
     session: str = ""
+    cause: str = ""
+    """Why it is in its state, in one line: its rule, its exit code, what its log says, the reason."""
 
 
-def row(spec: JobSpec, job: JobState, session: str) -> Row:
-    """The row of a job of a session, without secrets."""
+def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
+    """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view/evidence.py)."""
     told, newest = job.progress, job.newest
     return Row(
         name=redact(spec.name),
@@ -80,6 +83,7 @@ def row(spec: JobSpec, job: JobState, session: str) -> Row:
         started_at=newest.started_at,
         ended_at=newest.ended_at,
         session=session,
+        cause=redact(cause(job, quoted)),
     )
 
 

@@ -21,7 +21,8 @@ def rows_of(source: Source) -> list[Row]:
     plan, session = source.manifest.plan_id, source.session
     if session is None:
         return [planned_row(spec, plan) for spec in source.manifest.jobs]
-    return [row(spec, session.jobs[spec.name], plan) for spec in source.manifest.jobs]
+    quotes = source.quotes
+    return [row(spec, session.jobs[spec.name], plan, quotes.get(spec.name, "")) for spec in source.manifest.jobs]
 
 
 def job_cells(rows: Sequence[Row]) -> list[Cells]:

@@ -46,6 +46,7 @@ def test_its_names_are_those_that_were_promised() -> None:
         "started_at",
         "ended_at",
         "session",
+        "cause",
     ]
     with pytest.raises(AttributeError):
         oellm_autoexp.no_such_name  # noqa: B018

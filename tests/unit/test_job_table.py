@@ -188,5 +188,8 @@ def test_without_a_rule_the_end_of_the_log_is_quoted_without_secrets_and_what_a_
     found = quotes(session(tmp_path, [bad(resolved_log_path=str(log))]))["a"]
     assert found.startswith("its log ends with: �[31mValueError: token=")
     assert "hf_abcdefgh" not in found
+    log.write_text("KeyError: 'a'\nsrun: error: n1: task 0: Exited with exit code 1\n")
+    said = quotes(session(tmp_path, [bad(resolved_log_path=str(log))]))["a"]
+    assert said == "its log ends with: KeyError: 'a'"
     gone = bad(resolved_log_path=str(tmp_path / "gone.log"))
     assert quotes(session(tmp_path, [gone, changed(job_state("b"), still={"": Still(mark="", since=0)})])) == {}

@@ -61,6 +61,9 @@ def test_names_of_secrets_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "KeyError",
+        "builtins.KeyError",
+        "TokenException",
         "PATH",
         "PWD",
         "tokenizer_type",

@@ -15,6 +15,7 @@ from oellm_autoexp.report.document import Event, Source
 from oellm_autoexp.report.page import ASSETS
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import shipped
+from oellm_autoexp.view.evidence import quotes
 
 if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
@@ -50,12 +51,13 @@ def _source(path: Path) -> Source:
         manifest = session_steps.load_manifest(with_backoff(lambda: Session.load(path)).manifest_path)
         session = session_names.recorded(manifest)
         total, events = _events(session)
+        said = quotes(session)
 
     def read(job: JobState) -> Mapping[str, Series]:
         with trust.reading_as(owner):
             return series.read(series.file_of(path, job.name), job.logs.series)
 
-    return Source(manifest, session, read, events, total)
+    return Source(manifest, session, read, events, total, said)
 
 
 def _events(session: Session) -> tuple[int, list[Event]]:

@@ -36,7 +36,7 @@ function runtime(job) {
 }
 
 function reason(job) {
-  return [data.jobs.reason[job], data.jobs.problem[job]].filter(Boolean).join("; ") || null;
+  return [data.jobs.cause[job] || data.jobs.reason[job], data.jobs.problem[job]].filter(Boolean).join("; ") || null;
 }
 
 /** Whether a column has a value in some job; others are not shown. */
