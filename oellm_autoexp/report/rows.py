@@ -16,24 +16,34 @@ PLANNED = "planned"
 """The state of a job of a plan that was not submitted."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is known of one job: what was planned of it, its state (`running`, `success`, …), what its log told last.
-
-    `iteration` to `seconds_per_iteration` and `saved_iteration` are None where the log has not told them. `gpu_hours`:
-    what its ended attempts have used; `gpu_hours_planned`: at most, of one attempt, None without a time limit. Times
-    are seconds since 1970, of the newest attempt.
-    """
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """What was planned of one job. `gpu_hours_planned`: at most, of one attempt, None without a time limit."""
 
     name: str
     stage: str | None
     parameters: dict[str, Any]
+    output_dir: str
+    gpu_hours_planned: float | None = None
+    session: str = ""
+    """The id of its plan and session."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(PlannedJob):
+    """What is known of one job: what was planned of it, its state (`running`, `success`, …), what its log told last.
+
+    `iteration` to `seconds_per_iteration` and `saved_iteration` are None where the log has not told them. `gpu_hours`:
+    what its ended attempts have used. Times are seconds since 1970, of the newest attempt.
+    """
+
     state: str
     reason: str
+    cause: str = ""
+    """Why it is in its state, in one line: its rule, its exit code, what its log says, the reason."""
     attempt: int
     exit_code: int | None
     scheduler_id: str
-    output_dir: str
     log_path: str
     iteration: int | None
     total: int | None
@@ -43,15 +53,11 @@ class Row:
     throughput: float | None
     seconds_per_iteration: float | None
     gpu_hours: float
-    gpu_hours_planned: float | None = None
     saved_iteration: int | None = None
     nodes: str = ""
     submitted_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    session: str = ""
-    cause: str = ""
-    """Why it is in its state, in one line: its rule, its exit code, what its log says, the reason."""
 
 
 def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:

@@ -20,16 +20,19 @@ STABLE = ["Planned", "Row", "load", "plan", "results", "submit"]
 def test_its_names_are_those_that_were_promised() -> None:
     assert api.__all__ == STABLE
     assert set(STABLE) <= set(oellm_autoexp.__all__)
-    assert [field for field in api.Row.__dataclass_fields__] == [  # noqa: C416
+    assert list(api.Row.__dataclass_fields__) == [
         "name",
         "stage",
         "parameters",
+        "output_dir",
+        "gpu_hours_planned",
+        "session",
         "state",
         "reason",
+        "cause",
         "attempt",
         "exit_code",
         "scheduler_id",
-        "output_dir",
         "log_path",
         "iteration",
         "total",
@@ -39,14 +42,11 @@ def test_its_names_are_those_that_were_promised() -> None:
         "throughput",
         "seconds_per_iteration",
         "gpu_hours",
-        "gpu_hours_planned",
         "saved_iteration",
         "nodes",
         "submitted_at",
         "started_at",
         "ended_at",
-        "session",
-        "cause",
     ]
     with pytest.raises(AttributeError):
         oellm_autoexp.no_such_name  # noqa: B018
