@@ -34,7 +34,7 @@ _HOLDING: dict[str, Any] = {
 
 
 def readable(job: JobState) -> JobState:
-    """A job whose words for people (reason, history) hold no secret."""
+    """A job without secrets in its texts for people (reason, history)."""
     texts = (job.reason, job.cancelled_by, job.run.not_restarted)
     clean = tuple(redact_message(text) if text else "" for text in texts)
     if clean != texts:
@@ -53,7 +53,7 @@ def _readable_entry(entry: HistoryEntry) -> HistoryEntry:
 
 
 def concealed(job: JobState) -> tuple[JobState, dict[str, Any]]:
-    """A job for others to read, and what was taken out of its record, by place."""
+    """A job that other users may read, and the values that were removed from its record, by place."""
     if not (job.restart or job.changes.overrides or job.past.before or job.actions.pending or job.actions.unrecorded):
         return job, {}
     data = records.record(job, include=_HOLDING)
@@ -76,7 +76,7 @@ class Confidential:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the file holds, by id; nothing where it is not there or not for us."""
+        """The values in the file, by id; empty if the file is missing or not readable for this user."""
         if self._values is None:
             try:
                 found = read_json(self.path, "session's secrets", SECRETS_VERSION).get("values")
@@ -86,7 +86,7 @@ class Confidential:
         return self._values
 
     def revealed(self, data: Any) -> Any:
-        """A job's record as the session has it, with its secrets, as far as they are known."""
+        """A job's record with its secrets put back, as far as they are known."""
         named = data.get("secrets") if isinstance(data, dict) else None
         if not isinstance(named, dict) or not named:
             return data
@@ -95,7 +95,7 @@ class Confidential:
         return {**put_back(data, known), "secrets": left}
 
     def concealed(self, job: JobState) -> JobState:
-        """A job's record as the session is to have it; `save` must come before that is written."""
+        """A job's record without secrets, for the session's files; call `save` before it is written."""
         clean, taken = concealed(job)
         if not taken:
             return replace(clean, secrets={}) if clean.secrets else clean
@@ -111,14 +111,14 @@ class Confidential:
         return name
 
     def save(self) -> None:
-        """Make what is new last. Raises OSError."""
+        """Write new values to the file. Raises OSError."""
         if self._behind:
             text = json.dumps({"version": SECRETS_VERSION, "values": self.values}, ensure_ascii=False)
             write_atomic(self.path, f"{text}\n", 0o600)
             self._behind = False
 
     def forget_all_but(self, used: Iterable[str]) -> None:
-        """Forget what no job needs any more. Raises OSError."""
+        """Remove the values that no job needs any more. Raises OSError."""
         kept = set(used)
         if self._values and (gone := self._values.keys() - kept):
             self._values = {name: value for name, value in self._values.items() if name not in gone}

@@ -46,7 +46,7 @@ def _readable(entry: Event | Result) -> Event | Result:
 
 
 class Histories(NamedTuple):
-    """The number of all events that are wanted, and those to show, each with the results of its actions."""
+    """The number of selected events, and those to show, each with the results of its actions."""
 
     total: int
     shown: Iterator[tuple[Event, list[Result]]]
@@ -89,7 +89,7 @@ class EventLog:
     def histories(
         self, wanted: Callable[[Mapping[str, Any]], bool], *, newest_first: bool, most: int | None = None
     ) -> Histories:
-        """The events that are wanted, each with the results of its actions; at most the newest `most` of them.
+        """The events that `wanted` selects, with the results of their actions; at most the newest `most`.
 
         `wanted` gets an event as it is in the file. All lines are read first, and of each event that is wanted only
         the offsets of its lines are kept, so that a log of any length needs little memory. Raises as `entries`.

@@ -21,9 +21,9 @@ from oellm_autoexp.storage.log_tail import Cursor
 BY_HAND = "by hand"
 """The cause of a new attempt that a person asked for."""
 GONE_LOOKS = 3
-"""A job that vanished is surely gone when the scheduler has said so at so many looks after it was cancelled."""
+"""A job that vanished counts as ended after so many polls since its cancellation that do not list it."""
 ENOUGH_SLOW = 3
-"""Pieces of a job's log for which a rule's pattern may take too long before the rule is switched off for the job."""
+"""A rule is switched off for a job after its pattern took too long for this many parts of the log."""
 MOST_EARLIER = 20
 """Earlier attempts that are kept with a job, the newest. SLURM can requeue a job for MinJobAge (slurm.conf(5))."""
 MOST_HISTORY = 200
@@ -55,7 +55,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """Since when something stands as `mark` says, by the session's clock (see session/silence.py)."""
+    """Since when `mark` has not changed, by the session's clock (see session/silence.py)."""
 
     mark: str
     since: float
@@ -71,7 +71,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsettled:
-    """A run that has ended, until it is known what it used: its id, its end, its seconds by our watch."""
+    """An ended run whose usage is not known yet: its id, its end, its seconds as measured by the monitor."""
 
     scheduler_id: str
     ended_at: float
@@ -81,21 +81,21 @@ class Unsettled:
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """An attempt that has ended and has a newer one in its place: its id, its token, and how often it was requeued."""
+    """An ended attempt that a newer one has replaced: its id, its token, and how often it was requeued."""
 
     scheduler_id: str
     token: str = ""
     requeues: int | None = None
     alive: bool = False
-    """Whether the scheduler lists it as not ended all the same: somebody had it begun again (`scontrol requeue`)."""
+    """True if the scheduler lists it as not ended although it had ended: somebody requeued it (`scontrol requeue`)."""
     vanished: bool = False
-    """Whether its end was concluded from the scheduler's silence alone."""
+    """True if its end was concluded only because the scheduler no longer listed it."""
     end_asked_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restarting:
-    """A new attempt that is to come, in the place of `attempt`: why, when at the earliest, and how it differs."""
+    """A planned new attempt that replaces `attempt`: why, the earliest time, and how it differs."""
 
     attempt: int
     cause: str
@@ -112,7 +112,7 @@ class Restarting:
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """What a job was when its last attempt had ended, while the next one is not submitted: `restart` was to come."""
+    """A job's state at the end of its last attempt, kept until the next one (`restart`) is submitted."""
 
     state: str
     attempt: int
@@ -133,89 +133,89 @@ class Before:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the scheduler has said last of the newest attempt."""
+    """The scheduler's last answer about the newest attempt."""
 
     scheduler_state: str = ""
     nodes: str = ""
     failed_nodes: str = ""
     exit_code: int | None = None
-    """None as long as it has not ended, or where the scheduler does not tell."""
+    """None until it has ended, or if the scheduler does not report it."""
     out_of_memory: bool = False
     """Whether a step of it ran out of memory."""
     requeues: int | None = None
-    """How often it was begun again under its id."""
+    """How often it was requeued under its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """The newest attempt: its names with the scheduler, and when what was done with it and seen of it."""
+    """The newest attempt: its id and token at the scheduler, and the times of what happened to it."""
 
     token: str = ""
     task: int | None = None
-    """Its task of the array that the token stands for."""
+    """Its task id, if the token belongs to an array."""
     after: tuple[str, ...] = ()
-    """Ids of the jobs whose success it awaits in the scheduler's queue."""
+    """Ids of the jobs that it depends on in the scheduler's queue."""
     absent_since: float | None = None
-    """Since when the scheduler, asked for the token of an unclear submission, has denied it."""
+    """Since when the scheduler reports that it has no job with the token of an unclear submission."""
     scheduler_id: str = ""
     begun_again_at: float | None = None
-    """When the scheduler was last seen to have begun it again: what its earlier runs called for is past."""
+    """When it was last seen to be requeued; requests from earlier runs are then outdated."""
     runs: int = 0
-    """How often the job has begun to run: a requeued one keeps its id."""
+    """How often the job has started to run; a requeued job keeps its id."""
     submitted_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
     end_asked_at: float | None = None
-    """When the scheduler was last asked to end it."""
+    """When its cancellation was last requested from the scheduler."""
     missing_since: float | None = None
-    """Since when an answering scheduler does not know it and nothing shows that it runs, by the session's clock."""
+    """Since when the scheduler answers but does not list it, and nothing shows that it runs (session's clock)."""
     vanished: bool = False
-    """Whether its end was concluded from that alone: it may still run."""
+    """True if its end was concluded from that alone; it may still run."""
     gone_looks: int = 0
-    """At how many looks since it was cancelled the scheduler said that it is gone."""
+    """Number of polls since its cancellation in which the scheduler did not list it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is known of the present run alone, by its logs above all; a job that is requeued has several runs."""
+    """What is known of the current run, mostly from its logs; a requeued job has several runs."""
 
     last_activity: float | None = None
     resumed_at: float | None = None
-    """When it went on, if it was suspended: what stands still is not silent."""
+    """When it was resumed after a suspension; a suspended job does not count as silent."""
     verdict: str = ""
-    """What this run counts as, by its log, should it end badly; `error_type` is the event that said so."""
+    """State to report if this run fails, as determined by log rules; `error_type` names the rule."""
     error_type: str = ""
     overrules_success: bool = False
-    """Whether that holds also if its exit code is 0."""
+    """True if this state replaces a success (exit code 0), too."""
     complete: bool = False
-    """Whether its log said that there is nothing left to do (`termination_string`)."""
+    """True if its log has the line that says that the work is done (`termination_string`)."""
     not_restarted: str = ""
-    """Why the new attempt that was asked for last can't be made; empty where none failed."""
+    """Why the last requested new attempt can't be made; empty if none failed."""
     readings: dict[str, Reading] = field(default_factory=dict)
     overdue: dict[str, int] = field(default_factory=dict)
-    """Rules of inactivity and progress whose time is up: at how many looks in a row; -1: the event has been made."""
+    """By inactivity or progress rule whose limit is exceeded: polls in a row that found it so; -1: event emitted."""
     slow: dict[str, int] = field(default_factory=dict)
-    """Rules whose patterns took too long: for how many pieces of this run's log."""
+    """By rule whose pattern took too long: the number of log parts for which it did."""
 
     @property
     def switched_off(self) -> tuple[str, ...]:
-        """The rules that are not looked for any more in this run's log, as their patterns take too long."""
+        """The rules that are switched off for this run, as their patterns take too long."""
         return tuple(name for name, pieces in self.slow.items() if pieces >= ENOUGH_SLOW)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logs:
-    """Where the logs are, how far they were read, and since when nothing has changed in them."""
+    """The paths of the logs, how far they were read, and since when they have not changed."""
 
     resolved_log_path: str = ""
     cursor: Cursor = field(default_factory=Cursor)
-    """How far the log was read."""
+    """Position up to which the log was read."""
     cursors: dict[str, Cursor] = field(default_factory=dict)
-    """How far the further files (`monitoring.output_paths`) were read."""
+    """Positions up to which the further files (`monitoring.output_paths`) were read."""
     late_until: float | None = None
-    """Until when they are read on although the job has ended, by the session's clock; None: no more."""
+    """Until when they are still read after the job's end (session's clock); None: no longer."""
     still: dict[str, Still] = field(default_factory=dict)
-    """Since when the logs ('') and the number of each progress rule (its name) are as they are."""
+    """Since when the logs (key '') and the number of each progress rule (key: its name) have not changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,46 +224,46 @@ class Waiting:
 
     waiting_since: float | None = None
     deadline: Deadline | None = None
-    """When its wait ends at the latest, or it is tried again."""
+    """Deadline of the wait, or time of the next try."""
     files_missing_since: float | None = None
-    """Since when it can't be submitted because its script or its working directory is not there."""
+    """Since when its script or working directory is missing."""
     retry_at: float = 0
     refusals: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Actions:
-    """The events that were seen of a job, and what they ask for."""
+    """The events of a job, and the actions that they started."""
 
     events: dict[str, Tally] = field(default_factory=dict)
     unrecorded: tuple[Event, ...] = ()
-    """Events that are not in the session's record yet."""
+    """Events that are not yet in the event log."""
     pending: tuple[Pending, ...] = ()
     carried_out: dict[str, float] = field(default_factory=dict)
-    """When each action (`rule/number`) was last carried out."""
+    """Time of the last execution of each action (`rule/number`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PastAttempts:
-    """What is kept of the attempts before the newest one, and what all that have ended have used."""
+    """The earlier attempts, and the usage of all ended ones."""
 
     earlier: tuple[Earlier, ...] = ()
     """The last attempts before the present one (see MOST_EARLIER)."""
     before: Before | None = None
-    """The last attempt, while the next one waits to be submitted: it is kept if it is begun again until then."""
+    """The last attempt, while the next one is not submitted; if it is requeued meanwhile, it continues."""
     restarts: dict[str, int] = field(default_factory=dict)
-    """How many new attempts it has had, by cause."""
+    """Number of new attempts, by cause."""
     furthest: int = -1
     """The highest iteration of its earlier attempts."""
     fruitless: int = 0
-    """How many of them in a row, the last ones, got no further than those before."""
+    """Number of latest attempts in a row that got no further than the ones before."""
     gpu_hours: float = 0
-    """Really used, by all attempts that have ended but for those in `unsettled`."""
+    """Measured usage of all ended attempts, without those in `unsettled`."""
     unsettled: tuple[Unsettled, ...] = ()
 
     @property
     def begun_again(self) -> tuple[Earlier, ...]:
-        """The earlier attempts that the scheduler has begun again: two of a job must never run at once."""
+        """The earlier attempts that were requeued and run again: two attempts of a job must never run at once."""
         return tuple(attempt for attempt in self.earlier if attempt.alive)
 
 
@@ -273,9 +273,9 @@ class SpecChanges:
 
     overrides: dict[str, Any] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
-    """Nodes that the job must not use any more."""
+    """Nodes excluded for later attempts."""
     script_path: str = ""
-    """The script of the next attempt, where that is not the plan's; `resources` are what that asks for."""
+    """The script of the next attempt if it differs from the plan's; `resources` are those of this script."""
     script_digest: str = ""
     """SHA-256 of that script (text.digest); '' in a session of an older version."""
     resources: Resources | None = None
@@ -283,7 +283,7 @@ class SpecChanges:
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """What is known of one job. `state` is what we conclude of its parts; `attempt` counts its attempts."""
+    """Everything known about one job. `state` is concluded from its parts; `attempt` counts its attempts."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
@@ -301,45 +301,45 @@ class JobState:
     past: PastAttempts = PastAttempts()
     changes: SpecChanges = SpecChanges()
     cancelled_by: str = ""
-    """Why it is to end for good, if we say so."""
+    """Why the tool cancels it for good; empty if it does not."""
     restart: Restarting | None = None
-    """The new attempt that is to come."""
+    """The planned new attempt."""
     problem: str = ""
-    """What keeps it from being watched in full, as of the last look; '' if nothing does."""
+    """What the last poll could not check, and why; '' if nothing."""
     secrets: dict[str, str] = field(default_factory=dict)
-    """In a file: the places of this record whose values are in the session's secrets, with their ids there."""
+    """In files: the places of this record whose values are secrets, with their ids in the secrets file."""
     history: tuple[HistoryEntry, ...] = ()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more becomes of it: it has ended, for good, and no action or line of it is left."""
+        """True if the job has ended for good, and no action or log line of it is left to handle."""
         return (
             self.state in FINAL and not self.actions.pending and self.restart is None and self.logs.late_until is None
         )
 
     @property
     def may_still_run(self) -> bool:
-        """Whether it vanished and a new attempt is to come: two of a job must never run at once."""
+        """True if it vanished and a new attempt is planned: two attempts of a job must never run at once."""
         return self.newest.vanished and self.restart is not None and self.state in FINAL
 
     @property
     def awaits_attempt(self) -> bool:
-        """Whether it has surely ended and a new attempt is to come: somebody may have it begun again meanwhile."""
+        """True if it has certainly ended and a new attempt is planned; until then somebody may requeue it."""
         return self.restart is not None and self.surely_ended
 
     @property
     def surely_ended(self) -> bool:
-        """Whether the scheduler has said that its newest attempt has ended."""
+        """True if the scheduler has reported the end of its newest attempt."""
         return self.state in FINAL and not self.newest.vanished and bool(self.answer.scheduler_state)
 
     @property
     def failed(self) -> bool:
-        """Whether its newest attempt has ended badly; where somebody ended it, only if a rule had named its trouble."""
+        """True if its newest attempt failed; a cancelled one counts only if a rule had reported an error before."""
         at_fault = bool(self.run.error_type) or self.cancelled_by.startswith("given up")
         return self.state in FINAL and self.state != SUCCESS and (self.state != CANCELLED or at_fault)
 
     def ended(self, at: float, state: str, reason: str) -> JobState:
-        """A copy that has ended in that state, for that reason, with that in its history."""
+        """A copy in that final state, with the reason, also in its history."""
         newest = replace(self.newest, ended_at=at)
         return replace(self.happened(at, state, reason), state=state, reason=reason, newest=newest)
 
@@ -350,7 +350,7 @@ class JobState:
 
 
 def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
-    """Jobs by their scheduler's ids. Where two have one, as it began its ids anew, it is the newest one's."""
+    """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
     return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}
 
 

@@ -51,18 +51,18 @@ def queue_folder(session_path: Path) -> Path:
 
 
 class Queue:
-    """The queue of one session. The folder is made by the first entry; one that is not there is an empty queue."""
+    """The queue of one session. The first entry creates the folder; a missing folder is an empty queue."""
 
     def __init__(self, session_path: Path) -> None:
         self.session_path = session_path
         self.folder = queue_folder(session_path)
 
     def place(self, entry: QueueEntry) -> Path:
-        """Where an entry is until it is finished."""
+        """The file of an entry that is not finished."""
         return self.folder / entry.event.id / f"{entry.id}.json"
 
     def put(self, entry: QueueEntry) -> bool:
-        """Put an entry into the queue, once: False if it is there already, or was and is finished.
+        """Add an entry once; False if it is already in the queue, or was and is finished.
 
         Raises StateError where its ids can't be names of files or the queue belongs to another user, OSError.
         """
@@ -80,7 +80,7 @@ class Queue:
     def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
         """The entries that are not finished, oldest first; those of an event by its name, id or beginning of id.
 
-        `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+        Files that can't be used are skipped and passed to `tell`; without `tell` the first error is raised:
         CorruptError, StateError.
         """
         return self._read(event, "", tell)
@@ -108,25 +108,26 @@ class Queue:
         return self._load(self._find(name))
 
     def claim(self, entry: QueueEntry) -> Held | None:
-        """Take an entry to carry it out, as its file says it is now; None if it is taken, finished, or gone.
+        """Lock an entry to execute it, and read it again; None if it is locked, finished, or removed.
 
-        An entry that was begun by a worker that died in it is taken, too: `Held.died` tells of that.
+        An entry whose worker died is taken, too; `Held.died` says so.
         Raises CorruptError, StateError, OSError.
         """
         path = self.place(entry)
-        claim = Lock(path.with_suffix(".lease"))
-        if not path.exists() or claim.acquire() is not None:
+        lock = Lock(path.with_suffix(".lease"))
+        if not path.exists() or lock.acquire() is not None:
             return None
-        with _released_on_error(claim):
-            held = self._taken(path, claim)
+        with _released_on_error(lock):
+            held = self._taken(path, lock)
             if held is None:
-                claim.release()
+                lock.release()
             return held
 
     def give_up(self, jobs: Collection[str], message: str, *, tell: Tell | None = None) -> list[QueueEntry]:
-        """Finish the entries of these jobs that wait for a worker as `failed` with a message; returns those.
+        """Mark the waiting entries of these jobs as `failed` with a message; returns them.
 
-        One that a worker has, or had when it died, is left alone. `tell` as in `entries`. Raises StateError, OSError.
+        An entry that a worker has, or had when it died, is not changed. `tell` as in `entries`.
+        Raises StateError, OSError.
         """
         given_up = []
         for entry in self.entries(tell=tell):
@@ -136,18 +137,18 @@ class Queue:
         return given_up
 
     def worker_of(self, entry: QueueEntry) -> Holder | None:
-        """Who is at an entry now; None: nobody alive."""
+        """The process that works on an entry now; None if no running process does."""
         return Lock(self.place(entry).with_suffix(".lease")).holder()
 
     def retry(self, name: str) -> QueueEntry:
-        """Make a finished entry pending again; what became of it is kept in its history.
+        """Make a finished entry pending again; its last result moves to its history.
 
-        Raises ConfigError if there is no such entry or it is not finished, LockedError if somebody is at it.
+        Raises ConfigError if there is no such entry or it is not finished, LockedError if a process works on it.
         """
         entry = self.get(name)
         path = self.place(entry)
-        claim = Lock(path.with_suffix(".lease"))
-        if (holder := claim.acquire()) is not None:
+        lock = Lock(path.with_suffix(".lease"))
+        if (holder := lock.acquire()) is not None:
             raise LockedError(Problem(f"{holder} is working on this entry now", str(path)))
         try:
             if finished_place(path).exists():
@@ -170,11 +171,11 @@ class Queue:
             write_atomic(path, text_of(again), 0o600)
             return again
         finally:
-            claim.release()
+            lock.release()
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _taken(self, path: Path, claim: Lock) -> Held | None:
+    def _taken(self, path: Path, lock: Lock) -> Held | None:
         try:
             found = read_entry(path)
         except ConfigError:  # moved meanwhile
@@ -193,7 +194,7 @@ class Queue:
             "started_at": found.started_at if goes_on else time.time(),
             "message": died or ("" if found.status == PENDING else found.message),
         }
-        held = Held(found.model_copy(update=update), path, claim, died, found.process)
+        held = Held(found.model_copy(update=update), path, lock, died, found.process)
         held.save()
         return held
 
@@ -265,55 +266,55 @@ class Queue:
 
 @dataclass
 class Held:
-    """An entry that this worker has. `died` tells of an earlier worker that died in it, `left` is what that ran."""
+    """An entry that this worker has locked. `died`: message about an earlier worker that died; `left`: its process."""
 
     entry: QueueEntry
     path: Path
-    claim: Lock
+    lock: Lock
     died: str = ""
     left: Process | None = None
 
     @property
     def log_path(self) -> Path:
-        """Where what the action prints goes; one file for all attempts."""
+        """The file with the output of the action; one for all attempts."""
         return self.path.with_suffix(".log")
 
     def beat(self, seconds: float = 0) -> None:
-        """Renew the claim, and say in how many seconds it will be renewed again. Raises LockedError if it was lost."""
-        self.claim.beat(seconds)
+        """Renew the lock, and announce in how many seconds it is renewed next. Raises LockedError if it was lost."""
+        self.lock.beat(seconds)
 
     def change(self, **update: Any) -> None:
-        """Note something about the entry, on disk. Raises OSError."""
+        """Change fields of the entry, on disk. Raises OSError."""
         self.entry = self.entry.model_copy(update=update)
         self.save()
 
     def runs(self, pid: int) -> None:
-        """Note the program that carries it out."""
+        """Record the process that executes it."""
         process = Process(host=socket.gethostname(), pid=pid, started=process_started(pid) or "")
         self.entry = self.entry.model_copy(update={"process": process})
         self.save(sync=False)  # it matters only while this machine is up
 
     def finish(self, status: Status, message: str) -> None:
-        """Note the result (`done` or `failed`), move the entry away, and give it up.
+        """Record the result (`done` or `failed`), move the entry to `done/`, and release it.
 
-        Raises LockedError if the claim was lost: the result is another worker's to tell then.
+        Raises LockedError if the lock was lost: the result is then reported by another worker.
         """
         self.beat()
         output = str(self.log_path) if self.log_path.exists() else ""
         update = {"status": status, "message": message, "finished_at": time.time(), "process": None}
         self.change(**update, output_path=output)
         move_to_finished(self.path)
-        self.claim.release()
+        self.lock.release()
 
     def put_back(self, message: str) -> None:
-        """Give the entry up as pending, for whoever comes next. Raises LockedError if the claim was lost."""
+        """Release the entry as pending, for another worker. Raises LockedError if the lock was lost."""
         self.beat()
         self.change(status=PENDING, message=message, process=None)
-        self.claim.release()
+        self.lock.release()
 
     def let_go(self) -> None:
-        """Give the entry up as it is: its job goes on, and another worker asks after it."""
-        self.claim.release()
+        """Release the entry as it is: its job continues, and another worker polls it."""
+        self.lock.release()
 
     def save(self, *, sync: bool = True) -> None:
         """Write the entry; `sync` as in write_atomic. Raises OSError."""
@@ -321,11 +322,11 @@ class Held:
 
 
 @contextlib.contextmanager
-def _released_on_error(claim: Lock) -> Iterator[None]:
+def _released_on_error(lock: Lock) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        claim.release()
+        lock.release()
         raise
 
 
@@ -354,7 +355,7 @@ _SHOWN_OF_ID = 8
 
 
 def _nearest(name: str, files: Mapping[str, Path]) -> str:
-    """The ids that are most like one that is not there; of a wrong beginning, those with the longest common one."""
+    """The ids most similar to an unknown one; if only the beginning fits, those with the longest common beginning."""
     if near := did_you_mean(name, files):
         return near if "?" in near else f"known: {', '.join(sorted(stem[:_SHOWN_OF_ID] for stem in files))}"
     common = {

@@ -64,16 +64,16 @@ class QueueEntry(Record):
     work_dir: str
     created_at: float
     attempts: int = 0
-    """How often it was begun."""
+    """How often its execution was started."""
     worker: str = ""
     """`host:pid` of the worker that has, or had, it."""
     started_at: float | None = None
     finished_at: float | None = None
     message: str = ""
-    """Its result; of one that is not finished, why it is begun again."""
+    """Its result; for an unfinished entry, why it is executed again."""
     output_path: str = ""
     process: Process | None = None
-    """The program that it runs as; it outlives a worker that is killed."""
+    """The process that executes it, which survives when its worker is killed."""
     sidecar: Sidecar | None = None
     history: tuple[Past, ...] = ()
 

@@ -1,6 +1,6 @@
-"""Requests to the process that holds a session: to start a job again, to end it, or to give up what waits.
+"""Requests to the monitor of a session: to restart a job, to cancel it, or to skip waiting actions.
 
-Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has heeded it.
+Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes when it has handled it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
 class Request(Record):
-    """What is asked for. A restart is one of that `attempt`: once there is a later one, there is nothing to do.
+    """A request. A restart applies to `attempt` only: it has no effect if there is a later one.
 
     `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too. `restart` is the action
     of a restart, None otherwise; one without a `cause` is a person's, and has no budget. `job` None: every job of the
@@ -55,19 +55,19 @@ class Request(Record):
         return {**{key: value for key, value in data.items() if key not in _RESTART_FIELDS}, "restart": restart}
 
 
-def inbox_folder(session_path: Path) -> Path:
+def requests_folder(session_path: Path) -> Path:
     """`<monitoring_state_dir>/<plan_id>.requests`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
     return session_path.with_suffix(".requests")
 
 
 def place(session_path: Path, asked: Request) -> Path:
-    """The file of a request, which is there until it is heeded."""
-    return inbox_folder(session_path) / f"{asked.id}.json"
+    """The file of a request, which exists until the request is handled."""
+    return requests_folder(session_path) / f"{asked.id}.json"
 
 
 def ask(session_path: Path, asked: Request) -> bool:
-    """Leave a request; False if one of this id is waiting already. Raises StateError, OSError."""
-    folder = inbox_folder(session_path)
+    """Write a request; False if one with this id is already waiting. Raises StateError, OSError."""
+    folder = requests_folder(session_path)
     if not _FILE_NAME.fullmatch(asked.id):
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
     trust.private_folder(folder)
@@ -75,12 +75,12 @@ def ask(session_path: Path, asked: Request) -> bool:
 
 
 def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
-    """The requests that wait, oldest first, each with its file, which whoever has heeded it removes.
+    """The waiting requests, oldest first, each with its file; the caller removes the file of a handled request.
 
-    `tell` hears of each file that can't be used, which is then left out; without it the first one is raised:
+    Files that can't be used are skipped and passed to `tell`; without `tell` the first error is raised:
     CorruptError, StateError. Raises StateError if the folder can't be read.
     """
-    folder = inbox_folder(session_path)
+    folder = requests_folder(session_path)
     try:
         names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
     except FileNotFoundError:

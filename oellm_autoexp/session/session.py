@@ -3,7 +3,7 @@
 A snapshot `<plan_id>.json` (what people read) and, between snapshots, a journal `<plan_id>.journal` of whole job
 records, one JSON line each; both without secrets (`session.confidential`). Records are numbered, so that a journal left
 behind by a crash never overrules a newer snapshot.
-One process writes a session, under the claim `<plan_id>.lease`.
+One process writes a session, under the lock `<plan_id>.lease`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Session:
         self.parent = ""
         """`<plan id>/<job>/<event id>` of what started it, if another session's action did."""
         self.watched = Watched()
-        """The session's clock; it is kept with the next change, and by `close`."""
+        """The session's clock; it is saved with the next change, and by `close`."""
         self._watched_saved = self.watched
         self._serial = serial
         self._confidential = Confidential(path)
@@ -130,30 +130,30 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether every job has ended for good, no action is left, and nobody has asked for anything."""
+        """True if every job has ended for good, and no action or request is waiting."""
         return all(job.over for job in self.jobs.values()) and not self._asked
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing has ever been done for any job, or asked for: whoever made it went no further."""
+        """True if no job was ever submitted and nothing was requested: its creator stopped at once."""
         return all(job == JobState(name=job.name) for job in self.jobs.values()) and not self._asked
 
     @property
     def _asked(self) -> bool:
-        """Whether a request waits. One that can't be read is not heeded, and keeps nothing from being finished."""
+        """True if a request waits. One that can't be read is ignored, and does not keep the session unfinished."""
         try:
             return bool(requests.waiting(self.path))
         except AutoexpError:
             return False
 
     def put(self, job: JobState) -> None:
-        """Change a job's record, in memory. What it tells people holds no secret from here on."""
+        """Change a job's record in memory. Secrets are removed from its texts for people."""
         job = readable(job)
         self.jobs[job.name] = job
         self._changed[job.name] = job
 
     def save(self) -> None:
-        """Make the changes last: as a snapshot if that is cheap or due, else in the journal."""
+        """Write the changes to disk: as a snapshot if that is cheap or due, else to the journal."""
         if not self._changed:
             return
         due = time.monotonic() - self._snapshot_at >= _SNAPSHOT_EVERY_SECONDS
@@ -209,12 +209,12 @@ class Session:
         self._snapshot_at = time.monotonic()
 
     def close(self) -> None:
-        """Leave a snapshot behind that needs no journal."""
+        """Write a final snapshot, so that no journal is needed."""
         if self._changed or self._behind or self.watched != self._watched_saved:
             self.snapshot()
 
     def discard(self) -> None:
-        """Leave no session behind: nothing has come of it."""
+        """Remove the session, in which nothing has happened."""
         self.path.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
 
@@ -228,7 +228,7 @@ _HEAD_BYTES = 16384
 
 
 def parent_of(path: Path) -> str:
-    """What started a session (`Session.parent`), by the head of its file; '' if nothing did, or it can't be told."""
+    """What started a session (`Session.parent`), read from the head of its file; '' if nothing did or it is unknown."""
     try:
         with trust.open_file(path, most=trust.WHOLE) as file:
             head, jobs, _ = file.read(_HEAD_BYTES).partition(b',\n "jobs"')
@@ -238,9 +238,9 @@ def parent_of(path: Path) -> str:
 
 
 def find_session(directory: Path, name: str) -> Path:
-    """The session of that plan id, or whose id begins with it. Raises ConfigError if there is none or several.
+    """The session with this plan id, or whose id begins with it. Raises ConfigError if there is none or several.
 
-    A name is one word of a file's name: none leads out of the directory, and none is no name.
+    The name must be a plain file name: it can't lead to another directory, and can't be empty.
     """
     if not plain_name(name):
         hint = "give the plan's id or its beginning; --monitoring-state-dir names the folder; --cmd list shows them"
@@ -263,11 +263,11 @@ def all_sessions(directory: Path) -> list[Path]:
 
 
 Stamp = tuple[int, int]
-"""When a file was written (ns since 1970), and which one it is: another pair wherever it was replaced."""
+"""Modification time (ns since 1970) and inode: the pair changes whenever the file is replaced."""
 
 
 def stamps(directory: Path) -> dict[Path, Stamp]:
-    """The sessions in a state directory with their files' stamps, newest first; what is gone meanwhile is left out."""
+    """The sessions in a state directory with the stamps of their files, newest first; removed files are skipped."""
     found = {
         path: stamp
         for path in directory.glob("*.json")
@@ -277,7 +277,7 @@ def stamps(directory: Path) -> dict[Path, Stamp]:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """A file's stamp; None where there is none, such as at the end of a link to nowhere."""
+    """A file's stamp; None if the file does not exist (for example a broken link)."""
     try:
         status = path.stat()
     except OSError:
@@ -295,9 +295,9 @@ def _known_sessions(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Lock]:
-    """Be the one process that writes the session at `path`; `waiting` as in lock.locked.
+    """Hold the lock of the session at `path`, as its only writer; `waiting` as in lock.locked.
 
     Raises LockedError naming the other.
     """
-    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as claim:
-        yield claim
+    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as lock:
+        yield lock

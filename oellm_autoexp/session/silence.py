@@ -1,4 +1,4 @@
-"""For how long a job has been seen silent: time counts only while somebody looks. Pure.
+"""For how long a job has been silent; time counts only while a monitor polls. Pure.
 
 A session has a clock of its own (`Watched`), which goes on from look to look and stands still while nobody looks: while
 the monitor or its machine sleeps, while a file system hangs, between two monitors, and when the time of day is set.
@@ -13,23 +13,23 @@ from oellm_autoexp.core.nouns import Record
 from oellm_autoexp.session.job_state import JobState, Still
 
 _USUAL_POLLS = 3
-"""An interval between two looks of one process counts for as many poll intervals at most."""
+"""An interval between two polls of one process counts for at most so many poll intervals."""
 _BETWEEN_SINGLE_LOOKS_SECONDS = 3600.0
-"""An interval between two single looks (`--once`, as cron makes them) counts for so long at most."""
+"""An interval between two single polls (`--once`, as from cron) counts for at most so many seconds."""
 LOG = ""
-"""The name under which the silence of a job's logs is kept; that of a counter is kept under the name of its rule."""
+"""Key for the silence of a job's logs; that of a progress rule has the rule's name as its key."""
 
 
 class Watched(Record):
-    """The clock of a session: seconds of watching, and when (seconds since 1970) and how it was looked at last."""
+    """The clock of a session: seconds of watching, and the time (seconds since 1970) and kind of the last poll."""
 
     seconds: float = 0.0
     looked_at: float | None = None
     once: bool = False
-    """Whether that was a single look."""
+    """True if the last poll was a single one (`--once`)."""
 
     def after(self, now: float, since_last: float | None, poll_interval_seconds: float, *, once: bool) -> Watched:
-        """The clock at a look. `since_last`: seconds since the last one of this process, None at its first.
+        """The clock at a poll. `since_last`: seconds since the last poll of this process, None at its first.
 
         The time between two single looks (`--once`) counts, because no process looks more often; the time between
         other processes does not.
@@ -44,7 +44,7 @@ class Watched(Record):
 
 
 def marks(job: JobState, counters: list[str]) -> dict[str, str]:
-    """What shows that a job is not silent, by name: another text means that something has happened."""
+    """By name, a text that changes whenever the job shows activity."""
     run = f"{job.newest.runs} {job.run.resumed_at}"
     found = {LOG: f"{run} {job.run.last_activity}"}
     for name in counters:
@@ -54,7 +54,7 @@ def marks(job: JobState, counters: list[str]) -> dict[str, str]:
 
 
 def since(still: Mapping[str, Still], marks: Mapping[str, str], clock: float) -> dict[str, Still]:
-    """Since when, by the session's clock, each thing stands as it does now. It begins at the look that finds it so."""
+    """Since when (session's clock) each mark has not changed, counted from the poll that first saw it."""
     found = {}
     for name, mark in marks.items():
         known = still.get(name)

@@ -29,9 +29,9 @@ TOKEN_AT_END = re.compile(r"\.[0-9a-f]{8}\Z")
 
 @dataclass(frozen=True)
 class Mark:
-    """The number in a mark: seconds since 1970, or an exit code; None if it can't be used, `wrong` says why.
+    """The number in a status file: seconds since 1970, or an exit code; None if unusable, `wrong` says why.
 
-    A mark that is not there, or in the making, is not wrong.
+    A file that is missing, or being written, is not wrong.
     """
 
     number: int | None = None
@@ -41,7 +41,7 @@ class Mark:
 
 
 def read(path: Path, kind: Kind, now: float) -> Mark:
-    """The mark in a file, at a time in seconds since 1970. Never raises, and waits for nothing."""
+    """Read a status file; `now` is in seconds since 1970. Never raises, never blocks."""
     try:
         with trust.open_file(path, most=trust.SMALL, lenient=True) as file:
             first, _, rest = file.read(_MOST_BYTES).partition(b"\n")
@@ -67,7 +67,7 @@ def read(path: Path, kind: Kind, now: float) -> Mark:
 
 
 def started(folder: Path) -> dict[str, str]:
-    """The jobs that have left a start mark in a folder: id → the name that each ran by; not those of another folder.
+    """The jobs that wrote a start file into a folder: id → the name that each ran by; not copies from other folders.
 
     People copy output directories, with the marks in them.
     """
@@ -85,28 +85,28 @@ def _name(lines: list[str]) -> str:
 
 
 def under_way(folder: Path) -> dict[str, str]:
-    """Those of our submissions that have begun and left no exit code: id → token. They run, or were killed."""
+    """Our submissions that have started but wrote no exit code: id → token. They run, or were killed."""
     begun = started(folder).items()
     told = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
     return {id: token for id, token in told.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
 
 
 def refused(folder: Path, scheduler_id: str, token: str) -> str:
-    """The id of the job because of which the script of a submission has not begun its program; '' if it has."""
+    """The id of the job that kept the script of a submission from starting its program; '' if none did."""
     lines = _lines(folder / f"{scheduler_id}.refused")
     told = len(lines) == 2 and lines[1].endswith(f".{token}")
     return lines[0] if told and _ID.fullmatch(lines[0]) else ""
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a mark; none of one that is not there, or can't be read."""
+    """The lines of a status file; none if it is missing or can't be read."""
     with contextlib.suppress(OSError, StateError):
         return trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace").splitlines()
     return []
 
 
 def replace(folder: Path, scheduler_id: str, token: str) -> None:
-    """Keep an attempt from running again (`scontrol requeue`), by its id and token. Raises OSError, StateError."""
+    """Write the file that keeps an attempt from running again after `scontrol requeue`. Raises OSError, StateError."""
     trust.check_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / f"{scheduler_id}.replaced", f"{token}\n")

@@ -1,4 +1,4 @@
-"""What of a session waits: jobs that are not submitted and actions that are not carried out. Pure."""
+"""The waiting parts of a session: jobs not yet submitted and actions not yet executed. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oellm_autoexp.session.job_state import JobState
 AT_WORK = "at work"
 """The reason of an action whose program runs."""
 NEXT_LOOK = "waits for the next poll of a monitor"
-"""The reason of an action that no monitor has begun yet."""
+"""The reason of an action that no monitor has started yet."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Wait:
 
 
 def waits(jobs: Iterable[JobState]) -> list[Wait]:
-    """Everything that waits, by job; an action whose program is at work waits for its end."""
+    """Everything that waits, by job; an action whose program runs waits for its end."""
     return [wait for job in jobs for wait in (*_of_job(job), *map(_of_action, job.actions.pending))]
 
 

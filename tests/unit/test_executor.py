@@ -970,7 +970,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
     overrides, limits = {"backend.options.lr": 1}, {"max_attempts": 2, "max_fruitless": None, "cooldown_seconds": 5}
     action = {"reason": "why", "overrides": overrides, "exclude_nodes": "n1", "cause": "crash", **limits}
     asked = {"version": 1, "id": "x", "kind": "restart", "job": "a", "attempt": 1, "at": 1.0, **action}
-    folder = requests.inbox_folder(tmp_path / "p.json")
+    folder = requests.requests_folder(tmp_path / "p.json")
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps(asked))
     [(_, read)] = requests.waiting(tmp_path / "p.json")
@@ -986,7 +986,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
     asked = requests.Request(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
-    folder = requests.inbox_folder(stage.path)
+    folder = requests.requests_folder(stage.path)
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))
     stage.finish()
@@ -1039,7 +1039,7 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     assert [line for line in stage.heard if "told" in line][1:] == ["a: told Invalid partition name specified"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
-    assert "refused for good: Invalid partition name specified" in stage.a.reason
+    assert "finally refused: Invalid partition name specified" in stage.a.reason
     assert stage.a.changes.overrides == {}, "what was refused is no part of later attempts"
     assert any("dropped for later attempts: slurm.sbatch.partition" in entry.message for entry in stage.a.history)
 
