@@ -75,17 +75,17 @@ def session(
     with ExitStack() as held:
         waiting = partial(app.note, on_stderr=True) if patient else None
         try:
-            claim = with_backoff(lambda: held.enter_context(writing(path, waiting)))
+            lock = with_backoff(lambda: held.enter_context(writing(path, waiting)))
         except LockedError:
             if (watcher := watchers.find(manifest)) is None:
                 raise
             raise watchers.locked(manifest, watcher) from None
         opened, new = with_backoff(open_session)
         scheduler = SharedScheduler.of(scheduler or make_scheduler(manifest))
-        submitter = Submitter(manifest, opened, scheduler, beat=claim.beat)
+        submitter = Submitter(manifest, opened, scheduler, beat=lock.beat)
         kept = True
         try:
-            monitor = Monitor(manifest, opened, scheduler, submitter, claim)
+            monitor = Monitor(manifest, opened, scheduler, submitter, lock)
             try:
                 yield monitor
             except UnreachableError:
@@ -95,7 +95,7 @@ def session(
                 monitor.close()
         finally:
             # raises, and leaves the session alone, if another process has taken it over meanwhile
-            with_backoff(claim.beat)
+            with_backoff(lock.beat)
             with_backoff(opened.close if kept else opened.discard)
 
 
@@ -104,22 +104,22 @@ def _begun(opened: Session) -> bool:
     return any(job.attempt or job.newest.token for job in opened.jobs.values())
 
 
-class Patience:
+class Backoff:
     """Pauses that grow, and a word of what is waited for once they have taken a while."""
 
     def __init__(self, *, on_stderr: bool = False) -> None:
         self._on_stderr = on_stderr
         self._began = time.monotonic()
         self._pause = _SHORTEST_PAUSE_SECONDS
-        self._told = ""
+        self._reported = ""
 
     def wait(self, monitors: list[Monitor]) -> None:
         """Pause, for monitors that have something under way."""
         time.sleep(self._pause)
         self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
         awaited = _awaited(monitors)
-        if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._told:
-            self._told = awaited
+        if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._reported:
+            self._reported = awaited
             app.note(f"waiting for {awaited}; after Ctrl-C the next monitor handles them", on_stderr=self._on_stderr)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps import app, hints
 from oellm_autoexp.cli.steps.session_steps import (
-    Patience,
+    Backoff,
     finish,
     load_manifest,
     outcome,
@@ -28,7 +28,7 @@ def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
 
     def go() -> int:
         watched = _watch_of(monitor.session.path.parent, monitor, once=True)
-        watched.look_once(lambda _: None, Patience(on_stderr=on_stderr).wait)
+        watched.look_once(lambda _: None, Backoff(on_stderr=on_stderr).wait)
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
@@ -70,7 +70,7 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
     def go() -> int:
         with display(quiet=quiet or once) as show:
             if once:
-                watched.look_once(show, Patience(on_stderr=quiet).wait)
+                watched.look_once(show, Backoff(on_stderr=quiet).wait)
             else:
                 watched.run(show)
         return _code(watched)
