@@ -53,7 +53,7 @@ def monitor(session: Path, *words: str) -> str:
 
 
 def state_folder(directory: Path, *, anywhere: bool = False) -> list[str]:
-    """The option that names the folder of a session; none where this shell looks for sessions there anyway.
+    """The option that names the folder of a session; empty if this shell searches that folder by default.
 
     `anywhere`: none only where any shell in this folder does, with the variables of this one and without.
     """
@@ -64,13 +64,13 @@ def state_folder(directory: Path, *, anywhere: bool = False) -> list[str]:
 
 
 def default_state_dir() -> Path:
-    """Where sessions are unless told otherwise: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
+    """The default folder of sessions: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs."""
     own = os.environ.get("OELLM_MONITORING_STATE_DIR")
     return Path(own) if own else output_root() / "monitoring_state"
 
 
 def output_root() -> Path:
-    """Where plans are written unless told otherwise, as config/project/base.yaml; an empty variable is none."""
+    """The default folder of plans, as in config/project/base.yaml; an empty variable counts as not set."""
     return Path(os.environ.get("OUTPUT_DIR") or Path(os.environ.get("PROJECT_DIR") or ".", "outputs"))
 
 

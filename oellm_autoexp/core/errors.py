@@ -5,13 +5,13 @@ AutoexpError
 │   └── SweepError       the sweep section is wrong
 ├── BackendError         the command to run can't be built from the config         exit 2
 ├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
-│   ├── UnreachableError its commands could not even be asked: surely nothing was submitted
+│   ├── UnreachableError its commands could not be run: certainly nothing was submitted
 │   │   └── MissingCommandError     they are not on this machine
 │   └── SubmitError      the scheduler answered and refused the submission
-│       ├── InvalidSubmissionError  whatever its load: something about it is wrong
-│       └── TooManyJobsError        it takes no more jobs, or no array of so many tasks, now
+│       ├── InvalidSubmissionError  independent of its load: the submission itself is wrong
+│       └── TooManyJobsError        it accepts no more jobs, or no array of this size, now
 └── StateError           a file of ours (manifest, session) can't be used          exit 2
-    ├── LockedError      somebody else is at work on it
+    ├── LockedError      another process uses it
     ├── UnwritableError  it can't be written just now: a full disk, a quota, a file system that is away
     └── CorruptError     it does not parse, or is newer than this program
 """
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def kind(self) -> tuple[Location, str]:
-        """The same for mistakes of one kind at one place: jobs with other values make them in other words."""
+        """Equal for mistakes of one kind at one place, although jobs with different values word them differently."""
         return self.where, _VALUES.sub("…", self.what)
 
     def __str__(self) -> str:
@@ -73,9 +73,9 @@ class Problem:
 
 
 class AutoexpError(Exception):
-    """A mistake or a circumstance that is told in one clear message, without a traceback.
+    """A mistake or a situation that is reported in one clear message, without a traceback.
 
-    Holds every problem found in one go, so that a person mends them all at once.
+    Holds every problem found in one go, so that a person can correct them all at once.
     """
 
     exit_code = 2
@@ -104,7 +104,7 @@ class SchedulerError(AutoexpError):
 
 
 class UnreachableError(SchedulerError):
-    """The scheduler's commands are missing or not configured here. Surely nothing was submitted."""
+    """The scheduler's commands are missing or not configured here. Certainly nothing was submitted."""
 
 
 class MissingCommandError(UnreachableError):
@@ -116,11 +116,11 @@ class SubmitError(SchedulerError):
 
 
 class InvalidSubmissionError(SubmitError):
-    """The scheduler refused for a reason that does not pass by itself: an unknown partition, a node that is none."""
+    """The scheduler refused for a reason that does not pass by itself: an unknown partition or node."""
 
 
 class TooManyJobsError(SubmitError):
-    """The scheduler takes no more jobs of this user now, or no array of so many tasks."""
+    """The scheduler accepts no more jobs of this user now, or no array of this size."""
 
 
 class StateError(AutoexpError):
@@ -154,7 +154,7 @@ def raise_all(kind: type[AutoexpError], problems: Iterable[Problem]) -> None:
 
 
 def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
-    """Problems, of each kind at most so many, and how many more there are behind the last of them.
+    """At most `most` problems of each kind; the last one of a kind says how many more there are.
 
     Where jobs have one of a kind with hints of their own, each hint says which job it is right for.
     """
@@ -171,7 +171,7 @@ def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
 
 
 def _for_its_job(problem: Problem) -> Problem:
-    """A problem whose hint is said to be an example, for one of the jobs."""
+    """A problem whose hint is marked as an example for its job."""
     if problem.job is None or not problem.hint:
         return problem
     return replace(problem, hint=f"for job {problem.job}, for example: {problem.hint}")
@@ -188,7 +188,7 @@ class Collector:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Run one step; its problems are kept."""
+        """Run one step and collect its problems."""
         try:
             yield
         except (ConfigError, BackendError) as error:
@@ -204,12 +204,12 @@ class Collector:
 
     @property
     def kinds(self) -> int:
-        """How many kinds of problems were found."""
+        """The number of different kinds of problems found."""
         return len({problem.kind for problem in self._found})
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was found, in order."""
+        """The problems found, in order."""
         return tuple(self._found)
 
     def raise_all(self) -> None:

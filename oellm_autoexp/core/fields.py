@@ -89,7 +89,7 @@ Directives = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(directiv
 Count = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 MOST_SECONDS = 1e9
-"""Some 31 years: whoever writes more means for ever; beyond, times are none that the system's calls take."""
+"""About 31 years: more means "without limit", and system calls do not accept later times."""
 Seconds = Annotated[Number, Field(gt=0, le=MOST_SECONDS)]
 Pause = Annotated[Number, Field(ge=0, le=MOST_SECONDS)]
-"""Seconds, of which there may be none."""
+"""Seconds; zero is allowed."""

@@ -14,7 +14,7 @@ DEEPEST = 60
 MOST_ALIASED = 50_000
 """Values that the aliases and merge keys of one file add to it."""
 MOST_VALUES = 100_000
-"""Values that the interpolations of one job come to."""
+"""The number of values that the interpolations of one job may produce."""
 LONGEST_TEXT = 200_000
 """Characters of one text that an interpolation makes. An argument of a Linux program has 131,072 at most."""
 MOST_CHARACTERS = 16_000_000
@@ -49,7 +49,7 @@ def _kind(value: object) -> str:
 
 
 def size(value: Any, known: dict[int, tuple[int, int]] | None = None) -> tuple[int, int]:
-    """How many values a value holds with all below it, one that it holds twice counted twice, and how deep it is.
+    """The number of values in a value, repeated ones counted each time, and its depth.
 
     Long texts count as several. `known` keeps the sizes of containers by `id`, as long as these are alive.
     """

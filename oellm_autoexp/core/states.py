@@ -14,7 +14,7 @@ FINAL = frozenset({SUCCESS, *BAD_ENDS})
 """States that a job does not leave by itself."""
 IN_QUEUE = frozenset({PENDING, RUNNING})
 LIKE_A_CRASH = frozenset({CANCELLED, PREEMPTED, NODE_FAIL, OOM})
-"""Bad ends for which the rule for a crash holds where there is none of their own."""
+"""Failures that use the rule for `crash` if they have no rule of their own."""
 
 MEANING = {
     "CONFIGURING": PENDING,
@@ -48,14 +48,14 @@ MEANING = {
 }
 """SLURM's words, and ours for each. Pending: no processes; running: its processes exist or its end is not settled."""
 ENDED = frozenset(word for word, ours in MEANING.items() if ours in FINAL)
-"""SLURM's words for a job that does not come back by itself."""
+"""SLURM's states of a job that does not run again by itself."""
 SUCCEEDED = frozenset(word for word, ours in MEANING.items() if ours == SUCCESS)
 STOPPED = frozenset({"STOPPED", "SUSPENDED"})
-"""SLURM's words for a job whose processes exist and are made to stand still."""
+"""SLURM's states of a job whose processes are suspended."""
 UNKNOWN = "UNKNOWN"
-"""In place of SLURM's word: the scheduler can't tell just now, and nothing may follow from it."""
+"""Used when the scheduler gives no answer; no decision may be based on it."""
 
 
 def conclude(slurm_state: str) -> str:
-    """Our word for one of SLURM's; pending for a word that is not known."""
+    """Our state for a state of SLURM; `pending` for an unknown one."""
     return MEANING.get(slurm_state, PENDING)

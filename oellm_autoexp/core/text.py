@@ -78,11 +78,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 _LIKE, _AS_LIKE = 0.5, 0.2
-"""How like a word at least, and how much less like than the nearest at most, what is offered may be (of 1)."""
+"""A suggestion needs at least this similarity (0 to 1), and may be at most so much worse than the best one."""
 
 
 def _likeness(word: str, name: str) -> float:
-    """How like two dotted keys are in what they do not have in common at their beginning: 1 is the same."""
+    """Similarity of two dotted keys after their common beginning; 1 means equal."""
     parts, others = re.split(r"[./]", word), re.split(r"[./]", name)
     while len(parts) > 1 and len(others) > 1 and parts[0] == others[0]:
         parts, others = parts[1:], others[1:]
@@ -90,7 +90,7 @@ def _likeness(word: str, name: str) -> float:
 
 
 def new_key_hint(near: str, key: str) -> str:
-    """What to write instead of a key that is not there: one of those that are near (`did_you_mean`), or a new one."""
+    """A hint for a key that does not exist: a similar key (`did_you_mean`), or how to add a new one."""
     if key.startswith("~"):  # nothing new is meant
         return near
     if variable := re.fullmatch(r"\+*([A-Z][A-Z0-9_]*)(=.*)?", key, re.DOTALL):
@@ -111,7 +111,7 @@ def _either(words: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text in which what a terminal would obey is replaced by a sign; lines and tabs stay."""
+    """A text in which terminal control characters are replaced; line ends and tabs stay."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
@@ -125,7 +125,7 @@ def is_utf8(text: str) -> bool:
 
 
 def printable_json(text: str) -> str:
-    """A JSON document that says the same, in which what a terminal would obey is written as `\\u001b`."""
+    """An equal JSON document, in which terminal control characters are written as `\\u001b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else json.dumps(c)[1:-1] for c in text)
@@ -154,5 +154,5 @@ def plain_name(text: str) -> bool:
 
 
 def digest(text: str) -> str:
-    """What a file that holds this text is known by: the SHA-256 of its bytes as plans write them, in hexadecimal."""
+    """The SHA-256, in hexadecimal, of a file with this text as plans write it."""
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -151,7 +151,7 @@ def refuse_named_pipe(path: Path) -> None:
 def writable_directory(
     path: Path, where: Location | str, known: dict[str, Obstacle | None] | None = None
 ) -> Problem | None:
-    """Why the folder `path` can't be created or written to, found out without creating it; None if it can.
+    """Why the folder `path` can't be created or written to; None if it can. Nothing is created to find out.
 
     `known` keeps the answers for the folders above, for callers with many paths.
     """

@@ -23,11 +23,11 @@ from typing import BinaryIO
 from oellm_autoexp.core.errors import CorruptError, Problem, StateError
 
 SMALL = 1 << 16
-"""Bytes that a lease, a mark or an exit code may have at most."""
+"""Maximum size in bytes of a lock file, a status file or an exit code."""
 LINE = 64 << 20
-"""Bytes of a request, a queue entry, a script, or one line of a journal."""
+"""Maximum size in bytes of a request, a queue entry, a script, or one line of a journal."""
 WHOLE = 2 << 30
-"""Bytes of a manifest or a session; one of 100,000 jobs has about 200 MB."""
+"""Maximum size in bytes of a manifest or a session; one with 100,000 jobs has about 200 MB."""
 
 _MOST_LINKS = 40  # path_resolution(7)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -197,7 +197,7 @@ def _is_mine(folder: Path) -> bool:
 
 
 def _check_writers(status: os.stat_result, path: Path) -> None:
-    """Refuse a file into which others could have written, where they can get at it. Raises StateError."""
+    """Raise StateError for a file that other users can reach and write to."""
     open_to = status.st_mode & _OTHERS_WRITE
     if not open_to or (open_to == stat.S_IWGRP and _is_own_group(status)) or _out_of_reach(path, open_to):
         return
@@ -343,7 +343,7 @@ def check_private(folder: Path) -> None:
 
 
 def read_script(path: Path, expected: str = "", root: Path | None = None) -> str:
-    """A script of this user, if it is the one that was made. `expected`: its text.digest; '' (an older plan) is any.
+    """The text of a script of this user. `expected`: its text.digest; '' (an older plan) accepts any.
 
     Raises OSError, StateError.
     """
@@ -355,7 +355,7 @@ def read_script(path: Path, expected: str = "", root: Path | None = None) -> str
 
 
 def _followed(path: Path) -> Path:
-    """Where a path leads by links of this user or root. Raises StateError for a link of somebody else, OSError."""
+    """Resolve a path through links of this user or root. Raises StateError for a link of another user, OSError."""
     for _ in range(_MOST_LINKS):
         try:
             status = os.lstat(path)

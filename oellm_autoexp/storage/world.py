@@ -175,7 +175,7 @@ def _signal_name(number: int) -> str:
 
 
 class Question:
-    """A command that runs repeatedly in the background and says yes by exit code 0.
+    """A command that runs repeatedly in the background; exit code 0 means yes.
 
     It is started every `interval_seconds`, counted from start to start. One that runs for more than ten intervals and
     more than ten minutes is killed, and its answer is no.
@@ -190,7 +190,7 @@ class Question:
         self._asked_at = float("-inf")
         self.answer = "not run yet"
         self.said: bool | None = None
-        """Its last answer, valid until the next one; None: there is none yet."""
+        """The last result, valid until the next one; None before the first."""
 
     @property
     def under_way(self) -> bool:
@@ -199,11 +199,11 @@ class Question:
 
     @property
     def awaited(self) -> bool:
-        """Whether the command runs for the first time, and has not answered yet."""
+        """True while the first run of the command has no result yet."""
         return self.under_way and self.said is None
 
     def says_yes(self, now: float) -> bool:
-        """Whether the last answer is yes; starts the command if it is time to (`now`: seconds on any clock)."""
+        """True if the last result is yes; starts the command if its interval is over (`now`: seconds of any clock)."""
         if self._subprocess is None and not self._asked_at <= now < self._asked_at + self._interval:
             self._asked_at = now
             self._subprocess = Subprocess(self._words, cwd=self._work_dir)
