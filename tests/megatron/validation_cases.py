@@ -216,7 +216,7 @@ WRONG = [
     ),
     # how long
     wrong("iterations and samples", "train_samples", "train_iters", train_samples=64000, lr_warmup_iters=0),
-    wrong("neither", "train_iters", "how long", train_iters=None, lr_warmup_iters=0),
+    wrong("neither", "train_iters", "the length of the training", train_iters=None, lr_warmup_iters=0),
     wrong("decay in samples", "lr_decay_samples", "iters", lr_decay_samples=6400),
     wrong("decay of no samples", "lr_decay_samples", "iters", lr_decay_samples=0),
     wrong("less than no iterations", "train_iters", "at least 1, not -5", train_iters=-5),
@@ -394,7 +394,7 @@ WRONG = [
     untold(
         "cp with many connections",
         "$.backend.env.CUDA_DEVICE_MAX_CONNECTIONS",
-        "not 8",
+        "it is 8",
         {"CUDA_DEVICE_MAX_CONNECTIONS": "8"},
         **{CP: 2},
     ),

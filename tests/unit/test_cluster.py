@@ -29,7 +29,7 @@ def test_a_job_that_sees_all_and_can_submit_is_well() -> None:
     [
         (FACTS.replace("reads yes\n", ""), 1000, "shared files", "failed", "does not see"),
         (FACTS.replace("Job 7 to start at now", "error: not allowed"), 1000, "submission", "warning", "not allowed"),
-        (FACTS.replace("submits sbatch: Job 7 to start at now\n", ""), 1000, "submission", "warning", "not there"),
+        (FACTS.replace("submits sbatch: Job 7 to start at now\n", ""), 1000, "submission", "warning", "is missing"),
         (FACTS.replace("submits ", "inside yes\nlost "), 1000, "submission", "ok", "an image has no sbatch"),
         (FACTS, 990, "clocks", "failed", "at least 10 s ahead"),
         (FACTS, 1100, "clocks", "failed", "100 s behind"),

@@ -167,7 +167,7 @@ def test_an_image_of_enroot_and_a_srun_with_pyxis_are_looked_for(tmp_path: Path)
     (tmp_path / "bad.sqsh").write_bytes(b"SIF?")
     assert found("./good.sqsh") == []
     assert found("registry#image:tag") == []
-    assert "is no image of Enroot" in found("./bad.sqsh")[0]
+    assert "is not an image of Enroot" in found("./bad.sqsh")[0]
     assert "there is no image here" in found("./absent.sqsh")[0]
     assert "has no --container-image: it lacks Pyxis" in found("./good.sqsh", "/bin/true")[0]
 

@@ -344,7 +344,7 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("[]", "$.sweep", "must hold keys and values, not an empty list"),
         ("text", "$.sweep", "not the text 'text'"),
         ("5", "$.sweep", "not 5"),
-        ("{params: {a: 1}, grids: [{a: 1}]}", "$.sweep", "here are params and grids"),
+        ("{params: {a: 1}, grids: [{a: 1}]}", "$.sweep", "this one has params and grids"),
         ("grids: {a: 1}", "$.sweep.grids", "must be a list of entries, not a mapping"),
         ("grids:", "$.sweep.grids", "not empty"),
         ("grids: [[a]]", "$.sweep.grids[0]", "a grid maps keys to lists of values; this is a list"),

@@ -438,9 +438,9 @@ def test_a_claim_that_can_not_be_made_is_one_clear_message(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
     for path, message in (
-        (tmp_path / "file" / "claim", "can't claim the session: "),
+        (tmp_path / "file" / "claim", "can't lock the session: "),
         (tmp_path / "link", "is a link; links are not followed here"),
-        (tmp_path, "can't claim the session: Is a directory"),
+        (tmp_path, "can't lock the session: Is a directory"),
     ):
         with pytest.raises(StateError, match=message), locked(path, "the session"):
             pass

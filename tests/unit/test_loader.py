@@ -274,7 +274,7 @@ def test_a_choice_of_a_group_within_another_counts_wherever_it_stands(
 def test_a_choice_that_leaves_an_inner_group_without_a_choice_to_override_is_told(write: Write) -> None:
     mine = write({**INNER, "exp.yaml": HEADER + "defaults: [/backend: outer, /backend/inner: wide]\n"})
     (problem,) = problems("backend=tiny_lm", ref="exp", folders=(mine,))
-    assert "chooses a config of 'backend/inner'" in problem.what
+    assert "no config of 'backend/inner' is chosen" in problem.what
     assert problem.hint == "leave this out, or the choice of 'backend/inner'"
 
 
@@ -332,7 +332,7 @@ def test_a_config_called_base_that_is_not_there_is_the_root(write: Write) -> Non
     found = composed(ref="me/exp", folders=(mine,))
     assert "scheduler" in found.base
     (note,) = found.notes
-    assert note.endswith("exp.yaml:3: there is no config 'experiments/me/base'; 'autoexp' stands for it")
+    assert note.endswith("exp.yaml:3: there is no config 'experiments/me/base'; 'autoexp' is used instead")
     assert problems(ref="x", folders=(mine,))[0].what == "there is no config 'bas'"
 
 
@@ -742,7 +742,7 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
         ("override /slurm fake", "names a config", "write '- override /slurm: fake'"),
         ("override /slurm=fake", "names a config", "write '- override /slurm: fake'"),
         ("override slurm/fake", "names a config", "write '- override slurm: fake'"),
-        ("override: {/slurm: fake}", "'override' is no group", "write '- override /slurm: fake'"),
+        ("override: {/slurm: fake}", "'override' is not a group", "write '- override /slurm: fake'"),
         ("/slurm fake", "there is no config 'slurm fake'", "write '- /slurm: fake'"),
         ("/backend/megatron base", "there is no 'megatron base'", "write '- /backend/megatron: base'"),
         ("_slef_", "there is no config '_slef_'", "did you mean '_self_'?"),
@@ -803,7 +803,7 @@ def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, w
     [
         ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry with 'override' is before this one"),
         ("- /autoexp\n  - override /slurm: fake\n  - /backend/tiny_lm\n", 5, "an entry with 'override' is before"),
-        ("- _self_\n  - override /slurm: fake\n  - _self_\n", 5, "_self_ stands twice"),
+        ("- _self_\n  - override /slurm: fake\n  - _self_\n", 5, "_self_ is in the defaults list twice"),
         ("- override /slurm\n", 3, "names a config; 'override' is for groups only"),
         ("- overide /slurm: fake\n", 3, "'overide' is not allowed before a group"),
         ("- _self_@x\n", 3, "_self_ can't have a package"),
@@ -873,7 +873,7 @@ def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit
 
     def resolved() -> Any:
         overlay = composed(ref="exp", folders=(mine,)).overlay({}, datetime.now(UTC), "python")
-        return overlay.resolve(overlay.lay({}))
+        return overlay.resolve(overlay.apply({}))
 
     with pytest.raises(ConfigError, match=re.escape(told)) as error:
         resolved()
@@ -974,7 +974,7 @@ def test_events_without_a_name_are_told_and_each_of_one_name_gets_its_own(
 def test_self_in_another_spelling_is_told_with_its_line(write: Write, entry: str) -> None:
     mine = write({"exp.yaml": HEADER + f"defaults:\n  - {entry}\n"})
     (problem,) = problems(ref="exp", folders=(mine,))
-    assert "is no config" in problem.what
+    assert "is not a config" in problem.what
     assert (str(problem.where), problem.hint) == (f"{mine}/exp.yaml:3", "write '- _self_'")
 
 

@@ -91,7 +91,7 @@ def test_a_claim_that_does_not_change_is_taken_over_after_the_announced_pause_an
     assert mine.acquire() is not None
     clock.pass_by(STALE_AFTER_SECONDS + 180 - 10, mine.holder)
     assert mine.acquire() is not None
-    assert "it has not changed for 290 s; it is taken over at 300 s" in mine.outlook()
+    assert "its heartbeat has not changed for 290 s; it is taken over after 300 s" in mine.outlook()
     clock.pass_by(10)
     assert mine.acquire() is None
     with pytest.raises(LockedError, match="lost to process"):
@@ -189,7 +189,7 @@ def test_an_announcement_without_an_end_and_a_host_of_several_lines_are_no_harm(
     path = tmp_path / "claim"
     path.write_text('{"host": "a\\nb", "pid": 1, "started": "x", "token": "t", "next_in": 1e999}')
     assert str(Lock(path, HERE, clock).acquire()) == "a process that is acquiring it now"
-    assert "taken over at" in Lock(path, HERE, clock).outlook()
+    assert "taken over after" in Lock(path, HERE, clock).outlook()
     assert str(Holder("a\nb", 1, "x", "t")) == "process 1 on a b"
 
 
@@ -206,8 +206,8 @@ def test_a_person_is_told_whose_it_is_and_when_it_is_taken_over_and_then_it_is(t
 
     assert mine.await_change("session x", told.append, sleep=sleep) is None
     assert told == [
-        f"session x is held by process {os.getpid()} on elsewhere; it has not changed for 1 s; "
-        f"it is taken over at 120 s: waiting"
+        f"waiting: session x is in use by process {os.getpid()} on elsewhere; its heartbeat has not changed for 1 s; "
+        "it is taken over after 120 s"
     ]
     assert mine.acquire() is None
 
@@ -228,7 +228,7 @@ def test_a_claim_that_changes_while_it_is_waited_for_is_left_to_its_holder(tmp_p
 def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Lock(path, ELSEWHERE).acquire() is None
-    told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over at 120 s"
+    told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over after 120 s"
     with pytest.raises(LockedError, match=told), locked(path, "session x"):
         pass
 
@@ -270,7 +270,7 @@ def test_a_claim_that_could_not_be_made_for_a_moment_keeps_its_own_maker_not_out
             return opened(name, *words, **named)
 
         patched.setattr(os, "open", fails_once_it_is_there)
-        with pytest.raises(StateError, match="can't claim it"), locked(path, "it"):
+        with pytest.raises(StateError, match="can't lock it"), locked(path, "it"):
             pass
     with locked(path, "it") as claim:
         claim.beat()

@@ -92,7 +92,7 @@ def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Pat
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("stall", 2, {"stall": 1})
     assert stage.names() == ["stall", "stall"]
-    assert "given up" in stage.a.cancelled_by
+    assert "no new attempt" in stage.a.cancelled_by
 
 
 def test_a_counter_that_stands_still_restarts_the_job_and_one_that_rises_does_not(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ CASES = {
     "backend: {options: {y: [1, {a: 1}]}}": ("exp.yaml:2 ($.backend.options.y[1]): must be one value", "not a mapping"),
     "backend: {options: {m.lr: 1}}\nsweep: {params: {backend.options.m.lr: [1, 2]}}": (
         "exp.yaml:3 ($.backend.options.m.lr, set by the sweep): the config has no key",
-        "set the mapping that holds it",
+        "set the mapping that contains it",
     ),
     "slurm: {array: maybe}": ("exp.yaml:2 ($.slurm.array): must be true or false, not 'maybe'", ""),
     "slurm: {sbatch: {time: 1.5}}": ("exp.yaml:2 ($.slurm.sbatch.time): '1.5' is not a time", "write minutes"),
@@ -78,8 +78,8 @@ def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, t
     ("override", "what"),
     [
         ("slurm.master_addr={hostname}i", "there is text after the '}' at position 28"),
-        ("slurm.sbatch.nodelist=n[1-3,5]", "the '[' at position 24 stands within text"),
-        ("backend.options.x='a''b'", 'the "\'" at position 22 stands within text'),
+        ("slurm.sbatch.nodelist=n[1-3,5]", "the '[' at position 24 is inside text"),
+        ("backend.options.x='a''b'", 'the "\'" at position 22 is inside text'),
         ("/backend=tiny_lm", "a key does not begin with '/'"),
         ("backend.options=[1]", "'backend.options' holds keys and values; this value does not"),
         ("backend.argv={a: 1}", "'backend.argv' holds a list; this value does not"),

@@ -48,9 +48,9 @@ def test_jobs_of_a_sweep_with_one_folder_to_write_to_are_refused_with_what_to_wr
 
 
 def test_words_of_ones_own_and_the_folders_of_other_programs_count_too() -> None:
-    assert "one place" in refusal(LR, *MEGATRON, "backend.extra_args=[--save,ck]")
+    assert "the same place" in refusal(LR, *MEGATRON, "backend.extra_args=[--save,ck]")
     options = {"params": {"backend.options.lr": [0.1, 0.2]}}
-    assert "one place" in refusal(options, "backend=tiny_lm", f"backend.options.save='{SHARED}'")
+    assert "the same place" in refusal(options, "backend=tiny_lm", f"backend.options.save='{SHARED}'")
 
 
 def test_a_folder_that_is_read_by_all_and_written_by_none_is_no_mistake() -> None:
@@ -64,4 +64,4 @@ def test_a_stage_that_goes_on_from_another_in_its_folder_is_fine_and_two_of_them
     save = f"backend.megatron.save='{SHARED}'"
     assert len(planned({"configs": [stable, decay]}, *MEGATRON, save).manifest.jobs) == 2
     both = {"configs": [stable, {"configs": [{**decay, "backend.megatron.lr": lr} for lr in (1e-3, 1e-4)]}]}
-    assert "one place" in refusal(both, *MEGATRON, save)
+    assert "the same place" in refusal(both, *MEGATRON, save)

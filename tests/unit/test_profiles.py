@@ -141,7 +141,7 @@ def test_a_profile_of_ones_own_is_judged_by_its_data(tmp_path: Path) -> None:
     texts = [str(problem) for problem in raised.value.problems]
     assert "no account is set, and ours accepts no job without one" in texts[0]
     assert "sacctmgr show assoc user=$USER" in texts[0]
-    assert "asks for 3 nodes, and partition a gives 2" in texts[1]
+    assert "asks for 3 nodes; partition a allows 2" in texts[1]
 
 
 @pytest.mark.parametrize(

@@ -226,10 +226,10 @@ def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tm
     ("overrides", "told"),
     [
         ({"backend.options.batch_sise": 1}, "did you mean 'backend.options.batch_size'?"),
-        ({"project.name": "x"}, "keeps its project.name"),
-        ({"project.output_dir": "/x"}, "keeps its project.output_dir"),
-        ({"project.log_path": "x.log"}, "keeps its project.log_path"),
-        ({"stage": "other"}, "keeps its stage, 'first'"),
+        ({"project.name": "x"}, "must have the same project.name"),
+        ({"project.output_dir": "/x"}, "must have the same project.output_dir"),
+        ({"project.log_path": "x.log"}, "must have the same project.log_path"),
+        ({"stage": "other"}, "must have the same stage, 'first'"),
         ({"index": 3}, "index: a job keeps its index"),
         ({"scheduler": {"max_jobs": 1}}, "scheduler.max_jobs: this value must be the same for all jobs"),
         (

@@ -192,7 +192,7 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
             "$.monitoring.log_events.a",
             "a progress rule needs stall_seconds, and a pattern with a group",
         ),
-        (one({"pattern": "(x)", "pattern_type": "progress"}), "$.monitoring.log_events.a", "and stall_seconds"),
+        (one({"pattern": "(x)", "pattern_type": "progress"}), "$.monitoring.log_events.a", "needs stall_seconds"),
         (
             one({"pattern": "(x)", "stall_seconds": 5}),
             "$.monitoring.log_events.a",
@@ -203,7 +203,7 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
             "$.monitoring.log_events.a",
             "counter can't be used with pattern_type: regex",
         ),
-        (one({"pattern": "x", "startup_seconds": 5}), "$.monitoring.log_events.a", "startup_seconds is not for"),
+        (one({"pattern": "x", "startup_seconds": 5}), "$.monitoring.log_events.a", "startup_seconds can't be used"),
         (
             one({"pattern": "x", "inactivity_threshold_seconds": 5}),
             "$.monitoring.log_events.a",

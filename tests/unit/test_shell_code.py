@@ -246,5 +246,5 @@ def test_the_end_of_code_is_found_as_a_shell_finds_it(text: str, parts: list[str
 
 @pytest.mark.parametrize("text", ["$(", "a `b", '$(echo ")', "$(" * 5000])
 def test_code_without_an_end_is_an_error_and_no_crash(text: str) -> None:
-    with pytest.raises(ValueError, match=r"end|deeply"):
+    with pytest.raises(ValueError, match=r"closed|deeply"):
         shell_code.code_spans(text)

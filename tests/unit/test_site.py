@@ -41,9 +41,9 @@ def test_partitions_are_read_with_their_limits() -> None:
         ({"time": "24:00:00", "nodes": "2"}, ""),
         ({"time": "1-00:00:01"}, "asks for 1-00:00:01; partition boost allows 1-00:00:00: the job would wait"),
         ({"time": "0"}, "asks for no time limit; partition boost allows 1-00:00:00"),
-        ({"nodes": "3"}, "asks for 3 nodes, and partition boost gives 2"),
+        ({"nodes": "3"}, "asks for 3 nodes; partition boost allows 2"),
         ({"nodes": "2-8"}, ""),
-        ({"nodes": "5", "partition": "debug"}, "asks for 5 nodes, and partition debug gives 4"),
+        ({"nodes": "5", "partition": "debug"}, "asks for 5 nodes; partition debug allows 4"),
         ({"time": "10", "partition": "short"}, "asks for 0-00:10:00; partition short allows 0-00:05:00"),
         ({"time": "10", "partition": "short,debug"}, ""),
         ({"time": "2-0", "partition": "short,boost"}, "partition short allows"),
@@ -81,7 +81,7 @@ RULED = Site(partitions(SHOWN), QOS, ACCOUNTS, "one", complete=True)
         ({"time": "2-0"}, "partition boost allows 1-00:00:00"),
         ({"time": "4-0", "qos": "long", "nodes": "1"}, ""),
         ({"time": "4-0:01", "qos": "LONG"}, "QOS long allows 4-00:00:00"),
-        ({"nodes": "2", "qos": "long"}, "QOS long gives 1"),
+        ({"nodes": "2", "qos": "long"}, "QOS long allows 1"),
         ({"nodes": "2", "qos": "big"}, "asks for 2 nodes; QOS big requires at least 3"),
         ({"nodes": "3", "qos": "big"}, ""),
         ({"nodes": "2-3", "qos": "big"}, ""),
@@ -152,7 +152,7 @@ def test_partitions_that_are_closed_or_too_small_take_no_jobs(asked: dict[str, s
     if asked.get("partition") == "few":
         of_staff = replace(site, groups=frozenset({"staff"}))
         assert problems(asked, of_staff) == problems(asked, site) == []  # root, to whom nothing is closed
-        assert "asks for 1 node, and partition few wants 4" in problems({**asked, "nodes": "1"}, site)[0].what
+        assert "asks for 1 node; partition few requires at least 4" in problems({**asked, "nodes": "1"}, site)[0].what
 
 
 def test_a_users_own_limits_hold_where_no_qos_has_any() -> None:
@@ -160,7 +160,7 @@ def test_a_users_own_limits_hold_where_no_qos_has_any() -> None:
     mine = "one||normal,long|normal|00:10:00|cpu=8,node=1\none|debug|normal|normal||\n"
     limited = told(config="AccountingStorageEnforce = associations,limits,qos\n", assoc=mine, **shown)
     assert "your account one allows 0-00:10:00" in problems({"account": "one", "time": "11"}, limited)[0].what
-    assert "your account one gives 1" in problems({"account": "one", "nodes": "2"}, limited)[0].what
+    assert "your account one allows 1" in problems({"account": "one", "nodes": "2"}, limited)[0].what
     assert problems({"account": "one", "time": "11", "qos": "long"}, limited) == []
     assert problems({"account": "one", "time": "11", "partition": "debug"}, limited) == []
     free = told(config="AccountingStorageEnforce = associations,qos\n", assoc=mine, **shown)
@@ -207,10 +207,10 @@ def test_what_a_profile_says_holds_for_the_names_that_it_names() -> None:
     }
     site = declared(SiteSection.model_validate(section))
     assert problems({"partition": "unknown", "nodes": "99", "time": "9-0"}, site) == []
-    assert "partition a gives 4" in problems({"partition": "a", "nodes": "5"}, site)[0].what
+    assert "partition a allows 4" in problems({"partition": "a", "nodes": "5"}, site)[0].what
     assert problems({"partition": "a", "time": "4-0", "qos": "long"}, site) == []
     assert problems({"partition": "a", "time": "4-0", "qos": "another"}, site) == []
-    assert "QOS wide wants 5" in problems({"partition": "a", "nodes": "4", "qos": "wide"}, site)[0].what
+    assert "QOS wide requires at least 5" in problems({"partition": "a", "nodes": "4", "qos": "wide"}, site)[0].what
     assert "QOS wide gives 8" in problems({"partition": "a", "nodes": "9", "qos": "wide"}, site)[0].what
     with pytest.raises(ConfigError, match=r"\$\.slurm\.site\.partitions\.a\.time"):
         declared(SiteSection.model_validate({"partitions": {"a": {"time": "a day"}}}))

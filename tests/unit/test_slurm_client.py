@@ -161,7 +161,7 @@ def test_no_path_that_a_wrappers_shell_would_take_apart_is_handed_to_it(commands
 
 def test_a_job_whose_working_directory_is_gone_is_refused_without_asking(commands: Commands, tmp_path: Path) -> None:
     gone = Submission("t", "name", str(commands.script), str(tmp_path / "gone"), "/log")
-    with pytest.raises(SubmitError, match=r"the working directory .* is gone"):
+    with pytest.raises(SubmitError, match=r"the working directory .* no longer exists"):
         commands.client().submit(gone)
     assert commands.calls() == []
 

@@ -378,7 +378,10 @@ def test_a_working_directory_that_comes_back_is_no_reason_to_give_up(desk: Desk)
     gone = desk.manifest.jobs[0].model_copy(update={"work_dir": str(desk.folder / "away")})
     desk.manifest = desk.manifest.model_copy(update={"jobs": (gone,)})
     desk.submitter().submit_ready()
-    assert (desk.job.state, desk.job.reason) == ("waiting", f"the working directory {desk.folder}/away is gone")
+    assert (desk.job.state, desk.job.reason) == (
+        "waiting",
+        f"the working directory {desk.folder}/away no longer exists",
+    )
     (desk.folder / "away").mkdir()
     desk.clock = desk.job.waiting.retry_at
     assert desk.submitter().submit_ready() == 1

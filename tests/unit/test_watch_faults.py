@@ -394,7 +394,7 @@ def test_a_job_that_vanished_is_cancelled_and_seen_gone_before_a_new_attempt(van
     assert any("left the queue" in entry.message for entry in stage.a.history)
     stage.cycle(GONE_LOOKS + 1)
     assert hidden.calls == ["cancel 1"], "it gets a minute to end by itself"
-    assert "waits until job 1 is surely gone: 2 of 3 looks" in stage.a.reason
+    assert "waits until job 1 has surely ended: confirmed by 2 of 3 polls" in stage.a.reason
     stage.until(lambda: stage.a.attempt == 2)
     assert set(hidden.calls[:-1]) == {"cancel 1"}
     assert hidden.calls[-1] == "submit"
@@ -500,7 +500,7 @@ def test_a_hung_job_that_is_given_up_has_stalled_and_nobody_has_cancelled_it(tmp
     assert stage.a.state == "stall"
     assert stage.a.failed
     assert "cancelled" not in happened(stage.a)
-    assert causes(stopped) == ["given up: 'stall' has had 0 of 0 new attempts"]
+    assert causes(stopped) == ["no new attempt: the limit for 'stall' is reached (0 of 0)"]
     assert stage.names() == ["stall"]
     assert stage.heard.count("a: stalled") == 1
     assert "a: no!" not in stage.heard
@@ -862,7 +862,7 @@ def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, mon
     running(stage)
     stage.write("a", "a" * 60 + "!\n")
     stage.cycle()
-    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not searched for it"
+    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not looked at for it"
     assert stage.heard.count(lost) == 1
     for _ in range(2):
         stage.write("a", "a" * 60 + "!\n")
@@ -981,7 +981,7 @@ RANKS = "".join(f"LINE of rank {number}\n" for number in range(64))
 def test_a_line_of_each_of_64_ranks_gives_a_job_up_once(tmp_path: Path, states: tuple[str, ...]) -> None:
     stage = Stage(tmp_path, on_line(restart(max_attempts=0)), {"a": [lived(RANKS, states)]})
     stage.finish()
-    assert sum("given up" in line and "ended" not in line for line in stage.heard) == 1
+    assert sum("no new attempt" in line and "ended" not in line for line in stage.heard) == 1
     assert sum("given up" in entry.message for entry in stage.a.history if entry.event == "given up") <= 1
 
 

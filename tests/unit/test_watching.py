@@ -68,7 +68,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("section", "where", "what", "hint"),
     [
-        (said("{job_ib}"), "$.monitoring.log_events.a.actions[0]", "no value is called '{job_ib}'", "'job_id'"),
+        (said("{job_ib}"), "$.monitoring.log_events.a.actions[0]", "there is no value '{job_ib}'", "'job_id'"),
         (said("{pth}", pattern="(?P<path>x)"), "$.monitoring.log_events.a.actions[0]", "'{pth}'", "'path'"),
         (said("{1}", pattern="(x)"), "$.monitoring.log_events.a.actions[0]", "'{1}'", ""),
         (said("{backend.megatron.lrr}"), "$.monitoring.log_events.a.actions[0]", "lrr", "'backend.megatron.lr'"),
@@ -85,7 +85,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
             {"state_events": {"crash": {}, "x": {"state": "crash"}}},
             "$.monitoring.state_events.x",
             "'crash' is already for the state 'crash'",
-            "put the actions into 'crash', or leave it out: 'crash: null'",
+            "put the actions into 'crash', or remove it: 'crash: null'",
         ),
         (
             {"log_events": {"crash": {"pattern": "x"}}, "state_events": {"crash": {}}},
@@ -138,7 +138,7 @@ def test_an_event_that_is_published_may_have_the_keys_of_whoever_publishes_it() 
 
 
 def test_an_unknown_key_in_the_termination_command_is_told() -> None:
-    assert [problem.what for problem in found(termination_command="check {nope}")] == ["no value is called '{nope}'"]
+    assert [problem.what for problem in found(termination_command="check {nope}")] == ["there is no value '{nope}'"]
 
 
 def test_the_jobs_own_threshold_is_enough_for_a_rule_of_inactivity() -> None:
@@ -166,7 +166,7 @@ def test_a_condition_may_look_at_what_a_template_may_name(key: str) -> None:
 )
 def test_a_key_of_a_condition_that_nothing_is_called_is_told(key: str, hint: str) -> None:
     [problem] = found(log_events={"a": asks(key)})
-    assert (str(problem.where), problem.what) == ("$.monitoring.log_events.a.actions[0]", f"no value is called '{key}'")
+    assert (str(problem.where), problem.what) == ("$.monitoring.log_events.a.actions[0]", f"there is no value '{key}'")
     assert hint in problem.hint
 
 
@@ -273,12 +273,12 @@ SAVED = "  [2026-01-31 10:00:10.1] successfully saved checkpoint from iteration 
 @pytest.mark.parametrize(
     ("event", "told"),
     [
-        ({"pattern": r"saved checkpoint (?P<path>\S+)"}, "catches 'from' as path, which is no path"),
+        ({"pattern": r"saved checkpoint (?P<path>\S+)"}, "extracts 'from' as path, which is not a path"),
         ({"pattern": r"saved checkpoint (\S+)", "extract_groups": {"checkpoint_dir": "1"}}, "'from' as checkpoint_dir"),
-        ({"pattern": r"iteration\s+(?P<step>\S+ to)"}, "'40 to' as step, which is no whole number"),
+        ({"pattern": r"iteration\s+(?P<step>\S+ to)"}, "'40 to' as step, which is not a whole number"),
         (
             {"pattern": r"saved (\w+)", "pattern_type": "progress", "stall_seconds": 5},
-            "catches 'checkpoint' as 1, which is no number",
+            "extracts 'checkpoint' as 1, which is not a number",
         ),
         ({"pattern": r"iteration\s+(?P<iteration>\d+) to (?P<path>\S+)"}, ""),
         ({"pattern": r"saved checkpoint (?P<word>\S+)"}, ""),
