@@ -29,6 +29,7 @@ bench:
 	$(PYTHON) bench/monitor.py
 	$(PYTHON) bench/events.py
 	$(PYTHON) bench/names.py
+	$(PYTHON) bench/report.py
 
 format:
 	$(PYTHON) -m ruff check --fix .

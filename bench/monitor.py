@@ -31,7 +31,8 @@ from oellm_autoexp.cli.steps import plan_steps, session_steps
 from oellm_autoexp.core.nouns import JobStatus, Manifest
 from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
-from oellm_autoexp.engine.loop import Monitor, detectors
+from oellm_autoexp.decisions.detect import detectors
+from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session.job_state import Actions, Attempt, JobState
 from oellm_autoexp.storage.log_tail import Cursor, read_added
@@ -96,7 +97,7 @@ def running(folder: Path, jobs: int) -> Iterator[Monitor]:
             log.write_text(text)
         monitor.cycle()
         monitor.cycle()
-        assert not monitor.trouble
+        assert not monitor.scheduler_error
         assert all(is_read(job, FIRST_LINES - 1) for job in monitor.session.jobs.values())
         yield monitor
 
@@ -237,9 +238,11 @@ def through_rules(manifest: Manifest, path: Path) -> Searched:
         job = detect.see_log(job, data, cursor, now)
         if not data:
             break
+        job = detector.measured(job, data, now, own=True)
         job, events = detector.lines(job, data, cursor, now)
         found += len(events)
-        job = replace(job, actions=Actions())  # the actions, which are carried out between two looks
+        logs = replace(job.logs, unwritten=())
+        job = replace(job, actions=Actions(), logs=logs)  # the actions, which are carried out between two looks
     seconds = time.process_time() - start
     assert cursor.offset == path.stat().st_size
     assert job.run.readings["no_progress"].value == job.progress.iteration

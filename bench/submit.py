@@ -108,8 +108,8 @@ def watching(folder: Path, jobs: int) -> tuple[float, float, float]:
         for _ in range(CYCLES):
             cycles.append(timed(monitor.cycle))
             squeues.append(timed(lambda: subprocess.run(SQUEUE, capture_output=True, check=True)))
-        assert not monitor.trouble
-        assert {job.scheduler_state for job in monitor.session.jobs.values()} == {"PENDING"}
+        assert not monitor.scheduler_error
+        assert {job.answer.scheduler_state for job in monitor.session.jobs.values()} == {"PENDING"}
     return cycles[0], min(cycles[1:]), min(squeues)
 
 

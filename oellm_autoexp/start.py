@@ -12,7 +12,7 @@ import sys
 
 
 def words(module: str) -> tuple[str, ...]:
-    """The words that run a module of this package (`oellm_autoexp.storage.webhook`) with this Python."""
+    """The words that run a module of this package (`oellm_autoexp.notifiers.send`) with this Python."""
     return sys.executable, "-P", os.path.abspath(__file__), module  # noqa: PTH100
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real SLURM, a real Apptainer and Megatron's own parser where they are installed."""
+"""Fixtures for every test: a real SLURM, Apptainer and browser and Megatron's own parser, where they are installed."""
 
 import os
 import re
@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.containers.fixtures", "tests.slurm.fixtures", "tests.megatron.fixtures"]
+pytest_plugins = [
+    "tests.containers.fixtures",
+    "tests.slurm.fixtures",
+    "tests.megatron.fixtures",
+    "tests.browser.fixtures",
+]
 
 # The same inputs in every run, so that a test fails for a change and not by chance; `make fuzz` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "core": "",
     "storage": "core",
     "sbatch": "core",
-    "rules": "core",
+    "notifiers": "core storage",
+    "rules": "core notifiers",
     "session": "core storage rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
@@ -47,31 +48,43 @@ MAY_IMPORT = {
     "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
     "decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
-    "planning": "core storage sbatch rules session sweep config.values config.hydra backends schedulers config "
-    "decisions planning.resolving planning.record planning.checks planning.jobs",
+    "planning": "core storage sbatch notifiers rules session sweep config.values config.hydra backends schedulers "
+    "config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
-    "engine": "core storage sbatch rules session config.values schedulers decisions planning.record planning "
-    "schedulers.local schedulers.slurm submission",
-    "view": "core storage rules session planning",
+    "engine.observing": "core storage sbatch rules session schedulers decisions submission",
+    "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
+    "planning submission",
+    "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
+    "engine.observing engine.executing",
+    "view.curves": "",
+    "view.jobs": "core rules session",
+    "view": "core storage rules session planning view.curves view.jobs",
+    "report": "core session view view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
-    "planning submission engine view",
+    "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
-    "planning.resolving planning.checks planning submission engine view cli.steps",
+    "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
+    "cli.screens": "core session storage view view.curves view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view cli.steps cli.monitor",
+    "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
+    "config.json_schema cli.completion",
+    "cli.reporting": "core storage session report cli.steps cli.monitor view",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
     "testing": "core storage sbatch session schedulers config planning.resolving planning",
     "cli.megatron": "core storage backends.megatron cli.steps",
+    "config.json_schema": "backends.megatron config",
+    "cli.completion": "core storage session cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
 PURE = {
+    "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan"),
+    *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {
@@ -91,6 +104,7 @@ RUNS_PROCESSES = {
     "containers.runtime",
     "cli.megatron.generate_megatron",
     "cli.run_sweep_entry",
+    "notifiers.sendmail",
     "schedulers.local.scheduler",
     "schedulers.slurm.commands",
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
@@ -105,7 +119,7 @@ OPENS_FILES = {
     "storage.lock",  # /proc
     "storage.log_tail",  # logs are data, of anybody
     "storage.world",
-    "storage.webhook",  # an address
+    "storage.http",  # an address
     "config.hydra.yaml_files",  # what a person has written and names
     "containers.building.assemble",  # in an image
     "containers.building.build",  # the log of a build
@@ -132,10 +146,7 @@ OPENS_FILES = {
 """The modules that open files by themselves; all others go through the door (trust.py), which asks whose they are."""
 MOST_MODULES, MOST_LINES, MOST_FIELDS = 12, 400, 25
 """Aims of size: modules of a folder, lines of a module, fields of a class."""
-LARGER = {
-    "engine.executor.py": 748,
-    "engine.loop.py": 702,
-}
+LARGER: dict[str, int] = {}
 """Figures of today that are beyond the aims. They may shrink; nothing else may get here."""
 
 

@@ -108,6 +108,7 @@ class Backend(Section):
     own_keys: ClassVar[tuple[str, ...]] = ()
     """Those of its keys that hold keys of the user's own, or such as it checks itself: a new one there needs no `+`."""
     env: Environment = {}
+    """Variables of the program's environment."""
 
     def command(self, job: Job) -> Command:
         """The command of one job. Raises BackendError with everything that is wrong."""

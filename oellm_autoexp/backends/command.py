@@ -26,9 +26,11 @@ class CommandBackend(Backend):
 
     class_name: Literal["CommandBackend"]
     argv: Words = ()
+    """The program's words, or one text that is split into words. `{dotted.key}` in a word is a value of this config."""
     megatron: dict[str, Any] = {}
     """Values under Megatron's names, for programs that stand in for it; `options` picks from them."""
     options: Flags = {}
+    """Options after `argv`: each becomes `--name value`, true the bare flag; null none."""
     option_style: Literal["dashes", "as_written"] = "as_written"
     """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
     prints: Literal["megatron", "torchtitan"] | None = None

@@ -45,6 +45,7 @@ class LaunchedBackend(Backend):
     launch: Literal["srun", "torchrun"] = "srun"
     """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
     python: Words = ("python3",)
+    """The Python that runs the training."""
     extra_args: Words = ()
     """Words behind all others."""
 

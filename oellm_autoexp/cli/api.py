@@ -17,7 +17,9 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oellm_autoexp.report.rows import Row
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
@@ -33,33 +35,6 @@ class Planned:
     manifest: Manifest
     path: Path
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known of one job: what was planned of it, its state (`running`, `success`, …), what its log told last.
-
-    `iteration` to `seconds_per_iteration` are None where the log has not told them. `gpu_hours`: what it has used.
-    """
-
-    name: str
-    stage: str | None
-    parameters: dict[str, Any]
-    state: str
-    reason: str
-    attempt: int
-    exit_code: int | None
-    scheduler_id: str
-    output_dir: str
-    log_path: str
-    iteration: int | None
-    total: int | None
-    loss: float | None
-    validation_loss: float | None
-    grad_norm: float | None
-    throughput: float | None
-    seconds_per_iteration: float | None
-    gpu_hours: float
 
 
 def plan(
@@ -114,36 +89,16 @@ def load(session: str | Path, state_dir: str | Path | None = None) -> Session:
 
 
 def results(session: Session | str | Path, state_dir: str | Path | None = None) -> list[Row]:
-    """A row for each job of a session, in the order of the plan; without secrets. Raises AutoexpError."""
-    from oellm_autoexp.core.redaction import redact
+    """A row for each job of a session, in the order of the plan; without secrets. Raises AutoexpError.
+
+    `rows = pandas.DataFrame(map(dataclasses.asdict, results(session)))` makes a table of them.
+    """
     from oellm_autoexp.planning.manifest import load as load_manifest
+    from oellm_autoexp.report.rows import row
     from oellm_autoexp.session.session import Session
+    from oellm_autoexp.view.evidence import quotes
 
     found = session if isinstance(session, Session) else load(session, state_dir)
-    rows = []
-    for spec in load_manifest(found.manifest_path).jobs:
-        job = found.jobs[spec.name]
-        told = job.progress
-        rows.append(
-            Row(
-                name=spec.name,
-                stage=spec.stage,
-                parameters=redact(spec.parameters),
-                state=job.state,
-                reason=redact(job.reason),
-                attempt=job.attempt,
-                exit_code=job.answer.exit_code,
-                scheduler_id=job.newest.scheduler_id,
-                output_dir=spec.output_dir,
-                log_path=job.logs.resolved_log_path,
-                iteration=told.iteration,
-                total=told.total,
-                loss=told.loss,
-                validation_loss=told.validation_loss,
-                grad_norm=told.grad_norm,
-                throughput=told.throughput,
-                seconds_per_iteration=told.seconds,
-                gpu_hours=job.past.gpu_hours,
-            )
-        )
-    return rows
+    said = quotes(found)
+    jobs = load_manifest(found.manifest_path).jobs
+    return [row(spec, found.jobs[spec.name], found.plan_id, said.get(spec.name, "")) for spec in jobs]

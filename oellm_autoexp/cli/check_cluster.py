@@ -263,7 +263,7 @@ def _tell(monitor: Monitor, name: str, told: str) -> str:
     meaning = explained(job.reason, job.newest.scheduler_id)[0] if job.state == PENDING and job.reason else ""
     said = f"{job.newest.scheduler_id} {job.answer.scheduler_state} {job.reason}".strip()
     said += f": {meaning}" if meaning else ""
-    said = f"SLURM does not answer: {monitor.trouble}" if monitor.trouble else said
+    said = f"SLURM does not answer: {monitor.scheduler_error}" if monitor.scheduler_error else said
     if said != told:
         app.note(f"{'':<9}{'job:':<21}{said}")
     return said
@@ -277,9 +277,9 @@ def _given_up(monitor: Monitor, name: str, patience: float) -> _TooLateError:
 
     job, limit = monitor.session.jobs[name], format_time(patience)
     what = f"{job.newest.scheduler_id} has been {job.answer.scheduler_state} for {limit} and was cancelled"
-    if monitor.trouble:
+    if monitor.scheduler_error:
         hint = f"the job is not cancelled; once SLURM answers: {hints.resume_command(monitor.manifest)} --cmd cancel"
-        return _TooLateError(f"SLURM has not answered for {limit}: {monitor.trouble}", hint)
+        return _TooLateError(f"SLURM has not answered for {limit}: {monitor.scheduler_error}", hint)
     monitor.cancel([name], f"it has been {job.answer.scheduler_state} for {limit}")
     end = time.monotonic() + _END_SECONDS
     while not monitor.session.finished and time.monotonic() < end:

@@ -16,6 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     name, *rest = words
+    if name == "_complete":  # for the functions that `completion` prints
+        from oellm_autoexp.cli.completion import complete
+
+        return complete.main(rest)
     if name == "--version":
         from oellm_autoexp import __version__
 

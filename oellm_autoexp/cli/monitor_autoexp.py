@@ -22,6 +22,7 @@ from oellm_autoexp.cli.monitor import (
     watch_session,
 )
 from oellm_autoexp.cli.monitor.session_names import manifest_and_session, manifest_of
+from oellm_autoexp.cli.screens import browse, show_plot
 from oellm_autoexp.cli.steps import app, session_steps
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python scripts/monitor_autoexp.py --session default-20260131-235959-3f9c2a1b    go on watching
   python scripts/monitor_autoexp.py --session default-2026 --cmd status           one look, from what is recorded
+  python scripts/monitor_autoexp.py --session default-2026 --cmd plot loss        curves of its jobs
   python scripts/monitor_autoexp.py --session default-2026 --once                 one cycle, for cron
   python scripts/monitor_autoexp.py --session default-2026 --detach slurm         by a small SLURM job
   python scripts/monitor_autoexp.py --all                                         all that are not finished
@@ -58,15 +60,19 @@ def parser() -> app.Parser:
         "--cmd",
         choices=sorted(_COMMANDS),
         default="watch",
-        help="watch (default); status: what is recorded; tail: the logs' last lines; events: what was seen and done; "
+        help="watch (default); status: what is recorded; plot: curves of metrics; "
+        "browse: all of this in one window; tail: the logs' last lines; "
+        "events: what was seen and done; "
         "restart, cancel: the jobs that --job names; skip: give up the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
         "actions: be that worker; try: what the rules find in --log",
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
+    show_status.add_options(made)
     _add_job_options(made)
     queue_commands.add_options(made)
+    show_plot.add_options(made)
     try_rules.add_options(made)
     made.add_argument(
         "--monitoring-state-dir",
@@ -146,7 +152,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-_LOOKS = ("status", "tail", "events", "queue", "try")
+_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try")
 """The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 
@@ -166,7 +172,7 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
 
 
 _GOES_WITH = {
-    "job": ("tail", "events", "restart", "cancel", "skip", "try"),
+    "job": ("tail", "events", "plot", "restart", "cancel", "skip", "try"),
     "failed": ("tail", "events", "restart"),
     "lines": ("tail", "try", "events"),
     "since": ("events",),
@@ -179,6 +185,9 @@ _GOES_WITH = {
     **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
     **dict.fromkeys(("follow", "jobs"), ("actions",)),
     "once": ("watch", "actions"),
+    **dict.fromkeys(("columns", "wide", "csv"), ("status",)),
+    **dict.fromkeys(("sort", "filter"), ("status", "plot")),
+    **dict.fromkeys(("log_scale", "x"), ("plot",)),
 }
 """The options that only some of the commands heed."""
 
@@ -212,6 +221,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "restart": _with_manifest(restart_jobs.restart),
     "skip": _with_manifest(end_jobs.skip),
     "tail": _with_record(show_logs.tail),
+    "plot": _with_record(show_plot.plot),
+    "browse": _with_manifest(browse.browse),
     "try": _try,
     "list": session_list.list_sessions,
 }

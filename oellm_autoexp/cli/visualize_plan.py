@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from oellm_autoexp.cli.steps import app, plan_steps
 
 EXAMPLES = """\
   python scripts/visualize_plan.py --config-ref experiments/my_experiment
   python scripts/visualize_plan.py --config-ref experiments/my_experiment --max-jobs-per-stage 5
-  python scripts/visualize_plan.py --config-ref experiments/my_experiment --format mermaid backend.megatron.lr=1e-4"""
+  python scripts/visualize_plan.py --config-ref experiments/my_experiment --format mermaid backend.megatron.lr=1e-4
+  python scripts/visualize_plan.py --config-ref experiments/my_experiment --format html -o plan.html"""
 
 
 def parser() -> app.Parser:
@@ -24,7 +26,9 @@ def parser() -> app.Parser:
         default=0,
         help="list up to N jobs of each stage",
     )
-    made.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text")
+    formats = ("text", "mermaid", "dot", "json", "html")
+    made.add_argument("--format", choices=formats, default="text", help="default: text; html: one page with all jobs")
+    made.add_argument("-o", "--output", metavar="FILE", type=Path, help="write it into a file instead")
     made.add_json()
     made.add_config()
     return made
@@ -36,9 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _visualize(options: argparse.Namespace) -> int:
+    from oellm_autoexp.cli.reporting.exports import html, write
+    from oellm_autoexp.report.document import Source
     from oellm_autoexp.view.graph import FORMATS, graph
 
     plan = plan_steps.plan(options, judged=False)
-    draw = FORMATS["json" if options.json else options.format]
-    print(draw(graph(plan.manifest, options.max_jobs_per_stage)), end="")
+    kind = "json" if options.json else options.format
+    drawn = graph(plan.manifest, options.max_jobs_per_stage)
+    text = html([Source(plan.manifest)]) if kind == "html" else FORMATS[kind](drawn)
+    if options.output is None:
+        print(text, end="")
+    else:
+        app.note(f"wrote {write(options.output, text, '--output')}")
     return app.OK

@@ -18,6 +18,7 @@ from oellm_autoexp.config.values.other_names import instead
 from oellm_autoexp.containers.kinds import ContainerField, NoContainer
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.fields import (
+    AlsoWritten,
     Count,
     Number,
     Pause,
@@ -39,12 +40,21 @@ class ProjectSection(Section):
     """Names and places of a job."""
 
     name: Text
+    """The job's name, unique in its plan: a sweep puts what it varies into it."""
     base_output_dir: str
+    """The folder below which each job has its own."""
     output_dir: str
+    """The job's own folder."""
     log_path: str
+    """The log of an attempt. `%j` is the scheduler's job id; in an array, `%A_%a` is the array's id and the task's
+    number.
+    """
     log_path_current: str
+    """A link to the newest attempt's log."""
     monitoring_state_dir: str
+    """The folder of sessions."""
     resume: bool = True
+    """Whether a job may go on from checkpoints that are in its folder before its first attempt; false: an error."""
     code: Literal["inplace", "snapshot"] = "inplace"
     """Whether jobs run the code that is there when they begin, or a copy from when they were planned."""
 
@@ -70,15 +80,20 @@ class SlurmSection(SlurmOptions):
     """How jobs are rendered, and handed to the scheduler that `client` names."""
 
     client: ClientField
+    """The scheduler: which one, and its settings."""
 
 
 class SchedulerSection(Section):
     """Limits on what is handed to the scheduler."""
 
     max_jobs: Count | None = Field(default=None, ge=1)
+    """Jobs in the scheduler's queue at once, at most; null: no limit."""
     submit_rate_limit_seconds: Pause = 0
+    """Seconds between two submissions."""
     max_gpu_hours: Number | None = Field(default=None, ge=0)
+    """A plan that may use more (nodes x GPUs x time limit) is submitted only after a yes; null: no limit."""
     native_dependencies: bool = False
+    """Whether SLURM itself waits for the siblings of a job that has no conditions of its own (`--dependency`)."""
 
 
 def _usual_interval(value: Any) -> Any:
@@ -89,19 +104,30 @@ class JobSection(Section):
     """What a job waits for, is cancelled by, and is already done with (then it is not run at all)."""
 
     start_conditions: tuple[ConditionField, ...] = ()
+    """The job is submitted when all of these hold. Without any, one that refers to a sibling waits for its success."""
     cancel_conditions: tuple[ConditionField, ...] = ()
+    """The job is given up, or ended, when one of these holds."""
     done_conditions: tuple[ConditionField, ...] = ()
+    """The job is not run if all of these hold."""
     start_condition_cmd: Words = ()
-    start_condition_interval_seconds: Annotated[Seconds, BeforeValidator(_usual_interval)] = 60
+    """A command that must exit with 0 before the job is submitted."""
+    start_condition_interval_seconds: Annotated[
+        Seconds, BeforeValidator(_usual_interval), AlsoWritten({"type": "null"})
+    ] = 60
+    """Seconds between two runs of `start_condition_cmd`."""
     inactivity_threshold_seconds: Seconds | None = None
+    """Seconds without a new log line after which the job counts as stalled; null: as `monitoring` says."""
 
 
 class AutoexpConfig(Section):
     """A job's whole config, resolved."""
 
     index: Count = 0
+    """The job's number in its plan; the sweep sets it."""
     stage: Text | None = None
+    """The job's stage in an experiment with several; the sweep sets it."""
     metadata: dict[str, Any] = {}
+    """Values of the user's own: notes, tags, anything."""
     aux: dict[str, Any] = {}
     """Values of the user's own, as `metadata`."""
     project: ProjectSection

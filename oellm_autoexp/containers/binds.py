@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.containers import mounts
-from oellm_autoexp.core.fields import Section, Text
+from oellm_autoexp.core.fields import AlsoWritten, MappingOrList, Section, Text
 from oellm_autoexp.core.text import Raw
 from oellm_autoexp.sbatch.environment import REFERENCE, expanded
 
@@ -84,7 +84,8 @@ def fixed(binds: Iterable[Bind]) -> list[Bind]:
     return [bind for bind in binds if bind.is_fixed and bind.is_fixed_inside]
 
 
-Binds = Annotated[dict[str, Annotated[Bind, BeforeValidator(_bind)]], BeforeValidator(_named)]
+_Bind = Annotated[Bind, BeforeValidator(_bind), AlsoWritten({"type": "string"})]
+Binds = Annotated[dict[str, _Bind], BeforeValidator(_named), MappingOrList()]
 
 
 def beside(binds: list[Bind], folders: tuple[str, ...]) -> list[Bind]:

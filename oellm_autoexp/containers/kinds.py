@@ -105,6 +105,9 @@ class _ImageContainer(Container):
     image: Text
     """The path of the image on compute nodes."""
     binds: Binds = {}
+    """Files and folders of the host in the container, by names of the user's choice: `path`, `path:target`,
+    `path:target:ro`.
+    """
     check: bool = True
     """Whether image, runtime and binds are checked before a job is submitted."""
 
@@ -147,6 +150,7 @@ class ApptainerContainer(_ImageContainer):
     runtime: Text | None = None
     """The name or path of the runtime; null: apptainer, or singularity if that is missing."""
     gpu: Literal["nvidia", "amd"] | None = None
+    """`nvidia`: --nv, `amd`: --rocm, null: no GPU."""
     options: Words = ()
     """Further options of its command `exec`."""
     machine: Text | None = None

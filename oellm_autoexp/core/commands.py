@@ -33,15 +33,18 @@ COMMANDS = {
     "plan": Command("plan_autoexp", "expand the sweep, write scripts and the manifest"),
     "submit": Command("submit_autoexp", "submit a manifest's jobs, each once, and watch them"),
     "monitor": Command("monitor_autoexp", "watch or resume a session, look at sessions"),
+    "report": Command("report_autoexp", "make one page of sessions: table, curves, time line, GPU-hours", "reporting"),
     "run-sweep-entry": Command("run_sweep_entry", "run one entry of a sweep in this terminal"),
     "visualize-plan": Command("visualize_plan", "draw an experiment's stages and what waits for what"),
     "render-config": Command("render_config", "print the composed config"),
+    "schema": Command("config_schema", "print the JSON Schema of configs, for editors"),
+    "completion": Command("shell_completion", "print what completes these words in bash, zsh or fish", "completion"),
     "check-cluster": Command("check_cluster", "show what this cluster offers, and test it with a job of one minute"),
     "generate-megatron-config": Command(
         "generate_megatron_config", "write the defaults of a version of Megatron-LM", "megatron"
     ),
     "generate-megatron-dataclass": Command(
-        "generate_megatron_dataclass", "write the types and table of its arguments", "megatron"
+        "generate_megatron_dataclass", "write the types, table and help texts of its arguments", "megatron"
     ),
 }
 """Every command, by the word that `oellm-autoexp` knows it by."""

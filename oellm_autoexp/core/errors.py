@@ -4,6 +4,7 @@ AutoexpError
 ├── ConfigError          the YAML, an override or an option is wrong               exit 2
 │   └── SweepError       the sweep section is wrong
 ├── BackendError         the command to run can't be built from the config         exit 2
+├── NotifyError          a message to people could not be sent                     exit 1
 ├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
 │   ├── UnreachableError its commands could not be run: certainly nothing was submitted
 │   │   └── MissingCommandError     they are not on this machine
@@ -95,6 +96,12 @@ class SweepError(ConfigError):
 
 class BackendError(AutoexpError):
     """The backend can't make a command from its section."""
+
+
+class NotifyError(AutoexpError):
+    """A message to people could not be sent. Its words hold no secret."""
+
+    exit_code = 1
 
 
 class SchedulerError(AutoexpError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from oellm_autoexp.core.text import scalar
 
@@ -18,6 +20,26 @@ class Section(BaseModel):
     """One section: frozen, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class AlsoWritten:
+    """What YAML may hold beside the type itself, in JSON Schema, where a BeforeValidator makes the type of it."""
+
+    schema: Mapping[str, Any]
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """See pydantic's documentation of annotated types."""
+        return {"anyOf": [handler(core), dict(self.schema)]}
+
+
+class MappingOrList:
+    """The same of a mapping by name that may be written as a list, and whose null entries are left out."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """See AlsoWritten."""
+        item = {"anyOf": [handler(core)["additionalProperties"], {"type": "null"}]}
+        return {"type": ["object", "array"], "additionalProperties": item, "items": item}
 
 
 def _one_of_text(value: Any) -> Any:
@@ -81,8 +103,16 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(command_words)]
-Environment = Annotated[dict[str, str], BeforeValidator(_texts)]
+WORDS_IN_YAML = WithJsonSchema({"type": ["array", "string", "null"], "items": {"type": "string"}})
+TEXTS_IN_YAML = WithJsonSchema({"type": ["array", "string"], "items": {"type": "string"}})
+"""What YAML may hold where a command, or one text or several, is wanted."""
+
+Words = Annotated[tuple[str, ...], BeforeValidator(command_words), WORDS_IN_YAML]
+Environment = Annotated[
+    dict[str, str],
+    BeforeValidator(_texts),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "null"]}}),
+]
 Text = Annotated[str, BeforeValidator(_one_of_text)]
 Flags = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_flag)]]
 Directives = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(directive)]]

@@ -23,10 +23,11 @@ _SECRET_NAME = re.compile(
 )
 _HARMLESS_NAME = re.compile(
     r"^((?-i:PWD|OLDPWD)|SSH_AUTH_SOCK|key|keys|sig|signature)$|"
-    r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation)$",
+    r"[_-](format|fields|file|files|path|paths|dir|env|env[_-]var|expiry|expires?|ttl|rotation|"
+    r"error|exception)$",
     re.IGNORECASE,
 )
-"""Names of the place of a secret (`key_file`) or of a property of one (`token_ttl`)."""
+"""Names of the place of a secret (`key_file`), of a property of one (`token_ttl`), or of an exception (`KeyError`)."""
 _HARMLESS_WORDS = re.compile(
     r"(?:^|(?<=[_-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length|values?)|"
     r"token[_-](count|ids?|types?|embeddings?|level|limit|budget)|tokenizer|"

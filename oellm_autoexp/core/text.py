@@ -63,6 +63,14 @@ def scalar(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def number(value: Any) -> str:
+    """A swept value as people write it: 2.5e-4 rather than 0.00025."""
+    if isinstance(value, float) and value != 0 and abs(value) < 1e-2:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return scalar(value)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint with the nearest known words, or all of them where they are few, or ''."""
     names = sorted(set(known))

@@ -8,46 +8,46 @@ from typing import Any, Protocol
 
 from oellm_autoexp.core.states import FINAL, WAITING
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.storage.world import Files, Question
+from oellm_autoexp.storage.world import Check, Files
 
 
 class CheckRunner:
     """Runs the commands of conditions in the background, each at its interval, as long as it is needed."""
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[str, tuple[str, ...]], Question] = {}
+        self._checks: dict[tuple[str, tuple[str, ...]], Check] = {}
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         """True if a command runs."""
-        return any(question.under_way for question in self._asked.values())
+        return any(check.in_progress for check in self._checks.values())
 
-    def awaited(self, askers: Collection[str]) -> bool:
+    def has_pending(self, askers: Collection[str]) -> bool:
         """True if a running command of one of these askers has no first result yet."""
-        return any(question.awaited for (asker, _), question in self._asked.items() if asker in askers)
+        return any(check.is_pending for (asker, _), check in self._checks.items() if asker in askers)
 
     def answer(
         self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float
     ) -> bool | None:
         """The last result of a command; None before the first."""
-        question = self._asked.setdefault((asker, words), Question(words, work_dir, interval_seconds))
-        question.says_yes(now)
-        return question.said
+        check = self._checks.setdefault((asker, words), Check(words, work_dir, interval_seconds))
+        check.says_yes(now)
+        return check.said
 
     def wording(self, asker: str, words: tuple[str, ...]) -> str:
         """The last result of a command in words, or that there is none yet."""
-        return self._asked[asker, words].answer
+        return self._checks[asker, words].answer
 
     def forget(self, asker: str) -> None:
         """End the commands of an asker that needs them no more."""
-        for key in [key for key in self._asked if key[0] == asker]:
-            self._asked.pop(key).give_up()
+        for key in [key for key in self._checks if key[0] == asker]:
+            self._checks.pop(key).give_up()
 
     def close(self) -> None:
         """End all commands."""
-        for question in self._asked.values():
-            question.give_up()
-        self._asked.clear()
+        for check in self._checks.values():
+            check.give_up()
+        self._checks.clear()
 
 
 class Asking(Protocol):

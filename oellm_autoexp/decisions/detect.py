@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import (
     BAD_ENDS,
     FINAL,
@@ -18,10 +20,12 @@ from oellm_autoexp.core.states import (
 )
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.events import Event, Pending, event_id
+from oellm_autoexp.rules.metrics import MetricReader, with_iterations
 from oellm_autoexp.rules.patterns import Match, Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
 from oellm_autoexp.session import silence
 from oellm_autoexp.session.job_state import ENOUGH_SLOW, JobState, Reading, Run, Tally
+from oellm_autoexp.session.series import Point
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -34,7 +38,6 @@ def see_log(job: JobState, data: bytes, cursor: Cursor, now: float) -> JobState:
         job,
         logs=replace(job.logs, cursor=cursor),
         run=replace(job.run, last_activity=now) if active else job.run,
-        progress=progress.read(job.progress, data) if data else job.progress,
     )
 
 
@@ -67,6 +70,7 @@ class Detector:
             if event.pattern_type == "inactivity" and (limit := event.inactivity_threshold_seconds or usual):
                 self._silence[name] = (limit, event.startup_seconds or rules.startup_seconds or _STARTUP_FACTOR * limit)
         self._newest_only = frozenset(self._progress)
+        self._metrics = MetricReader(rules.metrics)
         self._ending = (rules.termination_string or "").encode()
 
     # ---- the log
@@ -90,12 +94,23 @@ class Detector:
                 job = replace(job, run=_with_verdict(job.run, rule))
         if self._ending and not job.run.complete and self._ending in data:
             job = replace(job, run=replace(job.run, complete=True))
-        for name in found.too_slow:
-            slow = {**job.run.slow, name: job.run.slow.get(name, 0) + 1}
-            off = "; it is switched off for this job" if slow[name] >= ENOUGH_SLOW else ""
-            message = f"the pattern of {name} took too long; a part of the log was not searched for it{off}"
-            job = replace(job.happened(now, "warning", message), run=replace(job.run, slow=slow))
-        return self._with(job, events, now), events
+        return self._with(_with_slow(job, found.too_slow, now), events, now), events
+
+    def measured(self, job: JobState, data: bytes, now: float, *, own: bool) -> JobState:
+        """A job after the numbers that whole lines tell: of its own log, or of one of the further files.
+
+        Of further files, only what `monitoring.metrics` names is read.
+        """
+        found, too_slow = self._metrics.read(data, known=own, but=job.run.switched_off)
+        if not found and not too_slow:
+            return job
+        points = [
+            Point(name, iteration, now if each.at is None else each.at, value)
+            for each, iteration in with_iterations(found, job.progress.iteration)
+            for name, value in each.values.items()
+        ]
+        logs = replace(job.logs, unwritten=(*job.logs.unwritten, *points)) if points else job.logs
+        return _with_slow(replace(job, logs=logs, progress=progress.after(job.progress, found)), too_slow, now)
 
     def _read_number(self, job: JobState, rule: LogEvent, match: Match, now: float) -> JobState:
         try:
@@ -267,6 +282,19 @@ class Detector:
         return replace(job, actions=actions)
 
 
+def detectors(manifest: Manifest) -> dict[str, Detector]:
+    """The detector of each job, by name; jobs with the same rules share one."""
+    made: dict[str, Detector] = {}
+    found = {}
+    for job in manifest.jobs:
+        key = json.dumps([job.monitoring, job.inactivity_threshold_seconds])
+        if key not in made:
+            section = manifest.monitoring if job.monitoring is None else job.monitoring
+            made[key] = Detector(Rules.of_section(section), job.inactivity_threshold_seconds)
+        found[job.name] = made[key]
+    return found
+
+
 def _event(
     kind: Literal["log", "state"], name: str, job: JobState, now: float, metadata: Mapping[str, Any], *place: object
 ) -> Event:
@@ -282,6 +310,16 @@ def _event(
         at=now,
         metadata=dict(metadata),
     )
+
+
+def _with_slow(job: JobState, names: Iterable[str], now: float) -> JobState:
+    """A job after rules whose patterns took too long; one that did so several times is switched off."""
+    for name in names:
+        slow = {**job.run.slow, name: job.run.slow.get(name, 0) + 1}
+        off = "; it is switched off for this job" if slow[name] >= ENOUGH_SLOW else ""
+        message = f"the pattern of {name} took too long; a part of the log was not searched for it{off}"
+        job = replace(job.happened(now, "warning", message), run=replace(job.run, slow=slow))
+    return job
 
 
 def _ended_by_us(job: JobState) -> bool:

@@ -54,11 +54,11 @@ class StartGate:
         *,
         native: bool = False,
         overruled: Collection[str] = (),
-        questions: CheckRunner | None = None,
+        checks: CheckRunner | None = None,
     ) -> None:
         self._job = job
         self._overruled = overruled
-        self._questions = questions or CheckRunner()
+        self._checks = checks or CheckRunner()
         self.native = native
         self._files = files(job.work_dir)
         self._start = _CONDITIONS.validate_python(job.start_conditions)
@@ -89,7 +89,7 @@ class StartGate:
 
     def forget(self) -> None:
         """End the commands of this job and forget their results; the next attempt is judged again."""
-        self._questions.forget(self._job.name)
+        self._checks.forget(self._job.name)
 
     def done(self, jobs: Mapping[str, JobState], now: float = 0) -> str | None:
         """Why the job has nothing left to do; '' if it has, None while a command has no result yet."""
@@ -101,7 +101,7 @@ class StartGate:
 
     def _context(self, jobs: Mapping[str, JobState], now: float) -> ConditionContext:
         def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
-            return self._questions.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
+            return self._checks.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
 
         me = jobs.get(self._job.name) or JobState(name=self._job.name)
         return ConditionContext(
@@ -111,11 +111,9 @@ class StartGate:
     def _command(self, now: float) -> str:
         """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; a result is valid until the next."""
         job, words = self._job, self._job.start_condition_cmd
-        if not words or self._questions.answer(
-            job.name, words, job.work_dir, job.start_condition_interval_seconds, now
-        ):
+        if not words or self._checks.answer(job.name, words, job.work_dir, job.start_condition_interval_seconds, now):
             return ""
-        return f"waits for start_condition_cmd {words[0]}: {self._questions.wording(job.name, words)}"
+        return f"waits for start_condition_cmd {words[0]}: {self._checks.wording(job.name, words)}"
 
     def _by_conditions(
         self, missing: Sequence[tuple[Condition, bool | None]], context: ConditionContext, waited_seconds: float

@@ -13,6 +13,7 @@ from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.session.job_state import (
     MOST_EARLIER,
@@ -84,6 +85,12 @@ def refusal(
         )
         return Refusal(Kind.GIVEN_UP, f"no new attempt: {number} attempts in a row {got}")
     return None
+
+
+def may_come(job: JobState, rules: Rules) -> bool:
+    """True if a waiting action of a job would restart it."""
+    found = (rules.binding(pending.rule, pending.binding) for pending in job.actions.pending)
+    return any(binding is not None and isinstance(binding.action, RestartAction) for binding in found)
 
 
 def is_past(job: JobState, seen_at: float | None) -> bool:

@@ -50,6 +50,8 @@ class Trial:
     rules: dict[str, RuleTrial]
     job: JobState
     lines: int = 0
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    """By name, the values of each metric that lines tell."""
 
 
 def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
@@ -67,8 +69,11 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         offset += len(data)
         cursor = Cursor("trial", offset)
         job = detect.see_log(trial.job, data, cursor, 0.0)
+        job = detector.measured(job, data, 0.0, own=True)
+        for point in job.logs.unwritten:
+            trial.metrics.setdefault(point.metric, []).append(point.value)
         job, _ = detector.lines(job, data, cursor, 0.0)
-        trial.job = replace(job, actions=Actions(), history=())
+        trial.job = replace(job, actions=Actions(), history=(), logs=replace(job.logs, unwritten=()))
         result = scan(data, compiled)
         for name in result.too_slow:
             found[name].too_slow = True
@@ -86,6 +91,11 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
                 one.shown.append(Found(trial.lines + before + 1, line, redact(values)))
         trial.lines += before + len(data[seen:].splitlines())
     return trial
+
+
+def _plain(value: float) -> float | str:
+    """A number as JSON can have it: one that is not finite is a text."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _number(found: RuleTrial, text: str) -> dict[str, Any]:
@@ -143,6 +153,9 @@ def facts(trial: Trial, rules: Rules) -> dict[str, Any]:
             for name, one in trial.rules.items()
         ],
         "progress": progress.told(job.progress),
+        "metrics": {
+            name: {"points": len(values), "last": _plain(values[-1])} for name, values in trial.metrics.items()
+        },
         "state": job.run.verdict or None,
         "state_by": job.run.error_type or None,
         "overrules_success": job.run.overrules_success,

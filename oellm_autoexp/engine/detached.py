@@ -160,7 +160,7 @@ class Detached:
     def standing(self) -> Standing | None:
         """The monitor that is queued or runs; None if there is none.
 
-        Raises SchedulerError if nobody can tell, CorruptError if the record can't be read.
+        Raises SchedulerError if that can't be determined, CorruptError if the record can't be read.
         """
         handed = self.recorded()
         if handed is None:
@@ -179,7 +179,7 @@ class Detached:
         if handed.executor == "local" and (self.folder / f"{job}_0_result.pkl").exists():
             return None  # it has done its work, and its process is about to end
         if status.scheduler_state == UNKNOWN:
-            raise SchedulerError(Problem(f"nobody can tell whether monitor job {job} lives: {status.reason}"))
+            raise SchedulerError(Problem(f"can't determine the state of monitor job {job}: {status.reason}"))
         return Standing(handed.executor, job, status.scheduler_state, self.log(job), fresh=False)
 
     def hand_over(
@@ -193,7 +193,7 @@ class Detached:
         """The monitor that stands, or a new one: a job that makes `call`, which has submitit's `checkpoint`.
 
         `wishes` are for SLURM. `free` raises LockedError if somebody watches already.
-        Raises what it raises, SubmitError if the job was refused, SchedulerError if nobody knows whether it was taken.
+        Raises what it raises, SubmitError if the job was refused, SchedulerError if that is not clear.
         """
         check_directory(self.directory)
         trust.private_folder(self.folder)
@@ -214,7 +214,7 @@ class Detached:
             return Standing(executor, job.job_id, "PENDING", self.log(job.job_id), fresh=True)
 
     def await_process(self, job: str, patience_seconds: float) -> tuple[int, str] | None:
-        """Process and host of a local monitor, as soon as it has begun (`tell_process`); None if it does not begin."""
+        """Process and host of a local monitor, as soon as it has begun (`leave_process`); None if it does not begin."""
         until = time.monotonic() + patience_seconds
         while True:
             if (process := self.process(job)) is not None:
@@ -225,7 +225,7 @@ class Detached:
             time.sleep(0.1)
 
     def process(self, job: str) -> tuple[int, str] | None:
-        """Process and host of a monitor's job, from when it has begun (`tell_process`). Raises StateError."""
+        """Process and host of a monitor's job, from when it has begun (`leave_process`). Raises StateError."""
         try:
             return _process(self.folder / f"{job}.pid")
         except OSError:
@@ -275,7 +275,7 @@ def of_process(directory: Path, name: str, process: Holder) -> Standing | None:
 
 
 def _process(path: Path) -> tuple[int, str]:
-    """What `tell_process` left. Raises CorruptError, StateError."""
+    """What `leave_process` left. Raises CorruptError, StateError."""
     pid, _, host = trust.read(path, most=trust.SMALL).decode(errors="replace").strip().partition(" ")
     if not (pid.isascii() and pid.isdecimal() and len(pid) <= _MOST_DIGITS):
         raise CorruptError(Problem("this is not a process and its host", str(path), "remove it, if no monitor runs"))
@@ -294,7 +294,7 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(Problem("submitit would read the % in this path as a pattern", str(directory), hint))
 
 
-def tell_process(path: Path, host: str) -> None:
+def leave_process(path: Path, host: str) -> None:
     """In the monitor's job: leave this process's number, and its host, for `await_process`."""
     write_atomic(path / f"{os.environ['SLURM_JOB_ID']}.pid", f"{os.getpid()} {host}\n", sync=False)
 

@@ -1,8 +1,7 @@
-"""Carrying out one entry of a queue: as a program beside the worker, as a job, or by a request to the monitor."""
+"""Carrying out one entry of a queue: as a program in the background, as a job, or by a request to the monitor."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -10,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from oellm_autoexp.core.errors import SchedulerError, StateError, SubmitError, UnreachableError
+from oellm_autoexp.core.errors import SchedulerError, SubmitError, UnreachableError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.programs import launch
+from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.rules.actions import Executor, NotifyAction, Program, RestartAction, RunAutoexpAction
 from oellm_autoexp.session.queue import Held
 from oellm_autoexp.session.queue_entry import DONE, FAILED, QueueEntry, Sidecar, Status
 from oellm_autoexp.session.requests import Request, ask
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.log_tail import last_line
 from oellm_autoexp.storage.world import Outcome, Subprocess
 
 if TYPE_CHECKING:
@@ -27,15 +27,14 @@ INTERRUPTED = "its worker was told to end; run again"
 _SCHEDULER_PAUSE_SECONDS = 10.0
 _FOR_EVER_SECONDS = 86400.0
 _HEADER = "--- attempt"
-_LAST_LINE_BYTES, _LAST_LINE_CHARACTERS = 4096, 300
 
 
-class Run(Protocol):
+class EntryRun(Protocol):
     """An entry that is being carried out."""
 
     held: Held
 
-    def look(self) -> Outcome | None:
+    def poll(self) -> Outcome | None:
         """How it ended; None while it goes on. Raises AutoexpError if it can't go on."""
         ...
 
@@ -46,17 +45,17 @@ class Run(Protocol):
 
 @dataclass
 class SubprocessRun:
-    """An entry whose program runs beside us."""
+    """An entry whose program runs in the background of the worker."""
 
     held: Held
-    errand: Subprocess
+    program: Subprocess
 
-    def look(self) -> Outcome | None:
-        outcome = self.errand.poll()
+    def poll(self) -> Outcome | None:
+        outcome = self.program.poll()
         return None if outcome is None else _with_last_line(outcome, self.held)
 
     def stop(self) -> None:
-        self.errand.give_up()
+        self.program.give_up()
         self.held.put_back(INTERRUPTED)
 
 
@@ -68,24 +67,24 @@ class JobRun:
     job: SidecarJob
     launch: Program
     note: Callable[[str], None]
-    next_look: float = 0.0
-    trouble: str = ""
+    next_poll: float = 0.0
+    scheduler_error: str = ""
+    """Message of the last failed scheduler call, which was reported."""
 
-    def look(self) -> Outcome | None:
-        if time.monotonic() < self.next_look:
+    def poll(self) -> Outcome | None:
+        if time.monotonic() < self.next_poll:
             return None
-        self.next_look = time.monotonic() + self.job.poll_seconds
+        self.next_poll = time.monotonic() + self.job.poll_seconds
         try:
             outcome = self._ask()
         except (SubmitError, UnreachableError):
             raise
         except SchedulerError as error:
-            self.next_look = time.monotonic() + _SCHEDULER_PAUSE_SECONDS
-            if error.problems[0].what != self.trouble:
-                self.trouble = error.problems[0].what
-                self.note(
-                    f"{entry_name(self.held.entry)}: the scheduler does not answer, waiting for it: {self.trouble}"
-                )
+            self.next_poll = time.monotonic() + _SCHEDULER_PAUSE_SECONDS
+            if error.problems[0].what != self.scheduler_error:
+                self.scheduler_error = error.problems[0].what
+                waits = f"the scheduler does not answer, waiting for it: {self.scheduler_error}"
+                self.note(f"{entry_name(self.held.entry)}: {waits}")
             return None
         return None if outcome is None else _with_last_line(outcome, self.held)
 
@@ -121,18 +120,18 @@ class JobRun:
 class EntryEngine:
     """What a worker does for the action of an entry (see rules.actions.Engine).
 
-    `begun` gets what is under way from now on, `finish` the result of an entry that is not, `note` what to tell people.
+    `begun` gets what is in progress from now on, `finish` the result of an entry that is not, `note` lines for people.
     """
 
     held: Held
     manifest: Manifest
     session_path: Path
-    begun: Callable[[Run], None]
+    begun: Callable[[EntryRun], None]
     finish: Callable[[Held, Status, str], None]
     note: Callable[[str], None]
 
     def log(self, message: str, level: str) -> None:  # noqa: ARG002  the queue has no levels
-        """The entry's result is told."""
+        """The message is the entry's result."""
         self.finish(self.held, DONE, message)
 
     def restart(self, action: RestartAction) -> None:
@@ -151,7 +150,7 @@ class EntryEngine:
         self.finish(self.held, FAILED, "only the monitor can publish an event: use mode: inline")
 
     def run(self, program: Program) -> None:
-        """It runs beside the worker, or as a job."""
+        """It runs in the background of the worker, or as a job."""
         self._begin(program)
 
     def run_plan(self, action: RunAutoexpAction) -> None:
@@ -177,23 +176,23 @@ class EntryEngine:
         ask(self.session_path, asked)
         self.finish(self.held, DONE, "handed to the monitor")
 
-    def _run_here(self, program: Program) -> None:
+    def _run_here(self, launch: Program) -> None:
         held = self.held
-        errand = Subprocess(
-            program.words,
-            cwd=program.cwd or held.entry.work_dir,
-            env=program.env,
+        program = Subprocess(
+            launch.words,
+            cwd=launch.cwd or held.entry.work_dir,
+            env=launch.env,
             log_path=held.log_path,
-            timeout_seconds=program.timeout_seconds,
-            text=program.text,
+            timeout_seconds=launch.timeout_seconds,
+            text=launch.text,
         )
         try:
-            if errand.pid is not None:
-                held.runs(errand.pid)
+            if program.pid is not None:
+                held.runs(program.pid)
         except BaseException:
-            errand.give_up()
+            program.give_up()
             raise
-        self.begun(SubprocessRun(held, errand))
+        self.begun(SubprocessRun(held, program))
 
     def _run_as_job(self, executor: Executor, program: Program) -> None:
         from oellm_autoexp.engine.sidecar import Call, SidecarJob
@@ -243,20 +242,12 @@ def _log_header(held: Held) -> None:
 
 
 def _with_last_line(outcome: Outcome, held: Held) -> Outcome:
-    """An outcome whose message also tells the last line that the attempt has printed."""
+    """An outcome whose message also has the last line that the attempt has printed."""
     parts = (outcome.message, _last_line(held.log_path))
     return Outcome(outcome.code, ": ".join(part for part in parts if part))
 
 
 def _last_line(path: Path) -> str:
-    """The last line of this attempt's output with something in it, cut to what a table can hold."""
-    try:
-        with trust.open_file(path, most=None, lenient=True) as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
-    except (OSError, StateError):
-        return ""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if last.startswith(_HEADER):  # it has printed nothing
-        return ""
-    return "".join(c if c.isprintable() else " " for c in last)[:_LAST_LINE_CHARACTERS]
+    """The last line of this attempt's output with something in it; '' if it has printed nothing."""
+    last = last_line(path)
+    return "" if last.startswith(_HEADER) else last

@@ -54,17 +54,17 @@ class Call:
         os.environ.pop("PYTHONPATH", None)  # ours, by which this class was found
         if self._python_path is not None:
             os.environ["PYTHONPATH"] = self._python_path
-        errand = errand_of(self._launch, self._log_path)
+        program = _started(self._launch, self._log_path)
         try:
-            while (outcome := errand.poll()) is None:
+            while (outcome := program.poll()) is None:
                 time.sleep(_POLL_SECONDS)
         finally:
-            errand.give_up()
+            program.give_up()
         return outcome.code, outcome.message
 
 
-def errand_of(launch: Program, log_path: Path) -> Subprocess:
-    """The program of a launch, begun, with its output at the end of a log."""
+def _started(launch: Program, log_path: Path) -> Subprocess:
+    """A program, started, whose output is appended to a log."""
     return Subprocess(
         launch.words,
         cwd=launch.cwd or Path.cwd(),
@@ -106,14 +106,14 @@ class SidecarJob:
     def submit(self, call: Call, token: str, timeout_seconds: float | None) -> str:
         """Hand it to the scheduler; returns the job's id.
 
-        Raises ConfigError for options that can't be, SubmitError if it was refused, SchedulerError if nobody knows.
+        Raises ConfigError for options that can't be, SubmitError if it was refused, SchedulerError if nothing is known.
         """
         submitter = _Submitter(self._made_folder(), self._client, self._submission(token), self._executor)
         submitter.ask_for(timeout_seconds)
         return submitter.submit(call).job_id
 
     def find(self, sidecar: Sidecar) -> str | None:
-        """The id of a job that may have been submitted: '' if it surely was not, None if nobody can tell yet.
+        """The id of a job that may have been submitted: '' if it surely was not, None if that is not clear yet.
 
         Raises SchedulerError.
         """
@@ -124,7 +124,7 @@ class SidecarJob:
         return None if time.time() < sidecar.at + self._client.settle_seconds else ""
 
     def _hand_call_to(self, job_id: str) -> None:
-        """Give a job its call, which whoever submitted it and died then could not: submitit does it last."""
+        """Write the call of a job whose submitter died between `sbatch` and writing it; submitit writes it last."""
         wanted = JobPaths(self._folder, job_id=job_id).submitted_pickle
         calls = [path for path in self._folder.glob("*.pkl") if len(path.stem) == _HEX_OF_UUID]
         if calls and not wanted.exists():
@@ -137,7 +137,7 @@ class SidecarJob:
             return _outcome(result)
         status = self._client.poll({job_id: token}).get(job_id)
         if status is not None and status.scheduler_state == UNKNOWN:
-            raise SchedulerError(Problem(f"nobody can tell how job {job_id} is: {status.reason}"))
+            raise SchedulerError(Problem(f"can't determine the state of job {job_id}: {status.reason}"))
         if status is not None and status.scheduler_state not in ENDED:
             self._ended_at = None
             return None

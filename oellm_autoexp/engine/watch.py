@@ -12,7 +12,8 @@ from pathlib import Path
 
 from oellm_autoexp.core.errors import AutoexpError, LockedError, Problem, StateError, UnwritableError, unforeseen
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.loop import Monitor, rest
+from oellm_autoexp.engine.alive import AliveSignal
+from oellm_autoexp.engine.loop import Monitor, wait
 from oellm_autoexp.schedulers.base import make_scheduler, scheduler_key
 from oellm_autoexp.schedulers.shared import SharedScheduler
 from oellm_autoexp.session.session import Session, Stamp, parent_of, stamp_of, stamps
@@ -45,12 +46,13 @@ class _Watched:
     monitor: Monitor
     held: ExitStack
     """What is released with it; nothing, for the main session, which is its caller's."""
+    signal: AliveSignal
     due_at: float = 0.0
     """When its next cycle is due, in seconds of `time.monotonic`."""
 
     @property
     def ended(self) -> bool:
-        return self.monitor.session.finished and not self.monitor.obstacle
+        return self.monitor.session.finished and not self.monitor.storage_error
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class _Failure:
 class Watch:
     """The sessions that are watched: the unfinished ones of a directory, which come and go, or `main` and its children.
 
-    A session that has finished is looked at again when its file has changed: it may have been begun anew. One that
+    A session that has finished is opened again when its file has changed: it may have been begun anew. One that
     can't be watched is tried again, with growing pauses; an error of it is reported and holds no other up. With `main`,
     whose lock the caller holds, only those are watched beside it that actions of its plan have started, and what those
     start; it stays to the end, and its errors are the caller's.
@@ -93,7 +95,7 @@ class Watch:
         self.finished: list[Session] = []
         """Those of them that have finished, in the order of their ends."""
         if main is not None:
-            self._watched[main.session.path] = _Watched(main, ExitStack())
+            self._watched[main.session.path] = self._watching(main, ExitStack())
             self._schedulers[scheduler_key(main.manifest)] = SharedScheduler.of(main.scheduler)
 
     @property
@@ -127,26 +129,26 @@ class Watch:
                 return
             self._wait()
 
-    def look_once(self, show: Callable[[Sequence[Monitor]], None], wait: Callable[[list[Monitor]], None]) -> None:
-        """One cycle of each session, to the end of what it starts beside us: leaving would end that.
+    def poll_once(self, show: Callable[[Sequence[Monitor]], None], pause: Callable[[list[Monitor]], None]) -> None:
+        """One cycle of each session, to the end of the programs that it starts: leaving would end them.
 
-        `wait` pauses for monitors that have something under way. Raises what goes wrong with the main session.
+        `pause` waits for monitors with pending subprocesses. Raises what goes wrong with the main session.
         """
         self._round()
         show(self.monitors)
         while True:
             self._release_finished()
             for path, each in list(self._watched.items()):
-                if not each.monitor.awaited:
+                if not each.monitor.has_pending_subprocesses:
                     self._release(path)
-                    if each.monitor.obstacle:
-                        hint = "the next look does what is left"
-                        self._fail(path, None, UnwritableError(Problem(each.monitor.obstacle, hint=hint)), lost=True)
+                    if what := each.monitor.storage_error:
+                        error = UnwritableError(Problem(what, hint="the remaining work is retried on the next run"))
+                        self._fail(path, None, error, lost=True)
             if not self._watched:
                 return
-            wait(self.monitors)
+            pause(self.monitors)
             for path, each in list(self._watched.items()):
-                self._carefully(path, each.monitor.go_on)
+                self._guarded(path, each.monitor.go_on)
 
     def close(self) -> None:
         """Release every session."""
@@ -174,7 +176,9 @@ class Watch:
                     self._lose(path, error)
                 continue
             for path, each in mine.items():
-                self._carefully(path, each.monitor.cycle)
+                self._guarded(path, each.monitor.cycle)
+                if path in self._watched and self._schedulers[key].answers and not each.monitor.storage_error:
+                    each.signal.give()
 
     def _wait(self) -> None:
         """Pause until a cycle is due; what may be done meanwhile without one is done."""
@@ -183,13 +187,13 @@ class Watch:
         def act(monitor: Monitor) -> None:
             path = paths[id(monitor)]
             if path in self._watched:
-                self._carefully(path, monitor.between_looks)
+                self._guarded(path, monitor.between_polls)
 
         due = [each.due_at for each in self._watched.values()]
         pause = max(0.0, min(due) - time.monotonic()) if due else FIRST_PAUSE_SECONDS
-        rest(self.monitors, pause, act=act)
+        wait(self.monitors, pause, act=act)
 
-    def _carefully(self, path: Path, act: Callable[[], None]) -> None:
+    def _guarded(self, path: Path, act: Callable[[], None]) -> None:
         """Do something with a session; an error of it is reported, and the others are watched on."""
         try:
             act()
@@ -230,9 +234,10 @@ class Watch:
                 self._release(path)
 
     def _release(self, path: Path) -> None:
-        held = self._watched.pop(path).held
+        each = self._watched.pop(path)
+        each.signal.close(finished=each.ended, wait=self._once)
         try:
-            held.close()
+            each.held.close()
         except Exception as error:  # whatever it is: the others are watched on
             self._report(_reported_as(error, path))
 
@@ -310,8 +315,12 @@ class Watch:
             opening = self._outside.open_session(manifest, found.manifest_path, self._schedulers[key])
             monitor = stack.enter_context(opening)
             monitor.once = self._once
-            self._watched[path] = _Watched(monitor, stack.pop_all())
+            self._watched[path] = self._watching(monitor, stack.pop_all())
         self.sessions[monitor.session.plan_id] = monitor.session
+
+    def _watching(self, monitor: Monitor, held: ExitStack) -> _Watched:
+        """A session that is watched from now on."""
+        return _Watched(monitor, held, AliveSignal(monitor.manifest, self._outside.report_note))
 
 
 def _reported_as(error: Exception, path: Path) -> AutoexpError:

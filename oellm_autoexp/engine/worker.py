@@ -1,7 +1,7 @@
 """The worker: carries out the entries of a queue, oldest first, each by one worker at a time.
 
-How one entry is carried out stands in engine.entry_engine. At most `jobs` programs run beside the worker; entries with
-an executor run as jobs, which go on when the worker ends and are asked after by the next one.
+How one entry is carried out stands in engine.entry_engine. At most `jobs` programs run in the background; entries with
+an executor run as jobs, which go on when the worker ends and are polled by the next one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from oellm_autoexp.core.errors import AutoexpError, LockedError, Problem, StateError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redacted_text import redact_message
-from oellm_autoexp.engine.entry_engine import INTERRUPTED, EntryEngine, Run, SubprocessRun, entry_name, result_of
-from oellm_autoexp.session.queue import Held, Queue, Tell
+from oellm_autoexp.engine.entry_engine import INTERRUPTED, EntryEngine, EntryRun, SubprocessRun, entry_name, result_of
+from oellm_autoexp.session.queue import Held, Queue, Report
 from oellm_autoexp.session.queue_entry import DONE, FAILED, Process, QueueEntry, Status
 from oellm_autoexp.storage.lock import is_running
 from oellm_autoexp.storage.world import Outcome
@@ -38,9 +38,9 @@ class Tally:
 
 
 class Worker:
-    """Carries out a queue's entries. `jobs`: how many programs run at once; `say` is told each thing that happens.
+    """Carries out a queue's entries. `jobs`: how many programs run at once; `log` gets a line of all that happens.
 
-    `tell` hears of entries that can't be used; they are left alone, and the others go on.
+    `report` gets the error of each entry that can't be used; it is left alone, and the others go on.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Worker:
         manifest: Manifest,
         *,
         jobs: int = 1,
-        say: Callable[[str], None] = lambda _line: None,
-        tell: Tell = lambda _error: None,
+        log: Callable[[str], None] = lambda _line: None,
+        report: Report = lambda _error: None,
     ) -> None:
         self._queue = queue
         self._manifest = manifest
         self._jobs = jobs
-        self._tell_people = say
-        self._tell_error = tell
-        self._told: set[str] = set()
-        self._useless: set[str] = set()
-        self._runs: list[Run] = []
-        self._beginning: Held | None = None  # taken, and not under way yet
+        self._write_line = log
+        self._report_error = report
+        self._reported: set[str] = set()
+        self._unusable: set[str] = set()
+        self._runs: list[EntryRun] = []
+        self._beginning: Held | None = None  # taken, and not in progress yet
         self._backlog: deque[QueueEntry] = deque()
         self._beat_at = self._list_at = 0.0
         self.tally = Tally()
@@ -73,7 +73,7 @@ class Worker:
         with self._stopping():
             self._list()
             self._work(lambda: False, wait_for_jobs=False)
-            self._look()  # jobs are submitted, and asked after, once
+            self._poll()  # jobs are submitted, and asked after, once
         return self.tally
 
     def run(self) -> Tally:
@@ -90,21 +90,21 @@ class Worker:
                 over = finished()  # asked first: what came until then is in the queue
                 self._list()
                 self._work(self._list, wait_for_jobs=True)
-                left = {entry.id for entry in self._queue.entries(tell=self._hear)}
-                if over and not left - self._useless:
+                left = {entry.id for entry in self._queue.entries(report=self._report)}
+                if over and not left - self._unusable:
                     return self.tally
                 time.sleep(_FOLLOW_SECONDS)
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _say(self, line: str) -> None:
-        self._tell_people(redact_message(line))
+    def _log(self, line: str) -> None:
+        self._write_line(redact_message(line))
 
     def _work(self, more: Callable[[], bool], *, wait_for_jobs: bool) -> None:
-        """Take and carry out entries until there are none at hand, `more` brings none, and none is under way."""
+        """Take and carry out entries until there are none at hand, `more` brings none, and none is in progress."""
         pause = _SHORTEST_PAUSE_SECONDS
         while True:
-            moved = self._look()
+            moved = self._poll()
             moved = self._take() or moved
             if not self._backlog:
                 waits = self._running_here or (self._runs and wait_for_jobs)
@@ -122,10 +122,10 @@ class Worker:
         return sum(isinstance(run, SubprocessRun) for run in self._runs)
 
     def _list(self) -> bool:
-        """Look for entries that somebody could take; whether there are any."""
+        """List the entries that a worker could take; whether there are any."""
         self._list_at = time.monotonic() + _FOLLOW_SECONDS
-        mine = {run.held.entry.id for run in self._runs} | self._useless
-        found = (entry for entry in self._queue.entries(tell=self._hear) if entry.id not in mine)
+        mine = {run.held.entry.id for run in self._runs} | self._unusable
+        found = (entry for entry in self._queue.entries(report=self._report) if entry.id not in mine)
         self._backlog = deque(entry for entry in found if self._queue.worker_of(entry) is None)
         return bool(self._backlog)
 
@@ -134,9 +134,9 @@ class Worker:
         begun = False
         while self._backlog and self._running_here < self._jobs:
             entry = self._backlog.popleft()
-            with self._hearing(entry):
+            with self._reporting(entry):
                 with _undisturbed():
-                    held = self._beginning = self._queue.claim(entry)
+                    held = self._beginning = self._queue.take(entry)
                 if held is not None:
                     begun = True
                     self._begin(held)
@@ -144,10 +144,10 @@ class Worker:
         return begun
 
     def _begin(self, held: Held) -> None:
-        """Carry an entry out: at once, or by something that is looked after from now on."""
+        """Carry an entry out: at once, or by something that is polled from now on."""
         entry = held.entry
         if held.died:
-            self._say(f"{entry_name(entry)}: {held.died}")
+            self._log(f"{entry_name(entry)}: {held.died}")
         _end(held.left)
         try:
             self._start(held)
@@ -166,17 +166,17 @@ class Worker:
                 self._queue.session_path,
                 begun=self._runs.append,
                 finish=self._finish,
-                note=self._say,
+                note=self._log,
             )
         )
 
-    def _look(self) -> bool:
+    def _poll(self) -> bool:
         """Finish what has ended; whether anything has."""
         moved = False
         for run in list(self._runs):
-            with self._hearing():
+            with self._reporting():
                 try:
-                    outcome = run.look()
+                    outcome = run.poll()
                 except LockedError:
                     self._runs.remove(run)
                     raise
@@ -189,60 +189,60 @@ class Worker:
         return moved
 
     def _finish(self, held: Held, status: Status, message: str) -> None:
-        """Note the result of an entry, and tell it."""
+        """Note the result of an entry, and log it."""
         with _undisturbed():
             held.finish(status, message)
         (self.tally.done if status == DONE else self.tally.failed).append(held.entry.id)
-        self._say(f"{entry_name(held.entry)}: {status}{f': {message}' if message else ''}")
+        self._log(f"{entry_name(held.entry)}: {status}{f': {message}' if message else ''}")
 
     def _beat(self) -> None:
-        """Renew the claims; a program whose entry another worker has taken over is ended."""
+        """Renew the locks; a program whose entry another worker has taken over is ended."""
         now = time.monotonic()
         if now < self._beat_at:
             return
         self._beat_at = now + _BEAT_SECONDS
         for run in list(self._runs):
-            with self._hearing():
+            with self._reporting():
                 try:
                     run.held.beat(_BEAT_SECONDS)
                 except LockedError:
                     self._runs.remove(run)
                     if isinstance(run, SubprocessRun):
-                        run.errand.give_up()
+                        run.program.give_up()
                     raise
 
     @contextlib.contextmanager
     def _stopping(self) -> Iterator[None]:
-        """Leave nothing under way behind, however the block ends."""
+        """Leave nothing in progress behind, however the block ends."""
         try:
             yield
         finally:
             left, self._beginning = self._beginning, None
             if left is not None and all(run.held is not left for run in self._runs) and left.path.exists():
-                with self._hearing():
+                with self._reporting():
                     left.put_back(INTERRUPTED)
             while self._runs:
                 run = self._runs.pop()
-                with self._hearing():
+                with self._reporting():
                     run.stop()
 
     @contextlib.contextmanager
-    def _hearing(self, entry: QueueEntry | None = None) -> Iterator[None]:
-        """Tell an error that comes up in the block; an `entry` that can't be taken is then left alone."""
+    def _reporting(self, entry: QueueEntry | None = None) -> Iterator[None]:
+        """Report an error that comes up in the block; an `entry` that can't be taken is then left alone."""
         try:
             yield
         except AutoexpError as error:
-            self._hear(error, entry)
+            self._report(error, entry)
         except OSError as error:
-            self._hear(StateError(Problem(error.strerror or str(error), str(error.filename or ""))), entry)
+            self._report(StateError(Problem(error.strerror or str(error), str(error.filename or ""))), entry)
 
-    def _hear(self, error: AutoexpError, entry: QueueEntry | None = None) -> None:
-        """Tell an error, once."""
+    def _report(self, error: AutoexpError, entry: QueueEntry | None = None) -> None:
+        """Report an error, once."""
         if entry is not None:
-            self._useless.add(entry.id)
-        if str(error) not in self._told:
-            self._told.add(str(error))
-            self._tell_error(error)
+            self._unusable.add(entry.id)
+        if str(error) not in self._reported:
+            self._reported.add(str(error))
+            self._report_error(error)
 
 
 @contextlib.contextmanager

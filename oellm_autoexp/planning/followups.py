@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from oellm_autoexp.config.hydra.hydra_keys import is_hydras
 from oellm_autoexp.config.loader import Composed, Source, load_mostly
@@ -37,10 +38,8 @@ def problems(manifest: Manifest, composed: Composed) -> list[Problem]:
 
 
 def _actions(manifest: Manifest) -> Iterator[tuple[Location, RunAutoexpAction]]:
-    """The actions that start runs, each with its place in the config; of jobs with the same rules once."""
-    sections = [manifest.monitoring, *(job.monitoring for job in manifest.jobs if job.monitoring is not None)]
-    distinct = [section for at, section in enumerate(sections) if section not in sections[max(0, at - _FEW) : at]]
-    for section in distinct:
+    """The actions that start runs, each with its place in the config."""
+    for section in distinct_sections(manifest):
         if "RunAutoexpAction" in str(section):
             for _, binding, place in MonitoringSection.model_validate(section).bindings():
                 if isinstance(binding.action, RunAutoexpAction):
@@ -48,6 +47,12 @@ def _actions(manifest: Manifest) -> Iterator[tuple[Location, RunAutoexpAction]]:
 
 
 _FEW = 8
+
+
+def distinct_sections(manifest: Manifest) -> list[dict[str, Any]]:
+    """The sections `monitoring` of a plan; of jobs with the same rules once."""
+    sections = [manifest.monitoring, *(job.monitoring for job in manifest.jobs if job.monitoring is not None)]
+    return [section for at, section in enumerate(sections) if section not in sections[max(0, at - _FEW) : at]]
 
 
 def _source(action: RunAutoexpAction, parent: Source) -> Source | None:

@@ -21,6 +21,7 @@ from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import plain_name, plural
+from oellm_autoexp.notifiers.base import NOTIFIERS
 from oellm_autoexp.planning import snapshot
 from oellm_autoexp.planning.plan import Plan, PlannedFile, manifest_path
 from oellm_autoexp.planning.record import side_file
@@ -349,7 +350,7 @@ def load(path: Path) -> Manifest:
 
 
 def unknown_kinds(manifest: Manifest) -> set[str]:
-    """The kinds of actions and conditions that a plan names and no package here has."""
+    """The kinds of actions, conditions and notifiers that a plan names and no package here has."""
     conditions = [
         condition
         for job in manifest.jobs
@@ -363,8 +364,9 @@ def unknown_kinds(manifest: Manifest) -> set[str]:
                 for action in _mappings(event.get("actions")):
                     conditions += _mappings(action.get("conditions"))
                     actions += _mappings([action.get("action", action)])
-    known = {*ACTIONS.classes(), *CONDITIONS.classes()}
-    return {str(one.get("class_name")) for one in (*actions, *conditions)} - known
+    notifiers = _mappings([action.get("notifier") for action in actions])
+    known = {*ACTIONS.classes(), *CONDITIONS.classes(), *NOTIFIERS.classes()}
+    return {str(one.get("class_name")) for one in (*actions, *conditions, *notifiers)} - known
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

@@ -9,14 +9,28 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from oellm_autoexp.core.fields import Count, Directives, Environment, Pause, Scalar, Seconds, Section, Text, Words
+from oellm_autoexp.core.fields import (
+    TEXTS_IN_YAML,
+    AlsoWritten,
+    Count,
+    Directives,
+    Environment,
+    Pause,
+    Scalar,
+    Seconds,
+    Section,
+    Text,
+    Words,
+)
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry, tags
 from oellm_autoexp.core.text import shell
+from oellm_autoexp.notifiers.base import NOTIFIERS, Notifier
+from oellm_autoexp.notifiers.webhook import WebhookNotifier
 from oellm_autoexp.rules.conditions import ConditionField
 
 
@@ -69,7 +83,7 @@ class Engine(Protocol[R_co]):
         ...
 
     def post(self, action: NotifyAction) -> R_co:
-        """A message to the webhook whose address is in a variable."""
+        """A message to people, which may wait for others of its kind and go with them."""
         ...
 
 
@@ -138,7 +152,7 @@ class RestartAction(Action):
     max_fruitless: Count | None = Field(default=3, ge=1)
     cause: str | None = None
     cooldown_seconds: Pause = 0
-    exclude_nodes: Annotated[str, BeforeValidator(_nodes)] = ""
+    exclude_nodes: Annotated[str, BeforeValidator(_nodes), AlsoWritten({"type": ["boolean", "null"]})] = ""
 
     def perform(self, engine: Engine[R]) -> R:
         """See Action.perform."""
@@ -203,8 +217,8 @@ class RunAutoexpAction(Action):
     config_ref: str | None = None
     config_path: str | None = None
     script: str | None = None
-    config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
-    overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
+    config_dirs: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), TEXTS_IN_YAML] = ()
+    overrides: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), TEXTS_IN_YAML] = ()
     timeout_seconds: Seconds | None = 3600
 
     @property
@@ -253,39 +267,58 @@ class PublishEventAction(Action):
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
-class NotifyAction(Action):
-    """Tells somebody: by a webhook (JSON `{"text": message}`), or by a command that reads the message (`mail -s …`).
+if TYPE_CHECKING:
+    NotifierField = Notifier
+else:
+    NotifierField = NOTIFIERS.union()
 
-    A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment.
+
+class NotifyAction(Action):
+    """Tells somebody: by a notifier, by a webhook (JSON `{"text": message}`), or by a command that reads the message.
+
+    A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment. A message goes
+    at once; those of the same rule that come within `digest_seconds` after it, of any job, go together in a next one.
+    `subject` is for notifiers that have subjects.
     """
 
-    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
+    untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "notifier"})
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said, "subject": _said}
     starts_program = True
     class_name: Literal["NotifyAction"]
     message: str
+    subject: str = ""
     webhook: str | None = None
     command: Words = ()
+    notifier: NotifierField | None = None
+    digest_seconds: Pause = 60
     timeout_seconds: Seconds = 60
 
     @model_validator(mode="after")
     def _one_way(self) -> NotifyAction:
-        if (self.webhook is None) == (not self.command):
-            raise ValueError("give either 'webhook' or 'command'")
+        if (self.webhook is not None) + bool(self.command) + (self.notifier is not None) != 1:
+            raise ValueError("give either 'webhook', 'command' or 'notifier'")
         if self.webhook is not None and not _VARIABLE.fullmatch(self.webhook):
             raise ValueError(
                 "a webhook's address is a secret: put it into an environment variable, write webhook: $NAME"
             )
         return self
 
+    @property
+    def way(self) -> Notifier | None:
+        """What sends the message; None: the command."""
+        if self.webhook is not None:
+            return WebhookNotifier(class_name="WebhookNotifier", url=self.webhook)
+        return self.notifier
+
     def perform(self, engine: Engine[R]) -> R:
         """See Action.perform."""
-        if self.webhook is not None:
-            return engine.post(self)
-        return engine.run(Program(self.command, timeout_seconds=self.timeout_seconds, text=self.message))
+        return engine.post(self)
 
     def summary(self) -> str:
         """See Action.summary."""
-        return f"tell a webhook: {self.message}" if self.webhook else shell(redact_words(self.command))
+        if self.command:
+            return shell(redact_words(self.command))
+        return f"tell {self.notifier.kind if self.notifier else 'a webhook'}: {self.message}"
 
 
 ACTIONS = Registry(Action, "oellm_autoexp.rules.actions", "oellm_autoexp.actions")
@@ -306,6 +339,9 @@ class Executor(Section):
     sbatch: Directives = {}
 
 
+_CLUSTERS = {"enum": list(get_args(Executor.model_fields["cluster"].annotation))}
+
+
 def _executor(value: Any) -> Any:
     return {"cluster": value} if isinstance(value, str) else value
 
@@ -323,7 +359,7 @@ class EventAction(Section):
     mode: Literal["inline", "queue"] = "inline"
     conditions: tuple[ConditionField, ...] = ()
     action: ActionField
-    executor: Annotated[Executor | None, BeforeValidator(_executor)] = None
+    executor: Annotated[Executor | None, BeforeValidator(_executor), AlsoWritten(_CLUSTERS)] = None
 
     @model_validator(mode="after")
     def _fits(self) -> EventAction:

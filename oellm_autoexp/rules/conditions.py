@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from oellm_autoexp.core.fields import Count, Number, Scalar, Seconds, Section, Words, listed
+from oellm_autoexp.core.fields import TEXTS_IN_YAML, Count, Number, Scalar, Seconds, Section, Words, listed
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry
 from oellm_autoexp.core.states import MEANING, OURS
@@ -76,7 +76,9 @@ class Condition(Section):
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name"})
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Whoever waits for the condition gives up after so many seconds; null: never, but see EventAction."""
     blocking: bool = False
+    """Before an action, true waits for the condition; otherwise the action is left out if it does not hold at once."""
 
     def holds(self, context: Surroundings) -> bool | None:
         """Whether it holds now; None: that is not known yet."""
@@ -133,7 +135,7 @@ class SlurmStateCondition(Condition):
 
     class_name: Literal["SlurmStateCondition"]
     job_name: str
-    state: Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_known_states)]
+    state: Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_known_states), TEXTS_IN_YAML]
 
     def holds(self, context: Surroundings) -> bool:
         """Whether the job is in one of the states now."""

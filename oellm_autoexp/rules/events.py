@@ -6,6 +6,8 @@ import hashlib
 import uuid
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from oellm_autoexp.core.nouns import Record
 
 _NAMESPACE = uuid.UUID("5b8a1f0e-2c57-4c36-9a52-7f3c8f1f6f0d")
@@ -43,6 +45,8 @@ class Pending(Record):
     since: float
     started: bool = False
     """Whether its carrying out has begun; it is then begun again by a monitor that finds it so."""
+    filled: dict[str, Any] = {}
+    """The action of a message that is to be told, with its templates filled: it tells what was true then."""
     reason: str = ""
     """What it waits for."""
     action: str = ""
@@ -53,6 +57,14 @@ class Pending(Record):
     def id(self) -> str:
         """The same for the same action of the same event: the name of its entry in the queue."""
         return queue_id(self.event.id, self.rule, self.binding)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `filled` where it is empty: versions that do not know it read all other sessions."""
+        data: dict[str, Any] = dump(self)
+        if not self.filled:
+            data.pop("filled", None)
+        return data
 
 
 def event_id(name: str, *parts: object) -> str:

@@ -6,14 +6,26 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from oellm_autoexp.core.fields import Directives, Scalar, Seconds, Section, Text, Words, listed
+from oellm_autoexp.core.fields import (
+    TEXTS_IN_YAML,
+    Directives,
+    MappingOrList,
+    Scalar,
+    Seconds,
+    Section,
+    Text,
+    Words,
+    listed,
+)
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
+from oellm_autoexp.rules.metrics import Metrics
 from oellm_autoexp.rules.patterns import group_names
 
 STATES = tuple(state for state in OURS if state in IN_QUEUE | FINAL)
@@ -53,7 +65,22 @@ def _state(value: Any) -> Any:
     return word
 
 
-State = Annotated[str, BeforeValidator(_state)]
+def _any_case(word: str) -> str:
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in word)
+
+
+_STATE_WORDS = "|".join(map(_any_case, (*STATES, *_OTHER_WORDS)))
+_STATE_PATTERN = f"^({_STATE_WORDS})({_any_case('state')})?$"
+_STATE_IN_YAML = WithJsonSchema(
+    {
+        "anyOf": [
+            {"enum": [*STATES]},
+            {"type": "string", "pattern": _STATE_PATTERN, "patternErrorMessage": f"one of: {', '.join(STATES)}"},
+            {"type": "object", "properties": {"class_name": {"type": "string"}}, "required": ["class_name"]},
+        ]
+    }
+)
+State = Annotated[str, BeforeValidator(_state), _STATE_IN_YAML]
 
 
 def _by_name(value: Any) -> Any:
@@ -86,8 +113,11 @@ def _names(value: dict[str, Any]) -> dict[str, Any]:
 
 class _Event(Section):
     name: Text
+    """The event's name, where events are written as a list."""
     metadata: dict[str, Scalar] = {}
+    """Values that conditions and texts of actions may use."""
     actions: tuple[BareAction, ...] = ()
+    """What follows, in this order."""
 
     @property
     def bindings(self) -> tuple[EventAction, ...]:
@@ -173,6 +203,7 @@ class StateEvent(_Event):
     """What follows when a job comes into a state; `state` is by default the event's name."""
 
     state: State | None = None
+    """The job's state; by default the event's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,19 +213,32 @@ class StateEvent(_Event):
         return value
 
 
-LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValidator(_names)]
-StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names)]
+LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValidator(_names), MappingOrList()]
+StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names), MappingOrList()]
 
 
 class Rules(Section):
     """What one job is watched by."""
 
     inactivity_threshold_seconds: Seconds | None = None
+    """Seconds without a new log line after which a job counts as stalled."""
     startup_seconds: Seconds | None = None
+    """Seconds that a job has until its first log line."""
     termination_string: str | None = Field(default=None, min_length=1)
+    """A text in the log of a job that is complete: such a job is never started again."""
     termination_command: Words = ()
+    """A command that is run before each new attempt; with exit status 0, the job is complete."""
     log_events: LogEvents = {}
+    """What is looked for in the log, by name."""
     state_events: StateEvents = {}
+    """What follows a state of the job, by name."""
+    metrics: Metrics = {}
+    """Numbers that log lines tell, by name, beside those of known programs."""
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> Rules:
+        """The rules in a section `monitoring`, whose other keys say how to watch. Raises ValidationError."""
+        return cls.model_validate({key: value for key, value in section.items() if key in cls.model_fields})
 
     def for_state(self, state: str) -> StateEvent | None:
         """The event declared for a state; for those that count as crashes, that of `crash` in the last resort."""
@@ -207,6 +251,11 @@ class Rules(Section):
     def named(self, name: str) -> LogEvent | StateEvent | None:
         """The event of that name."""
         return self.log_events.get(name) or self.state_events.get(name)
+
+    def binding(self, name: str, number: int) -> EventAction | None:
+        """The action of that number of the event of that name; None if the configuration has none."""
+        event = self.named(name)
+        return event.bindings[number] if event and number < len(event.actions) else None
 
     def bindings(self) -> Iterator[tuple[LogEvent | StateEvent, EventAction, Location]]:
         """Every action, with its event and its place in the config."""
@@ -221,6 +270,17 @@ class Rules(Section):
         return {action.event_name for action in actions if isinstance(action, PublishEventAction)}
 
 
+class Alive(Section):
+    """The signal that the monitor is alive, given after a look, at most every `every_seconds`.
+
+    The address in the variable `url` (`$NAME`) is fetched, and the time of `file` is set, where they are given.
+    """
+
+    url: Address | None = None
+    file: str | None = Field(default=None, min_length=1)
+    every_seconds: Seconds = 300
+
+
 class MonitoringSection(Rules):
     """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
 
@@ -228,6 +288,14 @@ class MonitoringSection(Rules):
     """
 
     poll_interval_seconds: Annotated[Seconds, Field(ge=0.01)] | None = None
-    output_paths: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    """Seconds between two looks; null: 1 locally, 60 to 180 on SLURM."""
+    output_paths: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
+    """Further files whose growth counts as activity and whose lines the rules see."""
     detach: Directives = {}
+    """Options of the small SLURM job that `--detach slurm` watches by."""
+    report: bool = False
+    """Whether the watch keeps a page of the session fresh, `<session>.report.html`."""
+    alive: Alive = Alive()
+    """A signal that the monitor is alive, for whoever watches it from outside."""
     class_name: str | None = None
+    """Of no effect here: configs of other tools have one."""

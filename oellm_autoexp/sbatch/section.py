@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from oellm_autoexp.core.fields import Count, Directives, Environment, Section, Text, Words, command_words, splits
+from oellm_autoexp.core.fields import (
+    WORDS_IN_YAML,
+    Count,
+    Directives,
+    Environment,
+    Section,
+    Text,
+    Words,
+    command_words,
+    splits,
+)
 from oellm_autoexp.sbatch import shell_code
 
 
@@ -25,7 +35,7 @@ def _launcher(value: Any) -> Any:
         raise PydanticCustomError("launcher", "{why} ({hint})", {"why": str(error), "hint": hint}) from None
 
 
-LauncherWords = Annotated[tuple[str, ...], BeforeValidator(_launcher)]
+LauncherWords = Annotated[tuple[str, ...], BeforeValidator(_launcher), WORDS_IN_YAML]
 
 
 def _master_addr(text: str) -> str:
@@ -39,14 +49,18 @@ class LimitsSection(Section):
     """Limits of a partition or a QOS for one job; null: none is known."""
 
     time: Text | None = None
+    """The longest time limit."""
     nodes: Count | None = Field(default=None, ge=1)
+    """The most nodes."""
     min_nodes: Count | None = Field(default=None, ge=1)
+    """The fewest nodes."""
 
 
 class SiteSection(Section):
     """A cluster, as its documentation describes it. What SLURM itself reports counts more."""
 
     name: Text = "this site"
+    """What the cluster is called."""
     accounts_cmd: Text = "sacctmgr show assoc user=$USER format=account,qos"
     """The command that lists a user's accounts there."""
     needs: tuple[Literal["account", "partition", "qos"], ...] = ()
@@ -65,22 +79,36 @@ class SlurmOptions(Section):
     """How scripts are made and submitted. `sbatch`, `srun` and `env` accept any key."""
 
     template_path: str | None = None
+    """A template of the user's own, with `{{directives}}`, `{{env}}` and `{{run}}`; null: the shipped one."""
     array: bool = False
+    """Whether jobs that ask for the same resources are submitted as one array."""
     array_task_limit: Count | None = Field(default=None, ge=1)
+    """Tasks of one array that run at once, at most; null: no limit."""
     submit_cmd: Words = ("sbatch",)
+    """The command that submits a script."""
     squeue_cmd: Words = ("squeue",)
+    """The command that lists jobs."""
     sacct_cmd: Words = ("sacct",)
+    """The command that lists ended jobs."""
     cancel_cmd: Words = ("scancel",)
+    """The command that ends jobs."""
     launcher_cmd: LauncherWords = ("srun",)
+    """What starts the program; the flags of `srun` are added after the word srun."""
     env: Environment = {}
+    """The job's environment. `$NAME` is a variable of the job itself; null leaves a variable out."""
     srun: Directives = {}
+    """Flags of srun, by name (`cpu_bind: cores`); true is the bare flag, null none."""
     sbatch: Directives = {}
+    """Directives of the script, by name (`cpus_per_task: 8`); true is the bare flag, null none."""
     sbatch_extra_directives: list[str] = []
+    """Further directives, as they are written in a script."""
     modules: list[Annotated[Text, AfterValidator(splits)]] = []
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
     master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
     """The first node's name for other ranks: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
     debug: bool = False
+    """Whether the partition and the QOS for short tests are used."""
     site: SiteSection = SiteSection()
+    """What is known of the cluster."""
     client: Any
     """The scheduler's own section; config/schema.py knows its kinds."""

@@ -31,6 +31,11 @@ class SharedScheduler:
         """A scheduler that can be shared: itself, if it is one."""
         return scheduler if isinstance(scheduler, cls) else cls(scheduler)
 
+    @property
+    def answers(self) -> bool:
+        """Whether the scheduler has answered when it was asked last."""
+        return not isinstance(self._answer, SchedulerError)
+
     def ask(self, jobs: Mapping[str, str]) -> None:
         """Poll these jobs (id → token), once; if that fails, each later `poll` of some of them raises the error."""
         self._asked = dict(jobs)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from oellm_autoexp.core.nouns import Resources
 from oellm_autoexp.core.states import CANCELLED, FINAL, SUCCESS, WAITING
 from oellm_autoexp.rules.events import Deadline, Event, Pending
 from oellm_autoexp.rules.progress import Progress
+from oellm_autoexp.session.series import Point, Written
 from oellm_autoexp.storage.log_tail import Cursor
 
 BY_HAND = "by hand"
@@ -216,6 +217,10 @@ class Logs:
     """Until when they are still read after the job's end (session's clock); None: no longer."""
     still: dict[str, Still] = field(default_factory=dict)
     """Since when the logs (key '') and the number of each progress rule (key: its name) have not changed."""
+    series: Written = field(default_factory=Written)
+    """How much of the file of its metrics' series counts."""
+    unwritten: Annotated[tuple[Point, ...], Field(exclude=True)] = ()
+    """Points that were read and are to be written there before the session is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +352,12 @@ class JobState:
         """A copy with one more entry in its history."""
         entry = HistoryEntry(at=at, event=event, message=message)
         return replace(self, history=(*self.history, entry)[-MOST_HISTORY:])
+
+
+def with_events(job: JobState, events: Iterable[Event]) -> JobState:
+    """A job with events that are to be written into the session's event log."""
+    added = tuple(events)
+    return replace(job, actions=replace(job.actions, unrecorded=(*job.actions.unrecorded, *added))) if added else job
 
 
 def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:

@@ -42,7 +42,7 @@ from oellm_autoexp.storage.files import create_atomic, write_atomic
 from oellm_autoexp.storage.lock import Holder, Lock, process_started
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
-Tell = Callable[[AutoexpError], None]
+Report = Callable[[AutoexpError], None]
 
 
 def queue_folder(session_path: Path) -> Path:
@@ -77,17 +77,17 @@ class Queue:
         trust.private_folder(path.parent, self.folder)
         return create_atomic(path, text_of(entry), 0o600)
 
-    def entries(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def entries(self, event: str | None = None, *, report: Report | None = None) -> list[QueueEntry]:
         """The entries that are not finished, oldest first; those of an event by its name, id or beginning of id.
 
-        Files that can't be used are skipped and passed to `tell`; without `tell` the first error is raised:
-        CorruptError, StateError.
+        `report` gets the error of each file that can't be used, which is then left out; without it the first one is
+        raised: CorruptError, StateError.
         """
-        return self._read(event, "", tell)
+        return self._read(event, "", report)
 
-    def finished(self, event: str | None = None, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def finished(self, event: str | None = None, *, report: Report | None = None) -> list[QueueEntry]:
         """The entries that are finished, as in `entries`."""
-        return self._read(event, DONE_FOLDER, tell)
+        return self._read(event, DONE_FOLDER, report)
 
     def tally(self, event: str | None = None) -> dict[str, Counter[str]]:
         """How many entries are finished, by the event's name: `{"checkpoint_saved": {"done": 3, "failed": 1}}`."""
@@ -107,7 +107,7 @@ class Queue:
         """The entry of that id, or the one whose id begins so. Raises ConfigError if there is none or several."""
         return self._load(self._find(name))
 
-    def claim(self, entry: QueueEntry) -> Held | None:
+    def take(self, entry: QueueEntry) -> Held | None:
         """Lock an entry to execute it, and read it again; None if it is locked, finished, or removed.
 
         An entry whose worker died is taken, too; `Held.died` says so.
@@ -123,15 +123,14 @@ class Queue:
                 lock.release()
             return held
 
-    def give_up(self, jobs: Collection[str], message: str, *, tell: Tell | None = None) -> list[QueueEntry]:
+    def give_up(self, jobs: Collection[str], message: str, *, report: Report | None = None) -> list[QueueEntry]:
         """Mark the waiting entries of these jobs as `failed` with a message; returns them.
 
-        An entry that a worker has, or had when it died, is not changed. `tell` as in `entries`.
-        Raises StateError, OSError.
+        An entry that a worker has, or had when it died, stays. `report` as in `entries`. Raises StateError, OSError.
         """
         given_up = []
-        for entry in self.entries(tell=tell):
-            if entry.status == PENDING and entry.event.job in jobs and (held := self.claim(entry)) is not None:
+        for entry in self.entries(report=report):
+            if entry.status == PENDING and entry.event.job in jobs and (held := self.take(entry)) is not None:
                 held.finish(FAILED, message)
                 given_up.append(entry)
         return given_up
@@ -222,7 +221,7 @@ class Queue:
             ]
         return [self.folder / name for name in names]
 
-    def _read(self, event: str | None, below: str, tell: Tell | None) -> list[QueueEntry]:
+    def _read(self, event: str | None, below: str, report: Report | None) -> list[QueueEntry]:
         found = []
         for folder in self._events(event):
             for name in _names(folder / below):
@@ -231,9 +230,9 @@ class Queue:
                 except ConfigError:  # moved meanwhile
                     continue
                 except AutoexpError as error:
-                    if tell is None:
+                    if report is None:
                         raise
-                    tell(error)
+                    report(error)
         return sorted(found, key=lambda entry: (entry.created_at, entry.id))
 
     def _files(self) -> Iterator[Path]:

@@ -11,12 +11,9 @@ from pydantic import TypeAdapter
 from oellm_autoexp.session.job_state import JobState
 
 _JOB = TypeAdapter(JobState)
-PARTS = {
-    part.name: frozenset(field.name for field in fields(part.default))
-    for part in fields(JobState)
-    if is_dataclass(part.default)
-}
-"""The parts of a job's state, with the names of their fields; no name is in two of them."""
+_FRESH: Mapping[str, Any] = _JOB.dump_python(JobState(name=""), mode="json")
+PARTS = {part.name: frozenset(_FRESH[part.name]) for part in fields(JobState) if is_dataclass(part.default)}
+"""The parts of a job's state, with the names of those of their fields that are in files; no name is in two of them."""
 
 
 def job_of(data: Any) -> JobState:

@@ -1,6 +1,6 @@
 """Requests to the monitor of a session: to restart a job, to cancel it, or to skip waiting actions.
 
-Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes when it has handled it.
+Each is a file `<monitoring_state_dir>/<plan_id>.requests/<id>.json`, which the monitor removes once it has handled it.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def ask(session_path: Path, asked: Request) -> bool:
     return create_atomic(place(session_path, asked), asked.model_dump_json(indent=1) + "\n", 0o600)
 
 
-def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
+def waiting(session_path: Path, report: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
     """The waiting requests, oldest first, each with its file; the caller removes the file of a handled request.
 
-    Files that can't be used are skipped and passed to `tell`; without `tell` the first error is raised:
+    Files that can't be used are skipped and passed to `report`; without `report` the first error is raised:
     CorruptError, StateError. Raises StateError if the folder can't be read.
     """
     folder = requests_folder(session_path)
@@ -91,12 +91,12 @@ def waiting(session_path: Path, tell: Callable[[AutoexpError], None] | None = No
     for name in names:
         try:
             found.append((folder / name, _read(folder / name, session_path.parent)))
-        except ConfigError:  # heeded meanwhile
+        except ConfigError:  # handled meanwhile
             continue
         except AutoexpError as error:
-            if tell is None:
+            if report is None:
                 raise
-            tell(error)
+            report(error)
     return sorted(found, key=lambda item: (item[1].at, item[1].id))
 
 

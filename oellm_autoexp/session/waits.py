@@ -12,7 +12,7 @@ from oellm_autoexp.session.job_state import JobState
 
 AT_WORK = "at work"
 """The reason of an action whose program runs."""
-NEXT_LOOK = "waits for the next poll of a monitor"
+NEXT_POLL = "waits for the next poll of a monitor"
 """The reason of an action that no monitor has started yet."""
 
 
@@ -68,7 +68,7 @@ def _of_action(pending: Pending) -> Wait:
     return Wait(
         pending.event.job,
         "action",
-        pending.reason or NEXT_LOOK,
+        pending.reason or NEXT_POLL,
         pending.since,
         pending.deadline,
         pending.action or f"action {pending.binding + 1}",

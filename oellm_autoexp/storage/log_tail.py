@@ -11,9 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from oellm_autoexp.core.errors import StateError
+from oellm_autoexp.storage import trust
+
 _MARK_BYTES = 64
 _PLACES = 6
 _LONGEST_ENTRY = 1 << 16
+_LAST_LINE_BYTES, _LAST_LINE_CHARACTERS = 4096, 300
 
 
 @dataclass(frozen=True)
@@ -246,3 +250,15 @@ def _whole(data: bytes) -> int:
 
 def _mark(first: bytes, last: bytes) -> str:
     return f"{zlib.crc32(first + last):08x}" if last else ""
+
+
+def last_line(path: Path) -> str:
+    """The last line of a program's output with something in it, cut to what a table can hold; '' if there is none."""
+    try:
+        with trust.open_file(path, most=None, lenient=True) as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+    except (OSError, StateError):
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "".join(c if c.isprintable() else " " for c in last)[:_LAST_LINE_CHARACTERS]

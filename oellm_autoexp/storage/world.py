@@ -174,7 +174,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class Question:
+class Check:
     """A command that runs repeatedly in the background; exit code 0 means yes.
 
     It is started every `interval_seconds`, counted from start to start. One that runs for more than ten intervals and
@@ -193,14 +193,14 @@ class Question:
         """The last result, valid until the next one; None before the first."""
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether the command runs."""
         return self._subprocess is not None
 
     @property
-    def awaited(self) -> bool:
+    def is_pending(self) -> bool:
         """True while the first run of the command has no result yet."""
-        return self.under_way and self.said is None
+        return self.in_progress and self.said is None
 
     def says_yes(self, now: float) -> bool:
         """True if the last result is yes; starts the command if its interval is over (`now`: seconds of any clock)."""

@@ -65,7 +65,7 @@ def _later_problems(manifest: Manifest, jobs: Iterable[JobSpec], scheduler: Sche
     found: dict[Problem, None] = {}
     for job in jobs:
         section = manifest.monitoring if job.monitoring is None else job.monitoring
-        rules = Rules.model_validate({key: value for key, value in section.items() if key in Rules.model_fields})
+        rules = Rules.of_section(section)
         for place, overrides in known_overrides(rules):
             for problem in checks.overrides(manifest, job, 2, overrides, (), test=test):
                 if problem.what != NO_VALUE:  # it may be set where the monitor runs

@@ -67,10 +67,10 @@ class Submitter:
     def __post_init__(self) -> None:
         manifest, session, scheduler, now = self.manifest, self.session, self.scheduler, self.now
         self._native = manifest.scheduler["native_dependencies"] and scheduler.native_dependencies
-        self._questions = CheckRunner()
+        self._checks = CheckRunner()
         overruled = {job.name for job in manifest.jobs if may_be_overruled(job, manifest.monitoring)}
         gates = {
-            job.name: StartGate(job, native=self._native, overruled=overruled, questions=self._questions)
+            job.name: StartGate(job, native=self._native, overruled=overruled, checks=self._checks)
             for job in manifest.jobs
         }
         self._outcomes = Outcomes(session, gates, now=now, in_queue=lambda job: self.in_queue(job))
@@ -91,9 +91,9 @@ class Submitter:
         return self._room.full
 
     @property
-    def asking(self) -> bool:
+    def checking(self) -> bool:
         """True if the command of a waiting job runs."""
-        return self._questions.under_way
+        return self._checks.in_progress
 
     @property
     def due_in(self) -> float:
@@ -101,13 +101,13 @@ class Submitter:
         return self._pace.due_in
 
     @property
-    def awaited(self) -> bool:
+    def has_pending_checks(self) -> bool:
         """True if the first result of such a command is missing."""
-        return self._questions.awaited({job.name for job in self.session.jobs.values() if job.state == WAITING})
+        return self._checks.has_pending({job.name for job in self.session.jobs.values() if job.state == WAITING})
 
     def close(self) -> None:
         """End the running commands."""
-        self._questions.close()
+        self._checks.close()
 
     def retry_now(self) -> None:
         """Let refused jobs be tried at once, as a person asks for it."""
@@ -184,7 +184,7 @@ class Submitter:
                 break
             batch = made.popleft()
             if batch.dependency and not self._ready.still_alive(ready):
-                break  # they wait for the next look, which tells how their siblings ended
+                break  # they wait for the next poll, which tells how their siblings ended
             try:
                 taken = self._submit(batch)
             except TooManyJobsError as error:
@@ -226,7 +226,7 @@ class Submitter:
         return patient or not left
 
     def _submit(self, batch: Batch) -> int:
-        """Submit one batch; returns how many jobs went to the scheduler (0 if nobody knows yet).
+        """Submit one batch; returns how many jobs went to the scheduler (0 if that is not clear yet).
 
         The outcome is saved with the next intent, or by the caller: whoever dies before leaves an intent to be settled.
         Raises SubmitError if it was refused, SchedulerError if the scheduler does not answer.

@@ -23,6 +23,7 @@ from oellm_autoexp.submission.outcomes import Outcomes
 
 _NO_ANSWER = "unclear"
 """The event in a job's history of a submission that got no clear answer."""
+_NOT_ASKED = "the scheduler can't be asked now whether it was submitted"
 _LOST = "its submission got no clear answer, and the scheduler does not know the job"
 
 
@@ -61,9 +62,7 @@ class UnclearSubmissions:
         try:
             found = self._scheduler.find([submission(self._manifest, token, batch) for token, batch in unclear.items()])
         except AutoexpError:
-            self._noted(
-                unclear.values(), absent_since=None, reason="the scheduler can't be asked now whether it was submitted"
-            )
+            self._noted(unclear.values(), absent_since=None, reason=_NOT_ASKED)
             self._session.save()
             raise
         now = self._now()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
-from oellm_autoexp.session.waits import AT_WORK, NEXT_LOOK, only_actions_wait, waits
+from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
+from oellm_autoexp.view.jobs.cause import causes, is_held
+from oellm_autoexp.view.jobs.waiting import waiting_lines
+from oellm_autoexp.view.live import ONLY_ACTIONS_WAIT
 from oellm_autoexp.view.shown import Shown
-from oellm_autoexp.view.tables import ONLY_ACTIONS_WAIT, causes, headline, is_held
-from oellm_autoexp.view.waiting import waiting_lines
+from oellm_autoexp.view.tables import headline
 
 _HEADLINE_EVERY_SECONDS = 30.0
 
@@ -16,37 +18,37 @@ class Changes:
     """Remembers what it told, and tells only what is new."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[str, str]] = {}
+        self._shown: dict[str, tuple[str, str]] = {}
         self._waits: set[tuple[str, str, str, str]] = set()
         self._only_actions = False
-        self._trouble = ""
-        self._obstacle = ""
+        self._scheduler_error = ""
+        self._storage_error = ""
         self._headline = ""
         self._headline_at = 0.0
 
     def lines(self, monitor: Shown) -> list[str]:
         """One line per job whose state changed, and now and then a summary."""
-        lines = [f"{_clock()} {text}" for text in monitor.reactions.news]
-        monitor.reactions.news.clear()
+        lines = [f"{_clock()} {text}" for text in monitor.messages]
+        monitor.messages.clear()
         for job in monitor.session.jobs.values():
-            news = (job.state, job.reason if job.state == "waiting" or is_held(job) else "")
-            if self._told.get(job.name) != news:
-                self._told[job.name] = news
+            shown = (job.state, job.reason if job.state == "waiting" or is_held(job) else "")
+            if self._shown.get(job.name) != shown:
+                self._shown[job.name] = shown
                 known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []
                 detail = ", ".join([*known_as, *causes(job)])
                 lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
         lines += self._waiting(monitor)
-        if monitor.trouble != self._trouble:
-            self._trouble = monitor.trouble
+        if monitor.scheduler_error != self._scheduler_error:
+            self._scheduler_error = monitor.scheduler_error
             what = (
-                f"the scheduler does not answer, waiting for it: {self._trouble}"
-                if self._trouble
+                f"the scheduler does not answer, waiting for it: {self._scheduler_error}"
+                if self._scheduler_error
                 else "it answers again"
             )
             lines.append(f"{_clock()} {what}")
-        if monitor.obstacle != self._obstacle:
-            self._obstacle = monitor.obstacle
-            what = f"can't go on, trying again: {self._obstacle}" if self._obstacle else "it goes on"
+        if monitor.storage_error != self._storage_error:
+            self._storage_error = monitor.storage_error
+            what = f"can't go on, trying again: {self._storage_error}" if self._storage_error else "it goes on"
             lines.append(f"{_clock()} {what}")
         summary = headline(monitor.session)
         if summary != self._headline and time.monotonic() - self._headline_at >= _HEADLINE_EVERY_SECONDS:
@@ -59,7 +61,7 @@ class Changes:
         actions = {
             (wait.job, wait.action, wait.event, wait.reason): wait
             for wait in waits(monitor.session.jobs.values())
-            if wait.kind == "action" and wait.reason != NEXT_LOOK
+            if wait.kind == "action" and wait.reason != NEXT_POLL
         }
         fresh = [wait for key, wait in actions.items() if key not in self._waits and wait.reason != AT_WORK]
         self._waits = set(actions)

@@ -21,17 +21,19 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
         yield lambda monitors: None
         return
     from oellm_autoexp.view.changes import Changes
-    from oellm_autoexp.view.tables import console, live, live_all
+    from oellm_autoexp.view.live import Screen
+    from oellm_autoexp.view.tables import console
 
     screen = console()
     if screen.is_terminal:
         from rich.live import Live
 
+        frame = Screen()
         with Live(console=screen, auto_refresh=False, transient=True) as shown:
 
             def draw(monitors: Sequence[Shown]) -> None:
                 alone = len(monitors) == 1 and monitors[0].manifest.plan_id == main
-                shown.update(live(monitors[0]) if alone else live_all(monitors), refresh=True)
+                shown.update(frame.of(monitors, alone=alone), refresh=True)
 
             try:
                 yield _harmless(draw)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from oellm_autoexp.view.waiting import local_time
+from oellm_autoexp.view.jobs.waiting import local_time
 
 _COLUMNS = ("time", "event", "job", "actions", "what")
 _AT_ONCE = 100
@@ -24,7 +24,7 @@ def print_events(screen: Console, rows: Iterable[Mapping[str, Any]]) -> int:
     width = screen.width if screen.is_terminal else _LONGEST_LINE
     widths = [0] * (len(_COLUMNS) - 1)
     count = 0
-    while found := [_cells(row) for row in islice(rows, _AT_ONCE)]:
+    while found := [event_cells(row) for row in islice(rows, _AT_ONCE)]:
         if not count:
             found.insert(0, _COLUMNS)
         widths = [max(wide, *(len(cells[column]) for cells in found)) for column, wide in enumerate(widths)]
@@ -47,7 +47,8 @@ def _fitted(widths: list[int], width: int) -> list[int]:
     return [widths[0], *(min(wide, share) for wide in widths[1:])]
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def event_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """An event as texts: when, its id, its job, its actions and what came of them, the line of the log."""
     told = row["metadata"]
     what = told.get("line") or ", ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
     actions = "; ".join(

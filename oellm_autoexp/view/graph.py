@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redaction import redact_words
-from oellm_autoexp.core.text import plural, printable, printable_json, scalar, shell
+from oellm_autoexp.core.text import number, plural, printable, printable_json, scalar, shell
 
 WIDTH = 70
 _UNNAMED = "jobs"
@@ -136,14 +136,6 @@ def _shortened(text: str, parents: Iterable[JobSpec]) -> str:
             return f"...{text[len(parent.output_dir) :]}"
         text = re.sub(rf"(?<![^/]){re.escape(parent.name)}(?![^/])", f"{parent.stage}_job".replace("\\", r"\\"), text)
     return text
-
-
-def number(value: Any) -> str:
-    """A swept value as people write it: 2.5e-4 rather than 0.00025."""
-    if isinstance(value, float) and value != 0 and abs(value) < 1e-2:
-        mantissa, exponent = f"{value:e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return scalar(value)
 
 
 def as_text(drawn: Graph) -> str:

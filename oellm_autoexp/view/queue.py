@@ -15,7 +15,7 @@ from oellm_autoexp.core.text import plural, shell
 from oellm_autoexp.rules.actions import Action
 from oellm_autoexp.session.queue_entry import DONE, FAILED, PENDING, RUNNING, QueueEntry
 from oellm_autoexp.storage.lock import Holder
-from oellm_autoexp.view.waiting import local_time
+from oellm_autoexp.view.jobs.waiting import local_time
 
 _COLOURS = {PENDING: "", RUNNING: "cyan", DONE: "green", FAILED: "red"}
 _FEW = 60

@@ -9,17 +9,8 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.session.session import Session
 
 
-class News(Protocol):
-    """Has lines that nobody has been told yet."""
-
-    @property
-    def news(self) -> deque[str]:
-        """The lines; whoever tells them removes them."""
-        ...
-
-
 class Shown(Protocol):
-    """A session with what its watcher has to say; see monitor.loop.Monitor."""
+    """A session with what its watcher has to say; see engine.loop.Monitor."""
 
     @property
     def manifest(self) -> Manifest:
@@ -32,16 +23,16 @@ class Shown(Protocol):
         ...
 
     @property
-    def trouble(self) -> str:
-        """What the scheduler last failed with."""
+    def scheduler_error(self) -> str:
+        """Message of the last failed scheduler call."""
         ...
 
     @property
-    def obstacle(self) -> str:
-        """What can't be written."""
+    def storage_error(self) -> str:
+        """Which file could not be written."""
         ...
 
     @property
-    def reactions(self) -> News:
-        """What has been done."""
+    def messages(self) -> deque[str]:
+        """Lines for people; whoever shows them removes them."""
         ...

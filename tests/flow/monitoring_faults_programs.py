@@ -20,7 +20,7 @@ from typing import Any
 from oellm_autoexp.cli.steps import session_steps
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobStatus, Submission
-from oellm_autoexp.engine import loop
+from oellm_autoexp.engine.observing import log_reader
 from oellm_autoexp.engine.worker import Worker
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from oellm_autoexp.schedulers.fake import FakeScheduler
@@ -135,14 +135,14 @@ def monitor(home: Path, manifest_path: Path, *, journal: bool, budget: int | Non
     if journal:
         session._SNAPSHOT_ALWAYS_BELOW = 0
     if budget is not None:
-        loop._LOG_BYTES_PER_CYCLE = budget
+        log_reader._LOG_BYTES_PER_POLL = budget
     manifest = session_steps.load_manifest(manifest_path)
     with session_steps.session(manifest, manifest_path, KeptJobs(home / "jobs")) as watch:
         while True:
             watch.cycle()
             if watch.session.finished:
                 return 0
-            watch.rest(watch.interval_seconds)
+            watch.wait(watch.interval_seconds)
 
 
 def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
@@ -152,7 +152,7 @@ def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
     errors: list[AutoexpError] = []
     while True:
         over = (home / "over").exists()
-        Worker(queue, manifest, jobs=jobs, tell=errors.append).run()
+        Worker(queue, manifest, jobs=jobs, report=errors.append).run()
         if errors:
             raise errors[0]
         if over:

@@ -39,6 +39,14 @@ def test_its_names_are_those_that_were_promised() -> None:
         "throughput",
         "seconds_per_iteration",
         "gpu_hours",
+        "gpu_hours_planned",
+        "saved_iteration",
+        "nodes",
+        "submitted_at",
+        "started_at",
+        "ended_at",
+        "session",
+        "cause",
     ]
     with pytest.raises(AttributeError):
         oellm_autoexp.no_such_name  # noqa: B018

@@ -156,14 +156,14 @@ def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
     (user.home / "go").touch()  # the session does not know of its process any more
 
 
-def test_a_damaged_request_is_named_and_keeps_no_other_from_being_heeded(plan: Plan) -> None:
+def test_a_damaged_request_is_named_and_keeps_no_other_from_being_handled(plan: Plan) -> None:
     folder = plan.user.home / STATE / "p.requests"
     folder.mkdir()
     (folder / "cut.json").write_text("{")
     plan.watch()
     result = plan.run("--cmd", "cancel")
     assert result.returncode == 0, result.stderr
-    assert "at its next look" not in result.stdout
+    assert "at its next poll" not in result.stdout
     assert plan.watcher is not None
     assert plan.watcher.wait() == 1
     assert {job.state for job in plan.jobs.values()} == {"cancelled"}

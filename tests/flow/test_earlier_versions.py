@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from oellm_autoexp.storage.lock import Machine
 from tests.flow.conftest import User
 
 RECORDED = Path(__file__).resolve().parents[1] / "golden" / "session_v1.json"
@@ -22,7 +22,9 @@ waits for a worker.
 def laid_out(root: Path) -> None:
     """Write what was recorded below a folder; its texts have placeholders for what differs between machines."""
     recorded = json.loads(RECORDED.read_text())
-    values = {"{ROOT}": str(root), "{HOST}": socket.gethostname(), "{PYTHON}": sys.executable}
+    here = Machine.here()  # whose boot and pids the recorded processes had, so that they are known to have ended
+    values = {"{ROOT}": str(root), "{PYTHON}": sys.executable}
+    values |= {"{HOST}": here.host, "{BOOT}": here.boot, "{PIDS}": here.pids}
     for name in [name for name, what in recorded.items() if name.endswith("/job.sbatch") and "text" in what]:
         digest = hashlib.sha256(_filled(recorded[name]["text"], values).encode()).hexdigest()
         values[f"{{SHA256 of {name}}}"] = digest

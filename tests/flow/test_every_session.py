@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    failures = {"cycle": 2, "between_looks": 1}
+    failures = {"cycle": 2, "between_polls": 1}
 
     def failing(name: str) -> Any:
         whole = getattr(Monitor, name)
@@ -145,7 +146,7 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
 
     for name in failures:
         monkeypatch.setattr(Monitor, name, failing(name))
-    monkeypatch.setattr(Monitor, "nap_seconds", 0.05)
+    monkeypatch.setattr(Monitor, "wait_seconds", 0.05)
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
     submit(user, "mine")
@@ -231,8 +232,8 @@ def test_one_round_for_cron_and_what_is_recorded_for_programs(user: User) -> Non
     assert result.returncode == 0, result.stderr
     assert {session["plan_id"] for session in json.loads(result.stdout)["sessions"]} == {"a", "b"}
     shown = user.run("monitor", "--all", "--cmd", "status")
-    assert "a: 1 job: 1 " in shown.stdout
-    assert "b: 1 job: 1 " in shown.stdout
+    assert re.findall(r"^(\w+)\njob +state ", shown.stdout, re.MULTILINE) == ["a", "b"]
+    assert shown.stdout.count("\n1 job: 1 ") == 2
     assert user.run("monitor", "--all", "--cmd", "cancel").returncode == 2
     assert user.run("monitor", "--all").returncode == 0
     assert "no unfinished sessions" in user.run("monitor", "--all", "--cmd", "status").stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,11 @@ monitoring:
         - class_name: EventAction
           mode: queue
           action: {class_name: CopyAction, source: '{path}', target: '{output_dir}/queued'}
+        - class_name: NotifyAction
+          subject: '{name}'
+          message: '{name} has saved'
+          digest_seconds: 0
+          notifier: {class_name: FolderNotifier, folder: told}
 """
 ACCELERATE = """#!/bin/bash
 # what the real one would be given
@@ -50,7 +56,7 @@ echo "saved $PWD/checkpoint"
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the example packages are installed."""
     root = tmp_path_factory.mktemp("packages")
-    for name in ("action", "condition", "backend"):
+    for name in ("action", "condition", "notifier", "backend"):
         shutil.copytree(PLUGINS / name, root / "sources" / name)  # a build leaves files beside what it builds
         options = ("--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"))
         subprocess.run([sys.executable, "-m", "pip", "install", *options, str(root / "sources" / name)], check=True)
@@ -65,6 +71,7 @@ def guest(user: User, packages: Path) -> User:
     (programs / "accelerate").write_text(ACCELERATE)
     (programs / "accelerate").chmod(0o755)
     (user.home / "train.py").touch()
+    (user.home / "told").mkdir()
     (user.home / "plugins.yaml").write_text(EXPERIMENT)
     path = f"{programs}:{user.environment['PATH']}"
     return User(user.home, {**user.environment, "PATH": path, "PYTHONPATH": str(packages)})
@@ -73,12 +80,14 @@ def guest(user: User, packages: Path) -> User:
 PLANNED = ("--config-ref", "plugins", "--config-dir", ".", "--config-dir", str(PLUGINS / "backend" / "config"))
 
 
-def test_an_action_a_condition_and_a_backend_of_other_packages_run(guest: User) -> None:
+def test_an_action_a_condition_a_notifier_and_a_backend_of_other_packages_run(guest: User) -> None:
     result = guest.run("run", *PLANNED, "--plan-id", "x")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (guest.outputs / "job_0" / "kept").exists()
     assert guest.run("monitor", "--session", "x", "--cmd", "actions").returncode == 0
     assert (guest.outputs / "job_1" / "queued").exists()
+    messages = [path.read_text() for path in (guest.home / "told").iterdir()]
+    assert sorted(messages) == ["job_0\n\njob_0 has saved\n", "job_1\n\njob_1 has saved\n"]
     assert (guest.home / "words").read_text().split()[:3] == ["launch", "--num_processes=2", "train.py"]
     assert "CopyAction: done" in guest.run("monitor", "--session", "x", "--cmd", "events").stdout
 
@@ -88,12 +97,37 @@ def test_a_mistake_in_the_section_of_another_package_is_told_as_ours_are(guest: 
         EXPERIMENT.replace("source:", "sorce:", 1)
         .replace("at_least_gib", "at_least_gb")
         .replace("processes", "proceses")
+        .replace("folder: told", "foldr: told")
     )
     result = guest.run("plan", *PLANNED)
     assert result.returncode == 2
-    for told in ("sorce", "did you mean 'source'?", "did you mean 'at_least_gib'?", "did you mean 'processes'?"):
+    for told in (
+        "sorce",
+        "did you mean 'folder'?",
+        "did you mean 'source'?",
+        "did you mean 'at_least_gib'?",
+        "did you mean 'processes'?",
+    ):
         assert told in result.stderr
     assert "plugins.yaml:" in result.stderr
+
+
+def test_what_this_machine_lacks_for_a_notifier_is_told_when_a_plan_is_made(guest: User) -> None:
+    (guest.home / "told").rmdir()
+    result = guest.run("plan", *PLANNED)
+    assert result.returncode == 2
+    assert "FolderNotifier can't work here: there is no folder told" in result.stderr
+    assert "plugins.yaml:" in result.stderr
+
+
+def test_the_schema_for_editors_has_the_kinds_of_packages(guest: User) -> None:
+    command = [sys.executable, str(PLUGINS.parents[1] / "scripts/config_schema.py")]
+    result = subprocess.run(command, env=guest.environment, cwd=guest.home, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    definitions = json.loads(result.stdout)["definitions"]
+    assert definitions["CopyAction"]["properties"].keys() == {"class_name", "source", "target"}
+    assert definitions["FreeSpaceCondition"]["required"]
+    assert "processes" in definitions["backend"]["properties"]
 
 
 def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest: User, user: User) -> None:
@@ -104,7 +138,7 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
     assert "unknown class_name 'AccelerateBackend'" in refused.stderr
     late = plain.run("submit", "--manifest", "outputs/manifests/x.json")
     assert late.returncode == 2
-    assert "CopyAction, FreeSpaceCondition" in late.stderr
+    assert "CopyAction, FolderNotifier, FreeSpaceCondition" in late.stderr
     assert "install their package" in late.stderr
     assert "Traceback" not in refused.stderr + late.stderr
 

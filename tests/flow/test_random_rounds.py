@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from typing import Any
 import pytest
 import yaml
 
+from oellm_autoexp.session import series
+from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
@@ -48,7 +51,6 @@ sys.exit(main(sys.argv[2:]))
 MONITOR = """
 import sys
 from oellm_autoexp.decisions import lifecycle
-from oellm_autoexp.engine import loop
 
 lifecycle.VANISHED_AFTER_SECONDS, lifecycle.BEGUN_VANISHED_AFTER_SECONDS, lifecycle.GONE_AFTER_SECONDS = 15.0, 20.0, 8.0
 from oellm_autoexp.cli.main import main
@@ -79,6 +81,7 @@ def experiment(home: Path, kinds: list[str]) -> str:
         "sweep": {"configs": [{"metadata.number": i, "metadata.kind": kind} for i, kind in enumerate(kinds)]},
         "monitoring": {
             "poll_interval_seconds": 0.5,
+            "metrics": {"step": r"step (\d+)"},
             "inactivity_threshold_seconds": SILENCE_SECONDS,
             "startup_seconds": 30,
             "state_events": {
@@ -249,7 +252,17 @@ class Round:
     # ---- what must be so at the end
 
     def problems(self) -> list[str]:
-        return [problem for job in self.jobs() if (problem := self.problem(job))]
+        told = [*map(self.problem, self.jobs()), *(() if self.amnesia else map(self.told_of_steps, self.jobs()))]
+        return list(filter(None, told))
+
+    def told_of_steps(self, job: dict[str, Any]) -> str:
+        """How a job's series differs from its logs, '' if it does not."""
+        state = Session.load(self.session_path).jobs[job["name"]]
+        kept = series.read(series.file_of(self.session_path, job["name"]), state.logs.series).get("step")
+        logs = sorted(Path(job["resolved_log_path"]).parent.glob("*.out"), key=lambda log: int(log.stem.split("_")[0]))
+        lines = [line for log in logs for line in log.read_text().splitlines() if re.fullmatch(r"step \d+", line)]
+        told = [f"step {value:g}" for value in (kept.values if kept else ())]
+        return "" if told == lines else f"{job['name']}: the series has {told}, the logs {lines}\n{self}\n"
 
     @staticmethod
     def given_up(job: dict[str, Any]) -> tuple[str, ...]:

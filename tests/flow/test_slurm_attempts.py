@@ -161,6 +161,6 @@ def test_why_a_new_attempt_of_a_job_that_ran_could_not_be_made_is_in_every_place
     rules = {"log_events": {"moved": {"pattern": r"go to (?P<where>\w+)", "actions": [action]}}}
     why = "no new attempt: there is no partition 'nosuch'"
     code, told = run(slurm_user, "echo go to nosuch; sleep 1; exit 3", rules)
-    assert (code, f"a    crash (exit 3) {why}" in told) == (1, True), told
-    for words in (("status",), ("tail", "--failed"), ("status", "--json")):
+    assert (code, f"exit 3: its log ends with: go to nosuch; {why}" in " ".join(told.split())) == (1, True), told
+    for words in (("status", "--wide"), ("tail", "--failed"), ("status", "--json")):
         assert why in slurm_user.run("monitor", "--session", "p", "--cmd", *words).stdout

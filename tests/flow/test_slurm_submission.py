@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import ON_SLURM, slurm
+from tests.reports import data_of
 from tests.slurm.cluster import Cluster
 
 CHAIN = """\
@@ -193,3 +195,12 @@ def test_what_was_really_used_is_kept_and_shown(request: pytest.FixtureRequest, 
     used = job["gpu_hours"] * 3600 / 2
     assert seconds - 3 <= used <= seconds + 10  # the accounts count whole seconds
     assert re.search(r"1 job: 1 success; 0\.0\d* GPU-hours used", result.stdout)
+    assert on_slurm.run("report", "--session", on_slurm.plan_id).returncode == 0
+    data = data_of((on_slurm.home / "report.html").read_text())
+    (hours,) = data["sessions"][0]["hours"]
+    assert (hours["state"], hours["used"], hours["unsettled"]) == ("success", job["gpu_hours"], 0)
+    assert data["jobs"]["gpu_hours"] == [pytest.approx(job["gpu_hours"], rel=1e-6)]
+    if accounting:
+        sacct = ["sacct", "-nXP", "-j", job["scheduler_id"], "-o", "ElapsedRaw,State"]
+        told = subprocess.run(sacct, env=on_slurm.environment, capture_output=True, text=True, check=True).stdout
+        assert told == f"{used:.0f}|COMPLETED\n"

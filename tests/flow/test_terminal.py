@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.testing.jobs import changed, job_state
-from oellm_autoexp.view.tables import live, live_all, session_table
+from oellm_autoexp.view.live import Screen
+from oellm_autoexp.view.tables import jobs_table
 from tests.flow.conftest import User
 from tests.flow.terminal import at_terminal, plain
 
@@ -35,12 +38,12 @@ sweep: {params: {stage: [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3,
 class Watched:
     """What is shown of a session that nothing has happened in."""
 
-    trouble = obstacle = ""
-    reactions = type("News", (), {"news": []})()
+    scheduler_error = storage_error = ""
+    messages = deque[str]()
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.manifest = Manifest.model_construct(plan_id=session.plan_id)  # type: ignore[call-arg]
+        self.manifest = Manifest.model_construct(plan_id=session.plan_id, jobs=())  # type: ignore[call-arg]
 
 
 def watched(tmp_path: Path, count: int, **job: object) -> Watched:
@@ -62,9 +65,10 @@ def drawn(what: object, height: int, width: int = 80) -> list[str]:
 def test_a_watch_fits_the_screen_with_its_summary_whatever_the_number_of_jobs(
     tmp_path: Path, count: int, height: int
 ) -> None:
-    lines = drawn(live(watched(tmp_path, count, reason="waits for a reason that takes two lines")), height)
+    session = watched(tmp_path, count, reason="waits for a reason that is longer than what the row has room for, far")
+    lines = drawn(Screen().of([session], alone=True), height)
     assert len(lines) < height
-    assert lines[-1] == f"{count} jobs: {count - 1} waiting, 1 running"
+    assert lines[0] == f"{count} jobs: {count - 1} waiting, 1 running"
     assert [f"j{count - 1:04}", "running"] in [line.split()[:2] for line in lines]
     rows = [line for line in lines if line.startswith("j0")]
     if len(rows) < count:
@@ -72,7 +76,7 @@ def test_a_watch_fits_the_screen_with_its_summary_whatever_the_number_of_jobs(
 
 
 def test_several_sessions_share_the_screen_and_each_has_its_summary(tmp_path: Path) -> None:
-    lines = drawn(live_all([watched(tmp_path, count) for count in (2, 100, 30)]), 40)
+    lines = drawn(Screen().of([watched(tmp_path, count) for count in (2, 100, 30)], alone=False), 40)
     assert len(lines) < 40
     for count in (2, 100, 30):
         assert f"p{count}" in lines
@@ -81,9 +85,9 @@ def test_several_sessions_share_the_screen_and_each_has_its_summary(tmp_path: Pa
 
 def test_logs_that_are_left_out_below_a_narrow_table_are_counted(tmp_path: Path) -> None:
     session = watched(tmp_path, 6, resolved_log_path="/a/rather/long/path/of/a/log/" * 3).session
-    lines = drawn(session_table(session), 24)
+    lines = drawn(jobs_table(session), 24)
     assert sum(line.startswith("log  ") for line in lines) == 4
-    assert "… and 2 more logs (--cmd status --json names all)" in lines
+    assert "… and 2 more logs (--wide shows all)" in lines
 
 
 def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user: User) -> None:
@@ -94,10 +98,10 @@ def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user
     assert code == 130
     interrupted = lines.index("interrupted: the jobs go on. Resume with:")
     frame = lines[:interrupted]
-    assert any(line.startswith("20 jobs: ") for line in frame[-4:]), frame
+    assert any("20 jobs: " in line for line in frame[-17:]), frame[-17:]
     assert any(line.startswith("… and ") and line.endswith(" more") for line in frame)
     names = [line.split()[0] for line in frame if line.split()[1:2] and line.split()[1] in ("pending", "running")]
-    shown = names[-8:]
+    shown = names[-5:]
     assert len(set(shown)) == len(shown), "names that are shortened are told apart"
     (user.home / "go").touch()
     code, output = at_terminal(user, "monitor", "p", rows=20)
@@ -105,8 +109,8 @@ def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user
     assert code == 0
     end = lines[max(number for number, line in enumerate(lines) if line.startswith("job ")) :]
     assert len(end) <= 20, end
-    (more,) = [line for line in end if "(all: " in line]
-    assert more.endswith("monitor_autoexp.py --session p --cmd status)")
+    (more,) = [line for line in end if line.startswith("… and ")]
+    assert more.endswith("more: --cmd status --wide")
     assert "20 jobs: 20 success" in end
     everything = user.run("monitor", "p", "--cmd", "status").stdout.splitlines()
     assert sum(" success " in line for line in everything) == 20
@@ -119,8 +123,14 @@ def test_once_shows_as_many_jobs_as_a_screen_has_and_how_to_see_all(user: User) 
     words = ("run", "--config-ref", "p.yaml", "--plan-id", "p", "--no-monitor", "scheduler.max_jobs=1")
     assert user.run(*words).returncode == 0
     shown = user.run("monitor", "p", "--once").stdout
-    assert sum(line.startswith("dense_300M") for line in shown.splitlines()) == 40
-    assert "… and 20 more (all: " in shown
+    rows = sum(" waiting " in line or " pending " in line or " running " in line for line in shown.splitlines())
+    assert rows == 60
+    everything = user.run("monitor", "p", "--cmd", "status").stdout.splitlines()
+    assert sum(line.split()[1:2] == ["waiting"] for line in everything) == 59, "a pipe gets all"
+    code, output = at_terminal(user, "monitor", "p", "--cmd", "status", rows=30)
+    screen = [line for line in plain(output) if line]
+    assert (code, len(screen) < 30) == (0, True), screen
+    assert any(re.fullmatch(r"… and \d\d more: --wide", line) for line in screen)
     cancelled = user.run("monitor", "p", "--cmd", "cancel").stdout
     assert "and 55 more" in cancelled
     assert len(cancelled.splitlines()) < 25

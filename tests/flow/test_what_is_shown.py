@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -23,7 +24,7 @@ from oellm_autoexp.session.session import Session, session_path
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.changes import Changes
-from oellm_autoexp.view.tables import session_table
+from oellm_autoexp.view.tables import jobs_table
 from tests.flow.conftest import QUICK, User
 from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned
@@ -57,13 +58,41 @@ def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_o
     shown = monitor(user, "x", "--cmd", "status")
     assert watched.returncode == shown.returncode == 1
     for output in (watched.stdout, shown.stdout):
-        assert re.search(
-            r"^x +crash \(exit 1\) nccl_watchdog, no new attempt: the limit for 'crash'", output, re.MULTILINE
-        )
+        assert re.search(r"^x +crash( .*)?\n    nccl_watchdog, exit 1: \[rank3\] Watchdog caught", output, re.MULTILINE)
+        assert "no new attempt: the limit for 'crash'" in " ".join(output.split())
         told = hinted(user, output, "why did it fail")
         assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, no new attempt")
         assert "[rank3] Watchdog caught collective operation timeout" in told.stdout
     assert re.search(r"^\S+ x: crash \(job \d+, exit 1, nccl_watchdog", watched.stdout, re.MULTILINE)
+
+
+def test_the_table_of_jobs_is_chosen_sorted_and_written_for_programs(user: User) -> None:
+    kinds = "sweep.grids=[{backend.options.lr:[0.01,0.1],backend.options.misbehave:[null,'exit:7@3']}]"
+    assert user.run("run", *QUICK, kinds, "++sweep.base_values={project.name:'m${index}'}", "--plan-id", "x").returncode
+    shown = monitor(user, "x", "--cmd", "status").stdout.splitlines()
+    assert shown[0].split()[:4] == ["job", "state", "lr", "misbehave"]
+    assert max(map(len, shown[: shown.index("next:")])) <= max(80, *(len(line) for line in shown if "log  " in line))
+    assert sum(re.match(r"    exit 7: its log ends with: ", line) is not None for line in shown) == 2
+    words = ("--filter", "state=crash", "--filter", "loss>0", "--sort", "-lr", "--columns", "job,lr")
+    told = monitor(user, "x", "--cmd", "status", *words)
+    assert told.stdout.split("\n4 jobs")[0].split() == ["job", "lr", "m3", "0.1", "m1", "0.01"]
+    rows = list(csv.DictReader(io.StringIO(monitor(user, "x", "--cmd", "status", "--csv").stdout)))
+    assert [(row["session"], row["job"], row["exit_code"]) for row in rows][1] == ("x", "m1", "7")
+    wide = monitor(user, "x", "--cmd", "status", "--wide").stdout.splitlines()
+    assert [line.split()[0] for line in wide] == ["job", "m0", "m1", "m2", "m3", "4"]
+    assert re.search(r"^m0 .* [▁▂▃▄▅▆▇█]{4,10} ", "\n".join(shown), re.MULTILINE), "the trend of its loss"
+    curves = monitor(user, "x", "--cmd", "plot", "loss", "--filter", "state=success", "--log-scale").stdout.splitlines()
+    assert curves[0] == "loss over iterations, logarithmic"
+    assert (len(curves), [line[:4] for line in curves[-2:]]) == (25, ["* m0", "+ m2"])
+    assert max(map(len, curves)) <= 80
+    points = json.loads(user.run("monitor", "x", "--cmd", "plot", "loss", "grad_norm", "--json").stdout)["metrics"]
+    assert points["loss"]["m0"]["iterations"] == list(range(1, 13))
+    assert points["grad_norm"].keys() == {"m0", "m1", "m2", "m3"}
+    lossy = monitor(user, "x", "--cmd", "plot", "lossy")
+    assert (lossy.returncode, "no job has points of 'lossy'\n    did you mean 'loss'?" in lossy.stderr) == (2, True)
+    for choice, why in ((("--columns", "los"), "no column 'los'"), (("--csv", "--wide"), "one form at a time")):
+        wrong = monitor(user, "x", "--cmd", "status", *choice)
+        assert (wrong.returncode, why in wrong.stderr) == (2, True), wrong.stderr
 
 
 def test_only_the_jobs_that_failed_are_shown_where_that_is_asked_for(user: User) -> None:
@@ -200,7 +229,7 @@ def test_a_session_that_has_other_jobs_than_its_plan_is_not_taken_for_whole(user
 
 def shown(session: Session, width: int) -> list[str]:
     screen = Console(file=io.StringIO(), width=width, color_system=None)
-    screen.print(session_table(session), crop=False)
+    screen.print(jobs_table(session), crop=False)
     return screen.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -210,7 +239,7 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
     session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
     logs = [job.logs.resolved_log_path for job in session.jobs.values()]
     wide, narrow = shown(session, 300), shown(session, 60)
-    assert wide[0].split() == ["job", "state", "iterations", "loss", "grad", "norm", "time", "log"]
+    assert wide[0].split() == ["job", "state", "iterations", "loss", "trend", "grad_norm", "time", "log"]
     assert [line.split()[-1] for line in wide[1:]] == logs
     assert narrow[0].split() == ["job", "state", "iterations", "loss", "time"]
     assert all(len(line) <= 60 for line in narrow[:5])
@@ -221,7 +250,7 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or restart or cancel"),
+        (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or plot or restart or cancel"),
         (("--lines", "3"), "--lines goes with --cmd tail"),
         (("--cmd", "queue", "--once", "--reason", "x"), "2 problems"),
     ],

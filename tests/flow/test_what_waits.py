@@ -63,7 +63,7 @@ def monitor(user: User, *words: str) -> tuple[int, str]:
 
 def test_an_action_that_waits_after_the_end_of_its_job_is_shown_wherever_people_look(waiting: User) -> None:
     _, status = monitor(waiting, "--cmd", "status")
-    assert re.search(r"^x +success 1 action waits", status, re.MULTILINE)
+    assert re.search(r"^x +success .*1 action waits", status, re.MULTILINE)
     assert "1 job: 1 success; 1 action waits" in status
     assert LINE.search(status)
     assert re.search(r"give actions up +\S.* --cmd skip$", status, re.MULTILINE)

@@ -241,7 +241,7 @@ def read_spool(run: Run) -> None:
 
 def read_queue(run: Run) -> None:
     queue = Queue(run.session)
-    queue.entries(tell=lambda _error: None)
+    queue.entries(report=lambda _error: None)
     queue.tally()
     for entry in queue.entries():
         queue.worker_of(entry)

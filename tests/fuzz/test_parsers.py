@@ -24,6 +24,7 @@ from oellm_autoexp.config.values import expressions
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.rules import progress
+from oellm_autoexp.rules.metrics import known_lines
 from oellm_autoexp.sbatch import directives, known_options, resources, signals, times
 from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.schedulers import site_limits
@@ -304,11 +305,11 @@ def template(text: str) -> None:
 def metrics(text: str) -> None:
     """Numbers in a log: those of the whole are those of its parts, one after another."""
     data = text.encode(errors="surrogatepass")
-    whole = progress.read(progress.Progress(), data)
+    whole = progress.after(progress.Progress(), known_lines(data))
     assert all(math.isfinite(value) for value in progress.told(whole).values())
     parts = progress.Progress()
     for line in data.splitlines(keepends=True):
-        parts = progress.read(parts, line)
+        parts = progress.after(parts, known_lines(line))
     if b"\r" not in data and data.count(b"iteration") + data.count(b"titan") <= 3:
         assert parts == whole
     json.dumps(whole.model_dump(mode="json"))

@@ -38,26 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slurm: needs a real SLURM; set by the fixtures of tests/slurm")
 
 
-_MONITORING = {
-    "test_random_rounds",
-    "test_detach",
-    "test_slurm_monitoring",
-    "test_queue_workers",
-    "test_submission_faults",
-    "test_slurm_run",
-}
-
-
 @pytest.hookimpl(tryfirst=True)  # before pytest itself selects by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # the mark alone: of tests that choose their cluster as they run
         if FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slurm"):
             item.add_marker("slurm")
-            # With --dist loadgroup: two workers, each with its own set of clusters, as most of the time is waiting.
-            half = "slurm of monitoring" if item.path.stem in _MONITORING else "slurm"
+            # With --dist loadgroup, a file's tests stay together, and come before those that need no component: most of
+            # their time is waiting, so that files run side by side. Each worker starts its shared clusters once.
             if item.get_closest_marker("xdist_group") is None:  # tests of containers stay with their images
-                item.add_marker(pytest.mark.xdist_group(half))
+                item.add_marker(pytest.mark.xdist_group(f"slurm of {item.path.stem}"))
 
 
 @pytest.fixture(scope="session")

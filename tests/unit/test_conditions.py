@@ -188,8 +188,8 @@ def test_an_empty_log_pattern_is_refused() -> None:
 # ---- the real surroundings
 
 
-def around(tmp_path: Path, questions: CheckRunner | None = None, now: float = 100.0, **more: Any) -> ConditionContext:
-    asked = questions or CheckRunner()
+def around(tmp_path: Path, checks: CheckRunner | None = None, now: float = 100.0, **more: Any) -> ConditionContext:
+    asked = checks or CheckRunner()
     jobs = {"a": JobState(name="a"), **more.pop("jobs", {})}
 
     def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
@@ -237,45 +237,45 @@ def test_a_path_with_nul_from_a_hostile_log_is_not_there_and_no_error(made: Cond
     assert made.holds(around(tmp_path)) is False
 
 
-def until_answered(made: Condition, tmp_path: Path, questions: CheckRunner, now: float) -> bool:
+def until_answered(made: Condition, tmp_path: Path, checks: CheckRunner, now: float) -> bool:
     deadline = time.monotonic() + 10
-    while (found := made.holds(around(tmp_path, questions, now))) is None:
+    while (found := made.holds(around(tmp_path, checks, now))) is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return found
 
 
 def test_a_command_runs_beside_us_in_the_jobs_folder_and_answers_later(tmp_path: Path) -> None:
-    questions = CheckRunner()
+    checks = CheckRunner()
     there = condition("Command", command=["sh", "-c", "test -p gate && cat gate; test -e there"])
-    assert until_answered(there, tmp_path, questions, 100) is False
+    assert until_answered(there, tmp_path, checks, 100) is False
     (tmp_path / "there").touch()
     os.mkfifo(tmp_path / "gate")
-    assert there.holds(around(tmp_path, questions, 130)) is False  # not asked again so soon
-    assert not questions.under_way
-    assert there.holds(around(tmp_path, questions, 160)) is False  # its last answer stands until there is a new one
-    assert questions.under_way
+    assert there.holds(around(tmp_path, checks, 130)) is False  # not asked again so soon
+    assert not checks.in_progress
+    assert there.holds(around(tmp_path, checks, 160)) is False  # its last answer stands until there is a new one
+    assert checks.in_progress
     (tmp_path / "gate").write_text("")
     deadline = time.monotonic() + 10
-    while not there.holds(around(tmp_path, questions, 161)):
+    while not there.holds(around(tmp_path, checks, 161)):
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    questions.close()
+    checks.close()
 
 
 def test_a_command_that_said_yes_has_said_so_until_it_is_asked_again(tmp_path: Path) -> None:
-    questions = CheckRunner()
+    checks = CheckRunner()
     yes = condition("Command", command="true")
-    assert until_answered(yes, tmp_path, questions, 100) is True
-    again = yes.holds(around(tmp_path, questions, 110))
-    questions.close()
+    assert until_answered(yes, tmp_path, checks, 100) is True
+    again = yes.holds(around(tmp_path, checks, 110))
+    checks.close()
     assert again is True
 
 
 def test_a_command_that_hangs_is_ended_with_its_asker(tmp_path: Path) -> None:
-    questions = CheckRunner()
+    checks = CheckRunner()
     sleeps = condition("Command", command="sleep 60")
-    assert sleeps.holds(around(tmp_path, questions)) is None
-    assert questions.under_way
-    questions.forget("me")
-    assert not questions.under_way
+    assert sleeps.holds(around(tmp_path, checks)) is None
+    assert checks.in_progress
+    checks.forget("me")
+    assert not checks.in_progress

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
+
 import pytest
 
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import ENDED, FINAL, MEANING, UNKNOWN, conclude
-from oellm_autoexp.decisions.detect import see_log
+from oellm_autoexp.decisions.detect import Detector, see_log
 from oellm_autoexp.decisions.lifecycle import VANISHED_AFTER_SECONDS, revised, see_status
+from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.session.job_state import by_id
+from oellm_autoexp.session.series import Point
 from oellm_autoexp.storage.log_tail import Cursor
 from oellm_autoexp.testing.jobs import changed, job_state
 
+WATCH = Detector(Rules())
 JOB = job_state(name="a", state="running", scheduler_id="7", scheduler_state="RUNNING", started_at=1.0)
 
 
@@ -105,16 +111,25 @@ LINE = (
 )
 
 
-def test_iterations_and_losses_are_read_from_new_lines_only() -> None:
+def test_how_far_a_log_was_read_and_when_something_was_written_is_kept() -> None:
     seen = see_log(JOB, b"noise\n" + LINE + b"\n", Cursor("1", 500), 9.0)
-    assert (seen.progress.iteration, seen.progress.total, seen.progress.loss) == (12, 100, 2.3456)
     assert (seen.logs.cursor.offset, seen.run.last_activity) == (500, 9.0)
     assert see_log(seen, b"", Cursor("1", 500), 99.0) is seen
 
 
+def test_iterations_and_losses_are_read_from_a_jobs_own_log() -> None:
+    seen = WATCH.measured(JOB, b"noise\n" + LINE + b"\n", 9.0, own=True)
+    assert (seen.progress.iteration, seen.progress.total, seen.progress.loss) == (12, 100, 2.3456)
+    at = datetime.fromisoformat("2026-01-31 10:00:00").timestamp()
+    assert Point("loss", 12, at, 2.3456) in seen.logs.unwritten
+    assert WATCH.measured(JOB, LINE + b"\n", 9.0, own=False) is JOB
+
+
 def test_a_loss_that_vanishes_from_the_line_is_no_number() -> None:
-    seen = see_log(JOB, LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n", Cursor("1", 900), 9.0)
+    lines = LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n"
+    seen = WATCH.measured(JOB, lines, 9.0, own=True)
     assert seen.progress.loss is None
+    assert [math.isnan(point.value) for point in seen.logs.unwritten if point.metric == "loss"] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.core.nouns import JobStatus, Submission
-from oellm_autoexp.engine.executor import MOST_AT_ONCE
+from oellm_autoexp.engine.executing.subprocesses import MOST_AT_ONCE
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.engine.worker import Worker
 from oellm_autoexp.rules.actions import RestartAction
@@ -58,7 +58,7 @@ class Stage:
             specs.append(job_spec(folder, name, **{"index": index, **(each or {}).get(name, {})}))
         self.manifest = manifest(folder, specs, monitoring=dict(monitoring))
         self.path = Session.create(self.manifest, folder / "p.json").path
-        self.heard: list[str] = []
+        self.messages: list[str] = []
         self.monitor = self.resumed()
 
     def _behave(self, submission: Submission, task: int | None) -> Sequence[str | JobStatus]:  # noqa: ARG002
@@ -74,15 +74,15 @@ class Stage:
         """A new process with the session as it is on disk."""
         session = Session.load(self.path)
         submitter = Submitter(self.manifest, session, self.slurm, pause=self.sleep, now=lambda: self.clock)
-        claim = Lock(self.path.with_suffix(".lease"))
-        claim.path.unlink(missing_ok=True)
-        assert claim.acquire() is None
+        lock = Lock(self.path.with_suffix(".lease"))
+        lock.path.unlink(missing_ok=True)
+        assert lock.acquire() is None
         self.monitor = Monitor(
             self.manifest,
             session,
             self.slurm,
             submitter,
-            claim,
+            lock,
             now=lambda: self.clock,
             sleep=self.sleep,
             monotonic=lambda: self.clock,
@@ -95,8 +95,8 @@ class Stage:
     def cycle(self, number: int = 1, seconds: float = 10) -> None:
         for _ in range(number):
             self.monitor.cycle()
-            self.heard += self.monitor.reactions.news
-            self.monitor.reactions.news.clear()
+            self.messages += self.monitor.messages
+            self.monitor.messages.clear()
             self.clock += seconds
 
     def until(self, holds: Callable[[], bool], cycles: int = 200) -> None:
@@ -105,7 +105,7 @@ class Stage:
             if holds():
                 return
             self.cycle()
-            if self.monitor.reactions.under_way:
+            if self.monitor.executor.in_progress:
                 time.sleep(0.02)
         raise AssertionError(list(self.jobs.values()))
 
@@ -239,7 +239,7 @@ def test_a_job_that_runs_is_ended_before_its_new_attempt_and_that_is_no_cancelle
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"seen": 1})
     assert stage.names() == ["seen"]
-    assert not any("cancelled!" in line for line in stage.heard)
+    assert not any("cancelled!" in line for line in stage.messages)
 
 
 def test_a_new_attempt_waits_for_its_cooldown(tmp_path: Path) -> None:
@@ -385,8 +385,8 @@ def test_a_new_attempt_that_comes_to_nothing_leaves_the_end_of_the_job_to_be_tol
     monkeypatch.setattr(stage.slurm, "cancel", lambda ids: None)  # it ends by itself meanwhile
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.names()) == ("crash", 1, ["seen", "crash"])
-    assert "a: ended with 93" in stage.heard
-    assert "a: no new attempt: exit code 93 asks for none" in stage.heard
+    assert "a: ended with 93" in stage.messages
+    assert "a: no new attempt: exit code 93 asks for none" in stage.messages
 
 
 # ---- siblings
@@ -519,7 +519,7 @@ def test_events_follow_from_each_other_with_their_metadata(tmp_path: Path) -> No
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]})
     stage.finish()
     assert stage.names() == ["seen", "b", "c"]
-    assert "a: heard x x!" in stage.heard
+    assert "a: heard x x!" in stage.messages
     assert {name: tally.count for name, tally in stage.a.actions.events.items()} == {"seen": 1, "b": 1, "c": 1}
 
 
@@ -541,7 +541,7 @@ def test_the_level_of_a_message_decides_whether_and_how_it_is_shown(tmp_path: Pa
     levels = ("debug", "info", "warning", "error")
     stage = Stage(tmp_path, on_line(*[log(level, level=level) for level in levels]), {"a": [lived("LINE x\n")]})
     stage.cycle(4)
-    assert stage.heard == ["a: info", "a: warning: warning", "a: error: error"]
+    assert stage.messages == ["a: info", "a: warning: warning", "a: error: error"]
     assert [entry.message for entry in stage.a.history if entry.event == "LogAction"] == list(levels)
 
 
@@ -569,12 +569,12 @@ def test_a_blocking_condition_waits_without_blocking_others_and_then_goes(tmp_pa
         tmp_path, on_line(wrapped(log("first"), waits), log("second")), {"a": [lived("LINE go\n")], "b": [GOOD]}
     )
     stage.until(lambda: stage.states["b"] == "success")
-    assert "a: second" in stage.heard
-    assert "a: first" not in stage.heard
+    assert "a: second" in stage.messages
+    assert "a: first" not in stage.messages
     assert stage.a.actions.pending[0].reason == "waits for FileExists: go"
     (tmp_path / "go").touch()
     stage.cycle(2)
-    assert "a: first" in stage.heard
+    assert "a: first" in stage.messages
     assert stage.a.actions.pending == ()
 
 
@@ -605,18 +605,18 @@ def test_a_condition_looks_at_a_value_of_the_jobs_config(tmp_path: Path) -> None
     spec = {"template_values": {"backend.lr": 0.1}}
     stage = Stage(tmp_path, on_line(wrapped(log("low"), low)), {"a": [lived("LINE x\n")]}, {"a": spec})
     stage.until(lambda: bool(stage.results))
-    assert "a: low" in stage.heard
+    assert "a: low" in stage.messages
 
 
 def test_a_cooldown_keeps_an_action_from_being_repeated(tmp_path: Path) -> None:
     cooldown = {"class_name": "CooldownCondition", "seconds": 100}
     stage = Stage(tmp_path, on_line(wrapped(log("hear"), cooldown)), {"a": [lived("LINE 1\nLINE 2\nLINE 3\n")]})
     stage.cycle(5)
-    assert stage.heard.count("a: hear") == 1
+    assert stage.messages.count("a: hear") == 1
     stage.clock += 100
     stage.write("a", "LINE 4\nLINE 5\n")
     stage.cycle(2)
-    assert stage.heard.count("a: hear") == 2
+    assert stage.messages.count("a: hear") == 2
     assert len(stage.events) == 5
 
 
@@ -656,7 +656,7 @@ def test_an_action_that_raises_keeps_neither_others_nor_the_watch_from_going_on(
     ]
     stage = Stage(tmp_path, on_line(*actions), {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))], "b": [GOOD]})
     stage.finish()
-    assert "a: after" in stage.heard
+    assert "a: after" in stage.messages
     assert stage.states == {"a": "success", "b": "success"}
     assert sorted(result.status for result in stage.results) == ["done", *["failed"] * 4, "skipped"]
 
@@ -703,7 +703,7 @@ def test_a_hostile_line_is_a_value_and_nothing_more(tmp_path: Path, line: bytes)
     text = line.decode(errors="replace")
     assert not (tmp_path / "pwned").exists()
     assert [event.metadata["what"] for event in stage.events] == [text]
-    assert f"a: {text}" in stage.heard
+    assert f"a: {text}" in stage.messages
     if b"\x00" not in line:
         assert (tmp_path / "got").read_text() == text
     assert Session.load(stage.path).jobs == stage.jobs
@@ -747,26 +747,30 @@ def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: 
     stage.until(lambda: bool(stage.a.actions.pending))
     most = 0
     while stage.a.actions.pending:
-        most = max(most, len(stage.monitor.reactions._errands))
+        most = max(most, stage.monitor.executor._subprocesses.count)
         if len(stage.a.actions.pending) > MOST_AT_ONCE:
-            assert stage.monitor.reactions.crowded
+            assert stage.monitor.executor.at_capacity
             assert "waits for its turn" in stage.a.actions.pending[-1].reason
         stage.cycle()
         time.sleep(0.05)
     assert most == MOST_AT_ONCE
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(60))
     assert [result.status for result in stage.results] == ["done"] * 60
-    assert not stage.monitor.reactions.crowded
+    assert not stage.monitor.executor.at_capacity
 
 
 def test_programs_that_wait_for_their_turn_have_it_between_two_cycles(tmp_path: Path) -> None:
     log_text = "".join(f"LINE {number}\n" for number in range(2 * MOST_AT_ONCE))
     stage = Stage(tmp_path, on_line(run(["true"])), {"a": [lived(log_text)]})
-    stage.until(lambda: stage.monitor.reactions.crowded)
+    stage.until(lambda: stage.monitor.executor.at_capacity)
     cycles = stage.monitor.cycles
     stage.monitor.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
-    stage.monitor.rest(5)
-    assert (stage.monitor.cycles, len(stage.results), stage.monitor.reactions.crowded) == (cycles, MOST_AT_ONCE, False)
+    stage.monitor.wait(5)
+    assert (stage.monitor.cycles, len(stage.results), stage.monitor.executor.at_capacity) == (
+        cycles,
+        MOST_AT_ONCE,
+        False,
+    )
     stage.until(lambda: not stage.a.actions.pending)
 
 
@@ -866,7 +870,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be
                         break
                 except Crash:
                     died = True
-                    stage.heard += stage.monitor.reactions.news
+                    stage.messages += stage.monitor.messages
                     stage.resumed()
         where = f"crash at write {at}"
         assert (stage.a.state, stage.a.attempt, stage.a.past.restarts) == ("success", 2, {"crash": 1}), where
@@ -874,7 +878,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be
         assert sorted(stage.names()) == ["b", "b", "b", "crash", "seen", "seen", "seen"], where
         assert len(Queue(stage.path).entries()) == 3 + 3 + 1, where
         assert stage.a.actions.events["seen"].count == 3, where
-        assert {f"a: say {number}" for number in (1, 2, 3)} <= set(stage.heard), where
+        assert {f"a: say {number}" for number in (1, 2, 3)} <= set(stage.messages), where
         statuses = [(result.status, result.action) for result in stage.results]
         assert statuses.count(("queued", "RunCommandAction")) == 3, where
         if not died:
@@ -922,7 +926,7 @@ def test_an_action_whose_condition_can_not_come_true_any_more_is_told_and_left_o
     assert stage.states == {"a": "running", "b": "success"}
     told = "can no longer be fulfilled: SlurmState: b = FAILED"
     assert [(result.status, result.message) for result in stage.results] == [("skipped", told)]
-    assert stage.heard == [f"a: LogAction of seen: {told}"]
+    assert stage.messages == [f"a: LogAction of seen: {told}"]
     assert "LogAction left out" in happened(stage.a)
 
 
@@ -931,7 +935,7 @@ def test_an_action_that_waits_for_the_end_of_its_own_job_is_carried_out_then(tmp
     life: Life = (("PENDING", "RUNNING", "RUNNING", "COMPLETED"), "LINE go\n")
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [life]})
     stage.finish()
-    assert "a: first" in stage.heard
+    assert "a: first" in stage.messages
     assert stage.clock < 1200
 
 
@@ -946,7 +950,7 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     requests.ask(stage.path, asked)
     stage.cycle()
     assert [pending.reason for pending in stage.a.actions.pending] == ["at work"]
-    assert "a: LogAction of seen: given up: enough" in stage.heard
+    assert "a: LogAction of seen: given up: enough" in stage.messages
     (tmp_path / "go").touch()
     stage.until(lambda: not stage.a.actions.pending)
     assert {(result.action, result.status) for result in stage.results} == {
@@ -1025,7 +1029,7 @@ def test_overrides_that_the_scheduler_would_refuse_end_no_job_that_runs(tmp_path
     stage.cycle(4)
     assert set(stage.states.values()) == {"running"}
     assert {job.attempt for job in stage.jobs.values()} == {1}
-    assert any("failed: no new attempt: there is no partition 'nosuch'" in line for line in stage.heard)
+    assert any("failed: no new attempt: there is no partition 'nosuch'" in line for line in stage.messages)
     assert isinstance(stage.slurm, Strict)
     assert stage.slurm.asked == 2, "of the new directives, and of the plan's, once for all jobs"
     assert not list(tmp_path.rglob("attempt_2"))
@@ -1036,7 +1040,7 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     stage = strict(tmp_path, rules, {"a": [CRASH]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 2, True)
-    assert [line for line in stage.heard if "told" in line][1:] == ["a: told Invalid partition name specified"]
+    assert [line for line in stage.messages if "told" in line][1:] == ["a: told Invalid partition name specified"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "finally refused: Invalid partition name specified" in stage.a.reason

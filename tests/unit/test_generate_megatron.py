@@ -16,13 +16,13 @@ from oellm_autoexp.cli.megatron import generate_megatron_config, generate_megatr
 
 ROWS: list[dict[str, Any]] = [
     {"dest": "lr", "kind": "store", "flags": ["--lr"], "off": [], "type": "float", "nargs": None, "choices": None,
-     "default": 1, "group": "learning rate"},
+     "default": 1, "group": "learning rate", "help": 'Called "lr".'},
     {"dest": "style", "kind": "store", "flags": ["--style"], "off": [], "type": "str", "nargs": "+",
-     "choices": ["it's", "no"], "default": ["no"], "group": "learning rate"},
+     "choices": ["it's", "no"], "default": ["no"], "group": "learning rate", "help": ""},
     {"dest": "bias", "kind": "store_false", "flags": [], "off": ["--no-bias"], "type": "bool", "nargs": None,
-     "choices": None, "default": True, "group": "model"},
+     "choices": None, "default": True, "group": "model", "help": ""},
     {"dest": "yaml_cfg", "kind": "store", "flags": ["--yaml-cfg"], "off": [], "type": "str", "nargs": None,
-     "choices": None, "default": None, "group": "model"},
+     "choices": None, "default": None, "group": "model", "help": "A file."},
 ]  # fmt: skip
 
 
@@ -48,6 +48,9 @@ def test_the_files_say_names_types_and_defaults(tmp_path: Path, capsys: pytest.C
     assert '("bias", "store_false", (), ("--no-bias",), "bool", None, None, True, "model")' in (
         tmp_path / "out/v1_table.py"
     ).read_text()  # fmt: skip
+    assert (
+        (tmp_path / "out/v1_help.py").read_text().endswith('HELP: dict[str, str] = {\n    "lr": \'Called "lr".\',\n}\n')
+    )
     assert generate_megatron_config.main([*options, "--check"]) == 0
     assert "up to date" in capsys.readouterr().out
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.text import number
 from oellm_autoexp.testing.plans import plan_of
-from oellm_autoexp.view.graph import Graph, as_dot, as_json, as_mermaid, as_text, graph, number
+from oellm_autoexp.view.graph import Graph, as_dot, as_json, as_mermaid, as_text, graph
 
 
 def manifest(name: str) -> Manifest:

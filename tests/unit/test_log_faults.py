@@ -44,6 +44,7 @@ class Reader:
             self.job = see_log(self.job, data, cursor, 1.0)
             if not data:
                 return
+            self.job = self.detector.measured(self.job, data, 1.0, own=True)
             self.job, events = self.detector.lines(self.job, data, cursor, 1.0)
             for event in events:
                 self.found.setdefault(event.id, event)

@@ -37,8 +37,9 @@ def moe_freq_type(text):
 
 def add_megatron_arguments(parser):
     model = parser.add_argument_group("model")
-    model.add_argument("--lr", type=float, default=None)
-    model.add_argument("--world", type=int, default=int(os.environ.get("WORLD_SIZE", "1")))
+    model.add_argument("--lr", type=float, default=None, help="The rate,   as in Adam. ")
+    model.add_argument("--world", type=int, default=int(os.environ.get("WORLD_SIZE", "1")),
+                       help="10% of %(default)s, 50%% at most")
     model.add_argument("--part", type=lambda name: Part[name], choices=list(Part), default=Part.mlp)
     model.add_argument("--parts", nargs="+", type=part, default=[Part.attn])
     model.add_argument("--names", nargs="*", default={"b", "a"})
@@ -48,9 +49,9 @@ def add_megatron_arguments(parser):
     switches = parser.add_argument_group("switches")
     switches.add_argument("--on", action="store_true")
     switches.add_argument("--no-bias", "--disable-bias", dest="bias", action="store_false")
-    switches.add_argument("--both", action=BooleanOptionalAction, default=False)
+    switches.add_argument("--both", action=BooleanOptionalAction, default=False, help="Either.")
     switches.add_argument("--round", action="store_true", default=None)
-    switches.add_argument("--no-round", dest="round", action="store_false")
+    switches.add_argument("--no-round", dest="round", action="store_false", help="Do not.")
     return parser
 """
 
@@ -97,6 +98,13 @@ def test_every_kind_of_argument_is_written_and_triton_may_be_absent(megatron: Pa
         "bias": ("store_false", "bool", None, True),
         "both": ("switch", "bool", None, False),
         "round": ("switch", "bool", None, None),
+    }
+    texts = {dest: row["help"] for dest, row in rows.items() if row["help"]}
+    assert texts == {
+        "lr": "The rate, as in Adam.",
+        "world": "10% of 1, 50% at most",
+        "both": "Either.",
+        "round": "Do not.",
     }
     assert rows["part"]["choices"] == ["attn", "mlp"]
     assert rows["parts"]["choices"] == ["attn", "mlp", "full", "whole"]

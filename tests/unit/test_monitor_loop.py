@@ -13,7 +13,7 @@ import pytest
 
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission
-from oellm_autoexp.engine.loop import rest
+from oellm_autoexp.engine.loop import wait
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog
@@ -47,7 +47,8 @@ def test_every_matching_line_makes_one_event_across_looks_restarts_and_lines_cut
     stage.cycle(2)
     stage.write("a", "3\nx\nLINE 4")
     stage.cycle(2)
-    assert [line for line in stage.heard if line.startswith("a: ") and line[3:].isdigit()] == ["a: 1", "a: 2", "a: 3"]
+    numbers = [line for line in stage.messages if line.startswith("a: ") and line[3:].isdigit()]
+    assert numbers == ["a: 1", "a: 2", "a: 3"]
     stage.slurm._scripts["1"] = [JobStatus("COMPLETED", exit_code=0)]
     stage.finish()
     assert [event.metadata["what"] for event in stage.events] == ["1", "2", "3", "4"]
@@ -72,7 +73,7 @@ def test_what_a_job_wrote_last_is_seen_before_how_it_ended(tmp_path: Path) -> No
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x", ("PENDING", "FAILED"))]})
     stage.finish()
     assert (stage.a.state, stage.names()) == ("oom", ["seen", "oom"])
-    assert stage.heard == ["a: line", "a: oom seen"]
+    assert stage.messages == ["a: line", "a: oom seen"]
 
 
 def test_further_files_are_seen_by_the_rules_and_count_as_activity(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_further_files_are_seen_by_the_rules_and_count_as_activity(tmp_path: Pat
             file.write(f"LINE {number}\n")
         stage.cycle()
     assert set(stage.names()) == {"seen"}
-    assert stage.heard.count("a: 7") == 1
+    assert stage.messages.count("a: 7") == 1
 
 
 def test_a_silent_job_is_ended_and_begun_anew_and_given_up_at_last(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_a_scheduler_that_does_not_answer_changes_nothing_but_logs_are_read(
     with monkeypatch.context() as patched:
         patched.setattr(stage.slurm, "poll", silent)
         stage.cycle(20)
-    assert (stage.monitor.trouble, stage.a.state, stage.heard) == ("no answer", "running", ["a: x"])
+    assert (stage.monitor.scheduler_error, stage.a.state, stage.messages) == ("no answer", "running", ["a: x"])
     stage.cycle()
-    assert stage.monitor.trouble == ""
+    assert stage.monitor.scheduler_error == ""
 
 
 @pytest.mark.parametrize("kind", ["no answer", "UNKNOWN", "no such job"])
@@ -159,7 +160,7 @@ def test_a_scheduler_that_can_not_end_a_job_is_asked_again(tmp_path: Path, monke
         patched.setattr(stage.slurm, "cancel", fails)
         stage.cycle(5)
         assert stage.a.state == "running"
-        assert stage.monitor.trouble == "no answer"
+        assert stage.monitor.scheduler_error == "no answer"
     stage.finish()
     assert (stage.a.state, stage.a.attempt) == ("success", 2)
 
@@ -176,7 +177,7 @@ def test_each_state_that_a_job_comes_into_makes_its_event(tmp_path: Path, state:
     stage = Stage(tmp_path, on_state(log(f"is {state}"), state=state), {"a": [GOOD]})
     stage.finish()
     assert stage.names() == [state]
-    assert stage.heard == [f"a: is {state}"]
+    assert stage.messages == [f"a: is {state}"]
 
 
 def test_a_job_that_began_and_ended_between_two_looks_makes_the_event_of_running_too(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_success_that_a_command_tells_of_makes_the_event_of_success(tmp_path: 
     rules = {"state_events": events, "termination_command": ["true"]}
     stage = Stage(tmp_path, rules, {"a": [(("RUNNING", "FAILED"), "")]})
     stage.finish()
-    assert (stage.a.state, stage.heard) == ("success", ["a: well done"])
+    assert (stage.a.state, stage.messages) == ("success", ["a: well done"])
 
 
 def test_a_requeued_job_is_watched_on_in_the_same_attempt(tmp_path: Path) -> None:
@@ -251,21 +252,22 @@ def test_a_job_that_can_not_be_watched_does_not_keep_the_others_from_it(
     stage.until(lambda: stage.a.state == "running")
     Path(stage.a.logs.resolved_log_path).mkdir()
     stage.cycle(5)
-    assert (stage.states["a"], stage.states["b"], stage.heard) == ("running", "success", ["b: x"])
+    assert (stage.states["a"], stage.states["b"], stage.messages) == ("running", "success", ["b: x"])
 
 
 def test_a_job_whose_marks_can_not_be_asked_does_not_keep_the_others_from_being_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage(tmp_path, {}, {"a": [(("RUNNING", "FAILED"), "")], "b": [GOOD]})
-    ask = stage.monitor._mark
+    reports = stage.monitor.observer._reports
+    ask = reports.number
 
     def odd(job: JobState, kind: Kind) -> int | None:
         if job.name == "a":
             raise RuntimeError("odd")
         return ask(job, kind)
 
-    monkeypatch.setattr(stage.monitor, "_mark", odd)
+    monkeypatch.setattr(reports, "number", odd)
     stage.cycle(6)
     assert stage.states == {"a": "crash", "b": "success"}, "the scheduler's word alone says so"
     assert sum("RuntimeError: odd" in entry.message for entry in stage.a.history) == 1
@@ -286,7 +288,7 @@ def test_each_job_has_its_own_rules_where_it_says_so(tmp_path: Path) -> None:
         tmp_path, on_line(log("plan")), {"a": [lived("LINE\nLINE 1\n")], "b": [lived("LINE 1\n")]}, {"b": own}
     )
     stage.cycle(4)
-    assert sorted(stage.heard) == ["a: plan", "b: own"]
+    assert sorted(stage.messages) == ["a: plan", "b: own"]
 
 
 def test_the_record_of_events_has_them_in_their_order_with_what_became_of_them(tmp_path: Path) -> None:
@@ -317,7 +319,7 @@ def test_a_log_that_all_attempts_append_to_is_read_once(tmp_path: Path) -> None:
 def see_through(stage: Stage) -> int:
     """Go on until nothing is awaited; how often."""
     for number in range(200):
-        if not stage.monitor.awaited:
+        if not stage.monitor.has_pending_subprocesses:
             return number
         time.sleep(0.02)
         stage.monitor.go_on()
@@ -329,7 +331,7 @@ def test_programs_are_seen_to_their_ends_and_the_scheduler_is_asked_for_an_earli
 ) -> None:
     allowed = wrapped(restart(), {"class_name": "CommandCondition", "command": "sleep 0.1"})
     stage = Stage(tmp_path, on_state(run("sleep 0.3"), allowed), {"a": [CRASH, FOREVER], "b": [FOREVER]})
-    stage.until(lambda: stage.monitor.reactions.under_way)
+    stage.until(lambda: stage.monitor.executor.in_progress)
     asked: list[Mapping[str, str]] = []
     monkeypatch.setattr(stage.slurm, "find", lambda _: pytest.fail("the scheduler was asked"))
 
@@ -350,7 +352,7 @@ ASKS = {"start_condition_cmd": ["sleep", "1000"], "start_condition_interval_seco
 def test_the_command_of_a_job_that_is_cancelled_meanwhile_is_awaited_no_more(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]}, {"a": ASKS})
     stage.cycle()
-    assert stage.monitor.awaited
+    assert stage.monitor.has_pending_subprocesses
     requests.ask(stage.path, requests.Request(id="x", kind="cancel", job="a", attempt=0, at=0))
     see_through(stage)
     assert stage.a.state == "cancelled"
@@ -367,16 +369,16 @@ def test_a_jobs_command_is_not_awaited_where_the_scheduler_does_not_answer(
     stage.cycle()
     monkeypatch.setattr(stage.slurm, "poll", deaf)
     stage.cycle()
-    assert not stage.monitor.awaited
+    assert not stage.monitor.has_pending_subprocesses
     stage.monitor.close()
 
 
 def test_a_condition_whose_action_is_gone_is_awaited_no_more(tmp_path: Path) -> None:
     slow = {"class_name": "CommandCondition", "command": ["sleep", "1000"], "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("x"), slow)), {"a": [lived("LINE 1\n")]})
-    stage.until(lambda: stage.monitor.awaited)
+    stage.until(lambda: stage.monitor.has_pending_subprocesses)
     stage.monitor.session.put(changed(stage.a, pending=()))
-    assert not stage.monitor.awaited
+    assert not stage.monitor.has_pending_subprocesses
     stage.monitor.close()
 
 
@@ -419,8 +421,8 @@ def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
             count = full_at(patched, begin, writes)
             for _ in range(60):
                 stage.cycle()
-                told.add(stage.monitor.obstacle)
-                if stage.monitor.session.finished and not stage.monitor.obstacle:
+                told.add(stage.monitor.storage_error)
+                if stage.monitor.session.finished and not stage.monitor.storage_error:
                     break
             if count[0] < begin:
                 break
@@ -455,11 +457,11 @@ def test_jobs_are_submitted_at_their_pace_without_a_look_in_between(
 
     monkeypatch.setattr(stage.slurm, "submit", submit)
     monitor.cycle()
-    rest([monitor], 10, stage.sleep)
+    wait([monitor], 10, stage.sleep)
     assert (at, stage.clock, monitor.cycles) == ([1000, 1004, 1008], 1010, 1)
     monitor.cycle()
-    monitor.rest(30)
-    assert (at[3:], stage.clock, monitor.nap_seconds) == ([1012, 1016], 1040, float("inf"))
+    monitor.wait(30)
+    assert (at[3:], stage.clock, monitor.wait_seconds) == ([1012, 1016], 1040, float("inf"))
 
 
 # --- who is meant -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.view.names import short_names
+from oellm_autoexp.view.jobs.names import short_names
 
 WIDTH = 16
 NAMES = st.lists(st.text("ab_1", min_size=1, max_size=40), min_size=1, max_size=8, unique=True)

@@ -6,9 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +14,11 @@ import pytest
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import ConfigError, StateError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.programs import launch
-from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
+from oellm_autoexp.engine.executing.programs import launch
+from oellm_autoexp.rules.actions import Program, RunAutoexpAction
 from tests.unit.test_queue import make_event, make_manifest
 
 HOSTILE = ["$(touch pwned)", "; touch pwned", "{x.__class__}", "a\nb", "'\"\\`", "--yes", "äö€"]
-
-
-class Server(HTTPServer):
-    answer = 200
-    heard: list[tuple[str, Any]]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        server = self.server
-        assert isinstance(server, Server)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        server.heard.append((self.path, json.loads(body)))
-        self.send_response(server.answer)
-        self.send_header("Location", "/elsewhere")
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server(("127.0.0.1", 0), _Handler)
-    made.heard = []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
 
 
 def a_run(
@@ -65,66 +31,6 @@ def a_run(
         overrides=overrides,
         timeout_seconds=timeout_seconds,
     )
-
-
-def told(webhook: str, message: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The message told, as the queue does it."""
-    made = launch(
-        NotifyAction.model_construct(class_name="NotifyAction", webhook=webhook, message=message, timeout_seconds=5),
-        manifest=make_manifest(tmp_path),
-        event=make_event(),
-        id="i",
-        state_dir=tmp_path,
-    )
-    assert not any(webhook in word for word in made.words)
-    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    return subprocess.run(
-        made.words,
-        cwd=made.cwd,
-        env={**environment, **made.env, **env},
-        input=made.text,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("message", ["saved {iteration}\n$(x) 'ä'", ""])
-def test_a_webhook_gets_the_message_as_json(server: Server, tmp_path: Path, message: str) -> None:
-    url = f"http://127.0.0.1:{server.server_port}/secret"
-    result = told("$HOOK", message, tmp_path, HOOK=url)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert server.heard == [("/secret", {"text": message})]
-
-
-@pytest.mark.parametrize("answer", [302, 404, 500])
-def test_a_webhook_that_refuses_is_a_failure_without_its_address(server: Server, tmp_path: Path, answer: int) -> None:
-    server.answer = answer
-    result = told(f"http://127.0.0.1:{server.server_port}/secret", "x", tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"127.0.0.1 answered {answer}")
-    assert len(result.stderr.splitlines()) == 1
-    assert "secret" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("webhook", "why"),
-    [
-        ("http://127.0.0.1:9/secret", "can't be reached"),
-        ("$NO_SUCH_HOOK", "the variable NO_SUCH_HOOK with the webhook's address is not set"),
-        ("file:///etc/passwd", "must begin with http"),
-        ("http://", "must begin with http"),
-        ("http://[secret", "no URL"),
-        ("http://127.0.0.1:9/secret\n\0", "127.0.0.1"),
-    ],
-)
-def test_a_webhook_that_is_not_there_says_why_in_one_line(tmp_path: Path, webhook: str, why: str) -> None:
-    result = told(webhook, "x", tmp_path)
-    assert result.returncode == 1
-    assert why in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert "secret" not in result.stderr
 
 
 def test_a_command_keeps_its_words_and_gets_its_jobs_directory(tmp_path: Path) -> None:

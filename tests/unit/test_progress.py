@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.rules.progress import Progress, read
+from oellm_autoexp.rules.metrics import known_lines
+from oellm_autoexp.rules.progress import Progress, after
 
 # training.py: training_log; up to core_v0.14 its time had no fraction of a second
 _OLD = "[2025-03-01 10:00:00]"
@@ -24,7 +25,7 @@ def iteration(
 
 
 def told(*lines: str, before: Progress | None = None) -> Progress:
-    return read(before or Progress(), "".join(f"{line}\n" for line in lines).encode())
+    return after(before or Progress(), known_lines("".join(f"{line}\n" for line in lines).encode()))
 
 
 @pytest.mark.parametrize("at", [_OLD, _NEW], ids=["0.10", "0.19"])
@@ -140,5 +141,5 @@ def test_what_only_looks_like_it_tells_nothing(line: str) -> None:
 
 
 def test_a_number_beyond_all_numbers_is_none() -> None:
-    line = b" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |\n"
-    assert (read(Progress(), line).loss, read(Progress(), line).grad_norm) == (None, 1.0)
+    seen = told(" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |")
+    assert (seen.loss, seen.grad_norm) == (None, 1.0)

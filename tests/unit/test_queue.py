@@ -83,7 +83,7 @@ def test_an_entry_is_put_once_even_when_it_is_finished(queue: Queue, tmp_path: P
     assert queue.put(entry)
     assert not queue.put(entry)
     assert queue.entries() == [entry]
-    held = queue.claim(entry)
+    held = queue.take(entry)
     assert held is not None
     held.finish("done", "well")
     assert not queue.put(entry)
@@ -100,14 +100,14 @@ def test_entries_can_only_be_read_by_their_owner(queue: Queue, tmp_path: Path) -
 def test_an_entry_is_taken_by_one_at_a_time(queue: Queue, tmp_path: Path) -> None:
     entry = make_entry(tmp_path)
     queue.put(entry)
-    held = queue.claim(entry)
+    held = queue.take(entry)
     assert held is not None
     assert held.entry.status == "running"
-    assert queue.claim(entry) is None
+    assert queue.take(entry) is None
     with pytest.raises(LockedError, match="working on this entry now"):
         queue.retry(entry.id)
     held.put_back("later")
-    again = queue.claim(entry)
+    again = queue.take(entry)
     assert again is not None
     assert (again.entry.attempts, again.died) == (2, "")
 
@@ -142,7 +142,7 @@ def test_a_result_whose_worker_died_before_moving_it_is_moved_and_not_run_again(
     entry = make_entry(tmp_path)
     queue.put(entry)
     queue.place(entry).write_text(entry.model_copy(update={"status": "done", "message": "x"}).model_dump_json())
-    assert queue.claim(entry) is None
+    assert queue.take(entry) is None
     assert [e.message for e in queue.finished()] == ["x"]
     assert queue.entries() == []
 
@@ -151,10 +151,10 @@ def test_an_entry_whose_worker_died_is_taken_again_and_says_so(queue: Queue, tmp
     entry = make_entry(tmp_path)
     queue.put(entry)
     program = "import sys; from pathlib import Path; from oellm_autoexp.session.queue import Queue; import os, signal\n"
-    program += "q = Queue(Path(sys.argv[1])); assert q.claim(q.entries()[0]); os.kill(os.getpid(), signal.SIGKILL)"
+    program += "q = Queue(Path(sys.argv[1])); assert q.take(q.entries()[0]); os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", program, str(queue.session_path)], check=False)
     assert queue.entries()[0].status == "running"
-    held = queue.claim(entry)
+    held = queue.take(entry)
     assert held is not None
     assert held.died.endswith("died in attempt 1; run again")
     assert held.entry.message == held.died
@@ -163,11 +163,11 @@ def test_an_entry_whose_worker_died_is_taken_again_and_says_so(queue: Queue, tmp
 
 def test_a_job_of_a_worker_that_died_goes_on_without_a_new_attempt(queue: Queue, tmp_path: Path) -> None:
     queue.put(make_entry(tmp_path))
-    held = queue.claim(queue.entries()[0])
+    held = queue.take(queue.entries()[0])
     assert held is not None
     held.change(sidecar=Sidecar.model_validate({"token": "t", "at": 1.0, "job_id": "7"}))
     held.let_go()
-    again = queue.claim(queue.entries()[0])
+    again = queue.take(queue.entries()[0])
     assert again is not None
     assert (again.died, again.entry.attempts) == ("", 1)
 
@@ -178,7 +178,7 @@ def test_retry_keeps_what_was(queue: Queue, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this entry is pending; there is nothing to retry"):
         queue.retry(entry.id)
     for number in (1, 2):
-        held = queue.claim(queue.get(entry.id))
+        held = queue.take(queue.get(entry.id))
         assert held is not None
         held.finish("failed", f"no {number}")
         again = queue.retry(entry.id[:6])
@@ -192,11 +192,11 @@ def test_retry_keeps_what_was(queue: Queue, tmp_path: Path) -> None:
 def test_a_retry_that_died_half_way_is_moved_back(queue: Queue, tmp_path: Path) -> None:
     entry = make_entry(tmp_path)
     queue.put(entry)
-    held = queue.claim(entry)
+    held = queue.take(entry)
     assert held is not None
     held.finish("failed", "no")
     os.replace(queue.place(entry).parent / "done" / queue.place(entry).name, queue.place(entry))
-    assert queue.claim(entry) is None
+    assert queue.take(entry) is None
     assert queue.finished()[0].message == "no"
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_is_no_entry_is_named_and_hides_no_other(
         queue.entries()
     assert str(caught.value.problems[0].where) == str(bad)
     told: list[AutoexpError] = []
-    assert len(queue.entries(tell=told.append)) == 1
+    assert len(queue.entries(report=told.append)) == 1
     assert len(told) == 1
 
 

@@ -61,9 +61,9 @@ def verdict(
 ) -> Verdict:
     job = spec("child", *(("parent",) if parent else ()), **conditions)
     jobs = {"child": JobState(name="child"), **({"parent": parent} if parent else {})}
-    questions = Silence()
+    checks = Silence()
     files: Any = lambda work_dir: seen  # noqa: E731
-    gate = StartGate(job, files, native=native, overruled=overruled, questions=questions)
+    gate = StartGate(job, files, native=native, overruled=overruled, checks=checks)
     return gate.verdict(jobs, waited)
 
 

@@ -15,7 +15,7 @@ import yaml
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.engine.programs import launch
+from oellm_autoexp.engine.executing.programs import launch
 from oellm_autoexp.planning import manifest as manifests
 from oellm_autoexp.planning.record.side_file import record_file, side_file
 from oellm_autoexp.planning.resolving.provenance import gather

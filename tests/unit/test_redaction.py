@@ -61,6 +61,9 @@ def test_names_of_secrets_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "KeyError",
+        "builtins.KeyError",
+        "TokenException",
         "PATH",
         "PWD",
         "tokenizer_type",
@@ -334,6 +337,7 @@ def test_nothing_is_taken_out_of_the_programs_own_messages() -> None:
         (file.name, text)
         for file in package.rglob("*.py")
         if file.name not in ("redaction.py", "redacted_text.py", "secret_names.py")
+        if not file.name.endswith("_help.py")  # Megatron-LM's words, which no message holds
         for text in _texts(ast.parse(file.read_text()))
         if "\n" not in text and len(text) < 1000
     ]

@@ -295,7 +295,7 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
         (
             one({"pattern": "x", "actions": [{"class_name": "NotifyAction", "message": "x"}]}),
             "$.monitoring.log_events.a.actions[0]",
-            "give either 'webhook' or 'command'",
+            "give either 'webhook', 'command' or 'notifier'",
         ),
         (
             one({"pattern": "x", "actions": [{"class_name": "RestartAction", "max_attempts": -1}]}),

@@ -13,7 +13,8 @@ import pytest
 from oellm_autoexp.core.errors import ConfigError, CorruptError
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.rules.events import Event, Pending
-from oellm_autoexp.rules.progress import Progress, read
+from oellm_autoexp.rules.metrics import known_lines
+from oellm_autoexp.rules.progress import Progress, after
 from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.session.session import Session, all_sessions, find_session
@@ -112,7 +113,7 @@ def test_a_file_that_is_removed_while_the_sessions_are_listed_is_left_out(
     ],
 )
 def test_an_odd_log_line_is_no_number_and_no_error(line: bytes) -> None:
-    assert read(Progress(), line + b"\n").loss is None
+    assert after(Progress(), known_lines(line + b"\n")).loss is None
 
 
 def test_a_disk_that_is_full_leaves_a_session_that_can_be_read(

@@ -211,7 +211,7 @@ def test_what_a_profile_says_holds_for_the_names_that_it_names() -> None:
     assert problems({"partition": "a", "time": "4-0", "qos": "long"}, site) == []
     assert problems({"partition": "a", "time": "4-0", "qos": "another"}, site) == []
     assert "QOS wide requires at least 5" in problems({"partition": "a", "nodes": "4", "qos": "wide"}, site)[0].what
-    assert "QOS wide gives 8" in problems({"partition": "a", "nodes": "9", "qos": "wide"}, site)[0].what
+    assert "QOS wide allows 8" in problems({"partition": "a", "nodes": "9", "qos": "wide"}, site)[0].what
     with pytest.raises(ConfigError, match=r"\$\.slurm\.site\.partitions\.a\.time"):
         declared(SiteSection.model_validate({"partitions": {"a": {"time": "a day"}}}))
 

@@ -23,27 +23,27 @@ from oellm_autoexp.testing.plans import job_spec, manifest
 
 
 class Slurm(FakeScheduler):
-    """Takes what it is given, unless `trouble` raises; what it lists is in `known`."""
+    """Takes what it is given, unless `error` is set; what it lists is in `known`."""
 
     settle_seconds = 30.0
     native_dependencies = True
 
     def __init__(self, **more: Any) -> None:
         super().__init__(states=["PENDING"], **more)
-        self.trouble: Exception | None = None
-        self.trouble_of: dict[str, Exception] = {}
+        self.error: Exception | None = None
+        self.error_of: dict[str, Exception] = {}
         self.takes_all = False
         self.polls = 0
         self.silent = False
         self.known: dict[str, str] = {}
 
     def submit(self, submission: Submission) -> str:
-        trouble = self.trouble_of.get(submission.name, self.trouble)
-        if trouble is not None:
+        error = self.error_of.get(submission.name, self.error)
+        if error is not None:
             self.submissions.append(submission)
             if self.takes_all:
                 self.known[submission.token] = "77"
-            raise trouble
+            raise error
         return super().submit(submission)
 
     def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
@@ -93,9 +93,9 @@ def desk(tmp_path: Path) -> Desk:
 
 def hang(desk: Desk) -> str:
     """An sbatch with an unclear answer; returns its token."""
-    desk.slurm.trouble = SchedulerError(Problem("timed out"))
+    desk.slurm.error = SchedulerError(Problem("timed out"))
     assert desk.submitter().submit_ready() == 0
-    desk.slurm.trouble = None
+    desk.slurm.error = None
     return desk.slurm.submissions[0].token
 
 
@@ -117,7 +117,7 @@ def test_an_unclear_submission_is_made_again_only_after_it_was_denied_for_a_whil
 
 
 def test_a_submission_that_is_lost_again_and_again_is_made_less_and_less_often(desk: Desk) -> None:
-    desk.slurm.trouble = SchedulerError(Problem("timed out"))
+    desk.slurm.error = SchedulerError(Problem("timed out"))
     pauses = []
     for _ in range(3):
         submitter = desk.submitter()
@@ -132,7 +132,7 @@ def test_a_submission_that_is_lost_again_and_again_is_made_less_and_less_often(d
 
 def test_one_unclear_answer_keeps_no_other_job_from_going_where_the_scheduler_tells_of_it(tmp_path: Path) -> None:
     desk = Desk(tmp_path, 3)
-    desk.slurm.trouble_of = {"job0": SchedulerError(Problem("Zero Bytes were transmitted or received"))}
+    desk.slurm.error_of = {"job0": SchedulerError(Problem("Zero Bytes were transmitted or received"))}
     assert desk.submitter().submit_ready() == 2
     assert [job.state for job in desk.session.jobs.values()] == ["submitting", "pending", "pending"]
     assert desk.job.history[-1].message == "Zero Bytes were transmitted or received"
@@ -140,7 +140,7 @@ def test_one_unclear_answer_keeps_no_other_job_from_going_where_the_scheduler_te
 
 def test_an_unclear_answer_of_a_scheduler_that_can_not_be_asked_for_it_ends_the_round(tmp_path: Path) -> None:
     desk = Desk(tmp_path, 3)
-    desk.slurm.trouble, desk.slurm.silent = SchedulerError(Problem("timed out")), True
+    desk.slurm.error, desk.slurm.silent = SchedulerError(Problem("timed out")), True
     with pytest.raises(SchedulerError, match="timed out"):
         desk.submitter().submit_ready()
     assert [job.state for job in desk.session.jobs.values()] == ["submitting", "waiting", "waiting"]
@@ -149,7 +149,7 @@ def test_an_unclear_answer_of_a_scheduler_that_can_not_be_asked_for_it_ends_the_
 def test_a_job_whose_answer_is_lost_is_found_at_once_if_it_is_there(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.slurm.takes_all = True
-    desk.slurm.trouble = SchedulerError(Problem("timed out"))
+    desk.slurm.error = SchedulerError(Problem("timed out"))
     assert desk.submitter().submit_ready() == 1
     assert (desk.job.state, desk.job.newest.scheduler_id) == ("pending", "77")
 
@@ -210,7 +210,7 @@ def test_an_intent_for_half_an_array_keeps_the_numbers_of_its_tasks(tmp_path: Pa
 
 
 def test_a_passing_refusal_is_retried_soon_and_then_less_often(desk: Desk) -> None:
-    desk.slurm.trouble = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
+    desk.slurm.error = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
     pauses = []
     for _ in range(8):
         desk.submitter().submit_ready()
@@ -229,10 +229,10 @@ def test_a_passing_refusal_is_retried_soon_and_then_less_often(desk: Desk) -> No
 def test_a_job_that_is_refused_for_weeks_is_still_tried(desk: Desk) -> None:
     desk.session.put(changed(desk.job, refusals=5000))
     desk.session.save()
-    desk.slurm.trouble = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
+    desk.slurm.error = SubmitError(Problem("QOSMaxSubmitJobPerUserLimit"))
     desk.submitter().submit_ready()
     assert (desk.job.waiting.refusals, desk.job.waiting.retry_at - desk.clock <= 1080) == (5001, True)
-    desk.slurm.trouble = None
+    desk.slurm.error = None
     submitter = desk.submitter()
     assert submitter.submit_ready() == 0
     submitter.retry_now()
@@ -256,7 +256,7 @@ def test_siblings_are_looked_up_again_when_submitting_takes_long(tmp_path: Path)
 
 
 def test_what_no_waiting_mends_is_asked_for_only_now_and_then(desk: Desk) -> None:
-    desk.slurm.trouble = InvalidSubmissionError(Problem("Invalid partition name specified"))
+    desk.slurm.error = InvalidSubmissionError(Problem("Invalid partition name specified"))
     desk.submitter().submit_ready()
     assert 720 <= desk.job.waiting.retry_at - desk.clock <= 1080
 
@@ -327,7 +327,7 @@ def states(desk: Desk) -> list[str]:
 @pytest.mark.parametrize("room", [None, 2, 3])
 def test_jobs_that_can_never_go_keep_no_other_from_going(tmp_path: Path, room: int | None) -> None:
     desk = Desk(tmp_path, 7)
-    desk.slurm.trouble_of = {f"job{index}": INVALID for index in range(4)}
+    desk.slurm.error_of = {f"job{index}": INVALID for index in range(4)}
     went = 3 if room is None else room
     assert desk.submitter(max_jobs=room).submit_ready() == went
     assert states(desk) == [*["waiting"] * 4, *["pending"] * went, *["waiting"] * (3 - went)]
@@ -337,7 +337,7 @@ def test_a_limit_is_not_asked_for_by_every_job_and_those_that_were_not_tried_com
     tmp_path: Path,
 ) -> None:
     desk = Desk(tmp_path, 6)
-    desk.slurm.trouble = LIMIT
+    desk.slurm.error = LIMIT
     submitter = desk.submitter()
     assert submitter.submit_ready() == 0
     assert [one.name for one in desk.slurm.submissions] == ["job0", "job1", "job2"]
@@ -401,7 +401,7 @@ def own_script(desk: Desk, overrides: Mapping[str, Any]) -> None:
 
 def test_a_script_of_its_own_that_is_refused_for_good_ends_the_job_with_the_reason(desk: Desk) -> None:
     own_script(desk, {"slurm.sbatch.gres": "gpu:99"})
-    desk.slurm.trouble = INVALID
+    desk.slurm.error = INVALID
     submitter = desk.submitter()
     submitter.submit_ready()
     assert (desk.job.state, desk.job.failed, desk.job.over) == ("crash", True, True)
@@ -423,7 +423,7 @@ def test_a_script_of_its_own_that_can_not_be_made_ends_the_job_with_the_reason(d
 def test_every_wait_tells_since_when_and_until_when(tmp_path: Path) -> None:
     condition = {"class_name": "FileExistsCondition", "path": "x", "timeout_seconds": 500}
     desk = Desk(tmp_path, 7, each=lambda index: {"start_conditions": (condition,)} if index == 6 else {})
-    desk.slurm.trouble = LIMIT
+    desk.slurm.error = LIMIT
     submitter = desk.submitter(submit_rate_limit_seconds=0)
     submitter.submit_ready()
     waits = {job.name: (job.waiting.waiting_since, job.waiting.deadline) for job in desk.session.jobs.values()}
@@ -431,7 +431,7 @@ def test_every_wait_tells_since_when_and_until_when(tmp_path: Path) -> None:
     assert waits["job0"][1] == Deadline(at=desk.job.waiting.retry_at, then="tried again")
     assert waits["job5"][1] == Deadline(at=1030, then="tried")
     assert waits["job6"][1] == Deadline(at=1500, then="cancelled")
-    desk.slurm.trouble = None
+    desk.slurm.error = None
     desk.clock = 2000
     desk.submitter(submit_rate_limit_seconds=60).submit_ready()
     turns = [job.waiting.deadline for job in desk.session.jobs.values() if "its turn" in job.reason]
@@ -507,7 +507,7 @@ def test_a_command_that_said_yes_is_not_asked_again_before_its_time_while_the_jo
         desk.clock += 10
         submitter.submit_ready()
     assert (tmp_path / "asked").read_text() == "asked\n"
-    assert not submitter.asking
+    assert not submitter.checking
 
 
 def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Path) -> None:
@@ -520,7 +520,7 @@ def test_what_was_asked_for_a_job_is_forgotten_when_it_is_submitted(tmp_path: Pa
         assert desk.job.state == "waiting"
     desk.clock += 100
     submitter.submit_ready()
-    assert not submitter.asking
+    assert not submitter.checking
 
 
 def test_a_job_may_wait_for_some_time_before_it_is_submitted(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oellm_autoexp.view.waiting import clock
+from oellm_autoexp.view.jobs.waiting import clock
 
 
 @pytest.mark.parametrize("at", [1e308, float("inf"), -1e308, 2.0**63])

@@ -25,7 +25,7 @@ from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.view.changes import Changes
-from oellm_autoexp.view.tables import causes
+from oellm_autoexp.view.jobs.cause import causes
 from tests.unit.test_executor import (
     FOREVER,
     GOOD,
@@ -91,7 +91,7 @@ def test_a_garbled_mark_is_ignored_with_one_warning(tmp_path: Path, content: byt
     warnings = [entry.message for entry in stage.a.history if entry.event == "warning"]
     assert len(warnings) == 1
     assert f"marks/1.{kind} is ignored: " in warnings[0]
-    assert sum("is ignored" in line for line in stage.heard) == 1
+    assert sum("is ignored" in line for line in stage.messages) == 1
 
 
 @pytest.mark.parametrize("odd", ["folder", "pipe", "link"])
@@ -142,7 +142,7 @@ def test_what_keeps_a_job_from_being_watched_is_told_once_and_shown_and_its_end_
             stage.clock += 10
         assert happened(stage.a).count("not watched in full") == 1
         assert "Traceback" in stage.a.history[-1].message
-        assert sum("tried again at each look: ValueError in" in line for line in shown) == 1
+        assert sum("retried at each poll: ValueError in" in line for line in shown) == 1
         assert any("can't be watched in full: ValueError in test_watch_faults.py" in text for text in causes(stage.a))
         assert stage.jobs["b"].problem == ""
         end(stage, "RUNNING", "FAILED")
@@ -158,10 +158,10 @@ def test_a_job_that_can_be_watched_again_is_read_on_from_where_it_was(
     running(stage)
     stage.write("a", "LINE 1\n")
     with monkeypatch.context() as patched:
-        patched.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
+        patched.setattr("oellm_autoexp.engine.observing.log_reader.read_added", lambda *_, **__: 1 / 0)
         stage.cycle(3)
     stage.cycle(2)
-    assert (stage.a.problem, stage.heard.count("a: 1")) == ("", 1)
+    assert (stage.a.problem, stage.messages.count("a: 1")) == ("", 1)
     assert happened(stage.a)[-3:-1] == ["not watched in full", "watched"]
 
 
@@ -224,7 +224,7 @@ def test_an_unfinished_line_is_read_once_and_a_look_costs_one_stat_of_the_log(
     assert calls == [f"stat {path}"] * 5
     stage.write("a", " and more\n")
     stage.cycle(2)
-    assert stage.heard.count("a: 1") == stage.heard.count("a: 2 and more") == 1
+    assert stage.messages.count("a: 1") == stage.messages.count("a: 2 and more") == 1
 
 
 # ---- a gap in our own looks
@@ -321,7 +321,6 @@ def test_a_session_of_an_older_version_has_a_clock_from_its_first_look_on(tmp_pa
 STOPPED = """
 import os, signal, sys, time
 from pathlib import Path
-from oellm_autoexp.engine import loop
 from tests.unit.test_executor import LONG, Stage, lived, log, on_state
 folder = Path(sys.argv[1])
 rules = {**on_state(log("stalled"), state="stall"), "inactivity_threshold_seconds": 2.0, "startup_seconds": 2.0}
@@ -502,8 +501,8 @@ def test_a_hung_job_that_is_given_up_has_stalled_and_nobody_has_cancelled_it(tmp
     assert "cancelled" not in happened(stage.a)
     assert causes(stopped) == ["no new attempt: the limit for 'stall' is reached (0 of 0)"]
     assert stage.names() == ["stall"]
-    assert stage.heard.count("a: stalled") == 1
-    assert "a: no!" not in stage.heard
+    assert stage.messages.count("a: stalled") == 1
+    assert "a: no!" not in stage.messages
 
 
 def test_a_job_whose_number_stood_still_has_stalled(tmp_path: Path) -> None:
@@ -517,7 +516,7 @@ def test_a_job_whose_number_stood_still_has_stalled(tmp_path: Path) -> None:
     stage = Stage(tmp_path, rules, {"a": [lived("it 1\n")]})
     stage.finish()
     assert (stage.a.state, stage.a.run.error_type, stage.names()) == ("stall", "p", ["p", "stall"])
-    assert "a: stalled by p" in stage.heard
+    assert "a: stalled by p" in stage.messages
 
 
 @pytest.mark.parametrize("state", [None, "oom", "crash"])
@@ -590,7 +589,7 @@ def test_a_line_that_comes_after_the_end_was_seen_still_says_what_it_was(lagging
     lagging.finish()
     assert (lagging.a.state, lagging.a.attempt, lagging.a.run.error_type) == ("oom", 1, "full")
     assert lagging.names() == ["crash", "full", "oom"]
-    assert "a: too large" in lagging.heard
+    assert "a: too large" in lagging.messages
 
 
 def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> None:
@@ -605,7 +604,7 @@ def test_a_new_attempt_begins_when_late_lines_have_been_read(lagging: Stage) -> 
 def test_late_lines_that_can_not_be_read_keep_no_session_open(lagging: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     end(lagging, "CANCELLED")
     lagging.cycle()
-    monkeypatch.setattr("oellm_autoexp.engine.loop.read_added", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oellm_autoexp.engine.observing.log_reader.read_added", lambda *_, **__: 1 / 0)
     lagging.finish(5)
     assert lagging.a.state == "cancelled"
 
@@ -684,7 +683,7 @@ def test_a_job_that_is_requeued_in_the_cooldown_of_its_new_attempt_is_kept_and_c
         (),
     )
     assert stage.a.changes.overrides == {}
-    assert sum("a: no new attempt: the scheduler has restarted job 1" in line for line in stage.heard) == 1
+    assert sum("a: no new attempt: the scheduler has restarted job 1" in line for line in stage.messages) == 1
     stage.resumed()
     stage.finish()
     ended = ("success", 1, 1) if then == "COMPLETED" else ("success", 2, 2)  # its budget is not used up
@@ -757,7 +756,7 @@ def test_an_earlier_attempt_that_is_requeued_is_ended_and_runs_beside_no_newer_o
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.past.begun_again) == ("success", 2, ())
     assert stage.slurm._shown["1"].scheduler_state == "CANCELLED"
-    assert sum("job 1, an earlier attempt, was restarted" in line for line in stage.heard) == 1
+    assert sum("job 1, an earlier attempt, was restarted" in line for line in stage.messages) == 1
 
 
 def test_an_attempt_that_had_vanished_and_is_listed_again_is_ended_before_its_new_one_begins(tmp_path: Path) -> None:
@@ -862,13 +861,13 @@ def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, mon
     running(stage)
     stage.write("a", "a" * 60 + "!\n")
     stage.cycle()
-    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not looked at for it"
-    assert stage.heard.count(lost) == 1
+    lost = "a: the pattern of the rule 'slow' took too long: a part of the log was not searched for it"
+    assert stage.messages.count(lost) == 1
     for _ in range(2):
         stage.write("a", "a" * 60 + "!\n")
         stage.cycle()
-    assert stage.heard.count(lost) == 1
-    assert sum("a: the rule 'slow' is switched off: its pattern takes too long" in line for line in stage.heard) == 1
+    assert stage.messages.count(lost) == 1
+    assert sum("a: the rule 'slow' is switched off: its pattern takes too long" in line for line in stage.messages) == 1
 
 
 def test_why_a_new_attempt_can_not_be_made_is_what_the_job_says(tmp_path: Path) -> None:
@@ -981,15 +980,15 @@ RANKS = "".join(f"LINE of rank {number}\n" for number in range(64))
 def test_a_line_of_each_of_64_ranks_gives_a_job_up_once(tmp_path: Path, states: tuple[str, ...]) -> None:
     stage = Stage(tmp_path, on_line(restart(max_attempts=0)), {"a": [lived(RANKS, states)]})
     stage.finish()
-    assert sum("no new attempt" in line and "ended" not in line for line in stage.heard) == 1
-    assert sum("given up" in entry.message for entry in stage.a.history if entry.event == "given up") <= 1
+    assert sum("no new attempt" in line and "ended" not in line for line in stage.messages) == 1
+    assert sum("no new attempt" in entry.message for entry in stage.a.history if entry.event == "given up") <= 1
 
 
 def test_a_line_of_each_of_64_ranks_begins_one_new_attempt(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(restart(max_attempts=5)), {"a": [lived(RANKS, ("RUNNING", "FAILED")), GOOD]})
     stage.finish()
     assert (stage.a.attempt, stage.a.past.restarts) == (2, {"seen": 1})
-    assert sum("new attempt" in line for line in stage.heard) == 1
+    assert sum("new attempt" in line for line in stage.messages) == 1
 
 
 def test_a_job_whose_state_the_scheduler_does_not_know_now_is_watched_on_and_that_is_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from oellm_autoexp.planning.checks.rule_checks import (
     template_values,
 )
 from oellm_autoexp.rules import progress
+from oellm_autoexp.rules.metrics import known_lines
 from oellm_autoexp.rules.rules import MonitoringSection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -301,7 +302,7 @@ def test_a_rule_that_catches_the_wrong_word_of_a_known_line_is_noted_with_the_li
 def test_sample_lines_are_such_as_progress_is_read_from(section: Any, group: str) -> None:
     lines = section.model_construct().sample_lines()
     assert bool(lines) == bool(group)
-    seen = progress.read(progress.Progress(), "\n".join(lines).encode())
+    seen = progress.after(progress.Progress(), known_lines("\n".join(lines).encode()))
     assert (seen.iteration is not None) == bool(group)
     assert (seen.validation_loss is not None) == bool(group)
     own = CommandBackend.model_validate({"class_name": "CommandBackend", "prints": group or None})

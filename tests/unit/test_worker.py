@@ -46,7 +46,8 @@ class Work:
         self.said: list[str] = []
         self.told: list[AutoexpError] = []
         self.queue = Queue(folder / "p.json")
-        self.worker = Worker(self.queue, make_manifest(folder), say=self.said.append, tell=self.told.append, **options)
+        manifest = make_manifest(folder)
+        self.worker = Worker(self.queue, manifest, log=self.said.append, report=self.told.append, **options)
 
     def result(self, action: Any, **more: Any) -> QueueEntry:
         """What became of an action."""

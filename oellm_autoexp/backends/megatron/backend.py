@@ -55,6 +55,7 @@ class MegatronBackend(LaunchedBackend):
     version: Annotated[str, AfterValidator(_of_megatron)] = "core_v0_19_0"
     """Whose table of arguments holds (oellm_autoexp/backends/megatron/generated)."""
     script: str
+    """The training script, such as Megatron-LM's pretrain_gpt.py."""
     megatron: dict[str, Any] = {}
     """What is given to Megatron; `aux` in it holds values of the user's own, which are not."""
     checks: Literal["checks", "parser", "none"] = Field(default="checks", alias="validate")

@@ -6,8 +6,8 @@ FOLDER holds `megatron/`: a checkout of Megatron-LM or an unpacked megatron-core
 this Python has. The Python needs torch, numpy and packaging. Exit code 3: something is missing; the last line of stderr
 says what to install.
 
-The table holds names, flags, actions, types, choices, defaults and groups. The same parser gives the same bytes on
-every version of Python. `oellm_autoexp.cli.megatron.generate_megatron` runs it.
+The table holds names, flags, actions, types, choices, defaults, groups and help texts. The same parser gives the same
+bytes on every version of Python. `oellm_autoexp.cli.megatron.generate_megatron` runs it.
 """
 
 from __future__ import annotations
@@ -118,9 +118,10 @@ def table(made: argparse.ArgumentParser) -> list[dict[str, Any]]:
     for action in made._actions:
         if isinstance(action, argparse._HelpAction):
             continue
-        row = {"dest": action.dest, **_row(action), "group": groups.get(id(action)) or ""}
+        row = {"dest": action.dest, **_row(action), "group": groups.get(id(action)) or "", "help": _help(action)}
         first = rows.setdefault(action.dest, row)
         if first is not row:  # argparse takes the default of the first
+            first["help"] = first["help"] or row["help"]
             of_values = [first["kind"], row["kind"]] == ["store", "store"]
             if of_values and all(first[key] == row[key] for key in ("type", "nargs", "choices")):
                 first["flags"] += row["flags"]  # one argument by two names
@@ -129,6 +130,18 @@ def table(made: argparse.ArgumentParser) -> list[dict[str, Any]]:
                 raise ExtractError(f"{action.dest}: two actions that do not make one switch")
             first |= {"kind": "switch", "flags": first["flags"] + row["flags"], "off": first["off"] + row["off"]}
     return list(rows.values())
+
+
+def _help(action: argparse.Action) -> str:
+    """What the parser says of an argument, on one line; '' if it says nothing.
+
+    Some of Megatron's texts hold a single `%`, at which argparse itself would fail. Until Python 3.13, argparse adds
+    the default to the text of a switch.
+    """
+    if not action.help or action.help == argparse.SUPPRESS:
+        return ""
+    text = action.help.removesuffix(" (default: %(default)s)").replace("%(default)s", str(action.default))
+    return " ".join(text.replace("%%", "%").split())
 
 
 def _row(action: argparse.Action) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The committed files of one version of Megatron-LM: its parser's table, a typed class, and defaults in YAML. Pure."""
+"""The committed files of one version of Megatron-LM: its parser's table, help texts, a typed class, defaults. Pure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ TABLE: tuple[tuple[Any, ...], ...] = (
 )
 """
 
+_HELP = """\
+# Megatron-LM's own words: Copyright (c) NVIDIA CORPORATION & AFFILIATES, under Megatron-LM's licence.
+HELP: dict[str, str] = {{
+{rows}
+}}
+"""
+
 _CLASS = '''\
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +55,7 @@ class MegatronConfig:
 '''
 
 _YAML = """\
+# yaml-language-server: $schema=../../schema.json#/definitions/megatron
 # What Megatron-LM {name} takes, by dest, with its defaults; null leaves a value to Megatron, which may derive it.
 # Written by scripts/generate_megatron_config.py; not to be edited.
 """
@@ -57,6 +65,12 @@ def table(name: str, rows: Rows) -> str:
     """The module `generated/VERSION_table.py`, which `Arguments.of` reads. The class is slow to make."""
     lines = [f"    {_row(row)}," for row in _offered(rows)]
     return _HEAD.format(name=name, what="the table of its parser") + _TABLE.format(rows="\n".join(lines))
+
+
+def help_texts(name: str, rows: Rows) -> str:
+    """The module `generated/VERSION_help.py`: what the parser says of each dest, for editors."""
+    lines = [f"    {_literal(row['dest'])}: {_literal(row['help'])}," for row in _offered(rows) if row["help"]]
+    return _HEAD.format(name=name, what="the help texts of its parser") + _HELP.format(rows="\n".join(lines))
 
 
 def typed(name: str, rows: Rows) -> str:

@@ -1,9 +1,10 @@
-"""generate-megatron-dataclass: write the typed class and the table of a version of Megatron-LM's arguments."""
+"""generate-megatron-dataclass: write the typed class, the table and the help texts of Megatron-LM's arguments."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from oellm_autoexp.cli.megatron import generate_megatron
 from oellm_autoexp.cli.steps import app
@@ -13,7 +14,9 @@ PLACE = "oellm_autoexp/backends/megatron/generated"
 
 def parser() -> app.Parser:
     """The command's options."""
-    what = "Write the typed class of Megatron-LM's arguments, and the table from which commands are made"
+    what = (
+        "Write the typed class of Megatron-LM's arguments, the table from which commands are made, and the help texts"
+    )
     return generate_megatron.parser(what, "generate_megatron_dataclass", PLACE)
 
 
@@ -23,9 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from oellm_autoexp.backends.megatron.render import table, typed
+    from oellm_autoexp.backends.megatron.render import help_texts, table, typed
 
     name = options.name
-    return generate_megatron.run(
-        options, PLACE, lambda rows: {f"{name}.py": typed(name, rows), f"{name}_table.py": table(name, rows)}
-    )
+
+    def made(rows: list[Any]) -> dict[str, str]:
+        texts = {"": typed(name, rows), "_table": table(name, rows), "_help": help_texts(name, rows)}
+        return {f"{name}{suffix}.py": text for suffix, text in texts.items()}
+
+    return generate_megatron.run(options, PLACE, made)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-HEED_SECONDS, PAUSE_SECONDS = 5.0, 0.2
+HANDLED_SECONDS, PAUSE_SECONDS = 5.0, 0.2
 """How long the process that holds a session is waited for, and between two looks whether it has done what was asked."""
 _LINES, _NAMES = 20, 5
 
@@ -51,7 +51,7 @@ def named(options: argparse.Namespace, manifest: Manifest) -> list[str]:
 def ask(
     manifest: Manifest, names: Sequence[str], kind: Any, reason: str, restart: RestartAction | None = None
 ) -> list[Path]:
-    """Leave requests for whoever holds the session; their files, which are there until they are heeded."""
+    """Leave requests for whoever holds the session; their files, which are there until they are handled."""
     from oellm_autoexp.session import requests
 
     session = recorded(manifest)
@@ -83,7 +83,7 @@ def ask_holder(
 ) -> int:
     """Ask the process that holds the session, and wait a moment for it to do so."""
     asked = ask(manifest, names, kind, reason)
-    until = time.monotonic() + HEED_SECONDS
+    until = time.monotonic() + HANDLED_SECONDS
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(PAUSE_SECONDS)
     text = f"asked {who_watches(manifest)} to {what}{when_done(asked)}"
@@ -99,7 +99,7 @@ def who_watches(manifest: Manifest) -> str:
 
 
 def when_done(asked: Sequence[Path]) -> str:
-    return " (it does so at its next look)" if any(path.exists() for path in asked) else ""
+    return " (handled at its next poll)" if any(path.exists() for path in asked) else ""
 
 
 def report(

@@ -218,13 +218,13 @@ class Watcher:
 
     def __call__(self) -> int:
         """Watch until every job has ended; returns the exit code that the command would have."""
-        from oellm_autoexp.engine.detached import folder, tell_process
+        from oellm_autoexp.engine.detached import folder, leave_process
 
         mine = folder(Path(self.directory), self.name)
         # Of an earlier run of this job: its end, if SLURM requeued it, and what submitit stumbles over.
         for path in (*mine.glob("*.save_tmp"), mine / f"{os.environ['SLURM_JOB_ID']}_0_result.pkl"):
             path.unlink(missing_ok=True)
-        tell_process(mine, socket.gethostname())
+        leave_process(mine, socket.gethostname())
         self._be_as_the_user()
         try:
             app.set_log_level(argparse.Namespace(verbose=False, debug=False))

@@ -28,11 +28,11 @@ def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
                 ended = monitor.cancel(names, reason)
             except SchedulerError as error:
                 return _cancelled_later(options, manifest, monitor.session, error)
-            code = watch_steps.look_once(monitor, on_stderr=options.json)
-            news = list(monitor.reactions.news)
+            code = watch_steps.poll_once(monitor, on_stderr=options.json)
+            messages = list(monitor.messages)
     except LockedError:
         return ask_holder(options, manifest, names, "cancel", reason, f"end {plural(len(names), 'job')}")
-    report(options, manifest, monitor.session, ended, [*news, f"ended: {some(ended)}"])
+    report(options, manifest, monitor.session, ended, [*messages, f"ended: {some(ended)}"])
     return code
 
 
@@ -61,7 +61,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     session = recorded(manifest)
     names = chosen(options, manifest, session)
     reason = options.reason or "skipped by hand"
-    queued = Queue(session.path).give_up(names, f"given up: {reason}", tell=app.tell)
+    queued = Queue(session.path).give_up(names, f"given up: {reason}", report=app.tell)
     lines = [f"{entry.event.job}: {entry.action.kind} of {entry.event.name}: given up" for entry in queued]
     if not any(session.jobs[name].actions.pending for name in names):
         given_up = f"gave up: {plural(len(queued), 'action')}"
@@ -70,7 +70,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     try:
         with session_steps.session(manifest, path) as monitor:
             count = monitor.skip(names, reason) + len(queued)
-            lines += monitor.reactions.news
+            lines += monitor.messages
     except LockedError:
         return ask_holder(options, manifest, names, "skip", reason, "give up the actions that wait", lines)
     lines += [f"gave up: {plural(count, 'action')}", *_jobs_that_wait(manifest, monitor.session, names)]
@@ -81,7 +81,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
 def _jobs_that_wait(manifest: Manifest, session: Session, names: Sequence[str]) -> list[str]:
     """The jobs that wait to be submitted, also for a new attempt, and the command that gives them up."""
     from oellm_autoexp.session.waits import waits
-    from oellm_autoexp.view.waiting import waiting_lines
+    from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     jobs = [wait for wait in waits(session.jobs[name] for name in names) if wait.kind == "job"]
     if not jobs:

@@ -74,15 +74,15 @@ def _session(manifest: Manifest) -> Path:
 
 def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
     from oellm_autoexp.session.queue_entry import FAILED
+    from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.queue import queue_headline, queue_table, tally_line
     from oellm_autoexp.view.tables import console
-    from oellm_autoexp.view.waiting import wait_facts
 
     event = options.queue_event
     waits = _not_in_the_queue(manifest, event)
-    entries = queue.entries(event, tell=app.tell)
+    entries = queue.entries(event, report=app.tell)
     tally = queue.tally(event)
-    finished = queue.finished(event, tell=app.tell) if event else []
+    finished = queue.finished(event, report=app.tell) if event else []
     if event and not entries and not finished and not waits:
         raise ConfigError(_no_event(queue, event))
     if options.json:
@@ -134,7 +134,7 @@ def _not_in_the_queue(manifest: Manifest, event: str | None = None) -> list[Wait
 
 def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
     """Say which actions wait, if some do, and how to give them up."""
-    from oellm_autoexp.view.waiting import waiting_lines
+    from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     if waits:
         app.note("actions of the session that wait, not in the queue:")
@@ -146,7 +146,7 @@ def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
 def _no_event(queue: Queue, name: str) -> Problem:
     from oellm_autoexp.core.text import did_you_mean
 
-    known = {*queue.tally(), *(entry.event.name for entry in queue.entries(tell=lambda _error: None))}
+    known = {*queue.tally(), *(entry.event.name for entry in queue.entries(report=lambda _error: None))}
     hint = did_you_mean(name, known) or ("the queue is empty" if not known else "--cmd queue lists them")
     return Problem(f"no entry has an event '{name}'", "--queue-event", hint)
 
@@ -211,7 +211,7 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
 
     queue = Queue(_session(manifest))
     say = _say_on_stderr if options.json else app.note
-    worker = Worker(queue, manifest, jobs=options.jobs or 1, say=say, tell=app.tell)
+    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.tell)
     resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
 
     def go() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli.monitor.ask_holder import (
-    HEED_SECONDS,
+    HANDLED_SECONDS,
     PAUSE_SECONDS,
     ask,
     chosen,
@@ -50,14 +50,14 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
         class_name="RestartAction", reason=reason, overrides=overrides, exclude_nodes=options.exclude
     )
     asked = ask(manifest, names, "restart", reason, action)
-    until = time.monotonic() + HEED_SECONDS
-    news: list[str] = []
+    until = time.monotonic() + HANDLED_SECONDS
+    messages: list[str] = []
     code = app.OK
     while True:
         try:
             with session_steps.session(manifest, path) as monitor:
-                code = watch_steps.look_once(monitor, on_stderr=options.json)
-                news = list(monitor.reactions.news)
+                code = watch_steps.poll_once(monitor, on_stderr=options.json)
+                messages = list(monitor.messages)
             break
         except LockedError:
             if not any(path.exists() for path in asked) or time.monotonic() >= until:
@@ -69,12 +69,12 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
         report(options, manifest, session, names, [f"{text}{when_done(asked)}"])
         return code
     begun = [name for name in names if _begun(before[name], session.jobs[name])]
-    if not news:  # whoever watches has heeded it
-        news = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
+    if not messages:  # the process that watches has handled it
+        messages = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
     refused = [name for name in begun if _refused(session.jobs[name])]
-    news += [f"{name}: refused: {session.jobs[name].reason}" for name in refused]
+    messages += [f"{name}: refused: {session.jobs[name].reason}" for name in refused]
     begun = [name for name in begun if name not in refused]
-    report(options, manifest, session, begun, [*news, f"to begin anew: {some(begun)}"])
+    report(options, manifest, session, begun, [*messages, f"to begin anew: {some(begun)}"])
     return code or (app.OK if begun and not refused else app.FAILED)
 
 

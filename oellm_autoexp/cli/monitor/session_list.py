@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (".journal", ".secrets", ".events.jsonl", ".actions", ".requests", ".detached")
+_STATE = (
+    *(".journal", ".secrets", ".events.jsonl", ".series", ".actions", ".requests", ".detached"),
+    *(".report.html", ".alive.log"),
+)
 """What lies beside a session's file."""
 
 
@@ -157,7 +160,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
 def _why_unfinished(session: Session, resume: str) -> Problem:
     """Why a session is not finished, and the command that makes it so."""
     from oellm_autoexp.session.waits import only_actions_wait, only_unclear, waits
-    from oellm_autoexp.view.waiting import waiting_lines
+    from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     if only_actions_wait(session.jobs.values()):
         lines = waiting_lines(waits(session.jobs.values()))

@@ -24,6 +24,10 @@ _SUFFIXES = (".json", ".yaml", ".yml")
 def understand(options: argparse.Namespace, commands: Iterable[str]) -> None:
     """Take a word alone for `--session`, and a path in either option for what its file is. Raises ConfigError."""
     words = [word for word in options.overrides if not is_override(word)]
+    options.metrics = []
+    if options.cmd == "plot":  # its words are metrics; the first one is a session where no option names that
+        first = 0 if options.session or options.manifest else 1
+        words, options.metrics = words[:first], words[first:]
     options.overrides = [word for word in options.overrides if is_override(word)]
     if words and words[0] in commands:
         raise ConfigError(Problem("a command of monitor is an option", words[0], f"write --cmd {words[0]}"))

@@ -29,8 +29,8 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
     from oellm_autoexp.session.event_log import EventLog
     from oellm_autoexp.view.events import print_events
+    from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.tables import console, waiting_text
-    from oellm_autoexp.view.waiting import wait_facts
 
     jobs, name = set(chosen(options, manifest, session)), options.queue_event
     since = 0.0 if options.since is None else moment(options.since, time.time())
@@ -45,14 +45,14 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     if most is None and screen.is_terminal and not options.json:
         most = max(1, screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0))
     found = EventLog(session.path).histories(wanted, newest_first=not options.json, most=most)
-    rows = _rows(session, found.shown)
+    told = rows(session, found.shown)
     if options.json:
         print(json.dumps({"plan_id": session.plan_id})[:-1] + ', "events": [', end="")
-        for number, row in enumerate(rows):
+        for number, row in enumerate(told):
             print(", " * (number > 0) + json.dumps(row), end="")
         print(f'], "waiting": {json.dumps(wait_facts(waits))}}}')
         return app.OK
-    shown = print_events(screen, rows)
+    shown = print_events(screen, told)
     if not found.total:
         screen.print("no events")
     elif shown < found.total:
@@ -77,7 +77,7 @@ def moment(text: str, now: float) -> float:
         raise ConfigError(Problem(f"{text!r} is no time", "--since", hint)) from None
 
 
-def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iterator[dict[str, Any]]:
+def rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iterator[dict[str, Any]]:
     """Each event as plain data, with its actions as they are now; without secrets."""
     from oellm_autoexp.core.redaction import redact
     from oellm_autoexp.session.queue import Queue
@@ -88,7 +88,7 @@ def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iter
         waiting.setdefault(pending.event.id, []).append(pending)
     for event, results in found:
         queued = any(result.status == "queued" for result in results)
-        finished = {entry.id: entry for entry in queue.finished(event.id, tell=app.tell)} if queued else {}
+        finished = {entry.id: entry for entry in queue.finished(event.id, report=app.tell)} if queued else {}
         actions = []
         for result in results:
             done = finished.get(result.id) if result.status == "queued" else None
@@ -100,7 +100,7 @@ def _rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iter
 
 def _waiting_action(pending: Pending) -> dict[str, Any]:
     """An action that is not carried out yet, as those that are."""
-    from oellm_autoexp.view.waiting import until
+    from oellm_autoexp.view.jobs.waiting import until
 
     limit = f", {until(pending.deadline)}" if pending.deadline else ""
     return {

@@ -23,12 +23,12 @@ _TAIL_BYTES = 256 << 10
 
 def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """The last lines of each job's newest log."""
-    from oellm_autoexp.view.tables import causes
+    from oellm_autoexp.view.jobs.cause import causes
 
     found = []
     for name in chosen(options, manifest, session):
         state, path = session.jobs[name].state, session.jobs[name].logs.resolved_log_path
-        lines = _last_lines(Path(path), options.lines or _LINES) if path else []
+        lines = last_lines(Path(path), options.lines or _LINES) if path else []
         found.append({"job": name, "state": state, "log_path": path, "lines": lines})
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))
@@ -43,7 +43,7 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
     return app.OK
 
 
-def _last_lines(path: Path, count: int) -> list[str]:
+def last_lines(path: Path, count: int) -> list[str]:
     from oellm_autoexp.core.redacted_text import redact_text
     from oellm_autoexp.storage.world import Files
 

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, manifest: Manifest | None) -> int:
 def _of_manifest(options: argparse.Namespace, manifest: Manifest) -> tuple[str, Rules]:
     """The job whose rules are tried, and these: of the first job, or of the first that --job means."""
     from oellm_autoexp.cli.monitor.ask_holder import named
-    from oellm_autoexp.engine.loop import detectors
+    from oellm_autoexp.decisions.detect import detectors
 
     names, made = named(options, manifest), detectors(manifest)
     if others := sum(made[name] is not made[names[0]] for name in names):
@@ -158,6 +158,11 @@ def _show(job: str, rules: Rules, trial: Trial) -> None:
             screen.print(Text(f"            {why}", style="dim"))
     told = ", ".join(f"{key} {value:g}" for key, value in progress.told(trial.job.progress).items())
     screen.print(Text(f"progress: {told or 'no line tells an iteration or a loss'}"))
+    for name, values in trial.metrics.items():
+        screen.print(Text(f"metric {name}: {plural(len(values), 'point')}, the last {values[-1]:g}", style="dim"))
+    declared = [name for rule, one in rules.metrics.items() for name in one.names(rule)]
+    for name in dict.fromkeys(name for name in declared if name not in trial.metrics):
+        screen.print(Text(f"metric {name}: no line tells it", style="yellow"))
     if rules.inactivity_threshold_seconds:
         screen.print(Text(f"a log that is silent for {rules.inactivity_threshold_seconds:g} s is a stall", style="dim"))
     if trial.job.run.verdict:

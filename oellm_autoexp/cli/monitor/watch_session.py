@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from oellm_autoexp.cli.monitor import detach
 from oellm_autoexp.cli.monitor.session_list import report_none, sessions_in
 from oellm_autoexp.cli.monitor.session_names import directory_of, manifest_of, recorded
-from oellm_autoexp.cli.monitor.show_status import show, show_sessions
+from oellm_autoexp.cli.monitor.show_status import show_sessions
 from oellm_autoexp.cli.steps import app, facts, hints, session_steps, watch_steps, watchers
 from oellm_autoexp.core.errors import LockedError
 from oellm_autoexp.view.display import display
@@ -29,19 +29,14 @@ _TRIES, _TRY_AGAIN_SECONDS = 10, 0.2
 
 
 @dataclass
-class _News:
-    news: deque[str] = field(default_factory=deque)
-
-
-@dataclass
 class Recorded:
     """A session as it is recorded, in the form in which a monitor is shown; what its scheduler says is not known."""
 
     manifest: Manifest
     session: Session
-    trouble: str = ""
-    obstacle: str = ""
-    reactions: _News = field(default_factory=_News)
+    scheduler_error: str = ""
+    storage_error: str = ""
+    messages: deque[str] = field(default_factory=deque)
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -79,14 +74,23 @@ def watch(options: argparse.Namespace) -> int:
             else:
                 session = monitor.session
                 if options.once:
-                    code = watch_steps.look_once(monitor, on_stderr=options.json)
+                    code = watch_steps.poll_once(monitor, on_stderr=options.json)
                     if code == app.OK:
-                        return show(session, manifest, options.json, whole=False)
+                        return _shown_once(session, manifest, as_json=options.json)
                 else:
                     code = watch_steps.watch_until_ended(monitor, quiet=options.json)
             if options.json:
                 print(json.dumps(facts.session_facts(session)))
             return code
+
+
+def _shown_once(session: Session, manifest: Manifest, *, as_json: bool) -> int:
+    """Show what one look has left behind; returns the exit code."""
+    if as_json:
+        print(json.dumps(facts.session_facts(session)))
+    else:
+        session_steps.leave(session, manifest)
+    return session_steps.outcome(session) if session.finished else app.OK
 
 
 def look_on(manifest: Manifest, session: Session, watcher: Watcher, *, quiet: bool = False) -> int | None:

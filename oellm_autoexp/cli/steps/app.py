@@ -50,6 +50,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="log every detail (level DEBUG), show tracebacks")
         self.words: Sequence[str] = ()
         """What is being parsed."""
+        self.dashed: tuple[str, ...] = ()
+        """Options whose value may begin with a dash: `--sort -loss`, which argparse takes for another option."""
+
+    def joined(self, words: Sequence[str]) -> list[str]:
+        """Words in which a value that begins with a dash stands with its option (`--sort=-loss`), see `dashed`."""
+        found: list[str] = []
+        for word in words:
+            if found and found[-1] in self.dashed and re.fullmatch("-[^-].*", word, re.DOTALL):
+                found[-1] += f"={word}"
+            else:
+                found.append(word)
+        return found
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2: what is wrong, and what may have been meant."""
@@ -151,6 +163,7 @@ def run(
     """Parse, run, and turn errors into messages: the exit code of a command. A user's mistake shows no traceback."""
     if isinstance(parser, Parser):
         parser.words = sys.argv[1:] if argv is None else argv
+        argv = parser.joined(parser.words)
     options = parser.parse_intermixed_args(argv)
     if isinstance(parser, Parser):
         parser.check_overrides(getattr(options, "overrides", ()))

@@ -49,6 +49,6 @@ def _see_to_its_end(session: Session) -> None:
         until = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < until:
             monitor.cycle()
-            if monitor.session.finished or monitor.trouble or monitor.obstacle:
+            if monitor.session.finished or monitor.scheduler_error or monitor.storage_error:
                 return
             time.sleep(_PAUSE_SECONDS)

@@ -40,7 +40,7 @@ def session_facts(session: Session) -> dict[str, Any]:
     from oellm_autoexp.core.redaction import redact
     from oellm_autoexp.session import records
     from oellm_autoexp.session.confidential import concealed
-    from oellm_autoexp.view.waiting import wait_facts
+    from oellm_autoexp.view.jobs.waiting import wait_facts
 
     return {
         "plan_id": session.plan_id,
@@ -69,7 +69,7 @@ def _queued(session: Session) -> list[Wait]:
 
     awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
     try:
-        entries = Queue(session.path).entries(tell=app.tell)
+        entries = Queue(session.path).entries(report=app.tell)
     except AutoexpError as error:
         app.tell(error)
         return []

@@ -35,6 +35,16 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
     return lines
 
 
+def of_watch(manifest: Manifest, opened: Session) -> list[str]:
+    """The commands for a session that is not finished."""
+    from oellm_autoexp.core.states import SUBMITTING
+
+    watch = [f"go on watching    {resume_command(manifest)}", *of_queue(manifest, opened)]
+    if any(job.state == SUBMITTING for job in opened.jobs.values()):
+        watch.append(f"end it            {resume_command(manifest)} --cmd cancel")
+    return watch
+
+
 def of_queue(manifest: Manifest, opened: Session) -> list[str]:
     """The commands that carry out what waits in the queue, and that give up actions that wait; if some do."""
     from oellm_autoexp.session.queue import Queue
@@ -68,11 +78,15 @@ def other_folder() -> str:
     return f"{why}; run this where you planned, or name the folder with --monitoring-state-dir"
 
 
-def show(lines: list[str]) -> None:
+def lines(steps: list[str]) -> list[str]:
+    """What to try next, as it is printed."""
+    return ["", "next:", *(f"  {step}" for step in steps)]
+
+
+def show(steps: list[str]) -> None:
     """Print what to try next."""
     from oellm_autoexp.view.tables import console
 
     screen = console()
-    screen.print("\nnext:")
-    for line in lines:
-        screen.print(f"  {line}", soft_wrap=True)
+    for line in lines(steps):
+        screen.print(line, soft_wrap=True)

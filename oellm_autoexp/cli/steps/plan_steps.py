@@ -60,14 +60,14 @@ def plan(
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.core.redacted_text import redact_message
-    from oellm_autoexp.planning import followups, resuming
+    from oellm_autoexp.planning import followups, notifying, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
     from oellm_autoexp.planning.make_plan import make_plan, with_locations
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.submission.check import absent, of_other_versions
 
-    machine = machine or outside.here()
+    elsewhere, machine = machine is not None, machine or outside.here()
     found = Collector()
     plan_id, subset = getattr(options, "plan_id", None), None
     with found.step():
@@ -90,6 +90,7 @@ def plan(
     earlier = resuming.earlier(made.checkpoints)
     with with_locations(composed):
         raise_all(ConfigError, [*resuming.problems(earlier), *followups.problems(made.manifest, composed)])
+        raise_all(ConfigError, [] if elsewhere else notifying.problems(made.manifest))
         _ask(made)
         unready = machine.container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:

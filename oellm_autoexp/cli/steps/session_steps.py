@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from oellm_autoexp.core.errors import (
 from oellm_autoexp.core.text import printable
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.engine.loop import Monitor
     from oellm_autoexp.schedulers.base import Scheduler
@@ -111,20 +114,20 @@ class Backoff:
         self._on_stderr = on_stderr
         self._began = time.monotonic()
         self._pause = _SHORTEST_PAUSE_SECONDS
-        self._reported = ""
+        self._noted = ""
 
     def wait(self, monitors: list[Monitor]) -> None:
-        """Pause, for monitors that have something under way."""
+        """Pause, for monitors with pending subprocesses."""
         time.sleep(self._pause)
         self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
-        awaited = _awaited(monitors)
-        if time.monotonic() - self._began >= _SILENT_SECONDS and awaited != self._reported:
-            self._reported = awaited
-            app.note(f"waiting for {awaited}; after Ctrl-C the next monitor handles them", on_stderr=self._on_stderr)
+        pending = _pending(monitors)
+        if time.monotonic() - self._began >= _SILENT_SECONDS and pending != self._noted:
+            self._noted = pending
+            app.note(f"waiting for {pending}; after Ctrl-C the next monitor handles them", on_stderr=self._on_stderr)
 
 
-def _awaited(monitors: list[Monitor]) -> str:
-    """What is under way beside monitors, in words."""
+def _pending(monitors: list[Monitor]) -> str:
+    """What runs for monitors in the background, in words."""
     jobs = [job for monitor in monitors for job in monitor.session.jobs.values()]
     actions = [
         f"{pending.event.name} of {job.name}" for job in jobs for pending in job.actions.pending if pending.started
@@ -161,7 +164,10 @@ def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) ->
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """Let SIGTERM (a login node's reaper) end the watch as Ctrl-C does."""
+    """Let SIGTERM (a login node's reaper) end the watch as Ctrl-C does; of a thread, signals are not its concern."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -175,16 +181,24 @@ def terminating() -> Iterator[None]:
 
 def finish(monitor: Shown) -> int:
     """Print the final table and what to try next; returns the exit code."""
-    from oellm_autoexp.view.tables import console, headline, last_look, waiting_text
-
-    screen = console()
-    everything = f"{hints.resume_command(monitor.manifest)} --cmd status"
-    screen.print(last_look(monitor.session, everything), crop=False)
-    screen.print(headline(monitor.session))
-    if (waits := waiting_text(facts.waiting(monitor.session))) is not None:
-        screen.print(waits, soft_wrap=True)
-    hints.show(hints.next_steps(monitor.manifest, monitor.session))
+    leave(monitor.session, monitor.manifest)
     return outcome(monitor.session)
+
+
+def leave(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> None:
+    """Print one screen of a session: its jobs, its summary, `notes`, what waits, and what to try next."""
+    from oellm_autoexp.view.tables import print_session
+
+    print_session(session, manifest.jobs, said_below(session, manifest, notes), "--cmd status --wide")
+
+
+def said_below(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> list[str | Text]:
+    """What stands below a session's table and its summary: `notes`, what waits, what to try next."""
+    from oellm_autoexp.view.tables import waiting_text
+
+    waits = waiting_text(facts.waiting(session))
+    steps = hints.next_steps(manifest, session) if session.finished else hints.of_watch(manifest, session)
+    return [*notes, *([waits] if waits is not None else []), *hints.lines(steps)]
 
 
 def outcome(opened: Session) -> int:

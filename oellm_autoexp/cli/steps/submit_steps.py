@@ -100,7 +100,7 @@ def await_commands(monitor: Monitor) -> int:
     """Give the commands that jobs wait for a while to answer, for those who do not come back soon; how many went."""
     done = 0
     until = time.monotonic() + _ANSWERS_SECONDS
-    while monitor.submitter.awaited and time.monotonic() < until:
+    while monitor.submitter.has_pending_checks and time.monotonic() < until:
         time.sleep(0.1)
         done += monitor.submitter.submit_ready()
     return done
@@ -132,7 +132,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
 
     def go() -> int:
         if monitor.queued_ids:  # those that have ended meanwhile make room, and let others start
-            monitor.look()
+            monitor.poll()
         submit(monitor, patient=not (watch or detach))
         if not watch or detach:
             _report_unwatched(monitor, detach=detach)

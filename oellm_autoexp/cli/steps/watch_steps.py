@@ -1,7 +1,9 @@
-"""The steps of watching that commands share: one session or all of a directory, to the end or for one look."""
+"""The steps of watching that commands share: one session or all of a directory, to the end or for one poll."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-def look_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
-    """One cycle, to the end of what it starts beside us. Returns 0, or 130 if it was interrupted."""
+def poll_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
+    """One cycle, to the end of the programs that it starts. Returns 0, or 130 if it was interrupted."""
 
     def go() -> int:
         watched = _watch_of(monitor.session.path.parent, monitor, once=True)
-        watched.look_once(lambda _: None, Backoff(on_stderr=on_stderr).wait)
+        with _reported(lambda _: None) as shown:
+            watched.poll_once(shown, Backoff(on_stderr=on_stderr).wait)
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
@@ -47,8 +50,8 @@ def watch(monitor: Monitor, *, quiet: bool = False) -> int:
 
     watched = _watch_of(monitor.session.path.parent, monitor)
     try:
-        with display(monitor.manifest.plan_id, quiet=quiet) as show:
-            watched.run(show)
+        with display(monitor.manifest.plan_id, quiet=quiet) as show, _reported(show) as shown:
+            watched.run(shown)
     finally:
         watched.close()
     if quiet:
@@ -68,11 +71,11 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
     watched = _watch_of(directory, once=once)
 
     def go() -> int:
-        with display(quiet=quiet or once) as show:
+        with display(quiet=quiet or once) as show, _reported(show) as shown:
             if once:
-                watched.look_once(show, Backoff(on_stderr=quiet).wait)
+                watched.poll_once(shown, Backoff(on_stderr=quiet).wait)
             else:
-                watched.run(show)
+                watched.run(shown)
         return _code(watched)
 
     try:
@@ -81,6 +84,23 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
     finally:
         watched.close()
     return code, list(watched.sessions.values())
+
+
+@contextmanager
+def _reported(show: Callable[[Sequence[Monitor]], None]) -> Iterator[Callable[[Sequence[Monitor]], None]]:
+    """Shows monitors, and keeps the reports of those fresh whose plans ask for them."""
+    from oellm_autoexp.engine.fresh_reports import FreshReports
+
+    reports = FreshReports()
+
+    def shown(monitors: Sequence[Monitor]) -> None:
+        reports.look(monitors)
+        show(monitors)
+
+    try:
+        yield shown
+    finally:
+        reports.close()
 
 
 def _watch_of(directory: Path, main: Monitor | None = None, *, once: bool = False) -> Watch:

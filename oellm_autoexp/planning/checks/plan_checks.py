@@ -79,6 +79,7 @@ PLAN_WIDE = (
     "scheduler",
     "monitoring.poll_interval_seconds",
     "monitoring.detach",
+    "monitoring.alive",
 )
 
 

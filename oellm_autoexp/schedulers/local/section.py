@@ -18,7 +18,9 @@ class LocalClient(SchedulerClient):
     runs_here = True
     class_name: Literal["LocalClient"]
     slots: Count | None = Field(default=None, ge=1, le=1024)
+    """Jobs at a time, at most; null: one for each core."""
     kill_grace_seconds: Pause = 30
+    """Seconds between the signals TERM and KILL when a job is ended."""
 
     def scheduler(self, section: SlurmOptions, state_dir: Path) -> Scheduler:  # noqa: ARG002
         """See SchedulerClient.scheduler."""

@@ -22,7 +22,9 @@ class SlurmClient(SchedulerClient):
     is_slurm = True
     class_name: Literal["SlurmClient"]
     timeout_seconds: Seconds = 60
+    """Seconds after which a command of SLURM counts as unanswered."""
     settle_seconds: Pause = 30
+    """Seconds for which a submission with an unclear answer is looked for."""
 
     def scheduler(self, section: SlurmOptions, state_dir: Path) -> Scheduler:  # noqa: ARG002
         """See SchedulerClient.scheduler."""

@@ -19,6 +19,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.notifiers.base import Message
 from oellm_autoexp.planning.make_plan import PARENT_VARIABLE
 from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
@@ -28,7 +29,7 @@ from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
 
 _MOST_GENERATIONS = 20
-_TELL_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
+_SEND_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
 
 
 def launch(
@@ -51,30 +52,40 @@ def launch(
             _check_secrets((*words, *env.values()), manifest)
             return Program(words, cwd, env, request.timeout_seconds, redact_message(request.text))
         case NotifyAction():
-            message = {
-                "url": request.webhook,
-                "text": redact_message(request.message),
-                "timeout": request.timeout_seconds,
-            }
-            words = start.words("oellm_autoexp.storage.webhook")
-            limit = request.timeout_seconds + _TELL_GRACE_SECONDS
-            return Program(words, _work_dir(manifest), _own_path(), limit, json.dumps(message))
+            message = Message(request.subject or f"{event.name} of {event.job}", request.message)
+            return sending(request, message, manifest=manifest, event=event)
         case RunAutoexpAction():
             return _run(request, manifest, event, id, state_dir)
 
 
+def sending(action: NotifyAction, message: Message, *, manifest: Manifest, event: Event) -> Program:
+    """The program that sends a message in the way of an action. Raises ConfigError."""
+    subject, text = redact_message(message.subject), redact_message(message.text)
+    if (way := action.way) is None:
+        _check_secrets(action.command, manifest)
+        return Program(action.command, _cwd(None, manifest, event), {}, action.timeout_seconds, text)
+    asked = {
+        "notifier": way.model_dump(mode="json"),
+        "subject": subject,
+        "text": text,
+        "timeout_seconds": action.timeout_seconds,
+    }
+    words = start.words("oellm_autoexp.notifiers.send")
+    limit = action.timeout_seconds + _SEND_GRACE_SECONDS
+    return Program(words, work_dir(manifest), own_path(), limit, json.dumps(asked))
+
+
 def _cwd(asked: str | None, manifest: Manifest, event: Event) -> str:
     job = next((job for job in manifest.jobs if job.name == event.job), None)
-    work_dir = job.work_dir if job else _work_dir(manifest)
-    return str(Path(work_dir, Path(asked or "").expanduser()))
+    return str(Path(job.work_dir if job else work_dir(manifest), Path(asked or "").expanduser()))
 
 
-def _work_dir(manifest: Manifest) -> str:
+def work_dir(manifest: Manifest) -> str:
     """The directory in which the plan was made."""
     return str(manifest.provenance.get("work_dir") or manifest.base_output_dir)
 
 
-def _own_path() -> dict[str, str]:
+def own_path() -> dict[str, str]:
     """What keeps a Python of ours from importing what lies in the folder that it starts in."""
     return {"PYTHONPATH": start.search_path()} if os.environ.get("PYTHONPATH") else {}
 
@@ -91,11 +102,11 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
     copy = folder / f"{key}.manifest"
     plan_id, planned = _earlier(manifest, event, key, state_dir, copy)
     program = start.words("oellm_autoexp")
-    env = {**_own_path(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
+    env = {**own_path(), PARENT_VARIABLE: f"{generation}/{manifest.plan_id}/{event.job}/{event.id}"}
     words: tuple[str, ...]
     if planned is not None:
         words = (*program, "submit", "--no-monitor", "--manifest", str(planned))
-        return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+        return Program(words, work_dir(manifest), env, request.timeout_seconds)
     config_ref = request.reference
     if config_ref is None:
         path = folder / f"{key}.yaml"
@@ -112,7 +123,7 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
         *_overrides(request.overrides, folder / f"{key}.overrides"),
         f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
     )
-    return Program(words, _work_dir(manifest), env, request.timeout_seconds)
+    return Program(words, work_dir(manifest), env, request.timeout_seconds)
 
 
 def _job_of(manifest: Manifest, event: Event) -> JobSpec:

@@ -1,0 +1,219 @@
+"""New attempts of jobs: whether a job needs one and may have one, its script, and its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError
+from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
+from oellm_autoexp.core.text import fill
+from oellm_autoexp.decisions import lifecycle, restarts, template_values
+from oellm_autoexp.decisions.condition_context import CheckRunner
+from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.decisions.readiness import StartGate
+from oellm_autoexp.engine.executing.endings import cancel
+from oellm_autoexp.engine.executing.steps import Outcome
+from oellm_autoexp.rules.actions import RestartAction
+from oellm_autoexp.rules.events import Event
+from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.session.event_log import EventLog
+from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, Restarting, SpecChanges
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.submission.attempts import write_script
+from oellm_autoexp.submission.check import AttemptChecks
+
+_ASK_AGAIN_SECONDS = 60.0
+"""How often a `termination_command` that has said no is asked while the answer is waited for."""
+_NO_ATTEMPT = "no new attempt: "
+
+
+@dataclass
+class NewAttempts:
+    """The new attempts of one session's jobs; `report` and `report_once` get lines for people."""
+
+    manifest: Manifest
+    session: Session
+    scheduler: Scheduler
+    event_log: EventLog
+    detectors: Mapping[str, Detector]
+    checks: CheckRunner
+    report: Callable[[str], None]
+    report_once: Callable[[str], None]
+    _gates: dict[str, StartGate] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._specs = {job.name: job for job in self.manifest.jobs}
+        self._attempt_checks = AttemptChecks(self.scheduler)
+
+    def plan(
+        self,
+        name: str,
+        request: RestartAction,
+        attempt: int,
+        now: float,
+        *,
+        event: Event | None = None,
+        seen_at: float | None = None,
+        by_hand: bool = False,
+    ) -> Outcome | None:
+        """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need.
+
+        `seen_at`: when what asks for it was seen (None: that is the event's time). Raises AutoexpError if there can be
+        no script for it.
+        """
+        job = self.session.jobs[name]
+        seen_at = event.at if event is not None else seen_at
+        if not by_hand and restarts.is_past(job, seen_at):
+            return Outcome("skipped", lifecycle.no_new_attempt(job))
+        cause = request.cause or (event.name if event else BY_HAND)
+        metadata = event.metadata if event else {}
+        if by_hand:
+            job = replace(job, cancelled_by="")
+        elif job.attempt == attempt:
+            nothing_left = self._nothing_left(job, event, now)
+            if nothing_left is None:
+                return None
+            if nothing_left:
+                return self._completed(job, nothing_left, now)
+        if refusal := restarts.refusal(job, request, cause, attempt, by_hand=by_hand):
+            return self._refused(job, refusal, now, cause, metadata)
+        coming = restarts.planned(job, request, cause, now)
+        changes = self._with_script(job, coming)
+        run = job.run if by_hand else self.detectors[name].cause(job, cause, metadata)
+        run = replace(run, not_restarted="")
+        job = replace(job.happened(now, "restart", coming.reason), restart=coming, run=run, changes=changes)
+        self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
+        self._exclude_elsewhere(name, coming.exclude_nodes)
+        self.report(f"{name}: {coming.reason}")
+        return Outcome("done", coming.reason)
+
+    def _with_script(self, job: JobState, coming: Restarting) -> SpecChanges:
+        """Write the script of a new attempt; how that differs from what was planned. Raises StateError."""
+        overrides = {**job.changes.overrides, **coming.overrides}
+        excluded = dict.fromkeys((*job.changes.excluded, *coming.exclude_nodes))
+        check = self._attempt_checks.check if coming.overrides or coming.exclude_nodes else None
+        try:
+            written = write_script(self.manifest, self._specs[job.name], job.attempt + 1, overrides, excluded, check)
+        except AutoexpError as error:
+            why = "; ".join(problem.what for problem in error.problems)
+            raise StateError(Problem(f"{_NO_ATTEMPT}{why}", error.problems[0].where)) from None
+        path, resources, digest = written or ("", None, "")  # not that of an attempt that was dropped
+        return replace(job.changes, script_path=path, resources=resources, script_digest=digest)
+
+    def _exclude_elsewhere(self, name: str, nodes: tuple[str, ...]) -> None:
+        """Keep the other jobs that have not begun away from nodes at fault, too: they would be next to fail there."""
+        if not nodes:
+            return
+        in_queue: dict[str, str] = {}
+        for other in list(self.session.jobs.values()):
+            if other.name == name or other.state not in (WAITING, PENDING):
+                continue
+            excluded = tuple(dict.fromkeys((*other.changes.excluded, *nodes)))
+            changes = replace(other.changes, excluded=excluded, script_path="")
+            self.session.put(replace(other, changes=changes))
+            if other.state == PENDING:
+                in_queue[other.newest.scheduler_id] = other.newest.token
+        if in_queue:
+            try:
+                self.scheduler.exclude(in_queue, nodes)
+            except SchedulerError as error:
+                self.report_once(f"jobs in the queue may still get {', '.join(nodes)}: {error.problems[0].what}")
+
+    # ---- no new attempt
+
+    def _nothing_left(self, job: JobState, event: Event | None, now: float) -> str | None:
+        """Why the job needs no new attempt, '' if it does; None: not known yet."""
+        if job.run.complete:
+            return "its log says that it is complete"
+        gate = self._gates.get(job.name)
+        if gate is None:
+            gate = self._gates[job.name] = StartGate(self._specs[job.name], checks=self.checks)
+        found = self._checked(gate, job, event, now)
+        if found is not None:  # it is checked anew for the next attempt
+            gate.forget()
+            self.checks.forget(completion_asker(job))
+        return found
+
+    def _checked(self, gate: StartGate, job: JobState, event: Event | None, now: float) -> str | None:
+        """What commands and conditions say, as `_nothing_left`."""
+        done = gate.done(self.session.jobs, now)
+        if done is None or done:
+            return done
+        words = self.detectors[job.name].rules.termination_command
+        if not words:
+            return ""
+        spec = self._specs[job.name]
+        values = template_values.values(spec, job, event, self.manifest.plan_id)
+        command = tuple(fill(word, values.__getitem__) for word in words)
+        answer = self.checks.answer(completion_asker(job), command, spec.work_dir, _ASK_AGAIN_SECONDS, now)
+        if answer is None:
+            return None
+        return "termination_command says that it is complete" if answer else ""
+
+    def _completed(self, job: JobState, reason: str, now: float) -> Outcome:
+        complete = replace(job, reason=reason, run=replace(job.run, complete=True))
+        if job.state in FINAL:
+            succeeded = replace(complete.happened(now, SUCCESS, reason), state=SUCCESS)
+            done, events = self.detectors[job.name].state(job, succeeded, now)
+            self.event_log.add(events)
+            self.session.put(done)
+        else:
+            self.session.put(replace(complete, cancelled_by=reason))
+        return Outcome("skipped", f"{_NO_ATTEMPT}{reason}")
+
+    def _refused(
+        self, job: JobState, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
+    ) -> Outcome:
+        """Note that a job gets no new attempt, once for an attempt and a rule: that may match a line of each rank."""
+        given_up = refusal.kind is restarts.Kind.GIVEN_UP
+        known = job.reason == refusal.why
+        if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:
+            self.session.put(replace(job.happened(now, "given up", refusal.why), reason=refusal.why))
+        elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
+            run = self.detectors[job.name].cause(job, cause, metadata)
+            if not run.verdict:
+                run = replace(run, verdict=CRASH, error_type=run.error_type or cause)
+            cancel(self.session, job.name, refusal.why, now, self.report, run)
+        if given_up and not known:
+            self.report(f"{job.name}: {refusal.why}")
+        return Outcome("skipped", refusal.why)
+
+    # ---- its beginning
+
+    def begin(self, now: float) -> None:
+        """Let the new attempts of jobs that have ended wait to be submitted; drop those that nobody needs any more."""
+        for job in list(self.session.jobs.values()):
+            if job.restart is None or job.state not in FINAL or job.logs.late_until is not None:
+                continue
+            if job.newest.vanished and job.newest.gone_looks < GONE_LOOKS:  # it may still run: never two at once
+                continue
+            if job.state == SUCCESS and not job.restart.by_hand:
+                words = f"{_NO_ATTEMPT}it has succeeded meanwhile"
+                self.session.put(replace(job.happened(now, "restart", words), restart=None))
+            elif job.answer.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
+                words = f"{_NO_ATTEMPT}exit code {restarts.DO_NOT_REQUEUE} asks for none"
+                self._stays_ended(replace(job.happened(now, "restart", words), restart=None, reason=words), now)
+            else:
+                self.session.put(restarts.begun(job, now))
+
+    def _stays_ended(self, job: JobState, now: float) -> None:
+        """Make the event of a job's end, which there was none of while a new attempt was to come."""
+        ran = replace(job, state=RUNNING)
+        ended, events = self.detectors[job.name].state(ran, job, now)
+        self.event_log.add(events)
+        self.session.put(ended)
+        self.report(f"{job.name}: {job.reason}")
+
+
+def completion_asker(job: JobState) -> str:
+    """By which name a job's `termination_command` is kept by the CheckRunner."""
+    return f"{job.name} complete?"
+
+
+def no_attempt(message: str) -> str:
+    """Why a new attempt can't be made, on one line; of a traceback its last one."""
+    words = (message.strip().splitlines() or ["unknown"])[-1]
+    return words if words.startswith(_NO_ATTEMPT) else f"{_NO_ATTEMPT}{words}"

@@ -1,0 +1,71 @@
+"""Reading the logs of a job: whole lines that were added since the last poll become events and progress."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.decisions import detect
+from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.sbatch.log_paths import stream_files
+from oellm_autoexp.session.job_state import JobState, with_events
+from oellm_autoexp.storage.log_tail import Cursor, read_added
+from oellm_autoexp.submission.outcomes import link_current
+
+_LOG_BYTES_PER_POLL = 64 << 20
+"""How much of one file is read in one poll; the rest is read in the next polls."""
+
+
+@dataclass(frozen=True)
+class LogReader:
+    """Reads the log, the streams and the `monitoring.output_paths` of jobs, from where the last poll stopped."""
+
+    specs: Mapping[str, JobSpec]
+    detectors: Mapping[str, Detector]
+
+    def read(self, job: JobState, now: float, *, final: bool) -> JobState:
+        """A job after everything that its files have got; `final`: the job has ended, and all of it is read."""
+        if job.logs.resolved_log_path:
+            job = self._read(job, job.logs.resolved_log_path, now, final=final)
+        spec = self.specs[job.name]
+        found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.newest.scheduler_id))]
+        for path in dict.fromkeys((*spec.output_paths, *found)):
+            if path != job.logs.resolved_log_path:
+                job = self._read(job, path, now, final=final)
+        return job
+
+    def _read(self, job: JobState, path: str, now: float, *, final: bool) -> JobState:
+        own = path == job.logs.resolved_log_path
+        detector = self.detectors[job.name]
+        left = _LOG_BYTES_PER_POLL
+        link = self.specs[job.name].log_path_current
+        while True:
+            before = job.logs.cursor if own else job.logs.cursors.get(path, Cursor())
+            data, cursor = read_added(path, before, final=final, overwritten=not own)
+            # only where something is new: a log without new lines costs one stat a poll
+            if own and (data or final) and not os.path.lexists(link) and os.path.lexists(path):
+                link_current(self.specs[job.name], path)
+            if own:
+                job = detect.see_log(job, data, cursor, now)
+            elif cursor != before:
+                logs = replace(job.logs, cursors={**job.logs.cursors, path: cursor})
+                run = replace(job.run, last_activity=now) if data or cursor.grew(before) else job.run
+                job = replace(job, logs=logs, run=run)
+            if not data:
+                return job
+            job = detector.measured(job, data, now, own=own)
+            job = with_events(*detector.lines(job, data, cursor, now))
+            left -= len(data)
+            if left <= 0 and not final:
+                return job
+
+
+def _files(folder: str, names: str) -> list[str]:
+    """The files of a folder whose names match; none where it can't be read now."""
+    try:
+        return sorted(map(str, Path(folder).glob(names)))
+    except OSError:
+        return []

@@ -1,0 +1,113 @@
+"""A job as a row: the same numbers for the Python API, the report and the exported tables. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oellm_autoexp.core.redaction import redact
+from oellm_autoexp.view.jobs.cause import cause
+
+if TYPE_CHECKING:
+    from oellm_autoexp.core.nouns import JobSpec
+    from oellm_autoexp.session.job_state import JobState
+
+PLANNED = "planned"
+"""The state of a job of a plan that was not submitted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one job: what was planned of it, its state (`running`, `success`, …), what its log told last.
+
+    `iteration` to `seconds_per_iteration` and `saved_iteration` are None where the log has not told them. `gpu_hours`:
+    what its ended attempts have used; `gpu_hours_planned`: at most, of one attempt, None without a time limit. Times
+    are seconds since 1970, of the newest attempt.
+    """
+
+    name: str
+    stage: str | None
+    parameters: dict[str, Any]
+    state: str
+    reason: str
+    attempt: int
+    exit_code: int | None
+    scheduler_id: str
+    output_dir: str
+    log_path: str
+    iteration: int | None
+    total: int | None
+    loss: float | None
+    validation_loss: float | None
+    grad_norm: float | None
+    throughput: float | None
+    seconds_per_iteration: float | None
+    gpu_hours: float
+    gpu_hours_planned: float | None = None
+    saved_iteration: int | None = None
+    nodes: str = ""
+    submitted_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    session: str = ""
+    cause: str = ""
+    """Why it is in its state, in one line: its rule, its exit code, what its log says, the reason."""
+
+
+def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
+    """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view/evidence.py)."""
+    told, newest = job.progress, job.newest
+    return Row(
+        name=redact(spec.name),
+        stage=spec.stage,
+        parameters=redact(spec.parameters),
+        state=job.state,
+        reason=redact(job.reason),
+        attempt=job.attempt,
+        exit_code=job.answer.exit_code,
+        scheduler_id=newest.scheduler_id,
+        output_dir=redact(spec.output_dir),
+        log_path=redact(job.logs.resolved_log_path),
+        iteration=told.iteration,
+        total=told.total,
+        loss=told.loss,
+        validation_loss=told.validation_loss,
+        grad_norm=told.grad_norm,
+        throughput=told.throughput,
+        seconds_per_iteration=told.seconds,
+        gpu_hours=job.past.gpu_hours,
+        gpu_hours_planned=spec.gpu_hours,
+        saved_iteration=told.saved_iteration,
+        nodes=job.answer.nodes,
+        submitted_at=newest.submitted_at,
+        started_at=newest.started_at,
+        ended_at=newest.ended_at,
+        session=session,
+        cause=redact(cause(job, quoted)),
+    )
+
+
+def planned_row(spec: JobSpec, plan: str) -> Row:
+    """The row of a job of a plan that was not submitted, without secrets."""
+    return Row(
+        name=redact(spec.name),
+        stage=spec.stage,
+        parameters=redact(spec.parameters),
+        state=PLANNED,
+        reason="",
+        attempt=0,
+        exit_code=None,
+        scheduler_id="",
+        output_dir=redact(spec.output_dir),
+        log_path="",
+        iteration=None,
+        total=None,
+        loss=None,
+        validation_loss=None,
+        grad_norm=None,
+        throughput=None,
+        seconds_per_iteration=None,
+        gpu_hours=0.0,
+        gpu_hours_planned=spec.gpu_hours,
+        session=plan,
+    )

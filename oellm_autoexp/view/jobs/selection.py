@@ -1,0 +1,155 @@
+"""Which jobs and columns a person asks for, and in which order: --columns, --sort, --filter. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
+from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.view.jobs.columns import Column, Subject, Value, columns_of
+
+_FILTER = re.compile(r"\s*([^!<>=]+?)\s*(!=|<=|>=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(s|min|m|h|d)", re.ASCII)
+_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """`loss<3.5`: a column, how its values are compared (`=`, `!=`, `<`, …), and with what."""
+
+    column: str
+    operator: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked for. `columns` None: those that fit; `sort`: columns by their rank, each with `-` if it falls."""
+
+    columns: tuple[str, ...] | None = None
+    sort: tuple[str, ...] = ()
+    filters: tuple[Filter, ...] = ()
+
+
+def selection(columns: str | None, sort: Iterable[str], filters: Iterable[str]) -> Selection:
+    """What the words of the options ask for. Raises ConfigError for words that say nothing."""
+    problems, found = [], []
+    for word in filters:
+        match = _FILTER.fullmatch(word)
+        if match is None:
+            hint = "write column=value, column!=value, column<value or column>=value"
+            problems.append(Problem(f"{word!r} is no filter", "--filter", hint))
+        else:
+            found.append(Filter(match[1], match[2].replace("==", "="), match[3]))
+    names = None if columns is None else _words(columns)
+    if names == ():
+        problems.append(Problem("no column is named", "--columns", "write --columns job,state,loss"))
+    raise_all(ConfigError, problems)
+    return Selection(names, tuple(word for each in sort for word in _words(each)), tuple(found))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def chosen(asked: Selection, subjects: Sequence[Subject]) -> list[Subject]:
+    """The jobs that pass every filter, sorted; what has no value comes last. Raises ConfigError."""
+    known = columns_of(subjects)
+    _check(asked, known)
+    tests = [_test(each, known[_name(each.column, known)]) for each in asked.filters]
+    found = [subject for subject in subjects if all(test(subject) for test in tests)]
+    for word in reversed(asked.sort):
+        column = known[_name(word.removeprefix("-"), known)]
+        there = [subject for subject in found if column.value(subject) not in (None, "")]
+        absent = [subject for subject in found if column.value(subject) in (None, "")]
+        there.sort(key=lambda subject: _rank(column.value(subject)), reverse=word.startswith("-"))
+        found = [*there, *absent]
+    return found
+
+
+def chosen_columns(asked: Selection, subjects: Sequence[Subject]) -> list[Column]:
+    """The columns that are asked for by name. Raises ConfigError."""
+    known = columns_of(subjects)
+    _check(asked, known)
+    return [known[_name(name, known)] for name in asked.columns or ()]
+
+
+def _name(name: str, known: Mapping[str, Column]) -> str:
+    """A column's name; a key of the sweep may also be written in full."""
+    if name in known:
+        return name
+    return next((column.name for column in known.values() if column.key == name), name)
+
+
+def _check(asked: Selection, known: Mapping[str, Column]) -> None:
+    words = [
+        *(("--columns", name) for name in asked.columns or ()),
+        *(("--sort", word.removeprefix("-")) for word in asked.sort),
+        *(("--filter", each.column) for each in asked.filters),
+    ]
+    problems = []
+    for option, name in words:
+        if _name(name, known) not in known:
+            near = did_you_mean(name, known)
+            hint = f"{near} " if near.startswith("did") else ""
+            problems.append(Problem(f"there is no column '{name}'", option, f"{hint}known: {', '.join(known)}"))
+    raise_all(ConfigError, problems)
+
+
+def _rank(value: Value) -> tuple[bool, Value]:
+    """Numbers by size, before texts by the alphabet."""
+    return isinstance(value, str), value
+
+
+def _test(wanted: Filter, column: Column) -> Callable[[Subject], bool]:
+    """Whether a job passes. Raises ConfigError for a column of numbers that is compared with a text."""
+    if wanted.operator in ("=", "!="):
+        same = wanted.operator == "="
+        options = [option.strip() for option in wanted.wanted.split(",")]
+        return lambda subject: any(_equal(column, subject, option) for option in options) is same
+    limit = _as_number(wanted.wanted, column)
+    if limit is None and column.is_number:
+        like = "30s, 5min, 2h or a number of seconds" if column.seconds else "a number"
+        raise ConfigError(Problem(f"'{wanted.wanted}' is no number", "--filter", f"{column.name} wants {like}"))
+    compare = _ORDER[wanted.operator]
+
+    def test(subject: Subject) -> bool:
+        value = column.value(subject)
+        if value is None or value == "":
+            return False
+        if limit is None:
+            return isinstance(value, str) and compare(value, wanted.wanted)
+        number = value if isinstance(value, int | float) else _as_number(value, column)
+        return number is not None and compare(number, limit)
+
+    return test
+
+
+def _equal(column: Column, subject: Subject, wanted: str) -> bool:
+    """Whether a value is the one that is wanted: as a number, as a text (`*` and `?` are wildcards), or as shown."""
+    value = column.value(subject)
+    number = _as_number(wanted, column)
+    if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
+        return value == number
+    text = "" if value is None else column.shown(subject) if isinstance(value, bool) else str(value)
+    return fnmatch.fnmatchcase(text, wanted) or column.shown(subject) == wanted
+
+
+def _as_number(text: str, column: Column) -> float | None:
+    if column.seconds and (length := _LENGTH.fullmatch(text)):
+        return float(length[1]) * _SECONDS[length[2]]
+    try:
+        return float(text)
+    except ValueError:
+        return None

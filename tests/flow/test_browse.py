@@ -1,0 +1,108 @@
+"""The window of a session, driven by keys: what it shows, and what it does when the person is sure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oellm_autoexp.cli.main import main
+from oellm_autoexp.cli.steps.session_steps import load_manifest
+from oellm_autoexp.session import requests
+from oellm_autoexp.session.session import Session, session_path
+from tests.flow.conftest import User
+from tests.flow.single import planned
+
+pytest.importorskip("textual", reason="needs textual (pip install 'oellm-autoexp[tui]')")
+
+from textual.widgets import DataTable, Static
+
+from oellm_autoexp.cli.screens.window import Window
+
+FAILS = ["sh", "-c", "echo ' [x] iteration 3/ 9 | lm loss: 2.5E+00 | x'; echo 'ValueError: \x1b[31mred'; exit 3"]
+
+
+@pytest.fixture
+def failed(user: User) -> Path:
+    """The manifest of a session `x` whose only job has failed."""
+    planned(user, "x", {"log_events": {"wrong": {"pattern": "ValueError", "state": "crash"}}}, argv=FAILS)
+    assert user.run("monitor", "--session", "x").returncode == 1
+    return user.outputs / "manifests" / "x.json"
+
+
+def text(window: Window, name: str) -> str:
+    shown = window.query_one(f"#{name}", Static)
+    return str(getattr(shown, "content", None) or getattr(shown, "renderable", ""))
+
+
+def driven(manifest: Path, keys: str, look: Callable[[Window], None], until: Callable[[Window], bool] | None) -> None:
+    """Press keys in the window of a session, wait for something, and look at it."""
+
+    async def go() -> None:
+        window = Window(load_manifest(manifest), manifest)
+        async with window.run_test(size=(100, 40)) as pilot:
+            await pilot.pause()
+            for key in keys:
+                await pilot.press(key)
+                await pilot.pause()
+            for _ in range(300):
+                if until is None or until(window):
+                    break
+                await asyncio.sleep(0.1)
+            await pilot.pause()
+            look(window)
+
+    asyncio.run(go())
+
+
+def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queue(failed: Path) -> None:
+    def first(window: Window) -> None:
+        assert text(window, "summary") == "1 job: 1 crash"
+        table = window.query_one(DataTable)
+        assert [str(cell) for cell in table.get_row_at(0)][:2] == ["x", "crash"]
+        assert text(window, "about").startswith("x: crash: wrong, exit 3: ValueError: �[31mred")
+        assert "iteration 3/ 9" in text(window, "log-text")
+        assert "\x1b" not in text(window, "log-text")
+
+    driven(failed, "ff", first, None)
+    seen: dict[str, str] = {}
+    for key, name in (("e", "events"), ("p", "curves"), ("u", "queue")):
+        driven(failed, key, lambda window, name=name: seen.update({name: text(window, f"{name}-text")}), None)  # type: ignore[misc]
+    assert "wrong-" in seen["events"]
+    assert seen["curves"].startswith("loss over iterations (m: the next of 1)")
+    assert seen["queue"] == "nothing waits in the queue"
+
+
+def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(failed: Path) -> None:
+    path = session_path(failed.parents[1] / "monitoring_state", "x")
+
+    def attempts() -> int:
+        job = Session.load(path).jobs["x"]
+        return job.attempt + (job.restart is not None)
+
+    def nothing(window: Window) -> None:
+        assert attempts() == 1
+        assert requests.waiting(path) == []
+        assert text(window, "told") == ""
+
+    driven(failed, "rn", nothing, None)
+
+    def begun(window: Window) -> None:
+        assert attempts() == 2
+        assert "to begin anew: x" in text(window, "told")
+
+    driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "told"))
+
+
+def test_without_a_terminal_or_the_package_the_way_out_is_told(
+    user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failed: Path
+) -> None:
+    piped = user.run("monitor", "--session", "x", "--cmd", "browse")
+    assert (piped.returncode, "this is no terminal" in piped.stderr) == (2, True), piped.stderr
+    as_json = user.run("monitor", "--session", "x", "--cmd", "browse", "--json")
+    assert (as_json.returncode, "--cmd status --json is for programs" in as_json.stderr) == (2, True)
+    monkeypatch.setattr("oellm_autoexp.cli.screens.browse.find_spec", lambda _name: None)
+    assert main(["monitor", "--manifest", str(failed), "--cmd", "browse"]) == 2
+    assert "install it: pip install 'oellm-autoexp[tui]'" in capsys.readouterr().err
