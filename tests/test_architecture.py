@@ -316,7 +316,7 @@ def choosing(name: str) -> tuple[str, ...]:
 def test_every_shipped_group_choice_composes_and_decodes(name: str) -> None:
     composed = load(Source(overrides=choosing(name)))
     overlay = composed.overlay(VARIABLES, datetime.now(UTC), "python3")
-    decode(overlay.resolve(overlay.lay({"index": 0})))
+    decode(overlay.resolve(overlay.apply({"index": 0})))
 
 
 @pytest.mark.parametrize("name", configs("experiments"))

@@ -82,10 +82,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{' '.join(map(_typed, words))}  # {comment}")
         return app.OK
     raise_all(ConfigError, [replace(problem, where=entry["script_path"]) for problem in terminal_problems(script)])
-    with held_for_terminal(entry["name"], Path(entry["output_dir"])) as claim:
+    with held_for_terminal(entry["name"], Path(entry["output_dir"])) as lock:
         if left_out := _left_out(script):
             print(f"note: {left_out}", file=sys.stderr)
-        return _run_here(["bash", entry["script_path"]], own, claim)
+        return _run_here(["bash", entry["script_path"]], own, lock)
 
 
 def _typed(word: str) -> str:
@@ -145,8 +145,8 @@ def _left_out(script: str) -> str:
     return f"the job runs here, on this machine{more}" if more else ""
 
 
-def _run_here(words: list[str], own: dict[str, str], claim: Lock) -> int:
-    """Run a script to its end, and keep the claim for so long; returns its exit code as a shell tells it.
+def _run_here(words: list[str], own: dict[str, str], lock: Lock) -> int:
+    """Run a script to its end, and keep the lock for so long; returns its exit code as a shell tells it.
 
     Ctrl-C reaches the program from the terminal, and is its to heed; SIGTERM and SIGHUP are sent on to it.
     """
@@ -167,7 +167,7 @@ def _run_here(words: list[str], own: dict[str, str], claim: Lock) -> int:
                 code = child.wait(_BEAT_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                _beat(claim)
+                _beat(lock)
     return 128 - code if code < 0 else code
 
 
@@ -179,9 +179,9 @@ def _programs(shell: int) -> list[int]:
         return []
 
 
-def _beat(claim: Lock) -> None:
+def _beat(lock: Lock) -> None:
     try:
-        claim.beat(_BEAT_SECONDS)
+        lock.beat(_BEAT_SECONDS)
     except (AutoexpError, OSError) as error:  # the program is not ended for that
         print(printable(f"note: can't lock the output directory for this run: {error}"), file=sys.stderr)
 

@@ -21,7 +21,7 @@ _NO_SWEEP = {"sweep": "none"}
 def search_for(directories: tuple[Path, ...], name: str) -> tuple[Search, list[str]]:
     """The configs that an experiment is made of, and notes on what of its file has no effect.
 
-    The experiment is laid over the root config, as in Hydra's experiment pattern, unless it brings the root in itself.
+    The experiment is applied to the root config, as in Hydra's experiment pattern, unless it brings the root in itself.
     Of a group that it chooses without `override`, as a primary config does, the root's choice is left out, so that the
     experiment's own stands where its defaults list says. A config `base` that is not there is taken for the root.
     """

@@ -1,4 +1,4 @@
-"""Loads a config: composed with Hydra, once, checked, and ready for points to be laid over it."""
+"""Loads a config: composed with Hydra, once, checked, and ready for points to be applied to it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Composed:
         return load(Source(self.source.config_ref, self.source.config_dirs, (*self.source.overrides, *choices)))
 
     def overlay(self, environment: Mapping[str, str], now: datetime, python: str, place: str = "") -> Overlay:
-        """The base with the schema's defaults in it, ready for points to be laid over it.
+        """The base with the schema's defaults in it, ready for points to be applied to it.
 
         `place`: the folder of shipped files, where these are not this program's but those in an image.
         """
@@ -177,7 +177,7 @@ def _overridden_sweep(sweep: Any, overrides: Sequence[CheckedOverride], found: F
     """The `sweep` section with the overrides that are about it; those that have no place there go to `found`."""
     for override in overrides:
         if override.checked == NO_SWEEP:
-            sweep = {}  # also where an experiment has a sweep of its own, which is laid over the group's choice
+            sweep = {}  # also where an experiment has a sweep of its own, which is applied over the group's choice
         if override.in_sweep:
             sweep = {} if sweep is None else sweep
             if not _changes_sweep(override, sweep):

@@ -33,7 +33,7 @@ class _Written:
 
     lines: dict[KeyPath, Line] = field(default_factory=dict)
     choices: dict[KeyPath, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By the section of a group, its configs (`slurm/base`) that are chosen, each laid over those before."""
+    """By the section of a group, its configs (`slurm/base`) that are chosen, each applied over those before."""
     writers: dict[KeyPath, tuple[KeyPath, str]] = field(default_factory=dict)
     """By key, the section of the group and the choice that has written it last, also in what the choice builds on."""
 

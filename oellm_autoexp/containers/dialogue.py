@@ -26,20 +26,20 @@ Answers = Mapping[str, Callable[[Any], Any]]
 class Outside:
     """The outer program, for the inner one; `given` is the content of its first line."""
 
-    def __init__(self, heard: TextIO, said: TextIO) -> None:
-        self._heard = heard
-        self._said = said
+    def __init__(self, incoming: TextIO, outgoing: TextIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
         self.given: dict[str, Any] = self._next()
 
     @classmethod
     def of_this_process(cls) -> Outside:
         """The outer program at the standard streams. They are replaced here: started programs inherit others."""
-        heard, said = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+        incoming, outgoing = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
-        return cls(heard, said)
+        return cls(incoming, outgoing)
 
     def ask(self, what: str, about: Any) -> Any:
         """The answer to a request. Raises BrokenPipeError if the outer program has ended."""
@@ -51,13 +51,13 @@ class Outside:
         self._say({_RESULT: result})
 
     def _next(self) -> Any:
-        if not (line := self._heard.readline()):
+        if not (line := self._incoming.readline()):
             raise BrokenPipeError
         return json.loads(line)
 
     def _say(self, what: Mapping[str, Any]) -> None:
-        self._said.write(f"{json.dumps(what)}\n")
-        self._said.flush()
+        self._outgoing.write(f"{json.dumps(what)}\n")
+        self._outgoing.flush()
 
 
 def talk(words: Sequence[str], given: Mapping[str, Any], answers: Answers) -> tuple[int, Any]:
@@ -74,16 +74,16 @@ def talk(words: Sequence[str], given: Mapping[str, Any], answers: Answers) -> tu
         encoding="utf-8",
         errors="replace",
     )
-    told, heard, result = cast("TextIO", child.stdin), cast("TextIO", child.stdout), None
+    outgoing, incoming, result = cast("TextIO", child.stdin), cast("TextIO", child.stdout), None
     with child:
         try:
-            _say(told, given)
-            for line in heard:
-                said = _understood(line)
-                if _RESULT in said:
-                    result = said[_RESULT]
-                elif said.get(_ASKS) in answers:
-                    _say(told, answers[said[_ASKS]](said[_ABOUT]))
+            _say(outgoing, given)
+            for line in incoming:
+                message = _understood(line)
+                if _RESULT in message:
+                    result = message[_RESULT]
+                elif message.get(_ASKS) in answers:
+                    _say(outgoing, answers[message[_ASKS]](message[_ABOUT]))
                 else:
                     sys.stderr.write(line)
         except BaseException:
@@ -91,15 +91,15 @@ def talk(words: Sequence[str], given: Mapping[str, Any], answers: Answers) -> tu
             raise
         finally:
             with suppress(BrokenPipeError):
-                told.close()
+                outgoing.close()
     return child.returncode, result
 
 
-def _say(told: TextIO, what: Any) -> None:
+def _say(outgoing: TextIO, what: Any) -> None:
     """Send a line, unless the inner program has ended."""
     with suppress(BrokenPipeError):
-        told.write(f"{json.dumps(what)}\n")
-        told.flush()
+        outgoing.write(f"{json.dumps(what)}\n")
+        outgoing.flush()
 
 
 def _understood(line: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the conditions of a job may look at: files, other jobs, its event, and commands that are asked beside us."""
+"""What the conditions of a job may use: files, other jobs, its event, and commands that run in the background."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from oellm_autoexp.storage.world import Check, Files
 
 
 class CheckRunner:
-    """The commands that conditions ask: each runs beside us, again at its pace, and is forgotten with its asker."""
+    """Runs the commands of conditions in the background, each at its interval, as long as it is needed."""
 
     def __init__(self) -> None:
         self._checks: dict[tuple[str, tuple[str, ...]], Check] = {}
 
     @property
     def in_progress(self) -> bool:
-        """Whether some command is at work."""
+        """True if a command runs."""
         return any(check.in_progress for check in self._checks.values())
 
     def has_pending(self, askers: Collection[str]) -> bool:
-        """Whether one of these askers has no first answer yet of a command that is at work."""
+        """True if a running command of one of these askers has no first result yet."""
         return any(check.is_pending for (asker, _), check in self._checks.items() if asker in askers)
 
     def answer(
         self, asker: str, words: tuple[str, ...], work_dir: str, interval_seconds: float, now: float
     ) -> bool | None:
-        """What a command said last; None: nothing yet."""
+        """The last result of a command; None before the first."""
         check = self._checks.setdefault((asker, words), Check(words, work_dir, interval_seconds))
         check.says_yes(now)
         return check.said
 
     def wording(self, asker: str, words: tuple[str, ...]) -> str:
-        """What there is to say of a command: its last answer in words, or that there is none yet."""
+        """The last result of a command in words, or that there is none yet."""
         return self._checks[asker, words].answer
 
     def forget(self, asker: str) -> None:
-        """End the commands of one who asks no more."""
+        """End the commands of an asker that needs them no more."""
         for key in [key for key in self._checks if key[0] == asker]:
             self._checks.pop(key).give_up()
 
@@ -51,7 +51,7 @@ class CheckRunner:
 
 
 class Asking(Protocol):
-    """How a command is asked: its words and pace in, its answer out."""
+    """Runs a command: its words and interval in, its last result out."""
 
     def __call__(self, words: tuple[str, ...], interval_seconds: float) -> bool | None: ...
 
@@ -84,7 +84,7 @@ class ConditionContext:
         return self.files.count(pattern)
 
     def states(self, job: str) -> tuple[str, str]:
-        """See Surroundings. A job that is to be started again has no state just now."""
+        """See Surroundings. A job with a planned new attempt has no state until that starts."""
         tracked = self.jobs[job]
         if tracked.state in FINAL and not self.ended(job):
             return "", ""

@@ -1,4 +1,4 @@
-"""From log lines, changes of state and silence to a job's events, its verdict, and whether it stalls. Pure."""
+"""Turns log lines, state changes and silence into a job's events, its verdict, and stalls. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from oellm_autoexp.storage.log_tail import Cursor
 
 
 def see_log(job: JobState, data: bytes, cursor: Cursor, now: float) -> JobState:
-    """A job after some more of its log: whole lines, which end at `cursor`."""
+    """The job after more complete lines of its log, which end at `cursor`."""
     if not data and cursor == job.logs.cursor:
         return job
     active = data or cursor.grew(job.logs.cursor)
@@ -42,14 +42,14 @@ def see_log(job: JobState, data: bytes, cursor: Cursor, now: float) -> JobState:
 
 
 _SILENT_LOOKS = 3
-"""A job counts as silent only when so many looks in a row have found it so: a monitor that was away knows nothing."""
+"""A job counts as silent after so many polls in a row: after a pause of the monitor, one poll proves nothing."""
 _STARTUP_FACTOR = 3
 LONGEST_LINE = 500
 """Characters of a line that an event keeps."""
 
 
 class Detector:
-    """The rules of a job, compiled. Each method gives the job after what it has seen, and the events that this makes.
+    """The compiled rules of a job. Each method returns the job after an observation, and the new events.
 
     The actions of the events are in the job, as `pending`: they are saved with what was seen, in one record.
     """
@@ -76,7 +76,7 @@ class Detector:
     # ---- the log
 
     def lines(self, job: JobState, data: bytes, cursor: Cursor, now: float) -> tuple[JobState, list[Event]]:
-        """A job after whole lines of a log that end at `cursor`: its own, or one of the further files."""
+        """The job after complete lines of a log (its own, or a further file) that end at `cursor`."""
         start = cursor.offset - len(data)
         patterns = {name: p for name, p in self._patterns.items() if name not in job.run.switched_off}
         found = scan(data, patterns, newest_only=self._newest_only)
@@ -128,7 +128,7 @@ class Detector:
         return replace(job, run=replace(job.run, readings={**job.run.readings, rule.name: reading}, overdue=overdue))
 
     def _by_state(self, rule: LogEvent, job: JobState, event: Event, now: float) -> Iterable[Event]:
-        """A stall that a log event tells of happens at once; other states come with the job's end."""
+        """A log rule with `state: stall` takes effect immediately; other states apply when the job ends."""
         declared = self.rules.for_state(STALL) if rule.state == STALL else None
         if declared is not None:
             told = {**declared.metadata, **event.metadata, "error_type": rule.name}
@@ -139,7 +139,7 @@ class Detector:
     def quiet(
         self, job: JobState, now: float, clock: float | None = None, *, known: bool = True
     ) -> tuple[JobState, list[Event]]:
-        """A job after a look: whether its log is silent, or its numbers stand still, for too long.
+        """The job after a poll: detects a log that is silent, or a number that does not rise, for too long.
 
         `clock` is the session's (see session/silence.py; None: that is `now`). It is not used while the scheduler
         has not said that the job runs (`known`), nor while the job is suspended; three looks are then needed again.
@@ -170,7 +170,7 @@ class Detector:
         return self._with(job, events, now), events
 
     def _judged(self, job: JobState, names: Iterable[str]) -> Run:
-        """A job's run with what it counts as from now on, by the first of these rules that says so."""
+        """The run with the state of the first of these rules that has one."""
         for name in names:
             rule = self.rules.log_events.get(name)
             if rule and rule.state in BAD_ENDS and not (job.run.error_type or job.cancelled_by or job.restart):
@@ -178,12 +178,12 @@ class Detector:
         return job.run
 
     def _silent_for(self, job: JobState, limits: tuple[float, float], clock: float) -> float:
-        """For how many seconds a log has been silent, if that is too long; else 0."""
+        """Seconds of silence of a log if they exceed its limit, else 0."""
         silent = clock - job.logs.still[silence.LOG].since
         return silent if silent >= limits[job.run.last_activity is None] else 0.0
 
     def _still_for(self, job: JobState, rule: LogEvent, clock: float) -> float:
-        """For how many seconds a rule's number has not risen, if that is too long; else 0."""
+        """Seconds without a rise of a rule's number if they exceed its limit, else 0."""
         limit = rule.stall_seconds or 0.0
         if rule.name not in job.run.readings:
             limit = rule.startup_seconds or _STARTUP_FACTOR * limit
@@ -191,7 +191,7 @@ class Detector:
         return still if still >= limit else 0.0
 
     def cause(self, job: JobState, name: str, metadata: Mapping[str, Any], *, for_good: bool = False) -> Run:
-        """A job's run with what it counts as if we end it for the event of that name, where its log has not said so.
+        """The run with the state to report if the job is ended because of this event and its log gave no state.
 
         `for_good`: an action ends the job and nothing follows, so that it may count as a success.
         """
@@ -233,7 +233,7 @@ class Detector:
     # ---- states
 
     def state(self, before: JobState, job: JobState, now: float) -> tuple[JobState, list[Event]]:
-        """A job whose state has become another one than `before`."""
+        """The job after its state has changed from `before`."""
         restarting = job.restart is not None and job.state != SUCCESS  # one that we end to begin it anew: no event
         if job.state == before.state or restarting:
             return job, []
@@ -256,16 +256,16 @@ class Detector:
         return self._with(job, [event], now), [event]
 
     def _stall_was_told(self, job: JobState) -> bool:
-        """Whether a job has ended as a stall whose event was made when it was seen."""
+        """True if a job ended as a stall whose event was emitted when the stall was detected."""
         rule = self.rules.log_events.get(job.run.error_type)
         return job.state == STALL and (rule is None or rule.state == STALL)
 
     def published(self, job: JobState, event: Event, now: float) -> JobState:
-        """A job after an event that an action has made."""
+        """The job after an event that an action has published."""
         return self._with(job, [event], now)
 
     def _with(self, job: JobState, events: list[Event], now: float) -> JobState:
-        """The job with what follows from events."""
+        """The job with the consequences of events."""
         if not events:
             return job
         tallies = dict(job.actions.events)
@@ -323,13 +323,13 @@ def _with_slow(job: JobState, names: Iterable[str], now: float) -> JobState:
 
 
 def _ended_by_us(job: JobState) -> bool:
-    """Whether we are ending a job, or have: not where it ended by itself and a new attempt followed from that."""
+    """True if the tool ends or has ended the job; False if it ended by itself and got a new attempt."""
     ended_itself = job.state in FINAL and job.newest.end_asked_at is None
     return bool(job.cancelled_by) or (job.restart is not None and not ended_itself)
 
 
 def _with_verdict(run: Run, rule: LogEvent) -> Run:
-    """A run that counts as what a rule says."""
+    """The run with the state that a rule gives it."""
     verdict = rule.state or ""
     return replace(run, verdict=verdict, error_type=rule.name, overrules_success=rule.overrules_success)
 

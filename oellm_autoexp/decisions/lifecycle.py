@@ -23,9 +23,9 @@ from oellm_autoexp.core.states import (
 from oellm_autoexp.session.job_state import GONE_LOOKS, Answer, JobState, Run, Unsettled
 
 VANISHED_AFTER_SECONDS = 60.0
-"""A job that a scheduler which answers has not known for this long is given up (sacct lags by a few seconds)."""
+"""A job that an answering scheduler does not list for this long counts as failed (sacct lags by some seconds)."""
 BEGUN_VANISHED_AFTER_SECONDS = 600.0
-"""The same for one that has said that it began, and not that it ended: it may run on, unknown to the scheduler."""
+"""The same for a job that wrote its start and not its end: it may still run, unknown to the scheduler."""
 GONE_AFTER_SECONDS = 60.0
 """Longer than a cancelled job gets to end by itself (slurm.conf(5): KillWait, by default 30 s)."""
 
@@ -33,7 +33,7 @@ GONE_AFTER_SECONDS = 60.0
 def see_status(
     job: JobState, status: JobStatus | None, now: float, clock: float | None = None, *, begun: bool = False
 ) -> JobState:
-    """A job after the scheduler's answer; None: the scheduler answered, and does not know the job.
+    """The job after the scheduler's answer; None: the scheduler answered, and does not list the job.
 
     `clock` is the session's (see session/silence.py; None: that is `now`); `begun`: the job has said that it began, and
     not that it ended.
@@ -76,7 +76,7 @@ def see_status(
 
 
 def _answer(last: Answer, status: JobStatus, *, ended: bool) -> Answer:
-    """The scheduler's answer, with what only an earlier one has told."""
+    """The scheduler's answer, completed by values of earlier answers."""
     count = _restarts(status)
     return Answer(
         scheduler_state=status.scheduler_state,
@@ -92,18 +92,18 @@ _AGAIN = "the scheduler has restarted it"
 
 
 def _requeued(job: JobState, status: JobStatus) -> bool:
-    """Whether a job that ran has begun anew under its id since the last look."""
+    """True if a running job was requeued under its id since the last poll."""
     return job.state == RUNNING and _counted_on(job, status)
 
 
 def _counted_on(job: JobState, status: JobStatus) -> bool:
-    """Whether the scheduler counts more restarts than at the last look; not where it does not count them."""
+    """True if the scheduler counts more restarts than at the last poll; False if it does not count them."""
     count = _restarts(status)
     return job.answer.requeues is not None and count is not None and count > job.answer.requeues
 
 
 def _restarts(status: JobStatus) -> int | None:
-    """How often the scheduler has begun the job again; None where it does not tell.
+    """How often the scheduler has restarted the job; None if it does not report it.
 
     SLURM counts a restart as soon as the run before it is told to end, so that a job that is COMPLETING may be either.
     """
@@ -111,7 +111,7 @@ def _restarts(status: JobStatus) -> int | None:
 
 
 def runs_again(job: JobState, status: JobStatus, now: float) -> JobState:
-    """A job that has ended, after an answer by which the scheduler lists it as not ended; nothing else is news.
+    """An ended job after an answer that lists it as not ended; other answers change nothing.
 
     `scontrol requeue` begins a job again that has ended; one that had vanished may come back.
     """
@@ -139,12 +139,12 @@ def runs_again(job: JobState, status: JobStatus, now: float) -> JobState:
 
 
 def no_new_attempt(job: JobState) -> str:
-    """What people are told where a new attempt was to come of a job that has been begun again."""
+    """The message for a job that was restarted by the scheduler before its planned new attempt."""
     return f"no new attempt: the scheduler has restarted job {job.newest.scheduler_id}"
 
 
 def revised(job: JobState, now: float) -> JobState:
-    """A job that has ended, after lines of its log that came late: they may change what the end counts as."""
+    """An ended job after late lines of its log, which may change its final state."""
     if job.answer.scheduler_state not in ENDED or job.newest.vanished:
         return job
     state = _settled(job, job.answer.scheduler_state, out_of_memory=job.answer.out_of_memory)
@@ -156,11 +156,11 @@ def revised(job: JobState, now: float) -> JobState:
 
 
 def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False) -> str:
-    """What the scheduler's word counts as, by what the log has said before it. The scheduler's own reasons stand.
+    """The final state of a job, from the scheduler's state and the log. The scheduler's causes are kept.
 
     A crash counts as out of memory if one of the job's steps ran out of memory, as its script knows only that a step
     failed. Of all lines of a log, only the one that says that the job is complete turns a bad end into a success.
-    A job that we have ended counts as what it was ended for. A stall on which no action was taken does not count,
+    A job that the tool has ended gets the state that it was ended for. A stall without an action does not count,
     because the job went on.
     """
     state = conclude(scheduler_state)
@@ -177,7 +177,7 @@ def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False
 
 
 def _missing(job: JobState, now: float, clock: float, patience_seconds: float) -> JobState:
-    """A job that a scheduler which answers does not know: for a while it may be late."""
+    """The job while the scheduler answers but does not list it; for some time the list may only be late."""
     if job.newest.missing_since is None or job.newest.missing_since > clock:
         return replace(job, newest=replace(job.newest, missing_since=clock))
     if clock - job.newest.missing_since < patience_seconds:
@@ -198,7 +198,7 @@ def _words(status: JobStatus) -> str:
 def see_end(
     job: JobState, read: JobState, status: JobStatus | None, clock: float, *, answered: bool, exited: bool
 ) -> JobState:
-    """A job that vanished and was cancelled before its new attempt: whether it is surely gone.
+    """Checks whether a job that vanished, and was cancelled before its new attempt, has certainly ended.
 
     It is by its own word (`exited`), or when the scheduler has said so at GONE_LOOKS looks in a row and for
     GONE_AFTER_SECONDS in which nothing was written. `read` is the job after a look at its logs; `status` counts if the
@@ -225,7 +225,7 @@ def see_end(
 
 
 def to_be_settled(job: JobState) -> JobState:
-    """A job whose run has ended just now, with that among those of which it is not known yet what they used."""
+    """The job with its run, which has just ended, added to the runs of unknown usage."""
     last = job.newest
     ended = last.ended_at or 0.0
     seconds = max(0.0, ended - last.started_at) if last.started_at else 0.0

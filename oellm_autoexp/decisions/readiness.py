@@ -1,4 +1,4 @@
-"""May a job start? Pure: its conditions, the files it names and its siblings' states in; a verdict out.
+"""Decides whether a job may start, by its conditions, its files and the states of its siblings. Pure.
 
 A job with start conditions of its own waits for those alone, and may start while its sibling still runs. One without
 waits until the siblings it refers to have succeeded, and is cancelled if one of them ended otherwise. Where the
@@ -34,7 +34,7 @@ _CONDITIONS = TypeAdapter(tuple[ConditionField, ...])
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to become of a waiting job, and why."""
+    """What to do with a waiting job, and why."""
 
     step: Literal["start", "wait", "cancel", "done"]
     reason: str = ""
@@ -66,40 +66,40 @@ class StartGate:
         self._done = _CONDITIONS.validate_python(job.done_conditions)
 
     def verdict(self, jobs: Mapping[str, JobState], waited_seconds: float = 0, now: float = 0) -> Verdict:
-        """What is to become of the job, which has waited so long. `jobs`: every job of the plan."""
-        around = self._around(jobs, now)
+        """What to do with the job, which has waited `waited_seconds`. `jobs`: every job of the plan."""
+        context = self._context(jobs, now)
         done = self.done(jobs, now)
         if done:
             return Verdict("done", done)
         if done is None:
             return _unanswered(self._done)
-        cancel = [(condition, condition.holds(around)) for condition in self._cancel]
+        cancel = [(condition, condition.holds(context)) for condition in self._cancel]
         for condition, answer in cancel:
             if answer:
                 return Verdict("cancel", f"cancelled by {condition}")
         if unanswered := [condition for condition, answer in cancel if answer is None]:
             return _unanswered(unanswered)
         if self._start:
-            answers = [(condition, condition.holds(around)) for condition in self._start]
-            verdict = self._by_conditions([one for one in answers if not one[1]], around, waited_seconds)
+            answers = [(condition, condition.holds(context)) for condition in self._start]
+            verdict = self._by_conditions([one for one in answers if not one[1]], context, waited_seconds)
         else:
             verdict = self._by_siblings(jobs)
         waits = self._command(now) if verdict.step == "start" else ""
         return Verdict("wait", waits) if waits else verdict
 
     def forget(self) -> None:
-        """End the commands that are asked, and forget what they said: what comes next is to be judged anew."""
+        """End the commands of this job and forget their results; the next attempt is judged again."""
         self._checks.forget(self._job.name)
 
     def done(self, jobs: Mapping[str, JobState], now: float = 0) -> str | None:
-        """Why there is nothing left to do for the job; '' if there is, None if a command has not said so yet."""
-        around = self._around(jobs, now)
-        answers = [condition.holds(around) for condition in self._done]
+        """Why the job has nothing left to do; '' if it has, None while a command has no result yet."""
+        context = self._context(jobs, now)
+        answers = [condition.holds(context) for condition in self._done]
         if not answers or False in answers:
             return ""
         return None if None in answers else f"already done: {', '.join(map(str, self._done))}"
 
-    def _around(self, jobs: Mapping[str, JobState], now: float) -> ConditionContext:
+    def _context(self, jobs: Mapping[str, JobState], now: float) -> ConditionContext:
         def ask(words: tuple[str, ...], interval_seconds: float) -> bool | None:
             return self._checks.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
 
@@ -109,19 +109,19 @@ class StartGate:
         )
 
     def _command(self, now: float) -> str:
-        """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; an answer stands until the next."""
+        """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; a result is valid until the next."""
         job, words = self._job, self._job.start_condition_cmd
         if not words or self._checks.answer(job.name, words, job.work_dir, job.start_condition_interval_seconds, now):
             return ""
         return f"waits for start_condition_cmd {words[0]}: {self._checks.wording(job.name, words)}"
 
     def _by_conditions(
-        self, missing: Sequence[tuple[Condition, bool | None]], around: ConditionContext, waited_seconds: float
+        self, missing: Sequence[tuple[Condition, bool | None]], context: ConditionContext, waited_seconds: float
     ) -> Verdict:
         """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
         patiences = []
         for condition, answer in missing:
-            if answer is False and condition.lost(around):
+            if answer is False and condition.lost(context):
                 return Verdict("cancel", f"cancelled: this can no longer be fulfilled: {condition}")
             if condition.timeout_seconds is not None:
                 if waited_seconds >= condition.timeout_seconds:
@@ -131,7 +131,7 @@ class StartGate:
             return Verdict("start")
         awaited = [_awaited_sibling(condition) for condition, _ in missing]
         siblings = tuple(dict.fromkeys(filter(None, awaited)))
-        if all(awaited) and all(map(_lasts, self._start)) and self._natively(siblings, around.jobs):
+        if all(awaited) and all(map(_lasts, self._start)) and self._natively(siblings, context.jobs):
             return Verdict("start", after=siblings)
         reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
         return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
@@ -148,7 +148,7 @@ class StartGate:
         return Verdict("wait", f"waits for {', '.join(open_ones)}")
 
     def _natively(self, siblings: Iterable[str], jobs: Mapping[str, JobState]) -> bool:
-        """Whether the scheduler can await the success of siblings in its queue in our place."""
+        """True if the scheduler can wait for the success of the siblings (native dependencies)."""
         # What only we can judge (conditions, a command) must be judged when the siblings have ended.
         ours = self._done or self._cancel or self._job.start_condition_cmd
         return (
@@ -169,12 +169,12 @@ _LASTING = (AlwaysTrueCondition, ElapsedTimeCondition, FileExistsCondition, Glob
 
 
 def _lasts(condition: Condition) -> bool:
-    """Whether what has come true may be taken as true until siblings have ended."""
+    """True if a condition, once fulfilled, may be treated as fulfilled until the siblings have ended."""
     return isinstance(condition, _LASTING) or bool(_awaited_sibling(condition))
 
 
 def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
-    """Whether a rule of a job may overrule its success, of which the scheduler's word is exit code 0 alone.
+    """True if a rule of a job may replace its success, which the scheduler knows only by exit code 0.
 
     `plan_rules`: `Manifest.monitoring`.
     """
@@ -183,7 +183,7 @@ def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
 
 
 def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dict[str, str]:
-    """The jobs that native dependencies don't bring to their end with no monitor alive, by name, and why."""
+    """The jobs that need a monitor in spite of native dependencies, by name, with the reason."""
     overruled = {job.name for job in jobs if may_be_overruled(job, plan_rules)}
     found = {job.name: why for job in jobs if (why := _only_ours(job, overruled))}
     grown = True
@@ -199,7 +199,7 @@ def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dic
 
 
 def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
-    """What a job waits for that the scheduler can't judge; '' if nothing."""
+    """Why the scheduler alone can't start the job; '' if it can."""
     conditions = _CONDITIONS.validate_python(job.start_conditions)
     parents = [name for name in map(_awaited_sibling, conditions) if name] if conditions else list(job.depends_on)
     if job.start_condition_cmd:
@@ -214,7 +214,7 @@ def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
 
 
 def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState]) -> bool:
-    """Whether the scheduler has ended a job because those that it waited for in the queue can't succeed any more.
+    """True if the scheduler has cancelled a job because its dependencies can no longer be satisfied.
 
     That is no end of the job: one of them may be on its way again, or count as a success to us. squeue tells the reason
     (squeue(1), JOB REASON CODES), accounts do not: there it is told from those others, which have gone.
@@ -230,7 +230,7 @@ def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState
 def withdrawn(
     job: JobState, now: float, why: str = "a job that it waited for in the queue did not succeed"
 ) -> JobState:
-    """A job that came into the queue in vain, as it waits to be submitted again: it has had no attempt."""
+    """The job back in state waiting, after the scheduler removed it from the queue; this was no attempt."""
     return replace(
         job.happened(now, WAITING, why),
         state=WAITING,

@@ -36,7 +36,7 @@ class Kind(Enum):
     """What a refusal means for the job."""
 
     NO_NEED = auto()
-    """There is, or may be, another attempt, or nobody wants one."""
+    """Another attempt exists or may exist, or none is needed."""
     UNWANTED = auto()
     """The job itself asked not to be run again."""
     GIVEN_UP = auto()
@@ -45,7 +45,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a job gets no new attempt, in words for people."""
+    """Why a job gets no new attempt."""
 
     kind: Kind
     why: str
@@ -54,7 +54,7 @@ class Refusal:
 def refusal(
     job: JobState, request: RestartAction, cause: str, attempt: int, *, by_hand: bool = False
 ) -> Refusal | None:
-    """Why no new attempt follows `attempt`; None if one may. What a person asks for has no budget."""
+    """Why no new attempt follows `attempt`; None if one may. A person's request has no limits."""
     if job.attempt != attempt:
         return Refusal(Kind.NO_NEED, f"attempt {attempt} is not the current one")
     if job.restart is not None:
@@ -94,15 +94,15 @@ def may_come(job: JobState, rules: Rules) -> bool:
 
 
 def is_past(job: JobState, seen_at: float | None) -> bool:
-    """Whether the scheduler has begun a job again since something called for a new attempt of it.
+    """True if the scheduler has restarted a job since the event that requests a new attempt.
 
-    What is seen at the same look was most likely told by the run before.
+    An event of the same poll most likely comes from the run before.
     """
     return seen_at is not None and job.newest.begun_again_at is not None and seen_at <= job.newest.begun_again_at
 
 
 def fruitless(job: JobState) -> int:
-    """How many attempts in a row, the present one included, got no further than those before; by their iterations.
+    """How many attempts in a row, with the current one, reached no higher iteration than the attempts before.
 
     An attempt without an iteration got no further, unless the job has never printed any and `max_attempts` limits it:
     its program may print none.
@@ -113,12 +113,12 @@ def fruitless(job: JobState) -> int:
 
 
 def _iteration(job: JobState) -> int:
-    """The newest iteration that some attempt told, -1 before the first."""
+    """The newest reported iteration of any attempt, -1 before the first."""
     return -1 if job.progress.iteration is None else job.progress.iteration
 
 
 def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Restarting:
-    """The new attempt of a job; it begins when the present one has ended."""
+    """The planned new attempt of a job; it starts when the current one has ended."""
     last = job.past.restarts.get(cause, 0)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
     why = f": {request.reason}" if request.reason else ""
@@ -133,7 +133,7 @@ def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Re
 
 
 def begun(job: JobState, now: float) -> JobState:
-    """The job, whose attempt has ended or was not taken, as it waits for the one that was planned."""
+    """The job in state waiting for its planned attempt, after the last one ended or was refused."""
     restart = job.restart
     if restart is None:
         return job
@@ -172,7 +172,7 @@ def begun(job: JobState, now: float) -> JobState:
 
 
 def _before(job: JobState, restart: Restarting) -> Before | None:
-    """What is needed to go back to an attempt that has ended; None for one that was cancelled as it had vanished."""
+    """What is needed to return to an ended attempt; None for one that was cancelled because it had vanished."""
     if job.newest.vanished:
         return None
     return Before(
@@ -191,7 +191,7 @@ def _before(job: JobState, restart: Restarting) -> Before | None:
 
 
 def as_before(job: JobState) -> JobState:
-    """A job whose next attempt is not submitted, as it was when its last one had ended."""
+    """The job as it was at the end of its last attempt; its next attempt is not submitted."""
     before = job.past.before
     if before is None:
         return job
@@ -220,7 +220,7 @@ def as_before(job: JobState) -> JobState:
 
 
 def without_refused(job: JobState) -> SpecChanges:
-    """What differs from the plan of a job whose next attempt was refused for good: as of those that were taken.
+    """The changes of a job after its next attempt was finally refused: those of the last accepted attempt.
 
     What the scheduler did not take would otherwise be part of all later attempts, also of those that a person begins.
     """
@@ -232,7 +232,7 @@ def without_refused(job: JobState) -> SpecChanges:
 
 
 def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> JobState:
-    """The job after what the scheduler lists (by id) of its earlier attempts: one may have been begun again."""
+    """The job after the scheduler's answers about its earlier attempts (by id), which may run again."""
     seen = tuple(_seen_again(attempt, told.get(attempt.scheduler_id)) for attempt in job.past.earlier)
     if seen == job.past.earlier:
         return job
@@ -247,7 +247,7 @@ def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> Job
 
 
 def _seen_again(attempt: Earlier, status: JobStatus | None) -> Earlier:
-    """An earlier attempt after the scheduler's answer: whether it was begun again."""
+    """An earlier attempt after the scheduler's answer, which shows whether it runs again."""
     if status is not None and status.scheduler_state == UNKNOWN:
         return attempt
     counts = (attempt.requeues, None if status is None else status.restarts)

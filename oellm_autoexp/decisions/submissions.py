@@ -1,4 +1,4 @@
-"""What a job is before, during and after a submission: on its way, accepted, refused, or perhaps submitted. Pure."""
+"""The state of a job before, during and after a submission: in progress, accepted, refused, or unclear. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from oellm_autoexp.session.job_state import Attempt, JobState, Waiting
 from oellm_autoexp.storage.log_tail import Cursor
 
 FILES_PATIENCE_SECONDS = 86400.0
-"""How long a script or a working directory may be away: a file system may be down for a night."""
+"""How long a script or a working directory may be missing: a file system may be down for a night."""
 
 
 def on_its_way(job: JobState, token: str, task: int | None, after: tuple[str, ...]) -> JobState:
-    """A job that is handed to the scheduler now, under a token, to begin after the jobs with these ids."""
+    """The job while it is submitted, with its token and the ids of the jobs that it depends on."""
     newest = replace(job.newest, token=token, task=task, absent_since=None, after=after)
     return replace(job, state=SUBMITTING, newest=newest)
 
 
 def unclear(job: JobState, reason: str, absent_since: float | None, until: float | None) -> JobState:
-    """A job of which nobody knows whether it was submitted; `until`: when it counts as not submitted."""
+    """A job whose submission has an unknown outcome; `until`: when it counts as not submitted."""
     then = CANCELLED if job.cancelled_by else "submitted again"
     return replace(
         job,
@@ -32,7 +32,7 @@ def unclear(job: JobState, reason: str, absent_since: float | None, until: float
 
 
 def accepted(job: JobState, token: str, task: int | None, scheduler_id: str, log_path: str, now: float) -> JobState:
-    """A job that the scheduler has taken; one that logs to the same file as before is read on from there."""
+    """The job after the scheduler accepted it; a log with the same path as before is read on from its position."""
     same_log = log_path == job.logs.resolved_log_path
     return replace(
         job.happened(now, "submitted", f"as {scheduler_id}"),
@@ -49,20 +49,20 @@ def accepted(job: JobState, token: str, task: int | None, scheduler_id: str, log
 
 
 def not_submitted(job: JobState) -> JobState:
-    """A job that was on its way and was not taken, as it waits for its turn again."""
+    """The job back in state waiting, after a submission that did not take place."""
     waiting = replace(job.waiting, deadline=None)
     return replace(job, state=WAITING, reason="", newest=_without_token(job), waiting=waiting)
 
 
 def waits(job: JobState, reason: str, since: float, deadline: Deadline | None) -> JobState:
-    """A job that waits, with the reason, since when, and until when at the latest."""
+    """The waiting job with its reason, start and deadline."""
     if (job.reason, job.waiting.waiting_since, job.waiting.deadline) == (reason, since, deadline):
         return job
     return replace(job, reason=reason, waiting=replace(job.waiting, waiting_since=since, deadline=deadline))
 
 
 def refused(job: JobState, words: str, retry_at: float, now: float) -> JobState:
-    """A job that the scheduler has refused, as it waits for its next try."""
+    """The job after a refusal, waiting for its next try."""
     deadline = Deadline(at=retry_at, then="tried again")
     return _to_be_tried_at(replace(job, newest=_without_token(job)), words, retry_at, now, deadline, None)
 
@@ -88,12 +88,12 @@ def _to_be_tried_at(
 
 
 def tried_at_once(job: JobState) -> JobState:
-    """A job that waited for its next try, and waits no more."""
+    """The job with its next try due now."""
     return replace(job, waiting=replace(job.waiting, retry_at=0, deadline=None))
 
 
 def refused_for_good(job: JobState, words: str, now: float) -> JobState:
-    """A job whose next attempt can't be submitted: an attempt that failed before it came into the queue."""
+    """The job after its next attempt was finally refused: it counts as an attempt that failed."""
     kept = restarts.without_refused(job)
     dropped = [key for key, value in job.changes.overrides.items() if kept.overrides.get(key) != value]
     if kept.excluded != job.changes.excluded:

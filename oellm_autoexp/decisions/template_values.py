@@ -1,4 +1,4 @@
-"""What is known of a job and its event, under the names that templates and conditions use. Pure."""
+"""The values of a job and its event, under the names that templates and conditions use. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JOB_KEYS = frozenset(
 
 
 def values(spec: JobSpec, job: JobState, event: Event | None, plan_id: str) -> dict[str, Any]:
-    """Every value that a template may name: the config's, then the job's, then those of the event (the last wins)."""
+    """All template values: of the config, of the job and of the event; later ones replace earlier ones."""
     return {
         **spec.template_values,
         "job_id": event.job_id if event else job.newest.scheduler_id,

@@ -1,4 +1,4 @@
-"""What rules would find in a log that is there already: a trial before they watch a run. Pure."""
+"""Applies rules to an existing log, to test them before a run. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass
 class RuleTrial:
-    """What one log event found: how many lines, and the first of them."""
+    """The result of one log event: the number of matching lines, and the first of them."""
 
     rule: LogEvent
     count: int = 0
@@ -45,7 +45,7 @@ class RuleTrial:
 
 @dataclass
 class Trial:
-    """The whole of it. `job` is a job that ran with this log: its progress, and the state that its lines ask for."""
+    """The whole result. `job` is a job that ran with this log: its progress, and the state that its lines ask for."""
 
     rules: dict[str, RuleTrial]
     job: JobState
@@ -114,7 +114,7 @@ def _number(found: RuleTrial, text: str) -> dict[str, Any]:
 
 
 def explained(found: RuleTrial, rules: Rules) -> str:
-    """What a log alone does not show of a rule, in a sentence; '' if it shows all."""
+    """A sentence about what a log can't show of a rule; '' if nothing."""
     rule = found.rule
     if found.too_slow:
         return "its pattern took too long: a part of the log was not searched for it"

@@ -84,7 +84,7 @@ def job_config(composed: Composed, context: PlanContext, index: int | None) -> d
         if index is None:
             return jobs.base()
         if not 0 <= index < len(jobs):
-            raise ConfigError(Problem(f"no job has index {index}", "--job", f"there are 0 to {len(jobs) - 1}"))
+            raise ConfigError(Problem(f"no job has index {index}", "--job", f"the indices are 0 to {len(jobs) - 1}"))
         return jobs.config(index)
 
 

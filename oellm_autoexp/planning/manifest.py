@@ -124,10 +124,10 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
     above: list[str] = []
     try:
         _make(str(path.parent), above)
-        lock = path.with_name(f".{plan_id}.planning")
-        with locked(lock, f"the plan id {plan_id}", wait_seconds=_PATIENCE_SECONDS) as claim:
+        lock_path = path.with_name(f".{plan_id}.planning")
+        with locked(lock_path, f"the plan id {plan_id}", wait_seconds=_PATIENCE_SECONDS) as lock:
             _check_free(plan)
-            making = _Making(plan, claim, above)
+            making = _Making(plan, lock, above)
             try:
                 if plan.snapshot:
                     snapshot.take(plan.snapshot, Path(plan.manifest.base_output_dir))
@@ -181,10 +181,10 @@ class _Making:
     was left by a planner that was killed; a new plan replaces it.
     """
 
-    def __init__(self, plan: Plan, claim: Lock, above: list[str]) -> None:
+    def __init__(self, plan: Plan, lock: Lock, above: list[str]) -> None:
         """`above` is where folders are noted that had to be made for the plan's own, and for logs."""
         self._plan = plan
-        self._claim = claim
+        self._lock = lock
         self._manifest = str(plan.manifest_path)
         self._shared = str(plan.shared[0].path.parent)
         shared = (_MANIFEST_LINK, side_file.NAME, *(file.path.name for file in plan.shared))
@@ -208,7 +208,7 @@ class _Making:
         self._files.append(sweep.path)
         for number, job in enumerate(plan.manifest.jobs):
             if number % _JOBS_PER_BEAT == 0:
-                self._claim.beat(_BEAT_SECONDS)
+                self._lock.beat(_BEAT_SECONDS)
             folder = os.path.dirname(job.script_path)  # noqa: PTH120  a thousand times: without making Paths
             for above in (job.output_dir, os.path.dirname(folder)):  # noqa: PTH120  from above: each is asked for once
                 _make(above, self._above)
@@ -223,7 +223,7 @@ class _Making:
     def publish(self, manifest: Manifest, extra: Path | None) -> None:
         """Let the plan exist: write its manifest, and the copy. Raises StateError, ConfigError or OSError."""
         path, text = self._plan.manifest_path, manifest.model_dump_json(indent=1) + "\n"
-        self._claim.beat(_BEAT_SECONDS)
+        self._lock.beat(_BEAT_SECONDS)
         if not create_atomic(path, text):
             raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
         self._files.append(path)
@@ -233,7 +233,7 @@ class _Making:
     def take_back(self) -> None:
         """Remove what was made. The manifest goes first, so that it never names a script that is gone."""
         try:
-            self._claim.beat()
+            self._lock.beat()
         except (LockedError, OSError):  # what is there now may be another process's
             return
         for path in reversed(self._files):

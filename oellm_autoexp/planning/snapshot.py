@@ -46,7 +46,7 @@ def remove(snapshot: Snapshot) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def told(snapshot: Snapshot) -> str:
+def summary(snapshot: Snapshot) -> str:
     """What to tell of a snapshot that is there: how many files, and their size."""
     sizes = [path.lstat().st_size for path in Path(snapshot.folder).rglob("*") if not path.is_dir()]
     size = sum(sizes) / 1e6

@@ -80,11 +80,11 @@ class Condition(Section):
     blocking: bool = False
     """Before an action, true waits for the condition; otherwise the action is left out if it does not hold at once."""
 
-    def holds(self, around: Surroundings) -> bool | None:
+    def holds(self, context: Surroundings) -> bool | None:
         """Whether it holds now; None: that is not known yet."""
         raise NotImplementedError
 
-    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+    def lost(self, context: Surroundings) -> bool:  # noqa: ARG002
         """Whether the condition, which does not hold now, can't come true any more."""
         return False
 
@@ -95,9 +95,9 @@ class FileExistsCondition(Condition):
     class_name: Literal["FileExistsCondition"]
     path: str
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether it is there now."""
-        return around.exists(self.path)
+        return context.exists(self.path)
 
     def __str__(self) -> str:
         return f"FileExists: {self.path}"
@@ -111,9 +111,9 @@ class GlobExistsCondition(Condition):
     pattern: str
     min_count: int = Field(default=1, ge=1)
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether enough match now."""
-        return around.count(self.pattern) >= self.min_count
+        return context.count(self.pattern) >= self.min_count
 
     def __str__(self) -> str:
         return f"GlobExists: {self.pattern}"
@@ -137,18 +137,18 @@ class SlurmStateCondition(Condition):
     job_name: str
     state: Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_known_states), TEXTS_IN_YAML]
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether the job is in one of the states now."""
         try:
-            now = {word.lower() for word in around.states(self.job_name)}
+            now = {word.lower() for word in context.states(self.job_name)}
         except KeyError:  # the plan has been asked about names that stand there, not about those that events tell
             return False
         return any(word.lower() in now for word in self.state)
 
-    def lost(self, around: Surroundings) -> bool:
+    def lost(self, context: Surroundings) -> bool:
         """A job that has ended for good keeps its state, and a name that no job has will have none."""
         try:
-            return around.ended(self.job_name)
+            return context.ended(self.job_name)
         except KeyError:
             return True
 
@@ -173,10 +173,10 @@ class MetadataCondition(Condition):
     at_least: Number | None = None
     at_most: Number | None = None
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether the value is as said."""
         try:
-            value = around.metadata(self.key)
+            value = context.metadata(self.key)
         except KeyError:
             return False
         one_of = self.one_of if self.within is None else (*(self.one_of or ()), *self.within)
@@ -193,9 +193,9 @@ class MetadataCondition(Condition):
             return False
         return (self.at_least is None or number >= self.at_least) and (self.at_most is None or number <= self.at_most)
 
-    def lost(self, around: Surroundings) -> bool:
+    def lost(self, context: Surroundings) -> bool:
         """The values of a job that has ended for good do not change."""
-        return around.ended(None)
+        return context.ended(None)
 
     def __str__(self) -> str:
         said = self.model_dump(exclude_defaults=True, exclude={"class_name", "key", "blocking", "timeout_seconds"})
@@ -208,11 +208,11 @@ class MaxAttemptsCondition(Condition):
     class_name: Literal["MaxAttemptsCondition"]
     max_attempts: Count = Field(ge=1)
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether one more attempt is within the limit."""
-        return around.attempt() < self.max_attempts
+        return context.attempt() < self.max_attempts
 
-    def lost(self, around: Surroundings) -> bool:  # noqa: ARG002
+    def lost(self, context: Surroundings) -> bool:  # noqa: ARG002
         """The number of attempts only grows."""
         return True
 
@@ -230,14 +230,14 @@ class ElapsedTimeCondition(Condition):
     seconds: Seconds
     since: Literal["start", "submit", "event"] = "start"
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether the time is up."""
-        elapsed = around.elapsed_seconds(self.since)
+        elapsed = context.elapsed_seconds(self.since)
         return elapsed is not None and elapsed >= self.seconds
 
-    def lost(self, around: Surroundings) -> bool:
+    def lost(self, context: Surroundings) -> bool:
         """A job that has ended for good and never began has no start to count from."""
-        return around.elapsed_seconds(self.since) is None and around.ended(None)
+        return context.elapsed_seconds(self.since) is None and context.ended(None)
 
     def __str__(self) -> str:
         return f"ElapsedTime: {self.seconds:g} s since {self.since}"
@@ -249,9 +249,9 @@ class CooldownCondition(Condition):
     class_name: Literal["CooldownCondition"]
     seconds: Seconds
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether it is long enough ago."""
-        ago = around.cooldown_seconds()
+        ago = context.cooldown_seconds()
         return ago is None or ago >= self.seconds
 
     def __str__(self) -> str:
@@ -265,9 +265,9 @@ class CommandCondition(Condition):
     command: Words = Field(min_length=1)
     interval_seconds: Seconds = 60
 
-    def holds(self, around: Surroundings) -> bool | None:
+    def holds(self, context: Surroundings) -> bool | None:
         """Whether it said yes; None while it has not answered."""
-        return around.answer(self.command, self.interval_seconds)
+        return context.answer(self.command, self.interval_seconds)
 
     def __str__(self) -> str:
         return f"Command: {shell(redact_words(self.command))}"
@@ -295,9 +295,9 @@ class LogPatternCondition(Condition):
         except re.error as error:
             raise ValueError(f"the pattern is no regular expression: {error}") from None
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether such a line is there now."""
-        data = around.tail(self.path or self.log_path, self.tail_bytes).encode()
+        data = context.tail(self.path or self.log_path, self.tail_bytes).encode()
         return bool(scan(data, {"": self._compiled()}).matches)
 
     def __str__(self) -> str:
@@ -309,7 +309,7 @@ class AlwaysTrueCondition(Condition):
 
     class_name: Literal["AlwaysTrueCondition"]
 
-    def holds(self, around: Surroundings) -> bool:  # noqa: ARG002
+    def holds(self, context: Surroundings) -> bool:  # noqa: ARG002
         """Always."""
         return True
 

@@ -216,7 +216,7 @@ class Logs:
     late_until: float | None = None
     """Until when they are still read after the job's end (session's clock); None: no longer."""
     still: dict[str, Still] = field(default_factory=dict)
-    """Since when the logs ('') and the number of each progress rule (its name) are as they are."""
+    """Since when the logs (key '') and the number of each progress rule (key: its name) have not changed."""
     series: Written = field(default_factory=Written)
     """How much of the file of its metrics' series counts."""
     unwritten: Annotated[tuple[Point, ...], Field(exclude=True)] = ()

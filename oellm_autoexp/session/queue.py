@@ -108,7 +108,7 @@ class Queue:
         return self._load(self._find(name))
 
     def take(self, entry: QueueEntry) -> Held | None:
-        """Take an entry to carry it out, as its file says it is now; None if it is taken, finished, or gone.
+        """Lock an entry to execute it, and read it again; None if it is locked, finished, or removed.
 
         An entry whose worker died is taken, too; `Held.died` says so.
         Raises CorruptError, StateError, OSError.
@@ -124,9 +124,9 @@ class Queue:
             return held
 
     def give_up(self, jobs: Collection[str], message: str, *, report: Report | None = None) -> list[QueueEntry]:
-        """Finish the entries of these jobs that wait for a worker as `failed` with a message; returns those.
+        """Mark the waiting entries of these jobs as `failed` with a message; returns them.
 
-        One that a worker has, or had when it died, is left alone. `report` as in `entries`. Raises StateError, OSError.
+        An entry that a worker has, or had when it died, stays. `report` as in `entries`. Raises StateError, OSError.
         """
         given_up = []
         for entry in self.entries(report=report):
@@ -279,7 +279,7 @@ class Held:
         return self.path.with_suffix(".log")
 
     def beat(self, seconds: float = 0) -> None:
-        """Renew the lock, and say in how many seconds it will be renewed again. Raises LockedError if it was lost."""
+        """Renew the lock, and announce in how many seconds it is renewed next. Raises LockedError if it was lost."""
         self.lock.beat(seconds)
 
     def change(self, **update: Any) -> None:
@@ -296,7 +296,7 @@ class Held:
     def finish(self, status: Status, message: str) -> None:
         """Record the result (`done` or `failed`), move the entry to `done/`, and release it.
 
-        Raises LockedError if the lock was lost: the result is another worker's then.
+        Raises LockedError if the lock was lost: the result is then reported by another worker.
         """
         self.beat()
         output = str(self.log_path) if self.log_path.exists() else ""
@@ -306,13 +306,13 @@ class Held:
         self.lock.release()
 
     def put_back(self, message: str) -> None:
-        """Give the entry up as pending, for whoever comes next. Raises LockedError if the lock was lost."""
+        """Release the entry as pending, for another worker. Raises LockedError if the lock was lost."""
         self.beat()
         self.change(status=PENDING, message=message, process=None)
         self.lock.release()
 
     def let_go(self) -> None:
-        """Give the entry up as it is: its job goes on, and another worker asks after it."""
+        """Release the entry as it is: its job continues, and another worker polls it."""
         self.lock.release()
 
     def save(self, *, sync: bool = True) -> None:

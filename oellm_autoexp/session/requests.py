@@ -55,19 +55,19 @@ class Request(Record):
         return {**{key: value for key, value in data.items() if key not in _RESTART_FIELDS}, "restart": restart}
 
 
-def inbox_folder(session_path: Path) -> Path:
+def requests_folder(session_path: Path) -> Path:
     """`<monitoring_state_dir>/<plan_id>.requests`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
     return session_path.with_suffix(".requests")
 
 
 def place(session_path: Path, asked: Request) -> Path:
-    """The file of a request, which is there until it is handled."""
-    return inbox_folder(session_path) / f"{asked.id}.json"
+    """The file of a request, which exists until the request is handled."""
+    return requests_folder(session_path) / f"{asked.id}.json"
 
 
 def ask(session_path: Path, asked: Request) -> bool:
     """Write a request; False if one with this id is already waiting. Raises StateError, OSError."""
-    folder = inbox_folder(session_path)
+    folder = requests_folder(session_path)
     if not _FILE_NAME.fullmatch(asked.id):
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
     trust.private_folder(folder)
@@ -75,12 +75,12 @@ def ask(session_path: Path, asked: Request) -> bool:
 
 
 def waiting(session_path: Path, report: Callable[[AutoexpError], None] | None = None) -> list[tuple[Path, Request]]:
-    """The requests that wait, oldest first, each with its file, which the process that handles it removes.
+    """The waiting requests, oldest first, each with its file; the caller removes the file of a handled request.
 
-    `report` gets the error of each file that can't be used, which is then left out; without it the first one is raised:
+    Files that can't be used are skipped and passed to `report`; without `report` the first error is raised:
     CorruptError, StateError. Raises StateError if the folder can't be read.
     """
-    folder = inbox_folder(session_path)
+    folder = requests_folder(session_path)
     try:
         names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
     except FileNotFoundError:

@@ -140,7 +140,7 @@ class Session:
 
     @property
     def _asked(self) -> bool:
-        """Whether a request waits. One that can't be read is ignored, and keeps nothing from being finished."""
+        """True if a request waits. One that can't be read is ignored, and does not keep the session unfinished."""
         try:
             return bool(requests.waiting(self.path))
         except AutoexpError:

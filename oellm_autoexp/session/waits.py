@@ -13,7 +13,7 @@ from oellm_autoexp.session.job_state import JobState
 AT_WORK = "at work"
 """The reason of an action whose program runs."""
 NEXT_POLL = "waits for the next poll of a monitor"
-"""The reason of an action that no monitor has begun yet."""
+"""The reason of an action that no monitor has started yet."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def _signal_name(number: int) -> str:
 
 
 class Check:
-    """A command that runs repeatedly in the background and says yes by exit code 0.
+    """A command that runs repeatedly in the background; exit code 0 means yes.
 
     It is started every `interval_seconds`, counted from start to start. One that runs for more than ten intervals and
     more than ten minutes is killed, and its answer is no.
@@ -199,7 +199,7 @@ class Check:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the command runs for the first time, and has not answered yet."""
+        """True while the first run of the command has no result yet."""
         return self.in_progress and self.said is None
 
     def says_yes(self, now: float) -> bool:

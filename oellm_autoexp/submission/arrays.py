@@ -39,5 +39,5 @@ def write_array(manifest: Manifest, made: Submission, batch: Batch) -> Submissio
 
 
 def remove_array(manifest: Manifest, token: str) -> None:
-    """Remove what `write_array` has made, as far as that can be done."""
+    """Remove the files of `write_array`, as far as possible."""
     shutil.rmtree(array_folder(manifest, token), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The script of a job's next attempt, where it is not the plan's: other directives, nodes left out, other values."""
+"""The script of a job's next attempt if it differs from the plan's: directives, excluded nodes, values."""
 
 from __future__ import annotations
 

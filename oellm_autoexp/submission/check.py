@@ -1,4 +1,4 @@
-"""What is checked beyond the plan itself: by the programs that are to run, and of scripts, each kind of them once."""
+"""Checks by other programs: bash, the scheduler and the training programs judge a plan, each kind of script once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from oellm_autoexp.submission.attempts import make_script, script_place
 
 
 def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> None:
-    """Raise ConfigError with all that bash or the scheduler would refuse, or keep waiting for ever.
+    """Raise ConfigError with all that bash or the scheduler would refuse, or that would wait for ever.
 
     That of later attempts, too, whose overrides are known (RestartAction). `test`: the scheduler is also asked to judge
     one script of each kind as if it were submitted.
@@ -51,7 +51,7 @@ def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> No
 
 
 def container_problems(manifest: Manifest) -> list[Problem]:
-    """Why the jobs of a plan could not run in their containers, where these can be seen from this machine."""
+    """Why the jobs of a plan could not run in their containers, if these are visible from this machine."""
     client = client_of(manifest)
     away = client.is_slurm and Path(manifest.slurm["submit_cmd"][0]).name != "sbatch"
     if away or client.is_fake:
@@ -60,7 +60,7 @@ def container_problems(manifest: Manifest) -> list[Problem]:
 
 
 def _later_problems(manifest: Manifest, jobs: Iterable[JobSpec], scheduler: Scheduler, *, test: bool) -> list[Problem]:
-    """What is wrong with the attempts that rules with known overrides would begin of these jobs."""
+    """Problems of new attempts of these jobs, for rules whose overrides are known."""
     checks = AttemptChecks(scheduler)
     found: dict[Problem, None] = {}
     for job in jobs:
@@ -82,10 +82,10 @@ class AttemptChecks:
     def __init__(self, scheduler: Scheduler, now: Callable[[], float] = time.monotonic) -> None:
         self._scheduler = scheduler
         self._now = now
-        self._told: dict[str, tuple[float, list[Problem]]] = {}
+        self._judgements: dict[str, tuple[float, list[Problem]]] = {}
 
     def check(self, spec: JobSpec, path: str, text: str) -> None:
-        """Return if a script of a job will do. Raises ConfigError with what bash or the scheduler would refuse.
+        """Check a script of a job. Raises ConfigError with what bash or the scheduler would refuse.
 
         What the plan's own script has against it is left out: that was submitted all the same.
         """
@@ -101,7 +101,7 @@ class AttemptChecks:
         *,
         test: bool = False,
     ) -> list[Problem]:
-        """What is wrong with an attempt of a job with these overrides; nothing is written. Raises StateError."""
+        """Problems of an attempt of a job with these overrides; nothing is written. Raises StateError."""
         try:
             text = make_script(manifest, spec, overrides, excluded)
             if text is None:
@@ -112,7 +112,7 @@ class AttemptChecks:
         return self.problems(spec, str(script_place(spec, attempt)), text, test=test)
 
     def problems(self, spec: JobSpec, path: str, text: str, *, test: bool = False) -> list[Problem]:
-        """What is wrong with a script, as `check`; with `test` the scheduler judges it as if it were submitted."""
+        """Problems of a script, as in `check`; with `test` the scheduler judges it, too (`sbatch --test-only`)."""
         found = [*_syntax(path, text), *self._asked(path, text)]
         if found:
             known = {problem.what for problem in self._asked(spec.script_path, _read(spec))}
@@ -122,13 +122,13 @@ class AttemptChecks:
 
     def _asked(self, path: str, text: str) -> list[Problem]:
         kind = array_group(directive_lines(text), "")
-        at, told = self._told.get(kind, (-math.inf, []))
+        at, told = self._judgements.get(kind, (-math.inf, []))
         if self._now() - at > _FRESH_SECONDS:
-            self._told[kind] = at, told = self._now(), self._scheduler.check({path: text})
+            self._judgements[kind] = at, told = self._now(), self._scheduler.check({path: text})
         return told
 
     def _tested(self, path: str, text: str) -> list[Problem]:
-        """What the scheduler says of a script as if it were submitted: of a file, which is there for that time."""
+        """Problems that the scheduler finds in a script, which is written to a temporary file for that."""
         place = Path(path).parent.with_name(f".{Path(path).parent.name}.sbatch")
         try:
             write_atomic(place, text, 0o700)
@@ -145,7 +145,7 @@ _PATIENCE_SECONDS_EACH = 10
 
 
 def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) -> None:
-    """Put questions to the programs themselves, each started once. Raises BackendError with all that they refuse.
+    """Let the programs check their own arguments, each started once. Raises BackendError with all that they refuse.
 
     `progress` is called with every answer.
     """
@@ -210,7 +210,7 @@ def _named(jobs: Sequence[str]) -> str:
 
 
 def _answers(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> tuple[list[str], str]:
-    """A line for each question, and why there are not as many. Raises OSError: it can't be started."""
+    """One line of output for each question, and why lines are missing. Raises OSError if it can't be started."""
     patience = _PATIENCE_SECONDS + _PATIENCE_SECONDS_EACH * len(probes)
     with tempfile.TemporaryFile("w+") as questions, tempfile.TemporaryFile("w+", errors="replace") as said:
         questions.writelines(f"{json.dumps(dict(probe.question))}\n" for probe in probes)

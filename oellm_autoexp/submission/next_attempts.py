@@ -1,4 +1,4 @@
-"""The next attempts of jobs as they are to be submitted, each with a script of its own if it needs one."""
+"""The next attempts of jobs, ready for submission, with a new script if the plan's does not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 class NextAttempts:
-    """The next attempts of a session's jobs. A job whose files can't be used waits for them, or is given up."""
+    """The next attempts of a session's jobs. A job whose files can't be used waits for them, and finally fails."""
 
     def __init__(self, manifest: Manifest, session: Session, outcomes: Outcomes, *, now: Callable[[], float]) -> None:
         self._manifest = manifest
@@ -30,7 +30,7 @@ class NextAttempts:
         self._specs = {job.name: job for job in manifest.jobs}
 
     def spec(self, name: str) -> JobSpec | None:
-        """The job as it is to be submitted, with a script of its own if it needs one; None if it can't be now."""
+        """The job to submit, with a new script if needed; None if it can't be submitted now."""
         spec, job, now = self._specs[name], self._session.jobs[name], self._now()
         if job.waiting.retry_at > now:
             if job.waiting.files_missing_since is None or self._unusable_files(spec, job):
@@ -65,7 +65,7 @@ class NextAttempts:
         return spec.model_copy(update=own)
 
     def _unusable_files(self, spec: JobSpec, job: JobState) -> str:
-        """Why a job can't be submitted with its files as they are, in words; '' if it can. It waits for them, alone."""
+        """Why a job can't be submitted with its present files; '' if it can. Only this job waits for them."""
         path, digest = (
             (job.changes.script_path, job.changes.script_digest)
             if job.changes.script_path
@@ -75,7 +75,7 @@ class NextAttempts:
 
 
 def odd_script(manifest: Manifest, path: str, expected: str) -> str:
-    """Why a script is not run: it is gone, not the one that was planned, or another user's; else ''."""
+    """Why a script must not run: it is missing, was changed, or belongs to another user; else ''."""
     try:
         trust.read_script(Path(path), expected, Path(manifest.base_output_dir))
     except StateError as error:
@@ -86,7 +86,7 @@ def odd_script(manifest: Manifest, path: str, expected: str) -> str:
 
 
 def _missing_folder(work_dir: str) -> str:
-    """That the folder which a job is submitted from is not there, in words; '' if it is."""
+    """A message if the working directory of a job is missing; '' if it exists."""
     if not os.access(work_dir, os.X_OK):
         return f"the working directory {work_dir} no longer exists"
     return ""

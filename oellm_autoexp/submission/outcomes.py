@@ -1,4 +1,4 @@
-"""What becomes of jobs that are to be submitted, as their session keeps it: they wait, are taken, refused, or ended."""
+"""Records the result of submissions in the session: jobs wait, are accepted, refused, or ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Outcomes:
-    """Notes in a session what becomes of its jobs; nothing is saved.
+    """Changes the jobs of a session after submissions, without saving it.
 
     `in_queue` is called as `Submitter.in_queue` says.
     """
@@ -52,7 +52,7 @@ class Outcomes:
     def waits(
         self, name: str, reason: str, deadline: Deadline | None = None, *, patience_seconds: float | None = None
     ) -> None:
-        """Let a job that waits say for what, since when and until when; after `patience_seconds` it is cancelled."""
+        """Record why a job waits, since when and until when; after `patience_seconds` it is cancelled."""
         job = self._session.jobs[name]
         since = self._now() if job.waiting.waiting_since is None else job.waiting.waiting_since
         if patience_seconds is not None:
@@ -64,12 +64,12 @@ class Outcomes:
             self._session.put(waiting)
 
     def ended(self, job: JobState, state: str, reason: str, now: float) -> None:
-        """End a job that waits."""
+        """End a waiting job."""
         self._gates[job.name].forget()
         self._session.put(job.ended(now, state, reason))
 
     def accepted(self, token: str, batch: Batch, scheduler_id: str) -> None:
-        """The scheduler has taken a batch, under this id."""
+        """Record that the scheduler has accepted a batch, under this id."""
         now = self._now()
         for task, spec in batch.jobs.items():
             self._gates[spec.name].forget()
@@ -88,12 +88,12 @@ class Outcomes:
                     )
 
     def not_submitted(self, batch: Batch) -> None:
-        """The jobs of a batch wait for their turn again."""
+        """Record that the jobs of a batch were not submitted and wait again."""
         for spec in batch.jobs.values():
             self._session.put(submissions.not_submitted(self.job(spec)))
 
     def refused(self, batch: Batch, error: SubmitError) -> None:
-        """Let the jobs of a batch wait for their next try.
+        """Record a refusal: the jobs of a batch wait for their next try.
 
         A job whose script is its own, and refused for good, is ended: only other overrides would help it.
         """
@@ -108,7 +108,7 @@ class Outcomes:
                 self._session.put(submissions.refused(job, words, spread(now, pause), now))
 
     def without_files(self, job: JobState, words: str, now: float) -> None:
-        """Let a job wait for its files, for a day."""
+        """Record that a job waits for its files, for at most one day."""
         since = now if job.waiting.files_missing_since is None else job.waiting.files_missing_since
         since = min(since, now)  # clocks are set back
         if now - since >= submissions.FILES_PATIENCE_SECONDS:
@@ -128,7 +128,7 @@ def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:
 
 
 def link_current(spec: JobSpec, log: str) -> None:
-    """Point the job's `current.log` to its newest log. A job is not lost because a link can't be made."""
+    """Point the job's `current.log` to its newest log. If this fails, the job still counts as submitted."""
     link = Path(spec.log_path_current)
     try:
         target = Path(os.path.relpath(log, link.parent) if Path(log).is_relative_to(link.parent) else log)

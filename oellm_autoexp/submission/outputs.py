@@ -1,4 +1,4 @@
-"""Whose an output directory is: at most one unfinished session, or one program in a terminal, writes into it."""
+"""Ownership of output directories: only one unfinished session, or one program in a terminal, may write to each."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _claim_outputs(manifest: Manifest, session: Path) -> None:
 
 
 def _way_out(path: Path, jobs: Collection[JobState]) -> str:
-    """What a person may do about the session that keeps output directories; where actions alone wait, which."""
+    """What a person can do about the session that owns output directories."""
     if only_unclear(jobs):
         asked = f"ask it again: {commands.monitor(path, '--cmd', 'cancel')}"
         forced = f"remove the session without an answer: {commands.monitor(path, '--cmd', 'remove', '--force')}"
@@ -86,7 +86,7 @@ def _way_out(path: Path, jobs: Collection[JobState]) -> str:
 
 
 def _unfinished(path: Path, names: list[str]) -> Problem:
-    """The problem of output directories that belong to a session which is not finished, and why it is not."""
+    """The problem that output directories belong to an unfinished session, and why it is unfinished."""
     jobs = Session.load(path).jobs.values()
     whose = (
         "the output directory of" if len(names) == 1 else f"{len(names)} of the plan's output directories, as that of"
@@ -101,7 +101,7 @@ def _unfinished(path: Path, names: list[str]) -> Problem:
 
 
 def _owner(output_dir: Path) -> Path | None:
-    """The session that an output directory is marked with; none if it is a copy of one that is."""
+    """The session that owns an output directory; None for a copy of such a directory."""
     try:
         mark = loads(trust.read(output_dir / _OWNER, most=trust.SMALL))
         return Path(mark["session"]) if mark.get("output_dir", str(output_dir)) == str(output_dir) else None
@@ -118,7 +118,7 @@ def _owner(output_dir: Path) -> Path | None:
 
 
 def _finished(path: Path) -> bool:
-    """Whether nothing more comes of a session: it is gone, has ended, or never began and nobody holds it."""
+    """True if a session is removed, has ended, or was never started and no process holds it."""
     if not path.exists():
         return True
     session = Session.load(path)
@@ -145,14 +145,14 @@ def _in_terminal(name: str, output_dir: str, holder: Holder) -> Problem:
 
 @contextmanager
 def held_for_terminal(name: str, output_dir: Path) -> Iterator[Lock]:
-    """Have the output directory of a job for oneself, for the time of a block in which a terminal runs it.
+    """Lock the output directory of a job while a terminal runs the job in a `with` block.
 
-    Raises LockedError if another terminal runs it, StateError if a session has it in hand.
+    Raises LockedError if another terminal runs it, StateError if a session runs the job.
     """
-    # The claim first: a submission looks for it last of all.
-    with locked(output_dir / _TERMINAL, f"the output directory of {name}") as claim:
+    # Lock first: a submission checks this lock last of all.
+    with locked(output_dir / _TERMINAL, f"the output directory of {name}") as lock:
         _check_free(output_dir)
-        yield claim
+        yield lock
 
 
 def _check_free(output_dir: Path) -> None:

@@ -65,7 +65,7 @@ def answers() -> Answers:
         return _listed(asdict(machine.site(SlurmSection.model_validate(section))))
 
     def container_problems(manifest: Any) -> Any:
-        return _told(machine.container_problems(Manifest.model_validate(manifest)))
+        return _plain_problems(machine.container_problems(Manifest.model_validate(manifest)))
 
     return {_SITE: site, _CONTAINERS: container_problems}
 
@@ -77,7 +77,7 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, (list, tuple, frozenset)) else value
 
 
-def _told(problems: Sequence[Problem]) -> Any:
+def _plain_problems(problems: Sequence[Problem]) -> Any:
     return _problems().dump_python([*problems], mode="json")
 
 
@@ -88,12 +88,12 @@ def _problems() -> TypeAdapter[list[Problem]]:
     return TypeAdapter(list[Problem])
 
 
-def problems_told(error: AutoexpError) -> dict[str, Any]:
+def problems_result(error: AutoexpError) -> dict[str, Any]:
     """An error as a result that is told to the outside."""
-    return {"problems": _told(error.problems), "exit_code": error.exit_code}
+    return {"problems": _plain_problems(error.problems), "exit_code": error.exit_code}
 
 
-def raise_told(result: dict[str, Any]) -> None:
+def raise_problems(result: dict[str, Any]) -> None:
     """Raise the error that a result tells of, or return if it tells of none."""
     if problems := result.get("problems"):
         raise _KINDS.get(result["exit_code"], AutoexpError)(*_problems().validate_python(problems))

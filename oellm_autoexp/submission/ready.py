@@ -1,4 +1,4 @@
-"""Which jobs may go to the scheduler now: what they wait for has come, and none runs already, here or elsewhere."""
+"""Which jobs may be submitted now: their conditions are fulfilled, and no attempt of them runs anywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FRESH_SECONDS = 10.0
 
 
 class ReadyJobs:
-    """Finds the jobs of a session that may go now; those that may not say why."""
+    """Finds the jobs of a session that may be submitted now; the others record why they wait."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ReadyJobs:
         self._seen_earlier: dict[str, float] = {}
 
     def let_through(self) -> list[Ready]:
-        """The waiting jobs that may start. Those that never will are ended, and the others say why they wait."""
+        """The waiting jobs that may start. Jobs that can never start are ended; the others record why they wait."""
         through: dict[str, tuple[str, ...]] = {}
         now = self._now()
         for name, job in list(self._session.jobs.items()):
@@ -68,7 +68,7 @@ class ReadyJobs:
         return self._with_ids(through)
 
     def for_room(self, ready: list[Ready], room: int | None) -> tuple[list[Ready], list[Ready]]:
-        """The jobs that may go now, at most `room` of them, and those that have to wait for room."""
+        """The jobs that may be submitted now, at most `room`, and those that must wait for room."""
         going: list[Ready] = []
         while ready and (room is None or len(going) < room):
             some = ready[: None if room is None else room - len(going)]
@@ -77,17 +77,17 @@ class ReadyJobs:
         return going, ready
 
     def still_alive(self, ready: Iterable[Ready]) -> bool:
-        """Whether the jobs that others follow are alive."""
+        """True if the jobs that others depend on are not ended."""
         parents = {job for one in ready for job in one.after}
         known = by_id(self._session.jobs.values())
         return self._alive({job: known[job].newest.token for job in parents if job in known}) == parents
 
     def seen_alive(self, ids: Iterable[str]) -> None:
-        """The scheduler has just told that these jobs are alive."""
+        """Record that the scheduler has just listed these jobs as not ended."""
         self._seen_alive.update(dict.fromkeys(ids, self._now()))
 
     def _with_ids(self, through: Mapping[str, tuple[str, ...]]) -> list[Ready]:
-        """The jobs with the ids of those that they are to follow.
+        """The jobs with the ids of the jobs that they depend on.
 
         A job goes only behind ids that the scheduler lists as alive at this moment: one that it has forgotten would
         count as succeeded (SLURM 22.05, afterok).
@@ -103,7 +103,7 @@ class ReadyJobs:
         return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
 
     def _runs_elsewhere(self, name: str) -> bool:
-        """Whether a terminal runs a job, or the scheduler an earlier attempt of it; then it waits for that.
+        """True if a terminal runs the job, or the scheduler an earlier attempt; the job then waits for its end.
 
         The session is saved: a terminal looks there.
         """
@@ -116,7 +116,7 @@ class ReadyJobs:
         return holder is not None
 
     def _alone(self, ready: list[Ready]) -> list[Ready]:
-        """Those of the jobs of which the scheduler runs no earlier attempt; it is asked for them just before they go.
+        """The jobs without an earlier attempt that runs; the scheduler is asked just before the submission.
 
         Somebody may have had one begun again (`scontrol requeue`) that no look has asked for.
         """
@@ -133,7 +133,7 @@ class ReadyJobs:
         return [one for one in self._without_strangers(ready) if not self._runs_elsewhere(one.spec.name)]
 
     def _without_strangers(self, ready: list[Ready]) -> list[Ready]:
-        """Those of the jobs in whose output directories no job of another session runs.
+        """The jobs in whose output directories no job of another session runs.
 
         The file of a session protects these directories, but people delete it while its jobs still run.
         """

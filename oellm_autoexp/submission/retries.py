@@ -1,4 +1,4 @@
-"""When what the scheduler has refused is tried again: after pauses that grow, and not all sessions at once."""
+"""Retry times of refused submissions: growing pauses, spread so that sessions do not retry at the same moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_DOUBLINGS = 10
 
 
 def growing(refusals: int) -> float:
-    """Seconds until the next try of a job that was refused so often before."""
+    """Seconds until the next try of a job, by the number of its refusals."""
     return min(RETRY_SECONDS * 2.0 ** min(refusals, _MOST_DOUBLINGS), LONGEST_RETRY_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""How many jobs may go to the scheduler now, and when the next one may."""
+"""How many jobs may be submitted now, and when the next one may."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Room:
 
     @property
     def full(self) -> str:
-        """The scheduler's words by which it takes no more jobs now; '' if it has not said so."""
+        """The scheduler's message that it accepts no more jobs now; '' if there was none."""
         return self._full_error if self._most is not None else ""
 
     @property
     def reason(self) -> str:
-        """For what a job waits that finds no room."""
+        """Why a job without room waits."""
         return _FOR_ROOM if self._most is None else self._full_words
 
     @property
     def left(self) -> int | None:
-        """How many jobs may go now; None: any number."""
+        """How many jobs may be submitted now; None: any number."""
         here = self._in_queue()
         rooms = [] if self._max_jobs is None else [max(0, self._max_jobs - here)]
         if self._most is not None:
@@ -49,7 +49,7 @@ class Room:
         return min(rooms, default=None)
 
     def is_full(self, error: TooManyJobsError) -> None:
-        """The scheduler takes no more jobs than it has of this session now."""
+        """Record that the scheduler accepts no more jobs than this session has there now."""
         self._most = self._in_queue()
         self._try_beyond_at = spread(self._now(), growing(self._tries_beyond))
         self._tries_beyond += 1
@@ -58,12 +58,12 @@ class Room:
         self._full_words = f"waits until the scheduler accepts more jobs; {hint} ({self._full_error})"
 
     def taken(self) -> None:
-        """The scheduler has taken jobs: if these are more than it took when it was full, it is full no longer."""
+        """Record accepted jobs: if there are more now than when it was full, it is no longer full."""
         if self._most is not None and self._in_queue() > self._most:
             self._most, self._tries_beyond = None, 0
 
     def forget(self) -> None:
-        """Ask the scheduler anew how many jobs it takes."""
+        """Forget that the scheduler was full, so that more jobs are tried."""
         self._most = None
 
     def _in_queue(self) -> int:

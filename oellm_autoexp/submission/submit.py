@@ -1,4 +1,4 @@
-"""Hands the jobs of a session to the scheduler, each exactly once, whatever dies in between.
+"""Submits the jobs of a session, each exactly once, even after a crash at any moment.
 
 The intent (a token of its own) is on disk before the scheduler is called, and the token travels with the job. After a
 crash or an unclear answer the token is looked up before anything is submitted again (submission.unclear): in the queue,
@@ -82,7 +82,7 @@ class Submitter:
 
     @property
     def unsettled(self) -> int:
-        """How many jobs were perhaps submitted: that is not clear yet."""
+        """Number of jobs of which it is unknown whether they were submitted."""
         return self._unclear.count
 
     @property
@@ -102,15 +102,15 @@ class Submitter:
 
     @property
     def has_pending_checks(self) -> bool:
-        """True if such a command of a job has no first answer yet."""
+        """True if the first result of such a command is missing."""
         return self._checks.has_pending({job.name for job in self.session.jobs.values() if job.state == WAITING})
 
     def close(self) -> None:
-        """End the commands that are at work."""
+        """End the running commands."""
         self._checks.close()
 
     def retry_now(self) -> None:
-        """Let jobs that were refused be tried at once: a person asks for it."""
+        """Let refused jobs be tried at once, as a person asks for it."""
         self._room.forget()
         for job in list(self.session.jobs.values()):
             if job.state == WAITING and job.waiting.retry_at:
@@ -218,7 +218,7 @@ class Submitter:
             self._outcomes.waits(spec.name, self._room.reason)
 
     def _await_turn(self, *, patient: bool) -> bool:
-        """Whether a submission may go now, as far as their pace goes; waits for that if `patient`."""
+        """True if the pace allows a submission now; waits until it does if `patient`."""
         left = self._pace.left
         if left and patient:
             self.beat(left)
@@ -274,12 +274,12 @@ class Submitter:
         return sum(self._outcomes.job(spec).state in IN_QUEUE for spec in batch.jobs.values())
 
     def _check_scripts(self, batch: Batch) -> None:
-        """Raises SubmitError if a script was changed since the job was let through, while it waited for its turn."""
+        """Raises SubmitError if a script was changed while its job waited for its turn."""
         for spec in batch.jobs.values():
             if odd := odd_script(self.manifest, spec.script_path, spec.script_digest):
                 raise SubmitError(Problem(odd, spec.name))
 
 
 def _told_beyond(progress: Callable[[int, int], None], before: int, more: int, done: int) -> None:
-    """Tell the progress of a later round in the numbers of all rounds."""
+    """Report the progress of a later round in numbers of all rounds."""
     progress(before + done, before + more)

@@ -1,4 +1,4 @@
-"""Submissions that the scheduler has taken or not: it is asked for their tokens until that is clear.
+"""Submissions with unknown outcome: the scheduler is asked for their tokens until the outcome is clear.
 
 Their submitter died, or got no clear answer. A controller that hung may learn of the job only later, so that the job
 counts as absent only after the scheduler has not known the token for `settle_seconds`.
@@ -28,7 +28,7 @@ _LOST = "its submission got no clear answer, and the scheduler does not know the
 
 
 class UnclearSubmissions:
-    """The submissions of a session whose fate is unknown."""
+    """The submissions of a session whose outcome is unknown."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class UnclearSubmissions:
 
     @property
     def count(self) -> int:
-        """How many jobs were perhaps submitted: that is not clear yet."""
+        """Number of jobs of which it is unknown whether they were submitted."""
         return sum(job.state == SUBMITTING for job in self._session.jobs.values())
 
     def settle(self) -> None:
@@ -82,7 +82,7 @@ class UnclearSubmissions:
         self._session.save()
 
     def no_answer(self, batch: Batch, error: SchedulerError) -> None:
-        """Note that the submission of a batch has failed, and that it is not clear whether it went through."""
+        """Record that the submission of a batch got an error and its outcome is unknown."""
         for spec in batch.jobs.values():
             self._session.put(self._outcomes.job(spec).happened(self._now(), _NO_ANSWER, error.problems[0].what))
 
@@ -93,7 +93,7 @@ class UnclearSubmissions:
         return f"{_LOST} ({error})" if error else _LOST
 
     def _by_token(self) -> dict[str, Batch]:
-        """The submissions whose fate is unknown, by token."""
+        """The submissions with unknown outcome, by token."""
         jobs: dict[str, dict[int | None, JobSpec]] = defaultdict(dict)
         for job in self._session.jobs.values():
             if job.state == SUBMITTING:

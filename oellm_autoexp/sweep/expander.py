@@ -57,7 +57,7 @@ class Point:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Every value the sweep sets, by dotted key, in the order in which they are to be laid: later ones win."""
+        """Every value the sweep sets, by dotted key, in the order in which they are to be applied: later ones win."""
         return over(over(self.inherited, self.chosen), self.staged)
 
     @property
@@ -138,7 +138,7 @@ def _node(node: Any, where: Location, problems: list[Problem]) -> Points:
     beside = [kind for kind in kinds if kind != "groups"]
     if len(beside) > 1:
         what = f"a node takes one of {', '.join(KINDS)}; this one has {' and '.join(kinds)}"
-        problems.append(Problem(what, where, "nest groups"))
+        problems.append(Problem(what, where, "put each of them into an entry of groups"))
         return []
     _check_keys(node, where, problems)
     parts: list[tuple[Any, Location, Points]] = []

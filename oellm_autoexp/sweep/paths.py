@@ -1,4 +1,4 @@
-"""The keys of a sweep as paths: which of them are about the same value, and what is laid over what. Pure.
+"""The keys of a sweep as paths: which of them are about the same value, and what is applied over what. Pure.
 
 `a.b: {c: 1}` and `a.b.c: 1` set the same value. Mappings merge, anything else replaces, and the later one wins.
 """
@@ -77,7 +77,7 @@ class Taken:
 
 
 def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by key, laid over others: to be set one after another in this order, so that the upper ones win.
+    """Values by key, applied over others: to be set one after another in this order, so that the upper ones win.
 
     A mapping that has a path in common with the other side is taken apart into dotted keys.
     """

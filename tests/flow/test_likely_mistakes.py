@@ -56,8 +56,10 @@ def test_an_axis_that_reaches_no_program_is_noted() -> None:
     jobs = [of_value(0, metadata__x=1), of_value(1, metadata__x=2)]
     scripts = ["#SBATCH --job-name=run_0\n/out/run_0/logs\ntrain", "#SBATCH --job-name=run_1\n/out/run_1/logs\ntrain"]
     (note,) = notes(jobs, {}, {}, scripts)
-    assert note.startswith("1 of 2 jobs have the same arguments, environment and resources as another 1 as job 0): ")
-    assert "metadata.x, in which they differ" in note
+    assert note.startswith(
+        "1 of 2 jobs have the same arguments, environment and resources as another (job 1 as job 0): "
+    )
+    assert "they differ only in metadata.x, " in note
     assert not [*notes(jobs, {}, {}, [scripts[0], f"{scripts[1]} --x 2"])]
     for key in ("monitoring__poll_interval_seconds", "stage", "job__start_condition_cmd"):
         assert not [*notes([of_value(0, **{key: 1}), of_value(1, **{key: 2})], {}, {}, scripts)]

@@ -39,7 +39,10 @@ MISTAKES = {
     "bad time": (["project=default", "slurm.sbatch.time=soon"], "'soon' is not a time that sbatch knows"),
     "owned directive": (["project=default", "slurm.sbatch.output=x"], "set project.log_path"),
     "bad environment": (["project=default", "slurm.env.A-B=1"], "is not a name for an environment variable"),
-    "backslash in a log path": (["project=default", "project.base_output_dir='a\\b'"], "'\\' can't stand here"),
+    "backslash in a log path": (
+        ["project=default", "project.base_output_dir='a\\b'"],
+        "'\\' is not allowed in a log path",
+    ),
     "another encoding": (["project=default", "+metadata.x='\udcff'"], "the override is not UTF-8 text"),
     "a variable in another encoding": (
         ["project=default", "+metadata.x=${oc.env:LATIN}"],
@@ -311,7 +314,7 @@ def test_of_a_wrong_name_nothing_but_the_name_is_told(user: User, name: str) -> 
     assert result.stderr.count("error: ") == 1
     assert "x.yaml:3 ($.project.name): " in result.stderr
     (user.home / "x.yaml").write_text(text.replace("}", ", log_path: 'logs/%q'}"))
-    assert "'%q' can't stand here" in user.run("plan", "--config-ref", "x.yaml").stderr, (
+    assert "'%q' is not allowed in a log path" in user.run("plan", "--config-ref", "x.yaml").stderr, (
         "this one is a mistake of its own"
     )
 

@@ -153,7 +153,7 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
         (
             "from oellm_autoexp.rules.actions import Action\nclass Broken(Action): pass",
             "broken:Broken",
-            "it does not declare this events class_name; write class_name: Literal['Broken']",
+            "it does not declare its class_name; write class_name: Literal['Broken']",
         ),
         (
             "from typing import Literal\nfrom oellm_autoexp.rules.actions import Action\n"

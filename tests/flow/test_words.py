@@ -39,7 +39,7 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "the opposite of what is meant": (("run", "--monitor-only"), ("monitor_autoexp.py --manifest PATH",)),
     "overrides beside a manifest": (
         ("submit", "--manifest", "m.json", "project=x"),
-        ("project=x: a manifest is fixed", "overrides go to plan or run"),
+        ("project=x: a manifest can't be changed", "give overrides to plan or run"),
     ),
     "two manifests": (("submit", "m.json", "m.json"), ("2 manifests are given",)),
     "no manifest": (("submit",), ("no manifest is given", "write --manifest PATH")),
@@ -191,7 +191,8 @@ def test_the_session_in_the_way_is_told_to_have_nothing_submitted_and_each_way_o
     again = user.run(*words, PATH=path)
     assert again.returncode == 2
     assert (
-        "the output directory of one belongs to the session 'p', which is not finished: nothing of it" in again.stderr
+        "the output directory of one belongs to the session 'p', which is not finished: none of its jobs"
+        in again.stderr
     )
     assert "was submitted (sbatch: Batch job submission failed: Invalid account)" in again.stderr
     (end,) = [line for line in again.stderr.splitlines() if "or end it: " in line]

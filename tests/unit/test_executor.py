@@ -974,7 +974,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
     overrides, limits = {"backend.options.lr": 1}, {"max_attempts": 2, "max_fruitless": None, "cooldown_seconds": 5}
     action = {"reason": "why", "overrides": overrides, "exclude_nodes": "n1", "cause": "crash", **limits}
     asked = {"version": 1, "id": "x", "kind": "restart", "job": "a", "attempt": 1, "at": 1.0, **action}
-    folder = requests.inbox_folder(tmp_path / "p.json")
+    folder = requests.requests_folder(tmp_path / "p.json")
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps(asked))
     [(_, read)] = requests.waiting(tmp_path / "p.json")
@@ -990,7 +990,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
     asked = requests.Request(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
-    folder = requests.inbox_folder(stage.path)
+    folder = requests.requests_folder(stage.path)
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))
     stage.finish()

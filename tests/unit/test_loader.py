@@ -873,7 +873,7 @@ def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit
 
     def resolved() -> Any:
         overlay = composed(ref="exp", folders=(mine,)).overlay({}, datetime.now(UTC), "python")
-        return overlay.resolve(overlay.lay({}))
+        return overlay.resolve(overlay.apply({}))
 
     with pytest.raises(ConfigError, match=re.escape(told)) as error:
         resolved()

@@ -42,7 +42,7 @@ def overlay(**base: Any) -> Overlay:
 
 def resolved(**base: Any) -> dict[str, Any]:
     laid = overlay(**base)
-    return laid.resolve(laid.lay({}))
+    return laid.resolve(laid.apply({}))
 
 
 def problems_of(action: Callable[[], Any]) -> list[Problem]:
@@ -182,7 +182,7 @@ def test_laying_and_resolving_is_composing_with_hydra(base: dict[str, Any], poin
             else:
                 config, values[key] = changed, value
         wanted = values_by_omegaconf(config)
-    tree = laid.lay(values)
+    tree = laid.apply(values)
     for key, value in wanted.items():
         assert laid.at(tree, (key,)) == value
     if len(wanted) == len(tree):
@@ -192,9 +192,9 @@ def test_laying_and_resolving_is_composing_with_hydra(base: dict[str, Any], poin
 
 def refused_too(laid: Overlay, values: dict[str, Any], key: str, value: Any) -> None:
     """Check that an override that Hydra refuses is an error here as well."""
-    tree = laid.lay(values)
+    tree = laid.apply(values)
     try:
-        laid.lay({**values, key: value})
+        laid.apply({**values, key: value})
     except ConfigError:
         return
     # Hydra takes a null, or what can't be resolved, for absent, and can't put a list in the place of a mapping.
@@ -244,7 +244,7 @@ def test_a_point_over_a_shipped_config_is_what_hydra_composes_with_the_points_va
         wanted = OmegaConf.to_container(OmegaConf.create(with_defaults(composed.base)[0]), resolve=True)
     laid = load(source).overlay({"HOME": "/home/me"}, NOW, "python3")
     ours = Overlay(laid.base, RESOLVERS)
-    assert ours.resolve(ours.lay(VALUES)) == wanted
+    assert ours.resolve(ours.apply(VALUES)) == wanted
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_nothing_is_changed_by_laying_and_resolving_and_what_is_untouched_is_sha
     base = {"a": {"x": 1, "y": "${b.z}"}, "b": {"z": 2}, "c": [{"d": 1}], "e": {"f": {"g": "${a.x}"}, "h": {"i": 1}}}
     before = copy.deepcopy(base)
     laid = Overlay(base, RESOLVERS)
-    tree = laid.lay({"a.x": 5, "e.f": {"g": 3}})
+    tree = laid.apply({"a.x": 5, "e.f": {"g": 3}})
     found = laid.resolve(tree)
     assert base == before
     assert found == {**before, "a": {"x": 5, "y": 2}, "e": {"f": {"g": 3}, "h": {"i": 1}}}
@@ -265,7 +265,7 @@ def test_nothing_is_changed_by_laying_and_resolving_and_what_is_untouched_is_sha
 
 def test_the_top_level_of_what_is_given_out_is_the_callers_own() -> None:
     laid = overlay(a=1)
-    tree = laid.lay({})
+    tree = laid.apply({})
     tree["index"] = 3
     found = laid.resolve(tree)
     found["more"] = 1
@@ -275,13 +275,13 @@ def test_the_top_level_of_what_is_given_out_is_the_callers_own() -> None:
 def test_a_value_of_a_point_is_not_changed_by_another_value_of_it() -> None:
     value = {"x": {"y": 1}}
     laid = overlay(a={})
-    assert laid.lay({"++a": value, "++a.x.z": 2}) == {"a": {"x": {"y": 1, "z": 2}}}
+    assert laid.apply({"++a": value, "++a.x.z": 2}) == {"a": {"x": {"y": 1, "z": 2}}}
     assert value == {"x": {"y": 1}}
 
 
 def test_a_value_set_after_laying_is_seen_by_others() -> None:
     laid = overlay(name="run_${index}", index=0)
-    tree = laid.lay({})
+    tree = laid.apply({})
     tree["index"] = 7
     assert laid.resolve(tree) == {"name": "run_7", "index": 7}
 
@@ -346,10 +346,10 @@ def test_what_reads_a_changed_value_is_evaluated_anew_whatever_was_known_of_the_
             return [problem.what for problem in error.problems]
 
     laid = overlay(**READERS)
-    tree = laid.lay({"required": 1, **values})
+    tree = laid.apply({"required": 1, **values})
     tree["index"] = 7
     afresh = Overlay(json.loads(json.dumps(tree)), RESOLVERS)
-    assert all_of(laid, tree) == all_of(afresh, afresh.lay({}))
+    assert all_of(laid, tree) == all_of(afresh, afresh.apply({}))
 
 
 @pytest.mark.parametrize(
@@ -368,11 +368,11 @@ def test_what_reads_a_changed_value_is_evaluated_anew_whatever_was_known_of_the_
     ],
 )
 def test_a_key_sets_merges_adds_or_deletes(values: dict[str, Any], wanted: Any) -> None:
-    assert overlay(a={"b": {"x": 1, "y": 0}}).lay(values)["a"]["b"] == wanted
+    assert overlay(a={"b": {"x": 1, "y": 0}}).apply(values)["a"]["b"] == wanted
 
 
 def test_an_item_of_a_list_is_set_by_its_index() -> None:
-    assert overlay(a=[1, {"b": 2}]).lay({"a.0": 5, "a.1.b": 6})["a"] == [5, {"b": 6}]
+    assert overlay(a=[1, {"b": 2}]).apply({"a.0": 5, "a.1.b": 6})["a"] == [5, {"b": 6}]
 
 
 @pytest.mark.parametrize("section", OPEN_SECTIONS)
@@ -382,7 +382,7 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
     for part in reversed(parents):
         base = {part: base}
     laid = Overlay(base, RESOLVERS)
-    found: Any = laid.lay({f"{section}new": 2, section.rstrip("."): {"newer": 3}})
+    found: Any = laid.apply({f"{section}new": 2, section.rstrip("."): {"newer": 3}})
     for part in (*parents, last):
         found = found[part]
     assert found == {"old": 1, "new": 2, "newer": 3}
@@ -414,7 +414,7 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
 )
 def test_a_wrong_key_is_told(key: str, value: Any, told: str) -> None:
     laid = overlay(a={"b": {"x": 1}}, l=[1], alias="${a.b}")
-    (problem,) = problems_of(lambda: laid.lay({key: value}))
+    (problem,) = problems_of(lambda: laid.apply({key: value}))
     assert str(problem.where) == key
     assert told in problem.what
 
@@ -422,7 +422,7 @@ def test_a_wrong_key_is_told(key: str, value: Any, told: str) -> None:
 def test_all_wrong_keys_are_told_at_once_with_the_nearest_ones() -> None:
     laid = overlay(backend={"options": {"lr": 1, "seed": 2}})
     found = problems_of(
-        lambda: laid.lay({"backend.options.lrr": 1, "backend.options": {"sead": 1, "x": 2}, "~backend.y": None})
+        lambda: laid.apply({"backend.options.lrr": 1, "backend.options": {"sead": 1, "x": 2}, "~backend.y": None})
     )
     assert [str(problem.where) for problem in found] == [
         "backend.options.lrr",
@@ -478,8 +478,8 @@ def test_an_interpolation_has_the_value_it_names(text: str, wanted: Any) -> None
         "list_of": "${oc.create:[9]}",
     }
     laid = Overlay(base, RESOLVERS)
-    assert laid.select(laid.lay({}), text) == wanted
-    assert laid.resolve(laid.lay({"+new": text}))["new"] == wanted
+    assert laid.select(laid.apply({}), text) == wanted
+    assert laid.resolve(laid.apply({"+new": text}))["new"] == wanted
 
 
 def test_what_an_interpolation_yields_is_not_read_again() -> None:
@@ -498,7 +498,7 @@ def test_values_of_one_container_may_refer_to_each_other_through_another_name_fo
 
 def test_only_what_is_asked_for_is_evaluated() -> None:
     laid = overlay(a={"x": 1, "broken": "${nope}"}, b=MISSING)
-    tree = laid.lay({})
+    tree = laid.apply({})
     assert laid.select(tree, "${a.x}") == laid.at(tree, ("a", "x")) == 1
 
 
@@ -529,7 +529,7 @@ def test_only_what_is_asked_for_is_evaluated() -> None:
 )
 def test_what_can_not_be_evaluated_is_told_with_its_path(base: dict[str, Any], place: str, told: str) -> None:
     laid = Overlay(base, RESOLVERS)
-    problem = problems_of(lambda: laid.resolve(laid.lay({})))[0]
+    problem = problems_of(lambda: laid.resolve(laid.apply({})))[0]
     assert str(problem.where) == place
     assert told in problem.what
 
@@ -550,7 +550,7 @@ def test_a_chain_without_end_is_an_error() -> None:
     base = {f"k{n}": f"${{k{n + 1}}}" for n in range(3000)}
     assert "too many other values" in problems_of(lambda: resolved(**base))[0].what
     laid = Overlay(base, RESOLVERS)
-    assert "too many" in problems_of(lambda: laid.select(laid.lay({}), "${k0}"))[0].what
+    assert "too many" in problems_of(lambda: laid.select(laid.apply({}), "${k0}"))[0].what
 
 
 def test_a_long_chain_is_evaluated() -> None:
@@ -565,7 +565,7 @@ def test_a_character_that_stands_for_interpolations_inside_is_refused_in_a_text(
 
 def test_siblings_answer_what_is_asked_of_them() -> None:
     laid = overlay(a="${sibling.stable.output_dir}/x", b="${oc.len:${sibling.stable.name}}")
-    tree = laid.lay({})
+    tree = laid.apply({})
     answers: dict[tuple[str, ...], str] = {("stable", "output_dir"): "/out", ("stable", "name"): "abc"}
     assert laid.resolve(tree, answers.__getitem__) == {"a": "/out/x", "b": 3}
     assert laid.at(tree, ("a",), answers.__getitem__) == "/out/x"
@@ -574,7 +574,7 @@ def test_siblings_answer_what_is_asked_of_them() -> None:
 
 def test_a_path_that_is_not_there_is_an_error_also_when_asked_for_directly() -> None:
     laid = overlay(abc={"d": 1})
-    (problem,) = problems_of(lambda: laid.at(laid.lay({}), ("abd", "d")))
+    (problem,) = problems_of(lambda: laid.at(laid.apply({}), ("abd", "d")))
     assert problem.hint == "did you mean 'abc.d'?"
 
 

@@ -153,7 +153,7 @@ def test_generated_expressions_have_the_values_that_the_definitions_give() -> No
     overlay = Overlay({}, RESOLVERS)
     for _ in range(HOW_MANY):
         text, wanted = generator.any()
-        found = overlay.select(overlay.lay({}), text)
+        found = overlay.select(overlay.apply({}), text)
         assert agrees(found, wanted), (text, found, wanted)
     of_omegaconf = {"oc.env", "oc.decode", "oc.select", "oc.dict.keys", "oc.dict.values", "oc.deprecated"}
     of_time_and_place = {"now", "oc.timestring", "autoexp.python", "autoexp.shipped"}
@@ -187,4 +187,4 @@ def test_omegaconfs_own_resolvers_give_what_omegaconf_gives(seed: int, monkeypat
         with warnings.catch_warnings(action="ignore"):  # of what is deprecated
             wanted = OmegaConf.to_container(tree, resolve=True)
         assert isinstance(wanted, dict)
-        assert overlay.select(overlay.lay({}), text) == wanted["found"], text
+        assert overlay.select(overlay.apply({}), text) == wanted["found"], text

@@ -24,7 +24,7 @@ RESOLVERS: Mapping[str, Resolver] = make_resolvers(
 def value(text: str, **values: Any) -> Any:
     """The value of a text with interpolations, in a config of `values`."""
     overlay = Overlay(values, RESOLVERS)
-    return overlay.select(overlay.lay({}), text)
+    return overlay.select(overlay.apply({}), text)
 
 
 @pytest.mark.parametrize(

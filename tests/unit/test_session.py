@@ -140,7 +140,7 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
     assert session.finished
     requests.ask(session.path, requests.Request(id="x", kind="cancel", job="a", attempt=1, at=1.0))
     assert not session.finished
-    (requests.inbox_folder(session.path) / "x.json").write_text("{")
+    (requests.requests_folder(session.path) / "x.json").write_text("{")
     assert session.finished
 
 

@@ -44,7 +44,7 @@ def tree_of(values: list[tuple[str, Any]]) -> str:
 def laid(sweep: Any) -> Counter[str]:
     """The configs of a sweep's jobs."""
     overlay = Overlay(BASE, {})
-    return Counter(json.dumps(overlay.lay(point.values), sort_keys=True) for point in expand(sweep))
+    return Counter(json.dumps(overlay.apply(point.values), sort_keys=True) for point in expand(sweep))
 
 
 @given(st.data(), sweeps())
@@ -74,7 +74,7 @@ def test_a_product_has_as_many_jobs_as_its_axes_multiplied_and_each_value_of_eac
     for size in sizes:
         count *= size
     assert len(points) == count
-    trees = [Overlay(BASE, {}).lay(point.values) for point in points]
+    trees = [Overlay(BASE, {}).apply(point.values) for point in points]
     for path, axis in ((path, axis) for factor in factors for path, axis in factor.axes.items()):
         for value in axis:
             assert sum(_at(tree, path) == value for tree in trees) == count // len(axis)
@@ -103,8 +103,8 @@ def test_laying_values_over_others_is_setting_them_one_after_another(
     overlay = Overlay({"a": {"b": {"c": 0}, "d": 0}, "e": 0}, {})
     step: Any = overlay
     for layer in signed:
-        step = Overlay(json.loads(json.dumps(step.lay(layer))), {})
-    assert overlay.lay(over(over(signed[0], signed[1]), signed[2])) == step.base
+        step = Overlay(json.loads(json.dumps(step.apply(layer))), {})
+    assert overlay.apply(over(over(signed[0], signed[1]), signed[2])) == step.base
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ class FreeSpaceCondition(Condition):
     path: str
     at_least_gib: float = Field(gt=0)
 
-    def holds(self, around: Surroundings) -> bool:
+    def holds(self, context: Surroundings) -> bool:
         """Whether there is so much room now."""
-        return around.exists(self.path) and shutil.disk_usage(self.path).free >= self.at_least_gib * 2**30
+        return context.exists(self.path) and shutil.disk_usage(self.path).free >= self.at_least_gib * 2**30
 
     def __str__(self) -> str:
         return f"FreeSpace: {self.at_least_gib:g} GiB at {self.path}"

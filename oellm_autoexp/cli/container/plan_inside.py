@@ -39,13 +39,13 @@ def _go(options: argparse.Namespace) -> int:
     try:
         speech.tell(_plan(options, speech))
     except AutoexpError as error:
-        speech.tell(outside.problems_told(error))
+        speech.tell(outside.problems_result(error))
     return app.OK
 
 
 def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
     """Plan, and write the plan unless it is a dry run; what the outside is told of it."""
-    made = plan_steps.plan(options, _around(speech.given), machine=outside.asked(speech))
+    made = plan_steps.plan(options, _context(speech.given), machine=outside.asked(speech))
     if options.dry_run:
         plan_steps.check_writable(made)
         return {
@@ -57,7 +57,7 @@ def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
     return {"path": str(plan_steps.write_plan(made, options.manifest)), "notes": made.notes}
 
 
-def _around(given: dict[str, Any]) -> PlanContext:
+def _context(given: dict[str, Any]) -> PlanContext:
     """The circumstances of the plan: those in here, but for what is told by the outside."""
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.storage.files import shipped

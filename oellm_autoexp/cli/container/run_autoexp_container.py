@@ -102,8 +102,8 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     from oellm_autoexp.containers.image import check_image
     from oellm_autoexp.planning.resolving.provenance import gather
 
-    around = gather()
-    seen = _survey(options, around)
+    context = gather()
+    seen = _survey(options, context)
     place, where = _image(options, seen)
     runs_inside = all(kind.container_class != NO_CONTAINER for kind in seen.kinds)
     if not (options.no_submit or options.dry_run or all(map(_hands_on, seen.kinds))):
@@ -118,17 +118,17 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
     for text in check_same_version(contents, image):
         app.note(f"note: {text}", on_stderr=True)
     given = {
-        "command_line": list(around.command_line),
-        "git": dict(around.git),
-        "git_diff": around.git_diff,
-        "notes": list(around.notes),
+        "command_line": list(context.command_line),
+        "git": dict(context.git),
+        "git_diff": context.git_diff,
+        "notes": list(context.notes),
         "image": _facts(image, found, contents),
     }
     words = found.exec_words(
         str(image.path),
         dialogue.program("cli.container.plan_inside", _words(options, chosen)),
         binds=_binds(options, seen),
-        cwd=str(around.work_dir),
+        cwd=str(context.work_dir),
     )
     try:
         code, planned = dialogue.talk(words, given, outside.answers())
@@ -139,13 +139,13 @@ def _plan_inside(options: argparse.Namespace) -> tuple[int, dict[str, Any] | Non
         raise ConfigError(Problem(what, str(image.path), f"see the output of {found} above"))
     if code or planned is None:
         return code, None
-    outside.raise_told(planned)
+    outside.raise_problems(planned)
     if not options.dry_run and not runs_inside:
         planned["notes"].append(_NO_CONTAINER)
     return code, planned
 
 
-def _survey(options: argparse.Namespace, around: PlanContext) -> Survey:
+def _survey(options: argparse.Namespace, context: PlanContext) -> Survey:
     """What the jobs of the config need, each kind once. Raises ConfigError, also what planning them would."""
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.planning.make_plan import expanded_jobs, with_locations
@@ -153,7 +153,7 @@ def _survey(options: argparse.Namespace, around: PlanContext) -> Survey:
 
     composed = load_mostly(app.source(options))
     with with_locations(composed):
-        jobs = expanded_jobs(composed, around, plan_steps.read_template)
+        jobs = expanded_jobs(composed, context, plan_steps.read_template)
         try:
             wanted = plan_steps.indices(options.array_subset)
         except ConfigError:  # planning tells it, with all else

@@ -37,7 +37,7 @@ def with_backoff(action: Callable[[], Result]) -> Result:
         except (OSError, AutoexpError) as error:
             if not is_transient(error):
                 raise
-            app.note(f"{_told(error)}; trying again in {pause:g} s", on_stderr=True)
+            app.note(f"{_message(error)}; trying again in {pause:g} s", on_stderr=True)
             time.sleep(pause)
     try:
         return action()
@@ -51,7 +51,7 @@ def _where(error: AutoexpError) -> str:
     return str(error.problems[0].where)
 
 
-def _told(error: OSError | AutoexpError) -> str:
+def _message(error: OSError | AutoexpError) -> str:
     if isinstance(error, AutoexpError):
         return f"{_where(error)}: {error.problems[0].what}"
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

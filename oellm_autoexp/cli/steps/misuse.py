@@ -54,7 +54,9 @@ def manifest_of(given: Path | None, words: Sequence[str]) -> Path:
     """The manifest that a command is to submit: that of `--manifest`, or its only word. Raises ConfigError."""
     if overrides := [word for word in words if is_override(word)]:
         raise ConfigError(
-            Problem("a manifest is fixed", overrides[0], "overrides go to plan or run, which make a new one")
+            Problem(
+                "a manifest can't be changed", overrides[0], "give overrides to plan or run, which make a new manifest"
+            )
         )
     paths = [*([given] if given else []), *map(Path, words)]
     if not paths:

@@ -47,14 +47,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(
     options: argparse.Namespace,
-    around: PlanContext | None = None,
+    context: PlanContext | None = None,
     *,
     judged: bool = True,
     machine: outside.Machine | None = None,
 ) -> Plan:
     """Compose the config and plan its jobs, in memory; a command without planning options plans them all.
 
-    `around`: what to take for the circumstances of the plan (default: those of this process). `judged`: what the jobs
+    `context`: the circumstances of the plan (default: those of this process). `judged`: what the jobs
     ask for is compared with what their site allows. `machine`: where they are submitted from (default: here). A
     container in which jobs could not run is refused where the command goes on to submit them, else noted.
     """
@@ -80,7 +80,7 @@ def plan(
         gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
         made = make_plan(
             composed,
-            around or gather(),
+            context or gather(),
             plan_id=None if len(found) else plan_id,
             subset=subset,
             site=machine.site if judged else None,
@@ -187,9 +187,9 @@ def write_plan(made: Plan, extra: Path | None) -> Path:
 
 def show_plan(made: Plan, path: Path) -> None:
     """Print what was planned, and where it is."""
-    from oellm_autoexp.planning.snapshot import told
+    from oellm_autoexp.planning.snapshot import summary
 
-    show_planned(made.manifest, path, (*made.notes, *([told(made.snapshot)] if made.snapshot else [])))
+    show_planned(made.manifest, path, (*made.notes, *([summary(made.snapshot)] if made.snapshot else [])))
 
 
 def show_planned(manifest: Manifest, path: Path, notes: Iterable[str]) -> None:

@@ -107,7 +107,7 @@ def _begun(opened: Session) -> bool:
     return any(job.attempt or job.newest.token for job in opened.jobs.values())
 
 
-class Patience:
+class Backoff:
     """Pauses that grow, and a word of what is waited for once they have taken a while."""
 
     def __init__(self, *, on_stderr: bool = False) -> None:

@@ -45,21 +45,21 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
     try:
         with screen.status("submitting") if screen.is_terminal else nullcontext() as status:
 
-            def tell(text: str) -> None:
+            def report(text: str) -> None:
                 if status is not None:
                     status.update(text)
 
             def go() -> None:
                 if monitor.submitter.unsettled:
                     unclear = plural(monitor.submitter.unsettled, "job")
-                    tell(f"checking whether an interrupted submission has submitted {unclear}")
+                    report(f"checking whether an interrupted submission has submitted {unclear}")
                     monitor.submitter.settle_all()
                 monitor.submitter.retry_now()
                 monitor.submitter.submit_ready(
-                    lambda done, total: tell(f"submitted {done} of {total} jobs"), patient=patient
+                    lambda done, total: report(f"submitted {done} of {total} jobs"), patient=patient
                 )
                 if monitor.submitter.unsettled:
-                    tell("searching for jobs whose submission got no clear answer")
+                    report("searching for jobs whose submission got no clear answer")
                     monitor.submitter.settle_all()
 
             with each_folder_once():
@@ -92,11 +92,11 @@ def submit(monitor: Monitor, *, patient: bool = False) -> None:
             *(Problem(f"the scheduler refused: {reason}", refused[0].name) for reason in reasons),
             Problem("no job was submitted", hint=resume),
         )
-    done += hear_answers(monitor)
-    _tell_submitted(monitor.session, done)
+    done += await_commands(monitor)
+    _report_submitted(monitor.session, done)
 
 
-def hear_answers(monitor: Monitor) -> int:
+def await_commands(monitor: Monitor) -> int:
     """Give the commands that jobs wait for a while to answer, for those who do not come back soon; how many went."""
     done = 0
     until = time.monotonic() + _ANSWERS_SECONDS
@@ -106,7 +106,7 @@ def hear_answers(monitor: Monitor) -> int:
     return done
 
 
-def _tell_submitted(session: Session, done: int) -> None:
+def _report_submitted(session: Session, done: int) -> None:
     """Say how many jobs went to the scheduler just now, and why the others wait."""
     from oellm_autoexp.core.states import WAITING
     from oellm_autoexp.core.text import plural
@@ -135,7 +135,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
             monitor.poll()
         submit(monitor, patient=not (watch or detach))
         if not watch or detach:
-            _tell_unwatched(monitor, detach=detach)
+            _report_unwatched(monitor, detach=detach)
         if detach:
             return app.OK
         if watch:
@@ -146,7 +146,7 @@ def submit_and_watch(monitor: Monitor, *, watch: bool, detach: bool = False) -> 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go)
 
 
-def _tell_unwatched(monitor: Monitor, *, detach: bool) -> None:
+def _report_unwatched(monitor: Monitor, *, detach: bool) -> None:
     """Say which jobs nothing submits while no monitor watches, and why."""
     from oellm_autoexp.core.states import WAITING
     from oellm_autoexp.core.text import plural

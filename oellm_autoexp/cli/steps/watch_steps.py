@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps import app, hints
 from oellm_autoexp.cli.steps.session_steps import (
-    Patience,
+    Backoff,
     finish,
     load_manifest,
     outcome,
@@ -31,7 +31,7 @@ def poll_once(monitor: Monitor, *, on_stderr: bool = False) -> int:
     def go() -> int:
         watched = _watch_of(monitor.session.path.parent, monitor, once=True)
         with _reported(lambda _: None) as shown:
-            watched.poll_once(shown, Patience(on_stderr=on_stderr).wait)
+            watched.poll_once(shown, Backoff(on_stderr=on_stderr).wait)
         return app.OK
 
     return resumable(hints.resume_command(monitor.manifest, anywhere=True), go, on_stderr=on_stderr)
@@ -73,7 +73,7 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
     def go() -> int:
         with display(quiet=quiet or once) as show, _reported(show) as shown:
             if once:
-                watched.poll_once(shown, Patience(on_stderr=quiet).wait)
+                watched.poll_once(shown, Backoff(on_stderr=quiet).wait)
             else:
                 watched.run(shown)
         return _code(watched)

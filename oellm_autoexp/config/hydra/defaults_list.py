@@ -123,7 +123,7 @@ def joined(defaults: list[Any]) -> list[Any]:
 def _inner_last(defaults: list[Any]) -> list[Any]:
     """A defaults list in which a group within another (`backend/megatron`) stands behind the outer one.
 
-    Before it, the choices of the inner group that the outer one's config makes would be laid over it.
+    Before it, the choices of the inner group that the outer one's config makes would be applied over it.
     """
     groups = [next(iter(entry)).split()[-1].strip("/") if isinstance(entry, dict) else "" for entry in defaults]
     order = list(range(len(defaults)))

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Search:
-    """Folders to search, first one first, and the configs that the whole is made of, each laid over those before."""
+    """Folders to search, first one first, and the configs that the whole is made of, each applied over those before."""
 
     directories: tuple[Path, ...] = ()
     configs: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class AutoexpConfigSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         if config_path == WHOLE:
-            # The package is said here, so that a config without the header is laid over the root as well.
+            # The package is said here, so that a config without the header is applied over the root as well.
             search = _search.get()
             defaults: list[Any] = [f"{name}@_global_" for name in search.configs]
             # What is chosen first counts: also over what the chosen configs choose.

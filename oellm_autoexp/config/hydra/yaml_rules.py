@@ -54,7 +54,7 @@ class Loader(_SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._text = stream
-        self._around: list[str] = []  # the anchors of the nodes that are being read
+        self._open_anchors: list[str] = []  # the anchors of the nodes that are being read
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -64,15 +64,15 @@ class Loader(_SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) and event.anchor in self._around:
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open_anchors:
             problem = f"the alias *{event.anchor} refers to a value that contains it"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        self._around.append(anchor)
+        self._open_anchors.append(anchor)
         node = super().compose_mapping_node(anchor)
-        self._around.pop()
+        self._open_anchors.pop()
         if node.flow_style and node.tag == yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG:
             self._check_values(node)
         node.value = [(self._key(key), value) for key, value in node.value]
@@ -106,9 +106,9 @@ class Loader(_SafeLoader):
         return yaml.ScalarNode(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, key.value, key.start_mark, key.end_mark)
 
     def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
-        self._around.append(anchor)
+        self._open_anchors.append(anchor)
         node = super().compose_sequence_node(anchor)
-        self._around.pop()
+        self._open_anchors.pop()
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

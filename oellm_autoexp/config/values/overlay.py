@@ -1,7 +1,7 @@
-"""One sweep point laid over the composed config, without composing again.
+"""One sweep point applied to the composed config, without composing again.
 
 The base is composed once and kept as plain data. Which of its leaves hold an interpolation is found once, and also what
-each of them reads. Per job the point's values are laid over the base, and only the leaves that read one of them are
+each of them reads. Per job the point's values are applied to the base, and only the leaves that read one of them are
 evaluated, so that a job's config equals what Hydra would compose with the point's values as overrides.
 
 The trees that come out of here share what they have in common with each other and with the base: they are for reading.
@@ -65,7 +65,7 @@ def ever_open() -> tuple[str, ...]:
 
 
 class Applied(dict[str, Any]):
-    """A tree with a point's values laid over the base.
+    """A tree with a point's values applied to the base.
 
     `live` holds, by `id`, the keys and indices that may have something to evaluate, of those of its containers that are
     copies of the base's; `owned` keeps these alive, as long as their ids are in use here. `changed` are the paths whose
@@ -79,7 +79,7 @@ class Applied(dict[str, Any]):
 
 
 class Overlay:
-    """A composed config onto which points are laid.
+    """A composed config to which points are applied.
 
     `base` is plain data with its interpolations still as text, and must not change any more; `resolvers` answer
     `${name:…}`. `added` are those of its dotted keys that nobody has written: `+` may set them.
@@ -95,7 +95,7 @@ class Overlay:
         self._live: dict[int, Sequence[Any]] = {}
         _index_live(base, self._live)
 
-    def lay(self, values: Mapping[str, Any]) -> Applied:
+    def apply(self, values: Mapping[str, Any]) -> Applied:
         """The base with `values` (dotted key → value) set, unresolved; its top level is the caller's own.
 
         As with Hydra's overrides, a mapping merges into a mapping and anything else replaces; a key that the base does

@@ -110,7 +110,7 @@ def _same_programs(jobs: Sequence[JobSpec], scripts: Sequence[str]) -> Iterator[
         keys = sorted({key for pair in same for key in _differing(*pair)})
         yield (
             f"{len(same)} of {plural(len(jobs), 'job')} have the same arguments, environment and resources as another "
-            f"(job {job.index} as job {other.index}): they  differ only in {', '.join(keys[:_FEW])}, "
+            f"(job {job.index} as job {other.index}): they differ only in {', '.join(keys[:_FEW])}, "
             "which is passed to no program"
         )
 

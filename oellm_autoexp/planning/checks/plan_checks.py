@@ -118,7 +118,7 @@ def _no_places(project: ProjectSection, absolute: Callable[[str], str]) -> Itera
         what = "a file" if key.startswith("log_path") else "a folder"
         if not value.strip():
             yield Problem(
-                f"the path is empty: {key} names {what}", CONFIG / "project" / key, "leave the key out, or set it"
+                f"the path is empty: {key} names {what}", CONFIG / "project" / key, "set a path, or remove the key"
             )
         elif variable := re.match(r"\$(\w+)(/|$)", value):
             hint = f"write ${{oc.env:{variable[1]}}} for its value"
@@ -178,12 +178,13 @@ def log_pattern(log_path: str, output_dir: str) -> str:
     inside = log_path.startswith(f"{output_dir}/")
     pattern = log_paths.slurm_path(output_dir) + log_path[len(output_dir) :] if inside else log_path
     folder, _, name = pattern.rpartition("/")
-    hint = f"use {' '.join(log_paths.LOG_PATTERNS)} (known as soon as the job has its id) in the file's name; %% is %"
+    hint = f"the name of the file may contain {' '.join(log_paths.LOG_PATTERNS)}, where %% stands for %"
     wrong = [found for found in re.findall("%.?", name) if found not in log_paths.LOG_PATTERNS]
     wrong += [found for found in re.findall("%.?", folder) if found != "%%"]
     wrong += ["\\"] * ("\\" in pattern)  # sbatch(1): a backslash switches all patterns off
     raise_all(
-        ConfigError, [Problem(f"'{found}' can't stand here", CONFIG / "project.log_path", hint) for found in wrong]
+        ConfigError,
+        [Problem(f"'{found}' is not allowed in a log path", CONFIG / "project.log_path", hint) for found in wrong],
     )
     return pattern
 

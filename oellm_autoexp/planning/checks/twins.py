@@ -37,7 +37,7 @@ def twins(jobs: SweepResolver, indices: Sequence[int]) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def told(found: dict[int, int], jobs: int) -> str:
+def summary(found: dict[int, int], jobs: int) -> str:
     """`2 of 4 jobs are the same as others: job 2 as job 0, job 3 as job 1`."""
     listed = ", ".join(f"job {index} as job {first}" for index, first in [*found.items()][:_LISTED])
     more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
@@ -48,7 +48,7 @@ def told(found: dict[int, int], jobs: int) -> str:
 def problem(found: dict[int, int], jobs: int) -> Problem:
     """The mistake that such jobs are, unless the sweep says otherwise."""
     hint = "let a value differ (a seed of ${index} is enough), or set sweep.allow_duplicates=true"
-    return Problem(told(found, jobs), CONFIG / "sweep", hint)
+    return Problem(summary(found, jobs), CONFIG / "sweep", hint)
 
 
 def _alike(jobs: SweepResolver, indices: Sequence[int]) -> list[list[int]]:

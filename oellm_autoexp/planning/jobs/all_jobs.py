@@ -48,7 +48,7 @@ class AllJobs:
         wanted = [index for index in range(len(self._jobs)) if subset is None or index in subset]
         if subset is not None and (unknown := sorted(subset - set(wanted))):
             listed = ", ".join(map(str, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
-            hint = f"there are 0 to {len(self._jobs) - 1}"
+            hint = f"the indices are 0 to {len(self._jobs) - 1}"
             found.add([Problem(f"no job has index {listed}", "--array-subset", hint)])
         planned: list[PlannedJob] = []
         rough: list[JobSpec] = []
@@ -113,7 +113,7 @@ class AllJobs:
         if found and not self._jobs.allows_duplicates():
             raise SweepError(twins.problem(found, len(indices)))
         if found:
-            self.notes.append(twins.told(found, len(indices)))
+            self.notes.append(twins.summary(found, len(indices)))
 
     def _check_later_attempts(self) -> None:
         """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""

@@ -179,12 +179,12 @@ class JobPlanner:
     ) -> JobSpec:
         """The description of a job, by its config and by what its script asks for. Raises ConfigError."""
         slurm, job, monitoring, absolute = config.slurm, config.job, config.monitoring, self._jobs.absolute
-        told = options(script)  # a template may have directives of its own
-        nodes, gpus, limit = resources(told)
-        raise_all(ConfigError, self._site_problems(slurm, told))
+        directives = options(script)  # a template may have directives of its own
+        nodes, gpus, limit = resources(directives)
+        raise_all(ConfigError, self._site_problems(slurm, directives))
         asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
-        streams = launching.streams(slurm, told, places.work_dir)
-        notes = (*launching.notes(slurm, told, asked), *debug_notes(slurm, told, self._context.environment))
+        streams = launching.streams(slurm, directives, places.work_dir)
+        notes = (*launching.notes(slurm, directives, asked), *debug_notes(slurm, directives, self._context.environment))
         of_command = {note.about for note in command.notes}
         self.gathered.note(note for note in notes if note.about not in of_command)
         return JobSpec(

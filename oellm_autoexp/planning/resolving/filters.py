@@ -43,7 +43,7 @@ def _tree_to_judge(point: Point, configs: ChosenConfigs) -> Applied | None:
     stages = [value for key, value in point.values.items() if plain(key) == "stage"]
     if len(stages) == 1 and isinstance(stages[0], str) and "${" not in stages[0] and not point.filters:
         return None
-    tree = configs.lay(point)
+    tree = configs.apply(point)
     tree["index"] = MISSING
     return tree
 

@@ -1,4 +1,4 @@
-"""The configs that a sweep's points are laid over: one for each set of group choices (`backend: tiny_lm`)."""
+"""The configs that a sweep's points are applied to: one for each set of group choices (`backend: tiny_lm`)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ChosenConfigs:
         return self._configs[choices]
 
     def overlay(self, choices: Choices) -> Overlay:
-        """What a point with these choices is laid over. Raises ConfigError."""
+        """What a point with these choices is applied to. Raises ConfigError."""
         if choices not in self._overlays:
             context, config = self._context, self.config(choices)
             self._overlays[choices] = config.overlay(
@@ -55,14 +55,14 @@ class ChosenConfigs:
         return self._overlays[choices]
 
     def overlay_of(self, point: Point) -> Overlay:
-        """What a point is laid over. Raises ConfigError."""
+        """What a point is applied to. Raises ConfigError."""
         return self.overlay(self.choices(point))
 
-    def lay(self, point: Point) -> Applied:
+    def apply(self, point: Point) -> Applied:
         """The config with a point's values, unresolved. Raises ConfigError."""
         values = {key: value for key, value in point.values.items() if not self._composed.is_choice(key, value)}
         try:
-            return self.overlay_of(point).lay(values)
+            return self.overlay_of(point).apply(values)
         except ConfigError as error:
             raise at_places(error, {Location(text=key): CONFIG / plain(key) for key in values}) from None
 

@@ -108,7 +108,7 @@ class SweepResolver:
     def base(self) -> dict[str, Any]:
         """The config without the sweep's values, resolved. Raises ConfigError."""
         overlay = self._configs.overlay(())
-        return overlay.resolve(overlay.lay({}))
+        return overlay.resolve(overlay.apply({}))
 
     # ---- one job
 
@@ -177,7 +177,7 @@ class SweepResolver:
         return {**found, "index": base.get("index", 0)}
 
     def base_of(self, index: int) -> dict[str, Any]:
-        """The unresolved config that a job's point is laid over."""
+        """The unresolved config that a job's point is applied to."""
         return self._overlay_of(index).base
 
     def placed(self, index: int, problems: Iterable[Problem]) -> list[Problem]:
@@ -214,7 +214,7 @@ class SweepResolver:
         return self._laid_for(self.members[index])
 
     def _laid_for(self, member: Member) -> Applied:
-        tree = self._configs.lay(member.point)
+        tree = self._configs.apply(member.point)
         tree["index"] = member.index
         self._leave_out_own_stage(tree, member)
         return tree
@@ -243,4 +243,4 @@ def from_directory(directory: str) -> Callable[[str], str]:
 def without_sweep(composed: Composed, context: PlanContext) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
     """The config without the sweep's values, resolved but for what can't be, and that by its path."""
     overlay = composed.overlay(context.environment, context.now, context.python)
-    return overlay.resolve_mostly(overlay.lay({}))
+    return overlay.resolve_mostly(overlay.apply({}))

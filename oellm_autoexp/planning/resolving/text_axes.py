@@ -44,7 +44,7 @@ class TextAxes:
         keys = {key.partition("@")[0].replace("/", ".") for key in keys_set(self._sweep)}
         for unknown in ({f"++{key}": MISSING for key in keys}, {}):
             with suppress(ConfigError):
-                tree = overlay.lay(unknown)
+                tree = overlay.apply(unknown)
                 break
         tree["index"] = MISSING
         return overlay, tree
