@@ -165,7 +165,7 @@ def _nan(run: Run, name: str, job: Job) -> str:
 
 def _budget(run: Run, name: str, job: Job) -> str:
     _ended(job, "crash", 3)
-    expect_equal("its reason", job["reason"], "given up: 'crash' has had 2 of 2 new attempts")
+    expect_equal("its reason", job["reason"], "no new attempt: the limit for 'crash' is reached (2 of 2)")
     expect_equal("the number of logs", len(run.attempts(name)), 3)
     return str(job["reason"])
 

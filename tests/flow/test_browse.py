@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,9 @@ def driven(manifest: Path, keys: str, look: Callable[[Window], None], until: Cal
             await pilot.pause()
             look(window)
 
-    asyncio.run(go())
+    # in a thread of its own: tests of pages in the same process keep an event loop running in this one
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, go()).result()
 
 
 def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queue(failed: Path) -> None:

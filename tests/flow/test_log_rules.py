@@ -147,5 +147,5 @@ def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
     Path("my.yaml").write_text(MISSION)
     assert plan_autoexp.main(["--config-ref", "./my.yaml", *words]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "checkpoint_saved catches 'from' as path, which is no path, in a line that the program prints" in told
+    assert "checkpoint_saved extracts 'from' as path, which is not a path, in a line that the program prints" in told
     assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in told

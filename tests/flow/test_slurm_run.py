@@ -46,7 +46,7 @@ def submitted(user: User) -> list[str]:
 def test_the_default_sweep_trains_on_slurm(on_slurm: User, shape: str) -> None:
     result = on_slurm.run("run", *ON_SLURM, *SHAPES[shape])
     assert result.returncode == 0, result.stderr + result.stdout
-    assert len(re.findall(r"^tiny_lm_lr\S+ +success +12/12 +\d\.\d{4} ", result.stdout, re.MULTILINE)) == 4
+    assert len(re.findall(r"^tiny_lm_lr\S+ +success +\S+ +12/12 +\d\.\d{4} ", result.stdout, re.MULTILINE)) == 4
     for index, (name, job) in enumerate(on_slurm.session().items()):
         assert (job["state"], job["scheduler_state"], job["exit_code"]) == ("success", "COMPLETED", 0)
         array = shape == "an array"

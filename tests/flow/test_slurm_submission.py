@@ -164,7 +164,7 @@ def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
         (["slurm.sbatch.partition=nowhere"], "there is no partition 'nowhere'"),
         (["slurm.sbatch.partition=shrt"], "did you mean 'short'?"),
         (["slurm.sbatch.partition=short"], "asks for 0-01:00:00; partition short allows 0-00:05:00"),
-        (["slurm.sbatch.nodes=9"], "asks for 9 nodes, and partition debug gives 4"),
+        (["slurm.sbatch.nodes=9"], "asks for 9 nodes; partition debug allows 4"),
         (["slurm.sbatch.gpu_per_node=1"], "sbatch has no option --gpu-per-node"),
         (["slurm.sbatch.gpus_per_node=9"], "asks for 9 GPUs on each node; nodes of partition debug have at most"),
         (["slurm.sbatch.gres=gpu:9", "--check"], "Requested node configuration is not available"),

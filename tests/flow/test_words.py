@@ -49,7 +49,7 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     ),
     "a config as a session": (("monitor", "one.yaml"), ("a YAML file is not a manifest",)),
     "a manifest that is not there": (("submit", "no.json"), ("plan_autoexp.py --manifest no.json",)),
-    "overrides of a session": (("monitor", "p", "x=3"), ("x=3: the plan of a session is fixed",)),
+    "overrides of a session": (("monitor", "p", "y=3"), ("y=3: the plan of a session is fixed",)),
     "two sessions": (("monitor", "p", "q"), ("p q: one session at a time",)),
     "a command without its option": (("monitor", "status"), ("write --cmd status",)),
     "the path of a session that is not there": (
@@ -130,6 +130,9 @@ def test_a_python_without_our_packages_is_told_in_one_sentence(script: str) -> N
         "submit_autoexp.py": ["m.json"],
         "run_sweep_entry.py": ["--sweep", "s.json", "--index", "0"],
         "generate_megatron_config.py": ["--check"],
+        "config_schema.py": [],
+        "shell_completion.py": ["bash"],
+        "report_autoexp.py": ["--session", "p"],
         "generate_megatron_dataclass.py": ["--check"],
     }
     command = [

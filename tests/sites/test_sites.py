@@ -64,13 +64,13 @@ REFUSED = [
     ("qos=unheard_of", "there is no QOS 'unheard_of'", "Invalid qos"),
 ]
 BEYOND = {
-    "lumi": [("time=2-00:00:01", "partition standard-g allows 2-00:00:00"), ("nodes=1025", "standard-g gives 1024")],
+    "lumi": [("time=2-00:00:01", "partition standard-g allows 2-00:00:00"), ("nodes=1025", "standard-g allows 1024")],
     "leonardo": [
         ("time=1-00:00:01", "partition boost_usr_prod allows 1-00:00:00"),
-        ("nodes=65", "partition boost_usr_prod gives 64"),
+        ("nodes=65", "partition boost_usr_prod allows 64"),
         ("qos=boost_qos_dbg time=00:31:00", "QOS boost_qos_dbg allows 0-00:30:00"),
-        ("qos=boost_qos_lprod nodes=9 time=3-00:00:00", "QOS boost_qos_lprod gives 8"),
-        ("qos=boost_qos_bprod nodes=8", "QOS boost_qos_bprod wants 65"),
+        ("qos=boost_qos_lprod nodes=9 time=3-00:00:00", "QOS boost_qos_lprod allows 8"),
+        ("qos=boost_qos_bprod nodes=8", "QOS boost_qos_bprod requires at least 65"),
     ],
     "marenostrum": [
         ("time=3-00:00:01", "QOS acc_ehpc allows 3-00:00:00"),
@@ -78,7 +78,7 @@ BEYOND = {
     ],
     "juwels": [
         ("time=1-00:00:01", "partition booster allows 1-00:00:00"),
-        ("nodes=385", "booster gives 384"),
+        ("nodes=385", "booster allows 384"),
         ("partition=develbooster time=02:01:00", "partition develbooster allows 0-02:00:00"),
     ],
     "jupiter": [("time=12:00:01", "partition booster allows 0-12:00:00")],
