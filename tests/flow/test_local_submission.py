@@ -94,7 +94,7 @@ def test_a_job_that_waits_too_long_is_cancelled_with_the_reason(user: User) -> N
     condition = "job.start_conditions=[{class_name:FileExistsCondition,path:never,timeout_seconds:1}]"
     result = user.run("run", *QUICK, condition, "sweep.grids=[{stage:[a]}]")
     assert result.returncode == 1
-    assert "cancelled: waited 1 s for FileExists: never" in result.stdout
+    assert "cancelled (waited 1 s for FileExists: never)" in result.stdout
 
 
 def test_the_plan_says_what_it_may_cost_by_stage_and_in_total(user: User) -> None:

@@ -233,7 +233,14 @@ def test_a_new_session_waits_for_the_jobs_of_one_whose_file_was_removed(slurm_us
     shutil.rmtree(slurm_user.outputs / "monitoring_state")
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "y")
     state = slurm_user.outputs / "monitoring_state" / "y.json"
-    until(lambda: state.exists() and f"waits until job {first} is gone" in jobs(slurm_user, "y")[0].reason, "the wait")
+    until(
+        lambda: (
+            state.exists()
+            and f"waits until job {first}, which runs in its output directory, has ended"
+            in jobs(slurm_user, "y")[0].reason
+        ),
+        "the wait",
+    )
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     assert begun.stat().st_size == 2
