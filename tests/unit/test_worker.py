@@ -170,6 +170,8 @@ def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(wor
     def interrupt() -> None:
         while not ((work.folder / "pid").exists() and (work.folder / "pid").read_text()):
             time.sleep(0.01)
+        while work.queue.get(entry.id).process is None:  # before, Python may still be in Popen, and know no program
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
