@@ -74,12 +74,7 @@ def parser() -> app.Parser:
     queue_commands.add_options(made)
     show_plot.add_options(made)
     try_rules.add_options(made)
-    made.add_argument(
-        "--monitoring-state-dir",
-        metavar="DIR",
-        type=Path,
-        help="where sessions are (default: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs)",
-    )
+    made.add_state_dir()
     made.add_json()
     return made
 

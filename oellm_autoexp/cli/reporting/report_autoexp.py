@@ -45,12 +45,7 @@ def parser() -> app.Parser:
     made.add_argument("--log", action="store_true", help="--plot: a logarithmic scale")
     made.add_argument("--csv", metavar="DIR", type=Path, help="write DIR/jobs.csv and DIR/points.csv")
     made.add_argument("--parquet", metavar="DIR", type=Path, help="write DIR/jobs.parquet and DIR/points.parquet")
-    made.add_argument(
-        "--monitoring-state-dir",
-        metavar="DIR",
-        type=Path,
-        help="where sessions are (default: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs)",
-    )
+    made.add_state_dir()
     made.add_json()
     return made
 

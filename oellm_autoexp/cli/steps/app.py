@@ -94,6 +94,15 @@ class Parser(argparse.ArgumentParser):
         """`--json`: stdout is one JSON document and nothing else."""
         self.add_argument("--json", action="store_true", help="print one JSON document, for programs")
 
+    def add_state_dir(self) -> None:
+        """`--monitoring-state-dir`: the folder in which sessions are looked for."""
+        self.add_argument(
+            "--monitoring-state-dir",
+            metavar="DIR",
+            type=Path,
+            help="where sessions are (default: $OELLM_MONITORING_STATE_DIR, else below $OUTPUT_DIR or ./outputs)",
+        )
+
     def add_config(self, title: str = "configuration") -> None:
         """The options that choose a config, and Hydra overrides."""
         group = self.add_argument_group(title)
