@@ -17,6 +17,7 @@ from oellm_autoexp.session.queue import Held
 from oellm_autoexp.session.queue_entry import DONE, FAILED, QueueEntry, Sidecar, Status
 from oellm_autoexp.session.requests import Request, ask
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.interrupts import interrupts_held
 from oellm_autoexp.storage.log_tail import last_line
 from oellm_autoexp.storage.world import Outcome, Subprocess
 
@@ -178,21 +179,22 @@ class EntryEngine:
 
     def _run_here(self, launch: Program) -> None:
         held = self.held
-        program = Subprocess(
-            launch.words,
-            cwd=launch.cwd or held.entry.work_dir,
-            env=launch.env,
-            log_path=held.log_path,
-            timeout_seconds=launch.timeout_seconds,
-            text=launch.text,
-        )
-        try:
-            if program.pid is not None:
-                held.runs(program.pid)
-        except BaseException:
-            program.give_up()
-            raise
-        self.begun(SubprocessRun(held, program))
+        with interrupts_held():  # a program that no note was made of would run on, and run again
+            program = Subprocess(
+                launch.words,
+                cwd=launch.cwd or held.entry.work_dir,
+                env=launch.env,
+                log_path=held.log_path,
+                timeout_seconds=launch.timeout_seconds,
+                text=launch.text,
+            )
+            try:
+                if program.pid is not None:
+                    held.runs(program.pid)
+            except BaseException:
+                program.give_up()
+                raise
+            self.begun(SubprocessRun(held, program))
 
     def _run_as_job(self, executor: Executor, program: Program) -> None:
         from oellm_autoexp.engine.sidecar import Call, SidecarJob

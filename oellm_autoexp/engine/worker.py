@@ -21,6 +21,7 @@ from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.engine.entry_engine import INTERRUPTED, EntryEngine, EntryRun, SubprocessRun, entry_name, result_of
 from oellm_autoexp.session.queue import Held, Queue, Report
 from oellm_autoexp.session.queue_entry import DONE, FAILED, Process, QueueEntry, Status
+from oellm_autoexp.storage.interrupts import interrupts_held
 from oellm_autoexp.storage.lock import is_running
 from oellm_autoexp.storage.world import Outcome
 
@@ -135,7 +136,7 @@ class Worker:
         while self._backlog and self._running_here < self._jobs:
             entry = self._backlog.popleft()
             with self._reporting(entry):
-                with _undisturbed():
+                with interrupts_held():
                     held = self._beginning = self._queue.take(entry)
                 if held is not None:
                     begun = True
@@ -190,7 +191,7 @@ class Worker:
 
     def _finish(self, held: Held, status: Status, message: str) -> None:
         """Note the result of an entry, and log it."""
-        with _undisturbed():
+        with interrupts_held():
             held.finish(status, message)
         (self.tally.done if status == DONE else self.tally.failed).append(held.entry.id)
         self._log(f"{entry_name(held.entry)}: {status}{f': {message}' if message else ''}")
@@ -243,16 +244,6 @@ class Worker:
         if str(error) not in self._reported:
             self._reported.add(str(error))
             self._report_error(error)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block is done. No program may be started in it: it would inherit this."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _one_line(problem: Problem) -> str:

@@ -18,6 +18,7 @@ from typing import IO
 
 from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.interrupts import interrupts_held
 
 _KILL_AFTER_SECONDS = 5.0  # from SIGTERM to SIGKILL, after the time limit of a program
 
@@ -88,6 +89,7 @@ class Subprocess:
         try:
             with contextlib.ExitStack() as files:
                 output = subprocess.DEVNULL if log_path is None else files.enter_context(_appended(log_path)).fileno()
+                files.enter_context(interrupts_held())  # within Popen, they would leave a program that nobody knows
                 self._process = subprocess.Popen(
                     list(words),
                     stdin=files.enter_context(_unlinked(text)).fileno() if text else subprocess.DEVNULL,
@@ -97,6 +99,9 @@ class Subprocess:
                     env={**os.environ, **(env or {})},
                     start_new_session=True,
                 )
+        except KeyboardInterrupt:
+            self.give_up()
+            raise
         except OSError as error:
             where = f": {error.filename}" if error.filename and str(error.filename) != words[0] else ""
             self._outcome = Outcome(None, f"can't be run: {error.strerror}{where}")

@@ -31,6 +31,7 @@ from oellm_autoexp.rules.actions import (
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import Process, QueueEntry
 from oellm_autoexp.session.requests import waiting
+from oellm_autoexp.storage import world
 from oellm_autoexp.storage.lock import process_started
 from tests.unit.test_programs import HOSTILE
 from tests.unit.test_queue import make_entry, make_manifest
@@ -170,8 +171,6 @@ def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(wor
     def interrupt() -> None:
         while not ((work.folder / "pid").exists() and (work.folder / "pid").read_text()):
             time.sleep(0.01)
-        while work.queue.get(entry.id).process is None:  # before, Python may still be in Popen, and know no program
-            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -183,6 +182,29 @@ def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(wor
     assert (found.status, found.message) == ("pending", "its worker was told to end; run again")
     assert process_started(int((work.folder / "pid").read_text())) is None
     assert work.queue.worker_of(entry) is None
+
+
+def test_a_worker_that_is_interrupted_while_a_program_starts_leaves_none_behind(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    entry = make_entry(work.folder, ("sleep", "1000"))
+    work.queue.put(entry)
+    with pytest.raises(KeyboardInterrupt):
+        work.worker.run()
+    assert [process_started(pid) for pid in started] == [None]
+    assert work.queue.get(entry.id).status == "pending"
+    with pytest.raises(KeyboardInterrupt):  # whoever starts one without noting it
+        world.Subprocess(["sleep", "1000"], cwd=work.folder)
+    assert [process_started(pid) for pid in started] == [None, None]
 
 
 def test_the_program_of_a_worker_that_died_is_ended_before_it_is_run_again(work: Work) -> None:

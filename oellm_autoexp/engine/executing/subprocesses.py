@@ -13,6 +13,7 @@ from oellm_autoexp.rules.events import Deadline, Pending
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK
+from oellm_autoexp.storage.interrupts import interrupts_held
 from oellm_autoexp.storage.world import Subprocess
 
 MOST_AT_ONCE = 16
@@ -84,17 +85,18 @@ class Subprocesses:
             id=pending.id,
             state_dir=self.session.path.parent,
         )
-        program = Subprocess(
-            launch.words,
-            cwd=launch.cwd or self._work_dirs[due.name],
-            env=launch.env,
-            log_path=self.queue.folder / pending.event.id / f"{pending.id}.log",
-            timeout_seconds=launch.timeout_seconds,
-            text=launch.text,
-        )
-        if program.later:
-            return steps.waiting(pending, _NO_ROOM, due.action)
-        self._running[steps.key(pending)] = program
+        with interrupts_held():  # a program that is not noted would run on, and be started again
+            program = Subprocess(
+                launch.words,
+                cwd=launch.cwd or self._work_dirs[due.name],
+                env=launch.env,
+                log_path=self.queue.folder / pending.event.id / f"{pending.id}.log",
+                timeout_seconds=launch.timeout_seconds,
+                text=launch.text,
+            )
+            if program.later:
+                return steps.waiting(pending, _NO_ROOM, due.action)
+            self._running[steps.key(pending)] = program
         limit = launch.timeout_seconds
         deadline = Deadline(at=self.now() + limit, then="ended") if limit else None
         return steps.waiting(pending, AT_WORK, due.action, deadline)
