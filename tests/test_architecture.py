@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "storage": "core",
     "sbatch": "core",
     "notifiers": "core storage",
-    "rules": "core notifiers",
+    "search": "",
+    "rules": "core notifiers search",
     "session": "core storage rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
@@ -42,11 +43,11 @@ MAY_IMPORT = {
     "backends.torchtitan": "core backends",
     "config": "core storage sbatch rules config.values sweep config.hydra containers backends schedulers "
     "backends.megatron",
-    "decisions": "core storage sbatch rules session",
+    "decisions": "core storage sbatch search rules session",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
-    "planning.checks": "core sbatch rules config.values sweep config.hydra containers backends schedulers config "
-    "decisions planning.resolving",
+    "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
+    "config decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
     "planning": "core storage sbatch notifiers rules session sweep config.values config.hydra backends schedulers "
     "config decisions planning.resolving planning.record planning.checks planning.jobs",
@@ -84,14 +85,15 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
+    "search",
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {
     "core.commands": "how this program was called",
     "backends.megatron.parser_check": "a program that Megatron's own Python runs",
-    "rules.time_limit": "a clock",
-    "rules.patterns": "a clock",
+    "search.time_limit": "a clock",
+    "search.patterns": "a clock",
 }
 """Modules of pure folders that touch the world, and what of it."""
 WORLDLY = {"subprocess", "socket", "shutil", "tempfile", "time", "os", "random", "secrets", "requests", "urllib"}

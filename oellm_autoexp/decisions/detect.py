@@ -21,8 +21,8 @@ from oellm_autoexp.core.states import (
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.events import Event, Pending, event_id
 from oellm_autoexp.rules.metrics import MetricReader, with_iterations
-from oellm_autoexp.rules.patterns import Match, Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
+from oellm_autoexp.search.patterns import Match, Pattern, scan
 from oellm_autoexp.session import silence
 from oellm_autoexp.session.job_state import ENOUGH_SLOW, JobState, Reading, Run, Tally
 from oellm_autoexp.session.series import Point

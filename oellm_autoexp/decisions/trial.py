@@ -13,8 +13,8 @@ from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
 from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector
 from oellm_autoexp.rules import progress
-from oellm_autoexp.rules.patterns import Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent, Rules
+from oellm_autoexp.search.patterns import Pattern, scan
 from oellm_autoexp.session.job_state import Actions, Attempt, JobState
 from oellm_autoexp.storage.log_tail import Cursor
 

@@ -14,7 +14,7 @@ from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry
 from oellm_autoexp.core.states import MEANING, OURS
 from oellm_autoexp.core.text import did_you_mean, shell
-from oellm_autoexp.rules.patterns import Pattern, scan
+from oellm_autoexp.search.patterns import Pattern, scan
 
 
 class Surroundings(Protocol):

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from oellm_autoexp.core.fields import Section, Text
-from oellm_autoexp.rules.patterns import Match, Pattern, group_names, scan
+from oellm_autoexp.search.patterns import Match, Pattern, group_names, scan
 
 _GIB = 1024.0  # MiB
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from oellm_autoexp.rules.patterns import Pattern, scan
 from oellm_autoexp.rules.rules import LogEvent
+from oellm_autoexp.search.patterns import Pattern, scan
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from oellm_autoexp.decisions.template_values import JOB_KEYS
 from oellm_autoexp.planning.checks.rule_checks import problems
 from oellm_autoexp.rules.actions import ACTIONS, EventAction
 from oellm_autoexp.rules.conditions import CONDITIONS
-from oellm_autoexp.rules.patterns import advice
 from oellm_autoexp.rules.rules import STATES, LogEvent, MonitoringSection, StateEvent
+from oellm_autoexp.search.patterns import advice
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "monitoring_and_restart.md").read_text()

@@ -8,9 +8,9 @@ import warnings
 
 import pytest
 
-from oellm_autoexp.rules import candidates, patterns, widening
-from oellm_autoexp.rules.patterns import Pattern, advice, group_names, scan
-from oellm_autoexp.rules.time_limit import TimeLimit
+from oellm_autoexp.search import candidates, patterns, widening
+from oellm_autoexp.search.patterns import Pattern, advice, group_names, scan
+from oellm_autoexp.search.time_limit import TimeLimit
 from tests.fuzz.driver import fuzz
 
 WORDS = ["error", "nan", "iteration", "loss: ", "k", "i", "s", "ss", "\u0131", "\u0130", "\u017f", "\u212a", "\u00e9"]

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from oellm_autoexp.rules import candidates, widening
-from oellm_autoexp.rules.candidates import Candidates
-from oellm_autoexp.rules.patterns import Pattern, scan
+from oellm_autoexp.search import candidates, widening
+from oellm_autoexp.search.candidates import Candidates
+from oellm_autoexp.search.patterns import Pattern, scan
 
 pytest.importorskip("hyperscan")
 

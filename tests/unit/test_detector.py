@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.decisions.lifecycle import see_status
-from oellm_autoexp.rules import patterns
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.rules import Rules
+from oellm_autoexp.search import patterns
 from oellm_autoexp.session import records
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.log_tail import Cursor

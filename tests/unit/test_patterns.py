@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.rules import candidates, patterns, time_limit, widening
-from oellm_autoexp.rules.candidates import Candidates
-from oellm_autoexp.rules.patterns import Pattern, advice, group_names, scan
+from oellm_autoexp.search import candidates, patterns, time_limit, widening
+from oellm_autoexp.search.candidates import Candidates
+from oellm_autoexp.search.patterns import Pattern, advice, group_names, scan
 
 
 @pytest.fixture(scope="module", autouse=True, params=["hyperscan", "re alone"])

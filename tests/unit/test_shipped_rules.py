@@ -14,10 +14,10 @@ import pytest
 
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.planning.checks.rule_checks import problems
-from oellm_autoexp.rules import candidates
 from oellm_autoexp.rules.actions import CancelAction, RestartAction
-from oellm_autoexp.rules.patterns import Pattern, advice, scan
 from oellm_autoexp.rules.rules import MonitoringSection
+from oellm_autoexp.search import candidates
+from oellm_autoexp.search.patterns import Pattern, advice, scan
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config" / "monitoring").glob("*.yaml"))

@@ -856,7 +856,7 @@ def test_a_job_whose_script_stays_another_one_ends_after_a_day_with_that_reason(
 
 
 def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oellm_autoexp.rules.patterns.MATCH_SECONDS", 0.05)
+    monkeypatch.setattr("oellm_autoexp.search.patterns.MATCH_SECONDS", 0.05)
     stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
     running(stage)
     stage.write("a", "a" * 60 + "!\n")

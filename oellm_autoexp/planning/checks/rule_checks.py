@@ -12,13 +12,13 @@ from oellm_autoexp.core.text import did_you_mean, dotted
 from oellm_autoexp.decisions.template_values import JOB_KEYS
 from oellm_autoexp.rules.actions import CancelAction, RestartAction
 from oellm_autoexp.rules.conditions import Condition
-from oellm_autoexp.rules.patterns import advice, group_names
 from oellm_autoexp.rules.plausible import Odd, odd_value
 from oellm_autoexp.rules.rules import LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
 from oellm_autoexp.sbatch.directives import directives as directives_of
 from oellm_autoexp.sbatch.directives import with_options
 from oellm_autoexp.sbatch.resources import resources
+from oellm_autoexp.search.patterns import advice, group_names
 
 DIRECTIVES = "slurm.sbatch."
 """The overrides of a new attempt below this become directives of its script; others plan the job anew."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from oellm_autoexp.rules.widening import Wide
+from oellm_autoexp.search.widening import Wide
 
 Bounds = tuple[int, int]
 """Start and end of a line, as bytes; lines end as in bytes.splitlines."""

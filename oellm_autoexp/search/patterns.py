@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed pattern
 from typing import Any
 
-from oellm_autoexp.rules.candidates import Bounds, Candidates
-from oellm_autoexp.rules.time_limit import TimeLimit
-from oellm_autoexp.rules.widening import Wide, flat, widened
+from oellm_autoexp.search.candidates import Bounds, Candidates
+from oellm_autoexp.search.time_limit import TimeLimit
+from oellm_autoexp.search.widening import Wide, flat, widened
 
 MATCH_SECONDS = 0.5
 """How long one pattern may take for one line."""

@@ -1,0 +1,1 @@
+"""How lines of logs are found: patterns, fast and under a time limit. Pure."""
