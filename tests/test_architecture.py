@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "sbatch": "core",
     "notifiers": "core storage",
     "search": "",
-    "rules": "core notifiers search",
-    "session": "core storage rules",
+    "causes": "core search",
+    "rules": "core notifiers search causes",
+    "session": "core storage causes rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
     "config.hydra": "core storage sbatch config.values",
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "backends.torchtitan": "core backends",
     "config": "core storage sbatch rules config.values sweep config.hydra containers backends schedulers "
     "backends.megatron",
-    "decisions": "core storage sbatch search rules session",
+    "decisions": "core storage sbatch search causes rules session",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
     "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
-    "engine.observing": "core storage sbatch rules session schedulers decisions submission",
+    "engine.observing": "core storage sbatch causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
     "planning submission",
     "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
@@ -85,7 +86,7 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    "search",
+    *("search", "causes"),
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""

@@ -18,6 +18,7 @@ from oellm_autoexp.core.states import (
     STOPPED,
     SUCCESS,
 )
+from oellm_autoexp.decisions.template_values import of_cause
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.events import Event, Pending, event_id
 from oellm_autoexp.rules.metrics import MetricReader, with_iterations
@@ -250,8 +251,9 @@ class Detector:
             told["exit_code"] = "unknown" if job.answer.exit_code is None else job.answer.exit_code
         if job.state in FINAL and job.state != SUCCESS:
             told["error_type"] = job.run.error_type or job.state
+            told |= of_cause(job.run.cause)
         if job.state == NODE_FAIL:
-            told["nodes_at_fault"] = job.answer.failed_nodes
+            told["nodes_at_fault"] = job.answer.failed_nodes or told["nodes_at_fault"]
         event = _event("state", declared.name, job, now, told, job.state, job.newest.scheduler_id, job.newest.runs)
         return self._with(job, [event], now), [event]
 

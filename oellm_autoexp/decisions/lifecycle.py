@@ -20,7 +20,7 @@ from oellm_autoexp.core.states import (
     UNKNOWN,
     conclude,
 )
-from oellm_autoexp.session.job_state import GONE_LOOKS, Answer, JobState, Run, Unsettled
+from oellm_autoexp.session.job_state import GONE_LOOKS, Answer, JobState, Unsettled
 
 VANISHED_AFTER_SECONDS = 60.0
 """A job that an answering scheduler does not list for this long counts as failed (sacct lags by some seconds)."""
@@ -48,7 +48,7 @@ def see_status(
         return job if known else replace(job, newest=replace(job.newest, missing_since=None))
     requeued = _requeued(job, status)
     if requeued:  # between two looks: nothing that the earlier run told is true of this one
-        job = replace(job, newest=replace(job.newest, runs=job.newest.runs + 1), run=Run())
+        job = replace(job, newest=replace(job.newest, runs=job.newest.runs + 1), run=job.next_run)
     state = _settled(job, status.scheduler_state, out_of_memory=status.out_of_memory)
     reason = job.cancelled_by if state in FINAL and job.cancelled_by else status.reason
     answer = _answer(job.answer, status, ended=state in FINAL)
@@ -66,7 +66,7 @@ def see_status(
     if state == job.state:
         return replace(job, reason=reason, newest=newest, answer=answer, run=run)
     if state == PENDING:  # it was requeued: nothing that its run told is true of the next one
-        newest, run = replace(newest, begun_again_at=now), Run()
+        newest, run = replace(newest, begun_again_at=now), job.next_run
     if state == RUNNING:
         newest = replace(newest, started_at=now, runs=newest.runs + 1)
     if state in FINAL:
@@ -134,7 +134,7 @@ def runs_again(job: JobState, status: JobStatus, now: float) -> JobState:
     )
     if not vanished:
         newest = replace(newest, end_asked_at=None, begun_again_at=now)
-        job = replace(job, newest=newest, run=Run(), cancelled_by="")
+        job = replace(job, newest=newest, run=job.next_run, cancelled_by="")
     return see_status(job, status, now).happened(now, state, "the scheduler lists it again" if vanished else _AGAIN)
 
 

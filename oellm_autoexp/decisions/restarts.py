@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from oellm_autoexp.causes.cause import LASTING
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
 from oellm_autoexp.rules.actions import RestartAction
@@ -17,13 +18,14 @@ from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.session.job_state import (
     MOST_EARLIER,
+    MOST_FAILURES,
     Answer,
     Attempt,
     Before,
     Earlier,
+    Failure,
     JobState,
     Restarting,
-    Run,
     SpecChanges,
     Waiting,
 )
@@ -73,6 +75,8 @@ def refusal(
         return Refusal(Kind.UNWANTED, f"no new attempt: the last one was finally refused: {job.reason}")
     if job.answer.exit_code == DO_NOT_REQUEUE and job.state in FINAL:
         return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
+    if why := hopeless(job, request.max_same_failures):
+        return Refusal(Kind.GIVEN_UP, f"no new attempt: {why}")
     had = job.past.restarts.get(cause, 0)
     if request.max_attempts is not None and had >= request.max_attempts:
         return Refusal(
@@ -85,6 +89,34 @@ def refusal(
         )
         return Refusal(Kind.GIVEN_UP, f"no new attempt: {number} attempts in a row {got}")
     return None
+
+
+def hopeless(job: JobState, most: int | None) -> str:
+    """Why a new attempt of a job that has ended would fail as the last ones did; '' if it may do better.
+
+    `most`: see RestartAction.max_same_failures. Only causes that a new attempt does not remove count.
+    """
+    cause = job.run.cause
+    if job.state not in FINAL or cause is None:
+        return ""
+    again = [node for node in cause.blamed_nodes if node in job.changes.excluded]
+    if again:
+        return f"it ran on {', '.join(again)} again, which was to be excluded; no other node can be had: {cause.text}"
+    if most is None or cause.category not in LASTING or not cause.rule:
+        return ""
+    number = 1 + same_failures(job)
+    return "" if number < most else f"{number} attempts in a row failed in the same way: {cause.text}"
+
+
+def same_failures(job: JobState) -> int:
+    """How many attempts just before the present one failed in the same way, with no progress since."""
+    count, now = 0, _iteration(job)
+    for failure in reversed(job.past.failures):
+        same = job.run.cause is not None and failure.cause.fingerprint == job.run.cause.fingerprint
+        if not same or now > failure.furthest:
+            break
+        count += 1
+    return count
 
 
 def may_come(job: JobState, rules: Rules) -> bool:
@@ -129,6 +161,7 @@ def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Re
         not_before=now + request.cooldown_seconds,
         overrides=dict(request.overrides),
         exclude_nodes=node_names(request.exclude_nodes),
+        max_same_failures=request.max_same_failures,
     )
 
 
@@ -154,6 +187,9 @@ def begun(job: JobState, now: float) -> JobState:
         return asked
     last = job.newest
     past = replace(past, furthest=max(past.furthest, _iteration(job)), fruitless=fruitless(job))
+    if job.run.cause is not None:
+        failure = Failure(attempt=job.attempt, cause=job.run.cause, furthest=past.furthest)
+        past = replace(past, failures=(*past.failures, failure)[-MOST_FAILURES:])
     if last.scheduler_id:  # a submission that was refused has none, so that there is nothing that could be requeued
         ended = Earlier(
             scheduler_id=last.scheduler_id, token=last.token, requeues=job.answer.requeues, vanished=last.vanished
@@ -167,8 +203,8 @@ def begun(job: JobState, now: float) -> JobState:
         runs=last.runs,
         begun_again_at=last.begun_again_at,
     )
-    logs = replace(job.logs, late_until=None)
-    return replace(asked, state=WAITING, newest=newest, answer=Answer(), run=Run(), logs=logs, past=past, problem="")
+    logs, run = replace(job.logs, late_until=None), job.next_run
+    return replace(asked, state=WAITING, newest=newest, answer=Answer(), run=run, logs=logs, past=past, problem="")
 
 
 def _before(job: JobState, restart: Restarting) -> Before | None:
@@ -204,6 +240,7 @@ def as_before(job: JobState) -> JobState:
         earlier=tuple(each for each in job.past.earlier if each.token != before.token),
         furthest=before.furthest,
         fruitless=before.fruitless,
+        failures=tuple(failure for failure in job.past.failures if failure.attempt != before.attempt),
     )
     return replace(
         job,

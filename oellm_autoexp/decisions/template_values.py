@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.job_state import JobState
@@ -13,10 +14,26 @@ JOB_KEYS = frozenset(
     [
         *("job_id", "job_name", "name", "stage", "index", "attempt", "state", "scheduler_state", "exit_code", "nodes"),
         *("nodes_at_fault", "log_path", "log_path_current", "output_dir", "work_dir", "plan_id", "event_id"),
+        *("cause", "category", "fingerprint", "blamed_nodes", "rank", "node"),
         *("event_name", "error_type", "reason", "line", "silent_seconds", "counter", *_OF_PROGRESS),
     ]
 )
 """The names that every event has a value for, if only an empty one."""
+
+
+def of_cause(cause: Cause | None) -> dict[str, Any]:
+    """What is known of why an attempt failed; nodes are joined by commas."""
+    known = cause or Cause(category="", text="", fingerprint="")
+    blamed = ",".join(known.blamed_nodes)
+    return {
+        "cause": known.text,
+        "category": known.category,
+        "fingerprint": known.fingerprint,
+        "blamed_nodes": blamed,
+        "nodes_at_fault": blamed,
+        "rank": "" if known.rank is None else known.rank,
+        "node": known.node,
+    }
 
 
 def values(spec: JobSpec, job: JobState, event: Event | None, plan_id: str) -> dict[str, Any]:
@@ -34,6 +51,7 @@ def values(spec: JobSpec, job: JobState, event: Event | None, plan_id: str) -> d
         "exit_code": "unknown" if job.answer.exit_code is None else job.answer.exit_code,
         "nodes": job.answer.nodes,
         "nodes_at_fault": "",
+        **of_cause(job.run.cause),
         "log_path": event.log_path if event else job.logs.resolved_log_path,
         "log_path_current": spec.log_path_current,
         "output_dir": spec.output_dir,

@@ -142,7 +142,9 @@ class RestartAction(Action):
     `overrides` hold for this and all later attempts: `slurm.sbatch.*` become its sbatch flags, anything else plans the
     job anew from its recorded config. `max_attempts` is how many new attempts this `cause` (by default the event's
     name) may have, null: no limit; `max_fruitless` how many attempts in a row may get no further (by the iterations in
-    their logs) than those before. `exclude_nodes: true` keeps the nodes at fault out; a text names them.
+    their logs) than those before; `max_same_failures` how many in a row may fail in the same way, by
+    the fingerprint of their cause, with no progress in between, where that is a fault of the program, its config or its
+    data. `exclude_nodes: true` keeps the nodes at fault out; a text names them.
     """
 
     class_name: Literal["RestartAction"]
@@ -150,6 +152,7 @@ class RestartAction(Action):
     overrides: dict[str, Any] = {}
     max_attempts: Count | None = Field(default=3, ge=0)
     max_fruitless: Count | None = Field(default=3, ge=1)
+    max_same_failures: Count | None = Field(default=2, ge=1)
     cause: str | None = None
     cooldown_seconds: Pause = 0
     exclude_nodes: Annotated[str, BeforeValidator(_nodes), AlsoWritten({"type": ["boolean", "null"]})] = ""

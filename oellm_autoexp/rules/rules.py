@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from oellm_autoexp.causes.rule import CauseRules
 from oellm_autoexp.core.fields import (
     TEXTS_IN_YAML,
     Directives,
@@ -234,6 +235,8 @@ class Rules(Section):
     """What follows a state of the job, by name."""
     metrics: Metrics = {}
     """Numbers that log lines tell, by name, beside those of known programs."""
+    causes: CauseRules = {}
+    """Lines that show why a run failed, by name, asked before the shipped ones of config/monitoring/causes.yaml."""
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> Rules:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import Resources
 from oellm_autoexp.core.states import CANCELLED, FINAL, SUCCESS, WAITING
 from oellm_autoexp.rules.events import Deadline, Event, Pending
@@ -27,6 +28,8 @@ ENOUGH_SLOW = 3
 """A rule is switched off for a job after its pattern took too long for this many parts of the log."""
 MOST_EARLIER = 20
 """Earlier attempts that are kept with a job, the newest. SLURM can requeue a job for MinJobAge (slurm.conf(5))."""
+MOST_FAILURES = 20
+"""Causes of earlier attempts that are kept with a job, the newest."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
@@ -95,6 +98,15 @@ class Earlier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why an earlier attempt failed, and how far it had got: the highest iteration until then, -1 without any."""
+
+    attempt: int
+    cause: Cause
+    furthest: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restarting:
     """A planned new attempt that replaces `attempt`: why, the earliest time, and how it differs."""
 
@@ -104,6 +116,8 @@ class Restarting:
     not_before: float = 0
     overrides: dict[str, Any] = field(default_factory=dict)
     exclude_nodes: tuple[str, ...] = ()
+    max_same_failures: int | None = None
+    """See RestartAction."""
 
     @property
     def by_hand(self) -> bool:
@@ -197,6 +211,10 @@ class Run:
     """By inactivity or progress rule whose limit is exceeded: polls in a row that found it so; -1: event emitted."""
     slow: dict[str, int] = field(default_factory=dict)
     """By rule whose pattern took too long: the number of log parts for which it did."""
+    cause: Cause | None = None
+    """Why it failed, as concluded from its logs at its end."""
+    log_starts: dict[str, str] = field(default_factory=dict)
+    """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""
 
     @property
     def switched_off(self) -> tuple[str, ...]:
@@ -265,6 +283,8 @@ class PastAttempts:
     gpu_hours: float = 0
     """Measured usage of all ended attempts, without those in `unsettled`."""
     unsettled: tuple[Unsettled, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    """Why the last attempts failed, without the present one."""
 
     @property
     def begun_again(self) -> tuple[Earlier, ...]:
@@ -342,6 +362,12 @@ class JobState:
         """True if its newest attempt failed; a cancelled one counts only if a rule had reported an error before."""
         at_fault = bool(self.run.error_type) or self.cancelled_by.startswith("given up")
         return self.state in FINAL and self.state != SUCCESS and (self.state != CANCELLED or at_fault)
+
+    @property
+    def next_run(self) -> Run:
+        """What is known of a run that begins now: its lines come after those that its logs hold."""
+        cursors = {self.logs.resolved_log_path: self.logs.cursor, **self.logs.cursors}
+        return Run(log_starts={path: f"{c.inode}:{c.offset}" for path, c in cursors.items() if path and c.offset})
 
     def ended(self, at: float, state: str, reason: str) -> JobState:
         """A copy in that final state, with the reason, also in its history."""

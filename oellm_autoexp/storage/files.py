@@ -30,6 +30,11 @@ def shipped(relative: str) -> Path:
     return installed if installed.exists() else package.parent / relative
 
 
+def shipped_text(relative: str) -> str:
+    """The text of a file of this program. Raises OSError."""
+    return read_text(shipped(relative))
+
+
 def write_atomic(path: Path, data: str | bytes, mode: int = 0o644, *, sync: bool = True) -> None:
     """Write `path` so that a reader sees the old content or the new, never a part, also after a crash.
 

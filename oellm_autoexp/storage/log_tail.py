@@ -252,6 +252,30 @@ def _mark(first: bytes, last: bytes) -> str:
     return f"{zlib.crc32(first + last):08x}" if last else ""
 
 
+def read_end(name: str, size: int, since: str = "") -> tuple[bytes, int, bool]:
+    """The last lines of a log, about `size` bytes: the bytes, the offset of the first one, and whether that is all.
+
+    `since`: a file's inode, `:` and an offset; what comes before it in that file does not count. A file that can't be
+    read has no lines.
+    """
+    try:
+        with os.fdopen(os.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return b"", 0, True
+            inode, _, offset = since.partition(":")
+            begin = int(offset) if inode == str(status.st_ino) and int(offset) <= status.st_size else 0
+            start = max(begin, status.st_size - size)
+            file.seek(start)
+            data = file.read(status.st_size - start)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return b"", 0, True
+    if start > begin:
+        cut = data.find(b"\n") + 1
+        return data[cut:], start + cut, False
+    return data, start, True
+
+
 def last_line(path: Path) -> str:
     """The last line of a program's output with something in it, cut to what a table can hold; '' if there is none."""
     try:

@@ -196,6 +196,9 @@ class NewAttempts:
             elif job.answer.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
                 words = f"{_NO_ATTEMPT}exit code {restarts.DO_NOT_REQUEUE} asks for none"
                 self._stays_ended(replace(job.happened(now, "restart", words), restart=None, reason=words), now)
+            elif not job.restart.by_hand and (why := restarts.hopeless(job, job.restart.max_same_failures)):
+                words = f"{_NO_ATTEMPT}{why}"
+                self._stays_ended(replace(job.happened(now, "given up", words), restart=None, reason=words), now)
             else:
                 self.session.put(restarts.begun(job, now))
 

@@ -12,10 +12,11 @@ from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, UNKNOWN
 from oellm_autoexp.decisions import lifecycle, readiness
 from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.engine.observing.cause_finder import CauseFinder
 from oellm_autoexp.engine.observing.job_reports import JobReports
 from oellm_autoexp.engine.observing.log_reader import LogReader
 from oellm_autoexp.rules.events import Deadline
-from oellm_autoexp.session.job_state import JobState, Run, with_events
+from oellm_autoexp.session.job_state import JobState, with_events
 
 _OCCUPIED = "its script has not begun, as"
 _POLLS_BETWEEN_TRIES, _LONGEST_BETWEEN_TRIES = 10, 900.0
@@ -39,6 +40,7 @@ class JobObserver:
 
     detectors: Mapping[str, Detector]
     logs: LogReader
+    causes: CauseFinder
     reports: JobReports
     report: Callable[[str], None]
     """Gets lines for people."""
@@ -66,7 +68,7 @@ class JobObserver:
         retry_at = at.now + pause
         deadline = Deadline(at=retry_at, then="submitted again")
         waiting = replace(back.waiting, waiting_since=at.now, retry_at=retry_at, deadline=deadline)
-        return replace(back, reason=text, newest=newest, run=Run(), waiting=waiting)
+        return replace(back, reason=text, newest=newest, run=job.next_run, waiting=waiting)
 
     def _seen(self, job: JobState, status: JobStatus | None, at: Moment, *, answered: bool) -> JobState:
         """A job after the scheduler's answer and its logs: what it wrote comes before how it ended."""
@@ -95,7 +97,7 @@ class JobObserver:
             started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
             if seen.newest.runs != job.newest.runs or started:
                 seen = self._ran(job, seen, at)
-            seen = _read_on(lifecycle.to_be_settled(seen), at)
+            seen = self.causes.with_cause(_read_on(lifecycle.to_be_settled(seen), at))
         before = replace(job, state=PENDING) if seen.state == job.state else job
         return self.state_changed(before, seen, at.now)
 
@@ -122,7 +124,10 @@ class JobObserver:
     def ended_lately(self, job: JobState, at: Moment) -> JobState:
         """A job that has ended, after lines that its log has got since: they may change what its end counts as."""
         read = self.logs.read(job, at.now, final=True)
+        grew = read.run.last_activity != job.run.last_activity
         seen = lifecycle.revised(read, at.now)
+        if grew:
+            seen = self.causes.with_cause(seen)
         if seen.state != read.state:
             if seen.restart is not None and not seen.restart.by_hand:
                 seen = replace(seen, restart=None)  # what follows is judged anew
@@ -130,7 +135,6 @@ class JobObserver:
         until = job.logs.late_until
         if until is None:
             return seen
-        grew = read.run.last_activity != job.run.last_activity
         if grew and job.state == NODE_FAIL:  # its node is lost to the scheduler: it may run on there
             until = at.clock + at.log_lag_seconds
         return replace(seen, logs=replace(seen.logs, late_until=until if at.clock < until else None))

@@ -30,9 +30,7 @@ class LogReader:
         """A job after everything that its files have got; `final`: the job has ended, and all of it is read."""
         if job.logs.resolved_log_path:
             job = self._read(job, job.logs.resolved_log_path, now, final=final)
-        spec = self.specs[job.name]
-        found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.newest.scheduler_id))]
-        for path in dict.fromkeys((*spec.output_paths, *found)):
+        for path in files_of(self.specs[job.name], job):
             if path != job.logs.resolved_log_path:
                 job = self._read(job, path, now, final=final)
         return job
@@ -61,6 +59,12 @@ class LogReader:
             left -= len(data)
             if left <= 0 and not final:
                 return job
+
+
+def files_of(spec: JobSpec, job: JobState) -> list[str]:
+    """The further files of a job: `monitoring.output_paths`, and the streams of SLURM, such as one for each task."""
+    found = [path for pattern in spec.streams for path in _files(*stream_files(pattern, job.newest.scheduler_id))]
+    return list(dict.fromkeys((*spec.output_paths, *found)))
 
 
 def _files(folder: str, names: str) -> list[str]:

@@ -15,6 +15,7 @@ from oellm_autoexp.core.nouns import JobStatus, Manifest
 from oellm_autoexp.core.states import FINAL, IN_QUEUE, SUBMITTING, UNKNOWN, WAITING
 from oellm_autoexp.decisions import lifecycle, restarts
 from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.engine.observing.cause_finder import CauseFinder
 from oellm_autoexp.engine.observing.job_observer import JobObserver, Moment
 from oellm_autoexp.engine.observing.job_reports import JobReports
 from oellm_autoexp.engine.observing.log_reader import LogReader
@@ -51,7 +52,8 @@ class Observer:
         self._detectors = detectors
         self._report = report
         self._reports = JobReports(specs, now)
-        self._job = JobObserver(detectors, LogReader(specs, detectors), self._reports, report)
+        causes = CauseFinder(specs, {name: detector.rules.causes for name, detector in detectors.items()})
+        self._job = JobObserver(detectors, LogReader(specs, detectors), causes, self._reports, report)
 
     def observe(self, now: float, poll_interval_seconds: float) -> PollResult:
         """Ask the scheduler, read the logs and the status files, and put what is new into the session."""

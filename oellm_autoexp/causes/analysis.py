@@ -1,0 +1,207 @@
+"""From the lines of an attempt's logs and the scheduler's answer to its root cause."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from oellm_autoexp.causes import endings
+from oellm_autoexp.causes.cause import BLAMES_NODES, Cause
+from oellm_autoexp.causes.endings import Ending, Verdict
+from oellm_autoexp.causes.fingerprint import fingerprint
+from oellm_autoexp.causes.labels import split, stamp, without_colours
+from oellm_autoexp.causes.places import Clues, expand, known_node
+from oellm_autoexp.causes.rule import ROLES, CauseRule
+from oellm_autoexp.causes.signs import LogText, Sign, find_signs, sign_at
+from oellm_autoexp.causes.tracebacks import Frame, chain
+from oellm_autoexp.core.redacted_text import redact_text
+from oellm_autoexp.core.text import fill, printable
+
+_STRENGTH = {role: number for number, role in enumerate(ROLES)}
+_WINDOW_BYTES = 1 << 16
+"""How much of a log before an exception's line is looked at for its traceback."""
+_RANK = re.compile(r"\b[Rr]ank[ :=#]{0,2}(\d+)\b")
+_LONGEST_TEXT, _LONGEST_LINE = 240, 500  # characters
+
+
+@dataclass(frozen=True)
+class _Root:
+    """The line that shows the cause, and where in the program it was raised."""
+
+    sign: Sign
+    frame: Frame | None
+
+
+def find_cause(ending: Ending, texts: Sequence[LogText], rules: Mapping[str, CauseRule]) -> Cause:
+    """The root cause of an attempt that failed. `texts` are the ends of its logs, one for each file."""
+    clues = Clues(expand(ending.nodes))
+    signs = [sign for number, text in enumerate(texts) for sign in find_signs(number, text, rules, clues)]
+    if ending.cancelled_by:  # that it was killed is our doing
+        signs = [sign for sign in signs if sign.rule.category != "killed"]
+    root = _root(signs, texts, rules, clues)
+    verdict = endings.verdict(ending, clues)
+    if root is None or (verdict is not None and verdict.overrules(root.sign.rule.role)):
+        return _of_ending(verdict or endings.UNKNOWN, signs, ending, clues, texts)
+    return _of_root(root, signs, ending, clues, texts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which line
+
+
+def _root(
+    signs: Sequence[Sign], texts: Sequence[LogText], rules: Mapping[str, CauseRule], clues: Clues
+) -> _Root | None:
+    """The sign that comes first of the strongest ones; its traceback may lead to an earlier exception."""
+    best = min((_STRENGTH[sign.rule.role] for sign in signs), default=None)
+    strongest = [sign for sign in signs if _STRENGTH[sign.rule.role] == best]
+    if not strongest:
+        return None
+    first = _first(strongest, texts, clues)
+    start, lines, last = _window(first, texts[first.source])
+    tracebacks = chain(lines, last)
+    if not tracebacks:
+        return _Root(first, None)
+    origin = tracebacks[0]
+    line = lines[origin.exception]
+    offset = start + sum(len(line) + 1 for line in lines[: origin.exception])
+    earlier = sign_at(replace(first, offset=offset, line=line, label=split(line)), origin.places, rules)
+    if earlier is None or _STRENGTH[earlier.rule.role] > _STRENGTH[first.rule.role]:
+        return _Root(first, tracebacks[-1].frame)
+    return _Root(earlier, origin.frame)
+
+
+def _first(signs: Sequence[Sign], texts: Sequence[LogText], clues: Clues) -> Sign:
+    """The sign of the failure that came first: that of the rank which torchrun names, else by the lines' times."""
+    if clues.first_rank is not None and (own := [sign for sign in signs if sign.rank == clues.first_rank]):
+        signs = own
+    if len({sign.source for sign in signs}) == 1:
+        return signs[0]
+    earliest = {sign.source: sign for sign in reversed(signs)}
+    times = {source: _time(sign, texts[source]) for source, sign in earliest.items()}
+    if all(times.values()):
+        return earliest[min(sorted(times), key=times.__getitem__)]
+    return signs[0]
+
+
+def _time(sign: Sign, text: LogText) -> str:
+    """The time of a line, or of the last line before it that has one."""
+    if own := stamp(sign.line):
+        return own
+    _, lines, last = _window(sign, text)
+    return next((found for line in reversed(lines[:last]) if (found := stamp(line))), "")
+
+
+def _window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
+    """The lines that end with a sign's: the offset of the first one, in characters the lines, the number of the sign's.
+
+    The offset is right where all lines are UTF-8 with `\\n` at their ends, and near otherwise.
+    """
+    begin = max(0, sign.offset - _WINDOW_BYTES)
+    if begin:
+        begin = text.data.find(b"\n", begin, sign.offset) + 1 or sign.offset
+    lines = [line.decode(errors="surrogateescape") for line in text.data[begin : sign.offset].split(b"\n")[:-1]]
+    return begin, [*lines, sign.line], len(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it says
+
+
+def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, texts: Sequence[LogText]) -> Cause:
+    sign, rule = root.sign, root.sign.rule
+    rank, node = _place(sign, clues)
+    text = printable(redact_text(sign.text.strip()))[:_LONGEST_LINE]
+    said = _said(sign, text, root.frame)
+    frame = root.frame
+    blamed = _blamed(node, ending) if rule.at_fault else ()
+    if rule.category == "filesystem" and not blamed and _of_one_node(sign, signs, clues):
+        blamed = (node,)
+    return Cause(
+        category=rule.category,
+        text=said + _where(rank, node, clues),
+        fingerprint=fingerprint(
+            f"{rule.category} {sign.name}", text, f"{frame.file} {frame.function}" if frame else "", blamed
+        ),
+        rule=sign.name,
+        line=_quoted(sign),
+        path=texts[sign.source].path,
+        offset=texts[sign.source].start + sign.offset,
+        rank=rank,
+        node=node,
+        blamed_nodes=blamed,
+    )
+
+
+def _quoted(sign: Sign) -> str:
+    return printable(redact_text(without_colours(sign.line).strip()))[:_LONGEST_LINE]
+
+
+def _of_one_node(root: Sign, signs: Sequence[Sign], clues: Clues) -> bool:
+    """True if several ranks of one node, and none of other nodes, had the same trouble."""
+    places = {_place(sign, clues) for sign in signs if sign.name == root.name}
+    nodes = {node for _, node in places}
+    return len(clues.nodes) > 1 and len(places) > 1 and len(nodes) == 1 and "" not in nodes
+
+
+def _place(sign: Sign, clues: Clues) -> tuple[int | None, str]:
+    """The rank and the node of a line: as it says, else those of the process that was reported to fail first."""
+    rank, rule = sign.rank, sign.rule
+    if rank is None and sign.device is not None:
+        rank = clues.rank_of(sign.host, sign.device)
+    if rank is None and (found := _RANK.search(sign.text)):
+        rank = int(found[1])
+    if rank is None:
+        rank = clues.first_task if clues.first_rank is None and rule.category == "oom-host" else clues.first_rank
+    named = known_node(sign.groups.get("node", ""), clues.nodes)
+    node = named or clues.node(rank, sign.task) or (known_node(sign.host, clues.nodes) if sign.host else "")
+    return rank, node
+
+
+def _blamed(node: str, ending: Ending) -> tuple[str, ...]:
+    failed = tuple(expand(ending.failed_nodes))
+    return (node,) if node and node not in failed else failed or ((node,) if node else ())
+
+
+def _said(sign: Sign, line: str, frame: Frame | None) -> str:
+    """The cause in words: of the rule, else the `line` without labels, with the place where an exception was raised."""
+    if sign.rule.says is not None:
+        return fill(sign.rule.says, lambda key: printable(redact_text(sign.groups.get(key, "")))).strip()
+    text = line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
+    if frame is None:
+        return text
+    bare = ":" not in line.rstrip(":")  # an exception without a message: the statement says more
+    statement = f": {printable(redact_text(frame.statement))[:_LONGEST_TEXT]}" if bare and frame.statement else ""
+    return f"{text} [{frame.file}:{frame.number} in {frame.function}{statement}]"
+
+
+def _where(rank: int | None, node: str, clues: Clues) -> str:
+    size = clues.world_size
+    words = [
+        *([f"rank {rank}{f' of {size}' if size else ''}"] if rank is not None and size != 1 else []),
+        *([f"node {node}"] if node else []),
+    ]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _of_ending(
+    verdict: Verdict, signs: Sequence[Sign], ending: Ending, clues: Clues, texts: Sequence[LogText]
+) -> Cause:
+    """The cause as the scheduler's answer shows it, with the line of a log that confirms it, if there is one."""
+    nodes = expand(ending.failed_nodes) if verdict.category in BLAMES_NODES else []
+    sign = next((sign for sign in signs if sign.rule.category == verdict.category), None)
+    last = endings.last_words(texts) if verdict.category == "unknown" else ""
+    quoted = printable(redact_text(last))[:_LONGEST_TEXT]
+    text = f"{verdict.text}; its log ends with: {quoted}" if quoted else verdict.text
+    return Cause(
+        category=verdict.category,
+        text=text + (_where(None, ", ".join(nodes), clues) if nodes else ""),
+        fingerprint=fingerprint(verdict.category, f"{verdict.text}\n{last}", nodes=nodes),
+        line=_quoted(sign) if sign else "",
+        path=texts[sign.source].path if sign else "",
+        offset=texts[sign.source].start + sign.offset if sign else 0,
+        rank=clues.first_rank,
+        node=nodes[0] if len(nodes) == 1 else clues.node(clues.first_rank, clues.first_task),
+        blamed_nodes=tuple(nodes),
+    )

@@ -1,0 +1,104 @@
+"""The YAML of `monitoring.causes`: lines that show, follow or confirm a cause of failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, model_validator
+
+from oellm_autoexp.causes.cause import BLAMES_NODES, Category
+from oellm_autoexp.causes.labels import LABELS
+from oellm_autoexp.core.fields import Section, listed
+from oellm_autoexp.search.patterns import Pattern, group_names
+
+Role = Literal["root", "confirms", "either", "follows"]
+ROLES: dict[str, str] = {
+    "root": "the cause itself",
+    "confirms": "shows a cause if no line of role root does, as a record of the system about an end",
+    "either": "may be the cause or follow from one: it counts if nothing better is found",
+    "follows": "usually follows from a failure elsewhere: it counts last",
+}
+"""What a line may be, the strongest first."""
+
+
+_BEGINNING = re.compile(r"(?<![\\\[])\^")
+
+
+class CauseRule(Section):
+    """One kind of line. `pattern` is a regular expression, whose `^` means: behind labels of ranks, times and levels.
+
+    Of several rules that match a line, the first one counts. `unless` excludes lines; with `within`, the line must be
+    that of a Python exception, and a frame of its traceback (`path/file.py:function`) must match this expression.
+    `says` is the text for people, with groups of the pattern in braces; without it, the line itself is shown.
+    `blames_node`: whether the node where the line comes from, or the group `node`, is at fault; by default it is for
+    the categories gpu-hardware and node. The groups `rank` and `node` name where it happened. `examples` are lines that
+    it must match, `others` lines that it must not.
+    """
+
+    category: Category
+    pattern: str
+    role: Role = "root"
+    unless: str | None = None
+    within: str | None = None
+    says: str | None = None
+    blames_node: bool | None = None
+    examples: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    others: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+
+    @model_validator(mode="after")
+    def _compiles(self) -> CauseRule:
+        for name in ("pattern", "unless", "within"):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            if not text:
+                raise ValueError(f"{name} is empty")
+            try:
+                group_names(text)
+            except re.error as error:
+                raise ValueError(f"{name} is no regular expression: {error}") from None
+        wrong = [line for line in self.examples if not self.matches(line)]
+        wrong += [line for line in self.others if self.matches(line)]
+        if wrong:
+            raise ValueError(f"the pattern and its examples disagree about this line: {wrong[0]}")
+        return self
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether the node is."""
+        return self.category in BLAMES_NODES if self.blames_node is None else self.blames_node
+
+    @cached_property
+    def compiled(self) -> Pattern:
+        """The pattern, for a whole line with its labels."""
+        return Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern))
+
+    @cached_property
+    def place(self) -> Pattern | None:
+        """The pattern for frames of a traceback; None: it needs none."""
+        return None if self.within is None else Pattern.of(self.within)
+
+    @cached_property
+    def _excluded(self) -> Pattern | None:
+        return None if self.unless is None else Pattern.of(self.unless)
+
+    def excludes(self, line: str) -> bool:
+        """True if `unless` matches."""
+        return self._excluded is not None and self._excluded.search(line) is not None
+
+    def matches(self, line: str) -> bool:
+        """True if it is about this line."""
+        return self.compiled.search(line) is not None and not self.excludes(line)
+
+
+CauseRules = Annotated[dict[str, CauseRule | None], BeforeValidator(lambda value: value or {})]
+"""Rules by name, in the order in which they are asked; null switches a shipped one off."""
+
+
+def combined(own: Mapping[str, CauseRule | None], shipped: Mapping[str, CauseRule | None]) -> dict[str, CauseRule]:
+    """The rules of a config, then the shipped ones that it neither replaces nor switches off."""
+    found = {**own, **{name: rule for name, rule in shipped.items() if name not in own}}
+    return {name: rule for name, rule in found.items() if rule is not None}
