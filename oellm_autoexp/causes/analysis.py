@@ -115,9 +115,7 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
     text = printable(redact_text(sign.text.strip()))[:_LONGEST_LINE]
     said = _said(sign, text, root.frame)
     frame = root.frame
-    blamed = _blamed(node, ending) if rule.at_fault else ()
-    if rule.category == "filesystem" and not blamed and _of_one_node(sign, signs, clues):
-        blamed = (node,)
+    blamed = _blamed(sign, node, signs, ending, clues)
     return Cause(
         category=rule.category,
         text=said + _where(rank, node, clues),
@@ -138,13 +136,6 @@ def _quoted(sign: Sign) -> str:
     return printable(redact_text(without_colours(sign.line).strip()))[:_LONGEST_LINE]
 
 
-def _of_one_node(root: Sign, signs: Sequence[Sign], clues: Clues) -> bool:
-    """True if several ranks of one node, and none of other nodes, had the same trouble."""
-    places = {_place(sign, clues) for sign in signs if sign.name == root.name}
-    nodes = {node for _, node in places}
-    return len(clues.nodes) > 1 and len(places) > 1 and len(nodes) == 1 and "" not in nodes
-
-
 def _place(sign: Sign, clues: Clues) -> tuple[int | None, str]:
     """The rank and the node of a line: as it says, else those of the process that was reported to fail first."""
     rank, rule = sign.rank, sign.rule
@@ -156,12 +147,25 @@ def _place(sign: Sign, clues: Clues) -> tuple[int | None, str]:
         rank = clues.first_task if clues.first_rank is None and rule.category == "oom-host" else clues.first_rank
     named = known_node(sign.groups.get("node", ""), clues.nodes)
     node = named or clues.node(rank, sign.task) or (known_node(sign.host, clues.nodes) if sign.host else "")
+    node = node or (clues.named(sign.line) if rule.at_fault else "")
     return rank, node
 
 
-def _blamed(node: str, ending: Ending) -> tuple[str, ...]:
-    failed = tuple(expand(ending.failed_nodes))
-    return (node,) if node and node not in failed else failed or ((node,) if node else ())
+def _blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, clues: Clues) -> tuple[str, ...]:
+    """The nodes at fault: those that the scheduler names as failed, else the one of the line, if its rule blames that.
+
+    What several nodes report of the network, or of a file system, is the fault of none of them.
+    """
+    if root.rule.category == "node" and ending.failed_nodes:
+        return tuple(expand(ending.failed_nodes))
+    places = {_place(sign, clues) for sign in signs if sign.name == root.name}
+    alone = {name for _, name in places} == {node} and len(clues.nodes) > 1
+    at_fault = root.rule.at_fault
+    if root.rule.category == "network":
+        at_fault = at_fault and alone
+    elif root.rule.category == "filesystem":
+        at_fault = at_fault or (alone and len(places) > 1)
+    return (node,) if node and at_fault else ()
 
 
 def _said(sign: Sign, line: str, frame: Frame | None) -> str:

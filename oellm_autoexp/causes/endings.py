@@ -76,11 +76,11 @@ def _by_code(code: int) -> Verdict:
     number = -code if code < 0 else code - 128
     if number == signal.SIGKILL:
         return Verdict("killed", "killed by SIGKILL, and nothing shows by whom: memory, a person, or the system")
-    if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
+    if number == signal.SIGABRT:
+        return Verdict("code", "the program aborted itself")
+    if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
         return Verdict("code", f"the program crashed: {signal.Signals(number).name}", _FALLOUT)
-    if number == signal.SIGBUS:
-        return Verdict("filesystem", "the program crashed: SIGBUS, as when shared memory or a mapped file is gone")
-    if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         return Verdict("killed", f"ended by {signal.Signals(number).name}", _FALLOUT)
     if code in (126, 127):
         return Verdict("config", "a command can't be run" if code == 126 else "a command does not exist")

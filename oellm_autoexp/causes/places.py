@@ -15,11 +15,15 @@ _FIRST = re.compile(r"^Root Cause \(first observed failure\):")
 """The summary of torch.distributed.elastic (errors/__init__.py, ChildFailedError)."""
 _NAMED = re.compile(r"\brank (?P<rank>\d+), node (?P<node>[\w.-]+), device \d+", re.IGNORECASE)
 """Megatron-LM's rerun state machine."""
-_WORLD = re.compile(r"\bworld[ _]size[ :=]+(?P<size>\d+)", re.IGNORECASE)
+_WORLD = re.compile(r"\b(?:world[ _]size|SLURM_NTASKS|n_?tasks)\b[ :=]+(?P<size>\d+)", re.IGNORECASE)
+_LAYOUT = re.compile(r"\b(?P<nodes>\d+) nodes?(?:,| x| with) (?P<each>\d+) GPUs(?: each)?")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _GROUP = re.compile(r"^(?P<head>[^\[\],]*)\[(?P<ranges>[\d,-]+)\](?P<tail>[^\[\],]*)$")
 _MOST_NODES = 10000
-CLUE = r"srun: error: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first|, device \d+|[Ww]orld[ _][Ss]ize"
+CLUE = (
+    r"srun: error: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first|, device \d+"
+    r"|[Ww]orld[ _][Ss]ize|WORLD_SIZE|SLURM_NTASKS|\d nodes, \d"
+)
 """A pattern of lines that Clues may learn from."""
 
 
@@ -89,6 +93,8 @@ class Clues:
                 self.hosts[found["node"]] = None
             if self.world_size is None and (found := _WORLD.search(text)):
                 self.world_size = int(found["size"])
+            elif self.world_size is None and (found := _LAYOUT.search(text)):
+                self.world_size = int(found["nodes"]) * int(found["each"])
 
     def _srun(self, found: re.Match[str]) -> None:
         nodes, tasks = expand(found["nodes"]), list(numbers(found["tasks"]))
@@ -100,6 +106,11 @@ class Clues:
             self.first_task = tasks[0]
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def named(self, line: str) -> str:
+        """The node of the allocation that a line names, if it is one alone; else ''."""
+        found = [node for node in self.nodes if re.search(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", line)]
+        return found[0] if len(found) == 1 else ""
 
     def node(self, rank: int | None, task: int | None = None) -> str:
         """The node of a rank or of a task, '' if that is not known."""

@@ -1,4 +1,4 @@
-"""What the log of a job that ended badly says: the line of the event that named its trouble, else its last line."""
+"""What the log of a job that ended badly says: its cause, the line of the event that named its trouble, or its end."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Evidence:
         bad = [job for job in (session.jobs.values() if jobs is None else jobs) if job.state in BAD_ENDS]
         unknown = [job for job in bad if _key(job) not in self._known]
         if unknown:
-            lines = _of_events(session, [job for job in unknown if job.run.error_type])
+            lines = _of_events(session, [job for job in unknown if job.run.error_type and not _found(job)])
             for job in unknown:
-                self._known[_key(job)] = lines.get(job.name) or _end_of_log(job)
+                self._known[_key(job)] = _found(job) or lines.get(job.name) or _end_of_log(job)
         return {job.name: quote for job in bad if (quote := self._known[_key(job)])}
 
 
@@ -43,7 +43,14 @@ def quotes(session: Session) -> dict[str, str]:
 
 
 def _key(job: JobState) -> tuple[str, int, str]:
-    return job.name, job.attempt, job.run.error_type
+    cause = job.run.cause
+    return job.name, job.attempt, cause.fingerprint if cause else job.run.error_type
+
+
+def _found(job: JobState) -> str:
+    """The cause in words, as concluded from the logs; '' if they did not show any."""
+    cause = job.run.cause
+    return "" if cause is None or (cause.category == "unknown" and not cause.rule) else cause.text
 
 
 def _of_events(session: Session, jobs: Iterable[JobState]) -> dict[str, str]:
