@@ -32,7 +32,7 @@ def test_a_node_list_is_expanded() -> None:
 
 def test_there_are_enough_cases_and_none_is_in_both_halves() -> None:
     names = Counter(case.name for half in Half for case in ALL[half])
-    assert len(names) >= 250
+    assert len(names) >= 300
     assert [name for name, count in names.items() if count > 1] == []
 
 
