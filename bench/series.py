@@ -6,8 +6,8 @@ The log is that of bench/monitor.py, almost all of whose lines tell an iteration
 monitor reads it: searched for the rules of `monitoring: megatron_production` alone (the baseline), with the numbers of
 known programs, with those written to the job's file, and with one more metric of `monitoring.metrics`. Then each job's
 file of two metrics is read for one of them, with the points that newer ones replace left out; the baseline is reading
-the same files as bytes. CPU time; parts alternate, and the best of several attempts counts, as noise only ever adds. Exits 1 if
-a target is missed.
+the same files as bytes. CPU time; parts alternate, and the best of several attempts counts, as noise only ever adds.
+Exits 1 if a target is missed.
 """
 
 from __future__ import annotations
