@@ -30,6 +30,8 @@ bench:
 	$(PYTHON) bench/events.py
 	$(PYTHON) bench/names.py
 	$(PYTHON) bench/report.py
+	$(PYTHON) bench/series.py
+	$(PYTHON) bench/status.py
 
 format:
 	$(PYTHON) -m ruff check --fix .

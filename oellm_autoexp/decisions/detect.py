@@ -26,7 +26,7 @@ from oellm_autoexp.rules.rules import LogEvent, Rules
 from oellm_autoexp.search.patterns import Match, Pattern, scan
 from oellm_autoexp.session import silence
 from oellm_autoexp.session.job_state import ENOUGH_SLOW, JobState, Reading, Run, Tally
-from oellm_autoexp.session.series import Point
+from oellm_autoexp.session.series import points_of
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -106,9 +106,9 @@ class Detector:
         if not found and not too_slow:
             return job
         points = [
-            Point(name, iteration, now if each.at is None else each.at, value)
+            point
             for each, iteration in with_iterations(found, job.progress.iteration)
-            for name, value in each.values.items()
+            for point in points_of(each.values, iteration, now if each.at is None else each.at)
         ]
         logs = replace(job.logs, unwritten=(*job.logs.unwritten, *points)) if points else job.logs
         return _with_slow(replace(job, logs=logs, progress=progress.after(job.progress, found)), too_slow, now)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oellm_autoexp.backends.base import Probe
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.planning.jobs.code_copy import Snapshot
-from oellm_autoexp.planning.jobs.packing import Packer
-from oellm_autoexp.planning.record.recording import sweep_json
+
+if TYPE_CHECKING:  # a session is shown without what plans are made of
+    from oellm_autoexp.backends.base import Probe
+    from oellm_autoexp.planning.jobs.code_copy import Snapshot
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Plan:
 
     def sweep_file(self) -> PlannedFile:
         """The expanded sweep."""
+        from oellm_autoexp.planning.record.recording import sweep_json
+
         return PlannedFile(self.sweep_path, sweep_json(self.manifest))
 
     def job_files(self, number: int) -> tuple[PlannedFile, ...]:
@@ -78,6 +80,8 @@ class Plan:
 
         Only the owner may read the script: its environment may hold secrets.
         """
+        from oellm_autoexp.planning.jobs.packing import Packer
+
         job = self.manifest.jobs[number]
         script_path = Path(job.script_path)
         config = Packer.unpacked(self.configs[number])

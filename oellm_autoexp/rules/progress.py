@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from oellm_autoexp.core.nouns import Record
 from oellm_autoexp.rules.metrics import Measurement
@@ -41,16 +42,26 @@ def told(progress: Progress) -> dict[str, int | float]:
     return {key: value for key, value in progress.model_dump().items() if value is not None}
 
 
+@functools.lru_cache(1024)
+def _kept(metrics: tuple[str, ...]) -> Sequence[tuple[str, str]]:
+    """Those of a line's metrics that are kept, each with the name of its field."""
+    found = []
+    for name in metrics:
+        known = "validation_loss" if name.startswith("validation_") and name.endswith("_loss") else name
+        if known in _METRICS:
+            found.append((name, known))
+    return found
+
+
 def after(progress: Progress, measurements: Iterable[Measurement]) -> Progress:
     """`progress` after the measurements of some more lines, in their order."""
     new: dict[str, int | float | None] = {}
     for measurement in measurements:
         if measurement.whole:
             new |= dict.fromkeys(_OF_AN_ITERATION)
-        for name, value in measurement.values.items():
-            known = "validation_loss" if name.startswith("validation_") and name.endswith("_loss") else name
-            if known in _METRICS:
-                new[known] = value if math.isfinite(value) else None
+        for name, known in _kept(tuple(measurement.values)):
+            value = measurement.values[name]
+            new[known] = value if math.isfinite(value) else None
         counts = (
             ("iteration", measurement.iteration),
             ("total", measurement.total),

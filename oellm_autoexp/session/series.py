@@ -8,14 +8,15 @@ beyond was written by a monitor that died before it saved its session; the next 
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,18 @@ class Point(NamedTuple):
     iteration: int | None
     at: float
     value: float
+
+
+def points_of(values: Mapping[str, float], iteration: int | None, at: float) -> Iterator[Point]:
+    """The points of one line's numbers by metric.
+
+    There are a dozen in each line of a log: this takes half of the time of Point(...).
+    """
+    made = zip(values, repeat(iteration), repeat(at), values.values(), strict=False)
+    return map(_point, made)
+
+
+_point: Callable[[tuple[str, int | None, float, float]], Point] = functools.partial(tuple.__new__, Point)
 
 
 @dataclass(frozen=True)
@@ -133,22 +146,49 @@ def read(path: Path, written: Written, metrics: Iterable[str] | None = None) -> 
     except FileNotFoundError:
         return {}
     data = data[: len(data) - len(data) % _RECORD.size]
-    heads, numbers = array("Q", data), array("d", data)
-    if sys.byteorder == "big":
-        heads.byteswap()
-        numbers.byteswap()
-    return {name: series for name, number in wanted.items() if len(series := _series(heads[0::3], numbers, number))}
+    columns = _Columns(data)
+    return {name: series for name, number in wanted.items() if len(series := columns.series(number))}
 
 
-def _series(heads: array[int], numbers: array[float], number: int) -> Series:
-    """The points of the metric of this number."""
-    first = number << (_ATTEMPT_BITS + _ITERATION_BITS)
-    last = first | (1 << (_ATTEMPT_BITS + _ITERATION_BITS)) - 1
-    chosen = [first <= head <= last for head in heads]
-    own = list(compress(heads, chosen))
-    return Series(
-        [head & _MOST_ITERATIONS for head in own],
-        array("d", compress(numbers[1::3], chosen)),
-        array("d", compress(numbers[2::3], chosen)),
-        [head >> _ITERATION_BITS & _MOST_ATTEMPTS for head in own],
-    )
+class _Columns:
+    """Records by columns. A file may hold millions: what can be is done by one call for all of them."""
+
+    def __init__(self, data: bytes) -> None:
+        heads, numbers = array("Q", data), array("d", data)
+        if sys.byteorder == "big":
+            heads.byteswap()
+            numbers.byteswap()
+        self._heads, self._times, self._values = heads[0::3], numbers[1::3], numbers[2::3]
+        self._first, self._second = data[7 :: _RECORD.size], data[6 :: _RECORD.size]
+
+    def series(self, number: int) -> Series:
+        """The points of the metric of this number."""
+        chosen = self._chosen(number)
+        if (even := _even(chosen)) is not None:
+            own, times, values = self._heads[even], self._times[even], self._values[even]
+        else:
+            own = array("Q", compress(self._heads, chosen))
+            times, values = (array("d", compress(column, chosen)) for column in (self._times, self._values))
+        return Series(
+            [head & _MOST_ITERATIONS for head in own],
+            times,
+            values,
+            [head >> _ITERATION_BITS & _MOST_ATTEMPTS for head in own],
+        )
+
+    def _chosen(self, number: int) -> bytes:
+        """For each record 1 if it is of this metric, else 0: its number is a head's first byte and half of the next."""
+        high, low = number >> 4, number & 15
+        first = self._first.translate(bytes(byte == high for byte in range(256)))
+        second = self._second.translate(bytes(byte >> 4 == low for byte in range(256)))
+        both = int.from_bytes(first, "little") & int.from_bytes(second, "little")
+        return both.to_bytes(len(first), "little")
+
+
+def _even(chosen: bytes) -> slice | None:
+    """The places of the 1s as a slice if each is as far from the next; most lines of a log have the same metrics."""
+    first = chosen.find(1)
+    second = chosen.find(1, first + 1)
+    places = slice(max(first, 0), chosen.rfind(1) + 1, max(second - first, 1))
+    found = chosen[places]
+    return places if len(found) == found.count(1) == chosen.count(1) else None

@@ -23,6 +23,7 @@ def at_terminal(
     *words: str,
     rows: int = 24,
     columns: int = 80,
+    term: str = "xterm",
     interrupt: Callable[[str], bool] = lambda output: False,
 ) -> tuple[int, str]:
     """Run a command at a terminal: its exit code, and all that it wrote.
@@ -35,7 +36,7 @@ def at_terminal(
     process = subprocess.Popen(
         user.words(command, *arguments),
         cwd=user.home,
-        env={**user.environment, "TERM": "xterm"},
+        env={**user.environment, "TERM": term},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

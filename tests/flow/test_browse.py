@@ -15,6 +15,7 @@ from oellm_autoexp.session import requests
 from oellm_autoexp.session.session import Session, session_path
 from tests.flow.conftest import User
 from tests.flow.single import planned
+from tests.flow.terminal import at_terminal
 
 pytest.importorskip("textual", reason="needs textual (pip install 'oellm-autoexp[tui]')")
 
@@ -106,6 +107,8 @@ def test_without_a_terminal_or_the_package_the_way_out_is_told(
     assert (piped.returncode, "this is no terminal" in piped.stderr) == (2, True), piped.stderr
     as_json = user.run("monitor", "--session", "x", "--cmd", "browse", "--json")
     assert (as_json.returncode, "--cmd status --json is for programs" in as_json.stderr) == (2, True)
+    code, said = at_terminal(user, "monitor", "--session", "x", "--cmd", "browse", term="dumb")
+    assert (code, "this terminal can't draw a window" in said) == (2, True), said
     monkeypatch.setattr("oellm_autoexp.cli.screens.browse.find_spec", lambda _name: None)
     assert main(["monitor", "--manifest", str(failed), "--cmd", "browse"]) == 2
     assert "install it: pip install 'oellm-autoexp[tui]'" in capsys.readouterr().err

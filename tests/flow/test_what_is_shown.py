@@ -296,3 +296,15 @@ def test_where_a_job_has_no_exit_code_texts_say_so() -> None:
     assert fill("{error_type}, exit code {exit_code}", values(SPEC, job, None, "p").__getitem__) == (
         "oom, exit code unknown"
     )
+
+
+def test_an_encoding_without_some_letters_is_no_error(user: User) -> None:
+    says = ["sh", "-c", "echo ' [x] iteration 3/ 9 | lm loss: 2.5E+00 | x'; echo 'ValueError: größe — Ω'; exit 3"]
+    planned(user, "x", {}, argv=says)
+    environment = {"PYTHONIOENCODING": "ascii"}
+    assert user.run("monitor", "--session", "x", **environment).returncode == 1
+    for words in (["status"], ["status", "--wide"], ["status", "--csv"], ["tail"], ["events"], ["plot"], ["list"]):
+        shown = user.run("monitor", "--session", "x", "--cmd", *words, **environment)
+        assert shown.returncode in (0, 1), (words, shown.stderr)
+        assert "codec" not in shown.stderr, words
+    assert "\\u2014 \\u03a9" in user.run("monitor", "--session", "x", "--cmd", "tail", **environment).stdout

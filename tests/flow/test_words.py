@@ -176,6 +176,15 @@ def test_training_longer_keeps_what_the_run_was_told(user: User) -> None:
     assert "train_iters=12" not in hint
 
 
+def test_training_longer_is_no_hint_after_a_plan_that_did_not_succeed(user: User) -> None:
+    assert user.run("run", *QUICK, "--plan-id", "x", "--no-monitor", "backend.options.step_seconds=30").returncode == 0
+    ended = user.run("monitor", "--session", "x", "--cmd", "cancel")
+    assert ended.returncode in (0, 1), ended.stderr
+    shown = user.run("monitor", "--session", "x")
+    assert "cancelled" in shown.stdout
+    assert "train longer" not in shown.stdout + ended.stdout
+
+
 def test_the_session_in_the_way_is_told_to_have_nothing_submitted_and_each_way_out_has_its_line(user: User) -> None:
     (user.home / "one.yaml").write_text(CONFIG)
     (user.home / "sbatch").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,35 @@ def test_the_newest_point_of_an_iteration_wins_and_ends_what_was_beyond(iteratio
     ]
     assert list(current.values) == expected
     assert list(current.iterations) == [iterations[number] for number in expected]
+
+
+def test_each_of_as_many_metrics_as_are_kept_has_its_own_points_in_every_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "a.points"
+    names = [f"m{number}" for number in range(series.MOST_METRICS)]
+    last = (1 << 40) - 1
+    written = Written()
+    for attempt in (0, 255, 4095):
+        told = [Point(name, last, float(attempt), float(number)) for number, name in enumerate(names)]
+        written = series.append(path, written, attempt, told)
+    found = series.read(path, written)
+    assert list(found) == names
+    for number, name in enumerate(names):
+        one = found[name]
+        assert (list(one.iterations), list(one.attempts)) == ([last] * 3, [0, 255, 4095])
+        assert (list(one.times), list(one.values)) == ([0.0, 255.0, 4095.0], [float(number)] * 3)
+
+
+@given(st.lists(st.sampled_from(["loss", "lr", "validation_loss"]), max_size=9), st.integers(1, 3))
+def test_points_are_found_however_metrics_take_turns(turns: list[str], repeats: int) -> None:
+    told = [Point(name, number, float(number), -float(number)) for number, name in enumerate(turns * repeats)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.points"
+        found = series.read(path, series.append(path, Written(), 7, told))
+    expected = {name: [point for point in told if point.metric == name] for name in dict.fromkeys(turns)}
+    assert {name: list(one.iterations) for name, one in found.items()} == {
+        name: [point.iteration for point in points] for name, points in expected.items()
+    }
+    for name, points in expected.items():
+        assert list(found[name].times) == [point.at for point in points]
+        assert list(found[name].values) == [point.value for point in points]
+        assert set(found[name].attempts) == {7}

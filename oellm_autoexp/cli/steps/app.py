@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
 import logging
 import os
@@ -135,6 +137,13 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def write_any_text() -> None:
+    """Have stdout and stderr write what their encoding lacks (LC_ALL=C, Latin-1) as `\\u2014`, which is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """The type of an option that takes a whole number, in decimal digits, within bounds."""
 
@@ -170,6 +179,7 @@ def run(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
 ) -> int:
     """Parse, run, and turn errors into messages: the exit code of a command. A user's mistake shows no traceback."""
+    write_any_text()
     if isinstance(parser, Parser):
         parser.words = sys.argv[1:] if argv is None else argv
         argv = parser.joined(parser.words)

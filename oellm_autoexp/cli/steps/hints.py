@@ -21,12 +21,15 @@ _LENGTH = "backend.options.train_iters"
 
 def next_steps(manifest: Manifest, opened: Session) -> list[str]:
     """What a person may want to do next, as commands that work as they are."""
+    from oellm_autoexp.core.states import SUCCESS
+
     resume = resume_command(manifest)
     lines = [f"see this again    {resume} --cmd status"]
     if any(job.failed for job in opened.jobs.values()):
         lines.append(f"why did it fail   {resume} --cmd tail --failed")
     lines += of_queue(manifest, opened)
-    if manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
+    succeeded = all(job.state == SUCCESS for job in opened.jobs.values())
+    if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
         kept = [word for word in manifest.overrides if word.lstrip("+").partition("=")[0] != _LENGTH]
         config_dirs = [f"--config-dir={folder}" for folder in manifest.provenance.get("config_dirs", ())]
         if redact_words(tuple(kept)) == kept:  # what is told works as it is, and a secret is not told

@@ -5,11 +5,14 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from oellm_autoexp.config.schema import ProjectSection
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.planning.resolving.provenance import PlanContext
+
+if TYPE_CHECKING:  # a session is shown without what plans are made of
+    from oellm_autoexp.config.schema import ProjectSection
+    from oellm_autoexp.planning.resolving.provenance import PlanContext
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.states import RUNNING
-from oellm_autoexp.core.text import number
+from oellm_autoexp.core.text import scalar
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.view.jobs.cause import cause
 from oellm_autoexp.view.jobs.progress import bar, share
@@ -93,7 +93,7 @@ def _parameter(name: str, key: str) -> Column:
 
     def shown(subject: Subject) -> str:
         found = value(subject)
-        return "" if found is None else " ".join(number(found).split())
+        return "" if found is None else " ".join(scalar(found).split())
 
     return Column(name, value, shown, is_number=False, key=key)
 

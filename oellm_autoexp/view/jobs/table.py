@@ -102,6 +102,10 @@ class JobTable:
 
     def lines(self, console: Console, width: int) -> list[Text]:
         """The table in lines of at most `width` cells."""
+        if (
+            self.height is not None and len(self.subjects) >= self.height
+        ):  # none of the rest need be asked for its cells
+            return self._cut(console, width, self.height)
         whole = _Grid(console, self.subjects, self._columns(), width, self.note_lines, fixed=self.columns is not None)
         lines = [whole.header(), *(line for group in whole.groups() for line in group)]
         if self.height is None or len(lines) <= self.height:
