@@ -9,11 +9,12 @@ import pytest
 
 from oellm_autoexp.core.errors import Problem, SubmitError
 from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.report.timeline import spans
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
-from tests.unit.test_executor import CRASH, GOOD, Stage, happened, log, on_state, restart_request
+from tests.unit.test_executor import CRASH, GOOD, Stage, happened, log, on_state, restart, restart_request
 
 NEVER = {"class_name": "CommandCondition", "command": ["sh", "-c", "sleep 60"]}
 
@@ -139,7 +140,7 @@ def test_a_blocked_job_is_ended_or_begun_anew_by_a_person(tmp_path: Path, attemp
     path.touch()
     ask_for_restart(stage, "b", attempt)
     stage.finish()
-    assert stage.jobs["b"].attempt == attempt + 1
+    assert (stage.jobs["b"].attempt, stage.jobs["b"].past.restarts) == (attempt + 1, {"by hand": attempt + 1})
 
 
 def test_a_sibling_that_the_scheduler_begins_again_frees_the_jobs_behind_it(tmp_path: Path) -> None:
@@ -149,3 +150,25 @@ def test_a_sibling_that_the_scheduler_begins_again_frees_the_jobs_behind_it(tmp_
     stage.monitor.session.put(changed(stage.a, requeues=0))
     stage.cycle()
     assert (stage.a.state in ("pending", "running"), stage.states["b"]) == (True, "waiting")
+
+
+def test_a_rule_may_end_a_blocked_job_and_its_restart_has_nothing_to_restart(tmp_path: Path) -> None:
+    rules = on_state(restart(), {"class_name": "CancelAction", "reason": "{reason}"}, state="blocked")
+    stage = chain(tmp_path, **rules)
+    stage.finish()
+    assert stage.states == {"a": "crash", "b": "cancelled", "c": "cancelled"}
+    assert [stage.jobs[name].reason for name in "bc"] == ["blocked: a has failed", "blocked: b is blocked"]
+    skipped = {(result.status, result.message) for result in stage.results if result.action == "RestartAction"}
+    assert skipped == {("skipped", "it waits to be submitted")}
+
+
+def test_the_time_line_shows_for_how_long_a_job_was_blocked_and_why(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {}, {"a": [CRASH], "b": [GOOD]}, {"b": needs(tmp_path, "a")})
+    stage.finish()
+    stage.cycle(2)
+    (tmp_path / "a" / "checkpoint").touch()
+    stage.cycle()
+    stage.finish()
+    seen = spans(stage.jobs["b"], 1000.0, stage.clock)
+    assert [span.state for span in seen] == ["waiting", "blocked", "pending", "running", "success"]
+    assert (seen[1].cause, seen[1].end - seen[1].start) == ("blocked: a has failed", 30)
