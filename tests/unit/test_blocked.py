@@ -14,7 +14,7 @@ from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
-from tests.unit.test_executor import CRASH, GOOD, Stage, happened, log, on_state, restart, restart_request
+from tests.unit.test_executor import CRASH, GOOD, Life, Stage, happened, log, on_state, restart, restart_request
 
 NEVER = {"class_name": "CommandCondition", "command": ["sh", "-c", "sleep 60"]}
 
@@ -111,7 +111,13 @@ class Refusing(FakeScheduler):
 
 
 def test_a_job_is_found_blocked_also_while_the_scheduler_is_left_alone_after_refusals(tmp_path: Path) -> None:
-    lives = {"a": [(("PENDING", "FAILED"), "")], "b": [GOOD], "x": [GOOD], "y": [GOOD], "z": [GOOD]}
+    lives: dict[str, list[Life]] = {
+        "a": [(("PENDING", "FAILED"), "")],
+        "b": [GOOD],
+        "x": [GOOD],
+        "y": [GOOD],
+        "z": [GOOD],
+    }
     stage = Stage(tmp_path, {}, lives, {"b": needs(tmp_path, "a")})
     stage.slurm = Refusing(behave=stage._behave)
     stage.resumed()
