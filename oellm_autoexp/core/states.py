@@ -4,14 +4,17 @@ A state of SLURM that is added to MEANING is read, concluded from, and taken in 
 squeue(1), JOB STATE CODES.
 """
 
-WAITING, SUBMITTING, PENDING, RUNNING = "waiting", "submitting", "pending", "running"
+WAITING, BLOCKED, SUBMITTING, PENDING, RUNNING = "waiting", "blocked", "submitting", "pending", "running"
 SUCCESS, CRASH, TIMEOUT, CANCELLED = "success", "crash", "timeout", "cancelled"
 PREEMPTED, NODE_FAIL, OOM, STALL = "preempted", "node_fail", "oom", "stall"
 _BAD = (CRASH, TIMEOUT, STALL, CANCELLED, PREEMPTED, NODE_FAIL, OOM)
-OURS = (WAITING, SUBMITTING, PENDING, RUNNING, SUCCESS, *_BAD)
+OURS = (WAITING, BLOCKED, SUBMITTING, PENDING, RUNNING, SUCCESS, *_BAD)
 BAD_ENDS = frozenset(_BAD)
 FINAL = frozenset({SUCCESS, *BAD_ENDS})
 """States that a job does not leave by itself."""
+UNSUBMITTED = frozenset({WAITING, BLOCKED})
+"""States of a job whose next attempt is not submitted: it waits for its start conditions. BLOCKED: they can be
+fulfilled only after another job of the plan gets a new attempt, or is repaired by hand."""
 IN_QUEUE = frozenset({PENDING, RUNNING})
 LIKE_A_CRASH = frozenset({CANCELLED, PREEMPTED, NODE_FAIL, OOM})
 """Failures that use the rule for `crash` if they have no rule of their own."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from oellm_autoexp.core.states import FINAL, WAITING
+from oellm_autoexp.core.states import BLOCKED, CANCELLED, FINAL, SUCCESS, UNSUBMITTED
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Check, Files
 
@@ -60,6 +60,10 @@ def _nothing(key: str) -> Any:
     raise KeyError(key)
 
 
+def _nobody(path: str) -> str:  # noqa: ARG001
+    return ""
+
+
 @dataclass(frozen=True)
 class ConditionContext:
     """The surroundings of one job's conditions; `me` is the job, `last_run` when the action was last carried out."""
@@ -74,6 +78,8 @@ class ConditionContext:
     value: Callable[[str], Any] = _nothing
     settled: bool = False
     """Whether `me` has ended for good; of its actions those that wait alone may be left."""
+    written_by: Callable[[str], str] = _nobody
+    """The job of the plan that writes a path; '' if that is not known."""
 
     def exists(self, path: str) -> bool:
         """See Surroundings."""
@@ -97,6 +103,22 @@ class ConditionContext:
             return self.settled or self.me.over
         return self.jobs[job].over
 
+    def writer(self, path: str) -> str:
+        """See Surroundings."""
+        name = self.written_by(path)
+        return name if name in self.jobs and name != self.me.name else ""
+
+    def dead_end(self, job: str) -> str:
+        """See Surroundings."""
+        other = self.jobs[job]
+        if job == self.me.name:
+            return ""
+        if other.state == BLOCKED:
+            return f"{job} is blocked"
+        if not other.over or other.state == SUCCESS:
+            return ""
+        return f"{job} was cancelled" if other.state == CANCELLED else f"{job} has failed"
+
     def attempt(self) -> int:
         """See Surroundings."""
         return self.me.attempt
@@ -110,7 +132,7 @@ class ConditionContext:
         began = {"event": self.event_at, "start": self.me.newest.started_at, "submit": self.me.newest.submitted_at}[
             since
         ]
-        if self.event_at is None and self.me.state == WAITING:  # asked by its gate
+        if self.event_at is None and self.me.state in UNSUBMITTED:  # asked by its gate
             began = self.me.waiting.waiting_since
         return None if began is None else self.now - began
 

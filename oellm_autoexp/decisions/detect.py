@@ -11,6 +11,7 @@ from typing import Any, Literal
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import (
     BAD_ENDS,
+    BLOCKED,
     FINAL,
     NODE_FAIL,
     RUNNING,
@@ -254,7 +255,10 @@ class Detector:
             told |= of_cause(job.run.cause)
         if job.state == NODE_FAIL:
             told["nodes_at_fault"] = job.answer.failed_nodes or told["nodes_at_fault"]
-        event = _event("state", declared.name, job, now, told, job.state, job.newest.scheduler_id, job.newest.runs)
+        place: tuple[object, ...] = (job.state, job.newest.scheduler_id, job.newest.runs)
+        if job.state == BLOCKED and (known := job.actions.events.get(declared.name)):
+            place = (*place, known.count)  # it may be blocked several times before its next attempt
+        event = _event("state", declared.name, job, now, told, *place)
         return self._with(job, [event], now), [event]
 
     def _stall_was_told(self, job: JobState) -> bool:

@@ -3,6 +3,9 @@
 A job with start conditions of its own waits for those alone, and may start while its sibling still runs. One without
 waits until the siblings it refers to have succeeded, and is cancelled if one of them ended otherwise. Where the
 scheduler does that waiting itself (`native`), the job may go to its queue as soon as its siblings are there.
+
+A job is blocked while one of its start conditions can't come true: the sibling that would fulfil it has finally failed,
+was cancelled, or is blocked itself. It is judged again at each poll, and starts as soon as its conditions hold.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
-from oellm_autoexp.core.states import IN_QUEUE, PENDING, SUCCESS, WAITING
+from oellm_autoexp.core.states import BLOCKED, IN_QUEUE, PENDING, SUCCESS, WAITING
 from oellm_autoexp.decisions import template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
+from oellm_autoexp.decisions.writers import Writers
 from oellm_autoexp.rules.conditions import (
     AlwaysTrueCondition,
     Condition,
@@ -36,16 +40,21 @@ _CONDITIONS = TypeAdapter(tuple[ConditionField, ...])
 class Verdict:
     """What to do with a waiting job, and why."""
 
-    step: Literal["start", "wait", "cancel", "done"]
+    step: Literal["start", "wait", "blocked", "cancel", "done"]
     reason: str = ""
     after: tuple[str, ...] = ()
     """Names of jobs in the queue whose success the scheduler is to await."""
     patience_seconds: float | None = None
     """How long the job may wait in all before it is cancelled; None: for ever."""
+    undecided: bool = False
+    """True if a result that decides is missing yet: nothing is known that was not known before."""
 
 
 class StartGate:
-    """One job's gate; its conditions are decoded once. `overruled`: see `may_be_overruled`."""
+    """One job's gate; its conditions are decoded once. `overruled`: see `may_be_overruled`.
+
+    `writers` knows which jobs of the plan write the files that the job waits for.
+    """
 
     def __init__(
         self,
@@ -55,8 +64,10 @@ class StartGate:
         native: bool = False,
         overruled: Collection[str] = (),
         checks: CheckRunner | None = None,
+        writers: Writers | None = None,
     ) -> None:
         self._job = job
+        self._writers = writers or Writers()
         self._overruled = overruled
         self._checks = checks or CheckRunner()
         self.native = native
@@ -104,9 +115,14 @@ class StartGate:
             return self._checks.answer(self._job.name, words, self._job.work_dir, interval_seconds, now)
 
         me = jobs.get(self._job.name) or JobState(name=self._job.name)
-        return ConditionContext(
-            self._files, jobs, me, now, ask, value=lambda key: template_values.values(self._job, me, None, "")[key]
-        )
+
+        def value(key: str) -> Any:
+            return template_values.values(self._job, me, None, "")[key]
+
+        def written_by(path: str) -> str:
+            return self._writers.of(path, self._job.work_dir)
+
+        return ConditionContext(self._files, jobs, me, now, ask, value=value, written_by=written_by)
 
     def _command(self, now: float) -> str:
         """Why the job's `start_condition_cmd` keeps it waiting, '' if it does not; a result is valid until the next."""
@@ -120,26 +136,31 @@ class StartGate:
     ) -> Verdict:
         """The verdict by the start conditions that do not hold (False) or have no answer yet (None)."""
         patiences = []
-        for condition, answer in missing:
-            if answer is False and condition.lost(context):
-                return Verdict("cancel", f"cancelled: this can no longer be fulfilled: {condition}")
+        for condition, _ in missing:
             if condition.timeout_seconds is not None:
                 if waited_seconds >= condition.timeout_seconds:
                     return Verdict("cancel", f"cancelled: waited {condition.timeout_seconds:g} s for {condition}")
                 patiences.append(condition.timeout_seconds)
         if not missing:
             return Verdict("start")
+        patience = min(patiences, default=None)
+        blocked = (condition.blocked_by(context) for condition, answer in missing if answer is False)
+        if why := next(filter(None, blocked), ""):
+            return Verdict("blocked", f"blocked: {why}", patience_seconds=patience)
         awaited = [_awaited_sibling(condition) for condition, _ in missing]
         siblings = tuple(dict.fromkeys(filter(None, awaited)))
         if all(awaited) and all(map(_lasts, self._start)) and self._natively(siblings, context.jobs):
             return Verdict("start", after=siblings)
         reason = f"waits for {', '.join(str(condition) for condition, _ in missing)}"
-        return Verdict("wait", reason, patience_seconds=min(patiences, default=None))
+        return Verdict("wait", reason, patience_seconds=patience)
 
     def _by_siblings(self, jobs: Mapping[str, JobState]) -> Verdict:
         ended = [name for name in self._job.depends_on if jobs[name].over and jobs[name].state != SUCCESS]
         if ended:
             return Verdict("cancel", f"cancelled: {ended[0]} ended as {jobs[ended[0]].state}")
+        blocked = [name for name in self._job.depends_on if jobs[name].state == BLOCKED]
+        if blocked:
+            return Verdict("blocked", f"blocked: {blocked[0]} is blocked")
         open_ones = tuple(name for name in self._job.depends_on if jobs[name].state != SUCCESS)
         if not open_ones:
             return Verdict("start")
@@ -242,4 +263,4 @@ def withdrawn(
 
 
 def _unanswered(conditions: Iterable[Condition]) -> Verdict:
-    return Verdict("wait", f"waits for the result of: {', '.join(map(str, conditions))}")
+    return Verdict("wait", f"waits for the result of: {', '.join(map(str, conditions))}", undecided=True)

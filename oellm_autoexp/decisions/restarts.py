@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from oellm_autoexp.causes.cause import LASTING
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.core.states import CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, WAITING
+from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, UNSUBMITTED, WAITING
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.rules.rules import Rules
@@ -63,7 +63,8 @@ def refusal(
         return Refusal(Kind.NO_NEED, "a new attempt is already planned")
     if job.cancelled_by:
         return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
-    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and job.state == WAITING and job.waiting.refusals):
+    to_be_tried = job.state == BLOCKED or (job.state == WAITING and job.waiting.refusals)
+    if job.state not in (*IN_QUEUE, *FINAL) and not (by_hand and to_be_tried):
         return Refusal(Kind.NO_NEED, "it waits to be submitted")
     if by_hand:
         return None
@@ -171,7 +172,7 @@ def begun(job: JobState, now: float) -> JobState:
     if restart is None:
         return job
     waiting = Waiting(
-        waiting_since=job.waiting.waiting_since if job.state == WAITING else now,
+        waiting_since=job.waiting.waiting_since if job.state in UNSUBMITTED else now,
         deadline=Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
         retry_at=restart.not_before,
     )
@@ -183,8 +184,8 @@ def begun(job: JobState, now: float) -> JobState:
         excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes))),
     )
     asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
-    if job.state == WAITING:
-        return asked
+    if job.state in UNSUBMITTED:
+        return replace(asked, state=WAITING)
     last = job.newest
     past = replace(past, furthest=max(past.furthest, _iteration(job)), fruitless=fruitless(job))
     if job.run.cause is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from oellm_autoexp.core.states import CANCELLED, CRASH, PENDING, SUBMITTING, WAITING
+from oellm_autoexp.core.states import BLOCKED, CANCELLED, CRASH, PENDING, SUBMITTING, WAITING
 from oellm_autoexp.decisions import restarts
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.session.job_state import Attempt, JobState, Waiting
@@ -54,8 +54,21 @@ def not_submitted(job: JobState) -> JobState:
     return replace(job, state=WAITING, reason="", newest=_without_token(job), waiting=waiting)
 
 
-def waits(job: JobState, reason: str, since: float, deadline: Deadline | None) -> JobState:
-    """The waiting job with its reason, start and deadline."""
+def waits(job: JobState, reason: str, since: float, deadline: Deadline | None, now: float) -> JobState:
+    """The waiting job with its reason, start and deadline; one that was blocked waits again."""
+    if job.state == BLOCKED:
+        job = replace(job.happened(now, WAITING, reason or "no longer blocked"), state=WAITING)
+    return _with_reason(job, reason, since, deadline)
+
+
+def blocked(job: JobState, reason: str, since: float, deadline: Deadline | None, now: float) -> JobState:
+    """The job that waits for what can't come true, with its reason, start and deadline."""
+    if job.state != BLOCKED:
+        job = replace(job.happened(now, BLOCKED, reason), state=BLOCKED)
+    return _with_reason(job, reason, since, deadline)
+
+
+def _with_reason(job: JobState, reason: str, since: float, deadline: Deadline | None) -> JobState:
     if (job.reason, job.waiting.waiting_since, job.waiting.deadline) == (reason, since, deadline):
         return job
     return replace(job, reason=reason, waiting=replace(job.waiting, waiting_since=since, deadline=deadline))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from oellm_autoexp.core.errors import CorruptError, Problem, SchedulerError, UnwritableError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.redacted_text import redact_message
-from oellm_autoexp.core.states import FINAL, SUBMITTING, WAITING
+from oellm_autoexp.core.states import FINAL, SUBMITTING, UNSUBMITTED, WAITING
 from oellm_autoexp.decisions.detect import detectors
 from oellm_autoexp.engine.executing.executor import ActionExecutor
 from oellm_autoexp.engine.observing.accounts import settle_accounts
@@ -166,7 +166,7 @@ class Monitor:
             self._note_failure(error)
 
     def _submit(self) -> None:
-        if any(job.state in (WAITING, SUBMITTING) for job in self.session.jobs.values()):
+        if any(job.state in (*UNSUBMITTED, SUBMITTING) for job in self.session.jobs.values()):
             try:
                 self.submitter.submit_ready()
             except SchedulerError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.core.states import FINAL, OURS, PENDING, RUNNING, SUBMITTING, WAITING
+from oellm_autoexp.core.states import FINAL, OURS, PENDING, RUNNING, SUBMITTING, UNSUBMITTED, WAITING
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 
 _SUBMITTED, _RESTART = "submitted", "restart"
@@ -61,7 +61,7 @@ def _marks(history: Sequence[HistoryEntry], newest: int) -> list[Span]:
         elif entry.event in OURS and entry.event != SUBMITTING:
             last = marks[-1] if marks else None
             if last is None or last.state != entry.event:
-                ended = entry.event in FINAL or entry.event == WAITING
+                ended = entry.event in FINAL | UNSUBMITTED
                 marks.append(Span(entry.at, entry.at, entry.event, attempt, entry.message if ended else ""))
     return marks
 

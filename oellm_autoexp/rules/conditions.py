@@ -66,6 +66,17 @@ class Surroundings(Protocol):
         """
         ...
 
+    def writer(self, path: str) -> str:
+        """The other job of the plan that writes a file or folder; '' if that is not known."""
+        ...
+
+    def dead_end(self, job: str) -> str:
+        """Why another job of the plan has no success to come: `a has failed`, `a was cancelled`, `a is blocked`.
+
+        '' if it may still succeed, or has succeeded. Raises KeyError.
+        """
+        ...
+
 
 class Condition(Section):
     """One kind of condition, which `class_name` chooses.
@@ -88,6 +99,19 @@ class Condition(Section):
         """Whether the condition, which does not hold now, can't come true any more."""
         return False
 
+    def blocked_by(self, context: Surroundings) -> str:
+        """Why the condition, which a job waits for to start, can't come true now; '' if it may, or if that is unknown.
+
+        Unlike `lost`, this may change: a new attempt of another job, or a person, can make it possible again.
+        """
+        return f"{self} can no longer be fulfilled" if self.lost(context) else ""
+
+
+def _written_by(context: Surroundings, path: str) -> str:
+    """Why the job that writes a path will not write it; '' if it may, or if the job is not known."""
+    name = context.writer(path)
+    return context.dead_end(name) if name else ""
+
 
 class FileExistsCondition(Condition):
     """A file or folder is there."""
@@ -98,6 +122,10 @@ class FileExistsCondition(Condition):
     def holds(self, context: Surroundings) -> bool:
         """Whether it is there now."""
         return context.exists(self.path)
+
+    def blocked_by(self, context: Surroundings) -> str:
+        """The job that writes it has no success to come; anyone may still put the file there."""
+        return _written_by(context, self.path)
 
     def __str__(self) -> str:
         return f"FileExists: {self.path}"
@@ -115,8 +143,26 @@ class GlobExistsCondition(Condition):
         """Whether enough match now."""
         return context.count(self.pattern) >= self.min_count
 
+    def blocked_by(self, context: Surroundings) -> str:
+        """The job in whose output directory all matching paths are has no success to come."""
+        return _written_by(context, _fixed_folder(self.pattern))
+
     def __str__(self) -> str:
         return f"GlobExists: {self.pattern}"
+
+
+_LITERAL = re.compile(r"\[([*?[])\]")
+"""A wildcard as glob.escape writes it, so that it stands for itself."""
+
+
+def _fixed_folder(pattern: str) -> str:
+    """The folder of a glob pattern, up to its first part with a wildcard."""
+    parts: list[str] = []
+    for part in pattern.split("/"):
+        if glob.has_magic(_LITERAL.sub("", part)):
+            break
+        parts.append(_LITERAL.sub(r"\1", part))
+    return "/".join(parts)
 
 
 _STATES = frozenset({*OURS, *(word.lower() for word in MEANING)})
@@ -151,6 +197,13 @@ class SlurmStateCondition(Condition):
             return context.ended(self.job_name)
         except KeyError:
             return True
+
+    def blocked_by(self, context: Surroundings) -> str:
+        """A job with no success to come keeps its state until it gets a new attempt."""
+        try:
+            return context.dead_end(self.job_name) or super().blocked_by(context)
+        except KeyError:
+            return super().blocked_by(context)
 
     def __str__(self) -> str:
         return f"SlurmState: {self.job_name} = {' or '.join(self.state)}"
@@ -299,6 +352,11 @@ class LogPatternCondition(Condition):
         """Whether such a line is there now."""
         data = context.tail(self.path or self.log_path, self.tail_bytes).encode()
         return bool(scan(data, {"": self._compiled()}).matches)
+
+    def blocked_by(self, context: Surroundings) -> str:
+        """The job that writes the log has no success to come, and what it wrote was read."""
+        path = self.path or self.log_path
+        return _written_by(context, path) if path else ""
 
     def __str__(self) -> str:
         return f"LogPattern: {self.pattern}"

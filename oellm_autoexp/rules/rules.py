@@ -22,14 +22,14 @@ from oellm_autoexp.core.fields import (
     listed,
 )
 from oellm_autoexp.core.location import Location
-from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
+from oellm_autoexp.core.states import BLOCKED, CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.rules.metrics import Metrics
 from oellm_autoexp.search.patterns import group_names
 
-STATES = tuple(state for state in OURS if state in IN_QUEUE | FINAL)
+STATES = tuple(state for state in OURS if state in {BLOCKED} | IN_QUEUE | FINAL)
 """The states that events can be declared for."""
 _OTHER_WORDS = {
     "stalled": "stall",

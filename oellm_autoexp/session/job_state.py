@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import Resources
-from oellm_autoexp.core.states import CANCELLED, FINAL, SUCCESS, WAITING
+from oellm_autoexp.core.states import BLOCKED, CANCELLED, FINAL, SUCCESS, WAITING
 from oellm_autoexp.rules.events import Deadline, Event, Pending
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.series import Point, Written
@@ -341,6 +341,12 @@ class JobState:
         return (
             self.state in FINAL and not self.actions.pending and self.restart is None and self.logs.late_until is None
         )
+
+    @property
+    def at_rest(self) -> bool:
+        """True if nothing is left to do for the job unless another one gets a new attempt: it is over, or blocked."""
+        waits = self.actions.pending or self.actions.unrecorded
+        return self.over or (self.state == BLOCKED and not waits)
 
     @property
     def may_still_run(self) -> bool:

@@ -130,8 +130,8 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """True if every job has ended for good, and no action or request is waiting."""
-        return all(job.over for job in self.jobs.values()) and not self._asked
+        """True if every job has ended for good or is blocked by those, and no action or request is waiting."""
+        return all(job.at_rest for job in self.jobs.values()) and not self._asked
 
     @property
     def untouched(self) -> bool:

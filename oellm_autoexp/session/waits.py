@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from oellm_autoexp.core.states import FINAL, SUBMITTING, WAITING
+from oellm_autoexp.core.states import BLOCKED, FINAL, SUBMITTING, UNSUBMITTED
 from oellm_autoexp.rules.events import Deadline, Pending
 from oellm_autoexp.session.job_state import JobState
 
@@ -40,9 +40,9 @@ def waits(jobs: Iterable[JobState]) -> list[Wait]:
 
 
 def only_actions_wait(jobs: Iterable[JobState]) -> bool:
-    """Whether every job has ended, with no new attempt to come, and some action is left."""
+    """Whether every job has ended, with no new attempt to come, or is blocked, and some action is left."""
     found = list(jobs)
-    ended = all(job.state in FINAL and job.restart is None for job in found)
+    ended = all(job.state in (*FINAL, BLOCKED) and job.restart is None for job in found)
     return ended and any(job.actions.pending for job in found)
 
 
@@ -53,7 +53,7 @@ def only_unclear(jobs: Iterable[JobState]) -> bool:
 
 
 def _of_job(job: JobState) -> Iterator[Wait]:
-    if job.state in (WAITING, SUBMITTING):
+    if job.state in (*UNSUBMITTED, SUBMITTING):
         yield Wait(job.name, "job", job.reason or "not submitted yet", job.waiting.waiting_since, job.waiting.deadline)
     elif job.restart is not None:
         at = job.restart.not_before

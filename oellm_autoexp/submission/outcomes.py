@@ -53,15 +53,19 @@ class Outcomes:
         self, name: str, reason: str, deadline: Deadline | None = None, *, patience_seconds: float | None = None
     ) -> None:
         """Record why a job waits, since when and until when; after `patience_seconds` it is cancelled."""
-        job = self._session.jobs[name]
-        since = self._now() if job.waiting.waiting_since is None else job.waiting.waiting_since
-        if patience_seconds is not None:
-            deadline = Deadline(at=since + patience_seconds, then="cancelled")
-        if _about_the_same(job.waiting.deadline, deadline):
-            deadline = job.waiting.deadline
-        waiting = submissions.waits(job, reason, since, deadline)
+        job, now = self._session.jobs[name], self._now()
+        since, deadline = _wait_of(job, now, deadline, patience_seconds)
+        waiting = submissions.waits(job, reason, since, deadline, now)
         if waiting is not job:
             self._session.put(waiting)
+
+    def blocked(self, name: str, reason: str, patience_seconds: float | None) -> None:
+        """Record that a job waits for what can't come true, as `waits`."""
+        job, now = self._session.jobs[name], self._now()
+        since, deadline = _wait_of(job, now, None, patience_seconds)
+        blocked = submissions.blocked(job, reason, since, deadline, now)
+        if blocked is not job:
+            self._session.put(blocked if job.state == blocked.state else self._in_queue(blocked))
 
     def ended(self, job: JobState, state: str, reason: str, now: float) -> None:
         """End a waiting job."""
@@ -121,6 +125,17 @@ class Outcomes:
         """End a job whose next attempt can't be submitted."""
         self._gates[job.name].forget()
         self._session.put(self._in_queue(submissions.refused_for_good(job, words, now)))
+
+
+def _wait_of(
+    job: JobState, now: float, deadline: Deadline | None, patience_seconds: float | None
+) -> tuple[float, Deadline | None]:
+    """Since when a job waits, and until when; one deadline that is about the same as before is the one before."""
+    since = now if job.waiting.waiting_since is None else job.waiting.waiting_since
+    if patience_seconds is not None:
+        deadline = Deadline(at=since + patience_seconds, then="cancelled")
+    known = job.waiting.deadline
+    return since, known if _about_the_same(known, deadline) else deadline
 
 
 def _about_the_same(one: Deadline | None, other: Deadline | None) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.core.states import CANCELLED, ENDED, SUCCESS, UNKNOWN, WAITING
+from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import restarts
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.planning.batches import Ready
@@ -46,11 +46,35 @@ class ReadyJobs:
         self._seen_earlier: dict[str, float] = {}
 
     def let_through(self) -> list[Ready]:
-        """The waiting jobs that may start. Jobs that can never start are ended; the others record why they wait."""
+        """The waiting jobs that may start. Jobs that are to end are ended; the others record why they wait."""
+        through = self._judged()
+        self._session.save()
+        return self._with_ids(through)
+
+    def review(self) -> None:
+        """Judge the waiting jobs while none may be submitted, so that what blocks them is known."""
+        self._judged()
+
+    def _judged(self) -> dict[str, tuple[str, ...]]:
+        """The jobs that may start, with those that the scheduler is to await; the others record why they don't.
+
+        A job that has become blocked, or no longer is, may block others, or no longer: they are judged again at once.
+        """
+        before, through = self._blocked(), self._judged_once()
+        for _ in self._session.jobs:  # at the latest, all of a chain are known
+            if before == (after := self._blocked()):
+                break
+            before, through = after, self._judged_once()
+        return through
+
+    def _blocked(self) -> set[str]:
+        return {job.name for job in self._session.jobs.values() if job.state == BLOCKED}
+
+    def _judged_once(self) -> dict[str, tuple[str, ...]]:
         through: dict[str, tuple[str, ...]] = {}
         now = self._now()
         for name, job in list(self._session.jobs.items()):
-            if job.state != WAITING:
+            if job.state not in UNSUBMITTED:
                 continue
             if job.cancelled_by:  # while nobody knew whether it was submitted
                 self._outcomes.ended(job, SUCCESS if job.run.complete else CANCELLED, job.cancelled_by, now)
@@ -60,12 +84,17 @@ class ReadyJobs:
             match verdict.step:
                 case "cancel" | "done":
                     self._outcomes.ended(job, CANCELLED if verdict.step == "cancel" else SUCCESS, verdict.reason, now)
+                case "wait" if verdict.undecided and job.state == BLOCKED:
+                    pass  # a command of its conditions has no result yet, as after the start of a monitor
                 case "wait":
                     self._outcomes.waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
+                case "blocked":
+                    self._outcomes.blocked(name, verdict.reason, verdict.patience_seconds)
                 case "start":
+                    if job.state == BLOCKED:
+                        self._outcomes.waits(name, "")
                     through[name] = verdict.after
-        self._session.save()
-        return self._with_ids(through)
+        return through
 
     def for_room(self, ready: list[Ready], room: int | None) -> tuple[list[Ready], list[Ready]]:
         """The jobs that may be submitted now, at most `room`, and those that must wait for room."""

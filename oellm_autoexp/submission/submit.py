@@ -25,10 +25,11 @@ from oellm_autoexp.core.errors import (
     UnreachableError,
 )
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.core.states import IN_QUEUE, WAITING
+from oellm_autoexp.core.states import IN_QUEUE, UNSUBMITTED, WAITING
 from oellm_autoexp.decisions import submissions
 from oellm_autoexp.decisions.condition_context import CheckRunner
 from oellm_autoexp.decisions.readiness import StartGate, may_be_overruled
+from oellm_autoexp.decisions.writers import Writers
 from oellm_autoexp.planning.batches import Batch, Ready, batches, followed, submission
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.schedulers.base import Scheduler
@@ -62,15 +63,17 @@ class Submitter:
     now: Callable[[], float] = time.time
     beat: Callable[[float], None] = lambda next_in_seconds: None
     in_queue: Callable[[JobState], JobState] = lambda job: job
-    """What follows when a job has come into the queue, or is refused for good: the job with it, before it is saved."""
+    """What follows when a job has come into the queue, is blocked, or is refused for good: the job with it, before it
+    is saved."""
 
     def __post_init__(self) -> None:
         manifest, session, scheduler, now = self.manifest, self.session, self.scheduler, self.now
         self._native = manifest.scheduler["native_dependencies"] and scheduler.native_dependencies
         self._checks = CheckRunner()
         overruled = {job.name for job in manifest.jobs if may_be_overruled(job, manifest.monitoring)}
+        writers = Writers(manifest.jobs)
         gates = {
-            job.name: StartGate(job, native=self._native, overruled=overruled, checks=self._checks)
+            job.name: StartGate(job, native=self._native, overruled=overruled, checks=self._checks, writers=writers)
             for job in manifest.jobs
         }
         self._outcomes = Outcomes(session, gates, now=now, in_queue=lambda job: self.in_queue(job))
@@ -103,7 +106,7 @@ class Submitter:
     @property
     def has_pending_checks(self) -> bool:
         """True if the first result of such a command is missing."""
-        return self._checks.has_pending({job.name for job in self.session.jobs.values() if job.state == WAITING})
+        return self._checks.has_pending({job.name for job in self.session.jobs.values() if job.state in UNSUBMITTED})
 
     def close(self) -> None:
         """End the running commands."""
@@ -143,6 +146,8 @@ class Submitter:
         self.settle()
         self._pace.awaited = False
         begin, done = self.now(), 0
+        if begin < self._hold_until:
+            self._ready.review()
         while self.now() >= self._hold_until:
             with trust.each_folder_once():
                 found = [(job, self._outcomes.job(job.spec).waiting) for job in self._ready.let_through()]

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from oellm_autoexp.decisions.condition_context import CheckRunner, ConditionContext
-from oellm_autoexp.rules.conditions import Condition, ConditionField
+from oellm_autoexp.rules.conditions import Condition, ConditionField, Surroundings
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.world import Files
 from oellm_autoexp.testing.jobs import changed, job_state
@@ -31,6 +31,7 @@ class Seen:
     text: str = ""
     job: tuple[str, str] = ("running", "RUNNING")
     over: bool = False
+    why: str = ""
 
     def exists(self, path: str) -> bool:
         return path in self.paths
@@ -63,6 +64,14 @@ class Seen:
         if job == "nobody":
             raise KeyError(job)
         return self.over
+
+    def writer(self, path: str) -> str:
+        return "p" if path.startswith("/p/") or path == "/p" else ""
+
+    def dead_end(self, job: str) -> str:
+        if job == "nobody":
+            raise KeyError(job)
+        return self.why
 
 
 def condition(kind: str, **more: Any) -> Condition:
@@ -150,6 +159,66 @@ def test_what_can_not_come_true_any_more_is_known_of_conditions_on_attempts_time
     made = condition(kind, **fields)
     assert made.holds(seen) is False
     assert made.lost(seen) is lost
+
+
+FAILED = Seen(why="p has failed", over=True)
+SUCCEEDED = Seen(job=("success", "COMPLETED"), over=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "seen", "why"),
+    [
+        ("FileExists", {"path": "/p/x"}, FAILED, "p has failed"),
+        ("FileExists", {"path": "/q/x"}, FAILED, ""),  # nobody knows who writes it
+        ("FileExists", {"path": "/p/x"}, Seen(), ""),
+        ("GlobExists", {"pattern": "/p/iter_*"}, FAILED, "p has failed"),
+        ("GlobExists", {"pattern": "/p/*/iter_*"}, FAILED, "p has failed"),
+        ("GlobExists", {"pattern": "/*/iter_1"}, FAILED, ""),  # another job may write what matches
+        ("GlobExists", {"pattern": "/q/iter_*"}, FAILED, ""),
+        ("GlobExists", {"pattern": "/p/[[]1]/x"}, FAILED, "p has failed"),
+        ("SlurmState", {"job_name": "p", "state": "COMPLETED"}, FAILED, "p has failed"),
+        ("SlurmState", {"job_name": "p", "state": "COMPLETED"}, Seen(), ""),
+        (
+            "SlurmState",
+            {"job_name": "p", "state": "FAILED"},
+            SUCCEEDED,
+            "SlurmState: p = FAILED can no longer be fulfilled",
+        ),
+        (
+            "SlurmState",
+            {"job_name": "nobody", "state": "FAILED"},
+            Seen(),
+            "SlurmState: nobody = FAILED can no longer be fulfilled",
+        ),
+        ("LogPattern", {"pattern": "x", "path": "/p/current.log"}, FAILED, "p has failed"),
+        ("LogPattern", {"pattern": "x", "log_path": "/q/current.log"}, FAILED, ""),
+        ("LogPattern", {"pattern": "x"}, FAILED, ""),
+        ("MaxAttempts", {"max_attempts": 1}, Seen(), "MaxAttempts: 1 can no longer be fulfilled"),
+        ("ElapsedTime", {"seconds": 9}, Seen(ago=3, why="p has failed"), ""),
+    ],
+)
+def test_what_a_job_waits_for_is_blocked_by_the_job_that_would_fulfil_it(
+    kind: str, fields: dict[str, Any], seen: Seen, why: str
+) -> None:
+    made = condition(kind, **fields)
+    assert made.holds(seen) is False
+    assert made.blocked_by(seen) == why
+
+
+def test_a_condition_that_says_nothing_of_it_may_still_come_true() -> None:
+    class Own(Condition):
+        def holds(self, context: Surroundings) -> bool:  # noqa: ARG002
+            return False
+
+        def lost(self, context: Surroundings) -> bool:
+            return context.attempt() > 1
+
+        def __str__(self) -> str:
+            return "Own"
+
+    assert Own().blocked_by(FAILED) == ""
+    assert Own().blocked_by(Seen(number=2)) == "Own can no longer be fulfilled"
+    assert condition("Command", command="false").blocked_by(FAILED) == ""
 
 
 @pytest.mark.parametrize(

@@ -979,7 +979,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
     (folder / "x.json").write_text(json.dumps(asked))
     [(_, read)] = requests.waiting(tmp_path / "p.json")
     assert read.restart is not None
-    assert read.restart.model_dump() == {"class_name": "RestartAction", **action}
+    assert read.restart.model_dump() == {"class_name": "RestartAction", **action, "max_same_failures": 2}
     by_hand = {key: value for key, value in asked.items() if key not in ("max_attempts", "max_fruitless", "cause")}
     (folder / "x.json").write_text(json.dumps(by_hand))
     [(_, read)] = requests.waiting(tmp_path / "p.json")

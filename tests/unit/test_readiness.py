@@ -10,7 +10,8 @@ import pytest
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
 from oellm_autoexp.decisions.condition_context import CheckRunner
 from oellm_autoexp.decisions.readiness import StartGate, Verdict, cut_off, needs_monitor
-from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.decisions.writers import Writers
+from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.storage.world import Files
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
@@ -22,6 +23,12 @@ SUCCEEDED = {"class_name": "SlurmStateCondition", "job_name": "parent", "state":
 PATIENT = {"class_name": "FileExistsCondition", "path": "/c/data", "timeout_seconds": 60}
 CHANGES = {"class_name": "MaxAttemptsCondition", "max_attempts": 3}
 BEHIND = Verdict("start", after=("parent",))
+WRITTEN = {"class_name": "FileExistsCondition", "path": "/o/parent/checkpoints/iter_40"}
+MATCHED = {"class_name": "GlobExistsCondition", "pattern": "parent/checkpoints/iter_*"}
+OWN = {"class_name": "FileExistsCondition", "path": "/o/child/x"}
+YES = {"class_name": "CommandCondition", "command": ["true"]}
+AGAIN = Restarting(attempt=1, cause="crash")
+BLOCKED = Verdict("blocked", "blocked: parent has failed")
 BOTH: dict[str, Any] = {"start_conditions": (EXISTS,), "cancel_conditions": (FAILED,)}
 
 
@@ -63,7 +70,8 @@ def verdict(
     jobs = {"child": JobState(name="child"), **({"parent": parent} if parent else {})}
     checks = Silence()
     files: Any = lambda work_dir: seen  # noqa: E731
-    gate = StartGate(job, files, native=native, overruled=overruled, checks=checks)
+    writers = Writers([job, spec("parent")])
+    gate = StartGate(job, files, native=native, overruled=overruled, checks=checks, writers=writers)
     return gate.verdict(jobs, waited)
 
 
@@ -85,6 +93,37 @@ def parent(state: str, word: str = "") -> JobState:
         # with conditions of its own it may start while the sibling still runs, and is not cancelled with it
         (verdict(Seen(("/c/done.txt",)), parent("running"), start_conditions=(EXISTS,)), Verdict("start")),
         (verdict(Seen(), parent("crash"), start_conditions=(EXISTS,)).step, "wait"),
+        # a start condition that the failed sibling would have fulfilled
+        (verdict(Seen(), parent("crash"), start_conditions=(WRITTEN,)), BLOCKED),
+        (verdict(Seen(), parent("oom"), start_conditions=(MATCHED,)), BLOCKED),
+        (verdict(Seen(), parent("crash"), start_conditions=(EXISTS, WRITTEN)), BLOCKED),
+        (verdict(Seen(), parent("crash"), start_conditions=(YES, WRITTEN)), BLOCKED),
+        (verdict(Seen(), parent("crash"), start_conditions=(YES,)).step, "wait"),
+        (verdict(Seen(), parent("cancelled"), start_conditions=(WRITTEN,)).reason, "blocked: parent was cancelled"),
+        (verdict(Seen(), parent("blocked"), start_conditions=(WRITTEN,)).reason, "blocked: parent is blocked"),
+        (verdict(Seen(), parent("blocked"), start_conditions=(SUCCEEDED,)).reason, "blocked: parent is blocked"),
+        (verdict(Seen(), parent("blocked")), Verdict("blocked", "blocked: parent is blocked")),
+        (verdict(Seen(), parent("blocked"), native=True).step, "blocked"),
+        (verdict(Seen((WRITTEN["path"],)), parent("crash"), start_conditions=(WRITTEN,)), Verdict("start")),
+        (verdict(Seen(), parent("success"), start_conditions=(WRITTEN,)).step, "wait"),
+        (verdict(Seen(), parent("running"), start_conditions=(WRITTEN,)).step, "wait"),
+        (verdict(Seen(), parent("waiting"), start_conditions=(WRITTEN,)).step, "wait"),
+        (verdict(Seen(), changed(parent("crash"), restart=AGAIN), start_conditions=(WRITTEN,)).step, "wait"),
+        (verdict(Seen(), changed(parent("crash"), late_until=9.0), start_conditions=(WRITTEN,)).step, "wait"),
+        (verdict(Seen(), parent("crash"), start_conditions=(OWN,)).step, "wait"),
+        (
+            verdict(Seen(), parent("crash", "FAILED"), start_conditions=(WRITTEN,), cancel_conditions=(FAILED,)).step,
+            "cancel",
+        ),
+        (verdict(Seen(), parent("crash"), start_conditions=(WRITTEN,), cancel_conditions=(YES,)).undecided, True),
+        (
+            verdict(Seen(), parent("crash"), start_conditions=({**WRITTEN, "timeout_seconds": 60},), waited=59),
+            Verdict("blocked", "blocked: parent has failed", patience_seconds=60),
+        ),
+        (
+            verdict(Seen(), parent("crash"), start_conditions=({**WRITTEN, "timeout_seconds": 60},), waited=60).step,
+            "cancel",
+        ),
         (verdict(Seen(), parent("crash", "FAILED"), **BOTH).step, "cancel"),
         (verdict(Seen(), parent("timeout", "TIMEOUT"), **BOTH).step, "wait"),
         (verdict(Seen(counts={"/c/iter_*": 1}), start_conditions=(GLOB,)).step, "wait"),
@@ -113,7 +152,7 @@ def parent(state: str, word: str = "") -> JobState:
         (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)).step, "wait"),
         (verdict(Seen(("/c/done.txt",)), parent("running"), native=True, start_conditions=(SUCCEEDED, EXISTS)), BEHIND),
         (verdict(Seen(), parent("waiting"), native=True, start_conditions=(SUCCEEDED,)).step, "wait"),
-        (verdict(Seen(), parent("crash"), native=True, start_conditions=(SUCCEEDED,)).step, "cancel"),
+        (verdict(Seen(), parent("crash"), native=True, start_conditions=(SUCCEEDED,)), BLOCKED),
         (verdict(Seen(), parent("running"), native=True, start_conditions=(SUCCEEDED, CHANGES)).step, "wait"),
         (
             verdict(
@@ -179,12 +218,29 @@ def test_files_are_looked_for_from_the_jobs_working_directory(tmp_path: Any) -> 
     assert files.count("a/iter_*") == files.count("**/iter_1") == 1
 
 
-YES = {"class_name": "CommandCondition", "command": ["true"]}
-
-
 def test_a_job_does_not_start_before_a_command_that_may_cancel_it_has_answered() -> None:
     found = verdict(Seen(), cancel_conditions=(YES,))
-    assert found == Verdict("wait", "waits for the result of: Command: true")
+    assert found == Verdict("wait", "waits for the result of: Command: true", undecided=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "writer"),
+    [
+        ("/o/parent", "parent"),
+        ("/o/parent/a/b", "parent"),
+        ("parent/a", "parent"),
+        ("/o/other/../parent/a", "parent"),
+        ("/o/parent/inner/a", "inner"),
+        ("/logs/parent.log", "parent"),
+        ("/o/parents", ""),
+        ("/o", ""),
+        ("/", ""),
+        ("", ""),
+    ],
+)
+def test_a_path_belongs_to_the_job_whose_output_directory_or_log_it_is(path: str, writer: str) -> None:
+    jobs = [spec("parent", log_path_current="/logs/parent.log"), spec("inner", output_dir="/o/parent/inner/")]
+    assert Writers(jobs).of(path, "/o") == writer
 
 
 def test_a_condition_that_cancels_does_so_without_the_answer_of_another() -> None:

@@ -172,8 +172,8 @@ def test_a_key_of_a_condition_that_nothing_is_called_is_told(key: str, hint: str
 
 
 def test_a_stall_may_have_the_keys_of_the_lines_that_tell_of_one() -> None:
-    hangs = {"pattern": "(?P<rank>x)", "state": "stall"}
-    stall = {key: value for key, value in asks("rank").items() if key == "actions"}
+    hangs = {"pattern": "(?P<worker>x)", "state": "stall"}
+    stall = {key: value for key, value in asks("worker").items() if key == "actions"}
     assert found(log_events={"hangs": hangs}, state_events={"stall": stall}) == []
     assert len(found(log_events={"hangs": hangs}, state_events={"crash": stall})) == 1
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """Begin a new attempt of jobs: of those that failed, or of those that --job names."""
+    from oellm_autoexp.core.states import BLOCKED
     from oellm_autoexp.rules.actions import RestartAction
     from oellm_autoexp.submission.outputs import claim_outputs
 
@@ -73,6 +74,9 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
         messages = [f"{name}: no new attempt, it is {session.jobs[name].state}" for name in names if name not in begun]
     refused = [name for name in begun if _refused(session.jobs[name])]
     messages += [f"{name}: refused: {session.jobs[name].reason}" for name in refused]
+    still = [name for name in names if session.jobs[name].state == BLOCKED]
+    messages += [f"{name}: still {session.jobs[name].reason}" for name in still]
+    refused += still
     begun = [name for name in begun if name not in refused]
     report(options, manifest, session, begun, [*messages, f"to begin anew: {some(begun)}"])
     return code or (app.OK if begun and not refused else app.FAILED)

@@ -169,6 +169,6 @@ def _why_unfinished(session: Session, resume: str) -> Problem:
     if only_unclear(session.jobs.values()):
         hint = f"ask it: {resume} --cmd cancel; or remove the session without an answer: {resume} --cmd remove --force"
         return Problem("the scheduler has not said whether it took jobs that are cancelled", str(session.path), hint)
-    if all(job.over for job in session.jobs.values()):
+    if all(job.at_rest for job in session.jobs.values()):
         return Problem("a request waits for a monitor", str(session.path), f"let one look: {resume} --once")
     return Problem("its jobs have not all ended", str(session.path), f"end it first: {resume} --cmd cancel")

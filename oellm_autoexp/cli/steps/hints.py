@@ -21,12 +21,14 @@ _LENGTH = "backend.options.train_iters"
 
 def next_steps(manifest: Manifest, opened: Session) -> list[str]:
     """What a person may want to do next, as commands that work as they are."""
-    from oellm_autoexp.core.states import SUCCESS
+    from oellm_autoexp.core.states import BLOCKED, SUCCESS
 
     resume = resume_command(manifest)
     lines = [f"see this again    {resume} --cmd status"]
     if any(job.failed for job in opened.jobs.values()):
         lines.append(f"why did it fail   {resume} --cmd tail --failed")
+    if any(job.state == BLOCKED for job in opened.jobs.values()):  # they follow those that failed
+        lines.append(f"unblock jobs      {resume} --cmd restart")
     lines += of_queue(manifest, opened)
     succeeded = all(job.state == SUCCESS for job in opened.jobs.values())
     if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:

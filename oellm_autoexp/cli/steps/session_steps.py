@@ -49,6 +49,7 @@ def session(
 
     Raises LockedError if another process has it, StateError if output directories belong to another session.
     """
+    from oellm_autoexp.core.states import BLOCKED
     from oellm_autoexp.engine.loop import Monitor
     from oellm_autoexp.planning.manifest import canonical_path
     from oellm_autoexp.schedulers.base import make_scheduler
@@ -63,7 +64,8 @@ def session(
         """The session, and whether nothing has been done in it yet."""
         if path.exists():
             opened = Session.load(path)
-            if not _begun(opened):  # its maker may have died before it claimed them
+            # Its maker may have died before it claimed them; or it ended, and a job that is blocked may start now.
+            if not _begun(opened) or (opened.finished and any(job.state == BLOCKED for job in opened.jobs.values())):
                 claim_outputs(manifest, path)
             return opened, opened.untouched
         # The session first: whoever finds our marks in an output directory must find it unfinished.

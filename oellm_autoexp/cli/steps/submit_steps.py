@@ -108,15 +108,15 @@ def await_commands(monitor: Monitor) -> int:
 
 def _report_submitted(session: Session, done: int) -> None:
     """Say how many jobs went to the scheduler just now, and why the others wait."""
-    from oellm_autoexp.core.states import WAITING
+    from oellm_autoexp.core.states import UNSUBMITTED
     from oellm_autoexp.core.text import plural
 
     jobs = session.jobs.values()
     if done:
         app.note(f"submitted {plural(done, 'job')}")
-    elif all(job.attempt and job.state != WAITING for job in jobs):
+    elif all(job.attempt and job.state not in UNSUBMITTED for job in jobs):
         app.note("nothing to submit: every job was submitted before")
-    not_run = [job for job in jobs if job.state == WAITING or (job.over and not job.attempt)]
+    not_run = [job for job in jobs if job.state in UNSUBMITTED or (job.over and not job.attempt)]
     reasons = Counter(job.reason or "waits until the scheduler accepts more jobs" for job in not_run)
     for reason, count in reasons.most_common(_REASONS_SHOWN):
         app.note(f"{plural(count, 'job')}: {reason}")

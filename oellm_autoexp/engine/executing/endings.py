@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, WAITING
+from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, UNSUBMITTED
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session.job_state import Earlier, JobState, Run, by_id
 from oellm_autoexp.session.session import Session
@@ -26,7 +26,7 @@ def cancel(
     if job.cancelled_by or job.state in (SUCCESS, CANCELLED):
         return False
     report(f"{name}: ended: {reason}")
-    if job.state == WAITING:
+    if job.state in UNSUBMITTED:
         session.put(job.ended(now, CANCELLED, reason))
     elif job.restart is not None and job.state in FINAL:
         session.put(replace(job, restart=None, cancelled_by=reason))

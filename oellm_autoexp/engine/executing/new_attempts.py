@@ -8,7 +8,7 @@ from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, WAITING
+from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, UNSUBMITTED
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import lifecycle, restarts, template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner
@@ -85,7 +85,7 @@ class NewAttempts:
         run = job.run if by_hand else self.detectors[name].cause(job, cause, metadata)
         run = replace(run, not_restarted="")
         job = replace(job.happened(now, "restart", coming.reason), restart=coming, run=run, changes=changes)
-        self.session.put(restarts.begun(job, now) if job.state == WAITING else job)
+        self.session.put(restarts.begun(job, now) if job.state in UNSUBMITTED else job)
         self._exclude_elsewhere(name, coming.exclude_nodes)
         self.report(f"{name}: {coming.reason}")
         return Outcome("done", coming.reason)
@@ -109,7 +109,7 @@ class NewAttempts:
             return
         in_queue: dict[str, str] = {}
         for other in list(self.session.jobs.values()):
-            if other.name == name or other.state not in (WAITING, PENDING):
+            if other.name == name or other.state not in (*UNSUBMITTED, PENDING):
                 continue
             excluded = tuple(dict.fromkeys((*other.changes.excluded, *nodes)))
             changes = replace(other.changes, excluded=excluded, script_path="")

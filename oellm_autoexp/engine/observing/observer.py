@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from oellm_autoexp.core.errors import SchedulerError, unforeseen
 from oellm_autoexp.core.nouns import JobStatus, Manifest
-from oellm_autoexp.core.states import FINAL, IN_QUEUE, SUBMITTING, UNKNOWN, WAITING
+from oellm_autoexp.core.states import BLOCKED, FINAL, IN_QUEUE, SUBMITTING, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import lifecycle, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.observing.cause_finder import CauseFinder
@@ -86,10 +86,19 @@ class Observer:
             return error.problems[0].what, None
 
     def _may_run_again(self, queued: Mapping[str, str]) -> dict[str, str]:
-        """Ids and tokens of jobs that have ended and get, or may get, a new attempt: people can requeue them."""
+        """Ids and tokens of jobs that have ended and get, or may get, a new attempt: people can requeue them.
+
+        If nothing is left but blocked jobs, these are all that failed: a requeue of one may unblock the others.
+        """
         jobs = self._session.jobs.values()
         earlier = {job.past.earlier[-1].scheduler_id: job.past.earlier[-1].token for job in jobs if _is_between(job)}
-        replaced = [job for job in jobs if self._may_be_restarted(job) and job.newest.scheduler_id not in queued]
+        blocking = not queued and any(job.state == BLOCKED for job in jobs)  # else the poll for the others lists them
+        replaced = [
+            job
+            for job in jobs
+            if (self._may_be_restarted(job) or (blocking and job.surely_ended and job.state != SUCCESS))
+            and job.newest.scheduler_id not in queued
+        ]
         return {**earlier, **{job.newest.scheduler_id: job.newest.token for job in replaced}}
 
     def _may_be_restarted(self, job: JobState) -> bool:
@@ -212,12 +221,12 @@ def queued_ids(jobs: Iterable[JobState]) -> dict[str, str]:
 
 def _is_between(job: JobState) -> bool:
     """True if a job has a new attempt to come: the one before may be begun again meanwhile."""
-    return job.state in (WAITING, SUBMITTING) and bool(job.past.earlier)
+    return job.state in (*UNSUBMITTED, SUBMITTING) and bool(job.past.earlier)
 
 
 def _is_unsubmitted(job: JobState) -> bool:
     """True if a job has had an attempt, and its next one was not submitted, nor is perhaps."""
-    return job.past.before is not None and job.state in (WAITING, *FINAL)
+    return job.past.before is not None and job.state in (*UNSUBMITTED, *FINAL)
 
 
 def _submitted(job: JobState) -> float:

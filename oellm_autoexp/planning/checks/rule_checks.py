@@ -200,6 +200,8 @@ def _states_without_effect(rules: Rules) -> Iterator[str]:
                 f"{place} has no effect: the exit code decides whether a job has succeeded. For a line that says that "
                 "the work is done, use monitoring.termination_string, or a CancelAction in the event"
             )
+        elif state == "blocked":
+            yield f"{place} has no effect: only a job that was not submitted can be blocked; remove the state"
         elif state in ("pending", "running"):
             yield f"{place} has no effect: the scheduler decides whether a job is {state}; remove the state"
 

@@ -82,7 +82,7 @@ function arrow(from, to, frame) {
 }
 
 const BARS_AT_ONCE = 60;
-const UNENDED = new Set(["waiting", "submitting", "pending", "running"]);
+const UNENDED = new Set(["waiting", "blocked", "submitting", "pending", "running"]);
 
 function timePart() {
   if (!data.spans.some((spans) => spans.length)) return null;

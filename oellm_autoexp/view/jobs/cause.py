@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oellm_autoexp.core.states import BAD_ENDS, IN_QUEUE, PENDING, RUNNING, SUBMITTING, SUCCESS, WAITING
+from oellm_autoexp.core.states import BAD_ENDS, IN_QUEUE, PENDING, RUNNING, SUBMITTING, SUCCESS, UNSUBMITTED
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.waits import waits
 from oellm_autoexp.view.jobs.waiting import action_count, until
@@ -45,7 +45,7 @@ def _why(job: JobState, now: float | None = None) -> list[str]:
         why = f"; {_LAUNCH_FAILED}" if "launch" in job.reason.lower() else ""
         return [f"{job.reason}: it waits until {release}{whose}{why}"]
     deadline = job.waiting.deadline
-    limit = until(deadline, now) if deadline and job.state in (WAITING, SUBMITTING) else ""
+    limit = until(deadline, now) if deadline and job.state in (*UNSUBMITTED, SUBMITTING) else ""
     return [word for word in (_rule(job), *_reason(job), *_consequences(job), limit) if word]
 
 

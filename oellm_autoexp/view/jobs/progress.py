@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from oellm_autoexp.core.states import BAD_ENDS, FINAL, RUNNING, SUCCESS
+from oellm_autoexp.core.states import BAD_ENDS, BLOCKED, FINAL, RUNNING, SUCCESS
 from oellm_autoexp.session.job_state import JobState
 
 FULL, EMPTY = "█", "░"
@@ -73,7 +73,7 @@ def seconds_left(jobs: Iterable[JobState]) -> float | None:
     left = [seconds for seconds in running if seconds is not None]
     if not left or len(left) < len(running):
         return None
-    to_come = sum(job.state not in FINAL and job.state != RUNNING for job in known)
+    to_come = sum(job.state not in (*FINAL, BLOCKED, RUNNING) for job in known)
     lengths = [length for job in known if (length := _whole(job)) is not None]
     mean = sum(lengths) / len(lengths) if lengths else 0.0
     return max(max(left), (sum(left) + to_come * mean) / len(left))

@@ -15,14 +15,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from oellm_autoexp.core.nouns import JobSpec
-from oellm_autoexp.core.states import BAD_ENDS, CANCELLED, FINAL, RUNNING, SUCCESS, WAITING
+from oellm_autoexp.core.states import BAD_ENDS, BLOCKED, CANCELLED, FINAL, RUNNING, SUCCESS, WAITING
 from oellm_autoexp.core.text import printable
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.view.jobs.cause import is_held
 from oellm_autoexp.view.jobs.columns import Column, Subject, columns_of, parameters, swept
 from oellm_autoexp.view.jobs.names import short_names
 
-COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", WAITING: "dim"}
+COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", BLOCKED: "yellow", WAITING: "dim"}
 _PLAIN = (
     "job",
     "state",
@@ -64,15 +64,17 @@ def colour(state: str) -> str:
 
 
 def by_interest(subjects: Sequence[Subject]) -> list[Subject]:
-    """Those that failed first, the newest of them before; then those that run, that wait, were cancelled, succeeded."""
+    """Those that failed first, the newest of them before; then those that are blocked, run, wait, were cancelled, and
+    succeeded.
+    """
 
     def rank(subject: Subject) -> tuple[int, float]:
         job = subject.job
         if job.failed:
             return 0, -(job.newest.ended_at or 0)
         if job.state in FINAL:
-            return (4 if job.state == SUCCESS else 3), 0
-        return (1 if job.state == RUNNING else 2), 0
+            return (5 if job.state == SUCCESS else 4), 0
+        return {BLOCKED: 1, RUNNING: 2}.get(job.state, 3), 0
 
     return sorted(subjects, key=rank)
 
@@ -289,7 +291,7 @@ class _Grid:
 
 def _in_full(job: JobState) -> bool:
     """Whether a person needs all of what is told of a job: to find what is wrong, or the command that lets it go."""
-    return job.failed or is_held(job) or bool(job.problem or job.run.switched_off)
+    return job.failed or job.state == BLOCKED or is_held(job) or bool(job.problem or job.run.switched_off)
 
 
 def _note_style(job: JobState) -> str:
