@@ -10,7 +10,9 @@ To add one: a subclass of Exporter in a module of this folder, or in a package o
 from __future__ import annotations
 
 import bisect
+import contextlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,14 @@ def not_installed(extra: str, *modules: str) -> str:
     """What to do if one of the modules that an extra brings is not installed; empty if all are."""
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     return f"{absent[0]} is not installed: pip install 'oellm-autoexp[{extra}]'" if absent else ""
+
+
+@contextlib.contextmanager
+def libraries_unwarned() -> Iterator[None]:
+    """A block in which libraries give no Python warnings: what they say of each other is for their developers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from oellm_autoexp.core.errors import ExportError
 from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import CANCELLED, FINAL, SUCCESS
-from oellm_autoexp.exporters.base import Exporter, Growth, Job, Results, not_installed
+from oellm_autoexp.exporters.base import Exporter, Growth, Job, Results, libraries_unwarned, not_installed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,6 +60,10 @@ class MlflowExporter(Exporter):
 
     def export(self, results: Results) -> str:
         """See Exporter.export."""
+        with libraries_unwarned():
+            return self._export(results)
+
+    def _export(self, results: Results) -> str:
         for name, value in _LIMITS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient

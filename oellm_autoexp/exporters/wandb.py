@@ -23,7 +23,7 @@ from pydantic import Field
 from oellm_autoexp.core.fields import Seconds
 from oellm_autoexp.core.states import FINAL, SUCCESS
 from oellm_autoexp.exporters import position
-from oellm_autoexp.exporters.base import Exporter, Job, Results, not_installed
+from oellm_autoexp.exporters.base import Exporter, Job, Results, libraries_unwarned, not_installed
 from oellm_autoexp.exporters.position import Position
 from oellm_autoexp.storage import trust
 
@@ -66,7 +66,7 @@ class WandbExporter(Exporter):
         for left in run.glob(f"{_PART}*"):  # by an export that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=_PART, dir=run, ignore_cleanup_errors=True) as part:
-            with _own_environment(Path(part)):
+            with _own_environment(Path(part)), libraries_unwarned():
                 self._write(Path(part), key, results, job)
             (written,) = Path(part).glob(f"wandb/offline-run-*/{path.name}")
             os.replace(written, path)

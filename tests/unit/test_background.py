@@ -1,4 +1,4 @@
-"""Reports and exports beside a watch: one program of a kind at a time, for a twentieth of the time, the last state at the end."""
+"""Reports and exports beside a watch: one program of a kind at a time, the last state at the end."""
 
 from __future__ import annotations
 
