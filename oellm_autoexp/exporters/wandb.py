@@ -61,7 +61,7 @@ class WandbExporter(Exporter):
         done = position.read(run)
         if done is not None and done.has_all_of(job) and path.exists():
             return
-        run.mkdir(parents=True, exist_ok=True)
+        (run / "files").mkdir(parents=True, exist_ok=True)  # `wandb sync` puts the summary there
         trust.check_folders(run)
         for left in run.glob(f"{_PART}*"):  # by an export that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -70,7 +70,7 @@ class WandbExporter(Exporter):
                 self._write(Path(part), key, results, job)
             (written,) = Path(part).glob(f"wandb/offline-run-*/{path.name}")
             os.replace(written, path)
-        path.with_name(f"{path.name}.synced").unlink(missing_ok=True)  # by which `wandb sync` passes over it
+        path.with_name(f"{path.name}.synced").unlink(missing_ok=True)  # with which `wandb sync` would skip the run
         position.write(run, Position.of(job))
 
     def _write(self, folder: Path, key: str, results: Results, job: Job) -> None:

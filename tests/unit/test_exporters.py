@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from tests.exports import (
     results,
     single,
 )
+from tests.wandb_server import wandb_server
 
 ODD = (math.nan, math.inf, -math.inf, 1e-45, 16_777_217.0, 1e300)
 
@@ -210,7 +213,7 @@ def test_an_offline_run_of_wandb_is_what_counts(tmp_path: Path, monkeypatch: pyt
     assert repr(sorted(curves_of(found).items())) == repr(sorted(values_of(told).items()))
     assert found.rows[1]["_timestamp"] == "1.7e+09"
     assert (found.run.run_group, found.run.display_name, found.run.project) == ("plan-1", "job", "proj")
-    assert (found.run.job_type, found.run.host and "", found.exit_code) == ("stable", "", 0)
+    assert (found.run.job_type, found.exit_code) == ("stable", 0)
     config = {each.key: json.loads(each.value_json) for each in found.run.config.update if each.key != "_wandb"}
     assert config == {"backend.lr": 1e-3, "+data": ["a", "b"], "model": "130M"}
     assert (found.summary["state"], found.summary["gpu_hours"]) == ('"running"', "1.5")
@@ -245,6 +248,24 @@ def test_an_offline_run_is_whole_although_its_export_was_killed(tmp_path: Path, 
     assert curves_of(of_wandb(path)) == values_of(told)
     assert (of_wandb(path).run.run_id, synced.exists()) == (first.run.run_id, False)
     assert not list(path.parent.glob(".part-*"))
+
+
+def test_wandb_sync_sends_a_run_and_sends_it_again_after_it_has_grown(tmp_path: Path) -> None:
+    told, made = Told().more(range(1, 4)), exporter("WandbExporter")
+    with wandb_server() as server:
+        environment = {**os.environ, "WANDB_BASE_URL": server.address, "WANDB_API_KEY": "a" * 40, "HOME": str(tmp_path)}
+        for last in (4, 6):
+            told.more(range(last, last + 2))
+            made.export(results(tmp_path, told.job(tmp_path)))
+            words = [sys.executable, "-m", "wandb", "sync", "--yes"]
+            done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (run,) = server.runs.values()
+            (lines,) = server.lines.values()
+            sent = [(line["_step"], line["loss"], line["lr"]) for _, line in sorted(lines.items())]
+            assert sent == [(step, value, value) for step, _, value in told.current()["loss"]]
+            assert (run["groupName"], run["displayName"], run["project"]) == ("plan-1", "job", "proj")
+            assert json.loads(run["config"])["backend.lr"]["value"] == 1e-3
 
 
 # ---------------------------------------------------------------------------------------------------------------------
