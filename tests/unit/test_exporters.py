@@ -227,7 +227,7 @@ def test_an_offline_run_of_wandb_is_what_counts(tmp_path: Path, monkeypatch: pyt
     found = of_wandb(wandb_file(tmp_path))
     assert repr(sorted(curves_of(found).items())) == repr(sorted(values_of(told).items()))
     assert (found.exit_code, found.summary["state"], synced.exists()) == (1, '"crash"', False)
-    assert sorted(each.name for each in path.parent.iterdir()) == [".oellm-autoexp.json", path.name]
+    assert sorted(each.name for each in path.parent.iterdir()) == [".oellm-autoexp.json", "files", path.name]
 
 
 @pytest.mark.parametrize(("before", "rows"), [(1, 3), (2, 5), (3, 5)], ids=["file", "mark", "position"])
