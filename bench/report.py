@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.rows import Rows
 from oellm_autoexp.cli.reporting import exports
+from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.report.document import Source
 from oellm_autoexp.session import series
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
@@ -60,7 +61,7 @@ def synthetic(folder: Path, jobs: int, points: int) -> Source:
         session.put(_filled(session.path, spec.name, swept_rate=rates[number % 10], points=points, chance=chance))
     path = session_path(folder / "state", plan.plan_id)
 
-    def read(job: JobState) -> dict[str, series.Series]:
+    def read(job: JobState) -> dict[str, Series]:
         return series.read(series.file_of(path, job.name), job.logs.series)
 
     return Source(plan, session, read)

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.core.nouns import JobSpec, Series
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.report.document import Event, Source
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.session import series
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
-from oellm_autoexp.session.series import Series
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.testing.plans import job_spec, manifest

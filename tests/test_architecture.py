@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "storage": "core",
     "sbatch": "core",
     "notifiers": "core storage",
+    "exporters": "core storage",
     "search": "",
     "causes": "core search",
-    "rules": "core notifiers search causes",
+    "rules": "core exporters notifiers search causes",
     "session": "core storage causes rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
@@ -50,8 +51,8 @@ MAY_IMPORT = {
     "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
     "config decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
-    "planning": "core storage sbatch notifiers rules session sweep config.values config.hydra backends schedulers "
-    "config decisions planning.resolving planning.record planning.checks planning.jobs",
+    "planning": "core storage sbatch exporters notifiers rules session sweep config.values config.hydra backends "
+    "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
@@ -59,12 +60,12 @@ MAY_IMPORT = {
     "engine.observing": "core storage sbatch causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
     "planning submission",
-    "engine": "core storage sbatch rules session schedulers decisions schedulers.local schedulers.slurm submission "
-    "engine.observing engine.executing",
+    "engine": "core storage sbatch exporters rules session schedulers decisions schedulers.local schedulers.slurm "
+    "submission engine.observing engine.executing",
     "view.curves": "",
     "view.jobs": "core rules session",
     "view": "core storage rules session planning view.curves view.jobs",
-    "report": "core session view view.jobs",
+    "report": "core exporters session view view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
@@ -73,7 +74,7 @@ MAY_IMPORT = {
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
-    "cli.reporting": "core storage session report cli.steps cli.monitor view",
+    "cli.reporting": "core storage exporters session report cli.steps cli.monitor view",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",

@@ -5,6 +5,7 @@ AutoexpError
 │   └── SweepError       the sweep section is wrong
 ├── BackendError         the command to run can't be built from the config         exit 2
 ├── NotifyError          a message to people could not be sent                     exit 1
+├── ExportError          results could not be handed to another program            exit 1
 ├── SchedulerError       the scheduler could not be reached or did not answer      exit 3
 │   ├── UnreachableError its commands could not be run: certainly nothing was submitted
 │   │   └── MissingCommandError     they are not on this machine
@@ -100,6 +101,12 @@ class BackendError(AutoexpError):
 
 class NotifyError(AutoexpError):
     """A message to people could not be sent. Its words hold no secret."""
+
+    exit_code = 1
+
+
+class ExportError(AutoexpError):
+    """Results could not be handed to another program. Its words hold no secret."""
 
     exit_code = 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +154,39 @@ class JobStatus:
     """Whether a step of the job (srun) ran out of memory, whatever the exit code of its script."""
     restarts: int | None = None
     """How often the scheduler has restarted the job under the same id (squeue(1), restartcnt); None: not known."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one metric, in the order in which they were read; the columns are equally long."""
+
+    iterations: Sequence[int]
+    times: Sequence[float]
+    values: Sequence[float]
+    attempts: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def current(self) -> Series:
+        """Without the points that newer ones replace, so that the iterations rise.
+
+        A run that goes on from a checkpoint repeats iterations: a point replaces all before it of its iteration and of
+        later ones.
+        """
+        if all(map(operator.lt, self.iterations, self.iterations[1:])):
+            return self
+        kept: list[int] = []
+        for number, iteration in enumerate(self.iterations):
+            while kept and self.iterations[kept[-1]] >= iteration:
+                kept.pop()
+            kept.append(number)
+        return Series(
+            [self.iterations[number] for number in kept],
+            [self.times[number] for number in kept],
+            [self.values[number] for number in kept],
+            [self.attempts[number] for number in kept],
+        )
 
 
 NEVER_BEGAN = "cancelled before it began"

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from itertools import compress, count
 from typing import Any
 
-from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.core.nouns import JobSpec, Series
 from oellm_autoexp.report.numbers import Packed, corners, extremes, short
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.series import Series
 
 TIME, TOKENS = "@time", "@tokens"
 MOST_POINTS, _FEWEST_POINTS = 1000, 16

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
-from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.nouns import JobSpec, Manifest, Series
 from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.redaction import redact, redact_words
 from oellm_autoexp.report.accounts import StateHours, hours_by_state
@@ -18,7 +18,6 @@ from oellm_autoexp.report.numbers import short
 from oellm_autoexp.report.rows import PLANNED, Row, planned_row, row
 from oellm_autoexp.report.timeline import first_seen, spans
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.series import Series
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.graph import Stage, graph
 

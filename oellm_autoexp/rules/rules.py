@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,7 @@ from oellm_autoexp.core.fields import (
 from oellm_autoexp.core.location import Location
 from oellm_autoexp.core.states import BLOCKED, CRASH, FINAL, IN_QUEUE, LIKE_A_CRASH, OURS
 from oellm_autoexp.core.text import did_you_mean
+from oellm_autoexp.exporters.base import EXPORTERS, Exporter
 from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
 from oellm_autoexp.rules.metrics import Metrics
@@ -284,6 +285,12 @@ class Alive(Section):
     every_seconds: Seconds = 300
 
 
+if TYPE_CHECKING:
+    ExporterField = Exporter
+else:
+    ExporterField = EXPORTERS.union()
+
+
 class MonitoringSection(Rules):
     """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
 
@@ -298,6 +305,8 @@ class MonitoringSection(Rules):
     """Options of the small SLURM job that `--detach slurm` watches by."""
     report: bool = False
     """Whether the watch keeps a page of the session fresh, `<session>.report.html`."""
+    exporters: tuple[ExporterField, ...] = ()
+    """Programs to which the watch hands the metrics of jobs: TensorBoard, Weights & Biases, MLflow, Prometheus."""
     alive: Alive = Alive()
     """A signal that the monitor is alive, for whoever watches it from outside."""
     class_name: str | None = None

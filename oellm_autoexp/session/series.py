@@ -9,17 +9,17 @@ beyond was written by a monitor that died before it saved its session; the next 
 from __future__ import annotations
 
 import functools
-import operator
 import os
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import compress, repeat
 from pathlib import Path
 from typing import NamedTuple
 
+from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.storage import trust
 
 _RECORD = struct.Struct("<Qdd")
@@ -57,39 +57,6 @@ class Written:
 
     size: int = 0
     points: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Series:
-    """The points of one metric, in the order in which they were read; the columns are equally long."""
-
-    iterations: Sequence[int]
-    times: Sequence[float]
-    values: Sequence[float]
-    attempts: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def current(self) -> Series:
-        """Without the points that newer ones replace, so that the iterations rise.
-
-        A run that goes on from a checkpoint repeats iterations: a point replaces all before it of its iteration and of
-        later ones.
-        """
-        if all(map(operator.lt, self.iterations, self.iterations[1:])):
-            return self
-        kept: list[int] = []
-        for number, iteration in enumerate(self.iterations):
-            while kept and self.iterations[kept[-1]] >= iteration:
-                kept.pop()
-            kept.append(number)
-        return Series(
-            [self.iterations[number] for number in kept],
-            [self.times[number] for number in kept],
-            [self.values[number] for number in kept],
-            [self.attempts[number] for number in kept],
-        )
 
 
 def folder_of(session: Path) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.series import Series, file_of, read
+from oellm_autoexp.session.series import file_of, read
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.curves.sparkline import sparkline
 

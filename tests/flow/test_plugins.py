@@ -56,7 +56,7 @@ echo "saved $PWD/checkpoint"
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the example packages are installed."""
     root = tmp_path_factory.mktemp("packages")
-    for name in ("action", "condition", "notifier", "backend"):
+    for name in ("action", "condition", "notifier", "exporter", "backend"):
         shutil.copytree(PLUGINS / name, root / "sources" / name)  # a build leaves files beside what it builds
         options = ("--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"))
         subprocess.run([sys.executable, "-m", "pip", "install", *options, str(root / "sources" / name)], check=True)

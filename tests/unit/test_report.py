@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.cli.reporting.sources import assets
+from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.report import tidy
 from oellm_autoexp.report.curves import token_counts
 from oellm_autoexp.report.differences import differences
@@ -25,7 +26,6 @@ from oellm_autoexp.report.page import ASSETS, page
 from oellm_autoexp.report.plot import Line, Plot, as_svg, plot_of
 from oellm_autoexp.report.timeline import Span, spans
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
-from oellm_autoexp.session.series import Series
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec, manifest

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.core.errors import StateError
+from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.session import series
-from oellm_autoexp.session.series import Point, Series, Written
+from oellm_autoexp.session.series import Point, Written
 
 
 def test_points_come_back_as_they_were(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STATE = (
     *(".journal", ".secrets", ".events.jsonl", ".series", ".actions", ".requests", ".detached"),
-    *(".report.html", ".alive.log"),
+    *(".report.html", ".alive.log", ".exports"),
 )
 """What lies beside a session's file."""
 

@@ -20,6 +20,7 @@ EXAMPLES = """\
   python scripts/report_autoexp.py --session default-2026 --session default-2025   both on one page
   python scripts/report_autoexp.py --session default-2026 --plot loss -o loss.svg  the curves as a picture
   python scripts/report_autoexp.py --session default-2026 --csv tables             tables/jobs.csv, tables/points.csv
+  python scripts/report_autoexp.py --session default-2026 --export tensorboard=runs     for tensorboard --logdir runs
 
 A session may be named by the beginning of its id, or by its file."""
 
@@ -45,6 +46,14 @@ def parser() -> app.Parser:
     made.add_argument("--log", action="store_true", help="--plot: a logarithmic scale")
     made.add_argument("--csv", metavar="DIR", type=Path, help="write DIR/jobs.csv and DIR/points.csv")
     made.add_argument("--parquet", metavar="DIR", type=Path, help="write DIR/jobs.parquet and DIR/points.parquet")
+    made.add_argument(
+        "--export",
+        metavar="NAME[=PLACE]",
+        action="append",
+        default=[],
+        help="hand the results to another program: tensorboard, wandb, mlflow, openmetrics, or a kind of your own; may "
+        "be repeated. PLACE: a folder, or MLflow's tracking URI (default: as monitoring.exporters of the plan says)",
+    )
     made.add_state_dir()
     made.add_json()
     return made
@@ -56,11 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from oellm_autoexp.cli.reporting import exports
+    from oellm_autoexp.cli.reporting import exporting, exports
     from oellm_autoexp.cli.reporting.sources import sources
 
     _check(options)
-    found = sources(options)
+    asked = exporting.wanted(options.export)
+    page = options.output is not None or not (options.csv or options.parquet or options.plot or asked)
+    found = sources(options, with_events=page)
     written: list[Path] = []
     if options.csv is not None:
         written += exports.write_csv(options.csv, found)
@@ -68,13 +79,16 @@ def _report(options: argparse.Namespace) -> int:
         written += exports.write_parquet(options.parquet, found)
     if options.plot is not None:
         written.append(_plot(options, found))
-    elif options.output is not None or not written:
+    elif page:
         written.append(exports.write(options.output or Path("report.html"), exports.html(found), "--output"))
+    exported = exporting.export(asked, found)
     if options.json:
-        print(json.dumps({"written": [str(path.absolute()) for path in written]}))
+        print(json.dumps({"written": [str(path.absolute()) for path in written], "exported": exported}))
     else:
         for path in written:
             app.note(f"wrote {path}")
+        for each in exported:
+            app.note(f"exported {each['session']} to {each['place']} ({each['exporter']})")
     return app.OK
 
 

@@ -18,16 +18,17 @@ from oellm_autoexp.storage.files import shipped
 from oellm_autoexp.view.evidence import quotes
 
 if TYPE_CHECKING:
+    from oellm_autoexp.core.nouns import Series
     from oellm_autoexp.session.session import Session
 
 MOST_EVENTS = 2000
 """Events of a session that a report tells, the newest."""
 
 
-def sources(options: argparse.Namespace) -> list[Source]:
+def sources(options: argparse.Namespace, *, with_events: bool = True) -> list[Source]:
     """The sessions that --session names, each once. Raises ConfigError, CorruptError, StateError."""
     paths = dict.fromkeys(_session_file(options, name) for name in options.session)
-    return [_source(path) for path in paths]
+    return [_source(path, with_events=with_events) for path in paths]
 
 
 def _session_file(options: argparse.Namespace, name: str) -> Path:
@@ -40,17 +41,16 @@ def _session_file(options: argparse.Namespace, name: str) -> Path:
     return session_names.session_file(given).absolute()
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path, *, with_events: bool) -> Source:
     from oellm_autoexp.session import series
     from oellm_autoexp.session.job_state import JobState
-    from oellm_autoexp.session.series import Series
     from oellm_autoexp.session.session import Session
 
     owner = trust.stranger(path)
     with trust.reading_as(owner):
         manifest = session_steps.load_manifest(with_backoff(lambda: Session.load(path)).manifest_path)
         session = session_names.recorded(manifest)
-        total, events = _events(session)
+        total, events = _events(session) if with_events else (0, [])
         said = quotes(session)
 
     def read(job: JobState) -> Mapping[str, Series]:

@@ -16,9 +16,8 @@ from oellm_autoexp.core.text import did_you_mean
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oellm_autoexp.core.nouns import Manifest
+    from oellm_autoexp.core.nouns import Manifest, Series
     from oellm_autoexp.session.job_state import JobState
-    from oellm_autoexp.session.series import Series
     from oellm_autoexp.session.session import Session
     from oellm_autoexp.view.curves.plot import Piece
 

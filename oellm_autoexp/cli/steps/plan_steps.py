@@ -60,7 +60,7 @@ def plan(
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.core.redacted_text import redact_message
-    from oellm_autoexp.planning import followups, notifying, resuming
+    from oellm_autoexp.planning import followups, lacking, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
     from oellm_autoexp.planning.make_plan import make_plan, with_locations
@@ -90,7 +90,7 @@ def plan(
     earlier = resuming.earlier(made.checkpoints)
     with with_locations(composed):
         raise_all(ConfigError, [*resuming.problems(earlier), *followups.problems(made.manifest, composed)])
-        raise_all(ConfigError, [] if elsewhere else notifying.problems(made.manifest))
+        raise_all(ConfigError, [] if elsewhere else lacking.problems(made.manifest))
         _ask(made)
         unready = machine.container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:

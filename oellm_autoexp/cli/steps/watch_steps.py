@@ -88,19 +88,19 @@ def watch_all(directory: Path, *, once: bool = False, quiet: bool = False) -> tu
 
 @contextmanager
 def _reported(show: Callable[[Sequence[Monitor]], None]) -> Iterator[Callable[[Sequence[Monitor]], None]]:
-    """Shows monitors, and keeps the reports of those fresh whose plans ask for them."""
-    from oellm_autoexp.engine.fresh_reports import FreshReports
+    """Shows monitors, and keeps the reports and exports of those fresh whose plans ask for them."""
+    from oellm_autoexp.engine.background import Background
 
-    reports = FreshReports()
+    background = Background(partial(app.note, on_stderr=True))
 
     def shown(monitors: Sequence[Monitor]) -> None:
-        reports.look(monitors)
+        background.look(monitors)
         show(monitors)
 
     try:
         yield shown
     finally:
-        reports.close()
+        background.close()
 
 
 def _watch_of(directory: Path, main: Monitor | None = None, *, once: bool = False) -> Watch:
