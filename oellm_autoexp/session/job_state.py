@@ -395,11 +395,3 @@ def with_events(job: JobState, events: Iterable[Event]) -> JobState:
 def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
     """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
     return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}
-
-
-def counts(jobs: Iterable[JobState]) -> dict[str, int]:
-    """How many jobs are in each state."""
-    result: dict[str, int] = {}
-    for job in jobs:
-        result[job.state] = result.get(job.state, 0) + 1
-    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -14,7 +15,6 @@ from rich.text import Text
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.text import plural, printable
 from oellm_autoexp.planning.budget import Budget
-from oellm_autoexp.session.job_state import counts
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import Wait, waits
 from oellm_autoexp.view.curves.sparkline import ASCII, BLOCKS, can_encode
@@ -33,7 +33,7 @@ _PLAIN_WIDTH = 80
 
 def headline(session: Session) -> str:
     """`4 jobs: 2 running, 2 pending`."""
-    parts = (f"{count} {state}" for state, count in counts(session.jobs.values()).items())
+    parts = (f"{count} {state}" for state, count in Counter(job.state for job in session.jobs.values()).items())
     used = sum(job.past.gpu_hours for job in session.jobs.values())
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
     waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
