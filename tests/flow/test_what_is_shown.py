@@ -58,7 +58,7 @@ def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_o
     shown = monitor(user, "x", "--cmd", "status")
     assert watched.returncode == shown.returncode == 1
     for output in (watched.stdout, shown.stdout):
-        assert re.search(r"^x +crash( .*)?\n    nccl_watchdog, exit 1: \[rank3\] Watchdog caught", output, re.MULTILINE)
+        assert re.search(r"^x +crash( .*)?\n    nccl_watchdog, exit 1: a collective operation", output, re.MULTILINE)
         assert "no new attempt: the limit for 'crash'" in " ".join(output.split())
         told = hinted(user, output, "why did it fail")
         assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, no new attempt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,21 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
     for name in chosen(options, manifest, session):
         state, path = session.jobs[name].state, session.jobs[name].logs.resolved_log_path
         lines = last_lines(Path(path), options.lines or _LINES) if path else []
-        found.append({"job": name, "state": state, "log_path": path, "lines": lines})
+        cause = session.jobs[name].run.cause
+        found.append(
+            {"job": name, "state": state, "log_path": path, "lines": lines, "cause": asdict(cause) if cause else None}
+        )
     if options.json:
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))
         return app.OK
     for entry in found:
-        why = ", ".join([str(entry["state"]), *causes(session.jobs[str(entry["job"])])])
+        job = session.jobs[str(entry["job"])]
+        why = ", ".join([str(entry["state"]), *causes(job)])
         app.note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
+        if found_cause := job.run.cause:
+            app.note(f"cause: {found_cause.category}: {found_cause.text}")
+            if found_cause.line:
+                app.note(f"  {found_cause.path}, byte {found_cause.offset}: {found_cause.line}")
         for line in entry["lines"]:
             app.note(str(line))
     if not found:
