@@ -63,7 +63,8 @@ def parser() -> app.Parser:
         help="watch (default); status: what is recorded; plot: curves of metrics; "
         "browse: all of this in one window; tail: the logs' last lines; "
         "events: what was seen and done; "
-        "restart, cancel: the jobs that --job names; skip: give up the actions that wait, also those in the queue; "
+        "restart, cancel: the jobs that --job names; release: jobs that are held as others failed in the same way; "
+        "skip: give up the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
         "actions: be that worker; try: what the rules find in --log",
     )
@@ -214,6 +215,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "events": _with_record(show_events.events),
     "remove": _with_record(session_list.remove),
     "restart": _with_manifest(restart_jobs.restart),
+    "release": _with_manifest(restart_jobs.release),
     "skip": _with_manifest(end_jobs.skip),
     "tail": _with_record(show_logs.tail),
     "plot": _with_record(show_plot.plot),

@@ -131,6 +131,19 @@ class Submission:
     """SHA-256 of the script, which is checked before it runs; '' if it is not known."""
 
 
+class Hold(Record):
+    """That the jobs of a plan that have not begun are held, and why. `fingerprint` '': nothing is held.
+
+    `asked`: the scheduler was asked to hold those in its queue. `released`: fingerprints of failures for which a person
+    has let them go; they are not held for these again.
+    """
+
+    fingerprint: str = ""
+    reason: str = ""
+    asked: bool = False
+    released: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Usage:
     """What one run of a job used: seconds, and GPUs (None: the scheduler does not count them)."""

@@ -252,6 +252,10 @@ class Monitor:
         self.executor.act()
         return ended
 
+    def release(self) -> None:
+        """Let the jobs go that are held. Raises SchedulerError."""
+        self.executor.release()
+
     def skip(self, names: Iterable[str], reason: str) -> int:
         """Give up the actions of jobs that wait; how many these were. Those whose programs run go on."""
         given_up = sum(self.executor.give_up(name, reason, self.now()) for name in names)

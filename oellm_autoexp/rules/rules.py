@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from oellm_autoexp.causes.rule import CauseRules
 from oellm_autoexp.core.fields import (
     TEXTS_IN_YAML,
+    Count,
     Directives,
     MappingOrList,
     Scalar,
@@ -291,6 +292,10 @@ else:
     ExporterField = EXPORTERS.union()
 
 
+HOLD_AFTER = "hold_after_same_failures"
+"""The key of MonitoringSection that says so."""
+
+
 class MonitoringSection(Rules):
     """How a session is watched. `poll_interval_seconds: null` means 1 locally, 60 to 180 on SLURM.
 
@@ -303,6 +308,8 @@ class MonitoringSection(Rules):
     """Further files whose growth counts as activity and whose lines the rules see."""
     detach: Directives = {}
     """Options of the small SLURM job that `--detach slurm` watches by."""
+    hold_after_same_failures: Annotated[Count, Field(ge=1)] | None = 3
+    """After so many jobs that failed in the same way, without any iteration, the jobs that have not begun are held."""
     report: bool = False
     """Whether the watch keeps a page of the session fresh, `<session>.report.html`."""
     exporters: tuple[ExporterField, ...] = ()

@@ -111,6 +111,17 @@ class Scheduler(Protocol):
         """
         return
 
+    def hold(self, jobs: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Keep those jobs (id → token) that wait in the queue from beginning; others do not change.
+
+        Raises SchedulerError.
+        """
+        return
+
+    def release(self, jobs: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Let jobs (id → token) begin that were held. Raises SchedulerError."""
+        return
+
 
 def job_name(submission: Submission) -> str:
     """The name of a job in the scheduler. It ends with the token, by which `find` finds the job.

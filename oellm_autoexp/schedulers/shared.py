@@ -84,6 +84,14 @@ class SharedScheduler:
         """See Scheduler.cancel."""
         self._scheduler.cancel(jobs)
 
+    def hold(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.hold."""
+        self._scheduler.hold(jobs)
+
+    def release(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.release."""
+        self._scheduler.release(jobs)
+
     def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
         """See Scheduler.exclude."""
         self._scheduler.exclude(jobs, nodes)

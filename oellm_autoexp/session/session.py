@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, CorruptError, Problem, StateError
-from oellm_autoexp.core.nouns import SESSION_VERSION, Manifest
+from oellm_autoexp.core.nouns import SESSION_VERSION, Hold, Manifest
 from oellm_autoexp.core.text import did_you_mean, plain_name
 from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.confidential import Confidential, readable
@@ -46,6 +46,8 @@ class Session:
         self.watched = Watched()
         """The session's clock; it is saved with the next change, and by `close`."""
         self._watched_saved = self.watched
+        self.hold = Hold()
+        """Whether jobs that have not begun are held; only a snapshot saves it."""
         self._serial = serial
         self._confidential = Confidential(path)
         self._changed: dict[str, JobState] = {}
@@ -75,6 +77,7 @@ class Session:
             plan_id, manifest_path, serial = data["plan_id"], data["manifest_path"], data["serial"]
             parent = data.get("parent", "")
             watched = Watched.model_validate(data.get("watched", {}))
+            session.hold = Hold.model_validate(data.get("hold", {}))
         except (KeyError, AttributeError, TypeError, ValidationError) as error:
             raise CorruptError(Problem(f"not a valid session: {str(error).splitlines()[0]}", str(path))) from None
         texts = isinstance(manifest_path, str) and isinstance(parent, str) and "\0" not in manifest_path
@@ -194,6 +197,7 @@ class Session:
             "parent": self.parent,
             "updated_at": time.time(),
             "watched": self.watched.model_dump(),
+            "hold": self.hold.model_dump(),
             "serial": self._serial,
         }
         jobs = {name: self._confidential.concealed(job) for name, job in self.jobs.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import restarts
+from oellm_autoexp.decisions.holding import may_be_held
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.planning.batches import Ready
 from oellm_autoexp.sbatch.script import MARKS
@@ -90,6 +91,8 @@ class ReadyJobs:
                     self._outcomes.waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
                 case "blocked":
                     self._outcomes.blocked(name, verdict.reason, verdict.patience_seconds)
+                case "start" if self._session.hold.fingerprint and may_be_held(job):
+                    self._outcomes.waits(name, f"held: {self._session.hold.reason}")
                 case "start":
                     if job.state == BLOCKED:
                         self._outcomes.waits(name, "")

@@ -37,7 +37,8 @@ def headline(session: Session) -> str:
     used = sum(job.past.gpu_hours for job in session.jobs.values())
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
     waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
-    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}"
+    held = f"; jobs that have not begun are held: {session.hold.reason}" if session.hold.fingerprint else ""
+    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}{held}"
 
 
 def jobs_table(

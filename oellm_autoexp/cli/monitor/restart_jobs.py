@@ -1,4 +1,4 @@
-"""monitor --cmd restart: a new attempt of jobs."""
+"""monitor --cmd restart, release: a new attempt of jobs; jobs that are held are let go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from oellm_autoexp.cli.monitor.ask_holder import (
     HANDLED_SECONDS,
     PAUSE_SECONDS,
     ask,
+    ask_holder,
     chosen,
     report,
     some,
@@ -27,6 +28,25 @@ from oellm_autoexp.core.text import plural
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.session.job_state import JobState
+
+
+def release(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
+    """Let the jobs go that are held because others failed in the same way."""
+    from oellm_autoexp.decisions.holding import may_be_held
+
+    session = recorded(manifest)
+    if not session.hold.fingerprint:
+        raise ConfigError(Problem("no job of this session is held", "--cmd release", "--cmd status shows its jobs"))
+    names = [job.name for job in session.jobs.values() if may_be_held(job)]
+    try:
+        with session_steps.session(manifest, path) as monitor:
+            monitor.release()
+            code = watch_steps.poll_once(monitor, on_stderr=options.json)
+            messages = list(monitor.messages)
+    except LockedError:
+        return ask_holder(options, manifest, names[:1] or [manifest.jobs[0].name], "release", "", "release the jobs")
+    report(options, manifest, recorded(manifest), names, messages)
+    return code
 
 
 def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:

@@ -28,25 +28,31 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
     found = []
     for name in chosen(options, manifest, session):
-        state, path = session.jobs[name].state, session.jobs[name].logs.resolved_log_path
-        lines = last_lines(Path(path), options.lines or _LINES) if path else []
-        cause = session.jobs[name].run.cause
-        found.append(
-            {"job": name, "state": state, "log_path": path, "lines": lines, "cause": asdict(cause) if cause else None}
-        )
+        job = session.jobs[name]
+        path = job.logs.resolved_log_path
+        found.append((job, last_lines(Path(path), options.lines or _LINES) if path else []))
     if options.json:
-        print(json.dumps({"plan_id": session.plan_id, "logs": found}))
+        logs = [
+            {
+                "job": job.name,
+                "state": job.state,
+                "log_path": job.logs.resolved_log_path,
+                "lines": lines,
+                "cause": asdict(job.run.cause) if job.run.cause else None,
+            }
+            for job, lines in found
+        ]
+        print(json.dumps({"plan_id": session.plan_id, "logs": logs}))
         return app.OK
-    for entry in found:
-        job = session.jobs[str(entry["job"])]
-        why = ", ".join([str(entry["state"]), *causes(job)])
-        app.note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
-        if found_cause := job.run.cause:
-            app.note(f"cause: {found_cause.category}: {found_cause.text}")
-            if found_cause.line:
-                app.note(f"  {found_cause.path}, byte {found_cause.offset}: {found_cause.line}")
-        for line in entry["lines"]:
-            app.note(str(line))
+    for job, lines in found:
+        why = ", ".join([job.state, *causes(job)])
+        app.note(f"==> {job.name} ({why}) {job.logs.resolved_log_path or 'no log yet'}")
+        if cause := job.run.cause:
+            app.note(f"cause: {cause.category}: {cause.text}")
+            if cause.line:
+                app.note(f"  {cause.path}, byte {cause.offset}: {cause.line}")
+        for line in lines:
+            app.note(line)
     if not found:
         app.note("no job has failed")
     return app.OK

@@ -49,6 +49,7 @@ def session_facts(session: Session) -> dict[str, Any]:
             records.flat(concealed(job)[0]) | {"switched_off": list(job.run.switched_off)}
             for job in session.jobs.values()
         ],
+        "held": session.hold.reason if session.hold.fingerprint else "",
         "waiting": redact(wait_facts(waiting(session))),
     }
 

@@ -29,6 +29,8 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
         lines.append(f"why did it fail   {resume} --cmd tail --failed")
     if any(job.state == BLOCKED for job in opened.jobs.values()):  # they follow those that failed
         lines.append(f"unblock jobs      {resume} --cmd restart")
+    if opened.hold.fingerprint:
+        lines.append(f"release jobs      {resume} --cmd release")
     lines += of_queue(manifest, opened)
     succeeded = all(job.state == SUCCESS for job in opened.jobs.values())
     if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oellm_autoexp.core.errors import AutoexpError
+from oellm_autoexp.core.errors import AutoexpError, SchedulerError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.states import FINAL
 from oellm_autoexp.decisions import restarts, template_values
@@ -23,12 +23,14 @@ from oellm_autoexp.decisions.decide import USUAL_WAIT_SECONDS, decide
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.executing import endings, steps
 from oellm_autoexp.engine.executing.digest import Digest
+from oellm_autoexp.engine.executing.holding import Holding
 from oellm_autoexp.engine.executing.inline_engine import InlineEngine
 from oellm_autoexp.engine.executing.new_attempts import NewAttempts, completion_asker, no_attempt
 from oellm_autoexp.engine.executing.steps import Outcome, caught, waiting
 from oellm_autoexp.engine.executing.subprocesses import Subprocesses
 from oellm_autoexp.rules.actions import EventAction, RestartAction
 from oellm_autoexp.rules.events import Deadline, Pending
+from oellm_autoexp.rules.rules import HOLD_AFTER, MonitoringSection
 from oellm_autoexp.rules.templates import filled
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import requests
@@ -74,6 +76,8 @@ class ActionExecutor:
             self.report,
             self._report_once,
         )
+        most = self.manifest.monitoring.get(HOLD_AFTER, MonitoringSection.model_fields[HOLD_AFTER].default)
+        self._holding = Holding(self.session, self.scheduler, most, self.report)
         self._results: list[Result] = []
         self._reported: set[str] = set()
         self._entries = 0
@@ -101,7 +105,7 @@ class ActionExecutor:
     def act(self) -> None:
         """One round: carry out what is due, of events and of requests. Saves what it did.
 
-        Raises SchedulerError if a cancellation fails; it is retried in the next round.
+        Raises SchedulerError if the scheduler does not hold or cancel jobs; that is retried in the next round.
         """
         now = self.now()
         self.at_capacity = False
@@ -114,6 +118,7 @@ class ActionExecutor:
         self._start_due(now)
         self._send_due(now)
         try:
+            self._holding.review()
             self._end_jobs(now)
         finally:
             self._attempts.begin(now)
@@ -130,6 +135,10 @@ class ActionExecutor:
     def cancel(self, name: str, reason: str, now: float) -> bool:
         """End a job for good; False if it has ended already, or is to."""
         return endings.cancel(self.session, name, reason, now, self.report)
+
+    def release(self) -> None:
+        """Let the jobs go that are held. Raises SchedulerError."""
+        self._holding.release()
 
     def _end_jobs(self, now: float) -> None:
         if due := endings.due_endings(self.session.jobs.values(), now):
@@ -168,11 +177,21 @@ class ActionExecutor:
             return True
         if request.restart is not None:
             return self._handle_restart(name, request, request.restart, now)
+        if request.kind == "release":
+            return self._released()
         reason = request.reason or "cancelled by hand"
         if request.kind == "cancel":
             self.cancel(name, reason, now)
         if request.actions or request.kind == "skip":
             self.give_up(name, reason, now)
+        return True
+
+    def _released(self) -> bool:
+        try:
+            self.release()
+        except SchedulerError as error:
+            self._report_once(f"the jobs that are held can't be released now: {error.problems[0].what}")
+            return False
         return True
 
     def _handle_restart(self, name: str, request: requests.Request, action: RestartAction, now: float) -> bool:

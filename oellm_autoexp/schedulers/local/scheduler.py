@@ -90,7 +90,7 @@ class LocalScheduler(Scheduler):
             return self._begun(job)
         if f"{job.id}.stop" in names:
             return self._end_before_begin(job) or self._begun(job)
-        return JobStatus("PENDING", "Resources")
+        return JobStatus("PENDING", "JobHeldUser" if f"{job.id}.hold" in names else "Resources")
 
     def _begun(self, job: Job) -> JobStatus:
         """The state of a job that has begun; does the work of its worker if that was killed."""
@@ -115,6 +115,19 @@ class LocalScheduler(Scheduler):
                 job = self._spool.job(wanted, token)
                 for task in self._spool.tasks(wanted, token).values() if job is None else [job]:
                     self._cancel(task)
+
+    def hold(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.hold."""
+        with _usable_files():
+            for job in filter(None, map(self._spool.job, jobs.keys(), jobs.values())):
+                self._spool.hold(job.id)
+
+    def release(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.release."""
+        with _usable_files():
+            for job in filter(None, map(self._spool.job, jobs.keys(), jobs.values())):
+                self._spool.release(job.id)
+        self._start_workers()
 
     def _cancel(self, job: Job) -> None:
         if self._spool.ended(job.id) is not None or self._spool.code(job.id) is not None:

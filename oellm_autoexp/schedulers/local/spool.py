@@ -13,6 +13,7 @@ One folder holds everything, so any process can read the state of any job, and n
     <id>[_<task>].sig   the job was sent that signal
     <id>[_<task>].stop  the job is to end; holds the state that it ends in: CANCELLED or TIMEOUT
     <id>[_<task>].term  the job was sent SIGTERM
+    <id>[_<task>].hold  the job is not to begin for now: the one file that is removed again, when the job is released
     <id>[_<task>].end   how the job ended
     slot-<n>            the lock of worker n
 
@@ -177,7 +178,8 @@ class Spool:
             if f"{number}.run" in names:  # a single job that has begun; tasks of arrays are filtered below
                 continue
             tasks = self.tasks(number).values()
-            free = (task for task in tasks if f"{task.id}.run" not in names and f"{task.id}.stop" not in names)
+            kept = ("run", "stop", "hold")
+            free = (task for task in tasks if not any(f"{task.id}.{kind}" in names for kind in kept))
             limit = next((task.submission.array_limit for task in tasks), None)
             if limit is None:
                 yield from free
@@ -211,6 +213,14 @@ class Spool:
         """The state that a job is to end in; None if it is not to end."""
         text = self._text(job, "stop")
         return None if text is None else text or CANCELLED
+
+    def hold(self, job: str) -> None:
+        """Record that a job is not to begin."""
+        create_atomic(self.path(job, "hold"), "", sync=False)
+
+    def release(self, job: str) -> None:
+        """Let a job begin that was held."""
+        self.path(job, "hold").unlink(missing_ok=True)
 
     def record_term(self, job: str) -> bool:
         """Record that a job is now sent SIGTERM; False if it was sent before."""

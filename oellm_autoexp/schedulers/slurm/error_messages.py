@@ -154,6 +154,13 @@ def only_ended_jobs(stderr: str) -> bool:
     return bool(lines) and all(any(text in line for text in ended) for line in lines)
 
 
+def only_begun_jobs(stderr: str) -> bool:
+    """Whether all errors of `scontrol hold` and `release` are about jobs that have begun, or ended, by now."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    begun = ("no longer pending", "Invalid job id specified", "already completing or completed", "already finished")
+    return bool(lines) and all(any(text in line for text in begun) for line in lines)
+
+
 def no_accounting(stderr: str) -> bool:
     """Whether sacct says that this cluster keeps no accounts (AccountingStorageType=accounting_storage/none)."""
     return "accounting storage is disabled" in stderr.lower()

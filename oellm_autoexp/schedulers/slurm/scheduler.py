@@ -197,6 +197,26 @@ class SlurmScheduler:
             if result.returncode != 0 and self._shown_waiting(job, token):  # else it has begun just now
                 raise SchedulerError(Problem(f"scontrol: {error_messages.message(result.stderr)}", f"job {job}"))
 
+    def hold(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.hold: `scontrol hold` (scontrol(1)), which has no effect on jobs that run."""
+        self._held("hold", jobs)
+
+    def release(self, jobs: Mapping[str, str]) -> None:
+        """See Scheduler.release."""
+        self._held("release", jobs)
+
+    def _held(self, verb: str, jobs: Mapping[str, str]) -> None:
+        listed = self._squeue() if jobs else {}
+        waiting = [
+            job
+            for job, token in jobs.items()
+            if job in listed and listed[job].of(token) and listed[job].status.scheduler_state == "PENDING"
+        ]
+        for some in chunks(sorted(waiting)):
+            result = self._commands.run([*self._commands.scontrol, verb, ",".join(some)])
+            if result.returncode != 0 and not error_messages.only_begun_jobs(result.stderr):
+                raise SchedulerError(Problem(f"scontrol: {error_messages.message(result.stderr)}"))
+
     def _shown_waiting(self, job: str, token: str) -> str:
         """What scontrol shows of a job that waits in the queue, '' of any other. Raises SchedulerError."""
         result = self._commands.run([*self._commands.scontrol, "show", "job", job])

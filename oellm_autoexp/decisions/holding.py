@@ -1,0 +1,54 @@
+"""Decides whether jobs of a plan that have not begun are held: several others failed in the same way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from oellm_autoexp.causes.cause import Cause
+from oellm_autoexp.core.nouns import Hold
+from oellm_autoexp.core.states import FINAL, PENDING, UNSUBMITTED
+from oellm_autoexp.session.job_state import JobState
+
+COMMON = frozenset({"config", "code", "data", "checkpoint", "filesystem", "unknown"})
+"""Categories that several jobs of a plan may share as they have the same image, code, data and disks. A loss that is
+NaN, or too little memory of a GPU, is a matter of a job's own sizes and rates; broken nodes are excluded instead."""
+
+
+def to_hold(jobs: Mapping[str, JobState], known: Hold, most: int | None) -> Hold | None:
+    """Why the rest of the jobs are to be held from now on; None if they are held already, or need not be.
+
+    `most` (monitoring.hold_after_same_failures): so many jobs that failed in the same way, without any iteration, are
+    too many; None: no number is. What a person has released is not held for the same failure again.
+    """
+    if most is None or known.fingerprint or not any(may_be_held(job) for job in jobs.values()):
+        return None
+    failed: dict[str, dict[str, Cause]] = {}
+    for job in jobs.values():
+        for cause in _fruitless_failures(job):
+            failed.setdefault(cause.fingerprint, {})[job.name] = cause
+    for fingerprint, alike in failed.items():
+        if len(alike) >= most and fingerprint not in known.released:
+            cause = next(iter(alike.values()))
+            reason = f"{len(alike)} jobs failed in the same way: {cause.text}"
+            return Hold(fingerprint=fingerprint, reason=reason, released=known.released)
+    return None
+
+
+def may_be_held(job: JobState) -> bool:
+    """True if no attempt of a job has begun."""
+    return (job.state in UNSUBMITTED and job.attempt == 0) or (job.state == PENDING and not job.newest.runs)
+
+
+def in_queue(jobs: Iterable[JobState]) -> dict[str, str]:
+    """The scheduler's ids and tokens of jobs that may be held in its queue."""
+    return {job.newest.scheduler_id: job.newest.token for job in jobs if job.state == PENDING and may_be_held(job)}
+
+
+def _fruitless_failures(job: JobState) -> Iterable[Cause]:
+    """The causes of a job's failed attempts, if none has done an iteration; those that other jobs may share."""
+    if job.progress.iteration is not None:
+        return
+    newest = [job.run.cause] if job.state in FINAL else []
+    for cause in (*newest, *(failure.cause for failure in job.past.failures)):
+        if cause is not None and cause.category in COMMON and (cause.line or cause.category != "unknown"):
+            yield cause
