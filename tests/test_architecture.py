@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "submission engine.observing engine.executing",
     "view.curves": "",
     "view.jobs": "core rules session",
-    "view": "core storage rules session planning view.curves view.jobs",
+    "view": "core storage rules session decisions planning view.curves view.jobs",
     "report": "core exporters session view view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import Hold
-from oellm_autoexp.core.states import FINAL, PENDING, UNSUBMITTED
+from oellm_autoexp.core.states import FINAL, PENDING, SUCCESS, UNSUBMITTED
 from oellm_autoexp.session.job_state import JobState
 
 COMMON = frozenset({"config", "code", "data", "checkpoint", "filesystem", "unknown"})
@@ -32,6 +32,23 @@ def to_hold(jobs: Mapping[str, JobState], known: Hold, most: int | None) -> Hold
             reason = f"{len(alike)} jobs failed in the same way: {cause.text}"
             return Hold(fingerprint=fingerprint, reason=reason, released=known.released)
     return None
+
+
+FIRST_JOBS = "first_jobs"
+"""What `Hold.released` holds where a person has let the jobs go that wait for the first ones."""
+_FOR_FIRST = "waits until one of the first jobs has reported an iteration or succeeded (scheduler.first_jobs)"
+
+
+def for_first(jobs: Mapping[str, JobState], known: Hold, first: int | None, going: int) -> str:
+    """Why no more jobs may begin before the first ones are proven; '' if they may.
+
+    `first` (scheduler.first_jobs): how many go first; None: all do. `going`: how many others are about to be submitted.
+    """
+    if first is None or FIRST_JOBS in known.released:
+        return ""
+    begun = [job for job in jobs.values() if job.attempt or job.state not in UNSUBMITTED]
+    proven = any(job.progress.iteration is not None or job.state == SUCCESS for job in begun)
+    return "" if proven or len(begun) + going < first else _FOR_FIRST
 
 
 def may_be_held(job: JobState) -> bool:

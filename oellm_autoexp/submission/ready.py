@@ -8,7 +8,7 @@ from pathlib import Path
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import restarts
-from oellm_autoexp.decisions.holding import may_be_held
+from oellm_autoexp.decisions.holding import for_first, may_be_held
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.planning.batches import Ready
 from oellm_autoexp.sbatch.script import MARKS
@@ -42,6 +42,7 @@ class ReadyJobs:
         self._outcomes = outcomes
         self._now = now
         self._specs = {job.name: job for job in manifest.jobs}
+        self._first_jobs: int | None = manifest.scheduler.get("first_jobs")
         self._attempts = NextAttempts(manifest, session, outcomes, now=now)
         self._seen_alive: dict[str, float] = {}
         self._seen_earlier: dict[str, float] = {}
@@ -93,11 +94,17 @@ class ReadyJobs:
                     self._outcomes.blocked(name, verdict.reason, verdict.patience_seconds)
                 case "start" if self._session.hold.fingerprint and may_be_held(job):
                     self._outcomes.waits(name, f"held: {self._session.hold.reason}")
+                case "start" if job.attempt == 0 and (why := self._for_first(len(through))):
+                    self._outcomes.waits(name, why)
                 case "start":
                     if job.state == BLOCKED:
                         self._outcomes.waits(name, "")
                     through[name] = verdict.after
         return through
+
+    def _for_first(self, going: int) -> str:
+        """Why a job that has not begun must wait for the first ones."""
+        return for_first(self._session.jobs, self._session.hold, self._first_jobs, going)
 
     def for_room(self, ready: list[Ready], room: int | None) -> tuple[list[Ready], list[Ready]]:
         """The jobs that may be submitted now, at most `room`, and those that must wait for room."""

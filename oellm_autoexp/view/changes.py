@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from oellm_autoexp.core.states import UNSUBMITTED
+from oellm_autoexp.decisions.holding import may_be_held
 from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
 from oellm_autoexp.view.jobs.cause import causes, is_held
 from oellm_autoexp.view.jobs.waiting import waiting_lines
@@ -32,7 +33,10 @@ class Changes:
         lines = [f"{_clock()} {text}" for text in monitor.messages]
         monitor.messages.clear()
         for job in monitor.session.jobs.values():
-            shown = (job.state, job.reason if job.state in UNSUBMITTED or is_held(job) else "")
+            tells = job.state in UNSUBMITTED or is_held(job)
+            if tells and monitor.session.hold.fingerprint and may_be_held(job):  # one line has said it of all
+                continue
+            shown = (job.state, job.reason if tells else "")
             if self._shown.get(job.name) != shown:
                 self._shown[job.name] = shown
                 known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []

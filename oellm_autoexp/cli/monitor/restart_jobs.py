@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 def release(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     """Let the jobs go that are held because others failed in the same way."""
-    from oellm_autoexp.decisions.holding import may_be_held
+    from oellm_autoexp.decisions.holding import for_first, may_be_held
 
     session = recorded(manifest)
-    if not session.hold.fingerprint:
-        raise ConfigError(Problem("no job of this session is held", "--cmd release", "--cmd status shows its jobs"))
     names = [job.name for job in session.jobs.values() if may_be_held(job)]
+    waits = for_first(session.jobs, session.hold, manifest.scheduler.get("first_jobs"), 0)
+    if not (session.hold.fingerprint or (waits and names)):
+        raise ConfigError(Problem("no job of this session is held", "--cmd release", "--cmd status shows its jobs"))
     try:
         with session_steps.session(manifest, path) as monitor:
             monitor.release()

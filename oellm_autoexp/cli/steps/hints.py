@@ -29,8 +29,6 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
         lines.append(f"why did it fail   {resume} --cmd tail --failed")
     if any(job.state == BLOCKED for job in opened.jobs.values()):  # they follow those that failed
         lines.append(f"unblock jobs      {resume} --cmd restart")
-    if opened.hold.fingerprint:
-        lines.append(f"release jobs      {resume} --cmd release")
     lines += of_queue(manifest, opened)
     succeeded = all(job.state == SUCCESS for job in opened.jobs.values())
     if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
@@ -53,11 +51,15 @@ def of_watch(manifest: Manifest, opened: Session) -> list[str]:
 
 
 def of_queue(manifest: Manifest, opened: Session) -> list[str]:
-    """The commands that carry out what waits in the queue, and that give up actions that wait; if some do."""
+    """The commands that release jobs which are held, carry out what waits in the queue, and give up actions that wait.
+
+    Only those of which there are some.
+    """
     from oellm_autoexp.session.queue import Queue
 
     resume, queued = resume_command(manifest), Queue(opened.path).unfinished()
-    lines = [f"queued actions    {resume} --cmd actions"] if queued else []
+    lines = [f"release jobs      {resume} --cmd release"] if opened.hold.fingerprint else []
+    lines += [f"queued actions    {resume} --cmd actions"] if queued else []
     if queued or any(job.actions.pending for job in opened.jobs.values()):
         lines.append(f"give actions up   {resume} --cmd skip")
     return lines

@@ -36,12 +36,15 @@ class Holding:
             self._save(hold.model_copy(update={"asked": True}))
 
     def release(self) -> None:
-        """Let them go, as a person asks for it; the same failure holds them no more. Raises SchedulerError."""
+        """Let them go, as a person asks for it, also those that wait for the first jobs (scheduler.first_jobs).
+
+        The same failure holds them no more. Raises SchedulerError.
+        """
         hold = self.session.hold
-        if not hold.fingerprint:
-            return
-        self.scheduler.release(holding.in_queue(self.session.jobs.values()))
-        self._save(Hold(released=(*hold.released, hold.fingerprint)))
+        if hold.fingerprint:
+            self.scheduler.release(holding.in_queue(self.session.jobs.values()))
+        released = filter(None, (*hold.released, hold.fingerprint, holding.FIRST_JOBS))
+        self._save(Hold(released=tuple(dict.fromkeys(released))))
         self.report("the jobs that were held are released")
 
     def _save(self, hold: Hold) -> None:
