@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from oellm_autoexp.causes import endings
@@ -33,10 +33,19 @@ class _Root:
     frame: Frame | None
 
 
-def find_cause(ending: Ending, texts: Sequence[LogText], rules: Mapping[str, CauseRule]) -> Cause:
-    """The root cause of an attempt that failed. `texts` are the ends of its logs, one for each file."""
+def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, CauseRule]) -> Cause:
+    """The root cause of an attempt that failed. `logs` are the ends of its logs, one for each file.
+
+    They are taken one by one, and only what is needed of each is kept: there may be thousands, one for each rank.
+    """
     clues = Clues(expand(ending.nodes))
-    signs = [sign for number, text in enumerate(texts) for sign in find_signs(number, text, rules, clues)]
+    signs: list[Sign] = []
+    texts: list[LogText] = []
+    for number, log in enumerate(logs):
+        found = list(find_signs(number, log, rules, clues))
+        begin = max(0, found[0].offset - _WINDOW_BYTES) if found else max(0, len(log.data) - endings.TAIL_BYTES)
+        texts.append(replace(log, data=log.data[begin:], start=log.start + begin))
+        signs += (replace(sign, offset=sign.offset - begin) for sign in found)
     if ending.cancelled_by:  # that it was killed is our doing
         signs = [sign for sign in signs if sign.rule.category != "killed"]
     root = _root(signs, texts, rules, clues)
@@ -65,7 +74,7 @@ def _root(
         return _Root(first, None)
     origin = tracebacks[0]
     line = lines[origin.exception]
-    offset = start + sum(len(line) + 1 for line in lines[: origin.exception])
+    offset = start + sum(len(line.encode(errors="surrogateescape")) + 1 for line in lines[: origin.exception])
     earlier = sign_at(replace(first, offset=offset, line=line, label=split(line)), origin.places, rules)
     if earlier is None or _STRENGTH[earlier.rule.role] > _STRENGTH[first.rule.role]:
         return _Root(first, tracebacks[-1].frame)
@@ -94,10 +103,7 @@ def _time(sign: Sign, text: LogText) -> str:
 
 
 def _window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
-    """The lines that end with a sign's: the offset of the first one, in characters the lines, the number of the sign's.
-
-    The offset is right where all lines are UTF-8 with `\\n` at their ends, and near otherwise.
-    """
+    """The lines that end with a sign's: the offset of the first one, the lines, and the number of the sign's."""
     begin = max(0, sign.offset - _WINDOW_BYTES)
     if begin:
         begin = text.data.find(b"\n", begin, sign.offset) + 1 or sign.offset
@@ -158,6 +164,8 @@ def _blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, clues:
     """
     if root.rule.category == "node" and ending.failed_nodes:
         return tuple(expand(ending.failed_nodes))
+    if root.rule.category not in ("network", "filesystem"):
+        return (node,) if node and root.rule.at_fault else ()
     places = {_place(sign, clues) for sign in signs if sign.name == root.name}
     alone = {name for _, name in places} == {node} and len(clues.nodes) > 1
     at_fault = root.rule.at_fault

@@ -10,7 +10,8 @@ from oellm_autoexp.causes.labels import split
 from oellm_autoexp.causes.places import Clues
 from oellm_autoexp.causes.signs import LogText
 
-_TAIL_BYTES = 4096
+TAIL_BYTES = 4096
+"""How much of the end of a log is looked at for its last words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def _by_code(code: int) -> Verdict:
 def last_words(texts: Sequence[LogText]) -> str:
     """The last line of the first log that says something, but for what SLURM adds."""
     for text in texts:
-        lines = text.data[-_TAIL_BYTES:].decode(errors="replace").splitlines()
+        lines = text.data[-TAIL_BYTES:].decode(errors="replace").splitlines()
         for line in reversed(lines):
             words = split(line).text.strip()
             if words and not words.startswith(("srun: ", "slurmstepd: ")):

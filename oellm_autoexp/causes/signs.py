@@ -19,7 +19,8 @@ _PROGRESS_PATTERN = (
 """Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, and as many programs print them."""
 _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
-_MOST_SIGNS = 2000
+_MOST_SIGNS = 200
+"""Of one file, the first ones."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -65,10 +65,9 @@ class CauseFinder:
         rules = combined(self.own[job.name], shipped_rules())
         return find_cause(ending, self._texts(job), rules)
 
-    def _texts(self, job: JobState) -> list[LogText]:
+    def _texts(self, job: JobState) -> Iterator[LogText]:
         spec = self.specs[job.name]
         paths = dict.fromkeys([job.logs.resolved_log_path, *files_of(spec, job)])
-        found = []
         for path in [path for path in paths if path][:_MOST_FILES]:
             own = path == job.logs.resolved_log_path
             size = _FIRST_BYTES
@@ -78,8 +77,7 @@ class CauseFinder:
                     break
                 size *= 4
             if data:
-                found.append(LogText(path, data, start, None if own else _rank(path)))
-        return found
+                yield LogText(path, data, start, None if own else _rank(path))
 
 
 def _rank(path: str) -> int | None:
