@@ -14,7 +14,7 @@ from oellm_autoexp.causes.labels import split, stamp, without_colours
 from oellm_autoexp.causes.places import Clues, expand, known_node
 from oellm_autoexp.causes.rule import ROLES, CauseRule
 from oellm_autoexp.causes.signs import LogText, Sign, find_signs, sign_at
-from oellm_autoexp.causes.tracebacks import Frame, chain
+from oellm_autoexp.causes.tracebacks import Frame, Traceback, chain
 from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.text import fill, printable
 
@@ -30,7 +30,7 @@ class _Root:
     """The line that shows the cause, and where in the program it was raised."""
 
     sign: Sign
-    frame: Frame | None
+    traceback: Traceback | None
 
 
 def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, CauseRule]) -> Cause:
@@ -77,8 +77,8 @@ def _root(
     offset = start + sum(len(line.encode(errors="surrogateescape")) + 1 for line in lines[: origin.exception])
     earlier = sign_at(replace(first, offset=offset, line=line, label=split(line)), origin.places, rules)
     if earlier is None or _STRENGTH[earlier.rule.role] > _STRENGTH[first.rule.role]:
-        return _Root(first, tracebacks[-1].frame)
-    return _Root(earlier, origin.frame)
+        return _Root(first, tracebacks[-1])
+    return _Root(earlier, origin)
 
 
 def _first(signs: Sequence[Sign], texts: Sequence[LogText], clues: Clues) -> Sign:
@@ -119,8 +119,8 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
     sign, rule = root.sign, root.sign.rule
     rank, node = _place(sign, clues)
     text = printable(redact_text(sign.text.strip()))[:_LONGEST_LINE]
-    said = _said(sign, text, root.frame)
-    frame = root.frame
+    said = _said(sign, text, root.traceback.own if root.traceback else None)
+    frame = root.traceback.frame if root.traceback else None
     blamed = _blamed(sign, node, signs, ending, clues)
     return Cause(
         category=rule.category,
@@ -177,10 +177,11 @@ def _blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, clues:
 
 
 def _said(sign: Sign, line: str, frame: Frame | None) -> str:
-    """The cause in words: of the rule, else the `line` without labels, with the place where an exception was raised."""
+    """The cause in words: of the rule, else the `line` without labels; with the place where an exception was raised."""
     if sign.rule.says is not None:
-        return fill(sign.rule.says, lambda key: printable(redact_text(sign.groups.get(key, "")))).strip()
-    text = line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
+        text = fill(sign.rule.says, lambda key: printable(redact_text(sign.groups.get(key, "")))).strip()
+    else:
+        text = line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
     if frame is None:
         return text
     bare = ":" not in line.rstrip(":")  # an exception without a message: the statement says more

@@ -15,6 +15,7 @@ _CHAINED = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
 )
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python[\d.]*[/\\]|^<")
 _MARKERS = re.compile(r"[\s~^]*")
 _NESTED = re.compile(r"[\s|+-]*")
 """What stands before the lines of exception groups."""
@@ -46,6 +47,12 @@ class Traceback:
     def frame(self) -> Frame | None:
         """Where the exception was raised."""
         return self.frames[-1] if self.frames else None
+
+    @property
+    def own(self) -> Frame | None:
+        """The last call outside of installed packages, which says more to those who wrote the program."""
+        own = (frame for frame in reversed(self.frames) if not _INSTALLED.search(frame.path))
+        return next(own, self.frame)
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -102,11 +102,11 @@ def hopeless(job: JobState, most: int | None) -> str:
         return ""
     again = [node for node in cause.blamed_nodes if node in job.changes.excluded]
     if again:
-        return f"it ran on {', '.join(again)} again, which was to be excluded; no other node can be had: {cause.text}"
+        return f"it ran on {', '.join(again)} again, which was to be excluded; no other node can be had"
     if most is None or cause.category not in LASTING or not cause.rule:
         return ""
     number = 1 + same_failures(job)
-    return "" if number < most else f"{number} attempts in a row failed in the same way: {cause.text}"
+    return "" if number < most else f"{number} attempts in a row failed in the same way"
 
 
 def same_failures(job: JobState) -> int:
