@@ -68,7 +68,7 @@ def synthetic(folder: Path, jobs: int, points: int) -> Source:
 
 def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: random.Random) -> JobState:
     ends = chance.choices(["success", "crash", "timeout", "running"], [80, 8, 6, 6])[0]
-    told = [
+    points_written = [
         point
         for step in range(1, points + 1)
         for point in (
@@ -77,7 +77,7 @@ def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: ra
             Point("samples", step, BEGAN + 2.5 * step, 64.0 * step),
         )
     ]
-    written = series.append(series.file_of(path, name), Written(), 1, told)
+    written = series.append(series.file_of(path, name), Written(), 1, points_written)
     last = BEGAN + 2.5 * points
     history = [("submitted", 0.0, "as 7"), ("running", 60.0, ""), (ends, last - BEGAN, "COMPLETED")]
     job = changed(
@@ -93,7 +93,7 @@ def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: ra
     )
     entries = tuple(HistoryEntry(at=BEGAN + at, event=event, message=text) for event, at, text in history)
     progress = job.progress.model_copy(
-        update={"iteration": points, "total": points, "loss": told[-3].value if told else None}
+        update={"iteration": points, "total": points, "loss": points_written[-3].value if points_written else None}
     )
     return replace(job, history=entries, progress=progress)
 

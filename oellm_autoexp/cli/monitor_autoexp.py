@@ -152,7 +152,7 @@ _LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try")
 
 
 def _check_what_goes_with(options: argparse.Namespace) -> None:
-    """Raises ConfigError for options that the command would not heed."""
+    """Raises ConfigError for options that the command would ignore."""
     problems = [
         Problem(f"--{name.replace('_', '-')} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
         for name, commands in _GOES_WITH.items()
@@ -184,7 +184,7 @@ _GOES_WITH = {
     **dict.fromkeys(("sort", "filter"), ("status", "plot")),
     **dict.fromkeys(("log_scale", "x"), ("plot",)),
 }
-"""The options that only some of the commands heed."""
+"""The options that only some of the commands use."""
 
 
 def _try(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Tells the outside that a monitor is alive: whoever watches the signal is told when it stays away.
+"""Signals that a monitor is alive, so that a service which expects the signal can report when it stops.
 
 The signal is given by a process of its own, which ends by itself: neither a file system nor a server that does not
 answer holds up a look.

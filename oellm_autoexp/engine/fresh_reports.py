@@ -94,7 +94,7 @@ class FreshReports:
             _log.warning("the last report can't be made", exc_info=True)
 
     def _start_due(self, *, last: bool = False) -> bool:
-        """Start the program of a report that no longer tells what its session says; False if none is to be started.
+        """Start the program of a report that is older than its session; False if none is to be started.
 
         `last`: also of one that was made a short while ago.
         """

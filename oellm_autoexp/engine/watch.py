@@ -332,7 +332,7 @@ def _reported_as(error: Exception, path: Path) -> AutoexpError:
     logging.getLogger(__name__).debug("session %s", path.stem, exc_info=error)
     kind, place, message = unforeseen(error)
     what = f"session {path.stem} can't be watched now: {kind} in {place}: {message}"
-    return StateError(Problem(what, str(path), "an error of this program: it is tried again; --debug tells more"))
+    return StateError(Problem(what, str(path), "an error of this program: it is tried again; --debug shows more"))
 
 
 def _key(monitor: Monitor) -> str:

@@ -86,7 +86,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     ]
     raise_all(ConfigError, foreign)
     found = (writable_directory(path, where, known) for path, where in wanted.items())
-    # what keeps several folders from being made is told once, for the first of them
+    # what keeps several folders from being made is reported once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
     problems += [
         Problem("a file is at the place where a link must be created", link, "move it away")
@@ -97,7 +97,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
 
 
 def _is_absent(path: str) -> bool:
-    """Whether nothing is there, not even a link to nowhere, for all that can be told."""
+    """Whether nothing is there, not even a link to nowhere, as far as is known."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
 
     The plan exists from the moment its manifest does, which appears whole or not at all. A plan that can't be written
     whole takes back what it has made and nothing else. Of several processes that write one plan id, the first wins.
-    `extra` is one more place for a copy of the manifest. `progress` is told the number of each job written.
+    `extra` is one more place for a copy of the manifest. `progress` gets the number of each job written.
     Raises ConfigError where a directory can't be written to, StateError if the plan's id is already taken.
     """
     check_writable(plan, extra)
@@ -370,7 +370,7 @@ def unknown_kinds(manifest: Manifest) -> set[str]:
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:
-    """The items of a list that are mappings; what else is there is told by those who read it."""
+    """The items of a list that are mappings; what else is there is reported by those who read it."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 

@@ -141,7 +141,7 @@ class SlurmStateCondition(Condition):
         """Whether the job is in one of the states now."""
         try:
             now = {word.lower() for word in context.states(self.job_name)}
-        except KeyError:  # the plan has been asked about names that stand there, not about those that events tell
+        except KeyError:  # the plan has checked the names that stand there, not those that come with events
             return False
         return any(word.lower() in now for word in self.state)
 

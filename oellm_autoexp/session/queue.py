@@ -350,7 +350,7 @@ def _names(folder: Path) -> list[str]:
 
 
 _SHOWN_OF_ID = 8
-"""Characters of an id that are shown, as in the queue's table; a longer beginning tells those apart that share them."""
+"""Characters of an id that are shown, as in the queue's table; ids that share them are shown with more."""
 
 
 def _nearest(name: str, files: Mapping[str, Path]) -> str:

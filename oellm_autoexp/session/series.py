@@ -30,7 +30,7 @@ MOST_METRICS = 256
 
 
 class Point(NamedTuple):
-    """A number that a log line told of a metric; `iteration` None: that of no iteration, and it is counted instead."""
+    """A metric's number in a log line; `iteration` None: it is of no iteration, and is counted instead."""
 
     metric: str
     iteration: int | None

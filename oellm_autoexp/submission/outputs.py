@@ -175,7 +175,7 @@ def _check_free(output_dir: Path) -> None:
 
 
 def _job_of(session: Session, output_dir: Path) -> JobState | None:
-    """The job of a session that writes to an output directory; None if that can't be told."""
+    """The job of a session that writes to an output directory; None if that is unknown."""
     try:
         specs = load(session.manifest_path).jobs
     except AutoexpError:

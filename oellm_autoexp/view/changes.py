@@ -15,7 +15,7 @@ _HEADLINE_EVERY_SECONDS = 30.0
 
 
 class Changes:
-    """Remembers what it told, and tells only what is new."""
+    """Remembers what it showed, and shows only what is new."""
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[str, str]] = {}
@@ -66,8 +66,8 @@ class Changes:
         fresh = [wait for key, wait in actions.items() if key not in self._waits and wait.reason != AT_WORK]
         self._waits = set(actions)
         only_actions = bool(actions) and only_actions_wait(monitor.session.jobs.values())
-        told, self._only_actions = self._only_actions, only_actions
-        lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not told else [])
+        shown, self._only_actions = self._only_actions, only_actions
+        lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not shown else [])
         return [f"{_clock()} {line}" for line in lines]
 
 

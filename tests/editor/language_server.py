@@ -125,7 +125,7 @@ class LanguageServer:
         self._child.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:
-        """The next message; what the server asks or tells meanwhile is dealt with."""
+        """The next message; what the server asks or reports meanwhile is handled."""
         assert self._child.stdout is not None
         headers = dict(line.decode().split(": ", 1) for line in self._header_lines())
         message: dict[str, Any] = json.loads(self._child.stdout.read(int(headers["Content-Length"])))

@@ -60,7 +60,7 @@ class KeptJobs(FakeScheduler):
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         wanted = {submission.token for submission in submissions}
-        return {told["token"]: job for job, told in self.taken().items() if told["token"] in wanted}
+        return {reported["token"]: job for job, reported in self.taken().items() if reported["token"] in wanted}
 
     def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         return {job: self._status(job) for job in jobs if (self.folder / f"{job}.json").exists()}
@@ -186,7 +186,7 @@ def begin(role: str, home: str, manifest: str, step: int, more: Mapping[str, Any
 
 
 def serve() -> None:
-    """Do what the lines of the input ask for: begin a program, or tell how it ended (null: it runs)."""
+    """Do what the lines of the input ask for: begin a program, or report how it ended (null: it runs)."""
     for line in sys.stdin:
         order = json.loads(line)
         if "pid" in order:

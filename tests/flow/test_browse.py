@@ -88,18 +88,18 @@ def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(fail
     def nothing(window: Window) -> None:
         assert attempts() == 1
         assert requests.waiting(path) == []
-        assert text(window, "told") == ""
+        assert text(window, "messages") == ""
 
     driven(failed, "rn", nothing, None)
 
     def begun(window: Window) -> None:
         assert attempts() == 2
-        assert "to begin anew: x" in text(window, "told")
+        assert "to begin anew: x" in text(window, "messages")
 
-    driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "told"))
+    driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "messages"))
 
 
-def test_without_a_terminal_or_the_package_the_way_out_is_told(
+def test_without_a_terminal_or_the_package_the_way_out_is_reported(
     user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failed: Path
 ) -> None:
     piped = user.run("monitor", "--session", "x", "--cmd", "browse")

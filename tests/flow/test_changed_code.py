@@ -1,4 +1,4 @@
-"""Code that has changed since a plan was made is told before its jobs begin."""
+"""Code that has changed since a plan was made is reported before its jobs begin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checkout(user: User) -> User:
     return user
 
 
-def test_code_that_was_edited_or_committed_since_the_plan_is_told_by_submit_and_status(checkout: User) -> None:
+def test_code_that_was_edited_or_committed_since_the_plan_is_reported_by_submit_and_status(checkout: User) -> None:
     words = ("backend=command", "backend.argv=[sh,-c,'sleep 30']", "project.name=job", "slurm=fake")
     assert checkout.run("plan", "--manifest", "m.json", *words).returncode == 0
     dry = ("submit", "--manifest", "m.json", "--dry-run")

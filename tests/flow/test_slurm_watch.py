@@ -1,4 +1,4 @@
-"""The watch on a real SLURM: jobs that are begun again after their end, or that SLURM no longer tells of."""
+"""The watch on a real SLURM: jobs that are begun again after their end, or that SLURM no longer knows."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
     job = jobs(slurm_user)[0]
     assert (job.state, job.attempt, job.past.begun_again) == ("success", attempt, ())
     assert not (slurm_user.home / "two").exists()
-    told = "was restarted: it is cancelled" if attempt == 2 else "no new attempt: the scheduler has restarted job"
-    assert any(told in entry.message for entry in job.history)
-    assert told in (slurm_user.home / "output.txt").read_text()
+    reported = "was restarted: it is cancelled" if attempt == 2 else "no new attempt: the scheduler has restarted job"
+    assert any(reported in entry.message for entry in job.history)
+    assert reported in (slurm_user.home / "output.txt").read_text()
 
 
 @pytest.mark.slurm
@@ -173,8 +173,8 @@ def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begi
     script = Path(job.logs.resolved_log_path).parents[1] / "job.sbatch"
     by_hand = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
     log = Path(job.logs.resolved_log_path).with_name(f"{by_hand}.out")
-    told = f"job {by_hand} is not run: job {job.newest.scheduler_id} runs already and has the same output directory"
-    until(lambda: log.exists() and told in log.read_text(), "its refusal")
+    reported = f"job {by_hand} is not run: job {job.newest.scheduler_id} runs already and has the same output directory"
+    until(lambda: log.exists() and reported in log.read_text(), "its refusal")
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     assert begun.stat().st_size == 1
@@ -195,8 +195,8 @@ def test_a_job_whose_directory_one_submitted_by_hand_has_waits_and_loses_no_atte
     until(begun.exists, "the one by hand")
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     state = slurm_user.outputs / "monitoring_state" / "x.json"
-    told = f"its script has not begun, as job {by_hand} runs in its output directory"
-    until(lambda: state.exists() and told in jobs(slurm_user)[0].reason, "its refusal")
+    reported = f"its script has not begun, as job {by_hand} runs in its output directory"
+    until(lambda: state.exists() and reported in jobs(slurm_user)[0].reason, "its refusal")
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]

@@ -233,8 +233,8 @@ def test_a_job_of_a_session_that_was_removed_with_its_scheduler_has_its_director
     remove(user.home / STATE)
     watcher = user.start("run", "--config-ref", "./p.yaml", "--plan-id", "q", "monitoring.poll_interval_seconds=0.2")
     said = user.home / "output.txt"
-    told = "its script has not begun, as job 1 runs in its output directory"
-    until(lambda: told in said.read_text(), "its refusal")
+    reported = "its script has not begun, as job 1 runs in its output directory"
+    until(lambda: reported in said.read_text(), "its refusal")
     (user.home / "go").touch()
     assert watcher.wait() == 0
     job = Session.load(session_path(user.home / STATE, "q")).jobs["a"]

@@ -68,8 +68,8 @@ def test_an_action_that_waits_after_the_end_of_its_job_is_shown_wherever_people_
     assert LINE.search(status)
     assert re.search(r"give actions up +\S.* --cmd skip$", status, re.MULTILINE)
     for words in (["--cmd", "queue"], ["--cmd", "events"], ["--cmd", "actions"], ["--once"]):
-        told = monitor(waiting, *words)[1]
-        assert LINE.search(told), told
+        reported = monitor(waiting, *words)[1]
+        assert LINE.search(reported), reported
     assert "is empty: no action was put into it yet" in monitor(waiting, "--cmd", "queue")[1]
     assert "RunCommandAction: waiting (waits for FileExists: from, until" in monitor(waiting, "--cmd", "events")[1]
     for words in (["--cmd", "status"], ["--cmd", "queue"], ["--cmd", "events"], ["--once"]):
@@ -102,10 +102,10 @@ def test_what_an_action_that_waits_keeps_people_from_names_it_and_the_command_th
 
 @pytest.mark.parametrize(("command", "reason"), [("skip", "skipped by hand"), ("cancel", "cancelled by hand")])
 def test_one_command_gives_up_what_waits_and_the_session_is_finished(waiting: User, command: str, reason: str) -> None:
-    code, told = monitor(waiting, "--cmd", command)
+    code, reported = monitor(waiting, "--cmd", command)
     assert code == 0
-    assert f"x: RunCommandAction of checkpoint_saved: given up: {reason}" in told
-    assert ("ended: nothing" in told) == (command == "cancel")
+    assert f"x: RunCommandAction of checkpoint_saved: given up: {reason}" in reported
+    assert ("ended: nothing" in reported) == (command == "cancel")
     assert session(waiting).finished
     assert f"RunCommandAction: skipped (given up: {reason})" in monitor(waiting, "--cmd", "events")[1]
     assert monitor(waiting, "--cmd", "remove")[0] == 0
@@ -118,10 +118,10 @@ def test_a_watch_that_waits_for_actions_alone_says_so_once_and_ends_when_they_ar
     until(lambda: alone in output.read_text(), "the watch to say so")
     assert "asked the process that watches the session to give up" in monitor(waiting, "--cmd", "skip")[1]
     assert watcher.wait() == 0
-    told = output.read_text()
-    assert told.count(alone) == 1
-    assert len(LINE.findall(told)) == 1
-    assert "RunCommandAction of checkpoint_saved: given up: skipped by hand" in told
+    reported = output.read_text()
+    assert reported.count(alone) == 1
+    assert len(LINE.findall(reported)) == 1
+    assert "RunCommandAction of checkpoint_saved: given up: skipped by hand" in reported
 
 
 def test_entries_that_no_worker_takes_are_shown_and_can_be_given_up(user: User) -> None:

@@ -262,7 +262,9 @@ def test_a_new_attempt_has_its_own_directives_and_leaves_out_the_nodes_at_fault(
     assert (stage.a.state, stage.a.changes.excluded) == ("success", ("n2",))
 
 
-def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_told_that_it_is_given_up(tmp_path: Path) -> None:
+def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_reported_that_it_is_given_up(
+    tmp_path: Path,
+) -> None:
     rules = {**on_line(restart(), state="oom"), **on_state(restart())}
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("PENDING", "FAILED")), GOOD]})
     stage.finish()
@@ -513,13 +515,13 @@ def test_events_follow_from_each_other_with_their_metadata(tmp_path: Path) -> No
                 "actions": [{**publish, "event_name": "b", "metadata": {"k": "{what}!"}}],
             },
             "b": {"actions": [{**publish, "event_name": "c"}]},
-            "c": {"actions": [log("heard {what} {k}")]},
+            "c": {"actions": [log("received {what} {k}")]},
         }
     }
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]})
     stage.finish()
     assert stage.names() == ["seen", "b", "c"]
-    assert "a: heard x x!" in stage.messages
+    assert "a: received x x!" in stage.messages
     assert {name: tally.count for name, tally in stage.a.actions.events.items()} == {"seen": 1, "b": 1, "c": 1}
 
 
@@ -552,7 +554,7 @@ def test_a_group_called_published_does_not_break_a_chain(tmp_path: Path) -> None
                 "pattern": "LINE (?P<published>.*)",
                 "actions": [{"class_name": "PublishEventAction", "event_name": "b"}],
             },
-            "b": {"actions": [log("heard")]},
+            "b": {"actions": [log("received")]},
         }
     }
     stage = Stage(tmp_path, rules, {"a": [lived("LINE 2026-01-01\n", ("RUNNING", "COMPLETED"))]})
@@ -919,14 +921,14 @@ def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> No
 # ---- what can't come true, what is given up, what is refused
 
 
-def test_an_action_whose_condition_can_not_come_true_any_more_is_told_and_left_out_at_once(tmp_path: Path) -> None:
+def test_an_action_whose_condition_can_not_come_true_any_more_is_reported_and_left_out_at_once(tmp_path: Path) -> None:
     waits = {"class_name": "SlurmStateCondition", "job_name": "b", "state": "FAILED", "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")], "b": [GOOD]})
     stage.until(lambda: bool(stage.results))
     assert stage.states == {"a": "running", "b": "success"}
-    told = "can no longer be fulfilled: SlurmState: b = FAILED"
-    assert [(result.status, result.message) for result in stage.results] == [("skipped", told)]
-    assert stage.messages == [f"a: LogAction of seen: {told}"]
+    reported = "can no longer be fulfilled: SlurmState: b = FAILED"
+    assert [(result.status, result.message) for result in stage.results] == [("skipped", reported)]
+    assert stage.messages == [f"a: LogAction of seen: {reported}"]
     assert "LogAction left out" in happened(stage.a)
 
 
@@ -1036,11 +1038,13 @@ def test_overrides_that_the_scheduler_would_refuse_end_no_job_that_runs(tmp_path
 
 
 def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_other(tmp_path: Path) -> None:
-    rules = on_state(restart(overrides={"slurm.sbatch.partition": "secret"}, max_attempts=None), log("told {reason}"))
+    rules = on_state(
+        restart(overrides={"slurm.sbatch.partition": "secret"}, max_attempts=None), log("because {reason}")
+    )
     stage = strict(tmp_path, rules, {"a": [CRASH]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 2, True)
-    assert [line for line in stage.messages if "told" in line][1:] == ["a: told Invalid partition name specified"]
+    assert [line for line in stage.messages if "because" in line][1:] == ["a: because Invalid partition name specified"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "finally refused: Invalid partition name specified" in stage.a.reason

@@ -116,7 +116,9 @@ def test_a_report_that_takes_long_or_fails_does_not_hold_up_the_watch(
     assert "no report of p" in caplog.text
 
 
-def test_what_can_not_be_started_is_told_and_harms_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_can_not_be_started_is_reported_and_harms_nothing(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(_session: Path) -> Subprocess:
         raise OSError("no")
 

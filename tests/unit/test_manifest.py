@@ -50,7 +50,7 @@ def content(path: Path) -> bytes | Path | None:
 
 
 def in_a_process(work: Callable[[], Any]) -> int:
-    """Start a process of its own for a function; it ends with 0, 1 for an error told to the user, 2 for any other."""
+    """Start a process of its own for a function; it ends with 0, 1 for an error shown to the user, 2 for any other."""
     if pid := os.fork():
         return pid
     code = 2

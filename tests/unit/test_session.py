@@ -175,8 +175,8 @@ def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them
     assert in_clear(folder) == {"p.secrets"}
     assert (folder / "p.secrets").stat().st_mode & 0o777 == 0o600
     again = Session.load(session.path)
-    told = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
-    assert again.jobs["a"] == changed(secretive(), **told)
+    reported = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
+    assert again.jobs["a"] == changed(secretive(), **reported)
     assert again.jobs["a"].history[-1].message == "with --token ***"
     again.snapshot()
     assert Session.load(session.path).jobs == again.jobs

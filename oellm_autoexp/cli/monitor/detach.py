@@ -107,7 +107,7 @@ def hand_over_all(options: argparse.Namespace, directory: Path, sessions: list[S
         try:
             manifests.append(session_steps.load_manifest(session.manifest_path))
         except AutoexpError as error:  # one that can't be read hides no other
-            app.tell(error)
+            app.report(error)
             continue
         check(options, manifests[-1])
     if not manifests:
@@ -197,7 +197,7 @@ class Watcher:
     name: str
     manifest_path: str
     program: str
-    """How we were called, for the commands that are told."""
+    """How we were called, for the commands that are shown."""
     variables: frozenset[str]
     """The names of the variables that the user's environment has."""
     python_path: str | None
@@ -231,7 +231,7 @@ class Watcher:
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
             return self._watch() if self.manifest_path else self._watch_all()
         except AutoexpError as error:
-            app.tell(error)
+            app.report(error)
             return error.exit_code
         except KeyboardInterrupt:
             return app.INTERRUPTED

@@ -61,7 +61,7 @@ def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     session = recorded(manifest)
     names = chosen(options, manifest, session)
     reason = options.reason or "skipped by hand"
-    queued = Queue(session.path).give_up(names, f"given up: {reason}", report=app.tell)
+    queued = Queue(session.path).give_up(names, f"given up: {reason}", report=app.report)
     lines = [f"{entry.event.job}: {entry.action.kind} of {entry.event.name}: given up" for entry in queued]
     if not any(session.jobs[name].actions.pending for name in names):
         given_up = f"gave up: {plural(len(queued), 'action')}"

@@ -80,9 +80,9 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
     event = options.queue_event
     waits = _not_in_the_queue(manifest, event)
-    entries = queue.entries(event, report=app.tell)
+    entries = queue.entries(event, report=app.report)
     tally = queue.tally(event)
-    finished = queue.finished(event, report=app.tell) if event else []
+    finished = queue.finished(event, report=app.report) if event else []
     if event and not entries and not finished and not waits:
         raise ConfigError(_no_event(queue, event))
     if options.json:
@@ -211,7 +211,7 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
 
     queue = Queue(_session(manifest))
     say = _say_on_stderr if options.json else app.note
-    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.tell)
+    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.report)
     resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
 
     def go() -> int:

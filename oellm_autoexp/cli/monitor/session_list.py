@@ -65,7 +65,7 @@ def list_sessions(options: argparse.Namespace) -> int:
 
 
 def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
-    """The journals of a directory beside which there is no session, and what to do about each; that is told."""
+    """The journals of a directory beside which there is no session, and what to do about each, which is printed."""
     from oellm_autoexp.storage import trust
 
     found: dict[Path, AutoexpError] = {}
@@ -78,12 +78,12 @@ def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
             found[path] = StateError(Problem("there is no session of this name beside the journal", str(path), hint))
         except StateError as error:
             found[path] = error
-        app.tell(found[path])
+        app.report(found[path])
     return found
 
 
 def sessions_in(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpError] | None = None) -> list[Session]:
-    """The sessions of a directory that can be read, newest first; of the others it is told why not.
+    """The sessions of a directory that can be read, newest first; of the others is reported why not.
 
     `own`: without those of other users. `unread` gets those that can't be read, and why.
     """
@@ -99,7 +99,7 @@ def sessions_in(directory: Path, *, own: bool = False, unread: dict[Path, Autoex
             with trust.reading_as(owner):
                 sessions.append(Session.load(path))
         except AutoexpError as error:  # one that can't be read hides no other
-            app.tell(error)
+            app.report(error)
             if unread is not None:
                 unread[path] = error
     return sessions
@@ -110,8 +110,8 @@ def titled(session: Session) -> str:
     from oellm_autoexp.storage import trust
 
     owner = trust.stranger(session.path)
-    told = [session_steps.started_by(session), "" if owner is None else f"of {owner}"]
-    more = ", ".join(filter(None, told))
+    words = [session_steps.started_by(session), "" if owner is None else f"of {owner}"]
+    more = ", ".join(filter(None, words))
     return f"{session.plan_id} ({more})" if more else session.plan_id
 
 

@@ -69,9 +69,9 @@ def _queued(session: Session) -> list[Wait]:
 
     awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
     try:
-        entries = Queue(session.path).entries(report=app.tell)
+        entries = Queue(session.path).entries(report=app.report)
     except AutoexpError as error:
-        app.tell(error)
+        app.report(error)
         return []
     return [
         Wait(

@@ -1,4 +1,4 @@
-"""The steps of a session that commands share: open it, wait for it, tell how it went."""
+"""The steps of a session that commands share: open it, wait for it, report how it went."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def started_by(session: Session) -> str:
 
 
 def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) -> int:
-    """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is told."""
+    """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is printed."""
     from oellm_autoexp.view.tables import console
 
     try:

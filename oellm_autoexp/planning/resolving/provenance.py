@@ -42,7 +42,7 @@ class PlanContext:
     user: str
     host: str
     nonce: str
-    """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
+    """Eight hexadecimal digits that distinguish plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
     git_trouble: str = ""
