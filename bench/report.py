@@ -25,7 +25,8 @@ from oellm_autoexp.report.document import Source
 from oellm_autoexp.session import series
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.session.series import Point, Written
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.testing.plans import job_spec, manifest
 
@@ -58,7 +59,7 @@ def synthetic(folder: Path, jobs: int, points: int) -> Source:
     chance = random.Random(0)  # noqa: S311
     for number, spec in enumerate(specs):
         session.put(_filled(session.path, spec.name, swept_rate=rates[number % 10], points=points, chance=chance))
-    path = session_path(folder / "state", plan.plan_id)
+    path = SessionFiles.named(folder / "state", plan.plan_id).path
 
     def read(job: JobState) -> dict[str, series.Series]:
         return series.read(series.file_of(path, job.name), job.logs.series)

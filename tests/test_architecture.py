@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
     "config decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
-    "planning": "core storage sbatch notifiers rules session sweep config.values config.hydra backends schedulers "
+    "planning": "core storage sbatch notifiers rules sweep config.values config.hydra backends schedulers "
     "config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",

@@ -17,6 +17,7 @@ from typing import Protocol
 from oellm_autoexp import start
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.session.session import Session, Stamp, stamp_of
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.storage.world import Subprocess
 
 SHORTEST_PAUSE_SECONDS = 30.0
@@ -42,11 +43,6 @@ class Watched(Protocol):
     def session(self) -> Session:
         """Its jobs."""
         ...
-
-
-def report_of(session: Path) -> Path:
-    """The file of a session's report."""
-    return session.with_suffix(".report.html")
 
 
 @dataclass
@@ -102,7 +98,7 @@ class FreshReports:
         for path, report in self._reports.items():
             if report.due_at > now and not report.finished and not last:
                 continue
-            if (stamps := (stamp_of(path), stamp_of(path.with_suffix(".journal")))) != report.stamps:
+            if (stamps := (stamp_of(path), stamp_of(SessionFiles(path).journal))) != report.stamps:
                 report.stamps = stamps
                 self._program, self._of = self.launch(path), path
                 self._began, self._began_at = now, time.time()
@@ -125,7 +121,7 @@ class FreshReports:
 
     def _seconds_by_the_file(self) -> float:
         """How long the program took, by when its file was written: its end may be seen much later."""
-        stamp = stamp_of(report_of(self._of))
+        stamp = stamp_of(SessionFiles(self._of).report)
         seconds = math.inf if stamp is None else stamp[0] / 1e9 - self._began_at
         return max(0.0, seconds) if seconds > -_FILE_CLOCK_SECONDS else math.inf  # an older file: it wrote none
 
@@ -133,5 +129,12 @@ class FreshReports:
 def _launch(session: Path) -> Subprocess:
     """The program that makes a session's report, so that everything else goes first."""
     gently: Sequence[str] = ("nice", "-n", "19") if shutil.which("nice") else ()
-    words = (*start.words("oellm_autoexp"), "report", "--session", str(session), "-o", str(report_of(session)))
+    words = (
+        *start.words("oellm_autoexp"),
+        "report",
+        "--session",
+        str(session),
+        "-o",
+        str(SessionFiles(session).report),
+    )
     return Subprocess([*gently, *words], cwd=session.parent, timeout_seconds=_LONGEST_SECONDS)

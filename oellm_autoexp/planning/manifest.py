@@ -28,7 +28,6 @@ from oellm_autoexp.planning.record import side_file
 from oellm_autoexp.rules.actions import ACTIONS
 from oellm_autoexp.rules.conditions import CONDITIONS
 from oellm_autoexp.sbatch.script import MARKS
-from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import (
     Obstacle,
@@ -39,6 +38,7 @@ from oellm_autoexp.storage.files import (
     write_atomic,
 )
 from oellm_autoexp.storage.lock import Lock, locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _MANIFEST_LINK = "manifest.json"
 PLAN_LINK = "plan"
@@ -156,7 +156,7 @@ def _check_free(plan: Plan) -> None:
     path, plan_id = plan.manifest_path, plan.manifest.plan_id
     if os.path.lexists(path):
         raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
-    session = session_path(Path(plan.manifest.monitoring_state_dir), plan_id)
+    session = SessionFiles.named(Path(plan.manifest.monitoring_state_dir), plan_id).path
     if os.path.lexists(session):  # of a plan in another output root, or of one whose manifest was removed
         raise StateError(Problem("a session of this id exists already", str(session), _OTHER_ID))
     if plan.snapshot and os.path.lexists(plan.snapshot.folder):
@@ -384,7 +384,7 @@ def canonical_path(manifest: Manifest, given: Path) -> Path:
 def check_place(manifest: Manifest, found: Path) -> None:
     """Raise ConfigError if the folder that a plan was made in was moved or renamed, or is gone: paths are absolute."""
     script, root = manifest.jobs[0].script_path, manifest.base_output_dir
-    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    session = SessionFiles.of(manifest).path
     if any(path.exists() for path in (manifest_path(manifest), Path(script), session)):
         return
     what = f"the plan was made in {root}, and its files no longer exist there"

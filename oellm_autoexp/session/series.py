@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _RECORD = struct.Struct("<Qdd")
 _ITERATION_BITS, _ATTEMPT_BITS = 40, 12
@@ -79,14 +80,9 @@ class Series:
         )
 
 
-def folder_of(session: Path) -> Path:
-    """The folder of a session's series."""
-    return session.with_suffix(".series")
-
-
 def file_of(session: Path, job: str) -> Path:
     """The file of a job's series. A job's name is a file's name."""
-    return folder_of(session) / f"{job}.points"
+    return SessionFiles(session).series / f"{job}.points"
 
 
 def append(path: Path, written: Written, attempt: int, points: Iterable[Point]) -> Written:

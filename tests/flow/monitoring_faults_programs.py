@@ -26,8 +26,8 @@ from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import session
 from oellm_autoexp.session.queue import Queue
-from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage.files import create_atomic
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.truncate", "os.utime"}
 
@@ -148,7 +148,7 @@ def monitor(home: Path, manifest_path: Path, *, journal: bool, budget: int | Non
 def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
     """Carry out what is in the queue, until there is a file `over` and the queue is empty."""
     manifest = session_steps.load_manifest(manifest_path)
-    queue = Queue(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    queue = Queue(SessionFiles.of(manifest).path)
     errors: list[AutoexpError] = []
     while True:
         over = (home / "over").exists()

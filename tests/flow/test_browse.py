@@ -12,7 +12,8 @@ import pytest
 from oellm_autoexp.cli.main import main
 from oellm_autoexp.cli.steps.session_steps import load_manifest
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User
 from tests.flow.single import planned
 
@@ -79,7 +80,7 @@ def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queu
 
 
 def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(failed: Path) -> None:
-    path = session_path(failed.parents[1] / "monitoring_state", "x")
+    path = SessionFiles.named(failed.parents[1] / "monitoring_state", "x").path
 
     def attempts() -> int:
         job = Session.load(path).jobs["x"]

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
@@ -48,7 +49,7 @@ class Plan:
 
     @property
     def jobs(self) -> dict[str, JobState]:
-        return Session.load(session_path(self.user.home / STATE, "p")).jobs
+        return Session.load(SessionFiles.named(self.user.home / STATE, "p").path).jobs
 
     def watch(self) -> None:
         self.watcher = self.user.start("monitor", "--session", "p")
@@ -145,7 +146,7 @@ def test_a_mapping_among_the_overrides_is_one(plan: Plan) -> None:
 
 def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
     plan = Plan(user, "a")
-    path = session_path(user.home / STATE, "p")
+    path = SessionFiles.named(user.home / STATE, "p").path
     session = Session.load(path)
     session.put(changed(session.jobs["a"], state="waiting", retry_at=1e12, attempt=0))
     session.save()

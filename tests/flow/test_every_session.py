@@ -17,7 +17,8 @@ from oellm_autoexp.core.errors import Problem, StateError
 from oellm_autoexp.engine import watch
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, User, until
 
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]")
@@ -85,7 +86,7 @@ FAILING = ("backend.options.misbehave=exit:3@3",)
 
 
 def recorded(user: User, name: str) -> JobState:
-    (job,) = Session.load(session_path(user.outputs / "monitoring_state", name)).jobs.values()
+    (job,) = Session.load(SessionFiles.named(user.outputs / "monitoring_state", name).path).jobs.values()
     return job
 
 

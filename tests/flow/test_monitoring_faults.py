@@ -30,7 +30,8 @@ from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.monitoring_faults_programs import KeptJobs
 
@@ -190,7 +191,7 @@ class Life:
         self.chance = random.Random(self.seed)
         self.manifest = self.home / "outputs" / "manifests" / "p.json"
         self.jobs = KeptJobs(self.home / "jobs")
-        self.state = session_path(self.home / "outputs" / "monitoring_state", "p")
+        self.state = SessionFiles.named(self.home / "outputs" / "monitoring_state", "p").path
         self.record = EventLog(self.state)
         self.in_file: set[int] = set()
         self.rest = b""

@@ -20,8 +20,9 @@ from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import process_started
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
@@ -38,7 +39,7 @@ class Queued:
         self.user = user
         self.manifest = load(path)
         Session.create(self.manifest, path)
-        self.queue = Queue(session_path(Path(self.manifest.monitoring_state_dir), self.manifest.plan_id))
+        self.queue = Queue(SessionFiles.of(self.manifest).path)
 
     def put(self, *words: str, number: int = 0, name: str = "checkpoint_saved", **more: Any) -> QueueEntry:
         event = Event(

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.slurm.cluster import Cluster
 
@@ -18,7 +19,7 @@ STATE = Path("outputs", "monitoring_state")
 
 
 def job(user: User) -> JobState:
-    return Session.load(session_path(user.home / STATE, "p")).jobs["a"]
+    return Session.load(SessionFiles.named(user.home / STATE, "p").path).jobs["a"]
 
 
 def run(user: User, script: str, monitoring: dict[str, Any], *words: str) -> tuple[int, str]:

@@ -12,7 +12,8 @@ import yaml
 from oellm_autoexp.cli.steps import session_steps
 from oellm_autoexp.decisions import lifecycle
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import slurm
 
@@ -23,7 +24,7 @@ LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
 
 
 def jobs(user: User, plan: str = "x") -> list[JobState]:
-    return list(Session.load(session_path(user.outputs / "monitoring_state", plan)).jobs.values())
+    return list(Session.load(SessionFiles.named(user.outputs / "monitoring_state", plan).path).jobs.values())
 
 
 @pytest.mark.slurm

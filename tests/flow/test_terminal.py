@@ -18,7 +18,8 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import RUNNING, WAITING
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.view.live import Screen
 from oellm_autoexp.view.tables import jobs_table
@@ -149,7 +150,7 @@ def recorded(user: User) -> User:
     (user.home / "go").touch()
     result = user.run("run", "--config-ref", "x.yaml", "--plan-id", "x")
     assert result.returncode == 0, result.stderr
-    path = session_path(user.outputs / "monitoring_state", "x")
+    path = SessionFiles.named(user.outputs / "monitoring_state", "x").path
     names = list(Session.load(path).jobs)
     entries: list[Event | Result] = []
     for number in range(300):
@@ -203,7 +204,7 @@ def test_events_can_be_asked_for_by_number_time_and_job_and_come_whole_into_a_pi
 
 
 def test_a_record_of_any_length_is_read_without_keeping_it(recorded: User) -> None:
-    record = EventLog(session_path(recorded.outputs / "monitoring_state", "x"))
+    record = EventLog(SessionFiles.named(recorded.outputs / "monitoring_state", "x").path)
     found = record.histories(lambda event: True, newest_first=True, most=2)
     assert found.total == 300
     opened = [(event.id, [result.id for result in results]) for event, results in found.shown]

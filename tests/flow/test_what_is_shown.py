@@ -20,7 +20,8 @@ from oellm_autoexp.cli.main import main
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions.template_values import values
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.changes import Changes
@@ -238,7 +239,7 @@ def shown(session: Session, width: int) -> list[str]:
 def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(user: User) -> None:
     words = (*QUICK, "++sweep.base_values={project.name:'a_rather_long_name_of_an_experiment_${backend.options.lr}'}")
     assert user.run("run", *words).returncode == 0
-    session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
+    session = Session.load(SessionFiles.named(user.outputs / "monitoring_state", user.plan_id).path)
     logs = [job.logs.resolved_log_path for job in session.jobs.values()]
     wide, narrow = shown(session, 300), shown(session, 60)
     assert wide[0].split() == ["job", "state", "iterations", "loss", "trend", "grad_norm", "time", "log"]

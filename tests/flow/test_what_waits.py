@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.single import planned
 
@@ -44,7 +45,7 @@ LINE = re.compile(
 
 
 def session(user: User) -> Session:
-    return Session.load(session_path(user.home / STATE, "x"))
+    return Session.load(SessionFiles.named(user.home / STATE, "x").path)
 
 
 @pytest.fixture

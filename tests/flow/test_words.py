@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, SCRIPTS, User
 
 CHECKOUT = SCRIPTS.parent
@@ -206,7 +207,7 @@ def test_the_session_in_the_way_is_reported_to_have_nothing_submitted_and_each_w
 
 def test_a_run_that_an_action_started_is_listed_with_what_started_it(planned: User) -> None:
     assert planned.run("submit", "m.json").returncode == 0
-    session = Session.load(session_path(planned.outputs / "monitoring_state", "p"))
+    session = Session.load(SessionFiles.named(planned.outputs / "monitoring_state", "p").path)
     session.parent = "q/a/saved-935114f493e8"
     session.snapshot()
     assert "p (started by 'saved' of job a, in plan q)" in planned.run("monitor", "--cmd", "list").stdout

@@ -27,6 +27,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.submission.submit import Submitter
 from oellm_autoexp.testing.plans import job_spec, manifest
 
@@ -976,7 +977,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
     overrides, limits = {"backend.options.lr": 1}, {"max_attempts": 2, "max_fruitless": None, "cooldown_seconds": 5}
     action = {"reason": "why", "overrides": overrides, "exclude_nodes": "n1", "cause": "crash", **limits}
     asked = {"version": 1, "id": "x", "kind": "restart", "job": "a", "attempt": 1, "at": 1.0, **action}
-    folder = requests.requests_folder(tmp_path / "p.json")
+    folder = SessionFiles(tmp_path / "p.json").requests
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps(asked))
     [(_, read)] = requests.waiting(tmp_path / "p.json")
@@ -992,7 +993,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
     asked = requests.Request(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
-    folder = requests.requests_folder(stage.path)
+    folder = SessionFiles(stage.path).requests
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))
     stage.finish()

@@ -70,10 +70,11 @@ def hand_over(options: argparse.Namespace, manifest: Manifest, path: Path, code:
     Returns the exit code. Raises LockedError if somebody watches already, SchedulerError if no job could be submitted.
     """
     from oellm_autoexp.planning.manifest import canonical_path
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
 
     directory = Path(manifest.monitoring_state_dir)
-    session = session_path(directory, manifest.plan_id)
+    session = SessionFiles.named(directory, manifest.plan_id).path
     if not options.detach or code != app.OK:
         return code
     opened = with_backoff(lambda: Session.load(session))
@@ -157,12 +158,11 @@ def _on_slurm(manifest: Manifest) -> bool:
 
 def _free(manifest: Manifest) -> None:
     """Raise LockedError if somebody watches the session."""
-    from oellm_autoexp.session.session import session_path
     from oellm_autoexp.storage.lock import Lock
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    claim = Lock(session.with_suffix(".lease"))
-    held = not claim.clear() and claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
+    claim = Lock(SessionFiles.of(manifest).lease)
+    held = not claim.clear() and claim.await_change(f"session {manifest.plan_id}", partial(app.note, on_stderr=True))
     if held and (watcher := watchers.find(manifest)) is not None:
         raise watchers.locked(manifest, watcher)
     claim.clear()  # the monitor that begins on another machine has not watched it

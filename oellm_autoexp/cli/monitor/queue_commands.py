@@ -67,9 +67,9 @@ def show_queue(options: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _session(manifest: Manifest) -> Path:
-    from oellm_autoexp.session.session import session_path
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    return session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    return SessionFiles.of(manifest).path
 
 
 def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:

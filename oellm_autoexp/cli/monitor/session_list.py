@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (
-    *(".journal", ".secrets", ".events.jsonl", ".series", ".actions", ".requests", ".detached"),
-    *(".report.html", ".alive.log"),
-)
-"""What lies beside a session's file."""
-
-
 def list_sessions(options: argparse.Namespace) -> int:
     from rich.table import Table
 
@@ -128,6 +121,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.session.queue import Queue
     from oellm_autoexp.session.session import writing
     from oellm_autoexp.session.waits import only_unclear
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.storage.trust import check_owner
 
     resume = hints.resume_command(manifest)
@@ -141,7 +135,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
             them = "it" if waits == 1 else "them"
             hint = f"carry {them} out first: {resume} --cmd actions; or give {them} up: {resume} --cmd skip"
             raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
-        beside = [session.path.with_suffix(suffix) for suffix in _STATE]
+        beside = SessionFiles(session.path).beside
         for path in beside:
             check_owner(path)
         for path in beside:

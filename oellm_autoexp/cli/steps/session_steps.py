@@ -53,11 +53,12 @@ def session(
     from oellm_autoexp.planning.manifest import canonical_path
     from oellm_autoexp.schedulers.base import make_scheduler
     from oellm_autoexp.schedulers.shared import SharedScheduler
-    from oellm_autoexp.session.session import Session, session_path, writing
+    from oellm_autoexp.session.session import Session, writing
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.submission.outputs import claim_outputs
     from oellm_autoexp.submission.submit import Submitter
 
-    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    path = SessionFiles.of(manifest).path
 
     def open_session() -> tuple[Session, bool]:
         """The session, and whether nothing has been done in it yet."""
