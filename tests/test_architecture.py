@@ -112,7 +112,7 @@ RUNS_PROCESSES = {
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
     "submission.check",
     "planning.resolving.provenance",
-    "planning.snapshot",
+    "planning.resolving.code_files",
     "storage.world",
 }
 OPENS_FILES = {

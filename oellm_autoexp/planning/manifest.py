@@ -130,7 +130,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
             making = _Making(plan, lock, above)
             try:
                 if plan.snapshot:
-                    snapshot.take(plan.snapshot, Path(plan.manifest.base_output_dir))
+                    snapshot.take(plan.snapshot)
                 making.files(secrets, progress)
                 making.publish(manifest, extra)
             except BaseException:
