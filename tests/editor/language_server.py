@@ -37,9 +37,9 @@ def program() -> Path:
 def missing() -> str | None:
     """Why there is no server here, or None if there is one."""
     if shutil.which("node") is None:
-        return f"there is no node here; install it and npm, then: {INSTALL_COMMAND}"
+        return f"Node.js is not installed; install it and npm, then: {INSTALL_COMMAND}"
     if not program().exists():
-        return f"yaml-language-server is not installed in {directory()}; install it: {INSTALL_COMMAND}"
+        return f"yaml-language-server is not installed; install it: {INSTALL_COMMAND}"
     return None
 
 

@@ -132,8 +132,10 @@ class Cluster:
         if self.accounting:
             programs += ["slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb", "mariadb-install-db"]
         absent = [program for program in programs if not shutil.which(program, path=PATH)]
+        if {"slurmctld", "sbatch"} <= set(absent):
+            return f"SLURM is not installed; install it as root: {INSTALL_COMMAND}"
         if absent:
-            return f"SLURM is not installed (no {', '.join(absent)}); install it as root: {INSTALL_COMMAND}"
+            return f"SLURM is not complete (no {', '.join(absent)}); install it as root: {INSTALL_COMMAND}"
         try:
             user_name()
         except KeyError:
