@@ -41,7 +41,7 @@ EXAMPLES = """\
   python scripts/monitor_autoexp.py --all                                         all that are not finished
   python scripts/monitor_autoexp.py --session default-2026 --cmd queue            the actions that wait for a worker
   python scripts/monitor_autoexp.py --session default-2026 --cmd actions          carry them out
-  python scripts/monitor_autoexp.py --session default-2026 --cmd skip             give up the actions that wait
+  python scripts/monitor_autoexp.py --session default-2026 --cmd skip             abandon the actions that wait
   python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
   python scripts/monitor_autoexp.py --cmd try --log train.log monitoring=megatron_production
                                                                                   what rules find in a log
@@ -63,7 +63,7 @@ def parser() -> app.Parser:
         help="watch (default); status: what is recorded; plot: curves of metrics; "
         "browse: all of this in one window; tail: the logs' last lines; "
         "events: what was seen and done; "
-        "restart, cancel: the jobs that --job names; skip: give up the actions that wait, also those in the queue; "
+        "restart, cancel: the jobs that --job names; skip: abandon the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
         "actions: be that worker; try: what the rules find in --log",
     )

@@ -71,14 +71,14 @@ class Condition(Section):
     """One kind of condition, which `class_name` chooses.
 
     Whoever waits for it gives up after `timeout_seconds` (null: never, but see EventAction). Before an action,
-    `blocking: true` waits for it; otherwise the action is left out if it does not hold at once.
+    `blocking: true` waits for it; otherwise the action is skipped if it does not hold at once.
     """
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name"})
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Whoever waits for the condition gives up after so many seconds; null: never, but see EventAction."""
     blocking: bool = False
-    """Before an action, true waits for the condition; otherwise the action is left out if it does not hold at once."""
+    """Before an action, true waits for the condition; otherwise the action is skipped if it does not hold at once."""
 
     def holds(self, context: Surroundings) -> bool | None:
         """Whether it holds now; None: that is not known yet."""

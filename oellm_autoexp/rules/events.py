@@ -30,7 +30,7 @@ class Event(Record):
 
 
 class Deadline(Record):
-    """When a wait ends at the latest (seconds since 1970), and what is done then: `left out`, `tried again`."""
+    """When a wait ends at the latest (seconds since 1970), and what is done then: `skipped`, `tried again`."""
 
     at: float
     then: str

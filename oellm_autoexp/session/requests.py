@@ -29,7 +29,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 class Request(Record):
     """A request. A restart applies to `attempt` only: it has no effect if there is a later one.
 
-    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too. `restart` is the action
+    `skip`: waiting actions of the job are abandoned; of a cancel, `actions` asks for that, too. `restart` is the action
     of a restart, None otherwise; one without a `cause` is a person's, and has no budget. `job` None: every job of the
     plan. `at`: seconds since 1970. `seen_at`: when the event was seen that calls for it.
     """

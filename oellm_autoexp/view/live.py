@@ -24,7 +24,7 @@ from oellm_autoexp.view.metrics import Trends
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import headline
 
-ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip gives up those that wait)"
+ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip abandons those that wait)"
 _NEWEST, _NEWEST_OF_SEVERAL = 5, 2
 _KEPT = 50
 _LIVE_WAITS = 3

@@ -919,7 +919,7 @@ def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> No
     assert data["jobs"]["a"]["actions"]["pending"][0]["event"]["metadata"]["what"] == "x"
 
 
-# ---- what can't come true, what is given up, what is refused
+# ---- what can't come true, what is abandoned, what is refused
 
 
 def test_an_action_whose_condition_can_not_come_true_any_more_is_reported_and_left_out_at_once(tmp_path: Path) -> None:
@@ -930,7 +930,7 @@ def test_an_action_whose_condition_can_not_come_true_any_more_is_reported_and_le
     reported = "can no longer be fulfilled: SlurmState: b = FAILED"
     assert [(result.status, result.message) for result in stage.results] == [("skipped", reported)]
     assert stage.messages == [f"a: LogAction of seen: {reported}"]
-    assert "LogAction left out" in happened(stage.a)
+    assert "LogAction skipped" in happened(stage.a)
 
 
 def test_an_action_that_waits_for_the_end_of_its_own_job_is_carried_out_then(tmp_path: Path) -> None:
@@ -948,12 +948,12 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), program), {"a": [lived("LINE x\n")]})
     stage.until(lambda: [pending.reason for pending in stage.a.actions.pending][1:] == ["at work"])
     deadlines = [pending.deadline for pending in stage.a.actions.pending]
-    assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
+    assert [deadline.then for deadline in deadlines if deadline] == ["skipped", "ended"]
     asked = requests.Request(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
     requests.ask(stage.path, asked)
     stage.cycle()
     assert [pending.reason for pending in stage.a.actions.pending] == ["at work"]
-    assert "a: LogAction of seen: given up: enough" in stage.messages
+    assert "a: LogAction of seen: abandoned: enough" in stage.messages
     (tmp_path / "go").touch()
     stage.until(lambda: not stage.a.actions.pending)
     assert {(result.action, result.status) for result in stage.results} == {

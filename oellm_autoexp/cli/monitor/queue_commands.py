@@ -133,14 +133,14 @@ def _not_in_the_queue(manifest: Manifest, event: str | None = None) -> list[Wait
 
 
 def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
-    """Say which actions wait, if some do, and how to give them up."""
+    """Say which actions wait, if some do, and how to abandon them."""
     from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     if waits:
         app.note("actions of the session that wait, not in the queue:")
         for line in waiting_lines(waits):
             app.note(f"  {line}")
-        app.note(f"give them up: {_command(manifest, '--cmd', 'skip')}")
+        app.note(f"abandon them: {_command(manifest, '--cmd', 'skip')}")
 
 
 def _no_event(queue: Queue, name: str) -> Problem:

@@ -133,7 +133,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         if waits := queue.unfinished():
             what = "1 action waits" if waits == 1 else f"{waits} actions wait"
             them = "it" if waits == 1 else "them"
-            hint = f"carry {them} out first: {resume} --cmd actions; or give {them} up: {resume} --cmd skip"
+            hint = f"carry {them} out first: {resume} --cmd actions; or abandon {them}: {resume} --cmd skip"
             raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
         beside = SessionFiles(session.path).beside
         for path in beside:
@@ -158,7 +158,7 @@ def _why_unfinished(session: Session, resume: str) -> Problem:
 
     if only_actions_wait(session.jobs.values()):
         lines = waiting_lines(waits(session.jobs.values()))
-        hint = "\n    ".join([*lines, f"give them up: {resume} --cmd skip"])
+        hint = "\n    ".join([*lines, f"abandon them: {resume} --cmd skip"])
         return Problem("its jobs have ended, and actions wait", str(session.path), hint)
     if only_unclear(session.jobs.values()):
         hint = f"ask it: {resume} --cmd cancel; or remove the session without an answer: {resume} --cmd remove --force"

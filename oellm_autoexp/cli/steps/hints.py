@@ -46,7 +46,7 @@ def of_watch(manifest: Manifest, opened: Session) -> list[str]:
 
 
 def of_queue(manifest: Manifest, opened: Session) -> list[str]:
-    """The commands that carry out what waits in the queue, and that give up actions that wait; if some do."""
+    """The commands that carry out what waits in the queue, and that abandon actions that wait; if some do."""
     from oellm_autoexp.session.queue import Queue
 
     resume, queued = resume_command(manifest), Queue(opened.path).unfinished()
