@@ -42,9 +42,15 @@ def fill(path: Path, lines: int) -> None:
     record = EventLog(path)
     entries: list[Event | Result] = []
     for number in range(lines // 2):
-        told = {"line": LINE.format(number), "iteration": number}
+        metadata = {"line": LINE.format(number), "iteration": number}
         seen = Event(
-            id=f"saved-{number:012x}", kind="log", name="saved", job="a", attempt=1, at=1.7e9 + number, metadata=told
+            id=f"saved-{number:012x}",
+            kind="log",
+            name="saved",
+            job="a",
+            attempt=1,
+            at=1.7e9 + number,
+            metadata=metadata,
         )
         of = {"event_id": seen.id, "job": "a", "action": "LogAction"}
         entries += [seen, Result(**of, id=f"r{number}", status="done", message="said", at=0)]  # type: ignore[arg-type]

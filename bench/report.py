@@ -26,7 +26,8 @@ from oellm_autoexp.report.document import Source
 from oellm_autoexp.session import series
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.session.series import Point, Written
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from oellm_autoexp.testing.plans import job_spec, manifest
 
@@ -59,7 +60,7 @@ def synthetic(folder: Path, jobs: int, points: int) -> Source:
     chance = random.Random(0)  # noqa: S311
     for number, spec in enumerate(specs):
         session.put(_filled(session.path, spec.name, swept_rate=rates[number % 10], points=points, chance=chance))
-    path = session_path(folder / "state", plan.plan_id)
+    path = SessionFiles.named(folder / "state", plan.plan_id).path
 
     def read(job: JobState) -> dict[str, Series]:
         return series.read(series.file_of(path, job.name), job.logs.series)
@@ -69,7 +70,7 @@ def synthetic(folder: Path, jobs: int, points: int) -> Source:
 
 def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: random.Random) -> JobState:
     ends = chance.choices(["success", "crash", "timeout", "running"], [80, 8, 6, 6])[0]
-    told = [
+    points_written = [
         point
         for step in range(1, points + 1)
         for point in (
@@ -78,7 +79,7 @@ def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: ra
             Point("samples", step, BEGAN + 2.5 * step, 64.0 * step),
         )
     ]
-    written = series.append(series.file_of(path, name), Written(), 1, told)
+    written = series.append(series.file_of(path, name), Written(), 1, points_written)
     last = BEGAN + 2.5 * points
     history = [("submitted", 0.0, "as 7"), ("running", 60.0, ""), (ends, last - BEGAN, "COMPLETED")]
     job = changed(
@@ -94,7 +95,7 @@ def _filled(path: Path, name: str, *, swept_rate: float, points: int, chance: ra
     )
     entries = tuple(HistoryEntry(at=BEGAN + at, event=event, message=text) for event, at, text in history)
     progress = job.progress.model_copy(
-        update={"iteration": points, "total": points, "loss": told[-3].value if told else None}
+        update={"iteration": points, "total": points, "loss": points_written[-3].value if points_written else None}
     )
     return replace(job, history=entries, progress=progress)
 

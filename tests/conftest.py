@@ -16,8 +16,11 @@ pytest_plugins = [
     "tests.browser.fixtures",
 ]
 
-# The same inputs in every run, so that a test fails for a change and not by chance; `make fuzz` looks for new ones.
-settings.register_profile("repeatable", derandomize=True)
+# The same inputs in every run, so that a test fails for a change and not by chance; `make fuzz` looks for new ones. No
+# test measures time: on a busy machine any input may take longer than hypothesis' 200 ms.
+settings.register_profile("untimed", deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("untimed")
 if "AUTOEXP_FUZZ_SEED" not in os.environ:
     settings.load_profile("repeatable")
 
@@ -45,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say once for each reason how many tests were skipped for it."""
+    """Say once for each reason, such as a missing component, how many tests were skipped, and how to install it."""
     reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
     if reasons:
         terminalreporter.section("skipped", sep="-")

@@ -18,7 +18,7 @@ class HookServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.heard: list[tuple[str, Any]] = []
+        self.received: list[tuple[str, Any]] = []
         """The path and the JSON of each request; None for one without a body."""
         self.closing = threading.Event()
 
@@ -30,7 +30,7 @@ class HookServer(ThreadingHTTPServer):
     @property
     def texts(self) -> list[str]:
         """The messages."""
-        return [body["text"] for _, body in self.heard]
+        return [body["text"] for _, body in self.received]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, HookServer)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        server.heard.append((self.path, json.loads(body) if body else None))
+        server.received.append((self.path, json.loads(body) if body else None))
         if server.answer == 0:
             server.closing.wait()
             return

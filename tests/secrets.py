@@ -138,7 +138,7 @@ FORMS: tuple[str, ...] = (
     f"pypi-AgEI{S}abcdefghijklmnopqrstuvwxyz",
     f"dckr_pat_{S}abcdefghijklmnop",
 )
-"""Tokens that tell themselves, wherever they stand."""
+"""Tokens that are recognised by their form, wherever they stand."""
 BARE: tuple[str, ...] = ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE", "AIzaSyA0123456789abcdefghijklmnopqrstuv")
 
 HARMLESS_TEXTS: tuple[str, ...] = (

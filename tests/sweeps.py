@@ -14,7 +14,7 @@ BASE: dict[str, Any] = {
     "slurm": {"env": {"A": "a", "KEPT": "k"}},
     "metadata": {"t": 0},
 }
-"""A config over which the sweeps are laid."""
+"""A config to which the sweeps are applied."""
 PATHS = (
     "backend.options.x",
     "backend.options.y.p",

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
     "config decisions planning.resolving",
     "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
-    "planning": "core storage sbatch exporters notifiers rules session sweep config.values config.hydra backends "
+    "planning": "core storage sbatch exporters notifiers rules sweep config.values config.hydra backends "
     "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
@@ -114,7 +114,7 @@ RUNS_PROCESSES = {
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
     "submission.check",
     "planning.resolving.provenance",
-    "planning.snapshot",
+    "planning.resolving.code_files",
     "storage.world",
 }
 OPENS_FILES = {

@@ -14,7 +14,7 @@ from oellm_autoexp.sbatch.section import SlurmOptions
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a person should know and that is no mistake. Of those `about` the same, a plan tells the first."""
+    """Something that a person should know and that is no mistake. Of those `about` the same, a plan shows the first."""
 
     about: str
     text: str
@@ -35,7 +35,7 @@ class Probe:
     where: Location
     help: str
     jobs: tuple[str, ...] = ()
-    """The names of those that ask it, as far as they are to be told."""
+    """The names of those that ask it, as far as they are to be shown."""
 
 
 def shape(words: Iterable[str], free: Container[str]) -> Iterator[str]:
@@ -82,7 +82,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     needs: tuple[str, ...] = ()
-    """Files that it reads where it runs; one that is absent while planning is told."""
+    """Files that it reads where it runs; one that is absent while planning is reported."""
     version: str = ""
     """The version of Megatron-LM that the first of `needs` is to be of (core_v0_19_0); '' for other programs."""
     probe: Probe | None = None
@@ -96,7 +96,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Job:
-    """What a backend is told of a job: its whole resolved config, and how it is launched (its section `slurm`)."""
+    """What a backend gets of a job: its whole resolved config, and how it is launched (its section `slurm`)."""
 
     config: Mapping[str, Any]
     slurm: SlurmOptions

@@ -43,7 +43,7 @@ class LaunchedBackend(Backend):
     """What every backend of a PyTorch training holds that has one process per GPU."""
 
     launch: Literal["srun", "torchrun"] = "srun"
-    """One task per GPU, which SLURM's variables tell its rank; or one torchrun per node."""
+    """One task per GPU, which reads its rank from SLURM's variables; or one torchrun per node."""
     python: Words = ("python3",)
     """The Python that runs the training."""
     extra_args: Words = ()
@@ -87,7 +87,7 @@ class Launch:
             yield Note("launcher", text)
 
     def _count(self, nodes: int, gpus: int) -> None:
-        """How many ranks there are. What srun is told comes last, and may leave nodes of the job to spare."""
+        """How many ranks there are. The options of srun come last, and may leave nodes of the job to spare."""
         step_nodes = resources.resources({"nodes": self._srun.get("nodes", nodes)})[0]
         of_job = resources.tasks(self._sbatch, self._extra)
         if "ntasks" in self._srun:
@@ -128,7 +128,7 @@ class Launch:
             self._tasks_problem(text, 1, nodes, "srun")
 
     def _tasks_problem(self, text: str, each: int, all_of_them: int, other: str) -> None:
-        """A wrong number of tasks: what srun was told is mended there, and with a spare node it must be told."""
+        """A wrong number of tasks: srun's own option is to be corrected there, and with a spare node it is needed."""
         if "ntasks" in self._srun or "nodes" in self._srun or "ntasks_per_node" in self._srun:
             hint = f"set slurm.srun.ntasks: {all_of_them}, or backend.launch: {other}"
             self.problems.append(Problem(text, CONFIG / "slurm.srun.ntasks", hint))

@@ -7,8 +7,8 @@
     for row in oellm_autoexp.results(session):
         print(row.name, row.state, row.loss)
 
-They do what the commands of the same names do, and tell on standard output what those tell. What is wrong is raised as
-an AutoexpError, whose `problems` say what, where, and what to do.
+They do what the commands of the same names do, and print what those print. What is wrong is raised as an
+AutoexpError, whose `problems` say what, where, and what to do.
 """
 
 from __future__ import annotations

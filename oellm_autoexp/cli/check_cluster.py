@@ -32,7 +32,7 @@ exit codes: 0 no problem (there may be warnings); 1 a problem was reported; 2 wr
 3 SLURM is not here or does not answer; 130 interrupted"""
 EXPERIMENT = "check_cluster"
 _FACTS, _MOST_FACTS = "facts", 65536
-"""The file in which the job tells what it sees, and how many bytes of it count."""
+"""The file into which the job writes what it sees, and how many bytes of it count."""
 _LOOK_SECONDS = 0.5
 _LATE_FILES_SECONDS = 10.0  # for a file of a job that has ended to be seen here
 _PATIENCE_SECONDS = 900.0
@@ -173,7 +173,7 @@ def _judged(options: argparse.Namespace, client: SlurmScheduler, report: _Report
 
 
 def _submit(plan: Plan, report: _Report, patience: float) -> None:
-    """Run the job through the whole chain, and tell what it saw; or why it did not begin within `patience` seconds."""
+    """Run the job through the whole chain, and report what it saw, or why it did not begin in `patience` seconds."""
     from oellm_autoexp.core.states import SUCCESS
     from oellm_autoexp.sbatch.script import MARKS
     from oellm_autoexp.schedulers.slurm import cluster
@@ -195,10 +195,10 @@ def _submit(plan: Plan, report: _Report, patience: float) -> None:
     except _TooLateError as late:
         report.add(cluster.Finding("job", cluster.FAILED, late.what, late.hint))
         return
-    told = files.tail(_FACTS, _MOST_FACTS)
+    facts = files.tail(_FACTS, _MOST_FACTS)
     if job.state == SUCCESS:
         report.add(cluster.Finding("job", cluster.OK, f"{job.newest.scheduler_id} ran to its end: {spec.output_dir}"))
-    elif not told and not files.count(f"{MARKS}/*") and not files.count("logs/*"):
+    elif not facts and not files.count(f"{MARKS}/*") and not files.count("logs/*"):
         what = f"{job.newest.scheduler_id} ended as {job.answer.scheduler_state} and wrote nothing to {spec.output_dir}"
         hint = "compute nodes do not see this folder, or can't write to it: set OUTPUT_DIR to one that they share"
         report.add(cluster.Finding("shared files", cluster.FAILED, what, hint))
@@ -207,8 +207,8 @@ def _submit(plan: Plan, report: _Report, patience: float) -> None:
         ended = f"ended as {job.answer.scheduler_state}, exit code {job.answer.exit_code}"
         what = f"{job.newest.scheduler_id} {ended}: {last}"
         report.add(cluster.Finding("job", cluster.FAILED, what, f"see {spec.log_path_current}"))
-    if told:
-        report.add(*cluster.compute_node(told, seen_at))
+    if facts:
+        report.add(*cluster.compute_node(facts, seen_at))
 
 
 class _TooLateError(Exception):
@@ -225,10 +225,10 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
     Raises _TooLateError if it is in one state for longer than `patience` seconds; then it is ended.
     """
     (name,) = monitor.session.jobs
-    seen_at, turn, told = 0.0, 0.0, ""
+    seen_at, turn, printed = 0.0, 0.0, ""
 
     def go() -> int:
-        nonlocal seen_at, turn, told
+        nonlocal seen_at, turn, printed
         submit_steps.submit(monitor)
         late_files = _LATE_FILES_SECONDS
         state, since = "", time.monotonic()
@@ -241,7 +241,7 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
                 monitor.cycle()
                 turn = time.monotonic() + monitor.interval_seconds
             if not monitor.session.finished:
-                told = _tell(monitor, name, told)
+                printed = _print_state(monitor, name, printed)
                 if job.answer.scheduler_state != state:
                     state, since = job.answer.scheduler_state, time.monotonic()
                 elif time.monotonic() - since > patience:
@@ -254,8 +254,8 @@ def _run(monitor: Monitor, there: Callable[[], bool], patience: float) -> float:
     return seen_at
 
 
-def _tell(monitor: Monitor, name: str, told: str) -> str:
-    """Print what SLURM says of the job, and what that means, if it is other than what was told last; returns it."""
+def _print_state(monitor: Monitor, name: str, printed: str) -> str:
+    """Print what SLURM says of the job, and what that means, if it differs from what was printed last; returns it."""
     from oellm_autoexp.core.states import PENDING
     from oellm_autoexp.schedulers.slurm.reasons import explained
 
@@ -264,7 +264,7 @@ def _tell(monitor: Monitor, name: str, told: str) -> str:
     said = f"{job.newest.scheduler_id} {job.answer.scheduler_state} {job.reason}".strip()
     said += f": {meaning}" if meaning else ""
     said = f"SLURM does not answer: {monitor.scheduler_error}" if monitor.scheduler_error else said
-    if said != told:
+    if said != printed:
         app.note(f"{'':<9}{'job:':<21}{said}")
     return said
 

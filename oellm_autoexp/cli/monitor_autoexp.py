@@ -41,7 +41,7 @@ EXAMPLES = """\
   python scripts/monitor_autoexp.py --all                                         all that are not finished
   python scripts/monitor_autoexp.py --session default-2026 --cmd queue            the actions that wait for a worker
   python scripts/monitor_autoexp.py --session default-2026 --cmd actions          carry them out
-  python scripts/monitor_autoexp.py --session default-2026 --cmd skip             give up the actions that wait
+  python scripts/monitor_autoexp.py --session default-2026 --cmd skip             abandon the actions that wait
   python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
   python scripts/monitor_autoexp.py --cmd try --log train.log monitoring=megatron_production
                                                                                   what rules find in a log
@@ -64,7 +64,7 @@ def parser() -> app.Parser:
         "browse: all of this in one window; tail: the logs' last lines; "
         "events: what was seen and done; "
         "restart, cancel: the jobs that --job names; release: jobs that are held as others failed in the same way; "
-        "skip: give up the actions that wait, also those in the queue; "
+        "skip: abandon the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
         "actions: be that worker; try: what the rules find in --log",
     )
@@ -153,7 +153,7 @@ _LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try")
 
 
 def _check_what_goes_with(options: argparse.Namespace) -> None:
-    """Raises ConfigError for options that the command would not heed."""
+    """Raises ConfigError for options that the command would ignore."""
     problems = [
         Problem(f"--{name.replace('_', '-')} goes with --cmd {' or '.join(commands)}", f"--cmd {options.cmd}")
         for name, commands in _GOES_WITH.items()
@@ -185,7 +185,7 @@ _GOES_WITH = {
     **dict.fromkeys(("sort", "filter"), ("status", "plot")),
     **dict.fromkeys(("log_scale", "x"), ("plot",)),
 }
-"""The options that only some of the commands heed."""
+"""The options that only some of the commands use."""
 
 
 def _try(options: argparse.Namespace) -> int:

@@ -115,8 +115,8 @@ def _environment(script: str) -> dict[str, str]:
     """What the environment gets, so that a script runs its program without its launcher, as a single task."""
     from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, has_launcher
 
-    told = {LAUNCHER_VARIABLE: ""} if LAUNCHER_VARIABLE in script else {}
-    return {**told, **(_ONE_TASK if has_launcher(script) else {})}
+    variables = {LAUNCHER_VARIABLE: ""} if LAUNCHER_VARIABLE in script else {}
+    return {**variables, **(_ONE_TASK if has_launcher(script) else {})}
 
 
 _STREAMS = ("error", "input", "open_mode")
@@ -146,9 +146,9 @@ def _left_out(script: str) -> str:
 
 
 def _run_here(words: list[str], own: dict[str, str], lock: Lock) -> int:
-    """Run a script to its end, and keep the lock for so long; returns its exit code as a shell tells it.
+    """Run a script to its end, and keep the lock for so long; returns its exit code as a shell reports it.
 
-    Ctrl-C reaches the program from the terminal, and is its to heed; SIGTERM and SIGHUP are sent on to it.
+    Ctrl-C reaches the program from the terminal, and is its to handle; SIGTERM and SIGHUP are sent on to it.
     """
     from oellm_autoexp.schedulers.base import outside_jobs
 

@@ -1,4 +1,4 @@
-"""Composing with Hydra: what is wrong is left out and told, so that the rest is checked, too."""
+"""Composing with Hydra: what is wrong is left out and reported, so that the rest is checked, too."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def of_chosen_groups(overrides: list[CheckedOverride], search: Search) -> list[C
     loader = GlobalHydra.instance().config_loader()
     try:
         defaults = loader.compute_defaults_list(WHOLE, others, RunMode.RUN).defaults
-    except Exception:  # composing it tells what is wrong
+    except Exception:  # composing it reports what is wrong
         return overrides
     chosen = {posixpath.dirname(str(default.config_path)) for default in defaults}
     return [replace(one, checked=one.checked[1:]) if one in added and one.key in chosen else one for one in overrides]
@@ -134,7 +134,7 @@ def _meant(override: CheckedOverride, error: Exception, good: Sequence[CheckedOv
 
 
 def _composes_alone(search: Search, found: Findings) -> bool:
-    """Whether the config composes without overrides, once what is wrong in it is left out and told."""
+    """Whether the config composes without overrides, once what is wrong in it is left out and reported."""
     for _ in range(_MOST_MISTAKES):
         if found.hopeless:
             return False
@@ -188,7 +188,7 @@ def _misfits(search: Search) -> list[tuple[Problem, Path, FilePath]]:
     with searching(Search(search.directories, tuple(under))):
         try:
             base = compose_with([])
-        except Exception:  # the root's own mistake, which is what is told
+        except Exception:  # the root's own mistake, which is what is reported
             return []
     file = cast("Path", search.file(name))
     lines = key_lines(file)
@@ -203,7 +203,7 @@ def _misfits(search: Search) -> list[tuple[Problem, Path, FilePath]]:
             where = Location(path, (Line(shown(file), lines[path]),))
             found.append((Problem(f"must be {must}, not {is_now}", where), file, path))
 
-    # The file as Hydra gets it: without what is wrong in it, which is told already.
+    # The file as Hydra gets it: without what is wrong in it, which is reported already.
     current = current_findings()
     content = read_config(file, name, is_root=True, left_out=current.left_out[str(file)]).config
     walk(OmegaConf.to_container(content, resolve=False), base, ())

@@ -37,7 +37,7 @@ class Declared(Enum):
     TEXT_OF_OPEN = "text, but whoever wrote yes or no may have meant either"  # environment variables
     DIRECTIVE = "text, or true or false for an option without a value"  # slurm.sbatch, slurm.srun
     OPEN = "anything"
-    OTHER = "neither: the schema tells what is wrong"
+    OTHER = "neither: the schema says what is wrong"
 
 
 def settle(tree: dict[str, Any], sweep: Any) -> tuple[dict[str, Any], Any, list[Problem]]:

@@ -73,7 +73,7 @@ def groups_of_root(search: Search) -> list[str]:
 
 
 def defaults_of(file: Path | None) -> list[Any]:
-    """The defaults list of a file; empty where it can't be read, which composing it tells."""
+    """The defaults list of a file; empty where it can't be read, which composing it reports."""
     try:
         defaults = read_mapping(file).get("defaults") if file is not None else None
     except ConfigError:

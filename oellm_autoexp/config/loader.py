@@ -59,7 +59,7 @@ class Composed:
     """A composed config as plain data: interpolations still text, the `sweep` section apart.
 
     `problems` are mistakes found while composing; what they are about was left out, and nobody knows the values at the
-    paths in `unclear`. `notes` tell of what has no effect.
+    paths in `unclear`. `notes` name what has no effect.
     """
 
     source: Source
@@ -103,7 +103,7 @@ def load(source: Source) -> Composed:
 
 
 def load_mostly(source: Source) -> Composed:
-    """As `load`, but what is wrong is left out and told in `problems`, where the rest can still be checked.
+    """As `load`, but what is wrong is left out and reported in `problems`, where the rest can still be checked.
 
     Raises ConfigError with everything found where nothing more can be said.
     """

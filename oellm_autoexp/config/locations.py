@@ -39,7 +39,7 @@ class _Written:
 
 
 class Locations:
-    """Where each key of a composed config was written. Looked up only when there is an error to tell."""
+    """Where each key of a composed config was written. Looked up only when there is an error to report."""
 
     def __init__(
         self, loader: ConfigLoader, search: Search, overrides: Sequence[CheckedOverride], found: Findings
@@ -153,7 +153,7 @@ class Locations:
 
 def _sets(key: tuple[str, ...], path: tuple[str, ...]) -> bool:
     """Whether a key of a file is an entry of a sweep's node that sets the value at a path."""
-    key = tuple(filter(None, key))  # also of a key `a.b.`, which is told as such
+    key = tuple(filter(None, key))  # also of a key `a.b.`, which is reported as such
     if key[0] != "sweep" or path[0] == "sweep" or len(key) <= len(path) or key[-len(path) :] != path:
         return False
     node = key[-len(path) - 1]

@@ -1,4 +1,4 @@
-"""Overrides of a command line: checked, told apart, quoted, and as Hydra gets them."""
+"""Overrides of a command line: checked, classified, quoted, and as Hydra gets them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def checked_overrides(
 
 
 def path_of(text: str) -> KeyPath:
-    """The path in the config that an override is about, as far as it can be told from one that is wrong."""
+    """The path in the config that an override is about, as far as one that is wrong shows it."""
     name = text.partition("=")[0].split(" ")[0].lstrip("+~").split("@")[0].replace("/", ".")
     return tuple(re.split(r"[.\[]", name.replace("]", ""))) if name else ("?",)
 

@@ -241,9 +241,9 @@ def _problem(detail: Any) -> Problem:
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     location, around, inside = _written(detail["loc"])
     path = Location((*location, *context.get("within", ())))
-    if location[-1:] == ("[key]",):  # pydantic names the key and `[key]` behind it; told where the mapping stands
+    if location[-1:] == ("[key]",):  # pydantic names the key and `[key]` behind it; reported where the mapping stands
         return Problem(f"the key {value!r} is not text", Location(location[:-2]), f"write '{scalar(value)}' in quotes")
-    if kind == "invalid_key":  # of a section, whose keys are known; told where the key stands
+    if kind == "invalid_key":  # of a section, whose keys are known; reported where the key stands
         *around_it, key = location
         place = Location((*around_it, str(key)))
         return Problem(f"the key {key!r} is not text", place, f"write '{scalar(key)}' in quotes")

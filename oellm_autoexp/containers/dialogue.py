@@ -46,7 +46,7 @@ class Outside:
         self._say({_ASKS: what, _ABOUT: about})
         return self._next()
 
-    def tell(self, result: Any) -> None:
+    def send_result(self, result: Any) -> None:
         """Send the result."""
         self._say({_RESULT: result})
 

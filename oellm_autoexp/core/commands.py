@@ -117,7 +117,7 @@ def _installed() -> str:
 def _found_as(name: str, path: str) -> str:
     """The plain name of a program where that finds it, else its path.
 
-    A virtual environment's Python is a link to another one, which lacks what is installed: the folder tells them apart.
+    A virtual environment's Python is a link to another one, which lacks what is installed: their folders differ.
     """
     found = shutil.which(name)
     if found is not None and Path(path).exists() and Path(found).parent == Path(path).absolute().parent:

@@ -175,13 +175,13 @@ def of_each_kind(problems: Iterable[Problem], most: int) -> list[Problem]:
     kinds: dict[tuple[Location, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    told = []
+    shown = []
     for alike in kinds.values():
         differ = len({problem.hint for problem in alike}) > 1
-        told += [_for_its_job(problem) if differ else problem for problem in alike[:most]]
+        shown += [_for_its_job(problem) if differ else problem for problem in alike[:most]]
         if (more := len(alike) - most) > 0:
-            told[-1] = replace(told[-1], what=f"{told[-1].what} (and {more} more like this, with other values)")
-    return told
+            shown[-1] = replace(shown[-1], what=f"{shown[-1].what} (and {more} more like this, with other values)")
+    return shown
 
 
 def _for_its_job(problem: Problem) -> Problem:

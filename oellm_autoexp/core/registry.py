@@ -7,7 +7,7 @@ the class:
     [project.entry-points."oellm_autoexp.conditions"]
     quota = "my_package.quota:QuotaCondition"
 
-A package whose class can't be loaded is told by name (`broken`), and what does not use it goes on.
+A package whose class can't be loaded is reported by name (`broken`), and what does not use it goes on.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         return self._found
 
     def union(self, *more: type[BaseModel]) -> Any:
-        """The type of a field that holds one of the classes, or of `more`, told apart by `class_name`."""
+        """The type of a field that holds one of the classes, or of `more`, distinguished by `class_name`."""
         kinds = [*dict.fromkeys(self.classes().values()), *more]
         return Annotated[Union[tuple(kinds)], Field(discriminator="class_name")]  # noqa: UP007
 

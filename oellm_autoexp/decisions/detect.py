@@ -88,8 +88,8 @@ class Detector:
             if match.rule in self._progress:
                 job = self._read_number(job, rule, match, now)
                 continue
-            told = {**rule.metadata, **rule.extracted(match.groups, match.whole), "line": match.line[:LONGEST_LINE]}
-            event = _event("log", match.rule, job, now, told, cursor.identity, start + match.offset)
+            metadata = {**rule.metadata, **rule.extracted(match.groups, match.whole), "line": match.line[:LONGEST_LINE]}
+            event = _event("log", match.rule, job, now, metadata, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = job.run.error_type or _ended_by_us(job)  # the first one; not what we caused
             if rule.state in BAD_ENDS and (not decided or _overrules(job, rule)):
@@ -99,7 +99,7 @@ class Detector:
         return self._with(_with_slow(job, found.too_slow, now), events, now), events
 
     def measured(self, job: JobState, data: bytes, now: float, *, own: bool) -> JobState:
-        """A job after the numbers that whole lines tell: of its own log, or of one of the further files.
+        """A job after the numbers in whole lines: of its own log, or of one of the further files.
 
         Of further files, only what `monitoring.metrics` names is read.
         """
@@ -133,8 +133,8 @@ class Detector:
         """A log rule with `state: stall` takes effect immediately; other states apply when the job ends."""
         declared = self.rules.for_state(STALL) if rule.state == STALL else None
         if declared is not None:
-            told = {**declared.metadata, **event.metadata, "error_type": rule.name}
-            yield _event("state", declared.name, job, now, told, event.id)
+            metadata = {**declared.metadata, **event.metadata, "error_type": rule.name}
+            yield _event("state", declared.name, job, now, metadata, event.id)
 
     # ---- silence
 
@@ -153,8 +153,8 @@ class Detector:
         if still != job.logs.still:
             job = replace(job, logs=replace(job.logs, still=still))
         if not known or job.answer.scheduler_state in STOPPED:
-            told = {name: looks for name, looks in job.run.overdue.items() if looks < 0}
-            return (job if told == job.run.overdue else replace(job, run=replace(job.run, overdue=told))), []
+            left = {name: looks for name, looks in job.run.overdue.items() if looks < 0}
+            return (job if left == job.run.overdue else replace(job, run=replace(job.run, overdue=left))), []
         late = {
             **{name: self._silent_for(job, limits, clock) for name, limits in self._silence.items()},
             **{name: self._still_for(job, rule, clock) for name, rule in self._progress.items()},
@@ -220,15 +220,19 @@ class Detector:
         rule = self.rules.log_events.get(name)
         if rule is None:
             declared = self.rules.for_state(STALL)
-            told = {**(declared.metadata if declared else {}), "silent_seconds": round(seconds), "error_type": STALL}
-            yield _event("state", declared.name if declared else STALL, job, now, told, *place)
+            metadata = {
+                **(declared.metadata if declared else {}),
+                "silent_seconds": round(seconds),
+                "error_type": STALL,
+            }
+            yield _event("state", declared.name if declared else STALL, job, now, metadata, *place)
             return
         reading = job.run.readings.get(name)
-        told = {**rule.metadata, "silent_seconds": round(seconds)}
+        metadata = {**rule.metadata, "silent_seconds": round(seconds)}
         if reading is not None:
-            told["counter"] = reading.value
+            metadata["counter"] = reading.value
             place = ("counter", reading.value, reading.since, job.newest.runs)
-        event = _event("log", name, job, now, told, *place)
+        event = _event("log", name, job, now, metadata, *place)
         yield event
         yield from self._by_state(rule, job, event, now)
 
@@ -240,28 +244,28 @@ class Detector:
         if job.state == before.state or restarting:
             return job, []
         declared = self.rules.for_state(job.state)
-        if declared is None or (job.cancelled_by and declared.state != job.state) or self._stall_was_told(job):
+        if declared is None or (job.cancelled_by and declared.state != job.state) or self._stall_was_reported(job):
             return job, []  # what was ended on purpose is no crash
-        told: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             **declared.metadata,
             "state": job.state,
             "reason": job.reason,
             "nodes": job.answer.nodes,
         }
         if job.state in FINAL:
-            told["exit_code"] = "unknown" if job.answer.exit_code is None else job.answer.exit_code
+            metadata["exit_code"] = "unknown" if job.answer.exit_code is None else job.answer.exit_code
         if job.state in FINAL and job.state != SUCCESS:
-            told["error_type"] = job.run.error_type or job.state
-            told |= of_cause(job.run.cause)
+            metadata["error_type"] = job.run.error_type or job.state
+            metadata |= of_cause(job.run.cause)
         if job.state == NODE_FAIL:
-            told["nodes_at_fault"] = job.answer.failed_nodes or told["nodes_at_fault"]
+            metadata["nodes_at_fault"] = job.answer.failed_nodes or metadata["nodes_at_fault"]
         place: tuple[object, ...] = (job.state, job.newest.scheduler_id, job.newest.runs)
         if job.state == BLOCKED and (known := job.actions.events.get(declared.name)):
             place = (*place, known.count)  # it may be blocked several times before its next attempt
-        event = _event("state", declared.name, job, now, told, *place)
+        event = _event("state", declared.name, job, now, metadata, *place)
         return self._with(job, [event], now), [event]
 
-    def _stall_was_told(self, job: JobState) -> bool:
+    def _stall_was_reported(self, job: JobState) -> bool:
         """True if a job ended as a stall whose event was emitted when the stall was detected."""
         rule = self.rules.log_events.get(job.run.error_type)
         return job.state == STALL and (rule is None or rule.state == STALL)

@@ -47,7 +47,7 @@ def see_status(
         known = job.newest.missing_since is None
         return job if known else replace(job, newest=replace(job.newest, missing_since=None))
     requeued = _requeued(job, status)
-    if requeued:  # between two looks: nothing that the earlier run told is true of this one
+    if requeued:  # between two looks: nothing that was seen of the earlier run is true of this one
         job = replace(job, newest=replace(job.newest, runs=job.newest.runs + 1), run=job.next_run)
     state = _settled(job, status.scheduler_state, out_of_memory=status.out_of_memory)
     reason = job.cancelled_by if state in FINAL and job.cancelled_by else status.reason
@@ -65,14 +65,14 @@ def see_status(
         run = replace(run, resumed_at=now)
     if state == job.state:
         return replace(job, reason=reason, newest=newest, answer=answer, run=run)
-    if state == PENDING:  # it was requeued: nothing that its run told is true of the next one
+    if state == PENDING:  # it was requeued: nothing that was seen of its run is true of the next one
         newest, run = replace(newest, begun_again_at=now), job.next_run
     if state == RUNNING:
         newest = replace(newest, started_at=now, runs=newest.runs + 1)
     if state in FINAL:
         newest = replace(newest, ended_at=now)
-    told = job.happened(now, state, _words(status))
-    return replace(told, state=state, reason=reason, newest=newest, answer=answer, run=run)
+    noted = job.happened(now, state, _words(status))
+    return replace(noted, state=state, reason=reason, newest=newest, answer=answer, run=run)
 
 
 def _answer(last: Answer, status: JobStatus, *, ended: bool) -> Answer:
@@ -82,7 +82,7 @@ def _answer(last: Answer, status: JobStatus, *, ended: bool) -> Answer:
         scheduler_state=status.scheduler_state,
         nodes=status.nodes or last.nodes,
         failed_nodes=status.failed_nodes or last.failed_nodes,
-        exit_code=status.exit_code if ended else None,  # SLURM tells one while it is COMPLETING
+        exit_code=status.exit_code if ended else None,  # SLURM reports one while it is COMPLETING
         out_of_memory=status.out_of_memory,
         requeues=last.requeues if count is None else count,
     )
@@ -105,7 +105,7 @@ def _counted_on(job: JobState, status: JobStatus) -> bool:
 def _restarts(status: JobStatus) -> int | None:
     """How often the scheduler has restarted the job; None if it does not report it.
 
-    SLURM counts a restart as soon as the run before it is told to end, so that a job that is COMPLETING may be either.
+    SLURM counts a restart as soon as the run before it is asked to end, so that a job that is COMPLETING may be either.
     """
     return None if status.scheduler_state == "COMPLETING" else status.restarts
 
@@ -167,11 +167,11 @@ def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False
     if state in (CRASH, CANCELLED, TIMEOUT) and job.run.complete:
         return SUCCESS
     by_us = bool(job.cancelled_by or job.restart)
-    told = state == SUCCESS and job.run.overrules_success and not job.run.complete
+    overruled = state == SUCCESS and job.run.overrules_success and not job.run.complete
     verdict = CRASH if job.run.verdict == STALL and not by_us else job.run.verdict
     if verdict == SUCCESS and not (state == CANCELLED and by_us):
         verdict = ""
-    ends = state == CRASH or (state == CANCELLED and by_us) or told
+    ends = state == CRASH or (state == CANCELLED and by_us) or overruled
     state = verdict if verdict in FINAL and ends else state
     return OOM if state == CRASH and out_of_memory and job.run.verdict != STALL else state
 
@@ -190,8 +190,8 @@ def _missing(job: JobState, now: float, clock: float, patience_seconds: float) -
 
 def _words(status: JobStatus) -> str:
     code = f"exit code {status.exit_code}" if status.exit_code else ""
-    told = status.out_of_memory and status.scheduler_state != "OUT_OF_MEMORY"
-    memory = "a step of it ran out of memory" if told else ""
+    step_only = status.out_of_memory and status.scheduler_state != "OUT_OF_MEMORY"
+    memory = "a step of it ran out of memory" if step_only else ""
     return ", ".join(word for word in (status.scheduler_state, status.reason, code, memory) if word)
 
 

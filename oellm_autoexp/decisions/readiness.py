@@ -244,8 +244,8 @@ def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState
     if status is None or not ended or not job.newest.after or job.state != PENDING or job.cancelled_by or job.restart:
         return False
     there = {other.newest.scheduler_id for other in jobs.values() if other.state in (*IN_QUEUE, SUCCESS)}
-    told = status.reason not in ("", NEVER_BEGAN)
-    return status.reason == "DependencyNeverSatisfied" or not (told or there.issuperset(job.newest.after))
+    has_reason = status.reason not in ("", NEVER_BEGAN)
+    return status.reason == "DependencyNeverSatisfied" or not (has_reason or there.issuperset(job.newest.after))
 
 
 def withdrawn(

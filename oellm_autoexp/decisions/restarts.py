@@ -83,8 +83,8 @@ def refusal(
         return Refusal(
             Kind.GIVEN_UP, f"no new attempt: the limit for '{cause}' is reached ({had} of {request.max_attempts})"
         )
-    tells = job.progress.iteration is not None or request.max_attempts is None
-    if tells and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
+    counts = job.progress.iteration is not None or request.max_attempts is None
+    if counts and request.max_fruitless is not None and (number := fruitless(job)) >= request.max_fruitless:
         got = (
             f"got no further than iteration {job.past.furthest}" if job.past.furthest >= 0 else "reported no iteration"
         )
@@ -269,9 +269,9 @@ def without_refused(job: JobState) -> SpecChanges:
     return job.changes if job.past.earlier else replace(job.changes, overrides={}, excluded=())
 
 
-def see_earlier(job: JobState, told: Mapping[str, JobStatus], now: float) -> JobState:
+def see_earlier(job: JobState, answers: Mapping[str, JobStatus], now: float) -> JobState:
     """The job after the scheduler's answers about its earlier attempts (by id), which may run again."""
-    seen = tuple(_seen_again(attempt, told.get(attempt.scheduler_id)) for attempt in job.past.earlier)
+    seen = tuple(_seen_again(attempt, answers.get(attempt.scheduler_id)) for attempt in job.past.earlier)
     if seen == job.past.earlier:
         return job
     known = {(attempt.scheduler_id, attempt.token) for attempt in job.past.begun_again}

@@ -96,8 +96,8 @@ def _to_be_tried_at(
         retry_at=retry_at,
         refusals=job.waiting.refusals + 1,
     )
-    told = job if job.reason == words else job.happened(now, "refused", words)
-    return replace(told, state=WAITING, reason=words, waiting=waiting)
+    noted = job if job.reason == words else job.happened(now, "refused", words)
+    return replace(noted, state=WAITING, reason=words, waiting=waiting)
 
 
 def tried_at_once(job: JobState) -> JobState:

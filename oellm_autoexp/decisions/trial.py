@@ -51,7 +51,7 @@ class Trial:
     job: JobState
     lines: int = 0
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    """By name, the values of each metric that lines tell."""
+    """By name, the values of each metric in the lines."""
 
 
 def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
@@ -152,7 +152,7 @@ def facts(trial: Trial, rules: Rules) -> dict[str, Any]:
             }
             for name, one in trial.rules.items()
         ],
-        "progress": progress.told(job.progress),
+        "progress": progress.reported(job.progress),
         "metrics": {
             name: {"points": len(values), "last": _plain(values[-1])} for name, values in trial.metrics.items()
         },

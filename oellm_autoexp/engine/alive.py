@@ -1,4 +1,4 @@
-"""Tells the outside that a monitor is alive: whoever watches the signal is told when it stays away.
+"""Signals that a monitor is alive, so that a service which expects the signal can report when it stops.
 
 The signal is given by a process of its own, which ends by itself: neither a file system nor a server that does not
 answer holds up a look.
@@ -17,11 +17,10 @@ from oellm_autoexp.core.errors import unforeseen
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.engine.executing.programs import own_path, work_dir
 from oellm_autoexp.rules.rules import Alive
-from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage.log_tail import last_line
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.storage.world import Outcome, Subprocess
 
-LOG_SUFFIX = ".alive.log"
 _TIMEOUT_SECONDS = 30.0
 _LAST_SIGNAL_SECONDS = 2.0
 """So long the end of a session waits for the last signal."""
@@ -35,7 +34,7 @@ class AliveSignal:
         self._alive = Alive.model_validate(manifest.monitoring.get("alive") or {})
         self._plan_id = manifest.plan_id
         self._work_dir = work_dir(manifest)
-        self._log_path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).with_suffix(LOG_SUFFIX)
+        self._log_path = SessionFiles.of(manifest).alive_log
         self._report = report
         self._due_at = self._stuck_at = float("-inf")
         self._program: Subprocess | None = None

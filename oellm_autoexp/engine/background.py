@@ -21,6 +21,7 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.exporters.base import EXPORTERS, Exporter
 from oellm_autoexp.session.session import Session, Stamp, stamp_of
 from oellm_autoexp.storage.log_tail import last_line
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.storage.world import Outcome, Subprocess
 
 REPORT = "report"
@@ -50,19 +51,14 @@ class Watched(Protocol):
         ...
 
 
-def report_of(session: Path) -> Path:
-    """The file of a session's report."""
-    return session.with_suffix(".report.html")
-
-
 def log_of(session: Path, kind: str) -> Path:
     """The file that holds what the last export of a kind said."""
-    return session.with_suffix(".exports") / f"{kind}.log"
+    return SessionFiles(session).exports / f"{kind}.log"
 
 
 def _written_last(session: Path, kind: str) -> Path:
     """The file that the program of a kind writes at its end."""
-    return report_of(session) if kind == REPORT else log_of(session, kind)
+    return SessionFiles(session).report if kind == REPORT else log_of(session, kind)
 
 
 def pauses(manifest: Manifest) -> dict[str, float]:
@@ -119,7 +115,7 @@ class _Kind:
         for path, each in self._followed.items():
             if each.closed or (each.due_at > now and not last and (each.failed or not each.finished)):
                 continue
-            if (stamps := (stamp_of(path), stamp_of(path.with_suffix(".journal")))) != each.stamps:
+            if (stamps := (stamp_of(path), stamp_of(SessionFiles(path).journal))) != each.stamps:
                 each.stamps, each.closed = stamps, last
                 self._program, self._of = self._background.launch(path, self._name), each
                 self._began, self._began_at = now, time.time()
@@ -210,7 +206,7 @@ def _launch(session: Path, kind: str) -> Subprocess:
     words += ["report", "--session", str(session)]
     log_path = None
     if kind == REPORT:
-        words += ["-o", str(report_of(session))]
+        words += ["-o", str(SessionFiles(session).report)]
     else:
         words += ["--export", kind]
         log_path = log_of(session, kind)

@@ -33,6 +33,7 @@ from oellm_autoexp.schedulers.local.scheduler import LocalScheduler
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import read_json, write_atomic
 from oellm_autoexp.storage.lock import Holder, locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
 Executor = Literal["slurm", "local"]
 RECORD_VERSION = 1
@@ -284,7 +285,7 @@ def _process(path: Path) -> tuple[int, str]:
 
 def folder(directory: Path, name: str) -> Path:
     """`<monitoring_state_dir>/<name>.detached`."""
-    return directory.absolute() / f"{name}.detached"
+    return SessionFiles.named(directory, name).detached
 
 
 def check_directory(directory: Path) -> None:

@@ -24,7 +24,7 @@ from oellm_autoexp.storage.world import Outcome, Subprocess
 if TYPE_CHECKING:
     from oellm_autoexp.engine.sidecar import SidecarJob
 
-INTERRUPTED = "its worker was told to end; run again"
+INTERRUPTED = "its worker was asked to end; run again"
 _SCHEDULER_PAUSE_SECONDS = 10.0
 _FOR_EVER_SECONDS = 86400.0
 _HEADER = "--- attempt"

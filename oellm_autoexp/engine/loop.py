@@ -233,7 +233,7 @@ class Monitor:
     # ---- what people ask for
 
     def cancel(self, names: Iterable[str], reason: str) -> list[str]:
-        """End jobs for good, begin no new attempt of them, and give up their actions that wait.
+        """End jobs for good, begin no new attempt of them, and abandon their actions that wait.
 
         Returns the names of those that had not ended. Those in the queue are ended by the scheduler, those that wait
         are never submitted. Raises SchedulerError; then it is kept in the session that they are to end, those that wait
@@ -257,7 +257,7 @@ class Monitor:
         self.executor.release()
 
     def skip(self, names: Iterable[str], reason: str) -> int:
-        """Give up the actions of jobs that wait; how many these were. Those whose programs run go on."""
+        """Abandon the actions of jobs that wait; how many these were. Those whose programs run go on."""
         given_up = sum(self.executor.give_up(name, reason, self.now()) for name in names)
         self.executor.save()
         return given_up

@@ -19,6 +19,7 @@ from oellm_autoexp.schedulers.shared import SharedScheduler
 from oellm_autoexp.session.session import Session, Stamp, parent_of, stamp_of, stamps
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import Lock
+from oellm_autoexp.storage.session_files import SessionFiles
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 """Between two attempts to watch a session that can't be watched: the first pause, which doubles up to the second."""
@@ -274,7 +275,7 @@ class Watch:
         if failure is None:
             return False
         if isinstance(failure.error, LockedError):
-            return Lock(path.with_suffix(".lease")).holder() is not None
+            return Lock(SessionFiles(path).lease).holder() is not None
         return failure.stamp == stamp and time.monotonic() < failure.again_at
 
     def _is_ours(self, path: Path) -> bool:
@@ -332,7 +333,7 @@ def _reported_as(error: Exception, path: Path) -> AutoexpError:
     logging.getLogger(__name__).debug("session %s", path.stem, exc_info=error)
     kind, place, message = unforeseen(error)
     what = f"session {path.stem} can't be watched now: {kind} in {place}: {message}"
-    return StateError(Problem(what, str(path), "an error of this program: it is tried again; --debug tells more"))
+    return StateError(Problem(what, str(path), "an error of this program: it is tried again; --debug shows more"))
 
 
 def _key(monitor: Monitor) -> str:

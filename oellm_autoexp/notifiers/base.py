@@ -1,4 +1,4 @@
-"""Notifiers: ways to tell people something, each a section of the YAML that `class_name` chooses.
+"""Notifiers: ways to send messages to people, each a section of the YAML that `class_name` chooses.
 
 A message is sent by a process of its own (`send`), which is ended when its time is over: whatever a notifier does, and
 however long its service takes, the monitor goes on.
@@ -43,14 +43,14 @@ def address_of(variable: str) -> str:
 
 @dataclass(frozen=True)
 class Message:
-    """What people are told. `subject` is one line; services that have no subjects leave it out."""
+    """A message to people. `subject` is one line; services that have no subjects leave it out."""
 
     subject: str
     text: str
 
 
 class Notifier(Section):
-    """One way to tell people. Its fields hold no templates: no log line decides who is told."""
+    """One way to send messages. Its fields hold no templates: no log line decides who gets one."""
 
     @property
     def kind(self) -> str:

@@ -56,7 +56,7 @@ def distinct_sections(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _source(action: RunAutoexpAction, parent: Source) -> Source | None:
-    """What the run would compose; None where only the event tells. Of a recorded config, what it was made of."""
+    """What the run would compose; None where that depends on the event. Of a recorded config, what it was made of."""
     config = action.config_ref or action.config_path
     if any(map(keys_of, (config or "", *action.config_dirs))):
         return None

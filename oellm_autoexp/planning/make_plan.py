@@ -44,7 +44,7 @@ from oellm_autoexp.sweep.expander import keys_set
 
 PARENT_VARIABLE = "AUTOEXP_PARENT"
 """In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
-_OF_A_KIND = 2  # problems that are told of one kind at one place
+_OF_A_KIND = 2  # problems that are reported of one kind at one place
 
 
 def make_plan(
@@ -61,7 +61,7 @@ def make_plan(
 
     `read_template` gives the sbatch template at a path (None: the shipped one); `site` asks SLURM what it allows (None:
     jobs are not compared with what their site allows); `subset` keeps only those job indices;
-    `progress` is told how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
+    `progress` gets how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
     mistakes found, each located in its file where it can be.
     """
     if plan_id is not None:

@@ -28,7 +28,6 @@ from oellm_autoexp.planning.record import side_file
 from oellm_autoexp.rules.actions import ACTIONS
 from oellm_autoexp.rules.conditions import CONDITIONS
 from oellm_autoexp.sbatch.script import MARKS
-from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import (
     Obstacle,
@@ -39,6 +38,7 @@ from oellm_autoexp.storage.files import (
     write_atomic,
 )
 from oellm_autoexp.storage.lock import Lock, locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _MANIFEST_LINK = "manifest.json"
 PLAN_LINK = "plan"
@@ -86,7 +86,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
     ]
     raise_all(ConfigError, foreign)
     found = (writable_directory(path, where, known) for path, where in wanted.items())
-    # what keeps several folders from being made is told once, for the first of them
+    # what keeps several folders from being made is reported once, for the first of them
     problems = list({problem.what: problem for problem in reversed([*filter(None, found)])}.values())[::-1]
     problems += [
         Problem("a file is at the place where a link must be created", link, "move it away")
@@ -97,7 +97,7 @@ def check_writable(plan: Plan, extra: Path | None = None) -> None:
 
 
 def _is_absent(path: str) -> bool:
-    """Whether nothing is there, not even a link to nowhere, for all that can be told."""
+    """Whether nothing is there, not even a link to nowhere, as far as is known."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
 
     The plan exists from the moment its manifest does, which appears whole or not at all. A plan that can't be written
     whole takes back what it has made and nothing else. Of several processes that write one plan id, the first wins.
-    `extra` is one more place for a copy of the manifest. `progress` is told the number of each job written.
+    `extra` is one more place for a copy of the manifest. `progress` gets the number of each job written.
     Raises ConfigError where a directory can't be written to, StateError if the plan's id is already taken.
     """
     check_writable(plan, extra)
@@ -130,7 +130,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
             making = _Making(plan, lock, above)
             try:
                 if plan.snapshot:
-                    snapshot.take(plan.snapshot, Path(plan.manifest.base_output_dir))
+                    snapshot.take(plan.snapshot)
                 making.files(secrets, progress)
                 making.publish(manifest, extra)
             except BaseException:
@@ -156,7 +156,7 @@ def _check_free(plan: Plan) -> None:
     path, plan_id = plan.manifest_path, plan.manifest.plan_id
     if os.path.lexists(path):
         raise StateError(Problem("a plan of this id exists already", str(path), _OTHER_ID))
-    session = session_path(Path(plan.manifest.monitoring_state_dir), plan_id)
+    session = SessionFiles.named(Path(plan.manifest.monitoring_state_dir), plan_id).path
     if os.path.lexists(session):  # of a plan in another output root, or of one whose manifest was removed
         raise StateError(Problem("a session of this id exists already", str(session), _OTHER_ID))
     if plan.snapshot and os.path.lexists(plan.snapshot.folder):
@@ -370,7 +370,7 @@ def unknown_kinds(manifest: Manifest) -> set[str]:
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:
-    """The items of a list that are mappings; what else is there is told by those who read it."""
+    """The items of a list that are mappings; what else is there is reported by those who read it."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -384,7 +384,7 @@ def canonical_path(manifest: Manifest, given: Path) -> Path:
 def check_place(manifest: Manifest, found: Path) -> None:
     """Raise ConfigError if the folder that a plan was made in was moved or renamed, or is gone: paths are absolute."""
     script, root = manifest.jobs[0].script_path, manifest.base_output_dir
-    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    session = SessionFiles.of(manifest).path
     if any(path.exists() for path in (manifest_path(manifest), Path(script), session)):
         return
     what = f"the plan was made in {root}, and its files no longer exist there"

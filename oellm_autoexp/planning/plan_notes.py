@@ -41,9 +41,9 @@ def monitor_notes(manifest: Manifest) -> list[str]:
     return [f"native dependencies, but {plural(len(needing), 'job')} only while a monitor watches: {listed}"]
 
 
-def notes_of_jobs(told: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:
+def notes_of_jobs(by_job: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:
     """Notes of single jobs: each thing once, and of how many jobs it is true."""
     return [
         notes[0].text if len(notes) == jobs else f"{notes[0].text} ({len(notes)} of {plural(jobs, 'job')})"
-        for notes in told.values()
+        for notes in by_job.values()
     ]

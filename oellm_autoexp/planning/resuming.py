@@ -23,7 +23,7 @@ def earlier(checkpoints: Iterable[Checkpoints]) -> list[tuple[Checkpoints, str]]
     found = []
     for each in checkpoints:
         output = Path(each.output_dir)
-        # New plans have new folders: one listing tells that of all jobs.
+        # New plans have new folders: one listing shows that of all jobs.
         if Path(each.path).is_relative_to(output) and output.name not in _names(output.parent, known):
             continue
         if _names(Path(each.path), {}):

@@ -2,7 +2,7 @@
 
 An entry of `Curves.entries` is: number of the job, number of the metric, first iteration, points that are kept, their
 offset in what is packed, points that there were; and of all points the last value, the least and its iteration, the
-greatest and its iteration (null: no number). Metrics that begin with `@` tell where an iteration is on other axes:
+greatest and its iteration (null: no number). Metrics that begin with `@` say where an iteration is on other axes:
 `@time` in seconds since 1970 (since the value in the place of `points that there were`), `@tokens` in tokens.
 """
 
@@ -43,13 +43,13 @@ class Curves:
     @classmethod
     def of(cls, jobs: Iterable[tuple[int, JobSpec, JobState | None, ReadSeries]]) -> Curves:
         """The curves of jobs: of each its number, what was planned, what is known, and how its series are read."""
-        told = [(number, spec, job, read) for number, spec, job, read in jobs if job is not None]
-        counts = [number for _, _, job, _ in told for number in job.logs.series.points.values()]
+        known = [(number, spec, job, read) for number, spec, job, read in jobs if job is not None]
+        counts = [number for _, _, job, _ in known for number in job.logs.series.points.values()]
         most = _most_points(counts)
         packed = Packed(exact=sum(min(number, most) for number in counts) <= _EXACT_POINTS)
         metrics: dict[str, int] = {}
         entries: list[list[Any]] = []
-        for number, spec, job, read in told:
+        for number, spec, job, read in known:
             current = {name: series.current() for name, series in read(job).items()} if job.logs.series.points else {}
             for name, series in current.items():
                 metric = metrics.setdefault(name, len(metrics))

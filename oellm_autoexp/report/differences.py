@@ -13,7 +13,7 @@ from oellm_autoexp.core.text import scalar
 from oellm_autoexp.session.job_state import JobState
 
 _MOST_VALUES = 1000
-"""A key with more values than so many tells nothing at a look, and is left out beyond these jobs."""
+"""A key with more values than so many is too long to read, and is left out beyond these jobs."""
 _ABSENT = -1
 
 

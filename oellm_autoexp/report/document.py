@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Source:
-    """A plan to tell of, with its session if it was submitted. `series` gives a job's series by metric.
+    """A plan to report, with its session if it was submitted. `series` gives a job's series by metric.
 
     `events` are the newest of `events_total`, the newest first; `quotes`, by job, is what logs say of bad ends.
     """
@@ -64,7 +64,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class SessionPart:
-    """What is told of one session (or plan) beside its jobs."""
+    """What is reported of one session (or plan) beside its jobs."""
 
     id: str
     project: str
@@ -222,7 +222,7 @@ def _plain(value: Any) -> Any:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Dotted keys by as many of their last words as tell them apart."""
+    """Dotted keys by as many of their last words as distinguish them."""
     made: dict[str, str] = {}
     for key in keys:
         words = key.split(".")

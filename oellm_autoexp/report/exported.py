@@ -29,18 +29,18 @@ def results_of(source: Source) -> Results:
 
 
 def _job(spec: JobSpec, job: JobState, source: Source) -> Job:
-    told = row(spec, job, source.manifest.plan_id)
+    found = row(spec, job, source.manifest.plan_id)
     return Job(
-        name=told.name,
-        stage=told.stage,
-        parameters=told.parameters,
-        state=told.state,
-        reason=told.reason,
-        attempt=told.attempt,
-        gpu_hours=told.gpu_hours,
-        iteration=told.iteration,
-        started_at=told.started_at,
-        ended_at=told.ended_at,
+        name=found.name,
+        stage=found.stage,
+        parameters=found.parameters,
+        state=found.state,
+        reason=found.reason,
+        attempt=found.attempt,
+        gpu_hours=found.gpu_hours,
+        iteration=found.iteration,
+        started_at=found.started_at,
+        ended_at=found.ended_at,
         output_dir=Path(spec.output_dir),
         points=job.logs.series.points,
         read=partial(source.series, job),

@@ -31,9 +31,9 @@ class PlannedJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Row(PlannedJob):
-    """What is known of one job: what was planned of it, its state (`running`, `success`, …), what its log told last.
+    """What is known of a job: what was planned of it, its state (`running`, `success`, …), what its log reported last.
 
-    `iteration` to `seconds_per_iteration` and `saved_iteration` are None where the log has not told them. `gpu_hours`:
+    `iteration` to `seconds_per_iteration` and `saved_iteration` are None where the log has none. `gpu_hours`:
     what its ended attempts have used. Times are seconds since 1970, of the newest attempt.
     """
 
@@ -62,7 +62,7 @@ class Row(PlannedJob):
 
 def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
     """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view/evidence.py)."""
-    told, newest = job.progress, job.newest
+    progress, newest = job.progress, job.newest
     return Row(
         name=redact(spec.name),
         stage=spec.stage,
@@ -74,16 +74,16 @@ def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
         scheduler_id=newest.scheduler_id,
         output_dir=redact(spec.output_dir),
         log_path=redact(job.logs.resolved_log_path),
-        iteration=told.iteration,
-        total=told.total,
-        loss=told.loss,
-        validation_loss=told.validation_loss,
-        grad_norm=told.grad_norm,
-        throughput=told.throughput,
-        seconds_per_iteration=told.seconds,
+        iteration=progress.iteration,
+        total=progress.total,
+        loss=progress.loss,
+        validation_loss=progress.validation_loss,
+        grad_norm=progress.grad_norm,
+        throughput=progress.throughput,
+        seconds_per_iteration=progress.seconds,
         gpu_hours=job.past.gpu_hours,
         gpu_hours_planned=spec.gpu_hours,
-        saved_iteration=told.saved_iteration,
+        saved_iteration=progress.saved_iteration,
         nodes=job.answer.nodes,
         submitted_at=newest.submitted_at,
         started_at=newest.started_at,

@@ -67,7 +67,7 @@ def _marks(history: Sequence[HistoryEntry], newest: int) -> list[Span]:
 
 
 def _as_the_scheduler_says(found: list[Span], job: JobState) -> list[Span]:
-    """The newest attempt's beginning and end as its scheduler tells them, where that fits to what was seen before."""
+    """The newest attempt's beginning and end as its scheduler reports them, where that fits to what was seen before."""
     started, ended = job.newest.started_at, job.newest.ended_at
     if not found or found[-1].attempt != job.attempt:
         return found

@@ -277,7 +277,7 @@ else:
 
 
 class NotifyAction(Action):
-    """Tells somebody: by a notifier, by a webhook (JSON `{"text": message}`), or by a command that reads the message.
+    """Sends a message: by a notifier, by a webhook (JSON `{"text": message}`), or by a command that reads it.
 
     A webhook's address is a secret: it is written as `$NAME`, a variable of the monitor's environment. A message goes
     at once; those of the same rule that come within `digest_seconds` after it, of any job, go together in a next one.
@@ -321,7 +321,7 @@ class NotifyAction(Action):
         """See Action.summary."""
         if self.command:
             return shell(redact_words(self.command))
-        return f"tell {self.notifier.kind if self.notifier else 'a webhook'}: {self.message}"
+        return f"notify {self.notifier.kind if self.notifier else 'a webhook'}: {self.message}"
 
 
 ACTIONS = Registry(Action, "oellm_autoexp.rules.actions", "oellm_autoexp.actions")

@@ -82,14 +82,14 @@ class Condition(Section):
     """One kind of condition, which `class_name` chooses.
 
     Whoever waits for it gives up after `timeout_seconds` (null: never, but see EventAction). Before an action,
-    `blocking: true` waits for it; otherwise the action is left out if it does not hold at once.
+    `blocking: true` waits for it; otherwise the action is skipped if it does not hold at once.
     """
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name"})
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Whoever waits for the condition gives up after so many seconds; null: never, but see EventAction."""
     blocking: bool = False
-    """Before an action, true waits for the condition; otherwise the action is left out if it does not hold at once."""
+    """Before an action, true waits for the condition; otherwise the action is skipped if it does not hold at once."""
 
     def holds(self, context: Surroundings) -> bool | None:
         """Whether it holds now; None: that is not known yet."""
@@ -187,7 +187,7 @@ class SlurmStateCondition(Condition):
         """Whether the job is in one of the states now."""
         try:
             now = {word.lower() for word in context.states(self.job_name)}
-        except KeyError:  # the plan has been asked about names that stand there, not about those that events tell
+        except KeyError:  # the plan has checked the names that stand there, not those that come with events
             return False
         return any(word.lower() in now for word in self.state)
 

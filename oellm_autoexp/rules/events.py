@@ -30,7 +30,7 @@ class Event(Record):
 
 
 class Deadline(Record):
-    """When a wait ends at the latest (seconds since 1970), and what is done then: `left out`, `tried again`."""
+    """When a wait ends at the latest (seconds since 1970), and what is done then: `skipped`, `tried again`."""
 
     at: float
     then: str
@@ -46,7 +46,7 @@ class Pending(Record):
     started: bool = False
     """Whether its carrying out has begun; it is then begun again by a monitor that finds it so."""
     filled: dict[str, Any] = {}
-    """The action of a message that is to be told, with its templates filled: it tells what was true then."""
+    """The action of a message that is to be sent, with its templates filled: it says what was true then."""
     reason: str = ""
     """What it waits for."""
     action: str = ""

@@ -1,4 +1,4 @@
-"""The numbers that log lines tell: of Megatron-LM and torchtitan, and what `monitoring.metrics` names. Pure.
+"""The numbers in log lines: of Megatron-LM and torchtitan, and what `monitoring.metrics` names. Pure.
 
 A metric's usual name is the same for every program: loss, validation_loss, grad_norm, learning_rate, throughput
 (TFLOP/s per GPU), seconds (that an iteration took), samples, tokens, tokens_per_second, memory (GiB that the GPU holds
@@ -29,9 +29,9 @@ _GIB = 1024.0  # MiB
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one line tells: its offset in the data, the iteration that it is about, and numbers by metric.
+    """What one line reports: its offset in the data, the iteration that it is about, and numbers by metric.
 
-    `at`: the line's own time, in seconds since 1970 (None: it has none). `whole`: it tells all of an iteration, so that
+    `at`: the line's own time, in seconds since 1970 (None: it has none). `whole`: it holds all of an iteration, so that
     a metric that is not in it is not known of that iteration.
     """
 
@@ -190,11 +190,11 @@ _KINDS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[re.Match[bytes], int], M
         lambda match, offset: Measurement(offset, iteration=max(0, int(match[1]) - 1)),
     ),
 )
-"""Kinds of lines: what stands in each, its form, and what it tells."""
+"""Kinds of lines: what stands in each, its form, and what it reports."""
 
 
 def known_lines(data: bytes) -> list[Measurement]:
-    """What the lines of known programs tell, in the order of the lines. `data`: whole lines of a log."""
+    """What the lines of known programs report, in the order of the lines. `data`: whole lines of a log."""
     found = [measurement for mark, pattern, reader in _KINDS for measurement in _each(data, mark, pattern, reader)]
     found.sort(key=lambda measurement: measurement.offset)
     return found
@@ -262,7 +262,7 @@ class MetricRule(Section):
         return [name if group == VALUE or group.isdecimal() else group for group in groups]
 
     def read(self, name: str, match: Match) -> Measurement | None:
-        """What a line that the pattern matched tells; None if there is no number in it."""
+        """What a line that the pattern matched reports; None if there is no number in it."""
         known = match.groups
         wanted = self._value_groups(tuple(known))
         values = {}
@@ -278,7 +278,7 @@ class MetricRule(Section):
         return Measurement(match.offset, values, iteration=iteration, total=total)
 
     def read_json(self, name: str, entry: Mapping[str, Any], offset: int) -> Measurement | None:
-        """What a line that is a JSON object tells; None if it has no such key, or no number there."""
+        """What a line that is a JSON object reports; None if it has no such key, or no number there."""
         number = _number(_at(entry, self.json_key or ""))
         if number is None:
             return None
@@ -338,7 +338,7 @@ class MetricReader:
         self._json = {name: rule for name, rule in rules.items() if rule.json_key is not None}
 
     def read(self, data: bytes, *, known: bool, but: Container[str] = ()) -> tuple[list[Measurement], frozenset[str]]:
-        """What whole log lines tell, in their order; also those of known programs, with `known`.
+        """What whole log lines report, in their order; also those of known programs, with `known`.
 
         The other names are those of the rules whose patterns ran out of time, each as `metrics.NAME`; those in `but`
         are not looked for.
@@ -378,7 +378,7 @@ def with_iterations(
 ) -> Iterator[tuple[Measurement, int | None]]:
     """Measurements in the order of their lines, each with the iteration that it is about.
 
-    One that tells none is about that of the lines before (`iteration`: that of all lines before these; None: none yet).
+    One that has none is about that of the lines before (`iteration`: that of all lines before these; None: none yet).
     """
     for measurement in measurements:
         if measurement.iteration is not None:

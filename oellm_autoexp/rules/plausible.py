@@ -60,7 +60,7 @@ _COUNTER = "counter "
 
 
 def _named(rule: LogEvent, groups: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What a match tells, by name; of a progress rule also the number."""
+    """What a match finds, by name; of a progress rule also the number."""
     yield from rule.extracted(groups).items()
     if rule.pattern_type == "progress" and (counter := rule.counter or "1") in groups:
         yield f"{_COUNTER}{counter}", groups[counter]

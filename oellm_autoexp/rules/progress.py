@@ -1,4 +1,4 @@
-"""How far a training is, by the newest of what its log lines told. Pure."""
+"""How far a training is, by the newest of what its log lines reported. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from oellm_autoexp.rules.metrics import Measurement
 
 
 class Progress(Record):
-    """The newest of what a log told. `loss` None after an iteration: it was not a number (Megatron omits it then)."""
+    """The newest of what a log reported. `loss` None after an iteration: it was no number (Megatron omits it then)."""
 
     iteration: int | None = None
     total: int | None = None
     loss: float | None = None
     grad_norm: float | None = None
     throughput: float | None = None
-    """TFLOP/s per GPU; Megatron tells it with `--log-throughput`."""
+    """TFLOP/s per GPU; Megatron prints it with `--log-throughput`."""
     seconds: float | None = None
     """What an iteration took."""
     validation_loss: float | None = None
@@ -37,8 +37,8 @@ _OF_AN_ITERATION = ("loss", "grad_norm", "throughput", "seconds")
 _METRICS = (*_OF_AN_ITERATION, "validation_loss")
 
 
-def told(progress: Progress) -> dict[str, int | float]:
-    """The values that a log told."""
+def reported(progress: Progress) -> dict[str, int | float]:
+    """The values that a log reported."""
     return {key: value for key, value in progress.model_dump().items() if value is not None}
 
 

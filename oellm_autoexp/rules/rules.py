@@ -196,7 +196,7 @@ class LogEvent(_Event):
         return self
 
     def extracted(self, groups: Mapping[str, str], whole: str = "") -> dict[str, str]:
-        """What a match tells: its named groups, and those of `extract_groups` under their new names (`match`: all)."""
+        """What a match finds: its named groups, and those of `extract_groups` under their new names (`match`: all)."""
         named = {name: text for name, text in groups.items() if not name.isdecimal()}
         known = {_WHOLE: whole, **groups} if whole else groups
         return named | {key: known[group] for key, group in self.extract_groups.items() if group in known}
@@ -236,7 +236,7 @@ class Rules(Section):
     state_events: StateEvents = {}
     """What follows a state of the job, by name."""
     metrics: Metrics = {}
-    """Numbers that log lines tell, by name, beside those of known programs."""
+    """Numbers in log lines, by name, beside those of known programs."""
     causes: CauseRules = {}
     """Lines that show why a run failed, by name, asked before the shipped ones of config/monitoring/causes.yaml."""
 

@@ -154,19 +154,19 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     head = sum(1 for _ in takewhile(is_no_command, lines))
     made: list[str] = []
     after = 1 if text.startswith("#!") else 0  # where new directives are inserted
-    told: set[str] = set()
+    given: set[str] = set()
     for line in lines[:head]:
         written = written_options(line.removeprefix(DIRECTIVE)) if line.startswith(DIRECTIVE) else []
         replaced = dict.fromkeys(option.key for option in written if option.key in wanted)
         if replaced:
             made += _without(line, replaced)
-            made += [new for key in replaced if key not in told for new in wanted[key]]
-            told.update(replaced)
+            made += [new for key in replaced if key not in given for new in wanted[key]]
+            given.update(replaced)
         else:
             made.append(line)
         if line.startswith(DIRECTIVE):
             after = len(made)
-    made[after:after] = [new for key, found in wanted.items() if key not in told for new in found]
+    made[after:after] = [new for key, found in wanted.items() if key not in given for new in found]
     return "\n".join((*made, *lines[head:]))
 
 

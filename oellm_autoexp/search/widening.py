@@ -15,7 +15,7 @@ LEAST_FIXED = 3
 """Bytes of fixed text that a match must hold: without it there would be a candidate in almost every line."""
 _MOST_REPEATS = 16
 _LARGEST = 2000  # letters and sets of a pattern: larger ones take long to compile
-_WIDE = 64  # letters of ASCII in a set that tells little
+_WIDE = 64  # letters of ASCII in a set that excludes little
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from oellm_autoexp.core.redaction import put_back, redact, taken_out
 from oellm_autoexp.session import records
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 from oellm_autoexp.storage.files import read_json, write_atomic
+from oellm_autoexp.storage.session_files import SessionFiles
 
 SECRETS_VERSION = 1
-SUFFIX = ".secrets"
 _HOLDING: dict[str, Any] = {
     "restart": True,
     "changes": {"overrides"},
@@ -70,7 +70,7 @@ class Confidential:
     """The secrets of the session at a path."""
 
     def __init__(self, session_path: Path) -> None:
-        self.path = session_path.with_suffix(SUFFIX)
+        self.path = SessionFiles(session_path).secrets
         self._values: dict[str, Any] | None = None
         self._behind = False
 

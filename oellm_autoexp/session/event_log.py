@@ -20,6 +20,7 @@ from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.storage.files import loads
 from oellm_autoexp.storage.journal import Journal, line_at, whole_lines
+from oellm_autoexp.storage.session_files import SessionFiles
 
 Status = Literal["done", "failed", "skipped", "queued"]
 
@@ -56,7 +57,7 @@ class EventLog:
     """`<plan_id>.events.jsonl` beside the session."""
 
     def __init__(self, session_path: Path) -> None:
-        self.path = session_path.with_suffix(".events.jsonl")
+        self.path = SessionFiles(session_path).events
         self._journal = Journal(self.path)
 
     def add(self, entries: Iterable[Event | Result]) -> None:

@@ -40,14 +40,10 @@ from oellm_autoexp.session.queue_entry import (
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, write_atomic
 from oellm_autoexp.storage.lock import Holder, Lock, process_started
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 Report = Callable[[AutoexpError], None]
-
-
-def queue_folder(session_path: Path) -> Path:
-    """`<monitoring_state_dir>/<plan_id>.actions`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
-    return session_path.with_suffix(".actions")
 
 
 class Queue:
@@ -55,7 +51,7 @@ class Queue:
 
     def __init__(self, session_path: Path) -> None:
         self.session_path = session_path
-        self.folder = queue_folder(session_path)
+        self.folder = SessionFiles(session_path).actions
 
     def place(self, entry: QueueEntry) -> Path:
         """The file of an entry that is not finished."""
@@ -350,7 +346,7 @@ def _names(folder: Path) -> list[str]:
 
 
 _SHOWN_OF_ID = 8
-"""Characters of an id that are shown, as in the queue's table; a longer beginning tells those apart that share them."""
+"""Characters of an id that are shown, as in the queue's table; ids that share them are shown with more."""
 
 
 def _nearest(name: str, files: Mapping[str, Path]) -> str:

@@ -26,7 +26,7 @@ DONE_FOLDER = "done"
 
 
 class Process(Record):
-    """A process, told apart for good: `started` as in lock.process_started."""
+    """A process, identified for good: `started` as in lock.process_started."""
 
     host: str
     pid: int

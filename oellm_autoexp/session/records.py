@@ -38,7 +38,7 @@ def record(job: JobState, include: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def flat(job: JobState) -> dict[str, Any]:
-    """A job as programs are told of it: every field by its own name, wherever it is kept."""
+    """A job as programs get it (`--json`, templates): every field by its own name, wherever it is kept."""
     data = record(job)
     parts = [data.pop(part) for part in PARTS]
     return data | {name: value for part in parts for name, value in part.items()}

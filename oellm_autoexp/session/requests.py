@@ -18,6 +18,7 @@ from oellm_autoexp.core.nouns import Record
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import create_atomic, read_json
+from oellm_autoexp.storage.session_files import SessionFiles
 
 REQUEST_VERSION = 2
 _RESTART_FIELDS = ("reason", "overrides", "exclude_nodes", "cause", "max_attempts", "max_fruitless", "cooldown_seconds")
@@ -28,7 +29,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 class Request(Record):
     """A request. A restart applies to `attempt` only: it has no effect if there is a later one.
 
-    `skip`: the job's actions that wait are left out; of a cancel, `actions` asks for that, too. `release`: the held
+    `skip`: waiting actions of the job are abandoned; of a cancel, `actions` asks for that, too. `release`: the held
     jobs of the plan are let go, whatever `job` says. `restart` is the action of a restart, None otherwise; one without
     a `cause` is a person's, and has no budget. `job` None: every job of the plan. `at`: seconds since 1970. `seen_at`:
     when the event was seen that calls for it.
@@ -56,19 +57,14 @@ class Request(Record):
         return {**{key: value for key, value in data.items() if key not in _RESTART_FIELDS}, "restart": restart}
 
 
-def requests_folder(session_path: Path) -> Path:
-    """`<monitoring_state_dir>/<plan_id>.requests`, for the session `<monitoring_state_dir>/<plan_id>.json`."""
-    return session_path.with_suffix(".requests")
-
-
 def place(session_path: Path, asked: Request) -> Path:
     """The file of a request, which exists until the request is handled."""
-    return requests_folder(session_path) / f"{asked.id}.json"
+    return SessionFiles(session_path).requests / f"{asked.id}.json"
 
 
 def ask(session_path: Path, asked: Request) -> bool:
     """Write a request; False if one with this id is already waiting. Raises StateError, OSError."""
-    folder = requests_folder(session_path)
+    folder = SessionFiles(session_path).requests
     if not _FILE_NAME.fullmatch(asked.id):
         raise StateError(Problem(f"{asked.id!r} can't be the name of a file", str(folder)))
     trust.private_folder(folder)
@@ -81,7 +77,7 @@ def waiting(session_path: Path, report: Callable[[AutoexpError], None] | None = 
     Files that can't be used are skipped and passed to `report`; without `report` the first error is raised:
     CorruptError, StateError. Raises StateError if the folder can't be read.
     """
-    folder = requests_folder(session_path)
+    folder = SessionFiles(session_path).requests
     try:
         names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
     except FileNotFoundError:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.storage import trust
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _RECORD = struct.Struct("<Qdd")
 _ITERATION_BITS, _ATTEMPT_BITS = 40, 12
@@ -31,7 +32,7 @@ MOST_METRICS = 256
 
 
 class Point(NamedTuple):
-    """A number that a log line told of a metric; `iteration` None: that of no iteration, and it is counted instead."""
+    """A metric's number in a log line; `iteration` None: it is of no iteration, and is counted instead."""
 
     metric: str
     iteration: int | None
@@ -59,14 +60,9 @@ class Written:
     points: dict[str, int] = field(default_factory=dict)
 
 
-def folder_of(session: Path) -> Path:
-    """The folder of a session's series."""
-    return session.with_suffix(".series")
-
-
 def file_of(session: Path, job: str) -> Path:
     """The file of a job's series. A job's name is a file's name."""
-    return folder_of(session) / f"{job}.points"
+    return SessionFiles(session).series / f"{job}.points"
 
 
 def append(path: Path, written: Written, attempt: int, points: Iterable[Point]) -> Written:

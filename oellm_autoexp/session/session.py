@@ -9,7 +9,6 @@ One process writes a session, under the lock `<plan_id>.lease`.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,9 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.silence import Watched
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, read_json, write_atomic
+from oellm_autoexp.storage.journal import Journal, whole_lines
 from oellm_autoexp.storage.lock import Lock, locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _SNAPSHOT_EVERY_SECONDS = 60.0
 _SNAPSHOT_ALWAYS_BELOW = 500  # jobs; above, a snapshot costs more than a few journal lines
@@ -50,15 +51,15 @@ class Session:
         """Whether jobs that have not begun are held; only a snapshot saves it."""
         self._serial = serial
         self._confidential = Confidential(path)
+        self._journal = Journal(SessionFiles(path).journal)
         self._changed: dict[str, JobState] = {}
         self._snapshot_at = 0.0
         self._behind = False
-        self._torn = False
 
     @classmethod
     def create(cls, manifest: Manifest, manifest_path: Path) -> Session:
         """A new session on disk, every job waiting."""
-        path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+        path = SessionFiles.of(manifest).path
         trust.check_folders(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         jobs = {job.name: JobState(name=job.name) for job in manifest.jobs}
@@ -98,24 +99,15 @@ class Session:
         """A job from its record. Raises ValidationError."""
         return readable(records.job_of(self._confidential.revealed(data)))
 
-    @property
-    def _journal(self) -> Path:
-        return self.path.with_suffix(".journal")
-
     def _replay(self) -> None:
         try:
-            with trust.open_file(self._journal, most=None) as file:
-                number = 0
-                while line := file.readline(trust.LINE):
-                    number += 1
-                    if not line.endswith(b"\n") and len(line) < trust.LINE:
-                        self._torn = True  # cut by a crash in the middle of writing: never acknowledged
-                        break
-                    self._replay_line(line, f"{self._journal}:{number}")
+            with self._journal.opened() as file:
+                for line in whole_lines(file):  # one that a crash has cut was never acknowledged
+                    self._replay_line(line.text, f"{self._journal.path}:{line.number}")
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StateError(Problem(f"can't read the journal: {error.strerror}", str(self._journal))) from None
+            raise StateError(Problem(f"can't read the journal: {error.strerror}", str(self._journal.path))) from None
         self._behind = True
 
     def _replay_line(self, line: bytes, where: str) -> None:
@@ -166,26 +158,18 @@ class Session:
             self.journal()
 
     def journal(self) -> None:
-        """Append the changes to the journal; one whose last line is cut is replaced by a snapshot."""
+        """Append the changes to the journal. Raises OSError, StateError."""
         if not self._changed:
-            return
-        if self._torn:
-            self.snapshot()
             return
         lines = []
         for job in self._changed.values():
             self._serial += 1
             head = f'"serial": {self._serial}, "plan_id": {json.dumps(self.plan_id)}'
-            lines.append(f'{{{head}, "job": {records.line(self._confidential.concealed(job))}}}\n')
+            lines.append(f'{{{head}, "job": {records.line(self._confidential.concealed(job))}}}')
         self._confidential.save()
-        self._torn = True  # until it is whole: the disk may be full
-        with trust.open_to_append(self._journal) as file:
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self._torn = False
+        self._behind = True  # also if it can't be written whole: the disk may be full
+        self._journal.append(lines)
         self._changed.clear()
-        self._behind = True
 
     def snapshot(self) -> None:
         """Write the whole session, and start an empty journal."""
@@ -205,8 +189,8 @@ class Session:
         text = ",\n".join(f"{json.dumps(name)}: {records.line(job)}" for name, job in jobs.items())
         write_atomic(self.path, f'{json.dumps(head, indent=1)[:-2]},\n "jobs": {{\n{text}\n}}}}\n')
         if self._behind:
-            self._journal.unlink(missing_ok=True)
-            self._behind = self._torn = False
+            self._journal.remove()
+            self._behind = False
         self._confidential.forget_all_but(name for job in jobs.values() for name in job.secrets.values())
         self._changed.clear()
         self._watched_saved = self.watched
@@ -220,12 +204,7 @@ class Session:
     def discard(self) -> None:
         """Remove the session, in which nothing has happened."""
         self.path.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
-
-
-def session_path(directory: Path, plan_id: str) -> Path:
-    """`<monitoring_state_dir>/<plan_id>.json`."""
-    return directory / f"{plan_id}.json"
+        self._journal.remove()
 
 
 _HEAD_BYTES = 16384
@@ -249,7 +228,7 @@ def find_session(directory: Path, name: str) -> Path:
     if not plain_name(name):
         hint = "give the plan's id or its beginning; --monitoring-state-dir names the folder; --cmd list shows them"
         raise ConfigError(Problem(f"{name!r} can't be a session's id", "--session", hint))
-    exact = session_path(directory, name)
+    exact = SessionFiles.named(directory, name).path
     if exact.exists():
         return exact
     begins = [path for path in all_sessions(directory) if path.stem.startswith(name)]
@@ -303,5 +282,5 @@ def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterato
 
     Raises LockedError naming the other.
     """
-    with locked(path.with_suffix(".lease"), f"session {path.stem}", waiting=waiting) as lock:
+    with locked(SessionFiles(path).lease, f"session {path.stem}", waiting=waiting) as lock:
         yield lock

@@ -87,15 +87,15 @@ def _name(lines: list[str]) -> str:
 def under_way(folder: Path) -> dict[str, str]:
     """Our submissions that have started but wrote no exit code: id → token. They run, or were killed."""
     begun = started(folder).items()
-    told = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
-    return {id: token for id, token in told.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
+    tokens = {id: found[0][1:] for id, name in begun if (found := TOKEN_AT_END.search(name)) is not None}  # noqa: A001
+    return {id: token for id, token in tokens.items() if not (folder / f"{id}.exit").exists()}  # noqa: A001
 
 
 def refused(folder: Path, scheduler_id: str, token: str) -> str:
     """The id of the job that kept the script of a submission from starting its program; '' if none did."""
     lines = _lines(folder / f"{scheduler_id}.refused")
-    told = len(lines) == 2 and lines[1].endswith(f".{token}")
-    return lines[0] if told and _ID.fullmatch(lines[0]) else ""
+    ours = len(lines) == 2 and lines[1].endswith(f".{token}")
+    return lines[0] if ours and _ID.fullmatch(lines[0]) else ""
 
 
 def _lines(path: Path) -> list[str]:

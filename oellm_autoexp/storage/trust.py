@@ -2,7 +2,7 @@
 
 A file is opened without following a link and without waiting (a FIFO has a writer that may never come), and must be a
 regular file of bounded size that belongs to this user, or to root and is closed to other writers. Folders from the
-file up to a root likewise; docs/decisions/004-whose-files.md tells of group-writable folders, links and hard links.
+file up to a root likewise; docs/decisions/004-whose-files.md is about group-writable folders, links and hard links.
 
 `reading_as` opens the files of another user for looking, never for acting: theirs are then the trusted ones.
 """

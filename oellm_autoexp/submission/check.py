@@ -122,10 +122,10 @@ class AttemptChecks:
 
     def _asked(self, path: str, text: str) -> list[Problem]:
         kind = array_group(directive_lines(text), "")
-        at, told = self._judgements.get(kind, (-math.inf, []))
+        at, problems = self._judgements.get(kind, (-math.inf, []))
         if self._now() - at > _FRESH_SECONDS:
-            self._judgements[kind] = at, told = self._now(), self._scheduler.check({path: text})
-        return told
+            self._judgements[kind] = at, problems = self._now(), self._scheduler.check({path: text})
+        return problems
 
     def _tested(self, path: str, text: str) -> list[Problem]:
         """Problems that the scheduler finds in a script, which is written to a temporary file for that."""

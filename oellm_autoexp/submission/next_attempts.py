@@ -80,7 +80,7 @@ def odd_script(manifest: Manifest, path: str, expected: str) -> str:
         trust.read_script(Path(path), expected, Path(manifest.base_output_dir))
     except StateError as error:
         return f"the script can't be trusted: {error.problems[0].what}: {error.problems[0].where}"
-    except OSError as error:  # of others, the scheduler tells in its words
+    except OSError as error:  # others are reported by the scheduler in its words
         return f"the script {path} no longer exists" if isinstance(error, _GONE) else ""
     return ""
 

@@ -19,6 +19,7 @@ from oellm_autoexp.session.waits import only_actions_wait, only_unclear, waits
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads, write_atomic
 from oellm_autoexp.storage.lock import Holder, Lock, locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _PATIENCE_SECONDS = 60.0
 _OWNER = "session.json"
@@ -122,7 +123,7 @@ def _finished(path: Path) -> bool:
     if not path.exists():
         return True
     session = Session.load(path)
-    return session.finished or (session.untouched and Lock(path.with_suffix(".lease")).holder() is None)
+    return session.finished or (session.untouched and Lock(SessionFiles(path).lease).holder() is None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def _check_free(output_dir: Path) -> None:
         return
     known = f"its job {job.name} is {job.state}" if job else "it is not finished"
     known += f" (job {job.newest.scheduler_id})" if job and job.newest.scheduler_id else ""
-    watched = Lock(owner.with_suffix(".lease")).holder()
+    watched = Lock(SessionFiles(owner).lease).holder()
     watcher = f", watched by {watched}" if watched else ""
     words = ("--job", job.name) if job else ()
     end = f"wait for it, or end it: {commands.monitor(owner, '--cmd', 'cancel', *words)}"
@@ -175,7 +176,7 @@ def _check_free(output_dir: Path) -> None:
 
 
 def _job_of(session: Session, output_dir: Path) -> JobState | None:
-    """The job of a session that writes to an output directory; None if that can't be told."""
+    """The job of a session that writes to an output directory; None if that is unknown."""
     try:
         specs = load(session.manifest_path).jobs
     except AutoexpError:

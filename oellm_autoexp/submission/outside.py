@@ -24,7 +24,7 @@ _KINDS = {kind.exit_code: kind for kind in (ConfigError, SchedulerError)}
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine tells where jobs are submitted: what SLURM allows, and what keeps jobs from their containers."""
+    """The machine where jobs are submitted: what SLURM allows there, and what keeps jobs from their containers."""
 
     site: Callable[[SlurmSection], Site]
     container_problems: Callable[[Manifest], list[Problem]]
@@ -44,8 +44,8 @@ def asked(outside: Outside) -> Machine:
     from oellm_autoexp.schedulers.site import Site
 
     def site(section: SlurmSection) -> Site:
-        told = outside.ask(_SITE, section.model_dump(mode="json", exclude={"env", "sbatch", "srun"}))
-        return TypeAdapter(Site).validate_python(told)
+        answer = outside.ask(_SITE, section.model_dump(mode="json", exclude={"env", "sbatch", "srun"}))
+        return TypeAdapter(Site).validate_python(answer)
 
     def container_problems(manifest: Manifest) -> list[Problem]:
         of_all = manifest.model_copy(update={"jobs": ()})
@@ -89,11 +89,11 @@ def _problems() -> TypeAdapter[list[Problem]]:
 
 
 def problems_result(error: AutoexpError) -> dict[str, Any]:
-    """An error as a result that is told to the outside."""
+    """An error as a result that is sent to the outside."""
     return {"problems": _plain_problems(error.problems), "exit_code": error.exit_code}
 
 
 def raise_problems(result: dict[str, Any]) -> None:
-    """Raise the error that a result tells of, or return if it tells of none."""
+    """Raise the error that a result holds, or return if it holds none."""
     if problems := result.get("problems"):
         raise _KINDS.get(result["exit_code"], AutoexpError)(*_problems().validate_python(problems))

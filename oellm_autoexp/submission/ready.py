@@ -164,9 +164,9 @@ class ReadyJobs:
         attempts = [attempt for job in again for attempt in job.past.earlier]
         fresh = {token: at for token, at in self._seen_earlier.items() if abs(now - at) < _FRESH_SECONDS}
         if any(attempt.token not in fresh for attempt in attempts):
-            told = self._scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
+            answers = self._scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
             for job in again:
-                self._session.put(restarts.see_earlier(job, told, now))
+                self._session.put(restarts.see_earlier(job, answers, now))
             fresh |= dict.fromkeys((attempt.token for attempt in attempts), now)
         self._seen_earlier = fresh
         return [one for one in self._without_strangers(ready) if not self._runs_elsewhere(one.spec.name)]
@@ -179,8 +179,8 @@ class ReadyJobs:
         new = [one for one in ready if not self._outcomes.job(one.spec).newest.scheduler_id]
         marked = {one.spec.name: status_files.under_way(Path(one.spec.output_dir, MARKS)) for one in new}
         asked = {scheduler_id: token for found in marked.values() for scheduler_id, token in found.items()}
-        told = self._scheduler.poll(asked) if asked else {}
-        alive = {one for one, status in told.items() if status.scheduler_state not in (*ENDED, UNKNOWN)}
+        answers = self._scheduler.poll(asked) if asked else {}
+        alive = {one for one, status in answers.items() if status.scheduler_state not in (*ENDED, UNKNOWN)}
         kept = {name: sorted(alive & found.keys()) for name, found in marked.items()}
         for name, ids in kept.items():
             if ids:

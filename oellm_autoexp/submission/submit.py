@@ -122,7 +122,7 @@ class Submitter:
     def settle(self) -> None:
         """Find out what became of submissions that were under way when their submitter died or got no clear answer.
 
-        Raises SchedulerError if the scheduler can't tell now; then nothing may be submitted.
+        Raises SchedulerError if the scheduler does not know now; then nothing may be submitted.
         """
         self._unclear.settle()
 
@@ -141,7 +141,7 @@ class Submitter:
         """Submit every job that may go now; returns how many went. Refused ones wait, with the reason, and are retried.
 
         With `submit_rate_limit_seconds` only the jobs that are due are submitted; `patient` waits and submits the rest.
-        Raises SchedulerError when the scheduler can't be reached, or can't tell what became of a submission.
+        Raises SchedulerError when the scheduler can't be reached, or does not know what became of a submission.
         """
         self.settle()
         self._pace.awaited = False
@@ -189,7 +189,7 @@ class Submitter:
                 break
             batch = made.popleft()
             if batch.dependency and not self._ready.still_alive(ready):
-                break  # they wait for the next poll, which tells how their siblings ended
+                break  # they wait for the next poll, which shows how their siblings ended
             try:
                 taken = self._submit(batch)
             except TooManyJobsError as error:
@@ -269,7 +269,7 @@ class Submitter:
     def _look_for(self, batch: Batch, error: SchedulerError) -> int:
         """Ask at once for a batch whose submission got no clear answer; how many of its jobs are there.
 
-        Raises `error` if the scheduler can't tell of them: then it would tell nothing of the others, either.
+        Raises `error` if the scheduler does not answer for them: then it would not for the others, either.
         """
         self._unclear.no_answer(batch, error)
         try:

@@ -54,7 +54,7 @@ class UnclearSubmissions:
     def settle(self) -> None:
         """Find out what became of submissions that were under way when their submitter died or got no clear answer.
 
-        Raises SchedulerError if the scheduler can't tell now; then nothing may be submitted.
+        Raises SchedulerError if the scheduler does not know now; then nothing may be submitted.
         """
         unclear = self._by_token()
         if not unclear:

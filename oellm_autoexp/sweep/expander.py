@@ -212,7 +212,7 @@ def _set_once(values: Mapping[str, Any], where: Location, problems: list[Problem
 
 
 def _check_once(axes: Iterable[tuple[str, str, list[Any]]], where: Location, problems: list[Problem]) -> None:
-    """Tell of each path that two keys of a mapping set, as in `a.b` and `a: {b: …}`, by the keys as written."""
+    """Report each path that two keys of a mapping set, as in `a.b` and `a: {b: …}`, by the keys as written."""
     taken = Taken()
     for written, key, choices in axes:
         paths = dict.fromkeys(path for choice in choices for path, _ in leaf_paths(key, choice))

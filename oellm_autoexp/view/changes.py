@@ -17,7 +17,7 @@ _HEADLINE_EVERY_SECONDS = 30.0
 
 
 class Changes:
-    """Remembers what it told, and tells only what is new."""
+    """Remembers what it showed, and shows only what is new."""
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[str, str]] = {}
@@ -33,10 +33,10 @@ class Changes:
         lines = [f"{_clock()} {text}" for text in monitor.messages]
         monitor.messages.clear()
         for job in monitor.session.jobs.values():
-            tells = job.state in UNSUBMITTED or is_held(job)
-            if tells and monitor.session.hold.fingerprint and may_be_held(job):  # one line has said it of all
+            has_reason = job.state in UNSUBMITTED or is_held(job)
+            if has_reason and monitor.session.hold.fingerprint and may_be_held(job):  # one line has said it of all
                 continue
-            shown = (job.state, job.reason if tells else "")
+            shown = (job.state, job.reason if has_reason else "")
             if self._shown.get(job.name) != shown:
                 self._shown[job.name] = shown
                 known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []
@@ -71,8 +71,8 @@ class Changes:
         fresh = [wait for key, wait in actions.items() if key not in self._waits and wait.reason != AT_WORK]
         self._waits = set(actions)
         only_actions = bool(actions) and only_actions_wait(monitor.session.jobs.values())
-        told, self._only_actions = self._only_actions, only_actions
-        lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not told else [])
+        shown, self._only_actions = self._only_actions, only_actions
+        lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not shown else [])
         return [f"{_clock()} {line}" for line in lines]
 
 

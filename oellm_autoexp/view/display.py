@@ -43,14 +43,14 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
         return
     changes: dict[str, Changes] = {}
 
-    def tell(monitors: Sequence[Shown]) -> None:
+    def show(monitors: Sequence[Shown]) -> None:
         for monitor in monitors:
             plan = monitor.manifest.plan_id
             name = "" if plan == main else f"{plan} "
             for line in changes.setdefault(plan, Changes()).lines(monitor):
                 screen.print(f"{name}{line}", soft_wrap=True)
 
-    yield _harmless(tell)
+    yield _harmless(show)
 
 
 def _harmless(show: Show) -> Show:

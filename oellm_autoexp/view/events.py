@@ -49,8 +49,10 @@ def _fitted(widths: list[int], width: int) -> list[int]:
 
 def event_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """An event as texts: when, its id, its job, its actions and what came of them, the line of the log."""
-    told = row["metadata"]
-    what = told.get("line") or ", ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
+    metadata = row["metadata"]
+    what = metadata.get("line") or ", ".join(
+        f"{key}={value}" for key, value in metadata.items() if value not in ("", None)
+    )
     actions = "; ".join(
         f"{action['action']}: {action['status']}" + (f" ({action['message']})" if action["message"] else "")
         for action in row["actions"]

@@ -65,7 +65,7 @@ def _of_events(session: Session, jobs: Iterable[JobState]) -> dict[str, str]:
     try:
         found = EventLog(session.path).histories(named, newest_first=True)
         return {event.job: _said(event.metadata) for event, _ in found.shown}
-    except AutoexpError:  # a record that can't be read is told by --cmd events
+    except AutoexpError:  # a record that can't be read is reported by --cmd events
         return {}
 
 

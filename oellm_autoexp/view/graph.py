@@ -108,12 +108,12 @@ def _of_how_many(conditions: Sequence[Sequence[str]], none: str = "") -> tuple[s
         return ()
     if none and (without := sum(not texts for texts in conditions)):
         counts[none] = without
-    told = [
+    lines = [
         text if count == len(conditions) else f"{text} ({count} of {plural(len(conditions), 'job')})"
         for text, count in counts.items()
     ]
-    rest = len(told) - _LISTED
-    return (*told[:_LISTED], f"… {rest} more") if rest > 0 else tuple(told)
+    rest = len(lines) - _LISTED
+    return (*lines[:_LISTED], f"… {rest} more") if rest > 0 else tuple(lines)
 
 
 def _condition(condition: Mapping[str, Any], parents: Iterable[JobSpec]) -> str:

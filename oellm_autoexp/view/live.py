@@ -24,7 +24,7 @@ from oellm_autoexp.view.metrics import Trends
 from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import headline
 
-ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip gives up those that wait)"
+ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip abandons those that wait)"
 _NEWEST, _NEWEST_OF_SEVERAL = 5, 2
 _KEPT = 50
 _LIVE_WAITS = 3
@@ -173,7 +173,7 @@ def _dim(line: str) -> Text:
 
 
 def _message(entry: HistoryEntry) -> str:
-    """What is told of something beside its name, unless it says the same."""
+    """What is shown of something beside its name, unless it says the same."""
     message = entry.message.removeprefix(f"{entry.event}: ")
     return f" ({message})" if message and message.lower() != entry.event else ""
 
@@ -187,6 +187,6 @@ def newest_events(jobs: Iterable[JobState], said: Iterable[tuple[float, str]], c
             (tally.last_at, f"{job.name}: {name}" + (f" (no. {tally.count})" if tally.count > 1 else ""))
             for name, tally in job.actions.events.items()
         ]
-    told = "\n".join(text for _, text in found)  # what stands in the history is said, too
-    found += [(at, text) for at, text in said if f"({text.partition(': ')[2]})" not in told]
+    shown = "\n".join(text for _, text in found)  # what stands in the history is said, too
+    found += [(at, text) for at, text in said if f"({text.partition(': ')[2]})" not in shown]
     return heapq.nlargest(count, dict.fromkeys((at, " ".join(text.split())) for at, text in found))[::-1]

@@ -33,7 +33,7 @@ def metrics_of(jobs: Iterable[JobState]) -> list[str]:
 
 
 class Trends:
-    """How the loss of jobs goes, read when it is shown and again when a job has told noticeably more."""
+    """How the loss of jobs goes, read when it is shown and again when a job has reported noticeably more."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
@@ -48,7 +48,7 @@ class Trends:
                 return line
             try:
                 found = series_of(session, job, LOSS) if size else None
-            except (OSError, AutoexpError):  # --cmd plot tells why
+            except (OSError, AutoexpError):  # --cmd plot says why
                 found = None
             line = "" if found is None else sparkline(found.values, _TREND)
             self._known[job.name] = size, line

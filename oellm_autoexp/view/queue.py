@@ -44,7 +44,7 @@ def queue_table(entries: Sequence[QueueEntry], held: Mapping[str, Holder | None]
 
 
 def id_length(ids: Sequence[str]) -> int:
-    """How many characters tell these ids apart (at least 8)."""
+    """How many characters distinguish these ids (at least 8)."""
     length = _ID_CHARACTERS
     while len({name[:length] for name in ids}) < len(set(ids)):
         length += 4

@@ -1,6 +1,6 @@
 """What the scenarios stand on: our commands as a user types them, each plan in a folder of its own, and its outcome.
 
-Nothing here reads a session's files: what happened is told by `--cmd status --json`, `--cmd events --json`, and by
+Nothing here reads a session's files: what happened is read from `--cmd status --json`, `--cmd events --json`, and by
 the logs of the jobs.
 """
 
@@ -203,12 +203,12 @@ class Run:
         try:
             found: dict[str, Any] = json.loads(result.stdout)
         except ValueError:
-            told = result.stderr.strip() or result.stdout.strip()
-            raise UnexpectedError(f"{' '.join(words)} gives no JSON: {told[-500:]}") from None
+            printed = result.stderr.strip() or result.stdout.strip()
+            raise UnexpectedError(f"{' '.join(words)} gives no JSON: {printed[-500:]}") from None
         return found
 
     def queue(self, *words: str) -> dict[str, Any]:
-        """What `--cmd queue` tells."""
+        """What `--cmd queue` prints."""
         return self._json("--cmd", "queue", *words)
 
     def attempts(self, job: str) -> list[Attempt]:

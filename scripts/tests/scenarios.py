@@ -55,8 +55,8 @@ class PlanScenario:
 
 
 def _ended(job: Job, state: str, attempts: int | None = None) -> None:
-    told = f"its state ({job['scheduler_state']}, exit code {job['exit_code']}, {job['reason'] or 'no reason'})"
-    expect_equal(told, job["state"], state)
+    what = f"its state ({job['scheduler_state']}, exit code {job['exit_code']}, {job['reason'] or 'no reason'})"
+    expect_equal(what, job["state"], state)
     if attempts is not None:
         expect_equal("the number of its attempts", job["attempt"], attempts)
 
@@ -73,8 +73,8 @@ def _resumed(run: Run, name: str, job: Job) -> list[Attempt]:
     for before, after in itertools.pairwise(attempts):
         saved = max(saved, *before.saved, 0)
         # One that is ended saves while nobody writes its words into the log any more: a later one may be there.
-        told = f"{saved} was the last iteration of which attempt {before.job_id} said that it was saved"
-        expect(after.loaded >= saved, f"{after.job_id} has loaded iteration {after.loaded}, though {told}")
+        saving = f"{saved} was the last iteration of which attempt {before.job_id} said that it was saved"
+        expect(after.loaded >= saved, f"{after.job_id} has loaded iteration {after.loaded}, though {saving}")
     undisturbed = run.attempts(UNDISTURBED)[0].losses
     for attempt in attempts:
         common = undisturbed.keys() & attempt.losses.keys()
@@ -220,9 +220,9 @@ JOBS: dict[str, JobScenario] = {
     "crash": JobScenario("a crash: begun anew, resumed from its checkpoint", _crash),
     "hang": JobScenario("a silent log: ended, begun anew, resumed", _stall),
     "loop": JobScenario("the log grows, the iteration does not: ended, begun anew, resumed", _loop),
-    "oom": JobScenario("out of memory: told as such, not begun anew", _oom),
+    "oom": JobScenario("out of memory: reported as such, not begun anew", _oom),
     "timeout": JobScenario("more work than one time limit: begun anew until it is done", _timeout),
-    "leaves": JobScenario("told of its time limit, saves and ends with 0: begun anew until it is done", _timeout),
+    "leaves": JobScenario("warned of its time limit, saves and ends with 0: begun anew until it is done", _timeout),
     "nan": JobScenario("the loss becomes NaN: ended for good", _nan),
     "budget": JobScenario("crashes every time: given up when the budget is used up", _budget),
     "exit93": JobScenario("exit code 93 asks for no new attempt: there is none", _exit93),
@@ -306,7 +306,7 @@ def _interrupt(lab: Lab) -> str:
     run.until(lambda: all(_last(run, name) >= 3 for name in ("second", "crashes")), "running jobs")
     monitor.send_signal(signal.SIGINT)
     expect_equal("the exit code after Ctrl-C", run.watched_to_the_end(monitor), 130)
-    expect("the jobs go on. Resume with:" in run.output, "Ctrl-C does not tell how to resume")
+    expect("the jobs go on. Resume with:" in run.output, "Ctrl-C does not say how to resume")
     monitor = run.start("monitor", "--session", run.plan_id)
     run.until(lambda: "Traceback" in run.attempts("crashes")[0].log.read_text(), "the crash")
     time.sleep(1)  # it is at work on it, or has just done it
@@ -411,10 +411,10 @@ def _actions(lab: Lab) -> str:
     expect_equal("the exit code", run.watched_to_the_end(run.begin()), 0)
     listed = run.queue()
     expect_equal("the states in the queue", [entry["status"] for entry in listed["entries"]], ["pending"] * 2)
-    told = [entry["event"]["metadata"] for entry in run.queue("--queue-event", "checkpoint_saved")["entries"]]
-    expect_equal("the kinds of events", [event["kind"] for event in told], ["checkpoint"] * 2)
+    events = [entry["event"]["metadata"] for entry in run.queue("--queue-event", "checkpoint_saved")["entries"]]
+    expect_equal("the kinds of events", [event["kind"] for event in events], ["checkpoint"] * 2)
     expect_equal(
-        "their checkpoints", sorted(Path(event["checkpoint_path"]).name for event in told), ["iter_10", "iter_20"]
+        "their checkpoints", sorted(Path(event["checkpoint_path"]).name for event in events), ["iter_10", "iter_20"]
     )
     worked = run.session_command("--cmd", "actions", "--json")
     expect_equal("the exit code of --cmd actions", worked.returncode, 1)

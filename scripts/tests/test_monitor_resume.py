@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of every plan")
     made.add_argument("--slurm", action="store_true", help="on SLURM: the same as the override slurm=base")
     made.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these scenarios; --list shows the names")
-    made.add_argument("--list", action="store_true", help="tell which scenarios there are")
+    made.add_argument("--list", action="store_true", help="show which scenarios there are")
     made.add_argument(
         "--output",
         type=Path,

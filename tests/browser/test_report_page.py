@@ -120,7 +120,7 @@ def test_states_filter_every_part(opened: Open, runs: Source) -> None:
     assert chip.get_attribute("aria-pressed") == "true"
     assert shown.names() == ["nan"]
     assert shown.page.locator(".time").count() == 1
-    assert shown.page.locator("#best tbody tr").count() == 0  # its only validation loss was never told
+    assert shown.page.locator("#best tbody tr").count() == 0  # it never reported a validation loss
     chip.click()
     assert len(shown.names()) == 4
 
@@ -183,9 +183,9 @@ def test_a_curve_is_read_where_the_pointer_is(opened: Open, runs: Source) -> Non
 def test_a_job_opens_with_all_that_is_known_and_closes_by_the_keyboard(opened: Open, runs: Source) -> None:
     page = opened(runs).page
     page.locator(f"{ROWS} button", has_text="again").click()
-    told = page.inner_text("#job")
+    reported = page.inner_text("#job")
     for text in ("'crash': exit 137", "killed by SIGKILL", "0.75 used, 2 planned at most", "grad_norm"):
-        assert text in told
+        assert text in reported
     page.keyboard.press("Escape")
     assert not page.locator("#job").is_visible()
 

@@ -62,7 +62,7 @@ def missing() -> str | None:
     """Why there are no containers here, or None if there are."""
     if (PLACE / "complete").exists():
         return None
-    return f"Apptainer is not installed in {PLACE}; install it as root: {INSTALL_COMMAND}"
+    return f"Apptainer is not installed; install it as root: {INSTALL_COMMAND}"
 
 
 def install() -> None:

@@ -61,7 +61,7 @@ class Person:
         return ["setpriv", *ids, *READ_ALL, *map(str, words)]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Their environment: what pip is told on this machine, and Apptainer in PATH."""
+        """Their environment: pip's settings of this machine, and Apptainer in PATH."""
         kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
         path = f"{apptainer.program().parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         own = {"PATH": path, "HOME": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}

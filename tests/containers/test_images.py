@@ -1,4 +1,4 @@
-"""Images are built for real, by both scripts, from shipped definitions; what goes wrong is told with its cause."""
+"""Images are built for real, by both scripts, from shipped definitions; what goes wrong is reported with its cause."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_runtime_that_may_not_be_executed_is_not_said_to_be_absent(person: Per
     assert f"there is no program {output}/nope" in refused(person, base_image, output, *words, f"{output}/nope")
 
 
-def test_all_mistakes_in_the_options_are_told_at_once(person: Person, base_image: Path) -> None:
+def test_all_mistakes_in_the_options_are_reported_at_once(person: Person, base_image: Path) -> None:
     output = person.make_folder("all")
     words = ("--definition", "Meg", "--container-cmd", "nope", "--requirements", "/nowhere.txt", "--unpin", "torch")
     done = person.python(USER, *build_words(base_image, output, *words))
@@ -171,7 +171,7 @@ REQUIREMENTS = {
 
 
 @pytest.mark.parametrize("wrong", REQUIREMENTS)
-def test_what_is_wrong_with_requirements_is_told_in_their_own_words(
+def test_what_is_wrong_with_requirements_is_reported_in_their_own_words(
     person: Person, base_image: Path, wrong: str
 ) -> None:
     output = person.make_folder("requirements")
@@ -202,7 +202,7 @@ def test_requirements_are_read_where_they_are_with_the_files_that_they_name(pers
 
 
 @pytest.mark.parametrize("place", ["read-only", "a file", "none"])
-def test_a_place_that_can_not_be_written_to_is_told_with_the_option(
+def test_a_place_that_can_not_be_written_to_is_reported_with_the_option(
     person: Person, base_image: Path, place: str
 ) -> None:
     folder = person.make_folder("place")
@@ -220,7 +220,7 @@ def test_a_place_that_can_not_be_written_to_is_told_with_the_option(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
-def test_a_disk_that_can_have_no_more_files_is_told_before_anything_is_copied(
+def test_a_disk_that_can_have_no_more_files_is_reported_before_anything_is_copied(
     person: Person, base_image: Path, prepared: Prepared
 ) -> None:
     output = person.make_folder("disk")
@@ -288,7 +288,7 @@ def test_a_build_that_fails_says_why(person: Person, base_image: Path, prepared:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize(("megabytes", "what"), [(60, "are free here; about"), (170, "the disk is full")])
-def test_a_full_disk_is_told_with_its_place(
+def test_a_full_disk_is_reported_with_its_place(
     person: Person, base_image: Path, prepared: Prepared, megabytes: int, what: str
 ) -> None:
     output = person.make_folder("disk")
@@ -308,7 +308,7 @@ def test_a_full_disk_is_told_with_its_place(
     assert "APPTAINER_TMPDIR" in text
 
 
-def test_a_limit_on_memory_is_told_with_its_size(person: Person, base_image: Path, prepared: Prepared) -> None:
+def test_a_limit_on_memory_is_reported_with_its_size(person: Person, base_image: Path, prepared: Prepared) -> None:
     output = prepared.copy(person, "memory")
     words = build_words(base_image, output, "--definition", "MegatronTraining", "--sandbox")
     done = person.run("prlimit", f"--as={450 << 20}", sys.executable, person.checkout / USER, *words)

@@ -1,4 +1,4 @@
-"""Jobs in a real container: what reaches their program, and what is told of a container in which they could not run."""
+"""Jobs in a real container: what reaches their program, and what is said of a container in which they could not run."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def test_variables_reach_the_program_as_they_are_whatever_the_image_sets(
     odd = json.dumps(ODD.replace("$HOME", "$SLURM_JOB_ID"))
     settings.write_text(
         "# @package _global_\n"
-        "backend: {argv: [sh, -c, 'env -0 > told; pwd > where']}\n"
+        "backend: {argv: [sh, -c, 'env -0 > environment; pwd > where']}\n"
         "slurm: {env: {SECOND: of_slurm, PATH: '/nowhere:$PATH', LINES: \"a\\nb\"}}\n"
         f"container: {{env: {{OF_THE_JOB: {odd}, SECOND: of_the_container}}}}\n"
     )
     done = run(person, home, image, "-C", f"{home}/conf", "--config-ref=experiments/own", APPTAINERENV_OF_THE_JOB="old")
     assert done.returncode == 0, done.stderr + done.stdout
-    told = dict(entry.split("=", 1) for entry in (home / "told").read_text().rstrip("\0").split("\0"))
-    assert told["OF_THE_JOB"] == ODD.replace("$HOME", told["SLURM_JOB_ID"])
-    assert told["SECOND"] == "of_the_container"
-    assert told["OF_THE_IMAGE"] == "of_the_image"
-    assert told["LINES"] == "a\nb"
-    assert "/nowhere" not in told["PATH"]
-    assert told["WANDB_MODE"] == "offline"
-    assert told["SLURM_PROCID"] == "0"
-    assert told["APPTAINER_CONTAINER"] == str(image)
+    reported = dict(entry.split("=", 1) for entry in (home / "environment").read_text().rstrip("\0").split("\0"))
+    assert reported["OF_THE_JOB"] == ODD.replace("$HOME", reported["SLURM_JOB_ID"])
+    assert reported["SECOND"] == "of_the_container"
+    assert reported["OF_THE_IMAGE"] == "of_the_image"
+    assert reported["LINES"] == "a\nb"
+    assert "/nowhere" not in reported["PATH"]
+    assert reported["WANDB_MODE"] == "offline"
+    assert reported["SLURM_PROCID"] == "0"
+    assert reported["APPTAINER_CONTAINER"] == str(image)
     assert (home / "where").read_text() == f"{home}\n"
 
 
@@ -181,7 +181,7 @@ def test_an_image_that_is_cut_short_anywhere_is_refused(person: Person, home: Pa
             check_squashfs(home / name, "as Enroot has it")
 
 
-def test_a_link_to_no_image_is_told_with_its_end(person: Person, home: Path) -> None:
+def test_a_link_to_no_image_is_reported_with_its_end(person: Person, home: Path) -> None:
     (home / "link.sif").symlink_to("/scratch/gone.sif")
     assert "there is no image here: it is a link to /scratch/gone.sif" in refused(person, home, home / "link.sif")
 

@@ -129,7 +129,7 @@ def test_configs_and_overrides_of_the_user_reach_the_plan_and_a_dry_run_writes_n
     assert not (home / "outputs").exists()
 
 
-def test_a_mistake_in_the_config_is_told_as_without_a_container(person: Person, sif: Built, home: Path) -> None:
+def test_a_mistake_in_the_config_is_reported_as_without_a_container(person: Person, sif: Built, home: Path) -> None:
     words = ("--image", sif.path, "--no-submit", "project=default", "slurm.sbatch.time=never")
     done = person.python(SCRIPT, *words, cwd=home)
     assert done.returncode == 2
@@ -190,7 +190,7 @@ def test_an_image_that_the_sweep_chooses_is_planned_in(person: Person, sif: Buil
     assert manifest_of(home)["provenance"]["image"]["path"] == f"{home}/artifacts/MegatronTraining.sif"  # type: ignore[index]
 
 
-def test_jobs_of_a_sweep_in_several_images_or_only_partly_in_one_are_told(
+def test_jobs_of_a_sweep_in_several_images_or_only_partly_in_one_are_reported(
     person: Person, sif: Built, home: Path
 ) -> None:
     several = "sweep.grids=[{container:[base],container.image:[/a.sif,/b.sif],stage:[a]}]"
@@ -218,7 +218,7 @@ def test_what_keeps_jobs_from_their_container_is_noted_where_they_are_not_submit
     assert not (home / "outputs").exists()
 
 
-def test_an_image_of_an_older_state_of_the_same_version_is_told_before_it_plans(
+def test_an_image_of_an_older_state_of_the_same_version_is_reported_before_it_plans(
     person: Person, rootfs: Path, home: Path
 ) -> None:
     source = rootfs / "opt/oellm-autoexp/oellm_autoexp/containers/inside.py"

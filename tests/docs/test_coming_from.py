@@ -43,9 +43,9 @@ def directives(script: str) -> set[str]:
 def test_the_commands_of_the_page_work_as_written(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FILES[name])
     (line,) = (line for line in PAGE.splitlines() if line.startswith("python scripts/") and name in line)
-    told = run_as_user(line, tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "#SBATCH" in told.stdout
+    reported = run_as_user(line, tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "#SBATCH" in reported.stdout
 
 
 def test_a_file_that_chooses_every_group_plans_as_it_is(planned: Any) -> None:
@@ -117,8 +117,8 @@ def ran(script: str) -> str:
 
 def test_each_key_that_has_another_name_is_refused_with_what_the_page_says() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)`(?:, `([a-z_.]+)`)?[^|]* \| (.*) \|$", PAGE, re.MULTILINE)
-    keys = [(key, told) for *names, told in rows for key in names if key and instead(key)]
+    keys = [(key, reported) for *names, reported in rows for key in names if key and instead(key)]
     assert len(keys) >= 11
-    for key, told in keys:
-        named = re.search(r"`([a-z_.-]+)`", told)
+    for key, reported in keys:
+        named = re.search(r"`([a-z_.-]+)`", reported)
         assert named is None or named[1] in instead(key) or "leave it out" in instead(key), key

@@ -87,7 +87,7 @@ def test_the_reference_names_every_key_of_an_action_and_a_condition(name: str) -
     model = {**ACTIONS.classes(), **CONDITIONS.classes()}[name]
     own = set(model.model_fields) - {"class_name"}
     if name in CONDITIONS.classes():
-        own -= {"blocking", "timeout_seconds"}  # told of all conditions together
+        own -= {"blocking", "timeout_seconds"}  # described for all conditions together
     named = set(re.findall(r"`(\w+)`", row(name)))
     assert own <= named
 

@@ -37,9 +37,9 @@ def program() -> Path:
 def missing() -> str | None:
     """Why there is no server here, or None if there is one."""
     if shutil.which("node") is None:
-        return f"there is no node here; install it and npm, then: {INSTALL_COMMAND}"
+        return f"Node.js is not installed; install it and npm, then: {INSTALL_COMMAND}"
     if not program().exists():
-        return f"yaml-language-server is not installed in {directory()}; install it: {INSTALL_COMMAND}"
+        return f"yaml-language-server is not installed; install it: {INSTALL_COMMAND}"
     return None
 
 
@@ -125,7 +125,7 @@ class LanguageServer:
         self._child.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:
-        """The next message; what the server asks or tells meanwhile is dealt with."""
+        """The next message; what the server asks or reports meanwhile is handled."""
         assert self._child.stdout is not None
         headers = dict(line.decode().split(": ", 1) for line in self._header_lines())
         message: dict[str, Any] = json.loads(self._child.stdout.read(int(headers["Content-Length"])))

@@ -33,7 +33,7 @@ _SECONDS = 20
 def need(shell: str) -> None:
     """Skip the test, or fail it where shells are required, if there is no such shell."""
     if shutil.which(shell) is None:
-        why = f"there is no {shell} here; install it: apt-get install {shell}"
+        why = f"{shell} is not installed; install it as root: apt-get install {shell}"
         if os.environ.get("AUTOEXP_REQUIRE_EDITOR"):
             pytest.fail(why)
         pytest.skip(why)

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User
 
 PROGRAM = 'echo "$2" >> ran; [ "$2" = stable ] && ! [ -e well ] && exit 3; mkdir -p "$1"; touch "$1/checkpoint"'
@@ -58,7 +59,7 @@ def write(user: User, kind: str = "file", **sections: Any) -> str:
 
 
 def session_file(user: User) -> Path:
-    return session_path(user.outputs / "monitoring_state", "p")
+    return SessionFiles.named(user.outputs / "monitoring_state", "p").path
 
 
 def jobs(user: User) -> dict[str, JobState]:

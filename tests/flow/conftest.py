@@ -79,7 +79,7 @@ class User:
         return os.path.basename(os.readlink(self.outputs / "sweep.json")).removesuffix(".sweep.json")  # noqa: PTH119, PTH115
 
     def session(self) -> dict[str, Any]:
-        """The newest plan's session, as the status command tells it."""
+        """The newest plan's session, as the status command shows it."""
         result = self.run("monitor", "--session", self.plan_id, "--cmd", "status", "--json")
         assert result.stderr == ""
         jobs = json.loads(result.stdout)["jobs"]

@@ -26,8 +26,8 @@ from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from oellm_autoexp.session import session
 from oellm_autoexp.session.queue import Queue
-from oellm_autoexp.session.session import session_path
 from oellm_autoexp.storage.files import create_atomic
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.truncate", "os.utime"}
 
@@ -60,7 +60,7 @@ class KeptJobs(FakeScheduler):
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         wanted = {submission.token for submission in submissions}
-        return {told["token"]: job for job, told in self.taken().items() if told["token"] in wanted}
+        return {reported["token"]: job for job, reported in self.taken().items() if reported["token"] in wanted}
 
     def poll(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         return {job: self._status(job) for job in jobs if (self.folder / f"{job}.json").exists()}
@@ -148,7 +148,7 @@ def monitor(home: Path, manifest_path: Path, *, journal: bool, budget: int | Non
 def worker(home: Path, manifest_path: Path, *, jobs: int) -> int:
     """Carry out what is in the queue, until there is a file `over` and the queue is empty."""
     manifest = session_steps.load_manifest(manifest_path)
-    queue = Queue(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id))
+    queue = Queue(SessionFiles.of(manifest).path)
     errors: list[AutoexpError] = []
     while True:
         over = (home / "over").exists()
@@ -186,7 +186,7 @@ def begin(role: str, home: str, manifest: str, step: int, more: Mapping[str, Any
 
 
 def serve() -> None:
-    """Do what the lines of the input ask for: begin a program, or tell how it ended (null: it runs)."""
+    """Do what the lines of the input ask for: begin a program, or report how it ended (null: it runs)."""
     for line in sys.stdin:
         order = json.loads(line)
         if "pid" in order:

@@ -12,7 +12,8 @@ import pytest
 from oellm_autoexp.cli.main import main
 from oellm_autoexp.cli.steps.session_steps import load_manifest
 from oellm_autoexp.session import requests
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User
 from tests.flow.single import planned
 from tests.flow.terminal import at_terminal
@@ -80,7 +81,7 @@ def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queu
 
 
 def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(failed: Path) -> None:
-    path = session_path(failed.parents[1] / "monitoring_state", "x")
+    path = SessionFiles.named(failed.parents[1] / "monitoring_state", "x").path
 
     def attempts() -> int:
         job = Session.load(path).jobs["x"]
@@ -89,18 +90,18 @@ def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(fail
     def nothing(window: Window) -> None:
         assert attempts() == 1
         assert requests.waiting(path) == []
-        assert text(window, "told") == ""
+        assert text(window, "messages") == ""
 
     driven(failed, "rn", nothing, None)
 
     def begun(window: Window) -> None:
         assert attempts() == 2
-        assert "to begin anew: x" in text(window, "told")
+        assert "to begin anew: x" in text(window, "messages")
 
-    driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "told"))
+    driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "messages"))
 
 
-def test_without_a_terminal_or_the_package_the_way_out_is_told(
+def test_without_a_terminal_or_the_package_the_way_out_is_reported(
     user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failed: Path
 ) -> None:
     piped = user.run("monitor", "--session", "x", "--cmd", "browse")

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
@@ -19,7 +20,7 @@ STATE = Path("outputs", "monitoring_state")
 
 
 class Plan:
-    """A plan of jobs that run until they are told to go, submitted and not watched."""
+    """A plan of jobs that run until a file lets them end, submitted and not watched."""
 
     def __init__(self, user: User, *names: str) -> None:
         self.user = user
@@ -48,7 +49,7 @@ class Plan:
 
     @property
     def jobs(self) -> dict[str, JobState]:
-        return Session.load(session_path(self.user.home / STATE, "p")).jobs
+        return Session.load(SessionFiles.named(self.user.home / STATE, "p").path).jobs
 
     def watch(self) -> None:
         self.watcher = self.user.start("monitor", "--session", "p")
@@ -88,7 +89,7 @@ def either(request: pytest.FixtureRequest, plan: Plan) -> Plan:
         ("lr", "write key=value"),
     ],
 )
-def test_a_wrong_override_is_told_before_anything_is_asked_for(either: Plan, override: str, why: str) -> None:
+def test_a_wrong_override_is_reported_before_anything_is_asked_for(either: Plan, override: str, why: str) -> None:
     result = either.run("--cmd", "restart", "--job", "a", "--override", override)
     assert (result.returncode, result.stdout) == (2, "")
     assert why in result.stderr
@@ -125,11 +126,11 @@ def test_a_variable_in_another_encoding_keeps_no_job_from_a_new_attempt(user: Us
         plan.end()
 
 
-def test_a_new_attempt_is_told_as_it_comes(either: Plan) -> None:
+def test_a_new_attempt_is_reported_as_it_comes(either: Plan) -> None:
     result = either.run("--cmd", "restart", "--job", "a", "--override", "backend.options.lr=5e-3", "--json")
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert (list(told["jobs"]), told["messages"][-1]) == (["a"], "to begin anew: a")
+    reported = json.loads(result.stdout)
+    assert (list(reported["jobs"]), reported["messages"][-1]) == (["a"], "to begin anew: a")
     until(lambda: either.run("--once") and either.jobs["a"].attempt == 2, "the new attempt")
     assert either.jobs["b"].attempt == 1
     log = Path(either.jobs["a"].logs.resolved_log_path)
@@ -145,7 +146,7 @@ def test_a_mapping_among_the_overrides_is_one(plan: Plan) -> None:
 
 def test_a_job_that_waits_is_not_said_to_begin_anew(user: User) -> None:
     plan = Plan(user, "a")
-    path = session_path(user.home / STATE, "p")
+    path = SessionFiles.named(user.home / STATE, "p").path
     session = Session.load(path)
     session.put(changed(session.jobs["a"], state="waiting", retry_at=1e12, attempt=0))
     session.save()

@@ -1,8 +1,9 @@
-"""Code that has changed since a plan was made is told before its jobs begin."""
+"""Code that has changed since a plan was made is reported before its jobs begin."""
 
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def checkout(user: User) -> User:
     return user
 
 
-def test_code_that_was_edited_or_committed_since_the_plan_is_told_by_submit_and_status(checkout: User) -> None:
+def test_code_that_was_edited_or_committed_since_the_plan_is_reported_by_submit_and_status(checkout: User) -> None:
     words = ("backend=command", "backend.argv=[sh,-c,'sleep 30']", "project.name=job", "slurm=fake")
     assert checkout.run("plan", "--manifest", "m.json", *words).returncode == 0
     dry = ("submit", "--manifest", "m.json", "--dry-run")
@@ -109,3 +110,75 @@ def test_a_script_of_the_checkout_that_is_named_by_its_path_is_that_of_the_copy(
     copy = checkout.outputs / "manifests" / "p.code" / "Megatron-LM" / "pretrain_gpt.py"
     assert copy.exists()
     assert str(copy) in (checkout.outputs / "job" / "job.sbatch").read_text()
+
+
+def test_a_plan_that_is_drawn_from_its_manifest_reports_it(checkout: User) -> None:
+    words = ("backend=command", "backend.argv=[true]", "project.name=job", "slurm=fake")
+    assert checkout.run("plan", "--manifest", "m.json", *words).returncode == 0
+    drawn = checkout.run("visualize_plan", "--manifest", "m.json")
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    (checkout.home / "train.py").write_text("3\n")
+    again = checkout.run("visualize_plan", "--manifest", "m.json")
+    assert again.stdout == drawn.stdout
+    assert "has changed since the plan was made" in again.stderr
+    assert "has changed" not in checkout.run("visualize_plan", *words).stderr
+    refused = checkout.run("visualize_plan", "--manifest", "m.json", *words)
+    assert refused.returncode == 2
+    assert "a plan that is written takes no config: backend=command" in refused.stderr
+
+
+def test_files_edited_within_a_submodule_are_reported_and_recorded(checkout: User, tmp_path: Path) -> None:
+    library = User(tmp_path / "library", checkout.environment, checkout.forks)
+    library.home.mkdir()
+    git(library, "init", "-q")
+    (library.home / "layer.py").write_text("1\n")
+    git(library, "add", "layer.py")
+    git(library, "commit", "-qm", "first")
+    git(checkout, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library.home), "libs/library")
+    git(checkout, "commit", "-qam", "with a library")
+    (checkout.home / "libs" / "library" / "layer.py").write_text("2\n")
+    words = ("backend=command", "backend.argv=[true]", "project.name=job", "slurm=fake", "--plan-id", "p")
+    assert checkout.run("plan", "--manifest", "m.json", *words).returncode == 0
+    recorded = (checkout.outputs / "manifests" / "p.provenance" / "git.diff").read_text()
+    assert "--- a/libs/library/layer.py\n+++ b/libs/library/layer.py\n" in recorded
+    dry = ("submit", "--manifest", "m.json", "--dry-run")
+    assert "has changed" not in checkout.run(*dry).stdout
+    (checkout.home / "libs" / "library" / "layer.py").write_text("3\n")
+    assert "has changed since the plan was made (files have been edited since commit" in checkout.run(*dry).stdout
+
+
+USING = """
+defaults: [override /backend: command]
+project: {name: job, code: snapshot}
+backend:
+  argv: [sh, TOP/run.sh, --config=TOP/run.yaml, TOP/data, "cat TOP/run.yaml"]
+  env: {FILES: "TOP/run.yaml:/etc/hosts", PYTHONPATH: "TOP/lib:TOP"}
+slurm: {launcher_cmd: [sh, TOP/wrap.sh], srun: {}, env: {CONFIG: TOP/run.yaml, DATA: TOP/data}}
+"""
+
+
+def test_what_jobs_use_of_the_copy_and_what_of_the_checkout_itself(checkout: User) -> None:
+    top = checkout.home
+    (top / "exp.yaml").write_text(USING.replace("TOP", str(top)))
+    (top / ".gitignore").write_text("data/*.bin\n")
+    for name in ("run.sh", "run.yaml", "lib/code.py", "data/README", "data/tokens.bin"):
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_text("of the plan\n")
+    (top / "wrap.sh").write_text('echo wrapped; exec "$@"\n')
+    (top / "run.sh").write_text('echo "$@"; echo $FILES $PYTHONPATH $CONFIG $DATA; cat $CONFIG\n')
+    planned = checkout.run("plan", "--config-ref", "./exp.yaml", "--plan-id", "p", "--manifest", "m.json")
+    assert planned.returncode == 0, planned.stderr
+    note = f"jobs use {top}/data, {top}/run.yaml of the checkout itself (project.code: snapshot)"
+    assert note in planned.stdout
+    for name in ("run.sh", "run.yaml", "wrap.sh"):
+        (top / name).write_text("edited\n")
+    done = checkout.run("submit", "--manifest", "m.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = (checkout.outputs / "job" / "logs").iterdir()
+    copy = checkout.outputs / "manifests" / "p.code"
+    assert log.read_text().splitlines()[:4] == [
+        "wrapped",
+        f"--config={copy}/run.yaml {top}/data cat {top}/run.yaml",
+        f"{copy}/run.yaml:/etc/hosts {copy}/lib:{copy} {copy}/run.yaml {top}/data",
+        "of the plan",
+    ]

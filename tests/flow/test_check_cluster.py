@@ -1,4 +1,4 @@
-"""check_cluster on a real SLURM: it passes where all is well, and tells the truth where something is not."""
+"""check_cluster on a real SLURM: it passes where all is well, and says what is wrong where something is."""
 
 from __future__ import annotations
 
@@ -185,7 +185,9 @@ def test_a_job_that_waits_for_ever_is_ended_with_the_reason_that_slurm_tells(
     assert left == "", "the job was cancelled"
 
 
-def test_nodes_that_are_all_drained_are_told_with_the_command_that_lists_them(slurm: Cluster, slurm_user: User) -> None:
+def test_nodes_that_are_all_drained_are_reported_with_the_command_that_lists_them(
+    slurm: Cluster, slurm_user: User
+) -> None:
     slurm.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=maintenance")
     try:
         result = at_home(slurm_user).run("check_cluster", "--submit", QUICK)

@@ -44,7 +44,7 @@ def result(user: User, job: str, name: str = "one") -> Any:
     return pickle.loads(path.read_bytes())  # noqa: S301  our own
 
 
-def told(done: subprocess.CompletedProcess[str], kind: str) -> str:
+def reported(done: subprocess.CompletedProcess[str], kind: str) -> str:
     """The number of the monitor's job or process, from what was printed."""
     assert done.returncode == 0, done.stderr + done.stdout
     match = re.search(rf"monitor {kind} (\d+)", done.stdout)
@@ -80,10 +80,10 @@ def test_a_local_monitor_outlives_the_terminal_and_is_never_doubled(user: User) 
         check=False,
         start_new_session=True,
     )
-    monitor = int(told(terminal, "process"))
+    monitor = int(reported(terminal, "process"))
     assert os.getsid(monitor) == os.getpgid(monitor) != os.getsid(0), "no hang-up or Ctrl-C of a terminal reaches it"
     again = user.run("monitor", "--session", "one", "--detach", "local")
-    assert int(told(again, "process")) == monitor
+    assert int(reported(again, "process")) == monitor
     assert "already (RUNNING); nothing was submitted" in again.stdout
     until(lease(user).exists, "the monitor at work")
     plain = user.run("monitor", "--session", "one", "--once")
@@ -101,12 +101,12 @@ def test_a_local_monitor_outlives_the_terminal_and_is_never_doubled(user: User) 
 
 def test_a_local_monitor_that_is_ended_leaves_the_session_to_the_next_one(user: User) -> None:
     words = (*GATED, "backend.options.misbehave=exit:3@3")
-    monitor = int(told(user.run("run", *words, "--detach", "local"), "process"))
+    monitor = int(reported(user.run("run", *words, "--detach", "local"), "process"))
     until(lease(user).exists, "the monitor at work")
     os.kill(monitor, signal.SIGTERM)
     assert result(user, "1") == ("success", 130)
     assert not lease(user).exists()
-    told(user.run("monitor", "--session", "one", "--detach", "local"), "process")
+    reported(user.run("monitor", "--session", "one", "--detach", "local"), "process")
     (user.home / "go").touch()
     assert result(user, "2") == ("success", 1)
     assert user.states() == ["crash"]
@@ -114,7 +114,7 @@ def test_a_local_monitor_that_is_ended_leaves_the_session_to_the_next_one(user: 
 
 def test_all_sessions_by_one_local_monitor(user: User) -> None:
     assert user.run("run", *GATED, "--no-monitor").returncode == 0
-    told(user.run("monitor", "--all", "--detach", "local"), "process")
+    reported(user.run("monitor", "--all", "--detach", "local"), "process")
     (user.home / "go").touch()
     assert result(user, "1", "@all") == ("success", 0)
     assert user.states() == ["success"]
@@ -193,10 +193,10 @@ def test_what_a_job_of_a_monitor_can_not_be(section: dict[str, Any], message: st
 def test_a_monitor_on_slurm_requeues_itself_until_the_session_has_ended(slurm_user: User) -> None:
     manifest = plan(slurm_user, *HELD, time="00:02:00", requeue_seconds_before_end=60, mem="200M")
     handed = slurm_user.run("submit", "--manifest", manifest, "--detach", "slurm")
-    monitor = told(handed, "job")
+    monitor = reported(handed, "job")
     assert f"scancel {monitor}    (the jobs go on)" in handed.stdout
     again = slurm_user.run("monitor", "--session", "one", "--detach", "slurm")
-    assert told(again, "job") == monitor
+    assert reported(again, "job") == monitor
     assert "nothing was submitted" in again.stdout
     until(lease(slurm_user).exists, "the monitor at work")
     refused = slurm_user.run("submit", "--manifest", manifest)
@@ -234,7 +234,7 @@ def test_a_monitor_on_slurm_submits_what_is_still_to_go_in_the_users_environment
         "one",
     )
     done = slurm_user.run("run", "project=default", *words, *more, "--detach", "slurm", MINE="1")
-    monitor = told(done, "job")
+    monitor = reported(done, "job")
     assert result(slurm_user, monitor) == ("success", 0)
     jobs = slurm_user.session().values()
     assert [job["state"] for job in jobs] == ["success"] * 2
@@ -247,12 +247,12 @@ def test_a_monitor_on_slurm_submits_what_is_still_to_go_in_the_users_environment
 @pytest.mark.slurm
 def test_scancel_ends_the_monitor_and_not_the_jobs(slurm_user: User) -> None:
     assert slurm_user.run("run", *HELD, "--no-monitor").returncode == 0
-    killed = told(slurm_user.run("monitor", "--session", "one", "--detach", "slurm"), "job")
+    killed = reported(slurm_user.run("monitor", "--session", "one", "--detach", "slurm"), "job")
     until(lease(slurm_user).exists, "the monitor at work")
     os.kill(int((folder(slurm_user) / f"{killed}.pid").read_text().split()[0]), signal.SIGKILL)
     until(lambda: squeue(slurm_user, killed, "%T") in ("", "FAILED", "CANCELLED"), "its end for SLURM")
     assert lease(slurm_user).exists()
-    monitor = told(slurm_user.run("monitor", "--session", "one", "--detach", "slurm"), "job")
+    monitor = reported(slurm_user.run("monitor", "--session", "one", "--detach", "slurm"), "job")
     assert monitor != killed
     log = folder(slurm_user) / f"{monitor}_0_log.out"
     until(lambda: log.exists() and re.search("pending", log.read_text()), "its first look")
@@ -260,7 +260,7 @@ def test_scancel_ends_the_monitor_and_not_the_jobs(slurm_user: User) -> None:
     until(lambda: not lease(slurm_user).exists(), "the monitor's end")
     assert slurm_user.states() == ["pending"]
     until(lambda: squeue(slurm_user, monitor, "%T") in ("", "CANCELLED"), "its end for SLURM")
-    other = told(slurm_user.run("monitor", "--all", "--detach", "slurm"), "job")
+    other = reported(slurm_user.run("monitor", "--all", "--detach", "slurm"), "job")
     assert other != monitor
     (job,) = slurm_user.session().values()
     slurm(slurm_user, "scontrol", "release", job["scheduler_id"])

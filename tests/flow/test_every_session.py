@@ -17,7 +17,8 @@ from oellm_autoexp.core.errors import Problem, StateError
 from oellm_autoexp.engine import watch
 from oellm_autoexp.engine.loop import Monitor
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, User, until
 
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]")
@@ -34,7 +35,7 @@ def submit(user: User, name: str, *words: str) -> str:
     return name
 
 
-def test_all_sessions_are_watched_to_their_ends_and_one_that_fails_is_told_by_the_exit_code(user: User) -> None:
+def test_all_sessions_are_watched_to_their_ends_and_one_that_fails_is_reported_by_the_exit_code(user: User) -> None:
     submit(user, "good")
     submit(user, "bad", "backend.options.misbehave=exit:3@3")
     result = user.run("monitor", "--all")
@@ -43,8 +44,8 @@ def test_all_sessions_are_watched_to_their_ends_and_one_that_fails_is_told_by_th
     assert "bad: crash" in result.stdout
     assert next(line.split()[0] for line in result.stdout.splitlines() if "success" in line) == "good"
     again = user.run("monitor", "--all")
-    told = f"no unfinished sessions in {user.outputs}/monitoring_state\n"
-    assert (again.returncode, again.stdout, again.stderr) == (0, told, "")
+    reported = f"no unfinished sessions in {user.outputs}/monitoring_state\n"
+    assert (again.returncode, again.stdout, again.stderr) == (0, reported, "")
 
 
 def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_being_watched(user: User) -> None:
@@ -54,7 +55,7 @@ def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_bei
     until(lambda: (state / "held.lease").exists(), "the other monitor")
     (state / "broken.json").write_text("{")
     result = user.run("monitor", "--all")
-    assert result.returncode == 2, "the exit code tells that not all could be watched"
+    assert result.returncode == 2, "the exit code says that not all could be watched"
     assert "mine: success" in result.stdout
     assert f"in use by process {held.pid}" in result.stderr
     assert "broken.json" in result.stderr
@@ -85,7 +86,7 @@ FAILING = ("backend.options.misbehave=exit:3@3",)
 
 
 def recorded(user: User, name: str) -> JobState:
-    (job,) = Session.load(session_path(user.outputs / "monitoring_state", name)).jobs.values()
+    (job,) = Session.load(SessionFiles.named(user.outputs / "monitoring_state", name).path).jobs.values()
     return job
 
 
@@ -106,7 +107,7 @@ def test_a_session_that_had_finished_and_is_begun_anew_is_watched_again(user: Us
 def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
     user: User, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     failures = [StateError(Problem("the file system is in repair"))]
     whole = Monitor.cycle
 
@@ -116,21 +117,21 @@ def test_a_session_that_could_not_be_watched_for_a_while_is_watched_again(
         whole(monitor)
 
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
+    monkeypatch.setattr(app, "report", lambda error: reported.append(str(error)))
     monkeypatch.setattr(Monitor, "cycle", cycle)
     if beside:
         submit(user, "long", "backend.options.step_seconds=0.2")
-    submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: told}]")
+    submit(user, "x", *FAILING, "++monitoring.state_events.crash.actions=[{class_name: LogAction, message: reported}]")
     code, _ = watch_steps.watch_all(user.outputs / "monitoring_state")
-    assert told == ["the file system is in repair"]
+    assert reported == ["the file system is in repair"]
     assert code == 1, "that of its job, as the trouble is over"
     assert [entry.event for entry in recorded(user, "x").history if entry.event == "LogAction"] == ["LogAction"]
 
 
-def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_told_once(
+def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_reported_once(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     failures = {"cycle": 2, "between_polls": 1}
 
     def failing(name: str) -> Any:
@@ -148,13 +149,13 @@ def test_a_bug_that_one_session_meets_keeps_no_other_from_being_watched_and_is_t
         monkeypatch.setattr(Monitor, name, failing(name))
     monkeypatch.setattr(Monitor, "wait_seconds", 0.05)
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(app, "tell", lambda error: told.append(str(error)))
+    monkeypatch.setattr(app, "report", lambda error: reported.append(str(error)))
     submit(user, "mine")
     submit(user, "x", "backend.options.step_seconds=0.2")
     code, sessions = watch_steps.watch_all(user.outputs / "monitoring_state")
     assert (code, {session.plan_id for session in sessions}) == (0, {"mine", "x"}), "it is tried again, and goes well"
-    assert len(told) == 2, "each once, though one came twice"
-    assert all("session x can't be watched now: KeyError in test_every_session.py:" in text for text in told)
+    assert len(reported) == 2, "each once, though one came twice"
+    assert all("session x can't be watched now: KeyError in test_every_session.py:" in text for text in reported)
     assert all(recorded(user, name).state == "success" for name in ("mine", "x"))
 
 
@@ -217,10 +218,10 @@ def test_with_json_also_an_interrupted_watch_prints_one_document(user: User, wor
     ) as watcher:
         until(lambda: recorded(user, "x").state == "running", "a running job")
         watcher.send_signal(signal.SIGINT)
-        told, errors = watcher.communicate()
+        reported, errors = watcher.communicate()
     assert watcher.returncode == 130
     assert "Resume with:" in errors
-    shown = json.loads(told)
+    shown = json.loads(reported)
     assert (shown["sessions"][0] if "--all" in words else shown)["plan_id"] == "x"
     assert user.run("monitor", "--session", "x", "--cmd", "cancel").returncode == 0
 

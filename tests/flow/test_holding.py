@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.test_slurm_run import slurm
 
@@ -34,7 +35,7 @@ def write(user: User, jobs: int, **sections: Any) -> None:
 
 
 def session(user: User) -> Session:
-    return Session.load(session_path(user.outputs / "monitoring_state", "p"))
+    return Session.load(SessionFiles.named(user.outputs / "monitoring_state", "p").path)
 
 
 def started(user: User) -> int:
@@ -102,11 +103,12 @@ def test_what_is_held_is_in_the_facts_for_programs(user: User) -> None:
     write(user, 5, scheduler={"max_jobs": 1})
     watching = user.start("run", "--config-ref", "./e.yaml", "--plan-id", "p")
     until(
-        lambda: session_path(user.outputs / "monitoring_state", "p").exists() and session(user).hold.asked, "the hold"
+        lambda: SessionFiles.named(user.outputs / "monitoring_state", "p").path.exists() and session(user).hold.asked,
+        "the hold",
     )
-    told = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)
-    assert told["held"].startswith("3 jobs failed in the same way: ")
-    waiting = [job["reason"] for job in told["jobs"] if job["state"] == "waiting"]
+    facts = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)
+    assert facts["held"].startswith("3 jobs failed in the same way: ")
+    waiting = [job["reason"] for job in facts["jobs"] if job["state"] == "waiting"]
     assert len(waiting) == 2
     assert all(reason.startswith("held: 3 jobs failed") for reason in waiting)
     assert user.run("monitor", "--session", "p", "--cmd", "cancel").returncode in (0, 1)

@@ -23,7 +23,7 @@ def test_signs_of_a_shell_among_a_programs_words_are_noted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("x;", "'x;' among the arguments of the program (job a)"),
         (">log", "'>log' among the arguments of the program (job a)"),
@@ -33,9 +33,9 @@ def test_signs_of_a_shell_among_a_programs_words_are_noted(tmp_path: Path) -> No
         ("/out/%j.txt", "'%j' in '/out/%j.txt' stays text"),
     ],
 )
-def test_a_word_in_which_a_shell_or_slurm_would_put_a_value_is_noted(word: str, told: str) -> None:
+def test_a_word_in_which_a_shell_or_slurm_would_put_a_value_is_noted(word: str, message: str) -> None:
     (note,) = notes([job("train", word)], {}, {})
-    assert note.startswith(told)
+    assert note.startswith(message)
     assert not [*notes([job("bash", "-c", word)], {}, {})]
 
 
@@ -70,9 +70,9 @@ def test_a_variable_that_is_empty_and_begins_a_path_is_named(user: User) -> None
         "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\n"
         "backend: {argv: ['true'], options: {data: '${oc.env:DATA_DIR}/c4', flags: '${oc.env:FLAGS}'}}\n"
     )
-    told = "the environment variable DATA_DIR is empty, so the path in $.backend.options.data begins at the root"
+    reported = "the environment variable DATA_DIR is empty, so the path in $.backend.options.data begins at the root"
     empty = user.run("plan", "--config-ref", "x.yaml", DATA_DIR="", FLAGS="")
-    assert (empty.returncode, told in " ".join(empty.stdout.split())) == (0, True), empty.stdout
+    assert (empty.returncode, reported in " ".join(empty.stdout.split())) == (0, True), empty.stdout
     assert "FLAGS" not in empty.stdout
     assert "is empty" not in user.run("plan", "--config-ref", "x.yaml", DATA_DIR="/data", FLAGS="").stdout
 
@@ -84,7 +84,7 @@ def planned(user: User, text: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("sweep", "told"),
+    ("sweep", "message"),
     [
         ("{backend.options.lr: [1, 2]}", "backend.options.lr is one value, a list"),
         ("{configs: [{backend.options.lr: [1, 2]}, {}]}", "backend.options.lr is one value, a list"),
@@ -93,26 +93,26 @@ def planned(user: User, text: str) -> tuple[int, str]:
     ],
 )
 def test_what_is_right_in_a_sweep_and_most_likely_not_meant_is_noted_with_its_line(
-    user: User, sweep: str, told: str
+    user: User, sweep: str, message: str
 ) -> None:
     code, text = planned(user, f"project: {{name: 'r${{index}}'}}\nsweep: {sweep}\n")
     assert code == 0, text
-    assert f"{told}" in text
+    assert f"{message}" in text
     assert "x.yaml:4 ($.sweep." in text
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("slurm: {env: {Y: $metadata.x/a}}", "slurm.env.Y: $metadata.x is not read as a value of the config"),
         ("backend: {env: {Y: $metadata.x}}", "backend.env.Y: $metadata.x is not read as a value of the config"),
         ("backend: {options: {y: $metadata.x}}", "$metadata.x in '$metadata.x' stays text"),
     ],
 )
-def test_an_interpolation_without_its_braces_is_noted_with_them(user: User, line: str, told: str) -> None:
+def test_an_interpolation_without_its_braces_is_noted_with_them(user: User, line: str, message: str) -> None:
     code, text = planned(user, f"project: {{name: x}}\nmetadata: {{x: 1}}\n{line}\n")
     assert code == 0, text
-    assert told in text
+    assert message in text
     assert "${metadata.x}" in text
 
 
@@ -134,7 +134,7 @@ def rule(action: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("action", "told"),
+    ("action", "message"),
     [
         ("config_ref: experiments/nosuch", "no config 'experiments/nosuch'"),
         ("config_path: nosuch.yaml", "there is no such YAML file"),
@@ -143,10 +143,10 @@ def rule(action: str) -> str:
         ("overrides: ['backend.optoins.lr={loss}']", "the config has no key 'backend.optoins.lr'"),
     ],
 )
-def test_a_run_that_an_action_could_not_start_is_refused_when_planning(user: User, action: str, told: str) -> None:
+def test_a_run_that_an_action_could_not_start_is_refused_when_planning(user: User, action: str, message: str) -> None:
     code, text = planned(user, f"project: {{name: x}}\n{rule(action)}")
     assert code == 2, text
-    assert told in text
+    assert message in text
     assert "x.yaml:4 ($.monitoring.state_events.success.actions[0])" in text
 
 

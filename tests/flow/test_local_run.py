@@ -121,7 +121,7 @@ def test_a_job_over_its_time_limit_ends_as_timeout(user: User) -> None:
     )
     assert result.returncode == 1
     assert user.states() == ["timeout"]
-    # It was told in time: Megatron's way of ending is to save and leave.
+    # It was warned in time: Megatron's way of ending is to save and leave.
     log = Path(next(iter(user.session().values()))["resolved_log_path"]).read_text()
     assert "exiting program after receiving SIGTERM" in log
 

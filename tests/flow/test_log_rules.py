@@ -65,8 +65,8 @@ def test_rules_of_a_config_are_tried_on_a_log_without_a_plan(user: User) -> None
     assert "never  regex  never" in result.stdout
     assert "counts as crash (error)" in result.stdout
     assert "\x1b" not in result.stdout
-    told = json.loads(user.run("monitor", *words, "--json", "++monitoring.log_events.never.pattern='^x'").stdout)
-    assert {rule["name"]: rule["matches"] for rule in told["rules"]} == {"saved": 1, "error": 1, "never": 1}
+    reported = json.loads(user.run("monitor", *words, "--json", "++monitoring.log_events.never.pattern='^x'").stdout)
+    assert {rule["name"]: rule["matches"] for rule in reported["rules"]} == {"saved": 1, "error": 1, "never": 1}
     assert not user.outputs.exists()
 
 
@@ -85,7 +85,7 @@ def test_rules_of_a_session_are_tried_on_the_standard_input(user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--cmd", "try"], "give --log FILE"),
         (["--cmd", "try", "--log", "absent"], "can't read absent: No such file"),
@@ -107,7 +107,7 @@ def test_rules_of_a_session_are_tried_on_the_standard_input(user: User) -> None:
     ],
 )
 def test_a_trial_of_what_can_not_be_tried_is_one_clear_error(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("log").write_text("x\n")
@@ -115,7 +115,7 @@ def test_a_trial_of_what_can_not_be_tried_is_one_clear_error(
     assert monitor_autoexp.main(words) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert told in shown.err
+    assert message in shown.err
 
 
 MISSION = """# @package _global_
@@ -146,6 +146,8 @@ def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text(MISSION)
     assert plan_autoexp.main(["--config-ref", "./my.yaml", *words]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "checkpoint_saved extracts 'from' as path, which is not a path, in a line that the program prints" in told
-    assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in told
+    reported = " ".join(capsys.readouterr().out.split())
+    assert (
+        "checkpoint_saved extracts 'from' as path, which is not a path, in a line that the program prints" in reported
+    )
+    assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in reported

@@ -67,11 +67,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(user: User, kind: str) -> None:
-    words, told = MISTAKES[kind]
+def test_a_mistake_is_reported_in_one_message_and_leaves_nothing_behind(user: User, kind: str) -> None:
+    words, reported = MISTAKES[kind]
     result = user.run("run", *words, LATIN="\udcff")
     assert result.returncode == 2, result.stderr + result.stdout
-    assert told in result.stderr
+    assert reported in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert list(user.home.iterdir()) == []
@@ -115,8 +115,8 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize("kind", SWEEPS)
-def test_a_mistake_in_a_sweep_is_told_with_its_place(user: User, kind: str) -> None:
-    line, told = SWEEPS[kind]
+def test_a_mistake_in_a_sweep_is_reported_with_its_place(user: User, kind: str) -> None:
+    line, reported = SWEEPS[kind]
     stages = "{configs: [{stage: twice}, {stage: twice}, {stage: stable}]}"
     alone = "params:" in line or "groups:" in line
     body = "" if alone else "params: {backend.options.lr: [1, 2]}\n  "
@@ -129,13 +129,13 @@ def test_a_mistake_in_a_sweep_is_told_with_its_place(user: User, kind: str) -> N
     )
     result = user.run("run", "--config-ref", "mine.yaml")
     assert result.returncode == 2, result.stdout
-    assert told in result.stderr
+    assert reported in result.stderr
     assert "Traceback" not in result.stderr
     assert not user.outputs.exists()
 
 
 @pytest.mark.parametrize("words", [["--overrides-from", "pipe"], [*ONE_JOB, "slurm.template_path=pipe"]])
-def test_a_named_pipe_is_told_and_not_waited_for(user: User, words: list[str]) -> None:
+def test_a_named_pipe_is_reported_and_not_waited_for(user: User, words: list[str]) -> None:
     os.mkfifo(user.home / "pipe")
     result = user.run("plan", *words)
     assert (result.returncode, result.stdout) == (2, "")
@@ -155,7 +155,7 @@ def test_jobs_that_refer_to_each_other_in_a_circle_are_named(user: User) -> None
     assert "a (job 0)" in result.stderr
 
 
-def test_a_circle_of_values_of_siblings_is_told_once_with_the_lines_that_make_it(user: User) -> None:
+def test_a_circle_of_values_of_siblings_is_reported_once_with_the_lines_that_make_it(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\n"
         "project: {name: 'j${index}'}\n"
@@ -164,11 +164,11 @@ def test_a_circle_of_values_of_siblings_is_told_once_with_the_lines_that_make_it
     )
     result = user.run("plan", "--config-ref", "mine.yaml")
     assert result.returncode == 2, result.stdout
-    told = "jobs refer to each other in a circle: a.metadata.x → b.metadata.x → a.metadata.x"
-    assert result.stderr == f"error: mine.yaml:7, mine.yaml:8 ($.metadata.x, set by the sweep): {told}\n"
+    reported = "jobs refer to each other in a circle: a.metadata.x → b.metadata.x → a.metadata.x"
+    assert result.stderr == f"error: mine.yaml:7, mine.yaml:8 ($.metadata.x, set by the sweep): {reported}\n"
 
 
-def test_all_mistakes_are_told_at_once_with_their_places(user: User) -> None:
+def test_all_mistakes_are_reported_at_once_with_their_places(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\n"
         "defaults:\n  - override /backend: tiny_lm\n"
@@ -178,8 +178,8 @@ def test_all_mistakes_are_told_at_once_with_their_places(user: User) -> None:
     )
     result = user.run("run", "--config-ref", "mine.yaml")
     assert result.returncode == 2
-    for told in ("mine.yaml:5", "did you mean 'max_jobs'", "mine.yaml:7", "did you mean 'array'", "mine.yaml:11"):
-        assert told in result.stderr, result.stderr
+    for reported in ("mine.yaml:5", "did you mean 'max_jobs'", "mine.yaml:7", "did you mean 'array'", "mine.yaml:11"):
+        assert reported in result.stderr, result.stderr
 
 
 SIX = """\
@@ -202,12 +202,12 @@ job:
 """
 
 
-def test_mistakes_of_all_stages_are_told_at_once_those_of_options_and_overrides_too(user: User) -> None:
+def test_mistakes_of_all_stages_are_reported_at_once_those_of_options_and_overrides_too(user: User) -> None:
     (user.home / "mine.yaml").write_text(SIX)
     overrides = ("slurm=lokal", "scheduler.max_job=2", "backend.options.lr=[1")
     result = user.run("plan", "--config-ref", "mine.yaml", "--plan-id", "a/b", *overrides)
     assert result.returncode == 2, result.stdout
-    for told in (
+    for reported in (
         "--plan-id: 'a/b' can't be a plan's id",
         "slurm=lokal: there is no 'lokal' in the config group 'slurm'",
         "scheduler.max_job=2: the config has no key 'scheduler.max_job'",
@@ -216,20 +216,20 @@ def test_mistakes_of_all_stages_are_told_at_once_those_of_options_and_overrides_
         "mine.yaml:7 ($.backend.env.A-B): 'A-B' is not a name for an environment variable",
         "mine.yaml:15 ($.job.start_conditions[0].class_name): unknown class_name 'FileExistCondition'",
     ):
-        assert told in result.stderr, result.stderr
+        assert reported in result.stderr, result.stderr
     assert result.stderr.startswith("7 problems:"), "nothing is said of slurm, which nobody knows"
     result = user.run("plan", "--config-ref", "mine.yaml")
-    for told in (
+    for reported in (
         "mine.yaml:9 ($.slurm.template_path): can't read the template",
         "mine.yaml:11 ($.slurm.sbatch.time): 'never' is not a time that sbatch knows",
         "mine.yaml:12 ($.slurm.sbatch.output): 'output' is set by the program",
     ):
-        assert told in result.stderr, result.stderr
+        assert reported in result.stderr, result.stderr
     assert result.stderr.startswith("6 problems:")
     assert not user.outputs.exists()
 
 
-def test_jobs_that_share_a_name_are_told_beside_other_mistakes_of_them(user: User) -> None:
+def test_jobs_that_share_a_name_are_reported_beside_other_mistakes_of_them(user: User) -> None:
     sweep = "sweep: {params: {backend.options.lr: [1, 2], slurm.sbatch.time: [never]}}\n"
     header = "# @package _global_\ndefaults:\n  - override /backend: tiny_lm\nproject: {name: same}\n"
     (user.home / "mine.yaml").write_text(header + sweep)
@@ -239,7 +239,7 @@ def test_jobs_that_share_a_name_are_told_beside_other_mistakes_of_them(user: Use
     assert "'never' is not a time" in result.stderr
 
 
-def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_them(user: User) -> None:
+def test_a_group_file_that_lacks_keys_is_reported_itself_with_the_base_that_holds_them(user: User) -> None:
     (user.home / "slurm").mkdir()
     (user.home / "slurm" / "mine.yaml").write_text("submit_cmd: sbatch2\n")
     result = user.run("plan", "-C", ".", "slurm=mine", "backend=tiny_lm")
@@ -252,7 +252,7 @@ def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_th
 
 
 @pytest.mark.parametrize(
-    ("group", "text", "told"),
+    ("group", "text", "message"),
     [
         ("backend", "argv: ['true']\n", "backend/mine.yaml ($.backend.class_name): this key is required"),
         ("container", "image: x.sif\n", "container/mine.yaml ($.container.class_name): this key is required"),
@@ -260,8 +260,8 @@ def test_a_group_file_that_lacks_keys_is_told_itself_with_the_base_that_holds_th
     ],
 )
 @pytest.mark.parametrize("by_sweep", [False, True])
-def test_a_key_that_a_group_file_of_ones_own_lacks_is_told_at_that_file(
-    user: User, group: str, text: str, told: str, by_sweep: bool
+def test_a_key_that_a_group_file_of_ones_own_lacks_is_reported_at_that_file(
+    user: User, group: str, text: str, message: str, by_sweep: bool
 ) -> None:
     (user.home / group).mkdir()
     (user.home / group / "mine.yaml").write_text(text)
@@ -272,11 +272,11 @@ def test_a_key_that_a_group_file_of_ones_own_lacks_is_told_at_that_file(
     )
     result = user.run("plan", "-C", ".", "--config-ref", "x.yaml", *([] if by_sweep else [f"{group}=mine"]))
     assert result.returncode == 2, result.stdout
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "message"),
     [
         (["override /slurm: [local, base]"], ("x.yaml:3: 'local' and 'base'", "or both in the order [base, local]")),
         (["/slurm: local", "/slurm: base"], ("x.yaml:4: 'local' and 'base'", "or both in the order [base, local]")),
@@ -284,15 +284,15 @@ def test_a_key_that_a_group_file_of_ones_own_lacks_is_told_at_that_file(
         (["override /container: [lumi, pyxis]"], ("x.yaml:3: 'pyxis' of the group 'container' has a list where",)),
     ],
 )
-def test_choices_of_one_group_that_do_not_go_together_are_told_where_they_are_chosen(
-    user: User, entries: list[str], told: tuple[str, ...]
+def test_choices_of_one_group_that_do_not_go_together_are_reported_where_they_are_chosen(
+    user: User, entries: list[str], message: tuple[str, ...]
 ) -> None:
     lines = "".join(f"  - {entry}\n" for entry in entries)
     (user.home / "x.yaml").write_text(f"# @package _global_\ndefaults:\n{lines}project: {{name: x}}\n")
     choice = () if "/backend" in lines else ("backend=command",)
     result = user.run("plan", "--config-ref", "x.yaml", "backend.argv=[true]", *choice)
     assert result.returncode == 2, result.stdout
-    assert all(each in f"{result.stderr}\n" for each in told), result.stderr
+    assert all(each in f"{result.stderr}\n" for each in message), result.stderr
     assert result.stderr.count("error: ") == 1
     assert "config/" not in result.stderr
 
@@ -306,7 +306,7 @@ def test_choices_of_one_group_that_go_together_are_laid_over_each_other(user: Us
 
 
 @pytest.mark.parametrize("name", ["a\\b", "..", "/", "x/../..", "a%q"])
-def test_of_a_wrong_name_nothing_but_the_name_is_told(user: User, name: str) -> None:
+def test_of_a_wrong_name_nothing_but_the_name_is_reported(user: User, name: str) -> None:
     text = f"# @package _global_\ndefaults: [override /backend: tiny_lm]\nproject: {{name: {json.dumps(name)}}}\n"
     (user.home / "x.yaml").write_text(text)
     result = user.run("plan", "--config-ref", "x.yaml")
@@ -319,7 +319,7 @@ def test_of_a_wrong_name_nothing_but_the_name_is_told(user: User, name: str) -> 
     )
 
 
-def test_a_choice_of_the_sweep_by_which_jobs_differ_is_told_where_the_sweep_makes_it(user: User) -> None:
+def test_a_choice_of_the_sweep_by_which_jobs_differ_is_reported_where_the_sweep_makes_it(user: User) -> None:
     (user.home / "x.yaml").write_text(
         "# @package _global_\ndefaults: [override /backend: tiny_lm]\nproject: {name: 'x${index}'}\n"
         "sweep: {params: {slurm: [base, local]}}\n"
@@ -340,20 +340,20 @@ def test_a_hint_with_the_values_of_one_job_names_the_job(user: User) -> None:
     assert "for job 1, for example: take global_batch_size 8 or 12" in result.stderr
 
 
-def test_settings_of_hydras_own_are_told_to_have_no_effect(user: User) -> None:
+def test_settings_of_hydras_own_are_reported_to_have_no_effect(user: User) -> None:
     (user.home / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override hydra/launcher: submitit_slurm\n  - override /backend: tiny_lm\n"
         "hydra:\n  run: {dir: runs}\n"
     )
     result = user.run("plan", "--config-ref", "mine.yaml", "hydra.sweep.dir=x", "+hydra.launcher.timeout_min=3")
     assert result.returncode == 0, result.stderr
-    for told in (
+    for reported in (
         "override hydra.sweep.dir=x: hydra.sweep.dir has no effect here; use project.output_dir",
         "hydra.launcher.timeout_min has no effect here; use slurm.sbatch",
         "mine.yaml:3: hydra/launcher has no effect here; use slurm.sbatch",
         "mine.yaml:5: hydra.run.dir has no effect here; use project.output_dir",
     ):
-        assert told in " ".join(result.stdout.split()), result.stdout
+        assert reported in " ".join(result.stdout.split()), result.stdout
 
 
 def test_an_index_in_a_file_is_refused_but_for_that_of_the_root(user: User) -> None:
@@ -403,7 +403,7 @@ def test_of_an_override_with_a_secret_the_value_is_taken_out_and_no_word_of_ours
     assert "write '+nosuch.token=***' to add a new key" in result.stderr
 
 
-def test_yaml_that_does_not_parse_is_told_with_its_line(user: User) -> None:
+def test_yaml_that_does_not_parse_is_reported_with_its_line(user: User) -> None:
     (user.home / "mine.yaml").write_text("# @package _global_\nslurm:\n  sbatch: {a: 1\nbackend: x\n")
     result = user.run("run", "--config-ref", "mine.yaml")
     assert result.returncode == 2
@@ -411,14 +411,14 @@ def test_yaml_that_does_not_parse_is_told_with_its_line(user: User) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_unwritable_output_directory_is_told(user: User) -> None:
+def test_an_unwritable_output_directory_is_reported(user: User) -> None:
     result = user.run("run", *QUICK, "project.base_output_dir=/proc/deep")  # nobody, not even root, writes there
     assert result.returncode == 2
     assert "can't write" in result.stderr
     assert "/proc" in result.stderr
 
 
-def test_an_output_directory_that_cannot_be_made_is_told(user: User) -> None:
+def test_an_output_directory_that_cannot_be_made_is_reported(user: User) -> None:
     (user.home / "file").write_text("")
     result = user.run("run", *QUICK, "project.base_output_dir=file/deep")
     assert result.returncode == 2
@@ -433,7 +433,7 @@ def manifest(user: User) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "is not valid JSON"),
         (lambda text: json.dumps({**json.loads(text), "version": 99}), "this program reads versions up to 1"),
@@ -443,11 +443,11 @@ def manifest(user: User) -> Path:
     ],
     ids=["cut", "newer", "incomplete", "something else", "empty"],
 )
-def test_a_damaged_or_newer_manifest_is_refused(user: User, manifest: Path, damage: object, told: str) -> None:
+def test_a_damaged_or_newer_manifest_is_refused(user: User, manifest: Path, damage: object, message: str) -> None:
     manifest.write_text(damage(manifest.read_text()))  # type: ignore[operator]
     result = user.run("submit", "--manifest", "demo.json")
     assert result.returncode == 2
-    assert told in result.stderr
+    assert message in result.stderr
     assert not (user.outputs / "monitoring_state").exists()
 
 
@@ -470,13 +470,13 @@ def test_a_plan_that_was_never_submitted_is_not_watched_or_cancelled(user: User,
 
 
 @pytest.mark.parametrize("words", [["--session", "nope"], ["--manifest", "nope.json"], []])
-def test_a_session_that_does_not_exist_is_told(user: User, words: list[str]) -> None:
+def test_a_session_that_does_not_exist_is_reported(user: User, words: list[str]) -> None:
     result = user.run("monitor", *words)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
 
 
-def test_an_absent_slurm_is_told_with_exit_code_3_and_the_plan_is_kept(user: User) -> None:
+def test_an_absent_slurm_is_reported_with_exit_code_3_and_the_plan_is_kept(user: User) -> None:
     absent = ("slurm=base", "slurm.submit_cmd=no-sbatch", "slurm.squeue_cmd=no-squeue")
     result = user.run("run", *QUICK, *absent)
     assert result.returncode == 3
@@ -493,7 +493,7 @@ def test_unknown_options_are_refused_with_exit_code_2(user: User, command: str) 
 
 
 @pytest.mark.parametrize("words", [("plan", "--manifst", "x"), ("monitor", "--cmd", "wacth")])
-def test_a_misspelt_option_or_choice_is_told_with_the_nearest(user: User, words: tuple[str, ...]) -> None:
+def test_a_misspelt_option_or_choice_is_reported_with_the_nearest(user: User, words: tuple[str, ...]) -> None:
     result = user.run(*words)
     assert result.returncode == 2
     assert {"--manifst": "'--manifest'?", "--cmd": "'watch'?"}[words[1]] in result.stderr
@@ -524,27 +524,27 @@ def test_the_flags_beat_the_variable_for_the_log_level_and_info_shows_what_is_do
     assert user.run("plan", *QUICK).stderr == ""
 
 
-def test_an_unknown_log_level_is_told(user: User) -> None:
+def test_an_unknown_log_level_is_reported(user: User) -> None:
     result = user.run("run", "project=default", OELLM_LOG_LEVEL="LOUD")
     assert result.returncode == 2
     assert "one of DEBUG, INFO, WARNING, ERROR, CRITICAL" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ("{slurm.sbatch.time:soon}", "soon"),
         ("{backend.argv:{a:1}}", "backend.argv"),
         ("{backend.env:text}", "backend.env"),
     ],
 )
-def test_a_rule_whose_new_attempt_could_not_be_planned_is_told_with_the_plan(
-    user: User, overrides: str, told: str
+def test_a_rule_whose_new_attempt_could_not_be_planned_is_reported_with_the_plan(
+    user: User, overrides: str, message: str
 ) -> None:
     rule = f"++monitoring.state_events.crash={{actions:[{{class_name:RestartAction,overrides:{overrides}}}]}}"
     result = user.run("plan", "backend=command", "backend.argv=[echo,hi]", "project.name=x", rule)
     assert result.returncode == 2, result.stdout
-    assert told in result.stderr
+    assert message in result.stderr
     assert "state_events.crash" in result.stderr
     assert "Traceback" not in result.stderr
     assert not user.outputs.exists()

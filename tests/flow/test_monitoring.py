@@ -33,9 +33,9 @@ def test_the_script_by_hand_tells_of_each_scenario_and_cleans_up(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert test_monitor_resume.main(["--only", "exit93", "monitoring.poll_interval_seconds=0.2"]) == 0
-    told = capsys.readouterr().out
-    assert "ok    exit93" in told
-    assert "exit code 93 asks for none" in told
+    reported = capsys.readouterr().out
+    assert "ok    exit93" in reported
+    assert "exit code 93 asks for none" in reported
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,9 +44,9 @@ def test_the_script_ends_with_1_and_says_where_to_look_if_something_is_wrong(
 ) -> None:
     words = ["--only", "exit93", "backend.options.train_iters=5", "--output", str(tmp_path / "kept")]
     assert test_monitor_resume.main(words) == 1
-    told = capsys.readouterr().out
-    assert "FAIL  exit93" in told
-    assert f"what was written is in {tmp_path / 'kept'}" in told
+    reported = capsys.readouterr().out
+    assert "FAIL  exit93" in reported
+    assert f"what was written is in {tmp_path / 'kept'}" in reported
 
 
 def test_the_script_lists_its_scenarios_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:

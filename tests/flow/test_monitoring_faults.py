@@ -1,7 +1,7 @@
 """Whatever dies, and whatever becomes of the log: each line that matches makes one event, each action runs once.
 
-`AUTOEXP_FAULT_ROUNDS` sets how many monitors and workers are killed (50 unless told), `AUTOEXP_FAULT_SEED` the seed of
-the first life of a plan; each life has its own, which is told when it fails.
+`AUTOEXP_FAULT_ROUNDS` sets how many monitors and workers are killed (50 by default), `AUTOEXP_FAULT_SEED` the seed of
+the first life of a plan; each life has its own, which is shown when it fails.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.monitoring_faults_programs import KeptJobs
 
@@ -64,7 +65,7 @@ ENDS = (b"\n", b"\n", b"\r\n", b"\r")
 
 
 def rules(home: Path) -> dict[str, Any]:
-    """Each match is told, noted by the monitor, and noted by a worker; a crash makes a new attempt."""
+    """Each match is logged, noted by the monitor, and noted by a worker; a crash makes a new attempt."""
 
     def note(where: str) -> dict[str, Any]:
         command = ["sh", "-c", 'printf "%s\\n" "$1" >> "$0"', str(home / where), "{number}"]
@@ -190,7 +191,7 @@ class Life:
         self.chance = random.Random(self.seed)
         self.manifest = self.home / "outputs" / "manifests" / "p.json"
         self.jobs = KeptJobs(self.home / "jobs")
-        self.state = session_path(self.home / "outputs" / "monitoring_state", "p")
+        self.state = SessionFiles.named(self.home / "outputs" / "monitoring_state", "p").path
         self.record = EventLog(self.state)
         self.in_file: set[int] = set()
         self.rest = b""
@@ -433,14 +434,14 @@ class Life:
         assert 1 <= times <= entry.attempts, "one that was carried out twice says that it was begun twice"
 
     def check_results(self, events: Sequence[Event]) -> None:
-        """The record tells of each action what became of it."""
+        """The record says of each action what became of it."""
         results = [entry for entry in self.record.entries() if isinstance(entry, Result)]
-        told = Counter[tuple[str, str]]((result.event_id, result.status) for result in results)
+        reported = Counter[tuple[str, str]]((result.event_id, result.status) for result in results)
         lacking = {
             event.metadata["number"]: status
             for event in events
             for status, count in {"done": 2, "queued": 1}.items()
-            if told[event.id, status] != count
+            if reported[event.id, status] != count
         }
         assert lacking == {}, "the record lacks results of actions"
 
@@ -501,6 +502,6 @@ def test_a_second_monitor_names_the_first_and_takes_over_when_that_is_killed(use
     again = user.run("monitor", "--session", user.plan_id)
     assert again.returncode == 0, again.stderr
     assert user.states() == ["success"]
-    told = json.loads(user.run("monitor", "--session", user.plan_id, "--cmd", "events", "--json").stdout)
-    seen = [entry["metadata"]["number"] for entry in told["events"] if entry["name"] == "iterated"]
+    reported = json.loads(user.run("monitor", "--session", user.plan_id, "--cmd", "events", "--json").stdout)
+    seen = [entry["metadata"]["number"] for entry in reported["events"] if entry["name"] == "iterated"]
     assert seen == [str(number) for number in range(1, 26)]

@@ -1,4 +1,4 @@
-"""People are told, and somebody outside sees that a monitor is alive, whatever the services do that carry the words."""
+"""People get messages, and an outside service sees that a monitor is alive, whatever the services for messages do."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def planned(user: User, argv: list[str], jobs: int, monitoring: dict[str, Any]) 
         "sweep": {"params": {"metadata.number": [*range(jobs)]}, "allow_duplicates": True},
         "monitoring": {"poll_interval_seconds": 0.2, **monitoring},
     }
-    (user.home / "told.yaml").write_text(yaml.safe_dump(config))
-    return "--config-ref", "told", "--config-dir", ".", "--plan-id", "x"
+    (user.home / "notify.yaml").write_text(yaml.safe_dump(config))
+    return "--config-ref", "notify", "--config-dir", ".", "--plan-id", "x"
 
 
 def mails(user: User) -> list[str]:
@@ -63,7 +63,7 @@ def on_crash(*actions: dict[str, Any]) -> dict[str, Any]:
     return {"state_events": {"crash": {"actions": [*actions]}}}
 
 
-def test_jobs_that_fail_are_told_by_mail_and_webhook_in_few_messages(teller: User, server: HookServer) -> None:
+def test_jobs_that_fail_are_reported_by_mail_and_webhook_in_few_messages(teller: User, server: HookServer) -> None:
     actions = (notify(notifier=MAIL, subject="{name}: {error_type}"), notify(webhook="$HOOK"))
     result = teller.run("run", *planned(teller, ["false"], 12, on_crash(*actions)))
     assert result.returncode == 1, result.stderr
@@ -97,7 +97,9 @@ def test_a_server_that_hangs_or_refuses_neither_delays_the_jobs_nor_breaks_the_m
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_what_was_not_told_when_a_monitor_was_killed_is_told_by_the_next_one(teller: User, server: HookServer) -> None:
+def test_what_was_not_told_when_a_monitor_was_killed_is_reported_by_the_next_one(
+    teller: User, server: HookServer
+) -> None:
     script = "case $0 in 0) exit 1;; 1) sleep 2; exit 1;; *) until [ -e go ]; do sleep 0.1; done;; esac"
     argv = ["sh", "-c", script, "${metadata.number}"]
     monitoring = {**on_crash(notify(webhook="$HOOK")), "alive": {"file": "alive", "every_seconds": 0.3}}
@@ -127,8 +129,8 @@ def test_a_look_by_itself_gives_the_signal_and_tells_what_is_due(teller: User, s
             break
         assert Path(teller.home, "signs", "alive").exists()
         time.sleep(0.2)
-    assert "job_0 ended with 1" in [body["text"] for _, body in server.heard if body]
-    assert None in [body for _, body in server.heard]
+    assert "job_0 ended with 1" in [body["text"] for _, body in server.received if body]
+    assert None in [body for _, body in server.received]
 
 
 def test_a_plan_that_needs_apprise_is_refused_where_it_is_not_installed(teller: User) -> None:
@@ -144,4 +146,4 @@ def test_a_plan_that_needs_apprise_is_refused_where_it_is_not_installed(teller: 
     assert result.returncode == 2
     assert "AppriseNotifier can't work here: the package apprise is not installed" in result.stderr
     assert "pip install 'oellm-autoexp[apprise]'" in result.stderr
-    assert "told.yaml:" in result.stderr
+    assert "notify.yaml:" in result.stderr

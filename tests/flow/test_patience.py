@@ -1,4 +1,4 @@
-"""What fails for a moment is tried again by a submission, with a word; what lasts is told, and nothing is lost."""
+"""What fails for a moment is tried again by a submission, with a word; what lasts is reported, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_a_moment_without_writes_costs_a_submission_a_moment_and_a_word(
     with monkeypatch.context() as patched:
         failing(first, 3, code, patched)
         assert main(["submit", "--no-monitor", "--manifest", manifest]) == 0
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert len(scheduler.submissions) == JOBS
     if first < 10:
-        assert os.strerror(code) in told
-        assert "trying again in 0.5 s" in told
+        assert os.strerror(code) in reported
+        assert "trying again in 0.5 s" in reported
 
 
-def test_a_disk_that_stays_full_is_told_and_the_next_submission_does_what_is_left(
+def test_a_disk_that_stays_full_is_reported_and_the_next_submission_does_what_is_left(
     planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned
@@ -80,11 +80,11 @@ def test_a_disk_that_stays_full_is_told_and_the_next_submission_does_what_is_lef
             failing(first, 10_000, errno.EDQUOT, patched)
             with suppress(OSError):
                 assert main(["submit", "--no-monitor", "--manifest", manifest]) in (0, 2)
-        told = capsys.readouterr().err
-        tries = told.count("trying again")  # of the submission and, where that is too late, of leaving the session
+        reported = capsys.readouterr().err
+        tries = reported.count("trying again")  # of the submission and, where that is too late, of leaving the session
         assert tries % len(backoff.PAUSES_SECONDS) == 0
         assert tries or first > 20
-        assert "Traceback" not in told
+        assert "Traceback" not in reported
     assert main(["submit", "--no-monitor", "--manifest", manifest]) == 0
     assert len(scheduler.submissions) == JOBS
 
@@ -97,8 +97,8 @@ def test_a_moment_without_writes_costs_a_plan_a_moment_and_a_word(
     with monkeypatch.context() as patched:
         failing(first, 2, code, patched)
         assert main(["plan", "--plan-id", "L", *COMMON]) == 0
-    told = capsys.readouterr().err
-    assert "trying again in 0.5 s" in told or first == 20  # a link, in whose place a copy does
+    reported = capsys.readouterr().err
+    assert "trying again in 0.5 s" in reported or first == 20  # a link, in whose place a copy does
     manifest = planned[0].replace("K.json", "L.json")
     assert main(["submit", "--no-monitor", "--manifest", manifest]) == 0
 
@@ -132,7 +132,7 @@ def test_a_moment_without_reads_costs_a_command_a_moment_and_a_word(
     assert len(scheduler.submissions) == JOBS
 
 
-def test_what_does_not_pass_by_itself_is_told_at_once(
+def test_what_does_not_pass_by_itself_is_reported_at_once(
     planned: tuple[str, FakeScheduler], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     manifest, scheduler = planned

@@ -70,7 +70,7 @@ def test_a_monitor_and_a_daemon_that_are_killed_repeat_and_lose_nothing(guest: U
     assert [(job["state"], job["attempt"]) for job in guest.session().values()] == [("success", 1)] * 4
 
 
-def test_a_job_of_it_is_cancelled_and_a_mistake_in_its_section_is_told(guest: User) -> None:
+def test_a_job_of_it_is_cancelled_and_a_mistake_in_its_section_is_reported(guest: User) -> None:
     refused = guest.run("plan", *QUICK, CHOSEN[0], "slurm.client.slots=0", "+slurm.client.slot=2")
     assert refused.returncode == 2
     assert "slurm.client.slots" in refused.stderr

@@ -42,7 +42,7 @@ monitoring:
           subject: '{name}'
           message: '{name} has saved'
           digest_seconds: 0
-          notifier: {class_name: FolderNotifier, folder: told}
+          notifier: {class_name: FolderNotifier, folder: inbox}
 """
 ACCELERATE = """#!/bin/bash
 # what the real one would be given
@@ -71,7 +71,7 @@ def guest(user: User, packages: Path) -> User:
     (programs / "accelerate").write_text(ACCELERATE)
     (programs / "accelerate").chmod(0o755)
     (user.home / "train.py").touch()
-    (user.home / "told").mkdir()
+    (user.home / "inbox").mkdir()
     (user.home / "plugins.yaml").write_text(EXPERIMENT)
     path = f"{programs}:{user.environment['PATH']}"
     return User(user.home, {**user.environment, "PATH": path, "PYTHONPATH": str(packages)})
@@ -86,37 +86,37 @@ def test_an_action_a_condition_a_notifier_and_a_backend_of_other_packages_run(gu
     assert (guest.outputs / "job_0" / "kept").exists()
     assert guest.run("monitor", "--session", "x", "--cmd", "actions").returncode == 0
     assert (guest.outputs / "job_1" / "queued").exists()
-    messages = [path.read_text() for path in (guest.home / "told").iterdir()]
+    messages = [path.read_text() for path in (guest.home / "inbox").iterdir()]
     assert sorted(messages) == ["job_0\n\njob_0 has saved\n", "job_1\n\njob_1 has saved\n"]
     assert (guest.home / "words").read_text().split()[:3] == ["launch", "--num_processes=2", "train.py"]
     assert "CopyAction: done" in guest.run("monitor", "--session", "x", "--cmd", "events").stdout
 
 
-def test_a_mistake_in_the_section_of_another_package_is_told_as_ours_are(guest: User) -> None:
+def test_a_mistake_in_the_section_of_another_package_is_reported_as_ours_are(guest: User) -> None:
     (guest.home / "plugins.yaml").write_text(
         EXPERIMENT.replace("source:", "sorce:", 1)
         .replace("at_least_gib", "at_least_gb")
         .replace("processes", "proceses")
-        .replace("folder: told", "foldr: told")
+        .replace("folder: inbox", "foldr: inbox")
     )
     result = guest.run("plan", *PLANNED)
     assert result.returncode == 2
-    for told in (
+    for reported in (
         "sorce",
         "did you mean 'folder'?",
         "did you mean 'source'?",
         "did you mean 'at_least_gib'?",
         "did you mean 'processes'?",
     ):
-        assert told in result.stderr
+        assert reported in result.stderr
     assert "plugins.yaml:" in result.stderr
 
 
-def test_what_this_machine_lacks_for_a_notifier_is_told_when_a_plan_is_made(guest: User) -> None:
-    (guest.home / "told").rmdir()
+def test_what_this_machine_lacks_for_a_notifier_is_reported_when_a_plan_is_made(guest: User) -> None:
+    (guest.home / "inbox").rmdir()
     result = guest.run("plan", *PLANNED)
     assert result.returncode == 2
-    assert "FolderNotifier can't work here: there is no folder told" in result.stderr
+    assert "FolderNotifier can't work here: there is no folder inbox" in result.stderr
     assert "plugins.yaml:" in result.stderr
 
 
@@ -130,7 +130,7 @@ def test_the_schema_for_editors_has_the_kinds_of_packages(guest: User) -> None:
     assert "processes" in definitions["backend"]["properties"]
 
 
-def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest: User, user: User) -> None:
+def test_what_no_package_here_knows_is_reported_and_nothing_is_watched_by_half(guest: User, user: User) -> None:
     assert guest.run("plan", *PLANNED, "--plan-id", "x").returncode == 0
     plain = User(guest.home, {**guest.environment, "PYTHONPATH": ""})
     refused = plain.run("plan", *PLANNED)
@@ -163,7 +163,7 @@ def test_what_no_package_here_knows_is_told_and_nothing_is_watched_by_half(guest
         ),
     ],
 )
-def test_a_package_that_can_not_be_used_is_told_by_name_and_disturbs_nothing(
+def test_a_package_that_can_not_be_used_is_reported_by_name_and_disturbs_nothing(
     user: User, module: str, entry: str, why: str
 ) -> None:
     folder = user.home / "lib"

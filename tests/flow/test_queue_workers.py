@@ -20,8 +20,9 @@ from oellm_autoexp.rules.events import Event, event_id, queue_id
 from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.queue_entry import QueueEntry
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import process_started
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
@@ -38,7 +39,7 @@ class Queued:
         self.user = user
         self.manifest = load(path)
         Session.create(self.manifest, path)
-        self.queue = Queue(session_path(Path(self.manifest.monitoring_state_dir), self.manifest.plan_id))
+        self.queue = Queue(SessionFiles.of(self.manifest).path)
 
     def put(self, *words: str, number: int = 0, name: str = "checkpoint_saved", **more: Any) -> QueueEntry:
         event = Event(
@@ -113,7 +114,7 @@ def test_an_entry_whose_worker_is_killed_is_run_again_by_the_next_which_says_so(
     assert queued.queue.get(entry.id).attempts == 2
 
 
-def test_a_worker_that_is_told_to_end_leaves_its_entry_pending_and_says_how_to_go_on(queued: Queued) -> None:
+def test_a_worker_that_is_reported_to_end_leaves_its_entry_pending_and_says_how_to_go_on(queued: Queued) -> None:
     entry = queued.put("sh", "-c", 'echo "$$" >> runs; exec sleep 1000')
     worker = queued.worker()
     until(lambda: queued.runs, "the program to begin")
@@ -126,7 +127,7 @@ def test_a_worker_that_is_told_to_end_leaves_its_entry_pending_and_says_how_to_g
     assert process_started(int(next(iter(queued.runs)))) is None
 
 
-def test_a_worker_that_is_told_to_end_prints_one_document_where_json_is_asked_for(queued: Queued) -> None:
+def test_a_worker_that_is_reported_to_end_prints_one_document_where_json_is_asked_for(queued: Queued) -> None:
     done = queued.put("true")
     queued.put("sh", "-c", 'echo "$$" >> runs; exec sleep 1000', number=1)
     words = queued.user.words("monitor", "--session", queued.manifest.plan_id, "--cmd", "actions", "--json")
@@ -140,9 +141,9 @@ def test_a_worker_that_is_told_to_end_prints_one_document_where_json_is_asked_fo
     ) as worker:
         until(lambda: queued.runs, "the program to begin")
         worker.send_signal(signal.SIGTERM)
-        told, _ = worker.communicate()
+        reported, _ = worker.communicate()
     assert worker.returncode == 130
-    assert json.loads(told) == {"plan_id": queued.manifest.plan_id, "done": [done.id], "failed": []}
+    assert json.loads(reported) == {"plan_id": queued.manifest.plan_id, "done": [done.id], "failed": []}
 
 
 def test_follow_ends_with_the_session(queued: Queued) -> None:
@@ -214,8 +215,8 @@ def test_a_damaged_entry_is_named_and_hides_no_event(queued: Queued) -> None:
     damaged, whole = queued.put("true"), queued.put("true", number=1)
     record = EventLog(queued.queue.session_path)
     for entry in (damaged, whole):
-        told = {"event_id": entry.event.id, "id": entry.id, "job": entry.event.job, "action": "RunCommandAction"}
-        record.add([entry.event, Result.model_validate({**told, "status": "queued", "message": "", "at": 0})])
+        reported = {"event_id": entry.event.id, "id": entry.id, "job": entry.event.job, "action": "RunCommandAction"}
+        record.add([entry.event, Result.model_validate({**reported, "status": "queued", "message": "", "at": 0})])
     assert queued.run("--cmd", "actions").returncode == 0
     path = queued.queue.place(damaged)
     (path.parent / "done" / path.name).write_text("{")
@@ -240,7 +241,7 @@ def test_a_damaged_entry_is_named_and_hides_no_event(queued: Queued) -> None:
         (("--cmd", "actions", "--once", "--follow"), "go on, or stop after one pass?"),
     ],
 )
-def test_wrong_use_is_told(queued: Queued, words: tuple[str, ...], why: str) -> None:
+def test_wrong_use_is_reported(queued: Queued, words: tuple[str, ...], why: str) -> None:
     queued.put("true")
     result = queued.run(*words)
     assert result.returncode == 2

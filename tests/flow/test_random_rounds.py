@@ -3,7 +3,7 @@
 Each round is a plan of some jobs, single or as an array, whose monitor is stopped, killed and resumed, whose tasks are
 cancelled by a person or by the command, and whose lease gets clocks of other hosts. In some batches the controller
 loses its state, and a stranger's jobs get the ids of ours. `AUTOEXP_FAULT_ROUNDS` sets how many rounds there are (10
-unless told), `AUTOEXP_FAULT_SEED` the seed.
+by default), `AUTOEXP_FAULT_SEED` the seed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from oellm_autoexp.cli.main import main
 
 sys.exit(main(sys.argv[1:]))
 """
-"""A monitor with little patience for jobs of which SLURM tells nothing; more than the cluster's KillWait."""
+"""A monitor with little patience for jobs of which SLURM knows nothing; more than the cluster's KillWait."""
 UNDISTURBED = {
     "good": ("success", 1),
     "dots": ("success", 1),
@@ -134,8 +134,8 @@ class Round:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def __str__(self) -> str:
-        told = "\n".join(self.story)
-        return f"seed {self.seed}, {'array' if self.array else 'single jobs'}: {self.kinds}\n{told}"
+        reported = "\n".join(self.story)
+        return f"seed {self.seed}, {'array' if self.array else 'single jobs'}: {self.kinds}\n{reported}"
 
     def say(self, text: str) -> None:
         self.story.append(f"{time.strftime('%H:%M:%S')} {text}")
@@ -252,8 +252,8 @@ class Round:
     # ---- what must be so at the end
 
     def problems(self) -> list[str]:
-        told = [*map(self.problem, self.jobs()), *(() if self.amnesia else map(self.told_of_steps, self.jobs()))]
-        return list(filter(None, told))
+        reported = [*map(self.problem, self.jobs()), *(() if self.amnesia else map(self.told_of_steps, self.jobs()))]
+        return list(filter(None, reported))
 
     def told_of_steps(self, job: dict[str, Any]) -> str:
         """How a job's series differs from its logs, '' if it does not."""
@@ -261,8 +261,8 @@ class Round:
         kept = series.read(series.file_of(self.session_path, job["name"]), state.logs.series).get("step")
         logs = sorted(Path(job["resolved_log_path"]).parent.glob("*.out"), key=lambda log: int(log.stem.split("_")[0]))
         lines = [line for log in logs for line in log.read_text().splitlines() if re.fullmatch(r"step \d+", line)]
-        told = [f"step {value:g}" for value in (kept.values if kept else ())]
-        return "" if told == lines else f"{job['name']}: the series has {told}, the logs {lines}\n{self}\n"
+        reported = [f"step {value:g}" for value in (kept.values if kept else ())]
+        return "" if reported == lines else f"{job['name']}: the series has {reported}, the logs {lines}\n{self}\n"
 
     @staticmethod
     def given_up(job: dict[str, Any]) -> tuple[str, ...]:
@@ -310,8 +310,8 @@ class Round:
         if not wrong:
             return ""
         history = "\n".join(f"{entry['at']:.1f} {entry['event']} {entry['message']}" for entry in job["history"])
-        told = f"{job['name']}: {state} ({job['reason']}), attempt {job['attempt']}"
-        return f"{wrong}: {told}\n{record}\n{self}\n{history}\n"
+        reported = f"{job['name']}: {state} ({job['reason']}), attempt {job['attempt']}"
+        return f"{wrong}: {reported}\n{record}\n{self}\n{history}\n"
 
 
 def lose_state(cluster: Cluster) -> None:
@@ -342,7 +342,7 @@ def go(rounds: list[Round], cluster: Cluster, *, amnesia: bool) -> None:
             cluster.run("scontrol", "update", f"nodename={','.join(cluster.node_names)}", "state=resume", check=False)
             held = cluster.run("squeue", "-h", "-r", "-t", "PD", "-o", "%i|%r").stdout.splitlines()
             for job in (line.partition("|")[0] for line in held if line.endswith("requeued held")):
-                cluster.run("scontrol", "release", job, check=False)  # as the monitor tells a person to do
+                cluster.run("scontrol", "release", job, check=False)  # as the monitor says to a person
         open_rounds = [each for each in open_rounds if not each.step()]
         assert time.monotonic() < end, f"not over: {open_rounds[0]}\n{json.dumps(open_rounds[0].jobs(), indent=1)}"
         time.sleep(0.1)

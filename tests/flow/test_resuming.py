@@ -1,4 +1,4 @@
-"""Planning where earlier checkpoints lie: what is gone on from is told, and a plan that is to begin anew is refused."""
+"""Planning where there are checkpoints: those used are reported, and a plan that is to begin anew is refused."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def config() -> dict[str, Any]:
         {"class_name": "EventAction", "mode": "queue", "action": program("queued")},
         {
             "class_name": "NotifyAction",
-            "command": ["sh", "-c", "cat >>told"],
+            "command": ["sh", "-c", "cat >>messages"],
             "message": f"token={T} {{metadata.note}}",
         },
         {"class_name": "PublishEventAction", "event_name": "more", "metadata": {"password": f"{T}-published"}},
@@ -205,7 +205,7 @@ def check_jobs_and_actions(home: Path) -> None:
         assert got.count(f"API_TOKEN={T}-env\n") == got.count(f"--token\n{T}-{name}\n") == 2
         assert f"https://me:{T}@host/x?sig={T}\nPRIVATE-TOKEN: {T}\n" in got
     assert (home / "published").read_text().count(f"{T}-published\n{T}-metadata\n") == 2
-    assert S not in (home / "told").read_text()
+    assert S not in (home / "messages").read_text()
 
 
 def test_what_is_shown_of_a_log_tells_no_secret(user: User) -> None:

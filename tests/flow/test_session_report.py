@@ -42,16 +42,16 @@ def test_numbers_agree_in_status_results_report_tables_and_logs(user: User) -> N
     status, tables = user.session(), _table(user.home / "t" / "jobs.csv")
     points = _table(user.home / "t" / "points.csv")
     for number, row in enumerate(api.results("x", state)):
-        told = {name: values[number] for name, values in data["jobs"].items()}
+        reported = {name: values[number] for name, values in data["jobs"].items()}
         recorded, table = status[row.name], tables[number]
-        assert told["name"] == table["name"] == row.name
-        assert told["state"] == table["state"] == row.state == recorded["state"] == "success"
-        assert told["attempt"] == int(table["attempt"]) == row.attempt == recorded["attempt"]
-        assert told["scheduler_id"] == table["scheduler_id"] == row.scheduler_id == recorded["scheduler_id"]
-        assert told["started_at"] == float(table["started_at"]) == row.started_at == recorded["started_at"]
+        assert reported["name"] == table["name"] == row.name
+        assert reported["state"] == table["state"] == row.state == recorded["state"] == "success"
+        assert reported["attempt"] == int(table["attempt"]) == row.attempt == recorded["attempt"]
+        assert reported["scheduler_id"] == table["scheduler_id"] == row.scheduler_id == recorded["scheduler_id"]
+        assert reported["started_at"] == float(table["started_at"]) == row.started_at == recorded["started_at"]
         lines = re.findall(r"\] iteration +(\d+)/.*lm loss: (\S+) ", Path(row.log_path).read_text())
         losses = [(int(iteration), float(loss)) for iteration, loss in lines]
-        assert (row.iteration, row.loss) == (told["iteration"], told["loss"]) == losses[-1]
+        assert (row.iteration, row.loss) == (reported["iteration"], reported["loss"]) == losses[-1]
         iterations, values = curve(data, row.name, "loss")
         assert iterations == [at for at, _ in losses]
         assert values == pytest.approx([loss for _, loss in losses], rel=1e-7)

@@ -123,12 +123,12 @@ class Shared:
     def script(self) -> Path:
         return self.evil / "script"
 
-    def refused(self, command: str, *words: str, told: str, code: int = 2, **more: str) -> str:
+    def refused(self, command: str, *words: str, reported: str, code: int = 2, **more: str) -> str:
         """Run a command that refuses what it finds, and changes nothing; what it says."""
         done = self.user.run(command, *words, **more)
         said = done.stderr + done.stdout
         assert done.returncode == code, said
-        assert told in said
+        assert reported in said
         self.unharmed(said)
         return said
 
@@ -206,9 +206,9 @@ def test_a_journal_of_another_user_is_not_replayed(gated: Shared, group: Group) 
     group.attack(
         'printf "%s\\n" "$1" > "$2"; touch "$3"', json.dumps(record), gated.state / "one.journal", gated.work / "go"
     )
-    told = f"one.journal: belongs to {group.name}, not to you"
-    gated.refused("monitor", "--session", "one", "--once", told=told)
-    gated.refused("submit", "--manifest", manifest(gated), "--no-monitor", told=told)
+    reported = f"one.journal: belongs to {group.name}, not to you"
+    gated.refused("monitor", "--session", "one", "--once", reported=reported)
+    gated.refused("submit", "--manifest", manifest(gated), "--no-monitor", reported=reported)
 
 
 def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_lists_the_others(
@@ -221,9 +221,9 @@ def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_li
     lines = done.stdout.splitlines()
     assert lines[1].startswith("one "), done.stderr
     for name in ("two", "alone"):
-        told = f"{name}.journal: belongs to {group.name}, not to you"
-        assert told in done.stderr
-        assert any(line.startswith(f"{name} ") and "not read: " in line and told in line for line in lines)
+        reported = f"{name}.journal: belongs to {group.name}, not to you"
+        assert reported in done.stderr
+        assert any(line.startswith(f"{name} ") and "not read: " in line and reported in line for line in lines)
     assert done.stderr.count("ask them to remove it, or remove it: the folder is yours") == 2
     facts = json.loads(gated.user.run("monitor", "--cmd", "list", "--json").stdout)
     assert [session["plan_id"] for session in facts["sessions"]] == ["one"]
@@ -235,8 +235,8 @@ def test_the_list_names_what_is_not_read_whose_it_is_and_what_to_do_and_still_li
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
 def test_a_pipe_or_a_device_is_no_file_of_a_session(gated: Shared, group: Group, name: str, kind: str) -> None:
     group.attack(f'rm -f "$1"; {kind} "$1"', gated.state / name)
-    told = "is a device, pipe or socket" if kind == "mkfifo" else "is a link; links are not followed here"
-    gated.refused("monitor", "--session", "one", "--once", told=told)
+    reported = "is a device, pipe or socket" if kind == "mkfifo" else "is a link; links are not followed here"
+    gated.refused("monitor", "--session", "one", "--once", reported=reported)
 
 
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
@@ -256,22 +256,26 @@ def test_pipes_and_devices_beside_a_session_do_not_keep_it_from_being_watched(
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "theirs", "link"])
 def test_what_is_no_manifest_of_mine_is_refused_at_once(planned: Shared, group: Group, name: str) -> None:
     group.attack('cd "$1"; mkfifo pipe; cp "$2" theirs; ln -s "$2" link', planned.evil, manifest(planned))
-    told = "is a device, pipe or socket" if name in ("/dev/zero", "pipe") else f"belongs to {group.name}, not to you"
+    reported = (
+        "is a device, pipe or socket" if name in ("/dev/zero", "pipe") else f"belongs to {group.name}, not to you"
+    )
     for command in ("submit", "monitor"):
         path = str(planned.evil / name)
         more = ["--cmd", "cancel"] if command == "monitor" else []
-        planned.refused(command, "--manifest", path, *more, told=told)
+        planned.refused(command, "--manifest", path, *more, reported=reported)
 
 
 def test_a_manifest_that_another_user_has_put_in_place_of_mine_is_refused(planned: Shared, group: Group) -> None:
     path = manifest(planned)
     group.attack('sed "s|$2|$3|" "$1" > "$1.new"; mv -f "$1.new" "$1"', path, "job.sbatch", "../evil/script")
-    planned.refused("submit", "--manifest", path, "--no-monitor", told=f"{path}: belongs to {group.name}, not to you")
+    planned.refused(
+        "submit", "--manifest", path, "--no-monitor", reported=f"{path}: belongs to {group.name}, not to you"
+    )
 
 
 def test_a_mark_of_an_output_directory_may_be_a_pipe(planned: Shared, group: Group) -> None:
     group.attack('mkfifo "$1"', planned.user.outputs / "one" / "session.json")
-    planned.refused("submit", "--manifest", manifest(planned), told="session.json: is a device, pipe or socket")
+    planned.refused("submit", "--manifest", manifest(planned), reported="session.json: is a device, pipe or socket")
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -284,8 +288,8 @@ def script(shared: Shared) -> Path:
 def test_a_script_that_another_user_has_put_in_place_of_mine_is_not_submitted(planned: Shared, group: Group) -> None:
     group.attack('mv "$2" "$2.old"; cp "$1" "$2"', planned.script, script(planned))
     for more in ("--no-monitor", "--dry-run"):
-        told = f"{script(planned)}: belongs to {group.name}, not to you"
-        planned.refused("submit", "--manifest", manifest(planned), more, told=told)
+        reported = f"{script(planned)}: belongs to {group.name}, not to you"
+        planned.refused("submit", "--manifest", manifest(planned), more, reported=reported)
 
 
 @pytest.mark.parametrize("whose", ["theirs", "mine"])
@@ -294,16 +298,16 @@ def test_a_script_that_becomes_another_one_while_its_job_waits_is_not_submitted(
 ) -> None:
     if whose == "theirs":
         group.attack('mv "$2" "$2.old"; cp "$1" "$2"; touch "$3"', gated.script, script(gated), gated.work / "go")
-        told = f"belongs to {group.name}"
+        reported = f"belongs to {group.name}"
     else:  # of several files of mine, others can put one in the place of another
         (gated.work / "mine").write_text(f"#!/bin/sh\ntouch {gated.proof}\n")
         (gated.work / "mine").chmod(0o755)
         group.attack('mv -f "$1" "$2"; touch "$3"', gated.work / "mine", script(gated), gated.work / "go")
-        told = "this is not the script that was planned"
+        reported = "this is not the script that was planned"
     assert gated.user.run("monitor", "--session", "one", "--once").returncode == 0
     job = gated.user.session()["one"]
     assert job["state"] == "waiting"
-    assert told in job["reason"]
+    assert reported in job["reason"]
     gated.unharmed()
 
 
@@ -346,7 +350,7 @@ def test_a_folder_that_another_user_has_prepared_is_not_used(gated: Shared, grou
     if folder == "one.actions":
         group.attack('mkdir "$1/crash-1"; cp "$2" "$1/crash-1/x.json"', gated.state / folder, gated.state / "one.json")
     gated.refused(
-        "monitor", "--session", "one", *words, told=f"{gated.state}/{folder}: belongs to {group.name}, not to you"
+        "monitor", "--session", "one", *words, reported=f"{gated.state}/{folder}: belongs to {group.name}, not to you"
     )
 
 
@@ -387,7 +391,7 @@ def test_nothing_is_planned_into_a_folder_of_another_user(shared: Shared, group:
     path.parent.mkdir(parents=True, exist_ok=True)
     group.attack(f'{kind} "$1"', path, shared.evil)
     before = sorted(path.rglob("*"))
-    shared.refused("plan", *config(shared), told=f"{path} belongs to {group.name}")
+    shared.refused("plan", *config(shared), reported=f"{path} belongs to {group.name}")
     assert sorted(path.rglob("*")) == before
 
 
@@ -429,9 +433,9 @@ def test_a_job_leaves_no_mark_where_another_user_puts_a_link_or_folder_while_it_
         made = 'ln -s "$1" "$2/marks"' if theirs == "a link" else 'mkdir "$2/marks"; chmod 777 "$2/marks"'
         group.attack(f'mv "$2/marks" "$2/old"; {made}', keep, output)
         (shared.work / "go").touch()
-        _, told = job.communicate(timeout=SECONDS)
+        _, reported = job.communicate(timeout=SECONDS)
         assert job.returncode == 3
-    assert told == b""
+    assert reported == b""
     assert [*keep.iterdir()] == [*(output / "marks").iterdir()] == []
 
 
@@ -480,7 +484,7 @@ def test_removing_a_session_removes_nothing_that_another_user_has_put_there(gate
     (precious / "file").touch()
     group.attack('ln -s "$1" "$2"', precious, gated.state / "one.actions")
     gated.refused(
-        "monitor", "--session", "one", "--cmd", "remove", told=f"one.actions: belongs to {group.name}, not to you"
+        "monitor", "--session", "one", "--cmd", "remove", reported=f"one.actions: belongs to {group.name}, not to you"
     )
     assert (precious / "file").exists()
     assert (gated.state / "one.json").exists()
@@ -558,9 +562,9 @@ def test_a_program_that_a_shared_checkout_names_is_not_run(
     assert "the state of git is not recorded" in capsys.readouterr().out
     shared.unharmed()
     assert plan_autoexp.main([*config(shared), "project.code=snapshot"]) == 2
-    told = capsys.readouterr().err
-    assert f"the git checkout here can't be copied: {shared.work}/.git/config: " in told
-    assert "no git checkout" not in told
+    reported = capsys.readouterr().err
+    assert f"the git checkout here can't be copied: {shared.work}/.git/config: " in reported
+    assert "no git checkout" not in reported
 
 
 @pytest.mark.parametrize("folder", ["marks", "provenance"])
@@ -570,19 +574,19 @@ def test_a_folder_of_a_job_that_another_user_prepared_is_refused(shared: Shared,
     (keep / "1.exit").write_text(PRECIOUS)
     (shared.user.outputs / "one").mkdir(parents=True)
     group.attack('ln -s "$1" "$2"', keep, shared.user.outputs / "one" / folder)
-    told = f"{shared.user.outputs}/one/{folder} belongs to {group.name}"
-    shared.refused("plan", *config(shared), told=told)
+    reported = f"{shared.user.outputs}/one/{folder} belongs to {group.name}"
+    shared.refused("plan", *config(shared), reported=reported)
     assert (keep / "1.exit").read_text() == PRECIOUS
 
 
 def test_a_folder_for_marks_that_another_user_has_made_since_the_plan_is_refused(planned: Shared, group: Group) -> None:
     marks = planned.user.outputs / "one" / "marks"
     group.attack('ln -s "$1" "$2"', planned.bashrc.parent, marks)
-    planned.refused("submit", "--manifest", manifest(planned), told=f"{marks}: belongs to {group.name}, not to you")
+    planned.refused("submit", "--manifest", manifest(planned), reported=f"{marks}: belongs to {group.name}, not to you")
 
 
 @pytest.mark.parametrize("kind", ["mkfifo", "ln -s /dev/zero"])
 def test_a_pipe_or_a_device_is_no_sweep_file(shared: Shared, group: Group, kind: str) -> None:
     (shared.user.outputs / "manifests").mkdir(parents=True)
     group.attack(f'{kind} "$1"', shared.user.outputs / "manifests" / "one.sweep.json")
-    shared.refused("plan", *config(shared), told="a file of another plan has this name")
+    shared.refused("plan", *config(shared), reported="a file of another plan has this name")

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.slurm.cluster import Cluster
 
@@ -18,7 +19,7 @@ STATE = Path("outputs", "monitoring_state")
 
 
 def job(user: User) -> JobState:
-    return Session.load(session_path(user.home / STATE, "p")).jobs["a"]
+    return Session.load(SessionFiles.named(user.home / STATE, "p").path).jobs["a"]
 
 
 def run(user: User, script: str, monitoring: dict[str, Any], *words: str) -> tuple[int, str]:
@@ -42,7 +43,7 @@ def on_crash(overrides: dict[str, Any], **metadata: str) -> dict[str, Any]:
 
 @pytest.mark.slurm
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("slurm.sbatch.tme=3", "sbatch has no option --tme"),
         ("slurm.sbatch.partition=nosuch", "there is no partition 'nosuch'"),
@@ -50,19 +51,19 @@ def on_crash(overrides: dict[str, Any], **metadata: str) -> dict[str, Any]:
         ("slurm.sbatch.nodes=99", "asks for 99 nodes"),
     ],
 )
-def test_an_override_that_slurm_would_refuse_is_told_before_a_new_attempt_is_asked_for(
-    slurm_user: User, override: str, told: str
+def test_an_override_that_slurm_would_refuse_is_reported_before_a_new_attempt_is_asked_for(
+    slurm_user: User, override: str, message: str
 ) -> None:
     assert run(slurm_user, "exit 3", {})[0] == 1
     refused = slurm_user.run("monitor", "--session", "p", "--cmd", "restart", "--override", override)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert told in refused.stderr
+    assert message in refused.stderr
     assert not list((slurm_user.home / STATE / "p.requests").glob("*.json"))
     assert (job(slurm_user).state, job(slurm_user).attempt, job(slurm_user).restart) == ("crash", 1, None)
 
 
 @pytest.mark.slurm
-def test_a_node_that_the_cluster_does_not_have_is_told_before_a_new_attempt_is_asked_for(
+def test_a_node_that_the_cluster_does_not_have_is_reported_before_a_new_attempt_is_asked_for(
     slurm: Cluster, slurm_user: User
 ) -> None:
     first, second, *_ = slurm.node_names
@@ -82,9 +83,9 @@ def test_a_later_attempt_that_slurm_refuses_for_good_ends_the_job_and_a_better_o
 ) -> None:
     code, said = run(slurm_user, "exit 3", on_crash({"slurm.sbatch.gres": "gpu:99"}))
     assert code == 1, said
-    told = job(slurm_user)
-    assert (told.state, told.failed, told.over) == ("crash", True, True)
-    assert "Requested node configuration is not available" in told.reason
+    reported = job(slurm_user)
+    assert (reported.state, reported.failed, reported.over) == ("crash", True, True)
+    assert "Requested node configuration is not available" in reported.reason
     assert said.count("it crashed: ") == 2, "its end is an event as any other, which begins no attempt"
     assert "no new attempt: the last one was finally refused" in said
 
@@ -146,10 +147,10 @@ def test_a_first_submission_that_was_refused_can_be_begun_with_a_better_override
 
 @pytest.mark.slurm
 def test_a_reservation_that_does_not_exist_ends_the_job_with_slurms_words(slurm_user: User) -> None:
-    code, told = run(slurm_user, "exit 3", on_crash({"slurm.sbatch.reservation": "nosuch"}))
+    code, reported = run(slurm_user, "exit 3", on_crash({"slurm.sbatch.reservation": "nosuch"}))
     assert code == 1
-    assert "a: not submitted: sbatch: Batch job submission failed: Requested reservation is invalid" in told
-    assert "waits for" not in told
+    assert "a: not submitted: sbatch: Batch job submission failed: Requested reservation is invalid" in reported
+    assert "waits for" not in reported
     assert "Requested reservation is invalid" in job(slurm_user).reason
 
 
@@ -160,7 +161,9 @@ def test_why_a_new_attempt_of_a_job_that_ran_could_not_be_made_is_in_every_place
     action = {"class_name": "RestartAction", "overrides": {"slurm.sbatch.partition": "{where}"}}
     rules = {"log_events": {"moved": {"pattern": r"go to (?P<where>\w+)", "actions": [action]}}}
     why = "no new attempt: there is no partition 'nosuch'"
-    code, told = run(slurm_user, "echo go to nosuch; sleep 1; exit 3", rules)
-    assert (code, f"exit 3: its log ends with: go to nosuch; {why}" in " ".join(told.split())) == (1, True), told
+    code, reported = run(slurm_user, "echo go to nosuch; sleep 1; exit 3", rules)
+    assert (code, f"exit 3: its log ends with: go to nosuch; {why}" in " ".join(reported.split())) == (1, True), (
+        reported
+    )
     for words in (("status", "--wide"), ("tail", "--failed"), ("status", "--json")):
         assert why in slurm_user.run("monitor", "--session", "p", "--cmd", *words).stdout

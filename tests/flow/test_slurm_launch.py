@@ -33,7 +33,7 @@ DISTURBING = {
 
 
 def submission(folder: Path, name: str, log_name: str = "%j.out") -> Submission:
-    """A job of two tasks that tell what they got."""
+    """A job of two tasks that print what they got."""
     made = folder / name
     (made / "marks").mkdir(parents=True)
     log = f"{made}/{log_name}"
@@ -122,8 +122,8 @@ def test_whatever_is_exported_the_environment_of_the_config_reaches_the_tasks(sl
     done = slurm_user.run(*words, A="of the shell")
     assert done.returncode == 0, done.stderr + done.stdout
     for name in EXPORTS:
-        told = (slurm_user.outputs / name / "current.log").read_text()
-        assert told == "A=of slurm B=of, backend cpus=2\n", name
+        reported = (slurm_user.outputs / name / "current.log").read_text()
+        assert reported == "A=of slurm B=of, backend cpus=2\n", name
 
 
 FAILING = "[ $SLURM_PROCID = 0 ] || (echo 'CUDA out of memory' >&2; exit 1)"

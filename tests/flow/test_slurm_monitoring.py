@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 240
 
 
 def lab(cluster: Cluster, root: Path) -> Lab:
-    """A lab on a cluster; what a surrounding job or a user's profile told SLURM's commands is gone."""
+    """A lab on a cluster; what a surrounding job or a user's profile set for SLURM's commands is gone."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(CLIENT_VARIABLES)}
     words = ("slurm=base", "metadata.patience_seconds=5")
     return Lab(root, words, True, PATIENCE_SECONDS, {**kept, **cluster.environment()})

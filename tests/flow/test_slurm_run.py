@@ -87,7 +87,7 @@ def test_a_killed_monitor_is_resumed_with_nothing_repeated_and_nothing_lost(on_s
 
 
 @pytest.mark.slurm
-def test_a_job_that_ended_and_was_forgotten_while_nobody_watched_is_told_from_its_own_mark(
+def test_a_job_that_ended_and_was_forgotten_while_nobody_watched_is_reported_from_its_own_mark(
     make_slurm_cluster: object, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = make_slurm_cluster(min_job_age_seconds=2)  # type: ignore[operator]

@@ -26,7 +26,7 @@ monitoring: {poll_interval_seconds: 0.5}
 
 
 @pytest.mark.slurm
-def test_the_first_node_of_a_job_is_what_all_its_tasks_are_told(slurm_user: User) -> None:
+def test_the_first_node_of_a_job_is_what_all_its_tasks_are_reported(slurm_user: User) -> None:
     (slurm_user.home / "exp.yaml").write_text(f"# @package _global_{EXPERIMENT}")
     done = slurm_user.run("run", "--config-ref", "./exp.yaml")
     assert done.returncode == 0, done.stdout + done.stderr

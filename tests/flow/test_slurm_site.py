@@ -80,13 +80,13 @@ def test_where_a_site_has_no_arrays_jobs_go_alone_and_their_logs_are_read(
     rule = "++monitoring.log_events.printed={pattern:printed}"
     done = user.run("run", write(user, 2), "--plan-id", "x", "slurm.array=true", rule)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = user.run("monitor", "--session", "x", "--cmd", "events", "--json")
-    assert [event["job"] for event in json.loads(told.stdout)["events"]] == ["j0", "j1"]
+    reported = user.run("monitor", "--session", "x", "--cmd", "events", "--json")
+    assert [event["job"] for event in json.loads(reported.stdout)["events"]] == ["j0", "j1"]
     assert [(user.outputs / name / "current_0.log").exists() for name in ("j0",)] == [True]
 
 
 @pytest.mark.slurm
-def test_a_node_whose_prolog_fails_is_told_and_is_not_taken_for_a_person_who_cancels(
+def test_a_node_whose_prolog_fails_is_reported_and_is_not_taken_for_a_person_who_cancels(
     make_slurm_cluster: MakeCluster, user: User, tmp_path: Path
 ) -> None:
     prolog = tmp_path / "prolog.sh"

@@ -159,7 +159,7 @@ def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
 
 @pytest.mark.slurm
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["slurm.sbatch.partition=nowhere"], "there is no partition 'nowhere'"),
         (["slurm.sbatch.partition=shrt"], "did you mean 'short'?"),
@@ -170,12 +170,12 @@ def test_arrays_are_cut_to_the_sites_largest_and_run_so_many_at_once(
         (["slurm.sbatch.gres=gpu:9", "--check"], "Requested node configuration is not available"),
     ],
 )
-def test_what_slurm_would_refuse_or_never_run_is_told_before_anything_is_submitted(
-    slurm_user: User, words: list[str], told: str
+def test_what_slurm_would_refuse_or_never_run_is_reported_before_anything_is_submitted(
+    slurm_user: User, words: list[str], message: str
 ) -> None:
     result = slurm_user.run("run", *ON_SLURM, *words)
     assert result.returncode == 2, result.stdout
-    assert told in result.stderr
+    assert message in result.stderr
     assert "job.sbatch" in result.stderr or "$.slurm.sbatch" in result.stderr
     assert not (slurm_user.outputs / "monitoring_state").exists()
     assert slurm_user.run("run", *ON_SLURM, "--no-monitor", "--check").returncode == 0
@@ -202,5 +202,5 @@ def test_what_was_really_used_is_kept_and_shown(request: pytest.FixtureRequest, 
     assert data["jobs"]["gpu_hours"] == [pytest.approx(job["gpu_hours"], rel=1e-6)]
     if accounting:
         sacct = ["sacct", "-nXP", "-j", job["scheduler_id"], "-o", "ElapsedRaw,State"]
-        told = subprocess.run(sacct, env=on_slurm.environment, capture_output=True, text=True, check=True).stdout
-        assert told == f"{used:.0f}|COMPLETED\n"
+        reported = subprocess.run(sacct, env=on_slurm.environment, capture_output=True, text=True, check=True).stdout
+        assert reported == f"{used:.0f}|COMPLETED\n"

@@ -1,4 +1,4 @@
-"""The watch on a real SLURM: jobs that are begun again after their end, or that SLURM no longer tells of."""
+"""The watch on a real SLURM: jobs that are begun again after their end, or that SLURM no longer knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import yaml
 from oellm_autoexp.cli.steps import session_steps
 from oellm_autoexp.decisions import lifecycle
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_slurm_run import slurm
 
@@ -23,7 +24,7 @@ LONG = "sweep.grids=[{backend.options.step_seconds:[1000]}]"
 
 
 def jobs(user: User, plan: str = "x") -> list[JobState]:
-    return list(Session.load(session_path(user.outputs / "monitoring_state", plan)).jobs.values())
+    return list(Session.load(SessionFiles.named(user.outputs / "monitoring_state", plan).path).jobs.values())
 
 
 @pytest.mark.slurm
@@ -117,9 +118,9 @@ def test_of_an_attempt_that_is_requeued_and_a_newer_one_the_newer_one_goes_on_on
     job = jobs(slurm_user)[0]
     assert (job.state, job.attempt, job.past.begun_again) == ("success", attempt, ())
     assert not (slurm_user.home / "two").exists()
-    told = "was restarted: it is cancelled" if attempt == 2 else "no new attempt: the scheduler has restarted job"
-    assert any(told in entry.message for entry in job.history)
-    assert told in (slurm_user.home / "output.txt").read_text()
+    reported = "was restarted: it is cancelled" if attempt == 2 else "no new attempt: the scheduler has restarted job"
+    assert any(reported in entry.message for entry in job.history)
+    assert reported in (slurm_user.home / "output.txt").read_text()
 
 
 @pytest.mark.slurm
@@ -173,8 +174,8 @@ def test_a_script_that_is_submitted_by_hand_beside_its_running_job_does_not_begi
     script = Path(job.logs.resolved_log_path).parents[1] / "job.sbatch"
     by_hand = slurm(slurm_user, "sbatch", "--parsable", str(script)).strip()
     log = Path(job.logs.resolved_log_path).with_name(f"{by_hand}.out")
-    told = f"job {by_hand} is not run: job {job.newest.scheduler_id} runs already and has the same output directory"
-    until(lambda: log.exists() and told in log.read_text(), "its refusal")
+    reported = f"job {by_hand} is not run: job {job.newest.scheduler_id} runs already and has the same output directory"
+    until(lambda: log.exists() and reported in log.read_text(), "its refusal")
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     assert begun.stat().st_size == 1
@@ -195,8 +196,8 @@ def test_a_job_whose_directory_one_submitted_by_hand_has_waits_and_loses_no_atte
     until(begun.exists, "the one by hand")
     watcher = slurm_user.start("run", "--config-ref", "./e.yaml", "--plan-id", "x")
     state = slurm_user.outputs / "monitoring_state" / "x.json"
-    told = f"its script has not begun, as job {by_hand} runs in its output directory"
-    until(lambda: state.exists() and told in jobs(slurm_user)[0].reason, "its refusal")
+    reported = f"its script has not begun, as job {by_hand} runs in its output directory"
+    until(lambda: state.exists() and reported in jobs(slurm_user)[0].reason, "its refusal")
     (slurm_user.home / "go").touch()
     assert watcher.wait() == 0
     job = jobs(slurm_user)[0]

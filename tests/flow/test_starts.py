@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from oellm_autoexp.planning import manifest as manifests
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.folders import remove
 
@@ -56,7 +57,7 @@ def in_terminal(user: User, index: int = 0) -> subprocess.Popen[str]:
 
 
 def state(user: User, job: str) -> str:
-    path = session_path(user.home / STATE, "p")
+    path = SessionFiles.named(user.home / STATE, "p").path
     return Session.load(path).jobs[job].state if path.exists() else ""
 
 
@@ -233,11 +234,11 @@ def test_a_job_of_a_session_that_was_removed_with_its_scheduler_has_its_director
     remove(user.home / STATE)
     watcher = user.start("run", "--config-ref", "./p.yaml", "--plan-id", "q", "monitoring.poll_interval_seconds=0.2")
     said = user.home / "output.txt"
-    told = "its script has not begun, as job 1 runs in its output directory"
-    until(lambda: told in said.read_text(), "its refusal")
+    reported = "its script has not begun, as job 1 runs in its output directory"
+    until(lambda: reported in said.read_text(), "its refusal")
     (user.home / "go").touch()
     assert watcher.wait() == 0
-    job = Session.load(session_path(user.home / STATE, "q")).jobs["a"]
+    job = Session.load(SessionFiles.named(user.home / STATE, "q").path).jobs["a"]
     assert (job.state, job.attempt, job.answer.exit_code) == ("success", 1, 0)
 
 

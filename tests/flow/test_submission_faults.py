@@ -1,6 +1,6 @@
 """Whatever dies, hangs or lies while jobs are submitted to a real SLURM: each is submitted exactly once, none is lost.
 
-`AUTOEXP_FAULT_ROUNDS` sets how many submissions are killed (30 unless told).
+`AUTOEXP_FAULT_ROUNDS` sets how many submissions are killed (30 by default).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def test_an_sbatch_that_says_error_after_it_made_the_job_is_not_asked_again_for_
 
 
 @pytest.mark.slurm
-def test_of_two_submitters_at_once_one_is_told_of_the_other(lab: Lab) -> None:
+def test_of_two_submitters_at_once_one_is_reported_of_the_other(lab: Lab) -> None:
     for first_dies in (False, True):
         lab.start_afresh()
         submitters = [lab.victim(), lab.victim()]

@@ -18,7 +18,8 @@ from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import RUNNING, WAITING
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.event_log import EventLog, Result
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.view.live import Screen
 from oellm_autoexp.view.tables import jobs_table
@@ -93,7 +94,7 @@ def test_logs_that_are_left_out_below_a_narrow_table_are_counted(tmp_path: Path)
 def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user: User) -> None:
     (user.home / "p.yaml").write_text(SWEEP)
     words = ("run", "--config-ref", "p.yaml", "--plan-id", "p")
-    code, output = at_terminal(user, *words, rows=16, interrupt=lambda told: "20 jobs: " in told)
+    code, output = at_terminal(user, *words, rows=16, interrupt=lambda reported: "20 jobs: " in reported)
     lines = plain(output)
     assert code == 130
     interrupted = lines.index("interrupted: the jobs go on. Resume with:")
@@ -102,7 +103,7 @@ def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user
     assert any(line.startswith("… and ") and line.endswith(" more") for line in frame)
     names = [line.split()[0] for line in frame if line.split()[1:2] and line.split()[1] in ("pending", "running")]
     shown = names[-5:]
-    assert len(set(shown)) == len(shown), "names that are shortened are told apart"
+    assert len(set(shown)) == len(shown), "shortened names stay distinct"
     (user.home / "go").touch()
     code, output = at_terminal(user, "monitor", "p", rows=20)
     lines = plain(output)
@@ -149,7 +150,7 @@ def recorded(user: User) -> User:
     (user.home / "go").touch()
     result = user.run("run", "--config-ref", "x.yaml", "--plan-id", "x")
     assert result.returncode == 0, result.stderr
-    path = session_path(user.outputs / "monitoring_state", "x")
+    path = SessionFiles.named(user.outputs / "monitoring_state", "x").path
     names = list(Session.load(path).jobs)
     entries: list[Event | Result] = []
     for number in range(300):
@@ -170,7 +171,7 @@ def recorded(user: User) -> User:
     return user
 
 
-def test_events_fill_one_screen_newest_first_and_how_many_are_left_out_is_told(recorded: User) -> None:
+def test_events_fill_one_screen_newest_first_and_how_many_are_left_out_is_reported(recorded: User) -> None:
     code, output = at_terminal(recorded, "monitor", "x", "--cmd", "events", rows=24, columns=100)
     lines = plain(output)
     assert code == 0
@@ -196,14 +197,14 @@ def test_events_can_be_asked_for_by_number_time_and_job_and_come_whole_into_a_pi
     since = ids("--since", "3h")
     assert since == list(range(299, 299 - len(since), -1))
     assert 60 <= len(since) <= 180  # one a minute, and some of them have passed since
-    told = json.loads(recorded.run("monitor", "x", "--cmd", "events", "--lines", "2", "--json").stdout)
-    assert [event["id"][-3:] for event in told["events"]] == ["298", "299"]
+    reported = json.loads(recorded.run("monitor", "x", "--cmd", "events", "--lines", "2", "--json").stdout)
+    assert [event["id"][-3:] for event in reported["events"]] == ["298", "299"]
     wrong = recorded.run("monitor", "x", "--cmd", "events", "--since", "soon")
     assert (wrong.returncode, "--since: 'soon' is no time" in wrong.stderr) == (2, True)
 
 
 def test_a_record_of_any_length_is_read_without_keeping_it(recorded: User) -> None:
-    record = EventLog(session_path(recorded.outputs / "monitoring_state", "x"))
+    record = EventLog(SessionFiles.named(recorded.outputs / "monitoring_state", "x").path)
     found = record.histories(lambda event: True, newest_first=True, most=2)
     assert found.total == 300
     opened = [(event.id, [result.id for result in results]) for event, results in found.shown]

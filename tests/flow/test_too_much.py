@@ -45,11 +45,11 @@ def test_an_option_that_takes_a_number_says_which_numbers(
         code: object = main([*OPTIONS[option], NUMBERS[number]])
     except SystemExit as exited:
         code = exited.code
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert code == 2
-    assert OPTIONS[option][-1] in told
-    assert "Traceback" not in told
-    assert len(told) < 3000
+    assert OPTIONS[option][-1] in reported
+    assert "Traceback" not in reported
+    assert len(reported) < 3000
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,7 +64,7 @@ def test_a_part_of_a_plan_is_no_longer_than_a_plan(
 
 @pytest.mark.parametrize("digits", [10, 500, 5000])
 @pytest.mark.parametrize("value", VALUES)
-def test_a_number_of_a_config_that_is_too_long_is_told_with_its_key(
+def test_a_number_of_a_config_that_is_too_long_is_reported_with_its_key(
     value: str,
     digits: int,
     tmp_path: Path,
@@ -74,17 +74,17 @@ def test_a_number_of_a_config_that_is_too_long_is_told_with_its_key(
     monkeypatch.chdir(tmp_path)
     for text in ("9" * digits, f"'{'9' * digits}'"):
         code = main(["plan", "project=default", f"{VALUES[value]}={text}"])
-        told = capsys.readouterr().err
+        reported = capsys.readouterr().err
         assert code == 2 or (code == 0 and digits == 10)
-        assert "Traceback" not in told
-        assert code == 0 or VALUES[value] in told
+        assert "Traceback" not in reported
+        assert code == 0 or VALUES[value] in reported
 
 
 @pytest.mark.parametrize("words", [["--overrides-from", "/dev/zero"], ["slurm.template_path=/dev/zero"]])
-def test_a_file_that_never_ends_is_told(user: User, words: list[str]) -> None:
-    told = user.run("plan", "project=default", *words)
-    assert told.returncode == 2
-    assert "it has more than" in told.stderr
+def test_a_file_that_never_ends_is_reported(user: User, words: list[str]) -> None:
+    reported = user.run("plan", "project=default", *words)
+    assert reported.returncode == 2
+    assert "it has more than" in reported.stderr
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_slurm_is_asked_for_has_a_limit_and_the_message_does_not_repeat_all
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "project=default", "slurm=base", override.format("9" * 5000)]) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    assert override.partition("=")[0].format("9" * 20) in told
-    assert len(told) < 1500
+    reported = capsys.readouterr().err
+    assert "Traceback" not in reported
+    assert override.partition("=")[0].format("9" * 20) in reported
+    assert len(reported) < 1500

@@ -20,7 +20,8 @@ from oellm_autoexp.cli.main import main
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions.template_values import values
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.changes import Changes
@@ -60,9 +61,9 @@ def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_o
     for output in (watched.stdout, shown.stdout):
         assert re.search(r"^x +crash( .*)?\n    nccl_watchdog, exit 1: a collective operation", output, re.MULTILINE)
         assert "no new attempt: the limit for 'crash'" in " ".join(output.split())
-        told = hinted(user, output, "why did it fail")
-        assert told.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, no new attempt")
-        assert "[rank3] Watchdog caught collective operation timeout" in told.stdout
+        reported = hinted(user, output, "why did it fail")
+        assert reported.stdout.startswith("==> x (crash, exit 1, nccl_watchdog, no new attempt")
+        assert "[rank3] Watchdog caught collective operation timeout" in reported.stdout
     assert re.search(r"^\S+ x: crash \(job \d+, exit 1, nccl_watchdog", watched.stdout, re.MULTILINE)
 
 
@@ -74,8 +75,8 @@ def test_the_table_of_jobs_is_chosen_sorted_and_written_for_programs(user: User)
     assert max(map(len, shown[: shown.index("next:")])) <= max(80, *(len(line) for line in shown if "log  " in line))
     assert sum(re.match(r"    exit 7: its log ends with: ", line) is not None for line in shown) == 2
     words = ("--filter", "state=crash", "--filter", "loss>0", "--sort", "-lr", "--columns", "job,lr")
-    told = monitor(user, "x", "--cmd", "status", *words)
-    assert told.stdout.split("\n4 jobs")[0].split() == ["job", "lr", "m3", "0.1", "m1", "0.01"]
+    reported = monitor(user, "x", "--cmd", "status", *words)
+    assert reported.stdout.split("\n4 jobs")[0].split() == ["job", "lr", "m3", "0.1", "m1", "0.01"]
     rows = list(csv.DictReader(io.StringIO(monitor(user, "x", "--cmd", "status", "--csv").stdout)))
     assert [(row["session"], row["job"], row["exit_code"]) for row in rows][1] == ("x", "m1", "7")
     wide = monitor(user, "x", "--cmd", "status", "--wide").stdout.splitlines()
@@ -135,14 +136,16 @@ def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
 QUEUED = {"class_name": "EventAction", "mode": "queue", "action": running("echo done")}
 
 
-def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry_them_out_is_told(user: User) -> None:
+def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry_them_out_is_reported(
+    user: User,
+) -> None:
     planned(user, "x", on_crash(QUEUED), project={"name": "x", "monitoring_state_dir": str(user.home / "else where")})
     where = ("--monitoring-state-dir", "else where")
     unfinished = monitor(user, "x", "--cmd", "remove", *where)
     assert unfinished.returncode == 2
-    told = re.search(r"end it first: (.*)", unfinished.stderr)
-    assert told
-    assert shlex.split(told[1])[-4:] == ["--monitoring-state-dir", str(user.home / "else where"), "--cmd", "cancel"]
+    reported = re.search(r"end it first: (.*)", unfinished.stderr)
+    assert reported
+    assert shlex.split(reported[1])[-4:] == ["--monitoring-state-dir", str(user.home / "else where"), "--cmd", "cancel"]
     watched = monitor(user, "x", *where)
     assert watched.returncode == 1, watched.stderr
     refused = monitor(user, "x", "--cmd", "remove", *where)
@@ -236,7 +239,7 @@ def shown(session: Session, width: int) -> list[str]:
 def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(user: User) -> None:
     words = (*QUICK, "++sweep.base_values={project.name:'a_rather_long_name_of_an_experiment_${backend.options.lr}'}")
     assert user.run("run", *words).returncode == 0
-    session = Session.load(session_path(user.outputs / "monitoring_state", user.plan_id))
+    session = Session.load(SessionFiles.named(user.outputs / "monitoring_state", user.plan_id).path)
     logs = [job.logs.resolved_log_path for job in session.jobs.values()]
     wide, narrow = shown(session, 300), shown(session, 60)
     assert wide[0].split() == ["job", "state", "iterations", "loss", "trend", "grad_norm", "time", "log"]
@@ -248,17 +251,17 @@ def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(use
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--cmd", "status", "--job", "0"), "--job goes with --cmd tail or events or plot or restart or cancel"),
         (("--lines", "3"), "--lines goes with --cmd tail"),
         (("--cmd", "queue", "--once", "--reason", "x"), "2 problems"),
     ],
 )
-def test_options_that_a_command_would_not_heed_are_refused(user: User, words: tuple[str, ...], told: str) -> None:
+def test_options_that_a_command_would_not_heed_are_refused(user: User, words: tuple[str, ...], message: str) -> None:
     result = user.run("monitor", "--session", "any", *words)
     assert result.returncode == 2
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
@@ -269,26 +272,30 @@ def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
     assert [job["state"] for job in json.loads(result.stdout)["jobs"]] == ["success"] * 4
     assert "4 jobs: 4 success" in result.stderr
     refused = user.run("run", *QUICK, "scheduler.max_jobz=1", "--json")
-    told = json.loads(refused.stdout)
-    assert (refused.returncode, told["exit_code"], told["problems"][0]["where"]) == (2, 2, "scheduler.max_jobz=1")
+    reported = json.loads(refused.stdout)
+    assert (refused.returncode, reported["exit_code"], reported["problems"][0]["where"]) == (
+        2,
+        2,
+        "scheduler.max_jobz=1",
+    )
 
 
-_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"
+_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, says why)"
 
 
 @pytest.mark.parametrize(
     "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job_requeued_in_held_state"]
 )
-def test_a_held_job_is_told_with_the_command_that_lets_it_go(reason: str, tmp_path: Path) -> None:
+def test_a_held_job_is_reported_with_the_command_that_lets_it_go(reason: str, tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [(("PENDING", JobStatus("PENDING", reason), "RUNNING", "COMPLETED"), "")]})
-    changes, told = Changes(), []
+    changes, reported = Changes(), []
     for _ in range(6):
         stage.cycle()
-        told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
+        reported += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
     more = {"JobHeldAdmin": " of an administrator", "launch failed requeued held": f"; {_LAUNCH_FAILED}"}
-    assert f"a: pending (job 1, {reason}: it waits until `scontrol release 1`{more.get(reason, '')})" in told
-    assert [line for line in told if "scontrol release" in line] == [line for line in told if reason in line]
-    assert told[-1].startswith("a: success")
+    assert f"a: pending (job 1, {reason}: it waits until `scontrol release 1`{more.get(reason, '')})" in reported
+    assert [line for line in reported if "scontrol release" in line] == [line for line in reported if reason in line]
+    assert reported[-1].startswith("a: success")
 
 
 def test_where_a_job_has_no_exit_code_texts_say_so() -> None:

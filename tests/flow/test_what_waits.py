@@ -1,4 +1,4 @@
-"""What people see of jobs and actions that wait, for what, since when, until when; and how these are given up."""
+"""What people see of jobs and actions that wait, for what, since when, until when; and how these are abandoned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.single import planned
 
@@ -39,12 +40,12 @@ MISSION: dict[str, Any] = {
 }
 LINE = re.compile(
     r"x: RunCommandAction of checkpoint_saved: waits for FileExists: from "
-    r"\(since \d\d:\d\d:\d\d, until [\d: -]+, then left out\)"
+    r"\(since \d\d:\d\d:\d\d, until [\d: -]+, then skipped\)"
 )
 
 
 def session(user: User) -> Session:
-    return Session.load(session_path(user.home / STATE, "x"))
+    return Session.load(SessionFiles.named(user.home / STATE, "x").path)
 
 
 @pytest.fixture
@@ -68,8 +69,8 @@ def test_an_action_that_waits_after_the_end_of_its_job_is_shown_wherever_people_
     assert LINE.search(status)
     assert re.search(r"give actions up +\S.* --cmd skip$", status, re.MULTILINE)
     for words in (["--cmd", "queue"], ["--cmd", "events"], ["--cmd", "actions"], ["--once"]):
-        told = monitor(waiting, *words)[1]
-        assert LINE.search(told), told
+        reported = monitor(waiting, *words)[1]
+        assert LINE.search(reported), reported
     assert "is empty: no action was put into it yet" in monitor(waiting, "--cmd", "queue")[1]
     assert "RunCommandAction: waiting (waits for FileExists: from, until" in monitor(waiting, "--cmd", "events")[1]
     for words in (["--cmd", "status"], ["--cmd", "queue"], ["--cmd", "events"], ["--once"]):
@@ -82,7 +83,7 @@ def test_an_action_that_waits_after_the_end_of_its_job_is_shown_wherever_people_
             "action": "RunCommandAction",
             "event": "checkpoint_saved",
             "reason": "waits for FileExists: from",
-            "then": "left out",
+            "then": "skipped",
         }
     (row,) = json.loads(monitor(waiting, "--cmd", "events", "--json")[1])["events"]
     assert (row["actions"][0]["status"], row["actions"][0]["action"]) == ("waiting", "RunCommandAction")
@@ -102,12 +103,12 @@ def test_what_an_action_that_waits_keeps_people_from_names_it_and_the_command_th
 
 @pytest.mark.parametrize(("command", "reason"), [("skip", "skipped by hand"), ("cancel", "cancelled by hand")])
 def test_one_command_gives_up_what_waits_and_the_session_is_finished(waiting: User, command: str, reason: str) -> None:
-    code, told = monitor(waiting, "--cmd", command)
+    code, reported = monitor(waiting, "--cmd", command)
     assert code == 0
-    assert f"x: RunCommandAction of checkpoint_saved: given up: {reason}" in told
-    assert ("ended: nothing" in told) == (command == "cancel")
+    assert f"x: RunCommandAction of checkpoint_saved: abandoned: {reason}" in reported
+    assert ("ended: nothing" in reported) == (command == "cancel")
     assert session(waiting).finished
-    assert f"RunCommandAction: skipped (given up: {reason})" in monitor(waiting, "--cmd", "events")[1]
+    assert f"RunCommandAction: skipped (abandoned: {reason})" in monitor(waiting, "--cmd", "events")[1]
     assert monitor(waiting, "--cmd", "remove")[0] == 0
 
 
@@ -116,12 +117,12 @@ def test_a_watch_that_waits_for_actions_alone_says_so_once_and_ends_when_they_ar
     output = waiting.home / "output.txt"
     alone = "every job has ended: this waits for actions alone"
     until(lambda: alone in output.read_text(), "the watch to say so")
-    assert "asked the process that watches the session to give up" in monitor(waiting, "--cmd", "skip")[1]
+    assert "asked the process that watches the session to abandon" in monitor(waiting, "--cmd", "skip")[1]
     assert watcher.wait() == 0
-    told = output.read_text()
-    assert told.count(alone) == 1
-    assert len(LINE.findall(told)) == 1
-    assert "RunCommandAction of checkpoint_saved: given up: skipped by hand" in told
+    reported = output.read_text()
+    assert reported.count(alone) == 1
+    assert len(LINE.findall(reported)) == 1
+    assert "RunCommandAction of checkpoint_saved: abandoned: skipped by hand" in reported
 
 
 def test_entries_that_no_worker_takes_are_shown_and_can_be_given_up(user: User) -> None:
@@ -134,7 +135,7 @@ def test_entries_that_no_worker_takes_are_shown_and_can_be_given_up(user: User) 
     assert "--cmd skip" in monitor(user, "--cmd", "remove")[1]
     (found,) = json.loads(monitor(user, "--cmd", "status", "--json")[1])["waiting"]
     assert (found["until"], found["kind"]) == (None, "action")
-    assert "gave up: 1 action" in monitor(user, "--cmd", "skip")[1]
+    assert "abandoned: 1 action" in monitor(user, "--cmd", "skip")[1]
     assert json.loads(monitor(user, "--cmd", "status", "--json")[1])["waiting"] == []
     assert monitor(user, "--cmd", "remove")[0] == 0
 
@@ -149,7 +150,7 @@ def test_a_job_that_waits_is_shown_with_the_time_at_which_it_is_given_up(user: U
     (found,) = json.loads(monitor(user, "--cmd", "events", "--json")[1])["waiting"]
     assert (found["kind"], found["until"] - found["since"], found["then"]) == ("job", 900, "cancelled")
     skipped = monitor(user, "--cmd", "skip")[1]
-    assert "gave up: 0 actions" in skipped
-    assert re.search(r"^1 job still to be submitted; to give up jobs: .* --cmd cancel$", skipped, re.MULTILINE)
+    assert "abandoned: 0 actions" in skipped
+    assert re.search(r"^1 job still to be submitted; to cancel them: .* --cmd cancel$", skipped, re.MULTILINE)
     assert "x: waits for FileExists: go" in skipped
     monitor(user, "--cmd", "cancel")

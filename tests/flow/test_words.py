@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, SCRIPTS, User
 
 CHECKOUT = SCRIPTS.parent
@@ -60,11 +61,11 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistaken_word_is_told_with_what_to_write(planned: User, kind: str) -> None:
-    words, told = MISTAKES[kind]
+def test_a_mistaken_word_is_reported_with_what_to_write(planned: User, kind: str) -> None:
+    words, reported = MISTAKES[kind]
     result = planned.run(*words)
     assert result.returncode == 2, result.stdout
-    assert all(part in result.stderr for part in told), result.stderr
+    assert all(part in result.stderr for part in reported), result.stderr
     assert "usage:" not in result.stderr
     assert "--no-monitor" not in result.stderr
 
@@ -90,13 +91,15 @@ def test_a_manifest_and_a_session_are_understood_as_words_alone_and_as_paths(pla
 
 
 @pytest.mark.parametrize("words", [("--cmd", "list"), ("--all",), ("--all", "--cmd", "status"), ("p",)])
-def test_where_no_sessions_are_the_whole_path_is_told_and_where_else_to_look(
+def test_where_no_sessions_are_the_whole_path_is_reported_and_where_else_to_look(
     user: User, words: tuple[str, ...]
 ) -> None:
     result = user.run("monitor", *words)
-    told = result.stdout + result.stderr
-    assert f"{user.home}/outputs/monitoring_state" in told
-    assert "$OUTPUT_DIR is not set; run this where you planned, or name the folder with --monitoring-state-dir" in told
+    reported = result.stdout + result.stderr
+    assert f"{user.home}/outputs/monitoring_state" in reported
+    assert (
+        "$OUTPUT_DIR is not set; run this where you planned, or name the folder with --monitoring-state-dir" in reported
+    )
     set_to = user.run("monitor", *words, OUTPUT_DIR="/nowhere")
     assert "the folder is that of $OUTPUT_DIR" in set_to.stdout + set_to.stderr
 
@@ -124,7 +127,7 @@ def test_the_exit_codes_in_a_commands_help_are_its_own(user: User, command: str)
 
 
 @pytest.mark.parametrize("script", sorted({path.name for path in SCRIPTS.glob("*.py")} - {"shell_completion.py"}))
-def test_a_python_without_our_packages_is_told_in_one_sentence(script: str) -> None:
+def test_a_python_without_our_packages_is_reported_in_one_sentence(script: str) -> None:
     words = {
         "monitor_autoexp.py": ["--cmd", "list"],
         "submit_autoexp.py": ["m.json"],
@@ -148,7 +151,7 @@ def test_a_python_without_our_packages_is_told_in_one_sentence(script: str) -> N
         assert f"needs its packages; the Python {sys.executable} has no '" in result.stderr
 
 
-def test_an_older_python_is_told_in_one_sentence_before_it_reads_what_it_does_not_understand() -> None:
+def test_an_older_python_is_reported_in_one_sentence_before_it_reads_what_it_does_not_understand() -> None:
     old = "import sys; sys.version_info = (3, 6, 8, 'final', 0); import oellm_autoexp.cli.main"
     result = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False, cwd=CHECKOUT)
     assert result.returncode == 2
@@ -185,7 +188,7 @@ def test_training_longer_is_no_hint_after_a_plan_that_did_not_succeed(user: User
     assert "train longer" not in shown.stdout + ended.stdout
 
 
-def test_the_session_in_the_way_is_told_to_have_nothing_submitted_and_each_way_out_has_its_line(user: User) -> None:
+def test_the_session_in_the_way_is_reported_to_have_nothing_submitted_and_each_way_out_has_its_line(user: User) -> None:
     (user.home / "one.yaml").write_text(CONFIG)
     (user.home / "sbatch").write_text(
         "#!/bin/sh\ncase $1 in --version) echo slurm 24.05; exit;; esac\n"
@@ -213,7 +216,7 @@ def test_the_session_in_the_way_is_told_to_have_nothing_submitted_and_each_way_o
 
 def test_a_run_that_an_action_started_is_listed_with_what_started_it(planned: User) -> None:
     assert planned.run("submit", "m.json").returncode == 0
-    session = Session.load(session_path(planned.outputs / "monitoring_state", "p"))
+    session = Session.load(SessionFiles.named(planned.outputs / "monitoring_state", "p").path)
     session.parent = "q/a/saved-935114f493e8"
     session.snapshot()
     assert "p (started by 'saved' of job a, in plan q)" in planned.run("monitor", "--cmd", "list").stdout

@@ -91,7 +91,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     before, kept = Path.cwd(), dict(os.environ)
     try:
         os.chdir(home)
-        os.environ.clear()  # what is kept of an input must not tell of this machine
+        os.environ.clear()  # what is kept of an input must not name this machine
         os.environ.update({name: value for name, value in kept.items() if name.startswith(("AUTOEXP_FUZZ", "PYTEST"))})
         os.environ.update({"PATH": kept["PATH"], "HOME": str(home)})
         assert run_autoexp.main(["--config-ref", "./one.yaml", "--plan-id", "one"]) == 1

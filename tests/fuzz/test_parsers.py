@@ -306,7 +306,7 @@ def metrics(text: str) -> None:
     """Numbers in a log: those of the whole are those of its parts, one after another."""
     data = text.encode(errors="surrogatepass")
     whole = progress.after(progress.Progress(), known_lines(data))
-    assert all(math.isfinite(value) for value in progress.told(whole).values())
+    assert all(math.isfinite(value) for value in progress.reported(whole).values())
     parts = progress.Progress()
     for line in data.splitlines(keepends=True):
         parts = progress.after(parts, known_lines(line))

@@ -53,7 +53,7 @@ def missing() -> str | None:
     """Why there is no parser here, or None if there is one."""
     if (directory() / "complete").exists():
         return None
-    return f"Megatron's parser is not installed in {directory()}; install it: {INSTALL_COMMAND}"
+    return f"Megatron's parser is not installed; install it: {INSTALL_COMMAND}"
 
 
 def install() -> None:

@@ -185,7 +185,7 @@ def test_what_differs_in_every_job_makes_no_difference_to_megatron(dest: str, me
         assert megatron_parser.ask({"validate": {**question.question}})["error"] == ""
 
 
-def test_jobs_are_told_apart_by_all_that_megatron_looks_at(megatron_parser: Parser) -> None:
+def test_jobs_are_reported_apart_by_all_that_megatron_looks_at(megatron_parser: Parser) -> None:
     several = [probe(), probe(num_layers=4), probe(lr=1), probe(seed=7), probe({"A": "1"}), probe(load="/a")]
     assert len({question.shape for question in several}) == len(several) - 1  # lr alone
     answers: list[None] = []

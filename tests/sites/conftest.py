@@ -31,13 +31,13 @@ class AtSite:
     site: Site
     cluster: Cluster
     live: Allowed
-    """What the cluster's SLURM tells of itself."""
+    """What the cluster's SLURM reports of itself."""
     user: User
 
     def plans(self, ref: str, *overrides: str, **more: str) -> Callable[..., tuple[str, ...]]:
         """Composes an experiment once, for this user with some variables more, and makes the scripts of its plan.
 
-        With `live` by what SLURM tells, else by what the profile says. Raises as make_plan.
+        With `live` by what SLURM reports, else by what the profile says. Raises as make_plan.
         """
         composed = load(Source(f"experiments/{ref}", overrides=overrides))
         environment = {**self.user.environment, **more}
@@ -61,7 +61,7 @@ class AtSite:
 
 @pytest.fixture(scope="session", params=SITES)
 def site_cluster(request: pytest.FixtureRequest, slurm_directory: Path) -> Iterator[SiteCluster]:
-    """A site's cluster, and what its SLURM tells a user."""
+    """A site's cluster, and what its SLURM shows a user."""
     site = Site.load(request.param)
     with site.running(slurm_directory / site.name) as cluster:
         yield site, cluster, read(lambda command, words: cluster.run(command, *words).stdout, user_name())

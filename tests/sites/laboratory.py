@@ -20,7 +20,7 @@ ENFORCED = ("AccountingStorageEnforce=associations,limits,qos", "EnforcePartLimi
 
 @dataclass(frozen=True)
 class Site:
-    """What a file beside this one tells of a site, by its name."""
+    """What a file beside this one says of a site, by its name."""
 
     name: str
     node: str
@@ -32,7 +32,7 @@ class Site:
     account: str
     qos: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
-    """Variables beside SLURM_ACCOUNT that the site's page tells a user to set."""
+    """Variables beside SLURM_ACCOUNT that a user sets by the site's page."""
 
     @classmethod
     def load(cls, name: str) -> Site:

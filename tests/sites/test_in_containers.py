@@ -1,4 +1,4 @@
-"""Every experiment of a site runs to its end under a real SLURM in a real container; its ranks tell what they see."""
+"""Every experiment of a site runs to its end under a real SLURM in a real container; its ranks write what they see."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Resident:
     image: Path
 
     def run(self, script: str, records: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a script of theirs, with what the site's page says that is to be set; ranks tell in `records`."""
+        """Run a script of theirs, with what the site's page says that is to be set; ranks write into `records`."""
         own = {
             "PATH": f"{self.home}/bin:{apptainer.program().parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "BASH_ENV": str(self.home / "bin/module.sh"),
@@ -100,7 +100,7 @@ class Resident:
         return self.person.run(sys.executable, place, *words, cwd=self.home, **own)
 
 
-def told(records: Path) -> dict[str, list[dict[str, str]]]:
+def reported(records: Path) -> dict[str, list[dict[str, str]]]:
     """The environments of all ranks by their jobs, in order."""
     found: dict[str, list[dict[str, str]]] = {}
     for file in records.glob("*.*"):
@@ -145,7 +145,7 @@ def resident(site_cluster: SiteCluster, person: Person, image: Path) -> Iterator
 
 
 def short(experiment: str) -> str:
-    """The folder in which an experiment's ranks tell what they see."""
+    """The folder in which an experiment's ranks write what they see."""
     return experiment.rpartition("/")[2].replace("{site}_", "")
 
 
@@ -175,7 +175,7 @@ def run_and_compare(resident: Resident, experiment: str) -> None:
         *(["container.machine=null", "slurm.sbatch.time=12:00:00"] if name == "jupiter" else []),
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    by_job = told(records)
+    by_job = reported(records)
     assert re.search(rf"{len(by_job)} jobs?: {len(by_job)} success", done.stdout), done.stdout
     for ranks in by_job.values():
         assert_as_the_facts_say(resident, records, ranks)
@@ -225,7 +225,7 @@ def test_the_speed_test_is_planned_in_an_image_and_runs_in_it(resident: Resident
         CONTAINER_CACHE_DIR=str(cache),
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    ((ranks,),) = [told(records).values()]
+    ((ranks,),) = [reported(records).values()]
     assert [rank["RANK"] for rank in ranks] == [str(number) for number in range(8)]
     assert {rank["APPTAINER_CONTAINER"] for rank in ranks} == {f"{cache}/MegatronTraining.sif"}
     assert {rank["NCCL_PROTO"] for rank in ranks} == {"Simple"}

@@ -146,14 +146,14 @@ def test_debug_chooses_the_sites_partition_and_qos_for_tests(at_site: AtSite) ->
         at_site.plans(ref, "slurm.debug=true", SLURM_PARTITION_DEBUG="other")(first=True)
 
 
-def test_what_is_not_set_is_told_with_what_the_user_has(at_site: AtSite) -> None:
+def test_what_is_not_set_is_reported_with_what_the_user_has(at_site: AtSite) -> None:
     result = at_site.user.run(
         "run", "--config-ref", f"megatron_{at_site.site.name}_speed_test", SLURM_ACCOUNT="", SLURM_QOS=""
     )
     assert result.returncode == 2
     account = at_site.site.account.lower()
     assert "no account is set" in result.stderr
-    # newer versions tell an administrator of the account root, too
+    # newer versions show an administrator the account root, too
     assert re.search(f"export SLURM_ACCOUNT=NAME; yours: (root, )?{account}(, root)?\n", result.stderr)
     if at_site.site.name == "marenostrum":
         assert "export SLURM_QOS=NAME; yours: acc_debug, acc_ehpc, normal" in result.stderr

@@ -85,8 +85,8 @@ class Cluster:
         default_factory=cgroups_usable, metadata={"help": "limit memory by cgroup v1 (default: where it works)"}
     )
     extra: tuple[str, ...] = _knob((), "one more line for slurm.conf; may be repeated")
-    node: str = _knob("", "the shape of a node as slurm.conf tells it (default: one socket of CPUs)")
-    partitions: tuple[str, ...] = _knob((), "a partition as slurm.conf tells it, in place of the usual ones; repeated")
+    node: str = _knob("", "the shape of a node as in slurm.conf (default: one socket of CPUs)")
+    partitions: tuple[str, ...] = _knob((), "a partition as in slurm.conf, in place of the usual ones; repeated")
 
     def __post_init__(self) -> None:
         if not self.directory.is_absolute() or re.search(r"[^\w./+-]", str(self.directory)):
@@ -132,8 +132,10 @@ class Cluster:
         if self.accounting:
             programs += ["slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb", "mariadb-install-db"]
         absent = [program for program in programs if not shutil.which(program, path=PATH)]
+        if {"slurmctld", "sbatch"} <= set(absent):
+            return f"SLURM is not installed; install it as root: {INSTALL_COMMAND}"
         if absent:
-            return f"SLURM is not installed (no {', '.join(absent)}); install it as root: {INSTALL_COMMAND}"
+            return f"SLURM is not complete (no {', '.join(absent)}); install it as root: {INSTALL_COMMAND}"
         try:
             user_name()
         except KeyError:

@@ -91,7 +91,7 @@ def slurm_no_accounting(
 
 @pytest.fixture
 def make_slurm_cluster(slurm_directory: Path) -> Iterator[Callable[..., Cluster]]:
-    """Start a cluster with the given knobs of `Cluster`, without accounting unless told; it ends with the test."""
+    """Start a cluster with the given knobs of `Cluster`, without accounting by default; it ends with the test."""
     with contextlib.ExitStack() as clusters:
 
         def make(**knobs: Any) -> Cluster:
@@ -116,7 +116,7 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point SLURM's commands to the cluster; what a surrounding job or a user's profile told them is gone."""
+    """Point SLURM's commands to the cluster; what a surrounding job or a user's profile set for them is gone."""
     for name in list(os.environ):
         if name.startswith(CLIENT_VARIABLES):
             monkeypatch.delenv(name)

@@ -44,7 +44,7 @@ slow = pytest.mark.skipif(
 @dataclass(frozen=True)
 class End:
     """What is concluded of a job that has ended. `shown` holds the reason and exit code while squeue knows the job,
-    `accounts_code` the code once only sacct does. Of reasons sacct tells none, but that nobody has cancelled it."""
+    `accounts_code` the code once only sacct does. Of reasons sacct knows none, but that nobody has cancelled it."""
 
     state: str
     shown: tuple[str, int | None] = ("", None)
@@ -109,16 +109,16 @@ class Lab:
         return job
 
     def check(self, job: JobState, end: End) -> JobState:
-        """The job ends so, whoever tells of it."""
-        told = self.until(job, end.state)
-        assert (told.reason, told.answer.exit_code) == end.shown
+        """The job ends so, whichever command reports it."""
+        reported = self.until(job, end.state)
+        assert (reported.reason, reported.answer.exit_code) == end.shown
         wanted = (end.state, end.accounts_reason, end.accounts_code)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        # Accounts are late, more so on a busy machine, and tell of a job in several steps: each look is a new one.
+        # Accounts are late, more so on a busy machine, and show a job in several steps: each look is a new one.
         while (told_later := self.told_by_accounts(job)) != wanted:
             assert time.monotonic() < deadline, told_later
             time.sleep(0.05)
-        return told
+        return reported
 
     def told_by_accounts(self, job: JobState) -> tuple[str, str, int | None]:
         """State, reason and exit code of a job by its accounts alone, to one who has not seen it before."""
@@ -137,7 +137,7 @@ def events(job: JobState) -> list[str]:
 
 AT_THE_LIMIT = {
     "runs too long": ("sleep 1000", End("timeout", ("TimeLimit", 143))),
-    "runs too long and exits 0 when told": (
+    "runs too long and exits 0 on its signal": (
         "trap 'exit 0' TERM; sleep 1000 & wait",
         End("timeout", ("TimeLimit", None)),
     ),
@@ -154,7 +154,7 @@ AT_THE_LIMIT = {
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_environment() -> Iterator[None]:
-    """What a surrounding job or a user's profile told SLURM's commands is gone."""
+    """What a surrounding job or a user's profile set for SLURM's commands is gone."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in [name for name in os.environ if name.startswith(CLIENT_VARIABLES)]:
             monkeypatch.delenv(name)
@@ -384,8 +384,8 @@ def test_each_task_of_a_cancelled_array_is_cancelled_also_those_that_never_began
     lab.client.cancel(dict.fromkeys([tasks[0].newest.scheduler_id.partition("_")[0]], ""))
     lab.check(tasks[0], TOLD_TO_END)
     for task in tasks[1:]:
-        told = lab.until(task, "cancelled")
-        assert told.answer.exit_code is None
+        reported = lab.until(task, "cancelled")
+        assert reported.answer.exit_code is None
         lab.until(fresh(task.newest.scheduler_id), "cancelled", client=lab.accounts)
 
 
@@ -400,8 +400,8 @@ def test_a_task_that_somebody_cancels_before_it_begins_is_cancelled_whatever_is_
     lab.cluster.run("scancel", by_hand.newest.scheduler_id)
     lab.client.cancel({by_us.newest.scheduler_id: by_us.newest.token})
     for task in (by_hand, by_us):
-        told = lab.until(task, "cancelled")
-        assert (told.answer.exit_code, events(told), told.failed) == (None, ["cancelled"], False)
+        reported = lab.until(task, "cancelled")
+        assert (reported.answer.exit_code, events(reported), reported.failed) == (None, ["cancelled"], False)
     assert [lab.see(task).state for task in (runs, stays, last)] == ["running", "pending", "pending"]
     assert lab.client.poll({f"{runs.newest.scheduler_id.partition('_')[0]}_1": "another0"}) == {}
     lab.cluster.run("scancel", stays.newest.scheduler_id, last.newest.scheduler_id)
@@ -614,7 +614,7 @@ def test_a_waiting_job_is_kept_from_nodes_beside_those_that_it_excludes(lab: Lab
     ],
     ids=["stopped", "frozen"],
 )
-def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_told(
+def test_from_a_silent_controller_nothing_follows_and_afterwards_all_is_reported(
     make_lab: Callable[..., Lab],
     silence: Callable[[Cluster], None],
     end_of_silence: Callable[[Cluster], None],
@@ -669,8 +669,8 @@ def test_what_the_controller_has_forgotten_is_concluded_from_the_accounts_alike(
     lab.client.cancel(dict.fromkeys([jobs[body].newest.scheduler_id for body in ("sleep 1000", "#SBATCH --hold")], ""))
     wait("squeue to forget", lambda: not lab.cluster.run("squeue", "-h", "-t", "all").stdout, seconds=PATIENCE_SECONDS)
     for body, end in ends.items():
-        told = lab.until(jobs[body], end.state)
-        assert (told.reason, told.answer.exit_code) == ("", end.accounts_code), body
+        reported = lab.until(jobs[body], end.state)
+        assert (reported.reason, reported.answer.exit_code) == ("", end.accounts_code), body
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

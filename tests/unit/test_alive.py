@@ -47,9 +47,9 @@ def test_the_address_is_fetched_and_the_time_of_the_file_set_at_most_so_often(
     signal = signal_of(tmp_path, said, url="$PING", file="alive", every_seconds=1000)
     for _ in range(3):
         signal.give()
-    until(lambda: server.heard)
+    until(lambda: server.received)
     signal.close(finished=False, wait=True)
-    assert (server.heard, said) == ([("/s3cr3t-path", None)], [])
+    assert (server.received, said) == ([("/s3cr3t-path", None)], [])
     assert time.time() - (tmp_path / "alive").stat().st_mtime < 60
     os.utime(tmp_path / "alive", (1, 1))
     again = signal_of(tmp_path, said, file="alive", every_seconds=0.001)
@@ -67,11 +67,11 @@ def test_a_plan_without_a_signal_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failures_in_a_row_are_told_once_and_that_it_works_again(server: HookServer, tmp_path: Path) -> None:
+def test_failures_in_a_row_are_reported_once_and_that_it_works_again(server: HookServer, tmp_path: Path) -> None:
     said: list[str] = []
     server.answer = 503
     signal = signal_of(tmp_path, said, url="$PING", every_seconds=0.001)
-    until(lambda: len(server.heard) >= 3, signal.give)
+    until(lambda: len(server.received) >= 3, signal.give)
     assert [line.partition(" Service")[0] for line in said] == [
         "session p: the signal that its monitor is alive can't be given: 127.0.0.1 answered 503"
     ]
@@ -85,17 +85,17 @@ def test_a_server_that_never_answers_holds_nothing_up(server: HookServer, tmp_pa
     said: list[str] = []
     server.answer = 0
     signal = signal_of(tmp_path, said, url="$PING", file="alive", every_seconds=0.001)
-    until(lambda: server.heard, signal.give)
+    until(lambda: server.received, signal.give)
     began = time.monotonic()
     for _ in range(100):
         signal.give()
     assert time.monotonic() - began < 2
-    assert (len(server.heard), said) == (1, [])
+    assert (len(server.received), said) == (1, [])
     signal.close(finished=True)
     assert not (tmp_path / "alive").exists()
 
 
-def test_a_signal_that_never_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_never_ends_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stuck:
         later = False
 

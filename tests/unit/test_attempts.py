@@ -52,7 +52,7 @@ def test_the_same_attempt_may_be_written_again(stage: Stage) -> None:
     assert written(stage, {}, "n1") == written(stage, {}, "n1")
 
 
-def test_overrides_that_can_not_be_and_scripts_that_are_gone_are_told(stage: Stage) -> None:
+def test_overrides_that_can_not_be_and_scripts_that_are_gone_are_reported(stage: Stage) -> None:
     with pytest.raises(AutoexpError):
         write_script(stage.manifest, stage.manifest.jobs[0], 2, {"slurm.sbatch.output": "x"}, ())
     (stage.folder / "a" / "job.sbatch").unlink()

@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.engine.background import SHORTEST_PAUSE_SECONDS, Background, log_of, report_of
+from oellm_autoexp.engine.background import SHORTEST_PAUSE_SECONDS, Background, log_of
 from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.storage.world import Outcome, Subprocess
 from oellm_autoexp.testing.plans import job_spec, manifest
 
@@ -85,7 +86,7 @@ def test_a_report_whose_end_is_seen_late_has_taken_as_long_as_its_file_says(watc
     for _ in range(4):
         watched.change()
         background.look([watched])
-        report_of(watched.session.path).write_text("")
+        SessionFiles(watched.session.path).report.write_text("")
         clock.now += 60
     assert clock.started == [0, 120]
 

@@ -1,4 +1,4 @@
-"""What is made of answers of a cluster's programs, and of what a job tells of its compute node."""
+"""What is made of answers of a cluster's programs, and of what a job reports of its compute node."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_job_that_sees_all_and_can_submit_is_well() -> None:
         ("time \x00x\nhas\n", 1000, "compute node", "ok", "?"),
     ],
 )
-def test_what_a_compute_node_lacks_is_told(facts: str, seen_at: float, topic: str, verdict: str, said: str) -> None:
+def test_what_a_compute_node_lacks_is_reported(facts: str, seen_at: float, topic: str, verdict: str, said: str) -> None:
     (found,) = [finding for finding in cluster.compute_node(facts, seen_at) if finding.topic == topic]
     assert found.verdict == verdict
     assert said in found.text
@@ -55,7 +55,7 @@ def test_container_runtimes_are_found_by_themselves_and_by_sruns_options() -> No
     assert none.verdict == "warning"
 
 
-def test_partitions_and_accounts_are_told_with_their_limits() -> None:
+def test_partitions_and_accounts_are_reported_with_their_limits() -> None:
     site = Site(
         {"a": Partition("a", True, 3600, 4), "b": Partition("b")},
         associations=(Association("x", qos=frozenset({"long", "normal"})),),
@@ -68,7 +68,7 @@ def test_partitions_and_accounts_are_told_with_their_limits() -> None:
     ]
 
 
-def test_an_output_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_an_output_root_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (found,) = cluster.output_root(tmp_path / "file" / "outputs", lambda _: Answer(None, ""), "me")
     assert found.verdict == "failed"

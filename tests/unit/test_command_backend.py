@@ -105,7 +105,7 @@ def test_no_program_is_an_error_with_what_to_do() -> None:
     assert refusals() == refusals(argv="") == [("$.backend.argv", "no program to run")]
 
 
-def test_all_unknown_keys_are_told_at_once_with_their_places() -> None:
+def test_all_unknown_keys_are_reported_at_once_with_their_places() -> None:
     assert refusals(argv=["a", "{project.nam}", "{backend.lr.__class__}{}"]) == [
         ("$.backend.argv[1]", "no value {project.nam} in the config"),
         ("$.backend.argv[2]", "no value {backend.lr.__class__} in the config"),

@@ -93,7 +93,7 @@ def test_an_image_of_pyxis_is_a_path_by_its_beginning_or_its_ending() -> None:
         assert f"--container-image={shown}" in start(*COMMAND, "container=pyxis", f"container.image='{image}'")
 
 
-def test_pyxis_is_told_by_flags_of_srun() -> None:
+def test_pyxis_is_reported_by_flags_of_srun() -> None:
     binds = "container.binds={a: '/a:/c:ro'}"
     words = start(
         *COMMAND, "container=pyxis", "container.image='reg#x:1'", binds, "+container.options.container_writable=true"
@@ -148,7 +148,7 @@ def test_a_source_may_be_relative_and_a_place_begin_with_a_variable() -> None:
         ("+container.env={A-1: x}", "is not a name for an environment variable"),
     ],
 )
-def test_what_pyxis_can_not_do_is_told(override: str, said: str) -> None:
+def test_what_pyxis_can_not_do_is_reported(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         planned(*COMMAND, "container=pyxis", override)
 

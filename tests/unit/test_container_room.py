@@ -121,7 +121,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("line", CAUSES)
-def test_the_cause_of_a_failure_is_told_from_what_was_printed(line: str) -> None:
+def test_the_cause_of_a_failure_is_reported_from_what_was_printed(line: str) -> None:
     what, hint = explain(255, ["INFO: x", line, "INFO: cleaning up"], Limits(2 << 30, "ulimit -v"))
     assert CAUSES[line] in what
     assert hint
@@ -131,7 +131,7 @@ def test_the_cause_of_a_failure_is_told_from_what_was_printed(line: str) -> None
     ("code", "wanted"),
     [(-9, "killed"), (137, "killed"), (-24, "processor time"), (-11, "SIGSEGV"), (7, "exit code 7: a")],
 )
-def test_the_cause_of_a_failure_is_told_from_its_exit_code(code: int, wanted: str) -> None:
+def test_the_cause_of_a_failure_is_reported_from_its_exit_code(code: int, wanted: str) -> None:
     assert wanted in explain(code, ["a"])[0]
 
 

@@ -16,7 +16,7 @@ NAN = math.nan
 
 
 @pytest.mark.parametrize(
-    ("values", "width", "told"),
+    ("values", "width", "message"),
     [
         ([0, 1, 2, 3, 4, 5, 6, 7], 8, BLOCKS),
         ([7, 0], 8, "█▁"),
@@ -30,9 +30,9 @@ NAN = math.nan
     ],
 )
 def test_a_line_of_blocks_rises_and_falls_as_its_values_and_has_a_blank_where_there_are_none(
-    values: list[float | None], width: int, told: str
+    values: list[float | None], width: int, message: str
 ) -> None:
-    assert sparkline(values, width) == told
+    assert sparkline(values, width) == message
 
 
 @given(VALUES, st.integers(0, 30))

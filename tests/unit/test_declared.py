@@ -29,7 +29,7 @@ def planned(folder: Path, text: str, *overrides: str) -> Plan:
     return plan_of(composed, around)
 
 
-def told(folder: Path, text: str, *overrides: str) -> list[str]:
+def reported(folder: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(AutoexpError) as error:
         planned(folder, text, *overrides)
     return [str(problem).replace(f"{folder}/", "") for problem in error.value.problems]
@@ -66,20 +66,20 @@ def names(plan: Plan) -> list[str]:
 def test_an_unquoted_no_where_anything_goes_is_an_error_that_asks_which_is_meant(
     tmp_path: Path, text: str, line: int, key: str, word: str
 ) -> None:
-    (problem,) = told(tmp_path, text)
+    (problem,) = reported(tmp_path, text)
     meant = "true" if word.lower() in ("yes", "on") else "false"
     assert problem.startswith(f"exp.yaml:{line} ($.{key}")
     assert problem.endswith(f"write '{word}' in quotes if it is text, else {meant}")
 
 
-def test_all_of_them_are_told_at_once(tmp_path: Path) -> None:
-    assert len(told(tmp_path, "metadata: {a: no, b: [yes, x, off]}\nsweep: {params: {metadata.c: [on, x]}}\n")) == 4
+def test_all_of_them_are_reported_at_once(tmp_path: Path) -> None:
+    assert len(reported(tmp_path, "metadata: {a: no, b: [yes, x, off]}\nsweep: {params: {metadata.c: [on, x]}}\n")) == 4
 
 
 def test_a_group_file_is_read_like_an_experiment(tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm/mine.yaml").write_text("defaults: [local]\n\narray: yes\nenv:\n  LANG: no\n")
-    assert told(tmp_path, "defaults: [override /slurm: mine]\n") == [
+    assert reported(tmp_path, "defaults: [override /slurm: mine]\n") == [
         "slurm/mine.yaml:5 ($.slurm.env.LANG): unquoted no is ambiguous: YAML reads it as true or false\n"
         "    write 'no' in quotes if it is text, else false"
     ]
@@ -139,8 +139,8 @@ def test_a_key_is_text_as_it_is_written(tmp_path: Path) -> None:
     text = "project: {name: x}\nsweep: {}\nbackend: {env: {NO: '1'}}\nmetadata: {no: 1, 1e3: 2, on: {off: 3}}\n"
     plan = planned(tmp_path, text)
     assert plan.manifest.jobs[0].env["NO"] == "1"
-    assert "unknown key 'on'" in told(tmp_path, "on: x\n")[0]
-    assert "the key 'no' is given twice" in told(tmp_path, "metadata: {no: 1, 'no': 2}\n")[0]
+    assert "unknown key 'on'" in reported(tmp_path, "on: x\n")[0]
+    assert "the key 'no' is given twice" in reported(tmp_path, "metadata: {no: 1, 'no': 2}\n")[0]
 
 
 def test_the_arguments_of_megatron_have_the_types_of_its_parser(tmp_path: Path) -> None:
@@ -189,24 +189,24 @@ def test_a_number_elsewhere_is_a_number(tmp_path: Path) -> None:
 
 
 def test_a_number_that_no_computer_holds_is_an_error_and_no_infinity(tmp_path: Path) -> None:
-    assert told(tmp_path, "metadata:\n  commit: 12e4567\n  small: 1e-400\n") == [
+    assert reported(tmp_path, "metadata:\n  commit: 12e4567\n  small: 1e-400\n") == [
         "exp.yaml:3 ($.metadata.commit): 12e4567 is too large for a number\n"
         "    write '12e4567' in quotes if it is text",
         "exp.yaml:4 ($.metadata.small): 1e-400 is too large for a number\n    write '1e-400' in quotes if it is text",
     ]
-    assert "must be a number" in told(tmp_path, "scheduler: {max_gpu_hours: 1e400}\n")[0]
-    assert "1e400 is too large for a number" in told(tmp_path, "sweep: {}\n", "+metadata.x=1e400")[0]
+    assert "must be a number" in reported(tmp_path, "scheduler: {max_gpu_hours: 1e400}\n")[0]
+    assert "1e400 is too large for a number" in reported(tmp_path, "sweep: {}\n", "+metadata.x=1e400")[0]
 
 
 def test_what_wants_a_number_or_a_mapping_says_so_of_a_no(tmp_path: Path) -> None:
-    assert "must be a number, not 'off'" in told(tmp_path, "scheduler: {max_gpu_hours: off}\n")[0]
-    assert "must hold keys and values, not 'no'" in told(tmp_path, "slurm: no\n")[0]
-    assert "unknown key 'arrray'" in told(tmp_path, "slurm: {arrray: yes}\n")[0]
+    assert "must be a number, not 'off'" in reported(tmp_path, "scheduler: {max_gpu_hours: off}\n")[0]
+    assert "must hold keys and values, not 'no'" in reported(tmp_path, "slurm: no\n")[0]
+    assert "unknown key 'arrray'" in reported(tmp_path, "slurm: {arrray: yes}\n")[0]
 
 
 def test_where_true_means_something_of_its_own_in_a_text_yes_is_unclear(tmp_path: Path) -> None:
     events = "monitoring: {state_events: {crash: {actions: [{class_name: RestartAction, exclude_nodes: %s}]}}}\n"
-    assert "write 'yes' in quotes" in told(tmp_path, events % "yes")[0]
+    assert "write 'yes' in quotes" in reported(tmp_path, events % "yes")[0]
     assert planned(tmp_path, f"sweep: {{}}\nproject: {{name: x}}\n{events % 'true'}")
 
 
@@ -302,8 +302,8 @@ def test_an_axis_of_names_on_the_command_line_keeps_its_texts(tmp_path: Path, ax
 @pytest.mark.parametrize(
     "value", ["!!binary aGVsbG8=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp 2024-01-02"]
 )
-def test_a_value_of_a_type_that_no_config_holds_is_told_with_its_line(tmp_path: Path, value: str) -> None:
-    (problem,) = told(tmp_path, f"metadata:\n  x: {value}\n")
+def test_a_value_of_a_type_that_no_config_holds_is_reported_with_its_line(tmp_path: Path, value: str) -> None:
+    (problem,) = reported(tmp_path, f"metadata:\n  x: {value}\n")
     assert problem.startswith("exp.yaml:3: ")
     assert f"YAML's type {value.split()[0]}" in problem
 

@@ -166,7 +166,7 @@ def test_a_stall_that_a_line_tells_of_is_one_at_once() -> None:
     assert len(seen.actions.pending) == 2
 
 
-def test_a_pattern_that_is_too_slow_is_told_in_the_history() -> None:
+def test_a_pattern_that_is_too_slow_is_reported_in_the_history() -> None:
     watch = detector(log_events={"slow": {"pattern": "((?:a|ab|b|ba)+)+$"}, "r": {"pattern": "error"}})
     seen, events = see(watch, b"ab" * 60 + b"c\nerror\n")
     assert [event.name for event in events] == ["r"]
@@ -330,7 +330,7 @@ def test_a_look_at_which_the_scheduler_says_nothing_is_none_of_the_three() -> No
     seen, events = looks(STALLS, seen, 2105)
     assert [event.name for event in events] == ["stall"]
     seen, more = STALLS.quiet(seen, 2106, known=False)
-    assert looks(STALLS, seen, 2107, 2108, 2109, 2110)[1] == []  # it has been told
+    assert looks(STALLS, seen, 2107, 2108, 2109, 2110)[1] == []  # it has been reported
 
 
 @pytest.mark.parametrize("word", ["SUSPENDED", "STOPPED"])
@@ -397,7 +397,7 @@ def test_a_training_that_falls_back_to_the_same_checkpoint_again_and_again_does_
     assert len(counted(*range(100), *[*range(50, 70)] * 2, *range(50, 200))) == 1
 
 
-def test_a_counter_that_stands_still_after_it_fell_is_told() -> None:
+def test_a_counter_that_stands_still_after_it_fell_is_reported() -> None:
     assert len(counted(*range(10), *[5] * 20)) == 1
 
 
@@ -415,7 +415,7 @@ def test_a_counter_that_rises_after_an_event_is_watched_for_again() -> None:
     assert first.id != second.id
 
 
-def test_a_counter_that_never_comes_is_told_after_the_start_up() -> None:
+def test_a_counter_that_never_comes_is_reported_after_the_start_up() -> None:
     assert looks(COUNTS, JOB, 1177, 1178, 1179)[1] == []
     _, [event] = looks(COUNTS, JOB, 1180, 1181, 1182)
     assert "counter" not in event.metadata
@@ -501,8 +501,13 @@ def test_the_most_specific_declared_state_wins() -> None:
 
 def test_a_state_event_tells_reason_exit_code_and_what_the_log_said() -> None:
     _, [event] = ended("crash", exit_code=7, reason="NonZeroExitCode", error_type="nccl")
-    told = event.metadata
-    assert (told["exit_code"], told["reason"], told["error_type"], told["k"]) == (7, "NonZeroExitCode", "nccl", 1)
+    reported = event.metadata
+    assert (reported["exit_code"], reported["reason"], reported["error_type"], reported["k"]) == (
+        7,
+        "NonZeroExitCode",
+        "nccl",
+        1,
+    )
 
 
 def test_no_change_is_no_event() -> None:

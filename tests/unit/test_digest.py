@@ -14,16 +14,16 @@ from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import Result
 from tests.unit.test_executor import CRASH, FOREVER, LONG, Life, Stage, log, on_line, on_state, restart
 
-KEEPS = ["sh", "-c", "cat > $(mktemp told.XXXXXX)"]
+KEEPS = ["sh", "-c", "cat > $(mktemp sent.XXXXXX)"]
 
 
 def notify(**more: Any) -> dict[str, Any]:
     return {"class_name": "NotifyAction", "message": "{name} ended with {exit_code}", "command": KEEPS, **more}
 
 
-def told(folder: Path) -> list[str]:
-    """The messages that were told, oldest first."""
-    return [path.read_text() for path in sorted(folder.glob("told.*"), key=lambda path: path.stat().st_mtime_ns)]
+def reported(folder: Path) -> list[str]:
+    """The messages that were sent, oldest first."""
+    return [path.read_text() for path in sorted(folder.glob("sent.*"), key=lambda path: path.stat().st_mtime_ns)]
 
 
 def count(messages: list[str]) -> int:
@@ -35,20 +35,20 @@ def fails_after(looks: int) -> list[Life]:
     return [(("PENDING", *["RUNNING"] * looks, JobStatus("FAILED", exit_code=looks)), "")]
 
 
-def test_what_fails_at_one_look_is_told_in_one_message(tmp_path: Path) -> None:
+def test_what_fails_at_one_look_is_reported_in_one_message(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(notify()), {f"j{number}": fails_after(1) for number in range(3)})
     stage.finish()
-    assert told(tmp_path) == [
+    assert reported(tmp_path) == [
         "3 messages of 'crash' (plan p):\n- j0 ended with 1\n- j1 ended with 1\n- j2 ended with 1"
     ]
     assert {result.message for result in stage.results} == {"in one message with 2 others"}
     assert all(result.status == "done" for result in stage.results)
 
 
-def test_a_single_message_is_told_at_once_as_it_is(tmp_path: Path) -> None:
+def test_a_single_message_is_reported_at_once_as_it_is(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(notify()), {"a": fails_after(1), "b": [FOREVER]})
     stage.until(lambda: bool(stage.results))
-    assert told(tmp_path) == ["a ended with 1"]
+    assert reported(tmp_path) == ["a ended with 1"]
     assert stage.results[0].message == ""
 
 
@@ -56,7 +56,7 @@ def test_200_failures_that_come_one_by_one_are_a_handful_of_messages_and_none_is
     lives = {f"j{number:03}": fails_after(number // 4) for number in range(200)}  # 500 s, four at each look
     stage = Stage(tmp_path, on_state(notify()), lives)
     stage.finish(400)
-    messages = told(tmp_path)
+    messages = reported(tmp_path)
     assert count(messages) == 200
     assert 2 <= len(messages) <= 8
     assert messages[0].startswith("4 messages of 'crash'")
@@ -71,37 +71,37 @@ def test_a_message_says_what_was_true_when_its_event_came(tmp_path: Path) -> Non
     rules = on_state(notify(), restart(max_attempts=1))
     stage = Stage(tmp_path, rules, {"a": fails_after(1), "b": [*fails_after(2), FOREVER]})
     stage.until(lambda: stage.jobs["b"].attempt == 2 and stage.jobs["b"].state == "running")
-    assert stage.jobs["b"].actions.pending[0].reason == "collected, to be told together with others"
+    assert stage.jobs["b"].actions.pending[0].reason == "collected, to be sent together with others"
     stage.until(lambda: len(stage.results) == 6)  # two of each of two attempts of a, and of one of b
-    assert "b ended with 2" in "".join(told(tmp_path))
+    assert "b ended with 2" in "".join(reported(tmp_path))
 
 
 def test_what_was_collected_survives_a_monitor_that_is_killed(tmp_path: Path) -> None:
     lives = {"a": fails_after(1), "b": fails_after(3), "c": fails_after(3), "d": [FOREVER]}
     stage = Stage(tmp_path, on_state(notify()), lives)
     stage.until(lambda: stage.jobs["c"].state == "crash" and len(stage.results) == 1)
-    assert told(tmp_path) == ["a ended with 1"]
+    assert reported(tmp_path) == ["a ended with 1"]
     stage.resumed()
     stage.until(lambda: len(stage.results) == 3)
-    assert told(tmp_path)[1:] == ["2 messages of 'crash' (plan p):\n- b ended with 3\n- c ended with 3"]
+    assert reported(tmp_path)[1:] == ["2 messages of 'crash' (plan p):\n- b ended with 3\n- c ended with 3"]
 
 
-def test_a_message_whose_sending_was_interrupted_is_told_again(tmp_path: Path) -> None:
-    slow = ["sh", "-c", "cat > $(mktemp told.XXXXXX); [ -e go ] || sleep 60"]
+def test_a_message_whose_sending_was_interrupted_is_reported_again(tmp_path: Path) -> None:
+    slow = ["sh", "-c", "cat > $(mktemp sent.XXXXXX); [ -e go ] || sleep 60"]
     stage = Stage(tmp_path, on_state(notify(command=slow)), {"a": fails_after(1)})
-    stage.until(lambda: len(told(tmp_path)) == 1)
+    stage.until(lambda: len(reported(tmp_path)) == 1)
     stage.monitor.close()
     (tmp_path / "go").touch()
     stage.resumed()
     stage.finish()
-    assert told(tmp_path) == ["a ended with 1"] * 2
+    assert reported(tmp_path) == ["a ended with 1"] * 2
     assert [result.status for result in stage.results] == ["done"]
 
 
 def test_when_every_job_has_ended_nothing_is_waited_for(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_state(notify(digest_seconds=1e6)), {"a": fails_after(1), "b": fails_after(4)})
     stage.finish()
-    assert told(tmp_path) == ["a ended with 1", "b ended with 4"]
+    assert reported(tmp_path) == ["a ended with 1", "b ended with 4"]
     assert stage.clock < 1500
 
 
@@ -113,7 +113,7 @@ def test_without_a_digest_each_message_goes_by_itself_and_a_few_at_once(tmp_path
         stage.cycle()
     assert stage.monitor.executor.at_capacity
     stage.finish()
-    assert sorted(told(tmp_path)) == sorted(f"j{index} ended with 1" for index in range(number))
+    assert sorted(reported(tmp_path)) == sorted(f"j{index} ended with 1" for index in range(number))
 
 
 def test_messages_of_other_rules_and_in_other_ways_go_by_themselves(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_messages_of_other_rules_and_in_other_ways_go_by_themselves(tmp_path: Pa
     }
     stage = Stage(tmp_path, rules, lives)
     stage.finish()
-    assert len(told(tmp_path)) == 3
+    assert len(reported(tmp_path)) == 3
 
 
-def test_a_failure_of_many_messages_is_told_once_with_its_reason_and_noted_of_each(tmp_path: Path) -> None:
+def test_a_failure_of_many_messages_is_reported_once_with_its_reason_and_noted_of_each(tmp_path: Path) -> None:
     broken = ["sh", "-c", "echo 'no route' >&2; exit 3"]
     lives = {f"j{index}": fails_after(1) for index in range(20)}
     stage = Stage(tmp_path, on_state(notify(command=broken)), lives)
@@ -171,7 +171,7 @@ def test_a_clock_that_is_set_back_makes_no_message_wait(tmp_path: Path) -> None:
     stage.clock -= 1e6
     stage.write("a", "LINE 2\n")
     stage.until(lambda: len(stage.results) == 2)
-    assert told(tmp_path) == ["1", "2"]
+    assert reported(tmp_path) == ["1", "2"]
 
 
 @pytest.mark.parametrize("secret", ["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz012345"])
@@ -183,4 +183,4 @@ def test_a_message_that_waits_holds_its_secrets_back_from_the_session(tmp_path: 
     assert "filled" in json.dumps(json.loads(stage.path.read_text()))
     assert "hf_abc" not in stage.path.read_text()
     stage.until(lambda: len(stage.results) == 3)
-    assert "hf_abc" not in "".join(told(tmp_path))
+    assert "hf_abc" not in "".join(reported(tmp_path))

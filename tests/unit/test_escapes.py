@@ -93,7 +93,7 @@ def test_escapes_are_omegaconfs(text: str, value: str) -> None:
     assert ours(text) == value
 
 
-def told(folder: Path, text: str, *overrides: str) -> str:
+def reported(folder: Path, text: str, *overrides: str) -> str:
     file = folder / "exp.yaml"
     file.write_text(f"# @package _global_\n{text}\nsweep: {{}}\n")
     around = PlanContext(datetime(2026, 1, 31, tzinfo=UTC), folder, "python3", {}, (), "user", "host", "nonce")
@@ -116,13 +116,13 @@ OF_A_SHELL = {
 
 
 @pytest.mark.parametrize("text", OF_A_SHELL)
-def test_what_a_shell_would_take_is_told_with_what_to_write_instead(tmp_path: Path, text: str) -> None:
+def test_what_a_shell_would_take_is_reported_with_what_to_write_instead(tmp_path: Path, text: str) -> None:
     name = OF_A_SHELL[text]
-    message = told(tmp_path, f"metadata:\n  x: '{text}'")
+    message = reported(tmp_path, f"metadata:\n  x: '{text}'")
     assert "exp.yaml:3" in message
     for right in (f"write ${name} in slurm.env", "for the plain text write \\${…}", f"${{oc.env:{name}}}"):
         assert right in message
-    assert f"write ${name} in slurm.env" in told(tmp_path, "", f"+metadata.x={text}")
+    assert f"write ${name} in slurm.env" in reported(tmp_path, "", f"+metadata.x={text}")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_a_shell_would_take_is_told_with_what_to_write_instead(tmp_path: Pa
     ],
 )
 def test_what_no_shell_would_take_has_no_such_hint(tmp_path: Path, text: str, hint: str) -> None:
-    message = told(tmp_path, f"metadata:\n  my-key: 1\n  x: '{text}'")
+    message = reported(tmp_path, f"metadata:\n  my-key: 1\n  x: '{text}'")
     assert hint in message
     assert "slurm.env" not in message
 

@@ -27,6 +27,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.lock import Lock
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.submission.submit import Submitter
 from oellm_autoexp.testing.plans import job_spec, manifest
 
@@ -262,7 +263,9 @@ def test_a_new_attempt_has_its_own_directives_and_leaves_out_the_nodes_at_fault(
     assert (stage.a.state, stage.a.changes.excluded) == ("success", ("n2",))
 
 
-def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_told_that_it_is_given_up(tmp_path: Path) -> None:
+def test_two_actions_that_want_a_new_attempt_make_one_and_nobody_is_reported_that_it_is_given_up(
+    tmp_path: Path,
+) -> None:
     rules = {**on_line(restart(), state="oom"), **on_state(restart())}
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("PENDING", "FAILED")), GOOD]})
     stage.finish()
@@ -513,13 +516,13 @@ def test_events_follow_from_each_other_with_their_metadata(tmp_path: Path) -> No
                 "actions": [{**publish, "event_name": "b", "metadata": {"k": "{what}!"}}],
             },
             "b": {"actions": [{**publish, "event_name": "c"}]},
-            "c": {"actions": [log("heard {what} {k}")]},
+            "c": {"actions": [log("received {what} {k}")]},
         }
     }
     stage = Stage(tmp_path, rules, {"a": [lived("LINE x\n", ("RUNNING", "COMPLETED"))]})
     stage.finish()
     assert stage.names() == ["seen", "b", "c"]
-    assert "a: heard x x!" in stage.messages
+    assert "a: received x x!" in stage.messages
     assert {name: tally.count for name, tally in stage.a.actions.events.items()} == {"seen": 1, "b": 1, "c": 1}
 
 
@@ -552,7 +555,7 @@ def test_a_group_called_published_does_not_break_a_chain(tmp_path: Path) -> None
                 "pattern": "LINE (?P<published>.*)",
                 "actions": [{"class_name": "PublishEventAction", "event_name": "b"}],
             },
-            "b": {"actions": [log("heard")]},
+            "b": {"actions": [log("received")]},
         }
     }
     stage = Stage(tmp_path, rules, {"a": [lived("LINE 2026-01-01\n", ("RUNNING", "COMPLETED"))]})
@@ -916,18 +919,18 @@ def test_the_session_is_plain_json_with_what_is_to_be_done(tmp_path: Path) -> No
     assert data["jobs"]["a"]["actions"]["pending"][0]["event"]["metadata"]["what"] == "x"
 
 
-# ---- what can't come true, what is given up, what is refused
+# ---- what can't come true, what is abandoned, what is refused
 
 
-def test_an_action_whose_condition_can_not_come_true_any_more_is_told_and_left_out_at_once(tmp_path: Path) -> None:
+def test_an_action_whose_condition_can_not_come_true_any_more_is_reported_and_left_out_at_once(tmp_path: Path) -> None:
     waits = {"class_name": "SlurmStateCondition", "job_name": "b", "state": "FAILED", "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits)), {"a": [lived("LINE go\n")], "b": [GOOD]})
     stage.until(lambda: bool(stage.results))
     assert stage.states == {"a": "running", "b": "success"}
-    told = "can no longer be fulfilled: SlurmState: b = FAILED"
-    assert [(result.status, result.message) for result in stage.results] == [("skipped", told)]
-    assert stage.messages == [f"a: LogAction of seen: {told}"]
-    assert "LogAction left out" in happened(stage.a)
+    reported = "can no longer be fulfilled: SlurmState: b = FAILED"
+    assert [(result.status, result.message) for result in stage.results] == [("skipped", reported)]
+    assert stage.messages == [f"a: LogAction of seen: {reported}"]
+    assert "LogAction skipped" in happened(stage.a)
 
 
 def test_an_action_that_waits_for_the_end_of_its_own_job_is_carried_out_then(tmp_path: Path) -> None:
@@ -945,12 +948,12 @@ def test_actions_that_wait_are_given_up_and_those_at_work_go_on(tmp_path: Path) 
     stage = Stage(tmp_path, on_line(wrapped(log("first"), waits), program), {"a": [lived("LINE x\n")]})
     stage.until(lambda: [pending.reason for pending in stage.a.actions.pending][1:] == ["at work"])
     deadlines = [pending.deadline for pending in stage.a.actions.pending]
-    assert [deadline.then for deadline in deadlines if deadline] == ["left out", "ended"]
+    assert [deadline.then for deadline in deadlines if deadline] == ["skipped", "ended"]
     asked = requests.Request(id="skip-1", kind="skip", job="a", attempt=1, reason="enough", at=1)
     requests.ask(stage.path, asked)
     stage.cycle()
     assert [pending.reason for pending in stage.a.actions.pending] == ["at work"]
-    assert "a: LogAction of seen: given up: enough" in stage.messages
+    assert "a: LogAction of seen: abandoned: enough" in stage.messages
     (tmp_path / "go").touch()
     stage.until(lambda: not stage.a.actions.pending)
     assert {(result.action, result.status) for result in stage.results} == {
@@ -974,7 +977,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
     overrides, limits = {"backend.options.lr": 1}, {"max_attempts": 2, "max_fruitless": None, "cooldown_seconds": 5}
     action = {"reason": "why", "overrides": overrides, "exclude_nodes": "n1", "cause": "crash", **limits}
     asked = {"version": 1, "id": "x", "kind": "restart", "job": "a", "attempt": 1, "at": 1.0, **action}
-    folder = requests.requests_folder(tmp_path / "p.json")
+    folder = SessionFiles(tmp_path / "p.json").requests
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps(asked))
     [(_, read)] = requests.waiting(tmp_path / "p.json")
@@ -990,7 +993,7 @@ def test_a_restart_that_version_1_asked_for_is_read(tmp_path: Path) -> None:
 def test_a_request_of_an_older_version_is_read(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER]})
     asked = requests.Request(id="c", kind="cancel", job="a", attempt=1, at=1).model_dump(exclude={"actions"})
-    folder = requests.requests_folder(stage.path)
+    folder = SessionFiles(stage.path).requests
     folder.mkdir()
     (folder / "c.json").write_text(json.dumps(asked))
     stage.finish()
@@ -1036,11 +1039,13 @@ def test_overrides_that_the_scheduler_would_refuse_end_no_job_that_runs(tmp_path
 
 
 def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_other(tmp_path: Path) -> None:
-    rules = on_state(restart(overrides={"slurm.sbatch.partition": "secret"}, max_attempts=None), log("told {reason}"))
+    rules = on_state(
+        restart(overrides={"slurm.sbatch.partition": "secret"}, max_attempts=None), log("because {reason}")
+    )
     stage = strict(tmp_path, rules, {"a": [CRASH]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 2, True)
-    assert [line for line in stage.messages if "told" in line][1:] == ["a: told Invalid partition name specified"]
+    assert [line for line in stage.messages if "because" in line][1:] == ["a: because Invalid partition name specified"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "finally refused: Invalid partition name specified" in stage.a.reason

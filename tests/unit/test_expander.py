@@ -160,7 +160,7 @@ def test_an_inherited_default_never_overrides_what_a_neighbour_of_a_product_set(
         ),
     ],
 )
-def test_two_factors_of_a_product_that_choose_the_same_value_are_told_with_both_places(
+def test_two_factors_of_a_product_that_choose_the_same_value_are_reported_with_both_places(
     sweep: str, path: str, places: tuple[str, str]
 ) -> None:
     with pytest.raises(SweepError) as error:
@@ -339,7 +339,7 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sweep", "where", "told"),
+    ("sweep", "where", "message"),
     [
         ("[]", "$.sweep", "must hold keys and values, not an empty list"),
         ("text", "$.sweep", "not the text 'text'"),
@@ -395,12 +395,12 @@ def test_a_documented_sweep_has_as_many_points_as_it_says(name: str) -> None:
         ("{true: 1}", "$.sweep", "the key True is not text"),
     ],
 )
-def test_a_malformed_node_is_told_with_its_path(sweep: str, where: str, told: str) -> None:
+def test_a_malformed_node_is_reported_with_its_path(sweep: str, where: str, message: str) -> None:
     with pytest.raises(SweepError) as error:
         expand(yaml.safe_load(sweep))
     (problem,) = error.value.problems
     assert str(problem.where) == where
-    assert told in problem.what
+    assert message in problem.what
 
 
 def test_more_points_than_any_plan_has_are_refused_before_they_are_made() -> None:
@@ -430,7 +430,7 @@ def test_a_type_may_be_written_where_it_changes_nothing(sweep: str) -> None:
     assert values(sweep) == [{"a": 1}]
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     sweep = """
         type: zip
         filter: 5

@@ -34,7 +34,7 @@ def test_the_last_wins_the_config_the_job_the_event() -> None:
     assert values(SPEC, JOB, None, "p")["exit_code"] == 0
 
 
-def test_progress_is_told_as_far_as_it_is_known() -> None:
+def test_progress_is_reported_as_far_as_it_is_known() -> None:
     known = changed(JOB, progress=Progress(iteration=0, loss=None))
     assert [values(SPEC, known, None, "p")[key] for key in ("iteration", "loss")] == [0, ""]
 

@@ -1,4 +1,4 @@
-"""The scripted scheduler plays what it was told."""
+"""The scripted scheduler plays its script."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def test_a_directory_that_can_be_made_is_no_problem_and_is_not_made(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_what_keeps_a_directory_from_being_made_is_told(tmp_path: Path) -> None:
+def test_what_keeps_a_directory_from_being_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "broken").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -229,7 +229,7 @@ def without_privileges() -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
-def test_a_closed_directory_is_told() -> None:
+def test_a_closed_directory_is_reported() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
         folder = Path(name)
         folder.chmod(0o755)
@@ -528,7 +528,9 @@ def test_a_truncated_log_is_read_from_its_start_as_another_one(tmp_path: Path) -
     _, third = read_all(path, second)
     path.write_bytes(b"again\n")
     assert read_all(path, third)[0] == [b"again"]
-    assert len({first.identity, second.identity, third.identity}) == 3, "events are told apart by identity and offset"
+    assert len({first.identity, second.identity, third.identity}) == 3, (
+        "events are distinguished by identity and offset"
+    )
 
 
 def test_a_log_that_was_truncated_and_has_outgrown_the_offset_is_noticed(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_check_tells_what_is_out_of_date_and_writes_nothing(tmp_path: Path, caps
     assert (tmp_path / "v1.yaml").read_text() == stale
 
 
-def test_a_python_without_torch_is_told_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_python_without_torch_is_reported_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     python = python_that(tmp_path, "a has no torch; install there: torch numpy packaging", code=3, stream=2)
     assert generate_megatron_config.main(["--python", python, "--output", str(tmp_path)]) == 2
     assert "install there: torch numpy packaging" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_a_python_without_torch_is_told_what_to_install(tmp_path: Path, capsys: 
         (["--python", "/nowhere/python"], "/nowhere/python: --python: No such file"),
     ],
 )
-def test_mistakes_are_told(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate_megatron_config.main(options) == 2
     assert message in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def drawn(*configs: dict[str, Any]) -> Graph:
     return graph(plan_of(composed).manifest)
 
 
-def test_jobs_of_a_stage_that_wait_for_different_things_are_told_apart() -> None:
+def test_jobs_of_a_stage_that_wait_for_different_things_are_reported_apart() -> None:
     wait = [{"class_name": "FileExistsCondition", "path": "/x"}]
     base = {"stage": "base", "metadata.n": "e1"}
     one = {"stage": "tune", "metadata.n": "t1", "+metadata.of": "${sibling.base.name}", "job.start_conditions": wait}

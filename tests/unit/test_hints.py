@@ -39,8 +39,8 @@ def test_python_is_plain_where_the_environment_is_active(environment: Path, monk
 def test_the_command_for_a_session_names_its_folder(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["oellm_autoexp/__main__.py"])
     monkeypatch.setenv("PATH", str(environment.parent))
-    told = commands.monitor(Path("/a b/p.json"), "--cmd", "cancel")
-    assert told == "python -m oellm_autoexp monitor --session p --monitoring-state-dir '/a b' --cmd cancel"
+    reported = commands.monitor(Path("/a b/p.json"), "--cmd", "cancel")
+    assert reported == "python -m oellm_autoexp monitor --session p --monitoring-state-dir '/a b' --cmd cancel"
 
 
 def with_folder(state: Path) -> Manifest:

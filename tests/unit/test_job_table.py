@@ -53,7 +53,7 @@ def test_no_line_is_wider_than_the_screen_and_each_job_is_there_with_its_cause(c
     found = lines(JobTable(subjects=sweep(count), logs=False), width)
     assert max(map(len, found)) <= width
     rows = [line for line in found if line.split()[1:2] in (["running"], ["crash"])]
-    assert len({row.split()[0] for row in rows}) == count, "names that are shortened are told apart"
+    assert len({row.split()[0] for row in rows}) == count, "shortened names stay distinct"
     assert sum("nccl, exit 1: [rank3]: Watchdog" in line for line in found) == count // 2
 
 
@@ -147,7 +147,7 @@ def bad(**fields: Any) -> JobState:
 
 
 @pytest.mark.parametrize(
-    ("job", "quoted", "told"),
+    ("job", "quoted", "message"),
     [
         (bad(error_type="nccl"), LINE, f"nccl, exit 1: {LINE}"),
         (bad(error_type="nccl", not_restarted="given up"), "x" * 300, f"nccl, exit 1: {'x' * 159}…; given up"),
@@ -162,9 +162,9 @@ def bad(**fields: Any) -> JobState:
     ],
 )
 def test_the_cause_of_a_bad_end_is_its_rule_its_exit_code_and_the_line_of_its_log(
-    job: JobState, quoted: str, told: str
+    job: JobState, quoted: str, message: str
 ) -> None:
-    assert cause(job, quoted, NOW) == told
+    assert cause(job, quoted, NOW) == message
 
 
 def session(tmp_path: Path, jobs: Sequence[JobState]) -> Session:
@@ -173,8 +173,10 @@ def session(tmp_path: Path, jobs: Sequence[JobState]) -> Session:
 
 def test_the_line_of_the_event_that_gave_the_verdict_is_quoted_of_the_newest_attempt(tmp_path: Path) -> None:
     def seen(name: str, attempt: int, line: str) -> Event:
-        told = {"line": line}
-        return Event(id=f"{name}-{attempt}{line}", kind="log", name=name, job="a", attempt=attempt, at=0, metadata=told)
+        reported = {"line": line}
+        return Event(
+            id=f"{name}-{attempt}{line}", kind="log", name=name, job="a", attempt=attempt, at=0, metadata=reported
+        )
 
     opened = session(tmp_path, [bad(attempt=2, error_type="nccl"), job_state("b")])
     entries = [seen("nccl", 1, "old"), seen("other", 2, "no"), seen("nccl", 2, "first"), seen("nccl", 2, "second")]

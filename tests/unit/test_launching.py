@@ -1,4 +1,4 @@
-"""How a job is launched: defaults count, srun's flags stand behind srun, idle GPUs and diverted streams are told."""
+"""How a job is launched: defaults count, srun's flags stand behind srun, idle GPUs and diverted streams are noted."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_default_can_be_referred_to_set_and_set_by_a_sweep(tmp_path: Path) -> 
         assert planned(tmp_path, *COMMAND, "sweep=arrays").manifest.slurm["array"] is True
 
 
-def test_a_misspelt_key_of_the_schema_is_told_all_the_same(tmp_path: Path) -> None:
+def test_a_misspelt_key_of_the_schema_is_reported_all_the_same(tmp_path: Path) -> None:
     assert "no key 'slurm.arary'" in problems(tmp_path, *COMMAND, "slurm.arary=true")
     assert "launch" in problems(tmp_path, *COMMAND, "backend.launch=torchrun")
 
@@ -115,7 +115,7 @@ def idle(plan: Plan) -> list[str]:
 
 
 @pytest.mark.parametrize("launcher", [None, [], ""])
-def test_without_launcher_torchrun_has_the_gpus_of_its_node_and_the_others_are_told(
+def test_without_launcher_torchrun_has_the_gpus_of_its_node_and_the_others_are_reported(
     tmp_path: Path, launcher: Any
 ) -> None:
     plan = planned(tmp_path, "backend=megatron_torchrun", *TRAINING, slurm=changed(launcher_cmd=launcher))
@@ -125,7 +125,7 @@ def test_without_launcher_torchrun_has_the_gpus_of_its_node_and_the_others_are_t
     assert "launcher_cmd: srun" in note
 
 
-def test_without_launcher_there_is_one_rank_which_is_told_and_waits_for_no_other(tmp_path: Path) -> None:
+def test_without_launcher_there_is_one_rank_which_is_reported_and_waits_for_no_other(tmp_path: Path) -> None:
     slurm = changed(launcher_cmd=None, sbatch={"ntasks_per_node": 4, "gpus_per_node": 4})
     plan = planned(tmp_path, "backend=megatron", *TRAINING, slurm=slurm)
     assert "asks for 4 GPUs and starts one process" in idle(plan)[0]
@@ -136,7 +136,7 @@ def test_without_launcher_there_is_one_rank_which_is_told_and_waits_for_no_other
 
 
 @pytest.mark.parametrize(
-    ("slurm", "told"),
+    ("slurm", "message"),
     [
         (CLUSTER, ""),
         (changed(launcher_cmd=None), "runs on 1 of its 2 nodes: 4 of 8 GPUs are idle"),
@@ -147,14 +147,14 @@ def test_without_launcher_there_is_one_rank_which_is_told_and_waits_for_no_other
         (changed(launcher_cmd="mpirun -n 8", srun={}), ""),
     ],
 )
-def test_nodes_with_gpus_that_no_process_of_any_program_reaches_are_told(
-    tmp_path: Path, slurm: dict[str, Any], told: str
+def test_nodes_with_gpus_that_no_process_of_any_program_reaches_are_reported(
+    tmp_path: Path, slurm: dict[str, Any], message: str
 ) -> None:
     notes = idle(planned(tmp_path, *COMMAND, slurm=slurm))
-    assert notes == [] if not told else told in notes[0]
+    assert notes == [] if not message else message in notes[0]
 
 
-def test_ranks_that_srun_leaves_out_and_a_launcher_of_another_name_are_told(tmp_path: Path) -> None:
+def test_ranks_that_srun_leaves_out_and_a_launcher_of_another_name_are_reported(tmp_path: Path) -> None:
     spare = changed(sbatch={"nodes": 3, "gpus_per_node": 4}, srun={"nodes": 2, "ntasks_per_node": 4})
     (note,) = idle(planned(tmp_path, "backend=megatron", *TRAINING, slurm=spare))
     assert "asks for 12 GPUs and starts 8 processes" in note
@@ -193,15 +193,15 @@ def test_sruns_flags_stand_behind_its_own_and_before_what_it_starts(words: str, 
     assert behind.words == (*made.words, "apptainer", "exec")
 
 
-def test_what_srun_is_told_is_known_from_both_places() -> None:
-    told = srun_options(("srun", "-N", "2", "--mpi=none", "--label", "sh", "-n", "5"), {"ntasks": 4, "label": None})
-    assert told == {"nodes": "2", "mpi": "none", "label": "", "ntasks": 4}
+def test_what_srun_is_reported_is_known_from_both_places() -> None:
+    reported = srun_options(("srun", "-N", "2", "--mpi=none", "--label", "sh", "-n", "5"), {"ntasks": 4, "label": None})
+    assert reported == {"nodes": "2", "mpi": "none", "label": "", "ntasks": 4}
 
 
 def test_flags_without_an_srun_to_take_them_are_an_error(tmp_path: Path) -> None:
-    told = problems(tmp_path, *COMMAND, slurm=changed(launcher_cmd="mpirun -n 8"))
-    assert "no srun in 'mpirun -n 8' that could take the flags of slurm.srun (--wait=60)" in told
-    assert "launcher_cmd" in told
+    reported = problems(tmp_path, *COMMAND, slurm=changed(launcher_cmd="mpirun -n 8"))
+    assert "no srun in 'mpirun -n 8' that could take the flags of slurm.srun (--wait=60)" in reported
+    assert "launcher_cmd" in reported
 
 
 def test_a_wrapper_is_run_by_srun_and_without_it_in_a_terminal(tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_a_wrapper_is_run_by_srun_and_without_it_in_a_terminal(tmp_path: Path) -
     job.write_text(plan.scripts[0])
     assert is_launched_by_srun(plan.scripts[0])
     environment = {"PATH": f"{bin_}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    for more, told in (({}, "srun: --wait=60 ./wrap --nv image one.sif train\n"), ({"AUTOEXP_LAUNCHER": ""}, "")):
+    for more, reported in (({}, "srun: --wait=60 ./wrap --nv image one.sif train\n"), ({"AUTOEXP_LAUNCHER": ""}, "")):
         done = subprocess.run(["bash", job], env={**environment, **more}, capture_output=True, text=True)
-        assert done.stdout == f"{told}wrap: --nv image one.sif train\n"
+        assert done.stdout == f"{reported}wrap: --nv image one.sif train\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ def test_sruns_export_hands_on_what_the_config_sets(given: Any, made: str) -> No
 def test_a_variable_that_would_hide_something_from_us_is_refused_with_its_key(
     tmp_path: Path, name: str, key: str
 ) -> None:
-    told = problems(tmp_path, *COMMAND, slurm=changed(env={name: "NONE"}))
-    assert f"set slurm.srun.{key}" in told
+    reported = problems(tmp_path, *COMMAND, slurm=changed(env={name: "NONE"}))
+    assert f"set slurm.srun.{key}" in reported
     assert planned(tmp_path, *COMMAND, slurm=changed(env={"SLURM_EXPORT_ENV": "ALL"}))
 
 
@@ -297,13 +297,13 @@ def test_the_files_of_a_stream_are_those_of_one_attempt(pattern: str, job: str, 
 def test_a_stream_whose_files_could_be_another_jobs_is_refused(
     tmp_path: Path, slurm: dict[str, Any], where: str, what: str
 ) -> None:
-    told = problems(tmp_path, *COMMAND, slurm=slurm)
-    assert where in told
-    assert what in told
-    assert "%j" in told
+    reported = problems(tmp_path, *COMMAND, slurm=slurm)
+    assert where in reported
+    assert what in reported
+    assert "%j" in reported
 
 
-def test_flags_that_no_srun_takes_are_told(tmp_path: Path) -> None:
+def test_flags_that_no_srun_takes_are_reported(tmp_path: Path) -> None:
     launchers: tuple[Any, ...] = (None, [], " ")
     for launcher in launchers:
         notes = planned(tmp_path, *COMMAND, slurm=changed(launcher_cmd=launcher)).notes
@@ -319,14 +319,14 @@ def test_an_option_in_two_spellings_is_refused_where_it_stands_again(
     tmp_path: Path, section: str, keys: tuple[str, str]
 ) -> None:
     first, again = keys
-    told = problems(tmp_path, *COMMAND, slurm=changed(**{section: {first: 1, again: 2}}))
-    assert f"'{again}' and '{first}' are the same option" in told
-    assert f"$.slurm.{section}.{again}" in told
+    reported = problems(tmp_path, *COMMAND, slurm=changed(**{section: {first: 1, again: 2}}))
+    assert f"'{again}' and '{first}' are the same option" in reported
+    assert f"$.slurm.{section}.{again}" in reported
     planned(tmp_path, *COMMAND, slurm=changed(**{section: {first: None, again: 2}}))
 
 
 @pytest.mark.parametrize(
-    ("slurm", "told"),
+    ("slurm", "message"),
     [
         (
             {"launcher_cmd": "srun --cpu-bind=none", "srun": {"cpu_bind": "cores"}},
@@ -338,13 +338,15 @@ def test_an_option_in_two_spellings_is_refused_where_it_stands_again(
         ({"sbatch_extra_directives": ["--nodes=2", "--exclusive"]}, ""),
     ],
 )
-def test_an_option_that_two_places_give_two_values_is_noted(tmp_path: Path, slurm: dict[str, Any], told: str) -> None:
+def test_an_option_that_two_places_give_two_values_is_noted(
+    tmp_path: Path, slurm: dict[str, Any], message: str
+) -> None:
     notes = [note for note in planned(tmp_path, *COMMAND, slurm=changed(**slurm)).notes if "counts, and not" in note]
-    assert len(notes) == bool(told)
-    assert all(told in note for note in notes)
+    assert len(notes) == bool(message)
+    assert all(message in note for note in notes)
 
 
-def test_words_that_are_thrown_away_are_told_and_a_later_attempt_keeps_its_files(tmp_path: Path) -> None:
+def test_words_that_are_thrown_away_are_reported_and_a_later_attempt_keeps_its_files(tmp_path: Path) -> None:
     plan = planned(tmp_path, *COMMAND, slurm=changed(sbatch={"error": "/dev/null"}, srun={"output": "none"}))
     assert plan.manifest.jobs[0].streams == ()
     assert sum("no rule sees it" in note for note in plan.notes) == 2

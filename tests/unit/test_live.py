@@ -131,14 +131,14 @@ def test_a_trend_is_read_again_once_a_job_has_told_more(tmp_path: Path) -> None:
     session = Session(tmp_path / "p.json", "p", tmp_path, {}, 0)
     path, trends = series.file_of(session.path, "a"), Trends()
 
-    def told(written: series.Written, values: list[float]) -> series.Written:
+    def reported(written: series.Written, values: list[float]) -> series.Written:
         return series.append(path, written, 1, [Point("loss", None, 0, value) for value in values])
 
-    written = told(series.Written(), [3.0, 2.0, 1.0])
+    written = reported(series.Written(), [3.0, 2.0, 1.0])
     trend = trends.of(session)
     assert trend(job_state("b")) == ""
     assert trend(job_state("a", series=written)) == "█▄▁" or trend(job_state("a", series=written)) == "█▅▁"
-    more = told(written, [3.0])
+    more = reported(written, [3.0])
     path.rename(tmp_path / "away")
     assert trend(job_state("a", series=written)), "it is known"
     assert trend(job_state("a", series=more)) == ""

@@ -101,25 +101,25 @@ def test_folders_and_files_may_have_any_name(write: Write, name: str) -> None:
     alone = HEADER + "defaults: [/autoexp, override /backend: tiny_lm, _self_]\nproject: {name: alone}\n"
     mine = write(
         {
-            f"{name}/experiments/{name}/{name}.yaml": HEADER + "project: {name: laid}\n",
+            f"{name}/experiments/{name}/{name}.yaml": HEADER + "project: {name: merged}\n",
             f"{name}/experiments/{name}/alone {name}.yaml": alone.replace(", _self_", "").replace(
                 "[/autoexp,", "[/autoexp, _self_,"
             ),
         }
     )
-    assert composed(ref=f"{name}/{name}", folders=(mine / name,)).base["project"]["name"] == "laid"
+    assert composed(ref=f"{name}/{name}", folders=(mine / name,)).base["project"]["name"] == "merged"
     assert composed(ref=f"{name}/alone {name}", folders=(mine / name,)).base["project"]["name"] == "alone"
     file = mine / name / "experiments" / name / f"{name}.yaml"
-    assert composed(ref=str(file)).base["project"]["name"] == "laid"
+    assert composed(ref=str(file)).base["project"]["name"] == "merged"
 
 
 @pytest.mark.parametrize("ref", ["nowhere.yaml", "/nowhere/x.yaml", "/nowhere", "x.yml"])
-def test_a_file_that_is_not_there_is_told(ref: str) -> None:
+def test_a_file_that_is_not_there_is_reported(ref: str) -> None:
     (problem,) = problems(ref=ref)
     assert (problem.what, str(problem.where)) == ("there is no such YAML file", ref)
 
 
-def test_an_unknown_name_is_told_with_the_nearest_ones(write: Write) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_ones(write: Write) -> None:
     mine = write({"experiments/me/scaling.yaml": ""})
     (problem,) = problems(ref="scalling", folders=(mine,))
     assert problem.what == "no config 'scalling'"
@@ -271,14 +271,14 @@ def test_a_choice_of_a_group_within_another_counts_wherever_it_stands(
     assert (inner["width"], inner["depth"]) == (width, depth)
 
 
-def test_a_choice_that_leaves_an_inner_group_without_a_choice_to_override_is_told(write: Write) -> None:
+def test_a_choice_that_leaves_an_inner_group_without_a_choice_to_override_is_reported(write: Write) -> None:
     mine = write({**INNER, "exp.yaml": HEADER + "defaults: [/backend: outer, /backend/inner: wide]\n"})
     (problem,) = problems("backend=tiny_lm", ref="exp", folders=(mine,))
     assert "no config of 'backend/inner' is chosen" in problem.what
     assert problem.hint == "leave this out, or the choice of 'backend/inner'"
 
 
-def test_wrong_choices_of_an_experiment_that_chooses_for_itself_are_told_together_with_its_other_mistakes(
+def test_wrong_choices_of_an_experiment_that_chooses_for_itself_are_reported_together_with_its_other_mistakes(
     write: Write,
 ) -> None:
     text = "defaults: [/backend: nosuch, /slurm: nosuch, _self_]\nproject: {name: x}\nmonitoring: [1]\n"
@@ -317,7 +317,7 @@ def test_self_before_groups_is_noted_where_the_file_says_something(write: Write)
         ("${stage}", "${stage} is not known in a defaults list", "environment variables and choices"),
     ],
 )
-def test_an_interpolation_that_a_defaults_list_does_not_know_is_told(
+def test_an_interpolation_that_a_defaults_list_does_not_know_is_reported(
     write: Write, choice: str, what: str, hint: str
 ) -> None:
     mine = write({"exp.yaml": HEADER + f"defaults:\n  - override /backend: {choice}\n"})
@@ -373,7 +373,7 @@ def test_a_config_without_self_in_its_defaults_is_composed_without_a_warning(wri
     assert composed(ref="exp", folders=(mine,)).base["project"]["name"] == "x"
 
 
-def test_a_choice_written_without_override_or_as_a_value_is_told_how_it_is_made(write: Write) -> None:
+def test_a_choice_written_without_override_or_as_a_value_is_reported_how_it_is_made(write: Write) -> None:
     mine = write(
         {
             "experiments/me/a.yaml": HEADER + "defaults:\n  - slurm: base\n",
@@ -404,10 +404,10 @@ def test_a_number_of_thousands_of_digits_is_an_error_with_its_line(write: Write,
     assert problems(f"+metadata.x={'9' * 5000}")[0].what == "a number has 5000 digits"
 
 
-@pytest.mark.parametrize(("name", "told"), [("exp.yml", "only .yaml files"), ("at@x.yaml", "can't hold '@'")])
-def test_a_file_that_hydra_could_not_read_is_refused_with_the_reason(write: Write, name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("exp.yml", "only .yaml files"), ("at@x.yaml", "can't hold '@'")])
+def test_a_file_that_hydra_could_not_read_is_refused_with_the_reason(write: Write, name: str, message: str) -> None:
     mine = write({name: HEADER})
-    assert told in problems(ref=str(mine / name))[0].what
+    assert message in problems(ref=str(mine / name))[0].what
 
 
 @pytest.mark.parametrize("override", ["sweep=null", "sweep=none", "~sweep"])
@@ -488,7 +488,7 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
 
 
 @pytest.mark.parametrize(
-    ("override", "told", "hint"),
+    ("override", "message", "hint"),
     [
         ("", "the override does not parse", "write key=value"),
         ("=3", "the override names no key", "write key=value"),
@@ -523,21 +523,21 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("backend=5", "", ""),
     ],
 )
-def test_a_wrong_override_is_told_with_what_would_be_right(override: str, told: str, hint: str) -> None:
+def test_a_wrong_override_is_reported_with_what_would_be_right(override: str, message: str, hint: str) -> None:
     (problem,) = problems(override)
-    assert told in problem.what
+    assert message in problem.what
     assert hint in problem.hint
     assert str(problem.where) == (override or "''")
 
 
-def test_all_wrong_overrides_are_told_at_once_and_right_ones_are_not() -> None:
+def test_all_wrong_overrides_are_reported_at_once_and_right_ones_are_not() -> None:
     found = problems(
         "slurm=nope", "backend=tiny_lm", "backend.options.lr=1", "project.nmae=x", "metadata.x=1", "+project.name=y"
     )
     assert sorted(str(problem.where) for problem in found) == ["+project.name=y", "project.nmae=x", "slurm=nope"]
 
 
-def test_all_overrides_that_do_not_parse_are_told_at_once() -> None:
+def test_all_overrides_that_do_not_parse_are_reported_at_once() -> None:
     assert [str(problem.where) for problem in problems("a..b=1", "project.name=x", "=3", "x=1,2")] == [
         "a..b=1",
         "=3",
@@ -550,7 +550,7 @@ def test_all_overrides_that_do_not_parse_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("defaults", "line", "told"),
+    ("defaults", "line", "message"),
     [
         (
             "- override /slurm: local\n  - override /backend: tinylm",
@@ -563,16 +563,16 @@ def test_all_overrides_that_do_not_parse_are_told_at_once() -> None:
         ("- /autoexp\n  - nothing", 4, "there is no 'nothing' in the config group 'experiments'"),
     ],
 )
-def test_a_missing_choice_in_a_defaults_list_is_told_with_its_line(
-    write: Write, defaults: str, line: int, told: str
+def test_a_missing_choice_in_a_defaults_list_is_reported_with_its_line(
+    write: Write, defaults: str, line: int, message: str
 ) -> None:
     mine = write({"experiments/exp.yaml": HEADER + f"defaults:\n  {defaults}\n"})
     (problem,) = problems(ref="exp", folders=(mine,))
     assert str(problem.where) == f"{mine}/experiments/exp.yaml:{line}"
-    assert told in problem.what
+    assert message in problem.what
 
 
-def test_a_missing_choice_in_a_nested_defaults_list_is_told_with_its_line(write: Write) -> None:
+def test_a_missing_choice_in_a_nested_defaults_list_is_reported_with_its_line(write: Write) -> None:
     mine = write(
         {
             "slurm/mine.yaml": "defaults:\n  - base\n  - nodes@sbatch: wide\n",
@@ -585,13 +585,13 @@ def test_a_missing_choice_in_a_nested_defaults_list_is_told_with_its_line(write:
     assert problem.hint == "known: narrow"
 
 
-def test_yaml_that_does_not_parse_is_told_with_file_and_line(write: Write) -> None:
+def test_yaml_that_does_not_parse_is_reported_with_file_and_line(write: Write) -> None:
     mine = write({"backend/broken.yaml": "a: 1\nb: [\n", "exp.yaml": HEADER + "a: 1\na: 2\n"})
     assert str(problems("backend=broken", folders=(mine,))[0].where) == f"{mine}/backend/broken.yaml:3"
     assert str(problems(ref="exp", folders=(mine,))[0].where) == f"{mine}/exp.yaml:3"
 
 
-def test_all_interpolations_that_do_not_parse_are_told_with_their_lines(write: Write) -> None:
+def test_all_interpolations_that_do_not_parse_are_reported_with_their_lines(write: Write) -> None:
     mine = write({"exp.yaml": HEADER + "project:\n  name: ${a\n  l:\n    - ok\n    - ${x:(1)}\n  fine: ${index}\n"})
     found = problems(ref="exp", folders=(mine,))
     assert [str(problem.where) for problem in found] == [f"{mine}/exp.yaml:3", f"{mine}/exp.yaml:6"]
@@ -752,7 +752,7 @@ def test_a_choice_composes_again_with_what_was_asked_for_before() -> None:
         ("override /slurm: slurm", "there is no 'slurm' in the config group 'slurm'", "known: base, fake"),
     ],
 )
-def test_an_entry_of_a_defaults_list_in_other_words_is_told_with_the_right_ones(
+def test_an_entry_of_a_defaults_list_in_other_words_is_reported_with_the_right_ones(
     write: Write, entry: str, what: str, hint: str
 ) -> None:
     mine = write({"exp.yaml": HEADER + f"defaults:\n  - {entry}\n"})
@@ -762,7 +762,7 @@ def test_an_entry_of_a_defaults_list_in_other_words_is_told_with_the_right_ones(
     assert problem.hint.startswith(hint)
 
 
-def test_a_group_without_its_slash_in_a_folder_of_experiments_is_told_with_it(write: Write) -> None:
+def test_a_group_without_its_slash_in_a_folder_of_experiments_is_reported_with_it(write: Write) -> None:
     mine = write({"experiments/sub/exp.yaml": HEADER + "defaults:\n  - override slurm: fake\n"})
     (problem,) = problems(ref="experiments/sub/exp", folders=(mine,))
     assert problem.what == "there is no config group 'experiments/sub/slurm'"
@@ -771,12 +771,12 @@ def test_a_group_without_its_slash_in_a_folder_of_experiments_is_told_with_it(wr
 
 
 @pytest.mark.parametrize("key", ["default", "Defaults", "_defaults_", "defualts"])
-def test_a_misspelt_defaults_list_is_told_and_nothing_that_follows_from_it(write: Write, key: str) -> None:
+def test_a_misspelt_defaults_list_is_reported_and_nothing_that_follows_from_it(write: Write, key: str) -> None:
     mine = write({"exp.yaml": HEADER + f"{key}:\n  - override /slurm: fake\n", "slurm/mine.yaml": f"{key}: [base]\n"})
-    for told, ref, overrides in (("exp.yaml:2", "exp", ()), ("slurm/mine.yaml:1", "autoexp", ("slurm=mine",))):
+    for reported, ref, overrides in (("exp.yaml:2", "exp", ()), ("slurm/mine.yaml:1", "autoexp", ("slurm=mine",))):
         (problem,) = problems(*overrides, ref=ref, folders=(mine,))
         assert (problem.what, problem.hint) == (f"unknown key '{key}'", "did you mean 'defaults'?")
-        assert str(problem.where) == f"{mine}/{told}"
+        assert str(problem.where) == f"{mine}/{reported}"
 
 
 @pytest.mark.parametrize(
@@ -791,7 +791,7 @@ def test_a_misspelt_defaults_list_is_told_and_nothing_that_follows_from_it(write
         ("a[b.c]=a", "the character '[' (position 2) is not allowed in a key", "write key=value"),
     ],
 )
-def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, what: str, hint: str) -> None:
+def test_an_override_in_other_words_is_reported_with_the_right_ones(override: str, what: str, hint: str) -> None:
     (problem,) = problems(override)
     assert what in problem.what
     assert str(problem.where) == override
@@ -799,7 +799,7 @@ def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, w
 
 
 @pytest.mark.parametrize(
-    ("entries", "line", "told"),
+    ("entries", "line", "message"),
     [
         ("- override /slurm: fake\n  - /autoexp\n", 4, "an entry with 'override' is before this one"),
         ("- /autoexp\n  - override /slurm: fake\n  - /backend/tiny_lm\n", 5, "an entry with 'override' is before"),
@@ -821,11 +821,11 @@ def test_an_override_in_other_words_is_told_with_the_right_ones(override: str, w
     ],
 )
 def test_each_mistake_in_a_defaults_list_is_a_sentence_with_its_line(
-    write: Write, entries: str, line: int, told: str
+    write: Write, entries: str, line: int, message: str
 ) -> None:
     mine = write({"exp.yaml": HEADER + f"defaults:\n  {entries}"})
     (problem,) = problems(ref="exp", folders=(mine,))
-    assert told in problem.what
+    assert message in problem.what
     assert str(problem.where) == f"{mine}/exp.yaml:{line}"
     assert problem.hint
 
@@ -863,7 +863,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit(write: Write, kind: str) -> None:
-    line, told = BOMBS[kind]
+    line, reported = BOMBS[kind]
     first = {"merge keys": "{a: 1}", "numbers": "123456789", "texts": "abcdefgh", "joined texts": "abcdefgh"}
     lines = [f"  x0: &x0 {first.get(kind, '[1]')}\n"]
     lines += [
@@ -875,7 +875,7 @@ def test_a_few_lines_that_come_to_a_value_without_end_are_refused_with_the_limit
         overlay = composed(ref="exp", folders=(mine,)).overlay({}, datetime.now(UTC), "python")
         return overlay.resolve(overlay.apply({}))
 
-    with pytest.raises(ConfigError, match=re.escape(told)) as error:
+    with pytest.raises(ConfigError, match=re.escape(reported)) as error:
         resolved()
     assert str(error.value.problems[0].where)
 
@@ -906,7 +906,7 @@ def test_a_large_config_of_an_honest_user_is_composed(write: Write) -> None:
 # All mistakes together
 
 
-def test_wrong_choices_of_files_and_of_the_command_line_are_told_together(write: Write) -> None:
+def test_wrong_choices_of_files_and_of_the_command_line_are_reported_together(write: Write) -> None:
     defaults = "defaults:\n  - override /slurm: fakee\n  - override /backend: tinylm\n  - override /monitorin: x\n"
     mine = write({"exp.yaml": HEADER + defaults})
     found = problems("scheduler.max_job=3", "container=nope", "a b=3", ref="exp", folders=(mine,))
@@ -927,7 +927,7 @@ def test_nothing_is_said_of_keys_of_a_section_whose_choice_is_wrong(write: Write
     assert load_mostly(Source("exp", (mine,), ("backend=zzz",))).unclear == (("backend",),)
 
 
-def test_mistakes_of_several_files_are_told_together_also_where_one_can_not_be_read(write: Write) -> None:
+def test_mistakes_of_several_files_are_reported_together_also_where_one_can_not_be_read(write: Write) -> None:
     mine = write(
         {
             "exp.yaml": HEADER + "defaults: [other, more, override /slurm: mine]\nmetadata: {x: '${a'}\n",
@@ -946,7 +946,7 @@ def test_mistakes_of_several_files_are_told_together_also_where_one_can_not_be_r
     }
 
 
-def test_events_without_a_name_are_told_and_each_of_one_name_gets_its_own(
+def test_events_without_a_name_are_reported_and_each_of_one_name_gets_its_own(
     write: Write,
 ) -> None:
     events = "log_events:\n  - {name: a, pattern: x}\n  - {name: a, pattern: y}\nstate_events: [{actions: []}]\n"
@@ -971,14 +971,14 @@ def test_events_without_a_name_are_told_and_each_of_one_name_gets_its_own(
 
 
 @pytest.mark.parametrize("entry", ["/_self_", "optional _self_", "x/_self_", "'_self_ '"])
-def test_self_in_another_spelling_is_told_with_its_line(write: Write, entry: str) -> None:
+def test_self_in_another_spelling_is_reported_with_its_line(write: Write, entry: str) -> None:
     mine = write({"exp.yaml": HEADER + f"defaults:\n  - {entry}\n"})
     (problem,) = problems(ref="exp", folders=(mine,))
     assert "is not a config" in problem.what
     assert (str(problem.where), problem.hint) == (f"{mine}/exp.yaml:3", "write '- _self_'")
 
 
-def test_a_group_from_which_no_defaults_list_chooses_is_told_how_it_is_chosen(write: Write) -> None:
+def test_a_group_from_which_no_defaults_list_chooses_is_reported_how_it_is_chosen(write: Write) -> None:
     mine = write({"autoexp.yaml": "defaults: [backend: tiny_lm, project: base]\n", "data/big.yaml": "x: 1\n"})
     for override in ("slurm=local", "data=big"):
         (problem,) = problems(override, folders=(mine,))
@@ -1033,13 +1033,13 @@ def test_an_override_of_hydras_own_changes_nothing_and_is_noted(override: str) -
     assert "has no effect here" in note
 
 
-def test_interpolations_whose_ends_are_hidden_by_quotes_are_told_as_too_deep(write: Write) -> None:
+def test_interpolations_whose_ends_are_hidden_by_quotes_are_reported_as_too_deep(write: Write) -> None:
     folder = write({"exp.yaml": HEADER + 'metadata:\n  x: "' + "${'}'" * 1500 + '"\n'})
     with pytest.raises(ConfigError, match="is nested too deeply"):
         load(Source("exp", (folder,)))
 
 
-def test_a_choice_with_a_name_that_no_file_can_have_is_told_in_a_short_message() -> None:
+def test_a_choice_with_a_name_that_no_file_can_have_is_reported_in_a_short_message() -> None:
     with pytest.raises(ConfigError, match="name too long") as error:
         load(Source("autoexp", overrides=("project=default", "container=x" + "9" * 5000)))
     assert len(str(error.value)) < 1000

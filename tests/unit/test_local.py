@@ -363,19 +363,19 @@ def test_a_job_that_traps_term_at_its_time_limit_and_ends_well_is_a_timeout(benc
     assert bench.log(job).count("saved") == 1
 
 
-def test_a_job_is_told_once_to_end_however_often_it_is_looked_at(bench: Bench) -> None:
-    job = bench.submit("trap 'echo told' TERM; echo here; while [ ! -e go ]; do sleep 0.02; done; exit 3")
+def test_a_job_is_reported_once_to_end_however_often_it_is_looked_at(bench: Bench) -> None:
+    job = bench.submit("trap 'echo signalled' TERM; echo here; while [ ! -e go ]; do sleep 0.02; done; exit 3")
     bench.says(job, "here")
     for _ in range(10):
         bench.client.cancel(dict.fromkeys([job], ""))
         bench.another().poll(dict.fromkeys([job], ""))
-    bench.says(job, "told")
+    bench.says(job, "signalled")
     bench.kill_workers()
     bench.another().poll(dict.fromkeys([job], ""))
     (bench.folder / "go").touch()
     status = bench.end(job)
     assert (status.scheduler_state, status.exit_code) == ("CANCELLED", 3)
-    assert bench.log(job).count("told") == 1
+    assert bench.log(job).count("signalled") == 1
 
 
 def test_a_job_that_ignores_term_is_killed_after_the_grace_with_all_its_process_groups(bench: Bench) -> None:
@@ -470,14 +470,14 @@ def test_a_job_that_has_ended_can_not_be_cancelled_any_more(bench: Bench) -> Non
 
 CHILD = """
 import os, signal, time
-signal.signal(signal.SIGALRM, lambda *_: os.write(1, b"child told\\n"))
+signal.signal(signal.SIGALRM, lambda *_: os.write(1, b"child signalled\\n"))
 os.write(1, b"here\\n")
 while not os.path.exists("go"):
     time.sleep(0.02)
 """
 ASKS = """\
 #SBATCH --signal={asked}@3600
-trap 'echo shell told' ALRM
+trap 'echo shell signalled' ALRM
 {python} -c {child} &
 while [ ! -e go ]; do sleep 0.02; done
 wait
@@ -485,28 +485,28 @@ exit 3"""
 
 
 def asks(asked: str) -> str:
-    """A script that asks for a signal an hour before its limit; it and its child tell when they get one."""
+    """A script that asks for a signal an hour before its limit; it and its child print when they get one."""
     return ASKS.format(asked=asked, python=shlex.quote(sys.executable), child=shlex.quote(CHILD))
 
 
 LIMIT_SECONDS, ALMOST_SECONDS = 36_000, 34_000
 
 
-@pytest.mark.parametrize(("signal_option", "told"), [("B:ALRM", "shell"), ("SIGALRM", "child"), ("R:14", "child")])
+@pytest.mark.parametrize(("signal_option", "message"), [("B:ALRM", "shell"), ("SIGALRM", "child"), ("R:14", "child")])
 def test_a_signal_before_the_limit_reaches_once_the_script_alone_or_all_but_it(
-    bench: Bench, signal_option: str, told: str
+    bench: Bench, signal_option: str, message: str
 ) -> None:
     job = bench.submit(asks(signal_option), time_limit_seconds=LIMIT_SECONDS)
     bench.says(job, "here")
     bench.let_pass(job, ALMOST_SECONDS)
     for _ in range(10):
         assert bench.status(job, bench.another()).scheduler_state == "RUNNING"
-    bench.says(job, f"{told} told")
+    bench.says(job, f"{message} signalled")
     assert bench.status(job, bench.another()).scheduler_state == "RUNNING"
     (bench.folder / "go").touch()
     status = bench.end(job)
     assert (status.scheduler_state, status.exit_code) == ("FAILED", 3)
-    assert bench.log(job).count(" told") == 1
+    assert bench.log(job).count(" signalled") == 1
 
 
 def test_a_worker_sends_the_signal_of_the_job_that_it_has_taken_over(bench: Bench) -> None:
@@ -514,7 +514,7 @@ def test_a_worker_sends_the_signal_of_the_job_that_it_has_taken_over(bench: Benc
     bench.says(job, "here")
     bench.let_pass(job, ALMOST_SECONDS)
     bench.another(slots=1).submit(bench.submission("true"))
-    bench.says(job, "shell told")
+    bench.says(job, "shell signalled")
 
 
 def test_no_signal_is_sent_before_its_time_or_without_a_time_limit(bench: Bench) -> None:

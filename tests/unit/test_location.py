@@ -75,5 +75,5 @@ def test_text_is_shown_as_it_is_and_is_never_read_as_a_key() -> None:
 def test_a_problem_is_the_same_after_it_was_told_as_json(location: Location, other: Location) -> None:
     problem = Problem("what", location & other, "hint", CONFIG / "a", 3)
     adapter = TypeAdapter(Problem)
-    told = adapter.validate_json(adapter.dump_json(problem))
-    assert (told, told.about, told.job) == (problem, problem.about, problem.job)
+    reported = adapter.validate_json(adapter.dump_json(problem))
+    assert (reported, reported.about, reported.job) == (problem, problem.about, problem.job)

@@ -196,16 +196,18 @@ def test_an_announcement_without_an_end_and_a_host_of_several_lines_are_no_harm(
 # ---- waiting for a claim of another machine
 
 
-def test_a_person_is_told_whose_it_is_and_when_it_is_taken_over_and_then_it_is(tmp_path: Path, clock: Clock) -> None:
+def test_a_person_is_reported_whose_it_is_and_when_it_is_taken_over_and_then_it_is(
+    tmp_path: Path, clock: Clock
+) -> None:
     _, mine = two_hosts(tmp_path / "claim", clock)
     assert mine.acquire() is not None
-    told: list[str] = []
+    reported: list[str] = []
 
     def sleep(seconds: float) -> None:
         clock.now += seconds
 
-    assert mine.await_change("session x", told.append, sleep=sleep) is None
-    assert told == [
+    assert mine.await_change("session x", reported.append, sleep=sleep) is None
+    assert reported == [
         f"waiting: session x is in use by process {os.getpid()} on elsewhere; its heartbeat has not changed for 1 s; "
         "it is taken over after 120 s"
     ]
@@ -225,19 +227,19 @@ def test_a_claim_that_changes_while_it_is_waited_for_is_left_to_its_holder(tmp_p
     assert clock.now < 1040
 
 
-def test_who_does_not_wait_is_told_when_a_claim_of_another_machine_is_taken_over(tmp_path: Path) -> None:
+def test_who_does_not_wait_is_reported_when_a_claim_of_another_machine_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Lock(path, ELSEWHERE).acquire() is None
-    told = r"(?s)on elsewhere.*has not changed for 0 s.*taken over after 120 s"
-    with pytest.raises(LockedError, match=told), locked(path, "session x"):
+    reported = r"(?s)on elsewhere.*has not changed for 0 s.*taken over after 120 s"
+    with pytest.raises(LockedError, match=reported), locked(path, "session x"):
         pass
 
 
 def test_a_claim_of_this_machine_is_judged_at_once(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     assert Lock(path).acquire() is None
-    told = f"in use by process {os.getpid()} on {socket.gethostname()}"
-    with pytest.raises(LockedError, match=told), locked(path, "session x", waiting=pytest.fail):
+    reported = f"in use by process {os.getpid()} on {socket.gethostname()}"
+    with pytest.raises(LockedError, match=reported), locked(path, "session x", waiting=pytest.fail):
         pass
 
 

@@ -19,7 +19,7 @@ from oellm_autoexp.core.errors import AutoexpError, ConfigError, StateError
 from oellm_autoexp.planning import manifest as manifests
 from oellm_autoexp.planning.checks.plan_checks import check_plan_id
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.session.session import session_path
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.plans import plan_of
 
 WRITES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir"}
@@ -50,7 +50,7 @@ def content(path: Path) -> bytes | Path | None:
 
 
 def in_a_process(work: Callable[[], Any]) -> int:
-    """Start a process of its own for a function; it ends with 0, 1 for an error told to the user, 2 for any other."""
+    """Start a process of its own for a function; it ends with 0, 1 for an error shown to the user, 2 for any other."""
     if pid := os.fork():
         return pid
     code = 2
@@ -193,7 +193,7 @@ def test_the_files_of_a_plan_of_this_id_in_another_output_root_stay_and_the_new_
 
 def test_an_id_whose_session_exists_is_refused(planner: Planner, tmp_path: Path) -> None:
     plan = planner("K")
-    session = session_path(Path(plan.manifest.monitoring_state_dir), "K")
+    session = SessionFiles.named(Path(plan.manifest.monitoring_state_dir), "K").path
     session.parent.mkdir(parents=True)
     session.write_text("{}")
     with pytest.raises(StateError, match="a session of this id exists already"):

@@ -120,7 +120,7 @@ def test_refusals_say_where_and_what_would_be_right(values: dict[Any, Any], mess
     assert message in refusal(values)
 
 
-def test_all_mistakes_are_told_in_one_go() -> None:
+def test_all_mistakes_are_reported_in_one_go() -> None:
     with pytest.raises(BackendError) as caught:
         TABLE.argv({"lrr": 1, "train_iters": 1.5, "bf16": 1, "lr": 0.1}, where=CONFIG / "x")
     assert [str(problem.where) for problem in caught.value.problems] == ["$.x.lrr", "$.x.train_iters", "$.x.bf16"]
@@ -132,7 +132,7 @@ def test_no_argument_takes_what_has_no_words(value: Any) -> None:
         assert f"$.backend.megatron.{dest}" in refusal({dest: value})
 
 
-def test_equal_values_of_different_types_are_told_apart() -> None:
+def test_equal_values_of_different_types_are_reported_apart() -> None:
     assert TABLE.argv({"num_layers": 1}) == ["--num-layers", "1"]
     assert "not true" in refusal({"num_layers": True})
 

@@ -101,7 +101,7 @@ def test_extra_words_come_last_and_a_repeated_flag_is_noted() -> None:
     assert [note.text for note in made.notes] == ["backend.extra_args: --lr is given again, and the last one wins"]
 
 
-def test_unknown_arguments_and_wrong_values_are_told_together_with_what_was_meant() -> None:
+def test_unknown_arguments_and_wrong_values_are_reported_together_with_what_was_meant() -> None:
     problems = refusals(megatron={"learning_rte": 1, "num_querry_groups": 2, "num_layers": "many", "min_lr": 1})
     assert {str(problem.where).rpartition(".")[2] for problem in problems} == {
         "learning_rte",
@@ -112,7 +112,7 @@ def test_unknown_arguments_and_wrong_values_are_told_together_with_what_was_mean
     assert "did you mean 'num_query_groups'" in next(str(p) for p in problems if "querry" in str(p.where))
 
 
-def test_an_unknown_version_is_told_at_its_key() -> None:
+def test_an_unknown_version_is_reported_at_its_key() -> None:
     (problem,) = refusals(version="core_v9")
     assert str(problem.where) == "$.backend.version"
 
@@ -166,12 +166,12 @@ def test_the_world_is_what_srun_starts(sbatch: dict[str, Any]) -> None:
     assert "on 8 copies" in problem.what
 
 
-def test_what_srun_is_told_beats_what_the_job_asks_for() -> None:
+def test_what_srun_is_reported_beats_what_the_job_asks_for() -> None:
     slurm = {**asking(ntasks_per_node=None), "srun": {"ntasks": 8}}
     assert "on 8 copies" in refusals(slurm, {"global_batch_size": 60})[0].what
 
 
-def test_where_srun_is_told_what_becomes_of_a_dead_rank_the_backend_says_nothing() -> None:
+def test_where_srun_is_reported_what_becomes_of_a_dead_rank_the_backend_says_nothing() -> None:
     assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "srun": {"kill_on_bad_exit": 0}}).env
     assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "srun": {"kill-on-bad-exit": True}}).env
     assert "SLURM_KILL_BAD_EXIT" not in command({**ON_SLURM, "env": {"SLURM_KILL_BAD_EXIT": "0"}}).env
@@ -204,7 +204,7 @@ def test_nodes_that_srun_leaves_to_spare_have_no_ranks() -> None:
     assert '--nnodes="${SLURM_STEP_NUM_NODES:-$SLURM_JOB_NUM_NODES}"' in command(slurm, launch="torchrun").argv[2]
 
 
-def test_a_wrong_number_of_tasks_is_told_where_srun_is_told_it() -> None:
+def test_a_wrong_number_of_tasks_is_reported_where_srun_is_reported_it() -> None:
     # without its own number srun takes that of the job, and ignores another one per node
     for srun in ({}, {"ntasks": 12}, {"ntasks_per_node": 4}):
         (problem,) = refusals(spare(**srun))
@@ -396,7 +396,7 @@ def test_a_profile_names_the_master(tmp_path: Path) -> None:
     assert set(variables_of(executed("srun_named_master", tmp_path), "MASTER_ADDR")) == {("n0i",)}
 
 
-def test_a_torchrun_per_node_is_told_its_number_and_the_master(tmp_path: Path) -> None:
+def test_a_torchrun_per_node_is_reported_its_number_and_the_master(tmp_path: Path) -> None:
     for node, seen in enumerate(executed("torchrun", tmp_path)):
         assert seen["argv"][: seen["argv"].index("/m/pretrain_gpt.py")] == [
             "-u",
@@ -424,7 +424,7 @@ def test_here_there_is_one_rank_and_jobs_do_not_share_a_port(tmp_path: Path) -> 
     assert len(ports) == 3  # a job and the first task of an array never have the same number
 
 
-def test_local_torchrun_is_told_everything(tmp_path: Path) -> None:
+def test_local_torchrun_is_reported_everything(tmp_path: Path) -> None:
     (seen,) = executed("local_torchrun", tmp_path)
     before = seen["argv"][: seen["argv"].index("/m/pretrain_gpt.py")]
     assert [word for word in before if re.match("--n|--master", word)] == [
@@ -474,14 +474,14 @@ def test_values_of_ones_own_are_for_others_to_refer_to() -> None:
     assert argv[argv.index("--seed") + 1] == "3"
 
 
-def test_a_note_is_told_once_with_the_number_of_jobs() -> None:
+def test_a_note_is_reported_once_with_the_number_of_jobs() -> None:
     sweep = "sweep={params:{backend.megatron.seed:[1,2,3],backend.megatron.sequence_parallel:[true,false]}}"
     name = "project.name='r${backend.megatron.seed}_${backend.megatron.sequence_parallel}'"
     (note,) = [note for note in planned("backend=megatron", name, sweep).notes if "sequence_parallel" in note]
     assert note.endswith("(3 of 6 jobs)")
 
 
-def test_a_wrong_key_of_the_section_is_told_with_its_real_name() -> None:
+def test_a_wrong_key_of_the_section_is_reported_with_its_real_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'validate'"):
         planned("backend=megatron", "+backend.validat=none")
 

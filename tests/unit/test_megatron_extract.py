@@ -126,7 +126,7 @@ def test_what_is_missing_is_named_with_what_to_install(megatron: Path, absent: s
     assert done.stderr.strip().endswith(f"has no {absent}; install there: torch numpy packaging")
 
 
-def test_a_megatron_without_the_parser_is_told_from_one_that_lacks_a_package(megatron: Path) -> None:
+def test_a_megatron_without_the_parser_is_reported_from_one_that_lacks_a_package(megatron: Path) -> None:
     done = extracted(megatron)
     assert done.returncode == extract.MISSING
     assert "has no megatron; name a checkout of Megatron-LM, or install megatron-core 0.17" in done.stderr

@@ -49,7 +49,7 @@ def test_a_wrong_config_is_refused_at_its_place_with_the_values_and_what_would_w
 
 
 @pytest.mark.parametrize("case", WRONG, ids=named)
-def test_one_mistake_is_told_once(case: Case) -> None:
+def test_one_mistake_is_reported_once(case: Case) -> None:
     assert len(verdict(case).problems) == 1, [str(problem) for problem in verdict(case).problems]
 
 
@@ -75,7 +75,7 @@ def test_there_are_enough_cases() -> None:
     assert len({case.name for case in (*WRONG, *RIGHT, *SILENT)}) == len(WRONG) + len(RIGHT) + len(SILENT)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     values = {**BASE, "global_batch_size": 60, "min_lr": 1, "num_attention_heads": 13, "fp16": True}
     places = [str(problem.where) for problem in judged(values, 8, ENVIRONMENT).problems]
     dests = ("global_batch_size", "num_attention_heads", "min_lr", "fp16")

@@ -34,7 +34,7 @@ def test_a_version_in_the_spelling_of_a_tag_or_a_package_is_known(spelled: str) 
     assert {*plan.versions.values()} == {"core_v0_14_0"}
 
 
-def test_a_version_without_a_table_is_told_as_it_is_called(tmp_path: Path) -> None:
+def test_a_version_without_a_table_is_reported_as_it_is_called(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="no table of Megatron's arguments for 'mine'"):
         planned("backend.version=mine")
 
@@ -72,12 +72,12 @@ def test_an_argument_of_no_version_is_refused_whatever_its_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minor", "told"), [("19", ""), ("18", "set backend.version=core_v0_18_0"), ("30", "make its table")]
+    ("minor", "message"), [("19", ""), ("18", "set backend.version=core_v0_18_0"), ("30", "make its table")]
 )
-def test_a_checkout_of_another_version_is_told(tmp_path: Path, minor: str, told: str) -> None:
+def test_a_checkout_of_another_version_is_reported(tmp_path: Path, minor: str, message: str) -> None:
     info = tmp_path / "megatron/core/package_info.py"
     info.parent.mkdir(parents=True)
     info.write_text(f"MAJOR = 0\nMINOR = {minor}\nPATCH = 2\n")
     plan = planned(f"backend.script={tmp_path}/pretrain_gpt.py", "project.name=x")
     notes = of_other_versions(plan.versions)
-    assert [told in note for note in notes] == ([True] if told else [])
+    assert [message in note for note in notes] == ([True] if message else [])

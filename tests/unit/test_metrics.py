@@ -1,4 +1,4 @@
-"""The numbers that log lines tell: of known programs, and of `monitoring.metrics`."""
+"""The numbers in log lines: of known programs, and of `monitoring.metrics`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEGATRON = (
 )
 
 
-def told(data: bytes, **rules: Any) -> list[tuple[int | None, dict[str, float]]]:
+def reported(data: bytes, **rules: Any) -> list[tuple[int | None, dict[str, float]]]:
     reader = MetricReader(Rules.model_validate({"metrics": rules}).metrics)
     found, too_slow = reader.read(data, known=True)
     assert not too_slow
@@ -28,7 +28,7 @@ def told(data: bytes, **rules: Any) -> list[tuple[int | None, dict[str, float]]]
 
 
 def test_every_number_of_an_iteration_of_megatron() -> None:
-    ((iteration, values),) = told(MEGATRON)
+    ((iteration, values),) = reported(MEGATRON)
     assert iteration == 5
     assert math.isnan(values.pop("grad_norm"))
     assert values == {
@@ -52,7 +52,7 @@ def test_validation_sets_and_memory_of_megatron() -> None:
         b"[Rank 0] (after 20 iterations) memory (MB) | allocated: 100.0 | max allocated: 900.5 | reserved: 1000.0 |"
         b" max reserved: 2048.0\n"
     )
-    assert told(data) == [
+    assert reported(data) == [
         (20, {"validation_loss": 3.1}),
         (20, {"validation_wiki_loss": 3.5}),
         (20, {"memory": 2.0}),
@@ -66,12 +66,12 @@ def test_every_number_of_a_step_of_torchtitan() -> None:
         b"\x1b[36mtflops: 1,234.56  \x1b[35mmfu: 41.25%\x1b[39m\n"
     )
     values = {"grad_norm": 1.2345, "memory": 12.34, "tokens_per_second": 12345, "throughput": 1234.56, "mfu": 41.25}
-    assert told(data) == [(7, {"loss": 8.5, **values})]
+    assert reported(data) == [(7, {"loss": 8.5, **values})]
 
 
 def test_a_rule_of_ones_own_names_the_iteration_and_its_number() -> None:
     data = b"step 5/40 loss 1.2\nacc=0.5\nstep 6/40 loss nan\n"
-    seen = told(
+    seen = reported(
         data, loss=r"step (?P<iteration>\d+)/(?P<total>\d+) loss (?P<value>\S+)", accuracy={"pattern": r"acc=([\d.]+)"}
     )
     assert seen[:2] == [(5, {"loss": 1.2}), (5, {"accuracy": 0.5})]
@@ -79,7 +79,7 @@ def test_a_rule_of_ones_own_names_the_iteration_and_its_number() -> None:
 
 
 def test_one_pattern_tells_several_metrics_by_the_names_of_its_groups() -> None:
-    seen = told(
+    seen = reported(
         b"step 5 loss 1.2 lr 1e-4\n", line=r"step (?P<iteration>\d+) loss (?P<loss>\S+) lr (?P<learning_rate>\S+)"
     )
     assert seen == [(5, {"loss": 1.2, "learning_rate": 1e-4})]
@@ -87,14 +87,14 @@ def test_one_pattern_tells_several_metrics_by_the_names_of_its_groups() -> None:
 
 def test_json_lines() -> None:
     data = b'{"step": 3, "loss": 1.5, "eval": {"acc": "0.5"}}\n{"loss": true}\n{"loss": NaN, "step": 4}\n{oh\n'
-    seen = told(data, loss={"json": "loss"}, accuracy={"json": "eval.acc", "iteration_key": "step"})
+    seen = reported(data, loss={"json": "loss"}, accuracy={"json": "eval.acc", "iteration_key": "step"})
     assert seen[:2] == [(3, {"loss": 1.5}), (3, {"accuracy": 0.5})]
     assert len(seen) == 3
     assert math.isnan(seen[2][1]["loss"])
 
 
 def test_what_is_not_a_number_is_passed_over() -> None:
-    assert told(b"loss: high\nloss: 1.5\n", loss=r"loss: (\S+)") == [(None, {"loss": 1.5})]
+    assert reported(b"loss: high\nloss: 1.5\n", loss=r"loss: (\S+)") == [(None, {"loss": 1.5})]
 
 
 @pytest.mark.parametrize(

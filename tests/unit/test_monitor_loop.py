@@ -229,7 +229,7 @@ def test_a_requeued_job_that_finishes_then_has_succeeded_whatever_its_first_run_
     states = ("RUNNING", "RUNNING", "PENDING", "RUNNING", "RUNNING", "COMPLETED")
     stage = Stage(tmp_path, rules, {"a": [(states, "x\n")]})
     stage.cycle(3)
-    stage.write("a", "LINE told to end\n")  # since the last look at the first run
+    stage.write("a", "LINE asked to end\n")  # since the last look at the first run
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.newest.runs, stage.names()) == ("success", 1, 2, ["seen"])
 
@@ -413,7 +413,7 @@ def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
 ) -> None:
     rules = {**on_line(wrapped(log("queued"), mode="queue")), **on_state(restart(max_attempts=1))}
     lives = {"a": [lived("LINE 1\n", ("RUNNING", "FAILED")), lived("LINE 2\n", ("RUNNING", "COMPLETED"))], "b": [GOOD]}
-    begin, told = 0, set()
+    begin, reported = 0, set()
     while True:
         begin += 1
         stage = Stage(tmp_path / str(begin), rules, lives)
@@ -421,7 +421,7 @@ def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
             count = full_at(patched, begin, writes)
             for _ in range(60):
                 stage.cycle()
-                told.add(stage.monitor.storage_error)
+                reported.add(stage.monitor.storage_error)
                 if stage.monitor.session.finished and not stage.monitor.storage_error:
                     break
             if count[0] < begin:
@@ -434,7 +434,7 @@ def test_a_disk_that_is_full_for_a_while_delays_everything_and_loses_nothing(
         assert stage.names() == ["seen", "crash", "seen"]
         assert len(Queue(stage.path).entries()) == 2
         assert len(stage.slurm.submissions) == 3
-    assert told == {"", "No space left on device", "can't record events: No space left on device"}
+    assert reported == {"", "No space left on device", "can't record events: No space left on device"}
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_what_a_job_has_left_tells_that_it_began_after_all(tmp_path: Path) -> No
     assert (stage.a.state, stage.a.newest.missing_since is None) == ("pending", False)
     leave(stage, "exit", "0\n")
     stage.cycle()
-    assert (stage.a.state, stage.a.reason) == ("success", "told by the job itself")
+    assert (stage.a.state, stage.a.reason) == ("success", "reported by the job itself")
 
 
 def test_a_log_that_has_grown_tells_that_the_job_began_after_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names that are shortened can still be told apart."""
+"""Names that are shortened stay distinct."""
 
 from __future__ import annotations
 

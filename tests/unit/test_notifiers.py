@@ -1,4 +1,4 @@
-"""Each way to tell people: messages to a real server, to a sendmail, by Apprise; and what is said where that fails."""
+"""Ways to notify people: messages to a real server, to a sendmail, by Apprise; and what is said where that fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server() -> Iterator[HookServer]:
         yield made
 
 
-def told(folder: Path, message: str, env: dict[str, str], **action: Any) -> subprocess.CompletedProcess[str]:
+def reported(folder: Path, message: str, env: dict[str, str], **action: Any) -> subprocess.CompletedProcess[str]:
     """What becomes of a message, as the worker of the queue sends it; nothing secret is among the program's words."""
     made = launch(
         NotifyAction.model_validate(
@@ -74,9 +74,9 @@ def failed(result: subprocess.CompletedProcess[str]) -> str:
 )
 def test_a_webhook_gets_the_message_as_json(server: HookServer, tmp_path: Path, action: dict[str, Any]) -> None:
     message = "saved {iteration}\n$(x) 'ä'"
-    result = told(tmp_path, message, {"HOOK": server.url}, **action)
+    result = reported(tmp_path, message, {"HOOK": server.url}, **action)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert server.heard == [("/s3cr3t-path", {"text": message})]
+    assert server.received == [("/s3cr3t-path", {"text": message})]
 
 
 def refusal(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -117,8 +117,8 @@ def test_a_webhook_that_is_not_there_says_why(monkeypatch: pytest.MonkeyPatch, a
     assert why in refusal(address, monkeypatch)
 
 
-def test_a_failure_is_told_in_one_line(tmp_path: Path) -> None:
-    assert "can't be reached" in failed(told(tmp_path, "x", {"HOOK": "http://127.0.0.1:9/s3cr3t"}, webhook="$HOOK"))
+def test_a_failure_is_reported_in_one_line(tmp_path: Path) -> None:
+    assert "can't be reached" in failed(reported(tmp_path, "x", {"HOOK": "http://127.0.0.1:9/s3cr3t"}, webhook="$HOOK"))
 
 
 # ---- e-mail
@@ -148,7 +148,7 @@ def test_a_mail_goes_to_the_sites_sendmail_and_no_text_becomes_a_header_of_its_o
     program = sendmail(tmp_path)
     hostile = "crash\r\nBcc: all@example.org\n\nä\0\x1b[2J" + "x" * 300
     body = "line\n.\nFrom here\nBcc: all@example.org\nüber\n"
-    result = told(tmp_path, body, path_of(program), notifier=MAIL, subject=hostile)
+    result = reported(tmp_path, body, path_of(program), notifier=MAIL, subject=hostile)
     assert (result.returncode, result.stderr) == (0, "")
     words = program.with_suffix(".words").read_text().splitlines()
     assert words == ["-i", "-f", "autoexp@example.org", "--", "me", "you@example.org"]
@@ -195,7 +195,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 )
 def test_a_sendmail_that_fails_is_a_failure_in_its_words(tmp_path: Path, script: str, why: str) -> None:
     env = path_of(sendmail(tmp_path, script))
-    assert why in failed(told(tmp_path, "x", env, notifier=MAIL, timeout_seconds=0.5))
+    assert why in failed(reported(tmp_path, "x", env, notifier=MAIL, timeout_seconds=0.5))
 
 
 def test_a_machine_without_sendmail_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,17 +218,19 @@ def apprise(**keys: Any) -> dict[str, Any]:
 
 def test_apprise_sends_to_the_services_in_a_variable(server: HookServer, tmp_path: Path) -> None:
     address = server.url.replace("http://", "json://")
-    result = told(tmp_path, "it ended", {"URLS": f"{address}, {address}"}, notifier=apprise(url="$URLS"), subject="s")
+    result = reported(
+        tmp_path, "it ended", {"URLS": f"{address}, {address}"}, notifier=apprise(url="$URLS"), subject="s"
+    )
     assert (result.returncode, result.stderr) == (0, "")
-    assert [(body["title"], body["message"]) for _, body in server.heard] == [("s", "it ended")] * 2
+    assert [(body["title"], body["message"]) for _, body in server.received] == [("s", "it ended")] * 2
 
 
 def test_apprise_sends_to_the_services_of_a_file_that_have_a_tag(server: HookServer, tmp_path: Path) -> None:
     address = server.url.replace("http://", "json://")
     (tmp_path / "apprise.conf").write_text(f"team={address}/team\nme={address}/me\n")
     notifier = apprise(config=str(tmp_path / "apprise.conf"), tags="team")
-    assert told(tmp_path, "x", {}, notifier=notifier).returncode == 0
-    assert [path for path, _ in server.heard] == ["/s3cr3t-path/team"]
+    assert reported(tmp_path, "x", {}, notifier=notifier).returncode == 0
+    assert [path for path, _ in server.received] == ["/s3cr3t-path/team"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_apprise_sends_to_the_services_of_a_file_that_have_a_tag(server: HookSer
 )
 def test_apprise_without_a_service_says_so(tmp_path: Path, urls: str, why: str) -> None:
     env = {"URLS": urls} if urls else {}
-    assert why in failed(told(tmp_path, "x", env, notifier=apprise(url="$URLS")))
+    assert why in failed(reported(tmp_path, "x", env, notifier=apprise(url="$URLS")))
 
 
 def test_apprise_that_is_refused_tells_the_answer_and_no_part_of_the_address(
@@ -245,7 +247,7 @@ def test_apprise_that_is_refused_tells_the_answer_and_no_part_of_the_address(
 ) -> None:
     server.answer = 403
     address = server.url.replace("http://", "json://me:s3cr3t-word@")
-    assert "403" in failed(told(tmp_path, "x", {"URLS": address}, notifier=apprise(url="$URLS")))
+    assert "403" in failed(reported(tmp_path, "x", {"URLS": address}, notifier=apprise(url="$URLS")))
 
 
 def test_parts_of_addresses_are_taken_out_of_what_apprise_says() -> None:
@@ -287,7 +289,7 @@ def test_what_is_no_message_is_refused_in_one_line(text: str, capsys: pytest.Cap
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_of_an_exception_that_nothing_foresees_only_kind_and_place_are_told(
+def test_of_an_exception_that_nothing_foresees_only_kind_and_place_are_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import io

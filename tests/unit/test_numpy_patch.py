@@ -43,7 +43,7 @@ def patch(
     )
 
 
-def test_a_checkout_is_changed_once_and_every_line_is_told(checkout: Path) -> None:
+def test_a_checkout_is_changed_once_and_every_line_is_reported(checkout: Path) -> None:
     file = checkout / "megatron/core/mapping.py"
     file.chmod(0o640)
     done = patch(checkout)
@@ -72,7 +72,7 @@ def test_names_that_are_imported_are_replaced_where_they_are_imported(checkout: 
     assert "Nothing to do" in patch(checkout).stdout
 
 
-def test_what_can_not_be_read_is_told_and_is_no_success(checkout: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_read_is_reported_and_is_no_success(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin/grep"  # root reads everything
     fake.write_text("#!/bin/sh\necho 'grep: x.py: Permission denied' >&2\nexit 2\n")
@@ -104,7 +104,7 @@ def test_without_a_folder_it_is_the_submodule_beside_it_else_what_python_imports
     assert patch(script=script).stdout.endswith(f"Changed: 1 file(s) in {tmp_path / 'submodules/Megatron-LM'}\n")
 
 
-def test_what_is_not_there_or_not_known_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_or_not_known_is_reported(tmp_path: Path) -> None:
     script = Path(shutil.copy(SCRIPT, tmp_path))
     nothing = patch(script=script, cwd=tmp_path, PYTHONPATH="")
     assert (nothing.returncode, nothing.stdout) == (2, "")

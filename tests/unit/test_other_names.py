@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_declared import told
+from tests.unit.test_declared import reported
 
 CASES = {
     "sweep: {store_sweep_json: true, params: {metadata.x: [1]}}\nmetadata: {x: 0}": "outputs/sweep.json leads to",
@@ -25,6 +25,6 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_a_key_of_another_tool_is_refused_with_what_takes_its_place(tmp_path: Path, text: str) -> None:
-    (problem,) = told(tmp_path, f"{text}\n")
+    (problem,) = reported(tmp_path, f"{text}\n")
     assert "unknown key" in problem
     assert CASES[text] in problem

@@ -41,8 +41,8 @@ def overlay(**base: Any) -> Overlay:
 
 
 def resolved(**base: Any) -> dict[str, Any]:
-    laid = overlay(**base)
-    return laid.resolve(laid.apply({}))
+    applied = overlay(**base)
+    return applied.resolve(applied.apply({}))
 
 
 def problems_of(action: Callable[[], Any]) -> list[Problem]:
@@ -170,7 +170,7 @@ POINTS = st.dictionaries(st.tuples(SIGNS, ROOTED).map("".join), TREES, max_size=
 @given(BASES, POINTS)
 def test_laying_and_resolving_is_composing_with_hydra(base: dict[str, Any], point: dict[str, Any]) -> None:
     untouched = copy.deepcopy((base, point))
-    laid = Overlay(base, RESOLVERS)
+    applied = Overlay(base, RESOLVERS)
     values: dict[str, Any] = {}
     with registered():
         config = OmegaConf.create(copy.deepcopy(base))
@@ -178,29 +178,29 @@ def test_laying_and_resolving_is_composing_with_hydra(base: dict[str, Any], poin
         for key, value in point.items():
             changed = overridden(config, key, value)
             if changed is None:
-                refused_too(laid, values, key, value)
+                refused_too(applied, values, key, value)
             else:
                 config, values[key] = changed, value
         wanted = values_by_omegaconf(config)
-    tree = laid.apply(values)
+    tree = applied.apply(values)
     for key, value in wanted.items():
-        assert laid.at(tree, (key,)) == value
+        assert applied.at(tree, (key,)) == value
     if len(wanted) == len(tree):
-        assert laid.resolve(tree) == wanted
+        assert applied.resolve(tree) == wanted
     assert (base, point) == untouched
 
 
-def refused_too(laid: Overlay, values: dict[str, Any], key: str, value: Any) -> None:
+def refused_too(applied: Overlay, values: dict[str, Any], key: str, value: Any) -> None:
     """Check that an override that Hydra refuses is an error here as well."""
-    tree = laid.apply(values)
+    tree = applied.apply(values)
     try:
-        laid.apply({**values, key: value})
+        applied.apply({**values, key: value})
     except ConfigError:
         return
     # Hydra takes a null, or what can't be resolved, for absent, and can't put a list in the place of a mapping.
     path = tuple(key.lstrip("~+").split("."))
     with suppress(ConfigError):
-        if laid.at(tree, path) is not None:
+        if applied.at(tree, path) is not None:
             assert {type(raw(tree, path)), type(value)} == {list, dict}
     assert key[0] in "~+" or isinstance(value, list | dict)
 
@@ -242,8 +242,8 @@ def test_a_point_over_a_shipped_config_is_what_hydra_composes_with_the_points_va
     composed = load(Source(source.config_ref, (), (*source.overrides, *words)))
     with registered():
         wanted = OmegaConf.to_container(OmegaConf.create(with_defaults(composed.base)[0]), resolve=True)
-    laid = load(source).overlay({"HOME": "/home/me"}, NOW, "python3")
-    ours = Overlay(laid.base, RESOLVERS)
+    applied = load(source).overlay({"HOME": "/home/me"}, NOW, "python3")
+    ours = Overlay(applied.base, RESOLVERS)
     assert ours.resolve(ours.apply(VALUES)) == wanted
 
 
@@ -253,9 +253,9 @@ def test_a_point_over_a_shipped_config_is_what_hydra_composes_with_the_points_va
 def test_nothing_is_changed_by_laying_and_resolving_and_what_is_untouched_is_shared() -> None:
     base = {"a": {"x": 1, "y": "${b.z}"}, "b": {"z": 2}, "c": [{"d": 1}], "e": {"f": {"g": "${a.x}"}, "h": {"i": 1}}}
     before = copy.deepcopy(base)
-    laid = Overlay(base, RESOLVERS)
-    tree = laid.apply({"a.x": 5, "e.f": {"g": 3}})
-    found = laid.resolve(tree)
+    applied = Overlay(base, RESOLVERS)
+    tree = applied.apply({"a.x": 5, "e.f": {"g": 3}})
+    found = applied.resolve(tree)
     assert base == before
     assert found == {**before, "a": {"x": 5, "y": 2}, "e": {"f": {"g": 3}, "h": {"i": 1}}}
     assert tree["b"] is base["b"] is found["b"]
@@ -264,26 +264,26 @@ def test_nothing_is_changed_by_laying_and_resolving_and_what_is_untouched_is_sha
 
 
 def test_the_top_level_of_what_is_given_out_is_the_callers_own() -> None:
-    laid = overlay(a=1)
-    tree = laid.apply({})
+    applied = overlay(a=1)
+    tree = applied.apply({})
     tree["index"] = 3
-    found = laid.resolve(tree)
+    found = applied.resolve(tree)
     found["more"] = 1
-    assert (laid.base, tree) == ({"a": 1}, {"a": 1, "index": 3})
+    assert (applied.base, tree) == ({"a": 1}, {"a": 1, "index": 3})
 
 
 def test_a_value_of_a_point_is_not_changed_by_another_value_of_it() -> None:
     value = {"x": {"y": 1}}
-    laid = overlay(a={})
-    assert laid.apply({"++a": value, "++a.x.z": 2}) == {"a": {"x": {"y": 1, "z": 2}}}
+    applied = overlay(a={})
+    assert applied.apply({"++a": value, "++a.x.z": 2}) == {"a": {"x": {"y": 1, "z": 2}}}
     assert value == {"x": {"y": 1}}
 
 
 def test_a_value_set_after_laying_is_seen_by_others() -> None:
-    laid = overlay(name="run_${index}", index=0)
-    tree = laid.apply({})
+    applied = overlay(name="run_${index}", index=0)
+    tree = applied.apply({})
     tree["index"] = 7
-    assert laid.resolve(tree) == {"name": "run_7", "index": 7}
+    assert applied.resolve(tree) == {"name": "run_7", "index": 7}
 
 
 READERS: dict[str, Any] = {
@@ -339,17 +339,17 @@ READERS: dict[str, Any] = {
     ],
 )
 def test_what_reads_a_changed_value_is_evaluated_anew_whatever_was_known_of_the_base(values: dict[str, Any]) -> None:
-    def all_of(laid: Overlay, tree: Applied) -> Any:
+    def all_of(applied: Overlay, tree: Applied) -> Any:
         try:
-            return laid.resolve(tree, lambda path: f"the sibling's {path[-1]}")
+            return applied.resolve(tree, lambda path: f"the sibling's {path[-1]}")
         except ConfigError as error:
             return [problem.what for problem in error.problems]
 
-    laid = overlay(**READERS)
-    tree = laid.apply({"required": 1, **values})
+    applied = overlay(**READERS)
+    tree = applied.apply({"required": 1, **values})
     tree["index"] = 7
     afresh = Overlay(json.loads(json.dumps(tree)), RESOLVERS)
-    assert all_of(laid, tree) == all_of(afresh, afresh.apply({}))
+    assert all_of(applied, tree) == all_of(afresh, afresh.apply({}))
 
 
 @pytest.mark.parametrize(
@@ -381,15 +381,15 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
     base: dict[str, Any] = {last: {"old": 1}}
     for part in reversed(parents):
         base = {part: base}
-    laid = Overlay(base, RESOLVERS)
-    found: Any = laid.apply({f"{section}new": 2, section.rstrip("."): {"newer": 3}})
+    applied = Overlay(base, RESOLVERS)
+    found: Any = applied.apply({f"{section}new": 2, section.rstrip("."): {"newer": 3}})
     for part in (*parents, last):
         found = found[part]
     assert found == {"old": 1, "new": 2, "newer": 3}
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("a.bb", 1, "no key 'a.bb'"),
         ("a.b", {"xx": 1}, "no key 'a.b.xx'"),
@@ -412,17 +412,17 @@ def test_a_new_key_of_an_open_section_needs_no_sign(section: str) -> None:
         ("+~a", 1, "is not a dotted key"),
     ],
 )
-def test_a_wrong_key_is_told(key: str, value: Any, told: str) -> None:
-    laid = overlay(a={"b": {"x": 1}}, l=[1], alias="${a.b}")
-    (problem,) = problems_of(lambda: laid.apply({key: value}))
+def test_a_wrong_key_is_reported(key: str, value: Any, message: str) -> None:
+    applied = overlay(a={"b": {"x": 1}}, l=[1], alias="${a.b}")
+    (problem,) = problems_of(lambda: applied.apply({key: value}))
     assert str(problem.where) == key
-    assert told in problem.what
+    assert message in problem.what
 
 
-def test_all_wrong_keys_are_told_at_once_with_the_nearest_ones() -> None:
-    laid = overlay(backend={"options": {"lr": 1, "seed": 2}})
+def test_all_wrong_keys_are_reported_at_once_with_the_nearest_ones() -> None:
+    applied = overlay(backend={"options": {"lr": 1, "seed": 2}})
     found = problems_of(
-        lambda: laid.apply({"backend.options.lrr": 1, "backend.options": {"sead": 1, "x": 2}, "~backend.y": None})
+        lambda: applied.apply({"backend.options.lrr": 1, "backend.options": {"sead": 1, "x": 2}, "~backend.y": None})
     )
     assert [str(problem.where) for problem in found] == [
         "backend.options.lrr",
@@ -477,9 +477,9 @@ def test_an_interpolation_has_the_value_it_names(text: str, wanted: Any) -> None
         "resolver": "oc.add",
         "list_of": "${oc.create:[9]}",
     }
-    laid = Overlay(base, RESOLVERS)
-    assert laid.select(laid.apply({}), text) == wanted
-    assert laid.resolve(laid.apply({"+new": text}))["new"] == wanted
+    applied = Overlay(base, RESOLVERS)
+    assert applied.select(applied.apply({}), text) == wanted
+    assert applied.resolve(applied.apply({"+new": text}))["new"] == wanted
 
 
 def test_what_an_interpolation_yields_is_not_read_again() -> None:
@@ -497,13 +497,13 @@ def test_values_of_one_container_may_refer_to_each_other_through_another_name_fo
 
 
 def test_only_what_is_asked_for_is_evaluated() -> None:
-    laid = overlay(a={"x": 1, "broken": "${nope}"}, b=MISSING)
-    tree = laid.apply({})
-    assert laid.select(tree, "${a.x}") == laid.at(tree, ("a", "x")) == 1
+    applied = overlay(a={"x": 1, "broken": "${nope}"}, b=MISSING)
+    tree = applied.apply({})
+    assert applied.select(tree, "${a.x}") == applied.at(tree, ("a", "x")) == 1
 
 
 @pytest.mark.parametrize(
-    ("base", "place", "told"),
+    ("base", "place", "message"),
     [
         ({"a": "${b}"}, "$.a", "${b} refers to 'b', which does not exist"),
         ({"a": {"b": ["${.x}"]}}, "$.a.b[0]", "${.x} refers to 'a.b.x', which does not exist"),
@@ -527,11 +527,11 @@ def test_only_what_is_asked_for_is_evaluated() -> None:
         ({"a": "${" * 2000}, "$.a", "does not parse"),
     ],
 )
-def test_what_can_not_be_evaluated_is_told_with_its_path(base: dict[str, Any], place: str, told: str) -> None:
-    laid = Overlay(base, RESOLVERS)
-    problem = problems_of(lambda: laid.resolve(laid.apply({})))[0]
+def test_what_can_not_be_evaluated_is_reported_with_its_path(base: dict[str, Any], place: str, message: str) -> None:
+    applied = Overlay(base, RESOLVERS)
+    problem = problems_of(lambda: applied.resolve(applied.apply({})))[0]
     assert str(problem.where) == place
-    assert told in problem.what
+    assert message in problem.what
 
 
 def test_a_missing_key_gets_a_suggestion_and_a_missing_value_the_way_to_set_it() -> None:
@@ -539,7 +539,7 @@ def test_a_missing_key_gets_a_suggestion_and_a_missing_value_the_way_to_set_it()
     assert problems_of(lambda: resolved(a={"x": MISSING}))[0].hint == "set a.x=…"
 
 
-def test_every_failure_is_told_once_at_the_place_where_it_is() -> None:
+def test_every_failure_is_reported_once_at_the_place_where_it_is() -> None:
     found = problems_of(
         lambda: resolved(a="${nope}", b=["${a}", "x_${a}"], c={"d": "${oc.int:x}", "e": "${c.d}"}, f=MISSING, g=1)
     )
@@ -549,8 +549,8 @@ def test_every_failure_is_told_once_at_the_place_where_it_is() -> None:
 def test_a_chain_without_end_is_an_error() -> None:
     base = {f"k{n}": f"${{k{n + 1}}}" for n in range(3000)}
     assert "too many other values" in problems_of(lambda: resolved(**base))[0].what
-    laid = Overlay(base, RESOLVERS)
-    assert "too many" in problems_of(lambda: laid.select(laid.apply({}), "${k0}"))[0].what
+    applied = Overlay(base, RESOLVERS)
+    assert "too many" in problems_of(lambda: applied.select(applied.apply({}), "${k0}"))[0].what
 
 
 def test_a_long_chain_is_evaluated() -> None:
@@ -564,17 +564,17 @@ def test_a_character_that_stands_for_interpolations_inside_is_refused_in_a_text(
 
 
 def test_siblings_answer_what_is_asked_of_them() -> None:
-    laid = overlay(a="${sibling.stable.output_dir}/x", b="${oc.len:${sibling.stable.name}}")
-    tree = laid.apply({})
+    applied = overlay(a="${sibling.stable.output_dir}/x", b="${oc.len:${sibling.stable.name}}")
+    tree = applied.apply({})
     answers: dict[tuple[str, ...], str] = {("stable", "output_dir"): "/out", ("stable", "name"): "abc"}
-    assert laid.resolve(tree, answers.__getitem__) == {"a": "/out/x", "b": 3}
-    assert laid.at(tree, ("a",), answers.__getitem__) == "/out/x"
-    assert "'sibling.stable.output_dir', which does not exist" in problems_of(lambda: laid.resolve(tree))[0].what
+    assert applied.resolve(tree, answers.__getitem__) == {"a": "/out/x", "b": 3}
+    assert applied.at(tree, ("a",), answers.__getitem__) == "/out/x"
+    assert "'sibling.stable.output_dir', which does not exist" in problems_of(lambda: applied.resolve(tree))[0].what
 
 
 def test_a_path_that_is_not_there_is_an_error_also_when_asked_for_directly() -> None:
-    laid = overlay(abc={"d": 1})
-    (problem,) = problems_of(lambda: laid.at(laid.apply({}), ("abd", "d")))
+    applied = overlay(abc={"d": 1})
+    (problem,) = problems_of(lambda: applied.at(applied.apply({}), ("abd", "d")))
     assert problem.hint == "did you mean 'abc.d'?"
 
 

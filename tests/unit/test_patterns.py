@@ -263,7 +263,7 @@ def test_after_a_scan_the_signal_and_the_timer_are_as_they_were(monkeypatch: pyt
         signal.signal(signal.SIGALRM, former)
 
 
-def test_a_time_limit_that_is_over_is_told_once_where_it_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_that_is_over_is_reported_once_where_it_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_limit, "_TICK_SECONDS", 0.001)
     with time_limit.TimeLimit() as limit:
         limit.deadline = time.monotonic()
@@ -293,7 +293,7 @@ def test_a_time_limit_that_is_over_as_its_block_ends_leaves_no_timer(monkeypatch
     assert over
 
 
-def test_a_time_limit_is_told_in_code_of_its_own_module_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_is_reported_in_code_of_its_own_module_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def wait_a_moment() -> None:
         until = time.monotonic() + 0.05
         while time.monotonic() < until:
@@ -370,5 +370,5 @@ def test_group_names_are_numbers_then_names() -> None:
     ],
 )
 def test_advice_is_given_for_slow_forms_only(pattern: str, words: str | None) -> None:
-    told = advice(pattern)
-    assert told is None if words is None else told is not None and words in told
+    reported = advice(pattern)
+    assert reported is None if words is None else reported is not None and words in reported

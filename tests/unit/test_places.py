@@ -1,4 +1,4 @@
-"""Where a mistake is told: at the key that a person wrote, and once."""
+"""Where a mistake is reported: at the key that a person wrote, and once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_declared import told
+from tests.unit.test_declared import reported
 
 CASES = {
     "5: x": ("exp.yaml:2 ($.5): the key 5 is not text", "write '5' in quotes"),
@@ -67,9 +67,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("text", CASES)
-def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, text: str) -> None:
+def test_a_mistake_is_reported_once_at_the_key_that_a_person_wrote(tmp_path: Path, text: str) -> None:
     what, hint = CASES[text]
-    (problem,) = told(tmp_path, f"{text}\n")
+    (problem,) = reported(tmp_path, f"{text}\n")
     assert problem.startswith(what)
     assert hint in problem
 
@@ -86,13 +86,13 @@ def test_a_mistake_is_told_once_at_the_key_that_a_person_wrote(tmp_path: Path, t
     ],
 )
 def test_what_is_at_fault_in_an_override_is_named(tmp_path: Path, override: str, what: str) -> None:
-    (problem,) = told(tmp_path, "backend: {argv: [train]}\n", override)
+    (problem,) = reported(tmp_path, "backend: {argv: [train]}\n", override)
     assert what in problem
 
 
-def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_told_of_an_override(tmp_path: Path) -> None:
-    (problem,) = told(tmp_path, "backend: {options: {m.lr: 1}}\n", "backend.options.m.lr=4")
+def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_reported_of_an_override(tmp_path: Path) -> None:
+    (problem,) = reported(tmp_path, "backend: {options: {m.lr: 1}}\n", "backend.options.m.lr=4")
     assert "did you mean" not in problem
     assert "contains a dot" in problem
-    (problem,) = told(tmp_path, "", "sweep=3")
+    (problem,) = reported(tmp_path, "", "sweep=3")
     assert problem.startswith("sweep=3: 'sweep' is a group of configs")

@@ -66,8 +66,8 @@ def test_each_job_is_where_its_config_says_and_the_plan_has_one_place_which_a_no
     assert [job.output_dir for job in plan.manifest.jobs] == [f"{here}/out/r_a/r_a", f"{here}/out/r_b/r_b"]
     assert plan.manifest.base_output_dir == f"{here}/out"
     assert plan.manifest.monitoring_state_dir == f"{here}/out/monitor"
-    told = [note for note in plan.notes if "each job's own" in note]
-    assert told == [
+    reported = [note for note in plan.notes if "each job's own" in note]
+    assert reported == [
         f"project.base_output_dir is each job's own; the plan's own files are in {here}/out",
         f"project.monitoring_state_dir is each job's own; the plan's own files are in {here}/out/monitor",
     ]

@@ -33,7 +33,7 @@ def script(*overrides: str, **environment: str) -> str:
 
 
 def run(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run lines by bash, with a `module` that tells its words and fails for `broken`."""
+    """Run lines by bash, with a `module` that prints its words and fails for `broken`."""
     module = 'module() { printf "<%s>" "$@"; echo; [ "$2" != broken ]; }\n'
     words = ["bash", "-c", module + text]
     env = {"PATH": os.environ["PATH"], **environment}
@@ -54,7 +54,7 @@ def test_a_module_that_cannot_be_loaded_ends_the_script_before_the_program() -> 
     assert module_lines([]) == ""
 
 
-def test_a_module_command_that_is_no_words_is_told_with_its_place() -> None:
+def test_a_module_command_that_is_no_words_is_reported_with_its_place() -> None:
     with pytest.raises(ConfigError, match=r"slurm\.modules.*no closing quotation"):
         script(*COMMAND, 'slurm.modules=["load \'x"]')
 
@@ -91,7 +91,7 @@ def test_a_name_that_cannot_be_looked_up_stays_a_name_and_an_environments_own_ad
 
 
 @pytest.mark.parametrize("rule", ["{host}", "{address}i", "", "a b"])
-def test_a_master_addr_that_means_nothing_is_told(rule: str) -> None:
+def test_a_master_addr_that_means_nothing_is_reported(rule: str) -> None:
     with pytest.raises(ConfigError, match=r"slurm\.master_addr.*must be \{hostname\}, a name made of it, or"):
         script(*MEGATRON, f'slurm.master_addr="{rule}"')
 

@@ -24,30 +24,30 @@ def iteration(
     )
 
 
-def told(*lines: str, before: Progress | None = None) -> Progress:
+def reported(*lines: str, before: Progress | None = None) -> Progress:
     return after(before or Progress(), known_lines("".join(f"{line}\n" for line in lines).encode()))
 
 
 @pytest.mark.parametrize("at", [_OLD, _NEW], ids=["0.10", "0.19"])
 def test_an_iteration_of_megatron(at: str) -> None:
-    seen = told(iteration(11), iteration(12, at=at))
+    seen = reported(iteration(11), iteration(12, at=at))
     assert seen == Progress(iteration=12, total=1000, loss=2.3456, grad_norm=0.512, throughput=412.5, seconds=2.5005)
     assert seen.seconds_left == pytest.approx(988 * 2.5005)
 
 
 def test_what_is_not_logged_is_not_known() -> None:
-    seen = told(iteration(12, throughput=False, tail="loss scale: 1.0 | number of skipped iterations:   0 |"))
+    seen = reported(iteration(12, throughput=False, tail="loss scale: 1.0 | number of skipped iterations:   0 |"))
     assert (seen.throughput, seen.grad_norm, seen.loss) == (None, None, 2.3456)
 
 
 @pytest.mark.parametrize("norm", ["nan", "inf"])
 def test_a_loss_that_is_no_number_vanishes_and_the_last_one_does_not_stay(norm: str) -> None:
-    seen = told(iteration(11), iteration(12, loss="", tail=_TAIL.replace("0.512", norm)))
+    seen = reported(iteration(11), iteration(12, loss="", tail=_TAIL.replace("0.512", norm)))
     assert (seen.iteration, seen.loss, seen.grad_norm) == (12, None, None)
 
 
 def test_the_losses_of_other_parts_are_not_the_loss() -> None:
-    seen = told(iteration(12, loss=" lm loss: 2.5E+00 | mtp_1 loss: 9.0E+00 | load_balancing_loss: 1.0E+00 |"))
+    seen = reported(iteration(12, loss=" lm loss: 2.5E+00 | mtp_1 loss: 9.0E+00 | load_balancing_loss: 1.0E+00 |"))
     assert seen.loss == 2.5
 
 
@@ -61,24 +61,24 @@ def test_the_losses_of_other_parts_are_not_the_loss() -> None:
     ids=["0.14", "0.19", "local"],
 )
 def test_a_checkpoint_is_remembered_and_moves_nothing(line: str) -> None:
-    seen = told(iteration(500), line, iteration(501))
+    seen = reported(iteration(500), line, iteration(501))
     assert (seen.iteration, seen.saved_iteration) == (501, 500)
-    assert told(line, before=Progress(iteration=510)).iteration == 510
+    assert reported(line, before=Progress(iteration=510)).iteration == 510
 
 
 def test_a_checkpoint_that_begins_to_be_saved_is_none_yet() -> None:
     line = f"{_NEW} saving checkpoint at iteration     500 to /out/checkpoints in torch_dist format"
-    assert told(line) == Progress()
+    assert reported(line) == Progress()
 
 
 def test_a_loaded_checkpoint_is_where_it_goes_on() -> None:
     line = "  successfully loaded checkpoint from /out/checkpoints [ t 1/1, p 1/1 ] at iteration 500"
-    assert told(line) == Progress(iteration=500)
+    assert reported(line) == Progress(iteration=500)
 
 
 def test_the_loss_on_the_test_set_is_not_that_of_validation() -> None:
     line = " validation loss at iteration 20 on {} set | lm loss value: {}00000E+00 | lm loss PPL: 2.2E+01 | "
-    seen = told(line.format("validation", "3.1"), line.format("test", "9.9"))
+    seen = reported(line.format("validation", "3.1"), line.format("test", "9.9"))
     assert (seen.iteration, seen.validation_loss) == (20, 3.1)
 
 
@@ -86,9 +86,9 @@ def test_the_loss_on_the_test_set_is_not_that_of_validation() -> None:
 def test_validation_of_megatron(what: str) -> None:
     frame = "-" * 80
     line = f"{what} at iteration 20 on validation set | lm loss value: 3.100000E+00 | lm loss PPL: 2.2E+01 | "
-    seen = told(iteration(20), frame, line, frame)
+    seen = reported(iteration(20), frame, line, frame)
     assert (seen.iteration, seen.loss, seen.validation_loss) == (20, 2.3456, 3.1)
-    assert told(line.replace("3.100000E+00", f"{float('nan'):.6E}"), before=seen).validation_loss is None
+    assert reported(line.replace("3.100000E+00", f"{float('nan'):.6E}"), before=seen).validation_loss is None
 
 
 # components/metrics.py colours every field
@@ -108,12 +108,12 @@ TITAN_START = (
 
 
 def test_a_step_of_torchtitan() -> None:
-    seen = told(TITAN_START, "[titan] 2026-01-31 10:00:01,000 - root - INFO - Training starts at step 101")
+    seen = reported(TITAN_START, "[titan] 2026-01-31 10:00:01,000 - root - INFO - Training starts at step 101")
     assert (seen.iteration, seen.total) == (100, 500)
-    assert told(titan(101), titan(102), before=seen) == Progress(
+    assert reported(titan(101), titan(102), before=seen) == Progress(
         iteration=102, total=500, loss=8.12345, grad_norm=1.2345, throughput=1234.56
     )
-    assert told(titan(103, float("nan")), before=seen).loss is None
+    assert reported(titan(103, float("nan")), before=seen).loss is None
 
 
 def test_validation_of_torchtitan() -> None:
@@ -121,9 +121,9 @@ def test_validation_of_torchtitan() -> None:
         "[titan] 2026-01-31 10:00:00,123 - root - INFO - \x1b[33mvalidate step: 102  \x1b[32mloss:  7.5000  "
         "\x1b[36mmemory: 12.34GiB(15.43%)  \x1b[34mtps: 12,345\x1b[39m"
     )
-    seen = told(titan(102), line)
+    seen = reported(titan(102), line)
     assert (seen.iteration, seen.loss, seen.validation_loss) == (102, 8.12345, 7.5)
-    assert told(titan(102), *[line] * 5).loss == 8.12345
+    assert reported(titan(102), *[line] * 5).loss == 8.12345
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_validation_of_torchtitan() -> None:
     ],
 )
 def test_what_only_looks_like_it_tells_nothing(line: str) -> None:
-    assert told(line) == Progress()
+    assert reported(line) == Progress()
 
 
 def test_a_number_beyond_all_numbers_is_none() -> None:
-    seen = told(" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |")
+    seen = reported(" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |")
     assert (seen.loss, seen.grad_norm) == (None, 1.0)

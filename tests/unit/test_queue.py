@@ -218,9 +218,9 @@ def test_a_file_that_is_no_entry_is_named_and_hides_no_other(
     with pytest.raises(kind, match=message) as caught:
         queue.entries()
     assert str(caught.value.problems[0].where) == str(bad)
-    told: list[AutoexpError] = []
-    assert len(queue.entries(report=told.append)) == 1
-    assert len(told) == 1
+    reported: list[AutoexpError] = []
+    assert len(queue.entries(report=reported.append)) == 1
+    assert len(reported) == 1
 
 
 def test_a_copied_entry_is_no_second_one(queue: Queue, tmp_path: Path) -> None:

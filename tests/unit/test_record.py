@@ -78,7 +78,7 @@ def test_a_broken_line_is_named(record: EventLog, line: str) -> None:
         names(record)
 
 
-def test_a_full_disk_is_told_and_what_is_added_later_is_whole(
+def test_a_full_disk_is_reported_and_what_is_added_later_is_whole(
     record: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(number: int) -> None:
@@ -94,6 +94,6 @@ def test_a_full_disk_is_told_and_what_is_added_later_is_whole(
     assert names(record)[-1] == "z"
 
 
-def test_a_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="can't record events"):
         EventLog(tmp_path / "nowhere" / "p.json").add([event("x")])

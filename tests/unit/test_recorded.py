@@ -29,7 +29,7 @@ Planned = Callable[..., Manifest]
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Makes a plan and writes it; `config` is an experiment of the test's own, laid over the root config."""
+    """Makes a plan and writes it; `config` is an experiment of the test's own, merged into the root config."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
     for variable in ("DATA_DIR", "PROJECT_DIR", "HF_HOME", "CONTAINER_CACHE_DIR", "SLURM_ACCOUNT", "SLURM_PARTITION"):
@@ -201,7 +201,7 @@ def test_a_value_of_a_sweep_that_is_a_secret_comes_from_the_side_file(planned: P
     assert "$.slurm.env.HF_TOKEN: its value is a secret" in problem(manifest, tmp_path)
 
 
-def test_a_record_that_is_cut_is_told(planned: Planned, tmp_path: Path) -> None:
+def test_a_record_that_is_cut_is_reported(planned: Planned, tmp_path: Path) -> None:
     manifest = planned("project=default")
     file = record_file(manifest, manifest.jobs[0], "config_unresolved.yaml")
     for text in ("[", "[]", ""):

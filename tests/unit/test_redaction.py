@@ -1,4 +1,4 @@
-"""Secrets are told by their names and their looks, wherever they stand; what is none stays."""
+"""Secrets are recognised by their names and their looks, wherever they stand; what is none stays."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ PLACES = (
 
 
 @pytest.mark.parametrize("text", PLACES)
-def test_messages_keep_paths_whatever_their_names_and_what_is_told_of_them(text: str) -> None:
+def test_messages_keep_paths_whatever_their_names_and_what_is_reported_of_them(text: str) -> None:
     assert redact_message(text) == text
 
 

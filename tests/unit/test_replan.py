@@ -35,7 +35,7 @@ Planned = Callable[..., Manifest]
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Makes a plan and writes it; `config` is an experiment of the test's own, laid over the root config."""
+    """Makes a plan and writes it; `config` is an experiment of the test's own, merged into the root config."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
 
@@ -223,7 +223,7 @@ def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tm
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         ({"backend.options.batch_sise": 1}, "did you mean 'backend.options.batch_size'?"),
         ({"project.name": "x"}, "must have the same project.name"),
@@ -243,10 +243,10 @@ def test_a_template_with_a_secret_is_in_the_side_file_alone(planned: Planned, tm
         ({"slurm.launcher_cmd": {}}, "$.slurm.launcher_cmd"),
     ],
 )
-def test_wrong_overrides_are_told(overrides: dict[str, Any], told: str, planned: Planned) -> None:
+def test_wrong_overrides_are_reported(overrides: dict[str, Any], expected: str, planned: Planned) -> None:
     message = problems(planned(config=SWEEP), overrides)
     assert message.startswith("ConfigError: ")
-    assert told in message
+    assert expected in message
 
 
 def test_a_value_in_the_name_can_be_overridden_if_the_name_is_kept(planned: Planned) -> None:
@@ -256,7 +256,7 @@ def test_a_value_in_the_name_can_be_overridden_if_the_name_is_kept(planned: Plan
 
 
 @pytest.mark.parametrize("name", ["config_unresolved.yaml", "planning.yaml", "environment.json", "job.sbatch"])
-def test_a_record_that_is_gone_or_cut_is_told(name: str, planned: Planned) -> None:
+def test_a_record_that_is_gone_or_cut_is_reported(name: str, planned: Planned) -> None:
     manifest = planned(config=SWEEP)
     script = Path(manifest.jobs[0].script_path)
     file = script if name == script.name else record_file(manifest, manifest.jobs[0], name)

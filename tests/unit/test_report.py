@@ -1,4 +1,4 @@
-"""What a report says: numbers as the logs tell them, no secret, and nothing that a page could obey."""
+"""What a report says: numbers as in the logs, no secret, and nothing that a page could obey."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def html(*sources: Source) -> str:
 
 def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
     data = data_of(html(megatron_session(tmp_path)))
-    told = [
+    reported = [
         (int(iteration), float(loss))
         for iteration, loss in re.findall(r"\] iteration +(\d+)/.*lm loss: (\S+)", (RUNS / "success.log").read_text())
     ]
-    assert len(told) > 20
-    for job in ("good", "again"):  # the second attempt of `again` began anew, and replaces what the first one told
+    assert len(reported) > 20
+    for job in ("good", "again"):  # the second attempt of `again` began anew, and replaces what the first one reported
         iterations, values = curve(data, job, "loss")
-        assert iterations == [at for at, _ in told]
-        assert values == pytest.approx([loss for _, loss in told], rel=1e-6)
+        assert iterations == [at for at, _ in reported]
+        assert values == pytest.approx([loss for _, loss in reported], rel=1e-6)
     number = data["jobs"]["name"].index("good")
-    assert data["jobs"]["loss"][number] == told[-1][1]
-    assert data["jobs"]["iteration"][number] == told[-1][0]
+    assert data["jobs"]["loss"][number] == reported[-1][1]
+    assert data["jobs"]["iteration"][number] == reported[-1][0]
     (summary,) = (entry[6:] for entry in data["curves"] if entry[:2] == [number, data["metrics"].index("loss")])
-    low = min(loss for _, loss in told)
-    assert summary[:3] == [told[-1][1], low, next(at for at, loss in told if loss == low)]
+    low = min(loss for _, loss in reported)
+    assert summary[:3] == [reported[-1][1], low, next(at for at, loss in reported if loss == low)]
 
 
 def test_tokens_are_samples_of_the_sequence_length(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def history(*events: tuple[float, str, str]) -> tuple[HistoryEntry, ...]:
 
 
 def test_a_time_line_tells_of_waits_attempts_and_their_causes() -> None:
-    told = history(
+    reported = history(
         (10, "submitted", "as 1"),
         (20, "running", ""),
         (50, "crash", "FAILED"),
@@ -147,7 +147,7 @@ def test_a_time_line_tells_of_waits_attempts_and_their_causes() -> None:
         (70, "running", ""),
         (90, "success", "COMPLETED"),
     )
-    job = job_state(state="success", attempt=2, history=told, started_at=65.0, ended_at=88.0)
+    job = job_state(state="success", attempt=2, history=reported, started_at=65.0, ended_at=88.0)
     assert spans(job, 0, 100) == [
         Span(0, 10, "waiting", 0),
         Span(10, 20, "pending", 1),
@@ -160,16 +160,16 @@ def test_a_time_line_tells_of_waits_attempts_and_their_causes() -> None:
     ]
 
 
-def test_a_run_that_was_not_seen_to_begin_is_told_by_its_scheduler() -> None:
-    told = history((10, "submitted", "as 1"), (30, "success", "COMPLETED"))
-    job = job_state(state="success", attempt=1, history=told, started_at=15.0, ended_at=29.0)
+def test_a_run_that_was_not_seen_to_begin_is_reported_by_its_scheduler() -> None:
+    reported = history((10, "submitted", "as 1"), (30, "success", "COMPLETED"))
+    job = job_state(state="success", attempt=1, history=reported, started_at=15.0, ended_at=29.0)
     assert spans(job, 10, 100) == [
         Span(10, 15, "pending", 1),
         Span(15, 29, "running", 1),
         Span(29, 29, "success", 1, "COMPLETED"),
     ]
     assert spans(job_state(), 3, 9) == [Span(3, 9, "waiting", 0)]
-    assert spans(job_state(state="running", attempt=1, history=told[:1]), 10, 40) == [Span(10, 40, "pending", 1)]
+    assert spans(job_state(state="running", attempt=1, history=reported[:1]), 10, 40) == [Span(10, 40, "pending", 1)]
 
 
 # ---- hours, rows, differences
@@ -201,7 +201,7 @@ def test_tables_have_a_row_for_each_job_and_each_point(tmp_path: Path) -> None:
     assert points[-1][5] == float(read[1]["loss"])
 
 
-def test_differences_are_told_once_and_own_places_are_none() -> None:
+def test_differences_are_reported_once_and_own_places_are_none() -> None:
     specs = [
         job_spec("/out", name, argv=("t", "--lr", lr, "--save", f"/out/{name}/x", "--on"), parameters={"a.lr": lr})
         for name, lr in (("x1", "1"), ("x2", "2"))
@@ -238,12 +238,12 @@ def test_no_secret_gets_into_a_page_a_table_or_a_picture(tmp_path: Path) -> None
         )
     plan = source.manifest.model_copy(update={"jobs": tuple(jobs), "overrides": (f"slurm.env.HF_TOKEN={T}",)})
     event = Event(BEGAN, "good", 1, "saved", f"login with --token {T}", (f"RunCommandAction: done (token={T})",))
-    told = replace(source, manifest=plan, events=(event,))
+    reported = replace(source, manifest=plan, events=(event,))
     for text in (
-        html(told),
+        html(reported),
         html(Source(plan)),
-        tidy.cells_as_csv(tidy.job_cells(tidy.rows_of(told))),
-        as_svg(plot_of([told], "loss", "iteration", log_y=False)),
+        tidy.cells_as_csv(tidy.job_cells(tidy.rows_of(reported))),
+        as_svg(plot_of([reported], "loss", "iteration", log_y=False)),
     ):
         assert S not in text
         assert PRIVATE_KEY not in text

@@ -64,7 +64,7 @@ def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pyt
     assert len(loads) == 3
 
 
-def test_an_unknown_group_choice_is_told_with_the_nearest() -> None:
+def test_an_unknown_group_choice_is_reported_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'local'"):
         jobs({"params": {"slurm": ["locl"]}})
 
@@ -135,13 +135,13 @@ def test_the_fields_of_a_sibling_are_those_of_its_manifest_entry() -> None:
     assert seen == {field: getattr(stable, field) for field in ("name", "output_dir", "log_path_current")}
 
 
-def test_a_sibling_without_a_field_is_told() -> None:
+def test_a_sibling_without_a_field_is_reported() -> None:
     made = jobs({"configs": [STABLE, {"stage": "decay", "+metadata.x": "${sibling.stable.nothing.here}"}]})
     with pytest.raises(ConfigError, match=r"nothing\.here"):
         made.config(1)
 
 
-def test_values_that_refer_to_each_other_across_jobs_in_a_circle_are_told() -> None:
+def test_values_that_refer_to_each_other_across_jobs_in_a_circle_are_reported() -> None:
     one = {"stage": "a", "+metadata.x": "${sibling.b.metadata.x}"}
     made = jobs({"configs": [one, {"stage": "b", "+metadata.x": "${sibling.a.metadata.x}"}]})
     with pytest.raises(ConfigError, match="in a circle"):
@@ -181,7 +181,7 @@ class Unplaced:
         return problem
 
 
-def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
+def reported(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
     """Where and what is wrong with a sweep, over the base with these sections."""
     composed = replace(base(), base={**base().base, **beside}, sweep=sweep, locations=Unplaced())
     with pytest.raises(ConfigError) as error:
@@ -191,13 +191,13 @@ def told(sweep: Any, **beside: Any) -> set[tuple[str, str]]:
 
 def test_a_filter_that_asks_for_the_index_is_refused_however_it_asks() -> None:
     for text in ("index < 2", "${index} < 2", "'${project.name}' != ''"):
-        found = told({"params": {LR: [1, 2]}, "filter": text, "project.name": "run_${index}"})
+        found = reported({"params": {LR: [1, 2]}, "filter": text, "project.name": "run_${index}"})
         assert found == {("$.sweep.filter", "a filter can't use the index: jobs are numbered after it")}
 
 
 def test_a_mistake_in_a_filter_is_placed_where_that_filter_is_written() -> None:
     nested = {"filter": "backend.options.lrr > 1", "params": {LR: [1]}}
-    found = told({"filter": "backend.options.lr > 0", "type": "list", "groups": [GRID, nested]})
+    found = reported({"filter": "backend.options.lr > 0", "type": "list", "groups": [GRID, nested]})
     assert {where for where, _ in found} == {"$.sweep.groups[1].filter"}
 
 
@@ -230,22 +230,22 @@ def test_a_condition_for_all_jobs_lets_every_other_stage_wait_for_one() -> None:
         assert decay.depends_on == (stable.name,)
 
 
-def test_all_mistakes_are_told_together_those_of_the_sweep_and_those_beside_it() -> None:
+def test_all_mistakes_are_reported_together_those_of_the_sweep_and_those_beside_it() -> None:
     wrong = {"slurm": {**base().base["slurm"], "arra": 1}, "scheduler": {"max_jobs": 0}}
     beside = {("$.slurm.arra", "unknown key 'arra'"), ("$.scheduler.max_jobs", "must be at least 1, not 0")}
-    assert told({"parms": {}}, **wrong) == {("$.sweep.parms", "unknown key 'parms' in a sweep node"), *beside}
-    assert told({"params": {LR: [1]}, "backend.options.load": "${nothing}"}, **wrong) == {
+    assert reported({"parms": {}}, **wrong) == {("$.sweep.parms", "unknown key 'parms' in a sweep node"), *beside}
+    assert reported({"params": {LR: [1]}, "backend.options.load": "${nothing}"}, **wrong) == {
         ("$.backend.options.load", "${nothing} refers to 'nothing', which does not exist"),
         *beside,
     }
     types = {"type": "list", "groups": [{"params": {"backend.options.lrr": [3]}}, {"params": {"backend": ["tiny_ml"]}}]}
-    assert told(types, **wrong) == {
+    assert reported(types, **wrong) == {
         ("$.backend.options.lrr", "the config has no key 'backend.options.lrr'"),
         ("$.backend", "there is no 'tiny_ml' in the config group 'backend'"),
         *beside,
     }
     # what the sweep itself sets is not judged by what the config holds without it
-    assert told({"params": {"scheduler.max_jobs": [3], "x.y": [1]}}, **wrong) == {
+    assert reported({"params": {"scheduler.max_jobs": [3], "x.y": [1]}}, **wrong) == {
         ("$.x.y", "the config has no key 'x.y'"),
         ("$.slurm.arra", "unknown key 'arra'"),
     }
@@ -254,7 +254,7 @@ def test_all_mistakes_are_told_together_those_of_the_sweep_and_those_beside_it()
 def test_logs_and_links_are_each_jobs_own() -> None:
     named = {"params": {"metadata.i": [1, 2]}, "project.name": "r${metadata.i}"}
     shared = {"project.log_path": "/logs/one.log", "project.log_path_current": "/logs/current.log"}
-    assert told({**named, **shared}) == {
+    assert reported({**named, **shared}) == {
         ("$.project.log_path", "2 jobs share the log '/logs/one.log': jobs 0, 1"),
         ("$.project.log_path_current", "2 jobs share the link '/logs/current.log': jobs 0, 1"),
     }
@@ -271,13 +271,13 @@ def test_logs_and_links_are_each_jobs_own() -> None:
         ({"backend.argv": [["a"], ["b"]]}, "run_${index}"),
     ],
 )
-def test_names_that_jobs_share_are_told_with_one_that_would_tell_them_apart(params: Any, suggested: str) -> None:
+def test_names_that_jobs_share_are_reported_with_one_that_would_tell_them_apart(params: Any, suggested: str) -> None:
     with pytest.raises(SweepError) as error:
         plan({"params": params, "defaults": {"project.name": "x"}})
     assert f"'{suggested}' in the sweep's defaults" in error.value.problems[0].hint
 
 
-def test_a_folder_that_jobs_share_although_their_names_differ_is_told_with_the_name_to_put_into_it() -> None:
+def test_a_folder_that_jobs_share_although_their_names_differ_is_reported_with_the_name_to_put_into_it() -> None:
     with pytest.raises(SweepError) as error:
         plan({"params": {LR: [1, 2]}, "defaults": {"project.output_dir": "/o"}})
     assert error.value.problems[0].hint.startswith("their names differ: put ${project.name} into project.output_dir")
@@ -295,7 +295,7 @@ def test_the_log_of_a_sibling_is_the_one_of_the_attempt_that_counts() -> None:
 
 @pytest.mark.parametrize("place", ["", "/manifests", "/manifests/x", "/sweep.json", "/monitoring_state"])
 def test_no_job_may_have_the_places_where_plans_and_sessions_are_kept(place: str) -> None:
-    found = told({"configs": [{"project.output_dir": f"${{project.base_output_dir}}{place}"}]})
+    found = reported({"configs": [{"project.output_dir": f"${{project.base_output_dir}}{place}"}]})
     assert {where for where, _ in found} == {"$.project.output_dir"}
 
 

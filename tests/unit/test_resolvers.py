@@ -105,7 +105,7 @@ def test_a_resolver_gives(text: str, wanted: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("${oc.env:NOPE}", "export NOPE="),
         ("${oc.decode:'[a'}", "can't read '[a'"),
@@ -160,10 +160,10 @@ def test_a_resolver_gives(text: str, wanted: Any) -> None:
         ("${autoexp.python:1}", "can't take 1 argument"),
     ],
 )
-def test_wrong_input_is_an_error_that_says_so(text: str, told: str) -> None:
+def test_wrong_input_is_an_error_that_says_so(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         value(text, l=[1, 2, 3], m={"x": 1})
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @given(st.integers() | st.floats(allow_nan=False))

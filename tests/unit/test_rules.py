@@ -1,4 +1,4 @@
-"""The YAML of monitoring: both forms of it, states in every spelling, and what can't be, told with its place."""
+"""The YAML of monitoring: both forms of it, states in every spelling, and what can't be, reported with its place."""
 
 from __future__ import annotations
 
@@ -319,14 +319,14 @@ PROGRESS = {"pattern_type": "progress", "stall_seconds": 60}
         ({"log_event": {}}, "$.monitoring.log_event", "unknown key 'log_event'"),
     ],
 )
-def test_what_can_not_be_is_told_with_its_place(monitoring: Any, path: str, words: str) -> None:
+def test_what_can_not_be_is_reported_with_its_place(monitoring: Any, path: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config(monitoring)
     assert [str(problem.where) for problem in caught.value.problems] == [path]
     assert words in str(caught.value)
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_mistake_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         config({"log_events": {"a": {"pattern": "("}, "b": {"x": 1}}, "state_events": {"strange": {}}})
     assert len(caught.value.problems) == 3

@@ -63,7 +63,7 @@ def problems(**changes: Any) -> tuple[Problem, ...]:
         ("backend.megatron.lr", "write it as keys within keys: 'backend:', and below that 'megatron.lr'"),
     ],
 )
-def test_a_key_at_the_root_that_belongs_elsewhere_is_told_where(key: str, hint: str) -> None:
+def test_a_key_at_the_root_that_belongs_elsewhere_is_reported_where(key: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
         decode({**GOOD, key: 1})
     assert error.value.problems == (Problem(f"unknown key '{key}'", Location((key,)), hint),)
@@ -105,7 +105,7 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "where", "told"),
+    ("key", "value", "where", "message"),
     [
         ("slurm", None, "$.slurm", "must be keys and values, not null"),
         ("slurm", [1], "$.slurm", "must be keys and values, not a list"),
@@ -165,10 +165,10 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
         ("slurn", {}, "$.slurn", "unknown key 'slurn'"),
     ],
 )
-def test_one_mistake_is_one_problem_with_its_path(key: str, value: Any, where: str, told: str) -> None:
+def test_one_mistake_is_one_problem_with_its_path(key: str, value: Any, where: str, message: str) -> None:
     (problem,) = problems(**{key: value})
     assert str(problem.where) == where
-    assert told in problem.what
+    assert message in problem.what
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def test_one_mistake_is_one_problem_with_its_path(key: str, value: Any, where: s
         ("slurm__client", {}, "one of: FakeSlurmClient, LocalClient, SlurmClient"),
     ],
 )
-def test_a_near_miss_is_told_the_right_word(key: str, value: Any, hint: str) -> None:
+def test_a_near_miss_is_reported_the_right_word(key: str, value: Any, hint: str) -> None:
     (problem,) = problems(**{key: value})
     assert problem.hint.startswith(hint)
 
 
-def test_ten_mistakes_are_told_at_once() -> None:
+def test_ten_mistakes_are_reported_at_once() -> None:
     found = problems(
         slurn={},
         index="x",

@@ -245,10 +245,10 @@ def test_a_golden_file_runs_its_program_alone_where_its_launcher_is_taken_away(n
 
 SIGNALLED = """\
 import os, signal, sys, time
-def told(*_):
-    print("told", flush=True)
+def handle(*_):
+    print("signalled", flush=True)
     {then}
-signal.signal(signal.{name}, told)
+signal.signal(signal.{name}, handle)
 print("up", flush=True)
 for _ in range(300):
     time.sleep(0.05)
@@ -272,19 +272,19 @@ def test_a_signal_to_the_shell_reaches_the_program_whose_exit_code_is_the_jobs(
     tmp_path: Path, name: str, asked: str
 ) -> None:
     shell = signalled(tmp_path, name, "sys.exit(7)", asked)
-    assert shell.communicate()[0] == "told\n"
+    assert shell.communicate()[0] == "signalled\n"
     assert shell.returncode == 7
     assert (tmp_path / "marks" / "0.exit").read_text() == "7\n"
 
 
 def test_a_program_may_go_on_after_each_of_several_signals(tmp_path: Path) -> None:
-    then = "told.times = getattr(told, 'times', 0) + 1; told.times < 3 or sys.exit(0)"
+    then = "handle.times = getattr(handle, 'times', 0) + 1; handle.times < 3 or sys.exit(0)"
     shell = signalled(tmp_path, "SIGUSR1", then, "B:USR1@20")
     assert shell.stdout is not None
     for _ in range(2):
-        assert shell.stdout.readline() == "told\n"
+        assert shell.stdout.readline() == "signalled\n"
         shell.send_signal(signal.SIGUSR1)
-    assert shell.communicate()[0] == "told\n"
+    assert shell.communicate()[0] == "signalled\n"
     assert shell.returncode == 0
 
 
@@ -464,7 +464,7 @@ def test_one_option_in_two_spellings_is_refused() -> None:
     assert lines({"cpus_per_task": None, "cpus-per-task": 2}) == ["--cpus-per-task=2"]
 
 
-def test_a_name_or_path_that_no_directive_can_hold_is_told_where_it_is_set() -> None:
+def test_a_name_or_path_that_no_directive_can_hold_is_reported_where_it_is_set() -> None:
     found = problems({"wckey": "\n"}, "x", name="a\nb", log_path="/a\nb", work_dir="/a\nb")
     assert [str(problem.where) for problem in found] == [
         "$.project.name",
@@ -509,7 +509,7 @@ def test_a_template_of_ones_own_gets_what_it_marks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("#!/bin/sh\n{{env}}\n{{command}}\n", "the template has no {{directives}}"),
         ("#!/bin/sh\n{{directives}}\n{{env}}\n", "the template has no {{command}}"),
@@ -523,11 +523,11 @@ def test_a_template_of_ones_own_gets_what_it_marks() -> None:
         ("#!/bin/sh\n{{directives}}\n#SBATCH --wait\n{{env}}\n{{command}}\n", "'wait' is set by the program"),
     ],
 )
-def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: str, told: str) -> None:
+def test_a_template_that_sbatch_would_not_take_as_it_looks_is_refused(template: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         rendered(template)
     (problem,) = error.value.problems
-    assert told in problem.what
+    assert message in problem.what
     assert str(problem.where) == "$.slurm.template_path"
 
 
@@ -707,7 +707,7 @@ def test_further_directives_override_what_a_section_asks_for() -> None:
         ({"t": "soon"}, "$.slurm.sbatch.t"),
     ],
 )
-def test_what_is_no_number_or_time_is_told_where_it_is(section: Mapping[str, Any], where: str) -> None:
+def test_what_is_no_number_or_time_is_reported_where_it_is(section: Mapping[str, Any], where: str) -> None:
     with pytest.raises(ConfigError) as error:
         resources.resources(section)
     assert str(error.value.problems[0].where) == where
@@ -859,7 +859,7 @@ def test_a_stray_word_does_not_become_the_value_of_the_option_before_it() -> Non
     assert directives.options(changed) == {"hold": ""}
 
 
-def test_all_that_is_wrong_with_resources_is_told_at_once() -> None:
+def test_all_that_is_wrong_with_resources_is_reported_at_once() -> None:
     found = resources.resource_problems(
         {"nodes": "x", "ntasks": "y", "time": "never", "gpus": 2}, ("--cpus-per-task=3",)
     )
@@ -910,7 +910,7 @@ def test_masks_of_processors_and_variables_may_be_long() -> None:
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "B:USR1@" + "9" * 5000, "NOSUCH@60", "USR1@65536"], ids=lambda v: v[:9])
-def test_a_signal_that_sbatch_refuses_is_told_while_planning(value: str) -> None:
+def test_a_signal_that_sbatch_refuses_is_reported_while_planning(value: str) -> None:
     text = "#!/bin/bash\n#SBATCH --signal=" + value + "\ntrue\n"
     assert [problem.what for problem in signals.signal_problems(text)] == ["Invalid --signal specification"]
 

@@ -72,7 +72,7 @@ def test_columns_are_chosen_by_their_names_or_by_the_whole_key_of_the_sweep() ->
 
 
 @pytest.mark.parametrize(
-    ("columns", "sort", "filters", "told"),
+    ("columns", "sort", "filters", "message"),
     [
         (
             "job,los",
@@ -88,8 +88,8 @@ def test_columns_are_chosen_by_their_names_or_by_the_whole_key_of_the_sweep() ->
         (",", [], [], "--columns: no column is named"),
     ],
 )
-def test_a_word_that_chooses_nothing_is_told_with_what_can_be_written(
-    columns: str | None, sort: list[str], filters: list[str], told: str
+def test_a_word_that_chooses_nothing_is_reported_with_what_can_be_written(
+    columns: str | None, sort: list[str], filters: list[str], message: str
 ) -> None:
     def ask() -> None:
         asked = selection(columns, sort, filters)
@@ -97,4 +97,4 @@ def test_a_word_that_chooses_nothing_is_told_with_what_can_be_written(
 
     with pytest.raises(ConfigError) as caught:
         ask()
-    assert told in "\n".join(map(str, caught.value.problems))
+    assert message in "\n".join(map(str, caught.value.problems))

@@ -29,14 +29,14 @@ DEATHS = [(place, name, late) for place, name in ((series, "append"), (Session, 
 
 @dataclass
 class Training:
-    """A job whose program writes Megatron's lines; `told` are the points of all whole lines."""
+    """A job whose program writes Megatron's lines; `reported` are the points of all whole lines."""
 
     stage: Stage
     random: random.Random
     iteration: int = 0
     furthest: int = 0
     rotations: int = 0
-    told: list[tuple[int, float, int]] = field(default_factory=list)
+    reported: list[tuple[int, float, int]] = field(default_factory=list)
     rest: bytes = b""
 
     def write(self) -> None:
@@ -44,7 +44,7 @@ class Training:
         for _ in range(self.random.randint(1, 4)):
             self.iteration += 1
             loss = round(self.random.uniform(1, 9), 4)
-            self.told.append((self.iteration, loss, self.stage.a.attempt))
+            self.reported.append((self.iteration, loss, self.stage.a.attempt))
             lines.append(b" [2026-01-31 10:00:00] iteration %d/ 999 | lm loss: %f |\n" % (self.iteration, loss))
         data = b"".join(lines)
         cut = self.random.choice([0, self.random.randint(0, 60)])
@@ -117,5 +117,5 @@ def test_series_are_what_the_logs_say(tmp_path: Path, seed: int) -> None:
     stage.cycle(2)
     found = series.read(series.file_of(stage.path, "a"), stage.a.logs.series).get("loss")
     points = [] if found is None else list(zip(found.iterations, found.values, found.attempts, strict=True))
-    assert points == training.told
-    assert stage.a.logs.series.points.get("loss", 0) == len(training.told)
+    assert points == training.reported
+    assert stage.a.logs.series.points.get("loss", 0) == len(training.reported)

@@ -18,6 +18,7 @@ from oellm_autoexp.rules.progress import Progress, after
 from oellm_autoexp.session import records, requests
 from oellm_autoexp.session.job_state import JobState, Restarting
 from oellm_autoexp.session.session import Session, all_sessions, find_session
+from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 
 
@@ -140,7 +141,7 @@ def test_a_session_is_finished_when_its_jobs_are_over_and_no_request_that_can_be
     assert session.finished
     requests.ask(session.path, requests.Request(id="x", kind="cancel", job="a", attempt=1, at=1.0))
     assert not session.finished
-    (requests.requests_folder(session.path) / "x.json").write_text("{")
+    (SessionFiles(session.path).requests / "x.json").write_text("{")
     assert session.finished
 
 
@@ -175,8 +176,8 @@ def test_secrets_last_in_a_file_of_their_own_and_are_gone_when_nobody_needs_them
     assert in_clear(folder) == {"p.secrets"}
     assert (folder / "p.secrets").stat().st_mode & 0o777 == 0o600
     again = Session.load(session.path)
-    told = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
-    assert again.jobs["a"] == changed(secretive(), **told)
+    reported = {"reason": "HF_TOKEN=***", "history": again.jobs["a"].history}
+    assert again.jobs["a"] == changed(secretive(), **reported)
     assert again.jobs["a"].history[-1].message == "with --token ***"
     again.snapshot()
     assert Session.load(session.path).jobs == again.jobs

@@ -60,14 +60,14 @@ def test_a_failure_is_everybodys_until_the_next_question_and_nobodys_who_has_no_
 
 
 def test_an_exclusion_is_passed_on() -> None:
-    told: list[object] = []
+    reported: list[object] = []
 
-    class Told(Counting):
+    class Reporting(Counting):
         def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
-            told.append((dict(jobs), nodes))
+            reported.append((dict(jobs), nodes))
 
-    SharedScheduler(Told()).exclude(dict.fromkeys(["1"], ""), ["n1"])
-    assert told == [({"1": ""}, ["n1"])]
+    SharedScheduler(Reporting()).exclude(dict.fromkeys(["1"], ""), ["n1"])
+    assert reported == [({"1": ""}, ["n1"])]
 
 
 def test_a_job_whose_id_another_session_has_asked_for_with_another_token_is_asked_for_itself() -> None:

@@ -70,12 +70,12 @@ def test_commands_that_stand_in_the_slurm_env_of_a_file_are_evaluated_once_by_th
         "C": "x ) $(no) b c job",
     }
     assert plan.manifest.jobs[0].env["A"] == HOSTS
-    told = [note for note in plan.notes if "is shell code, which the job's script runs once" in note]
-    assert [note.split()[0] for note in told] == ["slurm.env.A", "slurm.env.B", "slurm.env.C"]
-    assert "| head -n1)" in told[0]
+    reported = [note for note in plan.notes if "is shell code, which the job's script runs once" in note]
+    assert [note.split()[0] for note in reported] == ["slurm.env.A", "slurm.env.B", "slurm.env.C"]
+    assert "| head -n1)" in reported[0]
 
 
-def test_code_that_fails_is_told_in_the_log_and_its_variable_is_what_it_printed() -> None:
+def test_code_that_fails_is_reported_in_the_log_and_its_variable_is_what_it_printed() -> None:
     script = planned({"env": {"A": "$(echo part; false)"}}).scripts[0]
     done = subprocess.run(["bash"], input=script, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
     assert "A=part" in done.stdout
@@ -173,7 +173,7 @@ def test_a_new_attempt_keeps_the_code_of_its_plan_and_takes_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "told"),
+    ("launcher", "message"),
     [
         ("module load x; srun", "';' is shell syntax"),
         ("srun numactl --all > log.txt", "'>' is shell syntax"),
@@ -187,9 +187,9 @@ def test_a_new_attempt_keeps_the_code_of_its_plan_and_takes_no_other() -> None:
         ("OMP_NUM_THREADS=4 srun", "write OMP_NUM_THREADS: 4 into slurm.env"),
     ],
 )
-def test_a_launcher_that_only_a_shell_would_understand_is_refused_with_its_place(launcher: Any, told: str) -> None:
+def test_a_launcher_that_only_a_shell_would_understand_is_refused_with_its_place(launcher: Any, message: str) -> None:
     text = refusal({"launcher_cmd": launcher, "srun": {}}, cluster="base")
-    assert told in text
+    assert message in text
     assert "mine.yaml" in text
     assert "launcher_cmd" in text
 
@@ -212,8 +212,8 @@ def test_a_variable_in_flags_of_srun_and_of_slurm_in_the_programs_words_is_the_j
 def test_nothing_is_said_of_a_secret_that_holds_a_sign_of_a_shell() -> None:
     argv = ["train", "--password", "hun$ter2$(x)", "--api-key=a$key`b`"]
     plan = planned({"env": {"HF_TOKEN": "${metadata.x}"}}, argv=argv, metadata={"x": "hun$(ter)2"})
-    told = "\n".join(plan.notes)
-    assert not [secret for secret in ("hun", "ter2", "a$key", "key`b`") if secret in told]
+    reported = "\n".join(plan.notes)
+    assert not [secret for secret in ("hun", "ter2", "a$key", "key`b`") if secret in reported]
 
 
 def test_what_is_of_one_task_and_what_sbatch_does_not_read_is_refused() -> None:

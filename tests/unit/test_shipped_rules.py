@@ -42,7 +42,7 @@ OOM_TAIL = (
     "non-PyTorch memory, this process has 23.60 GiB memory in use."
 )
 
-# For each rule: lines that it must match, and what a match must tell.
+# For each rule: lines that it must match, and what a match must find.
 MATCHING: Mapping[str, tuple[tuple[str, Mapping[str, str]], ...]] = {
     "checkpoint_saved": (
         (
@@ -424,7 +424,7 @@ def patterns(name: str) -> Mapping[str, Pattern]:
 
 
 def matches(name: str, lines: Iterable[str]) -> dict[str, list[dict[str, str]]]:
-    """What the rules of a file find in lines: by rule, what each match tells. As the monitor searches."""
+    """What the rules of a file find in lines: by rule, what each match finds. As the monitor searches."""
     rules = shipped(name)
     result = scan("".join(f"{line}\n" for line in lines).encode(), patterns(name))
     assert not result.too_slow
@@ -477,10 +477,10 @@ def test_no_pattern_is_slow(name: str, rule: str) -> None:
 @pytest.mark.parametrize(("name", "rule"), all_rules())
 def test_a_rule_matches_its_real_lines_and_tells_what_is_in_them(name: str, rule: str) -> None:
     assert len(MATCHING.get(rule, ())) >= 2, "a rule without two real lines"
-    for line, told in MATCHING[rule]:
+    for line, reported in MATCHING[rule]:
         found = matches(name, [line])
         assert rule in found, line
-        assert told.items() <= found[rule][0].items()
+        assert reported.items() <= found[rule][0].items()
 
 
 def test_every_rule_with_lines_is_shipped() -> None:
@@ -570,9 +570,9 @@ def trained(folder: Path, *words: str) -> list[str]:
 def test_a_healthy_run_of_the_tiny_trainer_has_checkpoints_and_progress_and_nothing_else(tmp_path: Path) -> None:
     found = matches(PRODUCTION, trained(tmp_path))
     assert set(found) == EXPECTED
-    assert [told["iteration"] for told in found["checkpoint_saved"]] == ["2", "4", "6"]
-    assert {told["checkpoint_path"] for told in found["checkpoint_saved"]} == {str(tmp_path)}
-    assert [told["iteration"] for told in found["no_progress"]] == ["1", "2", "3", "4", "5", "6"]
+    assert [reported["iteration"] for reported in found["checkpoint_saved"]] == ["2", "4", "6"]
+    assert {reported["checkpoint_path"] for reported in found["checkpoint_saved"]} == {str(tmp_path)}
+    assert [reported["iteration"] for reported in found["no_progress"]] == ["1", "2", "3", "4", "5", "6"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Siblings: the indexed rule equals its plain statement, and unclear references are told with their candidates."""
+"""Siblings: the indexed rule equals its plain statement, and unclear references are reported with their candidates."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_each_decay_finds_its_own_stable_among_ten_thousand_without_looking_at_a
         assert siblings.of(me, "stable").index == me.index - 5000
 
 
-def test_a_misspelt_stage_is_told_with_the_nearest() -> None:
+def test_a_misspelt_stage_is_reported_with_the_nearest() -> None:
     (me,) = everyone = [Member(0, "decay", Point())]
     with pytest.raises(SweepError, match=r"there is no stage 'decya'\n.*did you mean 'decay'"):
         Siblings(everyone).of(me, "decya")
@@ -86,14 +86,14 @@ def test_two_candidates_are_both_listed() -> None:
         Siblings(everyone).of(Member(2, "decay", Point()), "stable")
 
 
-def test_no_candidate_is_told_with_what_was_looked_for_and_what_there_is() -> None:
+def test_no_candidate_is_reported_with_what_was_looked_for_and_what_there_is() -> None:
     everyone = [Member(0, "stable", Point({"lr": 1}))]
     me = Member(1, "decay", Point({"lr": 2}))
     with pytest.raises(SweepError, match=r"none of its 1 job has lr=2\n.*candidates: job 0 \(lr=1\)"):
         Siblings(everyone).of(me, "stable")
 
 
-def test_values_that_look_alike_and_paths_that_end_alike_are_told_apart() -> None:
+def test_values_that_look_alike_and_paths_that_end_alike_are_reported_apart() -> None:
     everyone = [Member(0, "stable", Point({"a.lr": 1}))]
     me = Member(1, "decay", Point({"a.lr": "1"}))
     with pytest.raises(SweepError, match=r"has a\.lr='1'\n.*candidates: job 0 \(a\.lr=1\)"):
@@ -117,7 +117,7 @@ def test_a_choice_of_a_group_is_no_other_form_of_what_is_set_in_it() -> None:
     assert Siblings(everyone).of(everyone[1], "s").index == 0
 
 
-def test_a_job_is_never_its_own_sibling_and_is_told_so() -> None:
+def test_a_job_is_never_its_own_sibling_and_is_reported_so() -> None:
     everyone = [Member(0, "stable", Point({"lr": 1}))]
     with pytest.raises(SweepError, match=r"'sibling\.stable' is job 0 \(stage stable\) itself"):
         Siblings(everyone).of(everyone[0], "stable")

@@ -52,14 +52,14 @@ def test_partitions_are_read_with_their_limits() -> None:
         ({"partition": "shrt", "qos": "long"}, "there is no partition 'shrt'"),
     ],
 )
-def test_what_would_wait_for_ever_is_told(asked: dict[str, str], said: str) -> None:
+def test_what_would_wait_for_ever_is_reported(asked: dict[str, str], said: str) -> None:
     found = problems(asked, SITE, "job.sbatch")
     assert bool(found) == bool(said)
     assert said in (str(found[0]) if found else "")
     assert all(str(problem.where) == "job.sbatch" for problem in found)
 
 
-def test_an_unknown_partition_is_told_with_the_nearest() -> None:
+def test_an_unknown_partition_is_reported_with_the_nearest() -> None:
     (problem,) = problems({"partition": "shrt"}, SITE, "x")
     assert problem.hint == "did you mean 'short'?"
     (problem,) = problems({"partition": "gpu"}, SITE, "x")
@@ -145,7 +145,7 @@ few|8|1000|gpu:2
     ],
 )
 def test_partitions_that_are_closed_or_too_small_take_no_jobs(asked: dict[str, str], said: str) -> None:
-    site = told(partition=CLOSED, config="AccountingStorageEnforce = none\n", sinfo=NODES)
+    site = reported(partition=CLOSED, config="AccountingStorageEnforce = none\n", sinfo=NODES)
     found = problems(asked, replace(site, groups=frozenset({"users"})))
     assert bool(found) == bool(said)
     assert said in (str(found[0]) if found else "")
@@ -158,17 +158,17 @@ def test_partitions_that_are_closed_or_too_small_take_no_jobs(asked: dict[str, s
 def test_a_users_own_limits_hold_where_no_qos_has_any() -> None:
     shown = {"partition": SHOWN, "qos": "normal||||\nlong||1-00:00:00||\n"}
     mine = "one||normal,long|normal|00:10:00|cpu=8,node=1\none|debug|normal|normal||\n"
-    limited = told(config="AccountingStorageEnforce = associations,limits,qos\n", assoc=mine, **shown)
+    limited = reported(config="AccountingStorageEnforce = associations,limits,qos\n", assoc=mine, **shown)
     assert "your account one allows 0-00:10:00" in problems({"account": "one", "time": "11"}, limited)[0].what
     assert "your account one allows 1" in problems({"account": "one", "nodes": "2"}, limited)[0].what
     assert problems({"account": "one", "time": "11", "qos": "long"}, limited) == []
     assert problems({"account": "one", "time": "11", "partition": "debug"}, limited) == []
-    free = told(config="AccountingStorageEnforce = associations,qos\n", assoc=mine, **shown)
+    free = reported(config="AccountingStorageEnforce = associations,qos\n", assoc=mine, **shown)
     assert problems({"account": "one", "time": "11"}, free) == []
 
 
 def test_where_accounting_is_silent_the_profile_tells_of_qos() -> None:
-    live = told(partition=SHOWN, config="AccountingStorageEnforce = associations,limits,qos\n")
+    live = reported(partition=SHOWN, config="AccountingStorageEnforce = associations,limits,qos\n")
     section = {"client": {"class_name": "SlurmClient"}, "site": {"qos_limits": {"dbg": {"time": "00:30:00"}}}}
     slurm = SlurmSection.model_validate(section)
     (problem,) = site_problems(slurm, {"qos": "dbg", "time": "12:00:00"}, live, {})
@@ -176,7 +176,7 @@ def test_where_accounting_is_silent_the_profile_tells_of_qos() -> None:
     assert site_problems(slurm, {"qos": "another", "time": "12:00:00"}, live, {}) == []
 
 
-def told(**answers: str) -> Site:
+def reported(**answers: str) -> Site:
     def ask(command: str, words: Sequence[str]) -> str:
         return next((text for key, text in answers.items() if key in (command, *words)), "")
 
@@ -185,16 +185,16 @@ def told(**answers: str) -> Site:
 
 def test_where_accounts_are_not_enforced_any_account_and_qos_will_do() -> None:
     shown = {"partition": SHOWN, "qos": "normal||||\n", "assoc": "one||normal|\n"}
-    free = told(config="AccountingStorageEnforce = none\n", **shown)
+    free = reported(config="AccountingStorageEnforce = none\n", **shown)
     assert problems({"account": "x", "qos": "y"}, free) == []
-    strict = told(config="AccountingStorageEnforce = associations,limits,qos\n", **shown)
+    strict = reported(config="AccountingStorageEnforce = associations,limits,qos\n", **shown)
     assert [problem.what for problem in problems({"account": "x"}, strict)] == [
         "account 'x' is not one of your accounts"
     ]
 
 
 def test_of_a_controller_that_does_not_answer_nothing_is_known() -> None:
-    silent = told(config="AccountingStorageEnforce = qos\n", qos="normal||||\n")
+    silent = reported(config="AccountingStorageEnforce = qos\n", qos="normal||||\n")
     assert silent == Site()
     assert problems({"partition": "x", "account": "y", "nodes": "9999", "time": "9-0"}, silent) == []
 

@@ -35,7 +35,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls_file = folder / "calls"
-        # its own: an sbatch that is still running is told by its token, and other tests may run beside this one
+        # its own: an sbatch that is still running is recognised by its token, and other tests may run beside this one
         self.token = secrets.token_hex(4)
         for name in ("sbatch", "squeue", "sacct", "scancel"):
             self.write(name, "exit 0")
@@ -271,7 +271,7 @@ def test_a_squeue_that_fails_is_never_an_empty_queue(commands: Commands, output:
         commands.client().poll(dict.fromkeys(["1"], ""))
 
 
-def test_without_an_answer_of_sacct_the_listed_jobs_are_told_and_the_others_unknown(commands: Commands) -> None:
+def test_without_an_answer_of_sacct_the_listed_jobs_are_reported_and_the_others_unknown(commands: Commands) -> None:
     commands.says("squeue", "1@RUNNING@0@0@0@n1@None@+@@+@@\n")
     commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
     answers = commands.client().poll(dict.fromkeys(["1", "2"], ""))
@@ -332,7 +332,7 @@ def test_jobs_that_the_list_shows_as_others_are_not_cancelled(commands: Commands
         ("", "", None),
     ],
 )  # fmt: skip
-def test_a_task_that_is_not_there_has_left_its_array_if_others_of_that_are_told_of(
+def test_a_task_that_is_not_there_has_left_its_array_if_others_of_that_are_reported_of(
     commands: Commands, squeue: str, sacct: str, state: str | None
 ) -> None:
     commands.says("squeue", squeue)
@@ -631,7 +631,7 @@ def test_a_state_that_is_not_known_here_is_no_news_and_says_which_it_is(commands
     assert client.poll({"1": "t"})["1"].scheduler_state == UNKNOWN
 
 
-def test_where_there_is_no_sacct_jobs_that_left_the_queue_are_not_known_and_that_is_told_once(
+def test_where_there_is_no_sacct_jobs_that_left_the_queue_are_not_known_and_that_is_reported_once(
     commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     (commands.folder / "sacct").unlink()

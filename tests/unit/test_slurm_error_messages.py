@@ -149,7 +149,7 @@ def test_complaints_about_jobs_that_have_ended_are_harmless(stderr: str, harmles
         ("", False),
     ],
 )
-def test_no_accounts_are_told_from_accounts_out_of_reach(stderr: str, disabled: bool) -> None:
+def test_no_accounts_are_reported_from_accounts_out_of_reach(stderr: str, disabled: bool) -> None:
     assert error_messages.no_accounting(stderr) == disabled
 
 

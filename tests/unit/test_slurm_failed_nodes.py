@@ -16,7 +16,7 @@ def test_newer_accounts_name_the_node_that_failed(text: str, node: str) -> None:
     assert failed_nodes.failed_node(text) == node
 
 
-def test_nodes_out_of_service_are_told_by_their_state() -> None:
+def test_nodes_out_of_service_are_reported_by_their_state() -> None:
     states = {
         "n1": "idle",
         "n2": "down*",
@@ -35,7 +35,7 @@ def test_nodes_out_of_service_are_told_by_their_state() -> None:
     assert failed_nodes.nodes_out_of_service("Welcome to the login node\n") == []
 
 
-def test_nodes_that_went_as_a_job_ended_are_told_by_the_events() -> None:
+def test_nodes_that_went_as_a_job_ended_are_reported_by_the_events() -> None:
     found = failed_nodes.job_end("9|n[1,3]|2026-11-24T03:04:19\n9|n[1-3]|2026-11-24T03:14:38\n")
     assert found is not None
     nodes, ended = found
@@ -51,5 +51,5 @@ def test_nodes_that_went_as_a_job_ended_are_told_by_the_events() -> None:
 
 
 def test_a_time_with_a_zone_is_none_of_slurms() -> None:
-    told = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
-    assert failed_nodes.nodes_failed_between(told, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]
+    reported = "n1|2026-01-31T10:00:00+01:00\nn2|2026-01-31T10:00:00"
+    assert failed_nodes.nodes_failed_between(reported, datetime(2026, 1, 1), datetime(2026, 2, 1)) == ["n2"]

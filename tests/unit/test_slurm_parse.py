@@ -32,7 +32,7 @@ SQUEUE = """\
 
 
 def test_squeue_tells_state_reason_nodes_requeues_and_the_exact_exit_code() -> None:
-    assert {job: told.status for job, told in parse.squeue(SQUEUE).items()} == {
+    assert {job: reported.status for job, reported in parse.squeue(SQUEUE).items()} == {
         "1": JobStatus("COMPLETED", "", 0, "n1", restarts=0),
         "2": JobStatus("FAILED", "NonZeroExitCode", 7, "n1", restarts=0),
         "3": JobStatus("FAILED", "NonZeroExitCode", 130, "n1", restarts=0),
@@ -233,8 +233,8 @@ LISTED = "5@RUNNING@0@0@0@n1@None@+@{comment}@+@{name}@\n"
     ],
 )
 def test_a_listed_job_is_ours_if_its_name_or_its_comment_says_so(comment: str, name: str, own: bool) -> None:
-    told = parse.squeue(LISTED.format(comment=comment, name=name))["5"]
-    assert (told.of("tok"), told.of("")) == (own, True)
+    reported = parse.squeue(LISTED.format(comment=comment, name=name))["5"]
+    assert (reported.of("tok"), reported.of("")) == (own, True)
     accounts = parse.sacct(f"5|RUNNING|0:0|n1|{comment}|{name}\n")
     assert (accounts.status("5", "tok") is not None) == own
 
@@ -245,8 +245,8 @@ def test_no_words_of_a_job_hide_it_or_its_state(reason: str, comment: str, name:
         return " ".join(text.split()).translate({ord(character): None for character in "\x1c\x1d\x1e\x85"})
 
     words = f"{clean(reason)}@+@{clean(comment)}@+@{clean(name)}"
-    told = parse.squeue(f"5@PENDING@0@0@0@@{words}@\n7@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n")
-    assert told["5"].status.scheduler_state == "PENDING"
+    reported = parse.squeue(f"5@PENDING@0@0@0@@{words}@\n7@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n")
+    assert reported["5"].status.scheduler_state == "PENDING"
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ def test_a_bracket_of_the_accounts_holds_the_tasks_that_it_names_alone(text: str
 
 @pytest.mark.parametrize("number", ["9" * 5000, "\N{SUPERSCRIPT TWO}", "-1", ""])
 def test_no_number_that_slurm_does_not_print_stops_anything(number: str) -> None:
-    told = parse.squeue(f"5@FAILED@{number}@{number}@{number}@n1@None@+@@+@x.t@\n")["5"]
-    assert (told.status.exit_code, told.status.restarts, told.status.out_of_memory) == (None, None, False)
+    reported = parse.squeue(f"5@FAILED@{number}@{number}@{number}@n1@None@+@@+@x.t@\n")["5"]
+    assert (reported.status.exit_code, reported.status.restarts, reported.status.out_of_memory) == (None, None, False)
     assert parse.sacct(f"5|FAILED|{number}:0|n1||x.t\n9_[{number}]|PENDING|0:0|n1||x.t\n").status("5", "t") is not None
     assert parse.usage(f"5|COMPLETED|{number}|gres/gpu={number}||x.t\n", {"5": "t"}) == {}
 

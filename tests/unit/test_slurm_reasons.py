@@ -36,7 +36,7 @@ MEANINGS = {
 
 
 @pytest.mark.parametrize("reason", MEANINGS)
-def test_a_reason_is_told_with_its_meaning_and_what_to_do(reason: str) -> None:
+def test_a_reason_is_reported_with_its_meaning_and_what_to_do(reason: str) -> None:
     meaning, advice = explained(reason, "7")
     assert MEANINGS[reason] in meaning
     assert advice

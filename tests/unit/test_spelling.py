@@ -78,6 +78,6 @@ def test_two_spellings_side_by_side_are_refused(tmp_path: Path) -> None:
         planned(tmp_path, "backend: {megatron: {train-iters: 777, train_iters: 7}}\n")
 
 
-def test_a_wrong_value_is_told_at_the_line_of_its_flag(tmp_path: Path) -> None:
+def test_a_wrong_value_is_reported_at_the_line_of_its_flag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine.yaml:6 \(\$.backend.megatron.train_iters\)"):
         planned(tmp_path, "backend:\n  megatron:\n    train-iters: many\n")

@@ -186,7 +186,7 @@ def test_settling_waits_until_everything_is_clear(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("group", [None, "alike"])
-def test_a_job_that_everybody_has_forgotten_is_told_from_its_own_mark(tmp_path: Path, group: str | None) -> None:
+def test_a_job_that_everybody_has_forgotten_is_reported_from_its_own_mark(tmp_path: Path, group: str | None) -> None:
     desk = Desk(tmp_path, 3, each=lambda index: {"array_group": group})
     token = hang(desk)
     marks = tmp_path / "job0" / "marks"

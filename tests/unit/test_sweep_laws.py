@@ -41,7 +41,7 @@ def tree_of(values: list[tuple[str, Any]]) -> str:
     return json.dumps(tree, sort_keys=True)
 
 
-def laid(sweep: Any) -> Counter[str]:
+def applied(sweep: Any) -> Counter[str]:
     """The configs of a sweep's jobs."""
     overlay = Overlay(BASE, {})
     return Counter(json.dumps(overlay.apply(point.values), sort_keys=True) for point in expand(sweep))
@@ -52,14 +52,14 @@ def test_a_sweep_means_what_its_values_mean_one_after_another_in_whatever_form_t
     data: st.DataObject, made: Made
 ) -> None:
     wanted = Counter(map(tree_of, made.jobs()))
-    assert laid(data.draw(written(made))) == laid(data.draw(written(made))) == wanted
+    assert applied(data.draw(written(made))) == applied(data.draw(written(made))) == wanted
 
 
 @given(st.data(), sweeps())
 def test_the_order_of_groups_does_not_change_the_set_of_jobs(data: st.DataObject, made: Made) -> None:
     plain = replace(made, factors=tuple(replace(factor, inner={}) for factor in made.factors))
     other = replace(plain, factors=tuple(data.draw(st.permutations(plain.factors))))
-    assert laid(data.draw(written(plain))) == laid(data.draw(written(other)))
+    assert applied(data.draw(written(plain))) == applied(data.draw(written(other)))
 
 
 @given(st.data(), sweeps())
@@ -251,7 +251,7 @@ def test_the_command_line_changes_an_axis_of_the_file(tmp_path: Path, written_as
     "override",
     ["sweep.groups.5.params.x=1", "~sweep.params.nope", "~sweep.filter", "sweep.groups.x=1", "sweep.filter.deep=1"],
 )
-def test_an_override_of_a_place_that_the_sweep_lacks_is_told(tmp_path: Path, override: str) -> None:
+def test_an_override_of_a_place_that_the_sweep_lacks_is_reported(tmp_path: Path, override: str) -> None:
     (tmp_path / "exp.yaml").write_text(f"{FILE}  params: {{backend.options.x: [1, 2]}}\n")
     with pytest.raises(ConfigError, match=f"{re.escape(override)}: the config has no key"):
         load(Source(str(tmp_path / "exp.yaml"), (), (override,)))
@@ -281,7 +281,7 @@ def test_an_override_reaches_into_the_items_of_lists(tmp_path: Path) -> None:
     assert [config["backend"]["options"]["x"] for config in configs(composed)] == [5]
 
 
-def test_a_key_set_twice_is_told_with_the_lines_of_both_places(tmp_path: Path) -> None:
+def test_a_key_set_twice_is_reported_with_the_lines_of_both_places(tmp_path: Path) -> None:
     text = f"{FILE}  params:\n    backend.options.x: [1, 2]\n    backend.options: [{{x: 7}}]\n"
     (tmp_path / "exp.yaml").write_text(text)
     with pytest.raises(SweepError) as error:
@@ -313,7 +313,7 @@ def test_duplicates_are_allowed_by_any_word_for_true(tmp_path: Path, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("sweep", "told"),
+    ("sweep", "message"),
     [
         (
             "{params: {backend.options.lr: [3, 4, 3, 4]}}",
@@ -334,14 +334,14 @@ def test_duplicates_are_allowed_by_any_word_for_true(tmp_path: Path, said: str) 
         ),
     ],
 )
-def test_jobs_that_are_the_same_are_told_and_refused_unless_they_are_allowed(sweep: str, told: str) -> None:
+def test_jobs_that_are_the_same_are_reported_and_refused_unless_they_are_allowed(sweep: str, message: str) -> None:
     with pytest.raises(SweepError) as error:
         planned(sweep)
-    assert told in error.value.problems[0].what
+    assert message in error.value.problems[0].what
     assert "allow_duplicates" in error.value.problems[0].hint
     composed = replace(tiny(), sweep={**yaml.safe_load(sweep), "allow_duplicates": True})
     plan = plan_of(composed, environment())
-    assert any(told in note for note in plan.notes)
+    assert any(message in note for note in plan.notes)
 
 
 @pytest.mark.parametrize(
@@ -361,15 +361,15 @@ def test_jobs_that_differ_in_anything_but_their_own_number_are_no_twins(sweep: s
 
 
 @pytest.mark.parametrize(
-    ("sweep", "told"),
+    ("sweep", "message"),
     [
         ("{allow_duplicates: yes please}", "allow_duplicates is 'yes please'"),
         ("{groups: [{allow_duplicates: true, params: {a: 1}}]}", "allow_duplicates applies to the whole sweep"),
         ("{allow_duplicate: true}", "unknown key 'allow_duplicate'"),
     ],
 )
-def test_a_wrong_word_on_duplicates_is_told(sweep: str, told: str) -> None:
-    with pytest.raises(SweepError, match=told):
+def test_a_wrong_word_on_duplicates_is_reported(sweep: str, message: str) -> None:
+    with pytest.raises(SweepError, match=message):
         expand(yaml.safe_load(sweep))
 
 
@@ -409,16 +409,16 @@ def test_a_list_that_only_the_jobs_know_is_an_error_and_no_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1, 2", r"write \[1, 2\], or \['1, 2'\] for one text"),
         ("1e-3,1e-2", r"write \[1e-3, 1e-2\]"),
         ("adam, sgd", r"write \[adam, sgd\]"),
     ],
 )
-def test_an_axis_without_its_brackets_is_an_error_that_writes_them(text: str, told: str) -> None:
+def test_an_axis_without_its_brackets_is_an_error_that_writes_them(text: str, message: str) -> None:
     for sweep in (f"params: {{backend.options.x: '{text}'}}", f"grids: [{{backend: {{options: {{x: '{text}'}}}}}}]"):
-        with pytest.raises(SweepError, match=told):
+        with pytest.raises(SweepError, match=message):
             xs(sweep)
 
 

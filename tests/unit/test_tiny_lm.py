@@ -1,4 +1,4 @@
-"""The example trainer: it really learns, it resumes bit for bit, and a job monitor cannot tell it from Megatron-LM."""
+"""The example trainer: it really learns, it resumes bit for bit, and a monitor takes it for Megatron-LM."""
 
 import json
 import math

@@ -52,7 +52,7 @@ def refusals(torchtitan: dict[str, Any], slurm: dict[str, Any] = ON_SLURM) -> li
 
 
 @pytest.mark.parametrize("again", [{"training.steps": 6}, {"training": {"steps": 5}, "training.steps": 5}])
-def test_a_field_that_is_set_twice_is_told(again: dict[str, Any]) -> None:
+def test_a_field_that_is_set_twice_is_reported(again: dict[str, Any]) -> None:
     (problem,) = refusals({"training": {"steps": 5}, **again})
     assert (problem.what, str(problem.where)) == ("this is set twice", "$.backend.torchtitan.training.steps")
     assert command({"training": {"steps": 5}, "training.steps": None})
@@ -96,7 +96,7 @@ def test_flags_are_negated_at_their_last_part_and_texts_of_a_list_are_one_word()
     ]
 
 
-def test_what_is_no_field_or_no_value_is_told_at_once() -> None:
+def test_what_is_no_field_or_no_value_is_reported_at_once() -> None:
     problems = refusals({"training": {"st eps": 1, "x": [[1]]}, "a": {"b": ["c,d"]}, "--lr": 1})
     places = [str(problem.where).removeprefix("$.backend.torchtitan.") for problem in problems]
     assert places == ["training.st eps", "training.x", "a.b", "--lr"]
@@ -159,7 +159,7 @@ def asked(tmp_path: Path, *words: str) -> Probe:
     return Probe((sys.executable, str(PARSER)), {"argv": list(words)}, words, CONFIG / "backend.torchtitan", "help")
 
 
-def test_what_its_parser_refuses_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_its_parser_refuses_is_reported_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torchtitan").mkdir()
     (tmp_path / "torchtitan/__init__.py").touch()
     (tmp_path / "torchtitan/config.py").write_text(PACKAGE)
@@ -185,7 +185,7 @@ def test_a_refusal_names_the_jobs_that_it_is_about(tmp_path: Path, monkeypatch: 
     assert problem.what == "job a and 2 others would be refused: ValueError: steps must be positive"
 
 
-def test_without_torchtitan_it_is_told_that_nothing_can_be_asked(tmp_path: Path) -> None:
+def test_without_torchtitan_it_is_reported_that_nothing_can_be_asked(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="can't import torchtitan: ModuleNotFoundError"):
         ask([asked(tmp_path)])
 

@@ -43,21 +43,21 @@ def test_lines_are_numbered_and_values_are_those_that_templates_see() -> None:
     assert trial.lines == len(LOG.splitlines())
 
 
-def test_a_rule_that_never_came_and_what_a_log_does_not_show_are_told() -> None:
+def test_a_rule_that_never_came_and_what_a_log_does_not_show_are_reported() -> None:
     trial = tried(LOG)
-    told = {name: explained(one, RULES) for name, one in trial.rules.items()}
+    reported = {name: explained(one, RULES) for name, one in trial.rules.items()}
     assert trial.rules["absent"].count == 0
-    assert told["absent"] == told["saved"] == ""
-    assert "silent for 60 s" in told["silent"]
-    assert "not risen for 30 s" in told["still"]
-    assert "1 of the lines hold no number" in told["still"]
+    assert reported["absent"] == reported["saved"] == ""
+    assert "silent for 60 s" in reported["silent"]
+    assert "not risen for 30 s" in reported["still"]
+    assert "1 of the lines hold no number" in reported["still"]
     assert [found.values["counter"] for found in trial.rules["still"].shown] == [1.0, "nan"]
 
 
-def test_the_state_that_lines_ask_for_is_told() -> None:
-    told: dict[str, Any] = facts(tried(LOG), RULES)
-    assert (told["state"], told["state_by"], told["complete"]) == ("oom", "oom", False)
-    assert {rule["name"]: rule["matches"] for rule in told["rules"]} == {
+def test_the_state_that_lines_ask_for_is_reported() -> None:
+    reported: dict[str, Any] = facts(tried(LOG), RULES)
+    assert (reported["state"], reported["state_by"], reported["complete"]) == ("oom", "oom", False)
+    assert {rule["name"]: rule["matches"] for rule in reported["rules"]} == {
         "saved": 3,
         "oom": 1,
         "still": 3,

@@ -121,7 +121,7 @@ def test_a_mark_that_is_just_being_written_is_not_complained_of(tmp_path: Path) 
 # ---- an exception of one job
 
 
-def test_what_keeps_a_job_from_being_watched_is_told_once_and_shown_and_its_end_is_still_concluded(
+def test_what_keeps_a_job_from_being_watched_is_reported_once_and_shown_and_its_end_is_still_concluded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage(tmp_path, {}, {"a": [FOREVER], "b": [FOREVER]})
@@ -355,7 +355,7 @@ def test_a_monitor_that_was_stopped_by_a_signal_has_seen_no_silence_meanwhile(tm
 
 
 class Hidden:
-    """A scheduler that answers, and does not tell of some jobs; what is asked of it is noted."""
+    """A scheduler that answers, and does not list some jobs; what is asked of it is noted."""
 
     def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ids: set[str] = set()
@@ -855,7 +855,9 @@ def test_a_job_whose_script_stays_another_one_ends_after_a_day_with_that_reason(
 # ---- what a person is to see at once
 
 
-def test_a_rule_that_is_switched_off_is_told_when_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_is_switched_off_is_reported_when_it_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("oellm_autoexp.search.patterns.MATCH_SECONDS", 0.05)
     stage = Stage(tmp_path, {"log_events": {"slow": {"pattern": "(a+)+$"}}}, {"a": [lived("")]})
     running(stage)
@@ -908,7 +910,7 @@ def test_why_a_new_attempt_that_a_request_asks_for_can_not_be_made_is_kept_with_
     assert (stage.a.state, stage.a.attempt, stage.a.run.not_restarted) == ("success", 2, "")
 
 
-def test_what_the_scheduler_refuses_for_good_is_told_and_no_wait_of_an_action(
+def test_what_the_scheduler_refuses_for_good_is_reported_and_no_wait_of_an_action(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = {"slurm.sbatch.reservation": "nosuch"}
@@ -991,13 +993,13 @@ def test_a_line_of_each_of_64_ranks_begins_one_new_attempt(tmp_path: Path) -> No
     assert sum("new attempt" in line for line in stage.messages) == 1
 
 
-def test_a_job_whose_state_the_scheduler_does_not_know_now_is_watched_on_and_that_is_told(tmp_path: Path) -> None:
+def test_a_job_whose_state_the_scheduler_does_not_know_now_is_watched_on_and_that_is_reported(tmp_path: Path) -> None:
     unknown = JobStatus("UNKNOWN", "sacct: connection refused")
     stage = Stage(tmp_path, {}, {"a": [(("RUNNING", unknown, unknown, "COMPLETED"), "")]})
-    changes, told = Changes(), []
+    changes, reported = Changes(), []
     for _ in range(8):
         stage.cycle()
-        told += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
-    assert told.count("the scheduler does not answer, waiting for it: a: sacct: connection refused") == 1
-    assert told.count("it answers again") == 1
+        reported += [line.partition(" ")[2] for line in changes.lines(stage.monitor)]
+    assert reported.count("the scheduler does not answer, waiting for it: a: sacct: connection refused") == 1
+    assert reported.count("it answers again") == 1
     assert (stage.a.state, stage.a.newest.runs) == ("success", 1)

@@ -1,4 +1,4 @@
-"""Mistakes in rules that decode, told when the plan is made; and the values of a config that templates name."""
+"""Mistakes in rules that decode, reported when the plan is made; and the values of a config that templates name."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_place_and_what_may_be_meant(
+def test_a_mistake_is_reported_with_its_place_and_what_may_be_meant(
     section: dict[str, Any], where: str, what: str, hint: str
 ) -> None:
     [problem] = found(**section)
@@ -138,7 +138,7 @@ def test_an_event_that_is_published_may_have_the_keys_of_whoever_publishes_it() 
     assert found(log_events=events) == []
 
 
-def test_an_unknown_key_in_the_termination_command_is_told() -> None:
+def test_an_unknown_key_in_the_termination_command_is_reported() -> None:
     assert [problem.what for problem in found(termination_command="check {nope}")] == ["there is no value '{nope}'"]
 
 
@@ -165,7 +165,7 @@ def test_a_condition_may_look_at_what_a_template_may_name(key: str) -> None:
     ("key", "hint"),
     [("pth", "'path'"), ("backend.megatron.lrr", "'backend.megatron.lr'"), ("backend.megatron.layers", "")],
 )
-def test_a_key_of_a_condition_that_nothing_is_called_is_told(key: str, hint: str) -> None:
+def test_a_key_of_a_condition_that_nothing_is_called_is_reported(key: str, hint: str) -> None:
     [problem] = found(log_events={"a": asks(key)})
     assert (str(problem.where), problem.what) == ("$.monitoring.log_events.a.actions[0]", f"there is no value '{key}'")
     assert hint in problem.hint
@@ -184,7 +184,7 @@ def job(*keys: str) -> JobSection:
     )
 
 
-def test_a_key_of_a_jobs_own_conditions_that_nothing_is_called_is_told() -> None:
+def test_a_key_of_a_jobs_own_conditions_that_nothing_is_called_is_reported() -> None:
     [problem] = job_problems(job("attempt", "backend.megatron.lr", "backend.megatron.lrr"), TREE)
     assert (str(problem.where), "'backend.megatron.lrr'" in problem.what) == ("$.job.cancel_conditions[2]", True)
 
@@ -204,13 +204,13 @@ def test_the_values_that_templates_name_are_taken_from_the_config() -> None:
     assert template_values(section, JobSection(), TREE) == {"backend.megatron.lr": 0.1, "slurm.sbatch.time": 60}
 
 
-def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> None:
+def test_slow_patterns_are_reported_by_name_and_plain_texts_are_not_patterns() -> None:
     events = {"a": {"pattern": ".*x"}, "b": {"pattern": ".*x", "pattern_type": "substring"}, "c": {"pattern": "word"}}
     assert [note.split()[3] for note in notes(rules(log_events=events))] == ["monitoring.log_events.a"]
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "message"),
     [
         ({"pattern": "done", "state": "SuccessState"}, "the exit code decides whether a job has succeeded"),
         ({"pattern": "done", "state": "success", "overrules_success": True}, "monitoring.termination_string"),
@@ -219,10 +219,10 @@ def test_slow_patterns_are_told_by_name_and_plain_texts_are_not_patterns() -> No
         ({"pattern": "done", "state": "stall"}, ""),
     ],
 )
-def test_a_state_that_a_log_line_gives_no_job_is_noted(event: dict[str, Any], told: str) -> None:
+def test_a_state_that_a_log_line_gives_no_job_is_noted(event: dict[str, Any], message: str) -> None:
     found = notes(rules(log_events={"a": event}))
-    assert len(found) == bool(told)
-    assert all(told in note and "of monitoring.log_events.a" in note for note in found)
+    assert len(found) == bool(message)
+    assert all(message in note and "of monitoring.log_events.a" in note for note in found)
 
 
 def test_the_manifest_has_a_section_without_its_defaults_and_a_jobs_own_only_where_it_differs() -> None:
@@ -254,7 +254,7 @@ def test_a_jobs_section_is_decoded_from_its_resolved_tree() -> None:
         (["x"], "$.monitoring"),
     ],
 )
-def test_a_section_that_can_not_be_is_told(section: Any, where: str) -> None:
+def test_a_section_that_can_not_be_is_reported(section: Any, where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         decoded(section)
     assert [str(problem.where) for problem in caught.value.problems] == [where]
@@ -272,7 +272,7 @@ SAVED = "  [2026-01-31 10:00:10.1] successfully saved checkpoint from iteration 
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "message"),
     [
         ({"pattern": r"saved checkpoint (?P<path>\S+)"}, "extracts 'from' as path, which is not a path"),
         ({"pattern": r"saved checkpoint (\S+)", "extract_groups": {"checkpoint_dir": "1"}}, "'from' as checkpoint_dir"),
@@ -289,11 +289,11 @@ SAVED = "  [2026-01-31 10:00:10.1] successfully saved checkpoint from iteration 
     ],
 )
 def test_a_rule_that_catches_the_wrong_word_of_a_known_line_is_noted_with_the_line(
-    event: dict[str, Any], told: str
+    event: dict[str, Any], message: str
 ) -> None:
     found = notes(rules(log_events={"a": event}), [SAVED])
-    assert len(found) == bool(told)
-    assert all(told in note and "successfully saved checkpoint from iteration" in note for note in found)
+    assert len(found) == bool(message)
+    assert all(message in note and "successfully saved checkpoint from iteration" in note for note in found)
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ class Work:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
         self.said: list[str] = []
-        self.told: list[AutoexpError] = []
+        self.reported: list[AutoexpError] = []
         self.queue = Queue(folder / "p.json")
         manifest = make_manifest(folder)
-        self.worker = Worker(self.queue, manifest, log=self.said.append, report=self.told.append, **options)
+        self.worker = Worker(self.queue, manifest, log=self.said.append, report=self.reported.append, **options)
 
     def result(self, action: Any, **more: Any) -> QueueEntry:
         """What became of an action."""
@@ -154,14 +154,14 @@ def test_several_run_at_once_if_told_so(tmp_path: Path) -> None:
     assert len(work.worker.run().done) == 3
 
 
-def test_an_entry_that_can_not_be_read_is_told_and_the_others_go_on(work: Work) -> None:
+def test_an_entry_that_can_not_be_read_is_reported_and_the_others_go_on(work: Work) -> None:
     entry = make_entry(work.folder, number=1)
     work.queue.put(entry)
     bad = work.queue.place(entry).with_name("bad.json")
     bad.write_text("{")
     assert work.result(("true",)).status == "done"
     assert work.queue.get(entry.id).status == "done"
-    assert [str(error.problems[0].where) for error in work.told] == [str(bad)]
+    assert [str(error.problems[0].where) for error in work.reported] == [str(bad)]
 
 
 def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(work: Work) -> None:
@@ -179,7 +179,7 @@ def test_an_interrupted_worker_ends_its_program_and_leaves_the_entry_pending(wor
         work.worker.run()
     thread.join()
     found = work.queue.get(entry.id)
-    assert (found.status, found.message) == ("pending", "its worker was told to end; run again")
+    assert (found.status, found.message) == ("pending", "its worker was asked to end; run again")
     assert process_started(int((work.folder / "pid").read_text())) is None
     assert work.queue.worker_of(entry) is None
 
@@ -273,7 +273,7 @@ def test_a_job_goes_on_without_its_worker_and_is_found_again(tmp_path: Path) -> 
         ({"mem": "1\n#SBATCH --x"}, "line break"),
     ],
 )
-def test_wrong_options_of_an_executor_are_told(work: Work, sbatch: dict[str, Any], why: str) -> None:
+def test_wrong_options_of_an_executor_are_reported(work: Work, sbatch: dict[str, Any], why: str) -> None:
     found = work.result(("true",), executor={"cluster": "local", "sbatch": sbatch})
     assert found.status == "failed"
     assert why in found.message

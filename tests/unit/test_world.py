@@ -30,7 +30,7 @@ def test_a_yes_comes_when_the_command_has_ended_well() -> None:
     until(lambda: check.says_yes(0))
 
 
-def test_a_no_is_told_and_asked_again_only_after_the_interval(tmp_path: Path) -> None:
+def test_a_no_is_reported_and_asked_again_only_after_the_interval(tmp_path: Path) -> None:
     counter = f"echo x >> {shlex.quote(str(tmp_path / 'asked'))}; exit 3"
     check = Check(["sh", "-c", counter], "/", 60)
     until(lambda: not check.says_yes(0) and not check.in_progress)

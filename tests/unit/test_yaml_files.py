@@ -98,7 +98,7 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", 3, "the key 'a' is given twice"),
         ("x:\n  a: 1\n  a: 2\n", 3, "the key 'a' is given twice"),
@@ -121,10 +121,10 @@ def test_a_number_as_python_writes_it_is_read_as_that_number(
         ("a: [x, {name}]\n", 1, "a text with braces needs quotes"),
     ],
 )
-def test_what_does_not_parse_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, told: str) -> None:
+def test_what_does_not_parse_is_reported_with_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     found = problem(tmp_path, text)
     assert str(found.where) == f"{tmp_path}/file.yaml:{line}"
-    assert told in found.what
+    assert message in found.what
 
 
 @pytest.mark.parametrize("text", ["{x: , y: 1}", '{x : , "y": }', "{x: ''}", "{x: ~}", "{x: &a , y: *a}", "{}"])
@@ -357,7 +357,7 @@ def test_a_folder_is_searched_before_those_behind_it(tmp_path: Path) -> None:
     assert search.groups() == ["group"]
 
 
-def test_an_unknown_config_is_told_with_the_nearest_names(tmp_path: Path) -> None:
+def test_an_unknown_config_is_reported_with_the_nearest_names(tmp_path: Path) -> None:
     (tmp_path / "experiments" / "me").mkdir(parents=True)
     (tmp_path / "experiments" / "me" / "scaling.yaml").touch()
     found = unknown_config("scalling", (tmp_path,))
@@ -371,7 +371,7 @@ def test_a_file_below_here_is_shown_from_here(tmp_path: Path, monkeypatch: pytes
     assert shown(Path("/elsewhere/b.yaml")) == "/elsewhere/b.yaml"
 
 
-def test_a_tab_that_indents_is_told_as_one(tmp_path: Path) -> None:
+def test_a_tab_that_indents_is_reported_as_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="with spaces; this line has a tab"):
         read(tmp_path, "a:\n\tb: 1\n")
 

@@ -28,5 +28,5 @@ class FolderNotifier(Notifier):
             raise NotifyError(f"{self.folder}: {error.strerror}") from None
 
     def lacks(self) -> str:
-        """What is told when a plan is made."""
+        """Notes that are shown when a plan is made."""
         return "" if Path(self.folder).is_dir() else f"there is no folder {self.folder}"

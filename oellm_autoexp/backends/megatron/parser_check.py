@@ -32,7 +32,7 @@ from typing import Any
 _CAPABILITY = (9, 0)
 """Of the GPU that is pretended: Hopper, whose rules hold for its elders, too."""
 _VOCABULARY = 50304
-"""Where only the tokenizer would tell."""
+"""Where only the tokenizer knows."""
 
 
 class Megatron:
@@ -127,7 +127,7 @@ def judged(megatron: Megatron, question: Mapping[str, Any]) -> list[str]:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             megatron.check(megatron.parsed(question))
-    except SystemExit:  # argparse has told why, and so do the arguments that Megatron ends on
+    except SystemExit:  # argparse has printed why, and so do the arguments that Megatron ends on
         return [(said.getvalue().strip().splitlines() or ["it ended without a message"])[-1]]
     except Exception as error:  # whatever it raises is its answer
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -30,7 +30,7 @@ class TorchtitanBackend(LaunchedBackend):
     own_keys = ("torchtitan",)
     class_name: Literal["TorchtitanBackend"]
     launch: Literal["srun", "torchrun"] = "torchrun"
-    """One torchrun per node, or one task per GPU, which SLURM's variables tell its rank."""
+    """One torchrun per node, or one task per GPU, which reads its rank from SLURM's variables."""
     module: str
     """Whose configs: `llama3`, or a Python module of one's own."""
     config: str

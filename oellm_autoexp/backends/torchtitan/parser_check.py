@@ -27,7 +27,7 @@ def judged(manager: Any, argv: list[str]) -> list[str]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             manager().parse_args(argv)
-    except SystemExit:  # tyro has told why, in a frame
+    except SystemExit:  # tyro has printed why, in a frame
         plain = _FRAME.sub(" ", _COLOUR.sub("", said.getvalue()))
         return [" ".join(plain.split()) or "it ended without a message"]
     except Exception as error:  # whatever it raises is its answer

@@ -31,7 +31,7 @@ FILES = ":files"
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a line up to the cursor, which is in the last one, without quotes; [] if that can't be told."""
+    """The words of a line up to the cursor, which is in the last one, without quotes; [] if that is unclear."""
     for closing in ("", "'", '"'):
         try:
             words = shlex.split(f"{line}{_CURSOR}{closing}")

@@ -1,6 +1,6 @@
-"""What run_autoexp_container.py runs inside of an image: it plans there, and tells the program outside what it planned.
+"""What run_autoexp_container.py runs inside of an image: it plans there, and sends its plan to the program outside.
 
-What only the outside knows (the command line, git's state, the image) it is told first; what SLURM allows, and whether
+What only the outside knows (the command line, git's state, the image) it is sent first; what SLURM allows, and whether
 jobs could run in their containers, it asks for (see container.dialogue).
 """
 
@@ -37,14 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _go(options: argparse.Namespace) -> int:
     speech = Outside.of_this_process()
     try:
-        speech.tell(_plan(options, speech))
+        speech.send_result(_plan(options, speech))
     except AutoexpError as error:
-        speech.tell(outside.problems_result(error))
+        speech.send_result(outside.problems_result(error))
     return app.OK
 
 
 def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
-    """Plan, and write the plan unless it is a dry run; what the outside is told of it."""
+    """Plan, and write the plan unless it is a dry run; what the outside gets of it."""
     made = plan_steps.plan(options, _context(speech.given), machine=outside.asked(speech))
     if options.dry_run:
         plan_steps.check_writable(made)
@@ -58,7 +58,7 @@ def _plan(options: argparse.Namespace, speech: Outside) -> dict[str, Any]:
 
 
 def _context(given: dict[str, Any]) -> PlanContext:
-    """The circumstances of the plan: those in here, but for what is told by the outside."""
+    """The circumstances of the plan: those in here, but for what comes from the outside."""
     from oellm_autoexp.planning.resolving.provenance import gather
     from oellm_autoexp.storage.files import shipped
 

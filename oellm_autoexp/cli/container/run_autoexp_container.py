@@ -156,7 +156,7 @@ def _survey(options: argparse.Namespace, context: PlanContext) -> Survey:
         jobs = expanded_jobs(composed, context, plan_steps.read_template)
         try:
             wanted = plan_steps.indices(options.array_subset)
-        except ConfigError:  # planning tells it, with all else
+        except ConfigError:  # planning reports it, with all else
             wanted = None
         return survey(jobs, [index for index in range(len(jobs)) if wanted is None or index in wanted])
 

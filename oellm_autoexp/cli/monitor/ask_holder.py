@@ -105,7 +105,7 @@ def when_done(asked: Sequence[Path]) -> str:
 def report(
     options: argparse.Namespace, manifest: Manifest, session: Session, names: Sequence[str], messages: Sequence[str]
 ) -> None:
-    """Tell what was done to jobs."""
+    """Print what was done to jobs."""
     if options.json:
         jobs = {name: session.jobs[name].state for name in names}
         print(json.dumps({"plan_id": manifest.plan_id, "jobs": jobs, "messages": messages}))

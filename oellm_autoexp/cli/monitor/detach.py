@@ -70,10 +70,11 @@ def hand_over(options: argparse.Namespace, manifest: Manifest, path: Path, code:
     Returns the exit code. Raises LockedError if somebody watches already, SchedulerError if no job could be submitted.
     """
     from oellm_autoexp.planning.manifest import canonical_path
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
 
     directory = Path(manifest.monitoring_state_dir)
-    session = session_path(directory, manifest.plan_id)
+    session = SessionFiles.named(directory, manifest.plan_id).path
     if not options.detach or code != app.OK:
         return code
     opened = with_backoff(lambda: Session.load(session))
@@ -107,7 +108,7 @@ def hand_over_all(options: argparse.Namespace, directory: Path, sessions: list[S
         try:
             manifests.append(session_steps.load_manifest(session.manifest_path))
         except AutoexpError as error:  # one that can't be read hides no other
-            app.tell(error)
+            app.report(error)
             continue
         check(options, manifests[-1])
     if not manifests:
@@ -157,12 +158,11 @@ def _on_slurm(manifest: Manifest) -> bool:
 
 def _free(manifest: Manifest) -> None:
     """Raise LockedError if somebody watches the session."""
-    from oellm_autoexp.session.session import session_path
     from oellm_autoexp.storage.lock import Lock
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    claim = Lock(session.with_suffix(".lease"))
-    held = not claim.clear() and claim.await_change(f"session {session.stem}", partial(app.note, on_stderr=True))
+    claim = Lock(SessionFiles.of(manifest).lease)
+    held = not claim.clear() and claim.await_change(f"session {manifest.plan_id}", partial(app.note, on_stderr=True))
     if held and (watcher := watchers.find(manifest)) is not None:
         raise watchers.locked(manifest, watcher)
     claim.clear()  # the monitor that begins on another machine has not watched it
@@ -197,7 +197,7 @@ class Watcher:
     name: str
     manifest_path: str
     program: str
-    """How we were called, for the commands that are told."""
+    """How we were called, for the commands that are shown."""
     variables: frozenset[str]
     """The names of the variables that the user's environment has."""
     python_path: str | None
@@ -231,7 +231,7 @@ class Watcher:
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
             return self._watch() if self.manifest_path else self._watch_all()
         except AutoexpError as error:
-            app.tell(error)
+            app.report(error)
             return error.exit_code
         except KeyboardInterrupt:
             return app.INTERRUPTED

@@ -1,4 +1,4 @@
-"""monitor --cmd cancel, skip: jobs are ended for good, and actions that wait are given up."""
+"""monitor --cmd cancel, skip: jobs are ended for good, and actions that wait are abandoned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def cancel(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
-    """End jobs for good, and give up their actions that wait; those in the queue stay there."""
+    """End jobs for good, and abandon their actions that wait; those in the queue stay there."""
     names = chosen(options, manifest, recorded(manifest))
     reason = options.reason or "cancelled by hand"
     try:
@@ -55,31 +55,31 @@ def _cancelled_later(options: argparse.Namespace, manifest: Manifest, session: S
 
 
 def skip(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
-    """Give up the actions of jobs that wait: for conditions, for their turn, or in the queue for a worker."""
+    """Abandon the actions of jobs that wait: for conditions, for their turn, or in the queue for a worker."""
     from oellm_autoexp.session.queue import Queue
 
     session = recorded(manifest)
     names = chosen(options, manifest, session)
     reason = options.reason or "skipped by hand"
-    queued = Queue(session.path).give_up(names, f"given up: {reason}", report=app.tell)
-    lines = [f"{entry.event.job}: {entry.action.kind} of {entry.event.name}: given up" for entry in queued]
+    queued = Queue(session.path).give_up(names, f"abandoned: {reason}", report=app.report)
+    lines = [f"{entry.event.job}: {entry.action.kind} of {entry.event.name}: abandoned" for entry in queued]
     if not any(session.jobs[name].actions.pending for name in names):
-        given_up = f"gave up: {plural(len(queued), 'action')}"
-        say(options, names, "\n".join([*lines, given_up, *_jobs_that_wait(manifest, session, names)]))
+        abandoned = f"abandoned: {plural(len(queued), 'action')}"
+        say(options, names, "\n".join([*lines, abandoned, *_jobs_that_wait(manifest, session, names)]))
         return app.OK
     try:
         with session_steps.session(manifest, path) as monitor:
             count = monitor.skip(names, reason) + len(queued)
             lines += monitor.messages
     except LockedError:
-        return ask_holder(options, manifest, names, "skip", reason, "give up the actions that wait", lines)
-    lines += [f"gave up: {plural(count, 'action')}", *_jobs_that_wait(manifest, monitor.session, names)]
+        return ask_holder(options, manifest, names, "skip", reason, "abandon the actions that wait", lines)
+    lines += [f"abandoned: {plural(count, 'action')}", *_jobs_that_wait(manifest, monitor.session, names)]
     report(options, manifest, monitor.session, names, lines)
     return app.OK
 
 
 def _jobs_that_wait(manifest: Manifest, session: Session, names: Sequence[str]) -> list[str]:
-    """The jobs that wait to be submitted, also for a new attempt, and the command that gives them up."""
+    """The jobs that wait to be submitted, also for a new attempt, and the command that cancels them."""
     from oellm_autoexp.session.waits import waits
     from oellm_autoexp.view.jobs.waiting import waiting_lines
 
@@ -87,4 +87,4 @@ def _jobs_that_wait(manifest: Manifest, session: Session, names: Sequence[str]) 
     if not jobs:
         return []
     command = f"{hints.resume_command(manifest)} --cmd cancel"
-    return [f"{plural(len(jobs), 'job')} still to be submitted; to give up jobs: {command}", *waiting_lines(jobs)]
+    return [f"{plural(len(jobs), 'job')} still to be submitted; to cancel them: {command}", *waiting_lines(jobs)]

@@ -67,9 +67,9 @@ def show_queue(options: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _session(manifest: Manifest) -> Path:
-    from oellm_autoexp.session.session import session_path
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    return session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    return SessionFiles.of(manifest).path
 
 
 def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
@@ -80,9 +80,9 @@ def _list(queue: Queue, manifest: Manifest, options: argparse.Namespace) -> int:
 
     event = options.queue_event
     waits = _not_in_the_queue(manifest, event)
-    entries = queue.entries(event, report=app.tell)
+    entries = queue.entries(event, report=app.report)
     tally = queue.tally(event)
-    finished = queue.finished(event, report=app.tell) if event else []
+    finished = queue.finished(event, report=app.report) if event else []
     if event and not entries and not finished and not waits:
         raise ConfigError(_no_event(queue, event))
     if options.json:
@@ -133,14 +133,14 @@ def _not_in_the_queue(manifest: Manifest, event: str | None = None) -> list[Wait
 
 
 def _tell_waits(waits: Sequence[Wait], manifest: Manifest) -> None:
-    """Say which actions wait, if some do, and how to give them up."""
+    """Say which actions wait, if some do, and how to abandon them."""
     from oellm_autoexp.view.jobs.waiting import waiting_lines
 
     if waits:
         app.note("actions of the session that wait, not in the queue:")
         for line in waiting_lines(waits):
             app.note(f"  {line}")
-        app.note(f"give them up: {_command(manifest, '--cmd', 'skip')}")
+        app.note(f"abandon them: {_command(manifest, '--cmd', 'skip')}")
 
 
 def _no_event(queue: Queue, name: str) -> Problem:
@@ -211,7 +211,7 @@ def work(options: argparse.Namespace, manifest: Manifest) -> int:
 
     queue = Queue(_session(manifest))
     say = _say_on_stderr if options.json else app.note
-    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.tell)
+    worker = Worker(queue, manifest, jobs=options.jobs or 1, log=say, report=app.report)
     resume = _command(manifest, "--cmd", "actions", *(["--follow"] if options.follow else []))
 
     def go() -> int:

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 
-_STATE = (
-    *(".journal", ".secrets", ".events.jsonl", ".series", ".actions", ".requests", ".detached"),
-    *(".report.html", ".alive.log", ".exports"),
-)
-"""What lies beside a session's file."""
-
-
 def list_sessions(options: argparse.Namespace) -> int:
     from rich.table import Table
 
@@ -65,7 +58,7 @@ def list_sessions(options: argparse.Namespace) -> int:
 
 
 def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
-    """The journals of a directory beside which there is no session, and what to do about each; that is told."""
+    """The journals of a directory beside which there is no session, and what to do about each, which is printed."""
     from oellm_autoexp.storage import trust
 
     found: dict[Path, AutoexpError] = {}
@@ -78,12 +71,12 @@ def _journals_alone(directory: Path) -> dict[Path, AutoexpError]:
             found[path] = StateError(Problem("there is no session of this name beside the journal", str(path), hint))
         except StateError as error:
             found[path] = error
-        app.tell(found[path])
+        app.report(found[path])
     return found
 
 
 def sessions_in(directory: Path, *, own: bool = False, unread: dict[Path, AutoexpError] | None = None) -> list[Session]:
-    """The sessions of a directory that can be read, newest first; of the others it is told why not.
+    """The sessions of a directory that can be read, newest first; of the others is reported why not.
 
     `own`: without those of other users. `unread` gets those that can't be read, and why.
     """
@@ -99,7 +92,7 @@ def sessions_in(directory: Path, *, own: bool = False, unread: dict[Path, Autoex
             with trust.reading_as(owner):
                 sessions.append(Session.load(path))
         except AutoexpError as error:  # one that can't be read hides no other
-            app.tell(error)
+            app.report(error)
             if unread is not None:
                 unread[path] = error
     return sessions
@@ -110,8 +103,8 @@ def titled(session: Session) -> str:
     from oellm_autoexp.storage import trust
 
     owner = trust.stranger(session.path)
-    told = [session_steps.started_by(session), "" if owner is None else f"of {owner}"]
-    more = ", ".join(filter(None, told))
+    words = [session_steps.started_by(session), "" if owner is None else f"of {owner}"]
+    more = ", ".join(filter(None, words))
     return f"{session.plan_id} ({more})" if more else session.plan_id
 
 
@@ -128,6 +121,7 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.session.queue import Queue
     from oellm_autoexp.session.session import writing
     from oellm_autoexp.session.waits import only_unclear
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.storage.trust import check_owner
 
     resume = hints.resume_command(manifest)
@@ -139,9 +133,9 @@ def remove(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         if waits := queue.unfinished():
             what = "1 action waits" if waits == 1 else f"{waits} actions wait"
             them = "it" if waits == 1 else "them"
-            hint = f"carry {them} out first: {resume} --cmd actions; or give {them} up: {resume} --cmd skip"
+            hint = f"carry {them} out first: {resume} --cmd actions; or abandon {them}: {resume} --cmd skip"
             raise StateError(Problem(f"{what} in its queue", str(queue.folder), hint))
-        beside = [session.path.with_suffix(suffix) for suffix in _STATE]
+        beside = SessionFiles(session.path).beside
         for path in beside:
             check_owner(path)
         for path in beside:
@@ -164,7 +158,7 @@ def _why_unfinished(session: Session, resume: str) -> Problem:
 
     if only_actions_wait(session.jobs.values()):
         lines = waiting_lines(waits(session.jobs.values()))
-        hint = "\n    ".join([*lines, f"give them up: {resume} --cmd skip"])
+        hint = "\n    ".join([*lines, f"abandon them: {resume} --cmd skip"])
         return Problem("its jobs have ended, and actions wait", str(session.path), hint)
     if only_unclear(session.jobs.values()):
         hint = f"ask it: {resume} --cmd cancel; or remove the session without an answer: {resume} --cmd remove --force"

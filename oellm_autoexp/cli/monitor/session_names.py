@@ -87,11 +87,12 @@ def session_file(options: argparse.Namespace) -> Path:
 
 def manifest_of(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """The manifest that --session or --manifest means. Raises ConfigError."""
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
 
     if options.manifest is not None:
         manifest = session_steps.load_manifest(options.manifest)
-        if not session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists():
+        if not SessionFiles.of(manifest).path.exists():
             hint = f"submit it: {hints.command('submit', '--manifest', str(options.manifest))}"
             raise ConfigError(Problem("this plan was not submitted yet", str(options.manifest), hint))
         return manifest, options.manifest
@@ -109,9 +110,10 @@ def manifest_of(options: argparse.Namespace) -> tuple[Manifest, Path]:
 
 def recorded(manifest: Manifest) -> Session:
     """The session of a plan as it is on disk. Raises ConfigError, CorruptError (also where it has other jobs)."""
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    session = with_backoff(lambda: Session.load(session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)))
+    session = with_backoff(lambda: Session.load(SessionFiles.of(manifest).path))
     if session.jobs.keys() != {job.name for job in manifest.jobs}:
         raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
     return session

@@ -45,14 +45,14 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     if most is None and screen.is_terminal and not options.json:
         most = max(1, screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0))
     found = EventLog(session.path).histories(wanted, newest_first=not options.json, most=most)
-    told = rows(session, found.shown)
+    found_rows = rows(session, found.shown)
     if options.json:
         print(json.dumps({"plan_id": session.plan_id})[:-1] + ', "events": [', end="")
-        for number, row in enumerate(told):
+        for number, row in enumerate(found_rows):
             print(", " * (number > 0) + json.dumps(row), end="")
         print(f'], "waiting": {json.dumps(wait_facts(waits))}}}')
         return app.OK
-    shown = print_events(screen, told)
+    shown = print_events(screen, found_rows)
     if not found.total:
         screen.print("no events")
     elif shown < found.total:
@@ -88,7 +88,7 @@ def rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Itera
         waiting.setdefault(pending.event.id, []).append(pending)
     for event, results in found:
         queued = any(result.status == "queued" for result in results)
-        finished = {entry.id: entry for entry in queue.finished(event.id, report=app.tell)} if queued else {}
+        finished = {entry.id: entry for entry in queue.finished(event.id, report=app.report)} if queued else {}
         actions = []
         for result in results:
             done = finished.get(result.id) if result.status == "queued" else None

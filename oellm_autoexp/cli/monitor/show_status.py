@@ -85,7 +85,7 @@ def _specs(session: Session) -> Sequence[JobSpec]:
     try:
         return session_steps.load_manifest(session.manifest_path).jobs
     except AutoexpError as error:
-        app.tell(error)
+        app.report(error)
         return ()
 
 

@@ -33,7 +33,7 @@ def add_options(parser: app.Parser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that the command would not heed, or that it lacks."""
+    """Raise ConfigError for options that the command would ignore, or that it lacks."""
     config = {
         "--config-ref": options.config_ref,
         "--config-dir": options.config_dirs,
@@ -156,13 +156,13 @@ def _show(job: str, rules: Rules, trial: Trial) -> None:
             screen.print(Text(f"            and {one.count - len(one.shown)} more", style="dim"))
         if why := explained(one, rules):
             screen.print(Text(f"            {why}", style="dim"))
-    told = ", ".join(f"{key} {value:g}" for key, value in progress.told(trial.job.progress).items())
-    screen.print(Text(f"progress: {told or 'no line tells an iteration or a loss'}"))
+    numbers = ", ".join(f"{key} {value:g}" for key, value in progress.reported(trial.job.progress).items())
+    screen.print(Text(f"progress: {numbers or 'no line has an iteration or a loss'}"))
     for name, values in trial.metrics.items():
         screen.print(Text(f"metric {name}: {plural(len(values), 'point')}, the last {values[-1]:g}", style="dim"))
     declared = [name for rule, one in rules.metrics.items() for name in one.names(rule)]
     for name in dict.fromkeys(name for name in declared if name not in trial.metrics):
-        screen.print(Text(f"metric {name}: no line tells it", style="yellow"))
+        screen.print(Text(f"metric {name}: no line has it", style="yellow"))
     if rules.inactivity_threshold_seconds:
         screen.print(Text(f"a log that is silent for {rules.inactivity_threshold_seconds:g} s is a stall", style="dim"))
     if trial.job.run.verdict:

@@ -138,5 +138,6 @@ def _follow(shown: Recorded, watcher: Watcher, *, quiet: bool) -> int | None:
 
 def _stamps(path: Path) -> tuple[Stamp | None, Stamp | None]:
     from oellm_autoexp.session.session import stamp_of
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    return stamp_of(path), stamp_of(path.with_suffix(".journal"))
+    return stamp_of(path), stamp_of(SessionFiles(path).journal)

@@ -19,9 +19,8 @@ from oellm_autoexp.report.document import Source
 from oellm_autoexp.report.exported import results_of
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import locked
+from oellm_autoexp.storage.session_files import SessionFiles
 
-FOLDER = ".exports"
-"""What the folder of a session's exports, beside its file, ends in: their locks, and what the last ones said."""
 _PATIENCE_SECONDS = 60.0
 
 
@@ -122,7 +121,7 @@ def _exported(exporter: Exporter, source: Source) -> str:
         raise ExportError(f"{source.manifest.plan_id} was not submitted")
     lock: AbstractContextManager[object] = nullcontext()
     if trust.stranger(session.path) is None:  # the watch of another user exports to places of theirs
-        path = session.path.with_suffix(FOLDER) / f"{exporter.kind}.lease"
+        path = SessionFiles(session.path).exports / f"{exporter.kind}.lease"
         what = f"the export of {source.manifest.plan_id} by {exporter.kind}"
         lock = locked(path, what, wait_seconds=_PATIENCE_SECONDS, waiting=lambda line: app.note(line, on_stderr=True))
     with lock:

@@ -111,7 +111,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace, found: Sequence[Source]) -> Path:
-    """Write the picture. Raises ConfigError where no job has such a metric, or it can't be told over `--x`."""
+    """Write the picture. Raises ConfigError where no job has such a metric, or it can't be drawn over `--x`."""
     from oellm_autoexp.cli.reporting import exports
     from oellm_autoexp.report.plot import plot_of
 
@@ -126,7 +126,7 @@ def _plot(options: argparse.Namespace, found: Sequence[Source]) -> Path:
         }
         if options.plot in known:
             raise ConfigError(Problem(f"of no job it is known where iterations are in {options.x}", f"--x {options.x}"))
-        hint = did_you_mean(options.plot, known) if known else "no log line of these jobs has told a metric"
+        hint = did_you_mean(options.plot, known) if known else "no log line of these jobs has reported a metric"
         raise ConfigError(Problem(f"no job has a metric '{options.plot}'", "--plot", hint))
     path = options.output or Path(f"{options.plot.replace('/', '_')}.svg")
     return exports.write(path, exports.picture(plot, path), "--output")

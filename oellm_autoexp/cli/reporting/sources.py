@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.session import Session
 
 MOST_EVENTS = 2000
-"""Events of a session that a report tells, the newest."""
+"""Events of a session that a report shows, the newest."""
 
 
 def sources(options: argparse.Namespace, *, with_events: bool = True) -> list[Source]:
@@ -68,7 +68,7 @@ def _events(session: Session) -> tuple[int, list[Event]]:
         found = EventLog(session.path).histories(lambda _: True, newest_first=True, most=MOST_EVENTS)
         return found.total, [_event(row) for row in show_events.rows(session, found.shown)]
     except AutoexpError as error:
-        app.tell(error)
+        app.report(error)
         return 0, []
 
 

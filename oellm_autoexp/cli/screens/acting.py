@@ -22,7 +22,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace, Manifest, Path], int]] = {"rest
 
 
 def act(name: str, manifest: Manifest, path: Path, job: str) -> list[str]:
-    """Restart or cancel one job as `--cmd restart --job` and `--cmd cancel --job` do; returns what they tell."""
+    """Restart or cancel one job as `--cmd restart --job` and `--cmd cancel --job` do; returns what they print."""
     options = argparse.Namespace(
         job=[job], failed=False, json=True, override=[], exclude="", check=False, reason="", cmd=name
     )

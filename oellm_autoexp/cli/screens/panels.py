@@ -66,7 +66,7 @@ def curves(session: Session, job: JobState, metric: str, width: int, height: int
     """One metric of a job as a picture, with the names of the others."""
     known = metrics_of([job])
     if not known:
-        return Text("no log line has told a number yet")
+        return Text("no log line has reported a number yet")
     try:
         series = series_of(session, job, metric)
     except (OSError, AutoexpError) as error:

@@ -69,12 +69,12 @@ def _check(metrics: Sequence[str], jobs: Sequence[JobState]) -> None:
         if metric not in known:
             near = did_you_mean(metric, known)
             hint = near if near.startswith("did") or not known else f"known: {', '.join(known)}"
-            nothing = "no log line has told a number yet; monitoring.metrics says what to read of a program's own lines"
+            nothing = "no log line has reported a number yet; monitoring.metrics names what to read of other lines"
             raise ConfigError(Problem(f"no job has points of '{metric}'", "--cmd plot", hint or nothing))
 
 
 def _series(session: Session, jobs: Sequence[JobState], metric: str) -> dict[str, Series]:
-    """The points of each job that has some; a file that can't be read is told, and hides no other."""
+    """The points of each job that has some; a file that can't be read is reported, and hides no other."""
     from oellm_autoexp.view.metrics import series_of
 
     found = {}
@@ -82,7 +82,7 @@ def _series(session: Session, jobs: Sequence[JobState], metric: str) -> dict[str
         try:
             series = series_of(session, job, metric)
         except AutoexpError as error:
-            app.tell(error)
+            app.report(error)
             continue
         if series is not None:
             found[job.name] = series

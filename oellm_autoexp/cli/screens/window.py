@@ -64,7 +64,7 @@ class Window(App[None]):
     #jobs { height: 2fr; }
     #below { height: 3fr; }
     #about { height: auto; max-height: 3; color: $text-muted; }
-    #told { height: auto; max-height: 4; color: $warning; }
+    #messages { height: auto; max-height: 4; color: $warning; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "show('log')", "log"),
@@ -94,7 +94,7 @@ class Window(App[None]):
         yield DataTable(id="jobs", cursor_type="row", zebra_stripes=True)
         with Vertical(id="below"):
             yield Static(id="about")
-            yield Static(id="told")
+            yield Static(id="messages")
             with TabbedContent(id="tabs"):
                 for name in ("log", "events", "curves", "queue"):
                     with TabPane(name, id=name), VerticalScroll(id=f"{name}-scroll"):
@@ -103,7 +103,7 @@ class Window(App[None]):
 
     def on_mount(self) -> None:
         """Show the session, and go on doing so."""
-        self.query_one("#told", Static).display = False
+        self.query_one("#messages", Static).display = False
         self._draw()
         self.query_one("#jobs", DataTable).focus()
         self.set_interval(_EVERY_SECONDS, self._refresh)
@@ -237,14 +237,14 @@ class Window(App[None]):
         """In a thread: the command, which may wait for the process that holds the session."""
         try:
             messages = act(name, self._manifest, self._path, job)
-        except Exception as error:  # whatever it is, it is told; the window stays
+        except Exception as error:  # whatever it is, it is shown; the window stays
             messages = [f"{name} of {job} failed: {type(error).__name__}: {error}"]
         self.call_from_thread(self._tell, messages)
 
     def _tell(self, messages: list[str]) -> None:
-        told = self.query_one("#told", Static)
-        told.update(Text(printable("\n".join(messages[-4:]))))
-        told.display = bool(messages)
+        shown = self.query_one("#messages", Static)
+        shown.update(Text(printable("\n".join(messages[-4:]))))
+        shown.display = bool(messages)
 
 
 def _cell(column: str, text: str) -> Text:

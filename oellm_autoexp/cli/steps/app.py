@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         problem = Problem(message, hint=hint or f"{self.prog} --help lists the options")
         if "--json" in self.words and "--json" in self._option_string_actions:
             print(problems_document([problem], USAGE))
-        tell(AutoexpError(problem))
+        report(AutoexpError(problem))
         raise SystemExit(USAGE)
 
     def check_overrides(self, overrides: Sequence[str]) -> None:
@@ -203,7 +203,7 @@ def run(
     except AutoexpError as error:
         if options.debug:
             logging.getLogger(__name__).debug("where it was raised", exc_info=True)
-        tell(error)
+        report(error)
         return failed(error.problems, error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -217,19 +217,19 @@ def run(
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         hint = room_hint(error) if isinstance(error, OSError) else ""
         problem = Problem(f"{what} (--debug shows where this came from)", where, hint)
-        tell(AutoexpError(problem))
+        report(AutoexpError(problem))
         return failed([problem], USAGE)
     except Exception as error:
         if options.debug:
             raise
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("oellm_autoexp"):
             absent = _package_missing(error)
-            tell(AutoexpError(absent))
+            report(AutoexpError(absent))
             return failed([absent], USAGE)
         kind, place, message = unforeseen(error)
         hint = "this is an error in oellm-autoexp: please report it, with the output of --debug"
         problem = Problem(f"{kind} in {place}: {message}", hint=hint)
-        tell(AutoexpError(problem))
+        report(AutoexpError(problem))
         return failed([problem], USAGE)
 
 
@@ -279,7 +279,7 @@ def _reader_gone() -> int:
     return PIPE
 
 
-def tell(error: AutoexpError) -> None:
+def report(error: AutoexpError) -> None:
     """Print an error's problems."""
     count = len(error.problems)
     if count > 1:

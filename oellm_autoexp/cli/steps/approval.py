@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps.backoff import with_backoff
@@ -30,10 +29,10 @@ def approve(manifest: Manifest, options: argparse.Namespace) -> None:
     """
     from oellm_autoexp.planning.budget import Budget
     from oellm_autoexp.schedulers.base import make_scheduler
-    from oellm_autoexp.session.session import session_path
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.submission.check import check
 
-    begun = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id).exists()
+    begun = SessionFiles.of(manifest).path.exists()
     if begun and not options.check:
         return
     with_backoff(lambda: check(manifest, make_scheduler(manifest), test=options.check))

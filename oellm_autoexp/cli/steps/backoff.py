@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def is_transient(error: BaseException) -> bool:
-    """True for an error of a file system, also one that was told as one of ours, that may pass by itself."""
+    """True for an error of a file system, also one that was raised as one of ours, that may pass by itself."""
     cause = error if isinstance(error, OSError) else error.__context__
     return isinstance(error, UnwritableError) or (isinstance(cause, OSError) and cause.errno in _TRANSIENT)
 
@@ -29,7 +29,7 @@ def is_transient(error: BaseException) -> bool:
 def with_backoff(action: Callable[[], Result]) -> Result:
     """The result of `action`, which is tried again with growing pauses while an error is transient.
 
-    Each pause is told on stderr. Raises what `action` raises, the last time.
+    Each pause is reported on stderr. Raises what `action` raises, the last time.
     """
     for pause in PAUSES_SECONDS:
         try:

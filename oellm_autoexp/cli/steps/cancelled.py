@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.steps import app, session_steps
@@ -22,13 +21,14 @@ _PAUSE_SECONDS = 1.0
 def see_to_their_end(manifest: Manifest) -> None:
     """Look what became of the jobs of cancelled sessions that own output directories of a plan, and have them ended.
 
-    The wait for an answer and for the end of those jobs is told on stderr. Raises nothing: a session that is not
-    finished then is told of where the directories are claimed (`outputs.claim_outputs`).
+    The wait for an answer and for the end of those jobs is reported on stderr. Raises nothing: a session that is not
+    finished then is reported where the directories are claimed (`outputs.claim_outputs`).
     """
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.submission.outputs import other_sessions
 
-    own = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    own = SessionFiles.of(manifest).path
     with suppress(AutoexpError):
         for path in other_sessions(manifest, own):
             with suppress(AutoexpError):

@@ -70,9 +70,9 @@ def _queued(session: Session) -> list[Wait]:
 
     awaited = {pending.id for job in session.jobs.values() for pending in job.actions.pending}
     try:
-        entries = Queue(session.path).entries(report=app.tell)
+        entries = Queue(session.path).entries(report=app.report)
     except AutoexpError as error:
-        app.tell(error)
+        app.report(error)
         return []
     return [
         Wait(
@@ -90,7 +90,8 @@ def _queued(session: Session) -> list[Wait]:
 
 def recorded_facts(manifest: Manifest) -> dict[str, Any]:
     """The same, of a session that was let go."""
-    from oellm_autoexp.session.session import Session, session_path
+    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    path = SessionFiles.of(manifest).path
     return session_facts(with_backoff(lambda: Session.load(path)))

@@ -34,7 +34,7 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
     if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
         kept = [word for word in manifest.overrides if word.lstrip("+").partition("=")[0] != _LENGTH]
         config_dirs = [f"--config-dir={folder}" for folder in manifest.provenance.get("config_dirs", ())]
-        if redact_words(tuple(kept)) == kept:  # what is told works as it is, and a secret is not told
+        if redact_words(tuple(kept)) == kept:  # what is shown works as it is, and a secret is not shown
             lines.append(f"train longer      {command('run', *config_dirs, *kept, f'{_LENGTH}=400')}")
         lines.append("your own runs     see 'Your own experiments' in README.md")
     return lines
@@ -51,7 +51,7 @@ def of_watch(manifest: Manifest, opened: Session) -> list[str]:
 
 
 def of_queue(manifest: Manifest, opened: Session) -> list[str]:
-    """The commands that release jobs which are held, carry out what waits in the queue, and give up actions that wait.
+    """The commands that release jobs which are held, carry out what waits in the queue, and abandon actions that wait.
 
     Only those of which there are some.
     """
@@ -75,7 +75,7 @@ def resume_command(manifest: Manifest, *, anywhere: bool = False) -> str:
 
 
 def no_sessions(directory: Path, *, unfinished: bool = False) -> str:
-    """Say that a folder has no sessions, by its whole path, as a relative one does not tell where it is looked for."""
+    """Say that a folder has no sessions, by its whole path, as a relative one does not show where it is looked for."""
     return f"no {'unfinished ' if unfinished else ''}sessions in {directory.absolute()}"
 
 

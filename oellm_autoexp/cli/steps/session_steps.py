@@ -1,4 +1,4 @@
-"""The steps of a session that commands share: open it, wait for it, tell how it went."""
+"""The steps of a session that commands share: open it, wait for it, report how it went."""
 
 from __future__ import annotations
 
@@ -54,11 +54,12 @@ def session(
     from oellm_autoexp.planning.manifest import canonical_path
     from oellm_autoexp.schedulers.base import make_scheduler
     from oellm_autoexp.schedulers.shared import SharedScheduler
-    from oellm_autoexp.session.session import Session, session_path, writing
+    from oellm_autoexp.session.session import Session, writing
+    from oellm_autoexp.storage.session_files import SessionFiles
     from oellm_autoexp.submission.outputs import claim_outputs
     from oellm_autoexp.submission.submit import Submitter
 
-    path = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
+    path = SessionFiles.of(manifest).path
 
     def open_session() -> tuple[Session, bool]:
         """The session, and whether nothing has been done in it yet."""
@@ -148,7 +149,7 @@ def started_by(session: Session) -> str:
 
 
 def resumable(resume: str, go: Callable[[], int], *, on_stderr: bool = False) -> int:
-    """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is told."""
+    """Run something that Ctrl-C or SIGTERM may interrupt: the jobs go on, and the way back (a command) is printed."""
     from oellm_autoexp.view.tables import console
 
     try:

@@ -106,7 +106,7 @@ def _reported(show: Callable[[Sequence[Monitor]], None]) -> Iterator[Callable[[S
 def _watch_of(directory: Path, main: Monitor | None = None, *, once: bool = False) -> Watch:
     from oellm_autoexp.engine.watch import Outside, Watch
 
-    outside = Outside(load_manifest, session, app.tell, partial(app.note, on_stderr=True))
+    outside = Outside(load_manifest, session, app.report, partial(app.note, on_stderr=True))
     return Watch(directory, outside, main=main, once=once)
 
 

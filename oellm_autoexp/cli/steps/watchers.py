@@ -30,12 +30,12 @@ class Watcher:
 
 def find(manifest: Manifest) -> Watcher | None:
     """Who holds a plan's session now; None if nobody does."""
-    from oellm_autoexp.session.session import session_path
     from oellm_autoexp.storage.lock import Lock
+    from oellm_autoexp.storage.session_files import SessionFiles
 
-    session = session_path(Path(manifest.monitoring_state_dir), manifest.plan_id)
-    holder = Lock(session.with_suffix(".lease")).holder()
-    return None if holder is None else _described(manifest, session, holder)
+    files = SessionFiles.of(manifest)
+    holder = Lock(files.lease).holder()
+    return None if holder is None else _described(manifest, files.path, holder)
 
 
 def _described(manifest: Manifest, session: Path, holder: Holder) -> Watcher:

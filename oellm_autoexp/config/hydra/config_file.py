@@ -1,4 +1,4 @@
-"""One file of a config as Hydra gets it: without what is wrong in it, all of which is told."""
+"""One file of a config as Hydra gets it: without what is wrong in it, all of which is reported."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class _Reading:
         return in_file(shown(self._file), next(known, None))
 
     def _without_hydra(self, content: dict[Any, Any]) -> dict[Any, Any]:
-        """The content without settings of Hydra's own, of which notes tell."""
+        """The content without settings of Hydra's own, which notes name."""
         defaults = content.get("defaults")
         for index, entry in enumerate(defaults if isinstance(defaults, list) else []):
             key = str(next(iter(entry), "")).split() if isinstance(entry, dict) else []
@@ -187,8 +187,8 @@ class _Reading:
                 named = distinct([*named, name])
                 if named[-1] != name:
                     where = self._line((*at, key, str(named[-1])))
-                    told = f"two events of {key} have the name '{name}'; this one is '{named[-1]}'"
-                    self._notes.append(f"{where}: {told}")
+                    what = f"two events of {key} have the name '{name}'; this one is '{named[-1]}'"
+                    self._notes.append(f"{where}: {what}")
 
     def _check_texts(self, content: Any) -> None:
         """Texts with interpolations that would take for ever to parse, or do not parse."""

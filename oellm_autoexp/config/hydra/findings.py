@@ -1,4 +1,4 @@
-"""What is wrong with a config, collected while it is composed, so that all of it is told together. Pure."""
+"""What is wrong with a config, collected while it is composed, so that all of it is reported together. Pure."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def schema(groups: Mapping[str, Sequence[str]]) -> Schema:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "oellm-autoexp",
-        "description": "An experiment, or another config that is laid over the whole (`# @package _global_`).",
+        "description": "An experiment, or another config that is merged into the whole (`# @package _global_`).",
         "type": ["object", "null"],
         "properties": _shared(keys, common),
         "additionalProperties": False,

@@ -9,13 +9,13 @@ from oellm_autoexp.backends.megatron.versions import VERSIONS
 from oellm_autoexp.config.json_schema.values import Schema, one_of, typed
 
 _OTHER_SPELLINGS = "^(--)?[a-z0-9]+(-[a-z0-9]+)+$"
-"""Flags, which are keys, too (`train-iters`); which of them there are, the plan tells."""
+"""Flags, which are keys, too (`train-iters`); which of them there are, the plan checks."""
 _AUX = "Values of the user's own, which Megatron is not given."
 _TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "name": "string"}
 
 
 def megatron() -> Schema:
-    """The mapping `backend.megatron`. An argument that only an older version has is told as such."""
+    """The mapping `backend.megatron`. An argument that only an older version has is marked as such."""
     properties: dict[str, Schema] = {"aux": {"description": _AUX, **typed(("object",))}}
     for version in (VERSION, *VERSIONS):
         for dest, argument in Arguments.of(version).dests.items():

@@ -161,7 +161,7 @@ class _Conversion:
         return made
 
     def _kinds(self, names: list[str], whole: bool) -> Schema:
-        """One of several sections that `class_name` tells apart; one that is not whole may leave it to another file."""
+        """One of several sections that `class_name` chooses; one that is not whole may leave it to another file."""
         by_tag = {self.raw[name]["properties"][_TAG].get("const", name): name for name in names}
         tag: Schema = {"description": "\n\n".join(f"`{tag}`: {self._summary(name)}" for tag, name in by_tag.items())}
         properties: dict[str, Any] = {_TAG: {**tag, **one_of(by_tag)}}

@@ -60,7 +60,7 @@ def one_or_more(schema: Schema) -> Schema:
 
 
 def either(alternatives: Sequence[Schema]) -> Schema:
-    """One schema for several, told apart by type as far as possible, so that what is wrong is marked where it is."""
+    """One schema for several, distinguished by type as far as possible, so that what is wrong is marked where it is."""
     sections = [each for each in alternatives if "$ref" in each]
     rest = [each for each in alternatives if "$ref" not in each]
     if len(sections) == 1 and rest:

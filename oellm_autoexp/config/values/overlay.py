@@ -224,7 +224,7 @@ class _Laying:
             live[position] = None
 
     def put(self, key: str, value: Any) -> list[Problem]:
-        """Set, add or delete one key, and tell what is wrong with it."""
+        """Set, add or delete one key, and report what is wrong with it."""
         match = _KEY.fullmatch(spelled(key))
         if match is None:
             return [Problem(f"{key!r} is not a dotted key", key, "write section.key, +section.key or ~section.key")]
@@ -308,7 +308,7 @@ def _position(node: Any, part: str) -> Any:
 
 
 def _merged(old: Any, new: Any, name: str, free: bool, unknown: Callable[[str], None], opened: tuple[str, ...]) -> Any:
-    """`new` merged into `old`, neither of them changed; a key that `old` lacks is told to `unknown` unless `free`."""
+    """`new` merged into `old`, neither of them changed; a key that `old` lacks is passed to `unknown` unless `free`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     merged = dict(old)

@@ -80,7 +80,7 @@ def _difference(first: float, *rest: float) -> float:
 def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: int | None = None) -> Resolver:
     """A resolver of whole numbers alone.
 
-    Of fractions, either each could be cut or the result, which are two numbers: the resolver tells both and how to
+    Of fractions, either each could be cut or the result, which are two numbers: the message names both and how to
     write each. `exact` is the same with fractions, as in the resolver without the last letter.
     """
     twin = {"oc.cdivi": "oc.div"}.get(name, name.removesuffix("i"))

@@ -20,7 +20,7 @@ from oellm_autoexp.core.errors import BackendError, Problem
 from oellm_autoexp.storage.files import write_atomic
 
 PLACE = str(Path(inside.BUILT).parent)
-"""Where this program lies in an image, laid out as in a checkout."""
+"""Where this program lies in an image, with the folders of a checkout."""
 CONTEXT = "context"
 """The folder with all that goes into the image, inside of the work folder."""
 _STAGES = ("base", "packages", "image", "check")

@@ -4,8 +4,8 @@ The first message goes at once, with all of the same poll. What comes within `di
 collected and goes in the next one; while that goes on, the pause doubles, up to ten times `digest_seconds`. When every
 job has ended, nothing is waited for.
 
-What is to be told is in the session before it is told (`Pending.filled`), and leaves it afterwards: a monitor that is
-killed in between leaves it to the next one. It is told twice perhaps, never not at all.
+A message is in the session before it is sent (`Pending.filled`), and leaves it afterwards: a monitor that is
+killed in between leaves it to the next one. It may be sent twice, never not at all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGEST_PAUSES = 10
 """The longest pause between two messages of one rule, in `digest_seconds`."""
 _MOST_TOLD, _MOST_NAMED, _LONGEST = 20, 100, 500
 """In one message: how many messages in full (each cut to so many characters), and the names of how many more jobs."""
-_COLLECTED = "collected, to be told together with others"
+_COLLECTED = "collected, to be sent together with others"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Channel:
             self.failure = ": ".join(part for part in parts if part)
 
     def result(self, id: str) -> Outcome:  # noqa: A002
-        """What became of one of the messages that were sent last. Of a failure, people are told once."""
+        """What became of one of the messages that were sent last. A failure is reported once."""
         self.unnoted.discard(id)
         if self.failure:
             return Outcome("failed", self.failure, quiet=id != self.taken[0])

@@ -42,8 +42,8 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.world import Files
 
 _WORKER = "waits for a worker of the queue (--cmd actions)"
-_LEFT_OUT = "left out"
-_ENDINGS = {"done": "", "failed": " failed", "skipped": " left out", "queued": " queued"}
+_SKIPPED = "skipped"
+_ENDINGS = {"done": "", "failed": " failed", "skipped": " skipped", "queued": " queued"}
 
 
 @dataclass
@@ -263,7 +263,7 @@ class ActionExecutor:
             context = self._context(job, spec, pending, values.__getitem__, now)
             step = decide(binding.conditions, context, now - pending.since)
             if step.kind == "wait":
-                deadline = Deadline(at=pending.since + step.patience_seconds, then=_LEFT_OUT)
+                deadline = Deadline(at=pending.since + step.patience_seconds, then=_SKIPPED)
                 return waiting(pending, step.reason, binding.action.kind, deadline)
             self._checks.forget(steps.key(pending))
             if step.kind == "skip":
@@ -394,6 +394,6 @@ class ActionExecutor:
             self._checks.forget(steps.key(pending))
             binding = self._binding(name, pending)
             action = binding.action.kind if binding else "?"
-            self._close(name, pending, action, Outcome("skipped", f"given up: {reason}", surprising=True), now)
+            self._close(name, pending, action, Outcome("skipped", f"abandoned: {reason}", surprising=True), now)
         self._put_pending(name, dict.fromkeys(map(steps.key, given_up)))
         return len(given_up)

@@ -24,9 +24,10 @@ from oellm_autoexp.planning.make_plan import PARENT_VARIABLE
 from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
+from oellm_autoexp.storage.session_files import SessionFiles
 
 _MOST_GENERATIONS = 20
 _SEND_GRACE_SECONDS = 5.0  # for the program itself, which counts the seconds of the network alone
@@ -98,7 +99,7 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
             )
     generation = int(manifest.provenance.get("generation", 0)) + 1
     _check_descent(request, manifest, event, generation)
-    folder = session_path(state_dir, manifest.plan_id).with_suffix(".actions") / event.id
+    folder = SessionFiles.named(state_dir, manifest.plan_id).actions / event.id
     copy = folder / f"{key}.manifest"
     plan_id, planned = _earlier(manifest, event, key, state_dir, copy)
     program = start.words("oellm_autoexp")
@@ -173,7 +174,7 @@ def _earlier(
     What a planner that was killed left half-written has taken its id for good; the next one is used then.
     """
     for plan_id in _plan_ids(event, key):
-        session = session_path(state_dir, plan_id)
+        session = SessionFiles.named(state_dir, plan_id).path
         own = Path(manifest.base_output_dir, "manifests", f"{plan_id}.json")
         if session.exists():
             return plan_id, Session.load(session).manifest_path

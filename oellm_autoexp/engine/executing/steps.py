@@ -19,9 +19,9 @@ class Outcome:
     status: Status
     message: str
     surprising: bool = False
-    """True if people are told of an action that is left out."""
+    """True if a skipped action is reported."""
     quiet: bool = False
-    """True if people need not be told that it failed."""
+    """True if its failure need not be reported."""
 
 
 def caught(step: Callable[[], Outcome | Pending]) -> Outcome | Pending:

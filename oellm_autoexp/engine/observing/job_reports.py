@@ -62,7 +62,7 @@ class JobReports:
         if code is None:
             return None if never_began and self._has_begun(job) else status
         if lost or status is None:
-            return JobStatus("COMPLETED" if code == 0 else "FAILED", "told by the job itself", code)
+            return JobStatus("COMPLETED" if code == 0 else "FAILED", "reported by the job itself", code)
         return replace(status, exit_code=code)
 
     def _prolog_failed(self, job: JobState, status: JobStatus) -> bool:

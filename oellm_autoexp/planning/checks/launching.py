@@ -24,7 +24,7 @@ _NOWHERE = ("none", "/dev/null")
 def streams(slurm: SlurmSection, asked: Mapping[str, str], work_dir: str) -> tuple[str, ...]:
     """The files beside the log that SLURM writes what a job prints to: absolute, in SLURM's notation.
 
-    `asked` are the options of its script. Raises ConfigError for files that could not be told from other jobs'.
+    `asked` are the options of its script. Raises ConfigError for files that could be mistaken for other jobs'.
     """
     found: dict[str, None] = {}
     problems = []
@@ -48,9 +48,9 @@ def _diverted(slurm: SlurmSection, asked: Mapping[str, str]) -> Iterator[tuple[L
         return
     if asked.get("error"):
         yield CONFIG / "slurm.sbatch.error", asked["error"]
-    told = srun_options(slurm.launcher_cmd, slurm.srun) if srun_index(slurm.launcher_cmd) is not None else {}
+    given = srun_options(slurm.launcher_cmd, slurm.srun) if srun_index(slurm.launcher_cmd) is not None else {}
     for key in ("output", "error"):
-        value = scalar(told[key]) if key in told else "all"
+        value = scalar(given[key]) if key in given else "all"
         if value != "all" and not value.isdecimal():  # the number of a task whose words alone are taken
             yield CONFIG / "slurm.srun" / key, value
 
@@ -80,17 +80,17 @@ def _said_again(slurm: SlurmSection) -> Iterator[Note]:
     own = own_options(slurm.launcher_cmd) if slurm.srun else {}
     for key, value in slurm.srun.items() if own else ():
         name = long_name(key)
-        if name in own and own[name] not in (told := _texts(key, value)) and told:
+        if name in own and own[name] not in (texts := _texts(key, value)) and texts:
             yield Note(f"srun {name}", f"slurm.srun.{key} counts, and not {_flag(name)} in slurm.launcher_cmd")
     said: dict[str, tuple[str, list[str]]] = {}
     for key, value in slurm.sbatch.items() if slurm.sbatch_extra_directives else ():
-        if told := _texts(key, value):
-            said[long_name(key)] = f"slurm.sbatch.{key}", told
+        if texts := _texts(key, value):
+            said[long_name(key)] = f"slurm.sbatch.{key}", texts
     for index, line in enumerate(slurm.sbatch_extra_directives):
         where = f"slurm.sbatch_extra_directives[{index}]"
         for name, text in options_in(line.removeprefix(DIRECTIVE)):
-            other, told = said.get(name, (where, [text]))
-            if text not in told:
+            other, texts = said.get(name, (where, [text]))
+            if text not in texts:
                 yield Note(f"directive {where} {name}", f"{_flag(name)} of {where} counts, and not that of {other}")
             said[name] = where, [text]
 
@@ -105,15 +105,15 @@ def _flag(name: str) -> str:
 
 
 def _reached(slurm: SlurmSection, asked: Mapping[str, str], nodes: int) -> int:
-    """On how many nodes there are processes, as far as it can be told: a launcher of another name may reach all."""
+    """On how many nodes there are processes, as far as is known: a launcher of another name may reach all."""
     if not slurm.launcher_cmd:
         return 1
     if srun_index(slurm.launcher_cmd) is None:
         return nodes
-    told = srun_options(slurm.launcher_cmd, slurm.srun)
+    given = srun_options(slurm.launcher_cmd, slurm.srun)
     try:
-        step = resources({"nodes": told["nodes"]})[0] if "nodes" in told else nodes
-        count = tasks({"ntasks": told["ntasks"]}) if "ntasks" in told else tasks(asked)
-    except ConfigError:  # srun tells
+        step = resources({"nodes": given["nodes"]})[0] if "nodes" in given else nodes
+        count = tasks({"ntasks": given["ntasks"]}) if "ntasks" in given else tasks(asked)
+    except ConfigError:  # srun itself reports it
         return nodes
     return min(step, nodes, count or step)

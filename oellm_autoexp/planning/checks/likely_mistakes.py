@@ -78,7 +78,7 @@ def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iter
             "{found!r} in {word!r} stays text: SLURM replaces it only in its own paths; $SLURM_JOB_ID is the job's id",
         ),
     )
-    for pattern, sign, told in kinds:
+    for pattern, sign, text in kinds:
         found: dict[str, str] = {}
         for job in jobs:
             odd = [
@@ -86,7 +86,7 @@ def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iter
             ]
             shells = read_by_a_shell(job.argv) if odd else set()
             for word in (job.argv[at] for at in odd if at not in shells):
-                found.setdefault(told.format(word=word, found=pattern.findall(word)[0]), job.name)
+                found.setdefault(text.format(word=word, found=pattern.findall(word)[0]), job.name)
         for text, name in [*found.items()][:_FEW]:
             yield f"{text} (job {name})"
 

@@ -92,7 +92,7 @@ def name_problems(name: str) -> list[Problem]:
 
 
 def well_named(project: ProjectSection) -> ProjectSection:
-    """A section whose places hold no part of a wrong name: what is wrong with them because of it is not told, too."""
+    """A section whose places hold no part of a wrong name: what is wrong with them because of it is not reported."""
     if not project.name or not name_problems(project.name):
         return project
     return project.model_copy(
@@ -242,7 +242,7 @@ def _shared(jobs: Sequence[JobSpec], key: Callable[[JobSpec], str], what: str, w
 
 
 def _distinct(jobs: Sequence[JobSpec], where: Location) -> str:
-    """How to tell these jobs apart: the keys in which they differ."""
+    """How these jobs differ: the keys in which they differ."""
     if where != CONFIG / "project.name" and len({job.name for job in jobs}) == len(jobs):
         key = where.key
         return f"their names differ: put ${{project.name}} into {key}, or remove {key}"

@@ -96,7 +96,7 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
             own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
         if isinstance(binding.action, RestartAction):
             found += check_overrides(binding.action.overrides, place / "overrides", values)
-        if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that told it
+        if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that caused it
             own |= {key for other in rules.log_events.values() if other.state == "stall" for key in _event_keys(other)}
         for key in used_keys(binding):
             if key not in own and key not in JOB_KEYS and key not in values:
@@ -140,7 +140,7 @@ def _unknown_key(key: str, place: Location, known: Collection[str]) -> Problem:
 
 
 def check_overrides(overrides: Mapping[str, Any], where: Location | str, known: Collection[str]) -> list[Problem]:
-    """What is wrong with the overrides of a new attempt, as far as a look at them tells."""
+    """What is wrong with the overrides of a new attempt, as far as can be seen from them."""
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     found = []
     try:

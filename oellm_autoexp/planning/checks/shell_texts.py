@@ -127,9 +127,9 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
     if not any("$" in word or "`" in word for word in command.argv):
         return
     shells = read_by_a_shell(command.argv)
-    told = redact_words(command.argv)
+    redacted = redact_words(command.argv)
     for index, word in enumerate(command.argv):
-        if index in shells or told[index] != word:
+        if index in shells or redacted[index] != word:
             continue
         if sign := stays_text(word):
             yield Note(f"text {word}", f"the {sign} in {word!r} stays text: no shell reads the program's arguments")

@@ -22,11 +22,11 @@ def site_problems(
 ) -> list[Problem]:
     """Why the site of a job would not take it.
 
-    `asked` are its directives by long option (`_` for `-`), `live` is what SLURM tells of the cluster, `environment`
+    `asked` are its directives by long option (`_` for `-`), `live` is what SLURM reports of the cluster, `environment`
     that of the submission. Raises ConfigError if the profile's data can't be read.
     """
-    told = {option: environment[name] for name, option in VARIABLES.items() if environment.get(name)}
-    asked = {**told, **asked}
+    by_variable = {option: environment[name] for name, option in VARIABLES.items() if environment.get(name)}
+    asked = {**by_variable, **asked}
     profile = declared(slurm.site)
     known = live if live.complete else profile
     if live.accounting == "silent":  # then the profile's numbers are what is known of QOS

@@ -52,7 +52,7 @@ def problem(found: dict[int, int], jobs: int) -> Problem:
 
 
 def _alike(jobs: SweepResolver, indices: Sequence[int]) -> list[list[int]]:
-    """The jobs that may be the same, as far as can be told without evaluating anything."""
+    """The jobs that may be the same, as far as is known without evaluating anything."""
     values: dict[int, dict[Path, Any]] = {}
     for index in indices:
         of_point = jobs.members[index].point.values

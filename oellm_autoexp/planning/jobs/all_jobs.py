@@ -26,7 +26,7 @@ from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 
-_THOROUGHLY = 20  # jobs with mistakes of which all is told; the others most likely have the same ones
+_THOROUGHLY = 20  # jobs whose mistakes are all reported; the others most likely have the same ones
 _ENOUGH_WRONG = 200
 
 

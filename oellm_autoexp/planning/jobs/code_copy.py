@@ -1,43 +1,115 @@
-"""Where the jobs of a plan run if they have a copy of the code (project.code). Pure."""
+"""Where the jobs of a plan run if they have a copy of the code (project.code), and what of them is in it. Pure."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from oellm_autoexp.backends.base import Note
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
 
 if TYPE_CHECKING:  # a session is shown without what plans are made of
-    from oellm_autoexp.config.schema import ProjectSection
+    from oellm_autoexp.backends.base import Command
+    from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection
     from oellm_autoexp.planning.resolving.provenance import PlanContext
+
+_SEARCH_PATH = "PYTHONPATH"
+"""A variable that names folders of code only."""
+_FEW = 3
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a checkout for the jobs of a plan: its `top` is copied into `folder`, and jobs run in `work_dir`."""
+    """A copy of a checkout for the jobs of a plan: `files` of its `top` are copied into `folder`.
+
+    Jobs run in `work_dir`. A word of theirs that is the path of such a file is that of the copy: the program, scripts
+    among its words (also `--option=PATH`), the launcher's, and variables. Of folders only those of PYTHONPATH are, as
+    another one may be a place to write to, or hold data that git ignores.
+    """
 
     top: str
     folder: str
     work_dir: str
+    files: frozenset[str] = frozenset()
+    """The files of the copy, relative to `top`."""
+    _folders: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
-    def of(cls, top: str, work_dir: str, folder: str) -> Snapshot:
+    def of(cls, top: str, work_dir: str, folder: str, files: Iterable[str] = ()) -> Snapshot:
         """The snapshot in `folder` of the checkout at `top`, in which the plan was made at `work_dir`."""
-        return cls(top, folder, posixpath.normpath(posixpath.join(folder, posixpath.relpath(work_dir, top))))
+        held = frozenset(files)
+        folders = {parent for name in held for parent in _parents(name)}
+        place = posixpath.normpath(posixpath.join(folder, posixpath.relpath(work_dir, top)))
+        return cls(top, folder, place, held, frozenset(folders))
 
-    def moved(self, words: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-        """Words of which those that are one of these files of the checkout name its copy."""
-        copies = {
-            file: f"{self.folder}{file.removeprefix(self.top)}" for file in files if file.startswith(f"{self.top}/")
+    def command(self, command: Command) -> Command:
+        """A program's command as it is in the copy."""
+        return replace(command, argv=self.words(command.argv), env=self.variables(command.env))
+
+    def config(self, config: AutoexpConfig) -> AutoexpConfig:
+        """A config whose launcher and variables name the copy."""
+        slurm, container = config.slurm, config.container
+        of_slurm = {"launcher_cmd": self.words(slurm.launcher_cmd), "env": self.variables(slurm.env)}
+        changed = {
+            "slurm": slurm.model_copy(update=of_slurm),
+            "container": container.model_copy(update={"env": self.variables(container.env)}),
         }
-        return tuple(copies.get(word, word) for word in words)
+        return config.model_copy(update=changed)
+
+    def words(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The words of a command."""
+        return tuple(map(self._word, words))
+
+    def variables(self, env: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables, also those that name several paths with colons between them."""
+        return {
+            name: ":".join(self._path(part, folders=name == _SEARCH_PATH) for part in value.split(":"))
+            if isinstance(value, str)
+            else value
+            for name, value in env.items()
+        }
+
+    def notes(self, script: str, places: Iterable[str]) -> list[Note]:
+        """What of the checkout itself a script names. `places` are where the job writes, which is not in the copy."""
+        known = (self.folder, *places)
+        named = re.finditer(rf"(?<![\w./-]){re.escape(self.top)}(?:/[^\s'\";:,=]*)?(?![\w.-])", script)
+        used = list(dict.fromkeys(one[0] for one in named if not script.startswith(known, one.start())))
+        if not used:
+            return []
+        more = f" and {len(used) - _FEW} more" if len(used) > _FEW else ""
+        what = f"{', '.join(used[:_FEW])}{more}"
+        hint = "the copy of the code has them only as paths of its files, or relative to where the plan is made"
+        return [Note(f"in place {what}", f"jobs use {what} of the checkout itself (project.code: snapshot): {hint}")]
+
+    def _word(self, word: str) -> str:
+        option, sign, path = word.partition("=") if word.startswith("-") else ("", "", word)
+        return f"{option}{sign}{self._path(path)}"
+
+    def _path(self, path: str, *, folders: bool = False) -> str:
+        inside = posixpath.relpath(path, self.top) if f"{path}/".startswith(f"{self.top}/") else ""
+        if inside in self.files or (folders and inside in self._folders):
+            return posixpath.normpath(posixpath.join(self.folder, inside))
+        return path
 
 
-def snapshot_for(project: ProjectSection, context: PlanContext, place: str) -> Snapshot | None:
-    """The copy that a job runs, in the folder `place`; None where it runs the code as it is. Raises ConfigError."""
+def _parents(name: str) -> Iterable[str]:
+    """The folders that a file is in; `.` is the top."""
+    while name := posixpath.dirname(name):
+        yield name
+    yield "."
+
+
+def snapshot_for(
+    project: ProjectSection, context: PlanContext, place: str, files: Callable[[str], Iterable[str]]
+) -> Snapshot | None:
+    """The copy that a job runs, in the folder `place`; None where it runs the code as it is.
+
+    `files` lists those of the checkout at a path. Raises ConfigError.
+    """
     if project.code == "inplace":
         return None
     top = str(context.git.get("top") or "")
@@ -47,4 +119,4 @@ def snapshot_for(project: ProjectSection, context: PlanContext, place: str) -> S
             what = f"the git checkout here can't be copied: {context.git_trouble}"
             raise ConfigError(Problem(what, CONFIG / "project.code", "or set project.code: inplace"))
         raise ConfigError(Problem("there is no git checkout here to copy", CONFIG / "project.code", hint))
-    return Snapshot.of(top, str(context.work_dir), str(context.code_dir or place))
+    return Snapshot.of(top, str(context.work_dir), str(context.code_dir or place), files(top))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from oellm_autoexp.planning.jobs.code_copy import Snapshot, snapshot_for
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_script import JobPlaces, job_script
 from oellm_autoexp.planning.jobs.packing import Packer
+from oellm_autoexp.planning.resolving.code_files import code_files, copied_files
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import ResolvedJob, SweepResolver
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, options
@@ -71,6 +74,7 @@ class JobPlanner:
         self.gathered = Gathered()
         self.templates: dict[str, str] = {}
         self.snapshot: Snapshot | None = None
+        self._files: frozenset[str] | None = None
         self._jobs = jobs
         self._plan_id = plan_id
         self._site = site
@@ -128,13 +132,17 @@ class JobPlanner:
         self.gathered.command(config, command)
         packed = self._packed(resolved.config)
         places = self._places(config.project)
-        if self.snapshot:
-            command = replace(command, argv=self.snapshot.moved(command.argv, command.needs))
         self.gathered.options(config)
         self._check_deadline(config.slurm)
+        run = config
+        if self.snapshot:
+            command, run = self.snapshot.command(command), self.snapshot.config(config)
         template = self._template(self._jobs.absolute(config.slurm.template_path) if config.slurm.template_path else "")
-        script = job_script(config, command, resolved.code, places, template)
-        spec = self._spec(resolved, config, command, places, script)
+        script = job_script(run, command, resolved.code, places, template)
+        if self.snapshot:
+            folders = (places.base_output_dir, places.output_dir, posixpath.dirname(places.log_path))
+            self.gathered.note(self.snapshot.notes(script, folders))
+        spec = self._spec(resolved, run, command, places, script)
         self.gathered.config(config, resolved.groups_chosen)
         written = tuple(Place(place.key, self._jobs.absolute(place.path)) for place in command.places)
         return PlannedJob(spec, script, packed, config.project.resume, written, resolved.siblings)
@@ -170,9 +178,18 @@ class JobPlanner:
         """Where a job runs and writes. Raises ConfigError."""
         base, output_dir = self._jobs.absolute(project.base_output_dir), self._jobs.absolute(project.output_dir)
         log_path = log_pattern(self._jobs.absolute(project.log_path), output_dir)
-        self.snapshot = snapshot_for(project, self._context, f"{base}/manifests/{self._plan_id}.code")
+        place = f"{base}/manifests/{self._plan_id}.code"
+        self.snapshot = snapshot_for(project, self._context, place, partial(self._code, base))
         work_dir = self.snapshot.work_dir if self.snapshot else str(self._context.work_dir)
         return JobPlaces(work_dir, base, output_dir, log_path)
+
+    def _code(self, base: str, top: str) -> frozenset[str]:
+        """The files of the code in a checkout, without those of the output root; listed once. Raises ConfigError."""
+        if self._files is None:
+            copy = self._context.code_dir
+            found = code_files(Path(top)) if copy is None else copied_files(copy)
+            self._files = frozenset(name for name in found if not f"{top}/{name}".startswith(f"{base}/"))
+        return self._files
 
     def _spec(
         self, resolved: ResolvedJob, config: AutoexpConfig, command: Command, places: JobPlaces, script: str

@@ -26,7 +26,7 @@ from oellm_autoexp.sbatch.shell_code import Parts
 
 @dataclass(frozen=True)
 class Recorded:
-    """The jobs of a plan as its record tells of them; `marks` are the places of the secrets that it lacks."""
+    """The jobs of a plan as its record describes them; `marks` are the places of the secrets that it lacks."""
 
     jobs: SweepResolver
     context: PlanContext

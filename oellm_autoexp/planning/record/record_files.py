@@ -25,7 +25,7 @@ def read(path: Path) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell why a file of the record can't be read. Raises StateError."""
+    """Raise StateError: a file of the record can't be read, and why."""
     try:
         yield
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def json_value(text: str) -> Any:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[None]:
-    """Tell of a record that lacks something, or has it in another form. Raises CorruptError."""
+    """Raise CorruptError: a record lacks something, or has it in another form."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _DIFF_LIMIT_BYTES = 4 << 20
 _GIT_TIMEOUT_SECONDS = 20
+_SUBMODULE = "160000"
+"""The mode of a submodule in git's index (gitformat-index(5))."""
+_WITHOUT_THEIRS = "--ignore-submodules=dirty"  # of a submodule, its commit; what differs in it is read there
 NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 """A checkout that several people share may name programs of any of them (git-config(1)); none of these is run."""
 
@@ -42,7 +45,7 @@ class PlanContext:
     user: str
     host: str
     nonce: str
-    """Eight hexadecimal digits that tell apart plans made within one second, also by hundreds of people."""
+    """Eight hexadecimal digits that distinguish plans made within one second, also by hundreds of people."""
     git: Mapping[str, Any] = field(default_factory=dict)
     git_diff: str = ""
     git_trouble: str = ""
@@ -84,10 +87,10 @@ def _user() -> str:
 
 
 def changed_code(manifest: Manifest) -> str:
-    """What to tell where the code in a plan's working directory is not what it was when the plan was made; else ''.
+    """A warning where the code in a plan's working directory is not what it was when the plan was made; else ''.
 
-    Jobs run what is there when they begin. Looked at are the commit and what differs from it, as far as git tells them
-    here, and tracks it.
+    Jobs run what is there when they begin. Compared are the commit of the checkout, and what differs from it in files
+    that git tracks, in submodules, too. Files that git does not track, and other checkouts, are not compared.
     """
     was = manifest.provenance.get("git") or {}
     own_copy = all(job.work_dir != manifest.provenance["work_dir"] for job in manifest.jobs)
@@ -98,7 +101,7 @@ def changed_code(manifest: Manifest) -> str:
         return ""
     if was["commit"] != now["commit"]:
         how = f"its commit was {was['commit'][:10]} and is {now['commit'][:10]}"
-    elif (was.get("clean"), was.get("diff", now["diff"])) != (now["clean"], now["diff"]):
+    elif any(was.get(key, now[key]) != now[key] for key in ("diff", "submodules")):
         how = f"files have been edited since commit {was['commit'][:10]}"
     else:
         return ""
@@ -107,9 +110,9 @@ def changed_code(manifest: Manifest) -> str:
 
 
 def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
-    """Commit, branch, whether the tree is clean and the digest of the diff; the diff to the commit; why not, in words.
+    """Commit, branch, whether the tree is clean, digests of the diffs; the diff to the commit; why not, in words.
 
-    All are empty outside of a checkout.
+    All are empty outside of a checkout. The diff ends with those of the submodules, which have a digest of their own.
 
     A checkout into whose configuration others can write is not asked: it may name programs of theirs.
     """
@@ -117,9 +120,9 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
     if program is None:
         return {}, "", ""
 
-    def git(*words: str) -> str:
+    def git(*words: str, at: Path = directory) -> str:
         result = subprocess.run(
-            [program, "-C", str(directory), *NO_PROGRAMS, *words],
+            [program, "-C", str(at), *NO_PROGRAMS, *words],
             capture_output=True,
             text=True,
             errors="replace",
@@ -129,22 +132,44 @@ def git_state(directory: Path) -> tuple[dict[str, Any], str, str]:
         )
         return result.stdout
 
-    try:
-        folders = {Path(directory, line) for line in git("rev-parse", "--git-dir", "--git-common-dir").splitlines()}
+    def check(at: Path) -> None:
+        folders = {Path(at, line) for line in git("rev-parse", "--git-dir", "--git-common-dir", at=at).splitlines()}
         for folder in folders:
             for name in ("config", "config.worktree"):
                 with contextlib.suppress(FileNotFoundError):
                     trust.open_file(folder / name, most=trust.LINE).close()
+
+    def diff_of(at: Path, *prefixes: str) -> str:
+        return git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", _WITHOUT_THEIRS, *prefixes, at=at)
+
+    def submodules(at: Path, name: str = "") -> Iterator[str]:
+        for line in git("ls-files", "--stage", "-z", at=at).split("\0"):
+            mode, _, path = line.partition("\t")
+            if mode.startswith(_SUBMODULE) and (at / path / ".git").exists():  # else it is not checked out
+                check(at / path)
+                yield diff_of(at / path, f"--src-prefix=a/{name}{path}/", f"--dst-prefix=b/{name}{path}/")
+                yield from submodules(at / path, f"{name}{path}/")
+
+    try:
+        check(directory)
         commit = git("rev-parse", "HEAD").strip()
         branch = git("rev-parse", "--abbrev-ref", "HEAD").strip()
         top = git("rev-parse", "--show-toplevel").strip()
-        diff = git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty")
+        diff, inside = diff_of(directory), "".join(submodules(Path(top)))
     except StateError as error:
         found = error.problems[0]
         return {}, "", f"{found.sentence} ({found.hint})"
     except (OSError, subprocess.SubprocessError):
         return {}, "", ""
-    of_diff = digest(diff) if diff else ""
+    state = {
+        "commit": commit,
+        "branch": branch,
+        "clean": not diff and not inside,
+        "diff": digest(diff) if diff else "",
+        "submodules": digest(inside) if inside else "",
+        "top": top,
+    }
+    diff += inside
     if len(diff) > _DIFF_LIMIT_BYTES:
         diff = f"{diff[:_DIFF_LIMIT_BYTES]}\n[cut: the diff has {len(diff)} characters]\n"
-    return {"commit": commit, "branch": branch, "clean": not diff, "diff": of_diff, "top": top}, redact_text(diff), ""
+    return state, redact_text(diff), ""

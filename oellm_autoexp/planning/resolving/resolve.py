@@ -81,7 +81,7 @@ class SweepResolver:
     def overriding(self, index: int, values: Mapping[str, Any]) -> SweepResolver:
         """The same jobs, of which one has further values (by dotted key) over those of its point.
 
-        Filters are not asked again. Raises nothing: wrong values are told when the job's config is asked for.
+        Filters are not asked again. Raises nothing: wrong values are reported when the job's config is asked for.
         """
         jobs = copy(self)
         member = self.members[index]
@@ -133,7 +133,7 @@ class SweepResolver:
         return found
 
     def config_mostly(self, index: int) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
-        """As `config`, with what can't be evaluated left as it is, and told by its path. Raises ConfigError."""
+        """As `config`, with what can't be evaluated left as it is, and reported by its path. Raises ConfigError."""
         return self._overlay_of(index).resolve_mostly(self._tree(index), self._siblings.of(self.members[index]))
 
     def value(self, index: int, path: Sequence[Any]) -> Any:

@@ -20,7 +20,7 @@ _PATHS = ("output_dir", "log_path", "log_path_current")
 
 
 class SiblingValues:
-    """The values that jobs read from their siblings' configs; `uses` tells of each job which siblings these were."""
+    """The values that jobs read from their siblings' configs; `uses` names these siblings for each job."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class Survey:
 
 
 def survey(jobs: SweepResolver, indices: Iterable[int]) -> Survey:
-    """Look at jobs. What can't be evaluated is left out: whoever plans them tells it. Raises ConfigError."""
+    """Look at jobs. What can't be evaluated is left out: planning them reports it. Raises ConfigError."""
     kinds: dict[str, Kind] = {}
     templates: dict[str, None] = {}
     folders: dict[str, None] = {}

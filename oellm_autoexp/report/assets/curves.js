@@ -36,7 +36,7 @@ function colourKeys() {
   ];
 }
 
-/** What jobs are told apart by: the value of each. */
+/** What distinguishes jobs: the value of each. */
 function valuesBy(key) {
   if (key === "state") return data.jobs.state;
   if (key === "session") return data.jobs.session.map((session) => data.sessions[session].id);
@@ -314,7 +314,7 @@ function curvePart() {
     chart.plot.setData(chart.plot.data);
   }
 
-  function tell(plot) {
+  function showValue(plot) {
     const found = underPointer(plot);
     const line = found?.line ?? null;
     if (line !== chart.near) {
@@ -345,7 +345,7 @@ function curvePart() {
     const width = Math.max(260, holder.clientWidth);
     chart.plot?.destroy();
     chart.plot = new uPlot(plotOptions(width), [extent(lines, "xs", chart.logX), extent(lines, "ys", chart.logY)], holder);
-    tell(chart.plot);
+    showValue(chart.plot);
   }
 
   function plotOptions(width) {
@@ -364,7 +364,7 @@ function curvePart() {
       axes: [{ ...axis, ...along, ...(chart.logX ? logarithmic : {}) }, { ...axis, size: 64, values, ...(chart.logY ? logarithmic : {}) }],
       series: [{}, { paths: () => null, points: { show: false } }],
       cursor: { points: { show: false }, drag: { x: true, y: true, uni: 30 } },
-      hooks: { draw: [drawLines], setCursor: [tell] },
+      hooks: { draw: [drawLines], setCursor: [showValue] },
     };
   }
 

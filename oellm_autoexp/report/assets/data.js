@@ -10,7 +10,7 @@ for (const parameter of data.parameters) {
   parameter.varied = values.size > 1;
   parameter.lengthy = [...values].some((value) => typeof value === "string" && value.length > 24);
 }
-/** Swept keys of which a picture can tell something: the axes of grids; where there are none, keys of short values. */
+/** Swept keys which a picture can show: the axes of grids; where there are none, keys of short values. */
 const sweptAxes = data.parameters.filter((one) => one.varied && one.axis && !one.lengthy);
 if (!sweptAxes.length) sweptAxes.push(...data.parameters.filter((one) => one.varied && !one.lengthy));
 

@@ -1,4 +1,4 @@
-// Elements are made by these functions alone: what a report tells is only ever set as text.
+// Elements are made by these functions alone: what a report shows is only ever set as text.
 
 /** An element with attributes (`on…`: a listener; `class`, `title`, …) and children: elements, or texts. */
 function make(tag, attributes = {}, ...children) {
@@ -103,7 +103,7 @@ function isDark() {
 
 const CATEGORIES = 10;
 
-/** The colour of a category, one of ten that people with any kind of sight tell apart as well as can be. */
+/** The colour of a category, one of ten that people with any kind of sight can distinguish as well as possible. */
 function categoryColour(index) {
   return colour(`category-${index % CATEGORIES}`);
 }

@@ -108,16 +108,16 @@ function timePart() {
     scale.replaceChildren(...(jobs.length ? [make("span", {}, moment(data.began + low)), make("span", {}, duration(whole)), make("span", {}, moment(data.began + high))] : []));
     const bar = (job) => {
       const spans = data.spans[job];
-      const told = [];
+      const texts = [];
       const pieces = spans.map(([start, end, number, attempt, cause]) => {
         const state = data.states[number];
         const ends = !UNENDED.has(state);
         const text = `${ends ? "ended as " : ""}${state}${attempt ? `, attempt ${attempt}` : ""}: ${moment(data.began + start)}${ends ? "" : `, for ${duration(end - start)}`}${cause ? ` (${cause})` : ""}`;
-        told.push(text);
+        texts.push(text);
         return make("i", { class: `${ends ? "end " : ""}state-${state}`, title: text, style: ends ? { left: share(start) } : { left: share(start), width: `${(((end - start) / whole) * 100).toFixed(3)}%` } });
       });
       const attempts = data.jobs.attempt[job] > 1 ? ` (${data.jobs.attempt[job]} attempts)` : "";
-      return make("div", { class: "time" }, make("div", { class: "whose" }, jobButton(job), attempts), make("div", { class: "line", role: "img", "aria-label": told.join("; ") }, pieces));
+      return make("div", { class: "time" }, make("div", { class: "whose" }, jobButton(job), attempts), make("div", { class: "line", role: "img", "aria-label": texts.join("; ") }, pieces));
     };
     body.replaceChildren();
     foot.replaceChildren(growing(body, jobs, BARS_AT_ONCE, bar), legend({ legend: data.states.map((state) => [state, colour(`state-${state}`)]), left: 0 }));
@@ -176,10 +176,10 @@ function eventsPart() {
   function entries() {
     const wanted = new Set(shownJobs);
     const found = [];
-    const told = state.kind === "all" && data.sessions.every((session) => session.events_total === session.events.length);
+    const complete = state.kind === "all" && data.sessions.every((session) => session.events_total === session.events.length);
     if (state.kind !== "rules") {
       for (const [job, at, event, message] of data.history) {
-        if (wanted.has(job) && !(told && event.endsWith("Action"))) found.push([at, job, event, message]); // its event tells of it
+        if (wanted.has(job) && !(complete && event.endsWith("Action"))) found.push([at, job, event, message]); // its event shows it
       }
     }
     if (state.kind !== "jobs") {

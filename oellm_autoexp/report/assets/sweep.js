@@ -1,4 +1,4 @@
-// What the sweep tells: the best points, a heat map and parallel coordinates over swept axes, differences of jobs.
+// What the sweep shows: the best points, a heat map and parallel coordinates over swept axes, differences of jobs.
 
 const WHICH = [["low", "lowest"], ["high", "highest"], ["last", "last"]];
 
@@ -101,7 +101,7 @@ function heatPart() {
           make("tbody", {}, rows.map((row) => make("tr", {}, make("th", { scope: "row" }, shown(row)), columns.map((column) => cell(row, column))))),
         ),
       ),
-      make("p", { class: "note" }, "Where several jobs have the same two values, the best of them is told."),
+      make("p", { class: "note" }, "Where several jobs have the same two values, the best of them is shown."),
     );
   }
   return drawnFor(part, draw);

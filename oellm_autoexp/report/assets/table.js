@@ -1,4 +1,4 @@
-// The table of jobs, and one job with all that is told of it.
+// The table of jobs, and one job with all that is known of it.
 
 const ROWS_AT_ONCE = 100;
 
@@ -64,7 +64,7 @@ function iterations(job) {
   return iteration[job] === null ? "" : `${iteration[job].toLocaleString("en-US")}/${total[job]?.toLocaleString("en-US") ?? "?"}`;
 }
 
-/** Open the window that tells all of one job. */
+/** Open the window that shows all of one job. */
 function showJob(job) {
   const jobs = data.jobs;
   const dialog = document.getElementById("job");

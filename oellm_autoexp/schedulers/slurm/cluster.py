@@ -99,7 +99,7 @@ def controller(ask: Ask, commands: Callable[[str], Sequence[str]]) -> list[Findi
 
 
 def accounting(ask: Ask, commands: Callable[[str], Sequence[str]]) -> Finding:
-    """Whether SLURM keeps accounts of jobs that have ended, and tells them now."""
+    """Whether SLURM keeps accounts of jobs that have ended, and shows them now."""
     settings = ask([*commands("scontrol"), "show", "config"]).output
     kind = re.search(r"^AccountingStorageType\s*=\s*(\S+)", settings, re.MULTILINE)
     if kind and kind[1].endswith(("/none", "(null)")):  # so in 24.11
@@ -230,20 +230,20 @@ def filesystem(path: Path) -> str:
     return kind
 
 
-# ---- what a job tells
+# ---- what a job reports
 
 _LATE_SECONDS = 60.0
 _AHEAD_SECONDS = 2.0
 
 
-def compute_node(facts: str, seen_at: float) -> list[Finding]:
-    """What a job tells of its compute node, in lines of `name value`; `seen_at`: when they were first seen here."""
-    rows = [line.partition(" ")[::2] for line in facts.splitlines()]
-    told = dict(rows)
+def compute_node(text: str, seen_at: float) -> list[Finding]:
+    """What a job reports of its compute node, in lines of `name value`; `seen_at`: when they were first seen here."""
+    rows = [line.partition(" ")[::2] for line in text.splitlines()]
+    values = dict(rows)
     programs = [value for name, value in rows if name == "has"]
     has = f"has {', '.join(programs)}" if programs else "has no container runtime and no python3"
-    found = [Finding("compute node", OK, f"{told.get('host', '?')} ({told.get('machine', '?')}) {has}")]
-    if told.get("reads") == "yes":
+    found = [Finding("compute node", OK, f"{values.get('host', '?')} ({values.get('machine', '?')}) {has}")]
+    if values.get("reads") == "yes":
         found.append(
             Finding(
                 "shared files",
@@ -252,19 +252,19 @@ def compute_node(facts: str, seen_at: float) -> list[Finding]:
             )
         )
     else:
-        text = "the compute node does not see files that this machine has written"
-        found.append(Finding("shared files", FAILED, text, "set OUTPUT_DIR to a file system that both share"))
-    submits = told.get("submits", "")
-    if told.get("inside") == "yes":
+        unseen = "the compute node does not see files that this machine has written"
+        found.append(Finding("shared files", FAILED, unseen, "set OUTPUT_DIR to a file system that both share"))
+    submits = values.get("submits", "")
+    if values.get("inside") == "yes":
         hint = "run it without container= to test whether a compute node can submit"
         found.append(Finding("submission", OK, "not checked: an image has no sbatch", hint))
     elif " to start at " in submits:
         found.append(Finding("submission", OK, "a compute node can submit: --detach slurm, executors of actions"))
     else:
-        text = f"a compute node can't submit ({submits or 'sbatch is missing'})"
-        found.append(Finding("submission", WARNING, text, "let monitors run on a login node: --detach local"))
-    if told.get("time", "").isdecimal():
-        found.append(_clock(int(told["time"]) - seen_at))
+        why = f"a compute node can't submit ({submits or 'sbatch is missing'})"
+        found.append(Finding("submission", WARNING, why, "let monitors run on a login node: --detach local"))
+    if values.get("time", "").isdecimal():
+        found.append(_clock(int(values["time"]) - seen_at))
     return found
 
 

@@ -18,7 +18,7 @@ leaves both as they are."""
 SQUEUE_TOKEN_FORMAT = "%F@%k@%j@%T@%r"  # noqa: S105  a submission's token is no secret
 """For `squeue -o`: id of the job or its array, comment, name, state, reason."""
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Comment,JobName"
-"""Asked for with the lines of steps: only those tell whether a step ran out of memory."""
+"""Asked for with the lines of steps: only those show whether a step ran out of memory."""
 SACCT_USAGE_FIELDS = "JobID,State,ElapsedRaw,AllocTRES,Comment,JobName"
 SACCT_TOKEN_FIELDS = "JobID,Comment,JobName,State,NodeList"  # noqa: S105
 COMMENT_PREFIX = "autoexp:"

@@ -11,7 +11,7 @@ _SAID_BY_THE_CODE = "NonZeroExitCode"
 _UNKNOWN = "the scheduler does not know it now; lost if that lasts for minutes without a sign of it"
 _HELD_BY_ADMIN = "JobHeldAdmin"
 """A user's own `scontrol release` is denied then (scontrol(1), hold)."""
-_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, tells why)"
+_LAUNCH_FAILED = "a node could not start it (its prolog, or its slurmd's log, says why)"
 _LONGEST_QUOTE = 160
 """Characters of a line of the log, where more is said behind it."""
 
@@ -50,7 +50,7 @@ def _why(job: JobState, now: float | None = None) -> list[str]:
 
 
 def _code(job: JobState) -> str:
-    """The exit code, where it tells something: that of a job which we have ended (143) is our own doing."""
+    """The exit code, where it says something: that of a job which we have ended (143) is our own doing."""
     code = job.answer.exit_code
     return f"exit {code}" if code and job.state != SUCCESS and not job.cancelled_by else ""
 

@@ -1,4 +1,4 @@
-"""What a table of jobs can tell: one column each, with its value for programs and its text for people. Pure."""
+"""What a table of jobs can show: one column each, with its value for programs and its text for people. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEFT = ("job", "state", "trend", "cause", "stage", "nodes", "id", "log")
 
 @dataclass(frozen=True)
 class Subject:
-    """A job with what a table tells of it. `quoted`: what its log says of its end; `now`: seconds since 1970."""
+    """A job with what a table shows of it. `quoted`: what its log says of its end; `now`: seconds since 1970."""
 
     job: JobState
     now: float
@@ -46,7 +46,7 @@ class Column:
     seconds: bool = False
     """Whether its numbers are lengths of time."""
     key: str = ""
-    """The key of the sweep whose values it tells."""
+    """The key of the sweep whose values it shows."""
 
     @property
     def left(self) -> bool:
@@ -60,7 +60,7 @@ def columns_of(subjects: Sequence[Subject]) -> dict[str, Column]:
 
 
 def parameters(specs: Iterable[JobSpec | None]) -> dict[str, Column]:
-    """A column for each key that the sweep sets, by the last parts of its name, as many as tell it from others."""
+    """A column for each key that the sweep sets, by as many last parts of its name as distinguish it."""
     keys = list(dict.fromkeys(key for spec in specs if spec for key in spec.parameters if key != "stage"))
     found = dict[str, Column]()
     for key in keys:
@@ -82,8 +82,8 @@ def _varies(key: str, specs: Sequence[JobSpec]) -> bool:
     values = [spec.parameters.get(key) for spec in specs]
     plain = all(isinstance(value, str | int | float | None) for value in values)
     words = [(value, spec.name) for value, spec in zip(values, specs, strict=True) if isinstance(value, str)]
-    told = any(name in value or "${" in value for value, name in words)
-    return plain and not told and len({json.dumps(value) for value in values}) > 1
+    named = any(name in value or "${" in value for value, name in words)
+    return plain and not named and len({json.dumps(value) for value in values}) > 1
 
 
 def _parameter(name: str, key: str) -> Column:

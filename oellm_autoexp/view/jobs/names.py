@@ -1,4 +1,4 @@
-"""Names that are shortened, and can still be told apart. Pure."""
+"""Names that are shortened, and stay distinct. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def short_names(names: Sequence[str], longest: int) -> list[str]:
-    """Names of at most `longest` characters that can still be told apart.
+    """Names of at most `longest` characters that stay distinct.
 
     What all of them begin or end with gives way first, then their middle. Where no such cut keeps them apart, those
     that would look alike stay as they are.

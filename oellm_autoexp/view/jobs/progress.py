@@ -12,7 +12,7 @@ FULL, EMPTY = "█", "░"
 
 
 def share(job: JobState) -> float | None:
-    """How much of its iterations a job has done, from 0 to 1; None where its log tells no number of them."""
+    """How much of its iterations a job has done, from 0 to 1; None where its log has no number of them."""
     progress = job.progress
     if job.state == SUCCESS:
         return 1.0
@@ -63,7 +63,7 @@ def done(jobs: Sequence[JobState]) -> Done:
 
 
 def seconds_left(jobs: Iterable[JobState]) -> float | None:
-    """How long it takes until all jobs have ended, if as many run at once as now; None where nothing tells that.
+    """How long it takes until all jobs have ended, if as many run at once as now; None where that is unknown.
 
     A job that has not begun takes as long as those that run or have succeeded do on average. What waits in the queue of
     a scheduler is not known and not counted.

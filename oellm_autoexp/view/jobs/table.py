@@ -81,7 +81,7 @@ def by_interest(subjects: Sequence[Subject]) -> list[Subject]:
 
 @dataclass(frozen=True, kw_only=True)
 class JobTable:
-    """Jobs, a row each. `columns` None: those that have something to tell and fit.
+    """Jobs, a row each. `columns` None: those that have a value and fit.
 
     `height`: at most so many lines; which jobs are shown is then by interest, unless they are `in_order`, and `more`
     is said behind the number of those that are left out. `note_lines`: how many lines the cause of one job may take;
@@ -166,14 +166,14 @@ def _with_room(groups: Sequence[Sequence[Text]], failed: int, room: int) -> list
 
 
 def default_columns(subjects: Sequence[Subject], hidden: Sequence[str] = ("progress",)) -> list[Column]:
-    """The columns that tell something of these jobs, with what the sweep varies where that is little."""
+    """The columns that have a value for these jobs, with what the sweep varies where that is little."""
     known = columns_of(subjects)
     varied = swept(subjects)
     names = list(_PLAIN)
     names[3:3] = [column.name for column in varied if len(varied) <= _MOST_SWEPT]
     wanted = [known[name] for name in names if name not in hidden]
-    told = [column for column in wanted if any(column.shown(subject) for subject in subjects)]
-    return told or [known["job"], known["state"]]
+    filled = [column for column in wanted if any(column.shown(subject) for subject in subjects)]
+    return filled or [known["job"], known["state"]]
 
 
 class _Grid:
@@ -290,7 +290,7 @@ class _Grid:
 
 
 def _in_full(job: JobState) -> bool:
-    """Whether a person needs all of what is told of a job: to find what is wrong, or the command that lets it go."""
+    """Whether a person needs all of what is shown of a job: to find what is wrong, or the command that lets it go."""
     return job.failed or job.state == BLOCKED or is_held(job) or bool(job.problem or job.run.switched_off)
 
 

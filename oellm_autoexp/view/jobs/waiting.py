@@ -20,14 +20,14 @@ def waiting_lines(waits: Sequence[Wait], *, most: int = MOST_LINES, now: float |
 
 
 def waiting_line(wait: Wait, now: float | None = None) -> str:
-    """`a: RunCommandAction of saved: waits for FileExists: x (since 13:03:11, until 14:03:11, then left out)`."""
+    """`a: RunCommandAction of saved: waits for FileExists: x (since 13:03:11, until 14:03:11, then skipped)`."""
     since = [f"since {clock(wait.since, now)}"] if wait.since is not None else []
     known = [*since, *([until(wait.deadline, now)] if wait.deadline else [])]
     return f"{wait.subject}: {wait.reason}" + (f" ({', '.join(known)})" if known else "")
 
 
 def until(deadline: Deadline, now: float | None = None) -> str:
-    """`until 14:03:11, then left out`."""
+    """`until 14:03:11, then skipped`."""
     return f"until {clock(deadline.at, now)}, then {deadline.then}"
 
 

@@ -38,7 +38,7 @@ def alive(db: sqlite3.Connection) -> list[sqlite3.Row]:
     return db.execute(_ALIVE).fetchall()
 
 
-def tell(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     """Send a signal to all processes of a job."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
@@ -89,11 +89,11 @@ class Daemon:
         now, limit = time.time(), submission_of(row).time_limit_seconds
         if not is_running(row["pid"], row["started"]):
             self._end(db, row)
-        elif row["told"] and now >= row["told"] + self._grace:
-            tell(row["pid"], signal.SIGKILL)
-        elif row["stop"] and not row["told"]:
-            tell(row["pid"], signal.SIGTERM)
-            db.execute("UPDATE jobs SET told = ? WHERE id = ?", (now, row["id"]))
+        elif row["signalled"] and now >= row["signalled"] + self._grace:
+            send_signal(row["pid"], signal.SIGKILL)
+        elif row["stop"] and not row["signalled"]:
+            send_signal(row["pid"], signal.SIGTERM)
+            db.execute("UPDATE jobs SET signalled = ? WHERE id = ?", (now, row["id"]))
         elif not row["stop"] and limit is not None and now >= row["begun"] + limit:
             db.execute("UPDATE jobs SET stop = 'TIMEOUT' WHERE id = ?", (row["id"],))
 
@@ -102,9 +102,9 @@ class Daemon:
         with contextlib.suppress(OSError, ValueError):
             code = int(self._path(row, "code").read_text())
         if row["pid"] in self._children:  # not waited for yet, so that the number is no other process's
-            tell(row["pid"], signal.SIGKILL)  # what the script has left behind
-        state = row["stop"] if row["told"] else "COMPLETED" if code == 0 else "FAILED"
-        reason = "" if row["told"] or code is not None else "its processes were killed"
+            send_signal(row["pid"], signal.SIGKILL)  # what the script has left behind
+        state = row["stop"] if row["signalled"] else "COMPLETED" if code == 0 else "FAILED"
+        reason = "" if row["signalled"] or code is not None else "its processes were killed"
         db.execute("UPDATE jobs SET state = ?, code = ?, reason = ? WHERE id = ?", (state, code, reason, row["id"]))
         forget_environments(db)
         for kind in ("code", "script"):

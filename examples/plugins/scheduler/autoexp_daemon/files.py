@@ -18,9 +18,9 @@ _TABLES = (
     # Numbers are given once (AUTOINCREMENT). The environment may hold secrets: it goes when its jobs have ended.
     "CREATE TABLE IF NOT EXISTS submissions(number INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT, submission TEXT,"
     " script TEXT, environment TEXT)",
-    # stop: the state that a job is to end in (CANCELLED, TIMEOUT), and told: when its processes were told so.
+    # stop: the state that a job is to end in (CANCELLED, TIMEOUT), and signalled: when its processes got SIGTERM.
     "CREATE TABLE IF NOT EXISTS jobs(id TEXT PRIMARY KEY, number INTEGER, state TEXT DEFAULT 'PENDING', code INTEGER,"
-    " reason TEXT DEFAULT '', pid INTEGER, started TEXT, begun REAL, stop TEXT DEFAULT '', told REAL)",
+    " reason TEXT DEFAULT '', pid INTEGER, started TEXT, begun REAL, stop TEXT DEFAULT '', signalled REAL)",
 )
 
 

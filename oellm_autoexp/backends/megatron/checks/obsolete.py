@@ -1,4 +1,4 @@
-"""What the parser takes still, but Megatron does not heed any more, or not for long. Pure.
+"""Arguments that the parser still takes, but Megatron ignores, or soon will. Pure.
 
 In comments, A is megatron/training/arguments.py of Megatron-LM.
 """
