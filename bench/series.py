@@ -2,7 +2,7 @@
 
     python bench/series.py [--megabytes 16] [--jobs 1000] [--points 10000]
 
-The log is that of bench/monitor.py, almost all of whose lines tell an iteration with ten numbers. It is read as a
+The log is that of bench/monitor.py, almost all of whose lines hold an iteration with ten numbers. It is read as a
 monitor reads it: searched for the rules of `monitoring: megatron_production` alone (the baseline), with the numbers of
 known programs, with those written to the job's file, and with one more metric of `monitoring.metrics`. Then each job's
 file of two metrics is read for one of them, with the points that newer ones replace left out; the baseline is reading
@@ -96,13 +96,13 @@ def measure_reading(rows: Rows, folder: Path, megabytes: int) -> None:
 
 def measure_showing(rows: Rows, folder: Path, jobs: int, points: int) -> None:
     """The row of series that are read again."""
-    told = [
+    points = [
         point
         for step in range(points)
         for point in (Point("loss", step, 1e9 + step, 2 + 1 / (1 + step)), Point("grad_norm", step, 1e9 + step, 0.5))
     ]
     first = folder / "0.points"
-    written = series.append(first, Written(), 1, told)
+    written = series.append(first, Written(), 1, points)
     paths = [first, *(folder / f"{number}.points" for number in range(1, jobs))]
     for path in paths[1:]:
         shutil.copyfile(first, path)

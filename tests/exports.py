@@ -22,13 +22,13 @@ BEGAN = 1.7e9
 
 
 @dataclass
-class Told:
-    """What the logs of a job have told so far, in the order of their lines."""
+class Reporting:
+    """What the logs of a job have reported so far, in the order of their lines."""
 
     points: list[Point] = field(default_factory=list)
     reads: int = 0
 
-    def more(self, iterations: Iterable[int], attempt: int = 1, metrics: Sequence[str] = ("loss", "lr")) -> Told:
+    def more(self, iterations: Iterable[int], attempt: int = 1, metrics: Sequence[str] = ("loss", "lr")) -> Reporting:
         """Go on, from the times where it stands."""
         for iteration in iterations:
             at = BEGAN + len(self.points)

@@ -37,10 +37,12 @@ class Received:
             return {"data": {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}}
         if query.get("operationName") != "UpsertBucket":
             return {"data": {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}"}}}
-        told = query["variables"]
-        self.runs.setdefault(told["name"], {}).update({key: value for key, value in told.items() if value is not None})
-        project = {"id": "1", "name": told["project"], "entity": {"id": "1", "name": "me"}}
-        bucket = {"id": "1", "name": told["name"], "config": "{}", "project": project, "historyLineCount": 0}
+        reported = query["variables"]
+        self.runs.setdefault(reported["name"], {}).update(
+            {key: value for key, value in reported.items() if value is not None}
+        )
+        project = {"id": "1", "name": reported["project"], "entity": {"id": "1", "name": "me"}}
+        bucket = {"id": "1", "name": reported["name"], "config": "{}", "project": project, "historyLineCount": 0}
         return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
 
 

@@ -29,18 +29,18 @@ def results_of(source: Source) -> Results:
 
 
 def _job(spec: JobSpec, job: JobState, source: Source) -> Job:
-    found = row(spec, job, source.manifest.plan_id)
+    known = row(spec, job, source.manifest.plan_id)
     return Job(
-        name=found.name,
-        stage=found.stage,
-        parameters=found.parameters,
-        state=found.state,
-        reason=found.reason,
-        attempt=found.attempt,
-        gpu_hours=found.gpu_hours,
-        iteration=found.iteration,
-        started_at=found.started_at,
-        ended_at=found.ended_at,
+        name=known.name,
+        stage=known.stage,
+        parameters=known.parameters,
+        state=known.state,
+        reason=known.reason,
+        attempt=known.attempt,
+        gpu_hours=known.gpu_hours,
+        iteration=known.iteration,
+        started_at=known.started_at,
+        ended_at=known.ended_at,
         output_dir=Path(spec.output_dir),
         points=job.logs.series.points,
         read=partial(source.series, job),

@@ -94,8 +94,8 @@ def compared(user: User, plan: str) -> None:
         assert repr(of_tensorboard(user.home / "runs" / plan / row.name)) == repr(single(curves))
         assert repr(sorted(tracked[row.name][1].items())) == repr(sorted(to_milliseconds(curves).items()))
         kept: dict[str, Any] = {}
-        for step, told in offline[row.name].rows.items():
-            for name, text in told.items():
+        for step, reported in offline[row.name].rows.items():
+            for name, text in reported.items():
                 if not name.startswith("_"):
                     kept.setdefault(name, []).append((step, float(json.loads(text))))
         short = {name: [(step, value) for step, _, value in own] for name, own in curves.items()}
@@ -149,9 +149,9 @@ def test_exports_by_command_of_a_session_that_has_ended(user: User) -> None:
     for _ in range(2):
         made = user.run("report", "--session", "x", *words, "--json")
         assert (made.returncode, made.stderr) == (0, "")
-        told = json.loads(made.stdout)
-        assert told["written"] == []
-        assert [each["exporter"] for each in told["exported"]] == list(KINDS)
+        reported = json.loads(made.stdout)
+        assert reported["written"] == []
+        assert [each["exporter"] for each in reported["exported"]] == list(KINDS)
         compared(user, "x")
     assert not (user.home / "report.html").exists()
     expected = {
@@ -171,7 +171,7 @@ def test_exports_by_command_of_a_session_that_has_ended(user: User) -> None:
     assert (user.home / "prom" / "x.prom").exists()
 
 
-def test_an_export_that_fails_is_told_once_and_the_watch_goes_on(user: User) -> None:
+def test_an_export_that_fails_is_reported_once_and_the_watch_goes_on(user: User) -> None:
     (user.home / "file").touch()
     exporters = (
         "[{class_name: TensorBoardExporter, folder: file, interval_seconds: 1}, {class_name: OpenMetricsExporter}]"

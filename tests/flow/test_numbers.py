@@ -1,4 +1,4 @@
-"""Numbers of jobs that fail and are begun anew: the same wherever they are told, and those of logs and of accounts."""
+"""Numbers of jobs that fail and are begun anew: the same wherever they are shown, and those of logs and of accounts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ended(user: User, *words: str) -> None:
 
 
 def told_of(user: User) -> list[dict[str, Any]]:
-    """The jobs as `status --json` tells them, after checking that all others tell the same."""
+    """The jobs as `status --json` shows them, after checking that all others show the same."""
     state = user.outputs / "monitoring_state"
     status = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)["jobs"]
     shown = _table(user.run("monitor", "--session", "p", "--cmd", "status", "--csv").stdout)
@@ -151,6 +151,6 @@ def test_numbers_agree_with_the_accounts_of_slurm(slurm_user: User) -> None:
 def _accounts(user: User, job: str) -> tuple[str, int, str]:
     """State, seconds and exit code of a job by sacct."""
     words = ["sacct", "-nXP", "-j", job, "-o", "State,ElapsedRaw,ExitCode"]
-    told = subprocess.run(words, env=user.environment, capture_output=True, text=True, check=True).stdout
-    state, seconds, code = told.strip().split("|")
+    reported = subprocess.run(words, env=user.environment, capture_output=True, text=True, check=True).stdout
+    state, seconds, code = reported.strip().split("|")
     return state, int(seconds), code

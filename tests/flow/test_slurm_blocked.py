@@ -83,9 +83,11 @@ def test_of_siblings_in_arrays_only_what_waits_for_the_failed_one_is_blocked(slu
     ]
     path.write_text(f"# @package _global_\n{yaml.safe_dump(made)}")
     assert run(slurm_user).returncode == 1
-    told = {name: job["state"] for name, job in slurm_user.session().items()}
+    reported = {name: job["state"] for name, job in slurm_user.session().items()}
     stages = ("stable", "decay", "anneal")
-    assert told == {f"{stage}_lr{lr}": "success" if lr != 2 else BLOCKED[stage] for stage in stages for lr in (1, 2, 3)}
+    assert reported == {
+        f"{stage}_lr{lr}": "success" if lr != 2 else BLOCKED[stage] for stage in stages for lr in (1, 2, 3)
+    }
     (slurm_user.home / "well").touch()
     assert slurm_user.run("monitor", "--session", "p", "--cmd", "restart").returncode == 0
     assert slurm_user.run("monitor", "--session", "p").returncode == 0

@@ -123,7 +123,9 @@ def test_a_report_that_takes_long_or_fails_does_not_hold_up_the_watch(watched: W
     assert clock.notes[1:] == ["session p: its report works again"]
 
 
-def test_what_can_not_be_started_is_told_and_harms_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_can_not_be_started_is_reported_and_harms_nothing(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(_session: Path, _kind: str) -> Subprocess:
         raise OSError("no")
 

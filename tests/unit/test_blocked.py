@@ -78,8 +78,8 @@ def test_each_time_that_a_job_is_blocked_makes_one_event_also_when_the_monitor_d
             stage.cycle()
     assert sorted(event.job for event in stage.events) == ["b", "b", "c", "c"]
     assert len({event.id for event in stage.events}) == 4
-    told = [line for line in stage.messages if "blocked:" in line]
-    assert sorted(told) == sorted(2 * ["b: b: blocked: a has failed", "c: c: blocked: b is blocked"])
+    reported = [line for line in stage.messages if "blocked:" in line]
+    assert sorted(reported) == sorted(2 * ["b: b: blocked: a has failed", "c: c: blocked: b is blocked"])
 
 
 def test_a_resumed_monitor_keeps_a_job_blocked_while_a_command_has_no_result_yet(tmp_path: Path) -> None:

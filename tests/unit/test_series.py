@@ -84,8 +84,8 @@ def test_each_of_as_many_metrics_as_are_kept_has_its_own_points_in_every_attempt
     last = (1 << 40) - 1
     written = Written()
     for attempt in (0, 255, 4095):
-        told = [Point(name, last, float(attempt), float(number)) for number, name in enumerate(names)]
-        written = series.append(path, written, attempt, told)
+        reported = [Point(name, last, float(attempt), float(number)) for number, name in enumerate(names)]
+        written = series.append(path, written, attempt, reported)
     found = series.read(path, written)
     assert list(found) == names
     for number, name in enumerate(names):
@@ -96,11 +96,11 @@ def test_each_of_as_many_metrics_as_are_kept_has_its_own_points_in_every_attempt
 
 @given(st.lists(st.sampled_from(["loss", "lr", "validation_loss"]), max_size=9), st.integers(1, 3))
 def test_points_are_found_however_metrics_take_turns(turns: list[str], repeats: int) -> None:
-    told = [Point(name, number, float(number), -float(number)) for number, name in enumerate(turns * repeats)]
+    reported = [Point(name, number, float(number), -float(number)) for number, name in enumerate(turns * repeats)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.points"
-        found = series.read(path, series.append(path, Written(), 7, told))
-    expected = {name: [point for point in told if point.metric == name] for name in dict.fromkeys(turns)}
+        found = series.read(path, series.append(path, Written(), 7, reported))
+    expected = {name: [point for point in reported if point.metric == name] for name in dict.fromkeys(turns)}
     assert {name: list(one.iterations) for name, one in found.items()} == {
         name: [point.iteration for point in points] for name, points in expected.items()
     }

@@ -106,9 +106,9 @@ def test_what_is_held_is_in_the_facts_for_programs(user: User) -> None:
         lambda: SessionFiles.named(user.outputs / "monitoring_state", "p").path.exists() and session(user).hold.asked,
         "the hold",
     )
-    facts = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)
-    assert facts["held"].startswith("3 jobs failed in the same way: ")
-    waiting = [job["reason"] for job in facts["jobs"] if job["state"] == "waiting"]
+    reported = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)
+    assert reported["held"].startswith("3 jobs failed in the same way: ")
+    waiting = [job["reason"] for job in reported["jobs"] if job["state"] == "waiting"]
     assert len(waiting) == 2
     assert all(reason.startswith("held: 3 jobs failed") for reason in waiting)
     assert user.run("monitor", "--session", "p", "--cmd", "cancel").returncode in (0, 1)

@@ -45,11 +45,11 @@ def test_a_plan_of_failed_and_blocked_jobs_ends_at_once_and_says_who_blocks_whom
 def test_every_view_shows_a_blocked_job(user: User) -> None:
     write(user)
     assert run(user).returncode == 1
-    told = json.loads(monitor(user, "--cmd", "status", "--json").stdout)
-    states = {job["name"]: (job["state"], job["reason"]) for job in told["jobs"]}
+    reported = json.loads(monitor(user, "--cmd", "status", "--json").stdout)
+    states = {job["name"]: (job["state"], job["reason"]) for job in reported["jobs"]}
     assert states["decay_lr1"] == ("blocked", "blocked: stable_lr1 has failed")
     assert states["anneal_lr1"] == ("blocked", "blocked: decay_lr1 is blocked")
-    assert [wait["job"] for wait in told["waiting"]] == ["decay_lr1", "anneal_lr1"]
+    assert [wait["job"] for wait in reported["waiting"]] == ["decay_lr1", "anneal_lr1"]
     filtered = monitor(user, "--cmd", "status", "--filter", "state=blocked").stdout
     assert "stable_lr1 has failed" in filtered
     assert "crash" not in filtered.partition("3 jobs")[0]
@@ -138,9 +138,9 @@ def test_a_monitor_that_is_killed_keeps_what_is_blocked_and_its_event(user: User
     assert [entry.event for entry in jobs(user)["decay"].history].count("blocked") == 1
     events = [event for event in EventLog(session_file(user)).entries() if getattr(event, "name", "") == "blocked"]
     assert sorted(event.job for event in events) == ["anneal_lr1", "decay_lr1"]
-    told = monitor(user, "--cmd", "events").stdout
-    assert told.count("blocked") >= 2
-    assert "blocked: stable_lr1 has failed!" in told
+    reported = monitor(user, "--cmd", "events").stdout
+    assert reported.count("blocked") >= 2
+    assert "blocked: stable_lr1 has failed!" in reported
 
 
 def test_a_finished_session_with_a_blocked_job_leaves_directories_of_a_newer_plan_alone(user: User) -> None:
