@@ -7,7 +7,7 @@ import json
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli.monitor.ask_holder import chosen
 from oellm_autoexp.cli.steps import app
@@ -26,7 +26,7 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
     """The last lines of each job's newest log."""
     from oellm_autoexp.view.jobs.cause import causes
 
-    found = []
+    found: list[dict[str, Any]] = []
     for name in chosen(options, manifest, session):
         state, path = session.jobs[name].state, session.jobs[name].logs.resolved_log_path
         lines = last_lines(Path(path), options.lines or _LINES) if path else []
@@ -38,15 +38,15 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
         print(json.dumps({"plan_id": session.plan_id, "logs": found}))
         return app.OK
     for entry in found:
-        job = session.jobs[str(entry["job"])]
-        why = ", ".join([str(entry["state"]), *causes(job)])
+        job = session.jobs[entry["job"]]
+        why = ", ".join([entry["state"], *causes(job)])
         app.note(f"==> {entry['job']} ({why}) {entry['log_path'] or 'no log yet'}")
         if found_cause := job.run.cause:
             app.note(f"cause: {found_cause.category}: {found_cause.text}")
             if found_cause.line:
                 app.note(f"  {found_cause.path}, byte {found_cause.offset}: {found_cause.line}")
         for line in entry["lines"]:
-            app.note(str(line))
+            app.note(line)
     if not found:
         app.note("no job has failed")
     return app.OK
