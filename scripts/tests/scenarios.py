@@ -164,9 +164,9 @@ def _nan(run: Run, name: str, job: Job) -> str:
 
 
 def _budget(run: Run, name: str, job: Job) -> str:
-    _ended(job, "crash", 3)
-    expect_equal("its reason", job["reason"], "no new attempt: the limit for 'crash' is reached (2 of 2)")
-    expect_equal("the number of logs", len(run.attempts(name)), 3)
+    _ended(job, "crash", 2)
+    expect_equal("its reason", job["reason"], "no new attempt: 2 attempts in a row failed in the same way")
+    expect_equal("the number of logs", len(run.attempts(name)), 2)
     return str(job["reason"])
 
 
@@ -224,7 +224,7 @@ JOBS: dict[str, JobScenario] = {
     "timeout": JobScenario("more work than one time limit: begun anew until it is done", _timeout),
     "leaves": JobScenario("warned of its time limit, saves and ends with 0: begun anew until it is done", _timeout),
     "nan": JobScenario("the loss becomes NaN: ended for good", _nan),
-    "budget": JobScenario("crashes every time: given up when the budget is used up", _budget),
+    "budget": JobScenario("crashes every time in the same way: given up after two attempts", _budget),
     "exit93": JobScenario("exit code 93 asks for no new attempt: there is none", _exit93),
     "overrides": JobScenario("another batch size and time limit in the new attempt", _overrides),
     "cancelled_declared": JobScenario("scancel, with a rule for it: never begun anew", _scancelled, _by_scheduler),
@@ -337,7 +337,7 @@ def _killed_often(lab: Lab) -> str:
         "killed_often",
         _configs(
             f"{{stage: {UNDISTURBED}}}",
-            "{stage: crashes, backend.options.misbehave: crash@15x2}",
+            "{stage: crashes, backend.options.misbehave: crash@15x1}",
             "{stage: gives_up, backend.options.misbehave: crash@5}",
         ),
     )
@@ -353,13 +353,13 @@ def _killed_often(lab: Lab) -> str:
     expect_equal("the exit code in the end", run.watched_to_the_end(monitor), 1)
     jobs = run.status()
     _ended(jobs[UNDISTURBED], "success", 1)
-    _ended(jobs["crashes"], "success", 3)
+    _ended(jobs["crashes"], "success", 2)
     _resumed(run, "crashes", jobs["crashes"])
-    _ended(jobs["gives_up"], "crash", 3)
+    _ended(jobs["gives_up"], "crash", 2)
     for name, job in jobs.items():
         marks = list((run.outputs / name / "marks").glob("*.start"))
         expect_equal(f"the jobs of {name} that ever started", len(marks), job["attempt"])
-    return f"killed {kills} times: 7 attempts of 3 jobs, as they should be"
+    return f"killed {kills} times: 5 attempts of 3 jobs, as they should be"
 
 
 def _array(lab: Lab) -> str:
