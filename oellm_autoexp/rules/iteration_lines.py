@@ -13,7 +13,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate, compress, count, repeat
-from operator import add, mul
+from operator import add, contains, mul
 
 from oellm_autoexp.rules.measurements import Iterations, Span
 from oellm_autoexp.rules.metrics import ITERATION_MARK, NUMBER, OTHER_MARKS, megatron_name, seconds_of
@@ -26,7 +26,7 @@ _LEAST_PIECES = 3
 _NOT_HERE = (*OTHER_MARKS, b"\x1b")
 """What is left to the reading line by line: lines that tell more than an iteration, and coloured ones."""
 _HEAD = re.compile(
-    rb"\|([^|]*?)\[(2\d{3}-\d\d-\d\d \d\d:\d\d):([0-5]\d)(\.\d{1,6})?\] iteration\s+(\d{1,18})/\s*(\d{1,18}) (?=\|)"
+    rb"\|([^|]*?)\[(2\d{3}-\d\d-\d\d \d\d:\d\d):([0-5]\d(?:\.\d{1,6})?)\] iteration\s+(\d{1,18})/\s*(\d{1,18}) (?=\|)"
 )
 """What stands before the first field: a label, the time to the minute, seconds, and the iteration."""
 _NAME = re.compile(rb" [^|:]{1,80}: ")
@@ -37,7 +37,7 @@ def iterations_of(data: bytes) -> tuple[list[Iterations], list[Span]]:
     """What is read by columns of whole lines of a log, and the spans of the other lines."""
     lines = data.split(b"\n")
     offsets = list(map(add, accumulate(map(len, lines), initial=0), count()))
-    marked = [ITERATION_MARK in line for line in lines]
+    marked = list(map(contains, lines, repeat(ITERATION_MARK)))
     found, begins, behind = (list(compress(column, marked)) for column in (lines, offsets, offsets[1:]))
     read: list[Iterations] = []
     for start in range(0, len(found), _MANY):
@@ -90,17 +90,18 @@ def _heads(head: Sequence[bytes]) -> tuple[Sequence[int], Sequence[int], Sequenc
     found = _HEAD.findall(b"|" + b"|".join(head) + b"|")
     if len(found) != len(head):
         return None
-    labels, minutes, seconds, parts, iterations, totals = zip(*found, strict=True)
+    labels, minutes, seconds, iterations, totals = zip(*found, strict=True)
     if any(mark in label for label in set(labels) for mark in (ITERATION_MARK, *_NOT_HERE)):
         return None
     began = {minute: at for minute in set(minutes) if (at := seconds_of(minute)) is not None}
     if began.keys() != set(minutes):
         return None
-    times = (
-        began[minute] + int(second) + float(part or 0)
-        for minute, second, part in zip(minutes, seconds, parts, strict=True)
+    times = map(add, map(began.__getitem__, minutes), map(float, seconds))  # as exact as the time of a whole date
+    return (
+        list(map(int, iterations)),
+        [int(totals[0])] * len(totals) if totals.count(totals[0]) == len(totals) else list(map(int, totals)),
+        array("d", times),
     )
-    return list(map(int, iterations)), list(map(int, totals)), array("d", times)
 
 
 def _numbers(field: Sequence[bytes], name: bytes) -> Sequence[float] | None:

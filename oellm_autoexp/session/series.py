@@ -125,7 +125,7 @@ def _owner(number: int, attempt: int) -> int:
 def _packed(rows: Rows, columns: Mapping[int, Sequence[float]], attempt: int) -> bytes:
     """The records of rows, line by line; `columns` by the number of the metric."""
     length, width = len(rows.iterations), 3 * len(columns)
-    steps = array("Q", [min(iteration, _MOST_ITERATIONS) for iteration in rows.iterations])
+    steps = array("Q", [step if step < _MOST_ITERATIONS else _MOST_ITERATIONS for step in rows.iterations])
     times = _words(rows.times)
     words = array("Q", bytes(8 * width * length))
     for place, column in enumerate(columns.values()):

@@ -160,7 +160,8 @@ def test_rows_are_written_as_their_points_line_by_line(tmp_path: Path) -> None:
     rows = Rows(("a", "b"), [1, far], [10.0, 20.0], ([1.5, math.inf], [-0.0, 2.5]))
     points = [Point("a", 1, 10.0, 1.5), Point("b", 1, 10.0, -0.0), Point("a", far, 20.0, math.inf)]
     points.append(Point("b", far, 20.0, 2.5))
-    for number, told in enumerate(([rows], points)):
+    both: list[list[Point | Rows]] = [[rows], [*points]]
+    for number, told in enumerate(both):
         path = tmp_path / str(number)
         begun = series.append(path, Written(), 1, [Point("b", None, 0.0, 0.0)])
         assert series.append(path, begun, 5000, told) == Written(120, {"b": 3, "a": 2})
