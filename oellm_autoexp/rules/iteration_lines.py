@@ -97,11 +97,7 @@ def _heads(head: Sequence[bytes]) -> tuple[Sequence[int], Sequence[int], Sequenc
     if began.keys() != set(minutes):
         return None
     times = map(add, map(began.__getitem__, minutes), map(float, seconds))  # as exact as the time of a whole date
-    return (
-        list(map(int, iterations)),
-        [int(totals[0])] * len(totals) if totals.count(totals[0]) == len(totals) else list(map(int, totals)),
-        array("d", times),
-    )
+    return list(map(int, iterations)), list(map(int, totals)), array("d", times)
 
 
 def _numbers(field: Sequence[bytes], name: bytes) -> Sequence[float] | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 Span = tuple[int, int]
 """Whole lines of a piece of a log: the offsets of the first one and after the last one."""
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """What one line tells: its offset in the data, the iteration that it is about, and numbers by metric.
 
     `at`: the line's own time, in seconds since 1970 (None: it has none). `whole`: it tells all of an iteration, so that
@@ -18,7 +19,7 @@ class Measurement:
     """
 
     offset: int
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = MappingProxyType({})
     iteration: int | None = None
     total: int | None = None
     saved: int | None = None
