@@ -1,4 +1,4 @@
-"""A job after the numbers that its log lines tell: points of its series, and its progress. Pure."""
+"""A job after the numbers that its log lines report: points of its series, and its progress. Pure."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def measured(
     many, found = _without_clashes(many, found)
     points = _points(many, found, job.progress.iteration, now)
     logs = replace(job.logs, unwritten=(*job.logs.unwritten, *points)) if points else job.logs
-    newest = sorted([*(each.line(-1) for each in many), *found], key=_offset)  # earlier lines tell the same metrics
+    newest = sorted([*(each.line(-1) for each in many), *found], key=_offset)  # earlier lines report the same metrics
     return replace(job, logs=logs, progress=progress.after(job.progress, newest)), too_slow
 
 
 def _without_clashes(
     many: Sequence[Iterations], found: list[Measurement]
 ) -> tuple[list[Iterations], list[Measurement]]:
-    """Iterations, and measurements; the lines of iterations between which another one tells of the same metric too."""
+    """Iterations, and measurements; the lines of iterations between which another one reports the same metric too."""
     kept: list[Iterations] = []
     lines: list[Measurement] = []
     for each in many:
@@ -57,13 +57,13 @@ def _points(
     """The points of lines, so that those of one metric, and the first ones of all metrics, are in the lines' order."""
     offsets = [offset for each in many for offset in each.offsets]
     iterations = [number for each in many for number in each.iterations]
-    told: list[tuple[int, Iterable[Point | Rows]]] = [
+    reported: list[tuple[int, Iterable[Point | Rows]]] = [
         (each.offsets[0], [Rows(tuple(each.values), each.iterations, each.times, tuple(each.values.values()))])
         for each in many
     ]
-    told += [
+    reported += [
         (one.offset, points_of(one.values, number, now if one.at is None else one.at))
         for one, number in with_iterations(found, iteration, offsets, iterations)
     ]
-    told.sort(key=itemgetter(0))
-    return [point for _, points in told for point in points]
+    reported.sort(key=itemgetter(0))
+    return [point for _, points in reported for point in points]

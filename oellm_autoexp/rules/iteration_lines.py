@@ -1,9 +1,9 @@
 """Lines of iterations of Megatron-LM, many at once. Pure.
 
-Nearly all lines of a training's log are such lines, with the same fields. Lines that follow each other are read by
-columns, each of which has one name: checked and converted by a few calls for all lines. Where one of them differs,
-they are halved until their halves agree; what is left is read line by line (metrics.known_lines, of which this is a
-fast equal).
+Nearly all lines of a training's log are such lines, with the same fields. They are split into columns, one for each
+field, and a column is checked and converted by a few calls for all lines. If one of the lines differs, each half of the
+lines is tried by itself. The lines of small parts that differ are left to metrics.known_lines, which reads line by
+line; the results are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MANY = 512
 """So many lines are read at a time, as their pieces fit into a processor's cache."""
 _LEAST_PIECES = 3
 _NOT_HERE = (*OTHER_MARKS, b"\x1b")
-"""What is left to the reading line by line: lines that tell more than an iteration, and coloured ones."""
+"""What is left to the reading line by line: lines that report more than an iteration, and coloured ones."""
 _HEAD = re.compile(
     rb"\|([^|]*?)\[(2\d{3}-\d\d-\d\d \d\d:\d\d):([0-5]\d(?:\.\d{1,6})?)\] iteration\s+(\d{1,18})/\s*(\d{1,18}) (?=\|)"
 )
@@ -63,7 +63,7 @@ def _halved(lines: Sequence[bytes], offsets: Sequence[int], ends: Sequence[int])
 
 
 def _read(lines: Sequence[bytes], offsets: Sequence[int], ends: Sequence[int]) -> Iterations | None:
-    """What lines tell; None if one of them has other fields than the first, or anything else that is not read here."""
+    """What lines report; None if one of them has other fields than the first, or what is not read here."""
     first, rows = lines[0], len(lines)
     width = first.count(b"|") + 2
     if width < _LEAST_PIECES or any(mark in first for mark in _NOT_HERE):

@@ -1,4 +1,4 @@
-"""What log lines tell: numbers by metric, and the iteration that they are about. Pure."""
+"""What log lines report: numbers by metric, and the iteration that they are about. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Span = tuple[int, int]
 
 
 class Measurement(NamedTuple):
-    """What one line tells: its offset in the data, the iteration that it is about, and numbers by metric.
+    """What one line reports: its offset in the data, the iteration that it is about, and numbers by metric.
 
-    `at`: the line's own time, in seconds since 1970 (None: it has none). `whole`: it tells all of an iteration, so that
+    `at`: the line's own time, in seconds since 1970 (None: it has none). `whole`: it holds all of an iteration, so that
     a metric that is not in it is not known of that iteration.
     """
 
@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Iterations:
-    """What lines of iterations with the same metrics tell: a column for each part of a Measurement.
+    """What lines of iterations with the same metrics report: a column for each part of a Measurement.
 
     `ends`: the offset after each line.
     """
@@ -43,7 +43,7 @@ class Iterations:
     values: Mapping[str, Sequence[float]]
 
     def line(self, number: int) -> Measurement:
-        """What one of the lines tells."""
+        """What one of the lines reports."""
         return Measurement(
             self.offsets[number],
             {name: column[number] for name, column in self.values.items()},

@@ -53,7 +53,7 @@ class MetricRule(Section):
         return [name if group == VALUE or group.isdecimal() else group for group in groups]
 
     def read(self, name: str, match: Match) -> Measurement | None:
-        """What a line that the pattern matched tells; None if there is no number in it."""
+        """What a line that the pattern matched reports; None if there is no number in it."""
         known = match.groups
         wanted = _value_groups(tuple(known))
         values = {}
@@ -69,7 +69,7 @@ class MetricRule(Section):
         return Measurement(match.offset, values, iteration=iteration, total=total)
 
     def read_json(self, name: str, entry: Mapping[str, Any], offset: int) -> Measurement | None:
-        """What a line that is a JSON object tells; None if it has no such key, or no number there."""
+        """What a line that is a JSON object reports; None if it has no such key, or no number there."""
         number = _number(_at(entry, self.json_key or ""))
         if number is None:
             return None

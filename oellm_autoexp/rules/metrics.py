@@ -1,4 +1,4 @@
-"""The numbers that log lines tell: of Megatron-LM and torchtitan, and what `monitoring.metrics` names. Pure.
+"""The numbers in log lines: of Megatron-LM and torchtitan, and what `monitoring.metrics` names. Pure.
 
 A metric's usual name is the same for every program: loss, validation_loss, grad_norm, learning_rate, throughput
 (TFLOP/s per GPU), seconds (that an iteration took), samples, tokens, tokens_per_second, memory (GiB that the GPU holds
@@ -178,13 +178,13 @@ _KINDS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[re.Match[bytes], int], M
         lambda match, offset: Measurement(offset, iteration=max(0, int(match[1]) - 1)),
     ),
 )
-"""Kinds of lines: what stands in each, its form, and what it tells."""
+"""Kinds of lines: what stands in each, its form, and what it reports."""
 OTHER_MARKS = tuple(mark for mark, _, _ in _KINDS if mark != ITERATION_MARK)
 """What stands in lines of known programs that are not those of an iteration of Megatron-LM."""
 
 
 def known_lines(data: bytes, spans: Sequence[Span] | None = None) -> list[Measurement]:
-    """What the lines of known programs tell, in the order of the lines. `data`: whole lines of a log.
+    """What the lines of known programs report, in the order of the lines. `data`: whole lines of a log.
 
     `spans`: the lines that are read, if not all.
     """
@@ -232,7 +232,7 @@ class MetricReader:
     def read(
         self, data: bytes, *, known: bool, spans: Sequence[Span] | None = None, but: Container[str] = ()
     ) -> tuple[list[Measurement], frozenset[str]]:
-        """What whole log lines tell, in their order; also those of known programs, with `known` (see known_lines).
+        """What whole log lines report, in their order; also those of known programs, with `known` (see known_lines).
 
         The other names are those of the rules whose patterns ran out of time, each as `metrics.NAME`; those in `but`
         are not looked for.
@@ -275,8 +275,8 @@ def with_iterations(
 ) -> Iterator[tuple[Measurement, int | None]]:
     """Measurements in the order of their lines, each with the iteration that it is about.
 
-    One that tells none is about that of the lines before (`iteration`: that of all lines before these; None: none yet).
-    `offsets` and `iterations` are those of lines that tell one and are not among the measurements.
+    One that has none is about that of the lines before (`iteration`: that of all lines before these; None: none yet).
+    `offsets` and `iterations` are those of lines that have one and are not among the measurements.
     """
     newest = -1
     for measurement in measurements:

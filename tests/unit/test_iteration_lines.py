@@ -1,4 +1,4 @@
-"""Many lines of iterations at once tell what they tell one by one, whatever else stands in the log."""
+"""Many lines of iterations at once report what they report one by one, whatever else stands in the log."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def series_in(path: Path, job: JobState) -> tuple[Written, list[Any]]:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_many_lines_tell_what_they_tell_one_by_one(tmp_path: Path, seed: int) -> None:
+def test_many_lines_report_what_they_report_one_by_one(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     detector = Detector(Rules.model_validate({"metrics": chance.choice(METRICS)}))
     data = log(chance)
@@ -161,10 +161,10 @@ def test_rows_are_written_as_their_points_line_by_line(tmp_path: Path) -> None:
     points = [Point("a", 1, 10.0, 1.5), Point("b", 1, 10.0, -0.0), Point("a", far, 20.0, math.inf)]
     points.append(Point("b", far, 20.0, 2.5))
     both: list[list[Point | Rows]] = [[rows], [*points]]
-    for number, told in enumerate(both):
+    for number, reported in enumerate(both):
         path = tmp_path / str(number)
         begun = series.append(path, Written(), 1, [Point("b", None, 0.0, 0.0)])
-        assert series.append(path, begun, 5000, told) == Written(120, {"b": 3, "a": 2})
+        assert series.append(path, begun, 5000, reported) == Written(120, {"b": 3, "a": 2})
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
