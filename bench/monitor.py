@@ -321,9 +321,8 @@ def measure_search(rows: Rows, folder: Path, megabytes: int) -> None:
         rows.add(what, figures, f"{target} x re alone", reached >= target * baseline)
     growth = max(each.growth for each in ours)
     rows.add("  memory that it takes", f"{growth / 1e6:.0f} MB", "100 MB", growth <= 100e6)
-    print(
-        f"  that is {search / 1e6:.0f} MB/s, with numbers {speed / 1e6:.0f} MB/s; each attempt: {', '.join(f'{each.speed / 1e6:.0f}' for each in ours)}"
-    )
+    each_speed = ", ".join(f"{each.speed / 1e6:.0f}" for each in ours)
+    print(f"  that is {search / 1e6:.0f} MB/s, with numbers {speed / 1e6:.0f} MB/s; each attempt: {each_speed}")
 
 
 def main() -> int:
