@@ -38,7 +38,9 @@ from oellm_autoexp.storage.log_tail import Cursor, read_added
 ATTEMPTS = 5
 METRICS = {"consumed": r"consumed samples: +(?P<value>\d+) \|"}
 LINES = 1000
-MOST_OF_A_CORE = 0.05
+MOST_OF_A_CORE = 0.02
+MOST_ON_TOP, MOST_FOR_A_METRIC = 7, 3.5
+"""See docs/decisions/015-numbers-of-logs.md."""
 
 
 def reading(detector: Detector, path: Path, *, measured: bool, points: Path | None = None) -> float:
@@ -86,8 +88,13 @@ def measure_reading(rows: Rows, folder: Path, megabytes: int) -> None:
     ratio, own = best["written"] / search, best["named"] / best["written"]
     print(f"{megabytes} MB of iterations, searched alone: {search:.2f} s, {size / search / 1e6:.0f} MB/s")
     print(f"  its numbers read: {best['numbers'] / search:.1f} x; and written: {size / best['written'] / 1e6:.0f} MB/s")
-    rows.add("all numbers of a log, on top of its search", f"{ratio:.2f} x", "1.10 x", ratio <= 1.1)
-    rows.add("a metric of monitoring.metrics, on top of those", f"{own:.2f} x", "1.10 x", own <= 1.1)
+    rows.add("all numbers of a log, on top of its search", f"{ratio:.2f} x", f"{MOST_ON_TOP} x", ratio <= MOST_ON_TOP)
+    rows.add(
+        "a metric of monitoring.metrics, on top of those",
+        f"{own:.2f} x",
+        f"{MOST_FOR_A_METRIC} x",
+        own <= MOST_FOR_A_METRIC,
+    )
     lines = log.read_bytes().count(b"] iteration ")
     share = (best["written"] - search) / lines * LINES
     what = f"{LINES} jobs with a line a second: of one core"

@@ -19,15 +19,14 @@ from oellm_autoexp.core.states import (
     STOPPED,
     SUCCESS,
 )
+from oellm_autoexp.decisions.measured import measured
 from oellm_autoexp.decisions.template_values import of_cause
-from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.events import Event, Pending, event_id
-from oellm_autoexp.rules.metrics import MetricReader, with_iterations
+from oellm_autoexp.rules.metrics import MetricReader
 from oellm_autoexp.rules.rules import LogEvent, Rules
 from oellm_autoexp.search.patterns import Match, Pattern, scan
 from oellm_autoexp.session import silence
 from oellm_autoexp.session.job_state import ENOUGH_SLOW, JobState, Reading, Run, Tally
-from oellm_autoexp.session.series import points_of
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -103,16 +102,8 @@ class Detector:
 
         Of further files, only what `monitoring.metrics` names is read.
         """
-        found, too_slow = self._metrics.read(data, known=own, but=job.run.switched_off)
-        if not found and not too_slow:
-            return job
-        points = [
-            point
-            for each, iteration in with_iterations(found, job.progress.iteration)
-            for point in points_of(each.values, iteration, now if each.at is None else each.at)
-        ]
-        logs = replace(job.logs, unwritten=(*job.logs.unwritten, *points)) if points else job.logs
-        return _with_slow(replace(job, logs=logs, progress=progress.after(job.progress, found)), too_slow, now)
+        seen, too_slow = measured(job, self._metrics, data, now, own=own)
+        return _with_slow(seen, too_slow, now)
 
     def _read_number(self, job: JobState, rule: LogEvent, match: Match, now: float) -> JobState:
         try:

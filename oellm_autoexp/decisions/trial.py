@@ -16,6 +16,7 @@ from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.rules import LogEvent, Rules
 from oellm_autoexp.search.patterns import Pattern, scan
 from oellm_autoexp.session.job_state import Actions, Attempt, JobState
+from oellm_autoexp.session.series import Rows
 from oellm_autoexp.storage.log_tail import Cursor
 
 
@@ -70,8 +71,10 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
         cursor = Cursor("trial", offset)
         job = detect.see_log(trial.job, data, cursor, 0.0)
         job = detector.measured(job, data, 0.0, own=True)
-        for point in job.logs.unwritten:
-            trial.metrics.setdefault(point.metric, []).append(point.value)
+        for each in job.logs.unwritten:
+            rows = each if isinstance(each, Rows) else Rows((each.metric,), (), (), ((each.value,),))
+            for name, column in zip(rows.metrics, rows.columns, strict=True):
+                trial.metrics.setdefault(name, []).extend(column)
         job, _ = detector.lines(job, data, cursor, 0.0)
         trial.job = replace(job, actions=Actions(), history=(), logs=replace(job.logs, unwritten=()))
         result = scan(data, compiled)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from oellm_autoexp.core.nouns import Record
-from oellm_autoexp.rules.metrics import Measurement
+from oellm_autoexp.rules.measurements import Measurement
 
 
 class Progress(Record):

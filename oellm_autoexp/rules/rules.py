@@ -28,7 +28,7 @@ from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.exporters.base import EXPORTERS, Exporter
 from oellm_autoexp.notifiers.base import Address
 from oellm_autoexp.rules.actions import BareAction, EventAction, PublishEventAction, as_event_action
-from oellm_autoexp.rules.metrics import Metrics
+from oellm_autoexp.rules.metric_rules import Metrics
 from oellm_autoexp.search.patterns import group_names
 
 STATES = tuple(state for state in OURS if state in {BLOCKED} | IN_QUEUE | FINAL)

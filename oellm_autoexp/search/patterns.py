@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed pattern
-from typing import Any
+from typing import Any, NamedTuple
 
 from oellm_autoexp.search.candidates import Bounds, Candidates
 from oellm_autoexp.search.time_limit import TimeLimit
@@ -80,8 +80,7 @@ class Pattern:
             place = line.find(self.beginning, place + 1)
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A line that a rule matched: its byte offset in the data, its text, the groups that took part, the whole match."""
 
     rule: str

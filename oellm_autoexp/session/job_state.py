@@ -17,7 +17,7 @@ from oellm_autoexp.core.nouns import Resources
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, FINAL, SUCCESS, WAITING
 from oellm_autoexp.rules.events import Deadline, Event, Pending
 from oellm_autoexp.rules.progress import Progress
-from oellm_autoexp.session.series import Point, Written
+from oellm_autoexp.session.series import Point, Rows, Written
 from oellm_autoexp.storage.log_tail import Cursor
 
 BY_HAND = "by hand"
@@ -237,7 +237,7 @@ class Logs:
     """Since when the logs (key '') and the number of each progress rule (key: its name) have not changed."""
     series: Written = field(default_factory=Written)
     """How much of the file of its metrics' series counts."""
-    unwritten: Annotated[tuple[Point, ...], Field(exclude=True)] = ()
+    unwritten: Annotated[tuple[Point | Rows, ...], Field(exclude=True)] = ()
     """Points that were read and are to be written there before the session is saved."""
 
 

@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, repeat
 from pathlib import Path
@@ -25,6 +25,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 
 _RECORD = struct.Struct("<Qdd")
 _ITERATION_BITS, _ATTEMPT_BITS = 40, 12
+_OWNER_BYTES = 3
+"""The bytes of a head after its iteration: number and attempt."""
 _MOST_ATTEMPTS = (1 << _ATTEMPT_BITS) - 1
 _MOST_ITERATIONS = (1 << _ITERATION_BITS) - 1
 MOST_METRICS = 256
@@ -38,6 +40,15 @@ class Point(NamedTuple):
     iteration: int | None
     at: float
     value: float
+
+
+class Rows(NamedTuple):
+    """The points of lines that have the same metrics: for each metric a column, with a number of each line."""
+
+    metrics: tuple[str, ...]
+    iterations: Sequence[int]
+    times: Sequence[float]
+    columns: tuple[Sequence[float], ...]
 
 
 def points_of(values: Mapping[str, float], iteration: int | None, at: float) -> Iterator[Point]:
@@ -65,7 +76,7 @@ def file_of(session: Path, job: str) -> Path:
     return SessionFiles(session).series / f"{job}.points"
 
 
-def append(path: Path, written: Written, attempt: int, points: Iterable[Point]) -> Written:
+def append(path: Path, written: Written, attempt: int, points: Iterable[Point | Rows]) -> Written:
     """Write points after those that count; what counts then. Raises OSError, StateError."""
     counts = dict(written.points)
     records = b"".join(_records(points, counts, attempt))
@@ -80,19 +91,60 @@ def append(path: Path, written: Written, attempt: int, points: Iterable[Point]) 
     return Written(kept + len(records), counts)
 
 
-def _records(points: Iterable[Point], counts: dict[str, int], attempt: int) -> Iterator[bytes]:
+def _records(points: Iterable[Point | Rows], counts: dict[str, int], attempt: int) -> Iterator[bytes]:
     numbers = {name: number for number, name in enumerate(counts)}
-    head = min(attempt, _MOST_ATTEMPTS) << _ITERATION_BITS
-    for metric, iteration, at, value in points:
-        number = numbers.get(metric)
-        if number is None:
-            if len(numbers) >= MOST_METRICS:
-                continue
-            number = numbers[metric] = len(numbers)
+    attempt = min(attempt, _MOST_ATTEMPTS)
+
+    def number_of(metric: str) -> int | None:
+        if metric not in numbers and len(numbers) < MOST_METRICS:
+            numbers[metric] = len(numbers)
             counts[metric] = 0
-        counts[metric] += 1
-        step = counts[metric] if iteration is None else min(iteration, _MOST_ITERATIONS)
-        yield _RECORD.pack(number << (_ATTEMPT_BITS + _ITERATION_BITS) | head | step, at, value)
+        return numbers.get(metric)
+
+    for each in points:
+        if isinstance(each, Rows):
+            columns = {}
+            for metric, column in zip(each.metrics, each.columns, strict=True):
+                if (number := number_of(metric)) is not None:
+                    counts[metric] += len(column)
+                    columns[number] = column
+            yield _packed(each, columns, attempt)
+            continue
+        metric, iteration, at, value = each
+        if (number := number_of(metric)) is not None:
+            counts[metric] += 1
+            step = counts[metric] if iteration is None else min(iteration, _MOST_ITERATIONS)
+            yield _RECORD.pack(_owner(number, attempt) << _ITERATION_BITS | step, at, value)
+
+
+def _owner(number: int, attempt: int) -> int:
+    """What stands in a record's head before its iteration."""
+    return number << _ATTEMPT_BITS | attempt
+
+
+def _packed(rows: Rows, columns: Mapping[int, Sequence[float]], attempt: int) -> bytes:
+    """The records of rows, line by line; `columns` by the number of the metric."""
+    length, width = len(rows.iterations), 3 * len(columns)
+    steps = array("Q", [step if step < _MOST_ITERATIONS else _MOST_ITERATIONS for step in rows.iterations])
+    times = _words(rows.times)
+    words = array("Q", bytes(8 * width * length))
+    for place, column in enumerate(columns.values()):
+        words[3 * place :: width] = steps
+        words[3 * place + 1 :: width] = times
+        words[3 * place + 2 :: width] = _words(column)
+    if sys.byteorder == "big":
+        words.byteswap()
+    records = bytearray(words)
+    for place, number in enumerate(columns):
+        owner = _owner(number, attempt).to_bytes(_OWNER_BYTES, "little")
+        for byte, part in enumerate(owner, _RECORD.size * place + _ITERATION_BITS // 8):
+            records[byte :: 8 * width] = bytes([part]) * length
+    return bytes(records)
+
+
+def _words(numbers: Sequence[float]) -> array[int]:
+    """The bits of doubles."""
+    return array("Q", array("d", numbers).tobytes())
 
 
 def read(path: Path, written: Written, metrics: Iterable[str] | None = None) -> dict[str, Series]:

@@ -129,7 +129,8 @@ def test_a_loss_that_vanishes_from_the_line_is_no_number() -> None:
     lines = LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n"
     seen = WATCH.measured(JOB, lines, 9.0, own=True)
     assert seen.progress.loss is None
-    assert [math.isnan(point.value) for point in seen.logs.unwritten if point.metric == "loss"] == [False, True]
+    losses = [each.value for each in seen.logs.unwritten if isinstance(each, Point) and each.metric == "loss"]
+    assert [math.isnan(value) for value in losses] == [False, True]
 
 
 @pytest.mark.parametrize(
