@@ -74,9 +74,8 @@ def test_a_result_that_is_to_be_compared_on_another_gpu_is_given_up_where_there_
     (node,) = ended.changes.excluded
     assert ended.run.cause is not None
     assert ended.run.cause.blamed_nodes == (node,)
-    assert ended.reason.startswith(
-        f"no new attempt: it ran on {node} again, which was to be excluded; no other node can be had: Megatron-LM "
-    )
+    expected = f"no new attempt: it ran on {node} again, which was to be excluded; no other node can be had"
+    assert ended.reason == expected
     assert "no other node can be had" in said
     assert [failure.cause.blamed_nodes for failure in ended.past.failures] == [(node,)]
 
@@ -86,7 +85,7 @@ def test_a_deterministic_assertion_has_two_attempts_and_no_third(user: User, mon
     said = run(user, monitoring, *ASSERTION)
     ended = job(user)
     assert (ended.state, ended.attempt) == ("crash", 2)
-    assert ended.reason.startswith("no new attempt: 2 attempts in a row failed in the same way: AssertionError")
+    assert ended.reason == "no new attempt: 2 attempts in a row failed in the same way"
     assert "2 attempts in a row failed in the same way" in said
     (group,) = why(user, "--session", "p")["failures"]
     assert (group["attempts"], group["jobs"]) == (2, [{"session": "p", "job": "a"}])
