@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
-    "engine.observing": "core storage sbatch causes rules session schedulers decisions submission",
+    "engine.observing": "core storage sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
     "planning submission",
     "engine": "core storage sbatch exporters rules session schedulers decisions schedulers.local schedulers.slurm "
@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
-    "cli.screens": "core session storage view view.curves view.jobs cli.steps cli.monitor",
+    "cli.screens": "core session storage causes engine.observing view view.curves view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",

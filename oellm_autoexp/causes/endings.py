@@ -31,7 +31,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A category and a text. `strongest`: roles of lines that it overrules."""
+    """A category and a text. `beats`: roles of lines that it overrules."""
 
     category: str
     text: str

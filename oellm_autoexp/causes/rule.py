@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -73,8 +74,12 @@ class CauseRule(Section):
 
     @cached_property
     def compiled(self) -> Pattern:
-        """The pattern, for a whole line with its labels."""
-        return Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern))
+        """The pattern, for a whole line with its labels.
+
+        Lines that may match are looked for without labels, which would make most of what is to be looked for.
+        """
+        whole = Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern))
+        return replace(whole, wide=Pattern.of(_BEGINNING.sub("", self.pattern)).wide)
 
     @cached_property
     def place(self) -> Pattern | None:

@@ -10,12 +10,17 @@ from oellm_autoexp.causes.labels import Line, split
 from oellm_autoexp.causes.places import CLUE, Clues
 from oellm_autoexp.causes.rule import CauseRule
 from oellm_autoexp.search.patterns import Match, Pattern, scan
+from oellm_autoexp.search.widening import Wide
 
-_PROGRESS, _CLUE = "progress", "clue"
-_PROGRESS_PATTERN = (
-    r"(?:\biteration\s{1,12}(\d+)/\s{0,12}\d+ \||\bstep:? {1,6}(\d+)\b.*\bloss|\biter(?:ation)?:? {1,6}(\d+)\b.*\bloss"
-    r"|\bstep[ =]{1,3}(\d+)[/,| ].*\bloss|\b(\d+)/\d+ \[\d\d:\d\d)"
-)
+_CLUE = "clue"
+_BAR = r"[0-9]+/[0-9]+ \[[0-9]{2}:[0-9]{2}"
+_PROGRESS = {
+    "progress": Pattern.of(
+        r"(?:\biteration\s{1,12}(\d+)/\s{0,12}\d+ \||\bstep:? {1,6}(\d+)\b.*\bloss"
+        r"|\biter(?:ation)?:? {1,6}(\d+)\b.*\bloss|\bstep[ =]{1,3}(\d+)[/,| ].*\bloss)"
+    ),
+    "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]+)){_BAR}"), wide=Wide((_BAR,))),
+}
 """Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, and as many programs print them."""
 _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
@@ -85,14 +90,14 @@ _HOST_LABEL = re.compile(r"([A-Za-z][\w-]*\d):")
 def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues: Clues) -> Iterator[Sign]:
     """The lines of a text that rules match, in order, each by the first rule that does. `clues` learn from the text."""
     patterns = {f"={name}": rule.compiled for name, rule in rules.items() if rule.place is None}
-    own = {_PROGRESS: Pattern.of(_PROGRESS_PATTERN), _CLUE: Pattern.of(CLUE)}
+    own = {**_PROGRESS, _CLUE: Pattern.of(CLUE)}
     found: list[Sign] = []
     progress: list[tuple[int, int]] = []
     seen = -1
     for match in scan(text.data, {**patterns, **own}).matches:
         if match.rule == _CLUE:
             clues.read(split(match.line).text)
-        elif match.rule == _PROGRESS:
+        elif match.rule in _PROGRESS:
             if match.offset != seen:  # an iteration without a loss, say, is a sign
                 progress.append((match.offset, _number(match)))
         elif match.offset != seen:
@@ -105,7 +110,7 @@ def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues
 
 def says_enough(data: bytes) -> bool:
     """True if the end of a log reaches back beyond what may be a cause: lines that more iterations follow."""
-    found = scan(data, {_PROGRESS: Pattern.of(_PROGRESS_PATTERN)}).matches
+    found = scan(data, _PROGRESS).matches
     return _last_recovered([(match.offset, _number(match)) for match in found]) >= 0
 
 

@@ -22,7 +22,7 @@ from oellm_autoexp.cli.monitor import (
     watch_session,
 )
 from oellm_autoexp.cli.monitor.session_names import manifest_and_session, manifest_of
-from oellm_autoexp.cli.screens import browse, show_plot
+from oellm_autoexp.cli.screens import browse, show_failures, show_plot
 from oellm_autoexp.cli.steps import app, session_steps
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
@@ -45,6 +45,8 @@ EXAMPLES = """\
   python scripts/monitor_autoexp.py --cmd list                                    which sessions are there
   python scripts/monitor_autoexp.py --cmd try --log train.log monitoring=megatron_production
                                                                                   what rules find in a log
+  python scripts/monitor_autoexp.py --session default-2026 --cmd why              why its jobs failed
+  python scripts/monitor_autoexp.py --cmd why --log train.log                     why a program failed, by its log
 
 A session may be named by the beginning of its id."""
 
@@ -66,7 +68,8 @@ def parser() -> app.Parser:
         "restart, cancel: the jobs that --job names; release: jobs that are held as others failed in the same way; "
         "skip: abandon the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
-        "actions: be that worker; try: what the rules find in --log",
+        "actions: be that worker; try: what the rules find in --log; "
+        "why: the failures of a session, or of all, by their causes; with --log: why the program of a log failed",
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
@@ -82,7 +85,7 @@ def parser() -> app.Parser:
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options of these commands."""
-    group = parser.add_argument_group("one or some of the jobs (--cmd cancel, skip, restart, tail, events)")
+    group = parser.add_argument_group("one or some of the jobs (--cmd cancel, skip, restart, tail, events, why)")
     group.add_argument("--job", metavar="NAME", action="append", help="the job's name or index, or a pattern (lr_1e-*)")
     group.add_argument("--failed", action="store_true", help="--cmd tail, events, restart: of these, those that failed")
     group.add_argument(
@@ -90,7 +93,8 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=app.whole_number(0, app.MANY),
         help="--cmd tail: lines of each log (default 20); --cmd try: of each rule (default 5); --cmd events: the "
-        "newest N (default: as many as the screen has room for, or all where the output is no terminal)",
+        "newest N, --cmd why: the N most frequent kinds of failure (default of both: as many as the screen has room "
+        "for, or all where the output is no terminal)",
     )
     group.add_argument(
         "--since", metavar="TIME", help="--cmd events: not older than this: 30min, 2h, 3d, 14:30 or 2026-01-31T14:30"
@@ -148,7 +152,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try")
+_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try", "why")
 """The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 
@@ -168,9 +172,9 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
 
 
 _GOES_WITH = {
-    "job": ("tail", "events", "plot", "restart", "cancel", "skip", "try"),
+    "job": ("tail", "events", "plot", "restart", "cancel", "skip", "try", "why"),
     "failed": ("tail", "events", "restart"),
-    "lines": ("tail", "try", "events"),
+    "lines": ("tail", "try", "events", "why"),
     "since": ("events",),
     "override": ("restart",),
     "exclude": ("restart",),
@@ -181,19 +185,27 @@ _GOES_WITH = {
     **dict.fromkeys(("queue_id", "queue_show", "queue_retry"), ("queue",)),
     **dict.fromkeys(("follow", "jobs"), ("actions",)),
     "once": ("watch", "actions"),
-    **dict.fromkeys(("columns", "wide", "csv"), ("status",)),
+    "wide": ("status", "why"),
+    **dict.fromkeys(("columns", "csv"), ("status",)),
     **dict.fromkeys(("sort", "filter"), ("status", "plot")),
     **dict.fromkeys(("log_scale", "x"), ("plot",)),
 }
 """The options that only some of the commands use."""
 
 
-def _try(options: argparse.Namespace) -> int:
+def _manifest_if_any(options: argparse.Namespace) -> Manifest | None:
+    """The manifest of a plan, submitted or not, or that of a session; None where the options name neither."""
     if options.session is None:
-        return try_rules.run(
-            options, None if options.manifest is None else session_steps.load_manifest(options.manifest)
-        )
-    return try_rules.run(options, manifest_of(options)[0])
+        return None if options.manifest is None else session_steps.load_manifest(options.manifest)
+    return manifest_of(options)[0]
+
+
+def _why(options: argparse.Namespace) -> int:
+    if options.log is not None:
+        return show_failures.of_logs(options, _manifest_if_any(options))
+    if options.session is None and options.manifest is None:
+        return show_failures.of_all(options)
+    return show_failures.of_session(options, *manifest_and_session(options))
 
 
 def _with_manifest(act: Callable[[argparse.Namespace, Manifest, Path], int]) -> Callable[[argparse.Namespace], int]:
@@ -220,6 +232,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "tail": _with_record(show_logs.tail),
     "plot": _with_record(show_plot.plot),
     "browse": _with_manifest(browse.browse),
-    "try": _try,
+    "try": lambda options: try_rules.run(options, _manifest_if_any(options)),
+    "why": _why,
     "list": session_list.list_sessions,
 }

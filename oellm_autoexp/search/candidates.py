@@ -96,6 +96,11 @@ def _library() -> Any:
     return hyperscan
 
 
+def library_is_there() -> bool:
+    """True if lines are found by the library; without it, each pattern is tried on each line."""
+    return _library() is not None
+
+
 class _Search:
     """Expressions of patterns, compiled together as soon as that is worth its time."""
 

@@ -108,7 +108,7 @@ class _Line:
         ]
         if choices:
             return choices
-        if "--session" in self.options and "try" not in self.given("--cmd"):
+        if "--session" in self.options and "try" not in self.given("--cmd") and not self.given("--log"):
             return [*session_words.sessions(self._state_dir)] if not self._session else []
         if "--config-ref" in self.options:
             return [*config_words.overrides(typed, self._config_dirs)]

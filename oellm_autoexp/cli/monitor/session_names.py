@@ -37,8 +37,10 @@ def understand(options: argparse.Namespace, commands: Iterable[str]) -> None:
         raise ConfigError(Problem("one session at a time", " ".join(map(str, [*named, *words])), hint))
     if words:
         options.session = words[0]
-    if options.overrides and options.cmd != "try":
-        hint = "key=value goes with --cmd try; else with plan or run, or --cmd restart --override KEY=VALUE"
+    if options.overrides and options.cmd not in ("try", "why"):
+        hint = (
+            "key=value goes with --cmd try or why --log; else with plan or run, or --cmd restart --override KEY=VALUE"
+        )
         raise ConfigError(Problem("the plan of a session is fixed", options.overrides[0], hint))
     if options.session is not None and ("/" in options.session or options.session.endswith(_SUFFIXES)):
         _by_path(options, Path(options.session))

@@ -21,14 +21,21 @@ if TYPE_CHECKING:
     from oellm_autoexp.decisions.trial import RuleTrial, Trial
     from oellm_autoexp.rules.rules import Rules
 
+_COMMANDS = ("try", "why")
+"""The commands that read a log."""
 _LINES = 5
-_STDIN = "-"
+STDIN = "-"
 
 
 def add_options(parser: app.Parser) -> None:
     """The options of this command."""
-    parser.add_argument("--log", metavar="FILE", help="--cmd try: the log; - is the standard input")
-    parser.add_config("configuration of --cmd try, unless --session or --manifest is given")
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        action="append",
+        help="--cmd try, why: the log; - is the standard input; --cmd why: once for each file of an attempt",
+    )
+    parser.add_config("configuration of --cmd try, and of why with --log, unless --session or --manifest is given")
     parser.set_defaults(config_ref=None)
 
 
@@ -41,15 +48,21 @@ def check(options: argparse.Namespace) -> None:
     }
     given = [name for name, value in config.items() if value]
     problems: list[Problem] = []
-    if options.cmd != "try":
+    command = f"--cmd {options.cmd}"
+    if options.cmd not in _COMMANDS:
         given += ["--log"] if options.log else []
-        problems = [Problem(f"{name} goes with --cmd try", f"--cmd {options.cmd}") for name in given]
+        problems = [Problem(f"{name} goes with --cmd {' or '.join(_COMMANDS)}", command) for name in given]
+    elif options.log is None and options.cmd == "why":
+        problems = [Problem(f"{name} goes with --log FILE", command) for name in given]
     elif options.log is None:
-        problems = [Problem("which log?", "--cmd try", "give --log FILE; --log - is the standard input")]
+        problems = [Problem("which log?", command, "give --log FILE; --log - is the standard input")]
     elif options.all:
-        problems = [Problem("--all does not go with --cmd try", hint="give --session ID, --manifest PATH or a config")]
+        hint = "give --session ID, --manifest PATH or a config"
+        problems = [Problem("--all does not go with --log", command, hint)]
     elif options.session or options.manifest:
-        problems = [Problem(f"{name} does not go with --session or --manifest", "--cmd try") for name in given]
+        problems = [Problem(f"{name} does not go with --session or --manifest", command) for name in given]
+    elif options.cmd == "try" and len(options.log) > 1:
+        problems = [Problem("one log at a time", " ".join(options.log), "--cmd why reads several")]
     raise_all(ConfigError, problems)
 
 
@@ -58,14 +71,20 @@ def run(options: argparse.Namespace, manifest: Manifest | None) -> int:
     from oellm_autoexp.decisions.trial import facts, try_rules
     from oellm_autoexp.storage.log_tail import pieces
 
-    job, rules = _of_config(options) if manifest is None else _of_manifest(options, manifest)
-    with _opened(options.log) as stream:
+    job, rules = rules_of(options, manifest)
+    (log,) = options.log
+    with opened(log) as stream:
         trial = try_rules(rules, pieces(stream), _LINES if options.lines is None else max(0, options.lines))
     if options.json:
-        print(json.dumps({"log": options.log, "job": job, **facts(trial, rules)}))
+        print(json.dumps({"log": log, "job": job, **facts(trial, rules)}))
     else:
         _show(job, rules, trial)
     return app.OK
+
+
+def rules_of(options: argparse.Namespace, manifest: Manifest | None) -> tuple[str, Rules]:
+    """A job's name and its rules: of a manifest, or of the config that the options ask for. Raises ConfigError."""
+    return _of_config(options) if manifest is None else _of_manifest(options, manifest)
 
 
 def _of_manifest(options: argparse.Namespace, manifest: Manifest) -> tuple[str, Rules]:
@@ -107,9 +126,9 @@ def _with_own(rules: Rules, threshold: float | None) -> Rules:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
+def opened(name: str) -> Iterator[BinaryIO]:
     """The log, to be read by bytes. Raises ConfigError for what is not there, or no file."""
-    if name == _STDIN:
+    if name == STDIN:
         yield sys.stdin.buffer
         return
     path = Path(name)
