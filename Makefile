@@ -32,6 +32,7 @@ bench:
 	$(PYTHON) bench/report.py
 	$(PYTHON) bench/series.py
 	$(PYTHON) bench/status.py
+	$(PYTHON) bench/causes.py
 
 format:
 	$(PYTHON) -m ruff check --fix .

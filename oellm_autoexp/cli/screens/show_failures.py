@@ -79,7 +79,8 @@ def _show(options: argparse.Namespace, found: Sequence[tuple[str, list[JobState]
     else:
         screen.print("no failure is recorded")
     if len(shown) < len(grouped):
-        screen.print(f"… and {len(grouped) - len(shown)} more kinds (--lines N, --wide, --job NAME)")
+        left_out = plural(len(grouped) - len(shown), "more kind")
+        screen.print(f"… and {left_out} (--lines N, --wide, --job NAME)")
     if unknown:
         more = f" and {len(unknown) - _NAMES_SHOWN} more" if len(unknown) > _NAMES_SHOWN else ""
         named_ = ", ".join(map(printable, unknown[:_NAMES_SHOWN])) + more
