@@ -41,6 +41,10 @@ class Row(PlannedJob):
     reason: str
     cause: str = ""
     """Why it is in its state, in one line: its rule, its exit code, what its log says, the reason."""
+    category: str = ""
+    """Of what kind the failure of its newest attempt is: a category of causes (docs/causes.md); '' without one."""
+    fingerprint: str = ""
+    """Equal for the same failure of other jobs; '' without one."""
     attempt: int
     exit_code: int | None
     scheduler_id: str
@@ -62,7 +66,7 @@ class Row(PlannedJob):
 
 def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
     """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view/evidence.py)."""
-    progress, newest = job.progress, job.newest
+    progress, newest, failure = job.progress, job.newest, job.run.cause
     return Row(
         name=redact(spec.name),
         stage=spec.stage,
@@ -90,6 +94,8 @@ def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
         ended_at=newest.ended_at,
         session=session,
         cause=redact(cause(job, quoted)),
+        category=failure.category if failure else "",
+        fingerprint=failure.fingerprint if failure else "",
     )
 
 

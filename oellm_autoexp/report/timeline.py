@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.core.states import FINAL, OURS, PENDING, RUNNING, SUBMITTING, UNSUBMITTED, WAITING
+from oellm_autoexp.core.states import BAD_ENDS, FINAL, OURS, PENDING, RUNNING, SUBMITTING, UNSUBMITTED, WAITING
 from oellm_autoexp.session.job_state import HistoryEntry, JobState
 
 _SUBMITTED, _RESTART = "submitted", "restart"
@@ -32,7 +32,7 @@ def first_seen(jobs: Iterable[JobState]) -> float | None:
 
 def spans(job: JobState, began: float, now: float) -> list[Span]:
     """The spans of a job from `began` to `now`; those of its history that are kept (see MOST_HISTORY)."""
-    marks = _marks(job.history, job.attempt)
+    marks = _marks(job.history, job.attempt, _failures(job))
     if not marks and job.newest.submitted_at is not None:
         marks = [Span(job.newest.submitted_at, 0, PENDING, job.attempt)]
     if not marks and job.state == WAITING:
@@ -47,8 +47,16 @@ def spans(job: JobState, began: float, now: float) -> list[Span]:
     return [span for span in whole if span.state in FINAL or span.end > span.start]
 
 
-def _marks(history: Sequence[HistoryEntry], newest: int) -> list[Span]:
-    """The moments at which a job got another state; where an attempt was submitted, with why."""
+def _failures(job: JobState) -> dict[int, str]:
+    """Why attempts failed, as their logs show, by attempt."""
+    known = {failure.attempt: failure.cause for failure in job.past.failures}
+    if job.run.cause is not None:
+        known[job.attempt] = job.run.cause
+    return {attempt: f"{cause.category}: {cause.text}" for attempt, cause in known.items()}
+
+
+def _marks(history: Sequence[HistoryEntry], newest: int, failures: Mapping[int, str]) -> list[Span]:
+    """The moments at which a job got another state; where an attempt was submitted, and of its end, with why."""
     attempt = newest - sum(entry.event == _SUBMITTED for entry in history)
     cause, marks = "", list[Span]()
     for entry in history:
@@ -62,7 +70,9 @@ def _marks(history: Sequence[HistoryEntry], newest: int) -> list[Span]:
             last = marks[-1] if marks else None
             if last is None or last.state != entry.event:
                 ended = entry.event in FINAL | UNSUBMITTED
-                marks.append(Span(entry.at, entry.at, entry.event, attempt, entry.message if ended else ""))
+                failed = failures.get(attempt, "") if entry.event in BAD_ENDS else ""
+                why = "; ".join(filter(None, [entry.message, failed])) if ended else ""
+                marks.append(Span(entry.at, entry.at, entry.event, attempt, why))
     return marks
 
 

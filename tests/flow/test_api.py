@@ -30,6 +30,8 @@ def test_its_names_are_those_that_were_promised() -> None:
         "state",
         "reason",
         "cause",
+        "category",
+        "fingerprint",
         "attempt",
         "exit_code",
         "scheduler_id",

@@ -26,6 +26,8 @@ const columns = [
   { key: "exit", label: "Exit code", of: (job) => data.jobs.exit_code[job] },
   { key: "id", label: "Scheduler's id", of: (job) => data.jobs.scheduler_id[job] || null, extra: true },
   { key: "nodes", label: "Nodes", of: (job) => data.jobs.nodes[job] || null, extra: true },
+  { key: "category", label: "Failure", of: (job) => data.jobs.category[job] || null },
+  { key: "fingerprint", label: "Fingerprint", of: (job) => data.jobs.fingerprint[job] || null, extra: true },
   { key: "reason", label: "Reason", of: reason },
 ].filter(Boolean);
 
@@ -85,7 +87,8 @@ const texts = [];
 function textOf(job) {
   texts[job] ??= [
     data.jobs.name[job], data.jobs.stage[job], data.jobs.state[job], data.sessions[data.jobs.session[job]].id,
-    data.jobs.scheduler_id[job], data.jobs.nodes[job], reason(job),
+    data.jobs.scheduler_id[job], data.jobs.nodes[job], data.jobs.category[job],
+    data.jobs.fingerprint[job], reason(job),
     ...data.parameters.map((parameter) => `${parameter.label}=${shown(parameter.values[job])}`),
   ].join("\n").toLowerCase();
   return texts[job];

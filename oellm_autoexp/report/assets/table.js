@@ -77,6 +77,7 @@ function showJob(job) {
     ["Attempt", jobs.attempt[job] || null],
     ["Exit code", jobs.exit_code[job] === null ? null : String(jobs.exit_code[job])],
     ["Scheduler's id", jobs.scheduler_id[job]],
+    ["Failure", jobs.category[job] ? `${jobs.category[job]} (${jobs.fingerprint[job]})` : null],
     ["Nodes", jobs.nodes[job]],
     ["GPUs", jobs.gpus[job] || null],
     ["Iteration", iterations(job)],

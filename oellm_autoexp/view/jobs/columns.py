@@ -20,7 +20,7 @@ Value = str | int | float | None
 """What a column holds for one job; None: nothing is known."""
 _LATEST = 1e11
 _BAR = 8
-_LEFT = ("job", "state", "trend", "cause", "stage", "nodes", "id", "log")
+_LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "id", "log")
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ _ALL = (
     _moment("started", lambda job: job.newest.started_at),
     _moment("ended", lambda job: job.newest.ended_at),
     _text("log", lambda s: s.job.logs.resolved_log_path),
+    _text("category", lambda s: s.job.run.cause.category if s.job.run.cause else None),
+    _text("fingerprint", lambda s: s.job.run.cause.fingerprint if s.job.run.cause else None),
     _text("cause", lambda s: cause(s.job, s.quoted, s.now)),
 )
 _COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
