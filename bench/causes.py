@@ -97,12 +97,17 @@ def main() -> int:
         for what, iterations in (("with iterations", True), ("without any", False)):
             folder, size = Path(name) / what.replace(" ", "_"), int(options.megabytes * MEGABYTE)
             finder, job, files = attempt(folder, options.ranks, size, iterations=iterations)
+            began = time.process_time()
             cause = finder.cause(job)
+            first = time.process_time() - began
             assert (cause.category, cause.rank) == ("code", 3), cause
             reading = best(lambda files=files: [path.read_bytes() for path in files])  # type: ignore[misc]
             taken = best(lambda finder=finder, job=job: finder.cause(job))  # type: ignore[misc]
             value = f"{taken:.2f} s, {taken / reading:.1f} x"
             rows.add(f"{options.ranks} logs of {options.megabytes:g} MB, {what}", value, "2 s", taken <= MOST_SECONDS)
+            if iterations:
+                value = f"{first:.2f} s, {first / reading:.1f} x"
+                rows.add("  the first one of a process, which reads the rules", value, "4 s", first <= 2 * MOST_SECONDS)
     return rows.exit_code
 
 

@@ -210,6 +210,22 @@ def test_a_cause_in_the_log_goes_before_the_time_limit_but_a_consequence_does_no
     assert found("ValueError: x\n", scheduler_state="PREEMPTED").category == "preempted"
 
 
+@pytest.mark.parametrize(
+    ("verdict", "category", "blamed"),
+    [
+        ("Correct result (but possible Application error) (found NaN in local forward loss calculation)!", "nan", ()),
+        ("Possible persistent error!!", "gpu-hardware", ()),  # of the GPU of the attempt before
+        ("Possible transient error!!", "gpu-hardware", ("n1",)),
+    ],
+)
+def test_exit_code_17_of_megatron_is_as_its_verdict_line_says(
+    verdict: str, category: str, blamed: tuple[str, ...]
+) -> None:
+    line = f"ERROR:megatron.core.rerun_state_machine:Rank 0, node n1, device 0, iteration #4: {verdict}\n"
+    concluded = found(iteration(3) + line, exit_code=17, nodes="n[1-2]")
+    assert (concluded.category, concluded.blamed_nodes) == (category, blamed)
+
+
 def test_no_log_at_all_is_no_error() -> None:
     assert found().category == "unknown"
     assert found("").category == "unknown"
