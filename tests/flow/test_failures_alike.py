@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.session import Session, session_path
+from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
@@ -47,7 +47,7 @@ def run(user: User, monitoring: str, *attempts: str, **config: Any) -> str:
 
 
 def job(user: User) -> JobState:
-    return Session.load(session_path(user.outputs / "monitoring_state", "p")).jobs["a"]
+    return Session.load(user.outputs / "monitoring_state" / "p.json").jobs["a"]
 
 
 def why(user: User, *words: str) -> dict[str, Any]:
