@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, model_validator
 
 from oellm_autoexp.causes.cause import BLAMES_NODES, Category
 from oellm_autoexp.causes.labels import LABELS
-from oellm_autoexp.core.fields import Section, listed
+from oellm_autoexp.core.fields import TEXTS_IN_YAML, Section, listed
 from oellm_autoexp.search.patterns import Pattern, group_names
 
 Role = Literal["root", "confirms", "either", "follows"]
@@ -46,8 +46,8 @@ class CauseRule(Section):
     within: str | None = None
     says: str | None = None
     blames_node: bool | None = None
-    examples: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
-    others: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    examples: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
+    others: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
 
     @model_validator(mode="after")
     def _compiles(self) -> CauseRule:

@@ -108,7 +108,7 @@ def test_what_was_not_told_when_a_monitor_was_killed_is_reported_by_the_next_one
     until(
         lambda: (teller.outputs / "sweep.json").exists() and teller.states()[:2] == ["crash", "crash"], "two failures"
     )
-    assert server.texts == ["job_0 ended with 1"]
+    until(lambda: server.texts == ["job_0 ended with 1"], "the first message")
     assert (teller.home / "alive").exists()
     monitor.kill()
     monitor.wait()
