@@ -42,7 +42,8 @@ class Point(NamedTuple):
     value: float
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """The points of lines that have the same metrics: for each metric a column, with a number of each line."""
 
     metrics: tuple[str, ...]
