@@ -44,9 +44,9 @@ WARNINGS = (
 )
 FAILURE = """\
 [rank{0}]: Traceback (most recent call last):
-[rank{0}]:   File "/work/train.py", line 40, in <module>
+[rank{0}]:   File "/scratch/project/train.py", line 40, in <module>
 [rank{0}]:     train()
-[rank{0}]:   File "/work/train.py", line 31, in train
+[rank{0}]:   File "/scratch/project/train.py", line 31, in train
 [rank{0}]:     assert batch.shape[0] == size
 [rank{0}]: AssertionError
 """

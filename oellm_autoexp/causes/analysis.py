@@ -21,7 +21,7 @@ from oellm_autoexp.core.text import fill, printable
 _STRENGTH = {role: number for number, role in enumerate(ROLES)}
 _WINDOW_BYTES = 1 << 16
 """How much of a log before an exception's line is looked at for its traceback."""
-_RANK = re.compile(r"\b[Rr]ank[ :=#]{0,2}(\d+)\b")
+_RANK = re.compile(r"\b[Rr]ank[ :=#]{0,2}(\d{1,9})\b")
 _LONGEST_TEXT, _LONGEST_LINE = 240, 500  # characters
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 _SRUN = re.compile(r"^srun: error: (?P<nodes>[^\s:]+): tasks? (?P<tasks>[\d,\-]+): (?P<how>.*)")
 """srun(1): a line per node whose tasks ended badly, in the order in which srun learned of them."""
 _HOST = re.compile(r"^\s+host\s+: (?P<host>\S+)")
-_RANK = re.compile(r"^\s+rank\s+: (?P<rank>\d+) \(local_rank: (?P<local>\d+)\)")
-_EXIT = re.compile(r"^\s+exitcode\s+: (?P<code>-?\d+)")
+_RANK = re.compile(r"^\s+rank\s+: (?P<rank>\d{1,9}) \(local_rank: (?P<local>\d{1,9})\)")
+_EXIT = re.compile(r"^\s+exitcode\s+: (?P<code>-?\d{1,9})")
 _FIRST = re.compile(r"^Root Cause \(first observed failure\):")
 """The summary of torch.distributed.elastic (errors/__init__.py, ChildFailedError)."""
-_NAMED = re.compile(r"\brank (?P<rank>\d+), node (?P<node>[\w.-]+), device \d+", re.IGNORECASE)
+_NAMED = re.compile(r"\brank (?P<rank>\d{1,9}), node (?P<node>[\w.-]+), device \d+", re.IGNORECASE)
 """Megatron-LM's rerun state machine."""
-_WORLD = re.compile(r"\b(?:world[ _]size|SLURM_NTASKS|n_?tasks)\b[ :=]+(?P<size>\d+)", re.IGNORECASE)
-_LAYOUT = re.compile(r"\b(?P<nodes>\d+) nodes?(?:,| x| with) (?P<each>\d+) GPUs(?: each)?")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_WORLD = re.compile(r"\b(?:world[ _]size|SLURM_NTASKS|n_?tasks)\b[ :=]+(?P<size>\d{1,9})", re.IGNORECASE)
+_LAYOUT = re.compile(r"\b(?P<nodes>\d{1,9}) nodes?(?:,| x| with) (?P<each>\d{1,9}) GPUs(?: each)?")
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 _GROUP = re.compile(r"^(?P<head>[^\[\],]*)\[(?P<ranges>[\d,-]+)\](?P<tail>[^\[\],]*)$")
 _MOST_NODES = 10000
 CLUE = (

@@ -16,21 +16,23 @@ _CLUE = "clue"
 _BAR = r"[0-9]+/[0-9]+ \[[0-9]{2}:[0-9]{2}"
 _PROGRESS = {
     "progress": Pattern.of(
-        r"(?:\biteration\s{1,12}(\d+)/\s{0,12}\d+ \||\bstep:? {1,6}(\d+)\b.*\bloss"
-        r"|\biter(?:ation)?:? {1,6}(\d+)\b.*\bloss|\bstep[ =]{1,3}(\d+)[/,| ].*\bloss)"
+        r"(?:\biteration\s{1,12}(\d{1,18})/\s{0,12}\d+ \||\bstep:? {1,6}(\d{1,18})\b.*\bloss"
+        r"|\biter(?:ation)?:? {1,6}(\d{1,18})\b.*\bloss|\bstep[ =]{1,3}(\d{1,18})[/,| ].*\bloss)"
     ),
-    "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]+)){_BAR}"), wide=Wide((_BAR,))),
+    "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]{{1,18}})){_BAR}"), wide=Wide((_BAR,))),
 }
 """Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, and as many programs print them."""
 _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
+_DIGITS = 10
+"""A rank has fewer; Python refuses to read numbers of thousands of digits (sys.set_int_max_str_digits)."""
 _MOST_SIGNS = 200
 """Of one file, the first ones."""
 
 
 @dataclass(frozen=True)
 class LogText:
-    """The end of a log: whole lines, from at byte `start` of the file. `rank`: whose file it is; None: of all."""
+    """The end of a log: whole lines, from byte `start` of the file on. `rank`: whose file it is; None: of all."""
 
     path: str
     data: bytes
@@ -59,7 +61,7 @@ class Sign:
     @property
     def rank(self) -> int | None:
         """The rank that it comes from, by what the line says, its label, or its file."""
-        if (named := self.groups.get("rank", "")).isdecimal():
+        if (named := self.groups.get("rank", "")).isdecimal() and len(named) < _DIGITS:
             return int(named)
         label = self.label
         own = (label.rank, self.file_rank, label.task if label.local_rank is None else None, label.local_rank)
@@ -82,7 +84,7 @@ class Sign:
         return int(found[2]) if (found := NCCL.match(self.text)) else None
 
 
-NCCL = re.compile(r"([A-Za-z][\w.-]*):\d+:\d+ \[(\d+)\] ")
+NCCL = re.compile(r"([A-Za-z][\w.-]*):\d+:\d+ \[(\d{1,9})\] ")
 """How NCCL begins its lines: host, process, thread, device (src/debug.cc)."""
 _HOST_LABEL = re.compile(r"([A-Za-z][\w-]*\d):")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from oellm_autoexp.causes.labels import split
 
 _BEGINS = "Traceback (most recent call last):"
-_FRAME = re.compile(r'\s*File "([^"]*)", line (\d+), in (.*)')
+_FRAME = re.compile(r'\s*File "([^"]*)", line (\d{1,9}), in (.*)')
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?::\s|$)")
 _CHAINED = (
     "The above exception was the direct cause of the following exception:",

@@ -31,7 +31,7 @@ def iteration(number: int) -> str:
 def raised(error: str, *, function: str = "train", label: str = "", line: int = 7) -> str:
     lines = (
         "Traceback (most recent call last):",
-        f'  File "/work/train.py", line {line}, in {function}',
+        f'  File "/scratch/project/train.py", line {line}, in {function}',
         "    go()",
         error,
     )
@@ -99,7 +99,7 @@ def test_ranks_that_write_at_once_are_kept_apart_by_their_labels() -> None:
     theirs = raised("KeyError: 'x'", label="[rank1]: ", function="theirs").splitlines(keepends=True)
     mixed = [line for pair in zip(theirs, ours, strict=True) for line in pair]
     (traceback,) = chain([line.rstrip("\n") for line in mixed], len(mixed) - 1)
-    assert traceback.places == ("/work/train.py:ours",)
+    assert traceback.places == ("/scratch/project/train.py:ours",)
     assert traceback.frame is not None
     assert (traceback.frame.file, traceback.frame.number, traceback.frame.statement) == ("train.py", 7, "go()")
 
@@ -229,3 +229,22 @@ def test_exit_code_17_of_megatron_is_as_its_verdict_line_says(
 def test_no_log_at_all_is_no_error() -> None:
     assert found().category == "unknown"
     assert found("").category == "unknown"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "step {0} loss 1.0",
+        "{0}/{0} [00:01<00:02]",
+        "world size: {0}",
+        "srun: error: n1: task {0}: Killed",
+        "  rank      : {0} (local_rank: {0})",
+        "ERROR:x:Unexpected result nan on rank {0} at iteration #4 invocation #1 (message='found NaN')",
+        "n1:1:1 [{0}] NCCL WARN NET/IB : Got async event : port error",
+        "RuntimeError: rank {0} is lost",
+    ],
+)
+def test_numbers_that_python_refuses_to_read_are_no_numbers(line: str) -> None:
+    log = f"{line.format('9' * 5000)}\nValueError: x\n".encode()
+    found = find_cause(Ending(scheduler_state="FAILED", exit_code=1, nodes="n[1-2]"), [LogText("a", log)], RULES)
+    assert found.category != ""
