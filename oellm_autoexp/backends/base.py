@@ -92,6 +92,10 @@ class Command:
     """Where it writes, of what its arguments name: two jobs at once must not share one."""
     programs: tuple[str, ...] = ()
     """What must be in PATH where it runs; () the first word alone."""
+    progress_file: str = ""
+    """The file whose first number says how far the training is; '' if there is none."""
+    goal: float | None = None
+    """The number in that file with which the training is complete; None if it is not known."""
 
 
 @dataclass(frozen=True)

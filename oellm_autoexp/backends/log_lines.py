@@ -1,5 +1,8 @@
 """Lines as known programs print them, by which rules for logs are tried while planning. Pure data."""
 
+MEGATRON_TRACKER = "latest_checkpointed_iteration.txt"
+"""Where Megatron-LM keeps the iteration of its newest checkpoint (megatron/training/checkpointing.py)."""
+
 _MEGATRON = (
     " [2026-01-31 10:00:05.396272] iteration       10/     100 | consumed samples:          160 |"
     " elapsed time per iteration (ms): 438.8 | throughput per GPU (TFLOP/s/GPU): 26.6 | learning rate: 1.500000E-04 |"

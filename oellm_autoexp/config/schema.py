@@ -102,6 +102,26 @@ def _usual_interval(value: Any) -> Any:
     return 60 if value is None else value
 
 
+class ChainSection(Section):
+    """A long run as a chain of jobs of the scheduler, submitted ahead, which goes on without a monitor."""
+
+    links: Count = Field(default=10, ge=1, le=1000)
+    """How many jobs the chain has at most; those that are not needed are removed from the queue."""
+    until: Text | None = None
+    """The number that completes the chain, or the key of the config that has it (`backend.megatron.train_iters`).
+
+    null: the backend's, where it is known (Megatron: train_iters); else a link with exit code 0 completes the chain.
+    """
+    progress_file: str | None = None
+    """The file whose first number says how far the run is; null: the backend's, where it is known (Megatron: that of
+    its newest checkpoint).
+    """
+    max_fruitless: Count = Field(default=2, ge=1)
+    """After so many links in a row without a higher number in `progress_file` the chain ends."""
+    stop_file: str | None = None
+    """No link begins while this file exists; null: the file STOP in the job's folder."""
+
+
 class JobSection(Section):
     """What a job waits for, is cancelled by, and is already done with (then it is not run at all)."""
 
@@ -119,6 +139,8 @@ class JobSection(Section):
     """Seconds between two runs of `start_condition_cmd`."""
     inactivity_threshold_seconds: Seconds | None = None
     """Seconds without a new log line after which the job counts as stalled; null: as `monitoring` says."""
+    chain: ChainSection | None = None
+    """How a run that is longer than its time limit goes on: as a chain of jobs; null: it is one job."""
 
 
 class AutoexpConfig(Section):

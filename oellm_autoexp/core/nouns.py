@@ -47,6 +47,21 @@ class SweepPoint(Record):
     """The part of `parameters` that came from a grid: the job's place in hyperparameter space."""
 
 
+class Chain(Record):
+    """A job as a chain: as up to `links` jobs of the scheduler, one after the other, each with its own time limit.
+
+    `until`: the number that must be reached, by the first number in `progress_file`; None: a link that ends with exit
+    code 0 completes the chain. `max_fruitless`: after so many links in a row without a higher number it ends.
+    `progress_file` '': no number is known. While `stop_file` exists, no link begins. Paths are absolute.
+    """
+
+    links: int
+    until: float | None = None
+    progress_file: str = ""
+    max_fruitless: int = 2
+    stop_file: str
+
+
 class JobSpec(SweepPoint):
     """One job, described once. Paths are absolute; `log_path` may hold SLURM's patterns (%j, %A, %a)."""
 
@@ -79,6 +94,12 @@ class JobSpec(SweepPoint):
     """The rules of the job; None: those of the plan."""
     array_group: str | None = None
     """Jobs of one group may be submitted as one array; None: the job is submitted alone."""
+    chain: Chain | None = None
+    """How it goes on after a time limit; None: it is one job of the scheduler. `resources` are those of one link."""
+
+    def last_link(self, first: int) -> int | None:
+        """The last task of the array that the chain is submitted as, from its task `first`; None if it is no chain."""
+        return None if self.chain is None else max(self.chain.links, first)
 
     @property
     def log_dirs(self) -> tuple[str, ...]:

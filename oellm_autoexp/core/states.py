@@ -62,3 +62,7 @@ UNKNOWN = "UNKNOWN"
 def conclude(slurm_state: str) -> str:
     """Our state for a state of SLURM; `pending` for an unknown one."""
     return MEANING.get(slurm_state, PENDING)
+
+
+DO_NOT_REQUEUE = 93
+"""The exit code by which NVIDIA's resiliency launcher asks not to be run again."""

@@ -58,7 +58,9 @@ def may_be_held(job: JobState) -> bool:
 
 def in_queue(jobs: Iterable[JobState]) -> dict[str, str]:
     """The scheduler's ids and tokens of jobs that may be held in its queue."""
-    return {job.newest.scheduler_id: job.newest.token for job in jobs if job.state == PENDING and may_be_held(job)}
+    held = [job for job in jobs if job.state == PENDING and may_be_held(job)]
+    first = {job.newest.scheduler_id: job.newest.token for job in held}
+    return first | {link: token for job in held for link, token in job.later_links.items()}
 
 
 def _fruitless_failures(job: JobState) -> Iterable[Cause]:

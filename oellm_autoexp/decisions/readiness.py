@@ -195,10 +195,12 @@ def _lasts(condition: Condition) -> bool:
 
 
 def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
-    """True if a rule of a job may replace its success, which the scheduler knows only by exit code 0.
+    """True if a job's success is not what the scheduler takes for one: a rule may replace it, or it is a chain.
 
     `plan_rules`: `Manifest.monitoring`.
     """
+    if job.chain is not None:  # its links end at their time limits
+        return True
     rules = plan_rules if job.monitoring is None else job.monitoring
     return any(event.get("overrules_success") for event in (rules.get("log_events") or {}).values())
 
@@ -230,7 +232,7 @@ def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
     if parents and (job.cancel_conditions or job.done_conditions):
         return f"has {'cancel' if job.cancel_conditions else 'done'} conditions"
     if odd := [name for name in parents if name in overruled]:
-        return f"a rule of {odd[0]} has overrules_success, but SLURM looks only at the exit code"
+        return f"{odd[0]} is a chain, or a rule of it has overrules_success, but SLURM looks only at exit codes"
     return ""
 
 
@@ -257,7 +259,9 @@ def withdrawn(
         state=WAITING,
         reason="",
         attempt=job.attempt - 1,
-        newest=replace(job.newest, token="", task=None, after=(), submitted_at=None, missing_since=None),
+        newest=replace(
+            job.newest, token="", task=None, last_link=None, after=(), submitted_at=None, missing_since=None
+        ),
         answer=replace(job.answer, scheduler_state=""),
     )
 

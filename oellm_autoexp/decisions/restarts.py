@@ -10,8 +10,19 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from oellm_autoexp.causes.cause import LASTING
-from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, FINAL, IN_QUEUE, SUCCESS, UNKNOWN, UNSUBMITTED, WAITING
+from oellm_autoexp.core.nouns import Chain, JobStatus
+from oellm_autoexp.core.states import (
+    BLOCKED,
+    CANCELLED,
+    DO_NOT_REQUEUE,
+    ENDED,
+    FINAL,
+    IN_QUEUE,
+    SUCCESS,
+    UNKNOWN,
+    UNSUBMITTED,
+    WAITING,
+)
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.rules.rules import Rules
@@ -29,9 +40,6 @@ from oellm_autoexp.session.job_state import (
     SpecChanges,
     Waiting,
 )
-
-DO_NOT_REQUEUE = 93
-"""The exit code by which NVIDIA's resiliency launcher asks not to be run again."""
 
 
 class Kind(Enum):
@@ -120,6 +128,31 @@ def same_failures(job: JobState) -> int:
     return count
 
 
+NEXT_LINK = "next link"
+"""The cause of an attempt that is the next link of a chain, and that nothing else asked for."""
+
+
+def next_link(job: JobState, chain: Chain, now: float) -> JobState:
+    """A job with links in the queue that has ended: with its next link planned, or with why none follows (chain_end).
+
+    A job that nothing follows, or whose next attempt is planned already, is not changed.
+    """
+    if job.state not in FINAL or job.restart is not None or job.run.chain_end or not job.later_links:
+        return job
+    # Where a file shows how far it is, the links themselves judge their progress by it (sbatch/running/chain.py).
+    judged = chain.progress_file or job.progress.iteration is None
+    most = None if judged else chain.max_fruitless
+    request = RestartAction(class_name="RestartAction", max_attempts=None, max_fruitless=most)
+    refused = refusal(job, request, NEXT_LINK, job.attempt)
+    if refused is not None:
+        run = replace(job.run, chain_end=refused.why)
+        if refused.kind is Kind.NO_NEED:
+            return replace(job, run=run)
+        return replace(job.happened(now, "given up", refused.why), run=run, reason=refused.why)
+    reason = f"goes on with link {job.attempt + 1} of {job.newest.last_link}"
+    return replace(job, restart=replace(planned(job, request, NEXT_LINK, now), reason=reason))
+
+
 def may_come(job: JobState, rules: Rules) -> bool:
     """True if a waiting action of a job would restart it."""
     found = (rules.binding(pending.rule, pending.binding) for pending in job.actions.pending)
@@ -186,7 +219,7 @@ def begun(job: JobState, now: float) -> JobState:
     asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
     if job.state in UNSUBMITTED:
         return replace(asked, state=WAITING)
-    last = job.newest
+    last, links = job.newest, job.later_links
     past = replace(past, furthest=max(past.furthest, _iteration(job)), fruitless=fruitless(job))
     if job.run.cause is not None:
         failure = Failure(attempt=job.attempt, cause=job.run.cause, furthest=past.furthest)
@@ -195,10 +228,13 @@ def begun(job: JobState, now: float) -> JobState:
         ended = Earlier(
             scheduler_id=last.scheduler_id, token=last.token, requeues=job.answer.requeues, vanished=last.vanished
         )
-        earlier = (*past.earlier, ended)[-MOST_EARLIER:]
-        past = replace(past, earlier=earlier, before=_before(job, restart))
+        # With other values the links in the queue are of no use: they must be gone before another chain is submitted.
+        unusable = [Earlier(scheduler_id=link, token=token, alive=True) for link, token in links.items()]
+        earlier = (*past.earlier, *(unusable if restart.overrides else ()), ended)
+        past = replace(past, earlier=_newest_earlier(earlier), before=_before(job, restart))
     newest = Attempt(
         scheduler_id=last.scheduler_id,
+        last_link=None if restart.overrides else last.last_link,
         after=last.after,
         submitted_at=last.submitted_at,
         runs=last.runs,
@@ -206,6 +242,11 @@ def begun(job: JobState, now: float) -> JobState:
     )
     logs, run = replace(job.logs, late_until=None), job.next_run
     return replace(asked, state=WAITING, newest=newest, answer=Answer(), run=run, logs=logs, past=past, problem="")
+
+
+def _newest_earlier(earlier: tuple[Earlier, ...]) -> tuple[Earlier, ...]:
+    """The earlier attempts that are kept: those that run, and the newest others."""
+    return tuple(each for place, each in enumerate(earlier, MOST_EARLIER - len(earlier)) if place >= 0 or each.alive)
 
 
 def _before(job: JobState, restart: Restarting) -> Before | None:

@@ -31,16 +31,31 @@ def unclear(job: JobState, reason: str, absent_since: float | None, until: float
     )
 
 
-def accepted(job: JobState, token: str, task: int | None, scheduler_id: str, log_path: str, now: float) -> JobState:
+def accepted(
+    job: JobState,
+    token: str,
+    task: int | None,
+    scheduler_id: str,
+    log_path: str,
+    now: float,
+    last_link: int | None = None,
+) -> JobState:
     """The job after the scheduler accepted it; a log with the same path as before is read on from its position."""
     same_log = log_path == job.logs.resolved_log_path
+    of = "" if last_link is None else f", link {task} of {last_link}"
     return replace(
-        job.happened(now, "submitted", f"as {scheduler_id}"),
+        job.happened(now, "submitted", f"as {scheduler_id}{of}"),
         state=PENDING,
         reason="",
         attempt=job.attempt + 1,
         newest=replace(
-            job.newest, token=token, task=task, absent_since=None, scheduler_id=scheduler_id, submitted_at=now
+            job.newest,
+            token=token,
+            task=task,
+            last_link=last_link,
+            absent_since=None,
+            scheduler_id=scheduler_id,
+            submitted_at=now,
         ),
         logs=replace(job.logs, resolved_log_path=log_path, cursor=job.logs.cursor if same_log else Cursor()),
         waiting=Waiting(),
@@ -124,4 +139,4 @@ def refused_for_good(job: JobState, words: str, now: float) -> JobState:
 
 
 def _without_token(job: JobState) -> Attempt:
-    return replace(job.newest, token="", task=None, absent_since=None)
+    return replace(job.newest, token="", task=None, last_link=None, absent_since=None)

@@ -12,15 +12,22 @@ from oellm_autoexp.sbatch.log_paths import slurm_path
 
 @dataclass(frozen=True)
 class Ready:
-    """A job that may go now; `after` are the ids of jobs in the queue whose success the scheduler is to await."""
+    """A job that may go now; `after` are the ids of jobs in the queue whose success the scheduler is to await.
+
+    `attempt`: the number of the attempt that this is, from 1.
+    """
 
     spec: JobSpec
     after: tuple[str, ...] = ()
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs of one submission, by their task; a job that goes alone has the task None."""
+    """Jobs of one submission, by their task; a job that goes alone has the task None.
+
+    A chain is an array that one job has for itself: its task is the number of the link that is the next attempt.
+    """
 
     jobs: Mapping[int | None, JobSpec]
     dependency: str = ""
@@ -28,7 +35,12 @@ class Batch:
     @property
     def is_array(self) -> bool:
         """Whether the jobs are the tasks of an array."""
-        return None not in self.jobs
+        return None not in self.jobs and not self.is_chain
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether this is one job whose links are the tasks of an array."""
+        return any(job.chain is not None for job in self.jobs.values())
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two arrays in the place of this one; tasks that correspond to those of another array keep their numbers."""
@@ -49,9 +61,12 @@ def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
     groups: dict[tuple[str, ...], dict[int | None, JobSpec]] = {}
     parts: dict[tuple[str, str], int] = {}  # the part that a group is at, as one array has a largest size
     for job in ready:
+        if job.spec.chain is not None:
+            groups["", _afterok(job.after), job.spec.name] = {job.attempt: job.spec}
+            continue
         array, task = _corresponding(job.after)
         if job.spec.array_group is None or largest < 1 or (job.after and array is None):
-            groups["", "afterok:" + ":".join(job.after) if job.after else "", job.spec.name] = {None: job.spec}
+            groups["", _afterok(job.after), job.spec.name] = {None: job.spec}
             continue
         kind = (job.spec.array_group, f"aftercorr:{array}" if array else "")
         members = groups.setdefault((*kind, str(parts.setdefault(kind, 0))), {})
@@ -60,6 +75,10 @@ def batches(ready: Iterable[Ready], largest: int) -> list[Batch]:
             members = groups.setdefault((*kind, str(parts[kind])), {})
         members[len(members) if task is None else task] = job.spec
     return [Batch(jobs, dependency) for (_, dependency, _), jobs in groups.items()]
+
+
+def _afterok(ids: tuple[str, ...]) -> str:
+    return "afterok:" + ":".join(ids) if ids else ""
 
 
 def followed(dependency: str, task: int | None) -> tuple[str, ...]:
@@ -81,9 +100,10 @@ def array_folder(manifest: Manifest, token: str) -> Path:
 
 def submission(manifest: Manifest, token: str, batch: Batch) -> Submission:
     """What the scheduler is handed for a batch."""
-    first = next(iter(batch.jobs.values()))
+    task, first = next(iter(batch.jobs.items()))
     limit = first.resources.time_limit_seconds
     if not batch.is_array:
+        links = () if task is None else range(task, (first.last_link(task) or task) + 1)
         return Submission(
             token,
             first.name,
@@ -91,6 +111,8 @@ def submission(manifest: Manifest, token: str, batch: Batch) -> Submission:
             first.work_dir,
             first.log_path,
             limit,
+            array=tuple(links),
+            array_limit=1 if links else None,
             dependency=batch.dependency,
             script_digest=first.script_digest,
         )

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from oellm_autoexp.backends.log_lines import MEGATRON_TRACKER
 from oellm_autoexp.core.errors import AutoexpError, Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.planning.plan import Checkpoints
 from oellm_autoexp.storage import trust
 
-_TRACKER = "latest_checkpointed_iteration.txt"
-"""Where Megatron-LM keeps the iteration of its newest checkpoint (megatron/training/checkpointing.py)."""
 _LISTED = 3
 
 
@@ -70,6 +69,6 @@ def _names(folder: Path, known: dict[Path, frozenset[str]]) -> frozenset[str]:
 
 def _iteration(folder: Path) -> str:
     with suppress(OSError, ValueError, AutoexpError):
-        text = trust.read(folder / _TRACKER, most=trust.SMALL).decode().strip()
+        text = trust.read(folder / MEGATRON_TRACKER, most=trust.SMALL).decode().strip()
         return text if text.isdecimal() or text == "release" else ""
     return ""

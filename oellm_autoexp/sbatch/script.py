@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
+from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.sbatch.environment import exports, module_lines
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.log_paths import log_word, slurm_path
 from oellm_autoexp.sbatch.options import quoted, too_much
+from oellm_autoexp.sbatch.running.chain import NEEDED_FUNCTION, with_chain
 from oellm_autoexp.sbatch.signals import forwarding, signal_to_shell
 
 MARKS = "marks"
@@ -38,6 +40,7 @@ def render(
     for_slurm: bool = True,
     modules: Sequence[str] = (),
     more: str = "",
+    chain: Chain | None = None,
 ) -> str:
     """The whole script of a job. `modules` are commands of `module`; they come before the variables in `{{env}}`, and
     the lines `more` after them.
@@ -45,7 +48,8 @@ def render(
     `{{command}}` becomes one simple command: the launcher, which LAUNCHER_VARIABLE replaces, and the program. `{{run}}`
     is the same and, for a job that asks for `--signal=B:…`, passes that signal on to it; its status is the command's.
     `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: every srun
-    in the script gets what the job asks for and nothing else (environment.py).
+    in the script gets what the job asks for and nothing else (environment.py). A job that is a `chain` has its checks
+    in `{{run}}`.
 
     Raises ConfigError: sbatch would refuse the template; it lacks a marker or has an unknown one; or a text holds a
     NUL, which no argument of a program can have.
@@ -68,6 +72,9 @@ def render(
         for marker in dict.fromkeys(found)
         if marker not in _MARKERS
     ]
+    if chain is not None and (lacking := [part for part in ("{{run}}", NEEDED_FUNCTION) if part not in template]):
+        hint = "see the shipped template"
+        problems.append(Problem(f"job.chain needs {lacking[0]} in the template", CONFIG / "slurm.template_path", hint))
     problems += [
         Problem(f"the template has no {{{{{marker}}}}}", CONFIG / "slurm.template_path", "see the shipped template")
         for marker, wanted in (("directives", {"directives"}), ("env", {"env"}), ("command", {"command", "run"}))
@@ -77,6 +84,7 @@ def render(
         raise ConfigError(*problems)
     command = launcher.command(argv)
     to_shell = signal_to_shell("\n".join((*lines, *directive_lines(template))))
+    run = launcher.guard() + forwarding(command, to_shell)
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
@@ -85,7 +93,7 @@ def render(
         "log": log_word(log_path),
         "marks": shell([marks]),
         "command": command,
-        "run": launcher.guard() + forwarding(command, to_shell),
+        "run": run if chain is None else with_chain(run, chain),
     }
     return _MARKER.sub(lambda match: values[match.group(1)], template)
 

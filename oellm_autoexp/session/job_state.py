@@ -168,6 +168,8 @@ class Attempt:
     token: str = ""
     task: int | None = None
     """Its task id, if the token belongs to an array."""
+    last_link: int | None = None
+    """The last task of the array that is its chain, of which the later ones follow it; None: nothing follows."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it depends on in the scheduler's queue."""
     absent_since: float | None = None
@@ -213,6 +215,8 @@ class Run:
     """By rule whose pattern took too long: the number of log parts for which it did."""
     cause: Cause | None = None
     """Why it failed, as concluded from its logs at its end."""
+    chain_end: str = ""
+    """Why no other link of its chain follows this run; '' if one may."""
     log_starts: dict[str, str] = field(default_factory=dict)
     """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""
 
@@ -337,10 +341,18 @@ class JobState:
 
     @property
     def over(self) -> bool:
-        """True if the job has ended for good, and no action or log line of it is left to handle."""
-        return (
-            self.state in FINAL and not self.actions.pending and self.restart is None and self.logs.late_until is None
-        )
+        """True if the job has ended for good, and no action, link or log line of it is left to handle."""
+        left = self.actions.pending or self.later_links
+        return self.state in FINAL and not left and self.restart is None and self.logs.late_until is None
+
+    @property
+    def later_links(self) -> dict[str, str]:
+        """The ids of the links of its chain that follow the newest attempt in the queue, with their token."""
+        array, _, task = self.newest.scheduler_id.partition("_")
+        if self.newest.last_link is None or not task:
+            return {}
+        token = self.newest.token or self.past.earlier[-1].token  # the latter: its next attempt is to come
+        return {f"{array}_{link}": token for link in range(int(task) + 1, self.newest.last_link + 1)}
 
     @property
     def at_rest(self) -> bool:

@@ -98,6 +98,34 @@ def refused(folder: Path, scheduler_id: str, token: str) -> str:
     return lines[0] if ours and _ID.fullmatch(lines[0]) else ""
 
 
+@dataclass(frozen=True)
+class ChainEnd:
+    """How a link has ended its chain, so that no later one is to begin, and why."""
+
+    how: Literal["complete", "stopped", "failed"]
+    why: str
+
+
+def chain_end(folder: Path, token: str, scheduler_id: str) -> ChainEnd | None:
+    """How the link with this id, or one before, has ended its chain; None if none has.
+
+    `token` is that of the chain's submission; the file may be of an earlier one.
+    """
+    lines = _lines(folder / "chain.end")
+    if len(lines) < 4 or lines[0] != token or not (_ID.fullmatch(lines[1]) and _ID.fullmatch(scheduler_id)):
+        return None
+    if _task(lines[1]) > _task(scheduler_id):
+        return None
+    match lines[2]:
+        case "complete" | "stopped" | "failed" as how:
+            return ChainEnd(how, lines[3])
+    return None
+
+
+def _task(scheduler_id: str) -> int:
+    return int(scheduler_id.partition("_")[2] or 0)
+
+
 def _lines(path: Path) -> list[str]:
     """The lines of a status file; none if it is missing or can't be read."""
     with contextlib.suppress(OSError, StateError):

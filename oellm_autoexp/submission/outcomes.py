@@ -79,7 +79,8 @@ class Outcomes:
             self._gates[spec.name].forget()
             job_id = scheduler_id if task is None else f"{scheduler_id}_{task}"
             log = resolve_log_path(spec.log_path, job_id)
-            submitted = submissions.accepted(self.job(spec), token, task, job_id, log, now)
+            last_link = None if task is None else spec.last_link(task)
+            submitted = submissions.accepted(self.job(spec), token, task, job_id, log, now, last_link)
             self._session.put(self._in_queue(submitted))
             link_current(spec, log)
             if submitted.past.earlier:

@@ -139,7 +139,8 @@ class ReadyJobs:
         }
         going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
         specs = {name: self._attempts.spec(name) for name in going}
-        return [Ready(spec, after[name]) for name, spec in specs.items() if spec is not None]
+        attempts = {name: self._session.jobs[name].attempt + 1 for name in specs}
+        return [Ready(spec, after[name], attempts[name]) for name, spec in specs.items() if spec is not None]
 
     def _runs_elsewhere(self, name: str) -> bool:
         """True if a terminal runs the job, or the scheduler an earlier attempt; the job then waits for its end.

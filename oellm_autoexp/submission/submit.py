@@ -144,6 +144,7 @@ class Submitter:
         Raises SchedulerError when the scheduler can't be reached, or does not know what became of a submission.
         """
         self.settle()
+        self._take_links()
         self._pace.awaited = False
         begin, done = self.now(), 0
         if begin < self._hold_until:
@@ -163,6 +164,16 @@ class Submitter:
             if self._pace.awaited or not (may_follow or takes_more):
                 break
         return done
+
+    def _take_links(self) -> None:
+        """Let jobs go on with the next link of their chain, which is in the queue: nothing is submitted."""
+        specs = {job.name: job for job in self.manifest.jobs}
+        for job in list(self.session.jobs.values()):
+            if job.state == WAITING and not job.cancelled_by and (links := job.later_links):
+                (link, token), spec = next(iter(links.items())), specs[job.name]
+                array, _, task = link.partition("_")
+                self.session.put(submissions.on_its_way(job, token, int(task), ()))
+                self._outcomes.accepted(token, Batch({int(task): spec}), array)
 
     def _submit_all(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:
         try:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from oellm_autoexp.backends.base import Command, Job, Note, Probe, places, shape
 from oellm_autoexp.backends.launch import Launch, LaunchedBackend
-from oellm_autoexp.backends.log_lines import PRINTED
+from oellm_autoexp.backends.log_lines import MEGATRON_TRACKER, PRINTED
 from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
@@ -95,6 +95,7 @@ class MegatronBackend(LaunchedBackend):
             )
         raise_all(BackendError, problems)
         probe = self._probe(words, launch.world, environment) if self.checks == "parser" else None
+        dests = arguments.by_dest(values)
         argv = launch.argv("megatron", [self.script, *words, *self.extra_args])
         return Command(
             tuple(argv),
@@ -104,6 +105,8 @@ class MegatronBackend(LaunchedBackend):
             version=self.version,
             probe=probe,
             places=places((*words, *self.extra_args), _PLACES),
+            progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
+            goal=dests.get("train_iters"),
             programs=launch.programs,
         )
 

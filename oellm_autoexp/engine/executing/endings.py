@@ -55,7 +55,14 @@ def due_endings(jobs: Iterable[JobState], now: float) -> Endings:
 
 
 def _is_to_end(job: JobState) -> bool:
-    return (job.state in IN_QUEUE and bool(job.cancelled_by or job.restart is not None)) or job.may_still_run
+    to_end = bool(job.cancelled_by or job.restart is not None)
+    return (job.state in IN_QUEUE and to_end) or job.may_still_run or bool(_needless_links(job))
+
+
+def _needless_links(job: JobState) -> dict[str, str]:
+    """The links of a job's chain that are in the queue and are not to begin (id → token)."""
+    ended = job.state in FINAL and bool(job.state in (SUCCESS, CANCELLED) or job.run.chain_end) and not job.restart
+    return job.later_links if job.cancelled_by or ended else {}
 
 
 def _is_time(asked_at: float | None, now: float) -> bool:
@@ -66,9 +73,12 @@ def end_jobs(due: Endings, session: Session, scheduler: Scheduler, now: float) -
     """Have the scheduler end them. Raises SchedulerError if a cancellation fails; it is retried in the next round."""
     ids = {attempt.scheduler_id: attempt.token for _, attempt in due.earlier}
     ids |= {job.newest.scheduler_id: job.newest.token for job in by_id(due.jobs).values()}
+    for job in due.jobs:
+        ids |= _needless_links(job)
     scheduler.cancel(ids)
     for job in due.jobs:
-        session.put(replace(job, newest=replace(job.newest, end_asked_at=now)))
+        last_link = None if _needless_links(job) else job.newest.last_link
+        session.put(replace(job, newest=replace(job.newest, end_asked_at=now, last_link=last_link)))
     for name, attempt in due.earlier:
         job = session.jobs[name]
         asked = replace(attempt, end_asked_at=now)

@@ -282,7 +282,8 @@ class ActionExecutor:
 
         last_run = job.actions.carried_out.get(steps.place(pending))
         rules = self.detectors[job.name].rules
-        settled = job.state in FINAL and job.restart is None and not restarts.may_come(job, rules)
+        follows = job.restart is not None or job.later_links or restarts.may_come(job, rules)
+        settled = job.state in FINAL and not follows
         jobs = self.session.jobs
         return ConditionContext(
             Files(spec.work_dir), jobs, job, now, ask, pending.event.at, last_run, value, settled=settled

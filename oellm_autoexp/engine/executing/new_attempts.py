@@ -8,7 +8,7 @@ from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError
 from oellm_autoexp.core.nouns import Manifest
-from oellm_autoexp.core.states import CRASH, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, UNSUBMITTED
+from oellm_autoexp.core.states import CRASH, DO_NOT_REQUEUE, FINAL, IN_QUEUE, PENDING, RUNNING, SUCCESS, UNSUBMITTED
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.decisions import lifecycle, restarts, template_values
 from oellm_autoexp.decisions.condition_context import CheckRunner
@@ -86,7 +86,7 @@ class NewAttempts:
         run = replace(run, not_restarted="")
         job = replace(job.happened(now, "restart", coming.reason), restart=coming, run=run, changes=changes)
         self.session.put(restarts.begun(job, now) if job.state in UNSUBMITTED else job)
-        self._exclude_elsewhere(name, coming.exclude_nodes)
+        self._exclude_in_queue(name, coming.exclude_nodes)
         self.report(f"{name}: {coming.reason}")
         return Outcome("done", coming.reason)
 
@@ -103,11 +103,14 @@ class NewAttempts:
         path, resources, digest = written or ("", None, "")  # not that of an attempt that was dropped
         return replace(job.changes, script_path=path, resources=resources, script_digest=digest)
 
-    def _exclude_elsewhere(self, name: str, nodes: tuple[str, ...]) -> None:
-        """Keep the other jobs that have not begun away from nodes at fault, too: they would be next to fail there."""
+    def _exclude_in_queue(self, name: str, nodes: tuple[str, ...]) -> None:
+        """Keep what has not begun away from nodes at fault, as it would be next to fail there.
+
+        That are the later links of the job's chain, and other jobs.
+        """
         if not nodes:
             return
-        in_queue: dict[str, str] = {}
+        in_queue = dict(self.session.jobs[name].later_links)
         for other in list(self.session.jobs.values()):
             if other.name == name or other.state not in (*UNSUBMITTED, PENDING):
                 continue
@@ -115,7 +118,7 @@ class NewAttempts:
             changes = replace(other.changes, excluded=excluded, script_path="")
             self.session.put(replace(other, changes=changes))
             if other.state == PENDING:
-                in_queue[other.newest.scheduler_id] = other.newest.token
+                in_queue |= {other.newest.scheduler_id: other.newest.token, **other.later_links}
         if in_queue:
             try:
                 self.scheduler.exclude(in_queue, nodes)
@@ -171,7 +174,8 @@ class NewAttempts:
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
         known = job.reason == refusal.why
         if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:
-            self.session.put(replace(job.happened(now, "given up", refusal.why), reason=refusal.why))
+            run = replace(job.run, chain_end=refusal.why)
+            self.session.put(replace(job.happened(now, "given up", refusal.why), reason=refusal.why, run=run))
         elif given_up and job.state in IN_QUEUE:  # it would hold its nodes for nothing
             run = self.detectors[job.name].cause(job, cause, metadata)
             if not run.verdict:
@@ -186,6 +190,8 @@ class NewAttempts:
     def begin(self, now: float) -> None:
         """Let the new attempts of jobs that have ended wait to be submitted; drop those that nobody needs any more."""
         for job in list(self.session.jobs.values()):
+            if job.logs.late_until is None:
+                job = self._with_next_link(job, now)
             if job.restart is None or job.state not in FINAL or job.logs.late_until is not None:
                 continue
             if job.newest.vanished and job.newest.gone_looks < GONE_LOOKS:  # it may still run: never two at once
@@ -193,8 +199,8 @@ class NewAttempts:
             if job.state == SUCCESS and not job.restart.by_hand:
                 words = f"{_NO_ATTEMPT}it has succeeded meanwhile"
                 self.session.put(replace(job.happened(now, "restart", words), restart=None))
-            elif job.answer.exit_code == restarts.DO_NOT_REQUEUE and not job.restart.by_hand:
-                words = f"{_NO_ATTEMPT}exit code {restarts.DO_NOT_REQUEUE} asks for none"
+            elif job.answer.exit_code == DO_NOT_REQUEUE and not job.restart.by_hand:
+                words = f"{_NO_ATTEMPT}exit code {DO_NOT_REQUEUE} asks for none"
                 self._stays_ended(replace(job.happened(now, "restart", words), restart=None, reason=words), now)
             elif not job.restart.by_hand and (why := restarts.hopeless(job, job.restart.max_same_failures)):
                 words = f"{_NO_ATTEMPT}{why}"
@@ -202,8 +208,20 @@ class NewAttempts:
             else:
                 self.session.put(restarts.begun(job, now))
 
+    def _with_next_link(self, job: JobState, now: float) -> JobState:
+        """A job that has ended, with the next link of its chain planned if there is one."""
+        chain = self._specs[job.name].chain
+        if chain is None:
+            return job
+        seen = restarts.next_link(job, chain, now)
+        if seen is not job:
+            self.session.put(seen)
+            self.report(f"{job.name}: {seen.restart.reason if seen.restart else seen.reason}")
+        return seen
+
     def _stays_ended(self, job: JobState, now: float) -> None:
         """Make the event of a job's end, which there was none of while a new attempt was to come."""
+        job = replace(job, run=replace(job.run, chain_end=job.reason))
         ran = replace(job, state=RUNNING)
         ended, events = self.detectors[job.name].state(ran, job, now)
         self.event_log.add(events)

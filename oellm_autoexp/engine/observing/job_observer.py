@@ -53,7 +53,7 @@ class JobObserver:
         if readiness.cut_off(job, status, jobs):
             return readiness.withdrawn(job, at.now)
         ended = status is not None and status.scheduler_state in ENDED and job.state in IN_QUEUE
-        if ended and not job.cancelled_by and (other := self.reports.refused_for(job)):
+        if ended and not job.cancelled_by and not job.later_links and (other := self.reports.refused_for(job)):
             return self._not_begun(job, other, at)
         return self._seen(job, status, at, answered=answered)
 
@@ -94,6 +94,8 @@ class JobObserver:
         """A job that has another state than before, or has begun to run once more, with what follows from that."""
         seen = self.reports.with_own_times(seen, at.now)
         if seen.state in FINAL:
+            if end := self.reports.chain_end(seen):
+                seen = replace(seen, run=replace(seen.run, chain_end=end.why))
             started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
             if seen.newest.runs != job.newest.runs or started:
                 seen = self._ran(job, seen, at)

@@ -44,11 +44,34 @@ class JobReports:
         return status_files.refused(self._folder(job), job.newest.scheduler_id, job.newest.token)
 
     def completed(self, job: JobState, status: JobStatus | None) -> JobStatus | None:
-        """The scheduler's answer, completed by the exit code that the job left itself.
+        """The scheduler's answer, completed by what the job left itself: how its chain has ended, and its exit code.
 
-        It is used where the scheduler has lost the job or has no code, and for failures, whose code sacct distorts
-        (130 shows as 2).
+        The latter is used where the scheduler has lost the job or has no code, and for failures, whose code sacct
+        distorts (130 shows as 2).
         """
+        status = self._with_exit_code(job, status)
+        chain = self.specs[job.name].chain
+        if chain is None or status is None or status.scheduler_state not in ENDED:
+            return status
+        match self.chain_end(job):
+            case status_files.ChainEnd("complete"):
+                return replace(status, scheduler_state="COMPLETED", reason="", exit_code=0)
+            case status_files.ChainEnd("stopped", why):
+                return replace(status, scheduler_state="CANCELLED", reason=why)
+            case status_files.ChainEnd("failed", why):
+                return replace(status, scheduler_state="FAILED", reason=why)
+        if status.scheduler_state == "COMPLETED" and chain.until is not None:
+            why = f"link {job.newest.task} of {job.newest.last_link} has ended before {chain.until:g} was reached"
+            return replace(status, scheduler_state="TIMEOUT", reason=why)
+        return status
+
+    def chain_end(self, job: JobState) -> status_files.ChainEnd | None:
+        """How the job's newest link, or one before, has ended its chain; None if none has, or if it is no chain."""
+        if self.specs[job.name].chain is None:
+            return None
+        return status_files.chain_end(self._folder(job), job.newest.token, job.newest.scheduler_id)
+
+    def _with_exit_code(self, job: JobState, status: JobStatus | None) -> JobStatus | None:
         if status is not None and self._prolog_failed(job, status):
             reason = "the prolog of its node failed (`sinfo -R` lists drained nodes)"
             return replace(status, scheduler_state="NODE_FAIL", reason=reason, failed_nodes=status.nodes)

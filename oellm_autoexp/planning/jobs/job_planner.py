@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from oellm_autoexp.backends.base import Command, Job, Place
 from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSection, decode_parts
 from oellm_autoexp.core.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.core.nouns import JobSpec, Resources
+from oellm_autoexp.core.nouns import Chain, JobSpec, Resources
 from oellm_autoexp.core.redaction import Redactor, redact
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts
@@ -29,6 +29,8 @@ from oellm_autoexp.planning.checks.plan_checks import (
     place_problems,
 )
 from oellm_autoexp.planning.checks.site_checks import debug_notes, site_problems
+from oellm_autoexp.planning.jobs.chain import by_task, chain_of
+from oellm_autoexp.planning.jobs.chain import notes as chain_notes
 from oellm_autoexp.planning.jobs.code_copy import Snapshot, snapshot_for
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_script import JobPlaces, job_script
@@ -138,11 +140,15 @@ class JobPlanner:
         if self.snapshot:
             command, run = self.snapshot.command(command), self.snapshot.config(config)
         template = self._template(self._jobs.absolute(config.slurm.template_path) if config.slurm.template_path else "")
-        script = job_script(run, command, resolved.code, places, template)
+        chain = chain_of(config, resolved.config, command, places.output_dir, self._jobs.absolute)
+        if chain is not None:
+            places = replace(places, log_path=by_task(places.log_path))
+            self.gathered.note(chain_notes(config, chain))
+        script = job_script(run, command, resolved.code, places, template, chain)
         if self.snapshot:
             folders = (places.base_output_dir, places.output_dir, posixpath.dirname(places.log_path))
             self.gathered.note(self.snapshot.notes(script, folders))
-        spec = self._spec(resolved, run, command, places, script)
+        spec = self._spec(resolved, run, command, places, script, chain)
         self.gathered.config(config, resolved.groups_chosen)
         written = tuple(Place(place.key, self._jobs.absolute(place.path)) for place in command.places)
         return PlannedJob(spec, script, packed, config.project.resume, written, resolved.siblings)
@@ -192,7 +198,13 @@ class JobPlanner:
         return self._files
 
     def _spec(
-        self, resolved: ResolvedJob, config: AutoexpConfig, command: Command, places: JobPlaces, script: str
+        self,
+        resolved: ResolvedJob,
+        config: AutoexpConfig,
+        command: Command,
+        places: JobPlaces,
+        script: str,
+        chain: Chain | None,
     ) -> JobSpec:
         """The description of a job, by its config and by what its script asks for. Raises ConfigError."""
         slurm, job, monitoring, absolute = config.slurm, config.job, config.monitoring, self._jobs.absolute
@@ -224,12 +236,13 @@ class JobPlanner:
             start_condition_interval_seconds=job.start_condition_interval_seconds,
             inactivity_threshold_seconds=job.inactivity_threshold_seconds,
             resources=asked,
-            gpu_hours=asked.gpu_hours,
+            gpu_hours=_gpu_hours(asked, chain),
             output_paths=tuple(map(absolute, monitoring.output_paths)),
             streams=streams,
             template_values=rule_checks.template_values(monitoring, job, resolved.config),
             monitoring=rule_checks.own_rules(monitoring, (self.gathered.first or config).monitoring),
-            array_group=_array_group(slurm, places, script, streams),
+            array_group=None if chain else _array_group(slurm, places, script, streams),
+            chain=chain,
         )
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
@@ -245,6 +258,12 @@ class JobPlanner:
         if path not in self.templates:
             self.templates[path] = self._read_template(Path(path) if path else None)
         return self.templates[path]
+
+
+def _gpu_hours(asked: Resources, chain: Chain | None) -> float | None:
+    """The GPU-hours of a job whose every link runs until its time limit; None without a limit."""
+    hours = asked.gpu_hours
+    return hours if hours is None or chain is None else hours * chain.links
 
 
 def _array_group(slurm: SlurmSection, places: JobPlaces, script: str, streams: tuple[str, ...]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from oellm_autoexp.backends.base import Command
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.containers import kinds as containers
+from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.planning.checks import shell_texts
 from oellm_autoexp.sbatch.directives import directives
 from oellm_autoexp.sbatch.launch import Launcher
@@ -25,7 +26,12 @@ class JobPlaces:
 
 
 def job_script(
-    config: AutoexpConfig, command: Command, code: shell_texts.Code, places: JobPlaces, template: str
+    config: AutoexpConfig,
+    command: Command,
+    code: shell_texts.Code,
+    places: JobPlaces,
+    template: str,
+    chain: Chain | None = None,
 ) -> str:
     """The template filled with a job's directives, its environment and the line that starts its program.
 
@@ -34,7 +40,7 @@ def job_script(
     slurm, name = config.slurm, config.project.name
     env, evaluated = shell_texts.environment(config, command, code)
     lines = directives(
-        slurm.sbatch,
+        slurm.sbatch if chain is None else {"requeue": False, **slurm.sbatch},
         slurm.sbatch_extra_directives,
         name=name,
         log_path=places.log_path,
@@ -60,4 +66,5 @@ def job_script(
         for_slurm=not slurm.client.runs_here,
         modules=(*slurm.modules, *config.container.modules),
         more=entry.lines,
+        chain=chain,
     )

@@ -1,0 +1,80 @@
+"""The chain that a job runs as: what `job.chain` leaves open is taken from its backend. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from oellm_autoexp.backends.base import Command, Note
+from oellm_autoexp.config.schema import AutoexpConfig, ChainSection
+from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.location import CONFIG
+from oellm_autoexp.core.nouns import Chain
+from oellm_autoexp.core.text import did_you_mean, dotted
+from oellm_autoexp.sbatch.options import long_name
+
+_WHERE = CONFIG / "job.chain"
+_OWN_ID = re.compile("(%%)|%j")
+
+
+def chain_of(
+    config: AutoexpConfig, tree: Mapping[str, Any], command: Command, output_dir: str, absolute: Callable[[str], str]
+) -> Chain | None:
+    """The chain of a job with this resolved config (`tree`); None if it is one job of the scheduler.
+
+    Raises ConfigError: a goal that is no number, or that no file could show to be reached.
+    """
+    section = config.job.chain
+    if section is None:
+        return None
+    file = section.progress_file or command.progress_file
+    goal = command.goal if section.until is None and not section.progress_file else _goal(section, tree)
+    if goal is not None and not file:
+        what = "it can't be found out whether the goal is reached: no file shows how far the run is"
+        hint = "name it: progress_file, whose first number counts; or leave until out, then exit code 0 counts"
+        raise ConfigError(Problem(what, _WHERE / "progress_file", hint))
+    return Chain(
+        links=section.links,
+        until=goal if file else None,
+        progress_file=absolute(file) if file else "",
+        max_fruitless=section.max_fruitless,
+        stop_file=absolute(section.stop_file) if section.stop_file else f"{output_dir}/STOP",
+    )
+
+
+def _goal(section: ChainSection, tree: Mapping[str, Any]) -> float | None:
+    if section.until is None:
+        return None
+    with suppress(ValueError):
+        if math.isfinite(number := float(section.until)):
+            return number
+    values = dotted(tree)
+    value = values.get(section.until)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    numbers = [key for key, found in values.items() if isinstance(found, int | float) and not isinstance(found, bool)]
+    what = f"'{section.until}' is no key of the config with a number"
+    raise ConfigError(Problem(what, _WHERE / "until", did_you_mean(section.until, numbers)))
+
+
+def by_task(path: str) -> str:
+    """A log's path in SLURM's notation with the id that we know of a link, `%A_%a`, in place of `%j`.
+
+    `%j` of an array's task is a number of its own (sbatch(1)).
+    """
+    return _OWN_ID.sub(lambda found: found[1] or "%A_%a", path)
+
+
+def notes(config: AutoexpConfig, chain: Chain | None) -> Iterator[Note]:
+    """What a person should know of a chain."""
+    if chain is None:
+        return
+    if not chain.progress_file:
+        text = "no file shows how far the run is, so that a chain without progress runs to its last link"
+        yield Note("chain progress", f"job.chain: {text}; set job.chain.progress_file")
+    if any(long_name(key) == "requeue" and value for key, value in config.slurm.sbatch.items()):
+        text = "a link that SLURM requeues may run after the next one"
+        yield Note("chain requeue", f"slurm.sbatch.requeue: {text}; leave it out: the next link goes on")
