@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "": "",
     "core": "",
     "storage": "core",
-    "sbatch": "core",
+    "sbatch.running": "core",
+    "sbatch": "core sbatch.running",
     "notifiers": "core storage",
     "exporters": "core storage",
     "search": "",
@@ -87,7 +88,7 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("search", "causes"),
+    *("search", "causes", "sbatch.running"),
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""

@@ -199,15 +199,22 @@ def may_be_overruled(job: JobSpec, plan_rules: Mapping[str, Any]) -> bool:
 
     `plan_rules`: `Manifest.monitoring`.
     """
-    if job.chain is not None:  # its links end at their time limits
-        return True
+    return bool(_beyond_scheduler(job, plan_rules))
+
+
+def _beyond_scheduler(job: JobSpec, plan_rules: Mapping[str, Any]) -> str:
+    """Why the scheduler can't know whether a job has succeeded; '' if it can."""
+    if job.chain is not None:
+        return f"{job.name} is a chain, whose links end at their time limits"
     rules = plan_rules if job.monitoring is None else job.monitoring
-    return any(event.get("overrules_success") for event in (rules.get("log_events") or {}).values())
+    if any(event.get("overrules_success") for event in (rules.get("log_events") or {}).values()):
+        return f"a rule of {job.name} has overrules_success, but SLURM looks only at the exit code"
+    return ""
 
 
 def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dict[str, str]:
     """The jobs that need a monitor in spite of native dependencies, by name, with the reason."""
-    overruled = {job.name for job in jobs if may_be_overruled(job, plan_rules)}
+    overruled = {job.name: why for job in jobs if (why := _beyond_scheduler(job, plan_rules))}
     found = {job.name: why for job in jobs if (why := _only_ours(job, overruled))}
     grown = True
     while grown:  # those that follow them wait, too
@@ -221,7 +228,7 @@ def needs_monitor(jobs: Sequence[JobSpec], plan_rules: Mapping[str, Any]) -> dic
     return {job.name: found[job.name] for job in jobs if job.name in found}
 
 
-def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
+def _only_ours(job: JobSpec, overruled: Mapping[str, str]) -> str:
     """Why the scheduler alone can't start the job; '' if it can."""
     conditions = _CONDITIONS.validate_python(job.start_conditions)
     parents = [name for name in map(_awaited_sibling, conditions) if name] if conditions else list(job.depends_on)
@@ -231,9 +238,7 @@ def _only_ours(job: JobSpec, overruled: Collection[str]) -> str:
         return f"waits for {own[0]}"
     if parents and (job.cancel_conditions or job.done_conditions):
         return f"has {'cancel' if job.cancel_conditions else 'done'} conditions"
-    if odd := [name for name in parents if name in overruled]:
-        return f"{odd[0]} is a chain, or a rule of it has overrules_success, but SLURM looks only at exit codes"
-    return ""
+    return next((overruled[name] for name in parents if name in overruled), "")
 
 
 def cut_off(job: JobState, status: JobStatus | None, jobs: Mapping[str, JobState]) -> bool:

@@ -11,7 +11,7 @@ from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.sbatch.environment import exports, module_lines
-from oellm_autoexp.sbatch.launch import Launcher
+from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, Launcher
 from oellm_autoexp.sbatch.log_paths import log_word, slurm_path
 from oellm_autoexp.sbatch.options import quoted, too_much
 from oellm_autoexp.sbatch.running.chain import NEEDED_FUNCTION, with_chain
@@ -93,7 +93,7 @@ def render(
         "log": log_word(log_path),
         "marks": shell([marks]),
         "command": command,
-        "run": run if chain is None else with_chain(run, chain),
+        "run": run if chain is None else with_chain(run, chain, LAUNCHER_VARIABLE),
     }
     return _MARKER.sub(lambda match: values[match.group(1)], template)
 

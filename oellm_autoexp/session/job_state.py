@@ -1,7 +1,7 @@
 """One job as the monitor knows it, in parts that are replaced one by one. Pure.
 
-All of it is frozen: a change is a copy by `dataclasses.replace`, whose names and types mypy checks, and which shares
-the parts that it does not name. What the session's files hold of it is in `session.records`.
+All of it is frozen: a change is a copy by `dataclasses.replace`, which shares the parts that it does not name. What the
+session's files hold of it is in `session.records`.
 """
 
 from __future__ import annotations
@@ -140,10 +140,6 @@ class Before:
     excluded: tuple[str, ...]
     furthest: int
     fruitless: int
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The parts of a job's state. A field has one name in all of them.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,8 +338,8 @@ class JobState:
     @property
     def over(self) -> bool:
         """True if the job has ended for good, and no action, link or log line of it is left to handle."""
-        left = self.actions.pending or self.later_links
-        return self.state in FINAL and not left and self.restart is None and self.logs.late_until is None
+        left = self.actions.pending or self.later_links or self.restart is not None
+        return self.state in FINAL and not left and self.logs.late_until is None
 
     @property
     def later_links(self) -> dict[str, str]:
@@ -364,11 +360,6 @@ class JobState:
     def may_still_run(self) -> bool:
         """True if it vanished and a new attempt is planned: two attempts of a job must never run at once."""
         return self.newest.vanished and self.restart is not None and self.state in FINAL
-
-    @property
-    def awaits_attempt(self) -> bool:
-        """True if it has certainly ended and a new attempt is planned; until then somebody may requeue it."""
-        return self.restart is not None and self.surely_ended
 
     @property
     def surely_ended(self) -> bool:

@@ -104,7 +104,7 @@ class Observer:
     def _may_be_restarted(self, job: JobState) -> bool:
         """True if a job has ended and a new attempt of it is to come, or may come by an action that waits."""
         rules = self._detectors[job.name].rules
-        return job.awaits_attempt or (job.surely_ended and restarts.may_come(job, rules))
+        return job.surely_ended and (job.restart is not None or restarts.may_come(job, rules))
 
     def _unknown(self, answers: Mapping[str, JobStatus]) -> str:
         """A job whose state the scheduler does not know now, and why; it is watched on, for however long. '' if none.

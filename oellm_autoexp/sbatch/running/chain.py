@@ -12,7 +12,6 @@ from string import Template
 from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.states import DO_NOT_REQUEUE
 from oellm_autoexp.core.text import shell
-from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
 
 NEEDED_FUNCTION = "autoexp_in_marks"
 """A function of the shipped template that these lines call."""
@@ -23,7 +22,7 @@ _BEFORE = Template(
     r"""# The job is a chain: this script runs for each of its $links links, one after the other.
 autoexp_goal=$goal autoexp_progress_file=$progress_file autoexp_stop_file=$stop_file
 autoexp_token=$${SLURM_JOB_NAME##*.}
-autoexp_is_link() { [ -n "$${SLURM_ARRAY_TASK_ID-}" ] && [ -z "$${$launcher+set}" ]; }  # no terminal
+autoexp_is_link() { [ -n "$${SLURM_ARRAY_TASK_ID-}" ] && [ -z "$${$terminal+set}" ]; }  # no terminal
 autoexp_reached() {  # the first number of the progress file; '' without one
   local text=''
   [ -z "$$autoexp_progress_file" ] || { IFS= read -r text < "$$autoexp_progress_file"; } 2> /dev/null
@@ -106,15 +105,18 @@ autoexp_code=$?
 if autoexp_is_link; then autoexp_end_link "$autoexp_code"; else (exit "$autoexp_code"); fi"""
 
 
-def with_chain(run: str, chain: Chain) -> str:
-    """The lines that run a job's program, with what makes them a link of a chain; their status is the link's."""
+def with_chain(run: str, chain: Chain, terminal: str) -> str:
+    """The lines that run a job's program, with what makes them a link of a chain; their status is the link's.
+
+    `terminal`: the variable that is set where the script runs in a terminal, and as no job.
+    """
     before = _BEFORE.substitute(
         links=chain.links,
         goal=shell(["" if chain.until is None else str(math.ceil(chain.until))]),
         progress_file=shell([chain.progress_file]),
         stop_file=shell([chain.stop_file]),
         max_fruitless=chain.max_fruitless,
-        launcher=LAUNCHER_VARIABLE,
+        terminal=terminal,
         do_not_requeue=DO_NOT_REQUEUE,
     )
     return f"{before}{run}{_AFTER}"
