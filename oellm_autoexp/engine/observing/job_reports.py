@@ -65,6 +65,21 @@ class JobReports:
             return replace(status, scheduler_state="TIMEOUT", reason=why)
         return status
 
+    def of_link(self, job: JobState, status: JobStatus, answers: Mapping[str, JobStatus]) -> JobStatus:
+        """The answer about a link that a person has cancelled alone: it has failed, as its chain goes on.
+
+        `answers`: those about its later links, too.
+        """
+        if status.scheduler_state != "CANCELLED" or job.cancelled_by or job.restart:
+            return status
+        for link in job.later_links:
+            found = answers.get(link)
+            alive = found is not None and found.scheduler_state not in (*ENDED, UNKNOWN)
+            if alive or status_files.read(self._folder(job) / f"{link}.start", "start", self.now()).number is not None:
+                why = "this link was cancelled, and the chain goes on"
+                return replace(status, scheduler_state="FAILED", reason=why)
+        return status
+
     def chain_end(self, job: JobState) -> status_files.ChainEnd | None:
         """How the job's newest link, or one before, has ended its chain; None if none has, or if it is no chain."""
         if self.specs[job.name].chain is None:

@@ -67,6 +67,8 @@ class Observer:
         for job in sorted(watched, key=lambda job: bool(job.newest.after)):  # those that are followed come first
             own = queued[job.newest.scheduler_id] == job.newest.token  # else the id is a newer job's
             status = answers.get(job.newest.scheduler_id) if answers is not None and own else None
+            if status is not None and answers is not None:
+                status = self._reports.of_link(job, status, answers)
             self._look_at(job, status, at, answered=answers is not None)
         for job in late:
             self._guarded(job, lambda job: self._job.ended_lately(job, at), at)
@@ -214,9 +216,10 @@ class Observer:
 
 
 def queued_ids(jobs: Iterable[JobState]) -> dict[str, str]:
-    """The scheduler's ids of the jobs that are in its queue, or may be, with the token of each."""
-    queued = (job for job in jobs if job.state in IN_QUEUE or job.may_still_run)
-    return {job: tracked.newest.token for job, tracked in by_id(queued).items()}
+    """The scheduler's ids of the jobs that are in its queue, or may be, and of their later links; with their tokens."""
+    queued = [job for job in jobs if job.state in IN_QUEUE or job.may_still_run]
+    links = {link: token for job in queued for link, token in job.later_links.items()}
+    return links | {job: tracked.newest.token for job, tracked in by_id(queued).items()}
 
 
 def _is_between(job: JobState) -> bool:

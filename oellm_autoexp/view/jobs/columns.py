@@ -14,6 +14,7 @@ from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.view.jobs.cause import cause
+from oellm_autoexp.view.jobs.links import links
 from oellm_autoexp.view.jobs.progress import bar, share
 
 Value = str | int | float | None
@@ -196,6 +197,6 @@ _ALL = (
     _text("log", lambda s: s.job.logs.resolved_log_path),
     _text("category", lambda s: s.job.run.cause.category if s.job.run.cause else None),
     _text("fingerprint", lambda s: s.job.run.cause.fingerprint if s.job.run.cause else None),
-    _text("cause", lambda s: cause(s.job, s.quoted, s.now)),
+    _text("cause", lambda s: "; ".join(filter(None, [*links(s.job, s.spec), cause(s.job, s.quoted, s.now)]))),
 )
 _COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
