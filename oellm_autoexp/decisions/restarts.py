@@ -139,10 +139,12 @@ def next_link(job: JobState, chain: Chain, now: float) -> JobState:
     """
     if job.state not in FINAL or job.restart is not None or job.run.chain_end or not job.later_links:
         return job
-    # Where a file shows how far it is, the links themselves judge their progress by it (sbatch/running/chain.py).
-    judged = chain.progress_file or job.progress.iteration is None
-    most = None if judged else chain.max_fruitless
-    request = RestartAction(class_name="RestartAction", max_attempts=None, max_fruitless=most)
+    request = RestartAction(class_name="RestartAction", max_attempts=None, max_fruitless=chain.max_fruitless)
+    known = job.progress.iteration is not None
+    if chain.progress_file or not known:  # by the file, the links themselves judge it (sbatch/running/chain.py)
+        request = request.model_copy(update={"max_fruitless": None})
+    if chain.progress_file and not known:
+        request = request.model_copy(update={"max_same_failures": None})
     refused = refusal(job, request, NEXT_LINK, job.attempt)
     if refused is not None:
         run = replace(job.run, chain_end=refused.why)

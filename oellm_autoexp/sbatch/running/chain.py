@@ -16,6 +16,9 @@ from oellm_autoexp.core.text import shell
 NEEDED_FUNCTION = "autoexp_in_marks"
 """A function of the shipped template that these lines call."""
 
+_MOST_SECONDS = 1800
+"""How long a link waits for the end of the one before; SLURM gives up on processes earlier (UnkillableStepTimeout)."""
+
 # An array's limit counts a task as ended while its processes are still being killed (measured on SLURM 22.05), so that
 # a link waits until the one before has left the state COMPLETING.
 _BEFORE = Template(
@@ -52,11 +55,12 @@ autoexp_begins_at() {  # note where this link begins ($$1); how many links just 
   printf '%s' "$$count"
 }
 autoexp_begin_link() {
-  local others reached ended fruitless
-  for _ in {1..180}; do  # SLURM begins a link while processes of the one before are still being killed
+  local others reached ended fruitless pause=1 begun=$$SECONDS
+  while [ $$((SECONDS - begun)) -lt $most_seconds ]; do  # processes of the link before are perhaps still being killed
     others=$$(timeout 60 squeue --noheader --array --states=COMPLETING --jobs="$$SLURM_ARRAY_JOB_ID" 2> /dev/null)
     [ -n "$$others" ] || break
-    sleep 10
+    sleep "$$pause"
+    pause=$$((pause < 30 ? pause * 2 : 30))
   done
   reached=$$(autoexp_reached)
   ended=$$(autoexp_in_marks autoexp_ended)
@@ -116,6 +120,7 @@ def with_chain(run: str, chain: Chain, terminal: str) -> str:
         progress_file=shell([chain.progress_file]),
         stop_file=shell([chain.stop_file]),
         max_fruitless=chain.max_fruitless,
+        most_seconds=_MOST_SECONDS,
         terminal=terminal,
         do_not_requeue=DO_NOT_REQUEUE,
     )
