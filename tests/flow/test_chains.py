@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,3 +106,14 @@ def test_a_megatron_chain_takes_its_goal_and_its_progress_from_the_arguments(use
     (planned_job,) = json.loads((user.home / "outputs" / "manifests" / "p.json").read_text())["jobs"]
     assert planned_job["chain"]["until"] == 5000
     assert planned_job["chain"]["progress_file"].endswith("/m/ck/latest_checkpointed_iteration.txt")
+
+
+def test_the_run_of_the_page_on_chains_ends_after_its_third_link(user: User) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "chains.md").read_text()
+    experiment = re.findall(r"```yaml\n(# @package _global_\n.*?)```", page, re.DOTALL)[0]
+    (user.home / "counting.yaml").write_text(experiment)
+    assert "python scripts/run_autoexp.py --config-ref ./counting.yaml" in page
+    done = user.run("run", "--config-ref", "./counting.yaml", "--plan-id", "p", "monitoring.poll_interval_seconds=0.2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "counting: goes on with link 2 of 6" in done.stdout
+    assert (job(user, "counting").state, job(user, "counting").attempt) == ("success", 3)
