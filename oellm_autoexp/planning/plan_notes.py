@@ -20,7 +20,7 @@ def notes_of_config(config: AutoexpConfig, manifest: Manifest) -> list[str]:
     notes = rule_checks.notes(config.monitoring, config.backend.sample_lines())
     if config.scheduler.native_dependencies and not config.slurm.client.is_slurm:
         notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
-    if config.slurm.array and any(job.array_group is None for job in manifest.jobs):
+    if config.slurm.array and any(job.array_group is None and job.chain is None for job in manifest.jobs):
         notes.append(
             "jobs whose log_path holds %j, or is not in a folder of their output directory, are submitted singly"
         )

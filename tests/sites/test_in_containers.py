@@ -67,6 +67,7 @@ done
 for iteration in $(seq "${interval:-$iterations}" "${interval:-$iterations}" "$iterations"); do
   mkdir -p "$save/iter_$(printf %07d "$iteration")"
   echo '{}' > "$save/iter_$(printf %07d "$iteration")/metadata.json"
+  echo "$iteration" > "$save/latest_checkpointed_iteration.txt"
 done
 """
 

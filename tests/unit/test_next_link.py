@@ -1,0 +1,144 @@
+"""The links of a chain: what follows a link that has ended, what is in the queue for it, and what is shown of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oellm_autoexp.core.nouns import Chain, JobSpec
+from oellm_autoexp.decisions import holding, restarts, submissions
+from oellm_autoexp.engine.executing.endings import due_endings
+from oellm_autoexp.planning.batches import Ready, batches, submission
+from oellm_autoexp.planning.jobs.chain import by_task
+from oellm_autoexp.session import status_files
+from oellm_autoexp.session.job_state import JobState, Restarting
+from oellm_autoexp.testing.jobs import job_state
+from oellm_autoexp.testing.plans import job_spec, manifest
+from oellm_autoexp.view.jobs.links import links
+
+CHAIN = Chain(links=5, until=100, progress_file="/a/step", stop_file="/a/STOP")
+
+
+def link(task: int = 2, **fields: Any) -> JobState:
+    """A job that is at a link of array 12 with 5 of them."""
+    plain = {"attempt": task, "scheduler_id": f"12_{task}", "token": "t", "task": task, "last_link": 5}
+    return job_state(**{**plain, "state": "timeout", "scheduler_state": "TIMEOUT", **fields})
+
+
+def test_the_links_that_follow_are_those_with_higher_numbers() -> None:
+    assert link().later_links == {"12_3": "t", "12_4": "t", "12_5": "t"}
+    assert link(5).later_links == {}
+    assert link(last_link=None).later_links == {}
+    assert not link().over
+    assert link(5).over
+
+
+@pytest.mark.parametrize("state", ["timeout", "crash", "stall", "oom", "node_fail", "preempted"])
+def test_after_a_link_that_ended_badly_the_next_one_is_planned(state: str) -> None:
+    planned = restarts.next_link(link(state=state), CHAIN, 7)
+    assert planned.restart is not None
+    assert planned.restart.reason == "goes on with link 3 of 5"
+    begun = restarts.begun(planned, 8)
+    assert (begun.state, begun.later_links) == ("waiting", {"12_3": "t", "12_4": "t", "12_5": "t"})
+    assert begun.past.restarts == {"next link": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"state": "success"}, "no new attempt: it has succeeded"),
+        ({"state": "cancelled"}, "no new attempt: it was cancelled by hand"),
+        ({"exit_code": 93}, "no new attempt: exit code 93 asks for none"),
+        ({"cancelled_by": "given up"}, "no new attempt: it was ended on purpose (given up)"),
+    ],
+)
+def test_no_link_follows_a_job_that_has_ended_for_good_and_the_rest_leaves_the_queue(
+    fields: dict[str, Any], why: str
+) -> None:
+    ended = restarts.next_link(link(**fields), CHAIN, 7)
+    assert (ended.restart, ended.run.chain_end) == (None, why)
+    assert [job.name for job in due_endings([ended], 9).jobs] == ["a"]
+
+
+@pytest.mark.parametrize("job", [link(5), link(state="running"), link(restart=Restarting(attempt=2, cause="x"))])
+def test_a_job_without_later_links_or_with_a_planned_attempt_is_not_changed(job: JobState) -> None:
+    assert restarts.next_link(job, CHAIN, 7) is job
+
+
+def test_a_new_attempt_with_other_values_has_the_links_in_the_queue_ended_first() -> None:
+    other = Restarting(attempt=2, cause="x", overrides={"slurm.sbatch.mem": 1})
+    begun = restarts.begun(link(restart=other), 8)
+    assert begun.later_links == {}
+    assert [each.scheduler_id for each in begun.past.begun_again] == ["12_3", "12_4", "12_5"]
+    assert [attempt.scheduler_id for _, attempt in due_endings([begun], 9).earlier] == ["12_3", "12_4", "12_5"]
+
+
+def test_a_long_chain_that_is_replaced_is_ended_whole() -> None:
+    other = Restarting(attempt=2, cause="x", overrides={"slurm.sbatch.mem": 1})
+    begun = restarts.begun(link(last_link=60, restart=other), 8)
+    assert len(begun.past.begun_again) == 58
+
+
+def test_a_chain_is_one_submission_of_the_links_that_are_left() -> None:
+    spec = job_spec(chain=CHAIN)
+    (first,) = batches([Ready(spec)], 1001)
+    (later,) = batches([Ready(spec, ("7",), attempt=4)], 1001)
+    (beyond,) = batches([Ready(spec, attempt=9)], 1001)
+    plan = manifest(jobs=[spec])
+    made = [submission(plan, "t", batch) for batch in (first, later, beyond)]
+    assert [(each.array, each.array_limit, each.dependency) for each in made] == [
+        ((1, 2, 3, 4, 5), 1, ""),
+        ((4, 5), 1, "afterok:7"),
+        ((9,), 1, ""),
+    ]
+    assert {(each.name, each.script_path) for each in made} == {(spec.name, spec.script_path)}
+    assert not first.is_array
+
+
+def test_an_accepted_chain_is_at_its_first_link() -> None:
+    job = submissions.accepted(job_state(state="submitting"), "t", 1, "12_1", "/a/12_1.out", 5, 5)
+    assert job.history[-1].message == "as 12_1, link 1 of 5"
+    assert (job.state, list(job.later_links)) == ("pending", ["12_2", "12_3", "12_4", "12_5"])
+    assert holding.in_queue([job]) == dict.fromkeys(["12_1", "12_2", "12_3", "12_4", "12_5"], "t")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/a/%j.out", "/a/%A_%a.out"), ("/a/%%j.out", "/a/%%j.out"), ("/a/%A_%a.out", "/a/%A_%a.out"), ("/a/l", "/a/l")],
+)
+def test_the_log_of_a_link_is_named_by_the_id_that_is_known(path: str, expected: str) -> None:
+    assert by_task(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "scheduler_id", "expected"),
+    [
+        ("t\n12_3\ncomplete\n100 of 100\n", "12_3", status_files.ChainEnd("complete", "100 of 100")),
+        ("t\n12_3\nfailed\nwhy\n", "12_4", status_files.ChainEnd("failed", "why")),
+        ("t\n12_3\ncomplete\nx\n", "12_2", None),  # a later link than the one that is looked at
+        ("other\n12_3\ncomplete\nx\n", "12_3", None),
+        ("t\n12_3\nodd\nx\n", "12_3", None),
+        ("t\nabc\ncomplete\nx\n", "12_3", None),
+        ("t\n", "12_3", None),
+        ("", "12_3", None),
+    ],
+)
+def test_how_a_chain_has_ended_is_read_from_its_file(
+    tmp_path: Path, lines: str, scheduler_id: str, expected: status_files.ChainEnd | None
+) -> None:
+    (tmp_path / "chain.end").write_text(lines)
+    assert status_files.chain_end(tmp_path, "t", scheduler_id) == expected
+
+
+def test_a_row_says_at_which_link_a_job_is_and_which_ones_ended_badly() -> None:
+    spec: JobSpec = job_spec(chain=CHAIN)
+    job = link(1, state="running")
+    assert links(job, spec) == ["link 1 of 5"]
+    for number, end in ((2, "timeout"), (3, "crash"), (4, "oom")):
+        job = job.happened(number, "submitted", f"as 12_{number}, link {number} of 5").happened(number, end)
+    job = replace(job.happened(9, "submitted", "as 12_5, link 5 of 5"), attempt=5)
+    assert links(job, spec) == ["link 5 of 5", "link 3: crash", "link 4: oom"]
+    assert links(job, job_spec()) == []
