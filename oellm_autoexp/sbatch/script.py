@@ -93,7 +93,7 @@ def render(
         "log": log_word(log_path),
         "marks": shell([marks]),
         "command": command,
-        "run": run if chain is None else with_chain(run, chain, LAUNCHER_VARIABLE),
+        "run": run if chain is None else with_chain(run, chain, LAUNCHER_VARIABLE, by_slurm=for_slurm),
     }
     return _MARKER.sub(lambda match: values[match.group(1)], template)
 

@@ -24,7 +24,7 @@ _MOST_SECONDS = 1800
 _BEFORE = Template(
     r"""# The job is a chain: this script runs for each of its $links links, one after the other.
 autoexp_goal=$goal autoexp_progress_file=$progress_file autoexp_stop_file=$stop_file
-autoexp_token=$${SLURM_JOB_NAME##*.}
+autoexp_token=$${SLURM_JOB_NAME##*.} autoexp_by_slurm=$by_slurm
 autoexp_is_link() { [ -n "$${SLURM_ARRAY_TASK_ID-}" ] && [ -z "$${$terminal+set}" ]; }  # no terminal
 autoexp_reached() {  # the first number of the progress file; '' without one
   local text=''
@@ -36,7 +36,7 @@ autoexp_write_end() { rm -f -- chain.end && printf '%s\n' "$$autoexp_token" "$$a
 autoexp_end_chain() {  # the links that wait are not needed: $$1 is complete, stopped or failed, $$2 says why
   printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID ends the chain: $$2" >&2
   autoexp_in_marks autoexp_write_end "$$1" "$$2"
-  timeout 60 scancel --state=PENDING "$$SLURM_ARRAY_JOB_ID" > /dev/null 2>&1
+  [ -z "$$autoexp_by_slurm" ] || timeout 60 scancel --state=PENDING "$$SLURM_ARRAY_JOB_ID" > /dev/null 2>&1
 }
 autoexp_ended() {  # how a link before has ended the chain; '' if none has
   local token end
@@ -56,7 +56,8 @@ autoexp_begins_at() {  # note where this link begins ($$1); how many links just 
 }
 autoexp_begin_link() {
   local others reached ended fruitless pause=1 begun=$$SECONDS
-  while [ $$((SECONDS - begun)) -lt $most_seconds ]; do  # processes of the link before are perhaps still being killed
+  # The processes of the link before are perhaps still being killed.
+  while [ -n "$$autoexp_by_slurm" ] && [ $$((SECONDS - begun)) -lt $most_seconds ]; do
     others=$$(timeout 60 squeue --noheader --array --states=COMPLETING --jobs="$$SLURM_ARRAY_JOB_ID" 2> /dev/null)
     [ -n "$$others" ] || break
     sleep "$$pause"
@@ -109,10 +110,11 @@ autoexp_code=$?
 if autoexp_is_link; then autoexp_end_link "$autoexp_code"; else (exit "$autoexp_code"); fi"""
 
 
-def with_chain(run: str, chain: Chain, terminal: str) -> str:
+def with_chain(run: str, chain: Chain, terminal: str, *, by_slurm: bool) -> str:
     """The lines that run a job's program, with what makes them a link of a chain; their status is the link's.
 
-    `terminal`: the variable that is set where the script runs in a terminal, and as no job.
+    `terminal`: the variable that is set where the script runs in a terminal, and as no job. `by_slurm`: whether SLURM
+    runs the job; the ids of another scheduler mean nothing to squeue and scancel.
     """
     before = _BEFORE.substitute(
         links=chain.links,
@@ -122,6 +124,7 @@ def with_chain(run: str, chain: Chain, terminal: str) -> str:
         max_fruitless=chain.max_fruitless,
         most_seconds=_MOST_SECONDS,
         terminal=terminal,
+        by_slurm="1" if by_slurm else "''",
         do_not_requeue=DO_NOT_REQUEUE,
     )
     return f"{before}{run}{_AFTER}"
