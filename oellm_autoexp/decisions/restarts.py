@@ -117,8 +117,12 @@ def step_begun(job: JobState, step: Step, left_out: tuple[str, ...], now: float)
     """
     without = f"; {', '.join(left_out)} left out" if left_out else ""
     if step.number == 1:
-        begun = replace(job, run=replace(job.run, steps=1, left_out=left_out))
-        return begun.happened(now, IN_JOB, f"step 1 of {step.most} on {step.nodes}{without}") if left_out else begun
+        first = replace(job, run=replace(job.run, steps=1, left_out=left_out))
+        if not left_out:
+            return first
+        # Why nodes were left out is no cause of what becomes of the others.
+        first = replace(first, run=replace(first.run, log_starts=job.next_run.log_starts))
+        return first.happened(now, IN_JOB, f"step 1 of {step.most} on {step.nodes}{without}")
     text = f"restarted in the job: step {step.number} of {step.most} on {step.nodes}{without}"
     again = job.happened(now, IN_JOB, f"{text}: {step.why}" if step.why else text)
     return replace(

@@ -311,3 +311,14 @@ def test_a_new_attempt_with_other_nodes_has_the_spare_ones_on_top(slurm_user: Us
     job = slurm_user.session()["job"]
     assert (job["state"], job["attempt"]) == ("success", 2)
     assert "NumNodes=3 " in scontrol(slurm_user, "show", "job", job["scheduler_id"])
+
+
+@pytest.mark.slurm
+def test_a_link_of_a_chain_is_begun_again_in_its_allocation(slurm_user: User) -> None:
+    chain = {"job": {"chain": {"links": 3}}}
+    write(slurm_user, f"{LATER}", restarts_in_job=1, sbatch={"nodes": 1}, more=chain)
+    result = slurm_user.run("run", "--config-ref", "./e.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    job = slurm_user.session()["job"]
+    assert (job["state"], job["attempt"], job["restarts"]) == ("success", 1, {"in job": 1})
+    assert [code for _, code in steps(slurm_user)] == ["1", "0"]
