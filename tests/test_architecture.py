@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "search": "",
     "causes": "core search",
     "rules": "core exporters notifiers search causes",
+    "sbatch.in_job": "core sbatch",
     "session": "core storage causes rules",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
@@ -49,14 +50,15 @@ MAY_IMPORT = {
     "decisions": "core storage sbatch search causes rules session",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
-    "planning.checks": "core sbatch search rules config.values sweep config.hydra containers backends schedulers "
-    "config decisions planning.resolving",
-    "planning.jobs": "core sbatch containers backends schedulers config planning.resolving planning.checks",
+    "planning.checks": "core sbatch sbatch.in_job search rules config.values sweep config.hydra containers backends "
+    "schedulers config decisions planning.resolving",
+    "planning.jobs": "core sbatch sbatch.in_job containers backends schedulers config planning.resolving "
+    "planning.checks",
     "planning": "core storage sbatch exporters notifiers rules sweep config.values config.hydra backends "
     "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
-    "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
+    "submission": "core storage sbatch sbatch.in_job rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
     "engine.observing": "core storage sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
@@ -88,7 +90,7 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("search", "causes", "sbatch.running"),
+    *("search", "causes", "sbatch.running", "sbatch.in_job"),
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""

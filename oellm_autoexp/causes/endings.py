@@ -89,11 +89,11 @@ def _by_code(code: int) -> Verdict:
 
 
 def last_words(texts: Sequence[LogText]) -> str:
-    """The last line of the first log that says something, but for what SLURM adds."""
+    """The last line of the first log that says something, but for what SLURM and the job's script add."""
     for text in texts:
         lines = text.data[-TAIL_BYTES:].decode(errors="replace").splitlines()
         for line in reversed(lines):
             words = split(line).text.strip()
-            if words and not words.startswith(("srun: ", "slurmstepd: ")):
+            if words and not words.startswith(("srun: ", "slurmstepd: ", "oellm-autoexp: ")):
                 return words
     return ""

@@ -79,6 +79,10 @@ class Container(Section):
         """What it adds to the script of a job. Raises ConfigError."""
         return Entry()
 
+    def image_file(self, work_dir: str) -> str | Raw:  # noqa: ARG002
+        """The file or folder of its image as a word of a script that runs in `work_dir`; '' if it has none."""
+        return ""
+
 
 class NoContainer(Container):
     """Programs run on the host."""
@@ -132,11 +136,16 @@ class _ImageContainer(Container):
         """Whether the image is a path that is known before the job runs; not a registry's name, or in a variable."""
         return "://" not in self.image and not REFERENCE.search(self.image)
 
-    def _place(self, job: Job) -> str | Raw:
+    def image_file(self, work_dir: str) -> str | Raw:
+        """See Container."""
+        in_variable = "://" not in self.image and REFERENCE.search(self.image)
+        return self._place(work_dir) if self.is_file or in_variable else ""
+
+    def _place(self, work_dir: str) -> str | Raw:
         """The image as a word of the script."""
         if REFERENCE.search(self.image):
             return Raw(expanded(self.image))
-        return posixpath.normpath(posixpath.join(job.work_dir, self.image)) if self.is_file else self.image
+        return posixpath.normpath(posixpath.join(work_dir, self.image)) if self.is_file else self.image
 
     def _binds(self, job: Job) -> list[Bind]:
         own = list({(bind.source, bind.place): bind for bind in self.binds.values()}.values())
@@ -183,7 +192,7 @@ class ApptainerContainer(_ImageContainer):
         names = self._handed_on(job)
         runtime = self.runtime or Raw('"$(command -v apptainer || command -v singularity || echo apptainer)"')
         return Entry(
-            words=(runtime, "--quiet", "exec", *self.exec_options(job), self._place(job)),
+            words=(runtime, "--quiet", "exec", *self.exec_options(job), self._place(job.work_dir)),
             lines=_handing_on(names),
             variables=tuple(f"SINGULARITYENV_{name}" for name in names),
         )
@@ -242,7 +251,7 @@ class PyxisContainer(_ImageContainer):
         mounts = [_mount(bind) for bind in self._binds(job)]
         return Entry(
             srun={
-                "container_image": self._place(job),
+                "container_image": self._place(job.work_dir),
                 "container_mounts": ",".join(mounts) or None,
                 "container_workdir": job.work_dir,
                 "container_env": ",".join(self._handed_on(job)) or None,

@@ -94,6 +94,8 @@ class JobSpec(SweepPoint):
     """The rules of the job; None: those of the plan."""
     array_group: str | None = None
     """Jobs of one group may be submitted as one array; None: the job is submitted alone."""
+    in_steps: bool = False
+    """Whether its script runs the program in steps, as for restarts in the job (sbatch/in_job)."""
     chain: Chain | None = None
     """How it goes on after a time limit; None: it is one job of the scheduler. `resources` are those of one link."""
 

@@ -40,6 +40,10 @@ from oellm_autoexp.session.job_state import (
     SpecChanges,
     Waiting,
 )
+from oellm_autoexp.session.status_files import Step
+
+IN_JOB = "in job"
+"""The cause of restarts that a job's script makes itself within its allocation (sbatch/in_job), and their event."""
 
 
 class Kind(Enum):
@@ -86,7 +90,7 @@ def refusal(
         return Refusal(Kind.UNWANTED, f"no new attempt: exit code {DO_NOT_REQUEUE} asks for none")
     if why := hopeless(job, request.max_same_failures):
         return Refusal(Kind.GIVEN_UP, f"no new attempt: {why}")
-    had = job.past.restarts.get(cause, 0)
+    had = _had(job, cause)
     if request.max_attempts is not None and had >= request.max_attempts:
         return Refusal(
             Kind.GIVEN_UP, f"no new attempt: the limit for '{cause}' is reached ({had} of {request.max_attempts})"
@@ -98,6 +102,35 @@ def refusal(
         )
         return Refusal(Kind.GIVEN_UP, f"no new attempt: {number} attempts in a row {got}")
     return None
+
+
+def _had(job: JobState, cause: str) -> int:
+    """How many new attempts a job had for a cause; restarts in the job count for every cause."""
+    return job.past.restarts.get(cause, 0) + job.past.restarts.get(IN_JOB, 0)
+
+
+def step_begun(job: JobState, step: Step, left_out: tuple[str, ...], now: float) -> JobState:
+    """The job after its script has begun a step, and has left out these nodes.
+
+    The first step belongs to the run that begins. A later one is a restart: nothing that was seen of the step before is
+    true of it, and it counts as an attempt (`IN_JOB`).
+    """
+    without = f"; {', '.join(left_out)} left out" if left_out else ""
+    if step.number == 1:
+        first = replace(job, run=replace(job.run, steps=1, left_out=left_out))
+        if not left_out:
+            return first
+        # Why nodes were left out is no cause of what becomes of the others.
+        first = replace(first, run=replace(first.run, log_starts=job.next_run.log_starts))
+        return first.happened(now, IN_JOB, f"step 1 of {step.most} on {step.nodes}{without}")
+    text = f"restarted in the job: step {step.number} of {step.most} on {step.nodes}{without}"
+    again = job.happened(now, IN_JOB, f"{text}: {step.why}" if step.why else text)
+    return replace(
+        again,
+        newest=replace(job.newest, begun_again_at=now),
+        run=replace(job.next_run, steps=step.number, left_out=left_out),
+        past=replace(job.past, restarts={**job.past.restarts, IN_JOB: job.past.restarts.get(IN_JOB, 0) + 1}),
+    )
 
 
 def hopeless(job: JobState, most: int | None) -> str:
@@ -187,7 +220,7 @@ def _iteration(job: JobState) -> int:
 
 def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Restarting:
     """The planned new attempt of a job; it starts when the current one has ended."""
-    last = job.past.restarts.get(cause, 0)
+    last = _had(job, cause)
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
     why = f": {request.reason}" if request.reason else ""
     return Restarting(
@@ -216,7 +249,7 @@ def begun(job: JobState, now: float) -> JobState:
     changes = replace(
         job.changes,
         overrides={**job.changes.overrides, **restart.overrides},
-        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes))),
+        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes, *job.run.left_out))),
     )
     asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
     if job.state in UNSUBMITTED:

@@ -27,6 +27,8 @@ def notes_of_config(config: AutoexpConfig, manifest: Manifest) -> list[str]:
     wide = max(job.resources.nodes for job in manifest.jobs)
     if config.slurm.client.runs_here and wide > 1:
         notes.append(f"jobs run on this machine alone: those that ask for {wide} nodes run here as one process")
+    if config.slurm.client.runs_here and config.slurm.spare_nodes:
+        notes.append("slurm.spare_nodes has no effect: jobs run on this machine alone")
     return notes
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
@@ -23,7 +25,18 @@ MARKS = "marks"
 `<id>.replaced` holds the token of an attempt that must not run again: a newer one was submitted.
 """
 _MARKER = re.compile(r"\{\{(\w+)\}\}")
+_OF_BASH = re.compile(r"#!\s*\S*(?:/|\s)bash\b")
 _MARKERS = ("directives", "name", "env", "work_dir", "log", "marks", "command", "run")
+
+
+class InSteps(Protocol):
+    """How a script runs its program more than once: sbatch/in_job/steps.py."""
+
+    def environment(self, names: Iterable[str], lines: str) -> str:
+        """The lines that set these variables, for each run once more."""
+
+    def run(self, command: str, asked: signal.Signals | None) -> str:
+        """The lines that run the command, and pass this signal of the script's shell on to it."""
 
 
 def render(
@@ -41,6 +54,7 @@ def render(
     modules: Sequence[str] = (),
     more: str = "",
     chain: Chain | None = None,
+    steps: InSteps | None = None,
 ) -> str:
     """The whole script of a job. `modules` are commands of `module`; they come before the variables in `{{env}}`, and
     the lines `more` after them.
@@ -49,7 +63,7 @@ def render(
     is the same and, for a job that asks for `--signal=B:…`, passes that signal on to it; its status is the command's.
     `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: every srun
     in the script gets what the job asks for and nothing else (environment.py). A job that is a `chain` has its checks
-    in `{{run}}`.
+    in `{{run}}`. `steps`: the program runs in steps.
 
     Raises ConfigError: sbatch would refuse the template; it lacks a marker or has an unknown one; or a text holds a
     NUL, which no argument of a program can have.
@@ -80,15 +94,23 @@ def render(
         for marker, wanted in (("directives", {"directives"}), ("env", {"env"}), ("command", {"command", "run"}))
         if not wanted & {*found}
     ]
+    if steps is not None and not ("run" in found and "autoexp_in_marks()" in template and _OF_BASH.match(template)):
+        what = "restarts in the job and preflight checks need a script of bash with {{run}} and autoexp_in_marks()"
+        problems.append(Problem(what, CONFIG / "slurm.template_path", "begin with a copy of the shipped template"))
     if problems:
         raise ConfigError(*problems)
     command = launcher.command(argv)
     to_shell = signal_to_shell("\n".join((*lines, *directive_lines(template))))
+    variables = "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more)))
     run = launcher.guard() + forwarding(command, to_shell)
+    if steps is not None:
+        own = "\n".join(filter(None, (exports(env, for_slurm=False), more)))
+        variables = module_lines(modules) + exports({}, for_slurm=for_slurm) + steps.environment(env, own)
+        run = launcher.guard() + steps.run(command, to_shell)
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
-        "env": "\n".join(filter(None, (module_lines(modules) + exports(env, for_slurm=for_slurm), more))),
+        "env": variables,
         "work_dir": shell([work_dir]),
         "log": log_word(log_path),
         "marks": shell([marks]),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.core.fields import (
     WORDS_IN_YAML,
+    AlsoWritten,
     Count,
     Directives,
     Environment,
+    Seconds,
     Section,
     Text,
     Words,
     command_words,
+    listed,
     splits,
 )
 from oellm_autoexp.sbatch import shell_code
@@ -75,6 +78,53 @@ class SiteSection(Section):
     """Limits by name. A limit of a QOS replaces that of its partition."""
 
 
+class PreflightCheck(Section):
+    """A check that runs on each node of a job before its program: a shipped one (`check`), or a command."""
+
+    check: Literal["gpus", "scratch", "shm", "image", "clock"] | None = None
+    """A shipped check; a text in the list is the same as `{check: text}`."""
+    command: Words = ()
+    """A command that succeeds (exit code 0) on a node that works; else the last line that it prints is the reason."""
+    name: Text | None = None
+    """What a command is called in messages; null: as its program."""
+    timeout_seconds: Seconds = 60
+    """Seconds after which a check without a result has failed."""
+    path: Text | None = None
+    """Of `scratch`: the folder that must be writable, which may contain variables of the node; null: $TMPDIR."""
+    free_mb: Count = Field(default=64, ge=0)
+    """Of `scratch` and `shm` (/dev/shm): the free room that must be there, in MB."""
+    max_seconds: Seconds = 5
+    """Of `clock`: by how many seconds a node's clock may differ from that of the batch node."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PreflightCheck:
+        if bool(self.check) == bool(self.command):
+            raise PydanticCustomError("preflight", "{why} ({hint})", _NO_CHECK)
+        return self
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self.check or self.name or self.command[0].rpartition("/")[2]
+
+
+_NO_CHECK = {
+    "why": "must name a check or a command, and not both",
+    "hint": "gpus, scratch, shm, image, clock, or {command: [...], timeout_seconds: 60}",
+}
+
+
+def _check(value: Any) -> Any:
+    """A text is the name of a shipped check."""
+    return {"check": value} if isinstance(value, str) else value
+
+
+Preflight = Annotated[
+    tuple[Annotated[PreflightCheck, BeforeValidator(_check), AlsoWritten({"type": "string"})], ...],
+    BeforeValidator(listed),
+]
+
+
 class SlurmOptions(Section):
     """How scripts are made and submitted. `sbatch`, `srun` and `env` accept any key."""
 
@@ -106,6 +156,12 @@ class SlurmOptions(Section):
     """Commands of `module`, run by the job's script before its environment is set: `purge`, `load GCC/13.3.0`."""
     master_addr: Annotated[Text, AfterValidator(_master_addr)] = "{hostname}"
     """The first node's name for other ranks: `{hostname}`, a name made of it (`{hostname}i`) or its `{address}`."""
+    restarts_in_job: Count = Field(default=0, ge=0, le=1000)
+    """How often the program may be begun again in its allocation after it has failed, without the queue."""
+    spare_nodes: Count = Field(default=0, ge=0, le=1000)
+    """Nodes that a job asks for beside `sbatch.nodes`, to take the place of nodes that fail."""
+    preflight: Preflight = ()
+    """Checks that run on each node before the program: `gpus`, `scratch`, `shm`, `image`, `clock`, or commands."""
     debug: bool = False
     """Whether the partition and the QOS for short tests are used."""
     site: SiteSection = SiteSection()

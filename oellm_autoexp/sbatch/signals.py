@@ -62,7 +62,7 @@ autoexp_command=({command})
 if [ -n "${{{variable}+set}}" ]; then  # in a terminal, whose input and Ctrl-C are for the program
   "${{autoexp_command[@]}}"
 else
-  autoexp_child='' autoexp_signalled=''
+  {begin}
   trap 'autoexp_signalled=1; [ -z "$autoexp_child" ] || kill -s {signal} "$autoexp_child"' {signal}
   "${{autoexp_command[@]}}" &
   autoexp_child=$!
@@ -77,7 +77,7 @@ else
     autoexp_again=$?
     [ "$autoexp_again" -eq 127 ] || autoexp_code=$autoexp_again
   fi
-  trap - {signal}
+  {end}
   (exit "$autoexp_code")
 fi"""
 
@@ -93,12 +93,23 @@ def signal_to_shell(script: str) -> signal.Signals | None:
     return signal.Signals(asked.number)
 
 
-def forwarding(command: str, asked: signal.Signals | None) -> str:
-    """A command with the lines that pass a signal of the script's shell on to it."""
+def forwarding(command: str, asked: signal.Signals | None, *, again: bool = False) -> str:
+    """A command with the lines that pass a signal of the script's shell on to it.
+
+    `again`: it may be run more than once. Between two runs the signal is noted, and no run follows (`noting`).
+    """
     if asked is None:
         return command
     name = asked.name.removeprefix("SIG")
-    return _FORWARDING.format(signal=name, command=command, variable=LAUNCHER_VARIABLE)
+    begin, end = (
+        ("autoexp_child=''", noting(asked)) if again else ("autoexp_child='' autoexp_signalled=''", f"trap - {name}")
+    )
+    return _FORWARDING.format(signal=name, command=command, variable=LAUNCHER_VARIABLE, begin=begin, end=end)
+
+
+def noting(asked: signal.Signals) -> str:
+    """The line by which the script's shell notes a signal while no command runs that could get it."""
+    return f"trap 'autoexp_signalled=1' {asked.name.removeprefix('SIG')}"
 
 
 def signal_problems(script: str) -> list[Problem]:

@@ -213,6 +213,9 @@ class Run:
     """Why it failed, as concluded from its logs at its end."""
     chain_end: str = ""
     """Why no other link of its chain follows this run; '' if one may."""
+    steps: int = 0
+    left_out: tuple[str, ...] = ()
+    """The number of its newest step (sbatch/in_job), and the nodes that its script left out."""
     log_starts: dict[str, str] = field(default_factory=dict)
     """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""
 
@@ -393,8 +396,3 @@ def with_events(job: JobState, events: Iterable[Event]) -> JobState:
     """A job with events that are to be written into the session's event log."""
     added = tuple(events)
     return replace(job, actions=replace(job.actions, unrecorded=(*job.actions.unrecorded, *added))) if added else job
-
-
-def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
-    """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
-    return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -284,3 +284,8 @@ def writing(path: Path, waiting: Callable[[str], None] | None = None) -> Iterato
     """
     with locked(SessionFiles(path).lease, f"session {path.stem}", waiting=waiting) as lock:
         yield lock
+
+
+def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
+    """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
+    return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}

@@ -45,7 +45,7 @@ class Watched(Record):
 
 def marks(job: JobState, counters: list[str]) -> dict[str, str]:
     """By name, a text that changes whenever the job shows activity."""
-    run = f"{job.newest.runs} {job.run.resumed_at}"
+    run = f"{job.newest.runs} {job.run.resumed_at}{f' {job.run.steps}' if job.run.steps else ''}"
     found = {LOG: f"{run} {job.run.last_activity}"}
     for name in counters:
         reading = job.run.readings.get(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from oellm_autoexp.core.errors import StateError
+from oellm_autoexp.core.text import printable
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import write_atomic
 
@@ -73,7 +74,7 @@ def started(folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in folder.glob("*.start"):
-        lines = _lines(path)
+        lines = _lines(path) if _ID.fullmatch(path.stem) else []  # not those of a job's steps
         if lines and (len(lines) < 4 or lines[2] == str(folder)):
             found[path.stem] = _name(lines)
     return found
@@ -124,6 +125,57 @@ def chain_end(folder: Path, token: str, scheduler_id: str) -> ChainEnd | None:
 
 def _task(scheduler_id: str) -> int:
     return int(scheduler_id.partition("_")[2] or 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a program within its job (sbatch/in_job): when it began (seconds since 1970), where, and why again."""
+
+    number: int
+    most: int
+    """How many steps the job may have."""
+    started_at: int
+    nodes: str
+    """The names of its nodes, joined by commas."""
+    log_bytes: int
+    """The size of the job's log as it began."""
+    why: str = ""
+
+
+def steps_after(folder: Path, scheduler_id: str, number: int) -> list[Step]:
+    """The steps of a job that began after step `number`, in order; a file that is damaged ends the list."""
+    found: list[Step] = []
+    while True:
+        number += 1
+        lines = _lines(folder / f"{scheduler_id}.step{number}.start")
+        counts = [lines[index] for index in (0, 2, 3)] if len(lines) >= _LINES_OF_STEP else []
+        if not counts or not all(_COUNT.fullmatch(count) for count in counts):
+            return found
+        started_at, most, size = map(int, counts)
+        nodes, why = printable(lines[1]), printable(lines[4]) if len(lines) > _LINES_OF_STEP else ""
+        found.append(Step(number, most, started_at, nodes, size, why))
+
+
+_LINES_OF_STEP = 4
+_COUNT = re.compile(r"\d{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SickNode:
+    """A node that a job's script left out: by which check (sbatch/in_job/preflight.py; `answer`, `slurm`), and why."""
+
+    node: str
+    check: str
+    reason: str
+
+
+def sick_nodes(folder: Path, scheduler_id: str) -> tuple[SickNode, ...]:
+    """The nodes that the script of a job left out, in order; one may be there more than once."""
+    parts = (line.split("\t", 2) for line in _lines(folder / f"{scheduler_id}.sick"))
+    return tuple(SickNode(*map(printable, each)) for each in parts if len(each) == 3 and _NODE.fullmatch(each[0]))
+
+
+_NODE = re.compile(r"[\w.-]{1,255}", re.ASCII)
 
 
 def _lines(path: Path) -> list[str]:

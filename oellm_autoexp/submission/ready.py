@@ -14,8 +14,7 @@ from oellm_autoexp.planning.batches import Ready
 from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import status_files
-from oellm_autoexp.session.job_state import by_id
-from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.session import Session, by_id
 from oellm_autoexp.submission.next_attempts import NextAttempts
 from oellm_autoexp.submission.outcomes import Outcomes
 from oellm_autoexp.submission.outputs import in_terminal, terminal_holder

@@ -16,7 +16,7 @@ from oellm_autoexp.storage.world import Files
 
 _TAIL_BYTES = 4096
 _LONGEST_LINE = 1000
-_OF_SLURM = ("srun: ", "slurmstepd: ")
+_OF_OTHERS = ("srun: ", "slurmstepd: ", "oellm-autoexp: ")
 """How lines begin by which SLURM says in a log that a program has ended; what the program said is above them."""
 
 
@@ -82,5 +82,5 @@ def _end_of_log(job: JobState) -> str:
     if not path or job.state not in (CRASH, OOM) or job.run.error_type or not job.answer.exit_code:
         return ""
     lines = [line.strip() for line in Files("/").tail(path, _TAIL_BYTES).splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if not line.startswith(_OF_SLURM)), lines[-1] if lines else "")
+    last = next((line for line in reversed(lines) if not line.startswith(_OF_OTHERS)), lines[-1] if lines else "")
     return f"its log ends with: {printable(redact_text(last))[:_LONGEST_LINE]}" if last else ""

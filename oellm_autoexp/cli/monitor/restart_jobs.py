@@ -112,8 +112,14 @@ def _refused(job: JobState) -> bool:
 
 def _begun(before: JobState, now: JobState) -> bool:
     """Whether a job has a new attempt, or is to have one."""
-    had = before.attempt, sum(before.past.restarts.values())
-    return now.restart is not None or (now.attempt, sum(now.past.restarts.values())) > had
+    return now.restart is not None or _count(now) > _count(before)
+
+
+def _count(job: JobState) -> tuple[int, int]:
+    """The number of a job's attempt, and of its restarts without those in the job."""
+    from oellm_autoexp.decisions.restarts import IN_JOB
+
+    return job.attempt, sum(count for cause, count in job.past.restarts.items() if cause != IN_JOB)
 
 
 def _failed(job: JobState) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, UNSUBMITTED
 from oellm_autoexp.schedulers.base import Scheduler
-from oellm_autoexp.session.job_state import Earlier, JobState, Run, by_id
-from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.job_state import Earlier, JobState, Run
+from oellm_autoexp.session.session import Session, by_id
 
 _ASK_AGAIN_SECONDS = 60.0
 """After how long the scheduler is asked again to end a job that has not ended."""

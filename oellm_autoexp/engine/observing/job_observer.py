@@ -5,12 +5,13 @@ Each method returns the job as it is then; its new events are among those that a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, UNKNOWN
-from oellm_autoexp.decisions import lifecycle, readiness
+from oellm_autoexp.decisions import lifecycle, readiness, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.observing.cause_finder import CauseFinder
 from oellm_autoexp.engine.observing.job_reports import JobReports
@@ -79,7 +80,8 @@ class JobObserver:
 
         seen = see(job)
         if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
-            read = self.logs.read(job, at.now, final=seen.state in FINAL)
+            stepped = self._after_steps(job, seen, at)
+            read = self.logs.read(stepped, at.now, final=seen.state in FINAL)
             if read is not job:
                 wrote = read.run.last_activity != job.run.last_activity
                 if wrote and read.newest.missing_since is not None:  # it runs, somewhere
@@ -90,12 +92,27 @@ class JobObserver:
         known = status is not None and status.scheduler_state != UNKNOWN
         return with_events(*self.detectors[job.name].quiet(seen, at.now, at.clock, known=known))
 
+    def _after_steps(self, job: JobState, seen: JobState, at: Moment) -> JobState:
+        """A job after the steps that its script has begun, with the log lines before each; `seen`: after the answer."""
+        if job.state != PENDING and job.newest.runs != seen.newest.runs:  # requeued: the steps are of another run
+            return job
+        new = self.reports.new_steps(job)
+        left_out = self.reports.left_out(job) if new else ()
+        for step in new:
+            before = math.nextafter(at.now, -math.inf)  # what follows is then later than it (restarts.is_past)
+            job = restarts.step_begun(self.logs.up_to(job, before, step.log_bytes), step, left_out, before)
+            if step.number > 1:
+                self.report(f"{job.name}: {job.history[-1].message}")
+        return job
+
     def _in_new_state(self, job: JobState, seen: JobState, at: Moment) -> JobState:
         """A job that has another state than before, or has begun to run once more, with what follows from that."""
         seen = self.reports.with_own_times(seen, at.now)
         if seen.state in FINAL:
             if end := self.reports.chain_end(seen):
                 seen = replace(seen, run=replace(seen.run, chain_end=end.why))
+            if left_out := self.reports.left_out(seen):
+                seen = replace(seen, run=replace(seen.run, left_out=left_out))
             started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
             if seen.newest.runs != job.newest.runs or started:
                 seen = self._ran(job, seen, at)

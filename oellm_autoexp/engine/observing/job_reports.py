@@ -43,6 +43,19 @@ class JobReports:
         """The id of the running job because of which a job's script did not start its program; '' if it did."""
         return status_files.refused(self._folder(job), job.newest.scheduler_id, job.newest.token)
 
+    def new_steps(self, job: JobState) -> list[status_files.Step]:
+        """The steps of a job that runs its program in steps and that were not seen yet, in order."""
+        if not self.specs[job.name].in_steps or self.number(job, "start") is None:
+            return []
+        return status_files.steps_after(self._folder(job), job.newest.scheduler_id, job.run.steps)
+
+    def left_out(self, job: JobState) -> tuple[str, ...]:
+        """The nodes that the script of a job has left out so far."""
+        if not self.specs[job.name].in_steps:
+            return ()
+        sick = status_files.sick_nodes(self._folder(job), job.newest.scheduler_id)
+        return tuple(dict.fromkeys(each.node for each in sick))
+
     def completed(self, job: JobState, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: how its chain has ended, and its exit code.
 

@@ -17,6 +17,7 @@ from oellm_autoexp.submission.outcomes import link_current
 
 _LOG_BYTES_PER_POLL = 64 << 20
 """How much of one file is read in one poll; the rest is read in the next polls."""
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,22 @@ class LogReader:
                 job = self._read(job, path, now, final=final)
         return job
 
-    def _read(self, job: JobState, path: str, now: float, *, final: bool) -> JobState:
+    def up_to(self, job: JobState, now: float, size: int) -> JobState:
+        """A job after its own log up to this byte, where a step of it began (status_files.Step)."""
+        path = job.logs.resolved_log_path
+        return self._read(job, path, now, final=False, until=size) if path else job
+
+    def _read(self, job: JobState, path: str, now: float, *, final: bool, until: int | None = None) -> JobState:
         own = path == job.logs.resolved_log_path
         detector = self.detectors[job.name]
         left = _LOG_BYTES_PER_POLL
         link = self.specs[job.name].log_path_current
         while True:
             before = job.logs.cursor if own else job.logs.cursors.get(path, Cursor())
-            data, cursor = read_added(path, before, final=final, overwritten=not own)
+            limit = _PIECE_BYTES if until is None else min(_PIECE_BYTES, until - before.offset)
+            if limit <= 0:
+                return job
+            data, cursor = read_added(path, before, final=final, limit=limit, overwritten=not own)
             # only where something is new: a log without new lines costs one stat a poll
             if own and (data or final) and not os.path.lexists(link) and os.path.lexists(path):
                 link_current(self.specs[job.name], path)
@@ -57,7 +66,7 @@ class LogReader:
             job = detector.measured(job, data, now, own=own)
             job = with_events(*detector.lines(job, data, cursor, now))
             left -= len(data)
-            if left <= 0 and not final:
+            if left <= 0 and not final and until is None:
                 return job
 
 

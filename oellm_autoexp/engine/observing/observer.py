@@ -20,8 +20,8 @@ from oellm_autoexp.engine.observing.job_observer import JobObserver, Moment
 from oellm_autoexp.engine.observing.job_reports import JobReports
 from oellm_autoexp.engine.observing.log_reader import LogReader
 from oellm_autoexp.schedulers.base import Scheduler
-from oellm_autoexp.session.job_state import JobState, by_id
-from oellm_autoexp.session.session import Session
+from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.session import Session, by_id
 
 
 @dataclass(frozen=True)

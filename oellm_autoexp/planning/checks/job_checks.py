@@ -24,6 +24,7 @@ from oellm_autoexp.planning.checks.plan_checks import (
 )
 from oellm_autoexp.planning.resolving.trees import value_at
 from oellm_autoexp.sbatch.directives import at_their_options, directives, options
+from oellm_autoexp.sbatch.in_job import layout
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.resources import resource_problems
 from oellm_autoexp.sbatch.script import render
@@ -99,6 +100,8 @@ def _check_script(
     container = sections.get("container", NoContainer())
     found.add([*environment_problems(slurm, container, env), *dependency_problems(sections["scheduler"], slurm)])
     found.add([*container.problems(slurm.launcher_cmd), *shell_texts.problems(slurm)])
+    with found.step():
+        found.add(layout.problems(slurm, container.image_file("/")))
     lines: tuple[str, ...] = ()
     with found.step():
         lines = directives(slurm.sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")

@@ -13,6 +13,7 @@ from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.redaction import redact, redact_words
 from oellm_autoexp.core.text import Raw
 from oellm_autoexp.sbatch.environment import OF_TASKS, REFERENCE
+from oellm_autoexp.sbatch.in_job.layout import in_steps
 from oellm_autoexp.sbatch.shell_code import (
     Parts,
     in_script,
@@ -118,7 +119,8 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
     """The shell code of a job, and its texts that look like some and are none; of a secret nothing is said."""
     for key, parts in code.items():
         shown = _redacted(key, " ".join("".join(parts).split()))
-        yield Note(f"code {key}", f"{key} is shell code, which the job's script runs once: {shown}")
+        often = "for each step" if in_steps(config.slurm) and key.startswith(_ENV) else "once"
+        yield Note(f"code {key}", f"{key} is shell code, which the job's script runs {often}: {shown}")
     for key, value in _texts(config, code):
         if (sign := stays_text(value)) and _redacted(key, value) == value:
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")

@@ -39,6 +39,7 @@ from oellm_autoexp.planning.resolving.code_files import code_files, copied_files
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import ResolvedJob, SweepResolver
 from oellm_autoexp.sbatch.directives import array_group, directive_lines, options
+from oellm_autoexp.sbatch.in_job import layout
 from oellm_autoexp.sbatch.log_paths import slurm_path
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.sbatch.signals import signal_problems
@@ -162,6 +163,7 @@ class JobPlanner:
             *config.container.problems(config.slurm.launcher_cmd),
             *dependency_problems(config.scheduler, config.slurm),
             *shell_texts.problems(config.slurm),
+            *layout.problems(config.slurm, config.container.image_file("/")),
         ]
         raise_all(ConfigError, problems)
 
@@ -211,9 +213,9 @@ class JobPlanner:
         directives = options(script)  # a template may have directives of its own
         nodes, gpus, limit = resources(directives)
         raise_all(ConfigError, self._site_problems(slurm, directives))
-        asked = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
+        needs = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
         streams = launching.streams(slurm, directives, places.work_dir)
-        notes = (*launching.notes(slurm, directives, asked), *debug_notes(slurm, directives, self._context.environment))
+        notes = (*launching.notes(slurm, directives, needs), *debug_notes(slurm, directives, self._context.environment))
         of_command = {note.about for note in command.notes}
         self.gathered.note(note for note in notes if note.about not in of_command)
         return JobSpec(
@@ -235,14 +237,15 @@ class JobPlanner:
             start_condition_cmd=job.start_condition_cmd,
             start_condition_interval_seconds=job.start_condition_interval_seconds,
             inactivity_threshold_seconds=job.inactivity_threshold_seconds,
-            resources=asked,
-            gpu_hours=_gpu_hours(asked, chain),
+            resources=needs,
+            gpu_hours=_gpu_hours(needs, chain),
             output_paths=tuple(map(absolute, monitoring.output_paths)),
             streams=streams,
             template_values=rule_checks.template_values(monitoring, job, resolved.config),
             monitoring=rule_checks.own_rules(monitoring, (self.gathered.first or config).monitoring),
             array_group=None if chain else _array_group(slurm, places, script, streams),
             chain=chain,
+            in_steps=layout.in_steps(slurm),
         )
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:

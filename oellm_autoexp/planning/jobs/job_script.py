@@ -10,6 +10,7 @@ from oellm_autoexp.containers import kinds as containers
 from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.planning.checks import shell_texts
 from oellm_autoexp.sbatch.directives import directives
+from oellm_autoexp.sbatch.in_job import layout
 from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.script import MARKS, render
 from oellm_autoexp.sbatch.shell_code import with_variables
@@ -39,8 +40,9 @@ def job_script(
     """
     slurm, name = config.slurm, config.project.name
     env, evaluated = shell_texts.environment(config, command, code)
+    asked = layout.sbatch_section(slurm)
     lines = directives(
-        slurm.sbatch if chain is None else {"requeue": False, **slurm.sbatch},
+        asked if chain is None else {"requeue": False, **asked},
         slurm.sbatch_extra_directives,
         name=name,
         log_path=places.log_path,
@@ -58,7 +60,7 @@ def job_script(
         marks=f"{places.output_dir}/{MARKS}",
         launcher=Launcher.of(
             shell_texts.launcher_words(slurm, code),
-            {**entry.srun, **slurm.srun},
+            {**entry.srun, **slurm.srun, **layout.srun_section(slurm)},
             env=(*env, *entry.variables),
             wrapper=entry.words,
         ),
@@ -67,4 +69,5 @@ def job_script(
         modules=(*slurm.modules, *config.container.modules),
         more=entry.lines,
         chain=chain,
+        steps=layout.steps(slurm, lines, places.log_path, config.container.image_file(places.work_dir)),
     )

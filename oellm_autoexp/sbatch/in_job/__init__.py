@@ -1,0 +1,1 @@
+"""What the script of a job does around its program within one allocation: preflight checks, restarts. Pure."""

@@ -1,0 +1,307 @@
+"""Restarts in a job: its script begins the program again in the same allocation, on nodes that work. Pure.
+
+A step is one run of the program (one `srun`). The script asks for spare nodes and `--no-kill`, so that the death of a
+node ends the step and not the job; a step that fails is followed by another one, without the queue.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from oellm_autoexp.core.states import DO_NOT_REQUEUE
+from oellm_autoexp.core.text import shell
+from oellm_autoexp.sbatch.in_job.preflight import Preflight
+from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
+from oellm_autoexp.sbatch.log_paths import log_word
+from oellm_autoexp.sbatch.signals import forwarding, noting
+
+OTHER_NODES = 16
+"""The exit code by which Megatron's rerun machine asks for another GPU (megatron/core/rerun_state_machine.py)."""
+_PROBE_SECONDS = 30
+_WARNING_MARGIN_SECONDS = 60  # by which SLURM may send the signal of --signal early (sbatch(1))
+
+_ENVIRONMENT = r"""# For each step once more, as values may depend on its nodes: each time from what was there before.
+autoexp_names=(@names@)
+declare -A autoexp_before=()
+for autoexp_name in "${autoexp_names[@]}"; do
+  [ -z "${!autoexp_name+set}" ] || autoexp_before[$autoexp_name]=${!autoexp_name}
+done
+autoexp_environment() {
+  for autoexp_name in "${autoexp_names[@]}"; do
+    unset "$autoexp_name"
+    [ -z "${autoexp_before[$autoexp_name]+set}" ] || export "$autoexp_name=${autoexp_before[$autoexp_name]}"
+  done
+@lines@
+}
+autoexp_environment"""
+
+_STEPS = r"""# The program runs in steps: one that fails is begun again in this allocation, on nodes that work.
+autoexp_spare=@spare@ autoexp_restarts=@restarts@ autoexp_log_file=@log@
+autoexp_srun=(@srun@) autoexp_patience=@patience@ autoexp_clock=@clock@ autoexp_warning=@warning@
+autoexp_nodes=() autoexp_sick=() autoexp_step=0 autoexp_code=0 autoexp_why='' autoexp_end='' autoexp_signalled=''
+@functions@
+autoexp_program() {
+@program@
+}
+autoexp_say() { printf 'oellm-autoexp: %s\n' "$1"; }
+autoexp_joined() { local IFS=,; printf '%s' "$*"; }
+autoexp_write() { local name=$1; shift; rm -f -- "$name"; printf '%s\n' "$@" > "$name"; }
+autoexp_mark() { autoexp_in_marks autoexp_write "$@" 2> /dev/null; }
+autoexp_forget() { rm -f -- "$autoexp_id".step*; }
+autoexp_sick_before() { [[ ! -f $autoexp_id.sick || ! -O $autoexp_id.sick ]] || cat -- "$autoexp_id.sick"; }
+autoexp_leave_out() {  # node, check, reason
+  local node rest=()
+  for node in "${autoexp_nodes[@]}"; do [ "$node" = "$1" ] || rest+=("$node"); done
+  autoexp_nodes=("${rest[@]}")
+  autoexp_sick+=("$1"$'\t'"$2"$'\t'"$3")
+  autoexp_say "node $1 is left out: $2: $3"
+  autoexp_mark "$autoexp_id.sick" "${autoexp_sick[@]}"
+}
+autoexp_ask() {  # some nodes: what they answer, in one step for all of them
+  local checks
+  checks=$(declare -f @names@)$'\n'autoexp_on_node
+  if ((${#autoexp_srun[@]})); then
+    timeout --kill-after=10 "$autoexp_patience" env -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
+      -u SLURM_TRES_PER_TASK -u SLURM_CPUS_PER_TASK -u SRUN_CPUS_PER_TASK -u SLURM_DISTRIBUTION \
+      -u SLURM_NTASKS_PER_SOCKET -u SLURM_CPU_BIND -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU -u SLURM_MEM_PER_NODE \
+      "${autoexp_srun[@]}" --overlap --mem=0 --mpi=none --input=none --nodes=$# --ntasks=$# --ntasks-per-node=1 \
+      --nodelist="$(autoexp_joined "$@")" --kill-on-bad-exit=0 bash -c "$checks" 2> /dev/null
+  else
+    bash -c "$checks"
+  fi
+}
+autoexp_look() {  # nodes that do not answer, or fail a check, are left out
+  local began said kind node check reason silent=()
+  began=$(date +%s)
+  said=$(autoexp_ask "$@")
+  for node; do [[ $said == *autoexp-node$'\t'"$node"$'\t'* ]] || silent+=("$node"); done
+  if ((${#silent[@]} && $# > 1)); then  # one dead node keeps a step of all from starting: each by itself
+    said+=$'\n'$(
+      for node in "${silent[@]}"; do
+        autoexp_ask "$node" &
+        check=$((check + 1))
+        ((check % 16)) || wait
+      done
+      wait
+    )
+  fi
+  for node; do
+    [[ $said == *autoexp-node$'\t'"$node"$'\t'* ]] || autoexp_leave_out "$node" answer "it does not answer"
+  done
+  while IFS=$'\t' read -r kind node check reason; do
+    if [ "$kind" = autoexp-sick ]; then
+      autoexp_leave_out "$node" "$check" "$reason"
+    elif [ "$kind" != autoexp-node ] || ((autoexp_clock < 0)); then
+      continue
+    elif ((check < began - autoexp_clock || check > $(date +%s) + autoexp_clock)); then
+      autoexp_leave_out "$node" clock "its clock differs by more than $autoexp_clock s from that of $HOSTNAME"
+    fi
+  done < <(printf '%s\n' "$said")
+}
+autoexp_ask_slurm() {  # whether the job goes on; nodes that SLURM has lost or drains are left out
+  local job='' held states node state left _
+  for _ in {1..20}; do
+    job=" $(scontrol --oneliner show job "$autoexp_id" 2> /dev/null) "
+    [[ $job == *" JobState="* ]] && break
+    sleep 15
+  done
+  [[ $job == *" JobState=RUNNING "* ]] || { autoexp_end="SLURM does not list the job as running"; return 1; }
+  if ((autoexp_warning)) && [[ $job =~ \ EndTime=([0-9T:-]+) ]]; then
+    left=$(($(date -d "${BASH_REMATCH[1]}" +%s) - $(date +%s)))
+    if ((left <= autoexp_warning)); then
+      autoexp_end="the time limit is $left s away, and its signal may have come"
+      return 1
+    fi
+  fi
+  [[ $job =~ \ NodeList=([^ ]+) ]] && held=" $(scontrol show hostnames "${BASH_REMATCH[1]}" | tr '\n' ' ')"
+  states=$(autoexp_joined "${autoexp_nodes[@]}")
+  states=$'\n'$(sinfo --noheader --Node --format='%N %T' --nodes="$states" 2> /dev/null)$'\n'
+  for node in "${autoexp_nodes[@]}"; do
+    state=''
+    [[ $states == *$'\n'"$node "* ]] && state=${states#*$'\n'"$node "} state=${state%%$'\n'*}
+    case $state in
+      down* | drain* | fail* | unknown* | *'*') autoexp_leave_out "$node" slurm "SLURM shows it as $state" ;;
+      *) [[ -z $held || $held == *" $node "* ]] || autoexp_leave_out "$node" slurm "it left the allocation" ;;
+    esac
+  done
+}
+autoexp_on() {  # what a job of these nodes alone would have (sbatch(1), OUTPUT ENVIRONMENT VARIABLES)
+  local name list
+  list=$(autoexp_joined "$@")
+  export SLURM_JOB_NODELIST="$list" SLURM_NODELIST="$list" SLURM_JOB_NUM_NODES=$# SLURM_NNODES=$# SLURMD_NODENAME="$1"
+  [ -n "${SLURM_OPEN_MODE-}" ] || export SLURM_OPEN_MODE=append  # files of single tasks are those of all steps
+  [ -z "$autoexp_tasks" ] || export SLURM_NTASKS=$((autoexp_tasks * $#)) SLURM_NPROCS=$((autoexp_tasks * $#))
+  if ((autoexp_step > 1)); then  # after the death of a node, SLURM may count the step before as running for ever
+    unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU
+    export SLURM_OVERLAP=1 SLURM_MEM_PER_NODE=0  # 0: all of the job's
+  fi
+  for name in SLURM_TASKS_PER_NODE SLURM_JOB_CPUS_PER_NODE; do
+    [[ ${!name-} =~ ^([0-9]+)(\(x[0-9]+\))?$ ]] && export "$name=${BASH_REMATCH[1]}$( (($# == 1)) || printf '(x%d)' $#)"
+  done
+}
+autoexp_requeue() {  # once in its life, a job goes back into the queue without the nodes that failed their checks
+  local job without node _
+  if autoexp_in_marks test -e "$autoexp_id.requeued"; then
+    autoexp_say "the job is not requeued without them: it was requeued before"
+    return
+  fi
+  job=" $(scontrol --oneliner show job "$autoexp_id" 2> /dev/null) "
+  if [[ $job != *" Requeue=1 "* ]]; then
+    autoexp_say "the job is not requeued without them: SLURM may not requeue it (slurm.sbatch.requeue)"
+    return
+  fi
+  autoexp_mark "$autoexp_id.requeued" "$(date +%s)" || return
+  [[ $job =~ \ ExcNodeList=([^ ]+) && ${BASH_REMATCH[1]} != "(null)" ]] && without=${BASH_REMATCH[1]}
+  for node in "${autoexp_sick[@]}"; do without+=${without:+,}${node%%$'\t'*}; done
+  autoexp_say "the job is requeued without $without"
+  trap '' TERM  # what SLURM sends to a job that is requeued: its nodes can only be excluded after that
+  scontrol requeue "$autoexp_id" || return
+  for _ in {1..20}; do
+    scontrol update "JobId=$autoexp_id" "ExcNodeList=$without" && break
+    sleep 1
+  done
+  exit 75
+}
+autoexp_own_code() {  # srun's code is that of tasks that it has ended; what the first one ended with is on stderr
+  local found written
+  ((autoexp_code > 128)) && [[ -n $autoexp_from && -f /proc/$$/fd/2 ]] || return
+  written=$(($(stat --dereference --format=%s "/proc/$$/fd/2") - autoexp_from))
+  found=$(tail --bytes=$((written > 1048576 ? 1048576 : written)) "/proc/$$/fd/2" |
+    grep -m 1 -axE 'srun: error: .*: Exited with exit code [0-9]+')
+  [ -z "$found" ] || autoexp_code=${found##* }
+}
+autoexp_again() {  # whether another step follows a step that has ended
+  local node others=0
+  ((autoexp_code)) || return 1
+  ((autoexp_restarts)) || return 1
+  [ "$autoexp_code" -ne @do_not_requeue@ ] || autoexp_end='exit code @do_not_requeue@ asks for no restart'
+  [ -z "$autoexp_signalled" ] || autoexp_end='the job has received its signal'
+  ((autoexp_step <= autoexp_restarts)) || autoexp_end="step $autoexp_step was the last of $((autoexp_restarts + 1))"
+  [ -z "$autoexp_end" ] || return 1
+  if ((${#autoexp_srun[@]})); then
+    autoexp_ask_slurm || return 1
+    ((${#autoexp_nodes[@]} < autoexp_wanted)) || autoexp_look "${autoexp_nodes[@]}"
+    if ((${#autoexp_nodes[@]} < autoexp_wanted)); then
+      autoexp_end="${#autoexp_nodes[@]} nodes work, and the program needs $autoexp_wanted"
+      return 1
+    fi
+  fi
+  if ((autoexp_code == @other_nodes@)); then  # Megatron's result was wrong, on a GPU of one of these nodes
+    for node in "${autoexp_nodes[@]}"; do [[ " ${autoexp_used[*]} " == *" $node "* ]] || others=1; done
+    ((others)) || { autoexp_end='exit code @other_nodes@ asks for other nodes, and there are none'; return 1; }
+    while [[ " ${autoexp_used[*]} " == *" ${autoexp_nodes[0]} "* ]]; do
+      autoexp_nodes=("${autoexp_nodes[@]:1}" "${autoexp_nodes[0]}")
+    done
+  fi
+  [ -z "$autoexp_signalled" ] || { autoexp_end='the job has received its signal'; return 1; }
+}
+autoexp_steps() {
+  local all nodes
+  if ((${#autoexp_srun[@]})); then
+    mapfile -t autoexp_nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  else
+    autoexp_nodes=("${SLURMD_NODENAME:-$HOSTNAME}")
+  fi
+  autoexp_wanted=$((${#autoexp_nodes[@]} - autoexp_spare))
+  all=$(autoexp_joined "${autoexp_nodes[@]}")
+  autoexp_tasks=''
+  if ((autoexp_spare)) && [ -n "${SLURM_NTASKS-}" ]; then autoexp_tasks=$((SLURM_NTASKS / ${#autoexp_nodes[@]})); fi
+  autoexp_in_marks autoexp_forget 2> /dev/null  # of the same job before it was requeued
+  mapfile -t autoexp_sick < <(autoexp_in_marks autoexp_sick_before 2> /dev/null)
+@preflight@
+  while :; do
+    autoexp_step=$((autoexp_step + 1))
+    autoexp_used=("${autoexp_nodes[@]:0:autoexp_wanted}")
+    nodes=$(autoexp_joined "${autoexp_used[@]}")
+    if ((${#autoexp_srun[@]})); then autoexp_on "${autoexp_used[@]}"; fi
+    if ((autoexp_step > 1)) || [ "$nodes" != "$all" ]; then autoexp_environment; fi
+    autoexp_mark "$autoexp_id.step$autoexp_step.start" "$(date +%s)" "$nodes" "$((autoexp_restarts + 1))" \
+      "$(stat --format=%s -- "$autoexp_log_file" 2> /dev/null || echo 0)" "$autoexp_why"
+    ((autoexp_step == 1)) ||
+      autoexp_say "restart $((autoexp_step - 1)) of $autoexp_restarts in the job: on $nodes, as $autoexp_why"
+    autoexp_from=$(stat --dereference --format=%s "/proc/$$/fd/2" 2> /dev/null)
+    autoexp_program
+    autoexp_code=$?
+    autoexp_own_code
+    autoexp_mark "$autoexp_id.step$autoexp_step.exit" "$autoexp_code" "$nodes"
+    autoexp_again || break
+    autoexp_why="step $autoexp_step ended with exit code $autoexp_code"
+  done
+  [ -z "$autoexp_end" ] || autoexp_say "no restart in the job: $autoexp_end"
+}
+if [ -n "${@launcher_variable@+set}" ]; then  # in a terminal: once, here
+  autoexp_program
+else
+  @begin@
+  autoexp_steps
+  @end@
+  (exit "$autoexp_code")
+fi"""
+_PREFLIGHT = r"""  autoexp_look "${autoexp_nodes[@]}"
+  if ((${#autoexp_nodes[@]} < autoexp_wanted)); then
+    autoexp_say "the program is not begun: it needs $autoexp_wanted nodes, ${#autoexp_nodes[@]} pass slurm.preflight"
+    ((${#autoexp_srun[@]} == 0)) || [ -n "$autoexp_signalled" ] || autoexp_requeue
+    autoexp_code=75  # EX_TEMPFAIL of sysexits.h
+    return
+  fi"""
+_MARKER = re.compile(r"@([a-z_]+)@")
+
+
+def _filled(text: str, values: Mapping[str, object]) -> str:
+    return _MARKER.sub(lambda match: str(values[match[1]]), text)
+
+
+def spare_nodes_of(script: str) -> int:
+    """How many of the nodes that a script asks for are spare ones."""
+    found = re.search(r"^autoexp_spare=(\d+) ", script, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the script of a job runs its program in steps.
+
+    `spare`: nodes of the job that a step leaves out; `srun` starts the steps of the checks, '' on the local scheduler.
+    `log_path` has SLURM's patterns. `warning_seconds`: how long before the time limit `--signal` warns the tasks; 0:
+    not at all.
+    """
+
+    restarts: int
+    spare: int
+    srun: str
+    log_path: str
+    preflight: Preflight
+    warning_seconds: int = 0
+
+    def environment(self, names: Iterable[str], lines: str) -> str:
+        """The lines of a script that set these variables, so that they can be set once more for each step."""
+        return _filled(_ENVIRONMENT, {"names": " ".join(names), "lines": lines or "  :"})
+
+    def run(self, command: str, asked: signal.Signals | None) -> str:
+        """The lines that run a command in steps; their status is that of the last step.
+
+        `asked` is the signal of `--signal=B:…`, which is passed on to each step (signals.forwarding).
+        """
+        clock = self.preflight.clock_seconds
+        values = {
+            "spare": self.spare,
+            "restarts": self.restarts,
+            "log": log_word(self.log_path) or "''",
+            "srun": shell([self.srun]) if self.srun else "",
+            "patience": _PROBE_SECONDS + self.preflight.seconds,
+            "clock": -1 if clock is None else clock,
+            "warning": self.warning_seconds + _WARNING_MARGIN_SECONDS if self.warning_seconds else 0,
+            "functions": self.preflight.functions,
+            "names": " ".join(self.preflight.names),
+            "program": forwarding(command, asked, again=True),
+            "preflight": _PREFLIGHT if self.preflight.checks else "  :",
+            "launcher_variable": LAUNCHER_VARIABLE,
+            "begin": noting(asked) if asked else ":",
+            "end": f"trap - {asked.name.removeprefix('SIG')}" if asked else ":",
+            "do_not_requeue": DO_NOT_REQUEUE,
+            "other_nodes": OTHER_NODES,
+        }
+        return _filled(_STEPS, values)
