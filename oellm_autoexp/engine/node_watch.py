@@ -1,0 +1,69 @@
+"""Keeps the node logs up to date with what a session sees, and its jobs in the queue away from nodes at the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.states import PENDING
+from oellm_autoexp.nodes.blames import blames
+from oellm_autoexp.nodes.judge import in_words
+from oellm_autoexp.nodes.reputation import Reputation
+from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.session.job_state import Attempt, JobState
+from oellm_autoexp.session.session import Session
+
+_MOST_AT_ONCE = 200
+"""How many jobs in the queue are changed in one cycle: SLURM is asked twice for each."""
+
+
+@dataclass
+class NodeWatch:
+    """The nodes of one session's jobs; `report` gets lines for people."""
+
+    manifest: Manifest
+    session: Session
+    scheduler: Scheduler
+    reputation: Reputation
+    report: Callable[[str], None]
+    now: Callable[[], float]
+    _specs: Mapping[str, JobSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._specs = {job.name: job for job in self.manifest.jobs}
+
+    def blame(self) -> None:
+        """Record which nodes ended attempts blame; the session is saved before. A repetition records nothing new."""
+        now, plan = self.now(), self.manifest.plan_id
+        self.reputation.blame(entry for job in self.session.jobs.values() for entry in blames(job, plan, now))
+
+    def keep_away(self) -> None:
+        """Exclude nodes at the limit from the jobs that wait in the scheduler's queue. Raises SchedulerError."""
+        found: dict[tuple[str, ...], dict[str, JobState]] = {}
+        pending = (job for job in self.session.jobs.values() if job.state == PENDING)
+        for job in pending if self.reputation.leaves_out else ():
+            left_out = self.reputation.left_out_of_queued(self._spec(job))
+            if new := {node: why for node, why in left_out.items() if node not in job.newest.left_out}:
+                changed = replace(job.happened(self.now(), "nodes", in_words(new)), newest=_kept_from(job, new))
+                found.setdefault(tuple(new), {})[job.name] = changed
+            if sum(map(len, found.values())) == _MOST_AT_ONCE:
+                break
+        for nodes, jobs in found.items():
+            self.scheduler.exclude({job.newest.scheduler_id: job.newest.token for job in jobs.values()}, nodes)
+            for job in jobs.values():
+                self.session.put(job)
+            self.session.journal()
+
+    def _spec(self, job: JobState) -> JobSpec:
+        """A job as its newest attempt was submitted."""
+        spec, own = self._specs[job.name], job.changes
+        if not own.script_path:
+            return spec
+        resources = own.resources or spec.resources
+        changes = {"script_path": own.script_path, "script_digest": own.script_digest, "resources": resources}
+        return spec.model_copy(update=changes)
+
+
+def _kept_from(job: JobState, nodes: Mapping[str, str]) -> Attempt:
+    return replace(job.newest, left_out={**job.newest.left_out, **nodes})
