@@ -290,7 +290,7 @@ class Alive(Section):
 
 def _whole_path(value: str) -> str | None:
     """A path that means the same folder in each plan; an empty one (of a variable that is set to nothing) is none."""
-    if value and not value.startswith(("/", "~")):
+    if value and not value.startswith(("/", "~", "${")):  # the last one where it is not resolved yet
         raise PydanticCustomError("path", "must be a whole path, which begins with '/' or '~'")
     return value or None
 
