@@ -88,7 +88,7 @@ class Monitor:
         self.executor = ActionExecutor(*parts, self._event_log, self._detectors, report, self.now)
         reputation = Reputation(self.manifest, self.scheduler, now=self.now, report=report)
         self.submitter.left_out, self.submitter.report = reputation.left_out, report
-        self._nodes = NodeWatch(*parts, reputation, report, self.now)
+        self.nodes = NodeWatch(*parts, reputation, report, self.now)
 
     # ---- pace
 
@@ -157,7 +157,7 @@ class Monitor:
         self._event_log.add(event for job in late for event in job.actions.unrecorded)
         for job in late:
             self.session.put(replace(job, actions=replace(job.actions, unrecorded=())))
-        self._nodes.blame()
+        self.nodes.blame_of_ended()
 
     def _advance_clock(self, now: float) -> None:
         """Advance the session's clock, which counts the seconds of watching (session/silence.py)."""
@@ -174,7 +174,7 @@ class Monitor:
 
     def _keep_away(self) -> None:
         try:
-            self._nodes.keep_away()
+            self.nodes.keep_away()
         except SchedulerError as error:
             self._note_failure(error)
 

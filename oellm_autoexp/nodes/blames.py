@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from oellm_autoexp.causes.cause import INFRASTRUCTURE
 from oellm_autoexp.causes.places import expand
 from oellm_autoexp.core.states import FINAL, NODE_FAIL
-from oellm_autoexp.nodes.entry import Entry
+from oellm_autoexp.nodes.entry import Entry, is_node
 from oellm_autoexp.session.job_state import JobState
 
 
@@ -17,26 +19,33 @@ def blames(job: JobState, plan: str, now: float) -> list[Entry]:
     """
     if job.state not in FINAL:
         return []
-    found: dict[str, Entry] = {}
+    found: list[Entry] = []
     cause, at = job.run.cause, job.newest.ended_at or now
     if cause is not None and cause.category in INFRASTRUCTURE and job.logs.late_until is None:
-        for node in set(cause.blamed_nodes) & set(expand(job.answer.nodes)):
-            found[node] = _entry(job, plan, at, node, cause.category, cause.text, cause.fingerprint)
+        nodes = sorted({*cause.blamed_nodes} & {*expand(job.answer.nodes)})
+        found += attempt_blames(job, plan, at, nodes, cause.category, cause.text, cause.fingerprint)
     if job.state == NODE_FAIL:
-        for node in expand(job.answer.failed_nodes):
-            found.setdefault(node, _entry(job, plan, at, node, "node", "SLURM ended the job, as the node failed"))
-    return [found[node] for node in sorted(found)]
+        nodes = [node for node in expand(job.answer.failed_nodes) if node not in {entry.node for entry in found}]
+        found += attempt_blames(job, plan, at, nodes, "node", "SLURM ended the job, as the node failed")
+    return found
 
 
-def _entry(job: JobState, plan: str, at: float, node: str, category: str, reason: str, fingerprint: str = "") -> Entry:
-    return Entry(
-        at=at,
-        kind="blamed",
-        node=node,
-        category=category,
-        reason=reason,
-        plan=plan,
-        job=job.name,
-        attempt=job.attempt,
-        fingerprint=fingerprint,
-    )
+def attempt_blames(
+    job: JobState, plan: str, at: float, nodes: Iterable[str], category: str, reason: str, fingerprint: str = ""
+) -> list[Entry]:
+    """Entries that blame nodes for what happened in a job's newest attempt; what can't be a node's name is left out."""
+    return [
+        Entry(
+            at=at,
+            kind="blamed",
+            node=node,
+            category=category,
+            reason=reason,
+            plan=plan,
+            job=job.name,
+            attempt=job.attempt,
+            fingerprint=fingerprint,
+        )
+        for node in nodes
+        if is_node(node)
+    ]

@@ -29,18 +29,22 @@ _MOST_FILES = 1000
 _Stamp = tuple[int, int, int]
 
 
-def folder_of(named: str | None, state_dir: Path) -> Path:
-    """The folder of node logs: the one that a config or the variable names, else that of the sessions."""
-    return Path(named).expanduser() if named else state_dir
-
-
 @dataclass
 class NodeLog:
-    """The node logs of one folder. `ignored`: the files that do not count, and why, as of the last `read`."""
+    """The node logs of one folder. `ignored`: the files that do not count, and why, as of the last `read`.
+
+    `shared`: it is the folder of a group, who has made it for all of them; another one is made when it is needed.
+    """
 
     folder: Path
+    shared: bool = False
     ignored: dict[Path, str] = field(default_factory=dict, init=False)
     _known: dict[Path, tuple[_Stamp, list[Entry]]] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of(cls, named: str | None, state_dir: Path) -> NodeLog:
+        """The node logs in the folder that a config or the variable names, else in that of the sessions."""
+        return cls(Path(named).expanduser(), shared=True) if named else cls(state_dir)
 
     @property
     def own(self) -> Path:
@@ -50,7 +54,8 @@ class NodeLog:
     def append(self, entries: Iterable[Entry]) -> None:
         """Append entries to this user's file, which is made if there is none. Raises OSError, StateError."""
         for entry in entries:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.shared:
+                self.folder.mkdir(parents=True, exist_ok=True)
             append_line(self.own, line_of(entry), named=True)
 
     def read(self) -> list[Entry]:
@@ -59,9 +64,9 @@ class NodeLog:
         try:
             paths = sorted(path for path in self.folder.iterdir() if path.name.endswith(SUFFIX))[:_MOST_FILES]
             everybody_writes = bool(self.folder.stat().st_mode & stat.S_IWOTH)
-        except FileNotFoundError:
-            return []
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self.shared:
+                return []
             self.ignored[self.folder] = error.strerror or str(error)
             return []
         found: list[Entry] = []

@@ -13,7 +13,7 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.nodes.entry import Entry
 from oellm_autoexp.nodes.judge import Asked, Choice, Limits, Record, asked_by, choose, records
-from oellm_autoexp.nodes.node_log import NodeLog, folder_of
+from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.rules.rules import Nodes
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.schedulers.site import VARIABLES, ClusterNodes
@@ -51,7 +51,7 @@ class Reputation:
         self._now = now
         self._report = report
         self._limits = limits_of(section)
-        self._log = NodeLog(folder_of(section.folder, Path(manifest.monitoring_state_dir)))
+        self._log = NodeLog.of(section.folder, Path(manifest.monitoring_state_dir))
         self._cluster: ClusterNodes | None = None
         self._cluster_until = self._bad_until = float("-inf")
         self._bad_now: list[Record] = []
@@ -155,7 +155,10 @@ class Reputation:
         return [record for record in bad if record.cluster in (cluster.name, "") and record.node in cluster.names]
 
     def _records(self) -> dict[tuple[str, str], Record]:
-        return records(self._log.read(), self._now(), self._limits)
+        entries = self._log.read()
+        for path, why in self._log.ignored.items():
+            self._report_once(f"what is noted of nodes in {path} does not count: {why}")
+        return records(entries, self._now(), self._limits)
 
     def _nodes(self) -> ClusterNodes | None:
         """What the scheduler says of its nodes. Raises SchedulerError."""

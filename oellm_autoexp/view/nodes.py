@@ -43,35 +43,32 @@ def nodes_table(found: Sequence[Record], limits: Limits, now: float) -> Table:
     """Nodes, one a row; `now`: seconds since 1970."""
     clusters = {record.cluster for record in found} != {""}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ("node", *(("cluster",) if clusters else ()), "state", "blamed", "last", "causes", "jobs", "last reason")
-    for column in columns:
-        table.add_column(column, justify="right" if column == "blamed" else "left", no_wrap=column in ("node", "last"))
+    for column in ("node", *(("cluster",) if clusters else ()), "state", "until", "blamed", "last", "causes"):
+        table.add_column(column, justify="right" if column == "blamed" else "left", no_wrap=column != "causes")
     for record in found:
-        newest = record.newest
+        newest, word = record.newest, state(record)
+        below = word == "counted" and limits.exclude_after is not None
         table.add_row(
             record.node,
             *((record.cluster,) if clusters else ()),
-            Text(_state_in_words(record, limits, now), style=_COLOURS.get(state(record), "dim"), overflow="fold"),
+            Text(f"{record.attempts} of {limits.exclude_after}" if below else word, style=_COLOURS.get(word, "dim")),
+            clock(record.until, now) if record.until is not None else "",
             str(len(record.counted)),
             clock(newest.at, now) if newest else "",
             ", ".join(f"{printable(category)} {count}" for category, count in record.causes.items()),
-            Text(_jobs(record), overflow="fold"),
-            Text(printable(newest.reason) if newest else "", style="dim", overflow="fold"),
         )
     return table
 
 
-def _state_in_words(record: Record, limits: Limits, now: float) -> str:
-    word = state(record)
-    if record.until is not None:
-        return f"left out until {clock(record.until, now)}"
-    if word == "counted" and limits.exclude_after is not None:
-        return f"counted, {record.attempts} of {limits.exclude_after}"
-    if word == "forgiven" and record.forgiven is not None:
-        by = f" by {record.forgiven.user}" if record.forgiven.user else ""
-        why = f": {printable(record.forgiven.reason)}" if record.forgiven.reason else ""
-        return f"forgiven {clock(record.forgiven.at, now)}{by}{why}"
-    return word
+def reasons(record: Record, now: float) -> str:
+    """`n2: a GPU has fallen off the bus (p/a, q/b)`: what it was blamed for last, in which jobs, and who forgave it."""
+    newest, forgiven = record.newest, record.forgiven
+    last = f"{printable(newest.reason)} ({_jobs(record)})" if newest else ""
+    if forgiven is None or state(record) != "forgiven":
+        return f"{record.node}: {last}"
+    by = f" by {forgiven.user}" if forgiven.user else ""
+    why = f" ({printable(forgiven.reason)})" if forgiven.reason else ""
+    return f"{record.node}: forgiven {clock(forgiven.at, now)}{by}{why}; before: {last}"
 
 
 def _jobs(record: Record) -> str:

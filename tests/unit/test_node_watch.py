@@ -12,7 +12,7 @@ import pytest
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError
 from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.nodes.blames import blames
-from oellm_autoexp.nodes.entry import BY_HAND, Entry
+from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry
 from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.schedulers.site import ClusterNodes
 from oellm_autoexp.session.job_state import JobState
@@ -96,7 +96,7 @@ def test_late_lines_may_change_a_cause_and_what_slurm_says_counts_at_once() -> N
     failed = {"state": "node_fail", "failed_nodes": "n1", "late_until": 60.0, "cause": cause("gpu-hardware", "n2")}
     assert [(e.node, e.category) for e in blames(ended(**failed), "p", 99)] == [("n1", "node")]
     read = ended(**{**failed, "late_until": None})
-    assert [(e.node, e.category) for e in blames(read, "p", 99)] == [("n1", "node"), ("n2", "gpu-hardware")]
+    assert [(e.node, e.category) for e in blames(read, "p", 99)] == [("n2", "gpu-hardware"), ("n1", "node")]
     assert blames(ended(state="crash", failed_nodes="n1"), "p", 99) == []
 
 
@@ -113,7 +113,7 @@ def test_each_attempt_blames_its_node_once_whoever_watches(tmp_path: Path) -> No
 
 def test_a_monitor_that_died_before_it_wrote_does_it_when_it_is_started_again(tmp_path: Path) -> None:
     stage = Cluster(tmp_path, {"a": [failing_on("n2")]})
-    stage.monitor._nodes.blame = lambda: None  # type: ignore[method-assign]
+    stage.monitor.nodes.blame_of_ended = lambda: None  # type: ignore[method-assign]
     stage.finish()
     assert stage.blamed == []
     stage.resumed()
@@ -151,6 +151,29 @@ def test_a_blame_waits_for_the_scheduler_to_name_its_nodes(tmp_path: Path, monke
     stage.cycle()
     (entry,) = stage.log.read()
     assert (entry.node, entry.cluster) == ("n2", "fake")
+
+
+def test_a_check_that_failed_counts_at_once_and_is_recorded_once(tmp_path: Path) -> None:
+    stage = Cluster(tmp_path, {"a": [(LONG, "")], "b": [(("PENDING",), "")]})
+    stage.cycle(2)
+    for _ in range(2):
+        stage.monitor.nodes.blame(stage.a, ["n2", "no node"], PREFLIGHT, "GPU 1 has too little memory")
+    assert [(entry.node, entry.category, entry.of) for entry in stage.log.read()] == [("n2", PREFLIGHT, ("p", "a", 1))]
+    stage.cycle()
+    assert stage.slurm.excluded == {"2": ("n2",)}
+    assert sum("node n2 is blamed (preflight: GPU 1 has too little memory)" in line for line in stage.messages) == 1
+
+
+def test_the_folder_of_a_group_is_not_made_and_that_it_is_missing_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "group"
+    stage = Cluster(tmp_path, {"a": [failing_on("n2")], "b": [(LONG, "")]}, {"nodes": {"folder": str(folder)}})
+    stage.cycle(6)
+    assert not folder.exists()
+    assert sum(f"{folder} does not count: No such file or directory" in line for line in stage.messages) == 1
+    assert sum("can't record which nodes failed: No such file or directory" in line for line in stage.messages) == 1
+    folder.mkdir()
+    stage.cycle()
+    assert [entry.node for entry in NodeLog(folder).read()] == ["n2"]
 
 
 def test_where_there_is_one_machine_nothing_is_recorded_and_nothing_left_out(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,13 @@ def test_a_line_that_a_crash_has_cut_is_passed_over_and_harms_no_other(folder: P
     log.append([blamed("n3")])
     assert nodes_in(log) == ["n1", "n3"]
     assert log.own.read_bytes().endswith(b"}\n")
+
+
+def test_lines_that_several_append_at_once_are_all_whole(folder: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(80):
+            pool.submit(NodeLog(folder).append, [blamed(f"n{number}", reason="x" * 300)])
+    assert sorted(nodes_in(NodeLog(folder))) == sorted(f"n{number}" for number in range(80))
 
 
 def test_lines_of_any_other_form_are_passed_over() -> None:

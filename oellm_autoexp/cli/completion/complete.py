@@ -94,7 +94,8 @@ class _Line:
             case "session":
                 return [*session_words.sessions(self._state_dir)]
             case "report" | "forgive":
-                return [*session_words.nodes(self._state_dir), *([Offer("all")] if action.dest == "forgive" else [])]
+                forgive = action.dest == "forgive"
+                return [*session_words.nodes(self._state_dir, blamed=forgive), *([Offer("all")] if forgive else [])]
             case "job" if self._session:
                 return [*session_words.jobs(self._state_dir, self._session)]
             case "queue_id" if self._session:

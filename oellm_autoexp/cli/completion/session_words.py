@@ -48,14 +48,14 @@ def queue_events(directory: Path, name: str) -> Iterator[Offer]:
     yield from (Offer(event) for event in dict.fromkeys(names))
 
 
-def nodes(directory: Path) -> Iterator[Offer]:
-    """The nodes that were blamed, of the group's folder if a variable names it, each with what it was blamed for."""
+def nodes(directory: Path, *, blamed: bool) -> Iterator[Offer]:
+    """The recorded nodes, of the group's folder if a variable names it: those that are blamed now, or all."""
     from oellm_autoexp.nodes.judge import Limits, records
-    from oellm_autoexp.nodes.node_log import FOLDER_VARIABLE, NodeLog, folder_of
+    from oellm_autoexp.nodes.node_log import FOLDER_VARIABLE, NodeLog
 
-    log = NodeLog(folder_of(os.environ.get(FOLDER_VARIABLE), directory))
+    log = NodeLog.of(os.environ.get(FOLDER_VARIABLE), directory)
     found = records(log.read(), time.time(), Limits()).values()
-    yield from (Offer(record.node, record.summary) for record in found if record.newest is not None)
+    yield from (Offer(each.node, each.newest.reason) for each in found if each.newest and (each.counted or not blamed))
 
 
 def _ignore(error: AutoexpError) -> None:

@@ -65,15 +65,15 @@ def nodes(options: argparse.Namespace, manifest: Manifest | None) -> int:
 
 def _place(options: argparse.Namespace, manifest: Manifest | None) -> tuple[NodeLog, Limits]:
     """The node logs, and the limits: of a plan, else the defaults and the variable that names a group's folder."""
-    from oellm_autoexp.nodes.node_log import FOLDER_VARIABLE, NodeLog, folder_of
+    from oellm_autoexp.nodes.node_log import FOLDER_VARIABLE, NodeLog
     from oellm_autoexp.nodes.reputation import limits_of, section_of
     from oellm_autoexp.rules.rules import Nodes
 
     if manifest is not None:
         section = section_of(manifest)
-        return NodeLog(folder_of(section.folder, Path(manifest.monitoring_state_dir))), limits_of(section)
+        return NodeLog.of(section.folder, Path(manifest.monitoring_state_dir)), limits_of(section)
     named = None if options.monitoring_state_dir else os.environ.get(FOLDER_VARIABLE)
-    return NodeLog(folder_of(named, session_names.directory_of(options))), limits_of(Nodes())
+    return NodeLog.of(named, session_names.directory_of(options)), limits_of(Nodes())
 
 
 def _scheduler(manifest: Manifest | None) -> Scheduler:
@@ -191,7 +191,7 @@ def _add(options: argparse.Namespace, log: NodeLog, made: list[Entry], said: str
 
 def _show(options: argparse.Namespace, log: NodeLog, limits: Limits) -> int:
     from oellm_autoexp.nodes.judge import records
-    from oellm_autoexp.view.nodes import by_interest, nodes_table, record_facts
+    from oellm_autoexp.view.nodes import by_interest, nodes_table, reasons, record_facts
     from oellm_autoexp.view.tables import console
 
     now = time.time()
@@ -202,6 +202,9 @@ def _show(options: argparse.Namespace, log: NodeLog, limits: Limits) -> int:
     screen = console()
     if found:
         screen.print(nodes_table(found, limits, now))
+        screen.print()
+        for record in found:
+            screen.print(reasons(record, now), soft_wrap=True)
         screen.print(_summary(found, limits), soft_wrap=True)
     else:
         screen.print(f"no node is recorded in {printable(str(log.folder))}", soft_wrap=True)
@@ -212,7 +215,7 @@ def _show(options: argparse.Namespace, log: NodeLog, limits: Limits) -> int:
 
 def _limit_facts(log: NodeLog, limits: Limits) -> Mapping[str, object]:
     return {
-        "folder": str(log.folder),
+        "folder": str(log.folder.absolute()),
         "exclude_after": limits.exclude_after,
         "expires_after_hours": limits.expires_after_seconds / 3600,
         "max_share": limits.max_share,

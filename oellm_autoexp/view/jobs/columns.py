@@ -21,7 +21,7 @@ Value = str | int | float | None
 """What a column holds for one job; None: nothing is known."""
 _LATEST = 1e11
 _BAR = 8
-_LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "id", "log")
+_LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "left_out", "id", "log")
 
 
 @dataclass(frozen=True)
