@@ -237,6 +237,7 @@ def begun(job: JobState, now: float) -> JobState:
     newest = Attempt(
         scheduler_id=last.scheduler_id,
         last_link=None if restart.overrides else last.last_link,
+        left_out=last.left_out if links and not restart.overrides else {},
         after=last.after,
         submitted_at=last.submitted_at,
         runs=last.runs,

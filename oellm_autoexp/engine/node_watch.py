@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.core.states import PENDING
+from oellm_autoexp.core.states import PENDING, RUNNING
 from oellm_autoexp.nodes.blames import attempt_blames, blames
 from oellm_autoexp.nodes.judge import in_words
 from oellm_autoexp.nodes.reputation import Reputation
 from oellm_autoexp.schedulers.base import Scheduler
-from oellm_autoexp.session.job_state import Attempt, JobState
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 
 _MOST_AT_ONCE = 200
@@ -46,16 +46,19 @@ class NodeWatch:
     def keep_away(self) -> None:
         """Exclude nodes at the limit from the jobs that wait in the scheduler's queue. Raises SchedulerError."""
         found: dict[tuple[str, ...], dict[str, JobState]] = {}
-        pending = (job for job in self.session.jobs.values() if job.state == PENDING)
-        for job in pending if self.reputation.leaves_out else ():
+        changed = 0
+        for job in self.session.jobs.values() if self.reputation.leaves_out else ():
+            if not (waiting := _in_queue(job)):
+                continue
             left_out = self.reputation.left_out_of_queued(self._spec(job))
             if new := {node: why for node, why in left_out.items() if node not in job.newest.left_out}:
-                changed = replace(job.happened(self.now(), "nodes", in_words(new)), newest=_kept_from(job, new))
-                found.setdefault(tuple(new), {})[job.name] = changed
-            if sum(map(len, found.values())) == _MOST_AT_ONCE:
+                found.setdefault(tuple(new), {})[job.name] = _kept_from(job, new, self.now())
+                changed += len(waiting)
+            if changed >= _MOST_AT_ONCE:
                 break
         for nodes, jobs in found.items():
-            self.scheduler.exclude({job.newest.scheduler_id: job.newest.token for job in jobs.values()}, nodes)
+            ids = {one: token for job in jobs.values() for one, token in _in_queue(job).items()}
+            self.scheduler.exclude(ids, nodes)
             for job in jobs.values():
                 self.session.put(job)
             self.session.journal()
@@ -70,5 +73,17 @@ class NodeWatch:
         return spec.model_copy(update=changes)
 
 
-def _kept_from(job: JobState, nodes: Mapping[str, str]) -> Attempt:
-    return replace(job.newest, left_out={**job.newest.left_out, **nodes})
+def _in_queue(job: JobState) -> dict[str, str]:
+    """The ids of what waits of a job in the queue, with tokens: its newest attempt, and the later links of its chain.
+
+    Of a job that has ended, nothing: its links end with it, or the next one becomes its newest attempt.
+    """
+    if job.state == PENDING:
+        return {job.newest.scheduler_id: job.newest.token, **job.later_links}
+    return job.later_links if job.state == RUNNING else {}
+
+
+def _kept_from(job: JobState, nodes: Mapping[str, str], now: float) -> JobState:
+    words = in_words(nodes) if job.state == PENDING else f"later links: {in_words(nodes)}"
+    newest = replace(job.newest, left_out={**job.newest.left_out, **nodes})
+    return replace(job.happened(now, "nodes", words), newest=newest)

@@ -172,7 +172,7 @@ class Attempt:
     """Since when the scheduler reports that it has no job with the token of an unclear submission."""
     scheduler_id: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
-    """The nodes that it is kept from, as they were blamed for failures of any plan, each with why (see nodes/)."""
+    """The nodes that it, or of a chain that runs what follows, is kept from, as they were blamed, each with why."""
     begun_again_at: float | None = None
     """When it was last seen to be requeued; requests from earlier runs are then outdated."""
     runs: int = 0

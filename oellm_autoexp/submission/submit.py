@@ -176,7 +176,7 @@ class Submitter:
             if job.state == WAITING and not job.cancelled_by and (links := job.later_links):
                 (link, token), spec = next(iter(links.items())), specs[job.name]
                 array, _, task = link.partition("_")
-                self.session.put(submissions.on_its_way(job, token, int(task), ()))
+                self.session.put(submissions.on_its_way(job, token, int(task), (), job.newest.left_out))
                 self._outcomes.accepted(token, Batch({int(task): spec}), array)
 
     def _submit_all(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:

@@ -11,6 +11,7 @@ import yaml
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.session_files import SessionFiles
+from tests.flow import chains
 from tests.flow.conftest import User, until
 from tests.slurm.cluster import Cluster
 
@@ -131,6 +132,29 @@ def test_jobs_in_the_queue_get_it_too_and_jobs_that_name_the_node_run_there(slur
     said = run(user, "named", write(user, "true", nodelist=bad))
     assert used(user, "named") == [bad]
     assert f"jobs may still get {bad}, which was blamed: the job names it itself (nodelist)" in said
+
+
+def test_the_links_of_a_chain_that_are_still_to_come_are_kept_from_the_node_of_the_one_that_runs(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    user = slurm_user
+    waits = 'touch "$folder/slow"; until [ -e "$folder/go" ]; do sleep 0.1; done'
+    (chains.folder(user) / "then").write_text(f'[ "$SLURM_ARRAY_TASK_ID" != 1 ] || {{ {waits}; }}')
+    chains.write(user, scheduler="base")
+    watcher = user.start("run", "--config-ref", "./e.yaml", "--plan-id", "p")
+    until(lambda: (chains.folder(user) / "slow").exists(), "the first link")
+    until(lambda: chains.job(user).answer.nodes, "its node")
+    bad, array = chains.job(user).answer.nodes, chains.job(user).newest.scheduler_id.partition("_")[0]
+    nodes(user, "--report", bad, "--reason", "smells")
+    show = ("scontrol", "show", "job", f"{array}_6")
+    until(lambda: f"ExcNodeList={bad}" in slurm.run(*show).stdout, "the exclusion")
+    (chains.folder(user) / "go").touch()
+    assert watcher.wait() == 0, (user.home / "output.txt").read_text()
+    ended = chains.job(user)
+    assert (ended.state, ended.attempt, list(ended.newest.left_out)) == ("success", 3, [bad])
+    assert ended.answer.nodes not in ("", bad)
+    (first, *_) = [entry.message for entry in ended.history if entry.event == "nodes"]
+    assert first.startswith(f"later links: left out {bad} (blamed 1 time, last: by hand by ")
 
 
 def test_a_job_that_needs_all_nodes_gets_all(slurm: Cluster, slurm_user: User) -> None:
