@@ -88,7 +88,7 @@ class Monitor:
         self.executor = ActionExecutor(*parts, self._event_log, self._detectors, report, self.now)
         reputation = Reputation(self.manifest, self.scheduler, now=self.now, report=report)
         self.submitter.left_out, self.submitter.report = reputation.left_out, report
-        self.nodes = NodeWatch(*parts, reputation, report, self.now)
+        self.nodes = NodeWatch(*parts, reputation, self.now)
 
     # ---- pace
 

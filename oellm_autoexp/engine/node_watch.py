@@ -20,13 +20,12 @@ _MOST_AT_ONCE = 200
 
 @dataclass
 class NodeWatch:
-    """The nodes of one session's jobs; `report` gets lines for people."""
+    """The nodes of one session's jobs."""
 
     manifest: Manifest
     session: Session
     scheduler: Scheduler
     reputation: Reputation
-    report: Callable[[str], None]
     now: Callable[[], float]
     _specs: Mapping[str, JobSpec] = field(init=False)
 
@@ -50,8 +49,7 @@ class NodeWatch:
         for job in self.session.jobs.values() if self.reputation.leaves_out else ():
             if not (waiting := _in_queue(job)):
                 continue
-            left_out = self.reputation.left_out_of_queued(self._spec(job))
-            if new := {node: why for node, why in left_out.items() if node not in job.newest.left_out}:
+            if new := self.reputation.left_out_of_queued(self._spec(job), job.newest.left_out):
                 found.setdefault(tuple(new), {})[job.name] = _kept_from(job, new, self.now())
                 changed += len(waiting)
             if changed >= _MOST_AT_ONCE:

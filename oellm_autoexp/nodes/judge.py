@@ -15,6 +15,8 @@ AT_ONCE = frozenset({BY_HAND, PREFLIGHT})
 """Categories of which one report is enough."""
 _MOST_OF_UNKNOWN = 1
 """How many nodes are left out of a partition whose nodes are not known."""
+_SHORT, _FEW = 120, 5
+"""Characters of a reason, and nodes, in a job's history: a plan may have thousands of jobs."""
 _FUTURE_SECONDS = 86400.0
 """By how much the clock of whoever wrote an entry may be ahead; later entries would never expire."""
 
@@ -66,7 +68,8 @@ class Record:
         if newest is None:
             return ""
         by = f" by {newest.user}" if newest.category == BY_HAND and newest.user else ""
-        return f"blamed {plural(self.attempts, 'time')}, last: {newest.category}{by}: {newest.reason}"
+        reason = newest.reason if len(newest.reason) <= _SHORT else f"{newest.reason[: _SHORT - 1]}…"
+        return f"blamed {plural(self.attempts, 'time')}, last: {newest.category}{by}: {reason}"
 
 
 def records(entries: Iterable[Entry], now: float, limits: Limits) -> dict[tuple[str, str], Record]:
@@ -88,12 +91,14 @@ def _record(node: str, cluster: str, entries: Sequence[Entry], now: float, limit
     forgiven = max((entry for entry in entries if entry.kind == "forgiven"), key=lambda entry: entry.at, default=None)
     blames = sorted((entry for entry in entries if entry.kind == "blamed"), key=lambda entry: entry.at)
     since = now - limits.expires_after_seconds
-    counted = [entry for entry in blames if entry.at > since and (forgiven is None or entry.at > forgiven.at)]
+    if forgiven is not None:
+        since = max(since, forgiven.at)
+    counted = [entry for entry in blames if entry.at > since]
     return Record(
         node=node,
         cluster=cluster,
         counted=tuple(counted),
-        past=tuple(entry for entry in blames if entry not in counted),
+        past=tuple(blames[: len(blames) - len(counted)]),
         forgiven=forgiven,
         until=_until(counted, limits),
     )
@@ -152,13 +157,20 @@ class Choice:
     kept: Mapping[str, str]
 
 
-def choose(found: Iterable[Record], pool: Collection[str] | None, asked: Asked, max_share: float) -> Choice:
-    """Which nodes are left out of a job. `pool`: the nodes of its partition; None: not known.
+def choose(
+    found: Iterable[Record],
+    pool: Collection[str] | None,
+    asked: Asked,
+    max_share: float,
+    already: Collection[str] = (),
+) -> Choice:
+    """Which nodes are left out of a job, beside those that `already` are. `pool`: its partition's nodes; None: unknown.
 
-    Never more than `max_share` of the partition (one, where that is less), and never so many that too few remain for
-    the job: the worst ones go first.
+    In all never more than `max_share` of the partition (one, where that is less), and never so many that too few remain
+    for the job: the worst ones go first.
     """
-    suited = [record for record in found if record.until is not None and record.node not in asked.excluded]
+    gone = asked.excluded.union(already)
+    suited = [record for record in found if record.until is not None and record.node not in gone]
     suited = [record for record in suited if pool is None or record.node in pool]
     if asked.by_file:
         why = "a file names the nodes of the job (nodelist, exclude or nodefile)"
@@ -167,7 +179,7 @@ def choose(found: Iterable[Record], pool: Collection[str] | None, asked: Asked, 
         most, why = _MOST_OF_UNKNOWN, "the nodes of the job's partition are not known"
     else:
         share = max(1, int(max_share * len(pool))) if max_share else 0
-        spare = max(0, len(set(pool) - asked.excluded) - asked.count)
+        spare = max(0, len(set(pool) - gone) - asked.count) + len(already)
         most = min(share, spare)
         why = (
             f"at most {share} of the {len(pool)} nodes of its partition may be (monitoring.nodes.max_share)"
@@ -179,7 +191,7 @@ def choose(found: Iterable[Record], pool: Collection[str] | None, asked: Asked, 
     for record in sorted(suited, key=_badness, reverse=True):
         if record.node in asked.named:
             kept[record.node] = "the job names it itself (nodelist)"
-        elif len(left_out) < most:
+        elif len(left_out) + len(already) < most:
             left_out[record.node] = record.summary
         else:
             kept[record.node] = why
@@ -194,4 +206,5 @@ def _badness(record: Record) -> tuple[bool, int, float]:
 
 def in_words(left_out: Mapping[str, str]) -> str:
     """`left out n3 (blamed 2 times, last: …), n5 (…)`."""
-    return "left out " + ", ".join(f"{node} ({why})" for node, why in left_out.items())
+    named = [f"{node} ({why})" for node, why in left_out.items()]
+    return "left out " + ", ".join(named[:_FEW]) + (f" and {len(named) - _FEW} more" if len(named) > _FEW else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,12 +103,13 @@ class Reputation:
         """The nodes that a job which is submitted now is kept from, each with why. Never raises."""
         return dict(self._choice(spec).left_out)
 
-    def left_out_of_queued(self, spec: JobSpec) -> dict[str, str]:
-        """The same of a job that waits in the scheduler's queue; none where only some nodes suit it.
+    def left_out_of_queued(self, spec: JobSpec, already: Collection[str]) -> dict[str, str]:
+        """The same of a job in the scheduler's queue, beside the nodes that it is kept from `already`.
 
-        A submission that can't be fulfilled is refused, and made without that; a job in the queue would be stuck there.
+        None where only some nodes suit the job: a submission that can't be fulfilled is refused, and made without that;
+        a job in the queue would be stuck there.
         """
-        left_out = self.left_out(spec)
+        left_out = dict(self._choice(spec, already).left_out)
         if left_out and self._asked_by(spec).narrowed:
             why = "their constraint or reservation may leave them no other node"
             self._report_once(f"jobs in the queue may still get {', '.join(left_out)}, which was blamed: {why}")
@@ -120,7 +121,7 @@ class Reputation:
         """Whether some node is at the limit."""
         return bool(self._bad())
 
-    def _choice(self, spec: JobSpec) -> Choice:
+    def _choice(self, spec: JobSpec, already: Collection[str] = ()) -> Choice:
         found = self._bad()
         if not found:
             return _NOBODY
@@ -129,7 +130,7 @@ class Reputation:
         except (OSError, AutoexpError):  # what is wrong with its script is said where it is submitted
             return _NOBODY
         pool = self._cluster.of(asked.partition) if self._cluster else None
-        choice = choose(found, pool, asked, self._limits.max_share)
+        choice = choose(found, pool, asked, self._limits.max_share, already)
         for node, why in choice.kept.items():
             self._report_once(f"jobs may still get {node}, which was blamed: {why}")
         return choice

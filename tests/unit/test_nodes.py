@@ -14,7 +14,7 @@ import pytest
 
 from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry, bounded, entries_in, is_node, line_of
-from oellm_autoexp.nodes.judge import Asked, Limits, Record, asked_by, choose, records
+from oellm_autoexp.nodes.judge import Asked, Limits, Record, asked_by, choose, in_words, records
 from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.schedulers.site import ClusterNodes
 from oellm_autoexp.schedulers.slurm import site_answers
@@ -139,6 +139,22 @@ def test_a_job_keeps_as_many_nodes_as_it_needs() -> None:
     assert chosen(bad("n2"), TEN[:4], count=3) == ("n2",)
     assert chosen(bad("n2"), TEN[:4], count=3, excluded=frozenset({"n3"})) == ()
     assert chosen(bad("n1"), ["n1"]) == ()
+
+
+def test_nodes_that_a_job_in_the_queue_is_kept_from_already_count() -> None:
+    found = bad("n5", "n2", "n7")
+    assert tuple(choose(found, TEN, Asked(), 0.2, ["n5"]).left_out) == ("n2",)
+    assert choose(found, TEN, Asked(), 0.2, ["n1", "n5"]).left_out == {}
+    assert tuple(choose(found, TEN, Asked(count=8), 1.0, ["n5"]).left_out) == ("n2",)
+    assert choose(found, TEN, Asked(count=9), 1.0, ["n5"]).left_out == {}
+    assert choose(found, None, Asked(), 1.0, ["n5"]).left_out == {}
+
+
+def test_what_is_said_of_many_nodes_is_short() -> None:
+    long = record(blamed(reason="x" * 300), blamed(job="b", reason="x" * 300))
+    assert len(long.summary) < 200
+    words = in_words({f"n{number}": "why" for number in range(100)})
+    assert words == "left out n0 (why), n1 (why), n2 (why), n3 (why), n4 (why) and 95 more"
 
 
 def test_nodes_of_other_partitions_and_those_that_the_script_excludes_need_not_be_left_out() -> None:
