@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, CRASH, PENDING, SUBMITTING, WAITING
@@ -14,6 +14,11 @@ from oellm_autoexp.storage.log_tail import Cursor
 
 FILES_PATIENCE_SECONDS = 86400.0
 """How long a script or a working directory may be missing: a file system may be down for a night."""
+
+
+def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
+    """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
+    return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}
 
 
 def on_its_way(

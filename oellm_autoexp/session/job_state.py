@@ -395,8 +395,3 @@ def with_events(job: JobState, events: Iterable[Event]) -> JobState:
     """A job with events that are to be written into the session's event log."""
     added = tuple(events)
     return replace(job, actions=replace(job.actions, unrecorded=(*job.actions.unrecorded, *added))) if added else job
-
-
-def by_id(jobs: Iterable[JobState]) -> dict[str, JobState]:
-    """Jobs by their scheduler ids. If two have the same id (the scheduler reused it), the newest job has it."""
-    return {job.newest.scheduler_id: job for job in sorted(jobs, key=lambda job: job.newest.submitted_at or 0)}

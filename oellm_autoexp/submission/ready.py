@@ -10,11 +10,11 @@ from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOW
 from oellm_autoexp.decisions import restarts
 from oellm_autoexp.decisions.holding import for_first, may_be_held
 from oellm_autoexp.decisions.readiness import StartGate
+from oellm_autoexp.decisions.submissions import by_id
 from oellm_autoexp.planning.batches import Ready
 from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session import status_files
-from oellm_autoexp.session.job_state import by_id
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.submission.next_attempts import NextAttempts
 from oellm_autoexp.submission.outcomes import Outcomes

@@ -11,8 +11,8 @@ from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import ENDED, FINAL, MEANING, UNKNOWN, conclude
 from oellm_autoexp.decisions.detect import Detector, see_log
 from oellm_autoexp.decisions.lifecycle import VANISHED_AFTER_SECONDS, revised, see_status
+from oellm_autoexp.decisions.submissions import by_id
 from oellm_autoexp.rules.rules import Rules
-from oellm_autoexp.session.job_state import by_id
 from oellm_autoexp.session.series import Point
 from oellm_autoexp.storage.log_tail import Cursor
 from oellm_autoexp.testing.jobs import changed, job_state

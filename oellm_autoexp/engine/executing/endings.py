@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, UNSUBMITTED
+from oellm_autoexp.decisions.submissions import by_id
 from oellm_autoexp.schedulers.base import Scheduler
-from oellm_autoexp.session.job_state import Earlier, JobState, Run, by_id
+from oellm_autoexp.session.job_state import Earlier, JobState, Run
 from oellm_autoexp.session.session import Session
 
 _ASK_AGAIN_SECONDS = 60.0

@@ -15,12 +15,13 @@ from oellm_autoexp.core.nouns import JobStatus, Manifest
 from oellm_autoexp.core.states import BLOCKED, FINAL, IN_QUEUE, SUBMITTING, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import lifecycle, restarts
 from oellm_autoexp.decisions.detect import Detector
+from oellm_autoexp.decisions.submissions import by_id
 from oellm_autoexp.engine.observing.cause_finder import CauseFinder
 from oellm_autoexp.engine.observing.job_observer import JobObserver, Moment
 from oellm_autoexp.engine.observing.job_reports import JobReports
 from oellm_autoexp.engine.observing.log_reader import LogReader
 from oellm_autoexp.schedulers.base import Scheduler
-from oellm_autoexp.session.job_state import JobState, by_id
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
 
 
