@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "exporters": "core storage",
     "search": "",
     "causes": "core search",
+    "nodes": "core storage sbatch causes rules session schedulers",
     "rules": "core exporters notifiers search causes",
     "sbatch.in_job": "core sbatch",
     "session": "core storage causes rules",
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "backends.torchtitan": "core backends",
     "config": "core storage sbatch rules config.values sweep config.hydra containers backends schedulers "
     "backends.megatron",
-    "decisions": "core storage sbatch search causes rules session",
+    "decisions": "core storage sbatch search causes rules session nodes",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
     "planning.checks": "core sbatch sbatch.in_job search rules config.values sweep config.hydra containers backends "
@@ -63,17 +64,18 @@ MAY_IMPORT = {
     "engine.observing": "core storage sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
     "planning submission",
-    "engine": "core storage sbatch exporters rules session schedulers decisions schedulers.local schedulers.slurm "
-    "submission engine.observing engine.executing",
+    "engine": "core storage sbatch exporters rules session nodes schedulers decisions schedulers.local "
+    "schedulers.slurm submission engine.observing engine.executing",
     "view.curves": "",
     "view.jobs": "core rules session",
-    "view": "core storage rules session decisions planning view.curves view.jobs",
+    "view": "core storage rules session nodes decisions planning view.curves view.jobs",
     "report": "core exporters session view view.jobs",
     "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
-    "cli.screens": "core session storage causes engine.observing view view.curves view.jobs cli.steps cli.monitor",
+    "cli.screens": "core session storage causes rules nodes sbatch schedulers engine.observing view view.curves "
+    "view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
@@ -84,19 +86,21 @@ MAY_IMPORT = {
     "testing": "core storage sbatch session schedulers config planning.resolving planning",
     "cli.megatron": "core storage backends.megatron cli.steps",
     "config.json_schema": "backends.megatron config",
-    "cli.completion": "core storage session cli.steps",
+    "cli.completion": "core storage session nodes cli.steps",
 }
 """What the modules of a folder may import besides each other: modules of these folders."""
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("search", "causes", "sbatch.running", "sbatch.in_job"),
+    *("search", "causes", "nodes", "sbatch.running", "sbatch.in_job"),
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""
 NOT_PURE = {
     "core.commands": "how this program was called",
     "backends.megatron.parser_check": "a program that Megatron's own Python runs",
+    "nodes.node_log": "files, and whose they are",
+    "nodes.reputation": "a clock, and variables of the environment",
     "search.time_limit": "a clock",
     "search.patterns": "a clock",
 }

@@ -44,7 +44,8 @@ MEANINGS: dict[str, str] = {
 BLAMES_NODES = frozenset({"gpu-hardware", "node"})
 """Categories for which the node is at fault, so that a new attempt should not use it."""
 
-
+INFRASTRUCTURE = BLAMES_NODES | {"network", "filesystem"}
+"""Categories that can be the fault of a node, whatever runs there."""
 LASTING = frozenset({"oom-gpu", "oom-host", "nan", "data", "checkpoint", "code", "config"})
 """Categories of the workload: a new attempt of the same job, wherever it runs, most likely fails in the same way."""
 

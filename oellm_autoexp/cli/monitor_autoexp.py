@@ -22,7 +22,7 @@ from oellm_autoexp.cli.monitor import (
     watch_session,
 )
 from oellm_autoexp.cli.monitor.session_names import manifest_and_session, manifest_of
-from oellm_autoexp.cli.screens import browse, show_failures, show_plot
+from oellm_autoexp.cli.screens import browse, show_failures, show_nodes, show_plot
 from oellm_autoexp.cli.steps import app, session_steps
 from oellm_autoexp.cli.steps.backoff import with_backoff
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
@@ -47,6 +47,9 @@ EXAMPLES = """\
                                                                                   what rules find in a log
   python scripts/monitor_autoexp.py --session default-2026 --cmd why              why its jobs failed
   python scripts/monitor_autoexp.py --cmd why --log train.log                     why a program failed, by its log
+  python scripts/monitor_autoexp.py --cmd nodes                                   nodes that failed, over all plans
+  python scripts/monitor_autoexp.py --cmd nodes --report n7 --reason "GPU 3 is gone"
+                                                                                  no job gets it any more
 
 A session may be named by the beginning of its id."""
 
@@ -69,7 +72,8 @@ def parser() -> app.Parser:
         "skip: abandon the actions that wait, also those in the queue; "
         "list: all sessions; remove: a finished session; queue: the actions that wait for a worker; "
         "actions: be that worker; try: what the rules find in --log; "
-        "why: the failures of a session, or of all, by their causes; with --log: why the program of a log failed",
+        "why: the failures of a session, or of all, by their causes; with --log: why the program of a log failed; "
+        "nodes: those that failed, over all plans, and which are left out of jobs",
     )
     made.add_argument("--once", action="store_true", help="watch for one cycle only (for cron)")
     detach.add_option(made)
@@ -77,6 +81,7 @@ def parser() -> app.Parser:
     _add_job_options(made)
     queue_commands.add_options(made)
     show_plot.add_options(made)
+    show_nodes.add_options(made)
     try_rules.add_options(made)
     made.add_state_dir()
     made.add_json()
@@ -111,7 +116,10 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="--cmd restart: let SLURM judge the new scripts first (sbatch --test-only)"
     )
     group.add_argument(
-        "--reason", metavar="TEXT", default="", help="--cmd cancel, skip, restart: kept in the job's history"
+        "--reason",
+        metavar="TEXT",
+        default="",
+        help="--cmd cancel, skip, restart: kept in the job's history; --cmd nodes: why it is reported or forgiven",
     )
     group.add_argument(
         "--force",
@@ -131,6 +139,7 @@ def _act(options: argparse.Namespace) -> int:
     detach.check(options)
     queue_commands.check(options)
     try_rules.check(options)
+    show_nodes.check(options)
     with _as_its_owner(options):
         return _COMMANDS[options.cmd](options)
 
@@ -141,7 +150,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
     from oellm_autoexp.storage import trust
 
     owner = None
-    if options.cmd in _LOOKS and not options.queue_retry:
+    if options.cmd in _LOOKS and not (options.queue_retry or options.report or options.forgive):
         if options.manifest is not None:
             owner = trust.stranger(options.manifest)
         elif options.session is not None:
@@ -152,7 +161,7 @@ def _as_its_owner(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try", "why")
+_LOOKS = ("status", "plot", "browse", "tail", "events", "queue", "try", "why", "nodes")
 """The commands that act on nothing; `list` and `--all` look at each session as its owner."""
 
 
@@ -165,8 +174,8 @@ def _check_what_goes_with(options: argparse.Namespace) -> None:
     ]
     problems += [
         Problem("this is not UTF-8 text", f"--{name}", "the session keeps it as such")
-        for name in ("exclude", "reason")
-        if not is_utf8(getattr(options, name))
+        for name in ("exclude", "reason", "report", "forgive")
+        if not is_utf8(getattr(options, name) or "")
     ]
     raise_all(ConfigError, problems)
 
@@ -178,7 +187,8 @@ _GOES_WITH = {
     "since": ("events",),
     "override": ("restart",),
     "exclude": ("restart",),
-    "reason": ("restart", "cancel", "skip"),
+    "reason": ("restart", "cancel", "skip", "nodes"),
+    **dict.fromkeys(("report", "forgive"), ("nodes",)),
     "force": ("remove",),
     "check": ("restart",),
     "queue_event": ("queue", "events"),
@@ -234,5 +244,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "browse": _with_manifest(browse.browse),
     "try": lambda options: try_rules.run(options, _manifest_if_any(options)),
     "why": _why,
+    "nodes": lambda options: show_nodes.nodes(options, _manifest_if_any(options)),
     "list": session_list.list_sessions,
 }

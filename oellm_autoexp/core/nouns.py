@@ -152,6 +152,8 @@ class Submission:
     dependency: str = ""
     script_digest: str = ""
     """SHA-256 of the script, which is checked before it runs; '' if it is not known."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that the job must not get, beside those that its script excludes."""
 
 
 class Hold(Record):

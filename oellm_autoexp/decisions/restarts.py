@@ -117,7 +117,7 @@ def step_begun(job: JobState, step: Step, left_out: tuple[str, ...], now: float)
     """
     without = f"; {', '.join(left_out)} left out" if left_out else ""
     if step.number == 1:
-        first = replace(job, run=replace(job.run, steps=1, left_out=left_out))
+        first = replace(job, run=replace(job.run, steps=1, sick_nodes=left_out))
         if not left_out:
             return first
         # Why nodes were left out is no cause of what becomes of the others.
@@ -128,7 +128,7 @@ def step_begun(job: JobState, step: Step, left_out: tuple[str, ...], now: float)
     return replace(
         again,
         newest=replace(job.newest, begun_again_at=now),
-        run=replace(job.next_run, steps=step.number, left_out=left_out),
+        run=replace(job.next_run, steps=step.number, sick_nodes=left_out),
         past=replace(job.past, restarts={**job.past.restarts, IN_JOB: job.past.restarts.get(IN_JOB, 0) + 1}),
     )
 
@@ -249,7 +249,7 @@ def begun(job: JobState, now: float) -> JobState:
     changes = replace(
         job.changes,
         overrides={**job.changes.overrides, **restart.overrides},
-        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes, *job.run.left_out))),
+        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes, *job.run.sick_nodes))),
     )
     asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
     if job.state in UNSUBMITTED:
@@ -270,6 +270,7 @@ def begun(job: JobState, now: float) -> JobState:
     newest = Attempt(
         scheduler_id=last.scheduler_id,
         last_link=None if restart.overrides else last.last_link,
+        left_out=last.left_out if links and not restart.overrides else {},
         after=last.after,
         submitted_at=last.submitted_at,
         runs=last.runs,

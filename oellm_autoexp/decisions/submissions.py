@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, CRASH, PENDING, SUBMITTING, WAITING
 from oellm_autoexp.decisions import restarts
+from oellm_autoexp.nodes.judge import in_words
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.session.job_state import Attempt, JobState, Waiting
 from oellm_autoexp.storage.log_tail import Cursor
@@ -14,9 +16,11 @@ FILES_PATIENCE_SECONDS = 86400.0
 """How long a script or a working directory may be missing: a file system may be down for a night."""
 
 
-def on_its_way(job: JobState, token: str, task: int | None, after: tuple[str, ...]) -> JobState:
-    """The job while it is submitted, with its token and the ids of the jobs that it depends on."""
-    newest = replace(job.newest, token=token, task=task, absent_since=None, after=after)
+def on_its_way(
+    job: JobState, token: str, task: int | None, after: tuple[str, ...], left_out: Mapping[str, str]
+) -> JobState:
+    """The job while it is submitted, with its token, the ids of the jobs that it depends on, and the nodes left out."""
+    newest = replace(job.newest, token=token, task=task, absent_since=None, after=after, left_out=dict(left_out))
     return replace(job, state=SUBMITTING, newest=newest)
 
 
@@ -43,6 +47,8 @@ def accepted(
     """The job after the scheduler accepted it; a log with the same path as before is read on from its position."""
     same_log = log_path == job.logs.resolved_log_path
     of = "" if last_link is None else f", link {task} of {last_link}"
+    if job.newest.left_out:
+        job = job.happened(now, "nodes", in_words(job.newest.left_out))
     return replace(
         job.happened(now, "submitted", f"as {scheduler_id}{of}"),
         state=PENDING,

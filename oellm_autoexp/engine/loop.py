@@ -16,9 +16,11 @@ from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.states import FINAL, SUBMITTING, UNSUBMITTED, WAITING
 from oellm_autoexp.decisions.detect import detectors
 from oellm_autoexp.engine.executing.executor import ActionExecutor
+from oellm_autoexp.engine.node_watch import NodeWatch
 from oellm_autoexp.engine.observing.accounts import settle_accounts
 from oellm_autoexp.engine.observing.observer import Observer, queued_ids
 from oellm_autoexp.engine.observing.series_writer import write_points
+from oellm_autoexp.nodes.reputation import Reputation
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.job_state import JobState, with_events
@@ -84,6 +86,9 @@ class Monitor:
         report = self.messages.append
         self.observer = Observer(*parts, self._detectors, now=self.now, report=report)
         self.executor = ActionExecutor(*parts, self._event_log, self._detectors, report, self.now)
+        reputation = Reputation(self.manifest, self.scheduler, now=self.now, report=report)
+        self.submitter.left_out, self.submitter.report = reputation.left_out, report
+        self.nodes = NodeWatch(*parts, reputation, self.now)
 
     # ---- pace
 
@@ -131,6 +136,7 @@ class Monitor:
         before = {job.name: job.state for job in self.session.jobs.values()}
         self.poll()
         self._act()
+        self._keep_away()
         self._submit()
         changed = any(before[job.name] != job.state for job in self.session.jobs.values())
         shortest, longest = self.scheduler.poll_interval_seconds, self.scheduler.longest_poll_interval_seconds
@@ -151,6 +157,7 @@ class Monitor:
         self._event_log.add(event for job in late for event in job.actions.unrecorded)
         for job in late:
             self.session.put(replace(job, actions=replace(job.actions, unrecorded=())))
+        self.nodes.blame_of_ended()
 
     def _advance_clock(self, now: float) -> None:
         """Advance the session's clock, which counts the seconds of watching (session/silence.py)."""
@@ -162,6 +169,12 @@ class Monitor:
     def _act(self) -> None:
         try:
             self.executor.act()
+        except SchedulerError as error:
+            self._note_failure(error)
+
+    def _keep_away(self) -> None:
+        try:
+            self.nodes.keep_away()
         except SchedulerError as error:
             self._note_failure(error)
 

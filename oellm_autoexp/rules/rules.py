@@ -11,10 +11,12 @@ from pydantic_core import PydanticCustomError
 
 from oellm_autoexp.causes.rule import CauseRules
 from oellm_autoexp.core.fields import (
+    MOST_SECONDS,
     TEXTS_IN_YAML,
     Count,
     Directives,
     MappingOrList,
+    Number,
     Scalar,
     Seconds,
     Section,
@@ -286,6 +288,26 @@ class Alive(Section):
     every_seconds: Seconds = 300
 
 
+def _whole_path(value: str) -> str | None:
+    """A path that means the same folder in each plan; an empty one (of a variable that is set to nothing) is none."""
+    if value and not value.startswith(("/", "~", "${")):  # the last one where it is not resolved yet
+        raise PydanticCustomError("path", "must be a whole path, which begins with '/' or '~'")
+    return value or None
+
+
+class Nodes(Section):
+    """Nodes that failed, over all plans: where that is noted, and from when on jobs are kept from them."""
+
+    folder: Annotated[str, AfterValidator(_whole_path)] | None = None
+    """The folder with the node logs of a group; null: the folder of the sessions."""
+    exclude_after: Annotated[Count, Field(ge=1)] | None = 2
+    """How many failed attempts are enough to leave a node out of jobs; null: none is left out."""
+    expires_after_hours: Annotated[Number, Field(gt=0, le=MOST_SECONDS / 3600)] = 168
+    """Hours after which what a node was blamed for no longer counts."""
+    max_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    """The largest part of a partition's nodes that is left out of a job; at least one node may be, unless it is 0."""
+
+
 if TYPE_CHECKING:
     ExporterField = Exporter
 else:
@@ -316,5 +338,7 @@ class MonitoringSection(Rules):
     """Programs to which the watch hands the metrics of jobs: TensorBoard, Weights & Biases, MLflow, Prometheus."""
     alive: Alive = Alive()
     """A signal that the monitor is alive, for whoever watches it from outside."""
+    nodes: Nodes = Nodes()
+    """Nodes that failed, over all plans, and from when on jobs are kept from them."""
     class_name: str | None = None
     """Of no effect here: configs of other tools have one."""

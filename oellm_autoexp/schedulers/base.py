@@ -16,7 +16,7 @@ from oellm_autoexp.core.registry import Registry, broken
 from oellm_autoexp.core.states import MEANING, UNKNOWN
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
 from oellm_autoexp.sbatch.section import SlurmOptions
-from oellm_autoexp.schedulers.site import Site
+from oellm_autoexp.schedulers.site import ClusterNodes, Site
 
 _LONGEST_WORD = 40
 
@@ -85,6 +85,13 @@ class Scheduler(Protocol):
         scheduler is not asked again. Never raises.
         """
         return {}
+
+    def cluster_nodes(self) -> ClusterNodes | None:
+        """The nodes of the cluster; None: there is only this machine, or nodes can't be named in a submission.
+
+        Raises SchedulerError.
+        """
+        return None
 
     def max_array_size(self) -> int:
         """The largest number of tasks in one array; SLURM's default if it can't be found out. Never raises."""

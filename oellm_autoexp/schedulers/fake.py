@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from oellm_autoexp.core.errors import Problem, SubmitError
+from oellm_autoexp.core.fields import Text
 from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.core.states import ENDED
 from oellm_autoexp.sbatch.section import SlurmOptions
 from oellm_autoexp.schedulers.base import Scheduler, SchedulerClient
+from oellm_autoexp.schedulers.site import ClusterNodes
 
 Script = Sequence[str | JobStatus]
 """The states of a job, one per poll; the last one stays."""
@@ -19,7 +21,8 @@ Script = Sequence[str | JobStatus]
 class FakeScheduler(Scheduler):
     """Every submission goes through a script of states: `states`, or what `behave(submission, task)` returns for it.
 
-    `refuse` names jobs whose submission is refused; `submissions` lists what was taken, in order.
+    `refuse` names jobs whose submission is refused; `submissions` lists what was taken, in order. `nodes`: those of a
+    cluster `fake` with one partition; `excluded`: those that `exclude` was called with, by job.
     """
 
     poll_interval_seconds = longest_poll_interval_seconds = 0.01
@@ -31,14 +34,17 @@ class FakeScheduler(Scheduler):
         behave: Callable[[Submission, int | None], Script | None] = lambda submission, task: None,
         refuse: Collection[str] = (),
         max_array_size: int = 1001,
+        nodes: Sequence[str] = (),
     ) -> None:
         self._max_array_size = max_array_size
+        self._nodes = tuple(nodes)
         self._states = tuple(states)
         self._behave = behave
         self._refuse = set(refuse)
         self._scripts: dict[str, list[JobStatus]] = {}
         self._shown: dict[str, JobStatus] = {}
         self.submissions: list[Submission] = []
+        self.excluded: dict[str, tuple[str, ...]] = {}
 
     def submit(self, submission: Submission) -> str:
         """See Scheduler.submit."""
@@ -80,6 +86,16 @@ class FakeScheduler(Scheduler):
         """See Scheduler.max_array_size."""
         return self._max_array_size
 
+    def cluster_nodes(self) -> ClusterNodes | None:
+        """See Scheduler.cluster_nodes."""
+        return ClusterNodes("fake", {"fake": frozenset(self._nodes)}, "fake") if self._nodes else None
+
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+        """See Scheduler.exclude."""
+        for job, token in jobs.items():
+            if self._has(job, token):
+                self.excluded[job] = tuple(dict.fromkeys((*self.excluded.get(job, ()), *nodes)))
+
     def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel: a job that was last shown alive is shown as cancelled from now on."""
         mine = {job for job, token in jobs.items() if self._has(job, token)}
@@ -102,7 +118,9 @@ class FakeSlurmClient(SchedulerClient):
     is_fake = True
     class_name: Literal["FakeSlurmClient"]
     states: list[str] = ["PENDING", "RUNNING", "COMPLETED"]
+    nodes: list[Text] = []
+    """The names of its nodes; without any it is one machine, of which none can be left out."""
 
     def scheduler(self, section: SlurmOptions, state_dir: Path) -> Scheduler:  # noqa: ARG002
         """See SchedulerClient.scheduler."""
-        return FakeScheduler(self.states)
+        return FakeScheduler(self.states, nodes=self.nodes)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from oellm_autoexp.core.errors import Problem, SchedulerError
 from oellm_autoexp.core.nouns import JobStatus, Submission, Usage
 from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.schedulers.site import ClusterNodes
 
 _FRESH_SECONDS = 10.0
 
@@ -71,6 +72,10 @@ class SharedScheduler:
     def listed(self, jobs: Mapping[str, str]) -> Mapping[str, JobStatus]:
         """See Scheduler.listed."""
         return self._scheduler.listed(jobs)
+
+    def cluster_nodes(self) -> ClusterNodes | None:
+        """See Scheduler.cluster_nodes."""
+        return self._scheduler.cluster_nodes()
 
     def max_array_size(self) -> int:
         """See Scheduler.max_array_size."""

@@ -49,6 +49,26 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class ClusterNodes:
+    """The nodes of a cluster, by partition. `default`: the partition of jobs that name none; '' if there is none."""
+
+    name: str
+    partitions: Mapping[str, frozenset[str]]
+    default: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The nodes of all partitions."""
+        return frozenset().union(*self.partitions.values())
+
+    def of(self, partition: str) -> frozenset[str] | None:
+        """The nodes of a partition, or of several (`a,b`), '' for the default one; None if one of them is not known."""
+        known = [self.partitions.get(name) for name in (partition or self.default).split(",")]
+        found = [nodes for nodes in known if nodes is not None]
+        return frozenset().union(*found) if len(found) == len(known) else None
+
+
+@dataclass(frozen=True)
 class Qos:
     """The limits of a QOS for one job; None: there is no limit. `lifts_*`: they replace those of the partition."""
 

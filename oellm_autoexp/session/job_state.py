@@ -171,6 +171,8 @@ class Attempt:
     absent_since: float | None = None
     """Since when the scheduler reports that it has no job with the token of an unclear submission."""
     scheduler_id: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """The nodes that it, or of a chain that runs what follows, is kept from, as they were blamed, each with why."""
     begun_again_at: float | None = None
     """When it was last seen to be requeued; requests from earlier runs are then outdated."""
     runs: int = 0
@@ -214,7 +216,7 @@ class Run:
     chain_end: str = ""
     """Why no other link of its chain follows this run; '' if one may."""
     steps: int = 0
-    left_out: tuple[str, ...] = ()
+    sick_nodes: tuple[str, ...] = ()
     """The number of its newest step (sbatch/in_job), and the nodes that its script left out."""
     log_starts: dict[str, str] = field(default_factory=dict)
     """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""

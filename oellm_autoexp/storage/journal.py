@@ -3,11 +3,12 @@
 One process appends, under a lock that its caller holds; any process may read meanwhile. `append` returns once the lines
 are on the disk. A crash or a full disk may leave some of the lines of an `append` that did not return, the last of
 them cut: readers skip a cut last line, and the next `append` removes it. So each line must be one whole record, and a
-caller that repeats an `append` must accept to read a record twice.
+caller that repeats an `append` must accept to read a record twice. `append_line` is for files without such a lock.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -54,6 +55,22 @@ class Journal:
     def remove(self) -> None:
         """Remove the file, if there is one: what it holds is kept elsewhere. Raises OSError."""
         self.path.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str, *, named: bool = False) -> None:
+    """Append a line to a file that several processes append to, each by one write(2) at its end.
+
+    A cut last line is ended first, and stays: readers must pass over lines that are no whole records. `named` as in
+    trust.open_to_append. Raises OSError, StateError.
+    """
+    with trust.open_to_append(path, named=named) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        cut = file.read(1) not in (b"", b"\n")
+        data = f"{chr(10) * cut}{line}\n".encode(errors="replace")
+        if os.write(file.fileno(), data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file.fileno())
 
 
 def whole_lines(file: BinaryIO) -> Iterator[Line]:

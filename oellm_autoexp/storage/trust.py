@@ -129,15 +129,30 @@ def read(
     return data
 
 
-def open_to_append(path: Path, *, root: Path | None = None, mode: int = 0o644) -> BinaryIO:
+def open_of(path: Path, owner: Owner) -> BinaryIO:
+    """A file that `owner` alone can write to, open for reading; its folder may be anybody's. Raises as `open_file`."""
+    file = open_file(path, most=None, anyone=True)
+    try:
+        with reading_as(owner):
+            status = os.fstat(file.fileno())
+            _check_owner(status, path)
+            _check_writers(status, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_to_append(path: Path, *, root: Path | None = None, mode: int = 0o644, named: bool = False) -> BinaryIO:
     """A file of this user, made if there is none, open for adding to its end (and for reading).
 
-    Others lose the right to write to it. Raises as `open_file`; StateError also for a file with a second name, which
-    may be anything of this user's.
+    Others lose the right to write to it. `named`: a person named its folder, which may be anybody's. Raises as
+    `open_file`; StateError also for a file with a second name, which may be anything of this user's.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        check_folders(path.parent, root)
+        if not named:
+            check_folders(path.parent, root)
         descriptor = os.open(path, flags, mode & ~_OTHERS_WRITE)
     except OSError as error:
         if error.errno == errno.ENXIO:

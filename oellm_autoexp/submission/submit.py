@@ -11,8 +11,8 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 from oellm_autoexp.core.errors import (
@@ -24,7 +24,7 @@ from oellm_autoexp.core.errors import (
     TooManyJobsError,
     UnreachableError,
 )
-from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.nouns import JobSpec, Manifest, Submission
 from oellm_autoexp.core.states import IN_QUEUE, UNSUBMITTED, WAITING
 from oellm_autoexp.decisions import submissions
 from oellm_autoexp.decisions.condition_context import CheckRunner
@@ -65,6 +65,10 @@ class Submitter:
     in_queue: Callable[[JobState], JobState] = lambda job: job
     """What follows when a job has come into the queue, is blocked, or is refused for good: the job with it, before it
     is saved."""
+    left_out: Callable[[JobSpec], Mapping[str, str]] = lambda spec: {}
+    """The nodes that a job is kept from, each with why (nodes.reputation)."""
+    report: Callable[[str], None] = lambda text: None
+    """Gets lines for people."""
 
     def __post_init__(self) -> None:
         manifest, session, scheduler, now = self.manifest, self.session, self.scheduler, self.now
@@ -172,7 +176,7 @@ class Submitter:
             if job.state == WAITING and not job.cancelled_by and (links := job.later_links):
                 (link, token), spec = next(iter(links.items())), specs[job.name]
                 array, _, task = link.partition("_")
-                self.session.put(submissions.on_its_way(job, token, int(task), ()))
+                self.session.put(submissions.on_its_way(job, token, int(task), (), job.newest.left_out))
                 self._outcomes.accepted(token, Batch({int(task): spec}), array)
 
     def _submit_all(self, ready: list[Ready], progress: Callable[[int], None], *, patient: bool) -> int:
@@ -248,18 +252,19 @@ class Submitter:
         Raises SubmitError if it was refused, SchedulerError if the scheduler does not answer.
         """
         token = secrets.token_hex(4)
-        made = submission(self.manifest, token, batch)
+        left_out = self.left_out(next(iter(batch.jobs.values())))  # the jobs of an array have the same directives
+        made = replace(submission(self.manifest, token, batch), exclude=tuple(left_out))
         self._check_scripts(batch)
         if batch.is_array:
             made = write_array(self.manifest, made, batch)
         self.beat(self._pace.seconds)
         for task, spec in batch.jobs.items():
             after = followed(batch.dependency, task)
-            self.session.put(submissions.on_its_way(self._outcomes.job(spec), token, task, after))
+            self.session.put(submissions.on_its_way(self._outcomes.job(spec), token, task, after, left_out))
         try:
             self.session.journal()
             self._pace.begun()
-            scheduler_id = self.scheduler.submit(made)
+            scheduler_id = self._handed_over(made, batch)
         except (OSError, UnreachableError):
             self._outcomes.not_submitted(batch)
             raise
@@ -276,6 +281,23 @@ class Submitter:
         if self._native:
             self._ready.seen_alive(self._outcomes.job(spec).newest.scheduler_id for spec in batch.jobs.values())
         return len(batch.jobs)
+
+    def _handed_over(self, made: Submission, batch: Batch) -> str:
+        """Submit a batch, in the last resort without leaving nodes out: that must not make a job impossible.
+
+        Returns the id, and raises, as Scheduler.submit.
+        """
+        try:
+            return self.scheduler.submit(made)
+        except InvalidSubmissionError as error:
+            if not made.exclude:
+                raise
+            words = f"{', '.join(made.exclude)} can't be left out: {error.problems[0].what}"
+        self.report(words)
+        for spec in batch.jobs.values():
+            job = self._outcomes.job(spec).happened(self.now(), "nodes", words)
+            self.session.put(replace(job, newest=replace(job.newest, left_out={})))
+        return self.scheduler.submit(replace(made, exclude=()))
 
     def _look_for(self, batch: Batch, error: SchedulerError) -> int:
         """Ask at once for a batch whose submission got no clear answer; how many of its jobs are there.

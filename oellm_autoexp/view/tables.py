@@ -38,7 +38,9 @@ def headline(session: Session) -> str:
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
     waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
     held = f"; jobs that have not begun are held: {session.hold.reason}" if session.hold.fingerprint else ""
-    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}{held}"
+    nodes = sorted({node for job in session.jobs.values() for node in job.newest.left_out})
+    left_out = f"; left out: {', '.join(nodes)} (--cmd nodes)" if nodes else ""
+    return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}{held}{left_out}"
 
 
 def jobs_table(

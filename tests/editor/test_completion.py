@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from oellm_autoexp.cli.completion import complete
 from oellm_autoexp.cli.completion.command_line import words_of
+from oellm_autoexp.nodes.entry import BY_HAND, Entry
+from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.plans import job_spec, manifest
@@ -89,6 +92,15 @@ def test_words_depend_on_those_before_them(home: Path) -> None:
     assert offers("monitor --session plan-1 --queue-event ") == {"saved"}
     assert offers("monitor --job ") == set()
     assert offers("monitor --cmd try monitoring=megatron_pro") == {"monitoring=megatron_production"}
+
+
+def test_nodes_that_were_blamed_are_offered(home: Path) -> None:
+    log = NodeLog(home / "outputs/monitoring_state")
+    log.append(Entry(at=time.time(), kind="blamed", node=node, category=BY_HAND, reason="x") for node in ("n1", "n2"))
+    log.append([Entry(at=time.time() + 1, kind="forgiven", node="n1")])
+    assert offers("monitor --cmd nod") == {"nodes"}
+    assert offers("monitor --cmd nodes --forgive ") == {"n2", "all"}
+    assert offers("monitor --cmd nodes --report ") == {"n1", "n2"}
 
 
 def test_options_are_offered_once_unless_they_may_be_repeated(home: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_step_that_begins_again_counts_as_a_restart_and_what_was_seen_before_i
     assert (job.state, job.attempt, job.newest.runs, job.past.restarts) == ("running", 1, 1, {IN_JOB: 1})
     assert (job.run.verdict, job.run.last_activity, job.run.readings) == ("", None, {})
     assert job.run.log_starts == {"/log": "5:70"}
-    assert (job.run.steps, job.run.left_out) == (2, ("n2",))
+    assert (job.run.steps, job.run.sick_nodes) == (2, ("n2",))
     assert job.history[-1].message == "restarted in the job: step 2 of 4 on n1,n3; n2 left out: why"
     assert is_past(job, 50.0)
     assert not is_past(job, 50.1)
@@ -394,7 +394,7 @@ def test_restarts_in_the_job_count_for_the_limit_of_every_cause() -> None:
 
 def test_a_new_attempt_is_kept_from_the_nodes_that_the_script_left_out() -> None:
     request = RestartAction(class_name="RestartAction")
-    job = changed(CRASHED, left_out=("n2",), excluded=("n9",))
+    job = changed(CRASHED, sick_nodes=("n2",), excluded=("n9",))
     waiting = begun(changed(job, restart=planned(job, request, "crash", 60.0)), 60.0)
     assert waiting.changes.excluded == ("n9", "n2")
 

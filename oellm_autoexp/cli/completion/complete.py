@@ -93,6 +93,9 @@ class _Line:
                 return [*config_words.keys(typed)]
             case "session":
                 return [*session_words.sessions(self._state_dir)]
+            case "report" | "forgive":
+                forgive = action.dest == "forgive"
+                return [*session_words.nodes(self._state_dir, blamed=forgive), *([Offer("all")] if forgive else [])]
             case "job" if self._session:
                 return [*session_words.jobs(self._state_dir, self._session)]
             case "queue_id" if self._session:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,16 @@ def queue_events(directory: Path, name: str) -> Iterator[Offer]:
     """The names of the events that have entries in the queue of a session."""
     names = (offer.about.partition(",")[0] for offer in queue_ids(directory, name))
     yield from (Offer(event) for event in dict.fromkeys(names))
+
+
+def nodes(directory: Path, *, blamed: bool) -> Iterator[Offer]:
+    """The recorded nodes, of the group's folder if a variable names it: those that are blamed now, or all."""
+    from oellm_autoexp.nodes.judge import Limits, records
+    from oellm_autoexp.nodes.node_log import FOLDER_VARIABLE, NodeLog
+
+    log = NodeLog.of(os.environ.get(FOLDER_VARIABLE), directory)
+    found = records(log.read(), time.time(), Limits()).values()
+    yield from (Offer(each.node, each.newest.reason) for each in found if each.newest and (each.counted or not blamed))
 
 
 def _ignore(error: AutoexpError) -> None:

@@ -112,7 +112,7 @@ class JobObserver:
             if end := self.reports.chain_end(seen):
                 seen = replace(seen, run=replace(seen.run, chain_end=end.why))
             if left_out := self.reports.left_out(seen):
-                seen = replace(seen, run=replace(seen.run, left_out=left_out))
+                seen = replace(seen, run=replace(seen.run, sick_nodes=left_out))
             started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
             if seen.newest.runs != job.newest.runs or started:
                 seen = self._ran(job, seen, at)

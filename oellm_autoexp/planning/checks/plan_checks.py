@@ -80,6 +80,7 @@ PLAN_WIDE = (
     "monitoring.poll_interval_seconds",
     "monitoring.detach",
     "monitoring.alive",
+    "monitoring.nodes",
 )
 
 

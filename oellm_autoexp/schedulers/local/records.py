@@ -6,7 +6,7 @@ import functools
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from oellm_autoexp.core.nouns import JobStatus, Submission
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
@@ -89,8 +89,7 @@ def checked(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
     made = kind(**data)
     for name, hint in _hints()[kind.__name__].items():
         value = getattr(made, name)
-        fits = all(_fits(int, item) for item in value) if hint == tuple[int, ...] else _fits(hint, value)
-        if not fits:
+        if not (_fit(hint, value) if get_origin(hint) is tuple else _fits(hint, value)):
             raise TypeError(f"{name} can't be {value!r:.80}")
     return made
 
@@ -99,6 +98,11 @@ def checked(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
 def _hints() -> Mapping[str, Mapping[str, Any]]:
     """The types of the fields of each kind of record, by its name."""
     return {kind.__name__: get_type_hints(kind) for kind in (Submission, Signal, Run, JobStatus)}
+
+
+def _fit(hint: Any, values: Any) -> bool:
+    """Whether a list, as JSON has it, or a tuple is of a type such as `tuple[int, ...]`."""
+    return isinstance(values, list | tuple) and all(_fits(get_args(hint)[0], value) for value in values)
 
 
 def _fits(hint: Any, value: Any) -> bool:

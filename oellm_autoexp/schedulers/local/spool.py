@@ -113,7 +113,9 @@ class Spool:
             if data is None:
                 return {}
             with self._whole(number, "job"):
-                plain = {**data["submission"], "array": tuple(data["submission"]["array"])}
+                given = data["submission"]
+                lists = {"array": tuple(given["array"]), "exclude": tuple(given.get("exclude", ()))}
+                plain = {**given, **lists}
                 submission = checked(Submission, plain)
                 signal = checked(Signal, data["signal"]) if data.get("signal") else None
                 ids = [f"{number}_{task}" for task in submission.array] or [number]

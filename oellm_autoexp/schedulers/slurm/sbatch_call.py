@@ -11,6 +11,7 @@ from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.core.nouns import Submission
 from oellm_autoexp.sbatch.directives import options
 from oellm_autoexp.sbatch.environment import SRUN_INPUTS
+from oellm_autoexp.sbatch.options import node_union
 from oellm_autoexp.schedulers.base import job_name, outside_jobs
 from oellm_autoexp.schedulers.site import VARIABLES
 from oellm_autoexp.schedulers.slurm.parse import COMMENT_PREFIX
@@ -30,6 +31,9 @@ def sbatch_arguments(submission: Submission) -> list[str]:
     if submission.dependency:
         # A job whose dependency can't be fulfilled any more would wait for ever.
         words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
+    if submission.exclude:  # an option takes the place of the script's directive
+        present = _options_in(submission.script_path).get("exclude", "")
+        words.append(f"--exclude={node_union(present, submission.exclude)}")
     return [*words, submission.script_path]
 
 
@@ -54,16 +58,21 @@ def submission_environment(script_path: str) -> dict[str, str]:
 
     The job gets this environment, too (sbatch's --export); so variables that srun reads are left out as well.
     """
-    try:
-        in_script = options(trust.read_script(Path(script_path)))
-    except (OSError, StateError):
-        in_script = {}
+    in_script = _options_in(script_path)
     kept = {name for name, option in VARIABLES.items() if option not in in_script}
     return {
         name: value
         for name, value in outside_jobs(os.environ).items()
         if name in kept or not (name in SRUN_INPUTS or name.startswith(("SBATCH_", "SRUN_", "SLURM_CLUSTERS")))
     }
+
+
+def _options_in(script_path: str) -> dict[str, str]:
+    """The options of a script's directives; none of a script that can't be read, which sbatch will say."""
+    try:
+        return options(trust.read_script(Path(script_path)))
+    except (OSError, StateError):
+        return {}
 
 
 def sbatch_runs(tokens: Iterable[str]) -> bool:

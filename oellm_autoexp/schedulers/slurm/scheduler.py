@@ -14,7 +14,7 @@ from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Submission, Usage
 from oellm_autoexp.core.states import UNKNOWN
 from oellm_autoexp.sbatch.options import node_union
 from oellm_autoexp.schedulers.base import job_name, understood
-from oellm_autoexp.schedulers.site import Site
+from oellm_autoexp.schedulers.site import ClusterNodes, Site
 from oellm_autoexp.schedulers.slurm import error_messages, parse, sbatch_call, site_answers
 from oellm_autoexp.schedulers.slurm.commands import Commands, chunks, unreachable_hint
 from oellm_autoexp.schedulers.slurm.failed_nodes import FailedNodes
@@ -89,6 +89,13 @@ class SlurmScheduler:
         return site_answers.read(
             lambda name, words: commands.output_or_nothing([*programs[name], *words]), user, _own_groups()
         )
+
+    def cluster_nodes(self) -> ClusterNodes:
+        """See Scheduler.cluster_nodes: by sinfo; the cluster's name is that of slurm.conf(5)."""
+        commands = self._commands
+        settings = commands.output([*commands.scontrol, "show", "config"])
+        lines = commands.output([*commands.sinfo, "-h", "-a", "-N", "-o", site_answers.NODE_FIELDS])
+        return site_answers.cluster_nodes(settings, lines)
 
     def find(self, submissions: Collection[Submission]) -> Mapping[str, str]:
         """See Scheduler.find: squeue knows every live job and those that ended lately, sacct the older ones."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from oellm_autoexp.sbatch.times import time_limit
-from oellm_autoexp.schedulers.site import Association, Partition, Qos, Shape, Site, count
+from oellm_autoexp.schedulers.site import Association, ClusterNodes, Partition, Qos, Shape, Site, count
 
 
 def partitions(text: str) -> dict[str, Partition]:
@@ -120,6 +120,26 @@ def read(ask: Callable[[str, Sequence[str]], str], user: str, groups: frozenset[
         ask("sacctmgr", ("-n", "-P", "show", "user", user, "format=DefaultAccount")).strip().lower() if own else ""
     )
     return Site(known, qos, own, default, complete=True, groups=groups)
+
+
+NODE_FIELDS = "%P|%N"
+
+
+def cluster_nodes(settings: str, lines: str) -> ClusterNodes:
+    """The nodes of a cluster in what `scontrol show config` and `sinfo -h -a -N -o '%P|%N'` print.
+
+    sinfo marks the default partition with `*`.
+    """
+    found: dict[str, set[str]] = {}
+    default = ""
+    for line in lines.splitlines():
+        partition, _, node = line.strip().partition("|")
+        name = partition.removesuffix("*")
+        default = name if name != partition else default
+        if name and node:
+            found.setdefault(name, set()).add(node)
+    partitions = {name: frozenset(nodes) for name, nodes in found.items()}
+    return ClusterNodes(_settings(settings).get("ClusterName", ""), partitions, default)
 
 
 def _settings(text: str) -> dict[str, str]:

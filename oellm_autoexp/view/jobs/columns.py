@@ -21,7 +21,7 @@ Value = str | int | float | None
 """What a column holds for one job; None: nothing is known."""
 _LATEST = 1e11
 _BAR = 8
-_LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "id", "log")
+_LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "left_out", "id", "log")
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,7 @@ _ALL = (
     _number("saved", lambda s: s.job.progress.saved_iteration),
     _text("id", lambda s: s.job.newest.scheduler_id),
     _text("nodes", lambda s: s.job.answer.nodes),
+    _text("left_out", lambda s: ",".join(s.job.newest.left_out)),
     _moment("submitted", lambda job: job.newest.submitted_at),
     _moment("started", lambda job: job.newest.started_at),
     _moment("ended", lambda job: job.newest.ended_at),

@@ -1,0 +1,87 @@
+"""Keeps the node logs up to date with what a session sees, and its jobs in the queue away from nodes at the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.states import PENDING, RUNNING
+from oellm_autoexp.nodes.blames import attempt_blames, blames
+from oellm_autoexp.nodes.judge import in_words
+from oellm_autoexp.nodes.reputation import Reputation
+from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.session import Session
+
+_MOST_AT_ONCE = 200
+"""How many jobs in the queue are changed in one cycle: SLURM is asked twice for each."""
+
+
+@dataclass
+class NodeWatch:
+    """The nodes of one session's jobs."""
+
+    manifest: Manifest
+    session: Session
+    scheduler: Scheduler
+    reputation: Reputation
+    now: Callable[[], float]
+    _specs: Mapping[str, JobSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._specs = {job.name: job for job in self.manifest.jobs}
+
+    def blame(self, job: JobState, nodes: Iterable[str], category: str, reason: str) -> None:
+        """Record that nodes failed a job's newest attempt, or a check before it (entry.PREFLIGHT). Never raises."""
+        found = attempt_blames(job, self.manifest.plan_id, self.now(), nodes, category, reason)
+        self.reputation.blame(found)
+
+    def blame_of_ended(self) -> None:
+        """Record which nodes ended attempts blame; the session is saved before. A repetition records nothing new."""
+        now, plan = self.now(), self.manifest.plan_id
+        self.reputation.blame(entry for job in self.session.jobs.values() for entry in blames(job, plan, now))
+
+    def keep_away(self) -> None:
+        """Exclude nodes at the limit from the jobs that wait in the scheduler's queue. Raises SchedulerError."""
+        found: dict[tuple[str, ...], dict[str, JobState]] = {}
+        changed = 0
+        for job in self.session.jobs.values() if self.reputation.leaves_out else ():
+            if not (waiting := _in_queue(job)):
+                continue
+            if new := self.reputation.left_out_of_queued(self._spec(job), job.newest.left_out):
+                found.setdefault(tuple(new), {})[job.name] = _kept_from(job, new, self.now())
+                changed += len(waiting)
+            if changed >= _MOST_AT_ONCE:
+                break
+        for nodes, jobs in found.items():
+            ids = {one: token for job in jobs.values() for one, token in _in_queue(job).items()}
+            self.scheduler.exclude(ids, nodes)
+            for job in jobs.values():
+                self.session.put(job)
+            self.session.journal()
+
+    def _spec(self, job: JobState) -> JobSpec:
+        """A job as its newest attempt was submitted."""
+        spec, own = self._specs[job.name], job.changes
+        if not own.script_path:
+            return spec
+        resources = own.resources or spec.resources
+        changes = {"script_path": own.script_path, "script_digest": own.script_digest, "resources": resources}
+        return spec.model_copy(update=changes)
+
+
+def _in_queue(job: JobState) -> dict[str, str]:
+    """The ids of what waits of a job in the queue, with tokens: its newest attempt, and the later links of its chain.
+
+    Of a job that has ended, nothing: its links end with it, or the next one becomes its newest attempt.
+    """
+    if job.state == PENDING:
+        return {job.newest.scheduler_id: job.newest.token, **job.later_links}
+    return job.later_links if job.state == RUNNING else {}
+
+
+def _kept_from(job: JobState, nodes: Mapping[str, str], now: float) -> JobState:
+    words = in_words(nodes) if job.state == PENDING else f"later links: {in_words(nodes)}"
+    newest = replace(job.newest, left_out={**job.newest.left_out, **nodes})
+    return replace(job.happened(now, "nodes", words), newest=newest)
