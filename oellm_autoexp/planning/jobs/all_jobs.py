@@ -21,6 +21,7 @@ from oellm_autoexp.planning.checks import twins
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate
 from oellm_autoexp.planning.checks.places_checks import check_places
 from oellm_autoexp.planning.checks.plan_checks import LISTED, check_job_names, check_unique
+from oellm_autoexp.planning.jobs.expectation import TIME
 from oellm_autoexp.planning.jobs.job_planner import JobPlanner, PlannedJob, plan_job
 from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.provenance import PlanContext
@@ -119,6 +120,8 @@ class AllJobs:
         """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""
         problems = []
         for index, place, values in self._planner.gathered.later.values():
+            limit = self._planner.automatic.get(index)
+            values = {TIME: limit, **values} if limit else values
             try:
                 plan_job(self._jobs.overriding(index, values), self._context, self._read_template, index)
             except AutoexpError as error:
