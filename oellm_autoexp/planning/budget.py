@@ -20,7 +20,7 @@ class Expected:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Expected | None:
-        """What the plan's jobs will use, each at most until its time limit, or those of its links; None where nothing is known.
+        """What the plan's jobs will use, each at most until the limits of its links; None where nothing is known.
 
         Their times have one source, so they are too long or too short together: the bounds are sums of bounds.
         """

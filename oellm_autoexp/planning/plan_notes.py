@@ -46,22 +46,24 @@ def monitor_notes(manifest: Manifest) -> list[str]:
 
 def estimate_notes(manifest: Manifest) -> Iterator[str]:
     """How long jobs run by earlier runs, beside their time limits: each thing once, and of how many jobs it is true."""
-    counts: Counter[tuple[str, str, bool]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for job in manifest.jobs:
         if job.workload is not None and (found := job.workload.estimate) is not None:
             limit, links = job.resources.time_limit_seconds, job.chain.links if job.chain else 1
             memory = words.memory(found, job.workload.gpu_memory_gib)
             text = ", ".join(filter(None, (memory, words.needs(found, limit, links))))
-            counts[job.stage or "", text, words.is_enough(found, limit, links)] += 1
-    for (stage, text, enough), count in [*counts.items()][:_MOST_ESTIMATES]:
+            hint = _SITE if job.workload.limit else _SHORT
+            counts[job.stage or "", text, "" if words.is_enough(found, limit, links) else hint] += 1
+    for (stage, text, hint), count in [*counts.items()][:_MOST_ESTIMATES]:
         who = f"{stage}: " if stage else ""
         which = "" if count == len(manifest.jobs) else f" ({plural(count, 'job')})"
-        yield f"{who}{text}{which}" + ("" if enough else f"; {_LONGER}")
+        yield f"{who}{text}{which}{hint}"
     if (more := len(counts) - _MOST_ESTIMATES) > 0:
         yield f"{more} more estimates are in the manifest (jobs: workload)"
 
 
-_LONGER = "the time limit is too short: set slurm.sbatch.time to more or to auto, or job.chain.links to so many"
+_SHORT = "; the time limit is too short: set slurm.sbatch.time to more or to auto, or job.chain.links to so many"
+_SITE = "; the site allows no longer time limit: set job.chain.links to so many"
 
 
 def notes_of_jobs(by_job: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:

@@ -142,7 +142,15 @@ def test_a_limit_is_at_most_that_of_the_site_and_a_chain_is_proposed(tmp_path: P
     assert only(plan).resources.time_limit_seconds == 4 * 3600
     assert only(plan).workload.limit.endswith("; the site allows 0-04:00:00")  # type: ignore[union-attr]
     (note,) = [note for note in plan.notes if "job.chain" in note]
-    assert "the most that the site allows, 0-04:00:00, and a run may need 10 h; job.chain.links: 3" in note
+    assert note == (
+        "needs about 10 h (from 1 run), has 4 h: 3 links; the site allows no longer time limit: "
+        "set job.chain.links to so many"
+    )
+    chained = planned(tmp_path, *MEGATRON, "slurm.sbatch.time=auto", "job.chain={links: 3}", known=known, site=site)
+    assert any(note.endswith("has 3 links of 4 h") for note in chained.notes)
+    assert Budget.of(chained.manifest).summary == "at most 48.0 GPU-hours (about 40.7 by earlier runs)"
+    short = planned(tmp_path, *MEGATRON, "slurm.sbatch.time=auto", "job.chain={links: 2}", known=known, site=site)
+    assert any("has 2 links of 4 h: 3 links; the site allows no longer time limit" in note for note in short.notes)
     larger = Site({"batch": Partition("batch", True, 48 * 3600)}, complete=True)
     free = planned(tmp_path, *MEGATRON, "slurm.sbatch.time=auto", known=known, site=larger)
     assert only(free).resources.time_limit_seconds == 45900

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from oellm_autoexp.backends.base import Command, Note, Work
+from oellm_autoexp.backends.base import Command, Work
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.core.nouns import Chain, Estimate, Resources, Workload
-from oellm_autoexp.learning.estimating import Run, estimate, limit_for, links_needed
+from oellm_autoexp.core.nouns import Estimate, Resources, Workload
+from oellm_autoexp.learning.estimating import Run, estimate, limit_for
 from oellm_autoexp.learning.past_runs import PastRuns
-from oellm_autoexp.learning.words import about, is_enough
+from oellm_autoexp.learning.words import about
 from oellm_autoexp.planning.jobs.job_script import JobPlaces
 from oellm_autoexp.planning.resolving import plan_places
 from oellm_autoexp.sbatch.times import AUTOMATIC_FACTOR, automatic, format_time
@@ -105,16 +105,6 @@ class Expectations:
         if most_seconds is not None and seconds > most_seconds:
             return most_seconds, f"{source}; the site allows {format_time(most_seconds)}"
         return seconds, source
-
-
-def limit_notes(workload: Workload, seconds: int, chain: Chain | None) -> Iterator[Note]:
-    """What a person should know of an automatic limit that the site makes shorter."""
-    expected = workload.estimate
-    if expected is not None and not is_enough(expected, seconds, chain.links if chain else 1):
-        links = links_needed(expected, seconds)
-        chain = f"; job.chain.links: {links} goes on after it" if links else ""
-        text = f"{TIME} is the most that the site allows, {format_time(seconds)}, and a run may need"
-        yield Note("automatic limit", f"{text} {about(expected.high)}{chain}")
 
 
 def _digest(config: AutoexpConfig, work: Work, places: JobPlaces, directives: Mapping[str, str]) -> str:

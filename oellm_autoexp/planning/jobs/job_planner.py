@@ -33,7 +33,7 @@ from oellm_autoexp.planning.checks.site_checks import debug_notes, longest_secon
 from oellm_autoexp.planning.jobs.chain import by_task, chain_of
 from oellm_autoexp.planning.jobs.chain import notes as chain_notes
 from oellm_autoexp.planning.jobs.code_copy import Snapshot, snapshot_for
-from oellm_autoexp.planning.jobs.expectation import TIME, Expectations, limit_notes
+from oellm_autoexp.planning.jobs.expectation import TIME, Expectations
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_script import JobPlaces, job_script
 from oellm_autoexp.planning.jobs.packing import Packer
@@ -154,10 +154,7 @@ class JobPlanner:
         directives = options(script)  # a template may have directives of its own
         spec = self._spec(resolved, run, command, places, script, directives, chain)
         workload = self._expectations.workload(config, work, places, spec.resources, directives)
-        if limit and spec.resources.time_limit_seconds is not None:
-            self.gathered.note(limit_notes(workload, spec.resources.time_limit_seconds, chain))
-            workload = workload.model_copy(update={"limit": limit})
-        spec = spec.model_copy(update={"workload": workload})
+        spec = spec.model_copy(update={"workload": workload.model_copy(update={"limit": limit}) if limit else workload})
         self.gathered.config(config, resolved.groups_chosen)
         written = tuple(Place(place.key, self._jobs.absolute(place.path)) for place in command.places)
         return PlannedJob(spec, script, packed, config.project.resume, written, resolved.siblings)
