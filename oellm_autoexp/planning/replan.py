@@ -20,14 +20,11 @@ from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.planning.checks.plan_checks import PLAN_WIDE
-from oellm_autoexp.planning.jobs.expectation import TIME
 from oellm_autoexp.planning.jobs.job_planner import plan_job
 from oellm_autoexp.planning.record.plan_record import recorded
 from oellm_autoexp.planning.record.record_files import json_value, mapping, readable
 from oellm_autoexp.planning.record.secret_marks import MARK, problems_of, secrets_named
 from oellm_autoexp.planning.resolving.plan_places import PER_JOB
-from oellm_autoexp.planning.resolving.resolve import SweepResolver
-from oellm_autoexp.sbatch.times import automatic, format_time
 from oellm_autoexp.storage import trust
 
 _FIXED = {
@@ -64,12 +61,11 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
         script = trust.read_script(Path(job.script_path), job.script_digest, Path(manifest.base_output_dir))
     plan = recorded(manifest, job)
     with secrets_named(plan.marks):
-        jobs = _with_limit(plan.jobs, job)
         values = {**_kept(job), **values} if values else values
-        planned, text = plan_job(jobs.overriding(job.index, values), plan.context, plan.template, job.index)
+        planned, text = plan_job(plan.jobs.overriding(job.index, values), plan.context, plan.template, job.index)
         moved = _moved(job, planned)
         if moved or MARK.search(text):
-            as_it_was, text_before = plan_job(jobs, plan.context, plan.template, job.index)
+            as_it_was, text_before = plan_job(plan.jobs, plan.context, plan.template, job.index)
             if others := _moved(job, as_it_was):
                 raise StateError(Problem(f"its plan's record has another {', '.join(others)}", job.script_path))
             text = _with_secrets(text, text_before, script, plan.marks)
@@ -83,15 +79,6 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     if planned.streams != job.streams:
         raise ConfigError(Problem("a new attempt must write its output to the same files", CONFIG / "slurm"))
     return Replanned(text, planned.resources, planned.argv)
-
-
-def _with_limit(jobs: SweepResolver, job: JobSpec) -> SweepResolver:
-    """The jobs of a plan with the time limit that was found for one of them, where its config says `auto`."""
-    time, seconds = tuple(TIME.split(".")), job.resources.time_limit_seconds
-    written, _ = jobs.parts(job.index, [time])
-    if seconds is None or automatic(written.get(time)) is None:
-        return jobs
-    return jobs.overriding(job.index, {TIME: format_time(seconds)})
 
 
 def _kept(job: JobSpec) -> dict[str, Any]:

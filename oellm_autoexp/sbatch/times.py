@@ -8,6 +8,8 @@ from datetime import datetime
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 
+TIME = "slurm.sbatch.time"
+"""The key of a job's time limit."""
 _SHOWN = 40
 _FORMS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
 _TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<rest>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)

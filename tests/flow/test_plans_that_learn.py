@@ -75,7 +75,7 @@ def test_a_second_plan_has_the_time_limit_that_the_first_run_implies(user: User)
     assert found["low"] <= found["seconds"] <= found["high"] <= seconds
     assert (found["runs"], found["scaled"], found["links"]) == (1, False, 1)
     assert found["limit_seconds"] == 2400
-    assert re.fullmatch(r"auto: 1.25 x 30 min, which 9 of 10 runs need by 1 earlier", found["limit_from"])
+    assert re.fullmatch(r"auto: 1.25 x 30 min, which is enough for 9 of 10 runs by 1 earlier run", found["limit_from"])
     assert facts["gpu_hours"]["at_most"] == pytest.approx(GPUS * 2400 / 3600)
     assert facts["gpu_hours"]["expected"]["gpu_hours"] == pytest.approx(GPUS * 0.5, rel=0.05)
     twice, script = planned(user, *words, *again, "backend.options.train_iters=62", "slurm.sbatch.time=auto*2")

@@ -123,7 +123,7 @@ def test_a_limit_is_what_runs_need_with_a_margin_and_is_recorded_with_its_source
     assert job.workload.estimate is not None
     assert job.workload.estimate.seconds == pytest.approx(seconds)
     assert job.resources.time_limit_seconds == 5100  # 4987.5 in steps of 5 min
-    assert job.workload.limit == "auto: 1.25 x 66 min, which 9 of 10 runs need by 1 earlier"
+    assert job.workload.limit == "auto: 1.25 x 66 min, which is enough for 9 of 10 runs by 1 earlier run"
     assert "#SBATCH --time=0-01:25:00\n" in plan.scripts[0]
     assert job.parameters == {}
     assert not any("on the command line changes nothing" in note for note in plan.notes)

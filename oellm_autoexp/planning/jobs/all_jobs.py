@@ -21,11 +21,11 @@ from oellm_autoexp.planning.checks import twins
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate
 from oellm_autoexp.planning.checks.places_checks import check_places
 from oellm_autoexp.planning.checks.plan_checks import LISTED, check_job_names, check_unique
-from oellm_autoexp.planning.jobs.expectation import TIME
 from oellm_autoexp.planning.jobs.job_planner import JobPlanner, PlannedJob, plan_job
 from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
+from oellm_autoexp.sbatch.times import TIME
 
 _THOROUGHLY = 20  # jobs whose mistakes are all reported; the others most likely have the same ones
 _ENOUGH_WRONG = 200

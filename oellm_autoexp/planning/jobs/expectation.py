@@ -13,14 +13,14 @@ from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import Estimate, Resources, Workload
+from oellm_autoexp.core.text import plural
 from oellm_autoexp.learning.estimating import Run, estimate, limit_for
 from oellm_autoexp.learning.past_runs import PastRuns
 from oellm_autoexp.learning.words import about
 from oellm_autoexp.planning.jobs.job_script import JobPlaces
 from oellm_autoexp.planning.resolving import plan_places
-from oellm_autoexp.sbatch.times import AUTOMATIC_FACTOR, automatic, format_time
+from oellm_autoexp.sbatch.times import AUTOMATIC_FACTOR, TIME, automatic, format_time
 
-TIME = "slurm.sbatch.time"
 _WHERE = CONFIG / TIME
 _NODES = ("partition", "constraint", "gres", "gpus", "gpus_per_node", "gpus_per_task")
 """Options of sbatch that decide on which kind of nodes and GPUs a job runs."""
@@ -101,7 +101,8 @@ class Expectations:
             )
             raise ConfigError(Problem(what, _WHERE, hint))
         seconds = limit_for(expected, factor)
-        source = f"{text}: {factor:g} x {about(expected.high)}, which 9 of 10 runs need by {expected.runs} earlier"
+        runs = plural(expected.runs, "earlier run")
+        source = f"{text}: {factor:g} x {about(expected.high)}, which is enough for 9 of 10 runs by {runs}"
         if most_seconds is not None and seconds > most_seconds:
             return most_seconds, f"{source}; the site allows {format_time(most_seconds)}"
         return seconds, source

@@ -33,7 +33,7 @@ from oellm_autoexp.planning.checks.site_checks import debug_notes, longest_secon
 from oellm_autoexp.planning.jobs.chain import by_task, chain_of
 from oellm_autoexp.planning.jobs.chain import notes as chain_notes
 from oellm_autoexp.planning.jobs.code_copy import Snapshot, snapshot_for
-from oellm_autoexp.planning.jobs.expectation import TIME, Expectations
+from oellm_autoexp.planning.jobs.expectation import Expectations
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_script import JobPlaces, job_script
 from oellm_autoexp.planning.jobs.packing import Packer
@@ -44,7 +44,7 @@ from oellm_autoexp.sbatch.directives import array_group, directive_lines, option
 from oellm_autoexp.sbatch.log_paths import slurm_path
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.sbatch.signals import signal_problems
-from oellm_autoexp.sbatch.times import automatic, format_time, is_past
+from oellm_autoexp.sbatch.times import TIME, automatic, format_time, is_past
 from oellm_autoexp.schedulers.site import Site
 
 _PLACES = ("output_dir", "log_path", "log_path_current")
