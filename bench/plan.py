@@ -27,6 +27,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.rows import Rows
+from oellm_autoexp.core.nouns import Workload
+from oellm_autoexp.learning.estimating import ENOUGH, Run
+from oellm_autoexp.learning.measuring import Measured, Spread
+from oellm_autoexp.learning.past_runs import MOST_FILES, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS, INTERPOLATIONS = 800, 60
@@ -146,13 +150,13 @@ def measure(words: Sequence[str], environment: dict[str, str]) -> Taken:
     return Taken(time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 
-def plan(experiment: Experiment, jobs: int, *, siblings: bool = False) -> tuple[Taken, Path]:
-    """Plan so many jobs, everything written; what it took, and where the output is."""
+def plan(experiment: Experiment, jobs: int, *more: str, siblings: bool = False) -> tuple[Taken, Path]:
+    """Plan so many jobs, everything written; what it took, and where the output is. `more`: overrides."""
     out = experiment.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     file = experiment.folder / "bench.yaml"
     file.write_text(f"{experiment.text}\nsweep: {experiment.sweep(jobs, siblings=siblings)}\n")
-    words = [sys.executable, str(ROOT / "scripts" / "plan_autoexp.py"), "--config-ref", str(file)]
+    words = [sys.executable, str(ROOT / "scripts" / "plan_autoexp.py"), "--config-ref", str(file), *more]
     return measure(words, dict(os.environ)), out
 
 
@@ -207,6 +211,37 @@ def read_manifest(out: Path) -> float:
     return float(result.stdout)
 
 
+def earlier_sessions(folder: Path, sessions: int, kinds: int) -> None:
+    """What the attempts of so many sessions took, each of so many kinds of work that no job of the benchmark has."""
+    folder.mkdir()
+    pace = Spread(low=1, middle=2, high=3)
+    for session in range(sessions):
+        runs = [
+            Run(
+                Workload(shape=f"{session}/{kind}", sizes={"gpus": 8}, flops=1e15, iterations=1000),
+                Measured(
+                    job="a", attempt=number, at=number, iterations=100, pace=pace, startup=60, save=9, memory_gib=60
+                ),
+            )
+            for kind in range(kinds)
+            for number in range(ENOUGH)
+        ]
+        (folder / f"s{session}.measured.jsonl").write_text(text_of(runs))
+
+
+def with_earlier_sessions(rows: Rows, experiment: Experiment, jobs: int) -> None:
+    """Plan so many jobs without and with earlier sessions, in turn."""
+    folder = experiment.folder / "earlier"
+    earlier_sessions(folder, MOST_FILES, kinds=5)
+    without, beside = [], []
+    for _ in range(ATTEMPTS):
+        without.append(plan(experiment, jobs)[0].seconds)
+        beside.append(plan(experiment, jobs, f"project.learn_from=[{folder}]")[0].seconds)
+    ratio = min(beside) / min(without)
+    what = f"{jobs} jobs, compared with {MOST_FILES} sessions"
+    rows.add(what, f"{ratio:.2f} x {min(without):.2f} s", "1.2 x", ratio <= 1.2)
+
+
 def against_baseline(rows: Rows, what: str, experiment: Experiment, jobs: int) -> Taken:
     """Plan so many jobs, compose and write, in turn, so that a slow spell of the machine meets them all."""
     plans, compositions, writings = [], [], []
@@ -239,6 +274,7 @@ def main() -> int:
         against_baseline(rows, "Megatron jobs (1B)", Experiment.of_megatron(model, "1B"), options.jobs)
         whole = Experiment.of_megatron(every, "core_v0_19_0", EVERY_ARGUMENT)
         against_baseline(rows, "Megatron jobs, every argument set", whole, options.jobs)
+        with_earlier_sessions(rows, experiment, options.jobs)
         large, out = plan(experiment, options.large)
         rows.add(f"{options.large} jobs", f"{large.seconds:.2f} s", "25 s", large.seconds <= 25)
         rows.add("  peak memory", f"{large.megabytes:.0f} MB", "400 MB", large.megabytes <= 400)

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "rules": "core exporters notifiers search causes",
     "sbatch.in_job": "core sbatch",
     "session": "core storage causes rules",
+    "learning": "core storage session",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
     "config.hydra": "core storage sbatch config.values",
@@ -53,24 +54,24 @@ MAY_IMPORT = {
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
     "planning.checks": "core sbatch sbatch.in_job search rules config.values sweep config.hydra containers backends "
     "schedulers config decisions planning.resolving",
-    "planning.jobs": "core sbatch sbatch.in_job containers backends schedulers config planning.resolving "
+    "planning.jobs": "core learning sbatch sbatch.in_job containers backends schedulers config planning.resolving "
     "planning.checks",
-    "planning": "core storage sbatch exporters notifiers rules sweep config.values config.hydra backends "
+    "planning": "core storage learning sbatch exporters notifiers rules sweep config.values config.hydra backends "
     "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
     "submission": "core storage sbatch sbatch.in_job rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
-    "engine.observing": "core storage sbatch search causes rules session schedulers decisions submission",
+    "engine.observing": "core storage learning sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
     "planning submission",
     "engine": "core storage sbatch exporters rules session nodes schedulers decisions schedulers.local "
     "schedulers.slurm submission engine.observing engine.executing",
     "view.curves": "",
     "view.jobs": "core rules session",
-    "view": "core storage rules session nodes decisions planning view.curves view.jobs",
+    "view": "core storage learning rules session nodes decisions planning view.curves view.jobs",
     "report": "core exporters session view view.jobs",
-    "cli.steps": "core storage session sweep schedulers config decisions planning.resolving planning.checks "
+    "cli.steps": "core storage learning session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
     "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",

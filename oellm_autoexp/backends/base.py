@@ -75,6 +75,24 @@ def places(words: Iterable[str], keys: Mapping[str, str]) -> tuple[Place, ...]:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a command has to do, and what decides how fast it does it."""
+
+    shape: tuple[str, ...]
+    """All that decides the speed beside `sizes`; without what does not (rates, seeds, paths, intervals)."""
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    """Numbers by which times may be scaled to another job with the same `shape`, if both know their `flops`."""
+    flops: float | None = None
+    """Floating-point operations of one iteration."""
+    iterations: int | None = None
+    """The iteration at which it is done; None: it does not count in iterations."""
+    save_interval: int | None = None
+    start: int | None = None
+    """The iteration after which it begins; None: that of the newest checkpoint in `load`."""
+    load: str = ""
+
+
+@dataclass(frozen=True)
 class Command:
     """A program to run: its words (never a shell line) and what it needs in its environment."""
 
@@ -96,6 +114,8 @@ class Command:
     """The file whose first number says how far the training is; '' if there is none."""
     goal: float | None = None
     """The number in that file with which the training is complete; None if it is not known."""
+    work: Work | None = None
+    """What it has to do; None: all of its words decide how fast it is."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from oellm_autoexp.backends.base import Backend, Command, Job, places
+from oellm_autoexp.backends.base import Backend, Command, Job, Work, places
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.fields import Flags, Words
@@ -19,6 +19,13 @@ _ENV_DEFAULTS = {"PYTHONUNBUFFERED": "1"}
 
 _PLACES = {"--save": "backend.options.save"}
 """What the programs that stand in for Megatron write to; nobody knows what the options of others mean."""
+_SAME_SPEED = re.compile(
+    r"(?:min_|max_)?(?:lr|learning_rate)(?:_.*)?|.*weight_decay|seed|.*_seed"
+    r"|save|load|name|.*_(?:name|dir|path|file|interval|every)|(?:tensorboard|wandb)_.*"
+)
+"""Options whose values decide in no program how fast it is."""
+_LENGTHS = {"megatron": "train_iters", "torchtitan": "training.steps"}
+"""The option that says how many iterations there are, of programs whose log lines count them."""
 
 
 class CommandBackend(Backend):
@@ -35,11 +42,17 @@ class CommandBackend(Backend):
     """Whether the option of `learning_rate` is `--learning-rate` or `--learning_rate`."""
     prints: Literal["megatron", "torchtitan"] | None = None
     """Whose lines the program's log has: rules for logs are tried on them when planning."""
+    same_speed: tuple[str, ...] = ()
+    """Further options whose values do not change how fast the program is, beside rates, seeds, paths and intervals."""
 
     def sample_lines(self) -> tuple[str, ...]:
         """See Backend.sample_lines: those of the program that `prints` names, or that `megatron` stands in for."""
-        named = self.prints or ("megatron" if self.megatron else None)
-        return PRINTED[named] if named else ()
+        return PRINTED[self._program] if self._program else ()
+
+    @property
+    def _program(self) -> str:
+        """Whose log lines the program prints; '' for its own."""
+        return self.prints or ("megatron" if self.megatron else "")
 
     def command(self, job: Job) -> Command:
         """See Backend.command. Raises BackendError: no program named, or `{key}` that the config lacks."""
@@ -67,13 +80,34 @@ class CommandBackend(Backend):
             return fill(template, look_up)
 
         argv = [filled(word, CONFIG / "backend.argv" / index) for index, word in enumerate(self.argv)]
+        work = self._work(argv)
         dashes = self.option_style == "dashes"
         problems += _wrong_names(self.options, dashes=dashes)
         for name, value in self.options.items():
             argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
         written = tuple(place for place in places(argv, _PLACES) if "/" in place.path)
-        return Command(tuple(argv), self.env, env_defaults=_ENV_DEFAULTS, places=written)
+        return Command(tuple(argv), self.env, env_defaults=_ENV_DEFAULTS, places=written, work=work)
+
+    def _work(self, argv: Iterable[str]) -> Work:
+        """What a program has to do whose options these are."""
+        options = {name.replace("-", "_"): value for name, value in self.options.items()}
+        length = _LENGTHS.get(self._program, "")
+        same = {length, *(name.replace("-", "_") for name in self.same_speed)}
+        deciding = {key: value for key, value in options.items() if key not in same and not _SAME_SPEED.fullmatch(key)}
+        return Work(
+            shape=(*argv, *(word for key in sorted(deciding) for word in flag(key, deciding[key]))),
+            iterations=count_of(options, length),
+            save_interval=count_of(options, "save_interval"),
+            load=str(options.get("load") or ""),
+        )
+
+
+def count_of(values: Mapping[str, Any], key: str) -> int | None:
+    """A value that is a whole number above 0; None for any other, and without one."""
+    value = values.get(key)
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and value == value // 1
+    return int(value) if whole and value is not None else None
 
 
 _NAME = re.compile(r"[^\W_][^\s=]*|_[^\s=]+")

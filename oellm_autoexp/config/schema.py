@@ -55,6 +55,8 @@ class ProjectSection(Section):
     """The folder of sessions."""
     resume: bool = True
     """Whether a job may go on from checkpoints that are in its folder before its first attempt; false: an error."""
+    learn_from: tuple[str, ...] = ()
+    """Further folders of sessions (beside `monitoring_state_dir`) whose runs plans are compared with."""
     code: Literal["inplace", "snapshot"] = "inplace"
     """Whether jobs run the code that is there when they begin, or a copy from when they were planned."""
 

@@ -36,6 +36,42 @@ class Resources(Record):
         return None if self.time_limit_seconds is None else self.gpus * self.time_limit_seconds / 3600
 
 
+class Estimate(Record):
+    """How long a job runs by what earlier runs took, in seconds; 8 of 10 runs are expected from `low` to `high`."""
+
+    seconds: float
+    low: float
+    high: float
+    runs: int
+    """The number of earlier attempts that it is made from."""
+    scaled: bool = False
+    """True if none of them had the job's sizes: their times were scaled by the operations of an iteration."""
+    per_link_seconds: float = 0
+    """The part of `seconds` that each attempt spends beside its iterations: start-up and end."""
+    memory_gib: float | None = None
+    """The most memory that a GPU held in those attempts."""
+
+
+class Workload(Record):
+    """What decides how long a job runs. Jobs with one `shape` and equal `sizes` are equally fast."""
+
+    shape: str
+    """A digest of all that decides the speed of the job beside `sizes`."""
+    sizes: dict[str, float] = {}
+    """The numbers by which times may be scaled from one job to another: sizes of the model, nodes, GPUs."""
+    flops: float | None = None
+    """Floating-point operations of one iteration; None: not known."""
+    iterations: int | None = None
+    """The iteration at which the job is done; None: the program does not count in iterations."""
+    save_interval: int | None = None
+    """Iterations from one checkpoint to the next."""
+    gpu_memory_gib: float | None = None
+    """What one GPU has (`slurm.site.gpu_memory_gib`)."""
+    estimate: Estimate | None = None
+    limit: str = ""
+    """Where the time limit comes from if it is automatic (`slurm.sbatch.time: auto`); else ''."""
+
+
 class SweepPoint(Record):
     """The point of the sweep that a job runs: its number, its name, and the values that the sweep sets."""
 
@@ -98,6 +134,8 @@ class JobSpec(SweepPoint):
     """Whether its script runs the program in steps, as for restarts in the job (sbatch/in_job)."""
     chain: Chain | None = None
     """How it goes on after a time limit; None: it is one job of the scheduler. `resources` are those of one link."""
+    workload: Workload | None = None
+    """What decides how long it runs, and how long that is; None in a manifest of an older version."""
 
     def last_link(self, first: int) -> int | None:
         """The last task of the array that the chain is submitted as, from its task `first`; None if it is no chain."""

@@ -18,6 +18,7 @@ from oellm_autoexp.decisions.detect import detectors
 from oellm_autoexp.engine.executing.executor import ActionExecutor
 from oellm_autoexp.engine.node_watch import NodeWatch
 from oellm_autoexp.engine.observing.accounts import settle_accounts
+from oellm_autoexp.engine.observing.measurement_writer import MeasurementWriter
 from oellm_autoexp.engine.observing.observer import Observer, queued_ids
 from oellm_autoexp.engine.observing.series_writer import write_points
 from oellm_autoexp.nodes.reputation import Reputation
@@ -84,6 +85,7 @@ class Monitor:
         self.submitter.in_queue = self._came_into_queue
         parts = self.manifest, self.session, self.scheduler
         report = self.messages.append
+        self._measurements = MeasurementWriter(self._specs, self.session.path, report)
         self.observer = Observer(*parts, self._detectors, now=self.now, report=report)
         self.executor = ActionExecutor(*parts, self._event_log, self._detectors, report, self.now)
         reputation = Reputation(self.manifest, self.scheduler, now=self.now, report=report)
@@ -138,6 +140,7 @@ class Monitor:
         self._act()
         self._keep_away()
         self._submit()
+        self._measurements.write(self.session, self.now())
         changed = any(before[job.name] != job.state for job in self.session.jobs.values())
         shortest, longest = self.scheduler.poll_interval_seconds, self.scheduler.longest_poll_interval_seconds
         self._pause_seconds = shortest if changed else min(self._pause_seconds * _SLOWER, longest)

@@ -26,6 +26,7 @@ from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, is_utf8
+from oellm_autoexp.learning.past_runs import PastRuns
 from oellm_autoexp.planning.checks import rule_checks
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate, all_problems
 from oellm_autoexp.planning.checks.plan_checks import LISTED, check_plan_id, overruled
@@ -33,7 +34,7 @@ from oellm_autoexp.planning.jobs.all_jobs import AllJobs
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_planner import JobPlanner, PlannedJob
 from oellm_autoexp.planning.plan import Checkpoints, Plan, PlannedFile
-from oellm_autoexp.planning.plan_notes import monitor_notes, notes_of_config, notes_of_jobs
+from oellm_autoexp.planning.plan_notes import estimate_notes, monitor_notes, notes_of_config, notes_of_jobs
 from oellm_autoexp.planning.record.recording import record
 from oellm_autoexp.planning.resolving import plan_places
 from oellm_autoexp.planning.resolving.provenance import PlanContext
@@ -53,6 +54,7 @@ def make_plan(
     *,
     read_template: ReadTemplate,
     site: Callable[[SlurmSection], Site] | None = None,
+    past: PastRuns | None = None,
     plan_id: str | None = None,
     subset: frozenset[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -60,9 +62,9 @@ def make_plan(
     """Plan every job of a composed config.
 
     `read_template` gives the sbatch template at a path (None: the shipped one); `site` asks SLURM what it allows (None:
-    jobs are not compared with what their site allows); `subset` keeps only those job indices;
-    `progress` gets how many of how many jobs are planned. Raises ConfigError, SweepError or BackendError with all
-    mistakes found, each located in its file where it can be.
+    jobs are not compared with what their site allows); `past` are earlier runs, by which times are estimated;
+    `subset` keeps only those job indices; `progress` gets how many of how many jobs are planned.
+    Raises ConfigError, SweepError or BackendError with all mistakes found, each located in its file where it can be.
     """
     if plan_id is not None:
         check_plan_id(plan_id)
@@ -71,7 +73,7 @@ def make_plan(
     with with_locations(composed):
         jobs = expanded_jobs(composed, context, read_template)
         plan_id = plan_id or plan_places.plan_id(composed.source, context)
-        planner = JobPlanner(jobs, context, read_template, site, plan_id)
+        planner = JobPlanner(jobs, context, read_template, site, plan_id, past)
         all_jobs = AllJobs(jobs, planner, context, read_template)
         planned = all_jobs.planned(subset, progress)
         return _plan(plan_id, composed, context, jobs, planner, planned, all_jobs.notes)
@@ -153,6 +155,7 @@ def _plan(
         *unknown_option_notes(of_slurm, composed.locations.of),
         *monitor_notes(manifest),
         *notes_of_jobs(gathered.notes, len(planned)),
+        *estimate_notes(manifest),
     )
     return Plan(
         manifest,

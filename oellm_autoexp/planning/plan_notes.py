@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.decisions.readiness import needs_monitor
+from oellm_autoexp.learning import words
 from oellm_autoexp.planning.checks import rule_checks
 from oellm_autoexp.schedulers.base import client_of
 
 _FEW = 3
+_MOST_ESTIMATES = 8
 
 
 def notes_of_config(config: AutoexpConfig, manifest: Manifest) -> list[str]:
@@ -41,6 +44,28 @@ def monitor_notes(manifest: Manifest) -> list[str]:
         return []
     listed = ", ".join(needing[:_FEW]) + (f" and {len(needing) - _FEW} more" if len(needing) > _FEW else "")
     return [f"native dependencies, but {plural(len(needing), 'job')} only while a monitor watches: {listed}"]
+
+
+def estimate_notes(manifest: Manifest) -> Iterator[str]:
+    """How long jobs run by earlier runs, beside their time limits: each thing once, and of how many jobs it is true."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for job in manifest.jobs:
+        if job.workload is not None and (found := job.workload.estimate) is not None:
+            limit, links = job.resources.time_limit_seconds, job.chain.links if job.chain else 1
+            memory = words.memory(found, job.workload.gpu_memory_gib)
+            text = ", ".join(filter(None, (memory, words.needs(found, limit, links))))
+            hint = _SITE if job.workload.limit else _SHORT
+            counts[job.stage or "", text, "" if words.is_enough(found, limit, links) else hint] += 1
+    for (stage, text, hint), count in [*counts.items()][:_MOST_ESTIMATES]:
+        who = f"{stage}: " if stage else ""
+        which = "" if count == len(manifest.jobs) else f" ({plural(count, 'job')})"
+        yield f"{who}{text}{which}{hint}"
+    if (more := len(counts) - _MOST_ESTIMATES) > 0:
+        yield f"{more} more estimates are in the manifest (jobs: workload)"
+
+
+_SHORT = "; the time limit is too short: set slurm.sbatch.time to more or to auto, or job.chain.links to so many"
+_SITE = "; the site allows no longer time limit: set job.chain.links to so many"
 
 
 def notes_of_jobs(by_job: Mapping[str, Sequence[Note]], jobs: int) -> list[str]:

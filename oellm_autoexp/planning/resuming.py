@@ -14,6 +14,7 @@ from oellm_autoexp.planning.plan import Checkpoints
 from oellm_autoexp.storage import trust
 
 _LISTED = 3
+_MOST_DIGITS = 18
 
 
 def earlier(checkpoints: Iterable[Checkpoints]) -> list[tuple[Checkpoints, str]]:
@@ -52,6 +53,12 @@ def problems(found: Iterable[tuple[Checkpoints, str]]) -> list[Problem]:
         for each, iteration in found
         if not each.resume
     ]
+
+
+def newest_iteration(folder: str) -> int:
+    """The iteration of the newest checkpoint in a folder, as Megatron-LM keeps it; 0 where there is none."""
+    iteration = _iteration(Path(folder))
+    return int(iteration) if iteration.isdecimal() and len(iteration) <= _MOST_DIGITS else 0
 
 
 def _at(iteration: str) -> str:

@@ -25,6 +25,7 @@ from oellm_autoexp.sbatch.options import (
     twice_problem,
     written_options,
 )
+from oellm_autoexp.sbatch.times import is_automatic
 
 OWN = {
     "job_name": "set project.name",
@@ -104,6 +105,9 @@ def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[
             problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
         elif key in twice:
             problems.append(twice_problem(key, twice[key], where))
+        elif long_name(key) == "time" and is_automatic(value):
+            what = f"'{value}' is found only when a plan is made, for slurm.sbatch.time"
+            problems.append(Problem(what, where, "write a time, such as 02:00:00"))
         else:
             _add(found.setdefault(long_name(key), []), key, value, where, problems)
     return found

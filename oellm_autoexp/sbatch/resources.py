@@ -11,7 +11,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.sbatch.directives import DIRECTIVE
 from oellm_autoexp.sbatch.options import long_name, options_in
-from oellm_autoexp.sbatch.times import parse_time
+from oellm_autoexp.sbatch.times import automatic, parse_time
 
 _DIGITS = 9
 
@@ -106,9 +106,9 @@ class _Asked:
         return sum(int(number) if number.isdecimal() else 1 for number in numbers)
 
     def time(self) -> int | None:
-        """The time limit in seconds. Raises ConfigError."""
+        """The time limit in seconds; None also for one that is still to be found (`auto`). Raises ConfigError."""
         where, value = self._found.get("time", ("", None))
         try:
-            return None if value is None else parse_time(scalar(value))
+            return None if value is None or automatic(value) else parse_time(scalar(value))
         except ConfigError as error:
             raise ConfigError(*(Problem(p.what, where, p.hint) for p in error.problems)) from None

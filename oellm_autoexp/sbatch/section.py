@@ -14,6 +14,7 @@ from oellm_autoexp.core.fields import (
     Count,
     Directives,
     Environment,
+    Number,
     Seconds,
     Section,
     Text,
@@ -76,6 +77,8 @@ class SiteSection(Section):
     partitions: dict[str, LimitsSection] = {}
     qos_limits: dict[str, LimitsSection] = {}
     """Limits by name. A limit of a QOS replaces that of its partition."""
+    gpu_memory_gib: Number | None = Field(default=None, gt=0)
+    """The memory of one GPU (of LUMI's MI250X, of one of its halves), beside which a plan shows what runs need."""
 
 
 class PreflightCheck(Section):

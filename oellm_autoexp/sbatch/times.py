@@ -8,6 +8,8 @@ from datetime import datetime
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 
+TIME = "slurm.sbatch.time"
+"""The key of a job's time limit."""
 _SHOWN = 40
 _FORMS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
 _TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<rest>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
@@ -34,6 +36,27 @@ def parse_time(text: str | int) -> int | None:
     else:
         hours, minutes, seconds = parts if len(parts) == 3 else (0, *parts)
     return (hours * 60 + minutes) * 60 + seconds or None
+
+
+_AUTOMATIC = re.compile(r"auto(?:\s*\*\s*(?P<factor>\d{1,3}(?:\.\d{1,6})?))?")
+AUTOMATIC_FACTOR = 1.25
+"""How much longer an automatic time limit is than what 9 of 10 runs are expected to need."""
+
+
+def is_automatic(value: object) -> bool:
+    """Whether a time limit is to be found when a plan is made: `auto` or `auto*1.5`."""
+    return isinstance(value, str) and _AUTOMATIC.fullmatch(value.strip()) is not None
+
+
+def automatic(value: object) -> float | None:
+    """The factor of an automatic time limit, `auto` or `auto*1.5`; None for any other value. Raises ConfigError."""
+    match = _AUTOMATIC.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    factor = float(match["factor"] or AUTOMATIC_FACTOR)
+    if factor < 1:
+        raise ConfigError(Problem(f"{value}: the factor of an automatic time limit is at least 1", hint="write auto"))
+    return factor
 
 
 def time_limit(text: str) -> int | None:

@@ -23,8 +23,7 @@ def problems(asked: Mapping[str, str], site: Site, place: Location | str = "") -
     a QOS that is not known are not checked.
     """
 
-    # For SLURM, upper and lower case are the same in accounts and QOS, but not in partitions.
-    asked = {option: value.lower() if option in ("account", "qos") else value for option, value in asked.items()}
+    asked = _lower(asked)
 
     def where(option: str) -> Location | str:
         return place or CONFIG / "slurm.sbatch" / option
@@ -45,6 +44,23 @@ def problems(asked: Mapping[str, str], site: Site, place: Location | str = "") -
         if name in site.partitions or site.complete
     ] or [_over(asked, Partition(""), site, qos, where)]
     return [reason for reason in reasons if reason] * all(reasons)  # one partition that takes the job is enough
+
+
+def longest(asked: Mapping[str, str], site: Site) -> int | None:
+    """The longest time limit in seconds that a site allows a job in one of its partitions; None: no limit is known."""
+    asked = _lower(asked)
+    names = asked["partition"].split(",") if asked.get("partition") else _default_partitions(site)
+    qos = site.qos.get(asked.get("qos") or _default_qos(asked, site))
+    found: list[int | None] = []
+    for name in names or [""]:
+        limits = _time_limits(asked, site.partitions.get(name, Partition(name)), site, qos)
+        found.append(min((limit for _, limit in limits if limit is not None), default=None))
+    return None if None in found else max(limit for limit in found if limit is not None)
+
+
+def _lower(asked: Mapping[str, str]) -> dict[str, str]:
+    """For SLURM, upper and lower case are the same in accounts and QOS, but not in partitions."""
+    return {option: value.lower() if option in ("account", "qos") else value for option, value in asked.items()}
 
 
 def _default_partitions(site: Site) -> list[str]:
@@ -124,16 +140,23 @@ def _too_long(
     if "time" not in asked:
         return None
     seconds = time_limit(asked["time"])
+    for name, limit in _time_limits(asked, partition, site, qos):
+        if limit is not None and (seconds is None or seconds > limit):
+            wanted = "no time limit" if seconds is None else format_time(seconds)
+            return _beyond(f"asks for {wanted}; {name} allows {format_time(limit)}", where("time"))
+    return None
+
+
+def _time_limits(
+    asked: Mapping[str, str], partition: Partition, site: Site, qos: Qos | None
+) -> list[tuple[str, int | None]]:
+    """The limits on a job's time, in seconds, and whose they are; None: no limit."""
     limits = [] if qos is not None and qos.lifts_time else [(f"partition {partition.name}", partition.max_seconds)]
     in_force = _qos_in_force(partition, site, qos)
     limits += [(f"QOS {each.name}", each.max_seconds) for each in in_force]
     if all(each.max_seconds is None for each in in_force):  # a QOS counts more than an association
         limits += [(f"your account {own.account}", own.max_seconds) for own in _own_limits(asked, partition, site)]
-    for name, limit in limits:
-        if limit is not None and (seconds is None or seconds > limit):
-            wanted = "no time limit" if seconds is None else format_time(seconds)
-            return _beyond(f"asks for {wanted}; {name} allows {format_time(limit)}", where("time"))
-    return None
+    return limits
 
 
 def _too_wide(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.storage import trust
@@ -148,9 +148,12 @@ def _words(numbers: Sequence[float]) -> array[int]:
     return array("Q", array("d", numbers).tobytes())
 
 
-def read(path: Path, written: Written, metrics: Iterable[str] | None = None) -> dict[str, Series]:
+def read(
+    path: Path, written: Written, metrics: Iterable[str] | None = None, *, most: int | None = None
+) -> dict[str, Series]:
     """The series of a job by metric, as they were read from its logs (see Series.current); `metrics` None: all.
 
+    `most`: of a file with more bytes, only about so many are read, half of them at its beginning.
     Raises OSError, StateError; a file that is not there has none.
     """
     wanted = {name: number for number, name in enumerate(written.points) if metrics is None or name in set(metrics)}
@@ -158,12 +161,20 @@ def read(path: Path, written: Written, metrics: Iterable[str] | None = None) -> 
         return {}
     try:
         with trust.open_file(path, most=None, lenient=True) as file:
-            data = file.read(written.size)
+            data = file.read(written.size) if most is None or written.size <= most else _ends(file, written.size, most)
     except FileNotFoundError:
         return {}
     data = data[: len(data) - len(data) % _RECORD.size]
     columns = _Columns(data)
     return {name: series for name, number in wanted.items() if len(series := columns.series(number))}
+
+
+def _ends(file: BinaryIO, size: int, most: int) -> bytes:
+    """The first and the last records of a file, about `most` bytes."""
+    half = most // 2 // _RECORD.size * _RECORD.size
+    first = file.read(half)
+    file.seek(size - half)
+    return first + file.read(half)
 
 
 class _Columns:

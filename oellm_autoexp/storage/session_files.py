@@ -52,6 +52,11 @@ class SessionFiles:
         return self.path.with_suffix(".series")
 
     @property
+    def measured(self) -> Path:
+        """What its attempts took, for the estimates of later plans."""
+        return self.path.with_suffix(".measured.jsonl")
+
+    @property
     def actions(self) -> Path:
         """The folder of the queue."""
         return self.path.with_suffix(".actions")
@@ -85,4 +90,4 @@ class SessionFiles:
     def beside(self) -> tuple[Path, ...]:
         """All but the session's own file and its lock."""
         folders = (self.series, self.actions, self.requests, self.detached, self.exports)
-        return (self.journal, self.secrets, self.events, *folders, self.report, self.alive_log)
+        return (self.journal, self.secrets, self.events, self.measured, *folders, self.report, self.alive_log)

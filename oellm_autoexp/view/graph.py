@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.text import number, plural, printable, printable_json, scalar, shell
+from oellm_autoexp.learning.words import needs
 
 WIDTH = 70
 _UNNAMED = "jobs"
@@ -30,6 +31,8 @@ class Stage:
     cancel: tuple[str, ...]
     done: tuple[str, ...]
     after: tuple[str, ...]
+    time: tuple[str, ...] = ()
+    """How long its jobs run by earlier runs, in words."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,14 @@ def _stage(name: str, members: Sequence[JobSpec], jobs: Mapping[str, JobSpec], l
     gates = [_gate(job, [jobs[parent] for parent in job.depends_on if parent in jobs]) for job in members]
     start = _of_how_many([gate.start for gate in gates], none="Immediate")
     cancel, done = (_of_how_many(part) for part in ([gate.cancel for gate in gates], [gate.done for gate in gates]))
-    return Stage(name, len(members), tuple(job.name for job in members[:listed]), start, cancel, done, tuple(after))
+    names, time = tuple(job.name for job in members[:listed]), _of_how_many([_time(job) for job in members])
+    return Stage(name, len(members), names, start, cancel, done, tuple(after), time)
+
+
+def _time(job: JobSpec) -> list[str]:
+    expected = job.workload.estimate if job.workload else None
+    links = job.chain.links if job.chain else 1
+    return [needs(expected, job.resources.time_limit_seconds, links)] if expected else []
 
 
 class _Gate(NamedTuple):
@@ -164,6 +174,8 @@ def _rows(stage: Stage) -> list[list[str]]:
             body += [f"{heading} Conditions:", *(f"  • {condition}" for condition in conditions)]
         elif heading == "Start":
             body.append("Start: Immediate")
+    if stage.time:
+        body += ["Time:", *(f"  • {text}" for text in stage.time)]
     if stage.jobs:
         rest = stage.count - len(stage.jobs)
         body += ["Jobs:", *(f"  {name}" for name in stage.jobs), *([f"  … {rest} more"] if rest else [])]

@@ -563,3 +563,41 @@ def test_the_answers_of_the_parser_come_back_to_their_jobs(tmp_path: Path) -> No
     ask([probe(8), probe(4)])
     with pytest.raises(AutoexpError, match="too deep"):
         ask([probe(8), probe(9)])
+
+
+def test_the_operations_of_an_iteration_are_those_of_the_literature() -> None:
+    """GPT-3 in Narayanan et al. 2021, appendix: 72 B s l h^2 (1 + s/6h + V/12lh), half of the attention masked."""
+    layers, hidden, length, vocabulary, batch = 96, 12288, 2048, 51200, 1536
+    model = {
+        "num_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": 96,
+        "seq_length": length,
+        "max_position_embeddings": length,
+        "vocab_size": vocabulary,
+        "swiglu": False,
+        "global_batch_size": batch,
+        "micro_batch_size": 1,
+    }
+    work = command(megatron=model).work
+    assert work is not None
+    weights = 1 + length / (12 * hidden) + vocabulary / (12 * layers * hidden)
+    assert work.flops == pytest.approx(72 * batch * length * layers * hidden**2 * weights)
+
+
+def test_grouped_queries_gates_and_experts_count_as_a_token_passes_them() -> None:
+    per_token, layers = 6 * 1024 * 64, 8
+    plain = operations()
+    assert plain - operations(swiglu=False) == pytest.approx(per_token * layers * 512 * 2048)
+    grouped = operations(group_query_attention=True, num_query_groups=2)
+    assert plain - grouped == pytest.approx(per_token * layers * 2 * 512 * 64 * 6)
+    experts = operations(num_experts=8, moe_router_topk=2, moe_ffn_hidden_size=1024)
+    assert experts == pytest.approx(plain)  # two experts of 1024 are as much as one layer of 2048
+
+
+def operations(**values: Any) -> float:
+    """The floating-point operations of an iteration of BASE with these values."""
+    work = command(megatron=values).work
+    assert work is not None
+    assert work.flops is not None
+    return work.flops

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oellm_autoexp.core.errors import ConfigError
-from oellm_autoexp.sbatch.times import format_time, parse_time
+from oellm_autoexp.sbatch.directives import directives, with_options
+from oellm_autoexp.sbatch.times import automatic, format_time, parse_time
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,31 @@ def test_a_time_of_thousands_of_digits_is_refused_in_a_short_message() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_time("9" * 5000)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("value", "factor"),
+    [
+        ("auto", 1.25),
+        (" auto ", 1.25),
+        ("auto*1.5", 1.5),
+        ("auto * 2", 2.0),
+        ("AUTO", None),
+        ("auto2", None),
+        (60, None),
+    ],
+)
+def test_an_automatic_limit_is_auto_with_a_factor(value: object, factor: float | None) -> None:
+    assert automatic(value) == factor
+
+
+def test_an_automatic_limit_with_a_factor_below_1_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        automatic("auto*0.9")
+
+
+def test_an_automatic_limit_reaches_no_script() -> None:
+    with pytest.raises(ConfigError, match="'auto' is found only when a plan is made"):
+        directives({"time": "auto"}, (), name="a", log_path="/l", work_dir="/")
+    with pytest.raises(ConfigError, match="write a time, such as 02:00:00"):
+        with_options("#!/bin/bash\n#SBATCH --time=10\n", {"time": "auto*2"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from oellm_autoexp.backends.megatron.arguments import Arguments
 from oellm_autoexp.backends.megatron.checks.base import WHERE
 from oellm_autoexp.backends.megatron.validation import Judge
 from oellm_autoexp.backends.megatron.versions import fitting
+from oellm_autoexp.backends.megatron.work import work_of
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
 
@@ -108,6 +109,13 @@ class MegatronBackend(LaunchedBackend):
             progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
             goal=dests.get("train_iters"),
             programs=launch.programs,
+            work=work_of(
+                self.version,
+                (*words, *self.extra_args),
+                arguments.by_dest(values),
+                _default(self.version),
+                launch.world,
+            ),
         )
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
@@ -134,8 +142,14 @@ class MegatronBackend(LaunchedBackend):
 
 @cache
 def _judge(version: str) -> Judge:
+    return Judge(_default(version))
+
+
+@cache
+def _default(version: str) -> Callable[[str], Any]:
+    """What gives the default of an argument of this version by its dest."""
     dests = Arguments.of(version).dests
-    return Judge(lambda dest: dests[dest].default if dest in dests else None)
+    return lambda dest: dests[dest].default if dest in dests else None
 
 
 def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:

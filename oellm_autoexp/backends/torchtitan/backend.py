@@ -10,18 +10,24 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from oellm_autoexp.backends.base import Command, Job, Probe, places, shape
+from oellm_autoexp.backends.base import Command, Job, Probe, Work, places, shape
+from oellm_autoexp.backends.command import count_of
 from oellm_autoexp.backends.launch import Launch, LaunchedBackend
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG, Location
-from oellm_autoexp.core.text import scalar
+from oellm_autoexp.core.text import dotted, scalar
 
 PARSER = Path(__file__).with_name("parser_check.py")
 """The program that asks torchtitan's own parser; it needs torchtitan and nothing of this package."""
 
 _WHERE = CONFIG / "backend.torchtitan"
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
+_SAME_SPEED = re.compile(
+    r"--(?:dump_folder|training\.steps|optimizer\.lr|lr_scheduler\..*|checkpoint\..*|no-checkpoint.*|metrics\..*"
+    r"|validat(?:or|ion)\..*|.*\.seed|.*\.(?:dataset_path|\w*_folder|\w*_interval|\w*_freq))"
+)
+"""Fields whose values do not change the speed of a step."""
 
 
 class TorchtitanBackend(LaunchedBackend):
@@ -63,7 +69,24 @@ class TorchtitanBackend(LaunchedBackend):
         environment = launch.own_environment()
         written = places(words, {"--dump_folder": "backend.torchtitan.dump_folder"})
         notes = tuple(launch.notes)
-        return Command(tuple(argv), environment, notes, (), probe=probe, places=written, programs=launch.programs)
+        return Command(
+            tuple(argv),
+            environment,
+            notes,
+            (),
+            probe=probe,
+            places=written,
+            programs=launch.programs,
+            work=self._work(words),
+        )
+
+    def _work(self, words: list[str]) -> Work:
+        given = dotted(self.torchtitan)
+        return Work(
+            shape=("torchtitan", *(word for word in words if not _SAME_SPEED.fullmatch(word.partition("=")[0]))),
+            iterations=count_of(given, "training.steps"),
+            save_interval=count_of(given, "checkpoint.interval"),
+        )
 
     def _probe(self, words: list[str]) -> Probe:
         return Probe(

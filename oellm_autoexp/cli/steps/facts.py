@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,25 @@ def in_json(options: argparse.Namespace, go: Callable[[], tuple[int, dict[str, A
 
 def plan_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
     """A plan, for programs."""
-    return {"plan_id": manifest.plan_id, "manifest": str(path), "jobs": [job.name for job in manifest.jobs]}
+    from oellm_autoexp.learning.words import facts
+    from oellm_autoexp.planning.budget import Budget
+
+    budget = Budget.of(manifest)
+    expected = budget.expected
+    return {
+        "plan_id": manifest.plan_id,
+        "manifest": str(path),
+        "jobs": [job.name for job in manifest.jobs],
+        "gpu_hours": {
+            "at_most": None if budget.unlimited else budget.gpu_hours,
+            "expected": None if expected is None else asdict(expected),
+        },
+        "estimates": {
+            job.name: facts(job.workload, job.resources.time_limit_seconds)
+            for job in manifest.jobs
+            if job.workload is not None and job.workload.estimate is not None
+        },
+    }
 
 
 def session_facts(session: Session) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def plan(
     """
     from oellm_autoexp.config.loader import load_mostly
     from oellm_autoexp.core.redacted_text import redact_message
+    from oellm_autoexp.learning.past_runs import PastRuns
     from oellm_autoexp.planning import followups, lacking, resuming
     from oellm_autoexp.planning.checks import likely_mistakes
     from oellm_autoexp.planning.checks.plan_checks import check_plan_id
@@ -68,7 +69,7 @@ def plan(
     from oellm_autoexp.submission.check import absent, of_other_versions
 
     elsewhere, machine = machine is not None, machine or outside.here()
-    found = Collector()
+    found, past = Collector(), PastRuns(resuming.newest_iteration)
     plan_id, subset = getattr(options, "plan_id", None), None
     with found.step():
         if plan_id is not None:
@@ -84,6 +85,7 @@ def plan(
             plan_id=None if len(found) else plan_id,
             subset=subset,
             site=machine.site if judged else None,
+            past=past,
             read_template=read_template,
         )
     found.raise_all()
@@ -103,6 +105,7 @@ def plan(
         *absent(made.needs, made.manifest.provenance.get("image", {}).get("path", "")),
         *of_other_versions(made.versions),
         *(str(problem).partition("\n")[0] for problem in unready),
+        *past.notes,
     )
     return replace(made, notes=notes)
 
@@ -194,10 +197,13 @@ def show_plan(made: Plan, path: Path) -> None:
 
 def show_planned(manifest: Manifest, path: Path, notes: Iterable[str]) -> None:
     """The same, of a plan that another process has made."""
+    from oellm_autoexp.planning.budget import Budget
     from oellm_autoexp.view.tables import console, plan_summary
 
     screen = console()
     screen.print(plan_summary(manifest))
+    if budget := Budget.of(manifest).summary:
+        screen.print(budget)
     for note in notes:
         screen.print(f"note: {note}")
     screen.print(f"plan {manifest.plan_id}: {path}", soft_wrap=True)
@@ -218,10 +224,13 @@ def read_script(manifest: Manifest) -> str:
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
     """Print what would be submitted: the plan's summary, its jobs, and the first job's whole script."""
     from oellm_autoexp.core.redacted_text import redact_text
+    from oellm_autoexp.planning.budget import Budget
     from oellm_autoexp.view.tables import console, plan_summary
 
     screen = console()
     screen.print(plan_summary(manifest))
+    if budget := Budget.of(manifest).summary:
+        screen.print(budget)
     for note in notes:
         screen.print(f"note: {note}")
     for job in manifest.jobs:

@@ -29,6 +29,7 @@ from oellm_autoexp.sbatch.launch import Launcher
 from oellm_autoexp.sbatch.resources import resource_problems
 from oellm_autoexp.sbatch.script import render
 from oellm_autoexp.sbatch.signals import signal_problems
+from oellm_autoexp.sbatch.times import is_automatic
 
 ReadTemplate = Callable[[Path | None], str]
 """Reads the sbatch template at a path (None: the shipped one). Raises ConfigError."""
@@ -103,8 +104,9 @@ def _check_script(
     with found.step():
         found.add(layout.problems(slurm, container.image_file("/")))
     lines: tuple[str, ...] = ()
+    sbatch = {key: value for key, value in slurm.sbatch.items() if key != "time" or not is_automatic(value)}
     with found.step():
-        lines = directives(slurm.sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")
+        lines = directives(sbatch, slurm.sbatch_extra_directives, name="job", log_path=log_path, work_dir="/")
     launcher = Launcher.of((), {})
     with found.step():
         launcher = Launcher.of(slurm.launcher_cmd, slurm.srun)

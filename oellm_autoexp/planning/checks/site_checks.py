@@ -12,7 +12,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sbatch.section import LimitsSection, SiteSection
 from oellm_autoexp.sbatch.times import parse_time
 from oellm_autoexp.schedulers.site import VARIABLES, Partition, Qos, Site
-from oellm_autoexp.schedulers.site_limits import problems
+from oellm_autoexp.schedulers.site_limits import longest, problems
 
 _LISTED = 8
 
@@ -25,13 +25,29 @@ def site_problems(
     `asked` are its directives by long option (`_` for `-`), `live` is what SLURM reports of the cluster, `environment`
     that of the submission. Raises ConfigError if the profile's data can't be read.
     """
-    by_variable = {option: environment[name] for name, option in VARIABLES.items() if environment.get(name)}
-    asked = {**by_variable, **asked}
-    profile = declared(slurm.site)
-    known = live if live.complete else profile
-    if live.accounting == "silent":  # then the profile's numbers are what is known of QOS
-        known = replace(live, qos=profile.qos)
+    asked, known = _with_variables(asked, environment), _known(slurm, live)
     return [*_missing(slurm, asked, known), *problems(asked, known)]
+
+
+def longest_seconds(
+    slurm: SlurmSection, asked: Mapping[str, str], live: Site, environment: Mapping[str, str]
+) -> int | None:
+    """The longest time limit that the site of a job allows it; None: no limit is known. Arguments as site_problems."""
+    return longest(_with_variables(asked, environment), _known(slurm, live))
+
+
+def _with_variables(asked: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The options of a job, those that variables of the submission set among them."""
+    by_variable = {option: environment[name] for name, option in VARIABLES.items() if environment.get(name)}
+    return {**by_variable, **asked}
+
+
+def _known(slurm: SlurmSection, live: Site) -> Site:
+    """What is known of a site. Raises ConfigError if the profile's data can't be read."""
+    profile = declared(slurm.site)
+    if live.accounting == "silent":  # then the profile's numbers are what is known of QOS
+        return replace(live, qos=profile.qos)
+    return live if live.complete else profile
 
 
 def debug_notes(slurm: SlurmSection, asked: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Note]:

@@ -25,6 +25,7 @@ from oellm_autoexp.planning.jobs.job_planner import JobPlanner, PlannedJob, plan
 from oellm_autoexp.planning.resolving.filters import ENOUGH_PROBLEMS
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
+from oellm_autoexp.sbatch.times import TIME
 
 _THOROUGHLY = 20  # jobs whose mistakes are all reported; the others most likely have the same ones
 _ENOUGH_WRONG = 200
@@ -119,6 +120,8 @@ class AllJobs:
         """Raises ConfigError for new attempts that could not be planned: of each stage, one job with their values."""
         problems = []
         for index, place, values in self._planner.gathered.later.values():
+            limit = self._planner.automatic.get(index)
+            values = {TIME: limit, **values} if limit else values
             try:
                 plan_job(self._jobs.overriding(index, values), self._context, self._read_template, index)
             except AutoexpError as error:

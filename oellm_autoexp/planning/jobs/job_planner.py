@@ -19,6 +19,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import Chain, JobSpec, Resources
 from oellm_autoexp.core.redaction import Redactor, redact
 from oellm_autoexp.core.text import dotted
+from oellm_autoexp.learning.past_runs import PastRuns
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts
 from oellm_autoexp.planning.checks.job_checks import ReadTemplate, all_problems, of_themselves, placed
 from oellm_autoexp.planning.checks.plan_checks import (
@@ -28,10 +29,11 @@ from oellm_autoexp.planning.checks.plan_checks import (
     name_problems,
     place_problems,
 )
-from oellm_autoexp.planning.checks.site_checks import debug_notes, site_problems
+from oellm_autoexp.planning.checks.site_checks import debug_notes, longest_seconds, site_problems
 from oellm_autoexp.planning.jobs.chain import by_task, chain_of
 from oellm_autoexp.planning.jobs.chain import notes as chain_notes
 from oellm_autoexp.planning.jobs.code_copy import Snapshot, snapshot_for
+from oellm_autoexp.planning.jobs.expectation import Expectations
 from oellm_autoexp.planning.jobs.gathered import Gathered
 from oellm_autoexp.planning.jobs.job_script import JobPlaces, job_script
 from oellm_autoexp.planning.jobs.packing import Packer
@@ -43,7 +45,7 @@ from oellm_autoexp.sbatch.in_job import layout
 from oellm_autoexp.sbatch.log_paths import slurm_path
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.sbatch.signals import signal_problems
-from oellm_autoexp.sbatch.times import is_past
+from oellm_autoexp.sbatch.times import TIME, automatic, format_time, is_past
 from oellm_autoexp.schedulers.site import Site
 
 _PLACES = ("output_dir", "log_path", "log_path_current")
@@ -64,7 +66,10 @@ class PlannedJob:
 
 
 class JobPlanner:
-    """Plans one job after the other; `gathered` is what they add to their plan, `templates` those that they use."""
+    """Plans one job after the other; `gathered` is what they add to their plan, `templates` those that they use.
+
+    `automatic` are the time limits of those that have an automatic one, as sbatch takes them.
+    """
 
     def __init__(
         self,
@@ -73,8 +78,10 @@ class JobPlanner:
         read_template: ReadTemplate,
         site: Callable[[SlurmSection], Site] | None = None,
         plan_id: str = "",
+        past: PastRuns | None = None,
     ) -> None:
         self.gathered = Gathered()
+        self.automatic: dict[int, str] = {}
         self.templates: dict[str, str] = {}
         self.snapshot: Snapshot | None = None
         self._files: frozenset[str] | None = None
@@ -87,6 +94,7 @@ class JobPlanner:
         self._packer = Packer()
         self._redactor = Redactor()
         self._rules = rule_checks.Decoder()
+        self._expectations = Expectations(past, jobs.absolute)
 
     def checked(self, index: int, *, thoroughly: bool = True) -> PlannedJob:
         """One job. Raises what is wrong with it; if `thoroughly`, all of it."""
@@ -126,33 +134,78 @@ class JobPlanner:
 
     def job(self, index: int) -> PlannedJob:
         """One job. Raises something of what is wrong with it."""
-        resolved = self._jobs.job(index)
-        config = self._rules.config(resolved.config)
-        self._check_sections(config)
-        command = config.backend.command(Job(resolved.config, config.slurm))
-        raise_all(ConfigError, [*shell_texts.word_problems(command.argv, CONFIG / "backend")])
+        resolved, config, command, limit = self._decided(index)
         self.gathered.note((*command.notes, *shell_texts.notes(config, command, resolved.code)))
         self.gathered.command(config, command)
         packed = self._packed(resolved.config)
         places = self._places(config.project)
         self.gathered.options(config)
         self._check_deadline(config.slurm)
-        run = config
+        work, run = command, config
         if self.snapshot:
             command, run = self.snapshot.command(command), self.snapshot.config(config)
-        template = self._template(self._jobs.absolute(config.slurm.template_path) if config.slurm.template_path else "")
         chain = chain_of(config, resolved.config, command, places.output_dir, self._jobs.absolute)
         if chain is not None:
             places = replace(places, log_path=by_task(places.log_path))
             self.gathered.note(chain_notes(config, chain))
-        script = job_script(run, command, resolved.code, places, template, chain)
+        script = self._script(run, command, resolved, places, chain)
         if self.snapshot:
             folders = (places.base_output_dir, places.output_dir, posixpath.dirname(places.log_path))
             self.gathered.note(self.snapshot.notes(script, folders))
-        spec = self._spec(resolved, run, command, places, script, chain)
+        directives = options(script)  # a template may have directives of its own
+        spec = self._spec(resolved, run, command, places, script, directives, chain)
+        workload = self._expectations.workload(config, work, places, spec.resources, directives)
+        spec = spec.model_copy(update={"workload": workload.model_copy(update={"limit": limit}) if limit else workload})
         self.gathered.config(config, resolved.groups_chosen)
         written = tuple(Place(place.key, self._jobs.absolute(place.path)) for place in command.places)
         return PlannedJob(spec, script, packed, config.project.resume, written, resolved.siblings)
+
+    def _decided(self, index: int) -> tuple[ResolvedJob, AutoexpConfig, Command, str]:
+        """A job's config and command, and where its time limit comes from ('': from the config).
+
+        An automatic limit is put in the place of `auto`, and what refers to it is evaluated anew.
+        """
+        resolved = self._jobs.job(index)
+        config, command = self._command(resolved)
+        try:
+            factor = automatic(config.slurm.sbatch.get("time"))
+        except ConfigError as error:
+            raise ConfigError(*(Problem(p.what, CONFIG / TIME, p.hint) for p in error.problems)) from None
+        if factor is None:
+            return resolved, config, command, ""
+        places = self._places(config.project)
+        sbatch = {key: value for key, value in config.slurm.sbatch.items() if key != "time"}
+        limitless = config.model_copy(update={"slurm": config.slurm.model_copy(update={"sbatch": sbatch})})
+        directives = options(self._script(limitless, command, resolved, places))
+        nodes, gpus, _ = resources(directives)
+        asked = Resources(nodes=nodes, gpus=gpus)
+        workload = self._expectations.workload(config, command, places, asked, directives)
+        seconds, source = self._expectations.limit(config, workload, self._longest(config.slurm, directives))
+        self.automatic[index] = format_time(seconds)
+        limited = self._jobs.overriding(index, {TIME: self.automatic[index]}).job(index)
+        limited = replace(limited, point=resolved.point)  # it is no value of the sweep
+        return limited, *self._command(limited), source
+
+    def _command(self, resolved: ResolvedJob) -> tuple[AutoexpConfig, Command]:
+        """A job's typed config, and its command. Raises ConfigError, BackendError."""
+        config = self._rules.config(resolved.config)
+        self._check_sections(config)
+        command = config.backend.command(Job(resolved.config, config.slurm))
+        raise_all(ConfigError, [*shell_texts.word_problems(command.argv, CONFIG / "backend")])
+        return config, command
+
+    def _script(
+        self,
+        config: AutoexpConfig,
+        command: Command,
+        resolved: ResolvedJob,
+        places: JobPlaces,
+        chain: Chain | None = None,
+    ) -> str:
+        """The text of a job's script. Raises ConfigError."""
+        path = config.slurm.template_path
+        template = self._template(self._jobs.absolute(path) if path else "")
+        return job_script(config, command, resolved.code, places, template, chain)
 
     def _check_sections(self, config: AutoexpConfig) -> None:
         """Raises ConfigError for sections that a job can't have."""
@@ -206,11 +259,11 @@ class JobPlanner:
         command: Command,
         places: JobPlaces,
         script: str,
+        directives: Mapping[str, str],
         chain: Chain | None,
     ) -> JobSpec:
         """The description of a job, by its config and by what its script asks for. Raises ConfigError."""
         slurm, job, monitoring, absolute = config.slurm, config.job, config.monitoring, self._jobs.absolute
-        directives = options(script)  # a template may have directives of its own
         nodes, gpus, limit = resources(directives)
         raise_all(ConfigError, self._site_problems(slurm, directives))
         needs = Resources(nodes=nodes, gpus=gpus, time_limit_seconds=limit)
@@ -249,12 +302,22 @@ class JobPlanner:
         )
 
     def _site_problems(self, slurm: SlurmSection, asked: Mapping[str, str]) -> list[Problem]:
-        """Why the site would not take a job; SLURM is asked once."""
+        """Why the site would not take a job."""
+        live = self._live(slurm)
+        return site_problems(slurm, asked, live, self._context.environment) if live else []
+
+    def _longest(self, slurm: SlurmSection, asked: Mapping[str, str]) -> int | None:
+        """The longest time limit in seconds that the site allows a job; None: no limit is known."""
+        live = self._live(slurm)
+        return longest_seconds(slurm, asked, live, self._context.environment) if live else None
+
+    def _live(self, slurm: SlurmSection) -> Site | None:
+        """What SLURM reports of a cluster, which is asked once; None where jobs are not compared with it."""
         if self._site is None or not slurm.client.is_slurm:
-            return []
+            return None
         if slurm.squeue_cmd not in self._sites:
             self._sites[slurm.squeue_cmd] = self._site(slurm)
-        return site_problems(slurm, asked, self._sites[slurm.squeue_cmd], self._context.environment)
+        return self._sites[slurm.squeue_cmd]
 
     def _template(self, path: str) -> str:
         """The template at a path ('': the shipped one), read once. Raises ConfigError."""

@@ -22,6 +22,7 @@ from oellm_autoexp.planning.record.secret_marks import marked, secrets_named
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sbatch.shell_code import Parts
+from oellm_autoexp.sbatch.times import TIME, automatic, format_time
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,16 @@ def recorded(manifest: Manifest, job: JobSpec) -> Recorded:
     with whole(Path(job.script_path).parent):
         record = _Record.of(manifest, job)
         jobs, marks = _jobs(record)
-        return Recorded(jobs, record.context(), record.template, marks)
+        return Recorded(_with_limit(jobs, job), record.context(), record.template, marks)
+
+
+def _with_limit(jobs: SweepResolver, job: JobSpec) -> SweepResolver:
+    """The jobs of a plan with the time limit that was found for one of them, where its config says `auto`."""
+    time, seconds = tuple(TIME.split(".")), job.resources.time_limit_seconds
+    written, _ = jobs.parts(job.index, [time])
+    if seconds is None or automatic(written.get(time)) is None:
+        return jobs
+    return jobs.overriding(job.index, {TIME: format_time(seconds)})
 
 
 @dataclass(frozen=True)
