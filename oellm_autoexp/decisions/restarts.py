@@ -229,7 +229,7 @@ def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Re
         reason=f"new attempt {last + 1}{of} for '{cause}'{why}",
         not_before=now + request.cooldown_seconds,
         overrides=dict(request.overrides),
-        exclude_nodes=node_names(request.exclude_nodes),
+        exclude_nodes=tuple(dict.fromkeys((*node_names(request.exclude_nodes), *job.run.sick_nodes))),
         max_same_failures=request.max_same_failures,
     )
 
@@ -249,7 +249,7 @@ def begun(job: JobState, now: float) -> JobState:
     changes = replace(
         job.changes,
         overrides={**job.changes.overrides, **restart.overrides},
-        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes, *job.run.sick_nodes))),
+        excluded=tuple(dict.fromkeys((*job.changes.excluded, *restart.exclude_nodes))),
     )
     asked = replace(job, reason=restart.reason, restart=None, waiting=waiting, past=past, changes=changes)
     if job.state in UNSUBMITTED:

@@ -322,3 +322,16 @@ def test_a_link_of_a_chain_is_begun_again_in_its_allocation(slurm_user: User) ->
     job = slurm_user.session()["job"]
     assert (job["state"], job["attempt"], job["restarts"]) == ("success", 1, {"in job": 1})
     assert [code for _, code in steps(slurm_user)] == ["1", "0"]
+
+
+@pytest.mark.slurm
+def test_a_new_attempt_runs_on_other_nodes_than_those_that_were_left_out(slurm: Cluster, slurm_user: User) -> None:
+    rules = {"poll_interval_seconds": 0.2, "state_events": {"crash": {"actions": [{"class_name": "RestartAction"}]}}}
+    write(slurm_user, "echo trained", preflight=[HEALTHY], sbatch={"requeue": False}, more={"monitoring": rules})
+    for sick in slurm.node_names[:2]:
+        (slurm_user.home / "done" / f"sick.{sick}").touch()
+    result = slurm_user.run("run", "--config-ref", "./e.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    job = slurm_user.session()["job"]
+    assert (job["state"], job["attempt"], sorted(job["excluded"])) == ("success", 2, sorted(slurm.node_names[:2]))
+    assert {node for _, _, node, _, _ in ranks(slurm_user)} == set(slurm.node_names[2:])
