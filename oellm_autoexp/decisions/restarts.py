@@ -109,7 +109,7 @@ def _had(job: JobState, cause: str) -> int:
     return job.past.restarts.get(cause, 0) + job.past.restarts.get(IN_JOB, 0)
 
 
-def step_begun(job: JobState, step: Step, left_out: tuple[str, ...], now: float) -> JobState:
+def step_begun(job: JobState, step: Step, left_out: dict[str, str], now: float) -> JobState:
     """The job after its script has begun a step, and has left out these nodes.
 
     The first step belongs to the run that begins. A later one is a restart: nothing that was seen of the step before is

@@ -160,7 +160,7 @@ class Monitor:
         self._event_log.add(event for job in late for event in job.actions.unrecorded)
         for job in late:
             self.session.put(replace(job, actions=replace(job.actions, unrecorded=())))
-        self.nodes.blame_of_ended()
+        self.nodes.blame()
 
     def _advance_clock(self, now: float) -> None:
         """Advance the session's clock, which counts the seconds of watching (session/silence.py)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.states import PENDING, RUNNING
-from oellm_autoexp.nodes.blames import attempt_blames, blames
+from oellm_autoexp.nodes.blames import blames
 from oellm_autoexp.nodes.judge import in_words
 from oellm_autoexp.nodes.reputation import Reputation
 from oellm_autoexp.schedulers.base import Scheduler
@@ -32,13 +32,8 @@ class NodeWatch:
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
 
-    def blame(self, job: JobState, nodes: Iterable[str], category: str, reason: str) -> None:
-        """Record that nodes failed a job's newest attempt, or a check before it (entry.PREFLIGHT). Never raises."""
-        found = attempt_blames(job, self.manifest.plan_id, self.now(), nodes, category, reason)
-        self.reputation.blame(found)
-
-    def blame_of_ended(self) -> None:
-        """Record which nodes ended attempts blame; the session is saved before. A repetition records nothing new."""
+    def blame(self) -> None:
+        """Record which nodes the attempts blame; the session is saved before. A repetition records nothing new."""
         now, plan = self.now(), self.manifest.plan_id
         self.reputation.blame(entry for job in self.session.jobs.values() for entry in blames(job, plan, now))
 

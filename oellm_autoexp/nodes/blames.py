@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from oellm_autoexp.causes.cause import INFRASTRUCTURE
-from oellm_autoexp.causes.places import expand
+from oellm_autoexp.causes.hosts import expand
 from oellm_autoexp.core.states import FINAL, NODE_FAIL
-from oellm_autoexp.nodes.entry import Entry, is_node
+from oellm_autoexp.nodes.entry import PREFLIGHT, Entry, is_node
 from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.status_files import OF_THE_SCRIPT
 
 
 def blames(job: JobState, plan: str, now: float) -> list[Entry]:
-    """The blamed nodes of a job's newest attempt, once it has ended; only nodes that the attempt had.
+    """The blamed nodes of a job's newest attempt; only nodes that the attempt had.
+
+    Those that its script has left out are blamed at once, the others when it has ended.
 
     A cause counts once the log's late lines are read: they may change it. What SLURM itself says of failed nodes counts
     at once, as SLURM may requeue the job meanwhile.
     """
-    if job.state not in FINAL:
-        return []
     found: list[Entry] = []
+    for node, why in job.run.sick_nodes.items():
+        category = "node" if why.partition(":")[0] in OF_THE_SCRIPT else PREFLIGHT
+        found += attempt_blames(job, plan, job.newest.started_at or now, [node], category, why)
+    if job.state not in FINAL:
+        return found
     cause, at = job.run.cause, job.newest.ended_at or now
     if cause is not None and cause.category in INFRASTRUCTURE and job.logs.late_until is None:
-        nodes = sorted({*cause.blamed_nodes} & {*expand(job.answer.nodes)})
+        nodes = sorted({*cause.blamed_nodes} & {*expand(job.answer.nodes)} - {*job.run.sick_nodes})
         found += attempt_blames(job, plan, at, nodes, cause.category, cause.text, cause.fingerprint)
     if job.state == NODE_FAIL:
         nodes = [node for node in expand(job.answer.failed_nodes) if node not in {entry.node for entry in found}]

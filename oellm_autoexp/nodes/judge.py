@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from oellm_autoexp.causes.places import expand
+from oellm_autoexp.causes.hosts import expand
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry
 from oellm_autoexp.sbatch.directives import options

@@ -216,8 +216,8 @@ class Run:
     chain_end: str = ""
     """Why no other link of its chain follows this run; '' if one may."""
     steps: int = 0
-    sick_nodes: tuple[str, ...] = ()
-    """The number of its newest step (sbatch/in_job), and the nodes that its script left out."""
+    sick_nodes: dict[str, str] = field(default_factory=dict)
+    """The number of its newest step (sbatch/in_job), and the nodes that its script left out, with `check: reason`."""
     log_starts: dict[str, str] = field(default_factory=dict)
     """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""
 

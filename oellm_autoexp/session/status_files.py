@@ -160,6 +160,10 @@ _LINES_OF_STEP = 4
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 
 
+OF_THE_SCRIPT = ("answer", "slurm")
+"""What a script itself looks at: whether a node answers, what SLURM shows of it. Others are checks of its preflight."""
+
+
 @dataclass(frozen=True)
 class SickNode:
     """A node that a job's script left out: by which check (sbatch/in_job/preflight.py; `answer`, `slurm`), and why."""

@@ -352,8 +352,8 @@ RUNNING = job_state("a", state="running", attempt=1, scheduler_id="7", started_a
 CRASHED = changed(RUNNING, state="crash", exit_code=1)
 
 
-def again(job: JobState, number: int = 2, left_out: tuple[str, ...] = (), now: float = 50.0) -> JobState:
-    return step_begun(job, Step(number, 4, 40, "n1,n3", 0, "why"), left_out, now)
+def again(job: JobState, number: int = 2, left_out: dict[str, str] | None = None, now: float = 50.0) -> JobState:
+    return step_begun(job, Step(number, 4, 40, "n1,n3", 0, "why"), left_out or {}, now)
 
 
 def test_a_step_that_begins_again_counts_as_a_restart_and_what_was_seen_before_is_not_true_of_it() -> None:
@@ -366,11 +366,11 @@ def test_a_step_that_begins_again_counts_as_a_restart_and_what_was_seen_before_i
         resolved_log_path="/log",
         cursor=Cursor("5", 70),
     )
-    job = again(before, left_out=("n2",))
+    job = again(before, left_out={"n2": "gpus: none"})
     assert (job.state, job.attempt, job.newest.runs, job.past.restarts) == ("running", 1, 1, {IN_JOB: 1})
     assert (job.run.verdict, job.run.last_activity, job.run.readings) == ("", None, {})
     assert job.run.log_starts == {"/log": "5:70"}
-    assert (job.run.steps, job.run.sick_nodes) == (2, ("n2",))
+    assert (job.run.steps, job.run.sick_nodes) == (2, {"n2": "gpus: none"})
     assert job.history[-1].message == "restarted in the job: step 2 of 4 on n1,n3; n2 left out: why"
     assert is_past(job, 50.0)
     assert not is_past(job, 50.1)
@@ -379,7 +379,7 @@ def test_a_step_that_begins_again_counts_as_a_restart_and_what_was_seen_before_i
 def test_the_first_step_belongs_to_the_run_that_begins() -> None:
     job = again(changed(RUNNING, last_activity=20.0), 1)
     assert (job.past.restarts, job.run.steps, job.run.last_activity, job.history) == ({}, 1, 20.0, ())
-    assert again(RUNNING, 1, ("n2",)).history[-1].message == "step 1 of 4 on n1,n3; n2 left out"
+    assert again(RUNNING, 1, {"n2": "gpus: none"}).history[-1].message == "step 1 of 4 on n1,n3; n2 left out"
 
 
 def test_restarts_in_the_job_count_for_the_limit_of_every_cause() -> None:
@@ -394,7 +394,7 @@ def test_restarts_in_the_job_count_for_the_limit_of_every_cause() -> None:
 
 def test_a_new_attempt_is_kept_from_the_nodes_that_the_script_left_out() -> None:
     request = RestartAction(class_name="RestartAction")
-    job = changed(CRASHED, sick_nodes=("n2",), excluded=("n9",))
+    job = changed(CRASHED, sick_nodes={"n2": "gpus: none"}, excluded=("n9",))
     waiting = begun(changed(job, restart=planned(job, request, "crash", 60.0)), 60.0)
     assert waiting.changes.excluded == ("n9", "n2")
 

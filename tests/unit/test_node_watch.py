@@ -16,7 +16,7 @@ from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry
 from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.schedulers.site import ClusterNodes
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.testing.jobs import job_state
+from oellm_autoexp.testing.jobs import changed, job_state
 from tests.unit.test_executor import LONG, Life, Stage, on_state, restart
 
 ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered\n"
@@ -100,6 +100,12 @@ def test_late_lines_may_change_a_cause_and_what_slurm_says_counts_at_once() -> N
     assert blames(ended(state="crash", failed_nodes="n1"), "p", 99) == []
 
 
+def test_nodes_that_a_script_left_out_are_blamed_once_each_by_what_they_failed() -> None:
+    sick = {"n1": "gpus: 3 of 4 GPUs are visible", "n2": "answer: it does not answer"}
+    for job in (ended(state="running", sick_nodes=sick), ended(sick_nodes=sick, cause=cause("node", "n1", "n2"))):
+        assert [(e.node, e.category) for e in blames(job, "p", 99)] == [("n1", PREFLIGHT), ("n2", "node")]
+
+
 def test_each_attempt_blames_its_node_once_whoever_watches(tmp_path: Path) -> None:
     stage = Cluster(tmp_path, {"a": [failing_on("n2")]}, on_state(restart(max_attempts=1)))
     stage.finish()
@@ -113,7 +119,7 @@ def test_each_attempt_blames_its_node_once_whoever_watches(tmp_path: Path) -> No
 
 def test_a_monitor_that_died_before_it_wrote_does_it_when_it_is_started_again(tmp_path: Path) -> None:
     stage = Cluster(tmp_path, {"a": [failing_on("n2")]})
-    stage.monitor.nodes.blame_of_ended = lambda: None  # type: ignore[method-assign]
+    stage.monitor.nodes.blame = lambda: None  # type: ignore[method-assign]
     stage.finish()
     assert stage.blamed == []
     stage.resumed()
@@ -156,12 +162,16 @@ def test_a_blame_waits_for_the_scheduler_to_name_its_nodes(tmp_path: Path, monke
 def test_a_check_that_failed_counts_at_once_and_is_recorded_once(tmp_path: Path) -> None:
     stage = Cluster(tmp_path, {"a": [(LONG, "")], "b": [(("PENDING",), "")]})
     stage.cycle(2)
+    sick = {"n2": "gpus: GPU 1 has too little memory", "no node": "gpus: x"}
+    stage.monitor.session.put(changed(stage.a, sick_nodes=sick))
     for _ in range(2):
-        stage.monitor.nodes.blame(stage.a, ["n2", "no node"], PREFLIGHT, "GPU 1 has too little memory")
+        stage.monitor.nodes.blame()
     assert [(entry.node, entry.category, entry.of) for entry in stage.log.read()] == [("n2", PREFLIGHT, ("p", "a", 1))]
     stage.cycle()
     assert stage.slurm.excluded == {"2": ("n2",)}
-    assert sum("node n2 is blamed (preflight: GPU 1 has too little memory)" in line for line in stage.messages) == 1
+    assert (
+        sum("node n2 is blamed (preflight: gpus: GPU 1 has too little memory)" in line for line in stage.messages) == 1
+    )
 
 
 def test_the_folder_of_a_group_is_not_made_and_that_it_is_missing_is_said(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ FLAT: dict[str, Any] = json.loads((Path(__file__).resolve().parents[1] / "golden
 def test_a_flat_record_of_an_earlier_version_is_read_whole_and_told_as_before() -> None:
     job = records.job_of(FLAT)
     later: dict[str, Any] = {"series": {"size": 0, "points": {}}, "cause": None, "failures": [], "log_starts": {}}
-    later |= {"chain_end": "", "last_link": None, "steps": 0, "left_out": {}, "sick_nodes": []}
+    later |= {"chain_end": "", "last_link": None, "steps": 0, "left_out": {}, "sick_nodes": {}}
     found = records.flat(job)
     for restarting in (found["restart"], found["before"]["restart"]):
         assert restarting.pop("max_same_failures") is None

@@ -101,7 +101,7 @@ def _cluster(scheduler: Scheduler) -> ClusterNodes | None:
 
 def _names(text: str, option: str) -> list[str]:
     """The nodes of a list. Raises ConfigError."""
-    from oellm_autoexp.causes.places import expand
+    from oellm_autoexp.causes.hosts import expand
     from oellm_autoexp.nodes.entry import is_node
 
     names = list(dict.fromkeys(expand(text)))

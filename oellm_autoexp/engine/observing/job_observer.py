@@ -97,7 +97,7 @@ class JobObserver:
         if job.state != PENDING and job.newest.runs != seen.newest.runs:  # requeued: the steps are of another run
             return job
         new = self.reports.new_steps(job)
-        left_out = self.reports.left_out(job) if new else ()
+        left_out = self.reports.left_out(job) if new else {}
         for step in new:
             before = math.nextafter(at.now, -math.inf)  # what follows is then later than it (restarts.is_past)
             job = restarts.step_begun(self.logs.up_to(job, before, step.log_bytes), step, left_out, before)

@@ -49,12 +49,12 @@ class JobReports:
             return []
         return status_files.steps_after(self._folder(job), job.newest.scheduler_id, job.run.steps)
 
-    def left_out(self, job: JobState) -> tuple[str, ...]:
-        """The nodes that the script of a job has left out so far."""
+    def left_out(self, job: JobState) -> dict[str, str]:
+        """The nodes that the script of a job has left out so far, each with the check that it failed, and why."""
         if not self.specs[job.name].in_steps:
-            return ()
+            return {}
         sick = status_files.sick_nodes(self._folder(job), job.newest.scheduler_id)
-        return tuple(dict.fromkeys(each.node for each in sick))
+        return {each.node: f"{each.check}: {each.reason}" for each in sick}
 
     def completed(self, job: JobState, status: JobStatus | None) -> JobStatus | None:
         """The scheduler's answer, completed by what the job left itself: how its chain has ended, and its exit code.
