@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from oellm_autoexp.causes.labels import split
 from oellm_autoexp.causes.places import Clues
+from oellm_autoexp.causes.rule import CauseRule
 from oellm_autoexp.causes.signs import LogText
 
 TAIL_BYTES = 4096
@@ -37,9 +38,9 @@ class Verdict:
     text: str
     beats: frozenset[str] = frozenset()
 
-    def overrules(self, role: str) -> bool:
-        """True if the ending says more than a line of this role."""
-        return role in self.beats
+    def overrules(self, rule: CauseRule) -> bool:
+        """True if the ending says more than a line of this rule. Connections break when a node fails."""
+        return rule.role in self.beats or (self.category == "node" and rule.category == "network")
 
 
 _ANY = frozenset({"root", "confirms", "either", "follows"})

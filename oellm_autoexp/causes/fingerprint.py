@@ -9,7 +9,7 @@ from collections.abc import Iterable
 _LENGTH = 12
 _LONGEST = 300
 _PATH = re.compile(r"(?:[A-Za-z][\w+.-]*:/)?(?:~|\.{1,2})?/[^\s'\"`,;:()\[\]{}<>]+")
-_RANK_IN_NAME = re.compile(r"(?i)(rank|task|worker|proc|__|tp|pp|dp|ep|shard_of)[_.-]?\d+(?:_\d+)*")
+_RANK_IN_NAME = re.compile(r"(?i)((?<![a-z])(?:rank|task|worker|proc|tp|pp|dp|ep|shard_of)|__)[_.-]?\d+(?:_\d+)*")
 _ADDRESS = re.compile(r"\b0[xX][0-9a-fA-F]+\b|\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _HOST = re.compile(r"\b[a-z][a-z-]*\d+(?:[.-][a-z0-9-]+)*\b")
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,:_]\d+)*(?:[eE][-+]?\d+)?")

@@ -6,17 +6,21 @@ import re
 from dataclasses import dataclass
 
 _COLOUR = r"(?:\x1b\[[0-9;]*m)"
-_RANK = r"(?:\[\w{1,16}\]:\s{0,2}|\w{0,12}\d:(?!\d)\s{0,2})"
+_RANK = (
+    r"(?:\[[\w.-]{1,64}\]:\s{0,2}|\[[Rr]ank[ :=]{1,2}\d{1,9}\]:?\s{0,2}|\[\d{1,9},\d{1,9}\]<\w{1,8}>:\s{0,2}"
+    r"|\[[A-Za-z][\w.-]{0,63}:\d{1,9}(?::\d{1,9}){0,3}\]\s{1,2}|[\w-]{0,40}\d:(?!\d)\s{0,2})"
+)
 _TIME = r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,8}(?:Z|[+-]\d\d:?\d\d)?\]?[ :-]{0,3})"
 _LEVEL = r"(?:\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO)\]?[ :-]{1,3})"
 LABELS = rf"^{_COLOUR}?\s{{0,3}}{_RANK}{{0,2}}{_COLOUR}?{_TIME}?{_LEVEL}?"
 """A pattern of all of them, for the beginning of a line.
 
-Ranks: `3: ` of srun --label, `[rank3]: ` of PyTorch, `[default3]:` of torchrun (its local rank), `node7: ` of pdsh.
+Ranks: `3: ` of srun --label, `[rank3]: ` of PyTorch, `[default3]:` of torchrun (its local rank), `node7: ` of pdsh,
+`[rank: 3] ` of Lightning, `[1,3]<stderr>:` and `[node7:4711] ` of Open MPI.
 """
 _HEAD = re.compile(rf"\s{{0,3}}({_RANK}{{1,2}})")
 _TASK = re.compile(r"\s*(\d+):")
-_GLOBAL = re.compile(r"\[rank(\d+)\]:")
+_GLOBAL = re.compile(r"\[[Rr]ank[ :=]{0,2}(\d+)\]|\[\d+,(\d+)\]<")
 _LOCAL = re.compile(r"\[[A-Za-z_]+(\d+)\]:")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")
@@ -49,7 +53,7 @@ def split(line: str) -> Line:
 
 
 def _number(found: re.Match[str] | None) -> int | None:
-    return None if found is None else int(found[1])
+    return None if found is None else int(found[found.lastindex or 1])
 
 
 def without_colours(line: str) -> str:

@@ -26,6 +26,8 @@ _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
 _DIGITS = 10
 """A rank has fewer; Python refuses to read numbers of thousands of digits (sys.set_int_max_str_digits)."""
+WINDOW_BYTES = 1 << 16
+"""How much of a log before a line is looked at for its traceback."""
 _MOST_SIGNS = 200
 """Of one file, the first ones."""
 
@@ -64,7 +66,7 @@ class Sign:
         if (named := self.groups.get("rank", "")).isdecimal() and len(named) < _DIGITS:
             return int(named)
         label = self.label
-        own = (label.rank, self.file_rank, label.task if label.local_rank is None else None, label.local_rank)
+        own = (label.rank, self.file_rank, label.task if label.local_rank is None else None)
         return next((number for number in own if number is not None), None)
 
     @property
@@ -73,20 +75,36 @@ class Sign:
         return self.label.task
 
     @property
-    def host(self) -> str:
-        """The host that its label names (`node7: `), or that NCCL does (`node7:1234:5678 [0] NCCL WARN …`)."""
-        found = NCCL.match(self.text) or _HOST_LABEL.match(self.label.label)
-        return found[1] if found else ""
+    def writers(self) -> Iterator[str]:
+        """The host where the line was written, as its program says."""
+        beginning = self.text[:_BEGINNING]
+        yield from (found[1] for pattern in (NCCL, *_WRITTEN_BY) if (found := pattern.search(beginning)))
+
+    @property
+    def hosts(self) -> Iterator[str]:
+        """What may be the host where the line was written: as its program says, or the label of its launcher."""
+        yield from self.writers
+        if (found := _HOST_LABEL.match(self.label.label)) and not _RANK_LABEL.match(found[1]):
+            yield found[1]
 
     @property
     def device(self) -> int | None:
         """The number of the GPU on its node, where NCCL writes it."""
-        return int(found[2]) if (found := NCCL.match(self.text)) else None
+        return int(found[2]) if (found := NCCL.search(self.text[:_BEGINNING])) else None
 
 
-NCCL = re.compile(r"([A-Za-z][\w.-]*):\d+:\d+ \[(\d{1,9})\] ")
-"""How NCCL begins its lines: host, process, thread, device (src/debug.cc)."""
-_HOST_LABEL = re.compile(r"([A-Za-z][\w-]*\d):")
+NCCL = re.compile(r"(?<![\w.:-])([A-Za-z][\w.-]*):\d+:\d+ \[(\d{1,9})\] ")
+"""How NCCL begins its lines, perhaps behind a time: host, process, thread, device (src/debug.cc)."""
+_WRITTEN_BY = (
+    re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*) kernel: "),  # syslog
+    re.compile(r"\[([A-Za-z][\w.-]*):\d+(?::\d+)*\] "),  # Open MPI, UCX
+    re.compile(r"^\[([A-Za-z][\w.-]*)\]\[\["),  # older ones of Open MPI
+    re.compile(r"^slurm(?:step)?d[\[-]([A-Za-z][\w.-]*?)\]?: "),
+    re.compile(r"^slurm(?:step)?d: error: (?: ?mpi/\w+: \w+: )?([A-Za-z][\w.-]*) \[\d+\]:? "),  # its plug-in for PMIx
+)
+_HOST_LABEL = re.compile(r"\[?([A-Za-z][\w.-]*\d)(?::[\d:]+)?\]?:?")
+_RANK_LABEL = re.compile(r"(?i:rank|default|task|worker|proc|local|trainer)[_-]?\d+$")
+_BEGINNING = 300  # characters
 
 
 def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues: Clues) -> Iterator[Sign]:
@@ -98,7 +116,7 @@ def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues
     seen = -1
     for match in scan(text.data, {**patterns, **own}).matches:
         if match.rule == _CLUE:
-            clues.read(split(match.line).text)
+            clues.read(split(match.line))
         elif match.rule in _PROGRESS:
             if match.offset != seen:  # an iteration without a loss, say, is a sign
                 progress.append((match.offset, _number(match)))
@@ -108,6 +126,15 @@ def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues
                 seen = match.offset
                 found.append(sign)
     yield from _unrecovered(found, progress)
+
+
+def window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
+    """The lines that end with a sign's: the offset of the first one, the lines, and the number of the sign's."""
+    begin = max(0, sign.offset - WINDOW_BYTES)
+    if begin:
+        begin = text.data.find(b"\n", begin, sign.offset) + 1 or sign.offset
+    lines = [line.decode(errors="surrogateescape") for line in text.data[begin : sign.offset].split(b"\n")[:-1]]
+    return begin, [*lines, sign.line], len(lines)
 
 
 def says_enough(data: bytes) -> bool:

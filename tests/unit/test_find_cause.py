@@ -8,8 +8,9 @@ from oellm_autoexp.causes.analysis import find_cause
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.causes.endings import Ending
 from oellm_autoexp.causes.fingerprint import fingerprint
+from oellm_autoexp.causes.hosts import Nodes, expand, numbers
 from oellm_autoexp.causes.labels import split, stamp
-from oellm_autoexp.causes.places import Clues, expand, known_node, numbers
+from oellm_autoexp.causes.places import Clues
 from oellm_autoexp.causes.rule import combined
 from oellm_autoexp.causes.signs import LogText
 from oellm_autoexp.causes.tracebacks import chain
@@ -51,6 +52,12 @@ def raised(error: str, *, function: str = "train", label: str = "", line: int = 
         (" 1: [rank12]: KeyError", "1: [rank12]:", "KeyError", (1, 12, None)),
         ("\x1b[31m2: KeyError\x1b[0m", "2:", "KeyError", (2, None, None)),
         ("10:20:30 KeyError", "", "10:20:30 KeyError", (None, None, None)),
+        ("gpu-07: KeyError", "gpu-07:", "KeyError", (None, None, None)),
+        ("[n7.site.org]: KeyError", "[n7.site.org]:", "KeyError", (None, None, None)),
+        ("[n7:4711] KeyError", "[n7:4711]", "KeyError", (None, None, None)),
+        ("[1,12]<stderr>: KeyError", "[1,12]<stderr>:", "KeyError", (None, 12, None)),
+        ("[rank: 12] KeyError", "[rank: 12]", "KeyError", (None, 12, None)),
+        ("[12] KeyError", "", "[12] KeyError", (None, None, None)),
     ],
 )
 def test_labels_are_taken_off(line: str, label: str, text: str, ranks: tuple[int | None, ...]) -> None:
@@ -71,16 +78,26 @@ def test_lists_of_nodes_and_of_tasks_are_expanded() -> None:
 
 
 def test_the_node_of_a_rank_is_that_of_srun_of_torchrun_or_of_the_order() -> None:
-    clues = Clues(["n1", "n2"], world_size=8)
+    clues = Clues(Nodes(["n1", "n2"]), world_size=8)
     assert [clues.node(rank) for rank in (0, 3, 4, 7, 8)] == ["n1", "n1", "n2", "n2", ""]
-    clues.read("srun: error: n2: task 1: Exited with exit code 1")
+    clues.read(split("srun: error: n2: task 1: Exited with exit code 1"))
     assert clues.node(None, 1) == "n2"
     for line in ("  host      : n2.site.org", "  rank      : 1 (local_rank: 1)"):
-        clues.read(line)
-    assert clues.node(1) == "n2.site.org"
-    assert Clues(["n1"]).node(5) == "n1"
-    assert Clues(["n1", "n2"]).node(5) == "", "how many ranks there are is not known"
-    assert (known_node("n2.site.org", ["n1", "n2"]), known_node("login", ["n1"])) == ("n2", "")
+        clues.read(split(line))
+    assert clues.node(1) == "n2"
+    assert clues.node(4) == "", "rank 1 does not run where it would in order"
+    assert Clues(Nodes(["n1"])).node(5) == "n1"
+    two = Clues(Nodes(["n1", "n2"]))
+    assert (two.node(0), two.node(5)) == ("n1", ""), "how many ranks there are is not known"
+
+
+def test_a_host_is_called_as_slurm_calls_the_node() -> None:
+    nodes = Nodes(["n1", "n2", "ip-10-0-0-7"])
+    hosts = ("n2.site.org", "N2", "n2-ib0", "n2_4711_0", "10.0.0.7", "n", "n22", "login")
+    assert [nodes.known(host) for host in hosts] == ["n2", "n2", "n2", "n2", "ip-10-0-0-7", "", "", ""]
+    assert Nodes(["n1.a.org", "n1.b.org"]).known("n1") == "", "it may be either of them"
+    assert Nodes(["n1.a.org"]).known("n1") == "n1.a.org"
+    assert nodes.named("n[1-2] and login, /data/n1, n2.site.org:29500") == ["n1", "n2"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

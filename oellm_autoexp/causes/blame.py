@@ -1,0 +1,195 @@
+"""On which rank and node a line was written, or of which one it speaks, and which nodes are at fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from oellm_autoexp.causes.cause import BLAMES_NODES
+from oellm_autoexp.causes.endings import Ending
+from oellm_autoexp.causes.fingerprint import plain
+from oellm_autoexp.causes.hosts import expand
+from oellm_autoexp.causes.labels import split
+from oellm_autoexp.causes.places import Clues
+from oellm_autoexp.causes.signs import LogText, Sign, window
+
+_RANK = re.compile(r"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )(?:\b|(?<=global_))(?i:rank)[ :=#_-]{0,2}(\d{1,9})\b")
+_OF_THE_JOB = re.compile(r"^(?:srun|salloc): | DUE TO ")
+"""Lines of the scheduler about the whole job: they speak of other nodes than the one where they were written."""
+_BATCH_SCRIPT = re.compile(r"^\S*/slurm_script: line \d+: ")
+"""What the shell writes that runs the batch script, which is on the first node (sbatch(1))."""
+_PEER = re.compile(
+    r"(?:\bpeer|\b[Cc]onnect(?:ion)? to|\bremote(?:[ _](?:host|peer|address))?[ :=]) ?\[?"
+    r"(?P<host>[A-Za-z][\w.-]*|\d{1,3}(?:\.\d{1,3}){3})"
+)
+_BY_PROCESS = re.compile(r"(?i:refused|reset|closed)")
+"""The other end of a connection is there, and only the process is not."""
+_IN_NAME = re.compile(r"[_.]+|-(?=\D)")
+"""What stands around the name of a node in that of a file."""
+_AFTER_BYTES = 1000
+
+
+def rank_of(sign: Sign, clues: Clues) -> int | None:
+    """The rank of a line, by what itself says."""
+    if sign.rank is not None:
+        return sign.rank
+    if sign.device is not None:
+        return next((rank for host in sign.hosts if (rank := clues.rank_of(host, sign.device)) is not None), None)
+    if sign.label.local_rank is not None and not any(clues.nodes.names and clues.known(host) for host in sign.hosts):
+        return clues.rank_on_node(sign.label.local_rank, sign.task)
+    return int(found[1]) if (found := _RANK.search(sign.text)) else None
+
+
+def learn(signs: Iterable[Sign], clues: Clues) -> None:
+    """Let clues learn from lines in which a program names its host, behind a label that names its rank."""
+    for sign in signs:
+        rank = sign.label.rank if sign.label.rank is not None else sign.file_rank
+        clues.has_rank(rank if rank is not None else sign.rank)
+        if rank is not None and clues.nodes.names and (host := next(sign.writers, "")):
+            clues.runs_on(rank, host)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Finds the place of a line, by all that the logs say."""
+
+    clues: Clues
+    texts: Sequence[LogText]
+
+    def of(self, sign: Sign) -> tuple[int | None, str]:
+        """The rank and the node of a line: as it says, else those of the process that was reported to fail first."""
+        clues, rule = self.clues, sign.rule
+        node = self._written(sign)
+        if rule.category == "node" and _OF_THE_JOB.search(sign.text):  # whoever has written it is well
+            return None, node or clues.node(None)
+        rank = rank_of(sign, clues)
+        first = clues.first_task if clues.first_rank is None and rule.category == "oom-host" else clues.first_rank
+        if rank is None and (not node or clues.node(first) == node):
+            rank = first
+        if rank is None and node and clues.ended_alone[1] == node:
+            rank = clues.ended_alone[0]
+        if node and rank is not None and clues.node(rank) not in ("", node):
+            rank = None  # a rank that writes about another node
+        node = node or clues.node(rank, sign.task) or self._of_file(sign.source)
+        if node or not rule.at_fault or rank in clues.node_of_rank:
+            return rank, node
+        node = clues.nodes.alone(sign.line) or clues.nodes.around(*self._around(sign))
+        if not node and not sign.label.label and _BATCH_SCRIPT.search(sign.text):
+            node = next(iter(clues.nodes.names), "")
+        return clues.ended_alone if not node and rank is None else (rank, node)
+
+    def named(self, sign: Sign) -> list[str]:
+        """The nodes in the group `node` of its rule, or that of the number `node_number`."""
+        names = self.clues.nodes.names
+        number = sign.groups.get("node_number", "")
+        if number.isdecimal() and len(number) <= len(str(len(names))) and int(number) < len(names):
+            return [names[int(number)]]
+        group = sign.groups.get("node", "")
+        node = "" if "," in group or "[" in group else self.clues.known(group)
+        return [node] if node else self.clues.nodes.of_list(group)
+
+    def _written(self, sign: Sign) -> str:
+        """The node that a line names: one that is at fault, else that of the program that has written it."""
+        named = self.named(sign)
+        if not named and sign.rule.at_fault and sign.rule.category in BLAMES_NODES:
+            named = self.clues.nodes.named(sign.text)
+        if len(named) > 1:
+            named = self.clues.nodes.failing(sign.text)
+        if len(named) == 1:
+            return named[0]
+        return next((node for host in sign.hosts if (node := self.clues.known(host))), "")
+
+    def _of_file(self, source: int) -> str:
+        """The node that the name of a file says, where there are files of several nodes."""
+        nodes = self._nodes_of_files
+        return nodes[source] if len({*nodes} - {""}) > 1 else ""
+
+    @cached_property
+    def _nodes_of_files(self) -> Sequence[str]:
+        return [self.clues.nodes.alone(_IN_NAME.sub(" ", text.path.rpartition("/")[2])) for text in self.texts]
+
+    def _around(self, sign: Sign) -> tuple[list[str], list[str]]:
+        """Lines before a line and after it, of the same label or without one."""
+        text = self.texts[sign.source]
+        _, lines, last = window(sign, text)
+        after = text.data[sign.offset : sign.offset + len(sign.line) + _AFTER_BYTES].decode(errors="replace")
+        before, below = ([split(line) for line in part] for part in (lines[:last], after.split("\n")[1:-1]))
+        own = ("", sign.label.label)
+        return [line.text for line in before if line.label in own], [line.text for line in below if line.label in own]
+
+
+def blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, placed: Placing) -> tuple[str, ...]:
+    """The nodes at fault: those that the scheduler names as failed, else those of the line, if its rule blames them."""
+    category = root.rule.category
+    failed = tuple(expand(ending.failed_nodes))
+    if category == "node" and failed:
+        return failed
+    if category == "network":
+        return _of_network(root, signs, placed) or failed
+    if category == "filesystem":
+        return _of_filesystem(root, node, signs, placed) or failed
+    if root.rule.at_fault:
+        return _of_rule(root, node, signs, placed) or failed
+    if root.rule.blames_node is None:  # nothing clears the node: another line of this failure may blame one
+        return _of_others(root, signs, placed) or failed
+    return failed
+
+
+def of_ending(category: str, signs: Sequence[Sign], ending: Ending, placed: Placing) -> tuple[str, ...]:
+    """The nodes at fault where the scheduler's answer shows the cause: those it or a line names, or the only one."""
+    if category not in BLAMES_NODES:
+        return ()
+    named = [node for sign in signs if sign.rule.category == category for node in placed.named(sign)]
+    names = placed.clues.nodes.names
+    return tuple(expand(ending.failed_nodes)) or tuple(dict.fromkeys(named)) or tuple(names if len(names) == 1 else ())
+
+
+def _of_network(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node with which connections fail.
+
+    It alone reports failures, or alone one that is not about a peer, or it is the peer that several others can't reach.
+    """
+    if len(placed.clues.nodes.names) < 2:
+        return ()
+    reports = [(sign, placed.of(sign)[1]) for sign in signs if sign.rule.category == "network"]
+    every = {node for sign, node in reports if sign.rule.at_fault}
+    own = {node for sign, node in reports if sign.rule.at_fault and not _PEER.search(sign.text)}
+    for nodes in (every, own):
+        if root.rule.at_fault and len(nodes) == 1:
+            return tuple(nodes - {""})
+    peers: dict[str, set[str]] = {}
+    for sign, node in reports:
+        found = None if _BY_PROCESS.search(sign.text) else _PEER.search(sign.text)
+        peers.setdefault(placed.clues.known(found["host"]) if found else "", set()).add(node)
+    (peer,) = peers if len(peers) == 1 else ("",)
+    return (peer,) if peer and len(peers[peer] - {"", peer}) > 1 and peer not in peers[peer] else ()
+
+
+def _of_filesystem(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node of which several ranks can't do what those of other nodes can, or whose own disk or client is broken."""
+    places = {placed.of(sign) for sign in signs if sign.name == root.name} or {(None, node)}
+    alone = {name for _, name in places} == {node}
+    several = len(placed.clues.nodes.names) > 1 and len(places) > 1
+    if node and alone and (root.rule.at_fault or several):
+        return (node,)
+    return _of_others(root, signs, placed)
+
+
+def _of_rule(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The nodes that the lines of a rule name, else the one of other lines of its category."""
+    same = [sign for sign in signs if sign.name == root.name and plain(sign.text) == plain(root.text)]
+    named = tuple(dict.fromkeys(each for sign in [root, *same] for each in placed.named(sign)))
+    if len(named) > 1:  # what all of them have is the fault of none
+        return named if len(named) < len(placed.clues.nodes.names) else ()
+    if node:
+        return (node,)
+    return _of_others(root, signs, placed)
+
+
+def _of_others(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node that is blamed by other lines of this category, if it is one."""
+    alike = [sign for sign in signs if sign.rule.category == root.rule.category and sign.rule.at_fault]
+    nodes = {node for sign in alike if (node := placed.of(sign)[1])}
+    return tuple(nodes) if len(nodes) == 1 else ()
