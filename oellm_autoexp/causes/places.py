@@ -18,24 +18,19 @@ _RANK = re.compile(r"^\s+rank\s+: (?P<rank>\d{1,9}) \(local_rank: (?P<local>\d{1
 _EXIT = re.compile(r"^\s+exitcode\s+: (?P<code>-?\d{1,9})")
 _FIRST = re.compile(r"^Root Cause \(first observed failure\):")
 """The summary of torch.distributed.elastic (errors/__init__.py, ChildFailedError)."""
-_FILL = (
-    r"(?:[\s,;|/()\[\]:=\d\"'-]|of|is|was|runs?|running|started|starting|global|local|rank|world|size|gpu|device|cuda|pid)"
-    r"{1,40}?"
-)
-"""What may stand between a rank and its node where a program says on which node it runs."""
+_BETWEEN = r"[ ,;|/()\[\]:=\"'-]{1,3}"
+_NAME = r"[A-Za-z][\w.-]*"
 _RUNS_ON = re.compile(
-    rf"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )\b(?P<kind>rank|task)[ :=#_\"']{{0,3}}(?P<rank>\d{{1,9}})"
-    rf"\b{_FILL}\b(?:on|at|host|hostname|node)[ :=\"']+(?:node |host )?(?P<node>[A-Za-z][\w.-]*)(?!\w|:\d)",
-    re.IGNORECASE,
+    rf"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )\b(?P<kind>[Rr]ank|RANK|[Tt]ask)[ :=#_\"']{{0,3}}(?P<rank>\d{{1,9}})\b"
+    rf"{_BETWEEN}(?:(?:of )?\d+{_BETWEEN})?(?:local[ _]rank[ :=]{{1,3}}\d+{_BETWEEN})?(?:is |runs? |running |started )?"
+    rf"(?:on|at|host|hostname|node)[ :=\"']{{1,3}}(?:node |host )?(?P<node>{_NAME})(?!\w|:\d)"
 )
 _HOST_OF = re.compile(
-    rf"\b(?:host|hostname|node)[ :=\"']+(?P<node>[A-Za-z][\w.-]*)\b{_FILL}(?<!ocal )(?<!arallel )\brank[ :=#\"']{{0,3}}"
-    r"(?P<rank>\d{1,9})\b",
-    re.IGNORECASE,
+    rf"\b(?:[Hh]ost|[Hh]ostname|[Nn]ode)[ :=\"']{{1,3}}(?P<node>{_NAME}){_BETWEEN}(?:global[ _])?[Rr]ank"
+    r"[ :=#\"']{0,3}(?P<rank>\d{1,9})\b"
 )
-_SAYS_HOST = re.compile(
-    r"(?:i am |is )?(?:host|hostname|node|(?:running |started )on)[ :=]+(?P<node>[A-Za-z][\w.-]*)\s*", re.IGNORECASE
-)
+"""How programs print on which node a rank runs, when they begin."""
+_SAYS_HOST = re.compile(rf"(?:hostname|running on|started on)[ :=]{{1,3}}(?P<node>{_NAME})\s*", re.IGNORECASE)
 """What a rank prints behind its label: `3: running on n2`."""
 _ABORTED = re.compile(r"MPICH ERROR \[Rank (?P<rank>\d{1,9})\].*\[(?P<node>[A-Za-z][\w.-]*)\] - Abort")
 """Cray MPICH."""
@@ -65,13 +60,14 @@ _EACH = re.compile(
 _MOST_EACH = 128
 """Ranks of a node that are thought possible."""
 CLUE = (
-    r"srun: error: |\s+time\s+: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first|, device \d+"
-    r"|(?i:world[ _]sizes?[ :=.\[]+\d)|SLURM_NTASKS|SLURM_TASKS_PER_NODE|(?i:ntasks[ :=])|, MEMBER: \d"
-    r"|\d nodes?(?:,| x| \*| with) \d|(?i:(?:nproc|gpus|tasks)[_-]per[_-]node[ :=.])|(?i:\brank \d{1,7} ?(?:/|of) ?\d)"
-    r"|MPICH ERROR \[Rank|MPI_ABORT was invoked|Abort\(\d+\) on node|global_rank_mapping=|NCCL INFO \w+ ?:? Using "
-    r"|(?i:\b(?:rank|task)[ :=#_\"']{0,3}\d[^\n]{1,60}\b(?:on|at|host|hostname|node)[ :=\"']+[a-z])"
-    r"|(?i:\b(?:host|hostname|node)[ :=\"']+[a-z][^\n]{1,60}\brank[ :=#\"']{0,3}\d)"
-    r"|(?i:(?:host|hostname|node|running on|started on)[ :=]+[a-z][\w.-]*\s*$)"
+    r"srun: error: |\s+time\s+: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first"
+    r"|[Ww]orld[ _][Ss]izes?[ :=.\[]|WORLD_SIZE[ :=]|SLURM_NTASKS|SLURM_TASKS_PER_NODE|\bn_?tasks[ :=]|, MEMBER: \d"
+    r"|\d nodes?(?:,| x| \*| with) \d|(?:nproc|gpus|tasks)[_-]per[_-]node[ :=.]|GPUS_PER_NODE[ :=]"
+    r"|MPICH ERROR \[Rank|MPI_ABORT was invoked|Abort\(\d+\) on node|global_rank_mapping=|NCCL INFO Bootstrap ?: Using "
+    r"|(?:[Rr]ank|RANK|[Tt]ask)[ :=#_\"']{0,3}\d+[ ,;|/()\[\]:=\"'-]{1,3}"
+    r"(?:local[ _]rank|of |is |run|started|on|at|host|node|\d)"
+    r"|(?:[Hh]ost|[Nn]ode|[Hh]ostname)[ :=\"']{1,3}[A-Za-z][\w.-]*[ ,;|/()\[\]:=\"'-]{1,3}(?:global[ _])?[Rr]ank"
+    r"|(?:[Hh]ostname|[Rr]unning on|[Ss]tarted on)[ :=]{1,3}[A-Za-z][\w.-]*\s*$"
 )
 """A pattern of lines that Clues may learn from."""
 

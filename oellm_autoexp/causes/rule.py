@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -78,8 +77,7 @@ class CauseRule(Section):
 
         Lines that may match are looked for without labels, which would make most of what is to be looked for.
         """
-        whole = Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern))
-        return replace(whole, wide=Pattern.of(_BEGINNING.sub("", self.pattern)).wide)
+        return Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern), core=_BEGINNING.sub("", self.pattern))
 
     @cached_property
     def place(self) -> Pattern | None:

@@ -17,7 +17,7 @@ Bounds = tuple[int, int]
 """Start and end of a line, as bytes; lines end as in bytes.splitlines."""
 
 _BLOCK = 1 << 15  # bytes
-_TOGETHER = 64  # patterns of one search
+_TOGETHER = 128  # patterns of one search
 _WORTH = 1 << 20  # bytes: `re` searches them in about the time that expressions take to be compiled
 _KNOWN = 256  # searches
 

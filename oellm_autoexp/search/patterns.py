@@ -45,14 +45,19 @@ class Pattern:
 
     @classmethod
     @functools.lru_cache(_KNOWN)
-    def of(cls, pattern: str, *, substring: bool = False) -> Pattern:
-        """A regular expression, or a plain text that a line must hold. Raises re.error."""
+    def of(cls, pattern: str, *, substring: bool = False, core: str = "") -> Pattern:
+        """A regular expression, or a plain text that a line must hold. Raises re.error.
+
+        `core` is a part of the pattern that each match holds: then lines are found by it alone.
+        """
         text = re.escape(pattern) if substring else pattern
         compiled = _compiled(text)
         try:
             parsed = _parsed(text)
             beginning = "" if compiled.flags & re.IGNORECASE else _beginning(parsed)
-            return cls(compiled, _ways(parsed) <= _FEW_WAYS, beginning, widened(parsed, compiled.flags))
+            found_by = _parsed(core) if core else parsed
+            wide = widened(found_by, found_by.state.flags)
+            return cls(compiled, _ways(parsed) <= _FEW_WAYS, beginning, wide)
         except RecursionError:  # `re` takes groups that are nested a little deeper
             return cls(compiled, False, "", Wide())
 

@@ -6,6 +6,7 @@ in another way than `re`, so that an exact translation would lose lines; `re` th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from re import IGNORECASE, _compiler, _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed one
@@ -15,6 +16,7 @@ LEAST_FIXED = 3
 """Bytes of fixed text that a match must hold: without it there would be a candidate in almost every line."""
 _MOST_REPEATS = 16
 _LARGEST = 2000  # letters and sets of a pattern: larger ones take long to compile
+_KNOWN = 4096  # letters and sets
 _WIDE = 64  # letters of ASCII in a set that excludes little
 
 
@@ -213,11 +215,18 @@ def _letter(item: Any, flags: int) -> _Part:
     return _Part(rf"{one}[\x80-\xff]*", False, 0, False, 2, one)
 
 
-def _members(item: Any, flags: int) -> set[str]:
+def _members(item: Any, flags: int) -> frozenset[str]:
     """The letters of ASCII that an item stands for, by `re` itself."""
+    op, value = item
+    return _letters_of(op, tuple(value) if op is _constants.IN else value, flags)
+
+
+@functools.lru_cache(_KNOWN)
+def _letters_of(op: Any, value: Any, flags: int) -> frozenset[str]:
     state = _parser.State()
     state.flags = flags
-    return set(_compiler.compile(_parser.SubPattern(state, [item]), flags).findall(_ASCII))
+    item = op, list(value) if op is _constants.IN else value
+    return frozenset(_compiler.compile(_parser.SubPattern(state, [item]), flags).findall(_ASCII))
 
 
 def _set(letters: Iterable[str], *, beyond: bool = False) -> str:
@@ -238,7 +247,7 @@ def _is_any(item: Any, flags: int) -> bool:
     return endless and value[2][0][0] in _LETTERS and len(_members(value[2][0], flags)) >= _WIDE
 
 
-def _forbidden(item: Any, flags: int) -> list[set[str]]:
+def _forbidden(item: Any, flags: int) -> Sequence[frozenset[str]]:
     """The words of an item `(?!.*words)`, as the letters of each place, perhaps fewer than it forbids; else nothing."""
     op, value = item
     if op is not _constants.ASSERT_NOT or value[0] < 0 or len(value[1]) < 2:
@@ -252,7 +261,7 @@ def _forbidden(item: Any, flags: int) -> list[set[str]]:
     return letters if all(letters) else []
 
 
-def _without(words: Sequence[set[str]]) -> _Part:
+def _without(words: Sequence[frozenset[str]]) -> _Part:
     """The rest of a line that does not hold words: as much of them as comes, then a letter that differs, and so on."""
     if not words:
         return _NOTHING
