@@ -6,6 +6,7 @@ import time
 
 from oellm_autoexp.core.states import UNSUBMITTED
 from oellm_autoexp.decisions.holding import may_be_held
+from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
 from oellm_autoexp.view.jobs.cause import causes, is_held
 from oellm_autoexp.view.jobs.waiting import waiting_lines
@@ -14,6 +15,7 @@ from oellm_autoexp.view.shown import Shown
 from oellm_autoexp.view.tables import headline
 
 _HEADLINE_EVERY_SECONDS = 30.0
+_MANY = 9
 
 
 class Changes:
@@ -29,7 +31,12 @@ class Changes:
         self._headline_at = 0.0
 
     def lines(self, monitor: Shown) -> list[str]:
-        """One line per job whose state changed, and now and then a summary."""
+        """One line per job whose state changed, and now and then a summary.
+
+        Many jobs that begin to wait for the same thing are one line, and so are those whose state is found at first.
+        """
+        first = not self._shown
+        changed: dict[tuple[str, str], list[JobState]] = {}
         lines = [f"{_clock()} {text}" for text in monitor.messages]
         monitor.messages.clear()
         for job in monitor.session.jobs.values():
@@ -39,9 +46,12 @@ class Changes:
             shown = (job.state, job.reason if has_reason else "")
             if self._shown.get(job.name) != shown:
                 self._shown[job.name] = shown
-                known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []
-                detail = ", ".join([*known_as, *causes(job)])
-                lines.append(f"{_clock()} {job.name}: {job.state}" + (f" ({detail})" if detail else ""))
+                changed.setdefault(shown, []).append(job)
+        for (state, reason), jobs in changed.items():
+            if len(jobs) < _MANY or not (first or state in UNSUBMITTED):
+                lines += [f"{_clock()} {_line(job)}" for job in jobs]
+            else:
+                lines.append(f"{_clock()} {len(jobs)} jobs: {state}" + (f" ({reason})" if reason else ""))
         lines += self._waiting(monitor)
         if monitor.scheduler_error != self._scheduler_error:
             self._scheduler_error = monitor.scheduler_error
@@ -74,6 +84,12 @@ class Changes:
         shown, self._only_actions = self._only_actions, only_actions
         lines = waiting_lines(fresh) + ([ONLY_ACTIONS_WAIT] if only_actions and not shown else [])
         return [f"{_clock()} {line}" for line in lines]
+
+
+def _line(job: JobState) -> str:
+    known_as = [f"job {job.newest.scheduler_id}"] if job.newest.scheduler_id else []
+    detail = ", ".join([*known_as, *causes(job)])
+    return f"{job.name}: {job.state}" + (f" ({detail})" if detail else "")
 
 
 def _clock() -> str:

@@ -27,6 +27,7 @@ from oellm_autoexp.view.tables import headline
 ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip abandons those that wait)"
 _NEWEST, _NEWEST_OF_SEVERAL = 5, 2
 _KEPT = 50
+_ANSWERED_SECONDS = 2.0
 _LIVE_WAITS = 3
 _MOST_BARS = 6
 _BAR = 20
@@ -179,14 +180,27 @@ def _message(entry: HistoryEntry) -> str:
 
 
 def newest_events(jobs: Iterable[JobState], said: Iterable[tuple[float, str]], count: int) -> list[tuple[float, str]]:
-    """The last things that happened to jobs, that rules have seen, and that the watcher has said; the newest last."""
+    """The last things that happened to jobs, that rules have seen, and that the watcher has said; the newest last.
+
+    What an action has answered to a rule stands in one line with it, and what two entries of a job say in one.
+    """
     found: list[tuple[float, str]] = []
     for job in jobs:
-        found += [(entry.at, f"{job.name}: {entry.event}{_message(entry)}") for entry in job.history[-count:]]
-        found += [
-            (tally.last_at, f"{job.name}: {name}" + (f" (no. {tally.count})" if tally.count > 1 else ""))
-            for name, tally in job.actions.events.items()
-        ]
+        entries = {entry.message or entry.event: entry for entry in job.history[-2 * count :]}
+        lines = {key: (entry.at, f"{entry.event}{_message(entry)}") for key, entry in entries.items()}
+        for name, tally in job.actions.events.items():
+            label = name + (f" (no. {tally.count})" if tally.count > 1 else "")
+            answers = [key for key, entry in entries.items() if _answers(entry, tally.last_at)]
+            for key in answers:
+                lines[key] = (entries[key].at, f"{label}: {entries[key].message}")
+            if not answers:
+                found.append((tally.last_at, f"{job.name}: {label}"))
+        found += [(at, f"{job.name}: {text}") for at, text in lines.values()]
     shown = "\n".join(text for _, text in found)  # what stands in the history is said, too
-    found += [(at, text) for at, text in said if f"({text.partition(': ')[2]})" not in shown]
+    found += [(at, text) for at, text in said if text.partition(": ")[2] not in shown]
     return heapq.nlargest(count, dict.fromkeys((at, " ".join(text.split())) for at, text in found))[::-1]
+
+
+def _answers(entry: HistoryEntry, at: float) -> bool:
+    """Whether an entry is what an action said about an event of that time."""
+    return bool(entry.message) and entry.event.endswith("Action") and 0 <= entry.at - at <= _ANSWERED_SECONDS

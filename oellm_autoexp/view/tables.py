@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -149,4 +150,8 @@ class _Screen(Console):
 def console(*, stderr: bool = False) -> Console:
     """The one place where consoles are made: into files and pipes no colours, and lines as long as they are."""
     made = _Screen(stderr=stderr, highlight=False, markup=False)
-    return made if made.is_terminal else _Screen(stderr=stderr, highlight=False, markup=False, width=10_000)
+    if not made.is_terminal:
+        return _Screen(stderr=stderr, highlight=False, markup=False, width=10_000)
+    if made.is_dumb_terminal:  # which has a size, too, and not always 80 x 25
+        made.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return made

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from oellm_autoexp.cli.main import main
+from oellm_autoexp.cli.monitor.session_names import recorded
 from oellm_autoexp.cli.steps.session_steps import load_manifest
+from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.session_files import SessionFiles
@@ -21,10 +23,19 @@ from tests.flow.terminal import at_terminal
 pytest.importorskip("textual", reason="needs textual (pip install 'oellm-autoexp[tui]')")
 
 from textual.widgets import DataTable, Static
+from textual.widgets._footer import FooterKey
 
 from oellm_autoexp.cli.screens.window import Window
 
 FAILS = ["sh", "-c", "echo ' [x] iteration 3/ 9 | lm loss: 2.5E+00 | x'; echo 'ValueError: \x1b[31mred'; exit 3"]
+MANY = f"""\
+# @package _global_
+defaults: [override /backend: command]
+project: {{name: "j${{stage}}"}}
+backend: {{argv: ["true"]}}
+scheduler: {{max_jobs: 1}}
+sweep: {{params: {{stage: {[f"x{number}" for number in range(60)]}}}}}
+"""
 
 
 @pytest.fixture
@@ -99,6 +110,42 @@ def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(fail
         assert "to begin anew: x" in text(window, "messages")
 
     driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "messages"))
+
+
+def test_keys_go_to_the_first_and_the_last_job_all_are_shown_at_80_columns_and_nothing_is_read_twice(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user.home / "x.yaml").write_text(MANY)
+    words = ("run", "--config-ref", "./x.yaml", "--plan-id", "x", "--no-monitor")
+    assert user.run(*words).returncode == 0
+    manifest = user.outputs / "manifests" / "x.json"
+    reads: list[str] = []
+
+    def counted(plan: Manifest) -> Session:
+        reads.append(plan.plan_id)
+        return recorded(plan)
+
+    monkeypatch.setattr("oellm_autoexp.cli.screens.window.recorded", counted)
+
+    async def go() -> None:
+        window = Window(load_manifest(manifest), manifest)
+        async with window.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            table = window.query_one(DataTable)
+            for key, row in (("end", 59), ("home", 0), ("up", 0)):
+                await pilot.press(key)
+                await pilot.pause()
+                assert table.cursor_row == row
+            shown = [key.region for key in window.query(FooterKey)]
+            assert len(shown) == 9
+            assert all(region.right <= 80 for region in shown)
+            for _ in range(3):
+                window._refresh()
+            assert len(reads) == 2, "when it was opened, and at the first tick"
+        window._refresh()  # a tick that comes while the window is closed
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, go()).result()
 
 
 def test_without_a_terminal_or_the_package_the_way_out_is_reported(

@@ -102,8 +102,8 @@ class Round:
     cluster: Cluster
     seed: int
     amnesia: bool
-    cancelled: dict[int, float] = field(default_factory=dict)
-    """Jobs that somebody ended, by number: when that was done."""
+    cancelled: dict[int, list[tuple[float, bool]]] = field(default_factory=dict)
+    """When a person has cancelled a job, and whether by the command, which knows of a new attempt to come."""
     unknowable: set[int] = field(default_factory=set)
     """Jobs that a person ended and whose end nobody had seen when the controller lost its state."""
     story: list[str] = field(default_factory=list)
@@ -221,7 +221,7 @@ class Round:
         number, job, state = self.chance.choice(waiting or listed)
         at = time.time()
         self.cluster.run("scancel", job)
-        self.cancelled.setdefault(number, at)
+        self.cancelled.setdefault(number, []).append((at, False))
         self.by_person.add(number)
         self.say(f"scancel {job} (job {number}, {state})")
 
@@ -242,7 +242,7 @@ class Round:
         assert result.returncode == 0, f"{result.stderr}\n{self}"
         self.say(f"--cmd cancel {name} ({before['state']})")
         if before["state"] in ("waiting", "pending", "running", "submitting") or before["restart"]:
-            self.cancelled.setdefault(number, at)
+            self.cancelled.setdefault(number, []).append((at, True))
 
     def forget(self) -> None:
         """Call this before the controller loses its state: what only the controller knows is lost with it."""
@@ -275,6 +275,12 @@ class Round:
         restarts = (entry for entry in job["history"] if entry["event"] == "restart" and "'stall'" in entry["message"])
         return any(at - KILL_WAIT_SECONDS - 3 <= entry["at"] <= at + 2 for entry in restarts)
 
+    @staticmethod
+    def ended_before(at: float, starts: list[list[str]], ends: list[list[str]]) -> bool:
+        """Whether the run that somebody wanted to cancel had just ended by itself, so that a new one may begin."""
+        begun = [words[1] for words in starts if float(words[2]) <= at]
+        return bool(begun) and any(words[1] == begun[-1] and float(words[2]) <= at + 1 for words in ends)
+
     def problem(self, job: dict[str, Any]) -> str:
         """What was concluded of a job that its own record does not bear out, '' if nothing."""
         number = int(job["name"].split("_")[1])
@@ -295,10 +301,11 @@ class Round:
         elif number in self.unknowable:
             pass  # it may be called a crash, and be begun anew
         elif number in self.cancelled:
-            at = self.cancelled[number]
-            before = any(float(words[2]) <= at + 1 for words in ends)  # it may have ended just before
-            anew = any(float(words[2]) > at + 2 for words in starts) and (state == "cancelled" or not before)
-            if anew and not self.being_ended(job, at):
+            met = [at for at, known in self.cancelled[number] if known or not self.ended_before(at, starts, ends)]
+            before = any(float(words[2]) <= self.cancelled[number][0][0] + 1 for words in ends)
+            late = [at for at in met if any(float(words[2]) > at + 2 for words in starts)]
+            anew = any(not self.being_ended(job, at) for at in late)
+            if anew and (state == "cancelled" or not before):
                 wrong = "begun anew after it was cancelled"
             elif state not in ("cancelled", *self.given_up(job)) and not before:
                 wrong = "cancelled, and not called so"

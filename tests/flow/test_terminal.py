@@ -137,6 +137,32 @@ def test_once_shows_as_many_jobs_as_a_screen_has_and_how_to_see_all(user: User) 
     assert len(cancelled.splitlines()) < 25
 
 
+def test_a_terminal_without_any_features_gets_one_screen_of_its_own_size_too(user: User) -> None:
+    (user.home / "p.yaml").write_text(SWEEP)
+    words = ("run", "--config-ref", "p.yaml", "--plan-id", "p", "--no-monitor", "scheduler.max_jobs=1")
+    assert user.run(*words).returncode == 0
+    bare = User(user.home, {**user.environment, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"})
+    code, output = at_terminal(bare, "monitor", "p", "--cmd", "status", rows=18, columns=90, term="dumb")
+    lines = [line for line in output.replace("\r", "").split("\n") if line]
+    assert code == 0
+    assert (output.isascii(), "\x1b" in output) == (True, False)
+    assert len(lines) < 18, lines
+    assert 80 < max(map(len, lines[:-1])) <= 90 or len(lines) > 12
+    assert lines[0].startswith("job "), "the header is on the screen"
+    assert any("19 jobs: waits for room in the queue" in line for line in lines)
+
+
+def test_a_watch_into_a_pipe_says_of_many_jobs_that_they_wait_in_one_line(user: User) -> None:
+    (user.home / "p.yaml").write_text(SWEEP)
+    (user.home / "go").touch()
+    result = user.run("run", "--config-ref", "p.yaml", "--plan-id", "p", "scheduler.max_jobs=2")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r": waiting|jobs: waiting \(waits for room", result.stdout)
+    assert sum(": waiting (waits for room" in line for line in result.stdout.splitlines()) <= 20
+    again = user.run("monitor", "p").stdout.splitlines()
+    assert any(line.endswith(" 20 jobs: success") for line in again), again
+
+
 # ---- events
 
 

@@ -15,7 +15,7 @@ from oellm_autoexp.core.errors import ConfigError, CorruptError, Problem, StateE
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
-    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.session.session import Session, Stamp
 
 _HEAD_BYTES = 4096
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -119,6 +119,14 @@ def recorded(manifest: Manifest) -> Session:
     if session.jobs.keys() != {job.name for job in manifest.jobs}:
         raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
     return session
+
+
+def stamps_of(path: Path) -> tuple[Stamp | None, Stamp | None]:
+    """What differs once a session's file, or its journal, has changed."""
+    from oellm_autoexp.session.session import stamp_of
+    from oellm_autoexp.storage.session_files import SessionFiles
+
+    return stamp_of(path), stamp_of(SessionFiles(path).journal)
 
 
 def manifest_and_session(options: argparse.Namespace) -> tuple[Manifest, Session]:

@@ -8,12 +8,11 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oellm_autoexp.cli.monitor import detach
 from oellm_autoexp.cli.monitor.session_list import report_none, sessions_in
-from oellm_autoexp.cli.monitor.session_names import directory_of, manifest_of, recorded
+from oellm_autoexp.cli.monitor.session_names import directory_of, manifest_of, recorded, stamps_of
 from oellm_autoexp.cli.monitor.show_status import show_sessions
 from oellm_autoexp.cli.steps import app, facts, hints, session_steps, watch_steps, watchers
 from oellm_autoexp.core.errors import LockedError
@@ -22,7 +21,7 @@ from oellm_autoexp.view.display import display
 if TYPE_CHECKING:
     from oellm_autoexp.cli.steps.watchers import Watcher
     from oellm_autoexp.core.nouns import Manifest
-    from oellm_autoexp.session.session import Session, Stamp
+    from oellm_autoexp.session.session import Session
 
 _PAUSE_SECONDS = 1.0
 _TRIES, _TRY_AGAIN_SECONDS = 10, 0.2
@@ -116,7 +115,7 @@ def _follow(shown: Recorded, watcher: Watcher, *, quiet: bool) -> int | None:
     path = shown.session.path
     end = f" To end that (the jobs go on): {watcher.end}" if watcher.end else ""
     app.note(f"read-only: {watcher.name} watches this session, this shows what it records.{end}", on_stderr=quiet)
-    stamps = _stamps(path)
+    stamps = stamps_of(path)
     absent = False
     with display(shown.manifest.plan_id, quiet=quiet) as draw:
         while True:
@@ -130,14 +129,7 @@ def _follow(shown: Recorded, watcher: Watcher, *, quiet: bool) -> int | None:
                 app.note(f"{watcher.name} does not watch just now: it may come back by itself", on_stderr=quiet)
             absent = nobody
             time.sleep(_PAUSE_SECONDS)
-            if (now := _stamps(path)) != stamps:
+            if (now := stamps_of(path)) != stamps:
                 stamps = now
                 shown.session = Session.load(path)
     return session_steps.outcome(shown.session) if quiet else session_steps.finish(shown)
-
-
-def _stamps(path: Path) -> tuple[Stamp | None, Stamp | None]:
-    from oellm_autoexp.session.session import stamp_of
-    from oellm_autoexp.storage.session_files import SessionFiles
-
-    return stamp_of(path), stamp_of(SessionFiles(path).journal)

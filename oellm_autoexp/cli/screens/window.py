@@ -14,7 +14,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, Static, TabbedContent, TabPane
 
-from oellm_autoexp.cli.monitor.session_names import recorded
+from oellm_autoexp.cli.monitor.session_names import recorded, stamps_of
 from oellm_autoexp.cli.screens import panels
 from oellm_autoexp.cli.screens.acting import act
 from oellm_autoexp.core.errors import AutoexpError
@@ -29,7 +29,7 @@ from oellm_autoexp.view.tables import headline
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
     from oellm_autoexp.session.job_state import JobState
-    from oellm_autoexp.session.session import Session
+    from oellm_autoexp.session.session import Session, Stamp
     from oellm_autoexp.view.jobs.columns import Subject
 
 _EVERY_SECONDS = 1.0
@@ -71,11 +71,13 @@ class Window(App[None]):
         Binding("e", "show('events')", "events"),
         Binding("p", "show('curves')", "curves"),
         Binding("u", "show('queue')", "queue"),
-        Binding("m", "next_metric", "next metric"),
-        Binding("f", "only_failed", "failed only"),
+        Binding("m", "next_metric", "metric"),
+        Binding("f", "only_failed", "failed"),
         Binding("r", "ask('restart')", "restart"),
         Binding("c", "ask('cancel')", "cancel"),
         Binding("q", "quit", "leave"),
+        Binding("home", "go(0)", show=False, priority=True),
+        Binding("end", "go(-1)", show=False, priority=True),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -83,6 +85,8 @@ class Window(App[None]):
         super().__init__()
         self._manifest, self._path = manifest, path
         self._session: Session = recorded(manifest)
+        self._stamps: tuple[Stamp | None, Stamp | None] | None = None
+        """Of the session that was read; None: it is read again, as it may have changed meanwhile."""
         self._evidence, self._trends = Evidence(), Trends()
         self._failed_only, self._metric = False, LOSS
         self._columns: list[str] = []
@@ -99,7 +103,7 @@ class Window(App[None]):
                 for name in ("log", "events", "curves", "queue"):
                     with TabPane(name, id=name), VerticalScroll(id=f"{name}-scroll"):
                         yield Static(id=f"{name}-text")
-        yield Footer()
+        yield Footer(compact=True)  # all keys at 80 columns
 
     def on_mount(self) -> None:
         """Show the session, and go on doing so."""
@@ -109,12 +113,17 @@ class Window(App[None]):
         self.set_interval(_EVERY_SECONDS, self._refresh)
 
     def _refresh(self) -> None:
-        """Read the session again; one that can't be read now stays as it is."""
-        try:
-            self._session = recorded(self._manifest)
-        except AutoexpError as error:
-            self._tell([problem.sentence for problem in error.problems])
+        """Read the session again if it has changed; one that can't be read now stays as it is."""
+        if not self.query("#summary"):  # the window is being closed
             return
+        stamps = stamps_of(self._session.path)
+        if stamps != self._stamps:
+            try:
+                self._session = recorded(self._manifest)
+            except AutoexpError as error:
+                self._tell([problem.sentence for problem in error.problems])
+                return
+            self._stamps = stamps
         self._draw()
 
     # ---- the jobs
@@ -126,7 +135,7 @@ class Window(App[None]):
         return [subject for subject in subjects if subject.job.failed or not self._failed_only]
 
     def _draw(self) -> None:
-        self.query_one("#summary", Static).update(Text(headline(self._session)))
+        self.query_one("#summary", Static).update(Text(headline(self._session), no_wrap=True, overflow="ellipsis"))
         self._draw_jobs(self._subjects())
         self._draw_panel()
 
@@ -209,6 +218,14 @@ class Window(App[None]):
             self._metric = known[place % len(known)]
             self.action_show("curves")
             self._draw_panel(anew=True)
+
+    def action_go(self, row: int) -> None:
+        """Go to the first job, or to the last one; to an end of the panel, if that has the focus."""
+        if isinstance(self.focused, VerticalScroll):
+            (self.focused.scroll_end if row else self.focused.scroll_home)(animate=False)
+            return
+        table: DataTable[Text] = self.query_one("#jobs", DataTable)
+        table.move_cursor(row=row % table.row_count if table.row_count else 0)
 
     def action_only_failed(self) -> None:
         """Show the jobs that failed, or all again."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from oellm_autoexp.core.text import plural
@@ -11,19 +13,44 @@ from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.session.waits import AT_WORK, Wait
 
 MOST_LINES = 8
+_MANY = 4
 
 
 def waiting_lines(waits: Sequence[Wait], *, most: int = MOST_LINES, now: float | None = None) -> list[str]:
-    """A line for each of the first waits, and how many more there are; none for nothing."""
-    lines = [waiting_line(wait, now) for wait in waits[:most]]
-    return lines + ([f"… and {len(waits) - most} more"] if len(waits) > most else [])
+    """A line for each of the first waits, and how many more there are; none for nothing.
+
+    Many jobs that wait for the same thing are one line, with the time since when the first of them waits.
+    """
+    alike = Counter(_same(wait) for wait in waits)
+    groups: dict[object, list[Wait]] = {}
+    for number, wait in enumerate(waits):
+        groups.setdefault(_same(wait) if alike[_same(wait)] >= _MANY else number, []).append(wait)
+    shown = list(groups.values())
+    lines = [waiting_line(group[0], now) if len(group) == 1 else _of_many(group, now) for group in shown[:most]]
+    left_out = sum(map(len, shown[most:]))
+    return lines + ([f"… and {left_out} more"] if left_out else [])
+
+
+def _same(wait: Wait) -> tuple[object, ...]:
+    """What is equal for waits that can be one line."""
+    return wait.kind, wait.action, wait.event, wait.reason, wait.deadline
+
+
+def _of_many(group: Sequence[Wait], now: float | None) -> str:
+    since = [wait.since for wait in group if wait.since is not None]
+    what = f"{len(group)} jobs" + (f": {group[0].action} of {group[0].event}" if group[0].kind == "action" else "")
+    return _line(what, replace(group[0], since=min(since, default=None)), now)
 
 
 def waiting_line(wait: Wait, now: float | None = None) -> str:
     """`a: RunCommandAction of saved: waits for FileExists: x (since 13:03:11, until 14:03:11, then skipped)`."""
+    return _line(wait.subject, wait, now)
+
+
+def _line(what: str, wait: Wait, now: float | None) -> str:
     since = [f"since {clock(wait.since, now)}"] if wait.since is not None else []
     known = [*since, *([until(wait.deadline, now)] if wait.deadline else [])]
-    return f"{wait.subject}: {wait.reason}" + (f" ({', '.join(known)})" if known else "")
+    return f"{what}: {wait.reason}" + (f" ({', '.join(known)})" if known else "")
 
 
 def until(deadline: Deadline, now: float | None = None) -> str:
