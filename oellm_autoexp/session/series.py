@@ -205,11 +205,17 @@ class _Columns:
 
     def _chosen(self, number: int) -> bytes:
         """For each record 1 if it is of this metric, else 0: its number is a head's first byte and half of the next."""
-        high, low = number >> 4, number & 15
-        first = self._first.translate(bytes(byte == high for byte in range(256)))
-        second = self._second.translate(bytes(byte >> 4 == low for byte in range(256)))
+        high, low = _signs_of(number)
+        first, second = self._first.translate(high), self._second.translate(low)
         both = int.from_bytes(first, "little") & int.from_bytes(second, "little")
         return both.to_bytes(len(first), "little")
+
+
+@functools.lru_cache(MOST_METRICS)
+def _signs_of(number: int) -> tuple[bytes, bytes]:
+    """Tables that make 1 of the two bytes of a head that hold this number, and 0 of others."""
+    high, low = number >> 4, number & 15
+    return bytes(byte == high for byte in range(256)), bytes(byte >> 4 == low for byte in range(256))
 
 
 def _even(chosen: bytes) -> slice | None:

@@ -78,7 +78,16 @@ def room_for_table(screen: Console, below: Iterable[str | Text]) -> int | None:
 
 def print_table(screen: Console, table: JobTable) -> None:
     """Print a table of jobs in the width of the terminal; without one, in that of $COLUMNS, else 80."""
-    screen.print(table, width=table_width(screen), crop=False)
+    if screen.is_terminal:
+        screen.print(table, width=table_width(screen), crop=False)
+        return
+    for line in table.lines(screen, table_width(screen)):  # without styles, which rich takes long to leave out
+        screen.file.write(f"{_shown(screen, line.plain)}\n")
+
+
+def _shown(screen: Console, text: str) -> str:
+    """A text as a console shows it."""
+    return screen.sign(printable(text)) if isinstance(screen, _Screen) else printable(text)
 
 
 def table_width(screen: Console) -> int:
@@ -138,9 +147,9 @@ class _Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """See Console.render."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(self._sign(printable(segment.text)), segment.style)
+            yield segment if segment.control else Segment(self.sign(printable(segment.text)), segment.style)
 
-    def _sign(self, text: str) -> str:
+    def sign(self, text: str) -> str:
         """A text in which blocks and boxes are letters, where the terminal's encoding has none."""
         return text if text.isascii() or can_encode(self.encoding) else text.translate(_SIGNS)
 

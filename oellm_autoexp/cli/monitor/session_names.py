@@ -89,7 +89,6 @@ def session_file(options: argparse.Namespace) -> Path:
 
 def manifest_of(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """The manifest that --session or --manifest means. Raises ConfigError."""
-    from oellm_autoexp.session.session import Session
     from oellm_autoexp.storage.session_files import SessionFiles
 
     if options.manifest is not None:
@@ -106,8 +105,15 @@ def manifest_of(options: argparse.Namespace) -> tuple[Manifest, Path]:
         raise ConfigError(
             Problem("no session is given", hint="give --session ID, --manifest PATH or --all; --cmd list shows them")
         )
-    path = with_backoff(lambda: Session.load(session_file(options)).manifest_path)
+    path = _named(options).manifest_path
     return session_steps.load_manifest(path), path
+
+
+def _named(options: argparse.Namespace) -> Session:
+    """The session that --session names. Raises ConfigError, CorruptError."""
+    from oellm_autoexp.session.session import Session
+
+    return with_backoff(lambda: Session.load(session_file(options)))
 
 
 def recorded(manifest: Manifest) -> Session:
@@ -115,7 +121,11 @@ def recorded(manifest: Manifest) -> Session:
     from oellm_autoexp.session.session import Session
     from oellm_autoexp.storage.session_files import SessionFiles
 
-    session = with_backoff(lambda: Session.load(SessionFiles.of(manifest).path))
+    return _of_plan(with_backoff(lambda: Session.load(SessionFiles.of(manifest).path)), manifest)
+
+
+def _of_plan(session: Session, manifest: Manifest) -> Session:
+    """A session that has the jobs of its plan. Raises CorruptError."""
     if session.jobs.keys() != {job.name for job in manifest.jobs}:
         raise CorruptError(Problem("it has other jobs than its plan", str(session.path), str(session.manifest_path)))
     return session
@@ -130,6 +140,14 @@ def stamps_of(path: Path) -> tuple[Stamp | None, Stamp | None]:
 
 
 def manifest_and_session(options: argparse.Namespace) -> tuple[Manifest, Session]:
-    """The manifest and the session as it is on disk. Raises ConfigError, CorruptError."""
-    manifest, _ = manifest_of(options)
+    """The manifest and the session as it is on disk, which is read once. Raises ConfigError, CorruptError."""
+    from oellm_autoexp.storage.session_files import SessionFiles
+
+    if options.manifest is None and options.session is not None:
+        session = _named(options)
+        manifest = session_steps.load_manifest(session.manifest_path)
+        if SessionFiles.of(manifest).path == session.path:
+            return manifest, _of_plan(session, manifest)
+    else:
+        manifest, _ = manifest_of(options)
     return manifest, recorded(manifest)

@@ -46,5 +46,8 @@ def _parts(values: Sequence[float | None], width: int) -> list[Sequence[float | 
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    finite = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if value is not None]
+    if known and math.isfinite(whole := sum(known)):
+        return whole / len(known)
+    finite = [value for value in known if math.isfinite(value)]
     return sum(value / len(finite) for value in finite) if finite else None  # a sum of large values may be infinite
