@@ -177,7 +177,7 @@ def test_a_node_that_fails_its_preflight_is_left_out_where_there_is_a_spare_one(
     assert restarts_by_slurm(slurm_user) == 0
     if monitored:
         job = slurm_user.session()["job"]
-        assert (job["state"], job["restarts"], job["left_out"]) == ("success", {}, [sick])
+        assert (job["state"], job["restarts"], [*job["sick_nodes"]]) == ("success", {}, [sick])
 
 
 @pytest.mark.slurm

@@ -74,7 +74,7 @@ def test_a_failed_preflight_keeps_the_program_from_beginning(user: User) -> None
     assert result.returncode == 1, result.stderr
     assert "slurm.spare_nodes has no effect" in result.stdout + result.stderr
     job = user.session()["job"]
-    assert (job["state"], job["exit_code"], len(job["left_out"])) == ("crash", 75, 1)
+    assert (job["state"], job["exit_code"], len(job["sick_nodes"])) == ("crash", 75, 1)
     assert job["cause"]["category"] == "node"
     assert job["cause"]["text"].startswith("0 nodes of the job pass slurm.preflight, and its program needs 1")
     log = (user.outputs / "job" / "current.log").read_text()
