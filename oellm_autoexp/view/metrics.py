@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.series import file_of, read
+from oellm_autoexp.session.series import current_values, file_of, read
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.curves.sparkline import sparkline
 
@@ -47,10 +47,10 @@ class Trends:
             if known <= size <= _GROWN * known:
                 return line
             try:
-                found = series_of(session, job, LOSS) if size else None
+                values = current_values(file_of(session.path, job.name), job.logs.series, LOSS) if size else ()
             except (OSError, AutoexpError):  # --cmd plot says why
-                found = None
-            line = "" if found is None else sparkline(found.values, _TREND)
+                values = ()
+            line = sparkline(values, _TREND)
             self._known[job.name] = size, line
             return line
 

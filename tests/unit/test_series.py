@@ -108,3 +108,18 @@ def test_points_are_found_however_metrics_take_turns(turns: list[str], repeats: 
         assert list(found[name].times) == [point.at for point in points]
         assert list(found[name].values) == [point.value for point in points]
         assert set(found[name].attempts) == {7}
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["loss", "lr"]), st.integers(1, 5)), max_size=6), max_size=3))
+def test_the_current_values_of_a_metric_are_those_of_its_current_points(attempts: list[list[tuple[str, int]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, written = Path(folder) / "a.points", Written()
+        for attempt, points in enumerate(attempts):
+            reported = [
+                Point(name, step, 1.0, float(10 * attempt + place)) for place, (name, step) in enumerate(points)
+            ]
+            written = series.append(path, written, attempt, reported)
+        for name in ("loss", "lr", "absent"):
+            whole = series.read(path, written).get(name)
+            expected = [] if whole is None else list(whole.current().values)
+            assert list(series.current_values(path, written, name)) == expected
