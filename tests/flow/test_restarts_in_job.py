@@ -272,6 +272,9 @@ def test_the_time_limit_ends_a_job_without_a_restart(slurm_user: User, before: s
     write(slurm_user, saves, restarts_in_job=2, sbatch={"time": "1", "signal": before}, srun=all_of_them)
     start(slurm_user, monitored=False)
     job = slurm_user.session()["job"]["scheduler_id"]
+    if before is None:  # sooner than a limit in minutes
+        until(lambda: len(steps(slurm_user)) == 1, "the step")
+        subprocess.run(["scontrol", "update", f"jobid={job}", "endtime=now+2"], env=slurm_user.environment, check=True)
     until(lambda: re.search(r"JobState=(TIMEOUT|FAILED)", scontrol(slurm_user, "show", "job", job)), "its end")
     assert len(steps(slurm_user)) == 1
     if before is not None:
