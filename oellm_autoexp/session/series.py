@@ -158,7 +158,7 @@ def read(
     Raises OSError, StateError; a file that is not there has none.
     """
     wanted = {name: number for number, name in enumerate(written.points) if metrics is None or name in set(metrics)}
-    columns = _columns_of(path, written) if wanted else None
+    columns = _columns_of(path, written, most) if wanted else None
     if columns is None:
         return {}
     return {name: series for name, number in wanted.items() if len(series := columns.series(number))}
@@ -180,8 +180,8 @@ def current_values(path: Path, written: Written, metric: str) -> Sequence[float]
     return columns.series(number).current().values
 
 
-def _columns_of(path: Path, written: Written) -> _Columns | None:
-    """The records of a job; None where nothing is written. Raises OSError, StateError."""
+def _columns_of(path: Path, written: Written, most: int | None = None) -> _Columns | None:
+    """The records of a job (`most`: see read); None where nothing is written. Raises OSError, StateError."""
     if not written.size:
         return None
     try:
