@@ -107,7 +107,6 @@ class MegatronBackend(LaunchedBackend):
             probe=probe,
             places=places((*words, *self.extra_args), _PLACES),
             progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
-            goal=dests.get("train_iters"),
             programs=launch.programs,
             work=work_of(
                 self.version,

@@ -216,7 +216,11 @@ class NewAttempts:
         seen = restarts.next_link(job, chain, now)
         if seen is not job:
             self.session.put(seen)
-            self.report(f"{job.name}: {seen.restart.reason if seen.restart else seen.reason}")
+        if seen.restart is not None and job.restart is None:
+            self.report(f"{job.name}: {seen.restart.reason}")
+            self._exclude_in_queue(job.name, seen.restart.exclude_nodes)
+        elif seen.history is not job.history:
+            self.report(f"{job.name}: {seen.reason}")
         return seen
 
     def _stays_ended(self, job: JobState, now: float) -> None:

@@ -31,7 +31,8 @@ def chain_of(
     if section is None:
         return None
     file = section.progress_file or command.progress_file
-    goal = command.goal if section.until is None and not section.progress_file else _goal(section, tree)
+    work = command.work if command.progress_file and not section.progress_file else None
+    goal = work.iterations if work is not None and section.until is None else _goal(section, tree)
     if goal is not None and not file:
         what = "it can't be found out whether the goal is reached: no file shows how far the run is"
         hint = "name it: progress_file, whose first number counts; or leave until out, then exit code 0 counts"
