@@ -193,3 +193,29 @@ def test_wrong_names_are_reported_with_the_ones_that_are_meant(slurm: Cluster, s
     assert f"did you mean '{first}'" in user.run(*words, "--forgive", f"{first}x").stderr
     nodes(user, "--forgive", "all")
     assert {state for state, _ in states(user).values()} == {"forgiven"}
+
+
+def test_a_node_that_fails_a_preflight_costs_one_requeue_and_no_later_job_until_it_is_forgiven(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    user, sick = slurm_user, slurm.node_names[0]
+    healthy = f'[ "$SLURMD_NODENAME" != {sick} ] || {{ echo "fan 3 stands still"; false; }}'
+    check = {"command": ["bash", "-c", healthy], "name": "healthy"}
+    checked = {"slurm": {"launcher_cmd": "srun", "preflight": [check]}}
+    wanted = write(user, "sleep 1", requeue=True)
+    path = user.home / "e.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["slurm"] |= checked["slurm"]
+    path.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    said = run(user, "first", wanted)
+    assert f"node {sick} is blamed (preflight: healthy: fan 3 stands still)" in said
+    (job,) = jobs(user, "first").values()
+    assert (job.state, job.attempt, job.answer.requeues) == ("success", 1, 1)
+    assert states(user) == {sick: ("left_out", 1)}
+
+    four = write(user, "sleep 2", jobs=4, exclusive=True)
+    run(user, "next", four)
+    assert sick not in used(user, "next")
+    assert user.run("monitor", "--cmd", "nodes", "--forgive", sick).returncode == 0
+    run(user, "after", four)
+    assert used(user, "after") == sorted(slurm.node_names)
