@@ -92,7 +92,7 @@ def test_jobs_that_would_miss_the_image_are_not_begun_and_a_dry_run_is_one_docum
     assert "container=none: the plan has paths of the image" in refused.stderr
     assert "container=base" in refused.stderr
     shown = person.python(SCRIPT, "--dry-run", "--json", *words, cwd=home)
-    assert json.loads(shown.stdout).keys() == {"plan_id", "manifest", "jobs"}
+    assert json.loads(shown.stdout).keys() == {"plan_id", "manifest", "jobs", "gpu_hours", "estimates"}
     assert "#SBATCH" in shown.stderr
     assert not (home / "outputs").exists()
 

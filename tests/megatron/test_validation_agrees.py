@@ -17,6 +17,7 @@ from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
+from oellm_autoexp.sbatch.in_job.steps import spare_nodes_of
 from oellm_autoexp.submission.check import ask
 from oellm_autoexp.testing.plans import plan_of
 from tests.megatron import parser
@@ -69,11 +70,13 @@ def planned(source: Source) -> Plan:
 
 def questions(plan: Plan) -> list[tuple[tuple[str, ...], int, dict[str, str]]]:
     """The argv of each job, how many ranks it has, and its environment."""
-    jobs = plan.manifest.jobs
-    scripts = [next(index for index, word in enumerate(job.argv) if word.endswith("pretrain_gpt.py")) for job in jobs]
-    return [
-        (job.argv[script + 1 :], job.resources.gpus, dict(job.env)) for job, script in zip(jobs, scripts, strict=True)
-    ]
+    found = []
+    for job, text in zip(plan.manifest.jobs, plan.scripts, strict=True):
+        script = next(index for index, word in enumerate(job.argv) if word.endswith("pretrain_gpt.py"))
+        nodes, gpus = job.resources.nodes, job.resources.gpus
+        ranks = gpus // nodes * (nodes - spare_nodes_of(text))
+        found.append((job.argv[script + 1 :], ranks, dict(job.env)))
+    return found
 
 
 def refusals(megatron: Parser, plan: Plan) -> list[str]:

@@ -440,8 +440,8 @@ def test_a_job_whose_id_is_a_strangers_now_is_not_known_and_the_stranger_is_left
     assert [ended, held, f"{tasks}_0"] == [job.newest.scheduler_id for job in (ours, waits, task)]
     lab.until(fresh(ended), "success")  # without a token nothing can be compared
     jobs = {job.newest.scheduler_id: job.newest.token for job in (ours, waits, task)}
-    assert lab.client.poll(jobs) == {}
-    assert lab.accounts.poll(jobs) == {}
+    wait("the accounts of the strangers", lambda: lab.client.poll(jobs) == {})  # until then, sacct lists our own
+    wait("the accounts of the strangers", lambda: lab.accounts.poll(jobs) == {})
     assert lab.client.usage(jobs) == {}
     lab.client.exclude(jobs, lab.cluster.node_names)
     lab.client.cancel({**jobs, tasks: task.newest.token})

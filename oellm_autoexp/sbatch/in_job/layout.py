@@ -114,7 +114,9 @@ def _preflight(slurm: SlurmOptions, image: str | Raw) -> Preflight:
     if not slurm.preflight:
         return Preflight()
     nodes, gpus, _ = resources(slurm.sbatch, slurm.sbatch_extra_directives)
-    return Preflight(slurm.preflight, gpus // nodes, image)
+    uncounted = slurm.client.runs_here and not gpus  # here, nobody need ask for GPUs
+    checks = tuple(check for check in slurm.preflight if not (uncounted and check.check == "gpus"))
+    return Preflight(checks, gpus // nodes, image)
 
 
 def _calls_srun(slurm: SlurmOptions) -> bool:
