@@ -21,7 +21,7 @@ from tests.flow.chains import folder, job, overlapped, reached, times, write
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
-ROUNDS = int(os.environ.get("AUTOEXP_CHAIN_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("AUTOEXP_CHAIN_ROUNDS", "3"))
 SEED = int(os.environ.get("AUTOEXP_FAULT_SEED") or random.randrange(1 << 32))
 AT_ONCE = 12
 BATCH_SECONDS = 500
