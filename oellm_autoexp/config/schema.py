@@ -89,9 +89,9 @@ class SchedulerSection(Section):
     """Limits on what is handed to the scheduler."""
 
     max_jobs: Count | None = Field(default=None, ge=1)
+    """Jobs in the scheduler's queue at once, at most; null: no limit."""
     first_jobs: Count | None = Field(default=None, ge=1)
     """So many jobs go first; the others wait until one of them has reported an iteration, or succeeded."""
-    """Jobs in the scheduler's queue at once, at most; null: no limit."""
     submit_rate_limit_seconds: Pause = 0
     """Seconds between two submissions."""
     max_gpu_hours: Number | None = Field(default=None, ge=0)
