@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "": "",
     "core": "",
     "storage": "core",
-    "sbatch.running": "core",
-    "sbatch": "core sbatch.running",
+    "sbatch.chains": "core",
+    "sbatch": "core sbatch.chains",
     "notifiers": "core storage",
     "exporters": "core storage",
     "search": "",
@@ -93,7 +93,7 @@ MAY_IMPORT = {
 PURE = {
     "config.json_schema",
     *("core", "sbatch", "sweep", "config", "config.values", "decisions", "planning.checks", "planning.jobs", "rules"),
-    *("search", "causes", "nodes", "sbatch.running", "sbatch.in_job"),
+    *("search", "causes", "nodes", "sbatch.chains", "sbatch.in_job"),
     *("backends", "backends.megatron", "backends.megatron.checks", "backends.torchtitan", "view.curves", "report"),
 }
 """Folders that touch nothing of the world: all that they know is handed to them."""

@@ -174,7 +174,7 @@ def next_link(job: JobState, chain: Chain, now: float) -> JobState:
         return job
     request = RestartAction(class_name="RestartAction", max_attempts=None, max_fruitless=chain.max_fruitless)
     known = job.progress.iteration is not None
-    if chain.progress_file or not known:  # by the file, the links themselves judge it (sbatch/running/chain.py)
+    if chain.progress_file or not known:  # by the file, the links themselves judge it (sbatch/chains/links.py)
         request = request.model_copy(update={"max_fruitless": None})
     if chain.progress_file and not known:
         request = request.model_copy(update={"max_same_failures": None})

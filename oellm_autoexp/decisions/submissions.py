@@ -47,7 +47,8 @@ def accepted(
     """The job after the scheduler accepted it; a log with the same path as before is read on from its position."""
     same_log = log_path == job.logs.resolved_log_path
     of = "" if last_link is None else f", link {task} of {last_link}"
-    if job.newest.left_out:
+    is_new = not job.past.earlier or job.past.earlier[-1].token != token  # else the next link of one submission
+    if job.newest.left_out and is_new:
         job = job.happened(now, "nodes", in_words(job.newest.left_out))
     return replace(
         job.happened(now, "submitted", f"as {scheduler_id}{of}"),

@@ -11,12 +11,12 @@ from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
+from oellm_autoexp.sbatch.chains.links import NEEDED_FUNCTION, with_chain
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.sbatch.environment import exports, module_lines
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, Launcher
 from oellm_autoexp.sbatch.log_paths import log_word, slurm_path
 from oellm_autoexp.sbatch.options import quoted, too_much
-from oellm_autoexp.sbatch.running.chain import NEEDED_FUNCTION, with_chain
 from oellm_autoexp.sbatch.signals import forwarding, signal_to_shell
 
 MARKS = "marks"

@@ -48,8 +48,8 @@ class Round:
         self.links = -(-self.goal // self.steps) + MOST_LOST + 1
 
     def __str__(self) -> str:
-        told = "\n".join(self.story)
-        return f"seed {self.seed}: {self.steps} steps a link to {self.goal}, {self.links} links\n{told}"
+        story = "\n".join(self.story)
+        return f"seed {self.seed}: {self.steps} steps a link to {self.goal}, {self.links} links\n{story}"
 
     def say(self, text: str) -> None:
         self.story.append(f"{time.strftime('%H:%M:%S')} {text}")
@@ -132,10 +132,10 @@ class Round:
             "" if (state.state, ended.returncode) == ("success", 0) else f"{state.state}: {state.reason}",
             "" if state.attempt <= self.links and state.over else f"attempt {state.attempt}, over: {state.over}",
         ]
-        return [f"{what}\n{self}\n{_told(state)}{ended.stderr}" for what in wrong if what]
+        return [f"{what}\n{self}\n{_history(state)}{ended.stderr}" for what in wrong if what]
 
 
-def _told(state: JobState) -> str:
+def _history(state: JobState) -> str:
     return "".join(f"{entry.at:.1f} {entry.event} {entry.message}\n" for entry in state.history)
 
 
@@ -152,7 +152,7 @@ def go(rounds: list[Round], cluster: Cluster, chance: random.Random) -> None:
             cluster.stop_controller()
             time.sleep(chance.uniform(0, 2))
             cluster.start_controller()
-        assert time.monotonic() < end, f"not over: {left[0]}\n{left[0].queue()}\n{_told(job(left[0].user))}"
+        assert time.monotonic() < end, f"not over: {left[0]}\n{left[0].queue()}\n{_history(job(left[0].user))}"
         time.sleep(0.1)
     wrong = [problem for each in rounds for problem in each.problems()]
     assert not wrong, "\n".join(wrong)

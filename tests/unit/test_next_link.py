@@ -105,6 +105,17 @@ def test_an_accepted_chain_is_at_its_first_link() -> None:
     assert holding.in_queue([job]) == dict.fromkeys(["12_1", "12_2", "12_3", "12_4", "12_5"], "t")
 
 
+def test_nodes_that_a_chain_is_kept_from_are_in_its_history_once() -> None:
+    first = job_state(state="submitting", left_out={"n3": "blamed 2 times"})
+    job = submissions.accepted(first, "t", 1, "12_1", "/a/12_1.out", 5, 5)
+    ended = replace(job, state="timeout", answer=replace(job.answer, scheduler_state="TIMEOUT"))
+    begun = restarts.begun(restarts.next_link(ended, CHAIN, 7), 8)
+    going_on = submissions.on_its_way(begun, "t", 2, (), begun.newest.left_out)
+    job = submissions.accepted(going_on, "t", 2, "12_2", "/a/12_2.out", 9, 5)
+    assert job.newest.left_out == {"n3": "blamed 2 times"}
+    assert [entry.message for entry in job.history if entry.event == "nodes"] == ["left out n3 (blamed 2 times)"]
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [("/a/%j.out", "/a/%A_%a.out"), ("/a/%%j.out", "/a/%%j.out"), ("/a/%A_%a.out", "/a/%A_%a.out"), ("/a/l", "/a/l")],

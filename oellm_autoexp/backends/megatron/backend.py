@@ -83,10 +83,10 @@ class MegatronBackend(LaunchedBackend):
             problems += error.problems
         launch = Launch(self, job.slurm)
         problems += launch.problems
-        environment = launch.environment()
+        environment, dests = launch.environment(), arguments.by_dest(values)
         notes: tuple[Note, ...] = (*launch.notes, *lacking)
         if self.checks != "none":
-            verdict = _judge(self.version).verdict(arguments.by_dest(values), launch.world, environment)
+            verdict = _judge(self.version).verdict(dests, launch.world, environment)
             problems += _beside(verdict.problems, problems)
             notes = (
                 *notes,
@@ -96,7 +96,6 @@ class MegatronBackend(LaunchedBackend):
             )
         raise_all(BackendError, problems)
         probe = self._probe(words, launch.world, environment) if self.checks == "parser" else None
-        dests = arguments.by_dest(values)
         argv = launch.argv("megatron", [self.script, *words, *self.extra_args])
         return Command(
             tuple(argv),
@@ -108,13 +107,7 @@ class MegatronBackend(LaunchedBackend):
             places=places((*words, *self.extra_args), _PLACES),
             progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
             programs=launch.programs,
-            work=work_of(
-                self.version,
-                (*words, *self.extra_args),
-                arguments.by_dest(values),
-                _default(self.version),
-                launch.world,
-            ),
+            work=work_of(self.version, (*words, *self.extra_args), dests, _default(self.version), launch.world),
         )
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:

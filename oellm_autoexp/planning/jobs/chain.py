@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +16,8 @@ from oellm_autoexp.core.text import did_you_mean, dotted
 from oellm_autoexp.sbatch.options import long_name
 
 _WHERE = CONFIG / "job.chain"
+_HIGHEST = 1e18
+"""What the shell of a script can compare is below 2**63."""
 _OWN_ID = re.compile("(%%)|%j")
 
 
@@ -25,7 +26,7 @@ def chain_of(
 ) -> Chain | None:
     """The chain of a job with this resolved config (`tree`); None if it is one job of the scheduler.
 
-    Raises ConfigError: a goal that is no number, or that no file could show to be reached.
+    Raises ConfigError: a goal that is no number or can't be one, or that no file could show to be reached.
     """
     section = config.job.chain
     if section is None:
@@ -37,6 +38,8 @@ def chain_of(
         what = "it can't be found out whether the goal is reached: no file shows how far the run is"
         hint = "name it: progress_file, whose first number counts; or leave until out, then exit code 0 counts"
         raise ConfigError(Problem(what, _WHERE / "progress_file", hint))
+    if goal is not None and not 0 < goal < _HIGHEST:  # not even an infinite one, or NaN
+        raise ConfigError(Problem(f"the goal {goal:g} must be above 0 and below {_HIGHEST:g}", _WHERE / "until"))
     return Chain(
         links=section.links,
         until=goal if file else None,
@@ -50,8 +53,7 @@ def _goal(section: ChainSection, tree: Mapping[str, Any]) -> float | None:
     if section.until is None:
         return None
     with suppress(ValueError):
-        if math.isfinite(number := float(section.until)):
-            return number
+        return float(section.until)
     values = dotted(tree)
     value = values.get(section.until)
     if isinstance(value, int | float) and not isinstance(value, bool):
