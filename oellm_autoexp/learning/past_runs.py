@@ -19,9 +19,9 @@ from oellm_autoexp.learning.estimating import ENOUGH, Run, is_equal
 from oellm_autoexp.learning.measuring import Measured
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads
+from oellm_autoexp.storage.session_files import MEASURED
 
 VERSION = 1
-SUFFIX = ".measured.jsonl"
 MOST_FILES = 200
 """Of a folder so many files are read, the newest."""
 _MOST_BYTES = 4 << 20
@@ -117,7 +117,7 @@ class _Folder:
 def _files(folder: Path) -> list[Path]:
     """The newest of a folder's files; none where it can't be listed."""
     try:
-        named = [path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != "."]
+        named = [path for path in folder.iterdir() if path.name.endswith(MEASURED) and path.name[0] != "."]
         found = [(path.stat().st_mtime_ns, path) for path in named]
     except OSError:
         return []

@@ -30,6 +30,13 @@ def shipped(relative: str) -> Path:
     return installed if installed.exists() else package.parent / relative
 
 
+def parsed_yaml(text: str) -> Any:
+    """Plain YAML that this program wrote or ships, by the library in C where that is there. Raises yaml.YAMLError."""
+    import yaml
+
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  the safe ones
+
+
 def shipped_text(relative: str) -> str:
     """The text of a file of this program. Raises OSError."""
     return read_text(shipped(relative))

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
 
 
+MEASURED = ".measured.jsonl"
+"""What the name of a file ends with that says what the attempts of a session took."""
+
+
 @dataclass(frozen=True)
 class SessionFiles:
     """The files of one session, beside each other in its state directory. `path` is the session's own file."""
@@ -54,7 +58,7 @@ class SessionFiles:
     @property
     def measured(self) -> Path:
         """What its attempts took, for the estimates of later plans."""
-        return self.path.with_suffix(".measured.jsonl")
+        return self.path.with_suffix(MEASURED)
 
     @property
     def actions(self) -> Path:

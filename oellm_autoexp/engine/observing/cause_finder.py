@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import yaml
 from pydantic import TypeAdapter
 
 from oellm_autoexp.causes.analysis import find_cause
@@ -22,10 +21,9 @@ from oellm_autoexp.core.states import BAD_ENDS, CANCELLED
 from oellm_autoexp.engine.observing.log_reader import files_of
 from oellm_autoexp.search.candidates import library_is_there
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.storage.files import shipped_text
+from oellm_autoexp.storage.files import parsed_yaml, shipped_text
 from oellm_autoexp.storage.log_tail import pieces, read_end
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SHIPPED = "config/monitoring/causes.yaml"
 _FIRST_BYTES, _MOST_BYTES = 8 << 20, 64 << 20
 """How much of the end of a file is read at first, and at most; a failure is near the end."""
@@ -39,7 +37,7 @@ _TASK = re.compile(r"[_.-](\d+)(?=\.\w+$|$)")
 @cache
 def shipped_rules() -> Mapping[str, CauseRule | None]:
     """The rules that every run uses."""
-    section = yaml.load(shipped_text(SHIPPED), _LOADER)["causes"]  # noqa: S506  the safe one
+    section = parsed_yaml(shipped_text(SHIPPED))["causes"]
     rules: Mapping[str, CauseRule | None] = TypeAdapter(CauseRules).validate_python(section)
     return rules
 

@@ -17,12 +17,13 @@ from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.planning.record import side_file
-from oellm_autoexp.planning.record.record_files import json_value, mapping, parsed, read, whole
+from oellm_autoexp.planning.record.record_files import json_value, mapping, read, whole
 from oellm_autoexp.planning.record.secret_marks import marked, secrets_named
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.resolve import SweepResolver
 from oellm_autoexp.sbatch.shell_code import Parts
 from oellm_autoexp.sbatch.times import TIME, automatic, format_time
+from oellm_autoexp.storage.files import parsed_yaml
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class _Record:
         recorded = mapping(json_value, variables)
         hidden = {name for name, value in recorded.items() if REDACTED in value}
         environment = {**recorded, **{name: os.environ[name] for name in hidden if name in os.environ}}
-        mapping(parsed, config)
-        if mapping(parsed, planning).get("version") != MANIFEST_VERSION:
+        mapping(parsed_yaml, config)
+        if mapping(parsed_yaml, planning).get("version") != MANIFEST_VERSION:
             raise CorruptError(Problem("recorded by another version of this program", str(planning), "plan again"))
         return cls(
             Source(manifest.config_ref, (), manifest.overrides),
@@ -102,7 +103,7 @@ class _Record:
 
     def context(self) -> PlanContext:
         """What the plan took from the world, as far as jobs depend on it."""
-        now = datetime.fromisoformat(parsed(self.planning)["now"])
+        now = datetime.fromisoformat(parsed_yaml(self.planning)["now"])
         return PlanContext(
             now,
             self.work_dir,
@@ -119,7 +120,7 @@ class _Record:
 
     def template(self, path: Path | None) -> str:
         """A template of the plan. Raises ConfigError for one that was not recorded."""
-        planning = side_file.with_secrets(parsed(self.planning), self.secrets, side_file.PLANNING)
+        planning = side_file.with_secrets(parsed_yaml(self.planning), self.secrets, side_file.PLANNING)
         templates = planning.get("templates")
         found = templates.get(str(path) if path else "") if isinstance(templates, dict) else None
         if not isinstance(found, str):
@@ -167,8 +168,8 @@ def _jobs(record: _Record) -> tuple[SweepResolver, tuple[Location, ...]]:
         else value
         for name, value in record.environment
     }
-    planning = side_file.with_secrets(parsed(record.planning), record.secrets, side_file.PLANNING)
-    unresolved = side_file.with_secrets(parsed(record.unresolved), record.secrets, side_file.UNRESOLVED)
+    planning = side_file.with_secrets(parsed_yaml(record.planning), record.secrets, side_file.PLANNING)
+    unresolved = side_file.with_secrets(parsed_yaml(record.unresolved), record.secrets, side_file.UNRESOLVED)
     tree = _in_style(marked(unresolved, CONFIG, marks), planning)
     composed = _RecordedConfig(
         source=record.source,

@@ -14,8 +14,6 @@ from oellm_autoexp.core.errors import CorruptError, Problem, StateError
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import loads
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def read(path: Path) -> str:
     """A file of the record. Raises StateError."""
@@ -38,11 +36,6 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4)
-def parsed(text: str) -> Any:
-    """YAML as the planner wrote it; for reading only."""
-    return yaml.load(text, _LOADER)  # noqa: S506  the safe one
-
-
 def json_value(text: str) -> Any:
     return loads(text.encode(), any_bytes=True)
 
