@@ -13,9 +13,11 @@ lint:
 types:
 	$(PYTHON) -m mypy
 
+test: export AUTOEXP_SLOW ?= 1
 test:
 	$(PYTHON) -m pytest
 
+fuzz: export AUTOEXP_SLOW = 1
 fuzz: export AUTOEXP_FUZZ_SEED ?= $(shell date +%s)
 fuzz: export AUTOEXP_FUZZ_SECONDS ?= 600
 fuzz:

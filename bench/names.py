@@ -36,7 +36,7 @@ echo $n > "$STUBS/n"
 for word in "$@"; do
   case $word in --job-name=*) name=${word#*=} ;; --comment=*) comment=${word#*=} ;; esac
 done
-echo "$n@RUNNING@0@0@0@node1@None@+@$comment@+@$name@" >> "$STUBS/jobs"
+echo "$n@RUNNING@0@0@0@node1@node1@None@+@$comment@+@$name@" >> "$STUBS/jobs"
 echo $n
 """
 SQUEUE = """\

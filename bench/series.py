@@ -103,13 +103,13 @@ def measure_reading(rows: Rows, folder: Path, megabytes: int) -> None:
 
 def measure_showing(rows: Rows, folder: Path, jobs: int, points: int) -> None:
     """The row of series that are read again."""
-    points = [
+    all_points = [
         point
         for step in range(points)
         for point in (Point("loss", step, 1e9 + step, 2 + 1 / (1 + step)), Point("grad_norm", step, 1e9 + step, 0.5))
     ]
     first = folder / "0.points"
-    written = series.append(first, Written(), 1, points)
+    written = series.append(first, Written(), 1, all_points)
     paths = [first, *(folder / f"{number}.points" for number in range(1, jobs))]
     for path in paths[1:]:
         shutil.copyfile(first, path)

@@ -35,6 +35,23 @@ _QUICK = ("unit", "docs")
 """Folders whose tests come first, as they take milliseconds each and are about one thing each."""
 
 
+_WORKERS_PER_CORE = 3
+"""Tests that run programs wait most of the time."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """How many workers `-n auto` is (pyproject.toml has a limit); None: what pytest-xdist says."""
+    asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
+    return None if asked else _WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is slow, unless that is asked for."""
+    if item.get_closest_marker("slow") is not None and os.environ.get("AUTOEXP_SLOW") != "1":
+        pytest.skip("it takes long: set AUTOEXP_SLOW=1")
+
+
 @pytest.hookimpl(trylast=True)  # once each component's fixtures have put their tests into groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first; with workers the groups before them, as the longest group says when all is over."""

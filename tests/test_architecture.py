@@ -52,28 +52,28 @@ MAY_IMPORT = {
     "decisions": "core storage sbatch search causes rules session nodes",
     "planning.resolving": "core storage sbatch config.values sweep config",
     "planning.record": "core storage sbatch config.values config.hydra backends config planning.resolving",
-    "planning.checks": "core sbatch sbatch.in_job search rules config.values sweep config.hydra containers backends "
-    "schedulers config decisions planning.resolving",
+    "planning.checks": "core sbatch sbatch.in_job search causes rules config.values sweep config.hydra containers "
+    "backends schedulers config decisions planning.resolving",
     "planning.jobs": "core learning sbatch sbatch.in_job containers backends schedulers config planning.resolving "
     "planning.checks",
     "planning": "core storage learning sbatch exporters notifiers rules sweep config.values config.hydra backends "
     "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
-    "submission": "core storage sbatch sbatch.in_job rules session config.hydra containers backends schedulers "
+    "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
     "backends.megatron config decisions planning.record planning.checks planning",
     "engine.observing": "core storage learning sbatch search causes rules session schedulers decisions submission",
-    "engine.executing": "core storage notifiers rules session config.values schedulers decisions planning.record "
-    "planning submission",
+    "engine.executing": "core storage sbatch notifiers rules session config.values schedulers decisions "
+    "planning.record planning submission",
     "engine": "core storage sbatch exporters rules session nodes schedulers decisions schedulers.local "
     "schedulers.slurm submission engine.observing engine.executing",
     "view.curves": "",
-    "view.jobs": "core rules session",
-    "view": "core storage learning rules session nodes decisions planning view.curves view.jobs",
+    "view.jobs": "core causes rules session",
+    "view": "core storage learning search rules session nodes decisions planning view.curves view.jobs",
     "report": "core exporters session view view.jobs",
     "cli.steps": "core storage learning session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
-    "cli.monitor": "core storage sbatch rules session config.values schedulers config decisions "
+    "cli.monitor": "core storage sbatch search rules session config.values schedulers config decisions "
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli.screens": "core session storage causes rules nodes sbatch schedulers engine.observing view view.curves "
     "view.jobs cli.steps cli.monitor",

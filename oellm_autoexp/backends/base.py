@@ -111,7 +111,7 @@ class Command:
     programs: tuple[str, ...] = ()
     """What must be in PATH where it runs; () the first word alone."""
     progress_file: str = ""
-    """The file whose first number is the iteration that the training has reached; '' if there is none."""
+    """The file that begins with the iteration that the training has reached; '' if there is none."""
     work: Work | None = None
     """What it has to do; None: all of its words decide how fast it is."""
 

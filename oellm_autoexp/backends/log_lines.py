@@ -12,6 +12,9 @@ _MEGATRON = (
     " elapsed time per iteration (ms): 438.8 | learning rate: 1.500000E-04 | global batch size:    16 |"
     " lm loss: 9.250137E+00 | loss scale: 1.0 | grad norm: 19.242 |"
     " number of skipped iterations:   0 | number of nan iterations:   0 |",
+    " iteration       10/     100 | consumed samples:          160 | elapsed time per iteration (ms): 438.8 |"
+    " learning rate: 1.500000E-04 | global batch size:    16 | lm loss: 9.250137E+00 | loss scale: 1.0 |"
+    " grad norm: 19.242 | number of skipped iterations:   0 | number of nan iterations:   0 |",
     " validation loss at iteration 100 on validation set | lm loss value: 2.181957E+00 | lm loss PPL: 8.863620E+00 | ",
     "[2026-01-31 10:00:09.123456] saving checkpoint at iteration      40 to /scratch/out/checkpoints in torch_dist"
     " format",

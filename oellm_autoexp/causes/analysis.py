@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,15 +12,25 @@ from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.causes.endings import Ending, Verdict
 from oellm_autoexp.causes.fingerprint import fingerprint
 from oellm_autoexp.causes.hosts import Nodes, expand
-from oellm_autoexp.causes.labels import split, stamp, without_colours
+from oellm_autoexp.causes.labels import split, stamp
 from oellm_autoexp.causes.places import Clues
 from oellm_autoexp.causes.rule import ROLES, CauseRule
 from oellm_autoexp.causes.signs import WINDOW_BYTES, LogText, Sign, find_signs, sign_at, window
 from oellm_autoexp.causes.tracebacks import Frame, Traceback, chain
 from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.text import fill, printable
+from oellm_autoexp.search.escapes import without_escapes
 
 _STRENGTH = {role: number for number, role in enumerate(ROLES)}
+_OF_SHELL = re.compile(r"\S+: (?:line )?\d+: (?!\s*\d+ )")
+"""A message of a shell, which goes on after it (without `set -e`); that a process was killed is none."""
+_FROM_SHELL = re.compile(rf"{_OF_SHELL.pattern}|(?:ModuleNotFound|Import)Error: ")
+"""Another such message, or what follows where a shell could not set up an environment."""
+_REPORTS = re.compile(r"\b(?:ERROR|WARN|WARNING|CRITICAL|EXCEPTION)\b|^--- Logging error ---|^Error in ")
+"""What stands above the traceback of an exception that a program, or Python itself, only reports."""
+_IGNORED, _IGNORED_BYTES = "Exception ignored ", 8192
+"""What Python writes above one that was raised where nobody can catch it, and how far above it that is looked for."""
+_TERMINATED = re.compile(r"\bTerminated\b")
 _LONGEST_TEXT, _LONGEST_LINE = 240, 500  # characters
 
 
@@ -46,8 +57,10 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
         signs += (replace(sign, offset=sign.offset - begin) for sign in found)
     clues.has_files_of(text.rank for text in texts)
     learn(signs, clues)
-    if ending.cancelled_by:  # that it was killed is our doing
+    if ending.cancelled_by or endings.exited_first(ending, clues) is not None:  # that it was killed follows from that
         signs = [sign for sign in signs if sign.rule.category != "killed"]
+    if any((sign.rule.category, sign.rule.role) == ("oom-host", "confirms") for sign in signs):
+        signs = [sign for sign in signs if sign.rule.category != "network"]  # its peers lost their connections
     root = _root(signs, texts, rules, clues)
     verdict = endings.verdict(ending, clues)
     if root is None or (verdict is not None and verdict.overrules(root.sign.rule)):
@@ -63,22 +76,71 @@ def _root(
     signs: Sequence[Sign], texts: Sequence[LogText], rules: Mapping[str, CauseRule], clues: Clues
 ) -> _Root | None:
     """The sign that comes first of the strongest ones; its traceback may lead to an earlier exception."""
-    best = min((_STRENGTH[sign.rule.role] for sign in signs), default=None)
-    strongest = [sign for sign in signs if _STRENGTH[sign.rule.role] == best]
-    if not strongest:
+    strongest = next(filter(None, (_of_role(role, signs, texts, clues) for role in ROLES)), None)
+    if strongest is None:
         return None
     first = _first(strongest, texts, clues)
+    if first.rule.category == "killed":  # whoever does not end by SIGTERM is ended by SIGKILL
+        own = (sign for sign in signs if sign.source == first.source and sign.rule.category == "killed")
+        first = next((sign for sign in own if sign.offset < first.offset and _TERMINATED.search(sign.text)), first)
     start, lines, last = window(first, texts[first.source])
     tracebacks = chain(lines, last)
     if not tracebacks:
         return _Root(first, None)
     origin = tracebacks[0]
-    line = lines[origin.exception]
+    line = without_escapes(lines[origin.exception])
     offset = start + sum(len(line.encode(errors="surrogateescape")) + 1 for line in lines[: origin.exception])
     earlier = sign_at(replace(first, offset=offset, line=line, label=split(line)), origin.places, rules)
     if earlier is None or _STRENGTH[earlier.rule.role] > _STRENGTH[first.rule.role]:
         return _Root(first, tracebacks[-1])
     return _Root(earlier, origin)
+
+
+def _of_role(role: str, signs: Sequence[Sign], texts: Sequence[LogText], clues: Clues) -> Sequence[Sign]:
+    """The signs of a role that may be the cause."""
+    own = [sign for sign in signs if sign.rule.role == role and not _is_ignored(sign, texts[sign.source])]
+    return _final(own, texts, clues)
+
+
+def _is_ignored(sign: Sign, text: LogText) -> bool:
+    """True if a sign is an exception that Python ignored, as in a destructor: the program goes on, whatever follows."""
+    begin = text.data.find(_IGNORED.encode(), max(0, sign.offset - _IGNORED_BYTES), sign.offset)
+    if begin < 0:
+        return False
+    lines = text.data[text.data.rfind(b"\n", 0, begin) + 1 : sign.offset].decode(errors="replace").split("\n")[:-1]
+    tracebacks = chain([*lines, sign.line], len(lines))
+    return bool(tracebacks) and _IGNORED in tracebacks[0].above
+
+
+def _final(signs: Sequence[Sign], texts: Sequence[LogText], clues: Clues) -> Sequence[Sign]:
+    """Without what a program has reported and survived, and what a script went on after, as another failure followed.
+
+    In a log of several ranks without labels, that failure may be of another rank.
+    """
+    several = (clues.world_size or 1) > 1
+    left: list[Sign] = []
+    begun: set[tuple[int, str]] = set()
+    for number, sign in enumerate(signs):
+        own = sign.source, sign.label.label
+        later = (other for other in signs[number + 1 :] if other.source == sign.source)
+        if own in begun:
+            passed = False
+        elif _OF_SHELL.match(sign.text):
+            passed = any(other.rule.category != "config" and not _FROM_SHELL.match(other.text) for other in later)
+        else:
+            follows = any(other.label.label == sign.label.label for other in later)
+            passed = follows and not (several and not sign.label.label) and _is_reported(sign, texts)
+        if not passed:
+            begun.add(own)
+            left.append(sign)
+    return left
+
+
+def _is_reported(sign: Sign, texts: Sequence[LogText]) -> bool:
+    """True if a program's log shows an exception below a message of its own: nothing but the program knows it then."""
+    _, lines, last = window(sign, texts[sign.source])
+    tracebacks = chain(lines, last)
+    return bool(tracebacks) and _REPORTS.search(tracebacks[0].above) is not None
 
 
 def _first(signs: Sequence[Sign], texts: Sequence[LogText], clues: Clues) -> Sign:
@@ -108,17 +170,22 @@ def _time(sign: Sign, text: LogText) -> str:
 
 def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, texts: Sequence[LogText]) -> Cause:
     sign, rule = root.sign, root.sign.rule
-    placed = Placing(clues, texts)
+    placed = Placing(clues, texts, signs)
     rank, node = placed.of(sign)
     text = printable(redact_text(sign.text.strip()))[:_LONGEST_LINE]
     said = _said(sign, text, root.traceback.own if root.traceback else None)
     frame = root.traceback.frame if root.traceback else None
     at_fault = blamed(sign, node, signs, ending, placed)
+    category = rule.category if at_fault or rule.otherwise is None else rule.otherwise
     return Cause(
-        category=rule.category,
+        category=category,
         text=said + _where(rank, node, clues),
         fingerprint=fingerprint(
-            f"{rule.category} {sign.name}", text, f"{frame.file} {frame.function}" if frame else "", at_fault
+            f"{category} {sign.name}",
+            text,
+            f"{frame.file} {frame.function}" if frame else "",
+            at_fault,
+            of_folder=rule.category == "filesystem",
         ),
         rule=sign.name,
         line=_quoted(sign),
@@ -131,7 +198,7 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
 
 
 def _quoted(sign: Sign) -> str:
-    return printable(redact_text(without_colours(sign.line).strip()))[:_LONGEST_LINE]
+    return printable(redact_text(sign.line.strip()))[:_LONGEST_LINE]
 
 
 def _said(sign: Sign, line: str, frame: Frame | None) -> str:
@@ -161,7 +228,7 @@ def _of_ending(
 ) -> Cause:
     """The cause as the scheduler's answer shows it, with the line of a log that confirms it, if there is one."""
     sign = next((sign for sign in signs if sign.rule.category == verdict.category), None)
-    nodes = of_ending(verdict.category, signs, ending, Placing(clues, texts))
+    nodes = of_ending(verdict.category, signs, ending, Placing(clues, texts, signs))
     last = endings.last_words(texts) if verdict.category == "unknown" else ""
     quoted = printable(redact_text(last))[:_LONGEST_TEXT]
     text = f"{verdict.text}; its log ends with: {quoted}" if quoted else verdict.text

@@ -7,15 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from oellm_autoexp.causes.cause import BLAMES_NODES
+from oellm_autoexp.causes.cause import BLAMES_NODES, INFRASTRUCTURE
 from oellm_autoexp.causes.endings import Ending
-from oellm_autoexp.causes.fingerprint import plain
-from oellm_autoexp.causes.hosts import expand
+from oellm_autoexp.causes.fingerprint import PATH, plain
+from oellm_autoexp.causes.hosts import expand, numbers
 from oellm_autoexp.causes.labels import split
 from oellm_autoexp.causes.places import Clues
+from oellm_autoexp.causes.rule import CauseRule
 from oellm_autoexp.causes.signs import LogText, Sign, window
 
-_RANK = re.compile(r"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )(?:\b|(?<=global_))(?i:rank)[ :=#_-]{0,2}(\d{1,9})\b")
+_RANK = re.compile(
+    r"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )(?:\b|(?<=global_))(?i:rank)[ :=#_-]{0,2}(\d{1,9})\b(?!\.[a-z])"
+)
 _OF_THE_JOB = re.compile(r"^(?:srun|salloc): | DUE TO ")
 """Lines of the scheduler about the whole job: they speak of other nodes than the one where they were written."""
 _BATCH_SCRIPT = re.compile(r"^\S*/slurm_script: line \d+: ")
@@ -26,6 +29,10 @@ _PEER = re.compile(
 )
 _BY_PROCESS = re.compile(r"(?i:refused|reset|closed)")
 """The other end of a connection is there, and only the process is not."""
+_OTHER_PROCESS = re.compile(r"\bProcess (?P<pid>\d{1,9}) has (?P<size>[\d.]+) (?P<unit>[KMG])iB memory in use")
+_THIS_PROCESS = re.compile(r"\bthis process has (?P<size>[\d.]+) (?P<unit>[KMG])iB memory in use")
+"""PyTorch, of a GPU without memory (c10/cuda/CUDACachingAllocator.cpp)."""
+_UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0}
 _IN_NAME = re.compile(r"[_.]+|-(?=\D)")
 """What stands around the name of a node in that of a file."""
 _AFTER_BYTES = 1000
@@ -39,7 +46,8 @@ def rank_of(sign: Sign, clues: Clues) -> int | None:
         return next((rank for host in sign.hosts if (rank := clues.rank_of(host, sign.device)) is not None), None)
     if sign.label.local_rank is not None and not any(clues.nodes.names and clues.known(host) for host in sign.hosts):
         return clues.rank_on_node(sign.label.local_rank, sign.task)
-    return int(found[1]) if (found := _RANK.search(sign.text)) else None
+    words = PATH.sub(" ", sign.text)  # the rank in the name of a file may be that of another one, which wrote it
+    return int(found[1]) if (found := _RANK.search(words)) else None
 
 
 def learn(signs: Iterable[Sign], clues: Clues) -> None:
@@ -47,6 +55,7 @@ def learn(signs: Iterable[Sign], clues: Clues) -> None:
     for sign in signs:
         rank = sign.label.rank if sign.label.rank is not None else sign.file_rank
         clues.has_rank(rank if rank is not None else sign.rank)
+        clues.has_tasks(numbers(sign.groups.get("tasks", "")))
         if rank is not None and clues.nodes.names and (host := next(sign.writers, "")):
             clues.runs_on(rank, host)
 
@@ -57,6 +66,7 @@ class Placing:
 
     clues: Clues
     texts: Sequence[LogText]
+    signs: Sequence[Sign] = ()
 
     def of(self, sign: Sign) -> tuple[int | None, str]:
         """The rank and the node of a line: as it says, else those of the process that was reported to fail first."""
@@ -65,6 +75,8 @@ class Placing:
         if rule.category == "node" and _OF_THE_JOB.search(sign.text):  # whoever has written it is well
             return None, node or clues.node(None)
         rank = rank_of(sign, clues)
+        if not node and rank is None and sign.task is None and (node := self._reported(rule)):
+            return None, node
         first = clues.first_task if clues.first_rank is None and rule.category == "oom-host" else clues.first_rank
         if rank is None and (not node or clues.node(first) == node):
             rank = first
@@ -81,8 +93,11 @@ class Placing:
         return clues.ended_alone if not node and rank is None else (rank, node)
 
     def named(self, sign: Sign) -> list[str]:
-        """The nodes in the group `node` of its rule, or that of the number `node_number`."""
+        """The nodes in the group `node` of its rule, that of the number `node_number`, or those of `tasks`."""
         names = self.clues.nodes.names
+        if tasks := sign.groups.get("tasks"):
+            nodes = dict.fromkeys(map(self.clues.of_task, numbers(tasks)))
+            return [] if "" in nodes else list(nodes)
         number = sign.groups.get("node_number", "")
         if number.isdecimal() and len(number) <= len(str(len(names))) and int(number) < len(names):
             return [names[int(number)]]
@@ -100,6 +115,18 @@ class Placing:
         if len(named) == 1:
             return named[0]
         return next((node for host in sign.hosts if (node := self.clues.known(host))), "")
+
+    def _reported(self, rule: CauseRule) -> str:
+        """The node that lines which name their node say is at fault, such as the kernel's, if it is one.
+
+        It goes before what follows from the order of events: the rank that was the first to end may not have been
+        where a line without a label was written.
+        """
+        if rule.category not in INFRASTRUCTURE or rule.blames_node is False:
+            return ""
+        alike = (sign for sign in self.signs if sign.rule.category == rule.category and sign.rule.at_fault)
+        nodes = {node for sign in alike if (node := self._written(sign))}
+        return nodes.pop() if len(nodes) == 1 else ""
 
     def _of_file(self, source: int) -> str:
         """The node that the name of a file says, where there are files of several nodes."""
@@ -124,6 +151,12 @@ def blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, placed:
     """The nodes at fault: those that the scheduler names as failed, else those of the line, if its rule blames them."""
     category = root.rule.category
     failed = tuple(expand(ending.failed_nodes))
+    if root.rule.blames_node == "several":
+        return _of_several(root, signs, placed) or failed
+    if root.rule.blames_node == "alone":
+        return _of_several(root, signs, placed) or _of_one(root, node, signs, placed) or failed
+    if root.rule.blames_node == "other_process":
+        return _of_other_process(root, node, signs, placed) or failed
     if category == "node" and failed:
         return failed
     if category == "network":
@@ -144,6 +177,49 @@ def of_ending(category: str, signs: Sequence[Sign], ending: Ending, placed: Plac
     named = [node for sign in signs if sign.rule.category == category for node in placed.named(sign)]
     names = placed.clues.nodes.names
     return tuple(expand(ending.failed_nodes)) or tuple(dict.fromkeys(named)) or tuple(names if len(names) == 1 else ())
+
+
+def _of_several(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node of which several ranks report this, where no other node does: by their labels, else by srun."""
+    rule = root.rule
+    alike = [s for s in signs if (s.rule.blames_node, s.rule.category) == (rule.blames_node, rule.category)]
+    if len(placed.clues.nodes.names) < 2 or len(alike) < 2:
+        return ()
+    places = {placed.of(sign) for sign in alike}
+    nodes = {node for _, node in places}
+    if nodes == {""} and {rank for rank, _ in places} == {None}:
+        rank, node = placed.clues.ended_alone
+        return (node,) if node and rank is None else ()
+    return tuple(nodes - {""}) if len(nodes) == 1 and len(places) > 1 else ()
+
+
+def _of_one(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node that alone reports this, where ranks of another one show that they wait for those that ended."""
+    alike = {placed.of(sign)[1] for sign in signs if sign.name == root.name}
+    waiting = (
+        sign
+        for sign in signs
+        if sign.rule.category in ("network", "unknown") and rank_of(sign, placed.clues) is not None
+    )
+    return (node,) if node and alike == {node} and any(placed.of(sign)[1] not in ("", node) for sign in waiting) else ()
+
+
+def _of_other_process(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node of the only rank whose GPU another process holds, which is none of the job's by what its logs say."""
+    alike = [sign for sign in signs if sign.rule.category == root.rule.category]
+    own = _THIS_PROCESS.search(root.text)
+    others = list(_OTHER_PROCESS.finditer(root.text))
+    if not node or own is None or len({placed.of(sign) for sign in alike}) != 1:
+        return ()
+    pids = "|".join(each["pid"] for each in others)
+    of_job = re.compile(rf"(?:(?i:\bpid|\bprocess)[ :=(]{{1,3}}|[\w-]:)(?:{pids})\b(?! has)".encode())
+    if any(of_job.search(text.data) for text in placed.texts):
+        return ()
+    return (node,) if sum(map(_gibibytes, others)) > _gibibytes(own) else ()
+
+
+def _gibibytes(found: re.Match[str]) -> float:
+    return float(found["size"]) * _UNITS[found["unit"]]
 
 
 def _of_network(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
@@ -183,6 +259,10 @@ def _of_rule(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> t
     named = tuple(dict.fromkeys(each for sign in [root, *same] for each in placed.named(sign)))
     if len(named) > 1:  # what all of them have is the fault of none
         return named if len(named) < len(placed.clues.nodes.names) else ()
+    reports = [sign for sign in signs if sign.name == root.name and not _OF_THE_JOB.search(sign.text)] or [root]
+    everywhere = {placed.of(sign)[1] for sign in reports}
+    if len(everywhere) > 1 and everywhere >= {*placed.clues.nodes.names}:
+        return ()
     if node:
         return (node,)
     return _of_others(root, signs, placed)

@@ -58,6 +58,11 @@ _BY_STATE = {
     "CANCELLED": Verdict("killed", "it was cancelled", _WEAK),
 }
 """sacct(1), JOB STATE CODES."""
+_OF_VALIDATION = {
+    16: Verdict("nan", "Megatron-LM wants a bad result to be computed again on another GPU (exit code 16)", _FALLOUT),
+    17: Verdict("nan", "Megatron-LM has rejected a bad result (exit code 17)", _FALLOUT),
+}
+"""Exit codes of megatron/core/rerun_state_machine.py; with 17, only a line shows which of model and GPU is at fault."""
 
 
 def verdict(ending: Ending, clues: Clues) -> Verdict | None:
@@ -70,7 +75,17 @@ def verdict(ending: Ending, clues: Clues) -> Verdict | None:
     if ending.out_of_memory:
         return _BY_STATE["OUT_OF_MEMORY"]
     code = clues.first_exit if clues.first_exit is not None else ending.exit_code
+    if clues.megatron and code in _OF_VALIDATION:
+        return _OF_VALIDATION[code]
+    if (own := exited_first(ending, clues)) is not None and code is not None and _by_code(code).category == "killed":
+        code = own
     return None if code is None else _by_code(code)
+
+
+def exited_first(ending: Ending, clues: Clues) -> int | None:
+    """The exit code of a task that ended by itself before srun ended the others; None if there is none."""
+    known = ending.scheduler_state.split(" ")[0] in _BY_STATE or clues.first_exit is not None
+    return None if known else clues.own_exit
 
 
 def _by_code(code: int) -> Verdict:

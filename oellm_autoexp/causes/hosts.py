@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, product
 
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
-_GROUP = re.compile(r"^(?P<head>[^\[\],]*)\[(?P<ranges>[\d,-]+)\](?P<tail>[^\[\],]*)$")
+_GROUP = re.compile(r"\[([\d,-]+)\]")
 _MOST_NODES = 10000
 _INTERFACE = re.compile(r"(?<=\d)-?(?:ib|hsn|opa|eth|en|roce|bond|mgmt|data|i)\d{0,2}$")
 """What clusters append to the name of a node to name one of its network interfaces: `n3-ib0`, `jwb0003i`."""
 _ELASTIC = re.compile(r"_\d+_\d+$")
 """torchrun's agents call themselves by host, process and number: `n3.site.org_4711_0`."""
-_TOKEN = re.compile(r"(?<![\w./-])[A-Za-z][\w-]*(?:\[[\d,-]+\][\w-]*)?(?:\.[\w-]+)*")
+_TOKEN = re.compile(r"(?<![\w./-])[A-Za-z][\w-]*(?:\[[\d,-]+\][\w-]*)*(?:\.[\w-]+)*")
 _REPORTER = re.compile(r"\bON \S+ CANCELLED AT\b")
 """slurmstepd names the node on which it itself runs."""
 _ABOVE = re.compile(
@@ -25,24 +26,36 @@ _BELOW = re.compile(
     r"(?<!emote )\b(?i:host|hostname|node|node_?name|machine|server)[\"']?\s*[:=]\s*[\"']?(?P<node>[A-Za-z][\w.-]*)"
 )
 _FAILS = re.compile(r"(?i:\b(?:fail\w*|bad|error|unhealthy|broken|lost|dead|down|not ok)\b)")
-_NO_SUBJECT = re.compile(r"^s(?:run|lurmstepd|alloc): |MASTER|(?i:\bconnect)|\bremote=|\baddr=")
+_NO_SUBJECT = re.compile(
+    r"^s(?:run|lurmstepd|alloc): |(?i:master|\b(?:head|main|first|login|batch)[ _-]?(?:node|host)|\bconnect)"
+    r"|\bremote=|\baddr="
+)
 """Lines that name a node as the other end of a connection, or as the one that runs the batch script."""
 _HEADING = re.compile(r"[\s\-=#*>:\[\]<]*(?P<node>[A-Za-z][\w.-]*?)[\s\-=#*<:\[\]>]*")
 """A line that is nothing but the name of a host, as `dshbak` and `clush -b` write it above a host's output."""
 
 
 def expand(nodes: str) -> list[str]:
-    """The nodes of a list of SLURM's: `n[1-3,7],login1` is n1, n2, n3, n7, login1. Leading zeros are kept."""
+    """The nodes of a list of SLURM's: `n[1-3,7],login1` is n1, n2, n3, n7, login1. Leading zeros are kept.
+
+    A name may have several ranges: `r[1-2]n[1-2]` is r1n1, r1n2, r2n1, r2n2.
+    """
     found: list[str] = []
     for word in re.split(r",(?![^\[]*\])", nodes.replace(" ", "")):
-        group = _GROUP.match(word)
-        if group is None:
-            found += [word] if word and "[" not in word else []
-            continue
-        for first, last in _RANGE.findall(group["ranges"]):
-            for number in range(int(first), int(last or first) + 1)[: _MOST_NODES - len(found)]:
-                found.append(f"{group['head']}{number:0{len(first)}d}{group['tail']}")
+        texts = [[text] for text in _GROUP.split(word)]
+        texts[1::2] = [_in_range(ranges) for [ranges] in texts[1::2]]
+        if word and not any("[" in text or "]" in text for [text] in texts[::2]):
+            found += map("".join, islice(product(*texts), _MOST_NODES - len(found)))
     return found
+
+
+def _in_range(ranges: str) -> list[str]:
+    """The numbers of `01-03,7`, with their leading zeros."""
+    return [
+        f"{number:0{len(first)}d}"
+        for first, last in _RANGE.findall(ranges)
+        for number in range(int(first), int(last or first) + 1)[:_MOST_NODES]
+    ]
 
 
 def numbers(text: str) -> Iterator[int]:
@@ -123,7 +136,8 @@ class Nodes:
     def _speaks_of(self, line: str, pattern: re.Pattern[str]) -> list[str]:
         if _NO_SUBJECT.search(line):
             return []
-        return list(dict.fromkeys(node for found in pattern.finditer(line) if (node := self.known(found["node"]))))
+        found = list(dict.fromkeys(node for each in pattern.finditer(line) if (node := self.known(each["node"]))))
+        return self.named(line) if found else []  # `on n1, n2` is about both of them
 
 
 _NEAR, _UNDER_HEADING = 6, 40  # lines

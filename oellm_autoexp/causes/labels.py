@@ -1,28 +1,69 @@
-"""What stands before the text of a log line: colours, labels of ranks, times and levels. And the ranks in it."""
+"""What stands before the text of a log line, around it or in it: labels of ranks, times, levels, colours, records."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-_COLOUR = r"(?:\x1b\[[0-9;]*m)"
-_RANK = (
-    r"(?:\[[\w.-]{1,64}\]:\s{0,2}|\[[Rr]ank[ :=]{1,2}\d{1,9}\]:?\s{0,2}|\[\d{1,9},\d{1,9}\]<\w{1,8}>:\s{0,2}"
-    r"|\[[A-Za-z][\w.-]{0,63}:\d{1,9}(?::\d{1,9}){0,3}\]\s{1,2}|[\w-]{0,40}\d:(?!\d)\s{0,2})"
+from oellm_autoexp.search.escapes import ESCAPE, Replacement, Shortened, without_escapes
+
+_RANK_ALONE = (
+    r"(?:\[[\w.-]{1,64}\]:|\[[Rr]ank[ :=]{1,2}\d{1,9}\]:?|\[\d{1,9},\d{1,9}\]<\w{1,8}>:"
+    r"|\[[A-Za-z][\w.-]{0,63}:\d{1,9}(?::\d{1,9}){0,3}\](?=\s)|(?:Rank|RANK)[ _-]\d{1,9}:"
+    r"|(?!python\d:)[\w-]{0,40}\d:(?!\d))"
 )
-_TIME = r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,8}(?:Z|[+-]\d\d:?\d\d)?\]?[ :-]{0,3})"
+_RANK = rf"(?:{_RANK_ALONE}\s{{0,2}})"
+_TIME = r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,10}(?:Z|[+-]\d\d:?\d\d)?\]?[ :-]{0,3})"
 _LEVEL = r"(?:\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO)\]?[ :-]{1,3})"
-LABELS = rf"^{_COLOUR}?\s{{0,3}}{_RANK}{{0,2}}{_COLOUR}?{_TIME}?{_LEVEL}?"
-"""A pattern of all of them, for the beginning of a line.
+_COLLECTED = (
+    r"(?:<\d{1,3}>1 (?:\S{1,255} ){5}(?:-|(?:\[[^]]{0,999}\])+)(?: |$)\ufeff?"
+    r"|(?:<\d{1,3}>)?(?:\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)|[A-Z][a-z]{2} [ \d]\d [\d:]{8}) "
+    r"(?:(?:[\w.-]+ )?std(?:out|err) [FP] |(?![A-Z]+ )[\w.-]+ (?!kernel|slurm)[\w./-]+(?:\[\d+\])?: )?"
+    r"|[A-Za-z][\w.-]*[-_]\d+ +\| (?=[^|]*$))"
+)
+"""What collectors of logs put before each line: syslog's own form (RFC 5424); Kubernetes (CRI) time, perhaps host,
+stream and F or P; syslog and journald time, host and program, but for the kernel and SLURM, whose lines name the node
+at fault so; docker-compose the service. The host is where the line was collected, which need not be where a rank
+runs."""
+LABELS = rf"^\s{{0,3}}{_COLLECTED}?{_RANK}{{0,2}}{_TIME}?{_LEVEL}?"
+"""A pattern of all of them but colours, for the beginning of a line.
 
 Ranks: `3: ` of srun --label, `[rank3]: ` of PyTorch, `[default3]:` of torchrun (its local rank), `node7: ` of pdsh,
 `[rank: 3] ` of Lightning, `[1,3]<stderr>:` and `[node7:4711] ` of Open MPI.
 """
-_HEAD = re.compile(rf"\s{{0,3}}({_RANK}{{1,2}})")
+_PREFIX = re.compile(_COLLECTED)
+_HEAD = re.compile(rf"\s{{0,3}}((?:{_RANK_ALONE}\s?){{1,2}})")
+"""The labels alone, with one blank at most: what comes behind it may be the indentation of a traceback."""
 _TASK = re.compile(r"\s*(\d+):")
-_GLOBAL = re.compile(r"\[[Rr]ank[ :=]{0,2}(\d+)\]|\[\d+,(\d+)\]<")
+_GLOBAL = re.compile(r"\[[Rr]ank[ :=]{0,2}(\d+)\]|\[\d+,(\d+)\]<|^\s*(?i:rank)[ _-]?(\d+):")
 _LOCAL = re.compile(r"\[[A-Za-z_]+(\d+)\]:")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LEVELS = ("level", "levelname", "severity", "severityText", "severity_text", "log.level")
+_ERRORS = ("error", "fatal", "critical")
+_TEXTS = (
+    *("exc", "exc_info", "exception", "exception.stacktrace", "traceback", "stack_trace", "stacktrace", "error"),
+    *("attributes", "message", "msg", "event", "body", "text"),
+)
+_CLASSES, _MESSAGES = ("type", "exc_type", "class"), ("message", "value", "exc_value", "msg")
+_STREAMS, _WRITTEN = ("stdout", "stderr"), ("log", "message")
+_RANKS = ("rank", "global_rank")
+"""Keys and values of JSON records: of structlog, python-json-logger, loguru, OpenTelemetry, Elastic's schema, and of
+collectors (Docker's json-file, fluent-bit), which put each line that a program wrote into one with its stream."""
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(?::\s|$)")
+_OF_INTEREST = re.compile(
+    (
+        rf'"(?:{"|".join(map(re.escape, _LEVELS))})": ?(?:\{{[^{{}}\n]{{0,200}}"name": ?)?"(?i:{"|".join(_ERRORS)})"'
+        rf'|"stream": ?"(?:{"|".join(_STREAMS)})"'
+    ).encode()
+)
+_HIDING = re.compile(
+    ESCAPE.encode()
+    + rb"|(?m:^)[^\n{]{0,100}(?P<record>\{(?=[^\n]*(?:"
+    + _OF_INTEREST.pattern
+    + rb"))[^\n]*\})(?=\s*(?m:$))"
+)
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")
 _TORCH_STAMP = re.compile(r"\[[EWIF](\d{4} \d\d:\d\d:\d\d)")
 
@@ -43,12 +84,13 @@ class Line:
 
 def split(line: str) -> Line:
     """A line without colours, and its label apart."""
-    line = without_colours(line)
-    head = _HEAD.match(line)
+    line = without_escapes(line)
+    begin = found.end() if (found := _PREFIX.match(line)) else 0
+    head = _HEAD.match(line, begin)
     label = head[1] if head else ""
     rank = _number(_GLOBAL.search(label))
     local = None if rank is not None else _number(_LOCAL.search(label))
-    start = head.end() if head else 0
+    start = head.end() if head else begin
     return Line(label.strip(), line[start:], _number(_TASK.match(label)), rank, local)
 
 
@@ -56,9 +98,74 @@ def _number(found: re.Match[str] | None) -> int | None:
     return None if found is None else int(found[found.lastindex or 1])
 
 
-def without_colours(line: str) -> str:
-    """A line without the escape sequences of colours."""
-    return _COLOURS.sub("", line)
+def unhidden(data: bytes) -> Shortened:
+    """The bytes of a log without what hides its text from patterns.
+
+    Escape sequences are left out, as they may stand inside of what is looked for; a JSON record of an error becomes a
+    line with the label of its rank and what it says, and one of a collector the line that it holds.
+    """
+    if b"\x1b" not in data and not (b"{" in data and _OF_INTEREST.search(data)):
+        return Shortened(data)
+    return Shortened.of(data, _hiding(data))
+
+
+def _hiding(data: bytes) -> Iterator[Replacement]:
+    for found in _HIDING.finditer(data):
+        if found["record"] is None:
+            yield *found.span(), b""
+        elif (text := _unwrapped(found["record"])) is not None:
+            yield *found.span("record"), text
+
+
+def _unwrapped(record: bytes) -> bytes | None:
+    """A record as a line: the class and the message of its exception, behind the label of its rank.
+
+    Of a record of a collector that holds one line, that line. None if it is no record of an error, or names no
+    exception, nor a program in its place.
+    """
+    try:
+        fields = json.loads(record)
+        if fields.get("stream") in _STREAMS:
+            texts = [next((fields[key] for key in _WRITTEN if isinstance(fields.get(key), str)), "")]
+            if len(lines := texts[0].splitlines()) == 1:
+                return without_escapes(lines[0]).encode(errors="replace")
+        else:
+            inner = fields["record"] if isinstance(fields.get("record"), dict) else fields  # of loguru
+            if not any(_level(inner.get(key)) in _ERRORS for key in _LEVELS):
+                return None
+            texts = [text for each in (fields, inner) for text in _texts_of(each)]
+    except (ValueError, RecursionError):
+        return None
+    raised = next((line for text in texts for line in reversed(text.splitlines()) if _RAISED.match(line)), None)
+    if raised is None:
+        return None
+    rank = str(next((fields[key] for key in _RANKS if key in fields), ""))
+    label = f"[rank{rank}]: " if rank.isdecimal() else ""
+    return without_escapes(f"{label}{raised}").encode(errors="replace")
+
+
+def _level(value: Any) -> str:
+    return str(value.get("name") if isinstance(value, dict) else value).lower()
+
+
+def _texts_of(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What a record says, the texts with an exception first."""
+    for key in _TEXTS:
+        yield from _texts(fields.get(key))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """A text; of an exception that is a record itself, its class and its message; of a list of them, all."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, dict):
+        kind, said = (next((str(value[key]) for key in keys if value.get(key)), "") for keys in (_CLASSES, _MESSAGES))
+        if kind:
+            yield f"{kind}: {said}"
+        yield from _texts_of(value)
 
 
 def stamp(line: str) -> str:

@@ -1,4 +1,4 @@
-"""On which node a rank runs: as launchers and programs print it, else by the order of the nodes."""
+"""On which node a rank runs: as launchers and programs print it (maps.py), else by the order of the nodes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from oellm_autoexp.causes import maps
 from oellm_autoexp.causes.hosts import Nodes, expand, numbers
 from oellm_autoexp.causes.labels import Line
 
 _SRUN = re.compile(r"^srun: error: (?P<nodes>[^\s:]+): tasks? (?P<tasks>[\d,\-]+): (?P<how>.*)")
 """srun(1): a line for the nodes whose tasks ended in the same bad way, in the order in which srun learned of them."""
+_AGREED = frozenset({16, 17})
+"""Exit codes with which all ranks of Megatron-LM end at once, as one of them has found a bad result: nothing follows
+from the order in which they end (megatron/core/rerun_state_machine.py)."""
+_EXITED = re.compile(r"Exited with exit code (\d{1,3})$")
+_SIGNALS = 128
+"""Exit codes above it are those of signals."""
 _BY_ITSELF = re.compile(r"Exited with|Segmentation fault|Bus error|Illegal instruction|Floating point|Aborted")
 _TIME = re.compile(r"^\s+time\s+: (?P<time>\S+)")
 _HOST = re.compile(r"^\s+host\s+: (?P<host>\S+)")
@@ -18,29 +25,13 @@ _RANK = re.compile(r"^\s+rank\s+: (?P<rank>\d{1,9}) \(local_rank: (?P<local>\d{1
 _EXIT = re.compile(r"^\s+exitcode\s+: (?P<code>-?\d{1,9})")
 _FIRST = re.compile(r"^Root Cause \(first observed failure\):")
 """The summary of torch.distributed.elastic (errors/__init__.py, ChildFailedError)."""
-_BETWEEN = r"[ ,;|/()\[\]:=\"'-]{1,3}"
-_NAME = r"[A-Za-z][\w.-]*"
-_RUNS_ON = re.compile(
-    rf"(?<!ocal )(?<!arallel )(?<!roup )(?<!ode )\b(?P<kind>[Rr]ank|RANK|[Tt]ask)[ :=#_\"']{{0,3}}(?P<rank>\d{{1,9}})\b"
-    rf"{_BETWEEN}(?:(?:of )?\d+{_BETWEEN})?(?:local[ _]rank[ :=]{{1,3}}\d+{_BETWEEN})?(?:is |runs? |running |started )?"
-    rf"(?:on|at|host|hostname|node)[ :=\"']{{1,3}}(?:node |host )?(?P<node>{_NAME})(?!\w|:\d)"
-)
-_HOST_OF = re.compile(
-    rf"\b(?:[Hh]ost|[Hh]ostname|[Nn]ode)[ :=\"']{{1,3}}(?P<node>{_NAME}){_BETWEEN}(?:global[ _])?[Rr]ank"
-    r"[ :=#\"']{0,3}(?P<rank>\d{1,9})\b"
-)
-"""How programs print on which node a rank runs, when they begin."""
-_SAYS_HOST = re.compile(rf"(?:hostname|running on|started on)[ :=]{{1,3}}(?P<node>{_NAME})\s*", re.IGNORECASE)
-"""What a rank prints behind its label: `3: running on n2`."""
+_MEGATRON = re.compile(r"RerunStateMachine|rerun_state_machine:|\bpretrain_\w+\.py FAILED")
 _ABORTED = re.compile(r"MPICH ERROR \[Rank (?P<rank>\d{1,9})\].*\[(?P<node>[A-Za-z][\w.-]*)\] - Abort")
 """Cray MPICH."""
 _MPI_ABORT = re.compile(
     r"\bMPI_ABORT was invoked on rank (?P<rank>\d{1,9})\b|^Abort\(\d+\) on node (?P<node>\d{1,9}) \("
 )
 """Open MPI, and MPICH, which calls a rank a node."""
-_MAPPING = re.compile(r"global_rank_mapping=.*?\{(?P<pairs>.*)\}")
-_PAIR = re.compile(r"'(?P<node>[^']+)': \[(?P<ranks>[\d, ]+)\]")
-"""The launcher of DeepSpeed (launcher/launch.py)."""
 _ADDRESS = re.compile(r"([A-Za-z][\w.-]*):\d+:\d+ \[\d{1,9}\] NCCL INFO .*?\b[a-z]\w*:(\d{1,3}(?:\.\d{1,3}){3})<")
 """NCCL: `n3:211:877 [2] NCCL INFO Bootstrap: Using ib0:10.0.0.3<0>`."""
 _WORLD = re.compile(
@@ -57,17 +48,21 @@ _EACH = re.compile(
     r"|n?tasks[_-]per[_-]node)\b[ :=.]+(?P<each>\d{1,5})\b",
     re.IGNORECASE,
 )
+_TASKS = re.compile(
+    r"\bSLURM_NTASKS\b[ :=]+(?P<all>\d{1,7})\b"
+    r"|(?:\b|SLURM_)n?tasks[_-]per[_-]node\b[ :=]+(?P<each>\d{1,5})(?!\S*,)",
+    re.IGNORECASE,
+)
+"""Tasks of the job, or of each of its nodes (sbatch(1), OUTPUT ENVIRONMENT VARIABLES): `4(x2)` is 4 on both nodes."""
 _MOST_EACH = 128
 """Ranks of a node that are thought possible."""
 CLUE = (
-    r"srun: error: |\s+time\s+: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first"
+    r"RerunStateMachine|rerun_state_machine:|pretrain_\w+\.py FAILED"
+    r"|srun: error: |\s+time\s+: |\s+host\s+: |\s+rank\s+: \d|\s+exitcode\s+: |Root Cause \(first"
     r"|[Ww]orld[ _][Ss]izes?[ :=.\[]|WORLD_SIZE[ :=]|SLURM_NTASKS|SLURM_TASKS_PER_NODE|\bn_?tasks[ :=]|, MEMBER: \d"
     r"|\d nodes?(?:,| x| \*| with) \d|(?:nproc|gpus|tasks)[_-]per[_-]node[ :=.]|GPUS_PER_NODE[ :=]"
-    r"|MPICH ERROR \[Rank|MPI_ABORT was invoked|Abort\(\d+\) on node|global_rank_mapping=|NCCL INFO Bootstrap ?: Using "
-    r"|(?:[Rr]ank|RANK|[Tt]ask)[ :=#_\"']{0,3}\d+[ ,;|/()\[\]:=\"'-]{1,3}"
-    r"(?:local[ _]rank|of |is |run|started|on|at|host|node|\d)"
-    r"|(?:[Hh]ost|[Nn]ode|[Hh]ostname)[ :=\"']{1,3}[A-Za-z][\w.-]*[ ,;|/()\[\]:=\"'-]{1,3}(?:global[ _])?[Rr]ank"
-    r"|(?:[Hh]ostname|[Rr]unning on|[Ss]tarted on)[ :=]{1,3}[A-Za-z][\w.-]*\s*$"
+    r"|MPICH ERROR \[Rank|MPI_ABORT was invoked|Abort\(\d+\) on node|NCCL INFO Bootstrap ?: Using "
+    rf"|{maps.CLUE}"
 )
 """A pattern of lines that Clues may learn from."""
 
@@ -100,12 +95,22 @@ class Clues:
     """Its exit code; below zero: the number of a signal."""
     first_task: int | None = None
     """The task that srun reported first."""
+    own_exit: int | None = None
+    """Its exit code, if it ended by itself: with a code that is no signal's, and before any line about an end."""
+    killed: bool = False
+    """Whether a line has said that the job, or a process of it, is ended."""
     world_size: int | None = None
     each: int | None = None
     """Ranks of a node, as a launcher was asked for."""
+    tasks_each: set[int] = field(default_factory=set)
+    """Tasks of a node, as SLURM's variables and options say; several of them if steps differ."""
     largest_rank: int = -1
+    largest_task: int = -1
+    megatron: bool = False
+    """Whether Megatron-LM is the program, by its lines."""
     elastic: bool = False
     """Whether torchrun has launched the ranks: then srun's tasks are its agents, one for each node."""
+    _maps: maps.Maps = field(init=False)
     _first_time: str = ""
     _reported: dict[str, dict[int, None]] = field(default_factory=dict)
     """By node: the tasks that srun reported."""
@@ -115,6 +120,9 @@ class Clues:
     """Nodes with tasks that ended with an exit code."""
     _summaries: dict[str, _Summary] = field(default_factory=dict)
     """By the label of their lines, as the agents of several nodes may write at once."""
+
+    def __post_init__(self) -> None:
+        self._maps = maps.Maps(self.nodes)
 
     def read(self, line: Line) -> None:
         """Learn from a line."""
@@ -130,8 +138,14 @@ class Clues:
             self.node_of_task.update(dict.fromkeys(tasks, nodes[0]))
         elif len(nodes) == len(tasks):
             self.node_of_task.update(zip(tasks, nodes, strict=True))
+        if (exited := _EXITED.match(found["how"])) and int(exited[1]) in _AGREED:
+            self.first_exit = int(exited[1]) if self.first_exit is None else self.first_exit
+            return
+        self.has_tasks(tasks)
         if self.first_task is None and tasks:
             self.first_task = tasks[0]
+            code = int(exited[1]) if exited else _SIGNALS
+            self.own_exit = code if code < _SIGNALS and not self.killed else None
         for node in nodes:
             self._reported.setdefault(node, {}).update(dict.fromkeys(tasks))
         if _BY_ITSELF.match(found["how"]):
@@ -141,7 +155,9 @@ class Clues:
 
     def _summary(self, text: str, now: _Summary) -> bool:
         """Read a line of torchrun's summary; False if it is none."""
-        if _FIRST.match(text):
+        if _MEGATRON.search(text):
+            self.megatron = True
+        elif _FIRST.match(text):
             now.in_root, now.time, now.host, now.rank, now.local = True, "", "", None, None
         elif found := _TIME.match(text):
             now.time, now.host = found["time"], ""
@@ -156,7 +172,8 @@ class Clues:
         elif found := _EXIT.match(text):
             earlier = self.first_exit is None or "" < now.time < self._first_time
             if now.in_root and now.rank is not None and earlier:
-                self.first_rank, self.first_exit, self._first_time = now.rank, int(found["code"]), now.time
+                self.first_exit, self._first_time = int(found["code"]), now.time
+                self.first_rank = None if self.first_exit in _AGREED else now.rank
             now.in_root = False
         else:
             return False
@@ -169,6 +186,12 @@ class Clues:
             self.world_size = max(self.world_size or 0, *sizes)
         if each := [int(found["each"]) for found in _EACH.finditer(text)]:
             self.each = max(self.each or 0, *each)
+        count = len(self.nodes.names)
+        for found in _TASKS.finditer(text):
+            if found["each"]:
+                self.tasks_each.add(int(found["each"]))
+            elif count and int(found["all"]) % count == 0:
+                self.tasks_each.add(int(found["all"]) // count)
 
     def _places(self, line: Line) -> None:
         text = line.text
@@ -181,21 +204,25 @@ class Clues:
             self.node_of_address.setdefault(found[2], found[1])
             if line.rank is not None:
                 self.runs_on(line.rank, found[1])
-        elif found := _MAPPING.search(text):
-            for node, ranks in _PAIR.findall(found["pairs"]):
-                for rank in numbers(ranks):
-                    self.runs_on(rank, node)
-        elif found := _RUNS_ON.search(text) or _HOST_OF.search(text):
-            self.runs_on(int(found["rank"]), found["node"], task=found.groupdict().get("kind", "").lower() == "task")
-        elif found := _SAYS_HOST.fullmatch(text):
-            if line.rank is not None:
-                self.runs_on(line.rank, found["node"])
-            elif line.task is not None:
-                self.runs_on(line.task, found["node"], task=True)
+        elif ranks := maps.ranks_of_agent(text):
+            self.elastic = True
+            node = self.nodes.known(line.label.strip("[]: ")) if self.nodes.names else ""
+            for rank in ranks:
+                self.runs_on(rank, node or self.node(None, line.task))
+        else:
+            self._learn(self._maps.read(line))
+
+    def read_table(self, head: Line, rows: Iterable[str]) -> None:
+        """Learn from a table of ranks and hosts, if a line is the head of one, and the lines below it."""
+        self._learn(self._maps.table(head.text, rows))
+
+    def _learn(self, places: Iterable[maps.Place]) -> None:
+        for place in places:
+            self.runs_on(place.number, place.host, task=place.task)
 
     def runs_on(self, rank: int, host: str, *, task: bool = False) -> None:
         """Learn on which host a rank, or a task, runs."""
-        node = self.nodes.known(host)
+        node = self.known(host)
         if node and task:
             self.node_of_task.setdefault(rank, node)
         elif node:
@@ -215,6 +242,10 @@ class Clues:
         """Learn that there is a rank."""
         self.largest_rank = max(self.largest_rank, -1 if rank is None else rank)
 
+    def has_tasks(self, tasks: Iterable[int]) -> None:
+        """Learn that there are tasks of a step."""
+        self.largest_task = max([self.largest_task, *tasks])
+
     def known(self, host: str) -> str:
         """A host, or its address, as SLURM calls the node; '' if the job does not have it."""
         return self.nodes.known(self.node_of_address.get(host, host)) if host else ""
@@ -233,6 +264,20 @@ class Clues:
         if rank is not None:
             return self._in_order(rank)
         return self.nodes.names[task] if task is not None and task < len(self.nodes.names) else ""
+
+    def of_task(self, task: int) -> str:
+        """The node of a task that could not be launched, '' if that is not known.
+
+        srun's default distribution gives tasks to nodes in blocks. As many tasks as a node has GPUs are only supposed
+        where there are more tasks than nodes: else each may be the launcher of a node's ranks.
+        """
+        names = self.nodes.names
+        if task in self.node_of_task or len(names) == 1:
+            return self.known(self.node_of_task.get(task, names[0] if names else ""))
+        if len(self.tasks_each) == 1:
+            (size,) = self.tasks_each
+            return names[task // size] if size > 0 and task // size < len(names) else ""
+        return self._in_order(task) if not self.tasks_each and self.largest_task >= len(names) else ""
 
     def rank_of(self, host: str, device: int) -> int | None:
         """The rank that uses a GPU of a host, where each node has as many ranks as GPUs."""

@@ -6,28 +6,50 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.causes.labels import Line, split
+from oellm_autoexp.causes.labels import Line, split, unhidden
 from oellm_autoexp.causes.places import CLUE, Clues
 from oellm_autoexp.causes.rule import CauseRule
 from oellm_autoexp.search.patterns import Match, Pattern, scan
 from oellm_autoexp.search.widening import Wide
 
 _CLUE = "clue"
+_MEGATRON = "progress_of_megatron"
+_COUNT = r"(\d{1,18})(?![\d.])"
+_STEP_KEY = r"[\"'](?:\w{1,20}_)?(?:step|iter|iteration|num_update)s?[\"']: ?[\"']?"
 _BAR = r"[0-9]+/[0-9]+ \[[0-9]{2}:[0-9]{2}"
 _PROGRESS = {
+    _MEGATRON: Pattern.of(r"\biteration\s{1,12}(\d{1,18})/\s{0,12}\d+ \|"),
     "progress": Pattern.of(
-        r"(?:\biteration\s{1,12}(\d{1,18})/\s{0,12}\d+ \||\bstep:? {1,6}(\d{1,18})\b.*\bloss"
-        r"|\biter(?:ation)?:? {1,6}(\d{1,18})\b.*\bloss|\bstep[ =]{1,3}(\d{1,18})[/,| ].*\bloss)"
+        rf"(?i:(?:\b|_)(?:step|iter|iteration)s?[ :=]{{1,6}}{_COUNT}.*loss)"
+        rf"|\[(?:step|batch)={_COUNT}/\d|^Train Epoch: \d+ \[ {{0,9}}{_COUNT}/\d.*[Ll]oss"
+    ),
+    "progress_of_records": Pattern.of(
+        rf"\{{[^{{}}]{{0,400}}?{_STEP_KEY}{_COUNT}|{_STEP_KEY}{_COUNT}.*loss"
+        rf"|loss[\"']: ?[\"']?[\d.].*{_STEP_KEY}{_COUNT}"
+        r"|[\"']loss[\"']: ?[\"']?[\d.].*[\"']epoch[\"']: ?[\"']?(\d{1,9}\.\d{1,9})"
     ),
     "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]{{1,18}})){_BAR}"), wide=Wide((_BAR,))),
 }
-"""Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, and as many programs print them."""
+"""Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, OLMo, Composer, PyTorch's examples,
+records of fairseq and of JSON, the trainer of Hugging Face, which prints epochs, and as many programs print them.
+"""
+_Progress = dict[bool, list[tuple[int, float]]]
+"""Offsets and numbers: of iterations, and (True) of parts of epochs, which may be another line about the same one."""
 _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
 _DIGITS = 10
 """A rank has fewer; Python refuses to read numbers of thousands of digits (sys.set_int_max_str_digits)."""
 WINDOW_BYTES = 1 << 16
 """How much of a log before a line is looked at for its traceback."""
+_ABOVE_LINES, _ABOVE_BYTES = 20, 8192
+"""How much above a line is looked at for what its rule wants to be there (`after`)."""
+_LEFT_OUT = "oellm-autoexp: node "
+"""How a job's script says which nodes it leaves out, and why: that is no cause of what becomes of the others."""
+_OF_DATA = re.compile(
+    r"(?i:[^\w#]{0,3}(?:samples?|prompts?|users?|assistant|human|questions?|answers?|completions?|generat(?:ed|ion)s?|documents?"
+    r"|messages|conversations?|dialog(?:ue)?s?)\b[\"']?[ _#]{0,2}\d{0,9}[\])]?[\"']?\s?[:=>]|#\s?(?!#))"
+)
+"""How lines begin that show what a model is trained on or has written, and comments: they may say anything."""
 _MOST_SIGNS = 200
 """Of one file, the first ones."""
 
@@ -44,7 +66,7 @@ class LogText:
 
 @dataclass(frozen=True)
 class Sign:
-    """A line that a rule matches; `offset` is in its text's bytes, `source` the text's number."""
+    """A line that a rule matches, without colours; `offset` is in its text's bytes, `source` the text's number."""
 
     source: int
     offset: int
@@ -96,36 +118,52 @@ class Sign:
 NCCL = re.compile(r"(?<![\w.:-])([A-Za-z][\w.-]*):\d+:\d+ \[(\d{1,9})\] ")
 """How NCCL begins its lines, perhaps behind a time: host, process, thread, device (src/debug.cc)."""
 _WRITTEN_BY = (
-    re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*) kernel: "),  # syslog
+    re.compile(r"(?:^|[\d:Z] )([A-Za-z][\w.-]*) kernel: "),  # syslog, behind its time
     re.compile(r"\[([A-Za-z][\w.-]*):\d+(?::\d+)*\] "),  # Open MPI, UCX
     re.compile(r"^\[([A-Za-z][\w.-]*)\]\[\["),  # older ones of Open MPI
     re.compile(r"^slurm(?:step)?d[\[-]([A-Za-z][\w.-]*?)\]?: "),
     re.compile(r"^slurm(?:step)?d: error: (?: ?mpi/\w+: \w+: )?([A-Za-z][\w.-]*) \[\d+\]:? "),  # its plug-in for PMIx
 )
-_HOST_LABEL = re.compile(r"\[?([A-Za-z][\w.-]*\d)(?::[\d:]+)?\]?:?")
+_HOST_LABEL = re.compile(r"\[?(?:slurm(?:step)?d-)?([A-Za-z][\w.-]*\d)(?::[\d:]+)?\]?:?")
 _RANK_LABEL = re.compile(r"(?i:rank|default|task|worker|proc|local|trainer)[_-]?\d+$")
 _BEGINNING = 300  # characters
 
 
 def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues: Clues) -> Iterator[Sign]:
     """The lines of a text that rules match, in order, each by the first rule that does. `clues` learn from the text."""
-    patterns = {f"={name}": rule.compiled for name, rule in rules.items() if rule.place is None}
-    own = {**_PROGRESS, _CLUE: Pattern.of(CLUE)}
     found: list[Sign] = []
-    progress: list[tuple[int, int]] = []
+    progress: _Progress = {}
     seen = -1
-    for match in scan(text.data, {**patterns, **own}).matches:
+    plain = unhidden(text.data)
+    for match in scan(plain.data, _patterns(rules)).matches:
         if match.rule == _CLUE:
-            clues.read(split(match.line))
+            head = split(match.line)
+            clues.read(head)
+            clues.read_table(head, _below(plain.data, match.offset))
         elif match.rule in _PROGRESS:
+            clues.megatron |= match.rule == _MEGATRON
             if match.offset != seen:  # an iteration without a loss, say, is a sign
-                progress.append((match.offset, _number(match)))
+                _add(progress, match)
         elif match.offset != seen:
             sign = _sign(source, match, match.rule[1:], rules[match.rule[1:]], text.rank)
-            if sign is not None:
+            if sign is not None and _is_after(sign, plain.data) and not _is_source(sign, plain.data):
                 seen = match.offset
                 found.append(sign)
-    yield from _unrecovered(found, progress)
+                clues.killed |= sign.rule.category == "killed"
+    yield from (replace(sign, offset=plain.original(sign.offset)) for sign in _unrecovered(found, progress))
+
+
+def _patterns(rules: Mapping[str, CauseRule]) -> Mapping[str, Pattern]:
+    """All that is looked for in one search: rules by `=name`, iterations and clues."""
+    patterns = {f"={name}": rule.compiled for name, rule in rules.items() if rule.place is None}
+    return {**patterns, **_PROGRESS, _CLUE: Pattern.of(CLUE)}
+
+
+def _below(data: bytes, offset: int) -> Iterator[str]:
+    """The lines below the one at an offset, read as far as they are asked for."""
+    while (offset := data.find(b"\n", offset) + 1) and offset < len(data):
+        end = data.find(b"\n", offset)
+        yield data[offset : end if end >= 0 else len(data)].decode(errors="replace")
 
 
 def window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
@@ -139,41 +177,83 @@ def window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
 
 def says_enough(data: bytes) -> bool:
     """True if the end of a log reaches back beyond what may be a cause: lines that more iterations follow."""
-    found = scan(data, _PROGRESS).matches
-    return _last_recovered([(match.offset, _number(match)) for match in found]) >= 0
+    found = scan(unhidden(data).data, _PROGRESS).matches
+    progress: _Progress = {}
+    for match in found:
+        _add(progress, match)
+    return _last_recovered(progress) >= 0
 
 
 def sign_at(sign: Sign, places: Sequence[str], rules: Mapping[str, CauseRule]) -> Sign | None:
     """The sign in the line of an exception with these frames (Traceback.places); None if no rule matches it."""
+    line = f"{sign.line}\n".encode(errors="replace")
+    matching = {match.rule for match in scan(line, _patterns(rules)).matches}  # the search of logs, compiled by now
     for name, rule in rules.items():
+        if f"={name}" not in matching and not (rule.place and any(map(rule.place.search, places))):
+            continue
         matched = rule.compiled.search(sign.line)
-        raised_there = rule.place is None or any(rule.place.search(place) for place in places)
-        if matched is not None and raised_there and not rule.excludes(sign.line):
+        if matched is not None and not rule.excludes(sign.line):
             groups = {key: value for key, value in matched.groupdict().items() if value is not None}
             return replace(sign, name=name, rule=rule, groups=groups)
     return None
 
 
 def _sign(source: int, match: Match, name: str, rule: CauseRule, rank: int | None) -> Sign | None:
-    if rule.excludes(match.line):
+    if rule.excludes(match.line) or match.line.startswith(_LEFT_OUT):
         return None
-    return Sign(source, match.offset, name, rule, match.line, match.groups, split(match.line), rank)
+    label = split(match.line)
+    if _OF_DATA.match(label.text):
+        return None
+    return Sign(source, match.offset, name, rule, match.line, match.groups, label, rank)
 
 
-def _number(match: Match) -> int:
-    return int(next(text for number, text in match.groups.items() if number.isdecimal()))
+_FRAME = re.compile(r'\s+File "[^"]*", line \d+')
+_OF_GROUP = re.compile(r"\s*(?:\|(?=\s)\s?)+")
+"""What stands before each line of an exception group."""
 
 
-def _unrecovered(signs: list[Sign], progress: list[tuple[int, int]]) -> Iterator[Sign]:
+def _is_source(sign: Sign, data: bytes) -> bool:
+    """True if a sign is a statement that a traceback quotes, below the line of its frame."""
+    if not _OF_GROUP.sub("", sign.text, count=1).startswith("    "):
+        return False
+    end = sign.offset - 1
+    before = data[data.rfind(b"\n", 0, max(0, end)) + 1 : max(0, end)].decode(errors="replace")
+    return _FRAME.match(_OF_GROUP.sub("", split(before).text, count=1)) is not None
+
+
+def _is_after(sign: Sign, data: bytes) -> bool:
+    """True if one of the lines above a sign is one that its rule asks for, and not of another rank."""
+    above = sign.rule.above
+    if above is None:
+        return True
+    lines = data[max(0, sign.offset - _ABOVE_BYTES) : sign.offset].decode(errors="replace").split("\n")
+    return any(above.search(line) and not _of_another(sign, split(line)) for line in lines[-_ABOVE_LINES - 1 : -1])
+
+
+def _of_another(sign: Sign, line: Line) -> bool:
+    pairs = ((sign.task, line.task), (sign.rank, line.rank))
+    return any(own is not None and other is not None and own != other for own, other in pairs)
+
+
+def _add(progress: _Progress, match: Match) -> None:
+    text = next(text for number, text in match.groups.items() if number.isdecimal())
+    progress.setdefault("." in text, []).append((match.offset, float(text)))
+
+
+def _unrecovered(signs: list[Sign], progress: _Progress) -> Iterator[Sign]:
     """The signs after which no more iterations follow, at most _MOST_SIGNS of them."""
     last_recovered = _last_recovered(progress)
     left = [sign for sign in signs if sign.offset > last_recovered]
     yield from left[:_MOST_SIGNS]
 
 
-def _last_recovered(progress: list[tuple[int, int]]) -> int:
-    """Up to which offset lines are followed by _MORE_PROGRESS rising iterations or more."""
-    rising: list[tuple[int, int]] = []
+def _last_recovered(progress: _Progress) -> int:
+    """Up to which offset lines are followed by _MORE_PROGRESS rising iterations or more, -1 if none are."""
+    return max(map(_last_of_kind, progress.values()), default=-1)
+
+
+def _last_of_kind(progress: Sequence[tuple[int, float]]) -> int:
+    rising: list[tuple[int, float]] = []
     for offset, number in reversed(progress):
         if not rising or number < rising[-1][1]:
             rising.append((offset, number))

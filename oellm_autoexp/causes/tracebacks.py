@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from oellm_autoexp.causes.labels import split
 
 _BEGINS = "Traceback (most recent call last):"
-_FRAME = re.compile(r'\s*File "([^"]*)", line (\d{1,9}), in (.*)')
+_FRAME = re.compile(r'\s*(?:> )?File "([^"]*)", line (\d{1,9}), in (.*)')
+_CAUGHT = '> File "'
+"""How loguru marks the call that caught the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?::\s|$)")
 _CHAINED = (
     "The above exception was the direct cause of the following exception:",
@@ -42,6 +44,8 @@ class Traceback:
 
     exception: int
     frames: tuple[Frame, ...]
+    above: str = ""
+    """The line of the same rank above it."""
 
     @property
     def frame(self) -> Frame | None:
@@ -72,7 +76,8 @@ def chain(lines: Sequence[str], last: int) -> list[Traceback]:
     found: list[Traceback] = []
     end = len(own) - 1
     while (begin := _beginning(texts, end)) is not None:
-        found.insert(0, Traceback(own[end], tuple(_frames(texts[begin + 1 : end]))))
+        above = texts[begin - 1] if begin else ""
+        found.insert(0, Traceback(own[end], tuple(_frames(texts[begin + 1 : end])), above))
         before = _before(texts, begin)
         if before is None:
             break
@@ -86,20 +91,20 @@ def _beginning(texts: Sequence[str], end: int) -> int | None:
         text = _NESTED.sub("", texts[number], count=1)
         if text.startswith(_BEGINS):
             return number
-        if not texts[number][:1].isspace() and texts[number].strip() and not texts[number].startswith("["):
+        if not texts[number][:1].isspace() and texts[number].strip() and not texts[number].startswith(("[", _CAUGHT)):
             return None
     return None
 
 
 def _before(texts: Sequence[str], begin: int) -> int | None:
-    """The line of the exception that a chained traceback names as the one above."""
+    """The line of the exception that a chained traceback names as the one above; its message may have several lines."""
     number = begin - 1
     while number >= 0 and not texts[number].strip():
         number -= 1
     if number < 0 or not texts[number].strip().endswith(_CHAINED):
         return None
     number -= 1
-    while number >= 0 and not (_EXCEPTION.match(texts[number]) and not texts[number][:1].isspace()):
+    while number >= 0 and not (_EXCEPTION.match(texts[number]) and _beginning(texts, number) is not None):
         if texts[number].startswith(_BEGINS):
             return None
         number -= 1

@@ -42,14 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace) -> int:
+    from oellm_autoexp.cli.reporting.exports import write
     from oellm_autoexp.config.hydra.hydra_source import Search
     from oellm_autoexp.config.json_schema.documents import schema, text
-    from oellm_autoexp.storage.files import shipped, write_atomic
+    from oellm_autoexp.storage.files import shipped
 
     search = Search((*options.config_dirs, shipped("config")), ())
     made = text(schema({group: search.choices(group) for group in search.groups()}))
     if options.output is None:
         sys.stdout.write(made)
     else:
-        write_atomic(options.output, made)
+        write(options.output, made, "--output")
     return app.OK

@@ -29,7 +29,7 @@ from oellm_autoexp.core.fields import (
 )
 from oellm_autoexp.core.location import Keys, Location
 from oellm_autoexp.core.registry import broken, tags
-from oellm_autoexp.core.text import did_you_mean, scalar
+from oellm_autoexp.core.text import CONTROL, did_you_mean, scalar
 from oellm_autoexp.rules.conditions import ConditionField
 from oellm_autoexp.rules.rules import MonitoringSection
 from oellm_autoexp.sbatch.section import SlurmOptions
@@ -64,7 +64,7 @@ class ProjectSection(Section):
     def _fit_into_lines(self) -> ProjectSection:
         """The first that no directive could hold: the paths below it usually have it in them."""
         for key in ("base_output_dir", "name", "output_dir", "log_path", "log_path_current", "monitoring_state_dir"):
-            if any(ord(character) < 32 for character in getattr(self, key)):
+            if CONTROL.search(getattr(self, key)):
                 what = "the value contains a line break or control character"
                 raise PydanticCustomError("line", what, {"within": (key,)})
         return self
@@ -115,8 +115,8 @@ class ChainSection(Section):
     null: the backend's, where it is known (Megatron: train_iters); else a link with exit code 0 completes the chain.
     """
     progress_file: str | None = None
-    """The file whose first number says how far the run is; null: the backend's, where it is known (Megatron: that of
-    its newest checkpoint).
+    """The file that begins with the number that says how far the run is; null: the backend's, where it is known
+    (Megatron: that of its newest checkpoint).
     """
     max_fruitless: Count = Field(default=2, ge=1)
     """After so many links in a row without a higher number in `progress_file` the chain ends."""

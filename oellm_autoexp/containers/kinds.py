@@ -292,5 +292,5 @@ def recorded(container: Container, programs: Sequence[str], srun: str) -> dict[s
     """
     if isinstance(container, NoContainer):
         return None
-    section = container.model_dump(mode="json", exclude={"env"})
+    section = container.model_dump(mode="json", by_alias=True, exclude={"env"})
     return {"container": redact(section), "programs": list(programs), "srun": srun}

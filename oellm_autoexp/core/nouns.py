@@ -18,7 +18,7 @@ class Record(BaseModel):
     """A frozen record that is stored in a file."""
 
     # "strings": JSON has no inf, and null would be another value
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", defer_build=True)
 
 
 class Resources(Record):
@@ -86,13 +86,14 @@ class SweepPoint(Record):
 class Chain(Record):
     """A job as a chain: as up to `links` jobs of the scheduler, one after the other, each with its own time limit.
 
-    `until`: the number that must be reached, by the first number in `progress_file`; None: a link that ends with exit
-    code 0 completes the chain. `max_fruitless`: after so many links in a row without a higher number it ends.
+    `until`: the number that must be reached, by the whole number that `progress_file` begins with; None: a link that
+    ends with exit code 0 completes the chain. `max_fruitless`: after so many links in a row without a higher number it
+    ends.
     `progress_file` '': no number is known. While `stop_file` exists, no link begins. Paths are absolute.
     """
 
     links: int
-    until: float | None = None
+    until: int | None = None
     progress_file: str = ""
     max_fruitless: int = 2
     stop_file: str
@@ -230,16 +231,23 @@ class JobStatus:
     """Whether a step of the job (srun) ran out of memory, whatever the exit code of its script."""
     restarts: int | None = None
     """How often the scheduler has restarted the job under the same id (squeue(1), restartcnt); None: not known."""
+    batch_host: str = ""
+    """The node on which the script of a running job was begun, also where it is none of `nodes` any more (--no-kill);
+    '' if that is not known."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one metric, in the order in which they were read; the columns are equally long."""
+    """The points of one metric, in the order in which they were read; the columns are equally long.
+
+    `headless`: the attempts whose first points are missing, as only a part of the series was read.
+    """
 
     iterations: Sequence[int]
     times: Sequence[float]
     values: Sequence[float]
     attempts: Sequence[int]
+    headless: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.values)

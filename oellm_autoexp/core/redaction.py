@@ -53,7 +53,27 @@ def _redact_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
             cleaned[key] = REDACTED
     if "value" in value and type(value.get("name")) is str and is_secret(value["name"]):
         cleaned["value"] = redact(value["value"], value["name"])  # `{name: HF_TOKEN, value: x}`, as in Kubernetes
+    if secrets := secret_texts(value):
+        cleaned |= {key: without_texts(text, secrets) for key, text in cleaned.items() if type(text) is str}
     return cleaned
+
+
+_LEAST_KNOWN = 8
+"""Characters of a secret that is looked for in other texts; a shorter one may be any word."""
+
+
+def secret_texts(values: Mapping[Any, Any]) -> list[str]:
+    """The texts in a mapping that their keys call secrets, and that are secrets under another key as well."""
+    named = [(key, values[key]) for key in compress(values, map(may_be_secret, values))]
+    texts = [(key, text) for key, text in named if type(text) is str and len(text) >= _LEAST_KNOWN]
+    return [text for key, text in texts if is_secret_value(key, text)]
+
+
+def without_texts(text: str, secrets: Iterable[str]) -> str:
+    """A text without these secrets."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
 
 
 _NOTHING, _SECRET, _USER, _LOGIN, _SSHPASS, _MYSQL = range(6)
@@ -113,6 +133,11 @@ def redact_words(words: tuple[str, ...]) -> list[str]:
     return cleaned
 
 
+_Redacted = tuple[dict[str, Any], dict[str, Any], bool]
+"""A mapping, that without secrets, and whether what is a secret in it depends on its other keys."""
+_NOTHING_YET: _Redacted = ({}, {}, False)
+
+
 class Redactor:
     """Redacts data that are mostly equal, such as the jobs of a sweep: only values that differ are checked.
 
@@ -120,32 +145,33 @@ class Redactor:
     """
 
     def __init__(self) -> None:
-        self._mappings: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # by path: given, cleaned
+        self._mappings: dict[tuple[str, ...], _Redacted] = {}  # by path
         self._words: tuple[tuple[str, ...], list[str]] = ((), [])
         self._tells_of_all = False
         """Whether one of the last words says something of all words after it."""
 
     def redact(self, value: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
         """As the function `redact`, of a mapping at `path`."""
-        last, cleaned = self._mappings.get(path, ({}, {}))
+        last, cleaned, was_whole = self._mappings.get(path, _NOTHING_YET)
         if last is value:
             return cleaned
-        changed: Iterable[str]
-        if "value" in value:  # whether it is a secret may depend on another key
-            return redact(value)  # type: ignore[no-any-return]
-        if [*last] == [*value]:
-            cleaned = cleaned.copy()
-            changed = compress(value, map(is_not, value.values(), last.values()))
-        else:
-            cleaned = value.copy()
-            changed = value
+        same = [*last] == [*value]
+        changed = [*compress(value, map(is_not, value.values(), last.values()))] if same else [*value]
+        whole = was_whole
+        if not same or any(map(may_be_secret, changed)):
+            whole = "value" in value or bool(secret_texts(value))
+        if whole or was_whole:
+            cleaned = _redact_dict(value, "")
+            self._mappings[path] = value, cleaned, whole
+            return cleaned
+        cleaned = (cleaned if same else value).copy()
         for key in changed:
             item = value[key]
             if type(item) is dict and not is_secret(key):
                 cleaned[key] = self.redact(item, (*path, key))
             else:
                 cleaned[key] = redact(item, str(key))
-        self._mappings[path] = value, cleaned
+        self._mappings[path] = value, cleaned, whole
         return cleaned
 
     def words(self, words: tuple[str, ...]) -> tuple[str, ...]:

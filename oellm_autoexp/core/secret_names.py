@@ -29,12 +29,12 @@ _HARMLESS_NAME = re.compile(
 )
 """Names of the place of a secret (`key_file`), of a property of one (`token_ttl`), or of an exception (`KeyError`)."""
 _HARMLESS_WORDS = re.compile(
-    r"(?:^|(?<=[_-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length|values?)|"
+    r"(?:^|(?<=[_.-]))(pwd[_-]dir|num[_-]key|key[_-](head|layer|size|dim|bits|len|length|values?)|"
     r"token[_-](count|ids?|types?|embeddings?|level|limit|budget)|tokenizer|"
     r"(pad|bos|eod|eos|cls|sep|unk|mask|image|special|max|num|speculative|prefix|middle|suffix|per|generated)[_-]tokens?|"
     r"(extra|added|additional|ignored?)[_-]tokens|"
     r"(json|text|image|audio|video|caption|label|data|column|dict|sort|cache|primary|foreign|partition|public|host|"
-    r"state|config|metric|monitor|batch|input|output|group|index|wandb[_-]group)[_-]keys?|"
+    r"state|config|metric|iteration|monitor|batch|input|output|group|index|wandb[_-]group)[_-]keys?|"
     r"token[_-](dispatcher|drop)|tokens[_-](per|to)|num[_-]\w+?[_-](key|token)s?|"
     r"(forward|backward|first|second|single|multi|num)[_-]pass|pass[_-](through|rate|count)|"
     r"auth[_-](type|method|mode|mechanism)|check[_-]auth)(?=[_-]|$)",

@@ -16,6 +16,8 @@ UNSUBMITTED = frozenset({WAITING, BLOCKED})
 """States of a job whose next attempt is not submitted: it waits for its start conditions. BLOCKED: they can be
 fulfilled only after another job of the plan gets a new attempt, or is repaired by hand."""
 IN_QUEUE = frozenset({PENDING, RUNNING})
+HELD_BY_PLAN = "held by its plan: it waits until `--cmd release`"
+"""The reason of a job that this program holds in the scheduler's queue."""
 LIKE_A_CRASH = frozenset({CANCELLED, PREEMPTED, NODE_FAIL, OOM})
 """Failures that use the rule for `crash` if they have no rule of their own."""
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+CONTROL = re.compile(r"[\x00-\x1f]")
+"""A line break, or another control character."""
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.redacted_text import REDACTED
+from oellm_autoexp.core.secret_names import is_secret_value
 from oellm_autoexp.core.states import (
     BAD_ENDS,
     BLOCKED,
@@ -24,6 +26,7 @@ from oellm_autoexp.decisions.template_values import of_cause
 from oellm_autoexp.rules.events import Event, Pending, event_id
 from oellm_autoexp.rules.metrics import MetricReader
 from oellm_autoexp.rules.rules import LogEvent, Rules
+from oellm_autoexp.search.escapes import without_escapes
 from oellm_autoexp.search.patterns import Match, Pattern, scan
 from oellm_autoexp.session import silence
 from oellm_autoexp.session.job_state import ENOUGH_SLOW, JobState, Reading, Run, Tally
@@ -87,13 +90,17 @@ class Detector:
             if match.rule in self._progress:
                 job = self._read_number(job, rule, match, now)
                 continue
-            metadata = {**rule.metadata, **rule.extracted(match.groups, match.whole), "line": match.line[:LONGEST_LINE]}
+            metadata = {
+                **rule.metadata,
+                **rule.extracted(match.groups, match.whole),
+                "line": line_of(match)[:LONGEST_LINE],
+            }
             event = _event("log", match.rule, job, now, metadata, cursor.identity, start + match.offset)
             events += [event, *self._by_state(rule, job, event, now)]
             decided = job.run.error_type or _ended_by_us(job)  # the first one; not what we caused
             if rule.state in BAD_ENDS and (not decided or _overrules(job, rule)):
                 job = replace(job, run=_with_verdict(job.run, rule))
-        if self._ending and not job.run.complete and self._ending in data:
+        if self._ending and not job.run.complete and self._ending in without_escapes(data):
             job = replace(job, run=replace(job.run, complete=True))
         return self._with(_with_slow(job, found.too_slow, now), events, now), events
 
@@ -171,8 +178,10 @@ class Detector:
         return job.run
 
     def _silent_for(self, job: JobState, limits: tuple[float, float], clock: float) -> float:
-        """Seconds of silence of a log if they exceed its limit, else 0."""
+        """Seconds of silence of a log if they exceed its limit, or if nothing is there that could write; else 0."""
         silent = clock - job.logs.still[silence.LOG].since
+        if job.answer.script_lost:
+            return max(silent, 1.0)
         return silent if silent >= limits[job.run.last_activity is None] else 0.0
 
     def _still_for(self, job: JobState, rule: LogEvent, clock: float) -> float:
@@ -294,6 +303,15 @@ def detectors(manifest: Manifest) -> dict[str, Detector]:
             made[key] = Detector(Rules.of_section(section), job.inactivity_threshold_seconds)
         found[job.name] = made[key]
     return found
+
+
+def line_of(match: Match) -> str:
+    """The line of a match without the values of groups whose names say that they are secrets."""
+    line = match.line
+    for name, value in match.groups.items():
+        if is_secret_value(name, value):
+            line = line.replace(value, REDACTED)
+    return line
 
 
 def _event(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from oellm_autoexp.causes.cause import Cause
-from oellm_autoexp.core.nouns import Hold
-from oellm_autoexp.core.states import FINAL, PENDING, SUCCESS, UNSUBMITTED
+from oellm_autoexp.core.nouns import Hold, JobStatus
+from oellm_autoexp.core.states import FINAL, HELD_BY_PLAN, PENDING, SUCCESS, UNSUBMITTED
 from oellm_autoexp.session.job_state import JobState
 
 COMMON = frozenset({"config", "code", "data", "checkpoint", "filesystem", "unknown"})
@@ -34,9 +35,15 @@ def to_hold(jobs: Mapping[str, JobState], known: Hold, most: int | None) -> Hold
     return None
 
 
+_HELD_BY_USER = "JobHeldUser"
+"""The reason of a job that its owner holds, as this program does (squeue(1), JOB REASON CODES)."""
 FIRST_JOBS = "first_jobs"
 """What `Hold.released` holds where a person has let the jobs go that wait for the first ones."""
 _FOR_FIRST = "waits until one of the first jobs has reported an iteration or succeeded (scheduler.first_jobs)"
+_FIRST_FAILED = (
+    "none of the first jobs (scheduler.first_jobs) has reported an iteration or succeeded, and all have ended:"
+    " --cmd release lets the others go"
+)
 
 
 def for_first(jobs: Mapping[str, JobState], known: Hold, first: int | None, going: int) -> str:
@@ -48,12 +55,24 @@ def for_first(jobs: Mapping[str, JobState], known: Hold, first: int | None, goin
         return ""
     begun = [job for job in jobs.values() if job.attempt or job.state not in UNSUBMITTED]
     proven = any(job.progress.iteration is not None or job.state == SUCCESS for job in begun)
-    return "" if proven or len(begun) + going < first else _FOR_FIRST
+    if proven or len(begun) + going < first:
+        return ""
+    return _FIRST_FAILED if begun and not going and all(job.state in FINAL for job in begun) else _FOR_FIRST
 
 
 def may_be_held(job: JobState) -> bool:
     """True if no attempt of a job has begun."""
     return (job.state in UNSUBMITTED and job.attempt == 0) or (job.state == PENDING and not job.newest.runs)
+
+
+def answered(job: JobState, status: JobStatus | None, hold: Hold) -> JobStatus | None:
+    """The scheduler's answer about a job; of one that the plan holds in the queue, with the command that releases it.
+
+    The scheduler's own command would leave the plan held.
+    """
+    if status is None or status.reason != _HELD_BY_USER or not hold.fingerprint or not may_be_held(job):
+        return status
+    return replace(status, reason=HELD_BY_PLAN)
 
 
 def in_queue(jobs: Iterable[JobState]) -> dict[str, str]:

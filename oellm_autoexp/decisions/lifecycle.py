@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from oellm_autoexp.causes.hosts import expand
 from oellm_autoexp.core.nouns import JobStatus
 from oellm_autoexp.core.states import (
     CANCELLED,
@@ -20,7 +22,7 @@ from oellm_autoexp.core.states import (
     UNKNOWN,
     conclude,
 )
-from oellm_autoexp.session.job_state import GONE_LOOKS, Answer, JobState, Unsettled
+from oellm_autoexp.session.job_state import GONE_LOOKS, Answer, Earlier, JobState, Unsettled
 
 VANISHED_AFTER_SECONDS = 60.0
 """A job that an answering scheduler does not list for this long counts as failed (sacct lags by some seconds)."""
@@ -31,18 +33,27 @@ GONE_AFTER_SECONDS = 60.0
 
 
 def see_status(
-    job: JobState, status: JobStatus | None, now: float, clock: float | None = None, *, begun: bool = False
+    job: JobState,
+    status: JobStatus | None,
+    now: float,
+    clock: float | None = None,
+    *,
+    begun: bool = False,
+    lost: JobStatus | None = None,
 ) -> JobState:
     """The job after the scheduler's answer; None: the scheduler answered, and does not list the job.
 
     `clock` is the session's (see session/silence.py; None: that is `now`); `begun`: the job has said that it began, and
-    not that it ended.
+    not that it ended; `lost`: how it has ended, if that is known of a job that the scheduler does not list.
     """
     if job.state in FINAL:
         return job
     if status is None:
+        clock = now if clock is None else clock
         patience = BEGUN_VANISHED_AFTER_SECONDS if begun else VANISHED_AFTER_SECONDS
-        return _missing(job, now, now if clock is None else clock, patience)
+        if lost is None or not _missed(job, clock, patience):
+            return _missing(job, now, clock, patience)
+        status = lost
     if status.scheduler_state == UNKNOWN:  # no answer is no news
         known = job.newest.missing_since is None
         return job if known else replace(job, newest=replace(job.newest, missing_since=None))
@@ -85,7 +96,17 @@ def _answer(last: Answer, status: JobStatus, *, ended: bool) -> Answer:
         exit_code=status.exit_code if ended else None,  # SLURM reports one while it is COMPLETING
         out_of_memory=status.out_of_memory,
         requeues=last.requeues if count is None else count,
+        script_lost=_script_lost(last, status),
     )
+
+
+def _script_lost(last: Answer, status: JobStatus) -> bool:
+    """Whether the node of the script has left the allocation of a job that runs."""
+    if status.scheduler_state != "RUNNING" or not (status.batch_host and status.nodes):
+        return False
+    if status.nodes == last.nodes:  # as at nearly every look
+        return last.script_lost
+    return status.batch_host not in expand(status.nodes)
 
 
 _AGAIN = "the scheduler has restarted it"
@@ -176,11 +197,16 @@ def _settled(job: JobState, scheduler_state: str, *, out_of_memory: bool = False
     return OOM if state == CRASH and out_of_memory and job.run.verdict != STALL else state
 
 
+def _missed(job: JobState, clock: float, seconds: float) -> bool:
+    """True if the scheduler has answered for so long without listing the job."""
+    return job.newest.missing_since is not None and job.newest.missing_since <= clock - seconds
+
+
 def _missing(job: JobState, now: float, clock: float, patience_seconds: float) -> JobState:
     """The job while the scheduler answers but does not list it; for some time the list may only be late."""
     if job.newest.missing_since is None or job.newest.missing_since > clock:
         return replace(job, newest=replace(job.newest, missing_since=clock))
-    if clock - job.newest.missing_since < patience_seconds:
+    if not _missed(job, clock, patience_seconds):
         return job
     reason = "left the queue; neither accounting nor the job's own files show how it ended"
     if job.cancelled_by and job.newest.end_asked_at is not None:
@@ -231,3 +257,29 @@ def to_be_settled(job: JobState) -> JobState:
     seconds = max(0.0, ended - last.started_at) if last.started_at else 0.0
     run = Unsettled(scheduler_id=last.scheduler_id, ended_at=ended, seconds=seconds, token=last.token)
     return replace(job, past=replace(job.past, unsettled=(*job.past.unsettled, run)))
+
+
+def see_earlier(job: JobState, answers: Mapping[str, JobStatus], now: float) -> JobState:
+    """The job after the scheduler's answers about its earlier attempts (by id), which may run again."""
+    seen = tuple(_seen_again(attempt, answers.get(attempt.scheduler_id)) for attempt in job.past.earlier)
+    if seen == job.past.earlier:
+        return job
+    known = {(attempt.scheduler_id, attempt.token) for attempt in job.past.begun_again}
+    new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
+    if not new:
+        return replace(job, past=replace(job.past, earlier=seen))
+    words = (
+        f"job {', '.join(new)}, an earlier attempt, was restarted: it is cancelled, as a newer attempt has replaced it"
+    )
+    return replace(job.happened(now, "warning", words), past=replace(job.past, earlier=seen))
+
+
+def _seen_again(attempt: Earlier, status: JobStatus | None) -> Earlier:
+    """An earlier attempt after the scheduler's answer, which shows whether it runs again."""
+    if status is not None and status.scheduler_state == UNKNOWN:
+        return attempt
+    counts = (attempt.requeues, None if status is None else status.restarts)
+    same_run = None not in counts and counts[0] == counts[1] and not attempt.vanished
+    if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
+        return replace(attempt, alive=False, end_asked_at=None)
+    return replace(attempt, alive=True)

@@ -58,8 +58,9 @@ def _points(
     offsets = [offset for each in many for offset in each.offsets]
     iterations = [number for each in many for number in each.iterations]
     reported: list[tuple[int, Iterable[Point | Rows]]] = [
-        (each.offsets[0], [Rows(tuple(each.values), each.iterations, each.times, tuple(each.values.values()))])
+        (each.offsets[0], [Rows(tuple(each.values), each.iterations, times, tuple(each.values.values()))])
         for each in many
+        for times in [[now] * len(each.offsets) if each.times is None else each.times]
     ]
     reported += [
         (one.offset, points_of(one.values, number, now if one.at is None else one.at))

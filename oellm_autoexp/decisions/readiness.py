@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from oellm_autoexp.core.nouns import NEVER_BEGAN, JobSpec, JobStatus
 from oellm_autoexp.core.states import BLOCKED, IN_QUEUE, PENDING, SUCCESS, WAITING
@@ -33,7 +33,7 @@ from oellm_autoexp.rules.conditions import (
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Files
 
-_CONDITIONS = TypeAdapter(tuple[ConditionField, ...])
+_CONDITIONS = TypeAdapter(tuple[ConditionField, ...], config=ConfigDict(defer_build=True))
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,29 @@ The script of an attempt is made in `submission/attempts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from oellm_autoexp.causes.cause import LASTING
-from oellm_autoexp.core.nouns import Chain, JobStatus
+from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.states import (
     BLOCKED,
     CANCELLED,
     DO_NOT_REQUEUE,
-    ENDED,
     FINAL,
     IN_QUEUE,
+    RUNNING,
     SUCCESS,
-    UNKNOWN,
+    TIMEOUT,
     UNSUBMITTED,
     WAITING,
 )
 from oellm_autoexp.rules.actions import RestartAction
-from oellm_autoexp.rules.events import Deadline
+from oellm_autoexp.rules.events import Deadline, Event
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.options import node_names
 from oellm_autoexp.session.job_state import (
+    BY_HAND,
     MOST_EARLIER,
     MOST_FAILURES,
     Answer,
@@ -71,7 +71,7 @@ def refusal(
     """Why no new attempt follows `attempt`; None if one may. A person's request has no limits."""
     if job.attempt != attempt:
         return Refusal(Kind.NO_NEED, f"attempt {attempt} is not the current one")
-    if job.restart is not None:
+    if job.restart is not None and not (by_hand and (request.overrides or request.exclude_nodes)):
         return Refusal(Kind.NO_NEED, "a new attempt is already planned")
     if job.cancelled_by:
         return Refusal(Kind.NO_NEED, f"no new attempt: it was ended on purpose ({job.cancelled_by})")
@@ -117,7 +117,7 @@ def step_begun(job: JobState, step: Step, left_out: dict[str, str], now: float) 
     """
     without = f"; {', '.join(left_out)} left out" if left_out else ""
     if step.number == 1:
-        first = replace(job, run=replace(job.run, steps=1, sick_nodes=left_out))
+        first = replace(job, run=replace(job.run, steps=1, steps_left=step.most - 1, sick_nodes=left_out))
         if not left_out:
             return first
         # Why nodes were left out is no cause of what becomes of the others.
@@ -128,9 +128,19 @@ def step_begun(job: JobState, step: Step, left_out: dict[str, str], now: float) 
     return replace(
         again,
         newest=replace(job.newest, begun_again_at=now),
-        run=replace(job.next_run, steps=step.number, sick_nodes=left_out),
+        run=replace(job.next_run, steps=step.number, steps_left=step.most - step.number, sick_nodes=left_out),
         past=replace(job.past, restarts={**job.past.restarts, IN_JOB: job.past.restarts.get(IN_JOB, 0) + 1}),
     )
+
+
+_SCRIPT_SECONDS = 180.0
+"""How long a job's script gets to begin a step after a line of its log: to end the last one, and to ask all nodes."""
+
+
+def script_may_restart(job: JobState, event: Event | None, seen_at: float | None, now: float) -> bool:
+    """True while a new attempt that a line of the log, or a queued action, asks for waits for the job's script."""
+    early = seen_at is not None and now < seen_at + _SCRIPT_SECONDS and (event is None or event.kind == "log")
+    return early and job.state == RUNNING and job.run.steps_left > 0
 
 
 def hopeless(job: JobState, most: int | None) -> str:
@@ -165,10 +175,11 @@ NEXT_LINK = "next link"
 """The cause of an attempt that is the next link of a chain, and that nothing else asked for."""
 
 
-def next_link(job: JobState, chain: Chain, now: float) -> JobState:
+def next_link(job: JobState, chain: Chain, now: float, *, complete: bool = False) -> JobState:
     """A job with links in the queue that has ended: with its next link planned, or with why none follows (chain_end).
 
-    A job that nothing follows, or whose next attempt is planned already, is not changed.
+    A job that nothing follows, or whose next attempt is planned already, is not changed. `complete`: whether a later
+    link is known to have completed the chain, so that nothing is to be given up.
     """
     if job.state not in FINAL or job.restart is not None or job.run.chain_end or not job.later_links:
         return job
@@ -179,13 +190,22 @@ def next_link(job: JobState, chain: Chain, now: float) -> JobState:
     if chain.progress_file and not known:
         request = request.model_copy(update={"max_same_failures": None})
     refused = refusal(job, request, NEXT_LINK, job.attempt)
-    if refused is not None:
+    if refused is not None and not (complete and refused.kind is not Kind.NO_NEED):
         run = replace(job.run, chain_end=refused.why)
         if refused.kind is Kind.NO_NEED:
             return replace(job, run=run)
         return replace(job.happened(now, "given up", refused.why), run=run, reason=refused.why)
     reason = f"goes on with link {job.attempt + 1} of {job.newest.last_link}"
     return replace(job, restart=replace(planned(job, request, NEXT_LINK, now), reason=reason))
+
+
+def goes_on_by_itself(job: JobState, request: RestartAction) -> bool:
+    """True if a link has ended at its time limit, and the one that follows is all that a rule asks for.
+
+    Chains are for time limits: that of a link uses up no budget for new attempts.
+    """
+    changes = request.overrides or request.exclude_nodes or job.run.sick_nodes
+    return job.state == TIMEOUT and bool(job.later_links) and not changes
 
 
 def may_come(job: JobState, rules: Rules) -> bool:
@@ -219,19 +239,30 @@ def _iteration(job: JobState) -> int:
 
 
 def planned(job: JobState, request: RestartAction, cause: str, now: float) -> Restarting:
-    """The planned new attempt of a job; it starts when the current one has ended."""
-    last = _had(job, cause)
+    """The planned new attempt of a job; it starts when the current one has ended. It adds to one that was planned."""
     of = "" if request.max_attempts is None else f" of {request.max_attempts}"
+    counted = f"new attempt {_had(job, cause) + 1}{of} for '{cause}'"
+    what = f"attempt {job.attempt + 1}, asked for {BY_HAND}" if cause == BY_HAND else counted  # no budget counts it
+    asked_before = job.restart or Restarting(attempt=job.attempt, cause=cause)
+    nodes = (*asked_before.exclude_nodes, *node_names(request.exclude_nodes))
     why = f": {request.reason}" if request.reason else ""
     return Restarting(
         attempt=job.attempt,
         cause=cause,
-        reason=f"new attempt {last + 1}{of} for '{cause}'{why}",
+        reason=f"{what}{why}",
         not_before=now + request.cooldown_seconds,
-        overrides=dict(request.overrides),
-        exclude_nodes=tuple(dict.fromkeys((*node_names(request.exclude_nodes), *job.run.sick_nodes))),
+        overrides={**asked_before.overrides, **request.overrides},
+        exclude_nodes=tuple(dict.fromkeys(nodes)),
         max_same_failures=request.max_same_failures,
     )
+
+
+def begins_new_chain(job: JobState) -> bool:
+    """Whether a job's planned attempt has other values than the links in the queue, or these belong to an ended chain.
+
+    They must have gone before another chain is submitted.
+    """
+    return job.restart is not None and bool(job.restart.overrides or job.run.chain_end)
 
 
 def begun(job: JobState, now: float) -> JobState:
@@ -255,6 +286,7 @@ def begun(job: JobState, now: float) -> JobState:
     if job.state in UNSUBMITTED:
         return replace(asked, state=WAITING)
     last, links = job.newest, job.later_links
+    new_chain = begins_new_chain(job)
     past = replace(past, furthest=max(past.furthest, _iteration(job)), fruitless=fruitless(job))
     if job.run.cause is not None:
         failure = Failure(attempt=job.attempt, cause=job.run.cause, furthest=past.furthest)
@@ -263,14 +295,13 @@ def begun(job: JobState, now: float) -> JobState:
         ended = Earlier(
             scheduler_id=last.scheduler_id, token=last.token, requeues=job.answer.requeues, vanished=last.vanished
         )
-        # With other values the links in the queue are of no use: they must be gone before another chain is submitted.
         unusable = [Earlier(scheduler_id=link, token=token, alive=True) for link, token in links.items()]
-        earlier = (*past.earlier, *(unusable if restart.overrides else ()), ended)
+        earlier = (*past.earlier, *(unusable if new_chain else ()), ended)
         past = replace(past, earlier=_newest_earlier(earlier), before=_before(job, restart))
     newest = Attempt(
         scheduler_id=last.scheduler_id,
-        last_link=None if restart.overrides else last.last_link,
-        left_out=last.left_out if links and not restart.overrides else {},
+        last_link=None if new_chain else last.last_link,
+        left_out=last.left_out if links and not new_chain else {},
         after=last.after,
         submitted_at=last.submitted_at,
         runs=last.runs,
@@ -344,29 +375,3 @@ def without_refused(job: JobState) -> SpecChanges:
         return replace(job.changes, overrides=before.overrides, excluded=before.excluded)
     # of one that vanished, that is not known any more
     return job.changes if job.past.earlier else replace(job.changes, overrides={}, excluded=())
-
-
-def see_earlier(job: JobState, answers: Mapping[str, JobStatus], now: float) -> JobState:
-    """The job after the scheduler's answers about its earlier attempts (by id), which may run again."""
-    seen = tuple(_seen_again(attempt, answers.get(attempt.scheduler_id)) for attempt in job.past.earlier)
-    if seen == job.past.earlier:
-        return job
-    known = {(attempt.scheduler_id, attempt.token) for attempt in job.past.begun_again}
-    new = [a.scheduler_id for a in seen if a.alive and (a.scheduler_id, a.token) not in known]
-    if not new:
-        return replace(job, past=replace(job.past, earlier=seen))
-    words = (
-        f"job {', '.join(new)}, an earlier attempt, was restarted: it is cancelled, as a newer attempt has replaced it"
-    )
-    return replace(job.happened(now, "warning", words), past=replace(job.past, earlier=seen))
-
-
-def _seen_again(attempt: Earlier, status: JobStatus | None) -> Earlier:
-    """An earlier attempt after the scheduler's answer, which shows whether it runs again."""
-    if status is not None and status.scheduler_state == UNKNOWN:
-        return attempt
-    counts = (attempt.requeues, None if status is None else status.restarts)
-    same_run = None not in counts and counts[0] == counts[1] and not attempt.vanished
-    if status is None or status.scheduler_state in ENDED or (same_run and not attempt.alive):
-        return replace(attempt, alive=False, end_asked_at=None)
-    return replace(attempt, alive=True)

@@ -11,7 +11,7 @@ from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.redaction import redact
 from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.decisions import detect
-from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector
+from oellm_autoexp.decisions.detect import LONGEST_LINE, Detector, line_of
 from oellm_autoexp.rules import progress
 from oellm_autoexp.rules.rules import LogEvent, Rules
 from oellm_autoexp.search.patterns import Pattern, scan
@@ -90,7 +90,7 @@ def try_rules(rules: Rules, pieces: Iterable[bytes], most: int) -> Trial:
             if one.rule.pattern_type == "progress":
                 values |= _number(one, match.groups.get(one.rule.counter or "1", ""))
             if len(one.shown) < most:
-                line = redact_text(match.line)[:LONGEST_LINE]
+                line = redact_text(line_of(match))[:LONGEST_LINE]
                 one.shown.append(Found(trial.lines + before + 1, line, redact(values)))
         trial.lines += before + len(data[seen:].splitlines())
     return trial
@@ -155,7 +155,7 @@ def facts(trial: Trial, rules: Rules) -> dict[str, Any]:
             }
             for name, one in trial.rules.items()
         ],
-        "progress": progress.reported(job.progress),
+        "progress": {key: _plain(value) for key, value in progress.reported(job.progress).items()},
         "metrics": {
             name: {"points": len(values), "last": _plain(values[-1])} for name, values in trial.metrics.items()
         },

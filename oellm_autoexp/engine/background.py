@@ -74,6 +74,10 @@ def pauses(manifest: Manifest) -> dict[str, float]:
     return found
 
 
+def _stamps(session: Path) -> tuple[Stamp | None, Stamp | None]:
+    return stamp_of(session), stamp_of(SessionFiles(session).journal)
+
+
 @dataclass
 class _Followed:
     """A session of which something is kept fresh: as of what that was made, and when it is due again."""
@@ -115,7 +119,7 @@ class _Kind:
         for path, each in self._followed.items():
             if each.closed or (each.due_at > now and not last and (each.failed or not each.finished)):
                 continue
-            if (stamps := (stamp_of(path), stamp_of(SessionFiles(path).journal))) != each.stamps:
+            if (stamps := _stamps(path)) != each.stamps:
                 each.stamps, each.closed = stamps, last
                 self._program, self._of = self._background.launch(path, self._name), each
                 self._began, self._began_at = now, time.time()
@@ -140,10 +144,25 @@ class _Kind:
             of.stamps = None  # so that it is tried again
         if failed != of.failed:
             of.failed = failed
-            what = "its report" if self._name == REPORT else f"its export by {self._name}"
             said = "" if self._name == REPORT else last_line(log_of(of.path, self._name)).removeprefix("error: ")
             how = f"has failed: {said or outcome.message}; it is tried again" if failed else "works again"
-            self._background.note(f"session {of.path.stem}: {what} {how}")
+            self._background.note(f"{self._what(of)} {how}")
+
+    def _what(self, of: _Followed) -> str:
+        return f"session {of.path.stem}: its {'report' if self._name == REPORT else f'export by {self._name}'}"
+
+    def note_left(self) -> None:
+        """Report what the last programs leave undone: one that goes on, and sessions whose end none has seen."""
+        exporting = self._name != REPORT
+        for path, each in self._followed.items():
+            if self._program is not None and each is self._of:
+                log = f"; see {log_of(path, self._name)}" if exporting else ""
+                self._background.note(f"{self._what(each)} takes longer, and goes on by itself{log}")
+            if _stamps(path) != each.stamps:
+                words = f"{path}{f' --export {self._name}' if exporting else ''}"
+                self._background.note(
+                    f"{self._what(each)} lacks the newest state: oellm-autoexp report --session {words}"
+                )
 
     def _seconds_by_the_file(self, session: Path) -> float:
         """How long the program took, by when its file was written: its end may be seen much later."""
@@ -175,7 +194,7 @@ class Background:
                 kind.start_due()
 
     def close(self) -> None:
-        """Run the last programs; those that take longer than some seconds go on by themselves."""
+        """Run the last programs; those that take longer than some seconds go on by themselves, which is reported."""
         end = self.monotonic() + _LAST_SECONDS
         open_kinds = list(self._kinds.values())
         while open_kinds and self.monotonic() < end:
@@ -187,6 +206,9 @@ class Background:
                         open_kinds.append(kind)
             if open_kinds:
                 self.sleep(_POLL_SECONDS)
+        for kind in self._kinds.values():
+            with self._carefully():
+                kind.note_left()
 
     @contextlib.contextmanager
     def _carefully(self) -> Iterator[None]:

@@ -263,7 +263,7 @@ class Detached:
             raise CorruptError(Problem(what, str(self._record), "remove it, if no monitor runs")) from None
 
     def _write(self, handed: Handed) -> None:
-        write_atomic(self._record, handed.model_dump_json(indent=1) + "\n")
+        write_atomic(self._record, handed.model_dump_json(indent=1, by_alias=True) + "\n")
 
 
 def of_process(directory: Path, name: str, process: Holder) -> Standing | None:

@@ -28,6 +28,8 @@ class NodeWatch:
     reputation: Reputation
     now: Callable[[], float]
     _specs: Mapping[str, JobSpec] = field(init=False)
+    _refused: set[str] = field(default_factory=set, init=False)
+    """The jobs that the scheduler refused to change: they come last."""
 
     def __post_init__(self) -> None:
         self._specs = {job.name: job for job in self.manifest.jobs}
@@ -35,13 +37,20 @@ class NodeWatch:
     def blame(self) -> None:
         """Record which nodes the attempts blame; the session is saved before. A repetition records nothing new."""
         now, plan = self.now(), self.manifest.plan_id
-        self.reputation.blame(entry for job in self.session.jobs.values() for entry in blames(job, plan, now))
+        jobs = self.session.jobs.values()
+        self.reputation.blame(
+            entry for job in jobs for entry in blames(job, plan, now, self._spec(job).resources.nodes or 1)
+        )
 
     def keep_away(self) -> None:
-        """Exclude nodes at the limit from the jobs that wait in the scheduler's queue. Raises SchedulerError."""
+        """Exclude nodes at the limit from the jobs that wait in the scheduler's queue.
+
+        A job that the scheduler refuses to change is reported once. Raises SchedulerError.
+        """
         found: dict[tuple[str, ...], dict[str, JobState]] = {}
         changed = 0
-        for job in self.session.jobs.values() if self.reputation.leaves_out else ():
+        jobs = self.session.jobs.values() if self.reputation.leaves_out else ()
+        for job in sorted(jobs, key=lambda job: job.name in self._refused):
             if not (waiting := _in_queue(job)):
                 continue
             if new := self.reputation.left_out_of_queued(self._spec(job), job.newest.left_out):
@@ -49,11 +58,15 @@ class NodeWatch:
                 changed += len(waiting)
             if changed >= _MOST_AT_ONCE:
                 break
-        for nodes, jobs in found.items():
-            ids = {one: token for job in jobs.values() for one, token in _in_queue(job).items()}
-            self.scheduler.exclude(ids, nodes)
-            for job in jobs.values():
-                self.session.put(job)
+        for nodes, kept in found.items():
+            ids = {one: token for job in kept.values() for one, token in _in_queue(job).items()}
+            refused = self.scheduler.exclude(ids, nodes)
+            for job in kept.values():
+                if why := next((refused[one] for one in _in_queue(job) if one in refused), ""):
+                    self._refused.add(job.name)
+                    self.reputation.report_once(f"{job.name} may still get {', '.join(nodes)}, which was blamed: {why}")
+                else:
+                    self.session.put(job)
             self.session.journal()
 
     def _spec(self, job: JobState) -> JobSpec:

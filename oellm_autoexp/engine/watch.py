@@ -315,12 +315,12 @@ class Watch:
         with ExitStack() as stack:
             opening = self._outside.open_session(manifest, found.manifest_path, self._schedulers[key])
             monitor = stack.enter_context(opening)
-            monitor.once = self._once
             self._watched[path] = self._watching(monitor, stack.pop_all())
         self.sessions[monitor.session.plan_id] = monitor.session
 
     def _watching(self, monitor: Monitor, held: ExitStack) -> _Watched:
         """A session that is watched from now on."""
+        monitor.once = self._once
         return _Watched(monitor, held, AliveSignal(monitor.manifest, self._outside.report_note))
 
 

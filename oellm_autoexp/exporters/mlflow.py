@@ -40,8 +40,10 @@ _LIMITS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Variables of MLflow that are set where they are not: it sends nothing else, and waits for no server for long."""
+"""Variables of MLflow that are set where they are not: it sends and prints nothing else, and waits for no server for
+long."""
 
 Points = Mapping[str, Growth]
 
@@ -69,8 +71,8 @@ class MlflowExporter(Exporter):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        for logger in ("mlflow", "alembic"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
+        for logger, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
+            logging.getLogger(logger).setLevel(level)
         uri = self._uri(results)
         if uri.startswith(_SQLITE):
             Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +146,7 @@ class _Store:
         facts = _facts(job)
         if run is not None and run.data.tags | facts | {_WRITING: ""} == run.data.tags:
             return
+        is_new = run is None or bool(run.data.tags.get(_WRITING))
         before = {} if run is None else _counts(run.data.tags.get(_POINTS, ""), job)
         found = job.read()
         growths = {name: Growth.of(series, before.get(name, 0)) for name, series in found.items()}
@@ -157,8 +160,8 @@ class _Store:
             run = None
         if run is None:
             growths = {name: Growth.of(series, 0) for name, series in found.items()}
-            run = self._created(job)
-        self._write(run.info.run_id, job, {names[name]: growth for name, growth in growths.items()})
+            run, is_new = self._created(job), True
+        self._write(run, job, {names[name]: growth for name, growth in growths.items()}, is_new=is_new)
 
     def _created(self, job: Job) -> Run:
         started = job.started_at or self._results.created_at
@@ -173,23 +176,28 @@ class _Store:
             self._experiment, start_time=_milliseconds(started), tags=tags, run_name=job.name
         )
 
-    def _write(self, run_id: str, job: Job, growths: Points) -> None:
-        """Add the new points, then say so."""
+    def _write(self, run: Run, job: Job, growths: Points, *, is_new: bool) -> None:
+        """Add the new points, then say so, with as few requests as can be: a server takes long for each.
+
+        `is_new`: the run is marked as being written, and may have no parameters yet.
+        """
         from mlflow.entities import Param, RunTag
 
-        self._client.set_tag(run_id, _WRITING, "yes")
-        keys = _names(job.parameters)
-        for some in _batches((Param(keys[k], _text(v)) for k, v in job.parameters.items()), _MOST_PARAMETERS):
-            self._client.log_batch(run_id, params=some)
+        run_id, keys = run.info.run_id, _names(job.parameters)
+        if is_new:
+            for some in _batches((Param(keys[k], _text(v)) for k, v in job.parameters.items()), _MOST_PARAMETERS):
+                self._client.log_batch(run_id, params=some)
+        else:
+            self._client.set_tag(run_id, _WRITING, "yes")
         for metrics in _batches(_metrics(growths), _MOST_METRICS):
             self._client.log_batch(run_id, metrics=metrics)
         if job.state in FINAL:
             ended = None if job.ended_at is None else _milliseconds(job.ended_at)
             self._client.set_terminated(run_id, _status(job), ended)
-        else:
+        elif run.info.status != _status(job):
             self._client.update_run(run_id, _status(job))
-        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in _facts(job).items()])
-        self._client.set_tag(run_id, _WRITING, "")
+        facts = _facts(job) | {_WRITING: ""}
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in facts.items()])
 
     def _reconciled(self, run_id: str, growths: Points, names: Mapping[str, str]) -> tuple[dict[str, Growth], bool]:
         """What a run lacks of whose writing nothing is known, and whether it has a point that is current no more."""

@@ -143,9 +143,10 @@ def _most(taken: Iterable[Measured]) -> float | None:
 
 
 def links_needed(expected: Estimate, limit_seconds: float) -> int | None:
-    """How many jobs of this time limit, one after the other, a run surely needs (by `high`); None: no number is enough.
+    """How many jobs of this time limit, one after the other, a run needs (by `high`); None: no number is enough.
 
-    Each of them spends `per_link_seconds` beside its iterations.
+    Each of them spends `per_link_seconds` beside its iterations. What a job computes after its last checkpoint, and
+    loses at its time limit, does not count: many programs save at a signal before it.
     """
     if expected.high <= limit_seconds:
         return 1

@@ -10,6 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field
 
 from oellm_autoexp.core.nouns import Record, Series
 from oellm_autoexp.core.states import FINAL, RUNNING, SUCCESS
@@ -18,14 +21,21 @@ from oellm_autoexp.session.job_state import JobState
 METRICS = ("seconds", "loss", "memory")
 """The metrics that are needed: what an iteration took as the log says it, else the times of lines with a loss."""
 _SUBMITTED = "submitted"
+_MOST_APART_SECONDS = 60
+"""By how much the clocks of two machines may differ."""
+
+
+_MOST_SECONDS = 1e9
+Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS)]
+"""What something may have taken; NaN is refused by that, too."""
 
 
 class Spread(Record):
     """Three quantiles of a number: 10, 50 and 90 %."""
 
-    low: float
-    middle: float
-    high: float
+    low: Seconds
+    middle: Seconds
+    high: Seconds
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread:
@@ -47,21 +57,21 @@ class Measured(Record):
 
     job: str
     attempt: int
-    at: float
+    at: Annotated[float, Field(allow_inf_nan=False)]
     """When it ended, or its newest line; seconds since 1970."""
     iterations: int = 0
     """How many it has done from its first line of an iteration to its last one."""
     pace: Spread | None = None
     """Of one iteration, without checkpoints."""
-    startup: float | None = None
+    startup: Seconds | None = None
     """From its start to the beginning of its first iteration."""
-    end: float | None = None
+    end: Seconds | None = None
     """From its last line of an iteration to its end, of an attempt that succeeded."""
-    save: float | None = None
+    save: Seconds | None = None
     """Of one checkpoint: by how much longer the time between two lines is if one was written."""
-    memory_gib: float | None = None
+    memory_gib: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """The most that a GPU held."""
-    whole: float | None = None
+    whole: Seconds | None = None
     """From start to end, of a job that succeeded in its first attempt."""
 
 
@@ -86,7 +96,7 @@ class _Line:
 def measured(job: JobState, series: Mapping[str, Series], save_interval: int | None) -> list[Measured]:
     """What the attempts of a job took, of which something is known; `series` are those of METRICS."""
     times = _times(job)
-    lines = _lines(series)
+    lines, headless = _lines(series)
     memory = _most(series.get("memory"))
     found = []
     for attempt in sorted({*lines, *(number for number, each in times.items() if each.state == SUCCESS)}):
@@ -95,7 +105,11 @@ def measured(job: JobState, series: Mapping[str, Series], save_interval: int | N
         one = Measured(job=job.name, attempt=attempt, at=at, memory_gib=memory.get(attempt))
         ended = when.ended if when.state == SUCCESS else None
         whole = ended - when.started if attempt == 1 and ended and when.started is not None else None
-        taken = _taken(own, save_interval, when.started, ended)
+        believed = _is_within(own, when)
+        started = when.started if believed and attempt not in headless else None
+        taken = _taken(own, save_interval, started, ended if believed else None)
+        if whole is not None and not 0 <= whole <= _MOST_SECONDS:  # by clocks that differ
+            whole = None
         if taken or whole is not None:
             found.append(one.model_copy(update={**taken, "whole": whole}))
     return found
@@ -122,22 +136,34 @@ def _times(job: JobState) -> dict[int, _Times]:
     return {at: each if starts[at] <= 1 else _Times(None, each.ended, each.state) for at, each in found.items()}
 
 
-def _lines(series: Mapping[str, Series]) -> dict[int, list[_Line]]:
-    """The lines of iterations of each attempt, whose iterations rise."""
+def _is_within(lines: Sequence[_Line], when: _Times) -> bool:
+    """False if the times of a log are not those of its attempt: a container may have another time zone than SLURM."""
+    begins_too_early = bool(lines) and when.started is not None and lines[0].at < when.started - _MOST_APART_SECONDS
+    ends_too_late = bool(lines) and when.ended is not None and lines[-1].at > when.ended + _MOST_APART_SECONDS
+    return not (begins_too_early or ends_too_late)
+
+
+def _lines(series: Mapping[str, Series]) -> tuple[dict[int, list[_Line]], set[int]]:
+    """The lines of iterations of each attempt, whose iterations rise; and the attempts that have had others before.
+
+    Those have begun again within the attempt (a restart in the job), or their first lines were not read.
+    """
     printed = series.get("seconds")
     points = printed or series.get("loss")
     found: defaultdict[int, list[_Line]] = defaultdict(list)
     if points is None:
-        return found
+        return found, set()
+    headless = set(points.headless)
     for iteration, at, value, attempt in zip(
         points.iterations, points.times, points.values, points.attempts, strict=True
     ):
         own = found[attempt]
-        if own and iteration <= own[-1].iteration:  # begun again within the attempt
+        if own and iteration <= own[-1].iteration:
             own.clear()
-        if printed is None or (math.isfinite(value) and value > 0):
+            headless.add(attempt)
+        if printed is None or 0 < value <= _MOST_SECONDS:
             own.append(_Line(iteration, at, value if printed else None))
-    return found
+    return found, headless
 
 
 def _most(memory: Series | None) -> dict[int, float]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,25 @@ class PastRuns:
         self.notes: list[str] = []
         self._folders: dict[str, _Folder] = {}
 
-    def like(self, work: Workload, folders: Sequence[str]) -> list[Run]:
-        """The runs in state folders that a job's time can be estimated by; those of equal jobs, if there are enough."""
-        return [run for folder in dict.fromkeys(folders) for run in self._folder(folder).like(work)]
+    def like(self, work: Workload, folders: Sequence[str], named: Collection[str] = ()) -> list[Run]:
+        """The runs in state folders that a job's time can be estimated by; those of equal jobs, if there are enough.
 
-    def _folder(self, folder: str) -> _Folder:
+        `named`: those of the folders that a person has named, so that one that is missing is noted.
+        """
+        return [run for folder in dict.fromkeys(folders) for run in self._folder(folder, folder in named).like(work)]
+
+    def _folder(self, folder: str, named: bool) -> _Folder:
         if folder not in self._folders:
-            self._folders[folder] = _Folder(Path(folder), self.notes)
+            self._folders[folder] = _Folder(Path(folder), named, self.notes)
         return self._folders[folder]
 
 
 class _Folder:
     """The runs of one state folder."""
 
-    def __init__(self, folder: Path, notes: list[str]) -> None:
+    def __init__(self, folder: Path, named: bool, notes: list[str]) -> None:
         self._notes = notes
-        self._unread: Iterator[Path] = iter(_files(folder))
+        self._unread: Iterator[Path] = iter(self._files(folder, named))
         self._runs: defaultdict[str, list[Run]] = defaultdict(list)
 
     def like(self, work: Workload) -> list[Run]:
@@ -108,17 +112,23 @@ class _Folder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            self._notes.append(f"earlier runs are not used: {path}: {error.strerror}")
+            self._note(path, error)
         except AutoexpError as error:
             self._notes.append(f"earlier runs are not used: {error.problems[0].sentence}")
         return []
 
+    def _files(self, folder: Path, named: bool) -> list[Path]:
+        """The newest of a folder's files; none where it can't be listed."""
+        found = []
+        try:
+            for path in folder.iterdir():
+                if path.name.endswith(MEASURED) and path.name[0] != ".":
+                    with suppress(FileNotFoundError):  # removed meanwhile, or a link that leads nowhere
+                        found.append((path.stat().st_mtime_ns, path))
+        except OSError as error:
+            if named or not isinstance(error, FileNotFoundError):  # else nothing was ever planned there
+                self._note(folder, error)
+        return [path for _, path in sorted(found, reverse=True)[:MOST_FILES]]
 
-def _files(folder: Path) -> list[Path]:
-    """The newest of a folder's files; none where it can't be listed."""
-    try:
-        named = [path for path in folder.iterdir() if path.name.endswith(MEASURED) and path.name[0] != "."]
-        found = [(path.stat().st_mtime_ns, path) for path in named]
-    except OSError:
-        return []
-    return [path for _, path in sorted(found, reverse=True)[:MOST_FILES]]
+    def _note(self, path: Path, error: OSError) -> None:
+        self._notes.append(f"earlier runs are not used: {path}: {error.strerror}")

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from oellm_autoexp.causes.cause import INFRASTRUCTURE
 from oellm_autoexp.causes.hosts import expand
 from oellm_autoexp.core.states import FINAL, NODE_FAIL
 from oellm_autoexp.nodes.entry import PREFLIGHT, Entry, is_node
+from oellm_autoexp.sbatch.section import OF_THE_SCRIPT
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.status_files import OF_THE_SCRIPT
 
 
-def blames(job: JobState, plan: str, now: float) -> list[Entry]:
+def blames(job: JobState, plan: str, now: float, asked: int = 1) -> list[Entry]:
     """The blamed nodes of a job's newest attempt; only nodes that the attempt had.
 
-    Those that its script has left out are blamed at once, the others when it has ended.
+    Those that its script has left out are blamed at once, the others when it has ended; as of `now` until then.
+
+    A preflight check that none of several nodes has passed says more of the check: it blames none of them. `asked`: how
+    many nodes the job asks for.
 
     A cause counts once the log's late lines are read: they may change it. What SLURM itself says of failed nodes counts
     at once, as SLURM may requeue the job meanwhile.
     """
     found: list[Entry] = []
+    checks = {node: why.partition(":")[0] for node, why in job.run.sick_nodes.items()}
+    failed = Counter(checks.values())
+    some_passed = not {*expand(job.answer.nodes)} <= checks.keys()
     for node, why in job.run.sick_nodes.items():
-        category = "node" if why.partition(":")[0] in OF_THE_SCRIPT else PREFLIGHT
-        found += attempt_blames(job, plan, job.newest.started_at or now, [node], category, why)
+        category = "node" if checks[node] in OF_THE_SCRIPT else PREFLIGHT
+        if category == PREFLIGHT and 1 < asked <= failed[checks[node]] and not some_passed:
+            continue
+        found += attempt_blames(job, plan, job.newest.ended_at or now, [node], category, why)
     if job.state not in FINAL:
         return found
     cause, at = job.run.cause, job.newest.ended_at or now

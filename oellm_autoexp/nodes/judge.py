@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from oellm_autoexp.causes.hosts import expand
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry
-from oellm_autoexp.sbatch.directives import options
+from oellm_autoexp.sbatch.directives import OWN, options
 
 AT_ONCE = frozenset({BY_HAND, PREFLIGHT})
 """Categories of which one report is enough."""
@@ -73,7 +73,7 @@ class Record:
 
 
 def records(entries: Iterable[Entry], now: float, limits: Limits) -> dict[tuple[str, str], Record]:
-    """What is known of each node, by cluster and node. An entry without a cluster counts on each."""
+    """What is known of each node, by cluster and node. An entry without a cluster counts on each (`on_cluster`)."""
     of_node: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.at <= now + _FUTURE_SECONDS:
@@ -83,8 +83,17 @@ def records(entries: Iterable[Entry], now: float, limits: Limits) -> dict[tuple[
             node, cluster, [entry for entry in found if entry.cluster in (cluster, "")], now, limits
         )
         for node, found in sorted(of_node.items())
-        for cluster in sorted({entry.cluster for entry in found} - {""} or {""})
+        for cluster in sorted({entry.cluster for entry in found})
     }
+
+
+def on_cluster(found: Mapping[tuple[str, str], Record], cluster: str) -> list[Record]:
+    """What is known of the nodes of one cluster; of those that no entry names with it, what counts on each cluster."""
+    return [
+        record
+        for (name, node), record in found.items()
+        if name in (cluster, *(() if (cluster, node) in found else [""]))
+    ]
 
 
 def _record(node: str, cluster: str, entries: Sequence[Entry], now: float, limits: Limits) -> Record:
@@ -124,7 +133,7 @@ def _attempt(entry: Entry) -> tuple[str, str, int] | tuple[str, float]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a job's script asks of nodes. `narrowed`: only some nodes of its partition suit it, which is not known."""
+    """What a job's script asks of nodes; `others`: its other options, which jobs of one sweep share."""
 
     partition: str = ""
     count: int = 1
@@ -132,7 +141,7 @@ class Asked:
     excluded: frozenset[str] = frozenset()
     by_file: bool = False
     """Whether a file names the nodes that it wants, or those that it does not."""
-    narrowed: bool = False
+    others: frozenset[tuple[str, str]] = frozenset()
 
 
 def asked_by(script: str, count: int | None, environment: Mapping[str, str]) -> Asked:
@@ -145,7 +154,7 @@ def asked_by(script: str, count: int | None, environment: Mapping[str, str]) -> 
         named=frozenset(expand(lists[0])),
         excluded=frozenset(expand(lists[1])),
         by_file="nodefile" in found or any("/" in text for text in lists),
-        narrowed=bool({"constraint", "reservation"} & found.keys()),
+        others=frozenset((key, value) for key, value in found.items() if key not in OWN),
     )
 
 

@@ -52,11 +52,14 @@ class NodeLog:
         return self.folder / f"{_user_name()}{SUFFIX}"
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Append entries to this user's file, which is made if there is none. Raises OSError, StateError."""
+        """Append entries to this user's file, which is made if there is none. Raises OSError, StateError.
+
+        In the folder of a group, its group can read it, whatever the umask.
+        """
         for entry in entries:
             if not self.shared:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            append_line(self.own, line_of(entry), named=True)
+            append_line(self.own, line_of(entry), named=True, shared=self.shared)
 
     def read(self) -> list[Entry]:
         """The entries of all files that count. Never raises: a file that can't be read is in `ignored`."""

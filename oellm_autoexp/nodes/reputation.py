@@ -12,7 +12,7 @@ from oellm_autoexp.core.errors import AutoexpError, SchedulerError
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.nodes.entry import Entry
-from oellm_autoexp.nodes.judge import Asked, Choice, Limits, Record, asked_by, choose, records
+from oellm_autoexp.nodes.judge import Asked, Choice, Limits, Record, asked_by, choose, on_cluster, records
 from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.rules.rules import Nodes
 from oellm_autoexp.schedulers.base import Scheduler
@@ -53,7 +53,8 @@ class Reputation:
         self._limits = limits_of(section)
         self._log = NodeLog.of(section.folder, Path(manifest.monitoring_state_dir))
         self._cluster: ClusterNodes | None = None
-        self._cluster_until = self._bad_until = float("-inf")
+        self._cluster_until = self._bad_until = self._suited_until = float("-inf")
+        self._suited: dict[tuple[Asked, frozenset[str]], bool] = {}
         self._bad_now: list[Record] = []
         self._asked: dict[tuple[str, str], Asked] = {}
         self._seen: set[tuple[str, str, int, str]] = set()
@@ -90,7 +91,7 @@ class Reputation:
         try:
             self._log.append(new)
         except (OSError, AutoexpError) as error:
-            self._report_once(f"can't record which nodes failed: {_words(error)}")
+            self.report_once(f"can't record which nodes failed: {_words(error)}")
             return
         self._unwritten = []
         for entry in new:
@@ -106,15 +107,25 @@ class Reputation:
     def left_out_of_queued(self, spec: JobSpec, already: Collection[str]) -> dict[str, str]:
         """The same of a job in the scheduler's queue, beside the nodes that it is kept from `already`.
 
-        None where only some nodes suit the job: a submission that can't be fulfilled is refused, and made without that;
-        a job in the queue would be stuck there.
+        None where the scheduler has no others for the job: a submission that can't be fulfilled is refused, and made
+        without that; a job in the queue would be stuck there.
         """
         left_out = dict(self._choice(spec, already).left_out)
-        if left_out and self._asked_by(spec).narrowed:
-            why = "their constraint or reservation may leave them no other node"
-            self._report_once(f"jobs in the queue may still get {', '.join(left_out)}, which was blamed: {why}")
+        if left_out and not self._suits(spec, frozenset({*already, *left_out})):
+            why = "the scheduler has no other nodes for them"
+            self.report_once(f"jobs in the queue may still get {', '.join(left_out)}, which was blamed: {why}")
             return {}
         return left_out
+
+    def _suits(self, spec: JobSpec, without: frozenset[str]) -> bool:
+        """Whether the scheduler has other nodes for a job; asked once for all jobs whose scripts ask for the same."""
+        if time.monotonic() >= self._suited_until:
+            self._suited.clear()
+            self._suited_until = time.monotonic() + _CLUSTER_SECONDS
+        key = self._asked_by(spec), without
+        if key not in self._suited:
+            self._suited[key] = self._scheduler.suits(spec.script_path, without)
+        return self._suited[key]
 
     @property
     def leaves_out(self) -> bool:
@@ -132,7 +143,7 @@ class Reputation:
         pool = self._cluster.of(asked.partition) if self._cluster else None
         choice = choose(found, pool, asked, self._limits.max_share, already)
         for node, why in choice.kept.items():
-            self._report_once(f"jobs may still get {node}, which was blamed: {why}")
+            self.report_once(f"jobs may still get {node}, which was blamed: {why}")
         return choice
 
     def _bad(self) -> list[Record]:
@@ -143,22 +154,23 @@ class Reputation:
         return self._bad_now
 
     def _judged(self) -> list[Record]:
-        bad = [record for record in self._records().values() if record.until is not None]
-        if not bad:
+        found = self._records()
+        if all(record.until is None for record in found.values()):
             return []
         try:
             cluster = self._nodes()
         except SchedulerError as error:
-            self._report_once(f"blamed nodes can't be left out: {error.problems[0].what}")
+            self.report_once(f"blamed nodes can't be left out: {error.problems[0].what}")
             return []
         if cluster is None:
             return []
-        return [record for record in bad if record.cluster in (cluster.name, "") and record.node in cluster.names]
+        here = on_cluster(found, cluster.name)
+        return [record for record in here if record.until is not None and record.node in cluster.names]
 
     def _records(self) -> dict[tuple[str, str], Record]:
         entries = self._log.read()
         for path, why in self._log.ignored.items():
-            self._report_once(f"what is noted of nodes in {path} does not count: {why}")
+            self.report_once(f"what is noted of nodes in {path} does not count: {why}")
         return records(entries, self._now(), self._limits)
 
     def _nodes(self) -> ClusterNodes | None:
@@ -177,7 +189,8 @@ class Reputation:
             self._asked[key] = asked_by(text, spec.resources.nodes, variables)
         return self._asked[key]
 
-    def _report_once(self, text: str) -> None:
+    def report_once(self, text: str) -> None:
+        """Report a line for people, unless it was reported before."""
         if text not in self._reported:
             self._reported.add(text)
             self._report(text)

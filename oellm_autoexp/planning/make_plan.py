@@ -168,13 +168,20 @@ def _plan(
         needs=tuple(gathered.needs),
         snapshot=planner.snapshot,
         checkpoints=tuple(
-            Checkpoints(job.spec.name, job.spec.output_dir, place.path, job.resume)
+            Checkpoints(job.spec.name, job.spec.output_dir, path, job.resume)
             for job in planned
-            for place in job.places
-            if place.key.endswith(".save")
+            for path in _kept_by(job)
         ),
         versions=dict(gathered.versions),
     )
+
+
+def _kept_by(job: PlannedJob) -> Iterator[str]:
+    """The folders of a job's checkpoints, and the file of its chain where it has none."""
+    folders = [place.path for place in job.places if place.key.endswith(".save")]
+    yield from folders
+    if not folders and job.spec.chain is not None and job.spec.chain.progress_file:
+        yield job.spec.chain.progress_file
 
 
 def _with_script(job: PlannedJob, plan_id: str) -> JobSpec:
@@ -219,8 +226,8 @@ def _manifest(
         base_output_dir=places[0],
         monitoring_state_dir=places[1],
         container=tuple(gathered.containers.values()) or None,
-        slurm=first.slurm.model_dump(include=slurm_keys),
-        scheduler=first.scheduler.model_dump(),
+        slurm=first.slurm.model_dump(include=slurm_keys, by_alias=True),
+        scheduler=first.scheduler.model_dump(by_alias=True),
         monitoring=rule_checks.recorded(first.monitoring),
         jobs=specs,
         provenance={

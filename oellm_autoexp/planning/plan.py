@@ -25,7 +25,10 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The folder of a job's checkpoints: `resume` (project.resume) says whether it may go on from what is there."""
+    """Where a job keeps how far it is, its folder of checkpoints or its chain's file.
+
+    `resume` (project.resume) says whether it may go on from what is there.
+    """
 
     job: str
     output_dir: str

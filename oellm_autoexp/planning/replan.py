@@ -63,6 +63,9 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     with secrets_named(plan.marks):
         values = {**_kept(job), **values} if values else values
         planned, text = plan_job(plan.jobs.overriding(job.index, values), plan.context, plan.template, job.index)
+        if _links(planned) != _links(job):
+            what = "a new attempt has the number of links of its plan" if job.chain else "a new attempt is no chain"
+            raise ConfigError(Problem(what, CONFIG / "job.chain", "for another chain, make a new plan"))
         moved = _moved(job, planned)
         if moved or MARK.search(text):
             as_it_was, text_before = plan_job(plan.jobs, plan.context, plan.template, job.index)
@@ -79,6 +82,10 @@ def replan(manifest: Manifest, job: JobSpec, overrides: Mapping[str, Any]) -> Re
     if planned.streams != job.streams:
         raise ConfigError(Problem("a new attempt must write its output to the same files", CONFIG / "slurm"))
     return Replanned(text, planned.resources, planned.argv)
+
+
+def _links(job: JobSpec) -> int | None:
+    return job.chain.links if job.chain else None
 
 
 def _kept(job: JobSpec) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _MOST_DIGITS = 18
 
 
 def earlier(checkpoints: Iterable[Checkpoints]) -> list[tuple[Checkpoints, str]]:
-    """The folders that hold something already, with the iteration of the newest checkpoint ('': not known)."""
+    """The places that hold something already, with the iteration of the newest checkpoint ('': not known)."""
     known: dict[Path, frozenset[str]] = {}
     found = []
     for each in checkpoints:
@@ -26,7 +26,7 @@ def earlier(checkpoints: Iterable[Checkpoints]) -> list[tuple[Checkpoints, str]]
         # New plans have new folders: one listing shows that of all jobs.
         if Path(each.path).is_relative_to(output) and output.name not in _names(output.parent, known):
             continue
-        if _names(Path(each.path), {}):
+        if _names(Path(each.path), {}) or Path(each.path).is_file():
             found.append((each, _iteration(Path(each.path))))
     return found
 

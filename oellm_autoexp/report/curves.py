@@ -2,8 +2,8 @@
 
 An entry of `Curves.entries` is: number of the job, number of the metric, first iteration, points that are kept, their
 offset in what is packed, points that there were; and of all points the last value, the least and its iteration, the
-greatest and its iteration (null: no number). Metrics that begin with `@` say where an iteration is on other axes:
-`@time` in seconds since 1970 (since the value in the place of `points that there were`), `@tokens` in tokens.
+greatest and its iteration (null: none is a number). Metrics that begin with `@` say where an iteration is on other
+axes: `@time` in seconds since 1970 (since the value in the place of `points that there were`), `@tokens` in tokens.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def _curve(series: Series, most: int, packed: Packed) -> list[Any]:
     return [iterations[0], len(kept), offset, len(series), *_summary(series)]
 
 
-def _summary(series: Series) -> list[float | None]:
+def _summary(series: Series) -> list[float | str | None]:
     """The last value, the least one and its iteration, the greatest one and its iteration."""
     values: Sequence[float] = series.values
     finite = values if all(map(math.isfinite, values)) else [value for value in values if math.isfinite(value)]
     if not finite:
-        return [None] * 5
+        return [short(values[-1]), *[None] * 4]
     low, high = min(finite), max(finite)
     at_low, at_high = (series.iterations[_place(values, value)] for value in (low, high))
     return [short(values[-1]), short(low), at_low, short(high), at_high]

@@ -69,11 +69,11 @@ def corners(xs: Sequence[float], ys: Sequence[float], tolerance: float) -> list[
     return kept
 
 
-def short(value: float | None) -> float | None:
-    """A number of seven digits, as single precision has them; None for what is no number."""
-    if value is None or not math.isfinite(value):
-        return None
-    return value if type(value) is int else float(f"{value:.7g}")
+def short(value: float | None) -> float | str | None:
+    """A number of seven digits, as single precision has them; `nan`, `inf` and `-inf` as texts, as JSON has no such."""
+    if value is None or type(value) is int:
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
 class Packed:

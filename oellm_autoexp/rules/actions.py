@@ -94,6 +94,8 @@ class Action(Section):
     """Whether it runs a program, which an executor can run as a job of its own."""
     inline_only: ClassVar[bool] = False
     """Whether only the monitor can carry it out, and no worker of the queue."""
+    for_people: ClassVar[frozenset[str]] = frozenset({"reason"})
+    """Its fields that people read: no value stands in them whose key says that it is a secret."""
 
     @property
     def kind(self) -> str:
@@ -118,6 +120,7 @@ class LogAction(Action):
     """Writes a message into the job's history and shows it: `debug` not, a warning or an error as such."""
 
     quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said}
+    for_people = frozenset({"message"})
     class_name: Literal["LogAction"]
     message: str
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -286,6 +289,7 @@ class NotifyAction(Action):
 
     untemplated: ClassVar[frozenset[str]] = frozenset({"class_name", "notifier"})
     quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"message": _said, "subject": _said}
+    for_people = frozenset({"message", "subject"})
     starts_program = True
     class_name: Literal["NotifyAction"]
     message: str

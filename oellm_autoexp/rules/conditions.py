@@ -226,6 +226,12 @@ class MetadataCondition(Condition):
     at_least: Number | None = None
     at_most: Number | None = None
 
+    @property
+    def compared(self) -> tuple[Scalar, ...]:
+        """All that the value is compared with for equality."""
+        equals = () if self.equals is None else (self.equals,)
+        return (*equals, *(self.one_of or ()), *(self.within or ()), *self.none_of)
+
     def holds(self, context: Surroundings) -> bool:
         """Whether the value is as said."""
         try:

@@ -16,7 +16,14 @@ from itertools import accumulate, compress, count, repeat
 from operator import add, contains, mul
 
 from oellm_autoexp.rules.measurements import Iterations, Span
-from oellm_autoexp.rules.metrics import ITERATION_MARK, NUMBER, OTHER_MARKS, megatron_name, seconds_of
+from oellm_autoexp.rules.metrics import (
+    BEFORE_ITERATION,
+    ITERATION_MARK,
+    NUMBER,
+    OTHER_MARKS,
+    megatron_name,
+    seconds_of,
+)
 
 _FEW = 8
 """So few lines are read line by line."""
@@ -25,8 +32,13 @@ _MANY = 512
 _LEAST_PIECES = 3
 _NOT_HERE = (*OTHER_MARKS, b"\x1b")
 """What is left to the reading line by line: lines that report more than an iteration, and coloured ones."""
+_MARKS = (b"] iteration ", b" elapsed time per iteration (")
+"""What lines with a time have and few others, and what those without any have. Of the first mark of a log's part the
+lines are looked at."""
 _HEAD = re.compile(
-    rb"\|([^|]*?)\[(2\d{3}-\d\d-\d\d \d\d:\d\d):([0-5]\d(?:\.\d{1,6})?)\] iteration\s+(\d{1,18})/\s*(\d{1,18}) (?=\|)"
+    rb"\|([^|]*?)(?:\[(2\d{3}-\d\d-\d\d \d\d:\d\d):([0-5]\d(?:\.\d{1,6})?)\]|(?<=["
+    + BEFORE_ITERATION
+    + rb"])) *iteration +(\d{1,18})/\s*(\d{1,18}) (?=\|)"
 )
 """What stands before the first field: a label, the time to the minute, seconds, and the iteration."""
 _NAME = re.compile(rb" [^|:]{1,80}: ")
@@ -37,7 +49,8 @@ def iterations_of(data: bytes) -> tuple[list[Iterations], list[Span]]:
     """What is read by columns of whole lines of a log, and the spans of the other lines."""
     lines = data.split(b"\n")
     offsets = list(map(add, accumulate(map(len, lines), initial=0), count()))
-    marked = list(map(contains, lines, repeat(ITERATION_MARK)))
+    mark = next((mark for mark in _MARKS if mark in data), ITERATION_MARK)
+    marked = list(map(contains, lines, repeat(mark)))
     found, begins, behind = (list(compress(column, marked)) for column in (lines, offsets, offsets[1:]))
     read: list[Iterations] = []
     for start in range(0, len(found), _MANY):
@@ -85,14 +98,16 @@ def _read(lines: Sequence[bytes], offsets: Sequence[int], ends: Sequence[int]) -
     return Iterations(offsets, ends, *read, values)
 
 
-def _heads(head: Sequence[bytes]) -> tuple[Sequence[int], Sequence[int], Sequence[float]] | None:
-    """Iterations, totals and times; None if a line begins in another way."""
+def _heads(head: Sequence[bytes]) -> tuple[Sequence[int], Sequence[int], Sequence[float] | None] | None:
+    """Iterations, totals and times (None: no line has one); None if a line begins in another way."""
     found = _HEAD.findall(b"|" + b"|".join(head) + b"|")
     if len(found) != len(head):
         return None
     labels, minutes, seconds, iterations, totals = zip(*found, strict=True)
     if any(mark in label for label in set(labels) for mark in (ITERATION_MARK, *_NOT_HERE)):
         return None
+    if not any(minutes):
+        return list(map(int, iterations)), list(map(int, totals)), None
     began = {minute: at for minute in set(minutes) if (at := seconds_of(minute)) is not None}
     if began.keys() != set(minutes):
         return None

@@ -32,14 +32,14 @@ class Measurement(NamedTuple):
 class Iterations:
     """What lines of iterations with the same metrics report: a column for each part of a Measurement.
 
-    `ends`: the offset after each line.
+    `ends`: the offset after each line. `times`: None if the lines have none.
     """
 
     offsets: Sequence[int]
     ends: Sequence[int]
     iterations: Sequence[int]
     totals: Sequence[int]
-    times: Sequence[float]
+    times: Sequence[float] | None
     values: Mapping[str, Sequence[float]]
 
     def line(self, number: int) -> Measurement:
@@ -49,6 +49,6 @@ class Iterations:
             {name: column[number] for name, column in self.values.items()},
             iteration=self.iterations[number],
             total=self.totals[number],
-            at=self.times[number],
+            at=None if self.times is None else self.times[number],
             whole=True,
         )

@@ -16,6 +16,7 @@ from oellm_autoexp.search.patterns import Match, group_names
 
 VALUE, ITERATION, TOTAL = "value", "iteration", "total"
 """Groups of a pattern: the metric's number, the iteration that the line is about, the last iteration."""
+_NAME = re.compile(r"\w(?:[\w .\-/:()%+=@#]*[\w.\-/:()%+=@#])?")
 _ITERATION_KEYS = ("iteration", "step", "global_step", "iter")
 
 
@@ -35,6 +36,8 @@ class MetricRule(Section):
     def _fits(self) -> MetricRule:
         if (self.pattern is None) == (self.json_key is None):
             raise ValueError("needs one of `pattern` (a regular expression) and `json` (a key of JSON lines)")
+        if "" in (self.json_key, self.iteration_key):
+            raise ValueError("a key of JSON lines is not empty")
         if self.pattern is None:
             return self
         if self.iteration_key is not None:
@@ -116,9 +119,15 @@ def _as_rule(value: Any) -> Any:
 
 
 def _named(value: Any) -> Any:
-    """Rules by name; null entries are left out."""
+    """Rules by name; null entries are left out. A name can stand in options, tables, and folders of other programs."""
     if not isinstance(value, dict):
         return value
+    wrong = [name for name in map(str, value) if not _NAME.fullmatch(name) or ".." in name.split("/")]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(map(repr, wrong))} can't name a metric: a name begins with a letter, a digit or _, and of "
+            "other signs it has blanks and -./:()%+=@# alone"
+        )
     return {name: rule for name, rule in value.items() if rule is not None}
 
 

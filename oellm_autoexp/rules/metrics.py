@@ -21,6 +21,7 @@ from typing import Any
 
 from oellm_autoexp.rules.measurements import Measurement, Span
 from oellm_autoexp.rules.metric_rules import MetricRule
+from oellm_autoexp.search.escapes import without_escapes
 from oellm_autoexp.search.patterns import Pattern, scan
 
 _GIB = 1024.0  # MiB
@@ -32,12 +33,12 @@ _GIB = 1024.0  # MiB
 _COUNT = rb"\d{1,18}"
 NUMBER = rb"[-+]?+(?:\d{1,32}+(?:\.\d{0,32}+)?+(?:[eE][-+]?+\d{1,4}+)?+|nan|inf)"
 """A number as these programs print it, with re.IGNORECASE."""
-_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _MEGATRON_FIELD = re.compile(rb" ([^|:]{1,80}): +(" + NUMBER + rb") \|", re.IGNORECASE)
 _MEGATRON_NAMES: Mapping[bytes, tuple[str, float]] = {
     b"lm loss": ("loss", 1.0),
     b"throughput per GPU (TFLOP/s/GPU)": ("throughput", 1.0),
     b"elapsed time per iteration (ms)": ("seconds", 1e-3),
+    b"elapsed time per iteration (s)": ("seconds", 1.0),  # Megatron-DeepSpeed
     b"consumed samples": ("samples", 1.0),
     b"consumed tokens": ("tokens", 1.0),
 }
@@ -114,13 +115,17 @@ def _titan_validation(match: re.Match[bytes], offset: int) -> Measurement:
     return Measurement(offset, {"validation_loss": float(match[3])}, iteration=int(match[2]), at=_time(match[1]))
 
 
-ITERATION_MARK = b"] iteration"
+ITERATION_MARK = b"iteration "
+BEFORE_ITERATION = rb":)>|\dZ"
+"""What may end a label before an iteration without a time, as of versions of Megatron-LM up to core_v0.5: a class."""
 _TITAN = rb"\[titan\] (?:(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}))?.* - "
 _KINDS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[re.Match[bytes], int], Measurement]], ...] = (
     (
         ITERATION_MARK,
         re.compile(
-            rb"(?:\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?))?\] iteration\s+("
+            rb"(?:(?:\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?))?\]|^|["
+            + BEFORE_ITERATION
+            + rb"]) *iteration +("
             + _COUNT
             + rb")/\s*("
             + _COUNT
@@ -212,7 +217,7 @@ def _each(
         newline = data.find(b"\n", position)
         end = newline if newline >= 0 else len(data)
         line = data[start:end]
-        if match := pattern.search(_COLOUR.sub(b"", line) if b"\x1b" in line else line):
+        if match := pattern.search(without_escapes(line)):
             yield reader(match, start)
         position = data.find(mark, end, last)
 
@@ -253,7 +258,8 @@ class MetricReader:
     def _of_json(self, data: bytes) -> Iterator[Measurement]:
         offset = 0
         for line in data.splitlines(keepends=True):
-            if line.lstrip()[:1] == b"{" and isinstance(entry := _entry(line), dict):
+            text = without_escapes(line).lstrip()
+            if text[:1] == b"{" and isinstance(entry := _entry(text), dict):
                 for name, rule in self._json.items():
                     if (measurement := rule.read_json(name, entry, offset)) is not None:
                         yield measurement

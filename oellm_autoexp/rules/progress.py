@@ -5,23 +5,34 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from oellm_autoexp.core.nouns import Record
 from oellm_autoexp.rules.measurements import Measurement
 
 
+def _one_nan(value: float) -> float:
+    """The same object for each NaN: records are equal if they hold it."""
+    return math.nan if math.isnan(value) else value
+
+
+_MayDiverge = Annotated[float, AfterValidator(_one_nan)]
+
+
 class Progress(Record):
-    """The newest of what a log reported. `loss` None after an iteration: it was no number (Megatron omits it then)."""
+    """The newest of what a log reported. A loss or norm may be nan or inf; nan if Megatron omits the loss."""
 
     iteration: int | None = None
     total: int | None = None
-    loss: float | None = None
-    grad_norm: float | None = None
+    loss: _MayDiverge | None = None
+    grad_norm: _MayDiverge | None = None
     throughput: float | None = None
     """TFLOP/s per GPU; Megatron prints it with `--log-throughput`."""
     seconds: float | None = None
     """What an iteration took."""
-    validation_loss: float | None = None
+    validation_loss: _MayDiverge | None = None
     saved_iteration: int | None = None
     """That of the newest checkpoint."""
 
@@ -35,6 +46,7 @@ class Progress(Record):
 
 _OF_AN_ITERATION = ("loss", "grad_norm", "throughput", "seconds")
 _METRICS = (*_OF_AN_ITERATION, "validation_loss")
+_FINITE = ("throughput", "seconds")
 
 
 def reported(progress: Progress) -> dict[str, int | float]:
@@ -61,7 +73,7 @@ def after(progress: Progress, measurements: Iterable[Measurement]) -> Progress:
             new |= dict.fromkeys(_OF_AN_ITERATION)
         for name, known in _kept(tuple(measurement.values)):
             value = measurement.values[name]
-            new[known] = value if math.isfinite(value) else None
+            new[known] = _one_nan(value) if known not in _FINITE or math.isfinite(value) else None
         counts = (
             ("iteration", measurement.iteration),
             ("total", measurement.total),

@@ -222,6 +222,10 @@ LogEvents = Annotated[dict[str, LogEvent], BeforeValidator(_by_name), AfterValid
 StateEvents = Annotated[dict[str, StateEvent], BeforeValidator(_by_name), AfterValidator(_names), MappingOrList()]
 
 
+SHIPPED_CAUSES = "config/monitoring/causes.yaml"
+"""The rules of causes that every run uses, below those of its config."""
+
+
 class Rules(Section):
     """What one job is watched by."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from oellm_autoexp.core.redacted_text import REDACTED
+from oellm_autoexp.core.redaction import secret_texts, without_texts
+from oellm_autoexp.core.secret_names import is_secret_value
 from oellm_autoexp.core.text import fill, scalar
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -18,12 +21,14 @@ Quote = Callable[[str], str]
 def filled(record: R, values: Mapping[str, Any]) -> R:
     """A copy of a record with the templates in its texts filled: word by word, so that no value makes a second word.
 
-    A field for which its class names a way of quoting (`quoted`) gets its values quoted so. Raises KeyError with the
-    key that `values` lacks.
+    A field for which its class names a way of quoting (`quoted`) gets its values quoted so, and one that it names in
+    `for_people` gets no value whose key says that it is a secret, nor that value under another key. Raises KeyError
+    with the key that `values` lacks.
     """
+    secrets = secret_texts(values)
 
-    def change(text: str, quote: Quote | None) -> str:
-        return fill(text, values.__getitem__ if quote is None else lambda key: quote(scalar(values[key])))
+    def change(text: str, way: _Way) -> str:
+        return fill(text, lambda key: way.of(key, values[key], secrets))
 
     return _mapped(record, change)
 
@@ -32,7 +37,7 @@ def used_keys(record: BaseModel) -> Collection[str]:
     """The keys that the templates of a record name, in order."""
     found: dict[str, None] = {}
 
-    def note(text: str, _quote: Quote | None) -> str:
+    def note(text: str, _way: _Way) -> str:
         found.update(dict.fromkeys(keys_of(text)))
         return text
 
@@ -56,29 +61,45 @@ def keys_of(text: str) -> Collection[str]:
     return [match.group(1) for match in _FIELD.finditer(text) if match.group(1) is not None]
 
 
-_Change = Callable[[str, Quote | None], str]
+class _Way(NamedTuple):
+    """How values stand in the texts of one field."""
+
+    quote: Quote | None = None
+    for_people: bool = False
+
+    def of(self, key: str, value: Any, secrets: Sequence[str]) -> Any:
+        """A value of this key as it stands there. `secrets`: values that other keys call secrets."""
+        if self.for_people and is_secret_value(key, scalar(value)):
+            return REDACTED
+        if self.for_people and secrets:
+            value = without_texts(scalar(value), secrets)
+        return value if self.quote is None else self.quote(scalar(value))
+
+
+_Change = Callable[[str, _Way], str]
 
 
 def _mapped(record: R, change: _Change) -> R:
     """A record with each of its texts changed, but for those that its class names in `untemplated`."""
     plain = getattr(type(record), "untemplated", frozenset({"class_name"}))
     quoted: Mapping[str, Quote] = getattr(type(record), "quoted", {})
+    for_people: Collection[str] = getattr(type(record), "for_people", ())
     return record.model_copy(
         update={
-            name: _changed(getattr(record, name), change, quoted.get(name))
+            name: _changed(getattr(record, name), change, _Way(quoted.get(name), name in for_people))
             for name in type(record).model_fields
             if name not in plain
         }
     )
 
 
-def _changed(value: Any, change: _Change, quote: Quote | None) -> Any:
+def _changed(value: Any, change: _Change, way: _Way) -> Any:
     if isinstance(value, str):
-        return change(value, quote)
+        return change(value, way)
     if isinstance(value, BaseModel):
         return _mapped(value, change)
     if isinstance(value, tuple | list):
-        return type(value)(_changed(item, change, quote) for item in value)
+        return type(value)(_changed(item, change, way) for item in value)
     if isinstance(value, dict):
-        return {key: _changed(item, change, quote) for key, item in value.items()}
+        return {key: _changed(item, change, way) for key, item in value.items()}
     return value

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
+from oellm_autoexp.core.text import CONTROL
 from oellm_autoexp.sbatch.options import (
     long_name,
     node_union,
@@ -76,9 +78,18 @@ def directives(
         bare = line.removeprefix(DIRECTIVE).strip()
         problems += _extra_problems(line, bare, CONFIG / "slurm.sbatch_extra_directives" / index)
         lines.append(f"#SBATCH {bare}")
+    problems += at_their_options(_automatic_times(extra), {}, extra)
     if problems:
         raise ConfigError(*problems)
     return tuple(lines)
+
+
+def _automatic_times(lines: Iterable[str]) -> Iterator[Problem]:
+    """Time limits that sbatch would be to find itself."""
+    for key, value in (option for line in lines for option in options_in(line.removeprefix(DIRECTIVE))):
+        if key == "time" and is_automatic(value):
+            what = f"'{value}' is found only when a plan is made, for slurm.sbatch.time"
+            yield Problem(what, SECTION / key, "write a time, such as 02:00:00, or slurm.sbatch.time: auto")
 
 
 def _same(path: Any, other: str, work_dir: str) -> bool:
@@ -87,12 +98,15 @@ def _same(path: Any, other: str, work_dir: str) -> bool:
 
 def at_their_options(problems: Iterable[Problem], sbatch: Mapping[str, Any], extra: Sequence[str]) -> list[Problem]:
     """Problems of options (`$.slurm.sbatch.nodes`) at the key, or the further directive, that sets the option."""
+    found = [*problems]
+    if not found:  # as of nearly all jobs
+        return []
     keys = {long_name(key): SECTION / key for key in sbatch}
     for index, line in enumerate(extra):
         place = CONFIG / "slurm.sbatch_extra_directives" / index
         keys |= {key: place for key, _ in options_in(line.removeprefix(DIRECTIVE))}
     places = {SECTION / option: place for option, place in keys.items()}
-    return [replace(problem, where=places.get(problem.where, problem.where)) for problem in problems]
+    return [replace(problem, where=places.get(problem.where, problem.where)) for problem in found]
 
 
 def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, list[str]]:
@@ -105,11 +119,9 @@ def _section_lines(section: Mapping[str, Any], problems: list[Problem]) -> dict[
             problems.append(Problem(f"'{key}' is set by the program", where, OWN[long_name(key)]))
         elif key in twice:
             problems.append(twice_problem(key, twice[key], where))
-        elif long_name(key) == "time" and is_automatic(value):
-            what = f"'{value}' is found only when a plan is made, for slurm.sbatch.time"
-            problems.append(Problem(what, where, "write a time, such as 02:00:00"))
         else:
             _add(found.setdefault(long_name(key), []), key, value, where, problems)
+    problems += at_their_options(_automatic_times(found.get("time", ())), section, ())
     return found
 
 
@@ -121,7 +133,7 @@ def _add(lines: list[str], key: str, value: Any, where: Location | str, problems
 
 
 def _extra_problems(line: str, bare: str, where: Location) -> list[Problem]:
-    if not bare.startswith("-") or any(ord(character) < 32 for character in bare.replace("\t", " ")):
+    if not bare.startswith("-") or CONTROL.search(bare.replace("\t", " ")):
         return [Problem(f"{line!r} is not a directive", where, "write --name=value, one on each line")]
     found = options_in(bare)
     return [
@@ -134,10 +146,11 @@ def _extra_problems(line: str, bare: str, where: Location) -> list[Problem]:
     ]
 
 
-def directive_lines(script: str) -> list[str]:
+@lru_cache(maxsize=8)  # a job's script is asked for them by each of its checks
+def directive_lines(script: str) -> tuple[str, ...]:
     """The `#SBATCH` lines of a script above its first command; sbatch reads no others."""
     lines = takewhile(is_no_command, script.split("\n"))
-    return [line for line in lines if line.startswith(DIRECTIVE)]
+    return tuple(line for line in lines if line.startswith(DIRECTIVE))
 
 
 def with_options(text: str, options: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.location import Location
-from oellm_autoexp.core.text import scalar
+from oellm_autoexp.core.text import CONTROL, scalar
 from oellm_autoexp.sbatch.known_options import OPTIONS, TEXTS
 
 _LONG = {
@@ -71,7 +71,8 @@ def options_in(line: str) -> list[tuple[str, str]]:
     return [(option.key, option.value) for option in written_options(line)]
 
 
-def written_options(line: str) -> list[Written]:
+@lru_cache(maxsize=4096)  # most lines are the same in each job
+def written_options(line: str) -> tuple[Written, ...]:
     """The options of a directive up to a `#` outside of quotes, as sbatch reads them."""
     found: list[Written] = []
     for match in _WORD.finditer(line):
@@ -85,17 +86,15 @@ def written_options(line: str) -> list[Written]:
             found.append(Written(long_name(text[1]), text[2:].removeprefix("="), *match.span()))
         elif found and not found[-1].value:
             found[-1] = Written(found[-1].key, text, found[-1].start, match.end())
-    return found
-
-
-def long_name(key: str) -> str:
-    """The long name of an option that is spelled by a letter or by its beginning (getopt_long(3))."""
-    name = _LONG.get(key, key.replace("-", "_"))
-    return name if len(name) < 2 else _whole(name)
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
-def _whole(name: str) -> str:
+def long_name(key: str) -> str:
+    """The long name of an option that is spelled by a letter or by its beginning (getopt_long(3))."""
+    name = _LONG.get(key, key.replace("-", "_"))
+    if len(name) < 2:
+        return name
     word = name.replace("_", "-")
     found = [option for option in OPTIONS if option.startswith(word)]
     return found[0].replace("-", "_") if len(found) == 1 and word not in OPTIONS else name
@@ -124,7 +123,7 @@ def option_words(key: str, value: Any) -> list[tuple[str, str, str]]:
     if value is True:
         return [(flag, "", "")]
     text = ",".join(scalar(item) for item in value) if isinstance(value, list) else scalar(value)
-    if any(ord(character) < 32 for character in text):
+    if CONTROL.search(text):
         raise ValueError("the value contains a line break or control character")
     if problem := too_much(key, text):
         raise ValueError(problem)

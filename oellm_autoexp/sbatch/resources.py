@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oellm_autoexp.core.errors import Collector, ConfigError, Problem
-from oellm_autoexp.core.location import CONFIG
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import scalar
-from oellm_autoexp.sbatch.directives import DIRECTIVE
+from oellm_autoexp.sbatch.directives import DIRECTIVE, SECTION
 from oellm_autoexp.sbatch.options import long_name, options_in
 from oellm_autoexp.sbatch.times import automatic, parse_time
 
 _DIGITS = 9
+_EXTRA = CONFIG / "slurm.sbatch_extra_directives"
 
 
 def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int, int, int | None]:
@@ -70,45 +71,53 @@ class _Asked:
     """The options of a section and of further directives, by the long names of options."""
 
     def __init__(self, sbatch: Mapping[str, Any], extra: Sequence[str]) -> None:
-        self._found = {
-            long_name(key): (CONFIG / "slurm.sbatch" / key, value)
-            for key, value in sbatch.items()
-            if value is not None and value is not False
-        }
+        self._found: dict[str, Any] = {}
+        self._places: dict[str, tuple[Location, str | int]] = {}
+        for key, value in sbatch.items():
+            if value is not None and value is not False:
+                self._set(long_name(key), value, SECTION, key)
         for index, line in enumerate(extra):
             for key, value in options_in(line.removeprefix(DIRECTIVE)):
-                self._found[key] = (CONFIG / "slurm.sbatch_extra_directives" / index, value)
+                self._set(key, value, _EXTRA, index)
+
+    def _set(self, key: str, value: Any, section: Location, part: str | int) -> None:
+        self._found[key], self._places[key] = value, (section, part)
+
+    def _where(self, key: str) -> Location:
+        """Where an option stands; asked only for those that are wrong, as there are many, of each job."""
+        section, part = self._places[key]
+        return section / part
 
     def count(self, key: str) -> int:
         """The largest number of `4`, `2-4` or `1,4-8`; 0 if the option is not there. Raises ConfigError."""
         if key not in self._found:
             return 0
-        where, value = self._found[key]
+        value = self._found[key]
         if not re.fullmatch(r"\d{1,9}(?:[-,]\d{1,9})*", scalar(value), re.ASCII):  # SLURM counts with 32 bits
-            raise ConfigError(Problem(f"{scalar(value)[:60]!r} is not a number that sbatch takes", where))
+            raise ConfigError(Problem(f"{scalar(value)[:60]!r} is not a number that sbatch takes", self._where(key)))
         found = max(int(part) for part in re.findall(r"\d+", str(value)))
         if found == 0 and key in ("nodes", "ntasks"):
-            raise ConfigError(Problem(f"a job has at least one of {key}, not {scalar(value)}", where))
+            raise ConfigError(Problem(f"a job has at least one of {key}, not {scalar(value)}", self._where(key)))
         return found
 
     def gpus(self, key: str) -> int:
         """The GPUs of `4`, `a100:4`, `a100:2,h100:2`, or among others `gpu:a100:4,nvme:1`; 0 without the option."""
         if key not in self._found:
             return 0
-        where, value = self._found[key]
+        value = self._found[key]
         parts = value if isinstance(value, list) else scalar(value).split(",")
         words = [scalar(part).strip().removeprefix("gres/").replace("=", ":").split("(")[0] for part in parts]
         if key in ("gres", "tres_per_task"):
             words = [word.removeprefix("gpu").lstrip(":") for word in words if re.match(r"gpu(?::|$)", word)]
         numbers = [word.rsplit(":", 1)[-1] for word in words]
         if too_long := [number for number in numbers if number.isdecimal() and len(number) > _DIGITS]:
-            raise ConfigError(Problem(f"{too_long[0][:60]!r} is not a number that sbatch takes", where))
+            raise ConfigError(Problem(f"{too_long[0][:60]!r} is not a number that sbatch takes", self._where(key)))
         return sum(int(number) if number.isdecimal() else 1 for number in numbers)
 
     def time(self) -> int | None:
         """The time limit in seconds; None also for one that is still to be found (`auto`). Raises ConfigError."""
-        where, value = self._found.get("time", ("", None))
+        value = self._found.get("time")
         try:
             return None if value is None or automatic(value) else parse_time(scalar(value))
         except ConfigError as error:
-            raise ConfigError(*(Problem(p.what, where, p.hint) for p in error.problems)) from None
+            raise ConfigError(*(Problem(p.what, self._where("time"), p.hint) for p in error.problems)) from None

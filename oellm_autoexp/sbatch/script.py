@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import Chain
 from oellm_autoexp.core.text import Raw, did_you_mean, shell
-from oellm_autoexp.sbatch.chains.links import NEEDED_FUNCTION, with_chain
+from oellm_autoexp.sbatch.chains.links import NEEDED_FUNCTION, waiting, with_chain
 from oellm_autoexp.sbatch.directives import OWN, directive_lines, is_no_command, is_own_line, options
 from oellm_autoexp.sbatch.environment import exports, module_lines
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, Launcher
@@ -35,7 +36,7 @@ class InSteps(Protocol):
     def environment(self, names: Iterable[str], lines: str) -> str:
         """The lines that set these variables, for each run once more."""
 
-    def run(self, command: str, asked: signal.Signals | None) -> str:
+    def run(self, command: str, asked: signal.Signals | None, *, of_chain: bool) -> str:
         """The lines that run the command, and pass this signal of the script's shell on to it."""
 
 
@@ -63,13 +64,13 @@ def render(
     is the same and, for a job that asks for `--signal=B:…`, passes that signal on to it; its status is the command's.
     `{{log}}` is the path of the log as a word of shell (`log_path` has SLURM's patterns). `for_slurm`: every srun
     in the script gets what the job asks for and nothing else (environment.py). A job that is a `chain` has its checks
-    in `{{run}}`. `steps`: the program runs in steps.
+    in `{{run}}`, and waits for earlier links at the end of `{{env}}`. `steps`: the program runs in steps.
 
     Raises ConfigError: sbatch would refuse the template; it lacks a marker or has an unknown one; or a text holds a
     NUL, which no argument of a program can have.
     """
     found = _MARKER.findall(template)
-    problems = _template_problems(template)
+    problems = [*_template_problems(template)]
     written: dict[Location | str, Iterable[str | Raw]]
     written = {CONFIG / "backend": (*launcher.words, *argv), "the environment": env.values()}
     problems += [
@@ -106,7 +107,9 @@ def render(
     if steps is not None:
         own = "\n".join(filter(None, (exports(env, for_slurm=False), more)))
         variables = module_lines(modules) + exports({}, for_slurm=for_slurm) + steps.environment(env, own)
-        run = launcher.guard() + steps.run(command, to_shell)
+        run = launcher.guard() + steps.run(command, to_shell, of_chain=chain is not None)
+    if chain is not None and for_slurm:
+        variables = "\n".join(filter(None, (variables, waiting(LAUNCHER_VARIABLE))))
     values = {
         "directives": "\n".join(lines),
         "name": " ".join(name.split()),
@@ -120,7 +123,8 @@ def render(
     return _MARKER.sub(lambda match: values[match.group(1)], template)
 
 
-def _template_problems(template: str) -> list[Problem]:
+@lru_cache(maxsize=8)  # most jobs share one
+def _template_problems(template: str) -> tuple[Problem, ...]:
     """What sbatch would refuse, or would silently read in another way than it looks."""
     where = CONFIG / "slurm.template_path"
     problems = []
@@ -136,7 +140,7 @@ def _template_problems(template: str) -> list[Problem]:
         problems.append(Problem("{{directives}} is below a command", where, hint))
     # Of two directives the last one counts, so those of a template would overrule those that the program needs.
     own = options(template.replace("{{directives}}", "#"))
-    return [
+    return (
         *problems,
         *(
             Problem(f"the template's '{key.replace('_', '-')}' is set by the program", where, OWN[key])
@@ -144,7 +148,7 @@ def _template_problems(template: str) -> list[Problem]:
             if key in OWN
         ),
         *(Problem(why, where) for key, value in own.items() if (why := too_much(key, value))),
-    ]
+    )
 
 
 def array_script(job_script: str, array_dir: str, log_name: str) -> str:

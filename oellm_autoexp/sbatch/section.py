@@ -81,6 +81,19 @@ class SiteSection(Section):
     """The memory of one GPU (of LUMI's MI250X, of one of its halves), beside which a plan shows what runs need."""
 
 
+OF_THE_SCRIPT = ("answer", "slurm")
+"""What a script itself looks at: whether a node answers, what SLURM shows of it. Others are checks of its preflight."""
+
+
+def _check_name(name: str) -> str:
+    """The name of a check as it stands in lines of the log and of a status file: `name: reason`."""
+    if not name.strip() or not name.isprintable() or ":" in name:
+        raise PydanticCustomError("check_name", "must be one line of text, without a colon")
+    if name in OF_THE_SCRIPT:
+        raise PydanticCustomError("check_name", f"must be none of {', '.join(OF_THE_SCRIPT)}: the script uses them")
+    return name
+
+
 class PreflightCheck(Section):
     """A check that runs on each node of a job before its program: a shipped one (`check`), or a command."""
 
@@ -88,7 +101,7 @@ class PreflightCheck(Section):
     """A shipped check; a text in the list is the same as `{check: text}`."""
     command: Words = ()
     """A command that succeeds (exit code 0) on a node that works; else the last line that it prints is the reason."""
-    name: Text | None = None
+    name: Annotated[Text, AfterValidator(_check_name)] | None = None
     """What a command is called in messages; null: as its program."""
     timeout_seconds: Seconds = 60
     """Seconds after which a check without a result has failed."""
@@ -96,21 +109,28 @@ class PreflightCheck(Section):
     """Of `scratch`: the folder that must be writable, which may contain variables of the node; null: $TMPDIR."""
     free_mb: Count = Field(default=64, ge=0)
     """Of `scratch` and `shm` (/dev/shm): the free room that must be there, in MB."""
-    max_seconds: Seconds = 5
+    max_seconds: Count = Field(default=5, ge=1)
     """Of `clock`: by how many seconds a node's clock may differ from that of the batch node."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> PreflightCheck:
         if bool(self.check) == bool(self.command):
             raise PydanticCustomError("preflight", "{why} ({hint})", _NO_CHECK)
+        kind = self.check or "command"
+        for key, kinds in _KEYS.items():
+            if kind not in kinds and getattr(self, key) != type(self).model_fields[key].default:
+                why = {"why": f"'{key}' has no meaning for {kind}", "hint": f"it is a key of {', '.join(kinds)}"}
+                raise PydanticCustomError("preflight", "{why} ({hint})", why)
         return self
 
     @property
     def label(self) -> str:
         """What it is called in messages."""
-        return self.check or self.name or self.command[0].rpartition("/")[2]
+        return self.check or self.name or " ".join(self.command[0].rpartition("/")[2].split()) or "command"
 
 
+_KEYS = {"name": ("command",), "path": ("scratch",), "free_mb": ("scratch", "shm"), "max_seconds": ("clock",)}
+"""The keys that only some checks have."""
 _NO_CHECK = {
     "why": "must name a check or a command, and not both",
     "hint": "gpus, scratch, shm, image, clock, or {command: [...], timeout_seconds: 60}",

@@ -218,7 +218,7 @@ def read_by_a_shell(words: Sequence[str]) -> set[int]:
     """The indices of words that are scripts of a shell: those after `bash -c`."""
     found = set()
     for index, word in enumerate(words):
-        if word.rpartition("/")[2] in _SHELLS:
+        if word.endswith(_SHELLS) and word.rpartition("/")[2] in _SHELLS:
             at = index + 1
             while at < len(words) and words[at].startswith("-"):
                 if re.fullmatch(r"-[a-zA-Z]*c[a-zA-Z]*", words[at]):

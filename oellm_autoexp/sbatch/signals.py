@@ -11,7 +11,7 @@ from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.sbatch.directives import DIRECTIVE, directive_lines
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE, is_launched_by_srun
-from oellm_autoexp.sbatch.options import options_in
+from oellm_autoexp.sbatch.options import written_options
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def signal_before_end(lines: Sequence[str]) -> Signal | None:
 
     Raises ValueError, with sbatch's message, for what sbatch refuses and for numbers that are no signals.
     """
-    options = (option for line in lines for option in options_in(line.removeprefix(DIRECTIVE)))
-    found = [_signal(value) for key, value in options if key == "signal"]
+    options = (option for line in lines for option in written_options(line.removeprefix(DIRECTIVE)))
+    found = [_signal(option.value) for option in options if option.key == "signal"]
     return found[-1] if found else None
 
 

@@ -52,6 +52,9 @@ def automatic(value: object) -> float | None:
     """The factor of an automatic time limit, `auto` or `auto*1.5`; None for any other value. Raises ConfigError."""
     match = _AUTOMATIC.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
+        if isinstance(value, str) and value.strip().lower().startswith("auto"):
+            hint = "write auto, or auto*1.5 for another margin"
+            raise ConfigError(Problem(f"{value!r} is no automatic time limit", hint=hint))
         return None
     factor = float(match["factor"] or AUTOMATIC_FACTOR)
     if factor < 1:

@@ -111,12 +111,20 @@ class Scheduler(Protocol):
         """
         ...
 
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:  # noqa: ARG002
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:  # noqa: ARG002
         """Add `nodes` to the excluded nodes of those jobs (id → token) that wait in the queue.
 
-        Raises SchedulerError.
+        Returns those that the scheduler refuses to change, each with its words. Raises SchedulerError if it does not
+        answer.
         """
-        return
+        return {}
+
+    def suits(self, script_path: str, without: Collection[str]) -> bool:  # noqa: ARG002
+        """Whether a script could begin on other nodes than these; False if that is not known. Never raises.
+
+        A job in the queue that is kept from nodes that it needs would wait there for ever.
+        """
+        return True
 
     def hold(self, jobs: Mapping[str, str]) -> None:  # noqa: ARG002
         """Keep those jobs (id → token) that wait in the queue from beginning; others do not change.

@@ -90,11 +90,12 @@ class FakeScheduler(Scheduler):
         """See Scheduler.cluster_nodes."""
         return ClusterNodes("fake", {"fake": frozenset(self._nodes)}, "fake") if self._nodes else None
 
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
         """See Scheduler.exclude."""
         for job, token in jobs.items():
             if self._has(job, token):
                 self.excluded[job] = tuple(dict.fromkeys((*self.excluded.get(job, ()), *nodes)))
+        return {}
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.cancel: a job that was last shown alive is shown as cancelled from now on."""

@@ -97,6 +97,10 @@ class SharedScheduler:
         """See Scheduler.release."""
         self._scheduler.release(jobs)
 
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+    def suits(self, script_path: str, without: Collection[str]) -> bool:
+        """See Scheduler.suits."""
+        return self._scheduler.suits(script_path, without)
+
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
         """See Scheduler.exclude."""
-        self._scheduler.exclude(jobs, nodes)
+        return self._scheduler.exclude(jobs, nodes)

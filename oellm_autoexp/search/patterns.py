@@ -19,6 +19,7 @@ from re import _constants, _parser  # type: ignore[attr-defined]  # no public do
 from typing import Any, NamedTuple
 
 from oellm_autoexp.search.candidates import Bounds, Candidates
+from oellm_autoexp.search.escapes import Shortened
 from oellm_autoexp.search.time_limit import TimeLimit
 from oellm_autoexp.search.widening import Wide, flat, widened
 
@@ -33,13 +34,10 @@ _KNOWN = 4096  # patterns
 
 @dataclass(frozen=True)
 class Pattern:
-    """A compiled pattern."""
+    """A pattern, compiled when the first line is tried."""
 
-    compiled: re.Pattern[str]
-    bounded: bool
-    """Whether the time for a line grows with its length only, not with the ways to share the line out."""
-    beginning: str
-    """The fixed text that every match begins with, as far as there is one."""
+    text: str
+    """A regular expression."""
     wide: Wide
     """How lines that may match are found."""
 
@@ -48,18 +46,38 @@ class Pattern:
     def of(cls, pattern: str, *, substring: bool = False, core: str = "") -> Pattern:
         """A regular expression, or a plain text that a line must hold. Raises re.error.
 
-        `core` is a part of the pattern that each match holds: then lines are found by it alone.
+        `core` is a part of the pattern that each match holds: then lines are found by it alone, and what is wrong with
+        the rest of the pattern is known when a line is tried.
         """
         text = re.escape(pattern) if substring else pattern
-        compiled = _compiled(text)
+        if not core:
+            _compiled(text)
         try:
-            parsed = _parsed(text)
-            beginning = "" if compiled.flags & re.IGNORECASE else _beginning(parsed)
-            found_by = _parsed(core) if core else parsed
-            wide = widened(found_by, found_by.state.flags)
-            return cls(compiled, _ways(parsed) <= _FEW_WAYS, beginning, wide)
+            found_by = _parsed(core or text)
+            return cls(text, widened(found_by, found_by.state.flags))
         except RecursionError:  # `re` takes groups that are nested a little deeper
-            return cls(compiled, False, "", Wide())
+            return cls(text, Wide())
+
+    @functools.cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The regular expression."""
+        return _compiled(self.text)
+
+    @functools.cached_property
+    def bounded(self) -> bool:
+        """Whether the time for a line grows with its length only, not with the ways to share the line out."""
+        try:
+            return _ways(_parsed(self.text)) <= _FEW_WAYS
+        except RecursionError:
+            return False
+
+    @functools.cached_property
+    def beginning(self) -> str:
+        """The fixed text that every match begins with, as far as there is one."""
+        try:
+            return "" if self.compiled.flags & re.IGNORECASE else _beginning(_parsed(self.text))
+        except RecursionError:
+            return ""
 
     def search(self, line: str) -> re.Match[str] | None:
         """The match in a line, if there is one: that of `re.search`.
@@ -67,7 +85,7 @@ class Pattern:
         `re` looks for signals, and so for the end of a time limit, while it matches at one place, but not between two
         places: in a long line each place is tried by itself.
         """
-        if self.bounded or len(line) <= _SHORT_LINE:
+        if len(line) <= _SHORT_LINE or self.bounded:
             return self.compiled.search(line)
         for place in self._places(line):
             if match := self.compiled.match(line, place):
@@ -106,8 +124,11 @@ class Scan:
 def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset[str] = frozenset()) -> Scan:
     """Every line of `data` (whole lines) that a pattern matches, in the order of the lines, then of the patterns.
 
-    Of the rules in `newest_only` just the last matching line of all counts.
+    Of the rules in `newest_only` just the last matching line of all counts. Escape sequences of colours are no part of
+    a line.
     """
+    plain = Shortened.without_escapes(data)
+    data = plain.data
     matches: list[Match] = []
     too_slow = set()
     candidates = Candidates(data)
@@ -127,7 +148,7 @@ def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset
                     limit.check(now)
                     match = pattern.search(line)
                     if match is not None:
-                        matches.append(Match(rule, start, line, _groups(match), match[0]))
+                        matches.append(Match(rule, plain.original(start), line, _groups(match), match[0]))
                         if rule in newest_only:
                             break
                 limit.deadline = math.inf

@@ -26,21 +26,20 @@ GONE_LOOKS = 3
 """A job that vanished counts as ended after so many polls since its cancellation that do not list it."""
 ENOUGH_SLOW = 3
 """A rule is switched off for a job after its pattern took too long for this many parts of the log."""
-MOST_EARLIER = 20
-"""Earlier attempts that are kept with a job, the newest. SLURM can requeue a job for MinJobAge (slurm.conf(5))."""
-MOST_FAILURES = 20
-"""Causes of earlier attempts that are kept with a job, the newest."""
+MOST_EARLIER = MOST_FAILURES = 20
+"""Earlier attempts, which SLURM can requeue for MinJobAge (slurm.conf(5)), and their causes: the newest are kept."""
 MOST_HISTORY = 200
 """Entries of a job's history that are kept with it, the newest; all of them are in the session's events file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HistoryEntry:
-    """One thing that happened to a job: seconds since 1970, the state it got, and a few words."""
+    """One thing that happened to a job: seconds since 1970, the state it got, a few words; the rule, of its action."""
 
     at: float
     event: str
     message: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +152,9 @@ class Answer:
     """None until it has ended, or if the scheduler does not report it."""
     out_of_memory: bool = False
     """Whether a step of it ran out of memory."""
-    requeues: int | None = None
-    """How often it was requeued under its id."""
+    requeues: int | None = None  # how often it was requeued under its id
+    script_lost: bool = False
+    """Whether it is shown as running, though the node of its script has left its allocation: nothing of it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class Attempt:
     """Since when the scheduler reports that it has no job with the token of an unclear submission."""
     scheduler_id: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
-    """The nodes that it, or of a chain that runs what follows, is kept from, as they were blamed, each with why."""
+    """The blamed nodes that it is kept from, each with why; of a chain that runs, also those of its later links."""
     begun_again_at: float | None = None
     """When it was last seen to be requeued; requests from earlier runs are then outdated."""
     runs: int = 0
@@ -204,8 +204,7 @@ class Run:
     """True if this state replaces a success (exit code 0), too."""
     complete: bool = False
     """True if its log has the line that says that the work is done (`termination_string`)."""
-    not_restarted: str = ""
-    """Why the last requested new attempt can't be made; empty if none failed."""
+    not_restarted: str = ""  # why the last requested new attempt can't be made; empty if none failed
     readings: dict[str, Reading] = field(default_factory=dict)
     overdue: dict[str, int] = field(default_factory=dict)
     """By inactivity or progress rule whose limit is exceeded: polls in a row that found it so; -1: event emitted."""
@@ -216,8 +215,10 @@ class Run:
     chain_end: str = ""
     """Why no other link of its chain follows this run; '' if one may."""
     steps: int = 0
+    steps_left: int = 0
+    """The number of its newest step (sbatch/in_job), and how many its script may still begin."""
     sick_nodes: dict[str, str] = field(default_factory=dict)
-    """The number of its newest step (sbatch/in_job), and the nodes that its script left out, with `check: reason`."""
+    """The nodes that its script left out, with `check: reason`."""
     log_starts: dict[str, str] = field(default_factory=dict)
     """Where its lines begin in logs that hold those of earlier runs: by path, the file's inode, `:` and the offset."""
 
@@ -358,8 +359,7 @@ class JobState:
     @property
     def at_rest(self) -> bool:
         """True if nothing is left to do for the job unless another one gets a new attempt: it is over, or blocked."""
-        waits = self.actions.pending or self.actions.unrecorded
-        return self.over or (self.state == BLOCKED and not waits)
+        return self.over or (self.state == BLOCKED and not (self.actions.pending or self.actions.unrecorded))
 
     @property
     def may_still_run(self) -> bool:
@@ -385,13 +385,12 @@ class JobState:
 
     def ended(self, at: float, state: str, reason: str) -> JobState:
         """A copy in that final state, with the reason, also in its history."""
-        newest = replace(self.newest, ended_at=at)
-        return replace(self.happened(at, state, reason), state=state, reason=reason, newest=newest)
+        job = self.happened(at, state, reason)
+        return replace(job, state=state, reason=reason, newest=replace(self.newest, ended_at=at))
 
-    def happened(self, at: float, event: str, message: str = "") -> JobState:
-        """A copy with one more entry in its history."""
-        entry = HistoryEntry(at=at, event=event, message=message)
-        return replace(self, history=(*self.history, entry)[-MOST_HISTORY:])
+    def happened(self, at: float, event: str, message: str = "", rule: str = "") -> JobState:
+        """A copy with one more entry in its history; `rule`: the one whose action says it."""
+        return replace(self, history=(*self.history, HistoryEntry(at, event, message, rule))[-MOST_HISTORY:])
 
 
 def with_events(job: JobState, events: Iterable[Event]) -> JobState:

@@ -80,7 +80,7 @@ class QueueEntry(Record):
 
 def text_of(entry: QueueEntry) -> str:
     """What an entry's file holds."""
-    return entry.model_dump_json(indent=1) + "\n"
+    return entry.model_dump_json(indent=1, by_alias=True) + "\n"
 
 
 def finished_place(path: Path) -> Path:

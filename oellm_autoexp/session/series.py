@@ -154,7 +154,7 @@ def read(
 ) -> dict[str, Series]:
     """The series of a job by metric, as they were read from its logs (see Series.current); `metrics` None: all.
 
-    `most`: of a file with more bytes, only about so many are read, half of them at its beginning.
+    `most`: of a file with more bytes, only about so many are read, half of them at its beginning (Series.headless).
     Raises OSError, StateError; a file that is not there has none.
     """
     wanted = {name: number for number, name in enumerate(written.points) if metrics is None or name in set(metrics)}
@@ -186,30 +186,40 @@ def _columns_of(path: Path, written: Written, most: int | None = None) -> _Colum
         return None
     try:
         with trust.open_file(path, most=None, lenient=True) as file:
-            data = file.read(written.size) if most is None or written.size <= most else _ends(file, written.size, most)
+            if most is None or written.size <= most:
+                data, gap = file.read(written.size), None
+            else:
+                gap = most // 2 // _RECORD.size
+                data = _ends(file, written.size, gap * _RECORD.size)
     except FileNotFoundError:
         return None
-    return _Columns(data[: len(data) - len(data) % _RECORD.size])
+    return _Columns(data[: len(data) - len(data) % _RECORD.size], gap)
 
 
-def _ends(file: BinaryIO, size: int, most: int) -> bytes:
-    """The first and the last records of a file, about `most` bytes."""
-    half = most // 2 // _RECORD.size * _RECORD.size
-    first = file.read(half)
-    file.seek(size - half)
-    return first + file.read(half)
+def _ends(file: BinaryIO, size: int, each: int) -> bytes:
+    """The first and the last bytes of a file, so many each."""
+    first = file.read(each)
+    file.seek(size - each)
+    return first + file.read(each)
 
 
 class _Columns:
-    """Records by columns. A file may hold millions: what can be is done by one call for all of them."""
+    """Records by columns. A file may hold millions: what can be is done by one call for all of them.
 
-    def __init__(self, data: bytes) -> None:
+    `gap`: after so many records some are missing.
+    """
+
+    def __init__(self, data: bytes, gap: int | None = None) -> None:
         heads, numbers = array("Q", data), array("d", data)
         if sys.byteorder == "big":
             heads.byteswap()
             numbers.byteswap()
         self._heads, self._times, self._values = heads[0::3], numbers[1::3], numbers[2::3]
         self._first, self._second = data[7 :: _RECORD.size], data[6 :: _RECORD.size]
+        self._headless = frozenset[int]()
+        if gap is not None:
+            before, after = map(_attempt_of, self._heads[gap - 1 : gap + 1])
+            self._headless = frozenset({after} - {before})
 
     def of(self, number: int) -> tuple[array[int], array[float], array[float]]:
         """The heads, times and values of the metric of this number."""
@@ -226,7 +236,8 @@ class _Columns:
             [head & _MOST_ITERATIONS for head in own],
             times,
             values,
-            [head >> _ITERATION_BITS & _MOST_ATTEMPTS for head in own],
+            list(map(_attempt_of, own)),
+            self._headless,
         )
 
     def _chosen(self, number: int) -> bytes:
@@ -235,6 +246,10 @@ class _Columns:
         first, second = self._first.translate(high), self._second.translate(low)
         both = int.from_bytes(first, "little") & int.from_bytes(second, "little")
         return both.to_bytes(len(first), "little")
+
+
+def _attempt_of(head: int) -> int:
+    return head >> _ITERATION_BITS & _MOST_ATTEMPTS
 
 
 @functools.lru_cache(MOST_METRICS)

@@ -160,10 +160,6 @@ _LINES_OF_STEP = 4
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 
 
-OF_THE_SCRIPT = ("answer", "slurm")
-"""What a script itself looks at: whether a node answers, what SLURM shows of it. Others are checks of its preflight."""
-
-
 @dataclass(frozen=True)
 class SickNode:
     """A node that a job's script left out: by which check (sbatch/in_job/preflight.py; `answer`, `slurm`), and why."""
@@ -175,17 +171,19 @@ class SickNode:
 
 def sick_nodes(folder: Path, scheduler_id: str) -> tuple[SickNode, ...]:
     """The nodes that the script of a job left out, in order; one may be there more than once."""
-    parts = (line.split("\t", 2) for line in _lines(folder / f"{scheduler_id}.sick"))
+    parts = (line.split("\t", 2) for line in _lines(folder / f"{scheduler_id}.sick", _MOST_BYTES_OF_SICK))
     return tuple(SickNode(*map(printable, each)) for each in parts if len(each) == 3 and _NODE.fullmatch(each[0]))
 
 
 _NODE = re.compile(r"[\w.-]{1,255}", re.ASCII)
+_MOST_BYTES_OF_SICK = 8 << 20
+"""A line has at most about 600 bytes, and a cluster may have 10,000 nodes."""
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a status file; none if it is missing or can't be read."""
+def _lines(path: Path, most: int = trust.SMALL) -> list[str]:
+    """The lines of a status file; none if it is missing, larger than `most` bytes, or can't be read."""
     with contextlib.suppress(OSError, StateError):
-        return trust.read(path, most=trust.SMALL, lenient=True).decode(errors="replace").splitlines()
+        return trust.read(path, most=most, lenient=True).decode(errors="replace").splitlines()
     return []
 
 

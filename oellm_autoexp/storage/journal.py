@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -57,13 +58,16 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def append_line(path: Path, line: str, *, named: bool = False) -> None:
+def append_line(path: Path, line: str, *, named: bool = False, shared: bool = False) -> None:
     """Append a line to a file that several processes append to, each by one write(2) at its end.
 
     A cut last line is ended first, and stays: readers must pass over lines that are no whole records. `named` as in
-    trust.open_to_append. Raises OSError, StateError.
+    trust.open_to_append. `shared`: the file's group gets the right to read it. Raises OSError, StateError.
     """
     with trust.open_to_append(path, named=named) as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if shared and not mode & stat.S_IRGRP:  # by the umask
+            os.fchmod(file.fileno(), mode | stat.S_IRGRP)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         cut = file.read(1) not in (b"", b"\n")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.storage import trust
@@ -17,6 +19,8 @@ from oellm_autoexp.storage import trust
 _MARK_BYTES = 64
 _PLACES = 6
 _LONGEST_ENTRY = 1 << 16
+_NUMBER = re.compile(r"([._-])([0-9][0-9._:T-]*)")
+_DIGITS_OF_DATES = 4
 _LAST_LINE_BYTES, _LAST_LINE_CHARACTERS = 4096, 300
 
 
@@ -73,9 +77,9 @@ def read_added(
     Lines end as in bytes.splitlines. An unfinished last line is left for the next call, unless `final`; if it is longer
     than `longest` bytes, it is returned in pieces. A truncated or replaced file is read from its start. The rest of the
     old file comes before, if that was renamed to a longer name (train.log → train.log.1), as do files that were renamed
-    between two calls (train.log.2, train.log.1). With `overwritten`, the program may overwrite the end or the first
-    lines of its file: reading continues after the part that has not changed. A file that is missing, or can't be read
-    now, has no new lines.
+    between two calls (train.log.2, train.log.1; of dates, and of numbers that grow, the later ones). With
+    `overwritten`, the program may overwrite the end or the first lines of its file: reading continues after the part
+    that has not changed. A file that is missing, or can't be read now, has no new lines.
     """
     size = (limit, max(limit, longest))
     try:
@@ -115,21 +119,45 @@ def _moved_aside(path: Path, cursor: Cursor) -> Path | None:
 
 
 def _moved_after(old: Path, path: Path) -> list[Path]:
-    """The logs that were renamed after `old`, oldest first: train.log.2, train.log.1."""
-    number = _number(old.name, path.name)
-    found: dict[int, Path] = {}
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(path.parent):
-            other = _number(entry.name, path.name)
-            if number is not None and other is not None and other < number:
-                found[other] = Path(entry.path)
-    return [found[other] for other in sorted(found, reverse=True)]
+    """The logs that were renamed after `old`, oldest first: train.log.2, train.log.1, or where numbers grow the others.
+
+    Dates grow. Other numbers do if most of the files were changed last in their order.
+    """
+    known = _rotated(old.name, path)
+    if known is None:
+        return []
+    kind, own = known
+    found: dict[tuple[int, ...], tuple[int, Path]] = {}
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            other = _rotated(entry.name, path)
+            if other is not None and other[0] == kind:
+                with contextlib.suppress(OSError):  # it may be removed at this moment
+                    found[other[1]] = entry.stat().st_mtime_ns, Path(entry.path)
+    ordered = sorted(found)
+    changed = [found[number][0] for number in ordered]
+    grows = kind.dated or sum((later > earlier) - (later < earlier) for earlier, later in pairwise(changed)) > 0
+    numbers = [n for n in ordered if n > own] if grows else [n for n in reversed(ordered) if n < own]
+    return [found[number][1] for number in numbers]
 
 
-def _number(name: str, log: str) -> int | None:
-    """N of `<log>.N`."""
-    number = name.removeprefix(f"{log}.")
-    return int(number) if number != name and number.isascii() and number.isdecimal() else None
+class _Kind(NamedTuple):
+    """How rotated logs are named: `train.log.1`, `train.log-20260101`, `train.2026-01-01.log`."""
+
+    separator: str
+    suffix: str
+    dated: bool
+    """Whether the number is a date or a time, or a counter with zeros before it: such numbers only grow."""
+
+
+def _rotated(name: str, path: Path) -> tuple[_Kind, tuple[int, ...]] | None:
+    """What the name of a rotated log of `path` says; None if it is not the name of one."""
+    for before, suffix in ((path.name, ""), (path.stem, path.suffix)):
+        found = _NUMBER.fullmatch(name.removeprefix(before).removesuffix(suffix))
+        if found and name == f"{before}{found[0]}{suffix}":
+            numbers = re.findall(r"[0-9]+", found[2])
+            return _Kind(found[1], suffix, sum(map(len, numbers)) >= _DIGITS_OF_DATES), tuple(map(int, numbers))
+    return None
 
 
 def _inode(path: Path) -> str:

@@ -12,7 +12,6 @@ from oellm_autoexp.core.text import digest
 from oellm_autoexp.planning.checks.rule_checks import DIRECTIVES
 from oellm_autoexp.planning.replan import replan
 from oellm_autoexp.sbatch.directives import excluding, options, with_options
-from oellm_autoexp.sbatch.in_job.steps import spare_nodes_of
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.sbatch.signals import signal_problems
 from oellm_autoexp.storage import trust
@@ -68,7 +67,7 @@ def make_script(manifest: Manifest, spec: JobSpec, overrides: Mapping[str, Any],
         values = {**values, f"{DIRECTIVES}signal": directives["signal"]}
         made = _made(manifest, spec, values, directives, nodes)
         raise_all(ConfigError, signal_problems(made))
-    if "nodes" in directives and spare_nodes_of(made):  # the spare nodes come on top
+    if "nodes" in directives and spec.in_steps:  # its spare nodes come on top
         values = {**values, f"{DIRECTIVES}nodes": directives.pop("nodes")}
         made = _made(manifest, spec, values, directives, nodes)
     return made

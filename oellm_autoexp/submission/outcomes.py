@@ -16,7 +16,7 @@ from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.sbatch.log_paths import resolve_log_path
 from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.session import status_files
-from oellm_autoexp.session.job_state import JobState
+from oellm_autoexp.session.job_state import JobState, SpecChanges
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.files import link_atomic
 from oellm_autoexp.submission.retries import LONGEST_RETRY_SECONDS, growing, spread
@@ -107,7 +107,7 @@ class Outcomes:
         for spec in batch.jobs.values():
             job = self.job(spec)
             if for_good and job.changes.script_path:
-                self.refused_for_good(job, words, now)
+                self.refused_for_good(job, f"{words}{_changed(job.changes)}", now)
             else:
                 pause = LONGEST_RETRY_SECONDS if for_good else growing(job.waiting.refusals)
                 self._session.put(submissions.refused(job, words, spread(now, pause), now))
@@ -126,6 +126,14 @@ class Outcomes:
         """End a job whose next attempt can't be submitted."""
         self._gates[job.name].forget()
         self._session.put(self._in_queue(submissions.refused_for_good(job, words, now)))
+
+
+def _changed(changes: SpecChanges) -> str:
+    """In what an attempt differs from the plan, as words that follow why it was refused."""
+    parts = [f"with other values of {', '.join(changes.overrides)}"] if changes.overrides else []
+    if changes.excluded:
+        parts.append(f"without {', '.join(changes.excluded)}")
+    return f" (for an attempt {' and '.join(parts)})" if parts else ""
 
 
 def _wait_of(

@@ -44,12 +44,12 @@ def asked(outside: Outside) -> Machine:
     from oellm_autoexp.schedulers.site import Site
 
     def site(section: SlurmSection) -> Site:
-        answer = outside.ask(_SITE, section.model_dump(mode="json", exclude={"env", "sbatch", "srun"}))
+        answer = outside.ask(_SITE, section.model_dump(mode="json", by_alias=True, exclude={"env", "sbatch", "srun"}))
         return TypeAdapter(Site).validate_python(answer)
 
     def container_problems(manifest: Manifest) -> list[Problem]:
         of_all = manifest.model_copy(update={"jobs": ()})
-        return _problems().validate_python(outside.ask(_CONTAINERS, of_all.model_dump(mode="json")))
+        return _problems().validate_python(outside.ask(_CONTAINERS, of_all.model_dump(mode="json", by_alias=True)))
 
     return Machine(site, container_problems)
 

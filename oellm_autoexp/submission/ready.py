@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOWN, UNSUBMITTED
-from oellm_autoexp.decisions import restarts
+from oellm_autoexp.decisions import lifecycle
 from oellm_autoexp.decisions.holding import for_first, may_be_held
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.planning.batches import Ready
@@ -136,19 +136,23 @@ class ReadyJobs:
             name: tuple(self._session.jobs[parent].newest.scheduler_id for parent in parents)
             for name, parents in through.items()
         }
-        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._runs_elsewhere(name)]
+        going = [name for name, ids in after.items() if alive.issuperset(ids) and not self._begun_again(name)]
         specs = {name: self._attempts.spec(name) for name in going}
         attempts = {name: self._session.jobs[name].attempt + 1 for name in specs}
         return [Ready(spec, after[name], attempts[name]) for name, spec in specs.items() if spec is not None]
 
-    def _runs_elsewhere(self, name: str) -> bool:
-        """True if a terminal runs the job, or the scheduler an earlier attempt; the job then waits for its end.
-
-        The session is saved: a terminal looks there.
-        """
-        if begun_again := self._session.jobs[name].past.begun_again:
+    def _begun_again(self, name: str) -> bool:
+        """True if the scheduler runs an earlier attempt of the job, which then waits for its end."""
+        begun_again = self._session.jobs[name].past.begun_again
+        if begun_again:
             self._outcomes.waits(name, f"waits until job {begun_again[0].scheduler_id}, an earlier attempt, has ended")
-            return True
+        return bool(begun_again)
+
+    def _in_terminal(self, name: str) -> bool:
+        """True if a terminal runs the job, which then waits for its end. The session is saved: a terminal looks there.
+
+        Asked only just before a submission, as it is a question to the file system for each job.
+        """
         holder = terminal_holder(self._specs[name].output_dir)
         if holder is not None:
             self._outcomes.waits(name, in_terminal(holder))
@@ -166,10 +170,11 @@ class ReadyJobs:
         if any(attempt.token not in fresh for attempt in attempts):
             answers = self._scheduler.poll({attempt.scheduler_id: attempt.token for attempt in attempts})
             for job in again:
-                self._session.put(restarts.see_earlier(job, answers, now))
+                self._session.put(lifecycle.see_earlier(job, answers, now))
             fresh |= dict.fromkeys((attempt.token for attempt in attempts), now)
         self._seen_earlier = fresh
-        return [one for one in self._without_strangers(ready) if not self._runs_elsewhere(one.spec.name)]
+        names = {one.spec.name: one for one in self._without_strangers(ready)}
+        return [one for name, one in names.items() if not self._begun_again(name) and not self._in_terminal(name)]
 
     def _without_strangers(self, ready: list[Ready]) -> list[Ready]:
         """The jobs in whose output directories no job of another session runs.

@@ -67,7 +67,9 @@ class Room:
         self._most = None
 
     def _in_queue(self) -> int:
-        return sum(job.state in (*IN_QUEUE, SUBMITTING) for job in self._session.jobs.values())
+        """Those that are there, or will be: the next link of a chain is there when one has ended."""
+        jobs = self._session.jobs.values()
+        return sum(job.state in (*IN_QUEUE, SUBMITTING) or bool(job.later_links) for job in jobs)
 
 
 class Pace:

@@ -208,6 +208,9 @@ class Submitter:
             try:
                 taken = self._submit(batch)
             except TooManyJobsError as error:
+                if batch.is_chain and (too_long := self._too_long(batch, error)):
+                    self._outcomes.refused(batch, too_long)
+                    continue
                 self._outcomes.not_submitted(batch)
                 if len(batch.jobs) == 1:
                     self._is_full(error, [batch, *made])
@@ -230,6 +233,17 @@ class Submitter:
                         self._outcomes.waits(spec.name, FOR_OTHERS, Deadline(at=self._hold_until, then="tried"))
                 break
         return done
+
+    def _too_long(self, batch: Batch, error: TooManyJobsError) -> InvalidSubmissionError | None:
+        """Why a chain that was refused will never be accepted; None if it may be once there is room.
+
+        Its links can't be numbered as high as MaxArraySize, and it can't be split as an array of jobs can.
+        """
+        last, most = submission(self.manifest, "", batch).array[-1], self.scheduler.max_array_size() - 1
+        if last <= most:
+            return None
+        words = f"job.chain.links is more than the {most} that this site allows (MaxArraySize)"
+        return InvalidSubmissionError(Problem(f"{words}: {error.problems[0].what}", "", "make a new plan with fewer"))
 
     def _is_full(self, error: TooManyJobsError, left: Iterable[Batch]) -> None:
         """Let jobs wait until some of those in the queue have ended; now and then one is tried all the same."""
@@ -293,11 +307,14 @@ class Submitter:
             if not made.exclude:
                 raise
             words = f"{', '.join(made.exclude)} can't be left out: {error.problems[0].what}"
-        self.report(words)
         for spec in batch.jobs.values():
-            job = self._outcomes.job(spec).happened(self.now(), "nodes", words)
+            job = self._outcomes.job(spec)
             self.session.put(replace(job, newest=replace(job.newest, left_out={})))
-        return self.scheduler.submit(replace(made, exclude=()))
+        scheduler_id = self.scheduler.submit(replace(made, exclude=()))
+        self.report(words)  # only now it is known that this was the reason
+        for spec in batch.jobs.values():
+            self.session.put(self._outcomes.job(spec).happened(self.now(), "nodes", words))
+        return scheduler_id
 
     def _look_for(self, batch: Batch, error: SchedulerError) -> int:
         """Ask at once for a batch whose submission got no clear answer; how many of its jobs are there.

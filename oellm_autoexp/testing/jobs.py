@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from oellm_autoexp.session.job_state import JobState
-from oellm_autoexp.session.records import PARTS
+from oellm_autoexp.session.records import parts
 
 
 def job_state(name: str = "a", **fields: Any) -> JobState:
@@ -19,8 +19,8 @@ def job_state(name: str = "a", **fields: Any) -> JobState:
 
 def changed(job: JobState, **fields: Any) -> JobState:
     """A copy of a job with other values of these fields. Raises TypeError for a name that no field has."""
-    parts = {}
-    for part, names in PARTS.items():
+    changes = {}
+    for part, names in parts().items():
         if own := {name: fields.pop(name) for name in names & fields.keys()}:
-            parts[part] = replace(getattr(job, part), **own)
-    return replace(job, **fields, **parts)
+            changes[part] = replace(getattr(job, part), **own)
+    return replace(job, **fields, **changes)

@@ -1,4 +1,4 @@
-"""What a watch shows: on a terminal tables that stay up to date; else a line for each change."""
+"""What a watch shows: on a terminal tables that stay up to date; else, and at a dumb one, a line for each change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def display(main: str = "", *, quiet: bool = False) -> Iterator[Show]:
     from oellm_autoexp.view.tables import console
 
     screen = console()
-    if screen.is_terminal:
+    if screen.is_terminal and not screen.is_dumb_terminal:
         from rich.live import Live
 
         frame = Screen()

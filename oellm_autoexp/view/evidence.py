@@ -9,6 +9,7 @@ from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.states import BAD_ENDS, CRASH, OOM
 from oellm_autoexp.core.text import printable
+from oellm_autoexp.search.escapes import without_escapes
 from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.session import Session
@@ -16,8 +17,10 @@ from oellm_autoexp.storage.world import Files
 
 _TAIL_BYTES = 4096
 _LONGEST_LINE = 1000
-_OF_OTHERS = ("srun: ", "slurmstepd: ", "oellm-autoexp: ")
+_OF_OTHERS = ("srun: ", "slurmstepd: ")
 """How lines begin by which SLURM says in a log that a program has ended; what the program said is above them."""
+_OF_THE_SCRIPT = "oellm-autoexp: "
+"""How lines of the job's own script begin, which show nothing of the program."""
 
 
 class Evidence:
@@ -81,6 +84,9 @@ def _end_of_log(job: JobState) -> str:
     path = job.logs.resolved_log_path
     if not path or job.state not in (CRASH, OOM) or job.run.error_type or not job.answer.exit_code:
         return ""
-    lines = [line.strip() for line in Files("/").tail(path, _TAIL_BYTES).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_escapes(Files("/").tail(path, _TAIL_BYTES)).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_OF_THE_SCRIPT)]
     last = next((line for line in reversed(lines) if not line.startswith(_OF_OTHERS)), lines[-1] if lines else "")
-    return f"its log ends with: {printable(redact_text(last))[:_LONGEST_LINE]}" if last else ""
+    if not last or (job.reason and last.endswith(job.reason)):  # that is shown anyway
+        return ""
+    return f"its log ends with: {printable(redact_text(last))[:_LONGEST_LINE]}"

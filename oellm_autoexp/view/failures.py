@@ -15,6 +15,7 @@ from rich.text import Text
 
 from oellm_autoexp.core.redacted_text import redact_text
 from oellm_autoexp.core.text import plural, printable
+from oellm_autoexp.decisions.restarts import NEXT_LINK
 from oellm_autoexp.session.job_state import JobState
 
 if TYPE_CHECKING:
@@ -68,10 +69,15 @@ class FailureGroup:
 
 
 def failed_attempts(session: str, jobs: Iterable[JobState]) -> list[FailedAttempt]:
-    """The failed attempts of jobs, also of jobs that a later attempt has brought further; those with a known cause."""
+    """The failed attempts of jobs, also of jobs that a later attempt has brought further; those with a known cause.
+
+    A link of a chain that the next one has followed after its time limit has not failed.
+    """
     found = []
     for job in jobs:
-        known: dict[int, tuple[Cause, float | None]] = {f.attempt: (f.cause, None) for f in job.past.failures}
+        is_chain = NEXT_LINK in job.past.restarts
+        failures = [each for each in job.past.failures if not (is_chain and each.cause.category == "time")]
+        known: dict[int, tuple[Cause, float | None]] = {each.attempt: (each.cause, None) for each in failures}
         if job.run.cause is not None:
             known[job.attempt] = (job.run.cause, job.newest.ended_at)
         found += [

@@ -32,7 +32,7 @@ class Stage:
     done: tuple[str, ...]
     after: tuple[str, ...]
     time: tuple[str, ...] = ()
-    """How long its jobs run by earlier runs, in words."""
+    """How long its jobs run by earlier runs, and which are chains, in words."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,11 @@ def _stage(name: str, members: Sequence[JobSpec], jobs: Mapping[str, JobSpec], l
 
 def _time(job: JobSpec) -> list[str]:
     expected = job.workload.estimate if job.workload else None
-    links = job.chain.links if job.chain else 1
-    return [needs(expected, job.resources.time_limit_seconds, links)] if expected else []
+    found = [needs(expected, job.resources.time_limit_seconds, job.chain.links if job.chain else 1)] if expected else []
+    if job.chain:
+        goal = "" if job.chain.until is None else f", until {job.chain.until} is reached"
+        found.append(f"a chain of at most {plural(job.chain.links, 'link')}{goal}")
+    return found
 
 
 class _Gate(NamedTuple):

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from oellm_autoexp.core.states import RUNNING
-from oellm_autoexp.session.job_state import HistoryEntry, JobState
+from oellm_autoexp.session.job_state import HistoryEntry, JobState, Tally
 from oellm_autoexp.session.waits import only_actions_wait, waits
 from oellm_autoexp.view.evidence import Evidence
 from oellm_autoexp.view.jobs.columns import duration
@@ -187,20 +187,20 @@ def newest_events(jobs: Iterable[JobState], said: Iterable[tuple[float, str]], c
     found: list[tuple[float, str]] = []
     for job in jobs:
         entries = {entry.message or entry.event: entry for entry in job.history[-2 * count :]}
-        lines = {key: (entry.at, f"{entry.event}{_message(entry)}") for key, entry in entries.items()}
-        for name, tally in job.actions.events.items():
-            label = name + (f" (no. {tally.count})" if tally.count > 1 else "")
-            answers = [key for key, entry in entries.items() if _answers(entry, tally.last_at)]
-            for key in answers:
-                lines[key] = (entries[key].at, f"{label}: {entries[key].message}")
-            if not answers:
-                found.append((tally.last_at, f"{job.name}: {label}"))
-        found += [(at, f"{job.name}: {text}") for at, text in lines.values()]
+        answered = set()
+        for entry in entries.values():
+            label, tally = entry.rule or entry.event, job.actions.events.get(entry.rule)
+            if tally is not None and 0 <= entry.at - tally.last_at <= _ANSWERED_SECONDS:
+                answered.add(entry.rule)
+                label = _label(entry.rule, tally)
+            text = f": {entry.message}" if entry.rule and entry.message else _message(entry)
+            found.append((entry.at, f"{job.name}: {label}{text}"))
+        seen = job.actions.events.items()
+        found += [(tally.last_at, f"{job.name}: {_label(name, tally)}") for name, tally in seen if name not in answered]
     shown = "\n".join(text for _, text in found)  # what stands in the history is said, too
     found += [(at, text) for at, text in said if text.partition(": ")[2] not in shown]
     return heapq.nlargest(count, dict.fromkeys((at, " ".join(text.split())) for at, text in found))[::-1]
 
 
-def _answers(entry: HistoryEntry, at: float) -> bool:
-    """Whether an entry is what an action said about an event of that time."""
-    return bool(entry.message) and entry.event.endswith("Action") and 0 <= entry.at - at <= _ANSWERED_SECONDS
+def _label(rule: str, tally: Tally) -> str:
+    return f"{rule} (no. {tally.count})" if tally.count > 1 else rule

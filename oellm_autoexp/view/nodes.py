@@ -50,7 +50,7 @@ def nodes_table(found: Sequence[Record], limits: Limits, now: float) -> Table:
         below = word == "counted" and limits.exclude_after is not None
         table.add_row(
             record.node,
-            *((record.cluster,) if clusters else ()),
+            *((printable(record.cluster or "any other"),) if clusters else ()),
             Text(f"{record.attempts} of {limits.exclude_after}" if below else word, style=_COLOURS.get(word, "dim")),
             clock(record.until, now) if record.until is not None else "",
             str(len(record.counted)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_the_filter_understands_words_and_comparisons(opened: Open, runs: Source
         shown.filter(text, f"{len(names)} of 4 jobs")
         assert shown.names() == names, text
         shown.filter("", "4 jobs")
+
+
+def test_a_loss_that_is_no_number_is_shown_sorted_last_and_found(opened: Open, runs: Source) -> None:
+    assert runs.session is not None
+    for name, loss in (("nan", math.nan), ("again", math.inf)):
+        job = runs.session.jobs[name]
+        runs.session.put(replace(job, progress=job.progress.model_copy(update={"loss": loss})))
+    page = opened(runs)
+    shown = {row.locator("th").inner_text(): row.inner_text() for row in page.page.locator(ROWS).all()}
+    assert ("NaN" in shown["nan"], "∞" in shown["again"], "NaN" in shown["good"]) == (True, True, False)
+    page.page.click("#job-table thead button[data-column=loss]")
+    assert page.names()[2:] == ["again", "nan"]
+    page.page.click("#job-table thead button[data-column=loss]")
+    assert (page.names()[0], page.names()[-1]) == ("again", "nan")
+    for text, name in (("loss=nan", "nan"), ("loss=inf", "again")):
+        page.filter(text, "1 of 4 jobs")
+        assert page.names() == [name]
+        page.filter("", "4 jobs")
 
 
 def test_states_filter_every_part(opened: Open, runs: Source) -> None:

@@ -1,6 +1,6 @@
 """The labelled failed attempts of `corpus/`: what the scheduler and the logs said, and the cause that is right.
 
-Rules are written from the half `seen` alone; the half `held_out` only measures them (see corpus/README.md).
+Rules are written from `seen` alone; `held_out`, `fresh` and `unseen` only measure them (see corpus/README.md).
 """
 
 from enum import StrEnum
@@ -16,6 +16,8 @@ FOLDER = Path(__file__).parent / "corpus"
 class Half(StrEnum):
     SEEN = "seen"
     HELD_OUT = "held_out"
+    FRESH = "fresh"
+    UNSEEN = "unseen"
 
 
 class Category(StrEnum):

@@ -132,7 +132,10 @@ def matrix(half: Half) -> list[str]:
 
 def tables() -> str:
     """What docs/causes.md has of the corpus."""
-    return "\n".join([*figures(), "", "The half `held_out`, case by case:", "", *matrix(Half.HELD_OUT)])
+    parts = [figures()]
+    for half in (Half.HELD_OUT, Half.FRESH, Half.UNSEEN):
+        parts += [[f"The half `{half}`, case by case:"], matrix(half)]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def documented(text: str) -> str:

@@ -277,3 +277,28 @@ def test_what_is_not_checked_is_left_to_the_nodes(person: Person, home: Path) ->
     done = run(person, home, home / "no.sif", "backend.argv=[sh]", "container.check=false")
     assert done.returncode == 1
     assert "could not open image" in (home / "outputs/run/current.log").read_text()
+
+
+def test_the_links_of_a_chain_check_their_node_and_restart_within_the_job_in_a_container(
+    person: Person, home: Path, image: Path
+) -> None:
+    settings = home / "conf" / "experiments" / "counting.yaml"
+    settings.parent.mkdir(parents=True)
+    program = (
+        "n=$(cat step.txt 2>/dev/null || echo 0); n=$((n + 1)); echo $n > step.txt; "
+        'echo "step $n in $APPTAINER_CONTAINER"; [ $n != 2 ] || exit 3'
+    )
+    settings.write_text(
+        "# @package _global_\n"
+        f"backend: {{argv: [sh, -c, {json.dumps(program)}]}}\n"
+        "job: {chain: {links: 4, until: 3, progress_file: step.txt}}\n"
+        "slurm: {restarts_in_job: 1, preflight: [image, scratch, {command: [test, -d, /tmp]}]}\n"
+    )
+    person.own(home)
+    done = run(person, home, image, "-C", f"{home}/conf", "--config-ref=experiments/counting", "--plan-id=p")
+    assert done.returncode == 0, done.stderr + done.stdout
+    logs = sorted((home / "outputs/run/logs").glob("*.out"))
+    lines = [line for log in logs for line in log.read_text().splitlines() if line.startswith("step ")]
+    assert lines == [f"step {number} in {image}" for number in (1, 2, 3)]
+    assert sum("restart 1 of 1 in the job" in log.read_text() for log in logs) == 1
+    assert "link 2 of 4" in person.python("scripts/monitor_autoexp.py", "--session=p", "--cmd=status", cwd=home).stdout

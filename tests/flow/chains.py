@@ -23,6 +23,7 @@ for ((step = 0; step < steps && number < goal; step++)); do
   number=$((number + 1))
   printf '%s\n' "step $number"
   printf '%s\n' "$number" > "$folder/checkpoint.new" && mv "$folder/checkpoint.new" "$folder/checkpoint"
+  printf '%s\n' "$number" >> "$folder/saved"
   sleep 0.1
 done
 [ ! -e "$folder/then" ] || . "$folder/then"
@@ -64,6 +65,11 @@ def reached(user: User, name: str = "a") -> int:
     """The number in the checkpoint; 0 without one."""
     path = folder(user, name) / "checkpoint"
     return int(path.read_text()) if path.exists() else 0
+
+
+def saved(user: User, name: str = "a") -> list[int]:
+    """The numbers of its checkpoints in their order; one is missing for each program that was killed in between."""
+    return [int(line) for line in (folder(user, name) / "saved").read_text().split()]
 
 
 def times(user: User, name: str = "a") -> list[tuple[str, int, float]]:

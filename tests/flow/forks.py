@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 ROOT = Path(__file__).resolve().parents[2]
 _MOST_BYTES = 1 << 20
 _START_SECONDS = 0.5
@@ -111,6 +113,19 @@ def _serve(asked: socket.socket) -> dict[str, Any]:
             os.close(each)
 
 
+def _build() -> None:
+    """Build what a process builds when it first needs it: the validators of all sections and records."""
+    from oellm_autoexp.core.fields import Section
+    from oellm_autoexp.core.nouns import Record
+    from oellm_autoexp.session.records import parts
+
+    kinds: list[type[BaseModel]] = [Section, Record]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        kind.model_rebuild()
+    parts()
+
+
 def main() -> None:
     """The process that forks, until nobody asks any more."""
     asked = socket.socket(fileno=int(sys.argv[1]))
@@ -120,6 +135,7 @@ def main() -> None:
     for module in pkgutil.walk_packages(oellm_autoexp.__path__, "oellm_autoexp."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    _build()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     todo = _serve(asked)

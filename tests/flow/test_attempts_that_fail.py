@@ -16,6 +16,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 LOGS = Path(__file__).parents[1] / "real_logs"
 REPLAY = Path(__file__).with_name("replay.py")
 SAME_GPU = ("nan_first_exit16.log=16", "nan_same_gpu_exit16.log=16")

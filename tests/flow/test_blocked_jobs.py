@@ -12,6 +12,8 @@ from oellm_autoexp.session.event_log import EventLog
 from tests.flow.blocked import ends, jobs, ran, session_file, write
 from tests.flow.conftest import User, until
 
+pytestmark = pytest.mark.slow
+
 BLOCKED = {"stable": "crash", "decay": "blocked", "anneal": "blocked"}
 ALL_WELL = dict.fromkeys(BLOCKED, "success")
 LONG = {"stage": "long", "backend.argv": ["sh", "-c", "until [ -e end ]; do sleep 0.1; done"]}

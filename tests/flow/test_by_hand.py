@@ -16,6 +16,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
+pytestmark = pytest.mark.slow
+
 STATE = Path("outputs", "monitoring_state")
 
 

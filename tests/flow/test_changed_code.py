@@ -9,6 +9,8 @@ import pytest
 
 from tests.flow.conftest import User
 
+pytestmark = pytest.mark.slow
+
 
 def git(user: User, *words: str) -> None:
     who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
@@ -84,6 +86,22 @@ def test_jobs_and_their_new_attempts_run_the_code_that_was_laid_aside_with_the_p
     assert len(logs) == 2
     for attempt, log in enumerate(logs):
         assert log.read_text().splitlines()[:4] == ["2", "untracked.py", str(copy), f"X={attempt}"]
+
+
+def test_relative_places_of_a_job_that_runs_a_copy_are_those_of_the_plan(checkout: User) -> None:
+    (checkout.home / "exp.yaml").write_text(
+        """
+defaults: [override /backend: command]
+project: {name: job, code: snapshot, base_output_dir: ./outputs}
+backend:
+  argv: [sh, -c, 'echo $1 $PLACE $WORD > "$0"', '${project.output_dir}/kept', '--save=${project.output_dir}']
+  env: {PLACE: '${project.output_dir}/a:./other/b', WORD: outputs}
+"""
+    )
+    done = checkout.run("run", "--config-ref", "./exp.yaml", "--plan-id", "p")
+    assert done.returncode == 0, done.stdout + done.stderr
+    place = checkout.home / "outputs" / "job"
+    assert (place / "kept").read_text() == f"--save={place} {place}/a:./other/b outputs\n"
 
 
 def test_outside_of_a_checkout_there_is_no_code_to_lay_aside(user: User) -> None:

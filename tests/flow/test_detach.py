@@ -17,6 +17,8 @@ from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.engine.detached import Wishes
 from tests.flow.conftest import QUICK, User, until
 
+pytestmark = pytest.mark.slow
+
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]", "--plan-id", "one")
 GATED = (*ONE, "job.start_condition_cmd=[test,-e,go]", "job.start_condition_interval_seconds=0.2")
 """Its job is submitted when there is a file `go`."""

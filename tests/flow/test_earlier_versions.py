@@ -8,8 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from oellm_autoexp.storage.lock import Machine
 from tests.flow.conftest import User
+
+pytestmark = pytest.mark.slow
 
 RECORDED = Path(__file__).resolve().parents[1] / "golden" / "session_v1.json"
 """The output root and the working directory of a session whose monitor and jobs were killed, as path → what is there.

@@ -21,7 +21,11 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import QUICK, User, until
 
+pytestmark = pytest.mark.slow
+
 ONE = (*QUICK, "sweep.grids=[{backend.options.seed:[1]}]")
+WHEN_TOLD = "job.start_conditions=[{class_name:FileExistsCondition,path:go}]"
+"""A job that is not over, however slow the machine is, until `(user.home / "go").touch()`."""
 
 
 def named(name: str) -> str:
@@ -50,7 +54,7 @@ def test_all_sessions_are_watched_to_their_ends_and_one_that_fails_is_reported_b
 
 def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_being_watched(user: User) -> None:
     submit(user, "mine")
-    held = user.start("run", *ONE, "--plan-id", "held", named("held"), "backend.options.step_seconds=0.5")
+    held = user.start("run", *ONE, "--plan-id", "held", named("held"), WHEN_TOLD)
     state = user.outputs / "monitoring_state"
     until(lambda: (state / "held.lease").exists(), "the other monitor")
     (state / "broken.json").write_text("{")
@@ -59,6 +63,7 @@ def test_a_session_that_somebody_holds_or_that_is_broken_keeps_no_other_from_bei
     assert "mine: success" in result.stdout
     assert f"in use by process {held.pid}" in result.stderr
     assert "broken.json" in result.stderr
+    (user.home / "go").touch()
     assert held.wait() == 0
 
 
@@ -227,20 +232,26 @@ def test_with_json_also_an_interrupted_watch_prints_one_document(user: User, wor
 
 
 def test_one_round_for_cron_and_what_is_recorded_for_programs(user: User) -> None:
-    submit(user, "a", "backend.options.step_seconds=0.5")
-    submit(user, "b", "backend.options.step_seconds=0.5")
+    submit(user, "a", WHEN_TOLD)
+    submit(user, "b", WHEN_TOLD)
     result = user.run("monitor", "--all", "--once", "--json")
     assert result.returncode == 0, result.stderr
     assert {session["plan_id"] for session in json.loads(result.stdout)["sessions"]} == {"a", "b"}
     shown = user.run("monitor", "--all", "--cmd", "status")
-    assert re.findall(r"^(\w+)\njob +state ", shown.stdout, re.MULTILINE) == ["a", "b"]
+    assert re.findall(r"^(\w+)\njob +state$", shown.stdout, re.MULTILINE) == ["a", "b"]
     assert shown.stdout.count("\n1 job: 1 ") == 2
     assert user.run("monitor", "--all", "--cmd", "cancel").returncode == 2
+    (user.home / "go").touch()
     assert user.run("monitor", "--all").returncode == 0
     assert "no unfinished sessions" in user.run("monitor", "--all", "--cmd", "status").stdout
 
 
 @pytest.mark.slurm
+def test_a_table_of_no_sessions_has_its_header_alone(user: User) -> None:
+    done = user.run("monitor", "--all", "--cmd", "status", "--csv", "--columns", "job,loss")
+    assert (done.returncode, done.stdout) == (0, "session,job,loss\n"), done.stderr
+
+
 def test_squeue_is_asked_once_for_all_sessions(slurm_user: User) -> None:
     count = slurm_user.home / "asked"
     squeue = slurm_user.home / "squeue"

@@ -9,11 +9,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from oellm_autoexp.cli import api
 from tests.exports import Curves, of_mlflow, of_tensorboard, of_wandb, single
 from tests.flow.conftest import QUICK, User, until
 from tests.flow.test_plugins import PLUGINS
 from tests.flow.test_plugins import packages as packages
+
+pytestmark = pytest.mark.slow
 
 PLANTED = "hf_pl4ntedQx7ZwT0kEnVaLuE93bd"
 KINDS = ("TensorBoardExporter", "WandbExporter", "MlflowExporter", "OpenMetricsExporter")
@@ -210,6 +214,7 @@ def test_mistakes_and_what_is_not_installed_are_errors_of_the_plan(user: User, t
     assert "did you mean 'folder'?" in wrong.stderr
 
 
+@pytest.mark.xdist_group("plugins")
 def test_an_exporter_of_another_package_runs_beside_the_watch_and_by_command(user: User, packages: Path) -> None:
     guest = User(user.home, {**user.environment, "PYTHONPATH": str(packages)})
     exporters = "[{class_name: LeaderboardExporter, folder: board}]"

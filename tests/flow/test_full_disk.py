@@ -47,6 +47,7 @@ def fill(user: User) -> None:
         (root / "filler0").write_bytes(bytes(2 << 20))
 
 
+@pytest.mark.slow
 def test_a_plan_is_not_made_and_none_is_left_in_part(small: User, kind: str) -> None:
     fill(small)
     before = sorted(Path(small.environment["OUTPUT_DIR"]).rglob("*"))
@@ -59,6 +60,7 @@ def test_a_plan_is_not_made_and_none_is_left_in_part(small: User, kind: str) -> 
     assert sorted(Path(small.environment["OUTPUT_DIR"]).rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_there_is_not_submitted(small: User, kind: str) -> None:
     planned = small.run("plan", *QUICK, "--plan-id", "x", "slurm=fake")
     assert planned.returncode == 0, planned.stderr

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from oellm_autoexp.core.states import HELD_BY_PLAN
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.test_slurm_run import slurm
+
+pytestmark = pytest.mark.slow
 
 IMAGE = "FATAL:   could not open image /scratch/images/torch.sif: no such file or directory"
 MOST_STARTED = 8
@@ -21,7 +24,7 @@ MOST_STARTED = 8
 
 def write(user: User, jobs: int, **sections: Any) -> None:
     """A plan of jobs that fail as with a broken image, until there is a file `mended`."""
-    program = f'echo x >> started; if [ -e mended ]; then exit 0; fi; sleep 1; echo "{IMAGE}" >&2; exit 255'
+    program = f'echo x >> started; if [ -e mended ]; then exit 0; fi; sleep 2; echo "{IMAGE}" >&2; exit 255'
     config: dict[str, Any] = {
         "defaults": [{"override /backend": "command"}],
         "project": {"name": "job_${backend.options.number}"},
@@ -43,6 +46,13 @@ def started(user: User) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def running(user: User) -> bool:
+    """Look at the jobs once; whether one of them runs still."""
+    once = user.run("monitor", "--session", "p", "--once")
+    assert once.returncode == 0, once.stderr
+    return any(job.state == "running" for job in session(user).jobs.values())
+
+
 def held_and_released(user: User) -> int:
     """Watch the plan until the rest is held; mend the image, and release the jobs. How many had started when held."""
     watching = user.start("run", "--config-ref", "./e.yaml", "--plan-id", "p")
@@ -50,14 +60,20 @@ def held_and_released(user: User) -> int:
     until(lambda: session(user).hold.asked, "the scheduler to be asked")
     watching.send_signal(signal.SIGKILL)
     watching.wait()
+    until(lambda: not running(user), "the jobs that had begun before the hold to end")
     at_hold = started(user)
     assert at_hold <= MOST_STARTED
     shown = user.run("monitor", "--session", "p", "--cmd", "status")
     assert "are held: " in shown.stdout
     assert "could not open image /scratch/images/torch.sif" in shown.stdout
     assert "--cmd release" in shown.stdout
-    once = user.run("monitor", "--session", "p", "--once")
-    assert once.returncode == 0, once.stderr
+    assert not running(user)
+    if "pending" in ends(user):
+        rows = json.loads(user.run("monitor", "--session", "p", "--cmd", "status", "--json").stdout)["jobs"]
+        assert {row["reason"] for row in rows if row["state"] == "pending"} == {HELD_BY_PLAN}
+        wide = user.run("monitor", "--session", "p", "--cmd", "status", "--wide").stdout
+        assert "scontrol release" not in wide
+        assert HELD_BY_PLAN in " ".join(wide.split())
     assert started(user) == at_hold
     (user.home / "mended").touch()
     released = user.run("monitor", "--session", "p", "--cmd", "release")
@@ -129,6 +145,7 @@ def test_the_others_wait_until_one_of_the_first_jobs_has_succeeded_or_they_are_r
     while "2 crash" not in once.stdout:
         once = user.run("monitor", "--session", "q", "--once")
     assert started(user) == 8
+    assert "--cmd release lets the others go" in user.run("monitor", "--session", "q", "--once").stdout
     (user.home / "mended").touch()
     assert user.run("monitor", "--session", "q", "--cmd", "release").returncode == 0
     assert user.run("monitor", "--session", "q").returncode == 1

@@ -65,6 +65,21 @@ def test_an_axis_that_reaches_no_program_is_noted() -> None:
         assert not [*notes([of_value(0, **{key: 1}), of_value(1, **{key: 2})], {}, {}, scripts)]
 
 
+def test_a_jobs_name_counts_where_it_is_a_part_of_another_word() -> None:
+    jobs = [of_value(0, metadata__x=1), of_value(1, metadata__x=2)]
+    for word in ("my_{}", "{}2", "a.{}", "{}-x", "{0}{0}"):
+        assert not [*notes(jobs, {}, {}, [f"train {word.format(each.name)}" for each in jobs])], word
+    for word in ("{}", "/{}/", "x={}.json", "'{}'", "{0} {0}"):
+        assert [*notes(jobs, {}, {}, [f"train {word.format(each.name)}" for each in jobs])], word
+
+
+def test_no_job_has_a_pattern_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To compile one takes longer than most checks of a job, and `re` keeps only some hundreds."""
+    monkeypatch.setattr("re._compiler.compile", lambda pattern, *_: pytest.fail(f"{pattern!r} is compiled"))
+    jobs = [of_value(index, metadata__x=index) for index in range(2)]
+    assert [*notes(jobs, {}, {}, [f"train {each.name}" for each in jobs])]
+
+
 def test_a_variable_that_is_empty_and_begins_a_path_is_named(user: User) -> None:
     (user.home / "x.yaml").write_text(
         "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\n"

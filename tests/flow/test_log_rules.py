@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oellm_autoexp.cli import monitor_autoexp, plan_autoexp
+from oellm_autoexp.cli import api, monitor_autoexp, plan_autoexp
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User
@@ -151,3 +152,53 @@ def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
         "checkpoint_saved extracts 'from' as path, which is not a path, in a line that the program prints" in reported
     )
     assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in reported
+
+
+def test_metrics_of_json_lines_are_planned_run_and_kept(user: User) -> None:
+    lines = "".join(json.dumps({"update": n, "eval": {"reward": n / 2}}) + "\n" for n in (3, 4))
+    (user.home / "lines").write_text(lines)
+    rules = {"metrics": {"reward": {"json": "eval.reward", "iteration_key": "update"}}}
+    planned(user, "x", rules, ["cat", str(user.home / "lines")])
+    assert '"iteration_key": "update"' in (user.outputs / "manifests" / "x.json").read_text()
+    result = user.run("monitor", "--session", "x")
+    assert (result.returncode, result.stderr) == (0, "")
+    user.run("report", "--session", "x", "--csv", "t", "-o", "r.html")
+    _, *points = (line.split(",") for line in (user.home / "t" / "points.csv").read_text().splitlines())
+    assert [(metric, iteration, value) for _, _, metric, iteration, _, value, _ in points] == [
+        ("reward", "3", "1.5"),
+        ("reward", "4", "2.0"),
+    ]
+
+
+def test_the_loss_of_a_run_that_has_diverged_is_shown_everywhere(user: User) -> None:
+    rules = {"metrics": {"loss": r"step (?P<iteration>\d+) loss (?P<value>\S+)"}}
+    planned(user, "x", rules, ["printf", r"step 1 loss 0.25\nstep 2 loss nan\n"])
+    assert user.run("monitor", "--session", "x").returncode == 0
+    status = ("monitor", "--session", "x", "--cmd", "status", "--filter", "loss=nan")
+    (row,) = csv.DictReader(user.run(*status, "--csv").stdout.splitlines())
+    assert row["loss"] == "nan"
+    shown = json.loads(user.run(*status[:5], "--json").stdout, parse_constant=lambda word: f"{word} is no JSON")
+    assert shown["jobs"][0]["progress"]["loss"] is None
+    assert user.run("report", "--session", "x", "--csv", "t", "-o", "r.html").returncode == 0
+    (told,) = csv.DictReader((user.home / "t" / "jobs.csv").read_text().splitlines())
+    (result,) = api.results("x", user.outputs / "monitoring_state")
+    assert (told["loss"], str(result.loss)) == ("nan", "nan")
+    assert " x  nan" in user.run("monitor", "--session", "x", "--cmd", "plot", "loss").stdout
+
+
+def test_a_group_whose_name_says_that_it_is_a_secret_is_hidden_everywhere(user: User) -> None:
+    say = {"class_name": "LogAction", "message": "{line} {wandb_api_key}"}
+    tell = {"class_name": "NotifyAction", "message": "got {wandb_api_key}", "command": ["cat"], "digest_seconds": 0}
+    rules = {"log_events": {"login": {"pattern": r"login with (?P<wandb_api_key>\S+)", "actions": [say, tell]}}}
+    word = "hunter-horse"
+    (user.home / "log").write_text(f"login with {word}\n")
+    planned(user, "x", rules, ["cat", str(user.home / "log")])
+    result = user.run("monitor", "--session", "x")
+    assert "x: login with *** ***" in result.stdout
+    assert user.run("report", "--session", "x", "-o", "r.html").returncode == 0
+    events = user.run("monitor", "--session", "x", "--cmd", "events").stdout
+    tried = user.run("monitor", "--session", "x", "--cmd", "try", "--log", "log").stdout
+    state = user.outputs / "monitoring_state"
+    files = [user.home / "r.html", *(path for path in state.rglob("x.*") if path.is_file())]
+    shown = [result.stdout, events, tried, *(path.read_text(errors="replace") for path in files)]
+    assert [text for text in shown if word in text] == []

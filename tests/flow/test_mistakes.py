@@ -559,3 +559,41 @@ def test_a_deadline_that_is_past_is_refused_and_unknown_options_of_srun_are_note
     assert noted.returncode == 0, noted.stderr
     what = "slurm.srun.kil_on_bad_exit=1): srun has no option --kil-on-bad-exit, unless this site adds it; did you mean"
     assert what in noted.stdout
+
+
+def test_a_cause_rule_that_does_not_exist_cannot_be_switched_off(user: User) -> None:
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\nbackend: {argv: [a]}\n"
+        "monitoring:\n  causes:\n    nan_loss: null\n    nan_losss: null\n    zzzzzzzzz: null\n"
+    )
+    result = user.run("plan", "--config-ref", "x.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "x.yaml:8 ($.monitoring.causes.nan_losss): there is no rule 'nan_losss'" in result.stderr
+    assert "did you mean 'nan_loss'?" in result.stderr
+    assert "x.yaml:9 ($.monitoring.causes.zzzzzzzzz): there is no rule 'zzzzzzzzz'" in result.stderr
+    assert result.stderr.count("error: ") == 2
+    (user.home / "x.log").touch()
+    tried = user.run("monitor", "--cmd", "why", "--log", "x.log", "--config-ref", "./x.yaml")
+    assert tried.returncode == 2
+    assert "did you mean 'nan_loss'?" in tried.stderr
+
+
+def test_a_category_of_a_condition_that_does_not_exist_is_reported(user: User) -> None:
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\nbackend: {argv: [a]}\n"
+        "monitoring:\n  state_events:\n    crash:\n      actions:\n        - class_name: EventAction\n"
+        "          conditions:\n            - {class_name: MetadataCondition, key: category, one_of: [nan, oom_gpu]}\n"
+        "          action: {class_name: RestartAction}\n"
+    )
+    result = user.run("plan", "--config-ref", "x.yaml")
+    assert result.returncode == 2, result.stdout
+    assert "x.yaml:11 ($.monitoring.state_events.crash.actions[0].conditions[0]" in result.stderr
+    assert "there is no category 'oom_gpu'" in result.stderr
+    assert "did you mean 'oom-gpu'?" in result.stderr
+
+
+def test_events_of_a_name_that_no_rule_has_are_reported(user: User) -> None:
+    assert user.run("run", *ONE_JOB, "--plan-id", "p").returncode == 0
+    result = user.run("monitor", "--session", "p", "--cmd", "events", "--queue-event", "sucess")
+    assert result.returncode == 2
+    assert "no rule has the event 'sucess'" in result.stderr

@@ -1,6 +1,6 @@
 """Whatever dies, and whatever becomes of the log: each line that matches makes one event, each action runs once.
 
-`AUTOEXP_FAULT_ROUNDS` sets how many monitors and workers are killed (50 by default), `AUTOEXP_FAULT_SEED` the seed of
+`AUTOEXP_FAULT_ROUNDS` sets how many monitors and workers are killed (32 by default), `AUTOEXP_FAULT_SEED` the seed of
 the first life of a plan; each life has its own, which is shown when it fails.
 """
 
@@ -35,7 +35,9 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.monitoring_faults_programs import KeptJobs
 
-ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "50"))
+pytestmark = pytest.mark.slow
+
+ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "32"))
 SEED = int(os.environ.get("AUTOEXP_FAULT_SEED") or random.randrange(1 << 32))
 KILLS = 12
 """How many programs are killed in the life of one plan."""
@@ -489,7 +491,7 @@ def copied(planned: Path, home: Path) -> Path:
 
 def test_a_second_monitor_names_the_first_and_takes_over_when_that_is_killed(user: User) -> None:
     words = ("project=default", "sweep.grids=[{stage:[a]}]", "monitoring.poll_interval_seconds=0.1")
-    slow = ("backend.options.train_iters=25", "backend.options.step_seconds=0.1", "backend.options.log_interval=1")
+    slow = ("backend.options.train_iters=80", "backend.options.step_seconds=0.1", "backend.options.log_interval=1")
     event = "++monitoring.log_events.iterated={pattern:'iteration +(?P<number>[0-9]+)/'}"
     first = user.start("run", *words, *slow, event)
     until(lambda: (user.outputs / "sweep.json").exists() and "running" in user.states(), "a running job")
@@ -504,4 +506,4 @@ def test_a_second_monitor_names_the_first_and_takes_over_when_that_is_killed(use
     assert user.states() == ["success"]
     reported = json.loads(user.run("monitor", "--session", user.plan_id, "--cmd", "events", "--json").stdout)
     seen = [entry["metadata"]["number"] for entry in reported["events"] if entry["name"] == "iterated"]
-    assert seen == [str(number) for number in range(1, 26)]
+    assert seen == [str(number) for number in range(1, 81)]

@@ -13,6 +13,7 @@ import yaml
 from tests.flow.conftest import User
 
 REASON = "GPU 3 falls off the bus"
+SHARE = "at most 10% of a partition's nodes, or one, at a time"
 
 
 def nodes(user: User, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +48,10 @@ def test_what_is_reported_is_shown_left_out_and_forgiven_without_a_session(user:
     empty = nodes(user)
     assert (empty.returncode, empty.stdout) == (0, "no node is recorded in outputs/monitoring_state\n")
     done = nodes(user, "--report", "n2", "--reason", f"{REASON} hf_{'a1B2' * 9}")
-    assert (done.returncode, done.stdout) == (0, "n2 is left out of jobs from now on; end that with --forgive\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"n2 is left out of jobs from now on ({SHARE}); end that with --forgive\n",
+    )
     assert "the names of nodes are not checked: " in done.stderr
     shown = nodes(user).stdout.splitlines()
     assert [line.split()[:3] for line in shown[:2]] == [["node", "state", "until"], ["n2", "left", "out"]]
@@ -71,7 +75,11 @@ def test_a_session_names_the_folder_the_limits_and_the_nodes(user: User, tmp_pat
     refused = nodes(user, "--session", "p", "--report", "n22", "--reason", REASON)
     assert (refused.returncode, "the cluster fake has no node 'n22'" in refused.stderr) == (2, True)
     assert "did you mean 'n2'?" in refused.stderr
-    assert nodes(user, "--session", "p", "--report", "n[2-3]", "--reason", REASON).returncode == 0
+    done = nodes(user, "--session", "p", "--report", "n[2-3]", "--reason", REASON)
+    assert (
+        done.stdout
+        == "n2, n3 are recorded; none is left out (monitoring.nodes: exclude_after is null, or max_share 0)\n"
+    )
     found = recorded(user, "--session", "p")
     assert (found["folder"], found["expires_after_hours"], found["exclude_after"]) == (str(folder), 1, None)
     assert [(each["node"], each["state"]) for each in found["nodes"]] == [("n2", "counted"), ("n3", "counted")]
@@ -83,6 +91,12 @@ def test_a_session_names_the_folder_the_limits_and_the_nodes(user: User, tmp_pat
     assert "Traceback" not in missing.stderr
 
 
+def test_spaces_separate_names_as_commas_do(user: User) -> None:
+    done = nodes(user, "--report", "n1 n[2-3],n5", "--reason", REASON)
+    assert done.stdout.startswith("n1, n2, n3, n5 are left out of jobs")
+    assert {node["node"] for node in recorded(user)["nodes"]} == {"n1", "n2", "n3", "n5"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,11 +106,32 @@ def test_a_session_names_the_folder_the_limits_and_the_nodes(user: User, tmp_pat
         (("--cmd", "status", "--report", "n1"), "--report goes with --cmd nodes"),
         (("--cmd", "nodes", "--report", "$(reboot)", "--reason", "x"), "'$(reboot)' names no node"),
         (("--cmd", "nodes", "--forgive", "n1"), "nothing is recorded of 'n1'"),
+        (("--cmd", "nodes", "--report", "n[1-100000]", "--reason", "x"), "names more than 1000 nodes"),
     ],
 )
 def test_mistakes_are_refused(user: User, words: tuple[str, ...], message: str) -> None:
     refused = user.run("monitor", *words)
     assert (refused.returncode, message in refused.stderr, "Traceback" in refused.stderr) == (2, True, False)
+
+
+def test_a_variable_with_a_folder_that_each_command_would_look_for_elsewhere_is_refused(user: User) -> None:
+    (user.home / "here").mkdir()
+    refused = nodes(user, "--report", "n1", "--reason", "x", OELLM_NODES_DIR="here")
+    assert refused.returncode == 2
+    assert "$OELLM_NODES_DIR: must be a whole path, which begins with '/' or '~', not 'here'" in refused.stderr
+    assert nodes(user, OELLM_NODES_DIR="").returncode == 0
+
+
+def test_what_others_wrote_can_not_change_the_screen(user: User) -> None:
+    folder = user.outputs / "monitoring_state"
+    folder.mkdir(parents=True)
+    assert nodes(user, "--report", "n1", "--reason", "x").returncode == 0
+    (log,) = folder.glob("*.nodes.jsonl")
+    line = {**json.loads(log.read_text()), "cluster": "\x1b[2Ja", "category": "\x1b[31m", "reason": "\x1b[31m"}
+    log.write_text(f"{json.dumps(line)}\n")
+    shown = nodes(user)
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
 
 
 def test_a_folder_that_is_no_whole_path_is_refused_when_planning(user: User) -> None:

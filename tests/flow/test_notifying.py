@@ -14,6 +14,8 @@ import yaml
 from tests.flow.conftest import User, until
 from tests.hook_server import HookServer, hook_server
 
+pytestmark = pytest.mark.slow
+
 MAIL = {"class_name": "SendmailNotifier", "to": "team@example.org"}
 SENDMAIL = """#!/bin/sh
 cat > $(mktemp "$0.XXXXXX.mail")

@@ -12,6 +12,8 @@ from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User, until
 from tests.flow.single import command, on_crash, planned
 
+pytestmark = pytest.mark.slow
+
 MARK = "echo began >> marks; sleep 2; echo ended >> marks"
 
 
@@ -45,6 +47,18 @@ def test_a_restart_that_a_command_has_to_allow_is_submitted_in_the_same_cycle(
     result = user.run("monitor", *words, "--once")
     assert result.returncode == 0, result.stderr
     assert job(user, "x").attempt == 2
+
+
+@WAYS
+def test_the_time_between_single_looks_counts(user: User, words: tuple[str, ...]) -> None:
+    (user.home / "x.yaml").write_text(
+        "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\n"
+        "backend: {argv: [sleep, '600']}\nmonitoring:\n  inactivity_threshold_seconds: 1\n"
+        "  state_events: {stall: {actions: [{class_name: CancelAction}]}}\n"
+    )
+    assert user.run("run", "--config-ref", "./x.yaml", "--plan-id", "x", "--no-monitor").returncode == 0
+    until(lambda: user.run("monitor", *words, "--once") and job(user, "x").over, "the job to be ended as it is silent")
+    assert job(user, "x").state == "stall"
 
 
 def test_a_command_that_says_no_again_and_again_is_waited_for_once(user: User) -> None:

@@ -18,6 +18,8 @@ from oellm_autoexp.schedulers import fake
 from oellm_autoexp.schedulers.fake import FakeScheduler
 from tests.flow.conftest import User
 
+pytestmark = pytest.mark.slow
+
 JOBS = 4
 COMMON = ("project=default", "slurm=fake")
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from oellm_autoexp.session.session import Session
+from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User
+from tests.flow.test_slurm_run import slurm
 
 TRAIN = """
 for i in $(seq 1 $1); do
@@ -122,6 +125,34 @@ def test_without_a_known_run_an_automatic_limit_is_refused_and_nothing_is_said(u
         assert user.run("plan", *words, "project.name=again", "slurm.sbatch.time=auto", other).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (("slurm.sbatch.time=[auto]",), "$.slurm.sbatch.time"),
+        (
+            ("slurm.sbatch.time=null", "slurm.sbatch_extra_directives=['--time=auto']"),
+            "$.slurm.sbatch_extra_directives[0]",
+        ),
+    ],
+)
+def test_an_automatic_limit_never_reaches_a_script(user: User, words: tuple[str, ...], where: str) -> None:
+    done = user.run("plan", *first_run(user), *words)
+    assert done.returncode == 2
+    assert where in done.stderr
+    assert "'auto' is found only when a plan is made, for slurm.sbatch.time" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["-5", "NaN", "Infinity", "1e300"])
+def test_a_file_of_runs_with_impossible_times_is_not_used_and_said_to_be_so(user: User, number: str) -> None:
+    words = first_run(user)
+    (path,) = (user.outputs / "monitoring_state").glob("*.measured.jsonl")
+    path.write_text(re.sub(r'("middle": )[0-9.]+', rf"\g<1>{number}", path.read_text()))
+    done = user.run("plan", *words, "slurm.sbatch.time=auto")
+    assert done.returncode == 2
+    assert "'auto' needs an earlier run" in done.stderr
+    assert f"{path.name}:1: this line does not describe attempts" in done.stderr
+
+
 def test_runs_of_other_state_folders_are_used_if_they_are_named_and_ours(user: User) -> None:
     words = first_run(user, "project.base_output_dir=elsewhere")
     refused = user.run("plan", *words, "slurm.sbatch.time=auto")
@@ -147,3 +178,17 @@ def test_a_new_attempt_with_other_values_keeps_the_limit_that_was_found(user: Us
     script = (user.outputs / "again" / "provenance" / "p" / "attempt_2" / "job.sbatch").read_text()
     assert "--lr 0.7" in script
     assert "#SBATCH --time=0-00:40:00\n" in script
+
+
+@pytest.mark.slurm
+def test_slurm_gets_the_limit_that_the_first_run_implies(slurm_user: User) -> None:
+    experiment(slurm_user)
+    on_slurm = ("slurm=base", "slurm.launcher_cmd=null", "slurm.sbatch.gpus_per_node=null", "slurm.sbatch.mem=50")
+    words = ("--config-ref", "./e.yaml", *on_slurm)
+    first = slurm_user.run("run", *words, "slurm.sbatch.time=00:45:00")
+    assert first.returncode == 0, first.stderr + first.stdout
+    again = slurm_user.run("run", *words, "project.name=again", "slurm.sbatch.time=auto", "--plan-id", "p")
+    assert again.returncode == 0, again.stderr + again.stdout
+    job = Session.load(SessionFiles.named(slurm_user.outputs / "monitoring_state", "p").path).jobs["again"]
+    asked = slurm(slurm_user, "scontrol", "--oneliner", "show", "job", job.newest.scheduler_id)
+    assert "TimeLimit=00:40:00 " in asked

@@ -14,6 +14,7 @@ import pytest
 
 from tests.flow.conftest import QUICK, User, until
 
+pytestmark = pytest.mark.xdist_group("plugins")  # installed once
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "scheduler"
 CHOSEN = ("slurm.client.class_name=DaemonClient", "slurm.client.slots=2")
 

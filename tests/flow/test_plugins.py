@@ -12,6 +12,7 @@ import pytest
 
 from tests.flow.conftest import QUICK, User
 
+pytestmark = pytest.mark.xdist_group("plugins")  # installed once
 PLUGINS = Path(__file__).resolve().parents[2] / "examples" / "plugins"
 EXPERIMENT = """
 defaults:
@@ -58,8 +59,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("packages")
     for name in ("action", "condition", "notifier", "exporter", "backend"):
         shutil.copytree(PLUGINS / name, root / "sources" / name)  # a build leaves files beside what it builds
-        options = ("--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"))
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, str(root / "sources" / name)], check=True)
+    options = ("--quiet", "--no-deps", "--no-compile", "--target", str(root / "lib"))
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *(root / "sources").iterdir()], check=True)
     return root / "lib"
 
 

@@ -26,6 +26,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed
 from tests.flow.conftest import User, until
 
+pytestmark = pytest.mark.slow
+
 COUNT = 'printf "%s\\n" "$1" >> runs'
 
 

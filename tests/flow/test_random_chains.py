@@ -1,5 +1,6 @@
-"""Many random rounds of chains on a real SLURM: links are killed, nodes lost, monitors absent or killed, the controller
-restarted; no link runs beside another or twice, none is lost, and nothing stays in the queue.
+"""Many random rounds of chains on a real SLURM: links are killed, nodes lost, drained and sick, monitors absent or
+killed, the controller restarted; no link runs beside another or twice, none is lost, no progress is repeated, and
+nothing stays in the queue.
 
 `AUTOEXP_CHAIN_ROUNDS` sets how many rounds there are, `AUTOEXP_FAULT_SEED` the seed.
 """
@@ -15,18 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+import yaml
 
 from oellm_autoexp.session.job_state import JobState
-from tests.flow.chains import folder, job, overlapped, reached, times, write
+from tests.flow.chains import folder, job, overlapped, reached, saved, times, write
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
-ROUNDS = int(os.environ.get("AUTOEXP_CHAIN_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("AUTOEXP_CHAIN_ROUNDS", "2"))
 SEED = int(os.environ.get("AUTOEXP_FAULT_SEED") or random.randrange(1 << 32))
 AT_ONCE = 12
 BATCH_SECONDS = 500
 MOST_LOST = 4
-"""Links that are killed in a round, at most: so many more than needed each chain has."""
+"""Links that are killed, or meet a sick node, in a round, at most: so many more than needed each chain has."""
 
 
 @dataclass
@@ -40,16 +42,19 @@ class Round:
     monitor: subprocess.Popen[str] | None = None
     next_at: float = 0.0
     lost: int = 0
+    drained: str = ""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.steps = self.chance.randint(3, 8)
         self.goal = self.steps * self.chance.randint(2, 3) - self.chance.randint(0, 2)
         self.links = -(-self.goal // self.steps) + MOST_LOST + 1
+        self.checked, self.restarts = self.chance.random() < 0.4, self.chance.choice([0, 0, 1])
 
     def __str__(self) -> str:
         story = "\n".join(self.story)
-        return f"seed {self.seed}: {self.steps} steps a link to {self.goal}, {self.links} links\n{story}"
+        restarts = f"{self.restarts} restarts in the job" if self.restarts else "no restarts in the job"
+        return f"seed {self.seed}: {self.steps} steps a link to {self.goal}, {self.links} links, {restarts}\n{story}"
 
     def say(self, text: str) -> None:
         self.story.append(f"{time.strftime('%H:%M:%S')} {text}")
@@ -57,8 +62,19 @@ class Round:
     def begin(self) -> None:
         self.user.home.mkdir(parents=True)
         chain = {"links": self.links, "max_fruitless": MOST_LOST + 1}
+        program = folder(self.user)
         write(self.user, scheduler="base", steps=self.steps, goal=self.goal, chain=chain)
-        (folder(self.user) / "then").write_text("exit $((RANDOM % 3))")
+        (program / "then").write_text("exit $((RANDOM % 3))")
+        config = yaml.safe_load((self.user.home / "e.yaml").read_text())
+        del config["slurm"]["launcher_cmd"]
+        healthy = {"command": ["bash", "-c", f'[ ! -e "{program}/sick.$SLURMD_NODENAME" ]'], "name": "healthy"}
+        config["slurm"] |= {"restarts_in_job": self.restarts, "preflight": [healthy] if self.checked else []}
+        (self.user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+        if self.checked:
+            self.lost += 1
+            sick = self.chance.choice(self.cluster.node_names)
+            (program / f"sick.{sick}").touch()
+            self.say(f"{sick} is sick")
         words = ("--config-ref", "./e.yaml", "--plan-id", "p", "--no-monitor")
         done = self.user.run("run", *words)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self}"
@@ -70,6 +86,12 @@ class Round:
         lines = self.cluster.run(*words, check=False).stdout.splitlines()
         return [(one, nodes) for one, _, nodes in (line.partition("|") for line in lines)]
 
+    def completed(self) -> set[int]:
+        """The links whose scripts ended well, by accounting."""
+        words = ("sacct", "-n", "-X", "-P", "-j", self.array, "-o", "JobID,State")
+        lines = (line.partition("|") for line in self.cluster.run(*words).stdout.splitlines())
+        return {int(one.partition("_")[2]) for one, _, state in lines if state == "COMPLETED"}
+
     def step(self) -> bool:
         """Do something, now and then; whether the chain has left the queue."""
         now = time.monotonic()
@@ -78,8 +100,9 @@ class Round:
         self.next_at = now + self.chance.uniform(0.3, 2.0)
         found = self.cluster.run("squeue", "-h", "-j", self.array, "-t", "PD,R,CG,S", check=False)
         if found.returncode == 0 and not found.stdout:
+            self.resume()
             return True
-        self.chance.choice([self.lose, self.lose, self.watch, self.unwatch])()
+        self.chance.choice([self.lose, self.lose, self.watch, self.unwatch, self.drain])()
         return False
 
     def lose(self) -> None:
@@ -104,6 +127,23 @@ class Round:
         if how in ("down", "dead"):
             self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
 
+    def drain(self) -> None:
+        """Drain the node of the link that runs, until this is asked for again."""
+        if self.drained:
+            self.resume()
+        elif running := self.queue("R"):
+            self.drained = running[0][1]
+            self.say(f"{self.drained} is drained")
+            self.cluster.run(
+                "scontrol", "update", f"nodename={self.drained}", "state=drain", "reason=test", check=False
+            )
+
+    def resume(self) -> None:
+        if self.drained:
+            self.say(f"{self.drained} is resumed")
+            self.cluster.run("scontrol", "update", f"nodename={self.drained}", "state=resume", check=False)
+            self.drained = ""
+
     def watch(self) -> None:
         if self.monitor is None or self.monitor.poll() is not None:
             self.monitor = self.user.start("monitor", "--session", "p")
@@ -123,9 +163,14 @@ class Round:
         state = job(self.user)
         begun = Counter(link for what, link, _ in times(self.user) if what == "begin")
         order = [link for what, link, _ in times(self.user) if what == "begin"]
+        steps = saved(self.user)
         wrong = [
             "two at once" if overlapped(self.user) else "",
-            f"links that ran twice: {begun}" if max(begun.values()) > 1 else "",
+            f"links that ran twice: {begun}" if max(begun.values()) > 1 + self.restarts else "",
+            f"progress repeated: {steps}" if steps != sorted({*steps}) else "",
+            f"links that did nothing: {idle}"
+            if (idle := self.completed() - {*order}) and min(idle) < max(order)
+            else "",
             "links out of order" if order != sorted(order) else "",
             "something in the queue" if self.queue() else "",
             "" if reached(self.user) == self.goal else f"{reached(self.user)} of {self.goal} reached",

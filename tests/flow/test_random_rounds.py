@@ -2,7 +2,7 @@
 
 Each round is a plan of some jobs, single or as an array, whose monitor is stopped, killed and resumed, whose tasks are
 cancelled by a person or by the command, and whose lease gets clocks of other hosts. In some batches the controller
-loses its state, and a stranger's jobs get the ids of ours. `AUTOEXP_FAULT_ROUNDS` sets how many rounds there are (10
+loses its state, and a stranger's jobs get the ids of ours. `AUTOEXP_FAULT_ROUNDS` sets how many rounds there are (5
 by default), `AUTOEXP_FAULT_SEED` the seed.
 """
 
@@ -20,17 +20,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from oellm_autoexp.schedulers.slurm.parse import COMMENT_PREFIX
 from oellm_autoexp.session import series
 from oellm_autoexp.session.session import Session
 from tests.flow.conftest import User
 from tests.slurm.cluster import Cluster
 
-ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "5"))
 SEED = int(os.environ.get("AUTOEXP_FAULT_SEED") or random.randrange(1 << 32))
 AT_ONCE = 5
 """Plans that are watched at the same time."""
@@ -94,6 +95,15 @@ def experiment(home: Path, kinds: list[str]) -> str:
     return f"# @package _global_\n{yaml.safe_dump(config)}"
 
 
+class Cancelled(NamedTuple):
+    """That a person cancels a job: asked at `at`, answered at `answered` (seconds since the epoch)."""
+
+    at: float
+    answered: float
+    known: bool
+    """Whether by the command, which knows of a new attempt to come."""
+
+
 @dataclass
 class Round:
     """One plan, its monitor, and what was done to it."""
@@ -102,8 +112,7 @@ class Round:
     cluster: Cluster
     seed: int
     amnesia: bool
-    cancelled: dict[int, list[tuple[float, bool]]] = field(default_factory=dict)
-    """When a person has cancelled a job, and whether by the command, which knows of a new attempt to come."""
+    cancelled: dict[int, list[Cancelled]] = field(default_factory=dict)
     unknowable: set[int] = field(default_factory=set)
     """Jobs that a person ended and whose end nobody had seen when the controller lost its state."""
     story: list[str] = field(default_factory=list)
@@ -221,16 +230,23 @@ class Round:
         number, job, state = self.chance.choice(waiting or listed)
         at = time.time()
         self.cluster.run("scancel", job)
-        self.cancelled.setdefault(number, []).append((at, False))
+        self.cancelled.setdefault(number, []).append(Cancelled(at, time.time(), False))
         self.by_person.add(number)
         self.say(f"scancel {job} (job {number}, {state})")
 
     def listed(self) -> list[tuple[int, str, str]]:
-        """Our jobs in the queue: number, id, state."""
-        lines = self.cluster.run("squeue", "-h", "-r", "-t", "PD,R", "-o", "%i|%T|%Z").stdout.splitlines()
-        here = {job: state for job, state, home in (line.split("|") for line in lines) if home == str(self.user.home)}
-        ours = [(int(job["name"].split("_")[1]), job["scheduler_id"]) for job in self.jobs()]
-        return [(number, job, here[job]) for number, job in ours if job in here]
+        """Our jobs in the queue: number, id, state.
+
+        By their tokens: once the controller has lost its state, an id may be that of another job of ours.
+        """
+        lines = self.cluster.run("squeue", "-h", "-r", "-t", "PD,R", "-o", "%i|%T|%k").stdout.splitlines()
+        here = {(job, comment): state for job, state, comment in (line.split("|") for line in lines)}
+        jobs = Session.load(self.session_path).jobs
+        ours = [
+            (int(name.split("_")[1]), job.newest.scheduler_id, f"{COMMENT_PREFIX}{job.newest.token}")
+            for name, job in jobs.items()
+        ]
+        return [(number, job, here[job, comment]) for number, job, comment in ours if (job, comment) in here]
 
     def cancel(self) -> None:
         """The command, while a monitor watches or none does."""
@@ -242,7 +258,7 @@ class Round:
         assert result.returncode == 0, f"{result.stderr}\n{self}"
         self.say(f"--cmd cancel {name} ({before['state']})")
         if before["state"] in ("waiting", "pending", "running", "submitting") or before["restart"]:
-            self.cancelled.setdefault(number, []).append((at, True))
+            self.cancelled.setdefault(number, []).append(Cancelled(at, time.time(), True))
 
     def forget(self) -> None:
         """Call this before the controller loses its state: what only the controller knows is lost with it."""
@@ -301,8 +317,10 @@ class Round:
         elif number in self.unknowable:
             pass  # it may be called a crash, and be begun anew
         elif number in self.cancelled:
-            met = [at for at, known in self.cancelled[number] if known or not self.ended_before(at, starts, ends)]
-            before = any(float(words[2]) <= self.cancelled[number][0][0] + 1 for words in ends)
+            met = [
+                each.at for each in self.cancelled[number] if each.known or not self.ended_before(each.at, starts, ends)
+            ]
+            before = any(float(words[2]) <= self.cancelled[number][0].answered + 1 for words in ends)
             late = [at for at in met if any(float(words[2]) > at + 2 for words in starts)]
             anew = any(not self.being_ended(job, at) for at in late)
             if anew and (state == "cancelled" or not before):

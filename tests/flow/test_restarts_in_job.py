@@ -3,100 +3,31 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import time
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.flow.conftest import User, until
+from tests.flow.in_job import (
+    HEALTHY,
+    LATER,
+    MONITORED,
+    end,
+    hosts,
+    log,
+    mark,
+    ranks,
+    restarts_by_slurm,
+    scontrol,
+    start,
+    steps,
+    write,
+)
 from tests.slurm.cluster import Cluster
-
-SAYS = 'echo "rank $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME of $SLURM_JOB_NODELIST, first $FIRST"; '
-FIRST = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-RANK = re.compile(r"^rank (\d) of (\d) on (\S+) of (\S+), first (\S+)$", re.MULTILINE)
-LATER = '[ "$(ls "$DONE" | grep -c "^begun.$SLURM_PROCID")" -gt 1 ]'
-BEGUN = 'mktemp "$DONE/begun.$SLURM_PROCID.XXXXXX" > /dev/null; '
-HEALTHY = {"command": ["bash", "-c", 'echo "not today"; [ ! -e "$DONE/sick.$SLURMD_NODENAME" ]'], "name": "healthy"}
-MONITORED = pytest.mark.parametrize("monitored", [True, False], ids=["with a monitor", "without a monitor"])
-
-
-def write(
-    user: User, script: str, *, sbatch: dict[str, Any] | None = None, more: dict[str, Any] | None = None, **slurm: Any
-) -> None:
-    """An experiment of one job whose tasks run this script of bash; `$DONE` is a folder that all nodes share."""
-    (user.home / "done").mkdir(exist_ok=True)
-    config = {
-        "defaults": [{"override /backend": "command"}, {"override /slurm": "base"}],
-        "project": {"name": "job"},
-        "backend": {"argv": ["bash", "-c", f"{SAYS}{BEGUN}{script}"]},
-        "slurm": {
-            "env": {"FIRST": FIRST, "DONE": str(user.home / "done")},
-            "sbatch": {"nodes": 2, "ntasks_per_node": 1, "time": "5", **(sbatch or {})},
-            **slurm,
-        },
-        "monitoring": {"poll_interval_seconds": 0.2},
-        **(more or {}),
-    }
-    (user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
-
-
-def start(user: User, *, monitored: bool) -> subprocess.Popen[str] | None:
-    """Submit the experiment, and watch it or not."""
-    if monitored:
-        return user.start("run", "--config-ref", "./e.yaml")
-    result = user.run("run", "--config-ref", "./e.yaml", "--no-monitor")
-    assert result.returncode == 0, result.stderr
-    return None
-
-
-def log(user: User) -> str:
-    """What the job has written."""
-    return "".join(path.read_text() for path in (user.outputs / "job" / "logs").glob("*.out"))
-
-
-def ranks(user: User) -> list[tuple[str, ...]]:
-    """Rank, size, node, nodes and first node of each task so far."""
-    return RANK.findall(log(user))
-
-
-def mark(user: User, kind: str) -> str:
-    """The content of the only status file of this kind; '' if there is none."""
-    found = [path for path in (user.outputs / "job" / "marks").glob(f"*.{kind}") if path.stem.isdigit()]
-    assert len(found) < 2
-    return found[0].read_text() if found else ""
-
-
-def steps(user: User) -> list[tuple[str, str]]:
-    """The nodes and the exit code of each step."""
-    begun = sorted((user.outputs / "job" / "marks").glob("*.step*.start"))
-    ended = [path.with_suffix(".exit") for path in begun]
-    return [
-        (first.read_text().split("\n")[1], last.read_text().split("\n")[0] if last.exists() else "")
-        for first, last in zip(begun, ended, strict=True)
-    ]
-
-
-def end(user: User, running: subprocess.Popen[str] | None) -> int:
-    """The exit code that the job left; the monitor, if there is one, has then seen its end."""
-    code = int(until(lambda: mark(user, "exit"), "the job's exit code"))
-    assert running is None or running.wait(60) == (code != 0)
-    return code
-
-
-def scontrol(user: User, *words: str) -> str:
-    """What scontrol prints."""
-    return subprocess.run(["scontrol", *words], env=user.environment, capture_output=True, text=True, check=True).stdout
-
-
-def restarts_by_slurm(user: User) -> int:
-    """How often SLURM has put the only job into its queue again."""
-    (found,) = (user.outputs / "job" / "marks").glob("[0-9]*.sick") if mark(user, "sick") else [None]
-    ids = {path.name.split(".")[0] for path in (user.outputs / "job" / "marks").glob("[0-9]*")}
-    assert len(ids) == 1, found
-    shown = re.search(r"Restarts=(\d+)", scontrol(user, "show", "job", *ids))
-    assert shown is not None
-    return int(shown[1])
 
 
 @pytest.mark.slurm
@@ -142,6 +73,46 @@ def test_a_killed_node_is_replaced_by_a_spare_one_without_the_queue(
 
 
 @pytest.mark.slurm
+@pytest.mark.parametrize("watched", [True, False], ids=["while it is watched", "before somebody watches"])
+def test_a_job_whose_first_node_dies_gets_a_new_attempt_at_once(
+    slurm: Cluster, slurm_user: User, watched: bool
+) -> None:
+    actions = [{"class_name": "RestartAction"}]
+    rules = {"inactivity_threshold_seconds": 3600, "state_events": {"stall": {"actions": actions}}}
+    more = {"monitoring": {"poll_interval_seconds": 0.2, **rules}}
+    write(slurm_user, f"{LATER} || sleep 300; echo trained", restarts_in_job=2, spare_nodes=1, more=more)
+    running = start(slurm_user, monitored=watched)
+    until(lambda: len(ranks(slurm_user)) == 2, "two ranks")
+    first = sorted(ranks(slurm_user))[0][2]
+    slurm.kill_node(first)
+    if running is None:
+        left = ("squeue", "--noheader", "--format=%N", "--states=R")
+        until(lambda: first not in hosts(slurm_user, slurm.run(*left).stdout.strip()), "SLURM to see it")
+        running = slurm_user.start("monitor", "--session", slurm_user.plan_id)
+    assert running.wait(120) == 0
+    assert f"job: node {first}, on which its script ran, has died: " in (slurm_user.home / "output.txt").read_text()
+    job = slurm_user.session()["job"]
+    assert (job["state"], job["attempt"], job["restarts"]) == ("success", 2, {"stall": 1})
+    assert any(f"node {first}, on which its script ran, has died" in entry["message"] for entry in job["history"])
+    assert log(slurm_user).count("trained\n") == 2
+
+
+@pytest.mark.slurm
+def test_a_step_that_lost_a_node_has_failed_though_its_other_tasks_ended_well(slurm: Cluster, slurm_user: User) -> None:
+    waits = 'if [ $SLURM_PROCID = 0 ]; then until [ -e "$DONE/go" ]; do sleep 0.2; done; else sleep 300; fi'
+    write(slurm_user, f"if {LATER}; then :; else {waits}; fi; echo trained", restarts_in_job=1, spare_nodes=1)
+    start(slurm_user, monitored=False)
+    until(lambda: len(ranks(slurm_user)) == 2, "two ranks")
+    second = sorted(ranks(slurm_user))[1][2]
+    slurm.kill_node(second)
+    (slurm_user.home / "done" / "go").touch()
+    assert end(slurm_user, None) == 0
+    assert [code for _, code in steps(slurm_user)] == ["1", "0"]
+    assert second not in steps(slurm_user)[1][0].split(",")
+    assert f"step 1 has failed, though its other tasks ended with 0: Node failure on {second}\n" in log(slurm_user)
+
+
+@pytest.mark.slurm
 def test_a_program_that_notices_a_dead_node_before_slurm_runs_again_on_the_spare_one(
     slurm: Cluster, slurm_user: User
 ) -> None:
@@ -178,6 +149,30 @@ def test_a_node_that_fails_its_preflight_is_left_out_where_there_is_a_spare_one(
     if monitored:
         job = slurm_user.session()["job"]
         assert (job["state"], job["restarts"], [*job["sick_nodes"]]) == ("success", {}, [sick])
+
+
+@pytest.mark.slurm
+def test_a_controller_that_does_not_answer_makes_no_node_sick(slurm: Cluster, slurm_user: User) -> None:
+    wait = '$(touch "$DONE/up"; until [ -e "$DONE/go" ]; do sleep 0.1; done)'
+    write(slurm_user, "echo trained", preflight=[HEALTHY], sbatch={"requeue": True})
+    config = yaml.safe_load((slurm_user.home / "e.yaml").read_text())
+    config["slurm"]["env"]["WAIT"] = wait
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config, sort_keys=False)}")
+    start(slurm_user, monitored=False)
+    until(lambda: (slurm_user.home / "done" / "up").exists(), "the job")
+    job, processes = slurm_user.session()["job"]["scheduler_id"], ["ps", "-eo", "args="]
+    slurm.stop_controller()
+    try:
+        (slurm_user.home / "done" / "go").touch()
+        asks = f"scontrol --oneliner show job {job}\n"
+        until(
+            lambda: asks in subprocess.run(processes, capture_output=True, text=True, check=True).stdout, "its question"
+        )
+    finally:
+        slurm.start_controller()
+    assert end(slurm_user, None) == 0, log(slurm_user)
+    assert mark(slurm_user, "sick") == ""
+    assert restarts_by_slurm(slurm_user) == 0
 
 
 @pytest.mark.slurm
@@ -223,6 +218,84 @@ def test_a_job_that_may_not_be_requeued_ends_with_a_failed_preflight(slurm: Clus
 
 
 @pytest.mark.slurm
+def test_a_requeued_job_uses_a_node_that_was_left_out_before_only_where_there_are_no_others(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    sick, other = slurm.node_names[:2]
+    asked = {"nodes": 1, "nodelist": f"{sick},{other}", "requeue": True}
+    write(slurm_user, f"{LATER} || sleep 300", spare_nodes=1, preflight=[HEALTHY], sbatch=asked)
+    (slurm_user.home / "done" / f"sick.{sick}").touch()
+    start(slurm_user, monitored=False)
+    job = slurm_user.session()["job"]["scheduler_id"]
+    until(lambda: len(ranks(slurm_user)) == 1, "the first run")
+    (slurm_user.home / "done" / f"sick.{sick}").unlink()
+    scontrol(slurm_user, "requeue", job)
+    until(lambda: "JobState=PENDING" in scontrol(slurm_user, "show", "job", job), "the queue")
+    scontrol(slurm_user, "update", f"jobid={job}", "starttime=now")
+    assert end(slurm_user, None) == 0
+    assert [node for _, _, node, _, _ in ranks(slurm_user)] == [other, other]
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("sbatch", [{"nodes": 4}, {"nodes": 1, "nodelist": "FIRST"}], ids=["all nodes", "named node"])
+def test_a_job_that_slurm_has_no_other_nodes_for_is_not_requeued(
+    slurm: Cluster, slurm_user: User, sbatch: dict[str, Any]
+) -> None:
+    sick = slurm.node_names[0]
+    named = {key: sick if value == "FIRST" else value for key, value in sbatch.items()}
+    write(slurm_user, "echo trained", preflight=[HEALTHY], sbatch={"requeue": True, **named})
+    (slurm_user.home / "done" / f"sick.{sick}").touch()
+    start(slurm_user, monitored=False)
+    assert end(slurm_user, None) == 75
+    assert "the job is not requeued without them: SLURM has no other nodes for it" in log(slurm_user)
+    assert restarts_by_slurm(slurm_user) == 0
+
+
+@pytest.mark.slurm
+def test_that_the_nodes_of_a_requeued_job_could_not_be_excluded_is_in_its_log(slurm: Cluster, slurm_user: User) -> None:
+    tool = slurm_user.home / "bin" / "scontrol"
+    tool.parent.mkdir()
+    denied = "echo 'slurm_update error: Access/permission denied' >&2; exit 1"
+    tool.write_text(f'#!/bin/bash\n[ "$1" != update ] || {{ {denied}; }}\nexec {shutil.which("scontrol")} "$@"\n')
+    tool.chmod(0o755)
+    write(slurm_user, "true", preflight=[HEALTHY], sbatch={"requeue": True})
+    config = yaml.safe_load((slurm_user.home / "e.yaml").read_text())
+    config["slurm"]["env"]["PATH"] = f"{tool.parent}:$PATH"
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    (slurm_user.home / "done" / f"sick.{slurm.node_names[0]}").touch()
+    start(slurm_user, monitored=False)
+    words = (
+        "the job may run on them again, as SLURM does not exclude them: slurm_update error: Access/permission denied"
+    )
+    until(lambda: words in log(slurm_user), "the line")
+
+
+@pytest.mark.slurm
+def test_a_job_whose_reservation_has_no_other_nodes_is_not_requeued(slurm: Cluster, slurm_user: User) -> None:
+    first, second = slurm.node_names[:2]
+    reserved = ("nodes=" + f"{first},{second}", "users=root", "starttime=now", "duration=30")
+    slurm.run("scontrol", "create", "reservation", "reservationname=ours", *reserved)
+    try:
+        write(slurm_user, "echo trained", preflight=[HEALTHY], sbatch={"requeue": True, "reservation": "ours"})
+        (slurm_user.home / "done" / f"sick.{second}").touch()
+        start(slurm_user, monitored=False)
+        assert end(slurm_user, None) == 75
+        assert "the job is not requeued without them: SLURM has no other nodes for it" in log(slurm_user)
+        assert restarts_by_slurm(slurm_user) == 0
+    finally:
+        slurm.cancel_jobs()
+        slurm.run("scontrol", "delete", "reservation=ours")
+
+
+@pytest.mark.slurm
+def test_the_code_of_a_step_is_that_of_the_task_that_was_killed_first(slurm_user: User) -> None:
+    write(slurm_user, "[ $SLURM_PROCID = 0 ] && kill -KILL $$; sleep 300", restarts_in_job=1)
+    start(slurm_user, monitored=False)
+    assert end(slurm_user, None) == 137
+    assert [code for _, code in steps(slurm_user)] == ["137", "137"]
+
+
+@pytest.mark.slurm
 def test_no_more_restarts_than_the_limit_and_the_code_is_the_programs(slurm_user: User) -> None:
     write(slurm_user, "[ $SLURM_PROCID = 0 ] && sleep 300 || exit 7", restarts_in_job=2)
     start(slurm_user, monitored=False)
@@ -248,6 +321,19 @@ def test_exit_code_16_of_megatron_gets_other_nodes(slurm_user: User) -> None:
     assert end(slurm_user, None) == 0
     (first, _), (second, _) = steps(slurm_user)
     assert first != second
+
+
+@pytest.mark.slurm
+def test_after_exit_code_16_the_first_of_several_nodes_is_that_of_rank_0(slurm_user: User) -> None:
+    both = 'until [ "$(ls "$DONE" | grep -c "^begun")" -gt 1 ]; do sleep 0.1; done'
+    write(slurm_user, f"{LATER} && exit 0; {both}; exit 16", restarts_in_job=1, spare_nodes=1)
+    start(slurm_user, monitored=False)
+    assert end(slurm_user, None) == 0
+    of_second_step = sorted(ranks(slurm_user)[2:])
+    assert [rank for rank, *_ in of_second_step] == ["0", "1"]
+    node_of_rank_0 = of_second_step[0][2]
+    assert {(nodes.split(",")[0], master) for *_, nodes, master in of_second_step} == {(node_of_rank_0,) * 2}
+    assert steps(slurm_user)[0][0] != steps(slurm_user)[1][0]
 
 
 @pytest.mark.slurm
@@ -284,6 +370,22 @@ def test_the_time_limit_ends_a_job_without_a_restart(slurm_user: User, before: s
 
 
 @pytest.mark.slurm
+def test_a_job_whose_time_is_over_but_which_slurm_has_not_ended_blames_no_node(slurm_user: User) -> None:
+    write(slurm_user, 'until [ -e "$DONE/go" ]; do sleep 0.1; done; exit 4', restarts_in_job=2, preflight=["clock"])
+    start(slurm_user, monitored=False)
+    job = slurm_user.session()["job"]["scheduler_id"]
+    until(lambda: len(ranks(slurm_user)) == 2, "the step")
+    scontrol(slurm_user, "update", f"jobid={job}", "endtime=now+1")
+    time.sleep(3)
+    (slurm_user.home / "done" / "go").touch()
+    until(lambda: re.search(r"JobState=(TIMEOUT|FAILED)", scontrol(slurm_user, "show", "job", job)), "its end")
+    assert mark(slurm_user, "sick") == ""
+    assert len(steps(slurm_user)) == 1
+    if mark(slurm_user, "exit"):  # SLURM looks for such jobs every 30 s
+        assert "no restart in the job: the time limit is reached\n" in log(slurm_user)
+
+
+@pytest.mark.slurm
 def test_tasks_of_an_array_are_begun_again_each_in_its_own_allocation(slurm_user: User) -> None:
     names = {"sweep": {"grids": [{"stage": ["a", "b"]}], "base_values": {"project.name": "job_{stage}"}}}
     once = '[ -e "$DONE/$SLURM_JOB_ID" ] || { touch "$DONE/$SLURM_JOB_ID"; exit 3; }'.replace("{", "{{").replace(
@@ -317,24 +419,14 @@ def test_a_new_attempt_with_other_nodes_has_the_spare_ones_on_top(slurm_user: Us
 
 
 @pytest.mark.slurm
-def test_a_link_of_a_chain_is_begun_again_in_its_allocation(slurm_user: User) -> None:
-    chain = {"job": {"chain": {"links": 3}}}
-    write(slurm_user, f"{LATER}", restarts_in_job=1, sbatch={"nodes": 1}, more=chain)
-    result = slurm_user.run("run", "--config-ref", "./e.yaml")
-    assert result.returncode == 0, result.stdout + result.stderr
-    job = slurm_user.session()["job"]
-    assert (job["state"], job["attempt"], job["restarts"]) == ("success", 1, {"in job": 1})
-    assert [code for _, code in steps(slurm_user)] == ["1", "0"]
-
-
-@pytest.mark.slurm
-def test_a_new_attempt_runs_on_other_nodes_than_those_that_were_left_out(slurm: Cluster, slurm_user: User) -> None:
+def test_a_new_attempt_runs_on_other_nodes_than_those_that_were_left_out(slurm_user: User) -> None:
     rules = {"poll_interval_seconds": 0.2, "state_events": {"crash": {"actions": [{"class_name": "RestartAction"}]}}}
-    write(slurm_user, "echo trained", preflight=[HEALTHY], sbatch={"requeue": False}, more={"monitoring": rules})
-    for sick in slurm.node_names[:2]:
-        (slurm_user.home / "done" / f"sick.{sick}").touch()
+    first = 'mkdir "$DONE/first" 2> /dev/null && touch "$DONE/sick.$SLURMD_NODENAME"; '
+    check = {"command": ["bash", "-c", first + HEALTHY["command"][2]], "name": "healthy"}
+    write(slurm_user, "echo trained", preflight=[check], sbatch={"requeue": False}, more={"monitoring": rules})
     result = slurm_user.run("run", "--config-ref", "./e.yaml")
     assert result.returncode == 0, result.stdout + result.stderr
     job = slurm_user.session()["job"]
-    assert (job["state"], job["attempt"], sorted(job["excluded"])) == ("success", 2, sorted(slurm.node_names[:2]))
-    assert {node for _, _, node, _, _ in ranks(slurm_user)} == set(slurm.node_names[2:])
+    (sick,) = (path.name.removeprefix("sick.") for path in (slurm_user.home / "done").glob("sick.*"))
+    assert (job["state"], job["attempt"], [*job["left_out"]]) == ("success", 2, [sick])
+    assert sick not in {node for _, _, node, _, _ in ranks(slurm_user)}

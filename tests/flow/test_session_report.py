@@ -16,6 +16,8 @@ from oellm_autoexp.core.errors import ConfigError
 from tests.flow.conftest import QUICK, User, until
 from tests.reports import curve, data_of
 
+pytestmark = pytest.mark.slow
+
 PLANTED = "hf_pl4ntedQx7ZwT0kEnVaLuE93bd"
 
 
@@ -105,6 +107,18 @@ def test_a_plan_is_a_page_before_anything_is_written(user: User) -> None:
     assert data["depends_on"][1] == [0]
     assert user.run("visualize_plan", *words, "-o", "p.html").stdout == "wrote p.html\n"
     assert sorted(path.name for path in user.home.iterdir()) == ["p.html"]
+
+
+@pytest.mark.parametrize("folder", [".", "..", "sub"])
+def test_a_folder_in_place_of_the_file_to_write_is_one_clear_error(user: User, folder: str) -> None:
+    (user.home / "sub").mkdir()
+    plan = ("--config-ref", "experiments/examples/stable_decay", "--format", "html")
+    for words in (("visualize_plan", *plan), ("config_schema",)):
+        done = user.run(*words, "-o", folder)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.startswith(f"error: --output {folder}: this is a folder\n    name a file in it: "), (
+            done.stderr
+        )
 
 
 def test_what_an_extra_brings_is_named_where_it_is_missing() -> None:

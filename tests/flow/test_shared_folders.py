@@ -27,7 +27,7 @@ from oellm_autoexp.cli import plan_autoexp, run_autoexp, submit_autoexp
 from oellm_autoexp.sbatch.script import array_script
 from tests.flow.conftest import User, until
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make users")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.getuid() != 0, reason="only root can make users")]
 PRECIOUS = "alias precious=1"  # without a line's end, as a torn line has none
 SECONDS = 60
 READER = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -124,6 +126,17 @@ def test_cancelling_a_chain_ends_all_of_its_links(slurm_user: User) -> None:
 
 
 @pytest.mark.slurm
+def test_cancelling_a_chain_whose_first_link_ended_unseen_cancels_it(slurm_user: User) -> None:
+    (folder(slurm_user) / "then").write_text('[ "$SLURM_ARRAY_TASK_ID" = 1 ] || { touch "$folder/slow"; sleep 60; }')
+    planned(slurm_user, "--no-monitor")
+    until(lambda: (folder(slurm_user) / "slow").exists(), "the second link")
+    assert slurm_user.run("monitor", "--session", "p", "--cmd", "cancel").returncode == 0
+    until(lambda: empty(slurm_user), "the queue to be empty")
+    watched(slurm_user, 1)
+    assert job(slurm_user).state == "cancelled"
+
+
+@pytest.mark.slurm
 def test_a_chain_goes_on_if_a_person_cancels_one_link_and_ends_if_all_are(slurm_user: User) -> None:
     (folder(slurm_user) / "then").write_text('touch "$folder/slow$SLURM_ARRAY_TASK_ID"; sleep 60')
     planned(slurm_user, "--no-monitor")
@@ -159,6 +172,29 @@ def test_a_new_attempt_with_other_values_replaces_the_links_in_the_queue(slurm_u
     assert empty(slurm_user)
     shown = slurm(slurm_user, "sacct", "-X", "-n", "-P", "-j", after, "-o", "JobID").split()
     assert f"{after}_2" in shown, "the new chain has the links that were left"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("slow_link", [1, 2], ids=["while it is seen", "with its first link ended unseen"])
+def test_no_link_begins_with_values_that_are_to_be_replaced(slurm_user: User, slow_link: int) -> None:
+    stops = f'[ "$SLURM_ARRAY_TASK_ID" != {slow_link} ] || [ -e "$folder/go" ] || {{ touch "$folder/slow"; sleep 60; }}'
+    (folder(slurm_user) / "then").write_text(stops)
+    planned(slurm_user, "--no-monitor", goal=12)
+    until(lambda: (folder(slurm_user) / "slow").exists(), "the link that is slow")
+    before = {each.partition("_")[0] for each in queue(slurm_user, "PD,R")}
+    (folder(slurm_user) / "go").touch()
+    words = ("monitor", "--session", "p", "--cmd", "restart", "--job", "a")
+    done = slurm_user.run(*words, "--override", "slurm.sbatch.mem=60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: not before & {each.partition("_")[0] for each in queue(slurm_user, "PD,R,CG,S")}, "the end of all")
+    assert [link for what, link, _ in times(slurm_user) if what == "begin"] == [1, 2][:slow_link]
+    watched(slurm_user)
+    ended = job(slurm_user)
+    assert (ended.state, reached(slurm_user)) == ("success", 12)
+    assert ended.newest.scheduler_id.partition("_")[0] not in before
+    shown = slurm(slurm_user, "scontrol", "--oneliner", "show", "job", ended.newest.scheduler_id)
+    assert "MinMemoryNode=60M " in shown
+    assert not overlapped(slurm_user)
 
 
 @pytest.mark.slurm
@@ -211,3 +247,68 @@ def test_a_monitor_that_is_killed_at_any_time_is_followed_by_one_that_goes_on(sl
     assert (job(slurm_user).state, job(slurm_user).attempt, reached(slurm_user)) == ("success", 5, 10)
     assert not overlapped(slurm_user)
     assert empty(slurm_user)
+
+
+@pytest.mark.slurm
+def test_a_program_that_saves_at_the_signal_of_its_script_and_ends_well_has_not_completed_its_chain(
+    slurm_user: User,
+) -> None:
+    waits = "trap 'exit 0' USR1; touch \"$folder/slow\"; while sleep 0.2; do :; done"
+    (folder(slurm_user) / "then").write_text(f'[ "$SLURM_ARRAY_TASK_ID" != 1 ] || {{ {waits}; }}')
+    sbatch = {"time": 5, "mem": 50, "signal": "B:USR1@60"}
+    planned(slurm_user, "--no-monitor", chain={"until": None}, slurm={"launcher_cmd": None, "sbatch": sbatch})
+    until(lambda: (folder(slurm_user) / "slow").exists(), "the first link")
+    (mark,) = (folder(slurm_user) / "marks").glob("*_1.start")
+    script = int(mark.read_text().splitlines()[1].split()[1])
+    os.kill(script, signal.SIGUSR1)  # as slurmstepd does before the time limit
+    until(lambda: empty(slurm_user), "the queue to be empty")
+    said = watched(slurm_user)
+    assert (job(slurm_user).state, job(slurm_user).attempt) == ("success", 2)
+    assert "link 1 of 6 has ended at its signal" in said
+
+
+@pytest.mark.slurm
+def test_a_chain_whose_name_the_site_has_changed_ends_as_any_other(slurm_user: User) -> None:
+    planned(slurm_user, "--no-monitor", "+slurm.sbatch.hold=true")
+    array = queue(slurm_user, "PD")[0].partition("_")[0]
+    slurm(slurm_user, "scontrol", "update", f"jobid={array}", "jobname=renamed.by.site")
+    slurm(slurm_user, "scontrol", "release", array)
+    until(lambda: empty(slurm_user), "the queue to be empty")
+    assert len([1 for what, _, _ in times(slurm_user) if what == "begin"]) == 3
+    watched(slurm_user)
+    assert (job(slurm_user).state, job(slurm_user).attempt) == ("success", 3)
+
+
+@pytest.mark.slurm
+def test_a_link_does_not_begin_while_squeue_has_no_answer_about_the_one_before(slurm_user: User) -> None:
+    squeue = slurm_user.home / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(
+        "#!/bin/bash\n[[ $* != *COMPLETING* ]] || [ -e answers ] || { touch asked; exit 1; }\n"
+        'echo "squeue: warning: a plugin is old" >&2; PATH=${PATH#*:} exec squeue "$@"\n'
+    )
+    squeue.chmod(0o755)
+    path = f"{squeue.parent}:$PATH"
+    slurm_settings = {"launcher_cmd": None, "sbatch": {"time": 5, "mem": 50}, "env": {"PATH": path}}
+    planned(slurm_user, "--no-monitor", slurm=slurm_settings)
+    until(lambda: (slurm_user.home / "asked").exists(), "the first link's question")
+    time.sleep(2)
+    assert not (folder(slurm_user) / "times").exists()
+    (slurm_user.home / "answers").touch()
+    until(lambda: empty(slurm_user), "the queue to be empty")
+    assert reached(slurm_user) == 8
+
+
+@pytest.mark.slurm
+def test_a_restart_by_hand_of_a_chain_that_ended_unseen_begins_a_new_one(slurm_user: User) -> None:
+    stuck = 'number=5; echo 5 > "$folder/checkpoint"; [ -e "$folder/mended" ] || exit 3'
+    (folder(slurm_user) / "then").write_text(stuck)
+    planned(slurm_user, "--no-monitor", steps=2)
+    until(lambda: empty(slurm_user), "the queue to be empty")
+    begun = len(times(slurm_user))
+    (folder(slurm_user) / "then").unlink()
+    again = slurm_user.run("monitor", "--session", "p", "--cmd", "restart", "--job", "a")
+    assert again.returncode == 0, again.stderr
+    watched(slurm_user)
+    assert (job(slurm_user).state, reached(slurm_user)) == ("success", 8)
+    assert len(times(slurm_user)) == begun + 4  # two links of the new chain

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 import yaml
 
 from oellm_autoexp.session.job_state import JobState
@@ -134,6 +135,30 @@ def test_jobs_in_the_queue_get_it_too_and_jobs_that_name_the_node_run_there(slur
     assert f"jobs may still get {bad}, which was blamed: the job names it itself (nodelist)" in said
 
 
+@pytest.mark.parametrize(("count", "left_out"), [(1, True), (2, False)], ids=["another has it", "both are needed"])
+def test_jobs_in_the_queue_with_a_constraint_get_it_if_other_nodes_suit_them(
+    slurm: Cluster, slurm_user: User, count: int, left_out: bool
+) -> None:
+    user, bad = slurm_user, slurm.node_names[1]
+    big = f"nodename={','.join(slurm.node_names[:2])}"
+    slurm.run("scontrol", "update", big, "availablefeatures=big", "activefeatures=big")
+    try:
+        watcher = user.start("run", write(user, "true", hold=True, constraint="big", nodes=count), "--plan-id", "waits")
+        await_state(user, "waits", "pending")
+        (waiting,) = jobs(user, "waits").values()
+        show = ("scontrol", "show", "job", waiting.newest.scheduler_id)
+        nodes(user, "--report", bad, "--reason", "smells of smoke")
+        if left_out:
+            until(lambda: f"ExcNodeList={bad}" in slurm.run(*show).stdout, "the exclusion")
+        else:
+            words = f"jobs in the queue may still get {bad}, which was blamed: the scheduler has no other nodes"
+            until(lambda: words in (user.home / "output.txt").read_text(), "why not")
+        slurm.run("scontrol", "release", waiting.newest.scheduler_id)
+        assert watcher.wait() == 0, (user.home / "output.txt").read_text()
+    finally:
+        slurm.run("scontrol", "update", big, "availablefeatures=", "activefeatures=")
+
+
 def test_the_links_of_a_chain_that_are_still_to_come_are_kept_from_the_node_of_the_one_that_runs(
     slurm: Cluster, slurm_user: User
 ) -> None:
@@ -195,18 +220,39 @@ def test_wrong_names_are_reported_with_the_ones_that_are_meant(slurm: Cluster, s
     assert {state for state, _ in states(user).values()} == {"forgiven"}
 
 
+def with_check(user: User, healthy: str) -> None:
+    """Give the experiment a preflight check: a command of the shell."""
+    path = user.home / "e.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["slurm"] |= {"launcher_cmd": "srun", "preflight": [{"command": ["bash", "-c", healthy], "name": "healthy"}]}
+    path.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+
+
+def test_a_node_that_fails_a_preflight_is_recorded_while_the_job_that_was_requeued_waits(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    user, (sick, *others) = slurm_user, slurm.node_names
+    wanted = write(user, "true", requeue=True)
+    with_check(user, f'[ "$SLURMD_NODENAME" != {sick} ] || {{ echo "fan 3 stands still"; false; }}')
+    words = ("--exclusive", f"--nodes={len(others)}", f"--nodelist={','.join(others)}", "--output=/dev/null")
+    others_job = slurm.run("sbatch", "--parsable", *words, "--wrap=sleep 600").stdout.strip()
+    watcher = user.start("run", wanted, "--plan-id", "p")
+    until(lambda: states(user) == {sick: ("left_out", 1)}, "the blame")
+    await_state(user, "p", "pending")
+    (job,) = jobs(user, "p").values()
+    assert f"left out: {sick} (healthy: fan 3 stands still)" in [entry.message for entry in job.history]
+    slurm.run("scancel", others_job)
+    assert watcher.wait() == 0, (user.home / "output.txt").read_text()
+    assert states(user) == {sick: ("left_out", 1)}
+
+
 def test_a_node_that_fails_a_preflight_costs_one_requeue_and_no_later_job_until_it_is_forgiven(
     slurm: Cluster, slurm_user: User
 ) -> None:
     user, sick = slurm_user, slurm.node_names[0]
     healthy = f'[ "$SLURMD_NODENAME" != {sick} ] || {{ echo "fan 3 stands still"; false; }}'
-    check = {"command": ["bash", "-c", healthy], "name": "healthy"}
-    checked = {"slurm": {"launcher_cmd": "srun", "preflight": [check]}}
     wanted = write(user, "sleep 1", requeue=True)
-    path = user.home / "e.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["slurm"] |= checked["slurm"]
-    path.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    with_check(user, healthy)
     said = run(user, "first", wanted)
     assert f"node {sick} is blamed (preflight: healthy: fan 3 stands still)" in said
     (job,) = jobs(user, "first").values()

@@ -18,6 +18,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.folders import remove
 
+pytestmark = pytest.mark.slow
+
 STATE = Path("outputs", "monitoring_state")
 PROGRAM = 'echo x >> ran; echo up; until [ -e go ]; do sleep 0.1; done; exit "$2"'
 """Notes in the working directory that it runs, and ends with its option `code` when there is a file `go`."""

@@ -10,6 +10,8 @@ import yaml
 from tests.flow.conftest import User
 from tests.flow.single import command, on_crash, planned
 
+pytestmark = pytest.mark.slow
+
 COUNT = 'echo x >> runs; n=$(wc -l < runs); echo "run $n"; '
 RULES: dict[str, Any] = {
     "poll_interval_seconds": 0.2,
@@ -90,6 +92,26 @@ def test_a_log_rule_that_restarts_is_not_obeyed_for_a_step_that_was_begun_again(
     assert result.returncode == 0, result.stderr
     job = user.session()["job"]
     assert (job["state"], job["attempt"]) == ("success", 1)
+
+
+def test_a_line_that_asks_for_a_new_attempt_leaves_the_script_time_to_begin_a_step(user: User) -> None:
+    restart = {"class_name": "RestartAction"}
+    rules = {"log_events": {"lost": {"pattern": "Node failure", "state": "node_fail", "actions": [restart]}}}
+    fails = "[ $n = 1 ] && echo 'Node failure on n2' && sleep 2 && exit 1; sleep 1"
+    result = user.run(*experiment(user, fails, {"restarts_in_job": 1}, rules))
+    assert result.returncode == 0, result.stderr
+    job = user.session()["job"]
+    assert (job["state"], job["attempt"], job["restarts"]) == ("success", 1, {"in job": 1})
+
+
+def test_the_last_step_is_followed_by_the_new_attempt_that_a_line_asks_for(user: User) -> None:
+    restart = {"class_name": "RestartAction", "max_same_failures": None}
+    rules = {"log_events": {"lost": {"pattern": "Node failure", "state": "node_fail", "actions": [restart]}}}
+    fails = "[ $n -lt 3 ] && echo 'Node failure on n2' && sleep 1 && exit 1; sleep 1"
+    result = user.run(*experiment(user, fails, {"restarts_in_job": 1}, rules))
+    assert result.returncode == 0, result.stderr
+    job = user.session()["job"]
+    assert (job["state"], job["attempt"], job["restarts"]) == ("success", 2, {"in job": 1, "lost": 1})
 
 
 def test_a_job_that_nobody_watched_is_seen_with_all_of_its_steps(user: User) -> None:

@@ -1,6 +1,6 @@
 """Whatever dies, hangs or lies while jobs are submitted to a real SLURM: each is submitted exactly once, none is lost.
 
-`AUTOEXP_FAULT_ROUNDS` sets how many submissions are killed (30 by default).
+`AUTOEXP_FAULT_ROUNDS` sets how many submissions are killed (20 by default).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from oellm_autoexp.core.errors import LockedError, SchedulerError
 from oellm_autoexp.core.states import IN_QUEUE
 from tests.flow.conftest import User, until
 
-ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("AUTOEXP_FAULT_ROUNDS", "20"))
 MANY = 200
 JOBS = 4
 SHAPES = {"single jobs": [], "arrays": ["slurm.array=true"]}

@@ -152,6 +152,17 @@ def test_a_terminal_without_any_features_gets_one_screen_of_its_own_size_too(use
     assert any("19 jobs: waits for room in the queue" in line for line in lines)
 
 
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_watch_at_a_terminal_without_any_features_has_a_line_for_each_change(user: User, term: str) -> None:
+    (user.home / "p.yaml").write_text(SWEEP.split("sweep:")[0] + "sweep: {params: {stage: [a, b]}}\n")
+    (user.home / "go").touch()
+    code, output = at_terminal(user, "run", "--config-ref", "p.yaml", "--plan-id", "p", term=term)
+    assert (code, "\x1b" in output) == (0, False), output
+    lines = plain(output)
+    assert any(re.search(r": (waiting|pending|running)", line) for line in lines), lines
+    assert any(re.search(r": success", line) for line in lines), lines
+
+
 def test_a_watch_into_a_pipe_says_of_many_jobs_that_they_wait_in_one_line(user: User) -> None:
     (user.home / "p.yaml").write_text(SWEEP)
     (user.home / "go").touch()

@@ -9,6 +9,8 @@ import pytest
 from oellm_autoexp.cli.main import main
 from tests.flow.conftest import User
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = {
     "5,000 digits": "9" * 5000,
     "20 digits": "99999999999999999999",

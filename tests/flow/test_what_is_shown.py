@@ -170,7 +170,7 @@ def test_what_a_terminal_would_obey_is_shown_and_not_sent(user: User) -> None:
     (entry,) = (user.outputs / "monitoring_state" / "x.actions").glob("*/done/*.json")
     shown = monitor(user, "x", "--cmd", "queue", "--queue-id", entry.stem, "--queue-show")
     tail = monitor(user, "x", "--cmd", "tail")
-    assert "saw �[31mRED" in watched.stdout
+    assert "saw RED  LINE\n" in watched.stdout, "escape sequences are no part of a line"
     for result in (watched, events, worked, shown, tail):
         assert not set("\x1b\x07\r") & set(result.stdout + result.stderr), result.args
 

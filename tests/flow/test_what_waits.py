@@ -14,6 +14,8 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from tests.flow.conftest import User, until
 from tests.flow.single import planned
 
+pytestmark = pytest.mark.slow
+
 STATE = Path("outputs", "monitoring_state")
 SAVED = "  successfully saved checkpoint from iteration      20 to /ckpt"
 """Megatron's own line."""

@@ -22,6 +22,8 @@ from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.storage.files import shipped
 from tests.fuzz.driver import fuzz
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20
 """Far above what any input takes, also on a busy machine, and far below what one without limits takes."""
 BYTES = 3 << 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
 from oellm_autoexp.planning.plan import Plan
 from oellm_autoexp.planning.resolving.provenance import PlanContext
-from oellm_autoexp.sbatch.in_job.steps import spare_nodes_of
 from oellm_autoexp.submission.check import ask
 from oellm_autoexp.testing.plans import plan_of
 from tests.megatron import parser
@@ -74,7 +74,8 @@ def questions(plan: Plan) -> list[tuple[tuple[str, ...], int, dict[str, str]]]:
     for job, text in zip(plan.manifest.jobs, plan.scripts, strict=True):
         script = next(index for index, word in enumerate(job.argv) if word.endswith("pretrain_gpt.py"))
         nodes, gpus = job.resources.nodes, job.resources.gpus
-        ranks = gpus // nodes * (nodes - spare_nodes_of(text))
+        spare = re.search(r"^autoexp_spare=(\d+) ", text, re.MULTILINE)
+        ranks = gpus // nodes * (nodes - (int(spare[1]) if spare else 0))
         found.append((job.argv[script + 1 :], ranks, dict(job.env)))
     return found
 

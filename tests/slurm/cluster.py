@@ -252,8 +252,15 @@ class Cluster:
 
         The controller notices after `slurmd_timeout_seconds`.
         """
-        for names in (("slurmd",), ("slurmd", "slurmstepd"), ()) if jobs else (("slurmd",),):
-            kill(self._members(*names, node=self._known(name)))
+        node = self._known(name)
+        kill(self._members("slurmd", node=node))
+        if jobs:
+            kill(self._members("slurmd", "slurmstepd", node=node))
+            quiet = 0
+            while quiet < 3:  # one look can miss a process that is just being forked, or between fork and exec
+                members = self._members(node=node)
+                kill(members)
+                quiet = 0 if members else quiet + 1
 
     def start_node(self, name: str) -> None:
         """Start slurmd again; returns when the controller sees the node."""

@@ -36,9 +36,6 @@ ONLY_AT_FIRST = '[ "$SLURM_RESTART_COUNT" ] || sleep 1000'
 USES_MUCH_MEMORY = "head -c 300M /dev/zero | tail > /dev/null"
 SQUEUE_KNOWS_NOTHING = ("true",)
 cgroups_only = pytest.mark.skipif(not cgroups_usable(), reason="without cgroups SLURM does not say OUT_OF_MEMORY")
-slow = pytest.mark.skipif(
-    os.environ.get("AUTOEXP_SLOW") != "1", reason="SLURM counts in minutes and looks every 30 s: set AUTOEXP_SLOW=1"
-)
 
 
 @dataclass(frozen=True)
@@ -442,7 +439,8 @@ def test_a_job_whose_id_is_a_strangers_now_is_not_known_and_the_stranger_is_left
     jobs = {job.newest.scheduler_id: job.newest.token for job in (ours, waits, task)}
     wait("the accounts of the strangers", lambda: lab.client.poll(jobs) == {})  # until then, sacct lists our own
     wait("the accounts of the strangers", lambda: lab.accounts.poll(jobs) == {})
-    assert lab.client.usage(jobs) == {}
+    # Of our own runs, which the controller has lost, slurmdbd may report an end or not.
+    assert all(len(runs) == 1 for runs in lab.client.usage(jobs).values())
     lab.client.exclude(jobs, lab.cluster.node_names)
     lab.client.cancel({**jobs, tasks: task.newest.token})
     assert "ExcNodeList=(null)" in lab.cluster.run("scontrol", "show", "job", held).stdout
@@ -711,7 +709,7 @@ def test_a_script_that_is_gone_is_refused(lab: Lab) -> None:
 # --- at the time limit (last: its jobs have been running all the while) -----------------------------------------------
 
 
-@slow
+@pytest.mark.slow  # SLURM counts in minutes, and looks every 30 s
 @pytest.mark.parametrize("name", AT_THE_LIMIT)
 def test_a_job_at_its_time_limit_times_out_unless_it_ends_before(limited: Early, name: str) -> None:
     limited.lab.check(limited.jobs[name], AT_THE_LIMIT[name][1])

@@ -108,6 +108,7 @@ def test_a_report_that_takes_long_or_fails_does_not_hold_up_the_watch(watched: W
     background.look([watched])
     background.close()
     assert clock.now < 31
+    assert clock.notes == ["session p: its report takes longer, and goes on by itself"]
     clock = Clock(code=2)
     background = clock.background()
     for _ in range(int(SHORTEST_PAUSE_SECONDS) + 3):
@@ -167,8 +168,14 @@ def test_one_that_does_not_end_holds_up_no_other(tmp_path: Path) -> None:
     background = clock.background()
     background.look([watched])
     assert clock.kinds == ["A", "B"]
+    watched.change()
     background.close()
     assert clock.now < 31
+    path = watched.session.path
+    for kind, (goes_on, lacks) in zip("AB", (clock.notes[:2], clock.notes[2:]), strict=True):
+        said = f"session p: its export by {kind}"
+        assert goes_on == f"{said} takes longer, and goes on by itself; see {log_of(path, kind)}"
+        assert lacks == f"{said} lacks the newest state: oellm-autoexp report --session {path} --export {kind}"
 
 
 def test_an_export_that_failed_is_tried_again_although_nothing_has_changed(tmp_path: Path) -> None:
@@ -185,3 +192,5 @@ def test_an_export_that_failed_is_tried_again_although_nothing_has_changed(tmp_p
     assert clock.notes == ["session p: its export by B has failed: no such server; it is tried again"]
     background.close()
     assert len(clock.started) == 4
+    command = f"oellm-autoexp report --session {watched.session.path} --export B"
+    assert clock.notes[1:] == [f"session p: its export by B lacks the newest state: {command}"]

@@ -160,6 +160,7 @@ def test_the_node_at_fault_is_found(way: str) -> None:
         (f"n3: {ECC}", {"nodes": "n[1-4].site.org"}, ("n3.site.org",)),
         (f"jwb0003i:1:2 {NCCL_ECC}", {"nodes": "jwb[0001-0004]"}, ("jwb0003",)),
         (f"[rank1]: {ECC}", {"nodes": "n7"}, ("n7",)),
+        (f"{LAYOUT}\n[rank9]: {STALE}", {}, ("n3",)),
     ],
 )  # fmt: skip
 def test_lists_single_nodes_and_what_the_scheduler_knows(
@@ -197,7 +198,6 @@ def test_files_of_ranks_say_the_rank_and_how_many_there_are() -> None:
         f"0: slurmstepd: error: *** STEP 34.0 ON n1 {DUE_TO_NODE}",
         f"{LAYOUT}\n[rank1]: {FULL}\n[rank9]: {FULL}",
         f"{LAYOUT}\n[rank1]: {STALE}\n[rank9]: {STALE}",
-        f"{LAYOUT}\n[rank9]: {STALE}",
         f"n1:2:3 [0] {COMPLETION} 10.0.0.3<1> with error 12\nn2:2:3 [0] {COMPLETION} 10.0.0.1<2> with error 12",
         "[rank5]: torch.distributed.DistNetworkError: failed to connect to n1:29500: Connection refused",
         f"{LAYOUT}\n{RERUN}Rank 9, node n3, device 0, iteration #4: Correct result (but possible Application error)",

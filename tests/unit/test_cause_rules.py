@@ -38,6 +38,11 @@ def test_a_shipped_rule_has_examples_unless_it_is_about_frames(name: str) -> Non
     assert rule.examples or rule.within
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_rule_is_as_right_as_one_of_a_config(name: str) -> None:
+    assert CauseRule.model_validate(SHIPPED[name].model_dump()) == SHIPPED[name]
+
+
 @pytest.mark.parametrize(("name", "line"), LINES)
 def test_an_example_is_found_in_a_log_and_no_rule_of_another_category_is_asked_before(name: str, line: str) -> None:
     found = {match.rule for match in scan(f"{line}\n".encode(), {name: SHIPPED[name].compiled}).matches}

@@ -101,6 +101,11 @@ def test_a_picture_of_any_points_has_the_size_of_its_frame(
     assert max(map(len, picture)) <= max(width, 60)
 
 
+def test_the_last_value_of_a_curve_is_said_also_where_it_is_no_number() -> None:
+    curves = [Curve("a", [0, 1, 2], [1, 0.25, NAN]), Curve("b", [0, 1], [1, math.inf]), Curve("c", [0, 1], [1, None])]
+    assert plain(draw(curves, Frame(60, 20, letters=True)))[-3:] == ["* a  nan", "+ b  inf", "o c  1"]
+
+
 def test_nothing_to_draw_is_said() -> None:
     assert plain(draw([Curve("a", [0], [NAN])], Frame(60, 20))) == [
         "nothing to draw: no point is a number that the axes have"

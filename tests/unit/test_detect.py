@@ -128,7 +128,7 @@ def test_iterations_and_losses_are_read_from_a_jobs_own_log() -> None:
 def test_a_loss_that_vanishes_from_the_line_is_no_number() -> None:
     lines = LINE + b"\n" + LINE.replace(b" lm loss: 2.345600E+00 |", b"") + b"\n"
     seen = WATCH.measured(JOB, lines, 9.0, own=True)
-    assert seen.progress.loss is None
+    assert seen.progress.loss is math.nan
     losses = [each.value for each in seen.logs.unwritten if isinstance(each, Point) and each.metric == "loss"]
     assert [math.isnan(value) for value in losses] == [False, True]
 

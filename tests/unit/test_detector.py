@@ -228,6 +228,19 @@ def test_silence_takes_three_looks_and_the_seconds_and_comes_once() -> None:
     assert looks(STALLS, seen, *range(2063, 2100))[1] == []
 
 
+def test_a_job_whose_script_has_died_with_its_node_has_stalled_at_once() -> None:
+    seen = see_status(ACTIVE, JobStatus("RUNNING", nodes="n[1-3]", batch_host="n1"), 2001.0)
+    seen = see_status(seen, JobStatus("RUNNING", nodes="n[1,3]", batch_host="n1"), 2002.0)
+    assert not seen.answer.script_lost
+    assert looks(STALLS, seen, 2003, 2004, 2005)[1] == []
+    lost = see_status(seen, JobStatus("RUNNING", nodes="n3", batch_host="n1"), 2006.0)
+    assert (lost.state, lost.answer.script_lost) == ("running", True)
+    assert see_status(lost, JobStatus("RUNNING", nodes="n3", batch_host="n1"), 2007.0) == lost
+    assert [event.name for event in looks(STALLS, lost, 2007, 2008, 2009)[1]] == ["stall"]
+    again = see_status(lost, JobStatus("RUNNING", nodes="n[2-4]", batch_host="n2"), 2010.0)
+    assert not again.answer.script_lost
+
+
 def test_a_monitor_that_was_away_for_long_looks_three_times_before_it_judges() -> None:
     seen, events = looks(STALLS, ACTIVE, 9000, 9001)
     assert events == []

@@ -21,6 +21,7 @@ from oellm_autoexp.engine.worker import Worker
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.schedulers.fake import FakeScheduler
+from oellm_autoexp.search.escapes import without_escapes
 from oellm_autoexp.session import requests
 from oellm_autoexp.session.event_log import EventLog, Result
 from oellm_autoexp.session.job_state import JobState
@@ -703,7 +704,7 @@ def test_a_hostile_line_is_a_value_and_nothing_more(tmp_path: Path, line: bytes)
     stage.until(lambda: stage.a.state == "running")
     stage.write("a", b"LINE " + line + b"\n" + line + b"\n")
     stage.until(lambda: len(stage.results) == 3)
-    text = line.decode(errors="replace")
+    text = without_escapes(line.decode(errors="replace"))
     assert not (tmp_path / "pwned").exists()
     assert [event.metadata["what"] for event in stage.events] == [text]
     assert f"a: {text}" in stage.messages
@@ -1045,7 +1046,8 @@ def test_a_new_attempt_that_is_refused_for_good_is_an_end_whose_rules_begin_no_o
     stage = strict(tmp_path, rules, {"a": [CRASH]})
     stage.finish()
     assert (stage.a.state, stage.a.attempt, stage.a.failed) == ("crash", 2, True)
-    assert [line for line in stage.messages if "because" in line][1:] == ["a: because Invalid partition name specified"]
+    reason = "Invalid partition name specified (for an attempt with other values of slurm.sbatch.partition)"
+    assert [line for line in stage.messages if "because" in line][1:] == [f"a: because {reason}"]
     assert stage.names() == ["crash", "crash"]
     assert len({event.id for event in stage.events}) == 2
     assert "finally refused: Invalid partition name specified" in stage.a.reason

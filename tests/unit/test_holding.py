@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from oellm_autoexp.causes.cause import Cause
-from oellm_autoexp.core.nouns import Hold
-from oellm_autoexp.decisions.holding import FIRST_JOBS, for_first, in_queue, may_be_held, to_hold
+from oellm_autoexp.core.nouns import Hold, JobStatus
+from oellm_autoexp.core.states import HELD_BY_PLAN
+from oellm_autoexp.decisions.holding import FIRST_JOBS, answered, for_first, in_queue, may_be_held, to_hold
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.job_state import Failure, JobState, PastAttempts
 from oellm_autoexp.testing.jobs import changed
+from oellm_autoexp.view.jobs.cause import cause
 
 WAITS = JobState(name="waits")
 
@@ -30,6 +32,19 @@ def test_enough_jobs_that_failed_in_the_same_way_hold_the_rest() -> None:
     assert to_hold(two, Hold(), 3) is None
     found = to_hold({**two, "c": failed("c")}, Hold(), 3)
     assert found == Hold(fingerprint="f", reason="3 jobs failed in the same way: the image is broken")
+
+
+def test_a_job_that_the_plan_holds_in_the_queue_says_how_it_is_released() -> None:
+    pending, held = replace(WAITS, state="pending"), JobStatus("PENDING", "JobHeldUser")
+    by_plan = answered(pending, held, Hold(fingerprint="f"))
+    assert by_plan is not None
+    assert cause(replace(pending, reason=by_plan.reason)) == HELD_BY_PLAN
+    by_a_person = answered(pending, held, Hold(released=("f",)))
+    assert by_a_person == held
+    requeued = replace(pending, newest=replace(pending.newest, runs=1))
+    assert answered(requeued, held, Hold(fingerprint="f")) == held
+    by_the_site = JobStatus("PENDING", "JobHeldAdmin")
+    assert answered(pending, by_the_site, Hold(fingerprint="f")) == by_the_site
 
 
 @pytest.mark.parametrize(
@@ -83,6 +98,8 @@ def test_others_wait_for_the_first_jobs_until_one_is_proven() -> None:
     assert for_first(jobs(WAITS), Hold(), 2, 1) == ""
     assert "scheduler.first_jobs" in for_first(jobs(WAITS), Hold(), 2, 2)
     assert "scheduler.first_jobs" in for_first(jobs(running, WAITS), Hold(), 2, 1)
+    assert "--cmd release" in for_first(jobs(failed("a"), failed("b"), WAITS), Hold(), 2, 0)
+    assert "--cmd release" not in for_first(jobs(running, failed("b"), WAITS), Hold(), 2, 0)
     assert for_first(jobs(running, WAITS), Hold(), None, 5) == ""
     assert for_first(jobs(running, failed("a"), WAITS), Hold(released=(FIRST_JOBS,)), 2, 0) == ""
     assert for_first(jobs(changed(running, progress=Progress(iteration=1)), failed("a"), WAITS), Hold(), 2, 0) == ""

@@ -13,7 +13,7 @@ import pytest
 
 from oellm_autoexp.core.errors import AutoexpError, ConfigError
 from oellm_autoexp.decisions.detect import Detector
-from oellm_autoexp.decisions.restarts import IN_JOB, begun, is_past, planned, refusal, step_begun
+from oellm_autoexp.decisions.restarts import IN_JOB, is_past, planned, refusal, step_begun
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch import script
@@ -27,6 +27,7 @@ from oellm_autoexp.session.job_state import JobState, Reading
 from oellm_autoexp.session.status_files import SickNode, Step, sick_nodes, steps_after
 from oellm_autoexp.storage.log_tail import Cursor
 from oellm_autoexp.testing.jobs import changed, job_state
+from tests.flow.conftest import until
 from tests.unit.test_launching import planned as plan
 
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
@@ -159,6 +160,18 @@ def test_a_script_that_is_ended_by_term_begins_nothing_again(tmp_path: Path) -> 
     assert not (tmp_path / "marks" / "0.exit").exists()
 
 
+def test_the_code_of_a_step_is_that_of_the_first_task_however_much_the_others_write_before_they_end(
+    tmp_path: Path,
+) -> None:
+    said = "srun: error: n1: task 1: Exited with exit code 7"
+    others = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2; exit 143"
+    program = counting(tmp_path, f"[ $n -gt 1 ] || head -c 9999 /dev/zero >&2; echo >&2; echo '{said}' >&2; {others}")
+    (tmp_path / "job.sbatch").write_text(text(tmp_path, program, restarts=1))
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(["/bin/bash", tmp_path / "job.sbatch"], stdout=log, stderr=log, check=False)
+    assert (done.returncode, runs(tmp_path)) == (7, 2)
+
+
 def test_each_step_says_where_its_lines_begin_in_the_log(tmp_path: Path) -> None:
     whole = text(tmp_path, counting(tmp_path, 'echo "line $n"; exit 1'), restarts=1)
     (tmp_path / "job.sbatch").write_text(whole)
@@ -171,7 +184,79 @@ def test_each_step_says_where_its_lines_begin_in_the_log(tmp_path: Path) -> None
     assert written[second.log_bytes :].startswith(b"oellm-autoexp: restart 1 of 1")
 
 
+def test_a_program_that_fails_at_once_is_begun_again_after_longer_and_longer_pauses(tmp_path: Path) -> None:
+    whole = text(tmp_path, counting(tmp_path, "exit 1"), restarts=6)
+    slept = "sleep() { printf 'slept %s s\\n' \"$1\"; }\n"
+    done = ran(tmp_path, whole.replace("autoexp_program() {", f"{slept}autoexp_program() {{", 1))
+    assert [line for line in done.stdout.splitlines() if "slept" in line] == [f"slept {s} s" for s in (1, 3, 7, 15, 31)]
+
+
+def test_a_signal_ends_a_pause(tmp_path: Path) -> None:
+    whole = text(tmp_path, counting(tmp_path, "exit 1"), restarts=3, lines=("#SBATCH --signal=B:USR1@60",))
+    slow = "sleep() { echo $BASHPID > rests; exec sleep 600; }\n"
+    (tmp_path / "job.sbatch").write_text(whole.replace("autoexp_program() {", f"{slow}autoexp_program() {{", 1))
+    with (tmp_path / "log").open("w") as log:
+        shell = subprocess.Popen(["/bin/bash", tmp_path / "job.sbatch"], stdout=log, stderr=log)
+    pause = int(until(lambda: (tmp_path / "rests").exists() and (tmp_path / "rests").read_text(), "the pause"))
+    shell.send_signal(signal.SIGUSR1)
+    code = shell.wait()
+    os.kill(pause, signal.SIGKILL)
+    assert (code, runs(tmp_path)) == (1, 2)
+    assert (tmp_path / "log").read_text().endswith("no restart in the job: the job has received its signal\n")
+
+
+def test_what_the_script_says_has_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "job.sbatch").write_text(text(tmp_path, counting(tmp_path, "printf 50%%; exit 1"), restarts=1))
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run(["/bin/bash", tmp_path / "job.sbatch"], stdout=log, stderr=log, check=False)
+    first, *between, last = (tmp_path / "log").read_text().splitlines()
+    assert first == "50%"
+    assert [line.split(":")[0] for line in between] == ["oellm-autoexp", "50%"]
+    assert last == "oellm-autoexp: no restart in the job: step 2 was the last of 2"
+
+
+def test_a_signal_that_comes_before_the_program_begins_is_not_lost(tmp_path: Path) -> None:
+    waits = ["sh", "-c", f"touch {tmp_path}/checks; until [ -e {tmp_path}/go ]; do sleep 0.05; done"]
+    asked = ("#SBATCH --signal=B:USR1@60",)
+    (tmp_path / "job.sbatch").write_text(text(tmp_path, ["echo", "ran"], 1, ({"command": waits},), lines=asked))
+    shell = subprocess.Popen(["/bin/bash", tmp_path / "job.sbatch"], stdout=subprocess.PIPE, text=True)
+    until(lambda: (tmp_path / "checks").exists(), "the check")
+    shell.send_signal(signal.SIGUSR1)
+    (tmp_path / "go").touch()
+    said, _ = shell.communicate()
+    assert (shell.returncode, said) == (
+        75,
+        "oellm-autoexp: the program is not begun: the job has received its signal\n",
+    )
+
+
 # ---- preflight
+
+
+@pytest.mark.parametrize("hostile", ["a[$(touch ran)0]", "08", "", "1e9"])
+def test_what_a_node_says_of_its_time_is_not_computed_with_unless_it_is_a_number(tmp_path: Path, hostile: str) -> None:
+    tool = tmp_path / "bin" / "date"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/bash\n[ -n "$autoexp_node" ] && echo \'{hostile}\' || exec /bin/date "$@"\n')
+    tool.chmod(0o755)
+    whole = text(tmp_path, ["true"], checks=({"check": "clock"},)).replace("autoexp_node=$", "export autoexp_node=$")
+    done = ran(tmp_path, whole, PATH=f"{tool.parent}:{os.environ['PATH']}")
+    assert (done.returncode, done.stderr) == (75, "")
+    assert [sick.reason for sick in sick_nodes(tmp_path / "marks", "0")] == ["it shows no time"]
+    assert not [*tmp_path.rglob("ran")]
+
+
+def test_a_status_file_is_never_seen_half_written(tmp_path: Path) -> None:
+    checks = tuple({"command": ["sh", "-c", f"echo {'x' * 250}; exit 1"], "name": f"c{number}"} for number in range(60))
+    (tmp_path / "job.sbatch").write_text(text(tmp_path, ["true"], checks=checks))
+    file = tmp_path / "marks" / "0.sick"
+    shell = subprocess.Popen(["/bin/bash", tmp_path / "job.sbatch"], stdout=subprocess.DEVNULL)
+    until(file.exists, "the file")
+    seen = set()
+    while shell.poll() is None:
+        seen.add(len(sick_nodes(tmp_path / "marks", "0")))
+    assert 0 not in seen
+    assert len(sick_nodes(tmp_path / "marks", "0")) == len(checks)
 
 
 def checked(folder: Path, *checks: dict[str, Any], **environment: str) -> tuple[int, list[str]]:
@@ -198,6 +283,12 @@ def checked(folder: Path, *checks: dict[str, Any], **environment: str) -> tuple[
         ({"command": ["sleep", "60"], "timeout_seconds": 0.2}, ["sleep: no result within 0.2 s"]),
         ({"command": ["sh", "-c", 'test "$1" = "a b"', "sh", "a b"]}, []),
         ({"command": ["test", "$PLACE", "=", "/nowhere"]}, ["test: exit code 1"]),
+        ({"command": ["sh", "-c", "sleep 600 & echo up"], "timeout_seconds": 5}, []),
+        ({"command": ["sh", "-c", "sleep 600 & echo it is sick; exit 3"], "timeout_seconds": 5}, ["sh: it is sick"]),
+        ({"command": ["yes"], "timeout_seconds": 1}, ["yes: no result within 1 s"]),
+        ({"command": ["sh", "-c", "echo sick; echo; echo '  '; false"]}, ["sh: sick"]),
+        ({"command": ["sh", "-c", r"printf 'a\0b\033[1m'; exit 137"]}, ["sh: a b [1m"]),
+        ({"command": ["no such\nprogram"]}, ["no such program: bash: line 1: $'no such\\nprogram': command not found"]),
     ],
 )  # fmt: skip
 def test_what_checks_find(tmp_path: Path, check: dict[str, Any], found: list[str] | None) -> None:
@@ -209,6 +300,27 @@ def test_what_checks_find(tmp_path: Path, check: dict[str, Any], found: list[str
     assert code == (75 if sick else 0)
 
 
+@pytest.mark.parametrize("free_mb", [0, 10**12])
+def test_a_check_of_a_folder_leaves_nothing_in_it(tmp_path: Path, free_mb: int) -> None:
+    place = tmp_path / "scratch of a node"
+    place.mkdir()
+    checked(tmp_path, {"check": "scratch", "path": str(place), "free_mb": free_mb})
+    checked(tmp_path, {"check": "scratch", "free_mb": free_mb}, TMPDIR=str(place))
+    assert list(place.iterdir()) == []
+
+
+def test_a_check_of_a_folder_that_takes_too_long_leaves_nothing_in_it(tmp_path: Path) -> None:
+    place, tool = tmp_path / "scratch", tmp_path / "bin" / "df"
+    place.mkdir()
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    slow = {"check": "scratch", "path": str(place), "timeout_seconds": 0.5}
+    code, sick = checked(tmp_path, slow, PATH=f"{tool.parent}:{os.environ['PATH']}")
+    assert (code, sick) == (75, ["scratch: no result within 0.5 s"])
+    assert list(place.iterdir()) == []
+
+
 @pytest.mark.parametrize(("image", "code"), [("no.sif", 75), ("image.sif", 0), ("", 0)])
 def test_an_image_must_be_readable(tmp_path: Path, image: str, code: int) -> None:
     (tmp_path / "image.sif").write_text("x")
@@ -218,12 +330,14 @@ def test_an_image_must_be_readable(tmp_path: Path, image: str, code: int) -> Non
 
 NVIDIA = """#!/bin/bash
 case "$*" in
-  *memory.total*) printf "$MEMORY" ;;
+  *memory.total*) printf "$MEMORY"; exit $CODE ;;
   *"$FIELD"*) printf "$VALUES" ;;
-  *remapped*) echo 'Field "remapped_rows" is not a valid field to query.'; exit 2 ;;
+  *--query-remapped-rows=gpu_bus_id,*) printf '00000000:07:00.0, No\\n00000000:0A:00.0, No\\n' ;;
+  *remapped*|*event_reasons*) echo "Field \\"${2##*,}\\" is not a valid field to query."; exit 2 ;;
   *) printf '0, 0\\n1, Not Active\\n' ;;
 esac
 """
+LOST = "Unable to determine the device handle for GPU0000:0A:00.0: Unknown Error"
 
 
 @pytest.mark.parametrize(
@@ -238,15 +352,57 @@ esac
         ({"FIELD": "ecc", "VALUES": "0, [N/A]\\n1, [N/A]\\n"}, ""),
         ({"FIELD": "hw_slowdown", "VALUES": "0, Active\\n1, Not Active\\n"},
          "GPU 0: clocks_throttle_reasons.hw_slowdown is Active"),
+        ({"FIELD": "clocks_event_reasons", "VALUES": "0, Active\\n1, Not Active\\n"},
+         "GPU 0: clocks_event_reasons.hw_slowdown is Active"),
+        ({"FIELD": "query-remapped-rows=gpu_bus_id,remapped_rows.failure", "VALUES": "00000000:07:00.0, Yes\\n"},
+         "GPU 00000000:07:00.0: remapped_rows.failure is Yes"),
+        ({"FIELD": "query-remapped-rows=gpu_bus_id,remapped_rows.pending", "VALUES": "00000000:07:00.0, Yes\\n"},
+         "GPU 00000000:07:00.0: remapped_rows.pending is Yes"),
+        ({"MEMORY": f"80000\\n{LOST}\\n[Unknown Error]\\n80000\\n", "CODE": "15"}, f"nvidia-smi: {LOST}"),
+        ({"MEMORY": "", "CODE": "9"}, "nvidia-smi: exit code 9"),
+        ({"MEMORY": "80000\\n[GPU is lost]\\n"}, "nvidia-smi shows 1 of 2 GPUs: [GPU is lost]"),
+        ({"MEMORY": "[N/A]\\n[N/A]\\n"}, ""),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "0 of 2 GPUs are visible (SLURM has set NoDevFiles)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_gpus(tmp_path: Path, environment: dict[str, str], found: str) -> None:
-    tool = tmp_path / "bin" / "nvidia-smi"
+    usual = {"MEMORY": "80000\\n80000\\n", "FIELD": "none", "CODE": "0"}
+    code, sick = with_tool(tmp_path, "nvidia-smi", NVIDIA, {**usual, **environment})
+    assert (code, sick) == ((75, [f"gpus: {found}"]) if found else (0, []))
+
+
+def with_tool(folder: Path, name: str, text: str, environment: dict[str, str]) -> tuple[int, list[str]]:
+    """What the check of GPUs finds where a program shows them."""
+    tool = folder / "bin" / name
     tool.parent.mkdir()
-    tool.write_text(NVIDIA)
+    tool.write_text(text)
     tool.chmod(0o755)
-    own = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "MEMORY": "80000\\n80000\\n", "FIELD": "none", **environment}
-    code, sick = checked(tmp_path, {"check": "gpus"}, **own)
+    return checked(folder, {"check": "gpus"}, **{"PATH": f"{tool.parent}:{os.environ['PATH']}", **environment})
+
+
+AMD = """#!/bin/bash
+echo 'WARNING: AMD GPU device(s) is/are in a low-power state. Check power control/runtime_status'
+echo
+printf "$SHOWN"
+exit $CODE
+"""
+HEAD = "device,VRAM Total Memory (B),VRAM Total Used Memory (B)\\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "exit_code", "found"),
+    [
+        (f"{HEAD}card0,68702699520,10977280\\ncard1,68702699520,1\\n", "0", ""),
+        (f"{HEAD}card0,68702699520,10977280\\ncard1,34351349760,1\\n", "0",
+         "the GPUs have unequal memory: 68702699520, 34351349760 bytes"),
+        (f"{HEAD}card0,68702699520,10977280\\ncard1,N/A,N/A\\n", "0",
+         "rocm-smi shows 1 of 2 GPUs: card1,N/A,N/A"),
+        ("ERROR:root:Driver not initialized (amdgpu not found in modules)\\n", "1",
+         "rocm-smi: ERROR:root:Driver not initialized (amdgpu not found in modules)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_gpus_of_amd(tmp_path: Path, shown: str, exit_code: str, found: str) -> None:
+    code, sick = with_tool(tmp_path, "rocm-smi", AMD, {"SHOWN": shown, "CODE": exit_code})
     assert (code, sick) == ((75, [f"gpus: {found}"]) if found else (0, []))
 
 
@@ -272,6 +428,10 @@ def test_a_job_asks_for_its_spare_nodes_which_its_size_counts(tmp_path: Path) ->
     assert (asked["nodes"], asked["no_kill"], job.resources.nodes, job.in_steps) == ("5", "", 5, True)
 
 
+def test_a_job_without_spare_nodes_ends_with_a_node_of_it(tmp_path: Path) -> None:
+    assert "no_kill" not in options(job_script(tmp_path, restarts_in_job=2))
+
+
 def test_without_any_of_it_a_script_is_as_it_was(tmp_path: Path) -> None:
     made = job_script(tmp_path)
     assert "no_kill" not in options(made)
@@ -292,6 +452,12 @@ def test_without_any_of_it_a_script_is_as_it_was(tmp_path: Path) -> None:
         ({"preflight": ["image"]}, "the job has no container whose image is a file"),
         ({"preflight": [{"timeout_seconds": 3}]}, "must name a check or a command"),
         ({"preflight": [{"check": "shm", "command": ["true"]}]}, "must name a check or a command"),
+        ({"preflight": [{"check": "shm", "path": "/x"}]}, "'path' has no meaning for shm"),
+        ({"preflight": [{"check": "clock", "name": "x"}]}, "'name' has no meaning for clock"),
+        ({"preflight": [{"command": ["true"], "free_mb": 1}]}, "'free_mb' has no meaning for command"),
+        ({"preflight": [{"check": "clock", "max_seconds": 0.5}]}, "must be a whole number, not 0.5"),
+        ({"preflight": [{"command": ["true"], "name": "slurm"}]}, "must be none of answer, slurm"),
+        ({"preflight": [{"command": ["true"], "name": "a\tb"}]}, "must be one line of text, without a colon"),
     ],
 )
 def test_sections_that_can_not_be_run_in_steps(tmp_path: Path, slurm: dict[str, Any], words: str) -> None:
@@ -356,6 +522,12 @@ def again(job: JobState, number: int = 2, left_out: dict[str, str] | None = None
     return step_begun(job, Step(number, 4, 40, "n1,n3", 0, "why"), left_out or {}, now)
 
 
+def test_as_many_nodes_are_read_as_a_cluster_has(tmp_path: Path) -> None:
+    names = [f"n{number:05}" for number in range(10_000)]
+    (tmp_path / "7.sick").write_text("".join(f"{name}\timage\t{'x' * 300}\n" for name in names))
+    assert [each.node for each in sick_nodes(tmp_path, "7")] == names
+
+
 def test_a_step_that_begins_again_counts_as_a_restart_and_what_was_seen_before_is_not_true_of_it() -> None:
     before = changed(
         RUNNING,
@@ -390,13 +562,6 @@ def test_restarts_in_the_job_count_for_the_limit_of_every_cause() -> None:
     found = refusal(changed(CRASHED, restarts={IN_JOB: 2, "crash": 1}), three, "crash", 1)
     assert found is not None
     assert found.why == "no new attempt: the limit for 'crash' is reached (3 of 3)"
-
-
-def test_a_new_attempt_is_kept_from_the_nodes_that_the_script_left_out() -> None:
-    request = RestartAction(class_name="RestartAction")
-    job = changed(CRASHED, sick_nodes={"n2": "gpus: none"}, excluded=("n9",))
-    waiting = begun(changed(job, restart=planned(job, request, "crash", 60.0)), 60.0)
-    assert waiting.changes.excluded == ("n9", "n2")
 
 
 def test_silence_begins_anew_with_each_step() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +85,7 @@ def mutated(chance: random.Random, line: str) -> str:
     return "|".join(parts)
 
 
-def log(chance: random.Random) -> bytes:
+def log(chance: random.Random, *, timed: bool) -> bytes:
     """Whole lines of a training: most of one layout, some with another, odd ones, and those of other kinds."""
     label = chance.choice(["", "", "0: ", "%: ", "[rank%]: ", "\x1b[1m", "] iteration"])
     end = chance.choice(["", "", "\r", " x", " tail: 5"])
@@ -96,6 +97,8 @@ def log(chance: random.Random) -> bytes:
         line = iteration(number, chance.choice(["2.1E+00", "2.1E+00", "nan"]))
         if chance.random() < missing:
             line = line.replace(" lm loss: 2.1E+00 |", "")
+        if not timed:
+            line = re.sub(r"\[[^]]*\] ", "", line)
         line = line[:place] + odd + line[place:]
         line = label.replace("%", str(chance.randrange(3))) + line + end
         lines.append(mutated(chance, line) if chance.random() < damaged else line)
@@ -127,8 +130,9 @@ def series_in(path: Path, job: JobState) -> tuple[Written, list[Any]]:
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_many_lines_report_what_they_report_one_by_one(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
+    timed = chance.random() < 0.7
     detector = Detector(Rules.model_validate({"metrics": chance.choice(METRICS)}))
-    data = log(chance)
+    data = log(chance, timed=timed)
     whole, parts = after(detector, [data]), after(detector, data.splitlines(keepends=True))
     if b"\r" not in data:  # Python takes it for a line's end
         assert series_in(tmp_path / "whole", whole) == series_in(tmp_path / "parts", parts)
@@ -146,6 +150,21 @@ def test_lines_with_the_same_fields_are_read_at_once_also_with_others_between() 
     (found,), spans = iterations_of(data)
     assert list(found.iterations) == list(range(100))
     assert [data[start:end] for start, end in spans] == [f"{other}\n".encode()]
+
+
+@pytest.mark.parametrize("label", ["", "0: ", "[default3]:", "2026-03-01T12:00:00Z ", "(worker pid=3) "])
+def test_lines_without_a_time_of_their_own_are_read_at_once_too(label: str) -> None:
+    lines = [f"{label}{re.sub(r'.*?] ', ' ', iteration(number), count=1)}" for number in range(100)]
+    lines.insert(50, OTHERS[-3])
+    data = "".join(f"{line}\n" for line in lines).encode()
+    (found,), _ = iterations_of(data)
+    assert list(found.iterations) == list(range(100))
+    assert [one.iteration for one in known_lines(data) if one.whole] == list(range(100))
+    assert after(Detector(Rules()), [data]).progress.iteration == 99
+
+
+def test_an_epochs_line_of_another_program_is_no_iteration() -> None:
+    assert not known_lines(b"Training epoch 1, iteration 3/9 | lr: 0.001 | reduced_train_loss: 3.5 | step: 12\n")
 
 
 def test_one_damaged_line_leaves_most_of_the_others_together() -> None:

@@ -186,12 +186,14 @@ def test_the_line_of_the_event_that_gave_the_verdict_is_quoted_of_the_newest_att
 
 def test_without_a_rule_the_end_of_the_log_is_quoted_without_secrets_and_what_a_terminal_obeys(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
-    log.write_text("start\n\x1b[31mValueError: token=hf_abcdefghijklmnopqrstuvwxyz0123456789\n\n")
+    log.write_text("start\n\x1b[31mValue\x08Error: token=hf_abcdefghijklmnopqrstuvwxyz0123456789\n\n")
     found = quotes(session(tmp_path, [bad(resolved_log_path=str(log))]))["a"]
-    assert found.startswith("its log ends with: �[31mValueError: token=")
+    assert found.startswith("its log ends with: Value�Error: token=")
     assert "hf_abcdefgh" not in found
     log.write_text("KeyError: 'a'\nsrun: error: n1: task 0: Exited with exit code 1\n")
     said = quotes(session(tmp_path, [bad(resolved_log_path=str(log))]))["a"]
     assert said == "its log ends with: KeyError: 'a'"
+    log.write_text("oellm-autoexp: no restart in the job: step 3 was the last of 3\n")
+    assert quotes(session(tmp_path, [bad(resolved_log_path=str(log))])) == {}
     gone = bad(resolved_log_path=str(tmp_path / "gone.log"))
     assert quotes(session(tmp_path, [gone, changed(job_state("b"), still={"": Still(mark="", since=0)})])) == {}

@@ -92,14 +92,17 @@ def test_what_happened_last_comes_from_jobs_rules_and_the_watcher_each_once() ->
 
 def test_what_a_rule_saw_and_what_its_action_said_are_one_line_and_nothing_is_said_twice() -> None:
     past = (
-        HistoryEntry(at=4.1, event="LogAction", message="checkpoint 3 of a"),
-        HistoryEntry(at=5, event="RestartAction", message="new attempt 1 of 2"),
+        HistoryEntry(at=2.1, event="LogAction", message="checkpoint 2 of a", rule="saved"),
+        HistoryEntry(at=4.1, event="LogAction", message="checkpoint 3 of a", rule="saved"),
+        HistoryEntry(at=4.1, event="LogAction", message="loss is high", rule="spike"),
+        HistoryEntry(at=5, event="RestartAction", message="new attempt 1 of 2", rule="crash"),
         HistoryEntry(at=5, event="restart", message="new attempt 1 of 2"),
     )
-    job = job_state("a", history=past, events={"saved": Tally(count=3, last_at=4), "spike": Tally(count=1, last_at=1)})
+    job = job_state("a", history=past, events={"saved": Tally(count=3, last_at=4), "spike": Tally(count=1, last_at=4)})
     assert newest_events([job], [(5.2, "a: new attempt 1 of 2")], 5) == [
-        (1, "a: spike"),
+        (2.1, "a: saved: checkpoint 2 of a"),
         (4.1, "a: saved (no. 3): checkpoint 3 of a"),
+        (4.1, "a: spike: loss is high"),
         (5, "a: restart (new attempt 1 of 2)"),
     ]
 

@@ -158,6 +158,45 @@ def test_a_log_that_was_rotated_several_times_between_two_looks_is_read_whole(re
     assert reader.numbers == [100, *range(times * 2)]
 
 
+NUMBERINGS = (
+    "train.log.{}",
+    "train.log.2026010{}",
+    "train.log-2026010{}",
+    "train.log.2026-01-0{}",
+    "train.2026-01-0{}.log",
+)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("name", NUMBERINGS)
+def test_a_log_rotated_to_numbers_or_dates_that_grow_is_read_whole(reader: Reader, name: str, times: int) -> None:
+    written = 0
+    for number in range(1, 10):
+        for _ in range(2):
+            write(reader, lines(written))
+            written += 1
+            if number % times == 0 or written == 1:
+                reader.look()
+        os.utime(reader.path, (number, number))
+        reader.path.rename(reader.path.with_name(name.format(number)))
+    write(reader, lines(written))
+    reader.look(final=True)
+    assert reader.numbers == [*range(written + 1)]
+
+
+def test_a_rotated_log_whose_writer_goes_on_does_not_change_the_order_of_others(reader: Reader) -> None:
+    for number in range(1, 6):
+        write(reader, lines(number))
+        os.utime(reader.path, (number, number))
+        if number == 1:
+            reader.look()
+        rotate(reader)
+    os.utime(f"{reader.path}.5")  # the oldest one
+    write(reader, lines(6))
+    reader.look(final=True)
+    assert reader.numbers == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_new_log_in_the_place_of_a_removed_one_has_events_of_its_own_although_it_has_its_inode(
     reader: Reader,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -31,6 +32,12 @@ def lines(*points: tuple[int, float, float], attempt: int = 1) -> Series:
 def job(*, state: str = "success", ended: float | None = None, attempt: int = 1) -> JobState:
     newest = Attempt(started_at=BEGAN, ended_at=ended, runs=1)
     return JobState(name="a", state=state, attempt=attempt, newest=newest)
+
+
+def alone(seconds: Series) -> Measured:
+    """What the only attempt of a job took, by the seconds of its iterations."""
+    (found,) = measured(job(), {"seconds": seconds}, None)
+    return found
 
 
 def training(*, iterations: int, every: int, seconds: float, startup: float, save_every: int, save: float) -> Series:
@@ -91,6 +98,32 @@ def test_lines_that_were_read_together_have_one_time_and_do_not_make_iterations_
 def test_made_up_times_of_a_log_give_no_start_up_and_no_end() -> None:
     points = [(1, 10.0, 60.0), (2, 70.0, 60.0)]
     (found,) = measured(job(ended=5.0), {"seconds": lines(*points)}, None)
+    assert (found.startup, found.end) == (None, None)
+    assert found.pace == Spread(low=60, middle=60, high=60)
+
+
+def test_a_restart_in_the_job_is_no_start_up() -> None:
+    before = [(number, BEGAN + 60 + 10.0 * number, 10.0) for number in range(1, 101)]
+    after = [(number, BEGAN + 5000 + 10.0 * number, 10.0) for number in range(91, 121)]
+    found = alone(lines(*before, *after))
+    assert found.startup is None
+    assert found.pace == Spread(low=10, middle=10, high=10)
+
+
+def test_a_start_that_was_not_read_is_no_start_up() -> None:
+    read = [(number, BEGAN + 60 + 10.0 * number, 10.0) for number in range(901, 1001)]
+    assert alone(lines(*read)).startup == pytest.approx(60 + 9000)
+    found = alone(replace(lines(*read), headless=frozenset({1})))
+    assert (found.startup, found.pace) == (None, Spread(low=10, middle=10, high=10))
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+@pytest.mark.parametrize("state", ["success", "timeout"])
+def test_a_log_in_another_time_zone_gives_no_start_up_and_no_end(hours: int, state: str) -> None:
+    at = BEGAN + hours * 3600
+    (found,) = measured(
+        job(state=state, ended=BEGAN + 300), {"seconds": lines((1, at + 90, 60.0), (2, at + 150, 60.0))}, None
+    )
     assert (found.startup, found.end) == (None, None)
     assert found.pace == Spread(low=60, middle=60, high=60)
 

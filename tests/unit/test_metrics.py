@@ -93,6 +93,15 @@ def test_json_lines() -> None:
     assert math.isnan(seen[2][1]["loss"])
 
 
+def test_colours_in_a_line_hide_no_number() -> None:
+    data = b'\x1b[32mstep 3/40\x1b[0m \x1b[1mloss\x1b[0m \x1b[31m2.5\x1b[0m\n\x1b[2m{"step": 4, "reward": 1}\x1b[0m\n'
+    rules = {
+        "loss": r"^step (?P<iteration>\d+)/\d+ loss (?P<value>\S+)$",
+        "reward": {"json": "reward", "iteration_key": "step"},
+    }
+    assert reported(data, **rules) == [(3, {"loss": 2.5}), (4, {"reward": 1.0})]
+
+
 def test_what_is_not_a_number_is_passed_over() -> None:
     assert reported(b"loss: high\nloss: 1.5\n", loss=r"loss: (\S+)") == [(None, {"loss": 1.5})]
 
@@ -105,12 +114,25 @@ def test_what_is_not_a_number_is_passed_over() -> None:
         ("loss", "needs a group for the number"),
         (r"(?P<iteration>\d+)", "needs a group for the number"),
         ("(", "no regular expression"),
+        ({"json": ""}, "is not empty"),
+        ({"json": "a", "iteration_key": ""}, "is not empty"),
         ({"pattern": "(a)", "iteration_key": "x"}, "iteration_key goes with"),
     ],
 )
 def test_a_rule_that_reads_no_number_is_refused(rule: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Rules.model_validate({"metrics": {"loss": rule}})
+
+
+@pytest.mark.parametrize("name", ["", " ", "@time", "@tokens", "../../evil", "a/../b", "/a", "a\nb", "a ", "\x1b[31m"])
+def test_a_name_that_no_metric_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="can't name a metric"):
+        Rules.model_validate({"metrics": {name: "loss (a)"}})
+
+
+@pytest.mark.parametrize("name", ["loss", "eval/acc.top-1", "lm loss (val)", "hits@10", "größe", "7", "acc%", "a..b"])
+def test_names_of_metrics_may_be_as_programs_write_them(name: str) -> None:
+    assert list(Rules.model_validate({"metrics": {name: "loss (a)"}}).metrics) == [name]
 
 
 def test_a_rule_is_switched_off_by_null() -> None:

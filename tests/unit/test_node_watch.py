@@ -106,6 +106,20 @@ def test_nodes_that_a_script_left_out_are_blamed_once_each_by_what_they_failed()
         assert [(e.node, e.category) for e in blames(job, "p", 99)] == [("n1", PREFLIGHT), ("n2", "node")]
 
 
+def test_a_check_that_no_node_passes_blames_none() -> None:
+    both = {"n1": "mine: not found", "n2": "mine: not found"}
+    assert blames(ended(sick_nodes=both), "p", 99, 2) == []
+    assert blames(ended(state="pending", nodes="", sick_nodes=both), "p", 99, 2) == [], "it waits for others"
+    for job, asked in (
+        (ended(nodes="n[3-4]", sick_nodes=both), 2),
+        (ended(state="pending", nodes="", sick_nodes=both), 3),
+        (ended(sick_nodes={"n1": "mine: no", "n2": "gpus: no"}), 2),
+        (ended(sick_nodes={"n1": "answer: no", "n2": "answer: no"}), 2),
+    ):
+        assert [entry.node for entry in blames(job, "p", 99, asked)] == ["n1", "n2"]
+    assert [entry.node for entry in blames(ended(nodes="n1", sick_nodes={"n1": "mine: no"}), "p", 99, 1)] == ["n1"]
+
+
 def test_each_attempt_blames_its_node_once_whoever_watches(tmp_path: Path) -> None:
     stage = Cluster(tmp_path, {"a": [failing_on("n2")]}, on_state(restart(max_attempts=1)))
     stage.finish()
@@ -174,6 +188,23 @@ def test_a_check_that_failed_counts_at_once_and_is_recorded_once(tmp_path: Path)
     )
 
 
+def test_nodes_that_a_script_left_out_are_kept_from_jobs_within_the_same_bounds_as_others(tmp_path: Path) -> None:
+    lives: dict[str, Sequence[Life]] = {
+        "a": [(("PENDING", "RUNNING", "RUNNING", "FAILED"), ""), (LONG, "")],
+        "b": [(("PENDING",), "")],
+    }
+    stage = Cluster(tmp_path, lives, on_state(restart(max_attempts=1)))
+    stage.cycle(2)
+    sick = dict.fromkeys(NODES, "image: no result within 60 s")  # the file system did not answer for some minutes
+    stage.monitor.session.put(changed(stage.a, sick_nodes=sick))
+    stage.cycle(4)
+    assert sorted(node for node, *_ in stage.blamed) == sorted(NODES)
+    assert (stage.a.attempt, stage.a.changes.excluded) == (2, ())
+    assert [len(nodes) for nodes in stage.excluded] == [0, 0, 1], "one node of four at most"
+    assert [len(nodes) for nodes in stage.slurm.excluded.values()] == [1]
+    assert "jobs may still get " in "".join(stage.messages)
+
+
 def test_the_folder_of_a_group_is_not_made_and_that_it_is_missing_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "group"
     stage = Cluster(tmp_path, {"a": [failing_on("n2")], "b": [(LONG, "")]}, {"nodes": {"folder": str(folder)}})
@@ -227,6 +258,14 @@ def test_a_first_attempt_is_kept_from_a_reported_node_until_that_is_forgiven_or_
     assert excluded(4) == ("n3",)
 
 
+def test_a_node_that_was_reported_for_each_cluster_is_left_out_where_only_others_name_it(tmp_path: Path) -> None:
+    stage = Cluster(tmp_path, {"a": [(("COMPLETED",), "")]})
+    stage.report("n2")
+    stage.log.append([Entry(at=999, kind="blamed", node="n2", category="node", reason="died", cluster="elsewhere")])
+    stage.finish()
+    assert stage.excluded == [("n2",)]
+
+
 def test_jobs_in_the_queue_are_kept_from_a_node_that_comes_to_the_limit(tmp_path: Path) -> None:
     waits = (("PENDING",), "")
     stage = Cluster(tmp_path, {"a": [waits], "b": [waits], "c": [(LONG, "")]})
@@ -249,7 +288,7 @@ def test_jobs_in_the_queue_are_asked_for_again_while_the_scheduler_does_not_answ
     stage.cycle(2)
     stage.report("n2")
 
-    def silent(jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+    def silent(jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
         raise SchedulerError(Problem("no answer"))
 
     with monkeypatch.context() as patch:
@@ -260,18 +299,42 @@ def test_jobs_in_the_queue_are_asked_for_again_while_the_scheduler_does_not_answ
     assert stage.slurm.excluded == {"1": ("n2",)}
 
 
-def test_a_job_in_the_queue_with_a_constraint_is_left_alone_and_that_is_said(tmp_path: Path) -> None:
-    stage = Cluster(tmp_path, {"a": [(("PENDING",), "")]})
-    script = Path(stage.manifest.jobs[0].script_path)
-    script.write_text(script.read_text().replace("--nodes=2", "--nodes=2 --constraint=big"))
+def test_jobs_in_the_queue_that_have_no_other_nodes_are_left_alone_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Cluster(tmp_path, {"a": [(("PENDING",), "")], "b": [(("PENDING",), "")]})
+    asked: list[frozenset[str]] = []
+    monkeypatch.setattr(stage.slurm, "suits", lambda _path, without: asked.append(without))
     stage.cycle(2)
     stage.report("n2")
     stage.cycle(2)
     assert stage.slurm.excluded == {}
+    assert asked == [frozenset({"n2"})], "once for jobs that ask for the same"
     assert [line for line in stage.messages if "n2" in line] == [
-        "jobs in the queue may still get n2, which was blamed: their constraint or reservation may leave them no other "
-        "node"
+        "jobs in the queue may still get n2, which was blamed: the scheduler has no other nodes for them"
     ]
+
+
+def test_a_job_that_the_scheduler_does_not_change_keeps_no_other_one_from_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oellm_autoexp.engine.node_watch._MOST_AT_ONCE", 1)
+    waits: Life = (("PENDING",), "")
+    stage = Cluster(tmp_path, {"a": [waits], "b": [waits]})
+    stage.cycle(2)
+    stage.report("n2")
+    take = stage.slurm.exclude
+
+    def choosy(jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
+        take({job: token for job, token in jobs.items() if job != "1"}, nodes)
+        return {job: "scontrol: Job is in a burst buffer stage" for job in jobs if job == "1"}
+
+    monkeypatch.setattr(stage.slurm, "exclude", choosy)
+    stage.cycle(4)
+    assert stage.slurm.excluded == {"2": ("n2",)}
+    assert (stage.a.newest.left_out, stage.monitor.scheduler_error) == ({}, "")
+    words = "a may still get n2, which was blamed: scontrol: Job is in a burst buffer stage"
+    assert [line for line in stage.messages if "may still get" in line] == [words]
 
 
 def test_what_can_not_be_left_out_is_said_once(tmp_path: Path) -> None:
@@ -303,6 +366,21 @@ def test_a_submission_that_is_refused_without_a_node_is_made_with_it(
     assert (stage.a.state, stage.a.newest.left_out, stage.excluded) == ("success", {}, [()])
     words = "n2 can't be left out: sbatch: Requested node configuration is not available"
     assert (of_nodes(stage.a), [line for line in stage.messages if "n2" in line]) == ([words], [words])
+
+
+def test_a_job_that_is_refused_for_another_reason_says_nothing_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Cluster(tmp_path, {"a": [(("COMPLETED",), "")]})
+    stage.report("n2")
+
+    def refuses(_: Submission) -> str:
+        raise InvalidSubmissionError(Problem("sbatch: Invalid account or account/partition combination", "a"))
+
+    monkeypatch.setattr(stage.slurm, "submit", refuses)
+    stage.cycle(2)
+    assert (of_nodes(stage.a), [line for line in stage.messages if "n2" in line]) == ([], [])
+    assert "Invalid account" in stage.a.reason
 
 
 def test_a_scheduler_is_not_asked_for_its_nodes_while_none_was_blamed(

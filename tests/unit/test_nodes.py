@@ -14,7 +14,7 @@ import pytest
 
 from oellm_autoexp.core.errors import StateError
 from oellm_autoexp.nodes.entry import BY_HAND, PREFLIGHT, Entry, bounded, entries_in, is_node, line_of
-from oellm_autoexp.nodes.judge import Asked, Limits, Record, asked_by, choose, in_words, records
+from oellm_autoexp.nodes.judge import Asked, Limits, Record, asked_by, choose, in_words, on_cluster, records
 from oellm_autoexp.nodes.node_log import NodeLog
 from oellm_autoexp.schedulers.site import ClusterNodes
 from oellm_autoexp.schedulers.slurm import site_answers
@@ -94,9 +94,12 @@ def test_each_cluster_has_nodes_of_its_own_and_entries_without_one_count_on_each
     found = records([one, other], NOW, LIMITS)
     assert [key for key, each in found.items() if each.until] == []
     found = records([one, other, blamed(cluster="", category=BY_HAND)], NOW, LIMITS)
-    assert [key for key, each in found.items() if each.until] == [("c", "n1"), ("d", "n1")]
+    assert [key for key, each in found.items() if each.until] == [("", "n1"), ("c", "n1"), ("d", "n1")]
+    assert [(each.cluster, each.attempts) for each in on_cluster(found, "c")] == [("c", 2)]
+    assert [(each.cluster, each.attempts) for each in on_cluster(found, "e")] == [("", 1)], "no other entry names it"
     assert list(records([blamed(cluster="")], NOW, LIMITS)) == [("", "n1")]
-    assert not left_out(blamed(), blamed(job="b"), forgiven(hours_ago=0.5, cluster=""))
+    found = records([blamed(), blamed(job="b"), forgiven(hours_ago=0.5, cluster="")], NOW, LIMITS)
+    assert [each.until for each in on_cluster(found, "c")] == [None]
 
 
 def test_a_summary_names_the_last_blame() -> None:
@@ -176,7 +179,12 @@ def test_of_a_partition_whose_nodes_are_not_known_one_node_is_left_out() -> None
 def test_what_a_script_asks_of_nodes_is_read_in_any_spelling() -> None:
     script = "#!/bin/bash\n#SBATCH -p gpu\n#SBATCH -w n[1-2],m7\n#SBATCH -x n3 --constraint=a100\ntrue\n"
     assert asked_by(script, 3, {"partition": "other"}) == Asked(
-        "gpu", 3, frozenset({"n1", "n2", "m7"}), frozenset({"n3"}), by_file=False, narrowed=True
+        "gpu",
+        3,
+        frozenset({"n1", "n2", "m7"}),
+        frozenset({"n3"}),
+        by_file=False,
+        others=frozenset({("partition", "gpu"), ("nodelist", "n[1-2],m7"), ("exclude", "n3"), ("constraint", "a100")}),
     )
     assert asked_by("#!/bin/bash\ntrue\n", None, {"partition": "other"}) == Asked("other")
     for line in ("--nodelist=./nodes", "-x /x", "-F nodes"):
@@ -284,6 +292,17 @@ def test_a_reason_is_one_short_line_without_secrets() -> None:
     assert (len(text), text.isprintable(), text.startswith("line with ")) == (300, True, True)
     entry = blamed(reason=f"see {token}")
     assert token not in line_of(entry)
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(True, 0o640), (False, 0o600)])
+def test_what_is_written_into_the_folder_of_a_group_can_be_read_by_it(folder: Path, shared: bool, mode: int) -> None:
+    before = os.umask(0o077)
+    try:
+        log = NodeLog(folder, shared=shared)
+        log.append([blamed()])
+    finally:
+        os.umask(before)
+    assert log.own.stat().st_mode & 0o777 == mode
 
 
 def test_of_a_long_log_the_end_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

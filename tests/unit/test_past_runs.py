@@ -88,10 +88,13 @@ def test_what_cannot_be_read_is_noted_and_hides_nothing_else(tmp_path: Path) -> 
     (tmp_path / "later.measured.jsonl").write_text('{"version": 2, "anything": 1}\n')
     (tmp_path / "link.measured.jsonl").symlink_to(tmp_path / "good.measured.jsonl")
     (tmp_path / "gone.measured.jsonl").mkdir()
+    (tmp_path / "dangling.measured.jsonl").symlink_to(tmp_path / "nothing")
     past = PastRuns(nothing_there)
     folders = [str(tmp_path), str(tmp_path / "nowhere")]
     assert [run.taken.at for run in past.like(WORK, folders)] == [1]
     assert len(past.notes) == 3
+    assert past.like(WORK, [str(tmp_path / "misspelt")], [str(tmp_path / "misspelt")]) == []
+    assert past.notes[3] == f"earlier runs are not used: {tmp_path / 'misspelt'}: No such file or directory"
     assert all(note.startswith("earlier runs are not used: ") for note in past.notes)
     with pytest.raises(CorruptError, match=r"bad\.measured\.jsonl:1"):
         runs_in(tmp_path / "bad.measured.jsonl")

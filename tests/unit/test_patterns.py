@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from oellm_autoexp.search import candidates, patterns, time_limit, widening
 from oellm_autoexp.search.candidates import Candidates
+from oellm_autoexp.search.escapes import without_escapes
 from oellm_autoexp.search.patterns import Pattern, advice, group_names, scan
 
 
@@ -69,6 +70,7 @@ POOL = [
     r"(?i)Error.*(?P<n>[0-9]{1,40}).* ok$",
     r"^(?:fatal |no )+error\s*$",
 ]
+COLOUR = b"\x1b[31m"
 PIECES = [
     *(b"error", b"Error", b"ERROR", b" ", b": 7", b" ok", b"no ", b"fatal ", b"loss: ", b"nan", b"iteration  12"),
     *(b"\n", b"\r", b"\r\n", b"\n\n", b"\x00", b"a\x00b", b"\xff", b"\xc3", "über".encode(), "größe".encode()),
@@ -81,7 +83,7 @@ PIECES = [
         b"Traceback",
         b"a",
         b"x",
-        b"\x1b[31m",
+        COLOUR,
         b"\xef\xbf\xbd",
     ),
 ]
@@ -89,10 +91,11 @@ LOGS = st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)
 
 
 def lines_of(data: bytes) -> list[tuple[int, str]]:
-    """Every line with its byte offset, by the plainest means."""
+    """Every line without colours, with its byte offset, by the plainest means."""
     found, start = [], 0
-    for line in data.splitlines(keepends=True):
-        found.append((start, line.rstrip(b"\r\n").decode(errors="replace")))
+    places = [len(data[:end].replace(COLOUR, b"")) for end in range(len(data) + 1)]
+    for line in data.replace(COLOUR, b"").splitlines(keepends=True):
+        found.append((places.index(start), line.rstrip(b"\r\n").decode(errors="replace")))
         start += len(line)
     return found
 
@@ -107,8 +110,17 @@ def test_a_scan_finds_exactly_the_lines_that_re_finds_at_their_offsets(chosen: l
     assert not found.too_slow
 
 
+@pytest.mark.parametrize("escape", ["\x1b[1;31m", "\x1b[K", "\x1b[38:2::1:2:3m", "\x1b(B", "\x1b]8;;x:y\x1b\\"])
+def test_escape_sequences_of_a_terminal_are_no_part_of_a_line(escape: str) -> None:
+    data = f"{escape}a\n{escape}step{escape} 1{escape}\n\x1b alone\n".encode()
+    (match,) = scan(data, {"r": Pattern.of("^step (1)$")}).matches
+    assert (match.offset, match.line, match.groups) == (len(escape) + 2, "step 1", {"1": "1"})
+    assert [match.line for match in scan(data, {"r": Pattern.of("alone")}).matches] == ["\x1b alone"]
+
+
 @given(st.sampled_from(POOL), LOGS)
 def test_the_search_for_candidates_never_loses_a_line(text: str, data: bytes) -> None:
+    data = without_escapes(data)
     wide = Pattern.of(text).wide
     looked_at = Candidates(data).of([wide])[0]
     assert {at for at, line in lines_of(data) if re.search(text, line)} <= {start for start, _ in looked_at}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
+from oellm_autoexp.rules.measurements import Measurement
 from oellm_autoexp.rules.metrics import known_lines
 from oellm_autoexp.rules.progress import Progress, after
+from oellm_autoexp.session import records
+from oellm_autoexp.testing.jobs import changed, job_state
 
 # training.py: training_log; up to core_v0.14 its time had no fraction of a second
 _OLD = "[2025-03-01 10:00:00]"
@@ -41,9 +47,9 @@ def test_what_is_not_logged_is_not_known() -> None:
 
 
 @pytest.mark.parametrize("norm", ["nan", "inf"])
-def test_a_loss_that_is_no_number_vanishes_and_the_last_one_does_not_stay(norm: str) -> None:
+def test_a_loss_that_megatron_omits_is_nan_and_a_norm_that_is_no_number_is_kept(norm: str) -> None:
     seen = reported(iteration(11), iteration(12, loss="", tail=_TAIL.replace("0.512", norm)))
-    assert (seen.iteration, seen.loss, seen.grad_norm) == (12, None, None)
+    assert (seen.iteration, seen.loss, str(seen.grad_norm)) == (12, math.nan, norm)
 
 
 def test_the_losses_of_other_parts_are_not_the_loss() -> None:
@@ -88,7 +94,7 @@ def test_validation_of_megatron(what: str) -> None:
     line = f"{what} at iteration 20 on validation set | lm loss value: 3.100000E+00 | lm loss PPL: 2.2E+01 | "
     seen = reported(iteration(20), frame, line, frame)
     assert (seen.iteration, seen.loss, seen.validation_loss) == (20, 2.3456, 3.1)
-    assert reported(line.replace("3.100000E+00", f"{float('nan'):.6E}"), before=seen).validation_loss is None
+    assert reported(line.replace("3.100000E+00", f"{float('nan'):.6E}"), before=seen).validation_loss is math.nan
 
 
 # components/metrics.py colours every field
@@ -113,7 +119,21 @@ def test_a_step_of_torchtitan() -> None:
     assert reported(titan(101), titan(102), before=seen) == Progress(
         iteration=102, total=500, loss=8.12345, grad_norm=1.2345, throughput=1234.56
     )
-    assert reported(titan(103, float("nan")), before=seen).loss is None
+    assert reported(titan(103, float("nan")), before=seen).loss is math.nan
+    assert reported(titan(103, float("-inf")), before=seen).loss == -math.inf
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_kept_in_files_as_it_is_and_is_null_for_programs(loss: float) -> None:
+    job = changed(job_state("a"), progress=Progress(iteration=3, loss=loss, validation_loss=0.5))
+    assert records.job_of(json.loads(records.line(job))) == job
+    assert records.job_of(records.record(job)) == job
+    assert json.loads(json.dumps(records.flat(job), allow_nan=False))["progress"]["loss"] is None
+
+
+def test_of_a_speed_only_numbers_are_known() -> None:
+    seen = after(Progress(), [Measurement(0, {"seconds": math.nan, "throughput": math.inf}, iteration=1)])
+    assert (seen.seconds, seen.throughput, seen.seconds_left) == (None, None, None)
 
 
 def test_validation_of_torchtitan() -> None:
@@ -131,7 +151,7 @@ def test_validation_of_torchtitan() -> None:
     [
         "step: 5  loss: 1.0 and so on",
         "[titan] a - b - INFO - my step: 5  loss: 1.0  x",
-        "iteration 5/ 10 | lm loss: 1.0 |",
+        "my iteration 5/ 10 | lm loss: 1.0 |",
         "the validation loss at iteration 5 is low",
         "Training starts at step 5",
     ],
@@ -140,6 +160,6 @@ def test_what_only_looks_like_it_tells_nothing(line: str) -> None:
     assert reported(line) == Progress()
 
 
-def test_a_number_beyond_all_numbers_is_none() -> None:
+def test_a_number_beyond_all_numbers_is_infinite() -> None:
     seen = reported(" [2026-01-31 10:00:05] iteration 10/ 100 | lm loss: 1e9999 | grad norm: 1.0 |")
-    assert (seen.loss, seen.grad_norm) == (None, 1.0)
+    assert (seen.loss, seen.grad_norm) == (math.inf, 1.0)

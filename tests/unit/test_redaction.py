@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,23 @@ def test_names_of_secrets_are_known(name: str) -> None:
 )
 def test_other_names_are_not_taken_for_secrets(name: str) -> None:
     assert not is_secret(name)
+
+
+def test_of_all_keys_of_the_schema_only_those_that_hold_secrets_are_taken_for_such() -> None:
+    schema = json.loads((Path(__file__).parents[2] / "config" / "schema.json").read_text())
+    assert {key for key in _keys(schema) if is_secret(key)} == {"webhook"}
+    assert redact_text("iteration_key: step") == "iteration_key: step"
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _keys(item)
+    elif isinstance(schema, dict):
+        if isinstance(keys := schema.get("properties"), dict):
+            yield from keys
+        for item in schema.values():
+            yield from _keys(item)
 
 
 def test_values_are_hidden_by_their_keys_and_by_their_looks_at_any_depth() -> None:
@@ -236,6 +254,18 @@ def test_structures_hide_what_stands_below_the_name_of_a_secret(data: dict[str, 
     assert "pl4nted" not in str(Redactor().redact(data))
 
 
+def test_a_value_that_one_key_of_a_mapping_calls_a_secret_is_one_under_its_other_keys() -> None:
+    found = {"token": "pl4nted-word", "renamed": "pl4nted-word", "match": "key is pl4nted-word!", "number": 7}
+    cleaned = {"token": "***", "renamed": "***", "match": "key is ***!", "number": 7}
+    redactor = Redactor()
+    for data in (found, {"metadata": found}):
+        wanted = cleaned if data is found else {"metadata": cleaned}
+        assert (redact(data), redactor.redact(data), redact(wanted)) == (wanted, wanted, wanted)
+        assert put_back(wanted, dict(taken_out(data, wanted))) == data
+    short = {"token": "word", "other": "words"}
+    assert redact(short) == {"token": "***", "other": "words"}, "a short secret may be part of any word"
+
+
 def test_a_password_of_digits_is_one() -> None:
     assert redact({"db_password": 86753090, "tokens": 86753090, "lr": 3, "max_token": 50000}) == {
         "db_password": REDACTED,
@@ -349,3 +379,16 @@ def test_nothing_is_taken_out_of_the_programs_own_messages() -> None:
 def test_of_a_quoted_override_with_signs_the_whole_value_is_taken_out(text: str) -> None:
     assert "words" not in redact_message(text)
     assert redact_message(text).replace("***", "two words") == text
+
+
+def test_a_redactor_of_mappings_is_as_redact_whatever_its_keys_tell_of_each_other() -> None:
+    redactor = Redactor()
+    planted = "pl4nted-by-us"
+    texts: list[dict[str, Any]] = [
+        {"HF_TOKEN": value, "note": f"with {planted}", "lr": lr}
+        for value, lr in [("none", 1), (planted, 1), (planted, 2), ("none", 2), ("none", 3), (planted, 3)]
+    ]
+    for data in [*texts, {"note": f"with {planted}"}, *reversed(texts)]:
+        assert redactor.redact(data) == redact(data)
+    assert planted not in str(redact(texts[1]))
+    assert planted in str(redact(texts[0]))

@@ -10,7 +10,7 @@ from oellm_autoexp.decisions.restarts import Kind, begun, planned, refusal
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session import records
-from oellm_autoexp.session.job_state import HistoryEntry, JobState, Reading, Restarting, Tally, Unsettled
+from oellm_autoexp.session.job_state import BY_HAND, HistoryEntry, JobState, Reading, Restarting, Tally, Unsettled
 from oellm_autoexp.storage.log_tail import Cursor
 from oellm_autoexp.testing.jobs import changed, job_state
 
@@ -95,12 +95,30 @@ def test_budgets_are_by_cause_and_people_get_what_they_want(found: str) -> None:
     assert found == ""
 
 
+def test_what_a_person_asks_for_later_is_added_to_the_attempt_that_is_planned() -> None:
+    first = asked("", None, None, 0, {"a": 1, "b": 1}, "n1")
+    second = asked("", None, None, 0, {"b": 2}, "n2")
+    job = changed(JOB, state="running", restart=planned(JOB, first, BY_HAND, 0))
+    assert refusal(job, second, BY_HAND, 2) is not None, "a rule adds nothing"
+    assert refusal(job, second, BY_HAND, 2, by_hand=True) is None
+    coming = planned(job, second, BY_HAND, 0)
+    assert (coming.overrides, coming.exclude_nodes) == ({"a": 1, "b": 2}, ("n1", "n2"))
+
+
 def test_a_planned_attempt_knows_its_number_its_nodes_and_when() -> None:
     request = asked("lost a node", None, 3, 60, {"a.b": 1}, "n1, n2 n3,,")
     coming = planned(changed(JOB, restarts={"c": 1}), request, "c", 1000)
     assert coming.reason == "new attempt 2 of 3 for 'c': lost a node"
     assert (coming.not_before, coming.exclude_nodes, coming.overrides) == (1060, ("n1", "n2", "n3"), {"a.b": 1})
     assert planned(JOB, NO_LIMIT, "c", 0).reason == "new attempt 1 for 'c'"
+
+
+def test_an_attempt_that_a_person_asks_for_is_of_no_budget() -> None:
+    ran = changed(JOB, attempt=4, restarts={BY_HAND: 3})
+    assert planned(ran, asked("", None, 3, 0, {}, ""), BY_HAND, 0).reason == "attempt 5, asked for by hand"
+    assert planned(ran, asked("n7 is mended", None, 3, 0, {}, ""), BY_HAND, 0).reason == (
+        "attempt 5, asked for by hand: n7 is mended"
+    )
 
 
 def test_a_list_of_nodes_within_brackets_stays_whole() -> None:

@@ -588,16 +588,16 @@ def test_an_array_runs_the_scripts_of_its_tasks(tmp_path: Path) -> None:
 def test_an_array_keeps_what_its_tasks_share_and_nothing_that_is_one_tasks_own() -> None:
     made = directives.directive_lines(script.array_script(CASES["slurm"].text(), "/a b/100%", "logs/%A_%a.out"))
     shared = [line for line in CASES["slurm"].lines() if not line.startswith(("#SBATCH --job-name", "#SBATCH --chdir"))]
-    assert made == [
+    assert made == (
         *(line for line in shared if not line.startswith("#SBATCH --output")),
         '#SBATCH --output="/a b/100%%/%a/logs/%A_%a.out"',
-    ]
+    )
 
 
 def test_what_looks_like_a_directive_below_the_first_command_is_none() -> None:
     text = rendered(TEMPLATE, argv=("run", "\n#SBATCH --nodes=99\n"), env={"A": "\n#SBATCH --mem=1\n"})
     assert "\n#SBATCH --nodes=99\n" in text
-    assert directives.directive_lines(text) == ["#SBATCH -N1"]
+    assert directives.directive_lines(text) == ("#SBATCH -N1",)
 
 
 def test_an_odd_line_separator_in_a_value_ends_no_directive() -> None:

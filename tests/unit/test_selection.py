@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import pytest
 
 from oellm_autoexp.core.errors import ConfigError
@@ -15,11 +18,12 @@ from oellm_autoexp.view.jobs.table import subjects_of
 NOW = 10_000.0
 STATES = ("success", "running", "crash", "oom")
 LOSSES = (2.5, None, 7.0, 3.0)
+DIVERGED = (2.5, math.nan, -math.inf, math.nan)
 
 
-def subjects() -> list[Subject]:
+def subjects(losses: Sequence[float | None] = LOSSES) -> list[Subject]:
     jobs, specs = [], []
-    for number, (state, loss) in enumerate(zip(STATES, LOSSES, strict=True)):
+    for number, (state, loss) in enumerate(zip(STATES, losses, strict=True)):
         job = job_state(f"lr_1e-{number}", state=state, started_at=NOW - 3600 * number, nodes=f"n{number}")
         jobs.append(changed(job, progress=Progress(loss=loss)))
         parameters = {"backend.options.lr": 10.0**-number, "backend.options.fused": number % 2 == 0}
@@ -27,9 +31,9 @@ def subjects() -> list[Subject]:
     return subjects_of(jobs, specs, NOW)
 
 
-def found(*filters: str, sort: str = "") -> list[int]:
+def found(*filters: str, sort: str = "", losses: Sequence[float | None] = LOSSES) -> list[int]:
     asked = selection(None, [sort] if sort else [], filters)
-    return [int(subject.job.name[-1]) for subject in chosen(asked, subjects())]
+    return [int(subject.job.name[-1]) for subject in chosen(asked, subjects(losses))]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,16 @@ def test_jobs_are_sorted_and_those_without_a_value_come_last(sort: str, numbers:
     assert found(sort=sort) == numbers
 
 
+def test_a_loss_that_is_no_number_is_shown_found_and_sorted_to_the_end() -> None:
+    (column,) = chosen_columns(selection("loss", [], []), subjects(DIVERGED))
+    assert [column.shown(subject) for subject in subjects(DIVERGED)] == ["2.5000", "nan", "-inf", "nan"]
+    assert found("loss=nan", losses=DIVERGED) == [1, 3]
+    assert found("loss!=NaN", losses=DIVERGED) == [0, 2]
+    assert found("loss<3", losses=DIVERGED) == [0, 2]
+    assert found(sort="loss", losses=DIVERGED) == [2, 0, 1, 3]
+    assert found(sort="-loss", losses=DIVERGED) == [0, 2, 1, 3]
+
+
 def test_columns_are_chosen_by_their_names_or_by_the_whole_key_of_the_sweep() -> None:
     asked = selection("job, lr,backend.options.fused", [], [])
     assert [column.name for column in chosen_columns(asked, subjects())] == ["job", "lr", "fused"]
@@ -98,3 +112,24 @@ def test_a_word_that_chooses_nothing_is_reported_with_what_can_be_written(
     with pytest.raises(ConfigError) as caught:
         ask()
     assert message in "\n".join(map(str, caught.value.problems))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("state=crsh", "did you mean 'crash'?"),
+        ("category!=oom_gpu,nan", "did you mean 'oom-gpu'?"),
+        ("state=x*", "known:"),
+    ],
+)
+def test_a_word_that_a_column_never_has_is_reported(wanted: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        found(wanted)
+    assert words in str(error.value)
+    assert "--filter" in str(error.value)
+
+
+def test_words_that_a_column_may_have_choose_though_no_job_has_them() -> None:
+    assert found("state=preempted") == []
+    assert found("category=nan") == []
+    assert found("category=") == [0, 1, 2, 3]

@@ -65,6 +65,18 @@ def test_more_metrics_than_are_kept_are_left_out(tmp_path: Path) -> None:
     assert len(series.read(path, written)) == series.MOST_METRICS
 
 
+def test_of_a_long_file_both_ends_are_read_and_which_attempts_began_between_is_known(tmp_path: Path) -> None:
+    path, written = tmp_path / "a.points", Written()
+    for attempt in (1, 2, 3):
+        points = [Point("loss", step, float(step), float(attempt)) for step in range(100)]
+        written = series.append(path, written, attempt, points)
+    found = series.read(path, written, most=100 * 24)["loss"]
+    assert (list(found.attempts), found.headless) == ([1] * 50 + [3] * 50, frozenset({3}))
+    found = series.read(path, written, most=250 * 24)["loss"]
+    assert (list(found.attempts), found.headless) == ([1] * 100 + [2] * 50 + [3] * 100, frozenset())
+    assert series.read(path, written, most=300 * 24)["loss"].headless == frozenset()
+
+
 @given(st.lists(st.integers(0, 8), max_size=12))
 def test_the_newest_point_of_an_iteration_wins_and_ends_what_was_beyond(iterations: list[int]) -> None:
     numbers = list(range(len(iterations)))

@@ -63,8 +63,9 @@ def test_an_exclusion_is_passed_on() -> None:
     reported: list[object] = []
 
     class Reporting(Counting):
-        def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+        def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
             reported.append((dict(jobs), nodes))
+            return {}
 
     SharedScheduler(Reporting()).exclude(dict.fromkeys(["1"], ""), ["n1"])
     assert reported == [({"1": ""}, ["n1"])]

@@ -237,11 +237,11 @@ def test_the_limits_are_those_of_the_partition_that_a_variable_names_where_the_s
 def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands: Commands) -> None:
     commands.says(
         "squeue",
-        "1@RUNNING@0@0@0@n1@None@+@@+@@\n3_1@PENDING@0@0@0@@Resources@+@@+@@\n99@RUNNING@0@0@0@n1@None@+@@+@@\n",
+        "1@RUNNING@0@0@0@n1@n1@None@+@@+@@\n3_1@PENDING@0@0@0@@@Resources@+@@+@@\n99@RUNNING@0@0@0@n1@n1@None@+@@+@@\n",
     )
     commands.says("sacct", "2|COMPLETED|0:0|n1||\n3_0|FAILED|7:0|n1||\n3_[2-9]|CANCELLED by 0|0:0|None assigned||\n")
     assert commands.client().poll(dict.fromkeys(["1", "2", "3_0", "3_1", "3_2", "4"], "")) == {
-        "1": JobStatus("RUNNING", nodes="n1", restarts=0),
+        "1": JobStatus("RUNNING", nodes="n1", restarts=0, batch_host="n1"),
         "2": JobStatus("COMPLETED", exit_code=0, nodes="n1"),
         "3_0": JobStatus("FAILED", exit_code=7, nodes="n1"),
         "3_1": JobStatus("PENDING", "Resources", restarts=0),
@@ -251,7 +251,7 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
     assert squeue.startswith("squeue <--me> <-h> <-a> <-t> <all> <-r>")
     assert "<-j> <2,3,4>" in sacct
     assert commands.client().poll({}) == {}
-    commands.says("squeue", "1@RUNNING@0@0@0@n1@None@+@@+@@\n")
+    commands.says("squeue", "1@RUNNING@0@0@0@n1@n1@None@+@@+@@\n")
     commands.client().poll(dict.fromkeys(["1"], ""))
     assert len(commands.calls()) == 3
 
@@ -260,7 +260,7 @@ def test_a_poll_asks_squeue_once_and_sacct_only_for_what_is_not_listed(commands:
     ("output", "errors", "code"),
     [
         ("", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1),
-        ("1@RUNNING@0@0@0@n1@None@+@@+@@\n", "squeue: error: something\n", 1),
+        ("1@RUNNING@0@0@0@n1@n1@None@+@@+@@\n", "squeue: error: something\n", 1),
         ("Welcome to login1!\n", "", 0),
         ("", "", 1),
     ],
@@ -272,10 +272,10 @@ def test_a_squeue_that_fails_is_never_an_empty_queue(commands: Commands, output:
 
 
 def test_without_an_answer_of_sacct_the_listed_jobs_are_reported_and_the_others_unknown(commands: Commands) -> None:
-    commands.says("squeue", "1@RUNNING@0@0@0@n1@None@+@@+@@\n")
+    commands.says("squeue", "1@RUNNING@0@0@0@n1@n1@None@+@@+@@\n")
     commands.says("sacct", "", "sacct: error: Problem talking to the database: Connection refused\n", 1)
     answers = commands.client().poll(dict.fromkeys(["1", "2"], ""))
-    assert answers["1"] == JobStatus("RUNNING", nodes="n1", restarts=0)
+    assert answers["1"] == JobStatus("RUNNING", nodes="n1", restarts=0, batch_host="n1")
     assert answers["2"] == JobStatus(UNKNOWN, "sacct: Problem talking to the database: Connection refused")
 
 
@@ -304,7 +304,7 @@ def test_an_old_submission_is_looked_for_in_both_windows_of_the_accounts(command
 
 
 def runs(job: str, token: str) -> str:
-    return f"{job}@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n"
+    return f"{job}@RUNNING@0@0@0@n1@n1@None@+@@+@name.{token}@\n"
 
 
 def test_jobs_that_the_list_shows_as_others_are_not_cancelled(commands: Commands) -> None:
@@ -321,7 +321,7 @@ def test_jobs_that_the_list_shows_as_others_are_not_cancelled(commands: Commands
     ("squeue", "sacct", "state"),
     [
         (runs("3_0", "t"), "", "CANCELLED"),
-        ("3@CANCELLED@0@0@0@@JobHeldUser@+@@+@name.t@\n", "", "CANCELLED"),
+        ("3@CANCELLED@0@0@0@@@JobHeldUser@+@@+@name.t@\n", "", "CANCELLED"),
         ("", "3_0|COMPLETED|0:0|n1||name.t\n3_2|COMPLETED|0:0|n1||name.t\n", "CANCELLED"),
         ("", "3_[0,2]|CANCELLED by 0|0:0|None assigned||name.t\n", "CANCELLED"),
         (runs("3_0", "t"), "3_[1-9]|PENDING|0:0|None assigned||name.t\n", "CANCELLED"),
@@ -497,7 +497,7 @@ def test_nothing_is_denied_while_an_sbatch_of_it_is_at_work(commands: Commands) 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
-NODE_FAIL = "5@NODE_FAIL@0@0@0@n[1-3]@NodeDown@+@@+@@\n6@RUNNING@0@0@0@n[1-3]@None@+@@+@@\n"
+NODE_FAIL = "5@NODE_FAIL@0@0@0@n[1-3]@n1@NodeDown@+@@+@@\n6@RUNNING@0@0@0@n[1-3]@n1@None@+@@+@@\n"
 UNKNOWN_FIELD = 'sacct: error: Invalid field requested: "FailedNode"\n'
 
 
@@ -567,14 +567,16 @@ def test_jobs_that_do_not_wait_any_more_are_left_alone(commands: Commands, state
     assert not any("update" in call for call in commands.calls())
 
 
-def test_an_exclusion_that_fails_is_an_error_unless_the_job_has_begun(commands: Commands) -> None:
+def test_an_exclusion_that_is_refused_is_returned_unless_the_job_has_begun(commands: Commands) -> None:
     update = "update) echo 'slurm_update error: Invalid node name specified' >&2; exit 1;;"
     commands.write("scontrol", f"case $1 in {update} *) echo JobState=PENDING;; esac")
-    with pytest.raises(SchedulerError, match="Invalid node name specified"):
-        commands.client().exclude(dict.fromkeys(["5"], ""), ["nope"])
+    both = dict.fromkeys(["5", "6"], "")
+    assert commands.client().exclude(both, ["nope"]) == dict.fromkeys(
+        both, "scontrol: slurm_update error: Invalid node name specified"
+    )
     begins = 'if [ -e "$0.begun" ]; then echo JobState=RUNNING; else touch "$0.begun"; echo JobState=PENDING; fi'
     commands.write("scontrol", f"case $1 in {update} *) {begins};; esac")
-    commands.client().exclude(dict.fromkeys(["5"], ""), ["nope"])
+    assert commands.client().exclude(dict.fromkeys(["5"], ""), ["nope"]) == {}
     commands.says("scontrol", "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", 1)
     with pytest.raises(SchedulerError, match="Unable to contact"):
         commands.client().exclude(dict.fromkeys(["5"], ""), ["n3"])
@@ -619,7 +621,7 @@ def test_what_takes_a_launcher_away_in_a_terminal_reaches_no_submission() -> Non
 
 def test_a_state_that_is_not_known_here_is_no_news_and_says_which_it_is(commands: Commands) -> None:
     states = {"1": "TELEPORTING", "2": "RESIZING", "3": "EXPEDITING"}
-    lines = [f"{job}@{state}@0@0@0@n1@None@+@autoexp:t@+@name.t@\n" for job, state in states.items()]
+    lines = [f"{job}@{state}@0@0@0@n1@n1@None@+@autoexp:t@+@name.t@\n" for job, state in states.items()]
     commands.says("squeue", "".join(lines))
     client = commands.client()
     seen = client.poll(dict.fromkeys(states, "t"))

@@ -10,24 +10,25 @@ from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Usage
 from oellm_autoexp.schedulers.slurm import parse
 
 SQUEUE = """\
-1@COMPLETED@0@0@0@n1@None@+@autoexp:t1@+@name.t1@
-2@FAILED@1792@0@0@n1@NonZeroExitCode@+@autoexp:t2@+@name.t2@
-3@FAILED@33280@0@0@n1@NonZeroExitCode@+@autoexp:t3@+@name.t3@
-4@FAILED@32768@0@0@n1@NonZeroExitCode@+@autoexp:t4@+@name.t4@
-5@FAILED@65280@0@0@n1@NonZeroExitCode@+@autoexp:t5@+@name.t5@
-6@FAILED@9@0@0@n1@JobLaunchFailure@+@autoexp:t6@+@name.t6@
-7@FAILED@35072@0@0@n1@NonZeroExitCode@+@autoexp:t7@+@name.t7@
-10_1@FAILED@1792@0@0@n2@NonZeroExitCode@+@autoexp:t10_1@+@name.t10_1@
-9_2@PENDING@0@0@0@@JobArrayTaskLimit@+@autoexp:t9_2@+@name.t9_2@
-8@COMPLETING@0@0@3@n[1-2,4]@None@+@autoexp:t8@+@name.t8@
-12@CANCELLED@15@0@0@n2@None@+@autoexp:t12@+@name.t12@
-13@PENDING@0@0@0@@ReqNodeNotAvail, UnavailableNodes:n1@n2@+@autoexp:t13@+@name.t13@
-14@OUT_OF_MEMORY@125@0@0@n1@OutOfMemory@+@autoexp:t14@+@name.t14@
-15@FAILED@53@0@0@n1@JobLaunchFailure@+@autoexp:t15@+@name.t15@
-16@TIMEOUT@0@0@0@n1@TimeLimit@+@autoexp:t16@+@name.t16@
-17@FAILED@256@253@0@n1@NonZeroExitCode@+@autoexp:t17@+@name.t17@
-18@FAILED@1024@253@1@n1@NonZeroExitCode@+@autoexp:t18@+@name.t18@
-19@CANCELLED@0@0@0@@JobArrayTaskLimit@+@autoexp:t19@+@name.t19@
+1@COMPLETED@0@0@0@n1@n1@None@+@autoexp:t1@+@name.t1@
+2@FAILED@1792@0@0@n1@n1@NonZeroExitCode@+@autoexp:t2@+@name.t2@
+3@FAILED@33280@0@0@n1@n1@NonZeroExitCode@+@autoexp:t3@+@name.t3@
+4@FAILED@32768@0@0@n1@n1@NonZeroExitCode@+@autoexp:t4@+@name.t4@
+5@FAILED@65280@0@0@n1@n1@NonZeroExitCode@+@autoexp:t5@+@name.t5@
+6@FAILED@9@0@0@n1@n1@JobLaunchFailure@+@autoexp:t6@+@name.t6@
+7@FAILED@35072@0@0@n1@n1@NonZeroExitCode@+@autoexp:t7@+@name.t7@
+10_1@FAILED@1792@0@0@n2@n2@NonZeroExitCode@+@autoexp:t10_1@+@name.t10_1@
+9_2@PENDING@0@0@0@@@JobArrayTaskLimit@+@autoexp:t9_2@+@name.t9_2@
+8@COMPLETING@0@0@3@n[1-2,4]@n1@None@+@autoexp:t8@+@name.t8@
+12@CANCELLED@15@0@0@n2@n2@None@+@autoexp:t12@+@name.t12@
+13@PENDING@0@0@0@@@ReqNodeNotAvail, UnavailableNodes:n1@n2@+@autoexp:t13@+@name.t13@
+14@OUT_OF_MEMORY@125@0@0@n1@n1@OutOfMemory@+@autoexp:t14@+@name.t14@
+15@FAILED@53@0@0@n1@n1@JobLaunchFailure@+@autoexp:t15@+@name.t15@
+16@TIMEOUT@0@0@0@n1@n1@TimeLimit@+@autoexp:t16@+@name.t16@
+17@FAILED@256@253@0@n1@n1@NonZeroExitCode@+@autoexp:t17@+@name.t17@
+18@FAILED@1024@253@1@n1@n1@NonZeroExitCode@+@autoexp:t18@+@name.t18@
+20@RUNNING@0@0@0@n[2-3]@n1@None@+@autoexp:t20@+@name.t20@
+19@CANCELLED@0@0@0@@@JobArrayTaskLimit@+@autoexp:t19@+@name.t19@
 """
 
 
@@ -50,17 +51,18 @@ def test_squeue_tells_state_reason_nodes_requeues_and_the_exact_exit_code() -> N
         "16": JobStatus("TIMEOUT", "TimeLimit", None, "n1", restarts=0),
         "17": JobStatus("FAILED", "NonZeroExitCode", 1, "n1", out_of_memory=True, restarts=0),
         "18": JobStatus("FAILED", "NonZeroExitCode", 4, "n1", restarts=1),  # an earlier run's step: it is kept
+        "20": JobStatus("RUNNING", "", None, "n[2-3]", restarts=0, batch_host="n1"),
         "19": JobStatus("CANCELLED", restarts=0),  # why it was pending is no reason any more
     }
 
 
-@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@0@0@n1@None@+@@+@@\n"])
+@pytest.mark.parametrize("text", ["", "\n", "CLUSTER: lab\n", "CLUSTER: lab\n1@RUNNING@0@0@0@n1@n1@None@+@@+@@\n"])
 def test_an_empty_queue_and_a_clusters_header_are_no_jobs(text: str) -> None:
     assert len(parse.squeue(text)) == text.count("@RUNNING@")
 
 
 @pytest.mark.parametrize(
-    "text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@0@0@n1@None@+@@+@@\n"]
+    "text", ["Welcome to login1!\n", "1|RUNNING|n1\n", "JOBID STATE\n", "x@RUNNING@0@0@0@n1@n1@None@+@@+@@\n"]
 )
 def test_an_answer_in_which_there_is_no_job_is_not_an_empty_queue(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
@@ -217,7 +219,7 @@ def test_fields_of_a_job_are_found_by_their_whole_name() -> None:
     assert parse.job_field(text, "List") == ""
 
 
-LISTED = "5@RUNNING@0@0@0@n1@None@+@{comment}@+@{name}@\n"
+LISTED = "5@RUNNING@0@0@0@n1@n1@None@+@{comment}@+@{name}@\n"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_no_words_of_a_job_hide_it_or_its_state(reason: str, comment: str, name:
         return " ".join(text.split()).translate({ord(character): None for character in "\x1c\x1d\x1e\x85"})
 
     words = f"{clean(reason)}@+@{clean(comment)}@+@{clean(name)}"
-    reported = parse.squeue(f"5@PENDING@0@0@0@@{words}@\n7@RUNNING@0@0@0@n1@None@+@@+@name.{token}@\n")
+    reported = parse.squeue(f"5@PENDING@0@0@0@@@{words}@\n7@RUNNING@0@0@0@n1@n1@None@+@@+@name.{token}@\n")
     assert reported["5"].status.scheduler_state == "PENDING"
 
 
@@ -269,7 +271,7 @@ def test_a_bracket_of_the_accounts_holds_the_tasks_that_it_names_alone(text: str
 
 @pytest.mark.parametrize("number", ["9" * 5000, "\N{SUPERSCRIPT TWO}", "-1", ""])
 def test_no_number_that_slurm_does_not_print_stops_anything(number: str) -> None:
-    reported = parse.squeue(f"5@FAILED@{number}@{number}@{number}@n1@None@+@@+@x.t@\n")["5"]
+    reported = parse.squeue(f"5@FAILED@{number}@{number}@{number}@n1@n1@None@+@@+@x.t@\n")["5"]
     assert (reported.status.exit_code, reported.status.restarts, reported.status.out_of_memory) == (None, None, False)
     assert parse.sacct(f"5|FAILED|{number}:0|n1||x.t\n9_[{number}]|PENDING|0:0|n1||x.t\n").status("5", "t") is not None
     assert parse.usage(f"5|COMPLETED|{number}|gres/gpu={number}||x.t\n", {"5": "t"}) == {}

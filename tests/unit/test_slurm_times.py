@@ -94,13 +94,18 @@ def test_a_time_of_thousands_of_digits_is_refused_in_a_short_message() -> None:
         (" auto ", 1.25),
         ("auto*1.5", 1.5),
         ("auto * 2", 2.0),
-        ("AUTO", None),
-        ("auto2", None),
+        ("2:00", None),
         (60, None),
     ],
 )
 def test_an_automatic_limit_is_auto_with_a_factor(value: object, factor: float | None) -> None:
     assert automatic(value) == factor
+
+
+@pytest.mark.parametrize("value", ["AUTO", "auto2", "auto*", "automatic"])
+def test_a_misspelt_automatic_limit_is_refused_with_its_forms(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"write auto, or auto\*1.5 for another margin"):
+        automatic(value)
 
 
 def test_an_automatic_limit_with_a_factor_below_1_is_refused() -> None:

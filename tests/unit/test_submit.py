@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oellm_autoexp.core.errors import InvalidSubmissionError, Problem, SchedulerError, SubmitError, TooManyJobsError
-from oellm_autoexp.core.nouns import JobStatus, Submission
+from oellm_autoexp.core.nouns import Chain, JobStatus, Submission
 from oellm_autoexp.planning.batches import Batch
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.schedulers.fake import FakeScheduler
@@ -401,11 +401,16 @@ def own_script(desk: Desk, overrides: Mapping[str, Any]) -> None:
 
 def test_a_script_of_its_own_that_is_refused_for_good_ends_the_job_with_the_reason(desk: Desk) -> None:
     own_script(desk, {"slurm.sbatch.gres": "gpu:99"})
+    desk.session.put(changed(desk.job, excluded=("n1", "n2")))
+    desk.session.save()
     desk.slurm.error = INVALID
     submitter = desk.submitter()
     submitter.submit_ready()
     assert (desk.job.state, desk.job.failed, desk.job.over) == ("crash", True, True)
-    assert desk.job.reason == "Requested node configuration is not available"
+    assert desk.job.reason == (
+        "Requested node configuration is not available"
+        " (for an attempt with other values of slurm.sbatch.gres and without n1, n2)"
+    )
     assert (desk.job.attempt, desk.job.newest.scheduler_id) == (2, "")
     desk.clock += 10_000
     submitter.retry_now()
@@ -610,3 +615,14 @@ def test_tasks_that_correspond_to_another_arrays_keep_their_numbers_in_parts(tmp
     assert (set(first.jobs), set(second.jobs), first.dependency) == ({4}, {5, 9}, "aftercorr:7")
     first, second = Batch({4: one, 5: two, 9: three}).halves()
     assert (list(first.jobs), list(second.jobs)) == ([0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("links", "words"), [(2, "waits until the scheduler accepts more jobs"), (5, "more than the 2")]
+)
+def test_a_chain_that_is_longer_than_an_array_may_be_is_refused_as_such(tmp_path: Path, links: int, words: str) -> None:
+    desk = Desk(tmp_path, each=lambda _: {"chain": Chain(links=links, stop_file="/STOP")})
+    desk.slurm = Slurm(max_array_size=3)
+    desk.slurm.error = TooManyJobsError(Problem("sbatch: Invalid job array specification"))
+    assert desk.submitter().submit_ready() == 0
+    assert words in desk.session.jobs["job0"].reason

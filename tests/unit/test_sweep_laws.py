@@ -137,6 +137,7 @@ def configs(composed: Composed) -> list[dict[str, Any]]:
     return [{**jobs.config(index), "index": 0} for index in range(len(jobs))]
 
 
+@pytest.mark.slow
 @settings(max_examples=COMPOSED, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), sweeps())
 def test_each_job_is_what_hydra_composes_with_its_values_as_overrides(

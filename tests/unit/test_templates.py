@@ -119,6 +119,26 @@ def test_an_unknown_key_is_named_and_the_record_is_as_it_was() -> None:
     assert made.message == "{nope}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("LogAction", "message"), ("NotifyAction", "subject"), ("RestartAction", "reason"), ("CancelAction", "reason")],
+)
+def test_a_text_for_people_gets_no_value_that_its_key_calls_a_secret(kind: str, field: str) -> None:
+    more = {"message": "", "command": ["send", "{api_key}"]} if kind == "NotifyAction" else {}
+    action = {"class_name": kind, **more, field: "saw {line} {api_key} {num_tokens}"}
+    made = EventAction.model_validate({"class_name": "EventAction", "action": action})
+    found = filled(made, {"line": "a", "api_key": "hunter2", "num_tokens": 5}).action.model_dump()
+    assert found[field] == "saw a *** 5"
+    assert found.get("command") in (None, ("send", "hunter2")), "what a program gets is whole"
+
+
+def test_a_secret_stays_one_under_another_key() -> None:
+    action = {"class_name": "LogAction", "message": "{line} {renamed} {whole} {short}"}
+    values = {"token": "pl4nted-word", "renamed": "pl4nted-word", "whole": "is pl4nted-word.", "line": "a", "pin": "a"}
+    found = filled(EventAction.model_validate({"class_name": "EventAction", "action": action}), values | {"short": "b"})
+    assert found.action.model_dump()["message"] == "a *** is ***. b"
+
+
 def test_a_record_without_templates_is_equal_to_itself_filled() -> None:
     for made in (
         FileExistsCondition(class_name="FileExistsCondition", path="/a"),

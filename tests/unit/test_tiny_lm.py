@@ -21,6 +21,8 @@ sys.path.insert(0, str(SCRIPT.parents[2]))  # the example is no part of the inst
 
 from examples.tiny_lm import train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--hidden-size=8", "--embedding-size=4", "--context=2", "--batch-size=8", "--eval-interval=0")
 EACH = (*SMALL, "--log-interval=1")
 TIMESTAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}"

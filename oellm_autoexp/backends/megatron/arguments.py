@@ -126,9 +126,9 @@ class Arguments:
         """Every argument by its dest, in the parser's order."""
         return self._by_dest
 
-    def knows(self, key: str) -> bool:
-        """Whether a key is a dest or a flag of this version."""
-        return key in self._spelled
+    def knows(self, *keys: str) -> bool:
+        """Whether each of some keys is a dest or a flag of this version."""
+        return self._spelled.keys() >= {*keys}
 
     def named(self, key: str) -> Argument | None:
         """The argument of a dest or a flag; None without one."""

@@ -19,7 +19,7 @@ def fitting(version: str, values: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     lacks is left out where its value is null, or what the other version has without it. Others stay, to be refused.
     """
     arguments = Arguments.of(version)
-    if all(map(arguments.knows, values)):
+    if arguments.knows(*values):
         return values, []
     known: dict[str, Any] = {}
     notes = []

@@ -18,6 +18,8 @@ _SIZES = (
     *("expert_model_parallel_size", "expert_tensor_parallel_size", "num_layers_per_virtual_pipeline_stage"),
 )
 """Numbers by which times may be scaled."""
+_SCHEDULES = ("rampup_batch_size", "step_batch_size_schedule")
+"""With one of these, global batches differ in size, and so many samples have another number of iterations."""
 _SIZE_FLAGS = {f"--{dest.replace('_', '-')}" for dest in _SIZES}
 _SAME_SPEED = re.compile(
     r"--(?:decoupled-)?(?:min-)?lr(?:-.*)?|--(?:start-|end-)?weight-decay(?:-.*)?|--adam-.*|--sgd-momentum|--clip-grad"
@@ -53,7 +55,9 @@ def work_of(
     samples = number("global_batch_size") or number("micro_batch_size") * _replicas(number, world)
     if samples:
         sizes["global_batch_size"] = samples
-    iterations = number("train_iters") or (math.ceil(number("train_samples") / samples) if samples else 0)
+    iterations = number("train_iters")
+    if not iterations and samples and not any(map(value, _SCHEDULES)):
+        iterations = number("train_samples") // samples  # Megatron drops the last batch if it is not full
     load, step = value("load"), number("ckpt_step")
     start = 0 if value("finetune") or not load else int(step) if step else None
     return Work(

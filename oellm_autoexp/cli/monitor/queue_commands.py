@@ -182,13 +182,14 @@ def _end_of(path: Path) -> list[str]:
     """The last lines of an entry's output."""
     from oellm_autoexp.core.redacted_text import redact_text
     from oellm_autoexp.core.text import printable
+    from oellm_autoexp.search.escapes import without_escapes
     from oellm_autoexp.storage import trust
 
     try:
         with trust.open_file(path, most=None, lenient=True) as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _OUTPUT_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-_OUTPUT_LINES:]
+            lines = without_escapes(log.read()).decode(errors="replace").splitlines()[-_OUTPUT_LINES:]
     except FileNotFoundError:
         return []
     return [printable(redact_text(line)) for line in lines]

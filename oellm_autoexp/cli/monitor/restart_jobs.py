@@ -67,7 +67,7 @@ def restart(options: argparse.Namespace, manifest: Manifest, path: Path) -> int:
     _check_scripts(options, manifest, [before[name] for name in names], overrides)
     if session.finished:  # its output directories may be another's by now
         claim_outputs(manifest, session.path)
-    reason = options.reason or "asked for by hand"
+    reason = options.reason or ""
     action = RestartAction(
         class_name="RestartAction", reason=reason, overrides=overrides, exclude_nodes=options.exclude
     )
@@ -132,7 +132,7 @@ def _failed(job: JobState) -> bool:
 def _check_scripts(
     options: argparse.Namespace, manifest: Manifest, jobs: Sequence[JobState], overrides: Mapping[str, Any]
 ) -> None:
-    """Return if new attempts of jobs can be made with these overrides, and the scheduler would take them.
+    """Return if new attempts of jobs can be made with these overrides, and the scheduler would take and begin them.
 
     They are checked as a plan is before its submission. Raises ConfigError, StateError.
     """
@@ -147,6 +147,10 @@ def _check_scripts(
         own, excluded = {**job.changes.overrides, **overrides}, [*job.changes.excluded, *nodes]
         found = checks.overrides(manifest, specs[job.name], job.attempt + 1, own, excluded, test=options.check)
         problems.update((p if p.where.keys else Problem(p.what, job.name, p.hint), None) for p in found)
+        chain = specs[job.name].chain
+        if chain is not None and Path(chain.stop_file).exists():
+            what = f"{job.name}: no link of its chain begins while this file exists"
+            problems[Problem(what, chain.stop_file, "remove it")] = None
     raise_all(ConfigError, problems)
 
 

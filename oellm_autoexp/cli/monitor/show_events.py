@@ -25,6 +25,17 @@ _SAID_BELOW = 3
 """Lines of the screen that are not the table's rows: its header, how many more there are, and the prompt."""
 
 
+def _check_event(name: str, manifest: Manifest) -> None:
+    """Raises ConfigError for a name that no rule of a plan has."""
+    from oellm_autoexp.core.text import did_you_mean
+    from oellm_autoexp.decisions.detect import detectors
+
+    rules = [detector.rules for detector in detectors(manifest).values()]
+    known = {known for each in rules for known in (*each.log_events, *each.state_events)}
+    if name not in known:
+        raise ConfigError(Problem(f"no rule has the event '{name}'", "--queue-event", did_you_mean(name, known)))
+
+
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
     from oellm_autoexp.session.event_log import EventLog
@@ -53,6 +64,8 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
         print(f'], "waiting": {json.dumps(wait_facts(waits))}}}')
         return app.OK
     shown = print_events(screen, found_rows)
+    if not found.total and name is not None and not any(name == wait.event for wait in waits):
+        _check_event(name, manifest)
     if not found.total:
         screen.print("no events")
     elif shown < found.total:

@@ -59,8 +59,10 @@ def tail(options: argparse.Namespace, manifest: Manifest, session: Session) -> i
 
 
 def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log, as a terminal shows them without colours, and without secrets."""
     from oellm_autoexp.core.redacted_text import redact_text
+    from oellm_autoexp.search.escapes import without_escapes
     from oellm_autoexp.storage.world import Files
 
-    lines = deque(Files("/").tail(str(path), _TAIL_BYTES).splitlines(), maxlen=max(0, count))
+    lines = deque(without_escapes(Files("/").tail(str(path), _TAIL_BYTES)).splitlines(), maxlen=max(0, count))
     return [printable(line) for line in redact_text("\n".join(lines)).splitlines()]

@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _of_all(options: argparse.Namespace) -> int:
     sessions = [session for session in sessions_in(directory_of(options)) if not session.finished]
-    if sessions and (options.csv or _asks(options)):
+    if options.csv or (sessions and _asks(options)):
         _print_chosen(options, [(session, _specs(session)) for session in sessions])
         return app.OK
     show_sessions(sessions, as_json=options.json)

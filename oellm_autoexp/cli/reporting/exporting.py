@@ -16,7 +16,7 @@ from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.exporters.base import EXPORTERS, Exporter, short_name
 from oellm_autoexp.report.document import Source
-from oellm_autoexp.report.exported import results_of
+from oellm_autoexp.report.for_exporters import results_of
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.lock import locked
 from oellm_autoexp.storage.session_files import SessionFiles

@@ -27,6 +27,8 @@ def html(sources: Sequence[Source]) -> str:
 
 def write(path: Path, data: str | bytes, option: str) -> Path:
     """Write a file that an option names. Raises ConfigError."""
+    if not path.name or path.is_dir():
+        raise ConfigError(Problem("this is a folder", f"{option} {path}", f"name a file in it: {path / 'NAME'}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data if isinstance(data, bytes) else data.encode(errors="replace"), sync=False)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """Every node, where one is forgiven."""
+_NONE_LEFT_OUT = "none is left out (monitoring.nodes: exclude_after is null, or max_share 0)"
 _TIMEOUT_SECONDS = 20
+_MOST_NAMES = 1000
+"""How many nodes may be named at once: a list with a slip (`n[1-100000]`) would fill the log."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def nodes(options: argparse.Namespace, manifest: Manifest | None) -> int:
     """Show the nodes, report one, or forgive one. `manifest`: the plan whose folder and limits count, if any."""
     log, limits = _place(options, manifest)
     if options.report is not None:
-        return _report(options, log, _scheduler(manifest))
+        return _report(options, log, limits, _scheduler(manifest))
     if options.forgive is not None:
         return _forgive(options, log, limits, _scheduler(manifest))
     return _show(options, log, limits)
@@ -73,6 +76,9 @@ def _place(options: argparse.Namespace, manifest: Manifest | None) -> tuple[Node
         section = section_of(manifest)
         return NodeLog.of(section.folder, Path(manifest.monitoring_state_dir)), limits_of(section)
     named = None if options.monitoring_state_dir else os.environ.get(FOLDER_VARIABLE)
+    if named and not named.startswith(("/", "~")):  # as monitoring.nodes.folder: watches read the same folder
+        what = f"must be a whole path, which begins with '/' or '~', not {named!r}"
+        raise ConfigError(Problem(what, f"${FOLDER_VARIABLE}"))
     return NodeLog.of(named, session_names.directory_of(options)), limits_of(Nodes())
 
 
@@ -103,14 +109,18 @@ def _names(text: str, option: str) -> list[str]:
     """The nodes of a list. Raises ConfigError."""
     from oellm_autoexp.causes.hosts import expand
     from oellm_autoexp.nodes.entry import is_node
+    from oellm_autoexp.sbatch.options import node_names
 
-    names = list(dict.fromkeys(expand(text)))
+    names = list(dict.fromkeys(expand(",".join(node_names(text)))))
     if not names or not all(map(is_node, names)):
         raise ConfigError(Problem(f"{text!r} names no node", option, "write a name, or a list: n1,n[3-5]"))
+    if len(names) > _MOST_NAMES:
+        hint = "report the nodes that are broken; not more than a share of a partition is left out"
+        raise ConfigError(Problem(f"{text!r} names more than {_MOST_NAMES} nodes", option, hint))
     return names
 
 
-def _report(options: argparse.Namespace, log: NodeLog, scheduler: Scheduler) -> int:
+def _report(options: argparse.Namespace, log: NodeLog, limits: Limits, scheduler: Scheduler) -> int:
     from oellm_autoexp.nodes.entry import BY_HAND, Entry, bounded
 
     names, cluster = _names(options.report, "--report"), _cluster(scheduler)
@@ -122,8 +132,11 @@ def _report(options: argparse.Namespace, log: NodeLog, scheduler: Scheduler) -> 
         Entry(at=at, kind="blamed", node=name, cluster=cluster.name if cluster else "", category=BY_HAND, reason=reason)
         for name in names
     ]
-    said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out of jobs from now on"
-    return _add(options, log, made, f"{said}; end that with --forgive")
+    said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    if limits.exclude_after is None or not limits.max_share:
+        return _add(options, log, made, f"{said} recorded; {_NONE_LEFT_OUT}")
+    share = f"at most {limits.max_share:.0%} of a partition's nodes, or one, at a time"
+    return _add(options, log, made, f"{said} left out of jobs from now on ({share}); end that with --forgive")
 
 
 def _forgive(options: argparse.Namespace, log: NodeLog, limits: Limits, scheduler: Scheduler) -> int:
@@ -153,10 +166,12 @@ def _forgive(options: argparse.Namespace, log: NodeLog, limits: Limits, schedule
 
 def _on_this_cluster(found: list[Record], scheduler: Scheduler) -> list[Record]:
     """Of nodes that several clusters have, those of the cluster at hand, if it is known."""
+    from oellm_autoexp.nodes.judge import on_cluster
+
     if len({record.node for record in found}) == len(found):
         return found
-    cluster = _cluster(scheduler)
-    here = [record for record in found if cluster is not None and record.cluster == cluster.name]
+    cluster, of_each = _cluster(scheduler), {(record.cluster, record.node): record for record in found}
+    here = on_cluster(of_each, cluster.name) if cluster is not None else []
     elsewhere = {record.node for record in found} - {record.node for record in here}
     return [*here, *(record for record in found if record.node in elsewhere)]
 
@@ -226,7 +241,7 @@ def _limit_facts(log: NodeLog, limits: Limits) -> Mapping[str, object]:
 def _summary(found: list[Record], limits: Limits) -> str:
     count = sum(record.until is not None for record in found)
     if limits.exclude_after is None:
-        return f"{plural(len(found), 'node')}; none is left out (monitoring.nodes.exclude_after: null)"
+        return f"{plural(len(found), 'node')}; {_NONE_LEFT_OUT}"
     hours = f"{limits.expires_after_seconds / 3600:g} h"
     after = plural(limits.exclude_after, "failed attempt")
     return f"{plural(len(found), 'node')}, {count} left out: after {after}, or one report; a blame counts for {hours}"

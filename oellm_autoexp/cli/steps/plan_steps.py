@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def _loading() -> Iterator[None]:
+    """What is loaded here stays: the garbage collector would look through it again and again, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
 def plan(
     options: argparse.Namespace,
     context: PlanContext | None = None,
@@ -58,15 +72,16 @@ def plan(
     ask for is compared with what their site allows. `machine`: where they are submitted from (default: here). A
     container in which jobs could not run is refused where the command goes on to submit them, else noted.
     """
-    from oellm_autoexp.config.loader import load_mostly
-    from oellm_autoexp.core.redacted_text import redact_message
-    from oellm_autoexp.learning.past_runs import PastRuns
-    from oellm_autoexp.planning import followups, lacking, resuming
-    from oellm_autoexp.planning.checks import likely_mistakes
-    from oellm_autoexp.planning.checks.plan_checks import check_plan_id
-    from oellm_autoexp.planning.make_plan import make_plan, with_locations
-    from oellm_autoexp.planning.resolving.provenance import gather
-    from oellm_autoexp.submission.check import absent, of_other_versions
+    with _loading():
+        from oellm_autoexp.config.loader import load_mostly
+        from oellm_autoexp.core.redacted_text import redact_message
+        from oellm_autoexp.learning.past_runs import PastRuns
+        from oellm_autoexp.planning import followups, lacking, resuming
+        from oellm_autoexp.planning.checks import likely_mistakes
+        from oellm_autoexp.planning.checks.plan_checks import check_plan_id
+        from oellm_autoexp.planning.make_plan import make_plan, with_locations
+        from oellm_autoexp.planning.resolving.provenance import gather
+        from oellm_autoexp.submission.check import absent, of_other_versions
 
     elsewhere, machine = machine is not None, machine or outside.here()
     found, past = Collector(), PastRuns(resuming.newest_iteration)
@@ -77,8 +92,8 @@ def plan(
     with found.step():
         subset = indices(getattr(options, "array_subset", None))
     with found.step():
-        composed = load_mostly(app.source(options))
-        gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
+        with _loading():
+            composed = load_mostly(app.source(options))
         made = make_plan(
             composed,
             context or gather(),

@@ -121,7 +121,7 @@ class Digest:
     def notify(self, name: str, pending: Pending, action: NotifyAction, now: float) -> Outcome | Pending:
         """Have a message of a job sent, as it is now; its action as it waits."""
         self.session.put(steps.with_execution(self.session.jobs[name], pending, now))
-        filled = action.model_dump(mode="json", exclude_defaults=True)
+        filled = action.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return self.go_on(pending.model_copy(update={"started": True, "filled": filled}), now)
 
     def go_on(self, pending: Pending, now: float) -> Outcome | Pending:
@@ -206,7 +206,7 @@ class Digest:
 
 def _key(pending: Pending, action: NotifyAction) -> str:
     """The same for messages that may go together: of one rule, in one way."""
-    way = action.way.model_dump(mode="json") if action.way else action.command
+    way = action.way.model_dump(mode="json", by_alias=True) if action.way else action.command
     alone = "" if action.digest_seconds else pending.id
     return json.dumps([pending.rule, way, action.digest_seconds, alone])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, UNSUBMITTED
+from oellm_autoexp.core.states import CANCELLED, FINAL, IN_QUEUE, SUCCESS, TIMEOUT, UNSUBMITTED
+from oellm_autoexp.decisions.restarts import begins_new_chain
 from oellm_autoexp.schedulers.base import Scheduler
 from oellm_autoexp.session.job_state import Earlier, JobState, Run
 from oellm_autoexp.session.session import Session, by_id
@@ -29,6 +30,8 @@ def cancel(
     if job.state in UNSUBMITTED:
         session.put(job.ended(now, CANCELLED, reason))
     elif job.restart is not None and job.state in FINAL:
+        if job.state == TIMEOUT and job.later_links:  # its chain is what ends
+            job = job.ended(now, CANCELLED, reason)
         session.put(replace(job, restart=None, cancelled_by=reason))
     else:
         session.put(replace(job, restart=None, cancelled_by=reason, run=run or job.run))
@@ -62,7 +65,7 @@ def _is_to_end(job: JobState) -> bool:
 def _needless_links(job: JobState) -> dict[str, str]:
     """The links of a job's chain that are in the queue and are not to begin (id → token)."""
     ended = job.state in FINAL and bool(job.state in (SUCCESS, CANCELLED) or job.run.chain_end) and not job.restart
-    return job.later_links if job.cancelled_by or ended else {}
+    return job.later_links if job.cancelled_by or ended or begins_new_chain(job) else {}
 
 
 def _is_time(asked_at: float | None, now: float) -> bool:
@@ -77,7 +80,8 @@ def end_jobs(due: Endings, session: Session, scheduler: Scheduler, now: float) -
         ids |= _needless_links(job)
     scheduler.cancel(ids)
     for job in due.jobs:
-        last_link = None if _needless_links(job) else job.newest.last_link
+        # A new chain waits until they have gone: they become earlier attempts (restarts.begun).
+        last_link = None if _needless_links(job) and not job.restart else job.newest.last_link
         session.put(replace(job, newest=replace(job.newest, end_asked_at=now, last_link=last_link)))
     for name, attempt in due.earlier:
         job = session.jobs[name]

@@ -368,7 +368,7 @@ class ActionExecutor:
         if outcome.surprising:
             self.report(f"{name}: {action} of {pending.event.name}: {outcome.message}")
         if outcome.status in ("done", "failed") or outcome.surprising:
-            job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message)
+            job = job.happened(now, f"{action}{_ENDINGS[outcome.status]}", outcome.message, pending.event.name)
         if outcome.status == "failed" and action == RestartAction.__name__:
             job = replace(job, run=replace(job.run, not_restarted=no_attempt(outcome.message)))
         self.session.put(job)

@@ -45,19 +45,22 @@ class InlineEngine:
         return Outcome("done", message)
 
     def restart(self, action: RestartAction) -> Outcome | Pending:
-        """The new attempt is planned; the action waits while a command has not said whether there is need."""
+        """The new attempt is planned; the action waits while it is not known whether there is need."""
         event = self.pending.event
         return self.attempts.plan(self.name, action, event.attempt, self.now, event=event) or self.pending
 
     def cancel(self, reason: str, scope: Literal["job", "plan"]) -> Outcome:
-        """The jobs are ended at the end of this round."""
+        """The jobs are ended at the end of this round; no chain that a later link has completed meanwhile."""
         event, jobs = self.pending.event, self.session.jobs
         why = reason or event.name
+        if scope == "job" and self.attempts.chain_is_complete(jobs[self.name]):
+            return Outcome("skipped", f"{why}; a later link has completed the chain")
         run = self.detectors[self.name].cause(jobs[self.name], event.name, event.metadata, for_good=True)
         ended = [
             name
             for name in (list(jobs) if scope == "plan" else [self.name])
-            if cancel(self.session, name, why, self.now, self.report, run if name == self.name else None)
+            if not self.attempts.chain_is_complete(jobs[name])
+            and cancel(self.session, name, why, self.now, self.report, run if name == self.name else None)
         ]
         return Outcome("done", f"ended: {why}") if ended else Outcome("skipped", "is ended already")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from oellm_autoexp.core.errors import AutoexpError, Problem, SchedulerError, StateError
@@ -18,7 +19,9 @@ from oellm_autoexp.engine.executing.endings import cancel
 from oellm_autoexp.engine.executing.steps import Outcome
 from oellm_autoexp.rules.actions import RestartAction
 from oellm_autoexp.rules.events import Event
+from oellm_autoexp.sbatch.script import MARKS
 from oellm_autoexp.schedulers.base import Scheduler
+from oellm_autoexp.session import status_files
 from oellm_autoexp.session.event_log import EventLog
 from oellm_autoexp.session.job_state import BY_HAND, GONE_LOOKS, JobState, Restarting, SpecChanges
 from oellm_autoexp.session.session import Session
@@ -59,7 +62,7 @@ class NewAttempts:
         seen_at: float | None = None,
         by_hand: bool = False,
     ) -> Outcome | None:
-        """Plan a new attempt in the place of `attempt`; None while a command has not said yet whether there is need.
+        """Plan a new attempt in the place of `attempt`; None while it is not known yet whether there is need.
 
         `seen_at`: when what asks for it was seen (None: that is the event's time). Raises AutoexpError if there can be
         no script for it.
@@ -68,16 +71,20 @@ class NewAttempts:
         seen_at = event.at if event is not None else seen_at
         if not by_hand and restarts.is_past(job, seen_at):
             return Outcome("skipped", lifecycle.no_new_attempt(job))
+        if not by_hand and restarts.script_may_restart(job, event, seen_at, now):
+            return None
         cause = request.cause or (event.name if event else BY_HAND)
         metadata = event.metadata if event else {}
         if by_hand:
-            job = replace(job, cancelled_by="")
+            job = replace(job, cancelled_by="", run=replace(job.run, chain_end=self._chain_end(job)))
         elif job.attempt == attempt:
             nothing_left = self._nothing_left(job, event, now)
             if nothing_left is None:
                 return None
             if nothing_left:
                 return self._completed(job, nothing_left, now)
+        if not by_hand and restarts.goes_on_by_itself(job, request):
+            return Outcome("skipped", f"{_NO_ATTEMPT}the next link of its chain goes on")
         if refusal := restarts.refusal(job, request, cause, attempt, by_hand=by_hand):
             return self._refused(job, refusal, now, cause, metadata)
         coming = restarts.planned(job, request, cause, now)
@@ -89,6 +96,11 @@ class NewAttempts:
         self._exclude_in_queue(name, coming.exclude_nodes)
         self.report(f"{name}: {coming.reason}")
         return Outcome("done", coming.reason)
+
+    def _chain_end(self, job: JobState) -> str:
+        """Why no link follows in the job's chain, also if a later one has ended it while nobody watched; else ''."""
+        end = self._later_end(job)
+        return job.run.chain_end or ("" if end is None else end.why)
 
     def _with_script(self, job: JobState, coming: Restarting) -> SpecChanges:
         """Write the script of a new attempt; how that differs from what was planned. Raises StateError."""
@@ -121,9 +133,12 @@ class NewAttempts:
                 in_queue |= {other.newest.scheduler_id: other.newest.token, **other.later_links}
         if in_queue:
             try:
-                self.scheduler.exclude(in_queue, nodes)
+                refused = self.scheduler.exclude(in_queue, nodes)
             except SchedulerError as error:
                 self.report_once(f"jobs in the queue may still get {', '.join(nodes)}: {error.problems[0].what}")
+            else:
+                for job, why in refused.items():
+                    self.report_once(f"job {job} in the queue may still get {', '.join(nodes)}: {why}")
 
     # ---- no new attempt
 
@@ -171,6 +186,8 @@ class NewAttempts:
         self, job: JobState, refusal: restarts.Refusal, now: float, cause: str, metadata: Mapping[str, Any]
     ) -> Outcome:
         """Note that a job gets no new attempt, once for an attempt and a rule: that may match a line of each rank."""
+        if refusal.kind is not restarts.Kind.NO_NEED and self.chain_is_complete(job):
+            return Outcome("skipped", f"{refusal.why}; a later link has completed the chain")
         given_up = refusal.kind is restarts.Kind.GIVEN_UP
         known = job.reason == refusal.why
         if job.state in FINAL and refusal.kind is not restarts.Kind.NO_NEED and not known:
@@ -199,10 +216,12 @@ class NewAttempts:
             if job.state == SUCCESS and not job.restart.by_hand:
                 words = f"{_NO_ATTEMPT}it has succeeded meanwhile"
                 self.session.put(replace(job.happened(now, "restart", words), restart=None))
-            elif job.answer.exit_code == DO_NOT_REQUEUE and not job.restart.by_hand:
+            elif job.restart.by_hand or self.chain_is_complete(job):
+                self.session.put(restarts.begun(job, now))
+            elif job.answer.exit_code == DO_NOT_REQUEUE:
                 words = f"{_NO_ATTEMPT}exit code {DO_NOT_REQUEUE} asks for none"
                 self._stays_ended(replace(job.happened(now, "restart", words), restart=None, reason=words), now)
-            elif not job.restart.by_hand and (why := restarts.hopeless(job, job.restart.max_same_failures)):
+            elif why := restarts.hopeless(job, job.restart.max_same_failures):
                 words = f"{_NO_ATTEMPT}{why}"
                 self._stays_ended(replace(job.happened(now, "given up", words), restart=None, reason=words), now)
             else:
@@ -213,15 +232,29 @@ class NewAttempts:
         chain = self._specs[job.name].chain
         if chain is None:
             return job
-        seen = restarts.next_link(job, chain, now)
+        seen = restarts.next_link(job, chain, now, complete=self.chain_is_complete(job))
         if seen is not job:
             self.session.put(seen)
         if seen.restart is not None and job.restart is None:
             self.report(f"{job.name}: {seen.restart.reason}")
-            self._exclude_in_queue(job.name, seen.restart.exclude_nodes)
         elif seen.history is not job.history:
             self.report(f"{job.name}: {seen.reason}")
         return seen
+
+    def chain_is_complete(self, job: JobState) -> bool:
+        """True if a link after the newest one that was seen has completed the job's chain, while no monitor was alive.
+
+        No failure of a link before it ends the chain then.
+        """
+        end = self._later_end(job)
+        return end is not None and end.how == "complete"
+
+    def _later_end(self, job: JobState) -> status_files.ChainEnd | None:
+        """How a link, up to the last one, has ended the job's chain; None if none has, or if no link is left."""
+        if not (links := job.later_links):
+            return None
+        last, token = [*links.items()][-1]
+        return status_files.chain_end(Path(self._specs[job.name].output_dir, MARKS), token, last)
 
     def _stays_ended(self, job: JobState, now: float) -> None:
         """Make the event of a job's end, which there was none of while a new attempt was to come."""

@@ -66,7 +66,7 @@ def sending(action: NotifyAction, message: Message, *, manifest: Manifest, event
         _check_secrets(action.command, manifest)
         return Program(action.command, _cwd(None, manifest, event), {}, action.timeout_seconds, text)
     asked = {
-        "notifier": way.model_dump(mode="json"),
+        "notifier": way.model_dump(mode="json", by_alias=True),
         "subject": subject,
         "text": text,
         "timeout_seconds": action.timeout_seconds,

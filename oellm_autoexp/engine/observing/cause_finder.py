@@ -14,17 +14,17 @@ from pydantic import TypeAdapter
 from oellm_autoexp.causes.analysis import find_cause
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.causes.endings import Ending
-from oellm_autoexp.causes.rule import CauseRule, CauseRules, combined
+from oellm_autoexp.causes.rule import TRIED, CauseRule, CauseRules, combined
 from oellm_autoexp.causes.signs import LogText, says_enough
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.states import BAD_ENDS, CANCELLED
 from oellm_autoexp.engine.observing.log_reader import files_of
+from oellm_autoexp.rules.rules import SHIPPED_CAUSES
 from oellm_autoexp.search.candidates import library_is_there
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.files import parsed_yaml, shipped_text
 from oellm_autoexp.storage.log_tail import pieces, read_end
 
-SHIPPED = "config/monitoring/causes.yaml"
 _FIRST_BYTES, _MOST_BYTES = 8 << 20, 64 << 20
 """How much of the end of a file is read at first, and at most; a failure is near the end."""
 _SLOW_BYTES, _FEWEST_BYTES = 2 << 20, 32 << 10
@@ -36,9 +36,9 @@ _TASK = re.compile(r"[_.-](\d+)(?=\.\w+$|$)")
 
 @cache
 def shipped_rules() -> Mapping[str, CauseRule | None]:
-    """The rules that every run uses."""
-    section = parsed_yaml(shipped_text(SHIPPED))["causes"]
-    rules: Mapping[str, CauseRule | None] = TypeAdapter(CauseRules).validate_python(section)
+    """The rules that every run uses; tests try them at their examples."""
+    section = parsed_yaml(shipped_text(SHIPPED_CAUSES))["causes"]
+    rules: Mapping[str, CauseRule | None] = TypeAdapter(CauseRules).validate_python(section, context=TRIED)
     return rules
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from oellm_autoexp.core.nouns import JobStatus
-from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, UNKNOWN
+from oellm_autoexp.core.states import ENDED, FINAL, IN_QUEUE, NODE_FAIL, PENDING, RUNNING, TIMEOUT, UNKNOWN
 from oellm_autoexp.decisions import lifecycle, readiness, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.observing.cause_finder import CauseFinder
@@ -19,6 +19,7 @@ from oellm_autoexp.engine.observing.log_reader import LogReader
 from oellm_autoexp.rules.events import Deadline
 from oellm_autoexp.session.job_state import JobState, with_events
 
+_SCRIPT_LOST = "node {node}, on which its script ran, has died: SLURM shows it as running, with nothing in it"
 _OCCUPIED = "its script has not begun, as"
 _POLLS_BETWEEN_TRIES, _LONGEST_BETWEEN_TRIES = 10, 900.0
 """After how many polls a job is submitted again whose output directory another one had, at first; at last, seconds."""
@@ -73,10 +74,12 @@ class JobObserver:
 
     def _seen(self, job: JobState, status: JobStatus | None, at: Moment, *, answered: bool) -> JobState:
         """A job after the scheduler's answer and its logs: what it wrote comes before how it ended."""
-        begun = answered and status is None and self.reports.says_it_runs(job)
+        unlisted = answered and status is None
+        lost = self.reports.overtaken(job) if unlisted else None
+        begun = unlisted and not lost and self.reports.says_it_runs(job)
 
         def see(job: JobState) -> JobState:
-            return lifecycle.see_status(job, status, at.now, at.clock, begun=begun) if answered else job
+            return lifecycle.see_status(job, status, at.now, at.clock, begun=begun, lost=lost) if answered else job
 
         seen = see(job)
         if not job.state == seen.state == PENDING:  # of one that was requeued: the rest of what its run wrote
@@ -87,6 +90,11 @@ class JobObserver:
                 if wrote and read.newest.missing_since is not None:  # it runs, somewhere
                     read = replace(read, newest=replace(read.newest, missing_since=at.clock))
                 seen = see(read)
+        if status is not None and seen.answer.script_lost and not job.answer.script_lost:
+            text = _SCRIPT_LOST.format(node=status.batch_host)
+            self.report(f"{job.name}: {text}")
+            seen = seen.happened(at.now, RUNNING, text)
+        seen = self._with_left_out(job, seen, at.now)
         if seen.state != job.state or seen.newest.runs != job.newest.runs:
             seen = self._in_new_state(job, seen, at)
         known = status is not None and status.scheduler_state != UNKNOWN
@@ -105,18 +113,25 @@ class JobObserver:
                 self.report(f"{job.name}: {job.history[-1].message}")
         return job
 
+    def _with_left_out(self, job: JobState, seen: JobState, now: float) -> JobState:
+        """A job with the nodes that its script has left out so far, also where it then put the job into the queue."""
+        left_out = self.reports.left_out(seen)
+        if not left_out or left_out == seen.run.sick_nodes:
+            return seen
+        seen = replace(seen, run=replace(seen.run, sick_nodes=left_out))
+        new = [f"{node} ({why})" for node, why in left_out.items() if node not in job.run.sick_nodes]
+        return seen.happened(now, restarts.IN_JOB, f"left out: {', '.join(new)}") if new else seen
+
     def _in_new_state(self, job: JobState, seen: JobState, at: Moment) -> JobState:
         """A job that has another state than before, or has begun to run once more, with what follows from that."""
         seen = self.reports.with_own_times(seen, at.now)
         if seen.state in FINAL:
             if end := self.reports.chain_end(seen):
                 seen = replace(seen, run=replace(seen.run, chain_end=end.why))
-            if left_out := self.reports.left_out(seen):
-                seen = replace(seen, run=replace(seen.run, sick_nodes=left_out))
             started = job.state == PENDING and seen.newest.started_at != job.newest.started_at
             if seen.newest.runs != job.newest.runs or started:
                 seen = self._ran(job, seen, at)
-            seen = self.causes.with_cause(_read_on(lifecycle.to_be_settled(seen), at))
+            seen = self._with_cause(_read_on(lifecycle.to_be_settled(seen), at))
         before = replace(job, state=PENDING) if seen.state == job.state else job
         return self.state_changed(before, seen, at.now)
 
@@ -127,6 +142,11 @@ class JobObserver:
         running = replace(ended, state=RUNNING, reason="", newest=newest)
         began = self.state_changed(before, running, at.now)
         return replace(began, state=ended.state, reason=ended.reason)
+
+    def _with_cause(self, job: JobState) -> JobState:
+        """A job that has ended, with why it failed. A link whose program ended by itself has reached no time limit."""
+        by_itself = job.state == TIMEOUT and self.reports.number(job, "exit") == 0
+        return job if by_itself else self.causes.with_cause(job)
 
     def by_status_alone(self, job: JobState, status: JobStatus | None, at: Moment) -> JobState:
         """A job after the scheduler's answer alone, as its log or its status files can't be read."""
@@ -146,7 +166,7 @@ class JobObserver:
         grew = read.run.last_activity != job.run.last_activity
         seen = lifecycle.revised(read, at.now)
         if grew:
-            seen = self.causes.with_cause(seen)
+            seen = self._with_cause(seen)
         if seen.state != read.state:
             if seen.restart is not None and not seen.restart.by_hand:
                 seen = replace(seen, restart=None)  # what follows is judged anew

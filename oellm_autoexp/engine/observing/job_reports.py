@@ -22,6 +22,11 @@ from oellm_autoexp.storage.log_tail import Cursor, read_added
 _PROLOG_FAILED = b"Error running slurm prolog:"
 """The beginning of the line that slurmd adds to a job's output (_prolog_error, src/slurmd/slurmd/req.c)."""
 
+_CANCELLED_LINK = "this link was cancelled, and the chain goes on"
+_GOES_ON = JobStatus("TIMEOUT", _CANCELLED_LINK)
+"""It has ended as one does at its time limit: no failure, and no use of a budget, as that is what a person wants."""
+_LOST_LINK = "killed, or its node was lost: it left no exit code, and a later link has begun"
+
 
 @dataclass
 class JobReports:
@@ -73,25 +78,38 @@ class JobReports:
                 return replace(status, scheduler_state="CANCELLED", reason=why)
             case status_files.ChainEnd("failed", why):
                 return replace(status, scheduler_state="FAILED", reason=why)
+        link = f"link {job.newest.task} of {chain.links}"
         if status.scheduler_state == "COMPLETED" and chain.until is not None:
-            why = f"link {job.newest.task} of {job.newest.last_link} has ended before {chain.until:g} was reached"
-            return replace(status, scheduler_state="TIMEOUT", reason=why)
+            why = f"{link} has ended before {chain.until} was reached"
+            status = replace(status, scheduler_state="TIMEOUT", reason=why)
+        elif status.scheduler_state == "COMPLETED" and self.number(job, "exit") == 0:  # it would have ended the chain
+            status = replace(status, scheduler_state="TIMEOUT", reason=f"{link} has ended at its signal")
+        if status.scheduler_state == "TIMEOUT" and job.cancelled_by and (job.newest.task or 0) < chain.links:
+            return replace(status, scheduler_state="CANCELLED")  # this link had ended, and its chain would have gone on
         return status
 
     def of_link(self, job: JobState, status: JobStatus, answers: Mapping[str, JobStatus]) -> JobStatus:
-        """The answer about a link that a person has cancelled alone: it has failed, as its chain goes on.
+        """The answer about a link that a person has cancelled alone: its chain goes on, as after a time limit.
 
         `answers`: those about its later links, too.
         """
         if status.scheduler_state != "CANCELLED" or job.cancelled_by or job.restart:
             return status
-        for link in job.later_links:
-            found = answers.get(link)
-            alive = found is not None and found.scheduler_state not in (*ENDED, UNKNOWN)
-            if alive or status_files.read(self._folder(job) / f"{link}.start", "start", self.now()).number is not None:
-                why = "this link was cancelled, and the chain goes on"
-                return replace(status, scheduler_state="FAILED", reason=why)
+        found = [answers[link] for link in job.later_links if link in answers]
+        alive = any(each.scheduler_state not in (*ENDED, UNKNOWN) for each in found)
+        if alive or self._later_has_begun(job):
+            return replace(status, scheduler_state=_GOES_ON.scheduler_state, reason=_GOES_ON.reason)
         return status
+
+    def overtaken(self, job: JobState) -> JobStatus | None:
+        """How a link that the scheduler does not list has ended, as a later one has begun; None if none has."""
+        if job.cancelled_by or job.restart or not self._later_has_begun(job):
+            return None
+        return JobStatus("FAILED", _LOST_LINK) if self._has_begun(job) else _GOES_ON
+
+    def _later_has_begun(self, job: JobState) -> bool:
+        paths = (self._folder(job) / f"{link}.start" for link in job.later_links)
+        return any(status_files.read(path, "start", self.now()).number is not None for path in paths)
 
     def chain_end(self, job: JobState) -> status_files.ChainEnd | None:
         """How the job's newest link, or one before, has ended its chain; None if none has, or if it is no chain."""
@@ -144,6 +162,8 @@ class JobReports:
         """True if a job has left traces of its beginning: a status file, or a part of its log that is not read yet."""
         if job.state == RUNNING or self.number(job, "start") is not None:
             return True
+        if not job.logs.resolved_log_path:
+            return False
         with contextlib.suppress(OSError):
             return Path(job.logs.resolved_log_path).stat().st_size != job.logs.cursor.offset
         return False

@@ -88,6 +88,9 @@ class MeasurementWriter:
         known = self._known.get(job.name)
         if known is None or known[0] != mark:
             points = series.read(series.file_of(session.path, job.name), job.logs.series, METRICS, most=_MOST_BYTES)
-            runs = [Run(work, each) for each in measured(job, points, work.save_interval)] if work else []
+            taken = measured(job, points, work.save_interval) if work else []
+            if (chain := self._specs[job.name].chain) and chain.progress_file:  # it may have gone on from earlier runs
+                taken = [each.model_copy(update={"whole": None}) for each in taken if each.pace is not None]
+            runs = [Run(work, each) for each in taken] if work else []
             self._known[job.name] = known = mark, runs
         return known[1]

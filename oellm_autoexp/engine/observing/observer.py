@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from oellm_autoexp.core.errors import SchedulerError, unforeseen
 from oellm_autoexp.core.nouns import JobStatus, Manifest
 from oellm_autoexp.core.states import BLOCKED, FINAL, IN_QUEUE, SUBMITTING, SUCCESS, UNKNOWN, UNSUBMITTED
-from oellm_autoexp.decisions import lifecycle, restarts
+from oellm_autoexp.decisions import holding, lifecycle, restarts
 from oellm_autoexp.decisions.detect import Detector
 from oellm_autoexp.engine.observing.cause_finder import CauseFinder
 from oellm_autoexp.engine.observing.job_observer import JobObserver, Moment
@@ -69,6 +69,7 @@ class Observer:
             status = answers.get(job.newest.scheduler_id) if answers is not None and own else None
             if status is not None and answers is not None:
                 status = self._reports.of_link(job, status, answers)
+            status = holding.answered(job, status, self._session.hold)
             self._look_at(job, status, at, answered=answers is not None)
         for job in late:
             self._guarded(job, lambda job: self._job.ended_lately(job, at), at)
@@ -208,7 +209,7 @@ class Observer:
         for job in list(self._session.jobs.values()):
             if job.past.earlier:
                 listed = self._scheduler.listed({attempt.scheduler_id: attempt.token for attempt in job.past.earlier})
-                seen = restarts.see_earlier(job, listed, now)
+                seen = lifecycle.see_earlier(job, listed, now)
                 if seen is not job:
                     self._session.put(seen)
                     if len(seen.past.begun_again) > len(job.past.begun_again):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from oellm_autoexp.causes.cause import CATEGORIES
 from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
+from oellm_autoexp.config.shipped_rules import cause_names
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, dotted
 from oellm_autoexp.decisions.template_values import JOB_KEYS
-from oellm_autoexp.rules.actions import CancelAction, RestartAction
-from oellm_autoexp.rules.conditions import Condition
+from oellm_autoexp.rules.actions import CancelAction, EventAction, RestartAction
+from oellm_autoexp.rules.conditions import Condition, MetadataCondition
 from oellm_autoexp.rules.plausible import Odd, odd_value
-from oellm_autoexp.rules.rules import LogEvent, MonitoringSection, Rules, StateEvent
+from oellm_autoexp.rules.rules import SHIPPED_CAUSES, LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
 from oellm_autoexp.sbatch.directives import directives as directives_of
 from oellm_autoexp.sbatch.directives import with_options
@@ -66,7 +68,7 @@ _FEW = 8  # different sections in one plan, such as one for each stage
 
 def recorded(section: MonitoringSection) -> dict[str, Any]:
     """A section as the manifest has it: without what is its default, and what is each job's own."""
-    return section.model_dump(mode="json", exclude_defaults=True, exclude={"output_paths"})
+    return section.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"output_paths"})
 
 
 def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
@@ -77,10 +79,11 @@ def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, 
 
 
 def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with rules that decode: unknown template keys, events that never come or are not there."""
+    """What is wrong with rules that decode: unknown keys of templates, words and events; events that never come."""
+    found = list(_switched_off(rules))
     job = config.get("job")
     threshold = job.get("inactivity_threshold_seconds") if isinstance(job, Mapping) else None
-    found = list(_event_problems(rules, own_threshold=threshold is not None))
+    found += _event_problems(rules, own_threshold=threshold is not None)
     values = dotted(config)
     found += [
         _unknown_key(key, CONFIG / "monitoring.termination_command", {*JOB_KEYS, *values})
@@ -102,7 +105,19 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
             if key not in own and key not in JOB_KEYS and key not in values:
                 found.append(_unknown_key(key, place, {*own, *JOB_KEYS, *values}))
         found += _unknown(looked_up_keys(binding), place, {*own, *JOB_KEYS, *_plain(values)})
+        if "category" not in own:
+            found += _unknown_categories(binding, place)
     return found
+
+
+def _switched_off(rules: Rules) -> Iterator[Problem]:
+    """Rules of causes that are switched off although there are none of these names."""
+    off = [name for name, rule in rules.causes.items() if rule is None]
+    for name in off:
+        if name not in cause_names():
+            hint = did_you_mean(name, cause_names()) or f"{SHIPPED_CAUSES} has the rules"
+            what = f"there is no rule '{name}' that null could switch off"
+            yield Problem(what, CONFIG / "monitoring.causes" / name, hint)
 
 
 def job_problems(job: JobSection, config: Mapping[str, Any]) -> list[Problem]:
@@ -132,6 +147,16 @@ def _plain(values: Mapping[str, Any]) -> Iterator[str]:
 def _unknown(keys: Iterable[str], where: Location, known: Collection[str]) -> list[Problem]:
     """The keys of conditions that nothing is called."""
     return [Problem(f"there is no value '{key}'", where, did_you_mean(key, known)) for key in keys if key not in known]
+
+
+def _unknown_categories(binding: EventAction, place: Location) -> Iterator[Problem]:
+    """Words that conditions compare a job's category of failure with, and that are no category."""
+    for number, condition in enumerate(binding.conditions):
+        if isinstance(condition, MetadataCondition) and condition.key == "category":
+            words = map(str, condition.compared)
+            for word in dict.fromkeys(word for word in words if word and word not in CATEGORIES and "{" not in word):
+                hint = did_you_mean(word, CATEGORIES) or f"known: {', '.join(CATEGORIES)}"
+                yield Problem(f"there is no category '{word}'", place / "conditions" / number, hint)
 
 
 def _unknown_key(key: str, place: Location, known: Collection[str]) -> Problem:

@@ -126,11 +126,13 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
             yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
         elif (found := _OF_CONFIG.search(value)) and "." in found[1]:
             yield Note(f"text {key}", f"{key}: {found[0]} is not read as a value of the config; write ${{{found[1]}}}")
-    if not any("$" in word or "`" in word for word in command.argv):
+    odd = [index for index, word in enumerate(command.argv) if "$" in word or "`" in word]
+    if not odd:
         return
     shells = read_by_a_shell(command.argv)
     redacted = redact_words(command.argv)
-    for index, word in enumerate(command.argv):
+    for index in odd:
+        word = command.argv[index]
         if index in shells or redacted[index] != word:
             continue
         if sign := stays_text(word):

@@ -28,23 +28,26 @@ class Snapshot:
 
     Jobs run in `work_dir`. A word of theirs that is the path of such a file is that of the copy: the program, scripts
     among its words (also `--option=PATH`), the launcher's, and variables. Of folders only those of PYTHONPATH are, as
-    another one may be a place to write to, or hold data that git ignores.
+    another one may be a place to write to, or hold data that git ignores. A relative path in one of the `places` where
+    the job writes, as seen from `origin`, where the plan was made, is whole there: the copy has no such folder.
     """
 
     top: str
     folder: str
     work_dir: str
+    origin: str
+    places: tuple[str, ...]
     files: frozenset[str] = frozenset()
     """The files of the copy, relative to `top`."""
     _folders: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
-    def of(cls, top: str, work_dir: str, folder: str, files: Iterable[str] = ()) -> Snapshot:
-        """The snapshot in `folder` of the checkout at `top`, in which the plan was made at `work_dir`."""
+    def of(cls, top: str, origin: str, folder: str, places: tuple[str, ...], files: Iterable[str] = ()) -> Snapshot:
+        """The snapshot in `folder` of the checkout at `top`, in which the plan was made at `origin`."""
         held = frozenset(files)
         folders = {parent for name in held for parent in _parents(name)}
-        place = posixpath.normpath(posixpath.join(folder, posixpath.relpath(work_dir, top)))
-        return cls(top, folder, place, held, frozenset(folders))
+        place = posixpath.normpath(posixpath.join(folder, posixpath.relpath(origin, top)))
+        return cls(top, folder, place, origin, places, held, frozenset(folders))
 
     def command(self, command: Command) -> Command:
         """A program's command as it is in the copy."""
@@ -73,9 +76,9 @@ class Snapshot:
             for name, value in env.items()
         }
 
-    def notes(self, script: str, places: Iterable[str]) -> list[Note]:
-        """What of the checkout itself a script names. `places` are where the job writes, which is not in the copy."""
-        known = (self.folder, *places)
+    def notes(self, script: str) -> list[Note]:
+        """What of the checkout itself a script names, but for where its job writes."""
+        known = (self.folder, *self.places)
         named = re.finditer(rf"(?<![\w./-]){re.escape(self.top)}(?:/[^\s'\";:,=]*)?(?![\w.-])", script)
         used = list(dict.fromkeys(one[0] for one in named if not script.startswith(known, one.start())))
         if not used:
@@ -90,6 +93,9 @@ class Snapshot:
         return f"{option}{sign}{self._path(path)}"
 
     def _path(self, path: str, *, folders: bool = False) -> str:
+        if "/" in path and not path.startswith("/"):
+            whole = posixpath.normpath(posixpath.join(self.origin, path))
+            return whole if any(f"{whole}/".startswith(f"{place}/") for place in self.places) else path
         inside = posixpath.relpath(path, self.top) if f"{path}/".startswith(f"{self.top}/") else ""
         if inside in self.files or (folders and inside in self._folders):
             return posixpath.normpath(posixpath.join(self.folder, inside))
@@ -104,11 +110,15 @@ def _parents(name: str) -> Iterable[str]:
 
 
 def snapshot_for(
-    project: ProjectSection, context: PlanContext, place: str, files: Callable[[str], Iterable[str]]
+    project: ProjectSection,
+    context: PlanContext,
+    folder: str,
+    places: tuple[str, ...],
+    files: Callable[[str], Iterable[str]],
 ) -> Snapshot | None:
-    """The copy that a job runs, in the folder `place`; None where it runs the code as it is.
+    """The copy that a job runs, in `folder`; None where it runs the code as it is.
 
-    `files` lists those of the checkout at a path. Raises ConfigError.
+    `places` are where the job writes; `files` lists those of the checkout at a path. Raises ConfigError.
     """
     if project.code == "inplace":
         return None
@@ -119,4 +129,4 @@ def snapshot_for(
             what = f"the git checkout here can't be copied: {context.git_trouble}"
             raise ConfigError(Problem(what, CONFIG / "project.code", "or set project.code: inplace"))
         raise ConfigError(Problem("there is no git checkout here to copy", CONFIG / "project.code", hint))
-    return Snapshot.of(top, str(context.work_dir), str(context.code_dir or place), files(top))
+    return Snapshot.of(top, str(context.work_dir), str(context.code_dir or folder), places, files(top))

@@ -64,7 +64,7 @@ class Expectations:
         folders = self.folders(config)
         alike = made.shape, *made.sizes.items(), *folders
         if alike not in self._runs:  # the jobs of a sweep are mostly equal
-            self._runs[alike] = self._past.like(made, folders)
+            self._runs[alike] = self._past.like(made, folders, [*map(self._absolute, config.project.learn_from)])
         if not (runs := self._runs[alike]):
             return None
         start = work.start
@@ -95,6 +95,7 @@ class Expectations:
             folders = self.folders(config)
             what = f"'{text}' needs an earlier run of this model and these resources; none is known in {folders[0]}"
             what += f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+            what = "; ".join((what, *(self._past.notes if self._past else ())))  # files that could not be read
             hint = (
                 'write a time limit for the first run, such as slurm.sbatch.time: "02:00:00"; '
                 "project.learn_from names more folders with sessions"

@@ -147,12 +147,12 @@ class JobPlanner:
         chain = chain_of(config, resolved.config, command, places.output_dir, self._jobs.absolute)
         if chain is not None:
             places = replace(places, log_path=by_task(places.log_path))
-            self.gathered.note(chain_notes(config, chain))
         script = self._script(run, command, resolved, places, chain)
         if self.snapshot:
-            folders = (places.base_output_dir, places.output_dir, posixpath.dirname(places.log_path))
-            self.gathered.note(self.snapshot.notes(script, folders))
+            self.gathered.note(self.snapshot.notes(script))
         directives = options(script)  # a template may have directives of its own
+        if chain is not None:
+            self.gathered.note(chain_notes(chain, directives))
         spec = self._spec(resolved, run, command, places, script, directives, chain)
         workload = self._expectations.workload(config, work, places, spec.resources, directives)
         spec = spec.model_copy(update={"workload": workload.model_copy(update={"limit": limit}) if limit else workload})
@@ -239,8 +239,8 @@ class JobPlanner:
         """Where a job runs and writes. Raises ConfigError."""
         base, output_dir = self._jobs.absolute(project.base_output_dir), self._jobs.absolute(project.output_dir)
         log_path = log_pattern(self._jobs.absolute(project.log_path), output_dir)
-        place = f"{base}/manifests/{self._plan_id}.code"
-        self.snapshot = snapshot_for(project, self._context, place, partial(self._code, base))
+        folder, written = f"{base}/manifests/{self._plan_id}.code", (base, output_dir, posixpath.dirname(log_path))
+        self.snapshot = snapshot_for(project, self._context, folder, written, partial(self._code, base))
         work_dir = self.snapshot.work_dir if self.snapshot else str(self._context.work_dir)
         return JobPlaces(work_dir, base, output_dir, log_path)
 
@@ -341,7 +341,7 @@ def _array_group(slurm: SlurmSection, places: JobPlaces, script: str, streams: t
 
 
 def _records(conditions: Iterable[BaseModel]) -> tuple[dict[str, Any], ...]:
-    return tuple(condition.model_dump(mode="json", exclude_defaults=True) for condition in conditions)
+    return tuple(condition.model_dump(mode="json", by_alias=True, exclude_defaults=True) for condition in conditions)
 
 
 def _as_json(value: Any) -> bool:

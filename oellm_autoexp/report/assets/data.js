@@ -14,13 +14,20 @@ for (const parameter of data.parameters) {
 const sweptAxes = data.parameters.filter((one) => one.varied && one.axis && !one.lengthy);
 if (!sweptAxes.length) sweptAxes.push(...data.parameters.filter((one) => one.varied && !one.lengthy));
 
+/** What is no number, which the document has as a text. */
+const noNumbers = { nan: NaN, inf: Infinity, "-inf": -Infinity };
+const revived = (value) => noNumbers[value] ?? value;
+for (const name of ["loss", "validation_loss", "grad_norm", "throughput", "seconds_per_iteration"]) {
+  data.jobs[name] = data.jobs[name].map(revived);
+}
+
 /** Names of the metrics that can be shown; those that begin with @ are axes. */
 const metricNames = data.metrics.filter((name) => !name.startsWith("@"));
 
 /** By job: its entries in data.curves by the name of their metric. */
 const curvesOf = Array.from({ length: jobCount }, () => new Map());
 for (const [job, metric, first, count, offset, total, last, low, lowAt, high, highAt] of data.curves) {
-  curvesOf[job].set(data.metrics[metric], { first, count, offset, total, last, low, lowAt, high, highAt });
+  curvesOf[job].set(data.metrics[metric], { first, count, offset, total, last: revived(last), low, lowAt, high, highAt });
 }
 
 let unpacked = new Uint8Array(0);
@@ -88,19 +95,19 @@ function curveOver(job, metric, axis) {
   return { xs, ys: curve.ys };
 }
 
-/** A summary of a metric of a job: `last`, `low` or `high`; null where there is none. */
+/** A summary of a metric of a job, for pictures: `last`, `low` or `high`; null where that is no number. */
 function summary(job, metric, which) {
-  const curve = curvesOf[job].get(metric);
-  return curve ? curve[which] : null;
+  const value = curvesOf[job].get(metric)?.[which];
+  return Number.isFinite(value) ? value : null;
 }
 
 // ---- how values are written
 
 /** A number of four digits, as people write it. */
 function number(value) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "";
+  if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
-  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString("en-US");
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
@@ -120,14 +127,15 @@ function brief(text) {
   return text.length > 48 ? `${text.slice(0, 45)}…` : text;
 }
 
+/** As `--cmd status` writes it: `0:07`, `1:02:03`. */
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
-  const whole = Math.max(0, Math.round(seconds));
+  const whole = Math.max(0, Math.floor(seconds));
   const hours = Math.floor(whole / 3600);
   const two = (value) => String(value).padStart(2, "0");
-  const rest = `${two(Math.floor((whole % 3600) / 60))}:${two(whole % 60)}`;
+  const minutes = Math.floor((whole % 3600) / 60);
   if (hours >= 48) return `${Math.floor(hours / 24)} d ${hours % 24} h`;
-  return hours ? `${hours}:${rest}` : rest;
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
 /** A moment (seconds since 1970) in the reader's own time zone. */

@@ -6,6 +6,7 @@ const columns = [
   severalSessions && { key: "session", label: "Session", of: (job) => data.sessions[data.jobs.session[job]].id },
   { key: "stage", label: "Stage", of: (job) => data.jobs.stage[job] },
   { key: "state", label: "State", of: (job) => data.jobs.state[job] },
+  { key: "category", label: "Failure", of: (job) => data.jobs.category[job] || null },
   { key: "attempt", label: "Attempt", of: (job) => data.jobs.attempt[job] || null },
   ...data.parameters.map((parameter) => ({
     key: parameter.label, long: parameter.key, label: parameter.label, of: (job) => parameter.values[job], extra: !parameter.axis && parameter.lengthy,
@@ -19,14 +20,13 @@ const columns = [
   { key: "seconds", label: "s/iteration", of: (job) => data.jobs.seconds_per_iteration[job] },
   ...metricNames
     .filter((name) => !["loss", "validation_loss", "grad_norm", "throughput", "seconds", "samples", "tokens"].includes(name))
-    .map((name) => ({ key: name, label: name.replaceAll("_", " "), of: (job) => summary(job, name, "last"), extra: true })),
+    .map((name) => ({ key: name, label: name.replaceAll("_", " "), of: (job) => curvesOf[job].get(name)?.last, extra: true })),
   { key: "runtime", label: "Time", of: runtime, text: duration },
-  { key: "gpu_hours", label: "GPU-hours used", of: (job) => data.jobs.gpu_hours[job], text: hours },
-  { key: "planned", label: "planned", of: (job) => data.jobs.gpu_hours_planned[job], text: hours },
+  { key: "gpu_hours", label: "GPU-hours used", of: (job) => data.jobs.gpu_hours[job], text: hours, usual: 0 },
+  { key: "planned", label: "planned", of: (job) => data.jobs.gpu_hours_planned[job], text: hours, usual: 0 },
   { key: "exit", label: "Exit code", of: (job) => data.jobs.exit_code[job] },
   { key: "id", label: "Scheduler's id", of: (job) => data.jobs.scheduler_id[job] || null, extra: true },
   { key: "nodes", label: "Nodes", of: (job) => data.jobs.nodes[job] || null, extra: true },
-  { key: "category", label: "Failure", of: (job) => data.jobs.category[job] || null },
   { key: "fingerprint", label: "Fingerprint", of: (job) => data.jobs.fingerprint[job] || null, extra: true },
   { key: "reason", label: "Reason", of: reason },
 ].filter(Boolean);
@@ -41,12 +41,11 @@ function reason(job) {
   return [data.jobs.cause[job] || data.jobs.reason[job], data.jobs.problem[job]].filter(Boolean).join("; ") || null;
 }
 
-/** Whether a column has a value in some job; others are not shown. */
+/** Whether a column tells something of some job; others are not shown. */
 for (const column of columns) {
   column.used = false;
   for (let job = 0; job < jobCount && !column.used; job++) {
-    const value = column.of(job);
-    column.used = value !== null && value !== undefined && value !== "";
+    column.used = ![null, undefined, "", column.usual].includes(column.of(job));
   }
   column.shown = column.used && !column.extra;
 }
@@ -66,8 +65,8 @@ function comparison(name, sign, wanted) {
   const key = name.toLowerCase();
   const column = columns.find((one) => [one.key, one.label, one.long].some((known) => known && known.toLowerCase() === key));
   if (!column) return null;
-  const limit = Number(wanted);
   const text = wanted.toLowerCase();
+  const limit = noNumbers[text] ?? Number(wanted);
   const equal = (value) =>
     typeof value === "number" && !Number.isNaN(limit) ? value === limit : String(value ?? "").toLowerCase() === text;
   if (sign === ":") return (job) => String(column.of(job) ?? "").toLowerCase().includes(text);
@@ -117,9 +116,9 @@ function sorted(jobs) {
   const sign = descending ? -1 : 1;
   const keyed = jobs.map((job) => [column.of(job), job]);
   keyed.sort(([a, jobA], [b, jobB]) => {
-    const without = (value) => value === null || value === undefined || value === "";
-    if (without(a) || without(b)) return without(a) - without(b) || jobA - jobB; // jobs without a value come last
-    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    const place = (value) => (value === null || value === undefined || value === "" ? 2 : Number.isNaN(value) ? 1 : 0);
+    if (place(a) || place(b)) return place(a) - place(b) || jobA - jobB; // jobs without a value come last
+    const order = a === b ? 0 : typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
     return sign * order || jobA - jobB;
   });
   return keyed.map(([, job]) => job);

@@ -6,7 +6,6 @@ alive for it: a link that finds that nothing is left to do ends the rest.
 
 from __future__ import annotations
 
-import math
 from string import Template
 
 from oellm_autoexp.core.nouns import Chain
@@ -17,22 +16,70 @@ NEEDED_FUNCTION = "autoexp_in_marks"
 """A function of the shipped template that these lines call."""
 
 _MOST_SECONDS = 1800
-"""How long a link waits for the end of the one before; SLURM gives up on processes earlier (UnkillableStepTimeout)."""
+"""How long a link waits for processes that are being killed; SLURM gives up on them earlier (UnkillableStepTimeout)."""
+_STATES = "RUNNING,SUSPENDED,STOPPED,CONFIGURING,RESIZING,COMPLETING"
+"""Those of a link whose processes are there, or may be (squeue(1))."""
 
-# An array's limit counts a task as ended while its processes are still being killed (measured on SLURM 22.05), so that
-# a link waits until the one before has left the state COMPLETING.
+# An array's limit does not count each task whose processes may still be there (measured on SLURM 22.05): one whose
+# processes are being killed (COMPLETING), and one that has lost a node and runs on (--no-kill). So a link goes back
+# into the queue, or waits, before anything that takes it for a second job beside the first.
+_WAIT = Template(
+    r"""# The links of a chain run one after the other, whatever SLURM begins at once.
+autoexp_is_link() { [ -n "$${SLURM_ARRAY_TASK_ID-}" ] && [ -z "$${$terminal+set}" ]; }  # no terminal
+autoexp_put_back() {  # into the queue, behind link $$1: the nodes of this one would do nothing for as long as that runs
+  local job=$${SLURM_ARRAY_JOB_ID}_$$SLURM_ARRAY_TASK_ID
+  scontrol update "JobId=$$job" Requeue=1 > /dev/null 2>&1 || return
+  trap '' TERM  # what SLURM sends to a job that is requeued: its dependency can only be set after that
+  scontrol requeue "$$job" > /dev/null 2>&1 || { trap - TERM; return; }
+  for _ in {1..20}; do
+    scontrol update "JobId=$$job" "Dependency=afterany:$${SLURM_ARRAY_JOB_ID}_$$1" > /dev/null 2>&1 && break
+    sleep 1
+  done
+  exit 75
+}
+autoexp_wait_for_links() {
+  local found link state ends runs said='' pause=1 since=$$SECONDS
+  while :; do
+    ends='' runs=''
+    found=$$(timeout 60 squeue --noheader --array --states=$states \
+      --format='%K %T' --jobs="$$SLURM_ARRAY_JOB_ID" 2> /dev/null) || ends='squeue gives no answer'
+    while read -r link state; do
+      if [[ ! $$link =~ ^[0-9]+$$ || $$link == "$$SLURM_ARRAY_TASK_ID" ]]; then
+        continue
+      elif [ "$$state" = COMPLETING ]; then
+        ends="link $$link is $$state"
+      elif ((10#$$link < SLURM_ARRAY_TASK_ID)); then
+        runs=$$link
+      fi
+    done <<< "$$found"
+    [ -n "$$ends$$runs" ] || return 0
+    if [ -n "$$runs" ]; then
+      [ -n "$$said" ] || printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID waits for the end of link $$runs" >&2
+      [ -n "$$said" ] || autoexp_put_back "$$runs"
+      said=1 since=$$SECONDS
+    elif [ $$((SECONDS - since)) -ge $most_seconds ]; then  # without an answer it can't be known
+      ends="the link before may still be ending after $most_seconds s: $$ends"
+      printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID begins all the same: $$ends" >&2
+      return 0
+    fi
+    sleep "$$pause"
+    pause=$$((pause < 30 ? pause * 2 : 30))
+  done
+}
+if autoexp_is_link; then autoexp_wait_for_links; fi"""
+)
 _BEFORE = Template(
     r"""# The job is a chain: this script runs for each of its $links links, one after the other.
 autoexp_goal=$goal autoexp_progress_file=$progress_file autoexp_stop_file=$stop_file
-autoexp_token=$${SLURM_JOB_NAME##*.} autoexp_by_slurm=$by_slurm
+autoexp_tag=$${autoexp_tag-$${SLURM_JOB_NAME##*.}} autoexp_by_slurm=$by_slurm
 autoexp_is_link() { [ -n "$${SLURM_ARRAY_TASK_ID-}" ] && [ -z "$${$terminal+set}" ]; }  # no terminal
-autoexp_reached() {  # the first number of the progress file; '' without one
-  local text=''
-  [ -z "$$autoexp_progress_file" ] || { IFS= read -r text < "$$autoexp_progress_file"; } 2> /dev/null
-  [[ $$text =~ ^[[:space:]]*([0-9]{1,18}) ]] && printf '%s' "$$((10#$${BASH_REMATCH[1]}))"
+autoexp_reached() {  # the number at the beginning of the progress file; '' without one
+  local text='' number='^[[:space:]]*([0-9]{1,18})([.][0-9]*)?([^0-9A-Za-z_.].*)?$$'
+  [ ! -f "$$autoexp_progress_file" ] || { IFS= read -r -n 64 text < "$$autoexp_progress_file"; } 2> /dev/null
+  [[ $$text =~ $$number ]] && printf '%s' "$$((10#$${BASH_REMATCH[1]}))"
 }
 autoexp_is_complete() { [ -n "$$autoexp_goal" ] && [ -n "$$1" ] && [ "$$1" -ge "$$autoexp_goal" ]; }
-autoexp_write_end() { rm -f -- chain.end && printf '%s\n' "$$autoexp_token" "$$autoexp_id" "$$1" "$$2" > chain.end; }
+autoexp_write_end() { rm -f -- chain.end && printf '%s\n' "$$autoexp_tag" "$$autoexp_id" "$$1" "$$2" > chain.end; }
 autoexp_end_chain() {  # the links that wait are not needed: $$1 is complete, stopped or failed, $$2 says why
   printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID ends the chain: $$2" >&2
   autoexp_in_marks autoexp_write_end "$$1" "$$2"
@@ -42,27 +89,27 @@ autoexp_ended() {  # how a link before has ended the chain; '' if none has
   local token end
   [[ -f chain.end && -O chain.end ]] || return 0
   { IFS= read -r token; IFS= read -r _; IFS= read -r end; } < chain.end
-  [ "$$token" != "$$autoexp_token" ] || printf '%s' "$$end"
+  [ "$$token" != "$$autoexp_tag" ] || printf '%s' "$$end"
 }
 autoexp_begins_at() {  # note where this link begins ($$1); how many links just before it have begun there, too
   local token id number count=0
-  [ ! -L chain.progress ] || rm -f -- chain.progress
+  [[ -f chain.progress && -O chain.progress && ! -L chain.progress ]] || rm -f -- chain.progress
   while read -r token id number; do
-    [[ $$token == "$$autoexp_token" && $$id != "$$autoexp_id" ]] || continue
+    [[ $$token == "$$autoexp_tag" && $$id != "$$autoexp_id" ]] || continue
     if [ "$$number" = "$$1" ]; then count=$$((count + 1)); else count=0; fi
   done < <(cat chain.progress 2> /dev/null)
-  printf '%s\n' "$$autoexp_token $$autoexp_id $$1" >> chain.progress
+  printf '%s\n' "$$autoexp_tag $$autoexp_id $$1" >> chain.progress
   printf '%s' "$$count"
 }
+autoexp_not_begun() {  # this link has found too few nodes: that it got no further says nothing of the program
+  local other
+  [ -f chain.progress ] || return 0
+  other=$$(grep -v -- "^$$autoexp_tag $$autoexp_id " chain.progress)
+  rm -f -- chain.progress.new && printf '%s' "$${other:+$$other$$'\n'}" > chain.progress.new &&
+    mv -fT -- chain.progress.new chain.progress
+}
 autoexp_begin_link() {
-  local others reached ended fruitless pause=1 begun=$$SECONDS
-  # The processes of the link before are perhaps still being killed.
-  while [ -n "$$autoexp_by_slurm" ] && [ $$((SECONDS - begun)) -lt $most_seconds ]; do
-    others=$$(timeout 60 squeue --noheader --array --states=COMPLETING --jobs="$$SLURM_ARRAY_JOB_ID" 2> /dev/null)
-    [ -n "$$others" ] || break
-    sleep "$$pause"
-    pause=$$((pause < 30 ? pause * 2 : 30))
-  done
+  local reached ended fruitless
   reached=$$(autoexp_reached)
   ended=$$(autoexp_in_marks autoexp_ended)
   [ "$$ended" != complete ] || autoexp_link_done 0
@@ -89,10 +136,12 @@ autoexp_end_link() {  # what the end of this link's program, with exit code $$1,
     [ "$$1" -eq 0 ] || printf '%s\n' "oellm-autoexp: exit code $$1 does not count, as the run is complete" >&2
     autoexp_end_chain complete "$$reached of $$autoexp_goal"
     return 0
-  elif [ "$$1" -eq 0 ] && [ -z "$$autoexp_goal" ]; then
+  elif [ "$$1" -eq 0 ] && [ -z "$$autoexp_goal" ] && [ -z "$${autoexp_signalled-}" ]; then
     autoexp_end_chain complete "its program ended with exit code 0"
   elif [ "$$1" -eq $do_not_requeue ]; then
     autoexp_end_chain failed "exit code $do_not_requeue asks for no further attempt"
+  elif [ "$$1" -eq 0 ] && [ -z "$$autoexp_goal" ]; then
+    printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID of $links has ended at its signal" >&2
   elif [ "$$1" -eq 0 ]; then
     reached="$${reached:-no number} of $$autoexp_goal"
     printf '%s\n' "oellm-autoexp: link $$SLURM_ARRAY_TASK_ID of $links has ended at $$reached" >&2
@@ -110,6 +159,11 @@ autoexp_code=$?
 if autoexp_is_link; then autoexp_end_link "$autoexp_code"; else (exit "$autoexp_code"); fi"""
 
 
+def waiting(terminal: str) -> str:
+    """The lines by which a link on SLURM waits until no earlier one runs; `terminal` as in `with_chain`."""
+    return _WAIT.substitute(terminal=terminal, states=_STATES, most_seconds=_MOST_SECONDS)
+
+
 def with_chain(run: str, chain: Chain, terminal: str, *, by_slurm: bool) -> str:
     """The lines that run a job's program, with what makes them a link of a chain; their status is the link's.
 
@@ -118,11 +172,10 @@ def with_chain(run: str, chain: Chain, terminal: str, *, by_slurm: bool) -> str:
     """
     before = _BEFORE.substitute(
         links=chain.links,
-        goal=shell(["" if chain.until is None else str(math.ceil(chain.until))]),
+        goal=shell(["" if chain.until is None else str(chain.until)]),
         progress_file=shell([chain.progress_file]),
         stop_file=shell([chain.stop_file]),
         max_fruitless=chain.max_fruitless,
-        most_seconds=_MOST_SECONDS,
         terminal=terminal,
         by_slurm="1" if by_slurm else "''",
         do_not_requeue=DO_NOT_REQUEUE,

@@ -35,14 +35,14 @@ def _spare(slurm: SlurmOptions) -> int:
 
 
 def sbatch_section(slurm: SlurmOptions) -> Mapping[str, Any]:
-    """`slurm.sbatch` as the job asks for it: with its spare nodes, and not ended by the death of a node."""
-    if slurm.client.runs_here or not (slurm.restarts_in_job or slurm.spare_nodes):
+    """`slurm.sbatch` as the job asks for it: with its spare nodes, so that the death of a node does not end it."""
+    if not _spare(slurm):  # then the death of a node is the end in any case, and SLURM itself ends and reports it
         return slurm.sbatch
     asked = dict(slurm.sbatch)
     if "no_kill" not in map(long_name, asked):
         asked["no_kill"] = True
     for key, value in slurm.sbatch.items():
-        if long_name(key) == "nodes" and slurm.spare_nodes and _number(value):
+        if long_name(key) == "nodes" and _number(value):
             asked[key] = _number(value) + slurm.spare_nodes
     return asked
 

@@ -20,13 +20,21 @@ _WHERE = CONFIG / "slurm.preflight"
 _SCRATCH, _SHARED_MEMORY = "${TMPDIR:-/tmp}", "/dev/shm"  # noqa: S108  on the node, in a file of a name of its own
 _KILL_AFTER_SECONDS = 5
 _CHECK = r"""autoexp_check() {  # runs on a node: the name of a check, its time limit in seconds, its command
-  local name=$1 seconds=$2 said code
+  local name=$1 seconds=$2 began=$SECONDS said code
   shift 2
-  said=$(timeout --kill-after=@kill_after@ "$seconds" bash -c '"$@"' bash "$@" 2>&1 < /dev/null)
-  code=$?
-  ((code)) || return 0
+  said=$({
+    timeout --kill-after=@kill_after@ "$seconds" bash -c '"$@"' bash "$@" 2>&1 < /dev/null &
+    wait "$!"
+    code=$?
+    kill -s KILL -- "-$!" 2> /dev/null  # what the command has left in the background keeps the pipe open
+    printf '\n%s' "$code"
+  } | tail --bytes=4096 | tr '\0' ' ')
+  code=${said##*$'\n'}
+  [ "$code" != 0 ] || return 0
+  said=${said%$'\n'*}
+  said=${said%"${said##*[![:space:]]}"}
   said=${said##*$'\n'}
-  ((code != 124 && code != 137)) || said="no result within $seconds s"
+  [[ $code != @(124|137) ]] || ((SECONDS - began < ${seconds%%[.e]*})) || said="no result within $seconds s"
   said=${said:-exit code $code}
   said=${said//[[:cntrl:]]/ }
   printf 'autoexp-sick\t%s\t%s\t%s\n' "$autoexp_node" "$name" "${said:0:300}"
@@ -34,7 +42,10 @@ _CHECK = r"""autoexp_check() {  # runs on a node: the name of a check, its time 
 _GPUS = r"""autoexp_gpus() {  # how many GPUs a node must show
   local visible=${CUDA_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-${ZE_AFFINITY_MASK-}}} separators
   separators=${visible//[^,]/}
-  if [ -n "$visible" ] && ((${#separators} + 1 < $1)); then
+  if [ "$visible" = NoDevFiles ]; then
+    printf '%s\n' "0 of $1 GPUs are visible (SLURM has set $visible)"
+    return 1
+  elif [ -n "$visible" ] && ((${#separators} + 1 < $1)); then
     printf '%s\n' "$((${#separators} + 1)) of $1 GPUs are visible ($visible)"
     return 1
   fi
@@ -47,53 +58,64 @@ _GPUS = r"""autoexp_gpus() {  # how many GPUs a node must show
     return 1
   fi
 }
-autoexp_nvidia() {  # nvidia-smi(1); what an old driver does not know is no fault of the node
-  local only=() found field index value
+autoexp_memory() {  # how many GPUs there must be, the program that shows them, its unit, what it shows of the memory of
+  # each, and its first other line: of a GPU that does not answer, a line says so among those of the others
+  local count
+  count=$(printf '%s' "${4:+$4$'\n'}" | wc -l)
+  if ((count < $1)); then
+    printf '%s\n' "$2 shows $count of $1 GPUs${5:+: $5}"
+    return 1
+  fi
+  if (($(printf '%s\n' "$4" | sort -u | wc -l) > 1)); then
+    printf '%s\n' "the GPUs have unequal memory: ${4//$'\n'/, } $3"
+    return 1
+  fi
+}
+autoexp_nvidia() {  # nvidia-smi(1); what a driver does not know is no fault of the node
+  local only=() shown code query index value memory='^ *([0-9]+|\[(N/A|Not Supported)\]) *$'
   [[ -z $2 || $2 == *MIG* ]] || only=("--id=$2")
-  if ! found=$(nvidia-smi "${only[@]}" --query-gpu=memory.total --format=csv,noheader,nounits 2>&1); then
-    printf '%s\n' "nvidia-smi: ${found##*$'\n'}"
+  shown=$(nvidia-smi "${only[@]}" --query-gpu=memory.total --format=csv,noheader,nounits 2>&1)
+  code=$?
+  if ((code)); then
+    shown=$(printf '%s\n' "$shown" | grep -m 1 -avE "$memory|^ *$")
+    printf '%s\n' "nvidia-smi: ${shown:-exit code $code}"
     return 1
   fi
-  if (($(printf '%s\n' "$found" | wc -l) < $1)); then
-    printf '%s\n' "nvidia-smi shows $(printf '%s\n' "$found" | wc -l) of $1 GPUs"
-    return 1
-  fi
-  if (($(printf '%s\n' "$found" | sort -u | wc -l) > 1)); then
-    printf '%s\n' "the GPUs have unequal memory: ${found//$'\n'/, } MiB"
-    return 1
-  fi
-  for field in ecc.errors.uncorrected.volatile.total remapped_rows.pending remapped_rows.failure \
-    clocks_throttle_reasons.hw_slowdown; do
-    found=$(nvidia-smi "${only[@]}" --query-gpu="index,$field" --format=csv,noheader,nounits 2> /dev/null) || continue
+  autoexp_memory "$1" nvidia-smi MiB "$(printf '%s\n' "$shown" | grep -aE "$memory")" \
+    "$(printf '%s\n' "$shown" | grep -m 1 -avE "$memory|^ *$")" || return 1
+  for query in gpu=index,ecc.errors.uncorrected.volatile.total remapped-rows=gpu_bus_id,remapped_rows.pending \
+    remapped-rows=gpu_bus_id,remapped_rows.failure gpu=index,clocks_throttle_reasons.hw_slowdown \
+    gpu=index,clocks_event_reasons.hw_slowdown; do  # newer drivers have the last name
+    shown=$(nvidia-smi "${only[@]}" "--query-$query" --format=csv,noheader,nounits 2> /dev/null) || continue
     while IFS=', ' read -r index value; do
       if [[ $value =~ ^([1-9][0-9]*|Yes|Active)$ ]]; then
-        printf '%s\n' "GPU $index: $field is $value"
+        printf '%s\n' "GPU $index: ${query##*,} is $value"
         return 1
       fi
-    done < <(printf '%s\n' "$found")
+    done < <(printf '%s\n' "$shown")
   done
 }
 autoexp_amd() {
-  local found
-  found=$(rocm-smi --showmeminfo vram --csv 2> /dev/null) || { printf '%s\n' "rocm-smi fails"; return 1; }
-  found=$(printf '%s\n' "$found" | grep '^card' | cut -d, -f2)
-  if (($(printf '%s' "${found:+$found$'\n'}" | wc -l) < $1)); then
-    printf '%s\n' "rocm-smi shows $(printf '%s' "${found:+$found$'\n'}" | wc -l) of $1 GPUs"
+  local shown code memory='^card[0-9]+,[0-9]+(,|$)' others='^(device,|WARNING: | *$)'
+  shown=$(rocm-smi --showmeminfo vram --csv 2>&1)
+  code=$?
+  if ((code)); then
+    shown=$(printf '%s\n' "$shown" | grep -m 1 -avE "$memory|$others")
+    printf '%s\n' "rocm-smi: ${shown:-exit code $code}"
     return 1
   fi
-  if (($(printf '%s\n' "$found" | sort -u | wc -l) > 1)); then
-    printf '%s\n' "the GPUs have unequal memory: ${found//$'\n'/, } bytes"
-    return 1
-  fi
+  autoexp_memory "$1" rocm-smi bytes "$(printf '%s\n' "$shown" | grep -aE "$memory" | cut -d, -f2)" \
+    "$(printf '%s\n' "$shown" | grep -m 1 -avE "$memory|$others")"
 }"""
 _ROOM = r"""autoexp_room() {  # a folder that must be writable, and have so many free MB
-  local file free
-  file=$(mktemp -- "$1/.autoexp.XXXXXXXX" 2>&1) || { printf '%s\n' "$file"; return 1; }
-  trap 'rm -f -- "$file"' EXIT
-  head -c 1048576 /dev/zero 2>&1 > "$file" || return 1
+  local free
+  autoexp_file=$(mktemp -- "$1/.autoexp.XXXXXXXX" 2>&1) || { printf '%s\n' "$autoexp_file"; return 1; }
+  trap 'rm -f -- "$autoexp_file"' EXIT  # after this function, where its local variables are gone
+  head -c 1048576 /dev/zero 2>&1 > "$autoexp_file" || return 1
   free=$(df --block-size=1M --output=avail -- "$1" | tail -n 1)
-  if ((free < $2)); then
-    printf '%s\n' "$1 has $((free)) MB free, fewer than $2"
+  free=${free//[!0-9]/}
+  if ((10#${free:-0} < $2)); then
+    printf '%s\n' "$1 has ${free:-0} MB free, fewer than $2"
     return 1
   fi
 }"""
@@ -150,7 +172,7 @@ class Preflight:
     @property
     def clock_seconds(self) -> int | None:
         """By how much a node's clock may differ from the batch node's; None: it is not compared."""
-        return next((int(check.max_seconds) for check in self.checks if check.check == "clock"), None)
+        return min((check.max_seconds for check in self.checks if check.check == "clock"), default=None)
 
     def problems(self) -> Iterator[Problem]:
         """Checks that could not pass on any node."""
@@ -171,7 +193,7 @@ class Preflight:
             case "gpus":
                 words = ("autoexp_gpus", str(self.gpus))
             case "scratch":
-                folder = Raw(expanded(check.path)) if check.path else Raw(f'"{_SCRATCH}"')
+                folder = Raw(expanded(check.path)) if check.path is not None else Raw(f'"{_SCRATCH}"')
                 words = ("autoexp_room", folder, str(check.free_mb))
             case "shm":
                 words = ("autoexp_room", _SHARED_MEMORY, str(check.free_mb))

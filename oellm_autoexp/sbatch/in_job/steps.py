@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from oellm_autoexp.core.states import DO_NOT_REQUEUE
 from oellm_autoexp.core.text import shell
+from oellm_autoexp.sbatch.in_job import too_few
 from oellm_autoexp.sbatch.in_job.preflight import Preflight
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
 from oellm_autoexp.sbatch.log_paths import log_word
@@ -21,6 +22,8 @@ from oellm_autoexp.sbatch.signals import forwarding, noting
 OTHER_NODES = 16
 """The exit code by which Megatron's rerun machine asks for another GPU (megatron/core/rerun_state_machine.py)."""
 _PROBE_SECONDS = 30
+_SHORT_SECONDS = 20
+"""A step that fails sooner has hardly begun: the next one may wait."""
 _WARNING_MARGIN_SECONDS = 60  # by which SLURM may send the signal of --signal early (sbatch(1))
 
 _ENVIRONMENT = r"""# For each step once more, as values may depend on its nodes: each time from what was there before.
@@ -40,15 +43,24 @@ autoexp_environment"""
 
 _STEPS = r"""# The program runs in steps: one that fails is begun again in this allocation, on nodes that work.
 autoexp_spare=@spare@ autoexp_restarts=@restarts@ autoexp_log_file=@log@
-autoexp_srun=(@srun@) autoexp_patience=@patience@ autoexp_clock=@clock@ autoexp_warning=@warning@
+autoexp_srun=(@srun@) autoexp_patience=@patience@ autoexp_clock=@clock@ autoexp_warning=@warning@ autoexp_pause=0
 autoexp_nodes=() autoexp_sick=() autoexp_step=0 autoexp_code=0 autoexp_why='' autoexp_end='' autoexp_signalled=''
-@functions@
+autoexp_no_answer='SLURM does not answer (scontrol show job)'
+@functions@@too_few@
 autoexp_program() {
 @program@
 }
-autoexp_say() { printf 'oellm-autoexp: %s\n' "$1"; }
+autoexp_say() {  # a line of its own, also where the program has ended without the end of a line
+  [[ -f /proc/$$/fd/1 && -n $(tail --bytes=1 "/proc/$$/fd/1" | tr '\0' x) ]] && echo
+  printf 'oellm-autoexp: %s\n' "$1"
+}
 autoexp_joined() { local IFS=,; printf '%s' "$*"; }
-autoexp_write() { local name=$1; shift; rm -f -- "$name"; printf '%s\n' "$@" > "$name"; }
+autoexp_write() {  # beside the file, so that no reader finds none, or half of it
+  local name=$1
+  shift
+  rm -f -- "$name.new"
+  printf '%s\n' "$@" > "$name.new" && mv -fT -- "$name.new" "$name"
+}
 autoexp_mark() { autoexp_in_marks autoexp_write "$@" 2> /dev/null; }
 autoexp_forget() { rm -f -- "$autoexp_id".step*; }
 autoexp_sick_before() { [[ ! -f $autoexp_id.sick || ! -O $autoexp_id.sick ]] || cat -- "$autoexp_id.sick"; }
@@ -58,11 +70,11 @@ autoexp_leave_out() {  # node, check, reason
   autoexp_nodes=("${rest[@]}")
   autoexp_sick+=("$1"$'\t'"$2"$'\t'"$3")
   autoexp_say "node $1 is left out: $2: $3"
-  autoexp_mark "$autoexp_id.sick" "${autoexp_sick[@]}"
+  autoexp_mark "$autoexp_id.sick" "${autoexp_sick[@]}" || true  # nothing depends on it
 }
 autoexp_ask() {  # some nodes: what they answer, in one step for all of them
   local checks
-  checks=$(declare -f @names@)$'\n'autoexp_on_node
+  checks="trap '' HUP USR1 USR2"$'\n'$(declare -f @names@)$'\n'autoexp_on_node  # --signal is for the program
   if ((${#autoexp_srun[@]})); then
     timeout --kill-after=10 "$autoexp_patience" env -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
       -u SLURM_TRES_PER_TASK -u SLURM_CPUS_PER_TASK -u SRUN_CPUS_PER_TASK -u SLURM_DISTRIBUTION \
@@ -73,57 +85,91 @@ autoexp_ask() {  # some nodes: what they answer, in one step for all of them
     bash -c "$checks"
   fi
 }
-autoexp_look() {  # nodes that do not answer, or fail a check, are left out
-  local began said kind node check reason silent=()
-  began=$(date +%s)
-  said=$(autoexp_ask "$@")
-  for node; do [[ $said == *autoexp-node$'\t'"$node"$'\t'* ]] || silent+=("$node"); done
-  if ((${#silent[@]} && $# > 1)); then  # one dead node keeps a step of all from starting: each by itself
-    said+=$'\n'$(
-      for node in "${silent[@]}"; do
-        autoexp_ask "$node" &
-        check=$((check + 1))
-        ((check % 16)) || wait
-      done
-      wait
-    )
-  fi
-  for node; do
-    [[ $said == *autoexp-node$'\t'"$node"$'\t'* ]] || autoexp_leave_out "$node" answer "it does not answer"
-  done
-  while IFS=$'\t' read -r kind node check reason; do
-    if [ "$kind" = autoexp-sick ]; then
-      autoexp_leave_out "$node" "$check" "$reason"
-    elif [ "$kind" != autoexp-node ] || ((autoexp_clock < 0)); then
-      continue
-    elif ((check < began - autoexp_clock || check > $(date +%s) + autoexp_clock)); then
-      autoexp_leave_out "$node" clock "its clock differs by more than $autoexp_clock s from that of $HOSTNAME"
-    fi
-  done < <(printf '%s\n' "$said")
-}
-autoexp_ask_slurm() {  # whether the job goes on; nodes that SLURM has lost or drains are left out
-  local job='' held states node state left _
+autoexp_shown() {  # what SLURM shows of the job; its controller may be away for some minutes
+  local job _
   for _ in {1..20}; do
     job=" $(scontrol --oneliner show job "$autoexp_id" 2> /dev/null) "
     [[ $job == *" JobState="* ]] && break
     sleep 15
   done
-  [[ $job == *" JobState=RUNNING "* ]] || { autoexp_end="SLURM does not list the job as running"; return 1; }
-  if ((autoexp_warning)) && [[ $job =~ \ EndTime=([0-9T:-]+) ]]; then
-    left=$(($(date -d "${BASH_REMATCH[1]}" +%s) - $(date +%s)))
-    if ((left <= autoexp_warning)); then
-      autoexp_end="the time limit is $left s away, and its signal may have come"
-      return 1
+  printf '%s' "$job"
+}
+autoexp_silent() {  # which nodes are not in what has been `said`
+  local node
+  silent=()
+  for node in "${autoexp_nodes[@]}"; do
+    [[ $said == *autoexp-node$'\t'"$node"$'\t'* ]] || silent+=("$node")
+  done
+}
+autoexp_look() {  # nodes that do not answer, or fail a check, are left out; 1 if the job does not go on
+  local began said kind node check reason silent try
+  for try in 1 2 3; do
+    began=$(date +%s)
+    said=$(autoexp_ask "${autoexp_nodes[@]}")
+    autoexp_silent
+    ((${#silent[@]} && ${#autoexp_srun[@]})) || break
+    autoexp_ask_slurm || return  # no step of a job that is ending begins on any node
+    autoexp_silent
+    if ((${#silent[@]} && ${#autoexp_nodes[@]} > 1)); then  # one dead node keeps a step of all from starting
+      said+=$'\n'$(
+        for node in "${silent[@]}"; do
+          autoexp_ask "$node" &
+          check=$((check + 1))
+          ((check % 16)) || wait
+        done
+        wait
+      )
+      autoexp_goes_on || return
+      autoexp_silent
     fi
+    if [[ $said == *autoexp-node$'\t'* ]] || ((${#silent[@]} == 0)); then break; fi
+    # Not one answers: SLURM starts no steps while its controller is away, and for some seconds after that.
+    ((try == 3)) || sleep 10
+  done
+  for node in "${silent[@]}"; do autoexp_leave_out "$node" answer "it does not answer"; done
+  while IFS=$'\t' read -r kind node check reason; do
+    if [ "$kind" = autoexp-sick ]; then
+      autoexp_leave_out "$node" "$check" "$reason"
+    elif [ "$kind" != autoexp-node ] || ((autoexp_clock < 0)); then
+      continue
+    elif [[ ! $check =~ ^[1-9][0-9]{0,11}$ ]]; then  # bash would run the code in any other text
+      autoexp_leave_out "$node" clock "it shows no time"
+    elif ((check < began - autoexp_clock || check > $(date +%s) + autoexp_clock)); then
+      autoexp_leave_out "$node" clock "its clock differs by more than $autoexp_clock s from that of $HOSTNAME"
+    fi
+  done < <(printf '%s\n' "$said")
+  return 0
+}
+autoexp_goes_on() {  # whether SLURM lists the job as running, and has time for it
+  local job left
+  job=$(autoexp_shown)
+  [[ $job == *" JobState="* ]] || { autoexp_end=$autoexp_no_answer; return 1; }
+  [[ $job == *" JobState=RUNNING "* ]] || { autoexp_end="SLURM does not list the job as running"; return 1; }
+  [[ $job =~ \ NodeList=([^ ]+) ]] && autoexp_held=${BASH_REMATCH[1]}
+  [[ $job =~ \ EndTime=([0-9T:-]+) ]] || return 0
+  left=$(($(date -d "${BASH_REMATCH[1]}" +%s) - $(date +%s)))
+  if ((left <= 0)); then
+    autoexp_end="the time limit is reached"
+    return 1
+  elif ((left <= autoexp_warning)); then
+    autoexp_end="the time limit is $left s away, and its signal may have come"
+    return 1
   fi
-  [[ $job =~ \ NodeList=([^ ]+) ]] && held=" $(scontrol show hostnames "${BASH_REMATCH[1]}" | tr '\n' ' ')"
+}
+autoexp_ask_slurm() {  # whether the job goes on; nodes that SLURM has lost or drains are left out
+  local held states node state
+  autoexp_held=''
+  autoexp_goes_on || return
+  [ -z "$autoexp_held" ] || held=" $(scontrol show hostnames "$autoexp_held" | tr '\n' ' ')"
   states=$(autoexp_joined "${autoexp_nodes[@]}")
   states=$'\n'$(sinfo --noheader --Node --format='%N %T' --nodes="$states" 2> /dev/null)$'\n'
   for node in "${autoexp_nodes[@]}"; do
     state=''
     [[ $states == *$'\n'"$node "* ]] && state=${states#*$'\n'"$node "} state=${state%%$'\n'*}
     case $state in
-      down* | drain* | fail* | unknown* | *'*') autoexp_leave_out "$node" slurm "SLURM shows it as $state" ;;
+      down* | drain* | fail* | unknown* | inval* | power*down* | *'*')
+        autoexp_leave_out "$node" slurm "SLURM shows it as $state"
+        ;;
       *) [[ -z $held || $held == *" $node "* ]] || autoexp_leave_out "$node" slurm "it left the allocation" ;;
     esac
   done
@@ -142,36 +188,33 @@ autoexp_on() {  # what a job of these nodes alone would have (sbatch(1), OUTPUT 
     [[ ${!name-} =~ ^([0-9]+)(\(x[0-9]+\))?$ ]] && export "$name=${BASH_REMATCH[1]}$( (($# == 1)) || printf '(x%d)' $#)"
   done
 }
-autoexp_requeue() {  # once in its life, a job goes back into the queue without the nodes that failed their checks
-  local job without node _
-  if autoexp_in_marks test -e "$autoexp_id.requeued"; then
-    autoexp_say "the job is not requeued without them: it was requeued before"
-    return
-  fi
-  job=" $(scontrol --oneliner show job "$autoexp_id" 2> /dev/null) "
-  if [[ $job != *" Requeue=1 "* ]]; then
-    autoexp_say "the job is not requeued without them: SLURM may not requeue it (slurm.sbatch.requeue)"
-    return
-  fi
-  autoexp_mark "$autoexp_id.requeued" "$(date +%s)" || return
-  [[ $job =~ \ ExcNodeList=([^ ]+) && ${BASH_REMATCH[1]} != "(null)" ]] && without=${BASH_REMATCH[1]}
-  for node in "${autoexp_sick[@]}"; do without+=${without:+,}${node%%$'\t'*}; done
-  autoexp_say "the job is requeued without $without"
-  trap '' TERM  # what SLURM sends to a job that is requeued: its nodes can only be excluded after that
-  scontrol requeue "$autoexp_id" || return
-  for _ in {1..20}; do
-    scontrol update "JobId=$autoexp_id" "ExcNodeList=$without" && break
-    sleep 1
-  done
-  exit 75
+autoexp_errors_of_srun() {  # the first line of this kind ($1) that srun has written in this step
+  [[ -n $autoexp_from && -f /proc/$$/fd/2 ]] || return
+  tail --bytes="+$((autoexp_from + 1))" "/proc/$$/fd/2" 2> /dev/null | grep -m 1 -axE "srun: error: $1"
 }
 autoexp_own_code() {  # srun's code is that of tasks that it has ended; what the first one ended with is on stderr
-  local found written
-  ((autoexp_code > 128)) && [[ -n $autoexp_from && -f /proc/$$/fd/2 ]] || return
-  written=$(($(stat --dereference --format=%s "/proc/$$/fd/2") - autoexp_from))
-  found=$(tail --bytes=$((written > 1048576 ? 1048576 : written)) "/proc/$$/fd/2" |
-    grep -m 1 -axE 'srun: error: .*: Exited with exit code [0-9]+')
-  [ -z "$found" ] || autoexp_code=${found##* }
+  local found
+  if ((autoexp_code == 0 && ${#autoexp_srun[@]})); then  # nor does it count tasks that were lost with their node
+    found=$(autoexp_errors_of_srun "Node failure on .*") || return
+    autoexp_say "step $autoexp_step has failed, though its other tasks ended with 0: ${found#srun: error: }"
+    autoexp_code=1
+    return
+  fi
+  ((autoexp_code > 128)) || return
+  found=$(autoexp_errors_of_srun ".*: (Exited with exit code [0-9]+|(@signals@)( \(core dumped\))?)")
+  case $found in
+    '') ;;
+    *' code '*) autoexp_code=${found##* } ;;
+@codes@
+  esac
+}
+autoexp_rest() {  # after several short steps longer and longer: each restart asks slurmctld for five things
+  ((SECONDS - autoexp_began < @short@)) || autoexp_pause=0
+  if ((autoexp_pause)); then
+    sleep "$autoexp_pause" &
+    wait "$!"  # which a signal ends
+  fi
+  autoexp_pause=$((autoexp_pause < 32 ? 2 * autoexp_pause + 1 : 60))
 }
 autoexp_again() {  # whether another step follows a step that has ended
   local node others=0
@@ -181,9 +224,10 @@ autoexp_again() {  # whether another step follows a step that has ended
   [ -z "$autoexp_signalled" ] || autoexp_end='the job has received its signal'
   ((autoexp_step <= autoexp_restarts)) || autoexp_end="step $autoexp_step was the last of $((autoexp_restarts + 1))"
   [ -z "$autoexp_end" ] || return 1
+  autoexp_rest
   if ((${#autoexp_srun[@]})); then
     autoexp_ask_slurm || return 1
-    ((${#autoexp_nodes[@]} < autoexp_wanted)) || autoexp_look "${autoexp_nodes[@]}"
+    ((${#autoexp_nodes[@]} < autoexp_wanted)) || autoexp_look || return 1
     if ((${#autoexp_nodes[@]} < autoexp_wanted)); then
       autoexp_end="${#autoexp_nodes[@]} nodes work, and the program needs $autoexp_wanted"
       return 1
@@ -198,31 +242,44 @@ autoexp_again() {  # whether another step follows a step that has ended
   fi
   [ -z "$autoexp_signalled" ] || { autoexp_end='the job has received its signal'; return 1; }
 }
+autoexp_others_first() {  # what was left out before the job was requeued is used only where there are no others
+  local node first=() last=() before
+  before=$'\n'$(printf '%s\n' "${autoexp_sick[@]}")
+  for node in "${autoexp_nodes[@]}"; do
+    if [[ $before == *$'\n'"$node"$'\t'* ]]; then last+=("$node"); else first+=("$node"); fi
+  done
+  autoexp_nodes=("${first[@]}" "${last[@]}")
+}
 autoexp_steps() {
-  local all nodes
+  local all=() node nodes chosen
   if ((${#autoexp_srun[@]})); then
     mapfile -t autoexp_nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   else
     autoexp_nodes=("${SLURMD_NODENAME:-$HOSTNAME}")
   fi
   autoexp_wanted=$((${#autoexp_nodes[@]} - autoexp_spare))
-  all=$(autoexp_joined "${autoexp_nodes[@]}")
+  all=("${autoexp_nodes[@]}")
   autoexp_tasks=''
   if ((autoexp_spare)) && [ -n "${SLURM_NTASKS-}" ]; then autoexp_tasks=$((SLURM_NTASKS / ${#autoexp_nodes[@]})); fi
   autoexp_in_marks autoexp_forget 2> /dev/null  # of the same job before it was requeued
   mapfile -t autoexp_sick < <(autoexp_in_marks autoexp_sick_before 2> /dev/null)
+  autoexp_others_first
 @preflight@
   while :; do
     autoexp_step=$((autoexp_step + 1))
-    autoexp_used=("${autoexp_nodes[@]:0:autoexp_wanted}")
+    chosen=" ${autoexp_nodes[*]:0:autoexp_wanted} " autoexp_used=()
+    for node in "${all[@]}"; do  # in the order of the allocation, by which srun numbers its tasks
+      [[ $chosen != *" $node "* ]] || autoexp_used+=("$node")
+    done
     nodes=$(autoexp_joined "${autoexp_used[@]}")
     if ((${#autoexp_srun[@]})); then autoexp_on "${autoexp_used[@]}"; fi
-    if ((autoexp_step > 1)) || [ "$nodes" != "$all" ]; then autoexp_environment; fi
+    if ((autoexp_step > 1)) || ((${#autoexp_used[@]} < ${#all[@]})); then autoexp_environment; fi
     autoexp_mark "$autoexp_id.step$autoexp_step.start" "$(date +%s)" "$nodes" "$((autoexp_restarts + 1))" \
       "$(stat --format=%s -- "$autoexp_log_file" 2> /dev/null || echo 0)" "$autoexp_why"
     ((autoexp_step == 1)) ||
       autoexp_say "restart $((autoexp_step - 1)) of $autoexp_restarts in the job: on $nodes, as $autoexp_why"
     autoexp_from=$(stat --dereference --format=%s "/proc/$$/fd/2" 2> /dev/null)
+    autoexp_began=$SECONDS
     autoexp_program
     autoexp_code=$?
     autoexp_own_code
@@ -240,24 +297,13 @@ else
   @end@
   (exit "$autoexp_code")
 fi"""
-_PREFLIGHT = r"""  autoexp_look "${autoexp_nodes[@]}"
-  if ((${#autoexp_nodes[@]} < autoexp_wanted)); then
-    autoexp_say "the program is not begun: it needs $autoexp_wanted nodes, ${#autoexp_nodes[@]} pass slurm.preflight"
-    ((${#autoexp_srun[@]} == 0)) || [ -n "$autoexp_signalled" ] || autoexp_requeue
-    autoexp_code=75  # EX_TEMPFAIL of sysexits.h
-    return
-  fi"""
+_ENDED_BY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""Signals that end a task which fails by itself; srun writes them in the words of strsignal(3)."""
 _MARKER = re.compile(r"@([a-z_]+)@")
 
 
 def _filled(text: str, values: Mapping[str, object]) -> str:
     return _MARKER.sub(lambda match: str(values[match[1]]), text)
-
-
-def spare_nodes_of(script: str) -> int:
-    """How many of the nodes that a script asks for are spare ones."""
-    found = re.search(r"^autoexp_spare=(\d+) ", script, re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True)
@@ -280,12 +326,14 @@ class Steps:
         """The lines of a script that set these variables, so that they can be set once more for each step."""
         return _filled(_ENVIRONMENT, {"names": " ".join(names), "lines": lines or "  :"})
 
-    def run(self, command: str, asked: signal.Signals | None) -> str:
+    def run(self, command: str, asked: signal.Signals | None, *, of_chain: bool) -> str:
         """The lines that run a command in steps; their status is that of the last step.
 
-        `asked` is the signal of `--signal=B:…`, which is passed on to each step (signals.forwarding).
+        `asked` is the signal of `--signal=B:…`, which is passed on to each step (signals.forwarding). `of_chain`:
+        whether the job is a chain (chains/links.py).
         """
         clock = self.preflight.clock_seconds
+        words = {number: signal.strsignal(number) or number.name for number in _ENDED_BY}
         values = {
             "spare": self.spare,
             "restarts": self.restarts,
@@ -297,11 +345,15 @@ class Steps:
             "functions": self.preflight.functions,
             "names": " ".join(self.preflight.names),
             "program": forwarding(command, asked, again=True),
-            "preflight": _PREFLIGHT if self.preflight.checks else "  :",
+            "too_few": f"\n{too_few.functions(of_chain=of_chain)}" if self.preflight.checks else "",
+            "preflight": too_few.lines(of_chain=of_chain) if self.preflight.checks else "  :",
             "launcher_variable": LAUNCHER_VARIABLE,
             "begin": noting(asked) if asked else ":",
             "end": f"trap - {asked.name.removeprefix('SIG')}" if asked else ":",
             "do_not_requeue": DO_NOT_REQUEUE,
             "other_nodes": OTHER_NODES,
+            "short": _SHORT_SECONDS,
+            "signals": "|".join(words.values()),
+            "codes": "\n".join(f"    *': {text}'*) autoexp_code={128 + number} ;;" for number, text in words.items()),
         }
         return _filled(_STEPS, values)

@@ -10,7 +10,7 @@ from oellm_autoexp.core.nouns import NEVER_BEGAN, JobStatus, Usage
 
 _AFTER_WORDS = "@+@"
 SQUEUE_FIELDS = (
-    "JobArrayID:@,State:@,exit_code:@,DerivedEC:@,RestartCnt:@,NodeList:@,"
+    "JobArrayID:@,State:@,exit_code:@,DerivedEC:@,RestartCnt:@,NodeList:@,BatchHost:@,"
     f"Reason:{_AFTER_WORDS},Comment:{_AFTER_WORDS},Name:@"
 )
 """For `squeue -O`. `@` ends a field; `@+@` ends a field that may hold an `@` itself. A shell behind a wrapper (ssh)
@@ -46,9 +46,9 @@ def squeue(text: str) -> dict[str, JobReport]:
     jobs = {}
     others = []
     for line in text.splitlines():
-        fields = line.strip().removesuffix("@").split("@", 6)
-        if len(fields) == 7 and _ID.fullmatch(fields[0]):
-            job, state, code, steps_code, restarts, nodes, words = fields
+        fields = line.strip().removesuffix("@").split("@", 7)
+        if len(fields) == 8 and _ID.fullmatch(fields[0]):
+            job, state, code, steps_code, restarts, nodes, host, words = fields
             reason, comment, name = (*words.split(_AFTER_WORDS, 2), "", "")[:3]
             times = _number(restarts)
             status = replace(
@@ -56,6 +56,7 @@ def squeue(text: str) -> dict[str, JobReport]:
                 # SLURM keeps the worst exit code of a step when a job is requeued: it may be that of an earlier run.
                 out_of_memory=_is_out_of_memory(steps_code) and not times,
                 restarts=times,
+                batch_host=host if state == "RUNNING" and host not in NO_NODES else "",
             )
             jobs[job] = JobReport(status, comment, name)
         elif line.strip() and not line.startswith("CLUSTER:"):  # a header where there are several clusters

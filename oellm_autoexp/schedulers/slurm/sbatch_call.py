@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from oellm_autoexp.core.errors import StateError
@@ -31,10 +31,14 @@ def sbatch_arguments(submission: Submission) -> list[str]:
     if submission.dependency:
         # A job whose dependency can't be fulfilled any more would wait for ever.
         words += [f"--dependency={submission.dependency}", "--kill-on-invalid-dep=yes"]
-    if submission.exclude:  # an option takes the place of the script's directive
-        present = _options_in(submission.script_path).get("exclude", "")
-        words.append(f"--exclude={node_union(present, submission.exclude)}")
+    if submission.exclude:
+        words.append(exclusion(submission.script_path, submission.exclude))
     return [*words, submission.script_path]
+
+
+def exclusion(script_path: str, nodes: Collection[str]) -> str:
+    """The option that excludes nodes, and those of the script: it takes the place of the script's directive."""
+    return f"--exclude={node_union(_options_in(script_path).get('exclude', ''), nodes)}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

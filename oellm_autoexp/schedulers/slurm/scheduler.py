@@ -18,7 +18,7 @@ from oellm_autoexp.schedulers.site import ClusterNodes, Site
 from oellm_autoexp.schedulers.slurm import error_messages, parse, sbatch_call, site_answers
 from oellm_autoexp.schedulers.slurm.commands import Commands, chunks, unreachable_hint
 from oellm_autoexp.schedulers.slurm.failed_nodes import FailedNodes
-from oellm_autoexp.schedulers.slurm.script_checks import path_problems, script_problems
+from oellm_autoexp.schedulers.slurm.script_checks import path_problems, script_problems, suits
 
 _ALL_OF_MINE = ("--me", "-h", "-a", "-t", "all")  # -a: also in hidden partitions; -t all: also jobs that ended lately
 _SACCT_WINDOW = "now-30days"
@@ -189,8 +189,9 @@ class SlurmScheduler:
             if result.returncode != 0 and not error_messages.only_ended_jobs(result.stderr):
                 raise SchedulerError(Problem(f"scancel: {error_messages.message(result.stderr)}"))
 
-    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> None:
+    def exclude(self, jobs: Mapping[str, str], nodes: Collection[str]) -> Mapping[str, str]:
         """See Scheduler.exclude: sets ExcNodeList (scontrol(1)) to the nodes excluded so far and the new ones."""
+        refused: dict[str, str] = {}
         for job, token in sorted(jobs.items()) if nodes else ():
             shown = self._shown_waiting(job, token)
             if not shown:
@@ -202,7 +203,12 @@ class SlurmScheduler:
             words = [*self._commands.scontrol, "update", f"jobid={job}", f"ExcNodeList={union}"]
             result = self._commands.run(words)
             if result.returncode != 0 and self._shown_waiting(job, token):  # else it has begun just now
-                raise SchedulerError(Problem(f"scontrol: {error_messages.message(result.stderr)}", f"job {job}"))
+                refused[job] = f"scontrol: {error_messages.message(result.stderr)}"
+        return refused
+
+    def suits(self, script_path: str, without: Collection[str]) -> bool:
+        """See Scheduler.suits: by `sbatch --test-only`, for which a node that is down or drained is none."""
+        return suits(self._commands, script_path, without)
 
     def hold(self, jobs: Mapping[str, str]) -> None:
         """See Scheduler.hold: `scontrol hold` (scontrol(1)), which has no effect on jobs that run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from oellm_autoexp.core.errors import Problem, SchedulerError
 from oellm_autoexp.core.location import CONFIG
@@ -15,7 +15,7 @@ from oellm_autoexp.schedulers import site_limits
 from oellm_autoexp.schedulers.site import Site
 from oellm_autoexp.schedulers.slurm.commands import Commands
 from oellm_autoexp.schedulers.slurm.error_messages import advice, is_unclear, message
-from oellm_autoexp.schedulers.slurm.sbatch_call import options_in_environment, submission_environment
+from oellm_autoexp.schedulers.slurm.sbatch_call import exclusion, options_in_environment, submission_environment
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+=@,:%/-]+")
 _log = logging.getLogger(__name__)
@@ -54,6 +54,16 @@ def _node_problems(commands: Commands, asked: Mapping[str, str], path: str) -> l
     known = commands.output_or_nothing([*commands.sinfo, "-a", "-h", "-N", "-o", "%N"]).split()
     unknown = dict.fromkeys(name for name in named if name not in set(known)) if known else {}
     return [Problem(f"there is no node '{name}'", path, did_you_mean(name, known)) for name in unknown]
+
+
+def suits(commands: Commands, path: str, without: Collection[str]) -> bool:
+    """Whether SLURM would accept a script that is kept from these nodes; False if it does not say so."""
+    words = ["--test-only", exclusion(path, without), path]
+    try:
+        return commands.run([*commands.sbatch, *words], submission_environment(path)).returncode == 0
+    except SchedulerError as error:
+        _log.info("%s", error)
+        return False
 
 
 def _test_only(commands: Commands, path: str) -> list[Problem]:

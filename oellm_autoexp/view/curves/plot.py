@@ -153,7 +153,7 @@ def _names(curves: Sequence[Curve], frame: Frame) -> list[list[Piece]]:
     shown = curves if len(curves) <= most else curves[: most - 1]
     lines: list[list[Piece]] = []
     for number, curve in enumerate(shown):
-        known = [y for y in curve.ys if y is not None and math.isfinite(y)]
+        known = [y for y in curve.ys if y is not None]
         last = f"  {short_number(known[-1])}" if known else "  nothing"
         room = max(8, frame.width - len(last) - 2)
         name = curve.name if len(curve.name) <= room else f"{curve.name[: room - 1]}…"
@@ -167,6 +167,6 @@ def short_number(value: float) -> str:
     """A number in few characters: `3.14`, `12,000`, `2.5e-05`."""
     if value == 0:
         return "0"
-    if value == round(value) and abs(value) < 1e6:
+    if abs(value) < 1e6 and value == round(value):
         return f"{value:,.0f}"
     return f"{value:.4g}"

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from oellm_autoexp.core.states import BAD_ENDS, IN_QUEUE, PENDING, RUNNING, SUBMITTING, SUCCESS, UNSUBMITTED
+from oellm_autoexp.core.states import (
+    BAD_ENDS,
+    HELD_BY_PLAN,
+    IN_QUEUE,
+    PENDING,
+    RUNNING,
+    SUBMITTING,
+    SUCCESS,
+    UNSUBMITTED,
+)
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.waits import waits
 from oellm_autoexp.view.jobs.waiting import action_count, until
@@ -39,7 +48,7 @@ def causes(job: JobState) -> list[str]:
 
 
 def _why(job: JobState, now: float | None = None) -> list[str]:
-    if is_held(job):
+    if is_held(job) and job.reason != HELD_BY_PLAN:
         release = f"`scontrol release {job.newest.scheduler_id}`"
         whose = " of an administrator" if _HELD_BY_ADMIN in job.reason else ""
         why = f"; {_LAUNCH_FAILED}" if "launch" in job.reason.lower() else ""
@@ -78,9 +87,9 @@ def _switched_off(job: JobState) -> list[str]:
 
 
 def is_held(job: JobState) -> bool:
-    """Whether SLURM keeps a job from starting until somebody lets it go.
+    """Whether a job is kept from starting until somebody lets it go.
 
-    Its reasons are JobHeldUser, JobHeldAdmin, `launch failed requeued held` and `job requeued in held state`; newer
+    SLURM's reasons are JobHeldUser, JobHeldAdmin, `launch failed requeued held` and `job requeued in held state`; newer
     ones have `_` for the blanks (slurm_protocol_defs.c, slurm.conf(5)).
     """
     return job.state == PENDING and "held" in job.reason.lower()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from oellm_autoexp.causes.cause import CATEGORIES
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.redaction import redact
-from oellm_autoexp.core.states import RUNNING
+from oellm_autoexp.core.states import OURS, RUNNING
 from oellm_autoexp.core.text import scalar
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.view.jobs.cause import cause
@@ -48,6 +49,8 @@ class Column:
     """Whether its numbers are lengths of time."""
     key: str = ""
     """The key of the sweep whose values it shows."""
+    words: frozenset[str] = frozenset()
+    """The only texts that it can have; empty: any."""
 
     @property
     def left(self) -> bool:
@@ -138,8 +141,8 @@ def duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
-def _text(name: str, value: Callable[[Subject], Value]) -> Column:
-    return Column(name, value, lambda subject: str(value(subject) or ""), is_number=False)
+def _text(name: str, value: Callable[[Subject], Value], words: Iterable[str] = ()) -> Column:
+    return Column(name, value, lambda subject: str(value(subject) or ""), is_number=False, words=frozenset(words))
 
 
 def _number(name: str, value: Callable[[Subject], Value], form: str = "") -> Column:
@@ -172,7 +175,7 @@ def _moment(name: str, at: Callable[[JobState], float | None]) -> Column:
 
 _ALL = (
     _text("job", lambda s: s.job.name),
-    _text("state", lambda s: s.job.state),
+    _text("state", lambda s: s.job.state, OURS),
     _text("stage", lambda s: s.spec.stage if s.spec else None),
     _number("index", lambda s: s.spec.index if s.spec else None),
     Column("iterations", lambda s: s.job.progress.iteration, _iterations),
@@ -196,7 +199,7 @@ _ALL = (
     _moment("started", lambda job: job.newest.started_at),
     _moment("ended", lambda job: job.newest.ended_at),
     _text("log", lambda s: s.job.logs.resolved_log_path),
-    _text("category", lambda s: s.job.run.cause.category if s.job.run.cause else None),
+    _text("category", lambda s: s.job.run.cause.category if s.job.run.cause else None, CATEGORIES),
     _text("fingerprint", lambda s: s.job.run.cause.fingerprint if s.job.run.cause else None),
     _text("cause", lambda s: "; ".join(filter(None, [*links(s.job, s.spec), cause(s.job, s.quoted, s.now)]))),
 )

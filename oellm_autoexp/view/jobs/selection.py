@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,15 +65,15 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def chosen(asked: Selection, subjects: Sequence[Subject]) -> list[Subject]:
-    """The jobs that pass every filter, sorted; what has no value comes last. Raises ConfigError."""
+    """The jobs that pass every filter, sorted; what has no value, or nan, comes last. Raises ConfigError."""
     known = columns_of(subjects)
     _check(asked, known)
     tests = [_test(each, known[_name(each.column, known)]) for each in asked.filters]
     found = [subject for subject in subjects if all(test(subject) for test in tests)]
     for word in reversed(asked.sort):
         column = known[_name(word.removeprefix("-"), known)]
-        there = [subject for subject in found if column.value(subject) not in (None, "")]
-        absent = [subject for subject in found if column.value(subject) in (None, "")]
+        there = [subject for subject in found if _has_rank(column.value(subject))]
+        absent = [subject for subject in found if not _has_rank(column.value(subject))]
         there.sort(key=lambda subject: _rank(column.value(subject)), reverse=word.startswith("-"))
         found = [*there, *absent]
     return found
@@ -107,16 +108,21 @@ def _check(asked: Selection, known: Mapping[str, Column]) -> None:
     raise_all(ConfigError, problems)
 
 
+def _has_rank(value: Value) -> bool:
+    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
+
+
 def _rank(value: Value) -> tuple[bool, Value]:
     """Numbers by size, before texts by the alphabet."""
     return isinstance(value, str), value
 
 
 def _test(wanted: Filter, column: Column) -> Callable[[Subject], bool]:
-    """Whether a job passes. Raises ConfigError for a column of numbers that is compared with a text."""
+    """Whether a job passes. Raises ConfigError for a text that the column can't have: none, or no number, or a word."""
     if wanted.operator in ("=", "!="):
         same = wanted.operator == "="
         options = [option.strip() for option in wanted.wanted.split(",")]
+        raise_all(ConfigError, [_no_word(option, column) for option in options if _means_nothing(option, column)])
         return lambda subject: any(_equal(column, subject, option) for option in options) is same
     limit = _as_number(wanted.wanted, column)
     if limit is None and column.is_number:
@@ -136,12 +142,24 @@ def _test(wanted: Filter, column: Column) -> Callable[[Subject], bool]:
     return test
 
 
+def _means_nothing(option: str, column: Column) -> bool:
+    """True if a column has only certain words, and this pattern means none of them."""
+    return bool(option and column.words and not fnmatch.filter(column.words, option))
+
+
+def _no_word(option: str, column: Column) -> Problem:
+    near = did_you_mean(option, column.words)
+    hint = f"{near} " if near.startswith("did") else ""
+    what = f"no job can have the {column.name} '{option}'"
+    return Problem(what, "--filter", f"{hint}known: {', '.join(sorted(column.words))}")
+
+
 def _equal(column: Column, subject: Subject, wanted: str) -> bool:
     """Whether a value is the one that is wanted: as a number, as a text (`*` and `?` are wildcards), or as shown."""
     value = column.value(subject)
     number = _as_number(wanted, column)
     if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
-        return value == number
+        return value == number or (math.isnan(value) and math.isnan(number))
     text = "" if value is None else column.shown(subject) if isinstance(value, bool) else str(value)
     return fnmatch.fnmatchcase(text, wanted) or column.shown(subject) == wanted
 
