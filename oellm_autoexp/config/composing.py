@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra import initialize
+from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
@@ -34,13 +34,17 @@ VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.star
 """Hydra 1.3 warns where no version is named, and 1.4 where one is; both then behave as 1.3 does."""
 
 
+_WITHOUT_CONFIGS = "oellm_autoexp.core"
+"""A package without a config: AutoexpSearchPath says where they are. (`hydra.initialize` reads its callers' files.)"""
+
+
 @contextmanager
 def hydra_ready() -> Iterator[None]:
     """Hydra ready to compose, and its global state afterwards as it was: the caller may be using Hydra, too."""
     before = get_gh_backup()
     GlobalHydra.instance().clear()
     try:
-        with initialize(config_path=None, **VERSION_BASE):
+        with initialize_config_module(_WITHOUT_CONFIGS, **VERSION_BASE):
             yield
     finally:
         restore_gh_from_backup(before)

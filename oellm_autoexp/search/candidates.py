@@ -18,7 +18,7 @@ Bounds = tuple[int, int]
 
 _BLOCK = 1 << 15  # bytes
 _TOGETHER = 128  # patterns of one search
-_WORTH = 1 << 20  # bytes: `re` searches them in about the time that expressions take to be compiled
+_WORTH = 1 << 17  # bytes: `re` searches them in about the time that expressions take to be compiled
 _KNOWN = 256  # searches
 
 

@@ -15,6 +15,7 @@ from oellm_autoexp.backends.command import CommandBackend
 from oellm_autoexp.config.schema import AutoexpConfig, decode, decode_parts
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import Location
+from oellm_autoexp.planning.checks.rule_checks import Decoder
 
 GOOD: dict[str, Any] = {
     "index": 3,
@@ -246,3 +247,12 @@ def test_the_sections_of_a_config_are_what_is_right_in_them() -> None:
     assert right["slurm"]["client"] == {"class_name": "LocalClient"}
     assert not {"project", "job"} & sections.keys()
     assert tree["slurm"]["array"] == "x", "what is given is left as it is"
+
+
+@pytest.mark.parametrize("first", [1, True])
+def test_jobs_with_one_section_share_it_and_others_have_their_own(first: int) -> None:
+    decoder = Decoder()
+    exclusive = (first, first, not first, 1)
+    made = [decoder.config(changed(slurm__sbatch={"nodes": 1, "exclusive": value})) for value in exclusive]
+    assert made[0].slurm is made[1].slurm
+    assert [repr(config.slurm.sbatch["exclusive"]) for config in made] == list(map(repr, exclusive))

@@ -231,6 +231,8 @@ def test_the_manifest_has_a_section_without_its_defaults_and_a_jobs_own_only_whe
     other = plan.model_copy(update={"output_paths": ("/b",)})
     assert own_rules(plan, plan) is own_rules(other, plan) is None
     assert own_rules(rules(startup_seconds=5), plan) == {"startup_seconds": 5}
+    one, true = (rules(**said("x", metadata={"kept": value})) for value in (1, True))
+    assert repr(own_rules(true, one)["log_events"]["a"]["metadata"]) == "{'kept': True}"  # type: ignore[index]
     assert MonitoringSection.model_validate(recorded(plan)).log_events == plan.log_events
 
 
@@ -266,6 +268,12 @@ def test_many_jobs_with_one_section_share_what_it_is_decoded_to() -> None:
     made = [decoder.section(tree) for tree in trees]
     assert len({id(section.log_events) for section in made}) == 1
     assert [section.output_paths for section in made] == [("/0",), ("/1",), ("/2",)]
+
+
+def test_sections_that_only_python_calls_equal_are_decoded_apart() -> None:
+    decoder = Decoder()
+    trees = [{**TREE, "monitoring": said("x", metadata={"kept": value})} for value in (1, True, 1.0)]
+    assert [repr(decoder.section(tree).log_events["a"].metadata["kept"]) for tree in trees] == ["1", "True", "1.0"]
 
 
 SAVED = "  [2026-01-31 10:00:10.1] successfully saved checkpoint from iteration      40 to /out/ckpt [ t 1/1, p 1/1 ]"

@@ -27,10 +27,11 @@ DIRECTIVES = "slurm.sbatch."
 
 
 class Decoder:
-    """Decodes and checks the `monitoring` section of jobs, once for all that have the same."""
+    """Decodes and checks the configs of jobs; a section that several of them have is decoded once."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[Any, MonitoringSection]] = []
+        self._known: dict[tuple[str, str], Any] = {}
+        """By its name and what is written in it: a section. Texts, as to Python `1` equals `true`."""
 
     def config(self, tree: Mapping[str, Any]) -> AutoexpConfig:
         """The typed config of a job's resolved tree. Raises ConfigError with all mistakes, here and elsewhere."""
@@ -40,30 +41,41 @@ class Decoder:
             rules = self.section(tree)
         except ConfigError as error:
             wrong = error.problems
+        keys = {name: (name, repr(tree[name])) for name in _OFTEN_EQUAL if name in tree}
+        known = {name: self._known[key] for name, key in keys.items() if key in self._known}
         try:
-            config = decode({**tree, "monitoring": rules or {}})
+            config = decode({**tree, **known, "monitoring": rules or {}})
         except ConfigError as error:
             raise ConfigError(*error.problems, *wrong) from None
         raise_all(ConfigError, [*wrong, *job_problems(config.job, tree)])
+        for name in keys.keys() - known.keys():
+            self._remember(keys[name], getattr(config, name))
         return config
 
     def section(self, tree: Mapping[str, Any]) -> MonitoringSection:
-        """The section of a job's resolved tree. Raises ConfigError with all mistakes in it."""
+        """The `monitoring` section of a job's resolved tree. Raises ConfigError with all mistakes in it."""
         found = tree.get("monitoring") or {}
         written = dict(found) if isinstance(found, Mapping) else found
         paths = written.pop("output_paths", ()) if isinstance(written, dict) else ()
-        rules = next((known for other, known in self._known if other == written), None)
+        key = "monitoring", repr(written)
+        rules: MonitoringSection | None = self._known.get(key)
         if rules is None:
             rules = decode_section("monitoring", written)
             raise_all(ConfigError, problems(rules, tree))
-            self._known = [(written, rules), *self._known[:_FEW]]
+            self._remember(key, rules)
         if paths:
             checked = decode_section("monitoring", {"output_paths": paths})
             rules = rules.model_copy(update={"output_paths": checked.output_paths})
         return rules
 
+    def _remember(self, key: tuple[str, str], section: Any) -> None:
+        self._known[key] = section
+        if len(self._known) > _FEW:
+            del self._known[next(iter(self._known))]
 
-_FEW = 8  # different sections in one plan, such as one for each stage
+
+_OFTEN_EQUAL = ("container", "slurm", "scheduler", "job")  # the others are nearly always a job's own
+_FEW = 40  # sections of one plan, such as those of each stage
 
 
 def recorded(section: MonitoringSection) -> dict[str, Any]:
@@ -73,7 +85,8 @@ def recorded(section: MonitoringSection) -> dict[str, Any]:
 
 def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
     """A job's section as the manifest has it; None where it is that of the plan."""
-    if section is plan or section.model_copy(update={"output_paths": plan.output_paths}) == plan:
+    shared = (name for name in MonitoringSection.model_fields if name != "output_paths")
+    if all(getattr(section, name) is getattr(plan, name) for name in shared):  # decoded once for both
         return None
     return recorded(section)
 
