@@ -27,6 +27,7 @@ from oellm_autoexp.config.values.overlay import Overlay, ever_open, open_section
 from oellm_autoexp.config.values.resolvers import make_resolvers
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG, KeyPath, Location
+from oellm_autoexp.core.text import did_you_mean
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.storage.files import shipped
 
@@ -148,6 +149,7 @@ def load_mostly(source: Source) -> Composed:
     sweep = shell_code.without_marks(sweep)
     for problem in (*unsettled, *_of_code(code), *_without_sections(tree, search)):
         found.add([replace(problem, where=locations.of(problem.where))], *problem.where.paths())
+    found.notes.update(dict.fromkeys(_switching_nothing_off(tree, locations)))
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
     return Composed(
         source,
@@ -204,6 +206,20 @@ def _without_sections(tree: dict[str, Any], search: Search) -> Iterator[Problem]
         what = f"must hold keys and values, not {value!r}"
         tree[name] = {}
         yield Problem(what, CONFIG / name, hint if known else "")
+
+
+def _switching_nothing_off(tree: dict[str, Any], locations: Locations) -> Iterator[str]:
+    """Notes on rules that are null, as to switch them off, and that no other file has."""
+    monitoring = tree.get("monitoring") or {}
+    for section in ("log_events", "state_events", "metrics"):
+        rules = monitoring.get(section)
+        rules = rules if isinstance(rules, dict) else {}
+        others = [str(name) for name, rule in rules.items() if rule is not None]
+        for name in map(str, (name for name, rule in rules.items() if rule is None)):
+            path = ("monitoring", section, name)
+            if locations.in_one_file(path):
+                hint = did_you_mean(name, others) or f"what is chosen has no {section} of this name"
+                yield f"{locations.of(CONFIG / '.'.join(path))}: null has no effect; {hint}"
 
 
 def _groups(directories: tuple[Path, ...]) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ class _Written:
     """By the section of a group, its configs (`slurm/base`) that are chosen, each applied over those before."""
     writers: dict[KeyPath, tuple[KeyPath, str]] = field(default_factory=dict)
     """By key, the section of the group and the choice that has written it last, also in what the choice builds on."""
+    counts: Counter[KeyPath] = field(default_factory=Counter)
+    """By key, how many files write it."""
 
 
 class Locations:
@@ -80,6 +82,11 @@ class Locations:
             if path[:count] in written.lines:
                 return (written.lines[path[:count]],), ""
         return (), ""
+
+    def in_one_file(self, path: KeyPath) -> bool:
+        """Whether only one file writes a key, and no override."""
+        overridden = any(tuple(override.key.split(".")) == path for override in self._overrides)
+        return self._read().counts[path] == 1 and not overridden
 
     def placed(self, problem: Problem) -> Problem:
         """A problem with the place where its key was written, or the file that should have it."""
@@ -144,6 +151,7 @@ class Locations:
             for key, line in key_lines(file).items():
                 path = tuple(spelled(".".join((*package, *(part.lstrip("+~") for part in key)))).split("."))
                 written.lines[path] = Line(shown(file), line)
+                written.counts[path] += 1
                 if is_choice:
                     written.writers[path] = package, choice
                 else:

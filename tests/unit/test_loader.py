@@ -1050,3 +1050,35 @@ def test_what_two_keys_lead_to_is_left_out_of_both(write: Write) -> None:
     found = read_config(folder / "exp.yaml", "exp", is_root=True)
     assert [flaw.path for flaw in found.flaws] == [("metadata", "deep")]
     assert found.config == {"metadata": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("events", "overrides", "told"),
+    [
+        (
+            "log_events: {gpu_bust: null}",
+            (),
+            "4 ($.monitoring.log_events.gpu_bust): null has no effect; did you mean 'gpu_burst'?",
+        ),
+        ("state_events: {sucess: null}", (), "4 ($.monitoring.state_events.sucess): null has no effect; known: crash"),
+        (
+            "metrics: {loss: null}",
+            (),
+            "4 ($.monitoring.metrics.loss): null has no effect; what is chosen has no metrics of this name",
+        ),
+        ("log_events: {gpu_burst: null}", (), ""),
+        ("log_events: {gpu_burst: null}", ("monitoring.log_events.gpu_burst=null",), ""),
+        ("log_events: {own: null}", ("monitoring.log_events.own={pattern: x}",), ""),
+    ],
+)
+def test_an_event_that_is_switched_off_and_that_nothing_has_is_noted_with_its_place(
+    write: Write, events: str, overrides: tuple[str, ...], told: str
+) -> None:
+    mine = write(
+        {
+            "monitoring/shared.yaml": "log_events: {gpu_burst: {pattern: x}}\nstate_events: {crash: {actions: []}}\n",
+            "exp.yaml": f"defaults: [override /monitoring: shared]\nproject: {{name: a}}\nmonitoring:\n  {events}\n",
+        }
+    )
+    notes = composed(*overrides, ref="exp", folders=(mine,)).notes
+    assert [note.removeprefix(f"{mine}/exp.yaml:") for note in notes] == [told][: bool(told)]
