@@ -32,9 +32,9 @@ PRECIOUS = "alias precious=1"  # without a line's end, as a torn line has none
 SECONDS = 60
 READER = """
 import importlib, os, pkgutil, sys
-import rich, pydantic
+import rich, pydantic._internal
 import oellm_autoexp
-for package in (oellm_autoexp, rich):
+for package in (oellm_autoexp, rich, pydantic._internal):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith(("__main__", "parser_check", ".start", "_win32_console", "_windows_renderer")):
             importlib.import_module(module.name)
