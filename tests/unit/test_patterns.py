@@ -163,6 +163,18 @@ def test_branches_that_hold_gaps_lose_no_line(written: Written) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("error (?:no .*nan|x )*7", "error x x no nan7"),
+        ("(?i:error.*OOM|NAN) ok", "ERROR oom ok"),
+        ("(?i)[kx]elvin", "\u212aelvin"),
+    ],
+)
+def test_repeats_flags_and_other_cases_lose_no_line(pattern: str, line: str) -> None:
+    assert Candidates(line.encode()).of([Pattern.of(pattern).wide])[0]
+
+
+@pytest.mark.parametrize(
     ("pattern", "ways"),
     [
         ("no (?:error.*nan|loss)s", 2),
