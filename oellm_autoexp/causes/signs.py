@@ -28,7 +28,7 @@ _PROGRESS = {
         rf"|loss[\"']: ?[\"']?[\d.].*{_STEP_KEY}{_COUNT}"
         r"|[\"']loss[\"']: ?[\"']?[\d.].*[\"']epoch[\"']: ?[\"']?(\d{1,9}\.\d{1,9})"
     ),
-    "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]{{1,18}})){_BAR}"), wide=Wide((_BAR,))),
+    "progress_bar": replace(Pattern.of(rf"\b(?=([0-9]{{1,18}})){_BAR}"), wide=Wide(((_BAR,),))),
 }
 """Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, OLMo, Composer, PyTorch's examples,
 records of fairseq and of JSON, the trainer of Hugging Face, which prints epochs, and as many programs print them.

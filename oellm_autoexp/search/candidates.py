@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from oellm_autoexp.search.widening import Wide
+from oellm_autoexp.search.widening import Ways, Wide
 
 Bounds = tuple[int, int]
 """Start and end of a line, as bytes; lines end as in bytes.splitlines."""
@@ -30,18 +30,18 @@ class Candidates:
 
     def of(self, wides: Sequence[Wide]) -> list[Sequence[Bounds]]:
         """For each pattern its lines, in order."""
-        known = tuple(dict.fromkeys(wide.expressions for wide in wides if wide.expressions and not wide.alone))
+        known = tuple(dict.fromkeys(wide.ways for wide in wides if wide.ways and not wide.alone))
         groups = [known[start : start + _TOGETHER] for start in range(0, len(known), _TOGETHER)]
-        groups += [(expressions,) for expressions in dict.fromkeys(wide.expressions for wide in wides if wide.alone)]
-        found: dict[tuple[str, ...], Sequence[Bounds]] = {}
+        groups += [(ways,) for ways in dict.fromkeys(wide.ways for wide in wides if wide.alone)]
+        found: dict[Ways, Sequence[Bounds]] = {}
         for some in groups:
             ends = _searches(some).ends(self._data, self._blocks, len(self._data))
             found.update((some[number], list(self._lines_at(places))) for number, places in ends.items())
-        return [self._lines if (lines := found.get(wide.expressions)) is None else lines for wide in wides]
+        return [self._lines if (lines := found.get(wide.ways)) is None else lines for wide in wides]
 
     def newest_of(self, wide: Wide) -> Iterator[Bounds]:
         """The lines of a pattern, the last one first."""
-        known = (wide.expressions,) if wide.expressions else ()
+        known = (wide.ways,) if wide.ways else ()
         size = len(self._data)
         for block in reversed(self._blocks):
             ends = _searches(known).ends(self._data, [block], size)
@@ -104,11 +104,12 @@ def library_is_there() -> bool:
 class _Search:
     """Expressions of patterns, compiled together as soon as that is worth its time."""
 
-    def __init__(self, known: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, known: Sequence[Ways]) -> None:
         self._known = known
         self._searched = 0
         self._taken: Sequence[int] = ()
         self._database: Any = None
+        self._owners: Sequence[int] = ()
         self._lock = threading.Lock()  # a database's working memory is for one search at a time
 
     def ends(self, data: bytes, blocks: Iterable[Bounds], size: int) -> dict[int, list[int]]:
@@ -130,7 +131,7 @@ class _Search:
         start = 0
 
         def seen(number: int, _from: int, end: int, _flags: int, _context: object) -> None:
-            found[number].append(start + end - 1)
+            found[self._owners[number]].append(start + end - 1)
 
         for start, stop in blocks:
             self._database.scan(b"\n" + data[start:stop] + b"\n", match_event_handler=seen)
@@ -139,36 +140,32 @@ class _Search:
     def _compile(self) -> None:
         numbers = range(len(self._known))
         try:
-            self._database = _database(self._known, numbers)
+            self._database, self._owners = _database(self._known, numbers)
             self._taken = numbers
         except _library().error:
             self._taken = [number for number in numbers if _is_taken(self._known, number)]
-            self._database = _database(self._known, self._taken)
+            self._database, self._owners = _database(self._known, self._taken)
 
 
 _searches = functools.lru_cache(_KNOWN)(_Search)
 
 
-def _database(known: Sequence[tuple[str, ...]], numbers: Iterable[int]) -> Any:
-    """Expressions of these patterns, compiled. Raises hyperscan.error."""
-    texts: list[tuple[str, int, int]] = []
-    part = len(known)
-    for number in numbers:
-        if len(known[number]) == 1:
-            texts.append((known[number][0], number, 0))
-            continue
-        parts = range(part, part + len(known[number]))
-        texts += [(text, each, _library().HS_FLAG_QUIET) for text, each in zip(known[number], parts, strict=True)]
-        texts.append((" & ".join(map(str, parts)), number, _library().HS_FLAG_COMBINATION))
-        part = parts.stop
+def _database(known: Sequence[Ways], numbers: Sequence[int]) -> tuple[Any, Sequence[int]]:
+    """The ways of these patterns, compiled, and for each number that it reports the pattern. Raises hyperscan.error."""
+    ways = [(number, way) for number in numbers for way in known[number]]
+    parts = dict.fromkeys(text for _, way in ways if len(way) > 1 for text in way)
+    number_of = {text: len(ways) + at for at, text in enumerate(parts)}
+    texts = [" & ".join(str(number_of[text]) for text in way) if len(way) > 1 else way[0] for _, way in ways]
+    kinds = [_library().HS_FLAG_COMBINATION if len(way) > 1 else 0 for _, way in ways]
+    kinds += [_library().HS_FLAG_QUIET] * len(parts)
+    expressions = [text.encode() for text in (*texts, *parts)]
     database = _library().Database()
-    if texts:
-        expressions, ids, kinds = zip(*texts, strict=True)
-        database.compile(expressions=[text.encode() for text in expressions], ids=ids, flags=kinds, elements=len(ids))
-    return database
+    if expressions:
+        database.compile(expressions=expressions, ids=range(len(kinds)), flags=kinds, elements=len(kinds))
+    return database, [number for number, _ in ways]
 
 
-def _is_taken(known: Sequence[tuple[str, ...]], number: int) -> bool:
+def _is_taken(known: Sequence[Ways], number: int) -> bool:
     try:
         _database(known, [number])
     except _library().error:

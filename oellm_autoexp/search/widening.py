@@ -15,16 +15,23 @@ from typing import Any
 LEAST_FIXED = 3
 """Bytes of fixed text that a match must hold: without it there would be a candidate in almost every line."""
 _MOST_REPEATS = 16
+_MOST_WAYS = 16
 _LARGEST = 2000  # letters and sets of a pattern: larger ones take long to compile
 _KNOWN = 4096  # letters and sets
-_WIDE = 64  # letters of ASCII in a set that excludes little
+_LONG = 5  # bytes of fixed text
+_FEW = 2  # letters: a set of them, which may be the two cases of one, does not end a fixed text
+_WIDE = 120  # letters of ASCII in a set that excludes little: `[^"]`, but not `\S`
+
+
+Ways = tuple[tuple[str, ...], ...]
+"""Expressions: a line is a candidate if all those of one way match in it."""
 
 
 @dataclass(frozen=True)
 class Wide:
-    """Expressions that all match in each line that a pattern matches; none: each line may be one."""
+    """Expressions: all those of one way match in each line that a pattern matches. No way: each line may be one."""
 
-    expressions: tuple[str, ...] = ()
+    ways: Ways = ()
     fixed: int = 0
     """Bytes of the longest text that each match of the pattern holds."""
     alone: bool = False
@@ -58,6 +65,7 @@ _BEGINS = (_constants.AT_BEGINNING, _constants.AT_BEGINNING_STRING)
 _ENDS = (_constants.AT_END, _constants.AT_END_STRING)
 _LETTERS = (_constants.LITERAL, _constants.NOT_LITERAL, _constants.IN, _constants.ANY)
 _ANY = (_constants.ANY, None)
+_GAP = (None, None)
 _GIVING_BACK = (_constants.MAX_REPEAT, _constants.MIN_REPEAT)
 _REPEATS = (*_GIVING_BACK, _constants.POSSESSIVE_REPEAT)
 _LOOKS = (_constants.ASSERT, _constants.ASSERT_NOT)
@@ -69,15 +77,37 @@ CASELESS = {"i": r"\xc4[\xb0\xb1]", "k": r"\xe2\x84\xaa", "s": r"\xc5\xbf"}
 def widened(parsed: Any, flags: int) -> Wide:
     """A parsed pattern as expressions."""
     try:
-        pieces = [(items, _sequence(items, flags, first=True, last=True)) for items in _split([*flat(parsed)], flags)]
+        ways = [_pieces(way, flags) for way in _ways(parsed, flags)]
     except _UnknownError:
         return Wide()
-    fixed = max(part.fixed for _, part in pieces)
-    useful = [piece for piece in pieces if not piece[1].empty and piece[1].fixed >= LEAST_FIXED]
-    if sum(part.size for _, part in useful) > _LARGEST:
+    fixed = min(max(part.fixed for _, part in way) for way in ways)
+    useful = [_useful(way, several=len(ways) > 1) for way in ways]
+    if not all(useful) or sum(part.size for way in useful for _, part in way) > _LARGEST:
         return Wide((), fixed)
-    alone = [piece for piece in useful if _forbidden(piece[0][-1], flags)]
-    return Wide(tuple(part.text for _, part in alone or useful), fixed, bool(alone))
+    alone = [piece for piece in useful[0] if _forbidden(piece[0][-1], flags)] if len(useful) == 1 else []
+    texts = [tuple(dict.fromkeys(part.text for _, part in way)) for way in ([alone] if alone else useful)]
+    return Wide(tuple(_needed(texts)), fixed, bool(alone))
+
+
+def _pieces(way: list[Any], flags: int) -> list[tuple[list[Any], _Part]]:
+    """What is between the gaps of a way, and its expressions."""
+    return [(items, _sequence(items, flags, first=True, last=True)) for items in _split(way)]
+
+
+def _useful(way: Sequence[tuple[list[Any], _Part]], *, several: bool) -> list[tuple[list[Any], _Part]]:
+    """The pieces of a way that few lines hold. Of several ways, short ones only if need be: each word costs time."""
+    useful = [piece for piece in way if not piece[1].empty and piece[1].fixed >= LEAST_FIXED]
+    longest = max((part.fixed for _, part in useful), default=0)
+    return [piece for piece in useful if not several or piece[1].fixed >= min(longest, _LONG)]
+
+
+def _needed(ways: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Ways without those that ask for all that another one asks for."""
+    known: list[frozenset[str]] = []
+    for way in sorted(dict.fromkeys(ways), key=len):
+        if not any(texts <= frozenset(way) for texts in known):
+            known.append(frozenset(way))
+            yield way
 
 
 def flat(items: Iterable[Any]) -> Iterator[Any]:
@@ -89,17 +119,60 @@ def flat(items: Iterable[Any]) -> Iterator[Any]:
             yield op, value
 
 
-def _split(items: list[Any], flags: int) -> Iterator[list[Any]]:
-    """What is between those items of a pattern that stand for almost any text: a line that matches holds all of it.
+def _ways(items: Iterable[Any], flags: int) -> list[list[Any]]:
+    """The ways to match items that follow each other, one for each branch that holds a gap, with _GAP in its place.
 
-    That is much faster than to look for the whole, where much begins like a match.
+    What stands for almost any text is a gap: a line that matches holds all that is between the gaps of one way. To look
+    for that is much faster than to look for the whole, where much begins like a match.
     """
+    ways: list[list[Any]] = [[]]
+    for item in items:
+        choices = _choices(item, flags)
+        if len(ways) * len(choices) > _MOST_WAYS:
+            choices = [[item]]
+        ways = [[*way, *choice] for way in ways for choice in choices]
+    return ways
+
+
+def _choices(item: Any, flags: int) -> list[list[Any]]:
+    """The ways to match an item: the item itself where it holds no gap that is worth to be looked for."""
+    op, value = item
+    ways: list[list[Any]] = []
+    if _is_any(item, flags):
+        return [[_GAP]]
+    if op is _constants.SUBPATTERN:
+        ways = _ways(value[3], _compiler._combine_flags(flags, value[1], value[2]))
+        if value[1] or value[2]:
+            ways = [_in_group(way, value) for way in ways]
+    elif op is _constants.ATOMIC_GROUP:
+        ways = _ways(value, flags)
+    elif op is _constants.BRANCH:
+        ways = [way for branch in value[1] for way in _ways(branch, flags)]
+    elif op in _REPEATS and tuple(value[:2]) == (0, 1):
+        ways = [[], *_ways(value[2], flags)]
+    whole = [way for way in ways if _GAP not in way]
+    if len(whole) == len(ways):
+        return [[item]]
+    together = [[(_constants.BRANCH, (None, whole))]] if len(whole) > 1 else whole
+    return [*together, *(way for way in ways if _GAP in way)]
+
+
+def _in_group(way: list[Any], group: tuple[Any, ...]) -> list[Any]:
+    """A way in which what is between the gaps has the flags of a group."""
+    items: list[Any] = []
+    for piece in _split(way):
+        items += [_GAP, (_constants.SUBPATTERN, (*group[:3], piece))]
+    return items[1:]
+
+
+def _split(way: list[Any]) -> Iterator[list[Any]]:
+    """What is between the gaps of a way."""
     start = 0
-    for at, item in enumerate(items):
-        if _is_any(item, flags):
-            yield items[start:at]
+    for at, item in enumerate(way):
+        if item is _GAP:
+            yield way[start:at]
             start = at + 1
-    yield items[start:]
+    yield way[start:]
 
 
 def _sequence(items: Iterable[Any], flags: int, *, first: bool = False, last: bool = False) -> _Part:
@@ -211,8 +284,19 @@ def _letter(item: Any, flags: int) -> _Part:
         if not flags & IGNORECASE and letter != "\ufffd":
             encoded = letter.encode()
             return _Part(_quoted(encoded), False, len(encoded), True, len(encoded))
-    one = _set(_members(item, flags), beyond=True)
+    letters = _members(item, flags)
+    if op is _constants.IN and not flags & IGNORECASE and all(_is_ascii(each) for each in value):
+        if not letters:
+            raise _UnknownError  # no line holds one
+        return _Part(_set(letters), False, 0, len(letters) <= _FEW, 1, _set(letters))
+    one = _set(letters, beyond=True)
     return _Part(rf"{one}[\x80-\xff]*", False, 0, False, 2, one)
+
+
+def _is_ascii(member: Any) -> bool:
+    """Whether a member of a set is nothing but letters of ASCII. Those of `\\d` and the like are not."""
+    op, value = member
+    return (op is _constants.LITERAL and value < 128) or (op is _constants.RANGE and value[1] < 128)
 
 
 def _members(item: Any, flags: int) -> frozenset[str]:

@@ -48,8 +48,8 @@ def test_a_line_in_which_a_slow_pattern_matches_nothing_takes_no_time() -> None:
 
 
 def test_a_pattern_that_the_library_refuses_keeps_it_from_no_other() -> None:
-    known = tuple(Pattern.of(text).wide.expressions for text in ("error 1", "error 2", "error 3"))
-    refused = (*known[:1], ("(",), *known[2:])
+    known = tuple(Pattern.of(text).wide.ways for text in ("error 1", "error 2", "error 3"))
+    refused = (*known[:1], (("(",),), *known[2:])
     ends = candidates._Search(refused).ends(b"error 3\n", [(0, 8)], 8)
     assert ends == {0: [], 2: [7]}
 

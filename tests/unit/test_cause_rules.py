@@ -67,12 +67,12 @@ def test_no_shipped_pattern_is_slow(name: str) -> None:
     rule = SHIPPED[name]
     if rule.within is None:
         assert advice(rule.pattern.replace("^", "")) is None
-        assert rule.compiled.wide.expressions, "each line of a log would be tried"
+        assert rule.compiled.wide.ways, "each line of a log would be tried"
 
 
 def test_lines_are_found_without_their_labels() -> None:
     rule = CauseRule(category="code", pattern="^KeyError: ")
-    assert len(rule.compiled.wide.expressions[0]) < len(LABELS)
+    assert len(rule.compiled.wide.ways[0][0]) < len(LABELS)
     assert rule.compiled.search("[rank3]: KeyError: 'lr'")
 
 

@@ -69,6 +69,13 @@ POOL = [
     r"nan.*error|loss: .*x",
     r"(?i)Error.*(?P<n>[0-9]{1,40}).* ok$",
     r"^(?:fatal |no )+error\s*$",
+    r"^(?:error.* ok|nan|loss: .*x)",
+    r"(?:error(?!.*ok)|nan.*x)",
+    r"loss: (?:.*nan |x)?error",
+    r"(?i:error.*OOM|NAN) ok",
+    r"no (?:fatal .*error|no )+nan",
+    r"[eE]rror(?: |.*[: ]+)7|[ax]{1,3}.*nan",
+    r"(?i)[kx].*nan|[ao]om",
 ]
 COLOUR = b"\x1b[31m"
 PIECES = [
@@ -126,6 +133,60 @@ def test_the_search_for_candidates_never_loses_a_line(text: str, data: bytes) ->
     assert {at for at, line in lines_of(data) if re.search(text, line)} <= {start for start, _ in looked_at}
     assert list(Candidates(data).newest_of(wide)) == [*reversed(looked_at)]
     assert set(looked_at) <= set(Candidates(data).of([widening.Wide()])[0])
+
+
+WORDS = st.sampled_from(["error", "nan", "a", "no ", "K"]).map(lambda word: (word, word))
+GAPS = st.sampled_from(["error", "", "no a", "x7 "]).map(lambda text: (".*", text))
+Written = tuple[str, str]
+
+
+def _larger(inner: st.SearchStrategy[Written]) -> st.SearchStrategy[Written]:
+    several = st.lists(inner, min_size=2, max_size=3)
+    chosen = st.tuples(several, st.integers(0, 1))
+    return st.one_of(
+        several.map(lambda parts: ("".join(part[0] for part in parts), "".join(part[1] for part in parts))),
+        chosen.map(lambda given: (f"(?:{'|'.join(part[0] for part in given[0])})", given[0][given[1]][1])),
+        several.map(lambda parts: (f"({'|'.join(part[0] for part in parts)})+", "".join(part[1] for part in parts))),
+        inner.map(lambda part: (f"(?i:{part[0]})", part[1].swapcase())),
+        st.tuples(inner, st.sampled_from("?*")).map(lambda given: (f"(?:{given[0][0]}){given[1]}", given[0][1])),
+        inner.map(lambda part: (f"(?:{part[0]})?", "")),
+        inner.map(lambda part: (f"(?>{part[0]})", part[1])),
+    )
+
+
+@given(st.recursive(st.one_of(WORDS, GAPS), _larger, max_leaves=12))
+def test_branches_that_hold_gaps_lose_no_line(written: Written) -> None:
+    pattern, text = written
+    data = f"{text}\nx {text} 7\nno\n".encode()
+    looked_at = {start for start, _ in Candidates(data).of([Pattern.of(pattern).wide])[0]}
+    assert {at for at, line in lines_of(data) if re.search(pattern, line)} <= looked_at
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("error (?:no .*nan|x )*7", "error x x no nan7"),
+        ("(?i:error.*OOM|NAN) ok", "ERROR oom ok"),
+        ("(?i)[kx]elvin", "\u212aelvin"),
+    ],
+)
+def test_repeats_flags_and_other_cases_lose_no_line(pattern: str, line: str) -> None:
+    assert Candidates(line.encode()).of([Pattern.of(pattern).wide])[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ways"),
+    [
+        ("no (?:error.*nan|loss)s", 2),
+        ("(?:error.*nan|loss|oom)", 2),  # those without a gap are one
+        ("(?:error.*nan|loss: .*(?:memory|failed.*broken))", 3),
+        ("error(?:.*nan)?", 1),
+        ("(?:error.*nan|loss){2}x", 1),
+        ("".join(f"(?:word {number}.*text {number}|none {number})" for number in range(6)), 16),
+    ],
+)
+def test_a_branch_that_holds_a_gap_is_a_way_of_its_own(pattern: str, ways: int) -> None:
+    assert len(Pattern.of(pattern).wide.ways) == ways
 
 
 @given(st.sampled_from([*POOL, r"error\s+\d", r"(?!.*ok)error", r"no (?!\s)error", r"error(?!\n)"]), LOGS)
