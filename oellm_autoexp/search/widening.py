@@ -7,6 +7,7 @@ in another way than `re`, so that an exact translation would lose lines; `re` th
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from re import IGNORECASE, _compiler, _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed one
@@ -187,9 +188,21 @@ def _trimmed(items: Iterable[Any], flags: int, *, first: bool, last: bool) -> li
     trimmed = list(flat(items))
     while last and trimmed and not _forbidden(trimmed[-1], flags) and (least := _least(trimmed[-1])) is not None:
         trimmed[-1:] = least
+    while first and len(trimmed) > 1 and trimmed[0][0] is _constants.AT and _begins_with_little(trimmed[1]):
+        del trimmed[0]  # what repeats there costs more than the other lines that are found without it
     while first and trimmed and (least := _least(trimmed[0])) is not None:
         trimmed[:1] = least
     return trimmed
+
+
+def _begins_with_little(item: Any) -> bool:
+    """Whether what may follow the beginning of a line needs not be there for a match."""
+    op, value = item
+    if op is _constants.BRANCH:
+        return any(_begins_with_little(next(flat(branch))) for branch in value[1] if len(branch))
+    if op is _constants.SUBPATTERN:
+        return any(_begins_with_little(inner) for inner in itertools.islice(flat(value[3]), 1))
+    return _least(item) is not None
 
 
 def _least(item: Any) -> Sequence[Any] | None:

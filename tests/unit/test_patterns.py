@@ -75,6 +75,8 @@ POOL = [
     r"(?i:error.*OOM|NAN) ok",
     r"no (?:fatal .*error|no )+nan",
     r"[eE]rror(?: |.*[: ]+)7|[ax]{1,3}.*nan",
+    r"^(?:\w+ ){0,9}\w*error",
+    r"^(?:(?:no )?error|(?:fatal ?)+nan)$",
     r"(?i)[kx].*nan|[ao]om",
 ]
 COLOUR = b"\x1b[31m"
@@ -138,6 +140,20 @@ def test_the_search_for_candidates_never_loses_a_line(text: str, data: bytes) ->
 WORDS = st.sampled_from(["error", "nan", "a", "no ", "K"]).map(lambda word: (word, word))
 GAPS = st.sampled_from(["error", "", "no a", "x7 "]).map(lambda text: (".*", text))
 Written = tuple[str, str]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expressions"),
+    [
+        (r"^(?:\w+\.){0,9}FooError", {("FooError",)}),
+        (r"^(?:(?:\w+\.)*FooError|Killed)", {("(?:FooError|Killed)",)}),
+        (r"^(?:FooError|Killed)", {(r"[\n\r](?:FooError|Killed)",)}),
+    ],
+)
+def test_what_need_not_be_there_at_the_beginning_of_a_line_is_not_searched_for(
+    pattern: str, expressions: set[tuple[str, ...]]
+) -> None:
+    assert {*Pattern.of(pattern).wide.ways} == expressions
 
 
 def _larger(inner: st.SearchStrategy[Written]) -> st.SearchStrategy[Written]:
