@@ -82,11 +82,12 @@ def ask_holder(
     lines: Sequence[str] = (),
 ) -> int:
     """Ask the process that holds the session, and wait a moment for it to do so."""
+    who = who_watches(manifest)  # it may end as soon as it has done what it is asked
     asked = ask(manifest, names, kind, reason)
     until = time.monotonic() + HANDLED_SECONDS
     while any(path.exists() for path in asked) and time.monotonic() < until:
         time.sleep(PAUSE_SECONDS)
-    text = f"asked {who_watches(manifest)} to {what}{when_done(asked)}"
+    text = f"asked {who} to {what}{when_done(asked)}"
     report(options, manifest, recorded(manifest), names, [*lines, text])
     return app.OK
 
