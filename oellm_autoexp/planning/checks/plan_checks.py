@@ -62,7 +62,7 @@ def check_plan_wide(first: AutoexpConfig, config: AutoexpConfig, chosen: Collect
             hint,
         )
         for path in wide
-        if attrgetter(path)(first) != attrgetter(path)(config)
+        if (value_of := attrgetter(path))(first) != value_of(config)
     ]
     raise_all(SweepError, problems)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,8 @@ class JobPlanner:
         self._packer = Packer()
         self._redactor = Redactor()
         self._rules = rule_checks.Decoder()
+        self._right_sections: Sequence[Any] = (None, None, None)
+        self._right_env: Mapping[str, str] = {}
         self._expectations = Expectations(past, jobs.absolute)
 
     def checked(self, index: int, *, thoroughly: bool = True) -> PlannedJob:
@@ -208,17 +211,19 @@ class JobPlanner:
         return job_script(config, command, resolved.code, places, template, chain)
 
     def _check_sections(self, config: AutoexpConfig) -> None:
-        """Raises ConfigError for sections that a job can't have."""
-        problems = [
-            *name_problems(config.project.name),
-            *place_problems(config.project, self._jobs.absolute),
-            *environment_problems(config.slurm, config.container, config.backend.env),
-            *config.container.problems(config.slurm.launcher_cmd),
-            *dependency_problems(config.scheduler, config.slurm),
-            *shell_texts.problems(config.slurm),
-            *layout.problems(config.slurm, config.container.image_file("/")),
-        ]
+        """Raises ConfigError for sections that a job can't have; those that it shares with the last one are right."""
+        problems = [*name_problems(config.project.name), *place_problems(config.project, self._jobs.absolute)]
+        sections, env = (config.slurm, config.container, config.scheduler), config.backend.env
+        if env != self._right_env or not all(map(operator.is_, sections, self._right_sections)):
+            problems += [
+                *environment_problems(config.slurm, config.container, env),
+                *config.container.problems(config.slurm.launcher_cmd),
+                *dependency_problems(config.scheduler, config.slurm),
+                *shell_texts.problems(config.slurm),
+                *layout.problems(config.slurm, config.container.image_file("/")),
+            ]
         raise_all(ConfigError, problems)
+        self._right_sections, self._right_env = sections, env
 
     def _check_deadline(self, slurm: SlurmSection) -> None:
         """Raises ConfigError for a deadline that is past."""
