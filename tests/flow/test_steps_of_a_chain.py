@@ -70,6 +70,29 @@ def test_nodes_that_fail_their_preflight_do_not_end_a_chain(slurm: Cluster, slur
 
 
 @pytest.mark.slurm
+@pytest.mark.parametrize("state", ["drain", "down"])
+def test_links_wait_for_nodes_that_slurm_has_lost_and_leave_the_one_that_fails(
+    slurm: Cluster, slurm_user: User, state: str
+) -> None:
+    reached = slurm_user.home / "done" / "reached"
+    chain = {"job": {"chain": {"links": 4, "until": 1, "progress_file": str(reached)}}}
+    write(slurm_user, 'echo 1 > "$DONE/reached"', preflight=[HEALTHY], sbatch={"nodes": 1, "mem": 50}, more=chain)
+    sick, *others = slurm.node_names
+    (slurm_user.home / "done" / f"sick.{sick}").touch()
+    update = ("scontrol", "update", f"nodename={','.join(others)}")
+    slurm.run(*update, f"state={state}", "reason=test")
+    try:
+        start(slurm_user, monitored=False)
+        until(lambda: f"oellm-autoexp: the next links are kept from {sick}\n" in log(slurm_user), "the line")
+    finally:
+        slurm.run(*update, "state=resume")
+    until(reached.exists, "the link on a node that works")
+    assert slurm_user.run("monitor", "--session", slurm_user.plan_id).returncode == 0
+    job = slurm_user.session()["job"]
+    assert (job["state"], job["attempt"]) == ("success", 2)
+
+
+@pytest.mark.slurm
 def test_the_last_link_of_a_chain_is_requeued_without_the_nodes_that_fail(slurm: Cluster, slurm_user: User) -> None:
     reached = slurm_user.home / "done" / "reached"
     chain = {"job": {"chain": {"links": 2, "until": 1, "progress_file": str(reached)}}}

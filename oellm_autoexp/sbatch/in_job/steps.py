@@ -156,6 +156,9 @@ autoexp_goes_on() {  # whether SLURM lists the job as running, and has time for 
     return 1
   fi
 }
+autoexp_is_lost() {  # whether a state of a node (sinfo(1)) is one in which no job runs on it, or none begins
+  [[ $1 == @(down*|drain*|fail*|unknown*|inval*|power*down*|*\*) ]]
+}
 autoexp_ask_slurm() {  # whether the job goes on; nodes that SLURM has lost or drains are left out
   local held states node state
   autoexp_held=''
@@ -166,12 +169,11 @@ autoexp_ask_slurm() {  # whether the job goes on; nodes that SLURM has lost or d
   for node in "${autoexp_nodes[@]}"; do
     state=''
     [[ $states == *$'\n'"$node "* ]] && state=${states#*$'\n'"$node "} state=${state%%$'\n'*}
-    case $state in
-      down* | drain* | fail* | unknown* | inval* | power*down* | *'*')
-        autoexp_leave_out "$node" slurm "SLURM shows it as $state"
-        ;;
-      *) [[ -z $held || $held == *" $node "* ]] || autoexp_leave_out "$node" slurm "it left the allocation" ;;
-    esac
+    if autoexp_is_lost "$state"; then
+      autoexp_leave_out "$node" slurm "SLURM shows it as $state"
+    elif [[ -n $held && $held != *" $node "* ]]; then
+      autoexp_leave_out "$node" slurm "it left the allocation"
+    fi
   done
 }
 autoexp_on() {  # what a job of these nodes alone would have (sbatch(1), OUTPUT ENVIRONMENT VARIABLES)

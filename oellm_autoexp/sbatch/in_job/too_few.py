@@ -12,8 +12,23 @@ autoexp_and_sick() {  # the nodes that are excluded ($1), and those that failed 
   for node in "${autoexp_sick[@]}"; do without+=${without:+,}${node%%$'\t'*}; done
   printf '%s' "$without"
 }
-autoexp_suits() {  # whether SLURM has nodes for the job without these
-  [[ $(sbatch --test-only --exclude="$1" "$0" 2>&1) != *@(node configuration|Invalid node name)* ]]
+autoexp_suits() {  # whether SLURM has nodes for the job without these, now or when lost ones return
+  local job excluded name state kind own='' up=0 all=0 nodes
+  [[ $(sbatch --test-only --exclude="$1" "$0" 2>&1) == *@(node configuration|Invalid node name)* ]] || return 0
+  job=$(autoexp_shown)  # a job that names its nodes, or its reservation, gets no others
+  [[ $job == *" ReqNodeList=(null) "* && $job != *" Reservation="* ]] || return
+  excluded=" $(scontrol show hostnames "$1" 2> /dev/null | tr '\n' ' ') "
+  nodes=$(timeout 60 sinfo --noheader --Node --partition="$SLURM_JOB_PARTITION" \
+    --format='%N|%T|%c|%m|%G|%f' 2> /dev/null)
+  while IFS='|' read -r name state kind; do
+    [[ $name != "${autoexp_sick[0]%%$'\t'*}" ]] || own=$kind
+  done <<< "$nodes"
+  while IFS='|' read -r name state kind; do  # the others that have what the one has
+    [[ -n $own && $kind == "$own" && $excluded != *" $name "* ]] || continue
+    ((all += 1))
+    autoexp_is_lost "$state" || ((up += 1))
+  done <<< "$nodes"
+  ((up < SLURM_JOB_NUM_NODES && SLURM_JOB_NUM_NODES <= all))
 }
 autoexp_requeue() {  # once in its life, a job goes back into the queue without the nodes that failed their checks
   local job without='' said try
