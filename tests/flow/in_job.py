@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.flow.conftest import User, until
+from tests.slurm.cluster import Cluster
 
 SAYS = 'echo "rank $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME of $SLURM_JOB_NODELIST, first $FIRST"; '
 FIRST = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
@@ -74,6 +77,18 @@ def steps(user: User) -> list[tuple[str, str]]:
         (first.read_text().split("\n")[1], last.read_text().split("\n")[0] if last.exists() else "")
         for first, last in zip(begun, ended, strict=True)
     ]
+
+
+def saying(cluster: Cluster, node: str) -> list[int]:
+    """The processes of a node that say that it is alive."""
+    own = (f"SLURM_CLUSTER_NAME={cluster.name}".encode(), f"SLURMD_NODENAME={node}".encode())
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if all(each in environment for each in own) and b"autoexp_alive ()" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 def end(user: User, running: subprocess.Popen[str] | None) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from typing import Any
@@ -22,6 +24,7 @@ from tests.flow.in_job import (
     mark,
     ranks,
     restarts_by_slurm,
+    saying,
     scontrol,
     start,
     steps,
@@ -64,12 +67,44 @@ def test_a_killed_node_is_replaced_by_a_spare_one_without_the_queue(
     assert (nodes, size, master) == (f"{first},{third}", "2", first)
     assert third != second
     assert log(slurm_user).count("trained\n") == 2
-    assert re.fullmatch(rf"{second}\t(slurm|answer)\t.+\n", mark(slurm_user, "sick"))
+    assert mark(slurm_user, "sick") == f"{second}\tanswer\tit gave no sign of life\n", "sooner than SLURM sees it"
     assert restarts_by_slurm(slurm_user) == 0
     if monitored:
         job = slurm_user.session()["job"]
         assert (job["state"], job["attempt"], job["restarts"], job["requeues"]) == ("success", 1, {"in job": 1}, 0)
         assert any(f"step 2 of 3 on {nodes}; {second} left out" in entry["message"] for entry in job["history"])
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("jobs", "then"),
+    [(True, "while sleep 1; do echo $((k += 1)); done"), (False, "sleep 300")],
+    ids=["the program still writes", "slurmd alone has died"],
+)
+def test_a_step_that_may_still_work_is_ended_by_slurm_only(
+    slurm: Cluster, slurm_user: User, jobs: bool, then: str
+) -> None:
+    write(slurm_user, f"{LATER} || {then}; echo trained", restarts_in_job=1, spare_nodes=1)
+    start(slurm_user, monitored=False)
+    until(lambda: len(ranks(slurm_user)) == 2, "two ranks")
+    second = sorted(ranks(slurm_user))[1][2]
+    slurm.kill_node(second, jobs=jobs)
+    assert end(slurm_user, None) == 0
+    assert len(steps(slurm_user)) == 2
+    assert re.fullmatch(rf"{second}\tslurm\tSLURM shows it as .+\n", mark(slurm_user, "sick"))
+    assert "sign of life" not in log(slurm_user)
+
+
+@pytest.mark.slurm
+def test_a_node_whose_task_that_says_so_is_stopped_is_not_lost(slurm: Cluster, slurm_user: User) -> None:
+    write(slurm_user, "sleep 35; echo trained", restarts_in_job=1, spare_nodes=1)
+    start(slurm_user, monitored=False)
+    until(lambda: len(ranks(slurm_user)) == 2, "two ranks")
+    second = sorted(ranks(slurm_user))[1][2]
+    for process in until(lambda: saying(slurm, second), "what says that the node is alive"):
+        os.kill(process, signal.SIGSTOP)
+    assert end(slurm_user, None) == 0
+    assert [code for _, code in steps(slurm_user)] == ["0"]
 
 
 @pytest.mark.slurm
@@ -109,7 +144,7 @@ def test_a_step_that_lost_a_node_has_failed_though_its_other_tasks_ended_well(sl
     assert end(slurm_user, None) == 0
     assert [code for _, code in steps(slurm_user)] == ["1", "0"]
     assert second not in steps(slurm_user)[1][0].split(",")
-    assert f"step 1 has failed, though its other tasks ended with 0: Node failure on {second}\n" in log(slurm_user)
+    assert f"step 1 has failed, though its other tasks ended with 0: {second} gave no sign of life\n" in log(slurm_user)
 
 
 @pytest.mark.slurm

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from oellm_autoexp.core.states import DO_NOT_REQUEUE
 from oellm_autoexp.core.text import shell
-from oellm_autoexp.sbatch.in_job import too_few
+from oellm_autoexp.sbatch.in_job import lost_nodes, too_few
 from oellm_autoexp.sbatch.in_job.preflight import Preflight
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
 from oellm_autoexp.sbatch.log_paths import log_word
@@ -46,7 +46,7 @@ autoexp_spare=@spare@ autoexp_restarts=@restarts@ autoexp_log_file=@log@
 autoexp_srun=(@srun@) autoexp_patience=@patience@ autoexp_clock=@clock@ autoexp_warning=@warning@ autoexp_pause=0
 autoexp_nodes=() autoexp_sick=() autoexp_step=0 autoexp_code=0 autoexp_why='' autoexp_end='' autoexp_signalled=''
 autoexp_no_answer='SLURM does not answer (scontrol show job)'
-@functions@@too_few@
+@functions@@too_few@@lost_nodes@
 autoexp_program() {
 @program@
 }
@@ -72,15 +72,20 @@ autoexp_leave_out() {  # node, check, reason
   autoexp_say "node $1 is left out: $2: $3"
   autoexp_mark "$autoexp_id.sick" "${autoexp_sick[@]}" || true  # nothing depends on it
 }
+autoexp_each() {  # seconds (0: no limit), lines of bash, nodes: a task on each of them, in a step beside the program's
+  local seconds=$1 lines=$2
+  shift 2
+  exec timeout --kill-after=10 "$seconds" env -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
+    -u SLURM_TRES_PER_TASK -u SLURM_CPUS_PER_TASK -u SRUN_CPUS_PER_TASK -u SLURM_DISTRIBUTION \
+    -u SLURM_NTASKS_PER_SOCKET -u SLURM_CPU_BIND -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU -u SLURM_MEM_PER_NODE \
+    -u AUTOEXP_STEP "${autoexp_srun[@]}" --overlap --mem=0 --mpi=none --input=none --nodes=$# --ntasks=$# \
+    --ntasks-per-node=1 --nodelist="$(autoexp_joined "$@")" --kill-on-bad-exit=0 bash -c "$lines" 2> /dev/null
+}
 autoexp_ask() {  # some nodes: what they answer, in one step for all of them
   local checks
   checks="trap '' HUP USR1 USR2"$'\n'$(declare -f @names@)$'\n'autoexp_on_node  # --signal is for the program
   if ((${#autoexp_srun[@]})); then
-    timeout --kill-after=10 "$autoexp_patience" env -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
-      -u SLURM_TRES_PER_TASK -u SLURM_CPUS_PER_TASK -u SRUN_CPUS_PER_TASK -u SLURM_DISTRIBUTION \
-      -u SLURM_NTASKS_PER_SOCKET -u SLURM_CPU_BIND -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU -u SLURM_MEM_PER_NODE \
-      "${autoexp_srun[@]}" --overlap --mem=0 --mpi=none --input=none --nodes=$# --ntasks=$# --ntasks-per-node=1 \
-      --nodelist="$(autoexp_joined "$@")" --kill-on-bad-exit=0 bash -c "$checks" 2> /dev/null
+    autoexp_each "$autoexp_patience" "$checks" "$@"
   else
     bash -c "$checks"
   fi
@@ -194,12 +199,15 @@ autoexp_errors_of_srun() {  # the first line of this kind ($1) that srun has wri
   [[ -n $autoexp_from && -f /proc/$$/fd/2 ]] || return
   tail --bytes="+$((autoexp_from + 1))" "/proc/$$/fd/2" 2> /dev/null | grep -m 1 -axE "srun: error: $1"
 }
+autoexp_failed() {
+  autoexp_say "step $autoexp_step has failed, though its other tasks ended with 0: $1"
+  autoexp_code=1
+}
 autoexp_own_code() {  # srun's code is that of tasks that it has ended; what the first one ended with is on stderr
   local found
   if ((autoexp_code == 0 && ${#autoexp_srun[@]})); then  # nor does it count tasks that were lost with their node
     found=$(autoexp_errors_of_srun "Node failure on .*") || return
-    autoexp_say "step $autoexp_step has failed, though its other tasks ended with 0: ${found#srun: error: }"
-    autoexp_code=1
+    autoexp_failed "${found#srun: error: }"
     return
   fi
   ((autoexp_code > 128)) || return
@@ -282,9 +290,7 @@ autoexp_steps() {
       autoexp_say "restart $((autoexp_step - 1)) of $autoexp_restarts in the job: on $nodes, as $autoexp_why"
     autoexp_from=$(stat --dereference --format=%s "/proc/$$/fd/2" 2> /dev/null)
     autoexp_began=$SECONDS
-    autoexp_program
-    autoexp_code=$?
-    autoexp_own_code
+    @run@
     autoexp_mark "$autoexp_id.step$autoexp_step.exit" "$autoexp_code" "$nodes"
     autoexp_again || break
     autoexp_why="step $autoexp_step ended with exit code $autoexp_code"
@@ -299,6 +305,9 @@ else
   @end@
   (exit "$autoexp_code")
 fi"""
+_PLAIN = """autoexp_program
+    autoexp_code=$?
+    autoexp_own_code"""
 _ENDED_BY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 """Signals that end a task which fails by itself; srun writes them in the words of strsignal(3)."""
 _MARKER = re.compile(r"@([a-z_]+)@")
@@ -324,6 +333,11 @@ class Steps:
     preflight: Preflight
     warning_seconds: int = 0
 
+    @property
+    def _is_watched(self) -> bool:
+        """Whether a node that is lost would be noticed by the script, as there is another one."""
+        return bool(self.spare and self.srun)
+
     def environment(self, names: Iterable[str], lines: str) -> str:
         """The lines of a script that set these variables, so that they can be set once more for each step."""
         return _filled(_ENVIRONMENT, {"names": " ".join(names), "lines": lines or "  :"})
@@ -348,6 +362,8 @@ class Steps:
             "names": " ".join(self.preflight.names),
             "program": forwarding(command, asked, again=True),
             "too_few": f"\n{too_few.functions(of_chain=of_chain)}" if self.preflight.checks else "",
+            "lost_nodes": f"\n{lost_nodes.functions()}" if self._is_watched else "",
+            "run": 'autoexp_watched "${all[0]}"' if self._is_watched else _PLAIN,
             "preflight": too_few.lines(of_chain=of_chain) if self.preflight.checks else "  :",
             "launcher_variable": LAUNCHER_VARIABLE,
             "begin": noting(asked) if asked else ":",
