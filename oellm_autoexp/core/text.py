@@ -25,6 +25,9 @@ class Raw:
     def __repr__(self) -> str:
         return f"Raw({self.text!r})"
 
+    def __str__(self) -> str:
+        return self.text
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Raw) and other.text == self.text
 

@@ -19,7 +19,7 @@ from oellm_autoexp.engine.executing.executor import ActionExecutor
 from oellm_autoexp.engine.node_watch import NodeWatch
 from oellm_autoexp.engine.observing.accounts import settle_accounts
 from oellm_autoexp.engine.observing.measurement_writer import MeasurementWriter
-from oellm_autoexp.engine.observing.observer import Observer, queued_ids
+from oellm_autoexp.engine.observing.observer import Observer, may_be_queued, queued_ids
 from oellm_autoexp.engine.observing.series_writer import write_points
 from oellm_autoexp.nodes.reputation import Reputation
 from oellm_autoexp.schedulers.base import Scheduler
@@ -103,9 +103,10 @@ class Monitor:
         """
         configured: float | None = self.manifest.monitoring.get("poll_interval_seconds")
         seconds = configured or self._pause_seconds * random.uniform(0.9, 1.1)  # noqa: S311  no secret
-        if self.executor.in_progress and not self.queued_ids:  # nothing else is waited for
+        queued = any(may_be_queued(job) for job in self.session.jobs.values())
+        if self.executor.in_progress and not queued:  # nothing else is waited for
             seconds = min(seconds, _SUBPROCESS_SECONDS)
-        if not self.queued_ids and any(job.logs.late_until is not None for job in self.session.jobs.values()):
+        if not queued and any(job.logs.late_until is not None for job in self.session.jobs.values()):
             seconds = min(seconds, self.scheduler.log_lag_seconds)
         return min(seconds, _UNCLEAR_SECONDS) if self.submitter.unsettled else seconds
 

@@ -24,15 +24,7 @@ def blames(job: JobState, plan: str, now: float, asked: int = 1) -> list[Entry]:
     A cause counts once the log's late lines are read: they may change it. What SLURM itself says of failed nodes counts
     at once, as SLURM may requeue the job meanwhile.
     """
-    found: list[Entry] = []
-    checks = {node: why.partition(":")[0] for node, why in job.run.sick_nodes.items()}
-    failed = Counter(checks.values())
-    some_passed = not {*expand(job.answer.nodes)} <= checks.keys()
-    for node, why in job.run.sick_nodes.items():
-        category = "node" if checks[node] in OF_THE_SCRIPT else PREFLIGHT
-        if category == PREFLIGHT and 1 < asked <= failed[checks[node]] and not some_passed:
-            continue
-        found += attempt_blames(job, plan, job.newest.ended_at or now, [node], category, why)
+    found = _sick(job, plan, now, asked) if job.run.sick_nodes else []
     if job.state not in FINAL:
         return found
     cause, at = job.run.cause, job.newest.ended_at or now
@@ -42,6 +34,20 @@ def blames(job: JobState, plan: str, now: float, asked: int = 1) -> list[Entry]:
     if job.state == NODE_FAIL:
         nodes = [node for node in expand(job.answer.failed_nodes) if node not in {entry.node for entry in found}]
         found += attempt_blames(job, plan, at, nodes, "node", "SLURM ended the job, as the node failed")
+    return found
+
+
+def _sick(job: JobState, plan: str, now: float, asked: int) -> list[Entry]:
+    """The nodes that a job's script has left out."""
+    found: list[Entry] = []
+    checks = {node: why.partition(":")[0] for node, why in job.run.sick_nodes.items()}
+    failed = Counter(checks.values())
+    some_passed = not {*expand(job.answer.nodes)} <= checks.keys()
+    for node, why in job.run.sick_nodes.items():
+        category = "node" if checks[node] in OF_THE_SCRIPT else PREFLIGHT
+        if category == PREFLIGHT and 1 < asked <= failed[checks[node]] and not some_passed:
+            continue
+        found += attempt_blames(job, plan, job.newest.ended_at or now, [node], category, why)
     return found
 
 

@@ -76,7 +76,7 @@ def render(
     problems += [
         Problem("it contains a NUL character", where)
         for where, words in written.items()
-        if any("\0" in (word.text if isinstance(word, Raw) else word) for word in words)
+        if "\0" in "".join(map(str, words))
     ]
     problems += [
         Problem(

@@ -210,7 +210,7 @@ def _operator(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Texts with a shell's signs that no shell reads
 
-_SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
+_SHELLS = frozenset(("sh", "bash", "dash", "ksh", "zsh"))
 _OF_JOBS = re.compile(r"\$(?:SLURM_[A-Z0-9_]+|\{SLURM_[A-Z0-9_]+\})")
 
 
@@ -218,7 +218,7 @@ def read_by_a_shell(words: Sequence[str]) -> set[int]:
     """The indices of words that are scripts of a shell: those after `bash -c`."""
     found = set()
     for index, word in enumerate(words):
-        if word.endswith(_SHELLS) and word.rpartition("/")[2] in _SHELLS:
+        if word.endswith("sh") and word.rpartition("/")[2] in _SHELLS:  # the first is quick, and true of all of them
             at = index + 1
             while at < len(words) and words[at].startswith("-"):
                 if re.fullmatch(r"-[a-zA-Z]*c[a-zA-Z]*", words[at]):
@@ -230,14 +230,14 @@ def read_by_a_shell(words: Sequence[str]) -> set[int]:
 
 def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> list[str | Raw]:
     """Words in which `$NAME` is a variable of the job (`of_slurm_alone`: of SLURM), except in scripts of a shell."""
-    if not any("$" in word for word in words):  # as in most of the jobs of a sweep
-        return [*words]
     pattern = _OF_JOBS if of_slurm_alone else REFERENCE
-    shells = read_by_a_shell(words)
-    return [
-        Raw(expanded(word, pattern)) if index not in shells and pattern.search(word) else word
-        for index, word in enumerate(words)
-    ]
+    found: list[str | Raw] = [*words]
+    if meant := [index for index, word in enumerate(words) if "$" in word and pattern.search(word)]:
+        shells = read_by_a_shell(words)
+        for index in meant:
+            if index not in shells:
+                found[index] = Raw(expanded(words[index], pattern))
+    return found
 
 
 def stays_text(text: str) -> str:

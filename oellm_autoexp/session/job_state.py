@@ -350,9 +350,9 @@ class JobState:
     @property
     def later_links(self) -> dict[str, str]:
         """The ids of the links of its chain that follow the newest attempt in the queue, with their token."""
-        array, _, task = self.newest.scheduler_id.partition("_")
-        if self.newest.last_link is None or not task:
+        if self.newest.last_link is None or "_" not in self.newest.scheduler_id:
             return {}
+        array, _, task = self.newest.scheduler_id.partition("_")
         token = self.newest.token or self.past.earlier[-1].token  # the latter: its next attempt is to come
         return {f"{array}_{link}": token for link in range(int(task) + 1, self.newest.last_link + 1)}
 

@@ -60,7 +60,7 @@ class Observer:
         at = Moment(now, self._session.watched.seconds, poll_interval_seconds, self._scheduler.log_lag_seconds)
         jobs = self._session.jobs
         queued = queued_ids(jobs.values())
-        watched = [job for job in jobs.values() if job.state in IN_QUEUE or job.may_still_run]
+        watched = [job for job in jobs.values() if may_be_queued(job)]
         late = [job for job in jobs.values() if job.logs.late_until is not None and not job.may_still_run]
         also = self._may_run_again(queued)
         error, answers = self._asked({**also, **queued})
@@ -171,12 +171,13 @@ class Observer:
 
     def _with_warnings(self, before: JobState, job: JobState, now: float) -> JobState:
         """Report rules whose patterns are too slow, and status files that are ignored; the latter once in all."""
-        for name in job.run.slow.keys() - before.run.slow.keys() - set(job.run.switched_off):
-            text = f"the pattern of the rule '{name}' took too long: a part of the log was not searched for it"
-            self._report(f"{job.name}: {text}")
-        for name in job.run.switched_off:
-            if name not in before.run.switched_off:
-                self._report(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")
+        if job.run is not before.run:
+            for name in job.run.slow.keys() - before.run.slow.keys() - set(job.run.switched_off):
+                text = f"the pattern of the rule '{name}' took too long: a part of the log was not searched for it"
+                self._report(f"{job.name}: {text}")
+            for name in job.run.switched_off:
+                if name not in before.run.switched_off:
+                    self._report(f"{job.name}: the rule '{name}' is switched off: its pattern takes too long")
         for text in self._reports.warnings.pop(job.name, ()):
             if not any(entry.message == text for entry in job.history):
                 job = job.happened(now, "warning", text)
@@ -216,9 +217,14 @@ class Observer:
                         self._report(f"{job.name}: {seen.history[-1].message}")
 
 
+def may_be_queued(job: JobState) -> bool:
+    """True if the newest attempt of a job is in the scheduler's queue, or may be."""
+    return job.state in IN_QUEUE or job.may_still_run
+
+
 def queued_ids(jobs: Iterable[JobState]) -> dict[str, str]:
     """The scheduler's ids of the jobs that are in its queue, or may be, and of their later links; with their tokens."""
-    queued = [job for job in jobs if job.state in IN_QUEUE or job.may_still_run]
+    queued = [job for job in jobs if may_be_queued(job)]
     links = {link: token for job in queued for link, token in job.later_links.items()}
     return links | {job: tracked.newest.token for job, tracked in by_id(queued).items()}
 

@@ -52,15 +52,17 @@ def of_sweep(composed: Composed) -> Iterator[str]:
 def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:
     """A note for the words of a program that a shell would act on, and that are only words here."""
     found: dict[str, str] = {}
-    for job in reversed(jobs):
-        odd = [index for index, word in enumerate(job.argv) if word in _SIGNS or _ATTACHED.fullmatch(word)]
+    words = {word for job in jobs for word in job.argv}
+    signs = {word for word in words if word in _SIGNS or _ATTACHED.fullmatch(word)}
+    for job in reversed(jobs if signs else ()):
+        odd = [index for index, word in enumerate(job.argv) if word in signs]
         shells = read_by_a_shell(job.argv) if odd else set()
         found.update({job.argv[index]: job.name for index in odd if index not in shells})
     if found:
-        signs = ", ".join(f"'{word}'" for word in sorted(found)[:_FEW])
+        shown = ", ".join(f"'{word}'" for word in sorted(found)[:_FEW])
         name = next(iter(found.values()))
         yield (
-            f"{signs} among the arguments of the program (job {name}): no shell reads them, the program receives them "
+            f"{shown} among the arguments of the program (job {name}): no shell reads them, the program receives them "
             "unchanged; to use a shell write backend.argv: [bash, -c, '… | …']"
         )
 
@@ -78,12 +80,12 @@ def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iter
             "{found!r} in {word!r} stays text: SLURM replaces it only in its own paths; $SLURM_JOB_ID is the job's id",
         ),
     )
+    words = {word for job in jobs for word in job.argv}
     for pattern, sign, text in kinds:
         found: dict[str, str] = {}
-        for job in jobs:
-            odd = [
-                at for at, word in enumerate(job.argv) if sign in word and word not in meant and pattern.search(word)
-            ]
+        stays = {word for word in words if sign in word and word not in meant and pattern.search(word)}
+        for job in jobs if stays else ():
+            odd = [at for at, word in enumerate(job.argv) if word in stays]
             shells = read_by_a_shell(job.argv) if odd else set()
             for word in (job.argv[at] for at in odd if at not in shells):
                 found.setdefault(text.format(word=word, found=pattern.findall(word)[0]), job.name)

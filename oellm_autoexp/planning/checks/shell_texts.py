@@ -109,9 +109,10 @@ def _of_tasks(name: str, where: Location) -> Problem:
 def word_problems(argv: Sequence[str], where: Location) -> Iterator[Problem]:
     """Words of a program with a variable that only a shell in the task could read."""
     yield from _assignment(argv, where / "argv", "write {name}: {value} into backend.env")
-    shells = read_by_a_shell(argv)
-    for index, word in enumerate(argv):
-        if "$" in word and index not in shells and (found := OF_TASKS.search(word)):
+    odd = {index: found for index, word in enumerate(argv) if "$" in word and (found := OF_TASKS.search(word))}
+    shells = read_by_a_shell(argv) if odd else set()
+    for index, found in odd.items():
+        if index not in shells:
             yield _of_tasks(found[1], where)
 
 
