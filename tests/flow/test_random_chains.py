@@ -43,6 +43,8 @@ class Round:
     next_at: float = 0.0
     lost: int = 0
     drained: str = ""
+    batch: list[Round] = field(default_factory=list)
+    """All chains that run at the same time, on the same nodes."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -109,10 +111,16 @@ class Round:
         running = self.queue("R")
         if not running or self.lost == MOST_LOST:
             return
-        self.lost += 1
         link, node = running[0]
-        how = self.chance.choice(["kill", "scancel", "down", "dead"])
-        self.say(f"link {link} on {node}: {how}")
+        how, hit = self.chance.choice(["kill", "scancel", "down", "dead"]), [self]
+        if how in ("down", "dead"):  # which ends the links of other chains, too
+            there = self.cluster.run("squeue", "-h", "-t", "R,CG", "-w", node, "-o", "%F", check=False).stdout.split()
+            hit = [each for each in self.batch if each is self or each.array in there]
+            if any(each.lost == MOST_LOST for each in hit):
+                how, hit = "kill", [self]
+        for each in hit:
+            each.lost += 1
+            each.say(f"link {link} of {self.array} on {node}: {how}")
         match how:
             case "kill":
                 self.cluster.run("scancel", "--signal=KILL", "--full", link, check=False)
@@ -186,6 +194,7 @@ def _history(state: JobState) -> str:
 
 def go(rounds: list[Round], cluster: Cluster, chance: random.Random) -> None:
     for each in rounds:
+        each.batch = rounds
         each.begin()
     end = time.monotonic() + BATCH_SECONDS
     restart_at = time.monotonic() + chance.uniform(1, 8)
