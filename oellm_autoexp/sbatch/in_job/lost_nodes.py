@@ -47,10 +47,16 @@ autoexp_hear() {  # seconds, nodes: notes which of them is alive; 1 if none can 
   [[ " $* " != *" $part "* ]] || heard[$part]=$SECONDS
   part=''
 }
-autoexp_watch() {  # the node of the script, and those of the step: prints which are lost, and ends the step for them
-  local from says='' part='' node now before=$SECONDS silence doubt silent size='' shown quiet=$SECONDS begins lost
+autoexp_watch() {  # as below, until it is killed: another process could get its number
+  local says=''
+  trap '[ -z "$says" ] || kill "$says" 2> /dev/null; exit' TERM
+  autoexp_find_lost "$@"
+  [ -z "$says" ] || kill "$says" 2> /dev/null
+  exec sleep infinity
+}
+autoexp_find_lost() {  # the node of the script, and those of the step: prints those that are lost, and ends the step
+  local from part='' node now before=$SECONDS silence doubt silent size='' shown quiet=$SECONDS begins lost
   local -A heard=()
-  trap 'kill "$says" 2> /dev/null; exit' TERM
   exec {from}< <(autoexp_each 0 "$(declare -f autoexp_alive)"$'\n'autoexp_alive "$@")
   says=$!
   silence=$(autoexp_silence) doubt=$((silence / 2))
@@ -81,24 +87,28 @@ autoexp_watch() {  # the node of the script, and those of the step: prints which
     done
     before=$now
     ((${#lost[@]})) || continue
+    ((${#autoexp_nodes[@]} - ${#lost[@]} >= autoexp_wanted)) || return  # no step could follow: SLURM decides
     autoexp_say "step $autoexp_step is ended: $silence s without a sign of life, and no task begins, on ${lost[*]}" >&2
     printf '%s\n' "${lost[@]}"
     autoexp_end_program
-    kill "$says" 2> /dev/null
     return
   done
 }
 autoexp_watched() {  # runs the program of a step, and watches its nodes beside the one that runs this script
-  local here=$1 from node watch others=() lost=()
+  local here=$1 from node watch='' others=() lost=()
   for node in "${autoexp_used[@]}"; do [ "$node" = "$here" ] || others+=("$node"); done
-  export AUTOEXP_STEP="$autoexp_id.$autoexp_step"
-  exec {from}< <(((${#others[@]} == 0)) || autoexp_watch "$here" "${others[@]}")
-  watch=$!
+  if ((autoexp_step <= autoexp_restarts && ${#others[@]})); then
+    export AUTOEXP_STEP="$autoexp_id.$autoexp_step of $HOSTNAME:$$"
+    exec {from}< <(autoexp_watch "$here" "${others[@]}")
+    watch=$!
+  fi
   autoexp_program
   autoexp_code=$?
-  kill "$watch" 2> /dev/null
-  while read -r -t 0.1 -u "$from" node; do lost+=("$node"); done
-  exec {from}<&-
+  if [ -n "$watch" ]; then
+    kill "$watch" 2> /dev/null
+    while read -r -t 0.1 -u "$from" node; do lost+=("$node"); done
+    exec {from}<&-
+  fi
   autoexp_own_code
   for node in "${lost[@]}"; do autoexp_leave_out "$node" answer "it gave no sign of life"; done
   ((${#lost[@]} == 0 || autoexp_code)) || autoexp_failed "${lost[*]} gave no sign of life"
