@@ -7,6 +7,7 @@ Every test that uses one of them is marked `containers`. Where Apptainer is not 
 AUTOEXP_REQUIRE_CONTAINERS=1.
 """
 
+import compileall
 import os
 import pwd
 import shutil
@@ -127,6 +128,7 @@ def person() -> Iterator[Person]:
             else:
                 shutil.copy(ROOT / part, folder / "checkout" / part)
         shutil.copy(ROOT / "apply_megatron_numpy_product_patch.sh", folder / "checkout")
+        compileall.compile_dir(folder / "checkout" / "oellm_autoexp", quiet=2)  # else each command would do so again
         found = Person(name, folder)
         found.own(folder)
         yield found

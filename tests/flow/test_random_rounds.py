@@ -297,6 +297,10 @@ class Round:
         begun = [words[1] for words in starts if float(words[2]) <= at]
         return bool(begun) and any(words[1] == begun[-1] and float(words[2]) <= at + 1 for words in ends)
 
+    def ended_meanwhile(self, number: int, ends: list[list[str]]) -> bool:
+        """Whether a job ended by itself just when SLURM was asked to cancel it, and so is CANCELLED for SLURM."""
+        return bool(ends) and any(abs(each.at - float(ends[-1][2])) <= 2 for each in self.cancelled.get(number, ()))
+
     def problem(self, job: dict[str, Any]) -> str:
         """What was concluded of a job that its own record does not bear out, '' if nothing."""
         number = int(job["name"].split("_")[1])
@@ -312,7 +316,7 @@ class Round:
             wrong = "no end"
         elif len(starts) > job["attempt"]:
             wrong = "more runs than attempts"
-        elif (state == "success") != well:
+        elif (state == "success") != well and not (state == "cancelled" and self.ended_meanwhile(number, ends)):
             wrong = "a false end"
         elif number in self.unknowable:
             pass  # it may be called a crash, and be begun anew
