@@ -338,6 +338,7 @@ def test_every_shipped_experiment_plans(name: str, tmp_path: Path) -> None:
     assert make_plan(load(Source(config_ref=name)), around, read_template=lambda _: template).manifest.jobs
 
 
+@pytest.mark.slow
 def test_files_of_tests_that_are_in_no_package_have_names_of_their_own() -> None:
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
     assert [name for name, count in Counter(path.name for path in files).items() if count > 1] == []

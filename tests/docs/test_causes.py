@@ -30,6 +30,7 @@ def table(heading: str) -> dict[str, str]:
     return {cell[0]: cell[1] for cell in cells}
 
 
+@pytest.mark.slow
 def test_the_run_of_a_reader_shows_what_the_document_shows(tmp_path: Path) -> None:
     (first, *_), (shown, *_) = blocks("bash"), blocks("text")
     (config,) = re.findall(r"<<'YAML'\n(.*?)^YAML$", first, re.DOTALL | re.MULTILINE)

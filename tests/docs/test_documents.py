@@ -84,6 +84,7 @@ def run_as_user(line: str, folder: Path, **environment: str) -> subprocess.Compl
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_readmes_quick_recipes_work_in_their_order(tmp_path: Path) -> None:
     assert len(runnable()) >= 8
     exported = dict(re.findall(r"^export (\w+)=(\S+)", README, re.MULTILINE))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from oellm_autoexp.config.loader import Source, load
@@ -20,6 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_reader_shows_what_the_page_shows(tmp_path: Path) -> None:
     commands, shown = blocks("bash"), blocks("text")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

@@ -73,6 +73,7 @@ def driven(manifest: Path, keys: str, look: Callable[[Window], None], until: Cal
         threads.submit(asyncio.run, go()).result()
 
 
+@pytest.mark.slow
 def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queue(failed: Path) -> None:
     def first(window: Window) -> None:
         assert text(window, "summary") == "1 job: 1 crash"

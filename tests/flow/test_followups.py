@@ -28,6 +28,7 @@ sweep:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("swept", "steps", "watched"),
     [

@@ -179,6 +179,7 @@ def test_a_second_look_says_who_holds_the_session(user: User) -> None:
     assert monitor.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["a 0", 'a"=0"', "a'; touch pwned; echo foo", "$(touch pwned)", "50% äöü", "{x}"])
 def test_hostile_output_paths_are_only_paths(user: User, folder: str) -> None:
     result = user.run("run", *QUICK, "sweep.grids=[{stage: [a]}]", OUTPUT_DIR=str(user.home / folder))
@@ -299,6 +300,7 @@ def test_a_job_that_is_already_done_is_not_run(user: User) -> None:
     assert "every job was submitted before" not in again.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupt_in_the_middle_of_submitting_is_resumed_without_repeating(user: User) -> None:
     monitor = user.start("run", *QUICK, "scheduler.submit_rate_limit_seconds=1.5")
     until(lambda: (user.outputs / "sweep.json").exists() and set(user.states()) > {"waiting"}, "the first submission")

@@ -23,6 +23,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return outcomes_of(request, Lab(tmp_path_factory.mktemp("scenarios")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [*JOBS, *PLANS])
 def test_a_scenario_goes_as_promised(outcomes: dict[str, Outcome], scenario: str) -> None:
     assert outcomes[scenario].ok, outcomes[scenario].seen

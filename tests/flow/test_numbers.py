@@ -128,6 +128,7 @@ def runs_of(job: dict[str, Any]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_numbers_agree_after_failures_and_new_attempts_on_this_machine(user: User) -> None:
     ended(user, "slurm=local")
     for job in told_of(user):

@@ -35,6 +35,7 @@ def guest(user: User, package: Path) -> User:
     return replace(user, environment={**user.environment, "PYTHONPATH": str(package)})
 
 
+@pytest.mark.slow
 def test_it_keeps_what_every_scheduler_promises(package: Path, tmp_path: Path) -> None:
     shutil.copy(EXAMPLE / "test_contract.py", tmp_path)
     result = subprocess.run(

@@ -81,6 +81,7 @@ def guest(user: User, packages: Path) -> User:
 PLANNED = ("--config-ref", "plugins", "--config-dir", ".", "--config-dir", str(PLUGINS / "backend" / "config"))
 
 
+@pytest.mark.slow
 def test_an_action_a_condition_a_notifier_and_a_backend_of_other_packages_run(guest: User) -> None:
     result = guest.run("run", *PLANNED, "--plan-id", "x")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -144,6 +145,7 @@ def test_what_no_package_here_knows_is_reported_and_nothing_is_watched_by_half(g
     assert "Traceback" not in refused.stderr + late.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "entry", "why"),
     [

@@ -178,6 +178,7 @@ def oracle(home: Path, paths: list[Path]) -> list[tuple[str, str, int]]:
     return [(path, secret.type, secret.line_number) for path, secret in found]
 
 
+@pytest.mark.slow
 def test_others_find_no_secret_in_what_a_run_leaves_and_its_programs_got_theirs(user: User, said: list[str]) -> None:
     own = {user.home / name for name in ("p.yaml", "notes.txt", ".git")}
     left = [path for path in readable_by_others(user.home) if own.isdisjoint([path, *path.parents])]

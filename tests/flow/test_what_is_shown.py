@@ -305,6 +305,7 @@ def test_where_a_job_has_no_exit_code_texts_say_so() -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_encoding_without_some_letters_is_no_error(user: User) -> None:
     says = ["sh", "-c", "echo ' [x] iteration 3/ 9 | lm loss: 2.5E+00 | x'; echo 'ValueError: größe — Ω'; exit 3"]
     planned(user, "x", {}, argv=says)

@@ -179,6 +179,7 @@ def test_training_longer_keeps_what_the_run_was_told(user: User) -> None:
     assert "train_iters=12" not in hint
 
 
+@pytest.mark.slow
 def test_training_longer_is_no_hint_after_a_plan_that_did_not_succeed(user: User) -> None:
     assert user.run("run", *QUICK, "--plan-id", "x", "--no-monitor", "backend.options.step_seconds=30").returncode == 0
     ended = user.run("monitor", "--session", "x", "--cmd", "cancel")

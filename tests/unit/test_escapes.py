@@ -58,6 +58,7 @@ def texts(pieces: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.lists(calls | quoted | inside, min_size=1, max_size=3).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(texts(UNQUOTED) | texts(CHARACTERS))
 def test_a_text_that_omegaconf_takes_has_the_value_that_omegaconf_gives_it(text: str) -> None:

@@ -737,6 +737,7 @@ def test_a_counter_that_is_no_finite_number_is_no_progress_and_the_session_can_b
     assert all(math.isfinite(reading.value) for reading in stage.a.run.readings.values())
 
 
+@pytest.mark.slow
 def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
     stage = Stage(tmp_path, on_line(log("x")), {"a": [lived("LINE x\n" * 1000)]})
     stage.cycle(3)
@@ -799,6 +800,7 @@ def test_a_program_that_the_machine_has_no_room_for_is_started_at_a_later_look(
     assert [result.status for result in stage.results] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_thousand_actions_that_wait_change_their_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = {"class_name": "FileExistsCondition", "path": "never", "blocking": True}
     stage = Stage(tmp_path, on_line(wrapped(log("x"), waits)), {"a": [lived("LINE x\n" * 1000)]})

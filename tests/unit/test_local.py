@@ -309,6 +309,7 @@ for count in range(50):
 """
 
 
+@pytest.mark.slow
 def test_four_submitters_at_once_start_every_job_once(bench: Bench) -> None:
     log = bench.folder / "log"
     script = bench.submission(f'echo "$SLURM_JOB_ID" >> {shlex.quote(str(log))}').script_path

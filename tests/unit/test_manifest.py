@@ -82,6 +82,7 @@ def check_whole(plan: Plan) -> None:
     assert plan.sweep_path.read_text() == plan.sweep_file().text
 
 
+@pytest.mark.slow
 def test_of_many_processes_that_write_one_id_at_once_one_wins_and_its_plan_is_whole(planner: Planner) -> None:
     for turn in range(5):
         plans = [planner(f"K{turn}", f"+metadata.writer={number}") for number in range(6)]

@@ -224,6 +224,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_point_over_a_shipped_config_is_what_hydra_composes_with_the_points_values(name: str) -> None:
     group, _, choice = name.rpartition("/")

@@ -361,6 +361,7 @@ def test_a_time_limit_that_is_over_is_reported_once_where_it_is_handled(monkeypa
         time.sleep(0.05)  # many ticks
 
 
+@pytest.mark.slow
 def test_a_time_limit_that_is_over_as_its_block_ends_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_limit, "_TICK_SECONDS", 3e-5)
     over = 0

@@ -84,6 +84,7 @@ def check_same(manifest: Manifest, planned: Planned, tmp_path: Path, numbers: se
         assert (again.argv, again.env, again.output_dir) == (job.argv, job.env, job.output_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_job_of_a_shipped_experiment_is_recorded_as_it_is(name: str, planned: Planned, tmp_path: Path) -> None:
     manifest = planned(ref=name)
@@ -126,6 +127,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_sweep_sets_is_in_the_recorded_config(kind: str, planned: Planned, tmp_path: Path) -> None:
     config = f"{BASE}sweep: {{configs: [{{stage: first}}, {KINDS[kind]}]}}\n"

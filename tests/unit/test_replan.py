@@ -65,6 +65,7 @@ def problems(manifest: Manifest, overrides: dict[str, Any], index: int = 0) -> s
     return f"{type(error.value).__name__}: {error.value}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_without_overrides_every_shipped_experiment_gives_the_same_scripts(
     name: str, planned: Planned, monkeypatch: pytest.MonkeyPatch
