@@ -20,6 +20,7 @@ from tests.flow.in_job import (
     MONITORED,
     end,
     hosts,
+    job_id,
     log,
     mark,
     ranks,
@@ -93,6 +94,53 @@ def test_a_step_that_may_still_work_is_ended_by_slurm_only(
     assert len(steps(slurm_user)) == 2
     assert re.fullmatch(rf"{second}\tslurm\tSLURM shows it as .+\n", mark(slurm_user, "sick"))
     assert "sign of life" not in log(slurm_user)
+
+
+@pytest.mark.slurm
+def test_a_node_is_replaced_also_where_the_node_of_the_script_has_no_part_in_the_step(
+    slurm: Cluster, slurm_user: User
+) -> None:
+    first = slurm.node_names[0]
+    sbatch = {"nodelist": first}
+    program = f"{LATER} || sleep 300; echo trained"
+    write(slurm_user, program, sbatch=sbatch, restarts_in_job=1, spare_nodes=2, preflight=[HEALTHY])
+    (slurm_user.home / "done" / f"sick.{first}").touch()
+    start(slurm_user, monitored=False)
+    until(lambda: len(ranks(slurm_user)) == 2, "two ranks")
+    last = sorted(ranks(slurm_user))[1][2]
+    until(lambda: saying(slurm, last), "what says that the node is alive")
+    slurm.kill_node(last)
+    assert end(slurm_user, None) == 0
+    assert f"{last}\tanswer\tit gave no sign of life\n" in mark(slurm_user, "sick")
+    asked = slurm.run("sacct", "-n", "-P", "-o", "JobID", "-j", job_id(slurm_user)).stdout.split()
+    assert len([step for step in asked if re.fullmatch(r"\d+\.\d+", step)]) < 12, "not one step for each node"
+
+
+@pytest.mark.slurm
+def test_variables_of_srun_in_the_jobs_environment_hide_no_sick_node(slurm: Cluster, slurm_user: User) -> None:
+    first = slurm.node_names[0]
+    env = {"SLURM_LABELIO": "1", "SLURM_EXCLUSIVE": "user"}
+    sbatch = {"nodelist": first}
+    write(slurm_user, "echo trained", sbatch=sbatch, restarts_in_job=1, spare_nodes=1, preflight=[HEALTHY])
+    config = yaml.safe_load((slurm_user.home / "e.yaml").read_text())
+    config["slurm"]["env"] |= env
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    (slurm_user.home / "done" / f"sick.{first}").touch()
+    start(slurm_user, monitored=False)
+    assert end(slurm_user, None) == 0
+    assert mark(slurm_user, "sick") == f"{first}\thealthy\tnot today\n"
+
+
+@pytest.mark.slurm
+def test_where_srun_begins_no_task_at_all_no_node_is_blamed(slurm: Cluster, slurm_user: User) -> None:
+    write(slurm_user, "echo trained", restarts_in_job=1, spare_nodes=1, preflight=[HEALTHY])
+    config = yaml.safe_load((slurm_user.home / "e.yaml").read_text())
+    config["slurm"]["env"]["SLURM_MEM_BIND"] = "nonsense"
+    (slurm_user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    start(slurm_user, monitored=False)
+    assert end(slurm_user, None) == 75
+    assert mark(slurm_user, "sick") == ""
+    assert "the program is not begun: no task begins on any node: srun: error: " in log(slurm_user)
 
 
 @pytest.mark.slurm

@@ -28,34 +28,47 @@ if [[ "$*" == *autoexp_alive* ]]; then  # each node speaks until it is silent
   done
 elif [ -n "$nodes" ]; then
   [ -e "$PLACE/dead.$nodes" ] && exit 1
+  [ -e "$PLACE/empty.$nodes" ] && { echo "$nodes 0"; exit; }
   SLURMD_NODENAME=$nodes exec bash -c "${@: -1}"
 else
   trap 'kill %1; exit 143' TERM
-  "$@" & wait
+  [ -e "$PLACE/bare" ] || export SLURM_STEP_ID=0
+  for node in n1 n2; do SLURMD_NODENAME=$node "$@" & done
+  wait %1
 fi
 """
 SCONTROL = r"""#!/bin/bash
 case "$*" in
   *hostnames*) printf '%s\n' "${!#}" | tr , '\n' ;;
   *config*) echo "SlurmdTimeout           = $TIMEOUT sec" ;;
-  *) echo "JobId=7 JobState=RUNNING NodeList=n1,n2,n3" ;;
+  *) echo "JobId=7 JobState=RUNNING NodeList=$NODES" ;;
 esac
 """
 
 
-def tools(folder: Path) -> dict[str, str]:
-    """The environment of a job of three nodes, whose commands of SLURM are these."""
+def tools(folder: Path, nodes: int = 3) -> dict[str, str]:
+    """The environment of a job of so many nodes, whose commands of SLURM are these."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sinfo", "#!/bin/bash\n")):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    own = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1,n2,n3", "SLURMD_NODENAME": "n1", "PLACE": str(folder)}
+    names = ",".join(f"n{number}" for number in range(1, nodes + 1))
+    own = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": names,
+        "NODES": names,
+        "SLURMD_NODENAME": "n1",
+        "PLACE": str(folder),
+    }
     return {"PATH": f"{folder}:{os.environ['PATH']}", "TIMEOUT": "5", **own}
 
 
-def ran(folder: Path, program: str, *, spare: int = 1, restarts: int = 1) -> tuple[int, str, list[str]]:
-    """The exit code of a job whose program is a line of bash, what it has written, and the nodes left out."""
-    environment = tools(folder)
-    begun = '[ -e "$PLACE/begun" ] && exit 0; touch "$PLACE/begun"; '
+def ran(folder: Path, program: str, *, nodes: int = 3, restarts: int = 1) -> tuple[int, str, list[str]]:
+    """The exit code of a job whose program is a line of bash, what it has written, and the nodes left out.
+
+    One of its nodes is a spare one.
+    """
+    environment = tools(folder, nodes)
+    first = '[[ $AUTOEXP_STEP == *".1 of "* ]] || exit 0; '
     whole = script.render(
         TEMPLATE,
         name="job",
@@ -65,9 +78,9 @@ def ran(folder: Path, program: str, *, spare: int = 1, restarts: int = 1) -> tup
         log_path=f"{folder}/log",
         marks=f"{folder}/marks",
         launcher=Launcher(("srun",)),
-        argv=["bash", "-c", begun + program],
+        argv=["bash", "-c", first + program],
         for_slurm=True,
-        steps=Steps(restarts, spare, "srun", f"{folder}/log", Preflight()),
+        steps=Steps(restarts, 1, "srun", f"{folder}/log", Preflight()),
     )
     (folder / "job.sbatch").write_text(whole)
     with (folder / "log").open("w") as log:
@@ -93,22 +106,30 @@ def test_a_step_whose_node_is_silent_and_dead_is_ended_and_followed_by_another(t
     touch(tmp_path, "silent.n2", "dead.n2")
     code, log, left_out = ran(tmp_path, "sleep 30")
     assert (code, left_out) == (0, ["n2: it gave no sign of life"])
-    assert "step 1 is ended: 3 s without a sign of life, and no task begins, on n2\n" in log
+    assert "step 1 is ended: for 3 s there was no sign of life of n2\n" in log
     assert "restart 1 of 1 in the job: on n1,n3, as step 1 ended with exit code 143\n" in log
+
+
+def test_a_node_that_has_lost_the_tasks_of_the_program_is_lost_though_it_answers(tmp_path: Path) -> None:
+    touch(tmp_path, "silent.n2", "empty.n2")
+    code, log, left_out = ran(tmp_path, "sleep 30")
+    assert (code, left_out) == (0, ["n2: it gave no sign of life"]), log
 
 
 @pytest.mark.parametrize(
     ("signs", "program", "options"),
     [
         (("silent.n2",), "sleep 9", {}),
+        (("silent.n2", "empty.n2", "bare"), "sleep 9", {}),
         (("silent.n2", "dead.n2"), "for ((i = 0; i < 18; i++)); do echo; sleep 0.5; done", {}),
         (("silent.n1", "silent.n2", "dead.n2"), "sleep 9", {}),
         (("silent.n2", "dead.n2", "dead.n1"), "sleep 9", {}),
-        (("silent.n2", "dead.n2"), "sleep 9", {"spare": 0}),
+        (("silent.n2", "dead.n2", "silent.n3", "dead.n3"), "sleep 9", {"nodes": 4}),
         (("silent.n2", "dead.n2"), "sleep 9", {"restarts": 0}),
     ],
     ids=[
-        "a task begins on it",
+        "a task begins on it, where others are",
+        "a task begins on it, and no task can be seen anywhere",
         "the log grows",
         "the node of the script is silent, too",
         "no task begins anywhere",

@@ -3,23 +3,32 @@
 SLURM counts a node as dead after `SlurmdTimeout` (slurm.conf(5), usually 300 s), and the other nodes of a step wait for
 it as long. So a task on each node of the step says every few seconds that it is alive, through srun, without asking
 SLURM's controller. A node is lost if it says nothing for a fifth of SlurmdTimeout (or 12 s), the job's log does not
-grow in that time, and SLURM can't begin a task on it, though it can on the node that runs the script.
+grow in that time, and SLURM can't begin a task on it, or finds no process of the program there, though it can begin one
+on the node that runs the script.
 """
 
 from __future__ import annotations
 
 _SAYS_SECONDS = 3
 _LEAST_SILENCE_SECONDS = 12
-_TRIES_SECONDS = 20
 
 _FUNCTIONS = r"""autoexp_alive() {  # on a node: says so until srun is gone
   trap '' HUP USR1 USR2
   while printf '%s\n' "${SLURMD_NODENAME:-$HOSTNAME}" && sleep @says@; do :; done
 }
-autoexp_begins() {  # those of some nodes on which SLURM begins a task
-  local node count=0
+autoexp_tasks_here() {  # on a node: its name, and how many processes it has of the tasks of this step of the program
+  local node=${SLURMD_NODENAME:-$HOSTNAME} count=0 process
+  for process in $(grep -lzxF -- "$1" /proc/[0-9]*/environ 2> /dev/null); do
+    grep -qzxF "SLURMD_NODENAME=$node" "$process" && grep -qz '^SLURM_STEP_ID=' "$process" && count=$((count + 1))
+  done 2> /dev/null
+  printf '%s %d\n' "$node" "$count"
+}
+autoexp_begins() {  # seconds, nodes: those on which SLURM begins a task, with what that finds there
+  local seconds=$1 lines node count=0
+  shift
+  lines=$(declare -f autoexp_tasks_here)$'\n'$(printf 'autoexp_tasks_here %q' "AUTOEXP_STEP=$AUTOEXP_STEP")
   for node; do
-    (autoexp_each @tries@ 'printf "%s\n" "${SLURMD_NODENAME:-$HOSTNAME}"' "$node") &
+    (autoexp_each "$seconds" "$lines" "$node" 2> /dev/null) &
     (((count += 1) % 16)) || wait
   done
   wait
@@ -57,7 +66,7 @@ autoexp_watch() {  # as below, until it is killed: another process could get its
 autoexp_find_lost() {  # the node of the script, and those of the step: prints those that are lost, and ends the step
   local from part='' node now before=$SECONDS silence doubt silent size='' shown quiet=$SECONDS begins lost
   local -A heard=()
-  exec {from}< <(autoexp_each 0 "$(declare -f autoexp_alive)"$'\n'autoexp_alive "$@")
+  exec {from}< <(autoexp_each 0 "$(declare -f autoexp_alive)"$'\n'autoexp_alive "$@" 2> /dev/null)
   says=$!
   silence=$(autoexp_silence) doubt=$((silence / 2))
   while :; do
@@ -74,13 +83,14 @@ autoexp_find_lost() {  # the node of the script, and those of the step: prints t
     silent=()
     for node in "${!heard[@]}"; do ((now < heard[$node] + doubt)) || silent+=("$node"); done
     ((${#silent[@]} && now >= quiet + doubt && now < ${heard[$1]:--doubt} + doubt)) || continue
-    begins=" $(autoexp_begins "$1" "${silent[@]}" | tr '\n' ' ') "  # takes 10 s where nobody answers
-    while autoexp_hear 0.1 "$@"; do :; done  # what they have said in the meantime
-    [[ $begins == *" $1 "* && $(stat --format=%s -- "$autoexp_log_file" 2> /dev/null) == "$size" ]] || continue
+    begins=$'\n'$(autoexp_begins "$silence" "$1" "${silent[@]}")$'\n'  # takes 10 s where nobody answers
+    now=$SECONDS
+    while ((SECONDS <= now + 1)) && autoexp_hear 0.1 "$@"; do :; done  # what they have said in the meantime
+    [[ $begins == *$'\n'"$1 "* && $(stat --format=%s -- "$autoexp_log_file" 2> /dev/null) == "$size" ]] || continue
     now=$SECONDS lost=()
     for node in "${silent[@]}"; do
-      if [[ $begins == *" $node "* ]]; then  # only what said that it is alive has ended there
-        unset "heard[$node]"
+      if [[ $begins == *$'\n'"$node "[1-9]* || ($begins == *$'\n'"$node "* && $begins == *$'\n'"$1 0"*) ]]; then
+        unset "heard[$node]"  # only what said that it is alive has ended there, as far as can be seen
       elif ((now >= heard[$node] + silence && now >= quiet + silence)); then
         lost+=("$node")
       fi
@@ -88,7 +98,7 @@ autoexp_find_lost() {  # the node of the script, and those of the step: prints t
     before=$now
     ((${#lost[@]})) || continue
     ((${#autoexp_nodes[@]} - ${#lost[@]} >= autoexp_wanted)) || return  # no step could follow: SLURM decides
-    autoexp_say "step $autoexp_step is ended: $silence s without a sign of life, and no task begins, on ${lost[*]}" >&2
+    autoexp_say "step $autoexp_step is ended: for $silence s there was no sign of life of ${lost[*]}" >&2
     printf '%s\n' "${lost[@]}"
     autoexp_end_program
     return
@@ -97,8 +107,8 @@ autoexp_find_lost() {  # the node of the script, and those of the step: prints t
 autoexp_watched() {  # runs the program of a step, and watches its nodes beside the one that runs this script
   local here=$1 from node watch='' others=() lost=()
   for node in "${autoexp_used[@]}"; do [ "$node" = "$here" ] || others+=("$node"); done
+  export AUTOEXP_STEP="$autoexp_id.$autoexp_step of $HOSTNAME:$$"
   if ((autoexp_step <= autoexp_restarts && ${#others[@]})); then
-    export AUTOEXP_STEP="$autoexp_id.$autoexp_step of $HOSTNAME:$$"
     exec {from}< <(autoexp_watch "$here" "${others[@]}")
     watch=$!
   fi
@@ -117,8 +127,4 @@ autoexp_watched() {  # runs the program of a step, and watches its nodes beside 
 
 def functions() -> str:
     """The functions of bash; `autoexp_watched NODE` runs the program of one step, from a script that NODE runs."""
-    return (
-        _FUNCTIONS.replace("@says@", str(_SAYS_SECONDS))
-        .replace("@least@", str(_LEAST_SILENCE_SECONDS))
-        .replace("@tries@", str(_TRIES_SECONDS))
-    )
+    return _FUNCTIONS.replace("@says@", str(_SAYS_SECONDS)).replace("@least@", str(_LEAST_SILENCE_SECONDS))

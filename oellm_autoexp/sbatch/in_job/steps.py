@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 import signal
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from oellm_autoexp.core.states import DO_NOT_REQUEUE
 from oellm_autoexp.core.text import shell
+from oellm_autoexp.sbatch.environment import OF_SRUN_ALONE
 from oellm_autoexp.sbatch.in_job import lost_nodes, too_few
 from oellm_autoexp.sbatch.in_job.preflight import Preflight
 from oellm_autoexp.sbatch.launch import LAUNCHER_VARIABLE
@@ -44,7 +46,8 @@ autoexp_environment"""
 _STEPS = r"""# The program runs in steps: one that fails is begun again in this allocation, on nodes that work.
 autoexp_spare=@spare@ autoexp_restarts=@restarts@ autoexp_log_file=@log@
 autoexp_srun=(@srun@) autoexp_patience=@patience@ autoexp_clock=@clock@ autoexp_warning=@warning@ autoexp_pause=0
-autoexp_nodes=() autoexp_sick=() autoexp_step=0 autoexp_code=0 autoexp_why='' autoexp_end='' autoexp_signalled=''
+autoexp_nodes=() autoexp_sick=() autoexp_job=()
+autoexp_step=0 autoexp_code=0 autoexp_why='' autoexp_end='' autoexp_signalled=''
 autoexp_no_answer='SLURM does not answer (scontrol show job)'
 @functions@@too_few@@lost_nodes@
 autoexp_program() {
@@ -72,20 +75,21 @@ autoexp_leave_out() {  # node, check, reason
   autoexp_say "node $1 is left out: $2: $3"
   autoexp_mark "$autoexp_id.sick" "${autoexp_sick[@]}" || true  # nothing depends on it
 }
-autoexp_each() {  # seconds (0: no limit), lines of bash, nodes: a task on each of them, in a step beside the program's
+autoexp_each() {  # seconds (0: no limit), lines of bash, nodes: a task on each, in a step beside the program's
   local seconds=$1 lines=$2
   shift 2
-  exec timeout --kill-after=10 "$seconds" env -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
-    -u SLURM_TRES_PER_TASK -u SLURM_CPUS_PER_TASK -u SRUN_CPUS_PER_TASK -u SLURM_DISTRIBUTION \
-    -u SLURM_NTASKS_PER_SOCKET -u SLURM_CPU_BIND -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU -u SLURM_MEM_PER_NODE \
-    -u AUTOEXP_STEP "${autoexp_srun[@]}" --overlap --mem=0 --mpi=none --input=none --nodes=$# --ntasks=$# \
-    --ntasks-per-node=1 --nodelist="$(autoexp_joined "$@")" --kill-on-bad-exit=0 bash -c "$lines" 2> /dev/null
+  unset @of_srun_alone@ \
+    SLURM_GPUS_PER_TASK SLURM_NTASKS_PER_GPU SLURM_TRES_PER_TASK SLURM_CPUS_PER_TASK SLURM_DISTRIBUTION \
+    SLURM_NTASKS_PER_SOCKET SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE AUTOEXP_STEP
+  export "${autoexp_job[@]}"
+  exec timeout --kill-after=10 "$seconds" "${autoexp_srun[@]}" --overlap --mem=0 --mpi=none --input=none --nodes=$# \
+    --ntasks=$# --ntasks-per-node=1 --nodelist="$(autoexp_joined "$@")" --kill-on-bad-exit=0 bash -c "$lines"
 }
 autoexp_ask() {  # some nodes: what they answer, in one step for all of them
   local checks
   checks="trap '' HUP USR1 USR2"$'\n'$(declare -f @names@)$'\n'autoexp_on_node  # --signal is for the program
   if ((${#autoexp_srun[@]})); then
-    autoexp_each "$autoexp_patience" "$checks" "$@"
+    autoexp_each "$autoexp_patience" "$checks" "$@" 2> /dev/null
   else
     bash -c "$checks"
   fi
@@ -131,6 +135,11 @@ autoexp_look() {  # nodes that do not answer, or fail a check, are left out; 1 i
     # Not one answers: SLURM starts no steps while its controller is away, and for some seconds after that.
     ((try == 3)) || sleep 10
   done
+  if ((${#silent[@]} == ${#autoexp_nodes[@]})); then  # nor the one of this script: it is not the nodes' fault
+    reason=$(autoexp_each "$autoexp_patience" : "${autoexp_nodes[0]}" 2>&1 > /dev/null | grep -m 1 -a 'error: ')
+    autoexp_end="no task begins on any node${reason:+: $reason}"
+    return 1
+  fi
   for node in "${silent[@]}"; do autoexp_leave_out "$node" answer "it does not answer"; done
   while IFS=$'\t' read -r kind node check reason; do
     if [ "$kind" = autoexp-sick ]; then
@@ -267,6 +276,9 @@ autoexp_steps() {
   else
     autoexp_nodes=("${SLURMD_NODENAME:-$HOSTNAME}")
   fi
+  for node in SLURM_{JOB_NODELIST,NODELIST,JOB_NUM_NODES,NNODES,TASKS_PER_NODE,JOB_CPUS_PER_NODE}; do
+    [ -z "${!node+set}" ] || autoexp_job+=("$node=${!node}")  # of all its nodes; each step has its own
+  done
   autoexp_wanted=$((${#autoexp_nodes[@]} - autoexp_spare))
   all=("${autoexp_nodes[@]}")
   autoexp_tasks=''
@@ -358,6 +370,7 @@ class Steps:
             "patience": _PROBE_SECONDS + self.preflight.seconds,
             "clock": -1 if clock is None else clock,
             "warning": self.warning_seconds + _WARNING_MARGIN_SECONDS if self.warning_seconds else 0,
+            "of_srun_alone": " \\\n    ".join(textwrap.wrap(" ".join(OF_SRUN_ALONE), 112)),
             "functions": self.preflight.functions,
             "names": " ".join(self.preflight.names),
             "program": forwarding(command, asked, again=True),
