@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from oellm_autoexp.core.errors import Collector, ConfigError, Problem
@@ -15,6 +16,28 @@ from oellm_autoexp.sbatch.times import automatic, parse_time
 
 _DIGITS = 9
 _EXTRA = CONFIG / "slurm.sbatch_extra_directives"
+_KEYS = frozenset(
+    """
+    gpus gpus_per_node gpus_per_socket gpus_per_task gres nodes ntasks ntasks_per_node sockets_per_node time
+    tres_per_task
+    """.split()  # noqa: SIM905
+)
+_KNOWN = 256  # sections; the jobs of a sweep have few different ones
+
+
+class _Section:
+    """What asks for resources, equal to what asks for the same ones in the same words (1 and true are not the same)."""
+
+    def __init__(self, sbatch: Mapping[str, Any], extra: Sequence[str]) -> None:
+        self.sbatch = {key: value for key, value in sbatch.items() if long_name(key) in _KEYS}
+        self.extra = tuple(extra)
+        self._words = repr((self.sbatch, self.extra))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Section) and self._words == other._words
+
+    def __hash__(self) -> int:
+        return hash(self._words)
 
 
 def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int, int, int | None]:
@@ -24,7 +47,12 @@ def resources(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> tuple[int
     `--gres=gpu…` and `--tres-per-task=gres/gpu…`; without `--nodes`, as many nodes as tasks or GPUs need at least
     (sbatch(1)). Raises ConfigError.
     """
-    asked = _Asked(sbatch, extra)
+    return _resources(_Section(sbatch, extra))
+
+
+@lru_cache(_KNOWN)
+def _resources(section: _Section) -> tuple[int, int, int | None]:
+    asked = _Asked(section.sbatch, section.extra)
     tasks, tasks_per_node = asked.count("ntasks"), asked.count("ntasks_per_node")
     all_gpus, gpus_per_node = asked.gpus("gpus"), asked.gpus("gpus_per_node") or asked.gpus("gres")
     nodes = asked.count("nodes") or max(1, _over(tasks, tasks_per_node), _over(all_gpus, gpus_per_node))
@@ -54,9 +82,14 @@ def resource_problems(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> t
 
 def tasks(sbatch: Mapping[str, Any], extra: Sequence[str] = ()) -> int | None:
     """The tasks over all nodes that a section asks for, as `resources`; None if it does not say. Raises ConfigError."""
-    asked = _Asked(sbatch, extra)
+    return _tasks(_Section(sbatch, extra))
+
+
+@lru_cache(_KNOWN)
+def _tasks(section: _Section) -> int | None:
+    asked = _Asked(section.sbatch, section.extra)
     per_node = asked.count("ntasks_per_node")
-    return asked.count("ntasks") or (resources(sbatch, extra)[0] * per_node if per_node else None)
+    return asked.count("ntasks") or (_resources(section)[0] * per_node if per_node else None)
 
 
 def _over(total: int, each: int) -> int:
