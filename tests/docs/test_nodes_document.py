@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from oellm_autoexp.causes.cause import INFRASTRUCTURE
@@ -22,6 +23,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_reader_shows_what_the_document_shows(tmp_path: Path) -> None:
     (first, *_), (shown, *_) = blocks("bash"), blocks("text")
     (config,) = re.findall(r"<<'YAML'\n(.*?)^YAML$", first, re.DOTALL | re.MULTILINE)

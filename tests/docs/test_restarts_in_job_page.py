@@ -23,6 +23,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_reader_shows_what_the_page_shows(tmp_path: Path) -> None:
     program, command = blocks("bash")
     (config,) = [block for block in blocks("yaml") if block.startswith("# @package")]

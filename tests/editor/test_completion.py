@@ -60,6 +60,7 @@ def terminal(request: pytest.FixtureRequest, home: Path) -> Iterator[Terminal]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_shell_completes_what_is_typed_and_runs_nothing(terminal: Terminal, home: Path) -> None:
     wanted = {line: ["oellm-autoexp", *words] for line, words in COMPLETED.items()}
     wanted["monitor --session plan-1 --queue-id "][-1] = make_entry(home).id
@@ -67,6 +68,7 @@ def test_a_shell_completes_what_is_typed_and_runs_nothing(terminal: Terminal, ho
     assert not [*home.rglob("pwned")]
 
 
+@pytest.mark.slow
 def test_fish_is_offered_the_same(home: Path) -> None:
     wanted = {line: words[-1] for line, words in COMPLETED.items()}
     wanted["monitor --session plan-1 --queue-id "] = make_entry(home).id

@@ -34,6 +34,7 @@ def config(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_no_shipped_experiment_is_complained_about(server: LanguageServer) -> None:
     paths = [*sorted((CONFIG / "experiments").rglob("*.yaml")), *(CONFIG / f"{name}.yaml" for name in OF_GROUPS)]
     complaints = dict(zip(paths, server.problems(*paths), strict=True))

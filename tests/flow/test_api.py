@@ -63,6 +63,7 @@ print([(row.name, row.attempt) for row in oellm_autoexp.results(session)])
 """
 
 
+@pytest.mark.slow
 def test_a_program_plans_and_submits_and_reads_what_the_commands_have_watched(user: User) -> None:
     words = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(words, cwd=user.home, env=user.environment, capture_output=True, text=True, check=False)
@@ -80,6 +81,7 @@ def test_a_program_plans_and_submits_and_reads_what_the_commands_have_watched(us
         assert row.parameters
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_an_error_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AutoexpError) as caught:

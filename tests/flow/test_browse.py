@@ -92,6 +92,7 @@ def test_the_window_shows_jobs_why_one_failed_its_log_events_curves_and_the_queu
     assert seen["queue"] == "nothing waits in the queue"
 
 
+@pytest.mark.slow
 def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(failed: Path) -> None:
     path = SessionFiles.named(failed.parents[1] / "monitoring_state", "x").path
 
@@ -113,6 +114,7 @@ def test_a_restart_is_asked_for_once_the_person_is_sure_as_the_command_does(fail
     driven(failed, "ry", begun, lambda window: "begin anew" in text(window, "messages"))
 
 
+@pytest.mark.slow
 def test_keys_go_to_the_first_and_the_last_job_all_are_shown_at_80_columns_and_nothing_is_read_twice(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_keys_go_to_the_first_and_the_last_job_all_are_shown_at_80_columns_and_n
         threads.submit(asyncio.run, go()).result()
 
 
+@pytest.mark.slow
 def test_without_a_terminal_or_the_package_the_way_out_is_reported(
     user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failed: Path
 ) -> None:

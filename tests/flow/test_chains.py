@@ -17,6 +17,7 @@ def planned(user: User, *words: str) -> Any:
     return user.run("run", "--config-ref", "./e.yaml", "--plan-id", "p", *words)
 
 
+@pytest.mark.slow
 def test_a_chain_runs_to_its_goal_on_this_machine(user: User) -> None:
     write(user)
     done = planned(user)
@@ -28,6 +29,7 @@ def test_a_chain_runs_to_its_goal_on_this_machine(user: User) -> None:
     assert "link 3 of 6" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_chain_without_a_goal_is_complete_with_its_first_link_that_ends_well(user: User) -> None:
     write(user, steps=20, chain={"until": None, "progress_file": None})
     (folder(user) / "then").write_text('[ "$SLURM_ARRAY_TASK_ID" = 3 ] || exit 5')
@@ -37,6 +39,7 @@ def test_a_chain_without_a_goal_is_complete_with_its_first_link_that_ends_well(u
     assert "no file shows how far the run is" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_a_chain_whose_links_are_used_up_has_not_succeeded(user: User) -> None:
     write(user, steps=2, chain={"links": 3})
     done = planned(user)
@@ -49,6 +52,7 @@ def test_a_chain_whose_links_are_used_up_has_not_succeeded(user: User) -> None:
     assert (job(user).state, job(user).attempt, reached(user)) == ("success", 4, 8)
 
 
+@pytest.mark.slow
 def test_a_chain_that_was_stopped_is_begun_again_once_its_stop_file_is_removed(user: User) -> None:
     write(user)
     (folder(user) / "then").write_text('touch "$folder/STOP"')
@@ -181,6 +185,7 @@ def test_a_progress_file_that_is_no_file_holds_no_link_up(user: User) -> None:
     assert job(user).reason == "link 1 of 1 has ended before 8 was reached"
 
 
+@pytest.mark.slow
 def test_a_chain_that_must_begin_anew_is_refused_if_its_progress_file_is_there(user: User) -> None:
     write(user)
     (folder(user) / "checkpoint").write_text("8\n")
@@ -191,6 +196,7 @@ def test_a_chain_that_must_begin_anew_is_refused_if_its_progress_file_is_there(u
     assert "1 job may continue from old checkpoints: a from" in noted.stderr + noted.stdout
 
 
+@pytest.mark.slow
 def test_a_chain_that_finds_its_goal_reached_says_nothing_of_how_long_a_run_takes(user: User) -> None:
     write(user)
     (folder(user) / "checkpoint").write_text("8\n")
@@ -198,6 +204,7 @@ def test_a_chain_that_finds_its_goal_reached_says_nothing_of_how_long_a_run_take
     assert "needs about" not in user.run("plan", "--config-ref", "./e.yaml").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [None, {"class_name": "CancelAction"}], ids=["no rule", "a rule that cancels"])
 def test_failures_of_early_links_do_not_end_a_chain_that_a_later_link_has_completed_meanwhile(
     user: User, action: dict[str, Any] | None
@@ -213,6 +220,7 @@ def test_failures_of_early_links_do_not_end_a_chain_that_a_later_link_has_comple
     assert (done.returncode, job(user).state, job(user).attempt) == (0, "success", 4), done.stdout
 
 
+@pytest.mark.slow
 def test_time_limits_of_links_use_up_no_budget_of_a_rule_and_are_no_failures(user: User) -> None:
     again = {"class_name": "RestartAction", "max_attempts": 1}
     rules = {"poll_interval_seconds": 0.2, "state_events": {"limit": {"state": "timeout", "actions": [again]}}}
@@ -224,6 +232,7 @@ def test_time_limits_of_links_use_up_no_budget_of_a_rule_and_are_no_failures(use
     assert "the time limit was reached" not in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_new_attempt_with_another_number_of_links_is_refused(user: User) -> None:
     write(user, steps=2, chain={"links": 2})
     assert planned(user).returncode == 1

@@ -15,6 +15,7 @@ OVERSIZED = (*QUICK, "slurm.sbatch.gpus_per_node=2", "scheduler.max_gpu_hours=7.
 WHAT = "the plan may use 8.0 GPU-hours, and scheduler.max_gpu_hours is 7.5"
 
 
+@pytest.mark.slow
 def test_an_oversized_plan_is_refused_where_nobody_can_be_asked(user: User) -> None:
     result = user.run("run", *OVERSIZED)
     assert result.returncode == 2
@@ -79,6 +80,7 @@ def test_a_script_that_bash_does_not_understand_is_not_submitted(user: User) -> 
     assert not (user.outputs / "monitoring_state").exists()
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_its_command_to_say_yes(user: User) -> None:
     words = (*QUICK, "job.start_condition_cmd='test -e data'", "job.start_condition_interval_seconds=0.1")
     monitor = user.start("run", *words, "sweep.grids=[{stage:[a]}]")
@@ -90,6 +92,7 @@ def test_a_job_waits_for_its_command_to_say_yes(user: User) -> None:
     assert user.states() == ["success"]
 
 
+@pytest.mark.slow
 def test_a_job_that_waits_too_long_is_cancelled_with_the_reason(user: User) -> None:
     condition = "job.start_conditions=[{class_name:FileExistsCondition,path:never,timeout_seconds:1}]"
     result = user.run("run", *QUICK, condition, "sweep.grids=[{stage:[a]}]")

@@ -25,6 +25,7 @@ EMPTY_BRANCHES = {
 SAYS = "iteration 7\nerrors\nnans\ndone ok\n"
 
 
+@pytest.mark.slow
 def test_patterns_with_an_empty_branch_are_planned_run_and_watched_also_beside_other_sessions(user: User) -> None:
     rules = {"log_events": {name: {"pattern": pattern} for name, pattern in EMPTY_BRANCHES.items()}}
     planned(user, "other", on_crash(command("true")))
@@ -71,6 +72,7 @@ def test_rules_of_a_config_are_tried_on_a_log_without_a_plan(user: User) -> None
     assert not user.outputs.exists()
 
 
+@pytest.mark.slow
 def test_rules_of_a_session_are_tried_on_the_standard_input(user: User) -> None:
     planned(user, "x", {"log_events": {"error": {"pattern": "(error|errors) (\\d)"}}})
     result = subprocess.run(
@@ -154,6 +156,7 @@ def test_the_plan_notes_a_rule_that_catches_a_wrong_word_of_megatrons_line(
     assert "successfully saved checkpoint from iteration 40 to /scratch/out/checkpoints" in reported
 
 
+@pytest.mark.slow
 def test_metrics_of_json_lines_are_planned_run_and_kept(user: User) -> None:
     lines = "".join(json.dumps({"update": n, "eval": {"reward": n / 2}}) + "\n" for n in (3, 4))
     (user.home / "lines").write_text(lines)
@@ -170,6 +173,7 @@ def test_metrics_of_json_lines_are_planned_run_and_kept(user: User) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_run_that_has_diverged_is_shown_everywhere(user: User) -> None:
     rules = {"metrics": {"loss": r"step (?P<iteration>\d+) loss (?P<value>\S+)"}}
     planned(user, "x", rules, ["printf", r"step 1 loss 0.25\nstep 2 loss nan\n"])
@@ -186,6 +190,7 @@ def test_the_loss_of_a_run_that_has_diverged_is_shown_everywhere(user: User) -> 
     assert " x  nan" in user.run("monitor", "--session", "x", "--cmd", "plot", "loss").stdout
 
 
+@pytest.mark.slow
 def test_a_group_whose_name_says_that_it_is_a_secret_is_hidden_everywhere(user: User) -> None:
     say = {"class_name": "LogAction", "message": "{line} {wandb_api_key}"}
     tell = {"class_name": "NotifyAction", "message": "got {wandb_api_key}", "command": ["cat"], "digest_seconds": 0}

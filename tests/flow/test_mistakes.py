@@ -202,6 +202,7 @@ job:
 """
 
 
+@pytest.mark.slow
 def test_mistakes_of_all_stages_are_reported_at_once_those_of_options_and_overrides_too(user: User) -> None:
     (user.home / "mine.yaml").write_text(SIX)
     overrides = ("slurm=lokal", "scheduler.max_job=2", "backend.options.lr=[1")
@@ -451,6 +452,7 @@ def test_a_damaged_or_newer_manifest_is_refused(user: User, manifest: Path, dama
     assert not (user.outputs / "monitoring_state").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_session_is_refused_and_left_as_it_is(user: User, manifest: Path) -> None:
     assert user.run("submit", "--manifest", str(manifest)).returncode == 0
     session = user.outputs / "monitoring_state" / f"{user.plan_id}.json"
@@ -461,6 +463,7 @@ def test_a_damaged_session_is_refused_and_left_as_it_is(user: User, manifest: Pa
     assert len(session.read_text()) == 200
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_never_submitted_is_not_watched_or_cancelled(user: User, manifest: Path) -> None:
     for command in ("watch", "cancel", "status"):
         result = user.run("monitor", "--manifest", str(manifest), "--cmd", command)
@@ -518,6 +521,7 @@ def test_output_that_nobody_reads_any_more_ends_the_command_with_141(user: User,
     assert process.returncode == 141
 
 
+@pytest.mark.slow
 def test_the_flags_beat_the_variable_for_the_log_level_and_info_shows_what_is_done(user: User) -> None:
     assert "composing autoexp" in user.run("plan", *QUICK, OELLM_LOG_LEVEL="INFO").stderr
     assert "reading " in user.run("plan", "--debug", *QUICK, OELLM_LOG_LEVEL="LOUD").stderr
@@ -561,6 +565,7 @@ def test_a_deadline_that_is_past_is_refused_and_unknown_options_of_srun_are_note
     assert what in noted.stdout
 
 
+@pytest.mark.slow
 def test_a_cause_rule_that_does_not_exist_cannot_be_switched_off(user: User) -> None:
     (user.home / "x.yaml").write_text(
         "# @package _global_\ndefaults: [override /backend: command]\nproject: {name: x}\nbackend: {argv: [a]}\n"
@@ -592,6 +597,7 @@ def test_a_category_of_a_condition_that_does_not_exist_is_reported(user: User) -
     assert "did you mean 'oom-gpu'?" in result.stderr
 
 
+@pytest.mark.slow
 def test_events_of_a_name_that_no_rule_has_are_reported(user: User) -> None:
     assert user.run("run", *ONE_JOB, "--plan-id", "p").returncode == 0
     result = user.run("monitor", "--session", "p", "--cmd", "events", "--queue-event", "sucess")

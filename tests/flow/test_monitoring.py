@@ -29,6 +29,7 @@ def test_a_scenario_goes_as_promised(outcomes: dict[str, Outcome], scenario: str
     assert outcomes[scenario].ok, outcomes[scenario].seen
 
 
+@pytest.mark.slow
 def test_the_script_by_hand_tells_of_each_scenario_and_cleans_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +41,7 @@ def test_the_script_by_hand_tells_of_each_scenario_and_cleans_up(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_1_and_says_where_to_look_if_something_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def run(user: User, plan: str, **monitoring: Any) -> dict[str, Any]:
     return dict(job)
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_shown_left_out_and_forgiven_without_a_session(user: User) -> None:
     empty = nodes(user)
     assert (empty.returncode, empty.stdout) == (0, "no node is recorded in outputs/monitoring_state\n")
@@ -68,6 +69,7 @@ def test_what_is_reported_is_shown_left_out_and_forgiven_without_a_session(user:
     assert run(user, "second")["left_out"] == {}
 
 
+@pytest.mark.slow
 def test_a_session_names_the_folder_the_limits_and_the_nodes(user: User, tmp_path: Path) -> None:
     folder = tmp_path / "group"
     folder.mkdir()

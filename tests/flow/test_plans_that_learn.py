@@ -61,6 +61,7 @@ def first_run(user: User, *more: str) -> tuple[str, ...]:
     return words
 
 
+@pytest.mark.slow
 def test_a_second_plan_has_the_time_limit_that_the_first_run_implies(user: User) -> None:
     words = first_run(user)
     again = (
@@ -86,6 +87,7 @@ def test_a_second_plan_has_the_time_limit_that_the_first_run_implies(user: User)
     assert twice["estimates"]["again"]["limit_from"].startswith("auto*2: 2 x 62 min")
 
 
+@pytest.mark.slow
 def test_a_time_limit_that_is_too_small_is_noted_and_the_budget_names_what_is_expected(user: User) -> None:
     words = first_run(user)
     done = user.run("plan", *words, "project.name=again", "slurm.sbatch.time=00:20:00", "stage=train")
@@ -107,6 +109,7 @@ def test_a_time_limit_that_is_too_small_is_noted_and_the_budget_names_what_is_ex
     assert "needs about 30 min (from 1 run), has 60 min" in drawn.stdout
 
 
+@pytest.mark.slow
 def test_without_a_known_run_an_automatic_limit_is_refused_and_nothing_is_said(user: User) -> None:
     words = experiment(user)
     refused = user.run("plan", *words, "slurm.sbatch.time=auto")
@@ -153,6 +156,7 @@ def test_a_file_of_runs_with_impossible_times_is_not_used_and_said_to_be_so(user
     assert f"{path.name}:1: this line does not describe attempts" in done.stderr
 
 
+@pytest.mark.slow
 def test_runs_of_other_state_folders_are_used_if_they_are_named_and_ours(user: User) -> None:
     words = first_run(user, "project.base_output_dir=elsewhere")
     refused = user.run("plan", *words, "slurm.sbatch.time=auto")
@@ -167,6 +171,7 @@ def test_runs_of_other_state_folders_are_used_if_they_are_named_and_ours(user: U
     assert f"note: earlier runs are not used: {file}: is a link" in distrusted.stdout
 
 
+@pytest.mark.slow
 def test_a_new_attempt_with_other_values_keeps_the_limit_that_was_found(user: User) -> None:
     words = first_run(user)
     again = ("project.name=again", "slurm.sbatch.time=auto", "--plan-id", "p")

@@ -51,6 +51,7 @@ def test_it_keeps_what_every_scheduler_promises(package: Path, tmp_path: Path) -
     assert "skipped" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_to_success_on_it(guest: User) -> None:
     result = guest.run("run", *QUICK, *CHOSEN)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -61,6 +62,7 @@ def test_a_sweep_runs_to_success_on_it(guest: User) -> None:
     assert not (guest.outputs / "monitoring_state" / "local").exists()
 
 
+@pytest.mark.slow
 def test_a_monitor_and_a_daemon_that_are_killed_repeat_and_lose_nothing(guest: User) -> None:
     monitor = guest.start("run", *QUICK, *CHOSEN, "backend.options.step_seconds=0.15")
     until(lambda: (guest.outputs / "sweep.json").exists() and "running" in guest.states(), "a running job")
@@ -72,6 +74,7 @@ def test_a_monitor_and_a_daemon_that_are_killed_repeat_and_lose_nothing(guest: U
     assert [(job["state"], job["attempt"]) for job in guest.session().values()] == [("success", 1)] * 4
 
 
+@pytest.mark.slow
 def test_a_job_of_it_is_cancelled_and_a_mistake_in_its_section_is_reported(guest: User) -> None:
     refused = guest.run("plan", *QUICK, CHOSEN[0], "slurm.client.slots=0", "+slurm.client.slot=2")
     assert refused.returncode == 2

@@ -132,6 +132,7 @@ def test_the_schema_for_editors_has_the_kinds_of_packages(guest: User) -> None:
     assert "processes" in definitions["backend"]["properties"]
 
 
+@pytest.mark.slow
 def test_what_no_package_here_knows_is_reported_and_nothing_is_watched_by_half(guest: User, user: User) -> None:
     assert guest.run("plan", *PLANNED, "--plan-id", "x").returncode == 0
     plain = User(guest.home, {**guest.environment, "PYTHONPATH": ""})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.flow.conftest import User
 
 TRAINING = ("backend=megatron", "backend/megatron=130M", "project.name=job")
 
 
+@pytest.mark.slow
 def test_a_rerun_tells_what_it_goes_on_from_and_one_that_is_to_begin_anew_is_refused(user: User) -> None:
     anew = (*TRAINING, "project.resume=false")
     first = user.run("plan", *anew)

@@ -209,6 +209,7 @@ def check_jobs_and_actions(home: Path) -> None:
     assert S not in (home / "messages").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_shown_of_a_log_tells_no_secret(user: User) -> None:
     line = f"saved HF_TOKEN={T} at https://me:{T}@host/x"
     text = {
@@ -231,6 +232,7 @@ def test_what_is_shown_of_a_log_tells_no_secret(user: User) -> None:
         assert T not in shown.stdout + shown.stderr
 
 
+@pytest.mark.slow
 def test_a_manifest_without_its_secrets_is_still_read_and_says_what_it_can_not_do(user: User) -> None:
     (user.home / "p.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config(), width=10000)}")
     assert user.run("plan", "--config-ref", "./p.yaml", "--plan-id", "p").returncode == 0

@@ -91,6 +91,7 @@ def test_logs_that_are_left_out_below_a_narrow_table_are_counted(tmp_path: Path)
     assert "… and 2 more logs (--wide shows all)" in lines
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user: User) -> None:
     (user.home / "p.yaml").write_text(SWEEP)
     words = ("run", "--config-ref", "p.yaml", "--plan-id", "p")
@@ -117,6 +118,7 @@ def test_after_ctrl_c_the_last_look_stays_and_the_end_is_one_screen_of_jobs(user
     assert sum(" success " in line for line in everything) == 20
 
 
+@pytest.mark.slow
 def test_once_shows_as_many_jobs_as_a_screen_has_and_how_to_see_all(user: User) -> None:
     many = ", ".join(f"x{number}" for number in range(60))
     text = SWEEP.replace("a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9", many)
@@ -163,6 +165,7 @@ def test_a_watch_at_a_terminal_without_any_features_has_a_line_for_each_change(u
     assert any(re.search(r": success", line) for line in lines), lines
 
 
+@pytest.mark.slow
 def test_a_watch_into_a_pipe_says_of_many_jobs_that_they_wait_in_one_line(user: User) -> None:
     (user.home / "p.yaml").write_text(SWEEP)
     (user.home / "go").touch()
@@ -220,6 +223,7 @@ def test_events_fill_one_screen_newest_first_and_how_many_are_left_out_is_report
     assert all("LogAction: done" in row and "number" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_events_can_be_asked_for_by_number_time_and_job_and_come_whole_into_a_pipe(recorded: User) -> None:
     def ids(*words: str) -> list[int]:
         result = recorded.run("monitor", "x", "--cmd", "events", *words)

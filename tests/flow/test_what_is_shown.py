@@ -53,6 +53,7 @@ def monitor(user: User, plan: str, *words: str) -> subprocess.CompletedProcess[s
     return user.run("monitor", "--session", plan, *words)
 
 
+@pytest.mark.slow
 def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_one_command_away(user: User) -> None:
     planned(user, "x", WATCHDOG, argv=HANGS)
     watched = monitor(user, "x")
@@ -67,6 +68,7 @@ def test_a_failure_is_shown_with_the_rule_that_named_it_and_its_last_lines_are_o
     assert re.search(r"^\S+ x: crash \(job \d+, exit 1, nccl_watchdog", watched.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_table_of_jobs_is_chosen_sorted_and_written_for_programs(user: User) -> None:
     kinds = "sweep.grids=[{backend.options.lr:[0.01,0.1],backend.options.misbehave:[null,'exit:7@3']}]"
     assert user.run("run", *QUICK, kinds, "++sweep.base_values={project.name:'m${index}'}", "--plan-id", "x").returncode
@@ -96,6 +98,7 @@ def test_the_table_of_jobs_is_chosen_sorted_and_written_for_programs(user: User)
         assert (wrong.returncode, why in wrong.stderr) == (2, True), wrong.stderr
 
 
+@pytest.mark.slow
 def test_only_the_jobs_that_failed_are_shown_where_that_is_asked_for(user: User) -> None:
     kinds = "sweep.grids=[{backend.options.misbehave:[null,'exit:7@3']}]"
     result = user.run("run", *QUICK, kinds, "++sweep.base_values={project.name:'m${index}'}", "--plan-id", "x")
@@ -109,6 +112,7 @@ def test_only_the_jobs_that_failed_are_shown_where_that_is_asked_for(user: User)
     assert "--failed goes with --cmd tail or events or restart" in refused.stderr
 
 
+@pytest.mark.slow
 def test_an_odd_end_that_is_a_success_and_one_by_hand_are_not_asked_why(user: User) -> None:
     planned(user, "done", {"termination_string": "ALL DONE"}, argv=["sh", "-c", "echo ALL DONE; exit 1"])
     watched = monitor(user, "done")
@@ -122,6 +126,7 @@ def test_an_odd_end_that_is_a_success_and_one_by_hand_are_not_asked_why(user: Us
     assert (ended.returncode, "why did it fail" in ended.stdout) == (1, False), ended.stdout
 
 
+@pytest.mark.slow
 def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
     slow = ("backend.options.step_seconds=0.15", "backend.options.train_iters=1000", "slurm.sbatch.time='0:02'")
     result = user.run("run", *QUICK, *slow, "sweep.grids=[{stage: [a]}]", "slurm.client.kill_grace_seconds=0.1")
@@ -136,6 +141,7 @@ def test_a_failure_without_an_exit_code_is_asked_why(user: User) -> None:
 QUEUED = {"class_name": "EventAction", "mode": "queue", "action": running("echo done")}
 
 
+@pytest.mark.slow
 def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry_them_out_is_reported(
     user: User,
 ) -> None:
@@ -157,6 +163,7 @@ def test_a_session_whose_queued_actions_wait_is_not_removed_and_the_way_to_carry
     assert not list(Path(user.home, "else where").glob("x.*"))
 
 
+@pytest.mark.slow
 def test_what_a_terminal_would_obey_is_shown_and_not_sent(user: User) -> None:
     script = r"printf '\033[31mRED \033]0;pwned\007 LINE\r\n'; exit 1"
     seen = {"pattern": "RED (?P<rest>.*)"}
@@ -236,6 +243,7 @@ def shown(session: Session, width: int) -> list[str]:
     return screen.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
+@pytest.mark.slow
 def test_a_narrow_screen_gets_what_matters_and_the_logs_below_in_whole_lines(user: User) -> None:
     words = (*QUICK, "++sweep.base_values={project.name:'a_rather_long_name_of_an_experiment_${backend.options.lr}'}")
     assert user.run("run", *words).returncode == 0
@@ -264,6 +272,7 @@ def test_options_that_a_command_would_not_heed_are_refused(user: User, words: tu
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_run_and_submit_print_one_document_for_programs(user: User) -> None:
     planned = json.loads(user.run("run", *QUICK, "--no-submit", "--json").stdout)
     assert len(planned["jobs"]) == 4

@@ -70,6 +70,7 @@ def test_a_mistaken_word_is_reported_with_what_to_write(planned: User, kind: str
     assert "--no-monitor" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_manifest_and_a_session_are_understood_as_words_alone_and_as_paths(planned: User) -> None:
     submitted = planned.run("submit", "m.json")
     assert submitted.returncode == 0, submitted.stderr
@@ -171,6 +172,7 @@ def test_what_an_older_python_reads_first_is_in_words_that_it_understands(path: 
     assert "annotations" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_training_longer_keeps_what_the_run_was_told(user: User) -> None:
     result = user.run("run", *QUICK, "+metadata.team=a b")
     assert result.returncode == 0, result.stderr
@@ -189,6 +191,7 @@ def test_training_longer_is_no_hint_after_a_plan_that_did_not_succeed(user: User
     assert "train longer" not in shown.stdout + ended.stdout
 
 
+@pytest.mark.slow
 def test_the_session_in_the_way_is_reported_to_have_nothing_submitted_and_each_way_out_has_its_line(user: User) -> None:
     (user.home / "one.yaml").write_text(CONFIG)
     (user.home / "sbatch").write_text(
@@ -215,6 +218,7 @@ def test_the_session_in_the_way_is_reported_to_have_nothing_submitted_and_each_w
     assert end.endswith("monitor_autoexp.py --session p --cmd cancel")
 
 
+@pytest.mark.slow
 def test_a_run_that_an_action_started_is_listed_with_what_started_it(planned: User) -> None:
     assert planned.run("submit", "m.json").returncode == 0
     session = Session.load(SessionFiles.named(planned.outputs / "monitoring_state", "p").path)

@@ -306,6 +306,7 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_garbage_in_a_file_that_is_read_back_is_one_clear_error(run: Run) -> None:
     """An input is the kind of its file and, after the first line's end, the file, in which places have names."""
     paths = {kind: find(run) for kind, (find, _) in READERS.items()}

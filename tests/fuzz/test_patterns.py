@@ -223,5 +223,6 @@ def check(data: bytes) -> None:
             assert [(match.offset, match.line) for match in plain.matches] == holding, "as a substring"
 
 
+@pytest.mark.slow
 def test_a_scan_finds_for_any_pattern_what_re_finds_line_by_line() -> None:
     assert fuzz("patterns", make, check)

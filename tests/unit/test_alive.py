@@ -81,6 +81,7 @@ def test_failures_in_a_row_are_reported_once_and_that_it_works_again(server: Hoo
     signal.close(finished=False, wait=True)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_holds_nothing_up(server: HookServer, tmp_path: Path) -> None:
     said: list[str] = []
     server.answer = 0

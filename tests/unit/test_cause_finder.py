@@ -45,6 +45,7 @@ def test_only_the_lines_of_the_present_run_count_in_a_log_that_is_appended_to(tm
     assert line(failed(log, log_starts={str(log): other})) == "ValueError: old", "that was another file"
 
 
+@pytest.mark.slow
 def test_a_huge_log_is_read_from_its_end_until_more_iterations_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_an_option_becomes(value: Any, words: list[str]) -> None:
     assert flag("a_b", value) == words
 
 
+@pytest.mark.slow
 @given(st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_program_reads_the_value_that_an_option_has(value: Any) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)

@@ -52,6 +52,7 @@ def test_a_single_message_is_reported_at_once_as_it_is(tmp_path: Path) -> None:
     assert stage.results[0].message == ""
 
 
+@pytest.mark.slow
 def test_200_failures_that_come_one_by_one_are_a_handful_of_messages_and_none_is_lost(tmp_path: Path) -> None:
     lives = {f"j{number:03}": fails_after(number // 4) for number in range(200)}  # 500 s, four at each look
     stage = Stage(tmp_path, on_state(notify()), lives)

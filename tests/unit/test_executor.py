@@ -847,6 +847,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, at: int, *, before: bool) -> list[
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
@@ -892,6 +893,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing_that_must_not_be
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_crash_makes_no_second_event_of_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool

@@ -257,6 +257,7 @@ def test_an_offline_run_is_whole_although_its_export_was_killed(tmp_path: Path, 
     assert not list(path.parent.glob(".part-*"))
 
 
+@pytest.mark.slow
 def test_wandb_sync_sends_a_run_and_sends_it_again_after_it_has_grown(tmp_path: Path) -> None:
     reported, made = Reporting().more(range(1, 4)), exporter("WandbExporter")
     with wandb_server() as server:
@@ -279,6 +280,7 @@ def test_wandb_sync_sends_a_run_and_sends_it_again_after_it_has_grown(tmp_path: 
 # MLflow
 
 
+@pytest.mark.slow
 def test_a_run_of_mlflow_is_what_counts(tmp_path: Path) -> None:
     reported, made = Reporting().more(range(1, 6)), exporter("MlflowExporter")
     reported.points += [("odd name é", number, BEGAN + 9, value, 1) for number, value in enumerate(ODD[3:])]
@@ -299,6 +301,7 @@ def test_a_run_of_mlflow_is_what_counts(tmp_path: Path) -> None:
     assert (later.info.start_time, later.info.end_time) == (BEGAN * 1000, (BEGAN + 3) * 1000)
 
 
+@pytest.mark.slow
 def test_a_run_of_mlflow_is_replaced_where_iterations_are_repeated(tmp_path: Path) -> None:
     reported, made, uri = (
         Reporting().more(range(1, 6)),
@@ -320,6 +323,7 @@ CHANGING = ("create_run", "delete_run", "set_tag", "log_batch", "set_terminated"
 """The calls of MLflow's client that change something: each is a request to a server."""
 
 
+@pytest.mark.slow
 def test_a_run_of_mlflow_takes_few_requests_and_prints_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_reader_and_a_kill_at_any_instant_find_one_whole_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, "a" * 300_000)

@@ -91,6 +91,7 @@ def test_a_default_can_be_referred_to_set_and_set_by_a_sweep(tmp_path: Path) -> 
         assert planned(tmp_path, *COMMAND, "sweep=arrays").manifest.slurm["array"] is True
 
 
+@pytest.mark.slow
 def test_a_misspelt_key_of_the_schema_is_reported_all_the_same(tmp_path: Path) -> None:
     assert "no key 'slurm.arary'" in problems(tmp_path, *COMMAND, "slurm.arary=true")
     assert "launch" in problems(tmp_path, *COMMAND, "backend.launch=torchrun")

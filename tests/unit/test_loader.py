@@ -472,6 +472,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(TEXTS)
 def test_any_text_can_be_given_as_an_override_in_quotes(text: str) -> None:
@@ -906,6 +907,7 @@ def test_a_large_config_of_an_honest_user_is_composed(write: Write) -> None:
 # All mistakes together
 
 
+@pytest.mark.slow
 def test_wrong_choices_of_files_and_of_the_command_line_are_reported_together(write: Write) -> None:
     defaults = "defaults:\n  - override /slurm: fakee\n  - override /backend: tinylm\n  - override /monitorin: x\n"
     mine = write({"exp.yaml": HEADER + defaults})

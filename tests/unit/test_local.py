@@ -431,6 +431,7 @@ def test_what_a_job_leaves_running_in_the_background_ends_with_it(bench: Bench) 
     assert bench.run(job).pid not in sessions()
 
 
+@pytest.mark.slow
 def test_cancelling_a_job_as_it_starts_leaves_nothing_running(bench: Bench) -> None:
     client = bench.another(slots=2, grace=0.2)
     jobs = [client.submit(bench.submission("sleep 100")) for _ in range(40)]
@@ -658,6 +659,7 @@ runpy.run_module("oellm_autoexp.schedulers.local.worker", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_everything_works_where_there_are_no_hard_links(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

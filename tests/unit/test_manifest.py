@@ -110,6 +110,7 @@ def kill_at(step: int, plan: Plan, root: Path) -> None:
     manifests.write(plan)
 
 
+@pytest.mark.slow
 def test_a_planner_killed_at_any_write_leaves_nothing_that_keeps_the_next_one_from_the_same_id(
     planner: Planner, tmp_path: Path
 ) -> None:

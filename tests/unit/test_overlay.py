@@ -165,6 +165,7 @@ ROOTED = KEYS.filter(lambda key: key[0] != "2") | st.sampled_from(
 POINTS = st.dictionaries(st.tuples(SIGNS, ROOTED).map("".join), TREES, max_size=3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(hydra.__version__ >= "1.4", reason="Hydra 1.4 follows interpolations to set and delete keys")
 @settings(max_examples=150, deadline=None)
 @given(BASES, POINTS)
@@ -547,6 +548,7 @@ def test_every_failure_is_reported_once_at_the_place_where_it_is() -> None:
     assert [str(problem.where) for problem in found] == ["$.a", "$.c.d", "$.f"]
 
 
+@pytest.mark.slow
 def test_a_chain_without_end_is_an_error() -> None:
     base = {f"k{n}": f"${{k{n + 1}}}" for n in range(3000)}
     assert "too many other values" in problems_of(lambda: resolved(**base))[0].what

@@ -90,6 +90,7 @@ def test_what_is_at_fault_in_an_override_is_named(tmp_path: Path, override: str,
     assert what in problem
 
 
+@pytest.mark.slow
 def test_a_dot_in_a_key_and_a_sweep_that_is_none_are_reported_of_an_override(tmp_path: Path) -> None:
     (problem,) = reported(tmp_path, "backend: {options: {m.lr: 1}}\n", "backend.options.m.lr=4")
     assert "did you mean" not in problem

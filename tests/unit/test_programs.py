@@ -79,6 +79,7 @@ def plan_of(home: Path, manifest: Manifest, request: RunAutoexpAction, number: i
     return launch(request, manifest=manifest, event=event, id="0a-1b", state_dir=state_dir)
 
 
+@pytest.mark.slow
 def test_the_recorded_config_is_run_for_the_job_of_the_event_and_continued_if_it_was_planned(home: Path) -> None:
     manifest = planned(home)
     request = a_run(None, (), ("project.name=eval", "+metadata.note='a, b'"), 60)

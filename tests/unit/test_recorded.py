@@ -134,6 +134,7 @@ def test_what_a_sweep_sets_is_in_the_recorded_config(kind: str, planned: Planned
     check_same(planned(config=config), planned, tmp_path, {0, 1})
 
 
+@pytest.mark.slow
 def test_a_group_choice_of_a_sweep_is_in_the_recorded_config(planned: Planned, tmp_path: Path) -> None:
     config = """
 sweep:

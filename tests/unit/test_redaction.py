@@ -361,6 +361,7 @@ def _texts(tree: ast.Module) -> Iterator[str]:
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "xyz" for part in node.values)
 
 
+@pytest.mark.slow
 def test_nothing_is_taken_out_of_the_programs_own_messages() -> None:
     package = ROOT / "oellm_autoexp"
     texts = [

@@ -43,6 +43,7 @@ def plan(sweep: Any) -> Manifest:
     return plan_of(replace(base(), sweep=sweep), around()).manifest
 
 
+@pytest.mark.slow
 def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = base()
     loads: list[Source] = []
@@ -64,6 +65,7 @@ def test_a_group_choice_composes_again_once_per_distinct_choice(monkeypatch: pyt
     assert len(loads) == 3
 
 
+@pytest.mark.slow
 def test_an_unknown_group_choice_is_reported_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'local'"):
         jobs({"params": {"slurm": ["locl"]}})
@@ -230,6 +232,7 @@ def test_a_condition_for_all_jobs_lets_every_other_stage_wait_for_one() -> None:
         assert decay.depends_on == (stable.name,)
 
 
+@pytest.mark.slow
 def test_all_mistakes_are_reported_together_those_of_the_sweep_and_those_beside_it() -> None:
     wrong = {"slurm": {**base().base["slurm"], "arra": 1}, "scheduler": {"max_jobs": 0}}
     beside = {("$.slurm.arra", "unknown key 'arra'"), ("$.scheduler.max_jobs", "must be at least 1, not 0")}

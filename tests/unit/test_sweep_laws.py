@@ -62,6 +62,7 @@ def test_the_order_of_groups_does_not_change_the_set_of_jobs(data: st.DataObject
     assert applied(data.draw(written(plain))) == applied(data.draw(written(other)))
 
 
+@pytest.mark.slow
 @given(st.data(), sweeps())
 def test_a_product_has_as_many_jobs_as_its_axes_multiplied_and_each_value_of_each_axis(
     data: st.DataObject, made: Made

@@ -339,6 +339,7 @@ print(stage.names(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_monitor_that_was_stopped_by_a_signal_has_seen_no_silence_meanwhile(tmp_path: Path) -> None:
     words = [sys.executable, "-c", STOPPED, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
