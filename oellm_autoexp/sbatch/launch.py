@@ -80,7 +80,7 @@ class Launcher:
         flags and no srun to take them.
         """
         given = with_variables(flags(_delivering(srun, env)))
-        plain = [_text(word) for word in words]
+        plain = [*map(str, words)]
         words = [
             word if isinstance(word, Raw) else known for word, known in zip(words, with_variables(plain), strict=True)
         ]
@@ -89,7 +89,7 @@ class Launcher:
         at = srun_index(plain)
         if at is None:
             if given:
-                what = f"no srun in '{shell(plain)}' that could take the flags of slurm.srun ({_text(given[0])})"
+                what = f"no srun in '{shell(plain)}' that could take the flags of slurm.srun ({given[0]})"
                 hint = "write the flags into launcher_cmd, or set slurm.srun to {}"
                 raise ConfigError(Problem(what, CONFIG / "slurm.launcher_cmd", hint))
             return cls(tuple(words), tuple(wrapper))
@@ -100,12 +100,12 @@ class Launcher:
     @property
     def words(self) -> tuple[str, ...]:
         """All words before those of the program."""
-        return tuple(map(_text, (*self.start, *self.wrapper)))
+        return tuple(map(str, (*self.start, *self.wrapper)))
 
     @property
     def calls_srun(self) -> bool:
         """Whether srun is what starts the program."""
-        return srun_index([_text(word) for word in self.start]) is not None
+        return srun_index([*map(str, self.start)]) is not None
 
     def command(self, argv: Sequence[str | Raw]) -> str:
         """Launcher and program as one line of shell.
@@ -118,10 +118,6 @@ class Launcher:
     def guard(self) -> str:
         """The lines of a script that replace srun outside of a job; '' for a launcher without srun."""
         return _INSIDE_A_JOB if self.calls_srun else ""
-
-
-def _text(word: str | Raw) -> str:
-    return word.text if isinstance(word, Raw) else word
 
 
 def srun_index(words: Sequence[str]) -> int | None:

@@ -62,12 +62,6 @@ def ranks(user: User) -> list[tuple[str, ...]]:
     return RANK.findall(log(user))
 
 
-def job_id(user: User) -> str:
-    """SLURM's id of the job, once its script has begun."""
-    (found,) = [path.stem for path in (user.outputs / "job" / "marks").glob("*.start") if path.stem.isdigit()]
-    return found
-
-
 def mark(user: User, kind: str) -> str:
     """The content of the only status file of this kind; '' if there is none."""
     found = [path for path in (user.outputs / "job" / "marks").glob(f"*.{kind}") if path.stem.isdigit()]

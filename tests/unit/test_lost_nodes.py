@@ -1,6 +1,6 @@
 """What a script does where a node of a running step is lost, with an srun and an scontrol that say what they are told.
 
-On a real SLURM: tests/flow/test_restarts_in_job.py.
+On a real SLURM: tests/flow/test_nodes_that_die.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from oellm_autoexp.session.status_files import sick_nodes
 TEMPLATE = (Path(script.__file__).parent / "job.sbatch.template").read_text()
 SRUN = r"""#!/bin/bash
 for word; do case $word in --nodelist=*) nodes=${word#*=} ;; esac; done
+# srun asks for no more nodes than these variables say
+[[ -z $nodes || $SLURM_JOB_NODELIST == "$NODES" ]] || exit 1
 if [[ "$*" == *autoexp_alive* ]]; then  # each node speaks until it is silent
   for ((beat = 0; beat < 60; beat++)); do
     for node in ${nodes//,/ }; do ((beat < 2)) && echo "$node" || [ -e "$PLACE/silent.$node" ] || echo "$node"; done
