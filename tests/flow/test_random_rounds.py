@@ -103,6 +103,11 @@ class Cancelled(NamedTuple):
     known: bool
     """Whether by the command, which knows of a new attempt to come."""
 
+    @property
+    def valid_from(self) -> float:
+        """From when on no new attempt may begin: the command takes seconds to start before it asks."""
+        return self.answered if self.known else self.at
+
 
 @dataclass
 class Round:
@@ -322,7 +327,9 @@ class Round:
             pass  # it may be called a crash, and be begun anew
         elif number in self.cancelled:
             met = [
-                each.at for each in self.cancelled[number] if each.known or not self.ended_before(each.at, starts, ends)
+                each.valid_from
+                for each in self.cancelled[number]
+                if each.known or not self.ended_before(each.at, starts, ends)
             ]
             before = any(float(words[2]) <= self.cancelled[number][0].answered + 1 for words in ends)
             late = [at for at in met if any(float(words[2]) > at + 2 for words in starts)]
