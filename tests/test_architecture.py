@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "rules": "core exporters notifiers search causes",
     "sbatch.in_job": "core sbatch",
     "session": "core storage causes rules",
-    "learning": "core storage session",
+    "learning": "core storage",
     "config.values": "core sbatch backends",
     "sweep": "core config.values",
     "config.hydra": "core storage sbatch config.values",
@@ -57,19 +57,20 @@ MAY_IMPORT = {
     "planning.jobs": "core learning sbatch sbatch.in_job containers backends schedulers config planning.resolving "
     "planning.checks",
     "planning": "core storage learning sbatch exporters notifiers rules sweep config.values config.hydra backends "
-    "schedulers config decisions planning.resolving planning.record planning.checks planning.jobs",
+    "backends.megatron containers schedulers config decisions planning.resolving planning.record planning.checks "
+    "planning.jobs",
     "schedulers.local": "core storage sbatch schedulers",
     "schedulers.slurm": "core storage sbatch schedulers",
-    "submission": "core storage sbatch rules session config.hydra containers backends schedulers "
-    "backends.megatron config decisions planning.record planning.checks planning",
+    "submission": "core storage sbatch rules session schedulers config decisions planning.record planning.checks "
+    "planning",
     "engine.observing": "core storage learning sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage sbatch notifiers rules session config.values schedulers decisions "
     "planning.record planning submission",
     "engine": "core storage sbatch exporters rules session nodes schedulers decisions schedulers.local "
     "schedulers.slurm submission engine.observing engine.executing",
     "view.curves": "",
-    "view.jobs": "core causes rules session",
-    "view": "core storage learning search rules session nodes decisions planning view.curves view.jobs",
+    "view.jobs": "core storage search causes rules session",
+    "view": "core storage learning rules session nodes decisions planning view.curves view.jobs",
     "report": "core exporters session view view.jobs",
     "cli.steps": "core storage learning session sweep schedulers config decisions planning.resolving planning.checks "
     "planning submission engine view view.jobs",
@@ -78,9 +79,9 @@ MAY_IMPORT = {
     "cli.screens": "core session storage causes rules nodes sbatch schedulers engine.observing view view.curves "
     "view.jobs cli.steps cli.monitor",
     "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
-    "schedulers.slurm submission view report cli.steps cli.monitor cli.screens cli.reporting "
+    "schedulers.slurm submission view view.jobs report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
-    "cli.reporting": "core storage exporters session report cli.steps cli.monitor view",
+    "cli.reporting": "core storage exporters session report cli.steps cli.monitor view.jobs",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",
@@ -121,6 +122,7 @@ RUNS_PROCESSES = {
     "schedulers.slurm.commands",
     "schedulers.slurm.cluster",  # what a user would ask SLURM and container runtimes
     "submission.check",
+    "planning.programs",
     "planning.resolving.provenance",
     "planning.resolving.code_files",
     "storage.world",

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ValidationInfo, model_validator
 
 from oellm_autoexp.causes.cause import BLAMES_NODES, Category
-from oellm_autoexp.causes.labels import LABELS
 from oellm_autoexp.core.fields import TEXTS_IN_YAML, Section, listed
 from oellm_autoexp.core.text import fill
 from oellm_autoexp.search.escapes import without_escapes
@@ -97,6 +96,8 @@ class CauseRule(Section):
 
         Lines that may match are looked for without labels, which would make most of what is to be looked for.
         """
+        from oellm_autoexp.causes.labels import LABELS  # which takes long, and plans do without
+
         return Pattern.of(_BEGINNING.sub(lambda _: LABELS, self.pattern), core=_BEGINNING.sub("", self.pattern))
 
     @cached_property

@@ -96,7 +96,7 @@ def results(session: Session | str | Path, state_dir: str | Path | None = None) 
     from oellm_autoexp.planning.manifest import load as load_manifest
     from oellm_autoexp.report.rows import row
     from oellm_autoexp.session.session import Session
-    from oellm_autoexp.view.evidence import quotes
+    from oellm_autoexp.view.jobs.evidence import quotes
 
     found = session if isinstance(session, Session) else load(session, state_dir)
     said = quotes(found)

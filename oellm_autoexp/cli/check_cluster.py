@@ -148,9 +148,9 @@ def _refused(plan: Plan, client: SlurmScheduler) -> list[Problem]:
 
 def _judged(options: argparse.Namespace, client: SlurmScheduler, report: _Report) -> Plan | None:
     """The plan of the job, if the site would take it."""
+    from oellm_autoexp.planning.programs import container_problems
     from oellm_autoexp.sbatch.directives import options as asked_by
     from oellm_autoexp.schedulers.slurm.cluster import FAILED, OK, Finding
-    from oellm_autoexp.submission.check import container_problems
 
     try:
         plan = plan_steps.plan(options)

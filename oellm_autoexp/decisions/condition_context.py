@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, FINAL, SUCCESS, UNSUBMITTED
-from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.storage.world import Check, Files
+
+if TYPE_CHECKING:  # plans are made without sessions
+    from oellm_autoexp.session.job_state import JobState
 
 
 class CheckRunner:

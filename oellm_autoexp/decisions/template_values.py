@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.rules.events import Event
-from oellm_autoexp.session.job_state import JobState
+
+if TYPE_CHECKING:  # plans are made without sessions
+    from oellm_autoexp.session.job_state import JobState
 
 _OF_PROGRESS = ("iteration", "loss", "validation_loss", "grad_norm", "throughput", "saved_iteration")
 JOB_KEYS = frozenset(

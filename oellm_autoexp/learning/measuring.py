@@ -10,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from oellm_autoexp.core.nouns import Record, Series
 from oellm_autoexp.core.states import FINAL, RUNNING, SUCCESS
-from oellm_autoexp.session.job_state import JobState
+
+if TYPE_CHECKING:  # plans are made without sessions
+    from oellm_autoexp.session.job_state import JobState
 
 METRICS = ("seconds", "loss", "memory")
 """The metrics that are needed: what an iteration took as the log says it, else the times of lines with a loss."""

@@ -9,7 +9,6 @@ from oellm_autoexp.backends.base import Note
 from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import plural
-from oellm_autoexp.decisions.readiness import needs_monitor
 from oellm_autoexp.learning import words
 from oellm_autoexp.planning.checks import rule_checks
 from oellm_autoexp.schedulers.base import client_of
@@ -39,6 +38,8 @@ def monitor_notes(manifest: Manifest) -> list[str]:
     """Which jobs native dependencies do not bring to their end alone."""
     if not manifest.scheduler["native_dependencies"] or not client_of(manifest).is_slurm:
         return []
+    from oellm_autoexp.decisions.readiness import needs_monitor  # most plans are made without sessions
+
     needing = [f"{name} ({why})" for name, why in needs_monitor(manifest.jobs, manifest.monitoring).items()]
     if not needing:
         return []

@@ -65,7 +65,7 @@ class Row(PlannedJob):
 
 
 def row(spec: JobSpec, job: JobState, session: str, quoted: str = "") -> Row:
-    """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view/evidence.py)."""
+    """The row of a job of a session, without secrets. `quoted`: what its log says of a bad end (view.jobs.evidence)."""
     progress, newest, failure = job.progress, job.newest, job.run.cause
     return Row(
         name=redact(spec.name),

@@ -32,7 +32,7 @@ class Machine:
 
 def here() -> Machine:
     """This machine."""
-    from oellm_autoexp.submission.check import container_problems
+    from oellm_autoexp.planning.programs import container_problems
 
     return Machine(lambda section: section.client.site(section), container_problems)
 

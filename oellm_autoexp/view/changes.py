@@ -11,8 +11,8 @@ from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, w
 from oellm_autoexp.view.jobs.cause import causes, is_held
 from oellm_autoexp.view.jobs.waiting import waiting_lines
 from oellm_autoexp.view.live import ONLY_ACTIONS_WAIT
+from oellm_autoexp.view.session_table import headline
 from oellm_autoexp.view.shown import Shown
-from oellm_autoexp.view.tables import headline
 
 _HEADLINE_EVERY_SECONDS = 30.0
 _MANY = 9

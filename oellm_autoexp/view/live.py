@@ -15,14 +15,14 @@ from rich.text import Text
 from oellm_autoexp.core.states import RUNNING
 from oellm_autoexp.session.job_state import HistoryEntry, JobState, Tally
 from oellm_autoexp.session.waits import only_actions_wait, waits
-from oellm_autoexp.view.evidence import Evidence
 from oellm_autoexp.view.jobs.columns import duration
+from oellm_autoexp.view.jobs.evidence import Evidence
 from oellm_autoexp.view.jobs.progress import EMPTY, FULL, Done, done, seconds_left
 from oellm_autoexp.view.jobs.table import JobTable, subjects_of
 from oellm_autoexp.view.jobs.waiting import clock, waiting_lines
 from oellm_autoexp.view.metrics import Trends
+from oellm_autoexp.view.session_table import headline
 from oellm_autoexp.view.shown import Shown
-from oellm_autoexp.view.tables import headline
 
 ONLY_ACTIONS_WAIT = "every job has ended: this waits for actions alone (--cmd skip abandons those that wait)"
 _NEWEST, _NEWEST_OF_SEVERAL = 5, 2

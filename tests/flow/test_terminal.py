@@ -22,7 +22,7 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.view.live import Screen
-from oellm_autoexp.view.tables import jobs_table
+from oellm_autoexp.view.session_table import jobs_table
 from tests.flow.conftest import User
 from tests.flow.terminal import at_terminal, plain
 

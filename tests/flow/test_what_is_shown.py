@@ -25,7 +25,7 @@ from oellm_autoexp.storage.session_files import SessionFiles
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.changes import Changes
-from oellm_autoexp.view.tables import jobs_table
+from oellm_autoexp.view.session_table import jobs_table
 from tests.flow.conftest import QUICK, User
 from tests.flow.single import command as running
 from tests.flow.single import on_crash, planned

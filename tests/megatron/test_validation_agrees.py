@@ -17,8 +17,8 @@ from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError
 from oellm_autoexp.planning.plan import Plan
+from oellm_autoexp.planning.programs import ask
 from oellm_autoexp.planning.resolving.provenance import PlanContext
-from oellm_autoexp.submission.check import ask
 from oellm_autoexp.testing.plans import plan_of
 from tests.megatron import parser
 from tests.megatron.parser import Parser

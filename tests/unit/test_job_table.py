@@ -20,9 +20,9 @@ from oellm_autoexp.session.job_state import JobState, Still
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
-from oellm_autoexp.view.evidence import quotes
 from oellm_autoexp.view.jobs.cause import cause
 from oellm_autoexp.view.jobs.columns import Subject, columns_of, swept
+from oellm_autoexp.view.jobs.evidence import quotes
 from oellm_autoexp.view.jobs.table import JobTable, as_csv, rows_in_full, subjects_of
 
 NOW = 1_800_000_000.0

@@ -21,9 +21,9 @@ from oellm_autoexp.core.errors import AutoexpError, BackendError, ConfigError, P
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.secret_names import is_secret
 from oellm_autoexp.planning.plan import Plan
+from oellm_autoexp.planning.programs import absent, ask
 from oellm_autoexp.sbatch import directives, script
 from oellm_autoexp.sbatch.launch import Launcher
-from oellm_autoexp.submission.check import absent, ask
 from oellm_autoexp.testing.plans import plan_of
 from tests.megatron.validation_cases import BASE
 

@@ -12,7 +12,7 @@ from oellm_autoexp.backends.megatron.versions import VERSIONS, fitting
 from oellm_autoexp.config.loader import Source, load
 from oellm_autoexp.core.errors import BackendError
 from oellm_autoexp.planning.plan import Plan
-from oellm_autoexp.submission.check import of_other_versions
+from oellm_autoexp.planning.programs import of_other_versions
 from oellm_autoexp.testing.plans import plan_of
 
 

@@ -17,7 +17,7 @@ from oellm_autoexp.config.loader import Source
 from oellm_autoexp.config.schema import decode_section
 from oellm_autoexp.core.errors import BackendError, Problem
 from oellm_autoexp.core.location import CONFIG
-from oellm_autoexp.submission.check import ask
+from oellm_autoexp.planning.programs import ask
 from oellm_autoexp.testing.plans import plan_of
 
 ON_SLURM: dict[str, Any] = {

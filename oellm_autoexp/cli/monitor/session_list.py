@@ -23,7 +23,8 @@ def list_sessions(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from oellm_autoexp.storage import trust
-    from oellm_autoexp.view.tables import console, headline
+    from oellm_autoexp.view.session_table import headline
+    from oellm_autoexp.view.tables import console
 
     directory = directory_of(options)
     unread: dict[Path, AutoexpError] = {}

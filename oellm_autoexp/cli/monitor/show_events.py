@@ -41,7 +41,8 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     from oellm_autoexp.session.event_log import EventLog
     from oellm_autoexp.view.events import print_events
     from oellm_autoexp.view.jobs.waiting import wait_facts
-    from oellm_autoexp.view.tables import console, waiting_text
+    from oellm_autoexp.view.session_table import waiting_text
+    from oellm_autoexp.view.tables import console
 
     jobs, name = set(chosen(options, manifest, session)), options.queue_event
     since = 0.0 if options.since is None else moment(options.since, time.time())

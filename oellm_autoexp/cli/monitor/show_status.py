@@ -91,7 +91,8 @@ def _specs(session: Session) -> Sequence[JobSpec]:
 
 def show_sessions(sessions: Sequence[Session], *, as_json: bool) -> None:
     """Show sessions, one screen of jobs of each."""
-    from oellm_autoexp.view.tables import console, print_session
+    from oellm_autoexp.view.session_table import print_session
+    from oellm_autoexp.view.tables import console
 
     if as_json:
         print(json.dumps({"sessions": [facts.session_facts(session) for session in sessions]}))
@@ -106,7 +107,7 @@ def show(session: Session, manifest: Manifest, as_json: bool) -> int:
     """Show a session; returns the exit code. Into a pipe all its jobs go, to a terminal one screen of them."""
     from oellm_autoexp.planning.resolving.provenance import changed_code
     from oellm_autoexp.storage.trust import reading_of_others
-    from oellm_autoexp.view.tables import print_session
+    from oellm_autoexp.view.session_table import print_session
 
     if as_json:
         print(json.dumps(facts.session_facts(session)))
@@ -136,7 +137,7 @@ def _print_chosen(options: argparse.Namespace, sessions: Sequence[tuple[Session,
 
 
 def _subjects(session: Session, specs: Sequence[JobSpec]) -> list[Subject]:
-    from oellm_autoexp.view.evidence import quotes
+    from oellm_autoexp.view.jobs.evidence import quotes
     from oellm_autoexp.view.jobs.table import subjects_of
     from oellm_autoexp.view.metrics import Trends
 
@@ -148,7 +149,8 @@ def _print_table(
 ) -> None:
     from oellm_autoexp.view.jobs.selection import chosen, chosen_columns
     from oellm_autoexp.view.jobs.table import JobTable, rows_in_full
-    from oellm_autoexp.view.tables import console, headline, print_table, room_for_table
+    from oellm_autoexp.view.session_table import headline, print_table, room_for_table
+    from oellm_autoexp.view.tables import console
 
     screen = console()
     if titled:

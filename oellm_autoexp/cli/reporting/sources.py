@@ -15,7 +15,7 @@ from oellm_autoexp.report.document import Event, Source
 from oellm_autoexp.report.page import ASSETS
 from oellm_autoexp.storage import trust
 from oellm_autoexp.storage.files import shipped
-from oellm_autoexp.view.evidence import quotes
+from oellm_autoexp.view.jobs.evidence import quotes
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Series

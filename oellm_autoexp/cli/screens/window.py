@@ -20,11 +20,11 @@ from oellm_autoexp.cli.screens.acting import act
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.text import printable
 from oellm_autoexp.storage.trust import reading_of_others
-from oellm_autoexp.view.evidence import Evidence
+from oellm_autoexp.view.jobs.evidence import Evidence
 from oellm_autoexp.view.jobs.names import short_names
 from oellm_autoexp.view.jobs.table import colour, default_columns, subjects_of
 from oellm_autoexp.view.metrics import LOSS, Trends, metrics_of
-from oellm_autoexp.view.tables import headline
+from oellm_autoexp.view.session_table import headline
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest

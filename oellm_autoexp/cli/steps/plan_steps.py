@@ -80,8 +80,8 @@ def plan(
         from oellm_autoexp.planning.checks import likely_mistakes
         from oellm_autoexp.planning.checks.plan_checks import check_plan_id
         from oellm_autoexp.planning.make_plan import make_plan, with_locations
+        from oellm_autoexp.planning.programs import absent, of_other_versions
         from oellm_autoexp.planning.resolving.provenance import gather
-        from oellm_autoexp.submission.check import absent, of_other_versions
 
     elsewhere, machine = machine is not None, machine or outside.here()
     found, past = Collector(), PastRuns(resuming.newest_iteration)
@@ -127,7 +127,7 @@ def plan(
 
 def _ask(made: Plan) -> None:
     """Put the plan's questions to the programs, with a progress bar where there are several."""
-    from oellm_autoexp.submission.check import ask
+    from oellm_autoexp.planning.programs import ask
     from oellm_autoexp.view.tables import console
 
     screen = console(stderr=True)

@@ -190,7 +190,7 @@ def finish(monitor: Shown) -> int:
 
 def leave(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> None:
     """Print one screen of a session: its jobs, its summary, `notes`, what waits, and what to try next."""
-    from oellm_autoexp.view.tables import print_session
+    from oellm_autoexp.view.session_table import print_session
 
     print_session(session, manifest.jobs, said_below(session, manifest, notes), "--cmd status --wide")
 
@@ -198,7 +198,7 @@ def leave(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> No
 def said_below(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> list[str | Text]:
     """What stands below a session's table and its summary: `notes`, what waits, what to try next."""
     from oellm_autoexp.decisions.holding import may_be_held
-    from oellm_autoexp.view.tables import waiting_text
+    from oellm_autoexp.view.session_table import waiting_text
 
     held = {job.name for job in session.jobs.values() if session.hold.fingerprint and may_be_held(job)}
     waits = waiting_text([wait for wait in facts.waiting(session) if wait.kind != "job" or wait.job not in held])

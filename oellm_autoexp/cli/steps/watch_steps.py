@@ -46,7 +46,7 @@ def watch_until_ended(monitor: Monitor, *, quiet: bool = False) -> int:
 def watch(monitor: Monitor, *, quiet: bool = False) -> int:
     """Watch a session, and the runs that its actions start, until all have ended; the exit code speaks of all."""
     from oellm_autoexp.view.display import display
-    from oellm_autoexp.view.tables import headline
+    from oellm_autoexp.view.session_table import headline
 
     watched = _watch_of(monitor.session.path.parent, monitor)
     try:

@@ -28,8 +28,8 @@ _LONGEST_QUOTE = 160
 def cause(job: JobState, quoted: str = "", now: float | None = None) -> str:
     """All that is known of why a job is in its state, in one line; '' for nothing.
 
-    `quoted` is what its log, or the event that named its trouble, says (`view.evidence`): it stands behind the rule
-    and the exit code. A new attempt that is not made, and what else there is, comes last.
+    `quoted` is what its log, or the event that named its trouble, says (`view.jobs.evidence`): it stands behind the
+    rule and the exit code. A new attempt that is not made, and what else there is, comes last.
     """
     notes = [*filter(None, [action_count(waits([job]))]), *_switched_off(job)]
     if job.state not in BAD_ENDS:
