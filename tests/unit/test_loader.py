@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oellm_autoexp.config.composing import VERSION_BASE
 from oellm_autoexp.config.hydra.config_file import read_config
+from oellm_autoexp.config.hydra.hydra_source import Search, searching
 from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
@@ -696,6 +698,18 @@ def test_a_hydra_of_the_caller_is_left_as_it_was(tmp_path: Path) -> None:
         assert "autoexp://" not in str(
             compose(overrides=["+x=1"], return_hydra_config=True).hydra.runtime.config_sources
         )
+        assert compose(overrides=["+x=1"], return_hydra_config=True).hydra.launcher._target_.endswith("BasicLauncher")
+
+
+def test_the_files_of_hydras_own_settings_are_left_out_for_the_time_of_composing() -> None:
+    def chosen() -> Any:
+        return ConfigStore.instance().load("hydra/config.yaml").node.defaults
+
+    before = chosen()
+    with searching(Search()):
+        assert not chosen()
+    assert chosen() == before
+    assert {"launcher": "basic"} in before
 
 
 def test_a_loaded_config_places_its_values_also_after_another_was_loaded(write: Write) -> None:
