@@ -65,11 +65,12 @@ def places(words: Iterable[str], keys: Mapping[str, str]) -> tuple[Place, ...]:
     found: dict[str, Place] = {}
     before = ""
     for word in words:
-        flag, equals, value = word.partition("=")
         if before in keys and not word.startswith("--"):
             found[keys[before]] = Place(keys[before], word)
-        elif equals and flag in keys:
-            found[keys[flag]] = Place(keys[flag], value)
+        elif "=" in word:
+            flag, _, value = word.partition("=")
+            if flag in keys:
+                found[keys[flag]] = Place(keys[flag], value)
         before = word
     return tuple(place for place in found.values() if place.path)
 

@@ -76,6 +76,8 @@ class Composed:
 
     def is_choice(self, key: str, value: Any) -> bool:
         """Whether a sweep's key and value choose a config of a group (`backend: tiny_lm`) rather than set a value."""
+        if "/" not in key and not (isinstance(value, str) or value is None):
+            return False  # the usual case, quickly
         name = key.lstrip("+~").split("@")[0]
         return "/" in name or (name in self.groups and (isinstance(value, str) or value is None))
 

@@ -219,7 +219,7 @@ def options(script: str) -> dict[str, str]:
 
 def is_no_command(line: str) -> bool:
     """Whether sbatch reads directives below this line: it is no command."""
-    return not line.strip() or line.lstrip().startswith("#")
+    return line.lstrip()[:1] in ("", "#")
 
 
 def is_own_line(line: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from oellm_autoexp.core.text import Raw
@@ -214,18 +215,23 @@ _SHELLS = frozenset(("sh", "bash", "dash", "ksh", "zsh"))
 _OF_JOBS = re.compile(r"\$(?:SLURM_[A-Z0-9_]+|\{SLURM_[A-Z0-9_]+\})")
 
 
-def read_by_a_shell(words: Sequence[str]) -> set[int]:
+def read_by_a_shell(words: Iterable[str]) -> frozenset[int]:
     """The indices of words that are scripts of a shell: those after `bash -c`."""
+    return _read_by_a_shell(tuple(words))
+
+
+@lru_cache(maxsize=8)  # a job's program is asked about by several checks
+def _read_by_a_shell(words: tuple[str, ...]) -> frozenset[int]:
     found = set()
-    for index, word in enumerate(words):
-        if word.endswith("sh") and word.rpartition("/")[2] in _SHELLS:  # the first is quick, and true of all of them
+    for index in [index for index, word in enumerate(words) if word[-2:] == "sh"]:
+        if words[index].rpartition("/")[2] in _SHELLS:
             at = index + 1
             while at < len(words) and words[at].startswith("-"):
                 if re.fullmatch(r"-[a-zA-Z]*c[a-zA-Z]*", words[at]):
                     found.add(at + 1)
                     break
                 at += 1
-    return found
+    return frozenset(found)
 
 
 def with_variables(words: Sequence[str], *, of_slurm_alone: bool = False) -> list[str | Raw]:

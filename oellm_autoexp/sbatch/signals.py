@@ -38,7 +38,8 @@ def signal_before_end(lines: Sequence[str]) -> Signal | None:
 
     Raises ValueError, with sbatch's message, for what sbatch refuses and for numbers that are no signals.
     """
-    options = (option for line in lines for option in written_options(line.removeprefix(DIRECTIVE)))
+    named = (line.removeprefix(DIRECTIVE) for line in lines if "--s" in line)  # sbatch takes `--sig` as well
+    options = (option for line in named for option in written_options(line))
     found = [_signal(option.value) for option in options if option.key == "signal"]
     return found[-1] if found else None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Point:
     staged: Mapping[str, Any] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
 
-    @property
+    @cached_property
     def values(self) -> dict[str, Any]:
         """Every value the sweep sets, by dotted key, in the order in which they are to be applied: later ones win."""
         return over(over(self.inherited, self.chosen), self.staged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +107,7 @@ class MegatronBackend(LaunchedBackend):
             places=places((*words, *self.extra_args), _PLACES),
             progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
             programs=launch.programs,
-            work=work_of(self.version, (*words, *self.extra_args), dests, _default(self.version), launch.world),
+            work=work_of(self.version, (*words, *self.extra_args), dests, _defaults(self.version), launch.world),
         )
 
     def _probe(self, words: Sequence[str], world: int, environment: Mapping[str, str]) -> Probe:
@@ -134,14 +134,13 @@ class MegatronBackend(LaunchedBackend):
 
 @cache
 def _judge(version: str) -> Judge:
-    return Judge(_default(version))
+    return Judge(_defaults(version).get)
 
 
 @cache
-def _default(version: str) -> Callable[[str], Any]:
-    """What gives the default of an argument of this version by its dest."""
-    dests = Arguments.of(version).dests
-    return lambda dest: dests[dest].default if dest in dests else None
+def _defaults(version: str) -> Mapping[str, Any]:
+    """The defaults of this version's arguments, by dest."""
+    return {dest: argument.default for dest, argument in Arguments.of(version).dests.items()}
 
 
 def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:

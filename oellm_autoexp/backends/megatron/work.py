@@ -32,22 +32,22 @@ _SAME_SPEED = re.compile(
 
 
 def work_of(
-    version: str, words: Sequence[str], values: Mapping[str, Any], default: Callable[[str], Any], world: int
+    version: str, words: Sequence[str], values: Mapping[str, Any], defaults: Mapping[str, Any], world: int
 ) -> Work:
     """The work of a command line of Megatron's.
 
-    `words` are those of its arguments, `values` the same by dest; `default` gives that of a dest which is not among
-    them. `world` is the number of ranks.
+    `words` are those of its arguments, `values` the same by dest, `defaults` the values of those that
+    are not given. `world` is the number of ranks.
     """
 
     def value(dest: str) -> Any:
         found = values.get(dest)
-        return default(dest) if found is None else found
+        return defaults.get(dest) if found is None else found
 
     def number(dest: str) -> float:
         """A number that is given or a default; 0 where there is none, as Megatron derives it."""
         try:
-            return float(value(dest) or 0)
+            return float(values.get(dest) or value(dest) or 0)
         except (TypeError, ValueError):
             return 0.0
 
@@ -75,14 +75,15 @@ def _deciding(words: Sequence[str]) -> Iterator[str]:
     """The words of flags that decide the speed, without those of sizes."""
     kept = True
     for word in words:
-        if word.startswith("--"):
-            kept = _decides(word.partition("=")[0])
+        if word[:2] == "--":  # of the words of each job: half as long as startswith
+            kept = _decides(word)
         if kept:
             yield word
 
 
 @lru_cache(maxsize=4096)
-def _decides(flag: str) -> bool:
+def _decides(word: str) -> bool:
+    flag = word.partition("=")[0]
     return flag not in _SIZE_FLAGS and not _SAME_SPEED.fullmatch(flag)
 
 

@@ -156,6 +156,9 @@ class Resolution:
             if failed is not None and isinstance(value, dict | list):
                 evaluated[key] = self._container(value, here, failed)
                 continue
+            if here in self._done:  # most are known from other jobs
+                evaluated[key] = self._done[here]
+                continue
             try:
                 evaluated[key] = self._value(value, here)
             except ConfigError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from operator import attrgetter, is_
 from typing import Any
 
 from oellm_autoexp.causes.cause import CATEGORIES
@@ -85,10 +87,16 @@ def recorded(section: MonitoringSection) -> dict[str, Any]:
 
 def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
     """A job's section as the manifest has it; None where it is that of the plan."""
-    shared = (name for name in MonitoringSection.model_fields if name != "output_paths")
-    if all(getattr(section, name) is getattr(plan, name) for name in shared):  # decoded once for both
+    of_all = _of_all()
+    if all(map(is_, of_all(section), of_all(plan))):  # decoded once for both
         return None
     return recorded(section)
+
+
+@cache
+def _of_all() -> Callable[[MonitoringSection], tuple[Any, ...]]:
+    """What gives a section's values but those that are each job's own."""
+    return attrgetter(*(name for name in MonitoringSection.model_fields if name != "output_paths"))
 
 
 def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:

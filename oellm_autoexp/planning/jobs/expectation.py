@@ -113,7 +113,8 @@ def _digest(config: AutoexpConfig, work: Work, places: JobPlaces, directives: Ma
     """A digest of all that decides the speed beside sizes; without the job's own name and folder."""
     slurm, name = config.slurm, config.project.name
     nodes = [_AMOUNT.sub("", directives.get(option, "")) for option in _NODES]
-    words = [word.replace(places.output_dir, "FOLDER") for word in work.shape]
+    folder = places.output_dir
+    words = [word.replace(folder, "FOLDER") if folder in word else word for word in work.shape]
     words = [_nameless(word, name) if name in word else word for word in words]
     parts = [type(slurm.client).__name__, slurm.site.name, *nodes, *words]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -237,7 +237,12 @@ class SweepResolver:
 
 def from_directory(directory: str) -> Callable[[str], str]:
     """What makes a path of a config absolute that is meant from a directory."""
-    return lambda path: posixpath.normpath(posixpath.join(directory, posixpath.expanduser(path)))
+
+    @lru_cache(maxsize=256)  # the jobs of a plan share folders, and each asks several times
+    def absolute(path: str) -> str:
+        return posixpath.normpath(posixpath.join(directory, posixpath.expanduser(path)))
+
+    return absolute
 
 
 def without_sweep(composed: Composed, context: PlanContext) -> tuple[dict[str, Any], dict[Path, ConfigError]]:
