@@ -17,9 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oellm_autoexp.config.composing import VERSION_BASE
+from oellm_autoexp.config.composing import VERSION_BASE, hydra_ready
 from oellm_autoexp.config.hydra.config_file import read_config
-from oellm_autoexp.config.hydra.hydra_source import Search, searching
 from oellm_autoexp.config.loader import Composed, Source, load, load_mostly
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG, Location
@@ -706,7 +705,7 @@ def test_the_files_of_hydras_own_settings_are_left_out_for_the_time_of_composing
         return ConfigStore.instance().load("hydra/config.yaml").node.defaults
 
     before = chosen()
-    with searching(Search()):
+    with hydra_ready():
         assert not chosen()
     assert chosen() == before
     assert {"launcher": "basic"} in before
