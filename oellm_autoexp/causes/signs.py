@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from oellm_autoexp.causes.labels import Line, split, unhidden
 from oellm_autoexp.causes.places import CLUE, Clues
 from oellm_autoexp.causes.rule import CauseRule
-from oellm_autoexp.search.patterns import Match, Pattern, scan
+from oellm_autoexp.search.patterns import Match, Pattern, Search, scan
 from oellm_autoexp.search.widening import Wide
 
 _CLUE = "clue"
@@ -33,8 +33,6 @@ _PROGRESS = {
 """Lines that say that one more iteration is done: of Megatron-LM, torchtitan, tqdm, OLMo, Composer, PyTorch's examples,
 records of fairseq and of JSON, the trainer of Hugging Face, which prints epochs, and as many programs print them.
 """
-_Progress = dict[bool, list[tuple[int, float]]]
-"""Offsets and numbers: of iterations, and (True) of parts of epochs, which may be another line about the same one."""
 _MORE_PROGRESS = 2
 """After so many more iterations a line is no cause of the end: the first one may have been under way at that moment."""
 _DIGITS = 10
@@ -132,25 +130,25 @@ _BEGINNING = 300  # characters
 def find_signs(source: int, text: LogText, rules: Mapping[str, CauseRule], clues: Clues) -> Iterator[Sign]:
     """The lines of a text that rules match, in order, each by the first rule that does. `clues` learn from the text."""
     found: list[Sign] = []
-    progress: _Progress = {}
     seen = -1
     plain = unhidden(text.data)
-    for match in scan(plain.data, _patterns(rules)).matches:
+    patterns = _patterns(rules)
+    search = Search(plain.data, patterns)
+    for match in search.matches(rule for rule in patterns if rule not in _PROGRESS).matches:
         if match.rule == _CLUE:
             head = split(match.line)
             clues.read(head)
             clues.read_table(head, _below(plain.data, match.offset))
-        elif match.rule in _PROGRESS:
-            clues.megatron |= match.rule == _MEGATRON
-            if match.offset != seen:  # an iteration without a loss, say, is a sign
-                _add(progress, match)
         elif match.offset != seen:
             sign = _sign(source, match, match.rule[1:], rules[match.rule[1:]], text.rank)
             if sign is not None and _is_after(sign, plain.data) and not _is_source(sign, plain.data):
                 seen = match.offset
                 found.append(sign)
                 clues.killed |= sign.rule.category == "killed"
-    yield from (replace(sign, offset=plain.original(sign.offset)) for sign in _unrecovered(found, progress))
+    clues.megatron = clues.megatron or _has(search, _MEGATRON)
+    recovered = _last_recovered(search, {sign.offset for sign in found})
+    left = [sign for sign in found if sign.offset > recovered][:_MOST_SIGNS]
+    yield from (replace(sign, offset=plain.original(sign.offset)) for sign in left)
 
 
 def _patterns(rules: Mapping[str, CauseRule]) -> Mapping[str, Pattern]:
@@ -177,11 +175,7 @@ def window(sign: Sign, text: LogText) -> tuple[int, list[str], int]:
 
 def says_enough(data: bytes) -> bool:
     """True if the end of a log reaches back beyond what may be a cause: lines that more iterations follow."""
-    found = scan(unhidden(data).data, _PROGRESS).matches
-    progress: _Progress = {}
-    for match in found:
-        _add(progress, match)
-    return _last_recovered(progress) >= 0
+    return _last_recovered(Search(unhidden(data).data, _PROGRESS)) >= 0
 
 
 def sign_at(sign: Sign, places: Sequence[str], rules: Mapping[str, CauseRule]) -> Sign | None:
@@ -235,28 +229,45 @@ def _of_another(sign: Sign, line: Line) -> bool:
     return any(own is not None and other is not None and own != other for own, other in pairs)
 
 
-def _add(progress: _Progress, match: Match) -> None:
-    text = next(text for number, text in match.groups.items() if number.isdecimal())
-    progress.setdefault("." in text, []).append((match.offset, float(text)))
+def _has(search: Search, rule: str) -> bool:
+    """Whether a rule matches any line."""
+    found = False
+
+    def is_last(_: Match) -> bool:
+        nonlocal found
+        found = True
+        return True
+
+    search.newest_first([rule], is_last)
+    return found
 
 
-def _unrecovered(signs: list[Sign], progress: _Progress) -> Iterator[Sign]:
-    """The signs after which no more iterations follow, at most _MOST_SIGNS of them."""
-    last_recovered = _last_recovered(progress)
-    left = [sign for sign in signs if sign.offset > last_recovered]
-    yield from left[:_MOST_SIGNS]
+def _last_recovered(search: Search, signs: Collection[int] = ()) -> int:
+    """Up to which offset lines are followed by _MORE_PROGRESS rising iterations or more, -1 if none are.
+
+    Lines at the offsets `signs` do not count: an iteration without a loss, say, is a sign.
+    """
+    progress = _Progress(signs)
+    search.newest_first([*_PROGRESS], progress.is_last)
+    return progress.offset
 
 
-def _last_recovered(progress: _Progress) -> int:
-    """Up to which offset lines are followed by _MORE_PROGRESS rising iterations or more, -1 if none are."""
-    return max(map(_last_of_kind, progress.values()), default=-1)
+class _Progress:
+    """Iterations that rise to the last one of a log, which are read from its end."""
 
+    def __init__(self, signs: Collection[int]) -> None:
+        self.offset = -1
+        """That of the iteration which _MORE_PROGRESS - 1 more follow; -1: not yet read."""
+        self._signs = signs
+        self._rising: dict[bool, list[float]] = {False: [], True: []}
+        """The numbers: of iterations, and (True) of parts of epochs, which may be another line about the same one."""
 
-def _last_of_kind(progress: Sequence[tuple[int, float]]) -> int:
-    rising: list[tuple[int, float]] = []
-    for offset, number in reversed(progress):
-        if not rising or number < rising[-1][1]:
-            rising.append((offset, number))
-        if len(rising) == _MORE_PROGRESS:
-            return offset
-    return -1
+    def is_last(self, match: Match) -> bool:
+        """Note a match; true as soon as there are enough."""
+        if match.offset not in self._signs:
+            text = next(text for number, text in match.groups.items() if number.isdecimal())
+            rising, number = self._rising["." in text], float(text)
+            if not rising or number < rising[-1]:
+                rising.append(number)
+            self.offset = match.offset if len(rising) == _MORE_PROGRESS else -1
+        return self.offset >= 0

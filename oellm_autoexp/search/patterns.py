@@ -13,7 +13,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed pattern
 from typing import Any, NamedTuple
@@ -121,42 +121,90 @@ class Scan:
     too_slow: frozenset[str] = frozenset()
 
 
-def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset[str] = frozenset()) -> Scan:
-    """Every line of `data` (whole lines) that a pattern matches, in the order of the lines, then of the patterns.
+class Search:
+    """A search for patterns in `data` (whole lines), in one pass for all of them.
 
-    Of the rules in `newest_only` just the last matching line of all counts. Escape sequences of colours are no part of
-    a line.
+    Escape sequences of colours are no part of a line. Of the rules in `newest_only` just the last matching line counts.
     """
-    plain = Shortened.without_escapes(data)
-    data = plain.data
-    matches: list[Match] = []
-    too_slow = set()
-    candidates = Candidates(data)
-    every = [rule for rule in patterns if rule not in newest_only]
-    bounds = candidates.of([patterns[rule].wide for rule in every])
-    bounds_of: dict[str, Iterable[Bounds]] = dict(zip(every, bounds, strict=True))
-    with TimeLimit() as limit:
-        for rule, pattern in patterns.items():
-            now = time.monotonic()
-            until = now + SCAN_SECONDS
-            try:
-                limit.deadline = until
-                for start, end in bounds_of[rule] if rule in bounds_of else candidates.newest_of(pattern.wide):
-                    line = data[start:end].decode(errors="replace")
-                    now = time.monotonic()
-                    limit.deadline = min(now + MATCH_SECONDS, until)
-                    limit.check(now)
-                    match = pattern.search(line)
-                    if match is not None:
-                        matches.append(Match(rule, plain.original(start), line, _groups(match), match[0]))
-                        if rule in newest_only:
-                            break
-                limit.deadline = math.inf
-            except TimeoutError:
-                limit.deadline = math.inf
-                too_slow.add(rule)
-    matches.sort(key=lambda match: match.offset)
-    return Scan(matches, frozenset(too_slow))
+
+    def __init__(
+        self, data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset[str] = frozenset()
+    ) -> None:
+        self._plain = Shortened.without_escapes(data)
+        self._patterns = patterns
+        self._newest_only = newest_only
+        self._candidates = Candidates(self._plain.data)
+
+    def matches(self, rules: Iterable[str] | None = None) -> Scan:
+        """Every line that a pattern matches, in the order of the lines, then of the patterns. `rules`: not of all."""
+        matches: list[Match] = []
+        too_slow = set()
+        with TimeLimit() as limit:
+            for rule in self._patterns if rules is None else rules:
+                until = time.monotonic() + SCAN_SECONDS
+                try:
+                    limit.deadline = until
+                    for bounds in self._lines_of(rule):
+                        match = self._match(rule, bounds, limit, until)
+                        if match is not None:
+                            matches.append(match)
+                            if rule in self._newest_only:
+                                break
+                    limit.deadline = math.inf
+                except TimeoutError:
+                    limit.deadline = math.inf
+                    too_slow.add(rule)
+        matches.sort(key=lambda match: match.offset)
+        return Scan(matches, frozenset(too_slow))
+
+    def newest_first(self, rules: Sequence[str], is_last: Callable[[Match], bool]) -> None:
+        """Show `is_last` every match of some rules, in the opposite order, until it says that it needs no more.
+
+        Most lines of a log may be such, and only the last few are matched by `re`. A rule that is too slow is left out.
+        """
+        lines = [(*bounds, number) for number, rule in enumerate(rules) for bounds in self._lines_of(rule)]
+        lines.sort(reverse=True)
+        too_slow = set()
+        with TimeLimit() as limit:
+            until = time.monotonic() + SCAN_SECONDS * len(rules)
+            for start, end, number in lines:
+                if number in too_slow:
+                    continue
+                try:
+                    match = self._match(rules[number], (start, end), limit, until)
+                    limit.deadline = math.inf
+                except TimeoutError:
+                    limit.deadline = math.inf
+                    too_slow.add(number)
+                    continue
+                if match is not None and is_last(match):
+                    return
+
+    def _match(self, rule: str, bounds: Bounds, limit: TimeLimit, until: float) -> Match | None:
+        """The match of a rule in a line. Raises TimeoutError."""
+        start, end = bounds
+        line = self._plain.data[start:end].decode(errors="replace")
+        now = time.monotonic()
+        limit.deadline = min(now + MATCH_SECONDS, until)
+        limit.check(now)
+        match = self._patterns[rule].search(line)
+        return None if match is None else Match(rule, self._plain.original(start), line, _groups(match), match[0])
+
+    def _lines_of(self, rule: str) -> Iterable[Bounds]:
+        """The lines that may match."""
+        if rule in self._newest_only:
+            return self._candidates.newest_of(self._patterns[rule].wide)
+        return self._bounds[rule]
+
+    @functools.cached_property
+    def _bounds(self) -> Mapping[str, Sequence[Bounds]]:
+        rules = [rule for rule in self._patterns if rule not in self._newest_only]
+        return dict(zip(rules, self._candidates.of([self._patterns[rule].wide for rule in rules]), strict=True))
+
+
+def scan(data: bytes, patterns: Mapping[str, Pattern], *, newest_only: frozenset[str] = frozenset()) -> Scan:
+    """Every line of `data` that a pattern matches (see Search)."""
+    return Search(data, patterns, newest_only=newest_only).matches()
 
 
 def _groups(match: re.Match[str]) -> dict[str, str]:

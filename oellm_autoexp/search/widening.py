@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from re import IGNORECASE, _compiler, _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed one
+from re import _compiler, _constants, _parser  # type: ignore[attr-defined]  # no public door to a parsed one
 from typing import Any
 
+_IGNORECASE = int(re.IGNORECASE)  # of an enum, `&` takes ten times as long
 LEAST_FIXED = 3
 """Bytes of fixed text that a match must hold: without it there would be a candidate in almost every line."""
 _MOST_REPEATS = 16
@@ -286,24 +288,30 @@ def _repeated(part: _Part, least: int, most: int) -> _Part:
 def _letter(item: Any, flags: int) -> _Part:
     """One letter: a byte of ASCII, or one beyond, which is several bytes. What can't be decoded is U+FFFD."""
     op, value = item
-    if op is _constants.LITERAL:
-        letter = chr(value)
-        if letter in "\n\r" or "\ud800" <= letter <= "\udfff":
-            raise _UnknownError  # no line holds one
-        if letter.isascii() and flags & IGNORECASE:
-            forms = _set({letter.lower(), letter.upper()})
-            beyond = CASELESS.get(letter.lower())
-            return _Part(f"(?:{forms}|{beyond})" if beyond else forms, False, 1, True, 5 if beyond else 1)
-        if not flags & IGNORECASE and letter != "\ufffd":
-            encoded = letter.encode()
-            return _Part(_quoted(encoded), False, len(encoded), True, len(encoded))
+    if op is _constants.LITERAL and (part := _fixed(chr(value), bool(flags & _IGNORECASE))) is not None:
+        return part
     letters = _members(item, flags)
-    if op is _constants.IN and not flags & IGNORECASE and all(_is_ascii(each) for each in value):
+    if op is _constants.IN and not flags & _IGNORECASE and all(_is_ascii(each) for each in value):
         if not letters:
             raise _UnknownError  # no line holds one
         return _Part(_set(letters), False, 0, len(letters) <= _FEW, 1, _set(letters))
     one = _set(letters, beyond=True)
     return _Part(rf"{one}[\x80-\xff]*", False, 0, False, 2, one)
+
+
+@functools.lru_cache(_KNOWN)  # patterns are mostly such letters
+def _fixed(letter: str, caseless: bool) -> _Part | None:
+    """One letter in its form, or in its forms; None if there are more than two. Raises _UnknownError."""
+    if letter in "\n\r" or "\ud800" <= letter <= "\udfff":
+        raise _UnknownError  # no line holds one
+    if letter.isascii() and caseless:
+        forms = _set({letter.lower(), letter.upper()})
+        beyond = CASELESS.get(letter.lower())
+        return _Part(f"(?:{forms}|{beyond})" if beyond else forms, False, 1, True, 5 if beyond else 1)
+    if caseless or letter == "\ufffd":
+        return None
+    encoded = letter.encode()
+    return _Part(_quoted(encoded), False, len(encoded), True, len(encoded))
 
 
 def _is_ascii(member: Any) -> bool:

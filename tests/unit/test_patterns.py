@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from oellm_autoexp.search import candidates, patterns, time_limit, widening
 from oellm_autoexp.search.candidates import Candidates
 from oellm_autoexp.search.escapes import without_escapes
-from oellm_autoexp.search.patterns import Pattern, advice, group_names, scan
+from oellm_autoexp.search.patterns import Match, Pattern, Search, advice, group_names, scan
 
 
 @pytest.fixture(scope="module", autouse=True, params=["hyperscan", "re alone"])
@@ -284,6 +284,32 @@ def test_of_newest_only_rules_just_the_last_matching_line_counts(chosen: list[st
     last = [match for match in every if match.rule == chosen[0]][-1:]
     others = [match for match in every if match.rule != chosen[0]]
     assert sorted(map(repr, newest)) == sorted(map(repr, last + others))
+
+
+@given(st.lists(st.sampled_from(POOL), min_size=1, max_size=3, unique=True), LOGS, st.integers(1, 9))
+def test_the_newest_matches_are_shown_first_until_there_are_enough(chosen: list[str], data: bytes, enough: int) -> None:
+    search = Search(data, {text: Pattern.of(text) for text in chosen})
+    shown: list[Match] = []
+
+    def is_last(match: Match) -> bool:
+        shown.append(match)
+        return len(shown) == enough
+
+    search.newest_first(chosen, is_last)
+    assert shown == search.matches().matches[::-1][:enough]
+
+
+def test_of_newest_first_a_rule_that_is_too_slow_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.2)
+    search = Search(b"a 1\n" + b"a" * 60 + b"b\na 2\n", {"slow": Pattern.of("(?:a|a)*$"), "r": Pattern.of(r"^a \d")})
+    shown: list[str] = []
+
+    def is_last(match: Match) -> bool:
+        shown.append(match.rule)
+        return False
+
+    search.newest_first(["slow", "r"], is_last)
+    assert shown == ["r", "slow", "r"]
 
 
 @pytest.mark.parametrize(
