@@ -61,6 +61,7 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
         signs = [sign for sign in signs if sign.rule.category != "killed"]
     if any((sign.rule.category, sign.rule.role) == ("oom-host", "confirms") for sign in signs):
         signs = [sign for sign in signs if sign.rule.category != "network"]  # its peers lost their connections
+    signs = _before_the_end(signs, ending)
     root = _root(signs, texts, rules, clues)
     verdict = endings.verdict(ending, clues)
     if root is None or (verdict is not None and verdict.overrules(root.sign.rule)):
@@ -70,6 +71,28 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which line
+
+
+def _before_the_end(signs: Sequence[Sign], ending: Ending) -> list[Sign]:
+    """Without what a program says of itself below the line that SLURM ends it: that follows from it.
+
+    Where SLURM's answer is not known, or another one, a step that is cancelled may be ended for a task that failed.
+    """
+    ended = _CANCELS if ending.scheduler_state.split(" ")[0] in _ENDED_BY_SLURM else _CANCELS_THE_JOB
+    ends: dict[int, int] = {}
+    for sign in signs:
+        if ended.match(sign.text):
+            ends.setdefault(sign.source, sign.offset)
+    return [
+        sign for sign in signs if sign.offset <= ends.get(sign.source, sign.offset) or sign.rule.category in _BY_OTHERS
+    ]
+
+
+_CANCELS = re.compile(r"slurmstepd: error: \*\*\* (?:STEP|JOB) .* CANCELLED AT ")
+_CANCELS_THE_JOB = re.compile(r"slurmstepd: error: \*\*\* (?:JOB .* CANCELLED AT |.* DUE TO (?:TIME LIMIT|PREEMPTION))")
+_ENDED_BY_SLURM = frozenset({"TIMEOUT", "DEADLINE", "PREEMPTED", "CANCELLED"})
+_BY_OTHERS = frozenset({"killed", "time", "preempted", "oom-host", "node", "gpu-hardware"})
+"""Categories of lines that the system writes, also late."""
 
 
 def _root(
@@ -183,7 +206,7 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
         fingerprint=fingerprint(
             f"{category} {sign.name}",
             text,
-            f"{frame.file} {frame.function}" if frame else "",
+            _place(frame, text) if frame else "",
             at_fault,
             of_folder=rule.category == "filesystem",
         ),
@@ -195,6 +218,16 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
         node=node,
         blamed_nodes=at_fault,
     )
+
+
+def _place(frame: Frame, line: str) -> str:
+    """Where an exception was raised, for a fingerprint: of one without a message, by which statement."""
+    return f"{frame.file} {frame.function}" + (f" {frame.statement}" if _is_bare(line) else "")
+
+
+def _is_bare(line: str) -> bool:
+    """True if an exception has no message: the statement that raised it says more."""
+    return ":" not in line.rstrip(":")
 
 
 def _quoted(sign: Sign) -> str:
@@ -209,8 +242,8 @@ def _said(sign: Sign, line: str, frame: Frame | None) -> str:
         text = line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
     if frame is None:
         return text
-    bare = ":" not in line.rstrip(":")  # an exception without a message: the statement says more
-    statement = f": {printable(redact_text(frame.statement))[:_LONGEST_TEXT]}" if bare and frame.statement else ""
+    shown = printable(redact_text(frame.statement))[:_LONGEST_TEXT]
+    statement = f": {shown}" if shown and _is_bare(line) else ""
     return f"{text} [{frame.file}:{frame.number} in {frame.function}{statement}]"
 
 

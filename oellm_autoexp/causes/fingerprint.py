@@ -18,11 +18,20 @@ _PASSING = re.compile(
 _OF_NODE = re.compile(r"/(?:tmp|var|run|dev/shm|local\w*|lscratch|jobfs|ssd\w*|nvme\w*|flash|raid)/")
 """Where the folders of a node's own disks begin, whose numbers are those of jobs."""
 _NUMBERED = re.compile(r"\d+(?=[^/]*/)")
+_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
+_ID = re.compile(
+    r"(?i)\b(?:GPU-|MIG-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b"
+)
+"""UUIDs, of GPUs, too, and addresses of IPv6."""
 _ADDRESS = re.compile(r"\b0[xX][0-9a-fA-F]+\b|\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _HOST = re.compile(r"\b[a-z][a-z-]*\d+(?:[.-][a-z0-9-]+)*\b")
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,:_]\d+)*(?:[eE][-+]?\d+)?")
 _COUNT = re.compile(r"(?<![\w./])\d+/\d+(?![\w/])")
 """`3/4 clients joined` is no path."""
+_SIZE = re.compile(r"#\s?(?:[kKMGTP]i?)?[bB](?:ytes?)?\b")
+"""A size in any unit: what is too little is so by MiB and by GiB."""
+_SEVERAL = re.compile(r"#(?:\s?[,x]\s?#)+")
+"""Numbers of a list or a shape, of any length."""
 _DIGITS = re.compile(r"\d+")
 _BLANKS = re.compile(r"\s+")
 
@@ -44,9 +53,16 @@ def plain(message: str, *, of_folder: bool = False) -> str:
     message = _COUNT.sub("#", message)
     names = [_lasting(path) for path in PATH.findall(message)]
     names = [_DIGITS.sub("#", name) for name in names] if of_folder else names
-    for pattern, word in ((PATH, "<path>"), (_ADDRESS, "#"), (_HOST, "#"), (_NUMBER, "#")):
+    for pattern, word in _LEFT_OUT:
         message = pattern.sub(word, message)
     return " ".join([_BLANKS.sub(" ", message).strip()[:_LONGEST], *names])
+
+
+_LEFT_OUT = (
+    *((PATH, "<path>"), (_TIME, "#"), (_ID, "#"), (_ADDRESS, "#"), (_HOST, "#"), (_NUMBER, "#")),
+    *((_SIZE, "# bytes"), (_SEVERAL, "#")),
+)
+"""What is left out, in this order, and what stands for it."""
 
 
 def _lasting(path: str) -> str:

@@ -520,3 +520,85 @@ def test_a_lost_node_is_at_fault_and_not_the_one_that_tells_of_the_end() -> None
         "slurmstepd: error: *** JOB 9 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO NODE FAILURE, SEE LOG ***\n"
     )
     assert found(log, nodes="n[1-3]", exit_code=1).blamed_nodes == ("n2",)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is said of a node that is well, and what comes after the end
+
+_TIME_LIMIT = "slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-05-12T06:00:00 DUE TO TIME LIMIT ***\n"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "n2 kernel: mce: [Hardware Error]: Machine check events logged",
+        "n2 kernel: mce: [Hardware Error]: Corrected error, no action required.",
+        "n2:     Remapped Rows",
+        "n2:         Remapping Failure Occurred            : No",
+        "n2: SRAM Correctable: 12, DRAM Uncorrectable: 0, Remapped Rows: Pending: No",
+    ],
+)
+def test_records_of_corrected_or_absent_errors_blame_no_node(record: str) -> None:
+    error = raised("RuntimeError: CUDA error: an illegal memory access was encountered", label="[rank5]: ")
+    cause = found(f"{record}\n{error}{record}\n", nodes="n[1-2]", exit_code=1)
+    assert (cause.category, cause.blamed_nodes) == ("code", ())
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", ""])
+@pytest.mark.parametrize("error", ["KeyError: 'optimizer'", "EOFError", "OSError: [Errno 28] No space left on device"])
+def test_what_a_program_raises_after_the_time_limit_is_not_the_cause(error: str, state: str) -> None:
+    assert found(iteration(7) + _TIME_LIMIT + raised(error), scheduler_state=state, exit_code=143).category == "time"
+    before = found(iteration(7) + raised("KeyError: 'lr'") + _TIME_LIMIT + raised(error), scheduler_state=state)
+    assert (before.category, "lr" in before.text) == ("code", True)
+
+
+def test_a_step_that_is_cancelled_as_a_task_failed_hides_no_error_below() -> None:
+    cancelled = "slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-05-12T06:00:00 ***\n"
+    error = raised("KeyError: 'lr'")
+    assert found(cancelled + error, scheduler_state="FAILED", exit_code=1).category == "code"
+    assert found(cancelled + error, scheduler_state="CANCELLED by 1000").category == "killed"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Tried to allocate {}: 2.00 GiB|516.00 MiB|12 bytes",
+        "worker {} is gone: 2026-01-31T10:00:00Z|2026-02-01 11:00:00+01:00",
+        "id {}: 3f2504e0-4f89-11d3-9a0c-0305e82c3301|a8098c1a-f86e-11da-bd1a-00112444be1e",
+        "device {}: GPU-3f2504e0-4f89-11d3-9a0c-0305e82c3301|GPU-a8098c1a-f86e-11da-bd1a-00112444be1e",
+        "peer {}: fe80:0:0:0:202:b3ff:fe1e:8329|fe80:0:0:0:aaaa:b3ff:fe1e:1",
+        "ranks [{}] are silent: 1|1, 2|1, 2, 3",
+    ],
+)
+def test_units_times_ids_and_lengths_of_lists_make_no_other_failure(message: str) -> None:
+    text, _, values = message.partition(": ") if message.count(": ") == 1 else message.rpartition(": ")
+    assert len({fingerprint("a", text.format(value)) for value in values.split("|")}) == 1
+
+
+def test_bare_assertions_of_one_function_are_told_apart_by_their_statements() -> None:
+    def bare(statement: str) -> str:
+        lines = ("Traceback (most recent call last):", '  File "/a/arguments.py", line 7, in validate_args')
+        return "\n".join((*lines, f"    {statement}", "AssertionError", ""))
+
+    sizes, places = bare("assert args.hidden_size % args.heads == 0"), bare("assert args.save is not None")
+    assert found(sizes).fingerprint != found(places).fingerprint
+    assert found(sizes).fingerprint == found(sizes.replace("line 7", "line 9")).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "category"),
+    [
+        ("torch._C._LinAlgError: linalg.cholesky: the input is not positive-definite", "code"),
+        ("lmdb.Error: /data/x: damaged", "code"),
+        ("socket.timeout: timed out", "code"),
+        (
+            "job/slurm_script: line 14: /env/bin/torchrun: /old/python3: bad interpreter: No such file or directory",
+            "config",
+        ),
+        ("srun: fatal: SLURM_MEM_PER_CPU, SLURM_MEM_PER_GPU, and SLURM_MEM_PER_NODE are mutually exclusive.", "config"),
+        ('docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].', "config"),
+        ("slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-05-12T06:00:00 DUE TO JOB REQUEUE ***", "killed"),
+    ],
+)
+def test_failures_that_were_not_known(line: str, category: str) -> None:
+    assert found(f"{line}\n", exit_code=1).category == category
