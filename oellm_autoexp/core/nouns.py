@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from oellm_autoexp import MANIFEST_VERSION
 
@@ -199,13 +200,19 @@ class Hold(Record):
     """That the jobs of a plan that have not begun are held, and why. `fingerprint` '': nothing is held.
 
     `asked`: the scheduler was asked to hold those in its queue. `released`: fingerprints of failures for which a person
-    has let them go; they are not held for these again.
+    has let them go, and how many jobs had each by then.
     """
 
     fingerprint: str = ""
     reason: str = ""
     asked: bool = False
-    released: tuple[str, ...] = ()
+    released: dict[str, int] = {}
+
+    @field_validator("released", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        """Earlier versions kept fingerprints alone, and held for none of them again."""
+        return dict.fromkeys(value, sys.maxsize) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

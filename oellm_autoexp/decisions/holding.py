@@ -19,20 +19,39 @@ def to_hold(jobs: Mapping[str, JobState], known: Hold, most: int | None) -> Hold
     """Why the rest of the jobs are to be held from now on; None if they are held already, or need not be.
 
     `most` (monitoring.hold_after_same_failures): so many jobs that failed in the same way, without any iteration, are
-    too many; None: no number is. What a person has released is not held for the same failure again.
+    too many, where they are so many more than those that have succeeded or reported an iteration; None: no number is.
+    What a person has released is held for the same failure once as many more have it.
     """
     if most is None or known.fingerprint or not any(may_be_held(job) for job in jobs.values()):
         return None
+    proven = sum(job.progress.iteration is not None or job.state == SUCCESS for job in jobs.values())
+    for fingerprint, alike in failures(jobs).items():
+        if len(alike) >= most + proven + known.released.get(fingerprint, 0):
+            cause = next(iter(alike.values()))
+            reason = f"{len(alike)} jobs failed in the same way: {cause.text}"
+            return known.model_copy(update={"fingerprint": fingerprint, "reason": reason, "asked": False})
+    return None
+
+
+def failures(jobs: Mapping[str, JobState]) -> dict[str, dict[str, Cause]]:
+    """Failures that several jobs may share: by fingerprint the jobs that had them, and their causes."""
     failed: dict[str, dict[str, Cause]] = {}
     for job in jobs.values():
         for cause in _fruitless_failures(job):
             failed.setdefault(cause.fingerprint, {})[job.name] = cause
-    for fingerprint, alike in failed.items():
-        if len(alike) >= most and fingerprint not in known.released:
-            cause = next(iter(alike.values()))
-            reason = f"{len(alike)} jobs failed in the same way: {cause.text}"
-            return Hold(fingerprint=fingerprint, reason=reason, released=known.released)
-    return None
+    return failed
+
+
+def waits_for_release(job: JobState, hold: Hold) -> bool:
+    """True if a hold keeps a job from beginning: its first attempt, or another one after the failure that is shared.
+
+    An attempt that a person has asked for is not kept.
+    """
+    if not hold.fingerprint:
+        return False
+    last = job.past.failures[-1].cause.fingerprint if job.past.failures else ""
+    again = job.state in UNSUBMITTED and job.attempt > 0 and last == hold.fingerprint and not job.waiting.by_hand
+    return may_be_held(job) or again
 
 
 _HELD_BY_USER = "JobHeldUser"

@@ -274,6 +274,7 @@ def begun(job: JobState, now: float) -> JobState:
         waiting_since=job.waiting.waiting_since if job.state in UNSUBMITTED else now,
         deadline=Deadline(at=restart.not_before, then="submitted") if restart.not_before > now else None,
         retry_at=restart.not_before,
+        by_hand=restart.by_hand,
     )
     had = job.past.restarts.get(restart.cause, 0)
     past = replace(job.past, restarts={**job.past.restarts, restart.cause: had + 1})

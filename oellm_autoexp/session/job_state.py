@@ -258,6 +258,7 @@ class Waiting:
     """Since when its script or working directory is missing."""
     retry_at: float = 0
     refusals: int = 0
+    by_hand: bool = False  # a person has asked for the attempt
 
 
 @dataclass(frozen=True, kw_only=True)

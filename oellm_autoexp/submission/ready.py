@@ -8,7 +8,7 @@ from pathlib import Path
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import BLOCKED, CANCELLED, ENDED, SUCCESS, UNKNOWN, UNSUBMITTED
 from oellm_autoexp.decisions import lifecycle
-from oellm_autoexp.decisions.holding import for_first, may_be_held
+from oellm_autoexp.decisions.holding import for_first, waits_for_release
 from oellm_autoexp.decisions.readiness import StartGate
 from oellm_autoexp.planning.batches import Ready
 from oellm_autoexp.sbatch.script import MARKS
@@ -91,7 +91,7 @@ class ReadyJobs:
                     self._outcomes.waits(name, verdict.reason, patience_seconds=verdict.patience_seconds)
                 case "blocked":
                     self._outcomes.blocked(name, verdict.reason, verdict.patience_seconds)
-                case "start" if self._session.hold.fingerprint and may_be_held(job):
+                case "start" if waits_for_release(job, self._session.hold):
                     self._outcomes.waits(name, f"held: {self._session.hold.reason}")
                 case "start" if job.attempt == 0 and (why := self._for_first(len(through))):
                     self._outcomes.waits(name, why)

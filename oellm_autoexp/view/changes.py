@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from oellm_autoexp.core.states import UNSUBMITTED
-from oellm_autoexp.decisions.holding import may_be_held
+from oellm_autoexp.decisions.holding import waits_for_release
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.waits import AT_WORK, NEXT_POLL, only_actions_wait, waits
 from oellm_autoexp.view.jobs.cause import causes, is_held
@@ -41,7 +41,7 @@ class Changes:
         monitor.messages.clear()
         for job in monitor.session.jobs.values():
             has_reason = job.state in UNSUBMITTED or is_held(job)
-            if has_reason and monitor.session.hold.fingerprint and may_be_held(job):  # one line has said it of all
+            if has_reason and waits_for_release(job, monitor.session.hold):  # one line has said it of all
                 continue
             shown = (job.state, job.reason if has_reason else "")
             if self._shown.get(job.name) != shown:

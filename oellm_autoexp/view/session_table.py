@@ -11,6 +11,7 @@ from rich.text import Text
 
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.text import plural
+from oellm_autoexp.decisions.holding import waits_for_release
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import Wait, waits
 from oellm_autoexp.view.jobs.evidence import quotes
@@ -31,7 +32,8 @@ def headline(session: Session) -> str:
     used = sum(job.past.gpu_hours for job in session.jobs.values())
     ledger = f"; {used:,.1f} GPU-hours used by those that ended" if used else ""
     waiting = f"; {count}" if (count := action_count(waits(session.jobs.values()))) else ""
-    held = f"; jobs that have not begun are held: {session.hold.reason}" if session.hold.fingerprint else ""
+    kept = sum(waits_for_release(job, session.hold) for job in session.jobs.values())
+    held = f"; {kept} held, until --cmd release: {session.hold.reason}" if kept else ""
     nodes = sorted({node for job in session.jobs.values() for node in job.newest.left_out})
     left_out = f"; left out: {', '.join(nodes)} (--cmd nodes)" if nodes else ""
     return f"{plural(len(session.jobs), 'job')}: {', '.join(parts)}{ledger}{waiting}{held}{left_out}"

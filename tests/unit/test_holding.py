@@ -9,7 +9,15 @@ import pytest
 from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.core.nouns import Hold, JobStatus
 from oellm_autoexp.core.states import HELD_BY_PLAN
-from oellm_autoexp.decisions.holding import FIRST_JOBS, answered, for_first, in_queue, may_be_held, to_hold
+from oellm_autoexp.decisions.holding import (
+    FIRST_JOBS,
+    answered,
+    for_first,
+    in_queue,
+    may_be_held,
+    to_hold,
+    waits_for_release,
+)
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.job_state import Failure, JobState, PastAttempts
 from oellm_autoexp.testing.jobs import changed
@@ -39,7 +47,7 @@ def test_a_job_that_the_plan_holds_in_the_queue_says_how_it_is_released() -> Non
     by_plan = answered(pending, held, Hold(fingerprint="f"))
     assert by_plan is not None
     assert cause(replace(pending, reason=by_plan.reason)) == HELD_BY_PLAN
-    by_a_person = answered(pending, held, Hold(released=("f",)))
+    by_a_person = answered(pending, held, Hold(released={"f": 3}))
     assert by_a_person == held
     requeued = replace(pending, newest=replace(pending.newest, runs=1))
     assert answered(requeued, held, Hold(fingerprint="f")) == held
@@ -74,9 +82,34 @@ def test_attempts_of_one_job_count_once_and_earlier_ones_count() -> None:
 def test_nothing_is_held_twice_or_after_a_release_or_where_nothing_is_left_or_without_a_limit() -> None:
     three = jobs(failed("a"), failed("b"), failed("c"))
     assert to_hold({**three, "waits": WAITS}, Hold(fingerprint="g"), 3) is None
-    assert to_hold({**three, "waits": WAITS}, Hold(released=("f",)), 3) is None
+    assert to_hold({**three, "waits": WAITS}, Hold(released={"f": 3}), 3) is None
     assert to_hold(three, Hold(), 3) is None
     assert to_hold({**three, "waits": WAITS}, Hold(), None) is None
+
+
+def test_what_was_released_is_held_again_for_as_many_more() -> None:
+    six = {**jobs(*map(failed, "abcdef")), "waits": WAITS}
+    assert to_hold(six, Hold(released={"f": 3}), 3) is not None
+    assert to_hold(six, Hold(released={"f": 4}), 3) is None
+    assert to_hold(six, Hold.model_validate({"released": ["f"]}), 3) is None  # of an earlier version
+
+
+def test_a_plan_in_which_others_get_on_is_held_for_more_failures() -> None:
+    on = changed(JobState(name="on"), state="running", attempt=1, runs=1, progress=Progress(iteration=7))
+    three = jobs(failed("a"), failed("b"), failed("c"))
+    assert to_hold({**three, "waits": WAITS, "on": on}, Hold(), 3) is None
+    assert to_hold({**three, "waits": WAITS, "on": on, "d": failed("d")}, Hold(), 3) is not None
+
+
+def test_another_attempt_after_the_failure_that_is_shared_waits_for_release() -> None:
+    cause = failed("a").run.cause
+    assert cause is not None
+    past = PastAttempts(failures=(Failure(attempt=1, cause=cause),))
+    again = changed(JobState(name="a", past=past), state="waiting", attempt=1)
+    assert waits_for_release(again, Hold(fingerprint="f"))
+    assert not waits_for_release(again, Hold(fingerprint="g"))
+    assert not waits_for_release(again, Hold())
+    assert not waits_for_release(replace(again, waiting=replace(again.waiting, by_hand=True)), Hold(fingerprint="f"))
 
 
 def test_jobs_that_have_not_begun_may_be_held() -> None:
@@ -101,6 +134,6 @@ def test_others_wait_for_the_first_jobs_until_one_is_proven() -> None:
     assert "--cmd release" in for_first(jobs(failed("a"), failed("b"), WAITS), Hold(), 2, 0)
     assert "--cmd release" not in for_first(jobs(running, failed("b"), WAITS), Hold(), 2, 0)
     assert for_first(jobs(running, WAITS), Hold(), None, 5) == ""
-    assert for_first(jobs(running, failed("a"), WAITS), Hold(released=(FIRST_JOBS,)), 2, 0) == ""
+    assert for_first(jobs(running, failed("a"), WAITS), Hold(released={FIRST_JOBS: 0}), 2, 0) == ""
     assert for_first(jobs(changed(running, progress=Progress(iteration=1)), failed("a"), WAITS), Hold(), 2, 0) == ""
     assert for_first(jobs(changed(running, state="success"), failed("a"), WAITS), Hold(), 2, 0) == ""

@@ -197,10 +197,10 @@ def leave(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> No
 
 def said_below(session: Session, manifest: Manifest, notes: Sequence[str] = ()) -> list[str | Text]:
     """What stands below a session's table and its summary: `notes`, what waits, what to try next."""
-    from oellm_autoexp.decisions.holding import may_be_held
+    from oellm_autoexp.decisions.holding import waits_for_release
     from oellm_autoexp.view.session_table import waiting_text
 
-    held = {job.name for job in session.jobs.values() if session.hold.fingerprint and may_be_held(job)}
+    held = {job.name for job in session.jobs.values() if waits_for_release(job, session.hold)}
     waits = waiting_text([wait for wait in facts.waiting(session) if wait.kind != "job" or wait.job not in held])
     steps = hints.next_steps(manifest, session) if session.finished else hints.of_watch(manifest, session)
     return [*notes, *([waits] if waits is not None else []), *hints.lines(steps)]

@@ -29,7 +29,8 @@ class Holding:
         if hold is not None:
             self._save(hold)
             count = sum(holding.may_be_held(job) for job in self.session.jobs.values())
-            self.report(f"{plural(count, 'job')} that have not begun are held: {hold.reason}")
+            held = f"{plural(count, 'job')} that have not begun are held, and those that failed begin no new attempt"
+            self.report(f"{held}, until --cmd release: {hold.reason}")
         hold = self.session.hold
         if hold.fingerprint and not hold.asked:
             self.scheduler.hold(holding.in_queue(self.session.jobs.values()))
@@ -38,13 +39,14 @@ class Holding:
     def release(self) -> None:
         """Let them go, as a person asks for it, also those that wait for the first jobs (scheduler.first_jobs).
 
-        The same failure holds them no more. Raises SchedulerError.
+        The same failure holds them again once as many more jobs have it. Raises SchedulerError.
         """
         hold = self.session.hold
         if hold.fingerprint:
             self.scheduler.release(holding.in_queue(self.session.jobs.values()))
-        released = filter(None, (*hold.released, hold.fingerprint, holding.FIRST_JOBS))
-        self._save(Hold(released=tuple(dict.fromkeys(released))))
+        alike = holding.failures(self.session.jobs)
+        now = {hold.fingerprint: len(alike.get(hold.fingerprint, ()))} if hold.fingerprint else {}
+        self._save(Hold(released={**hold.released, **now, holding.FIRST_JOBS: 0}))
         self.report("the jobs that were held are released")
 
     def _save(self, hold: Hold) -> None:
