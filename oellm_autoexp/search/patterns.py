@@ -139,12 +139,13 @@ class Search:
         """Every line that a pattern matches, in the order of the lines, then of the patterns. `rules`: not of all."""
         matches: list[Match] = []
         too_slow = set()
+        lines_of = {rule: self._lines_of(rule) for rule in (self._patterns if rules is None else rules)}
         with TimeLimit() as limit:
-            for rule in self._patterns if rules is None else rules:
+            for rule, lines in lines_of.items():
                 until = time.monotonic() + SCAN_SECONDS
                 try:
                     limit.deadline = until
-                    for bounds in self._lines_of(rule):
+                    for bounds in lines:
                         match = self._match(rule, bounds, limit, until)
                         if match is not None:
                             matches.append(match)

@@ -165,6 +165,11 @@ ROOTED = KEYS.filter(lambda key: key[0] != "2") | st.sampled_from(
 POINTS = st.dictionaries(st.tuples(SIGNS, ROOTED).map("".join), TREES, max_size=3)
 
 
+def test_what_refers_to_a_section_is_evaluated_anew_where_a_point_changes_what_that_refers_to() -> None:
+    overlay = Overlay({"m": {"x": "${word}"}, "alias": "${m}", "word": "y"}, RESOLVERS)
+    assert overlay.resolve(overlay.apply({"word": "z"}))["alias"] == {"x": "z"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(hydra.__version__ >= "1.4", reason="Hydra 1.4 follows interpolations to set and delete keys")
 @settings(max_examples=150, deadline=None)

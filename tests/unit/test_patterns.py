@@ -10,6 +10,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -297,6 +298,19 @@ def test_the_newest_matches_are_shown_first_until_there_are_enough(chosen: list[
 
     search.newest_first(chosen, is_last)
     assert shown == search.matches().matches[::-1][:enough]
+
+
+def test_the_search_for_lines_is_no_rules_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Candidates.of
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.4)
+        return of(*arguments)
+
+    monkeypatch.setattr(Candidates, "of", slowly)
+    monkeypatch.setattr(patterns, "SCAN_SECONDS", 0.2)
+    found = scan(b"a\nb\n", {"a": Pattern.of("a"), "b": Pattern.of("b")})
+    assert ([match.rule for match in found.matches], found.too_slow) == (["a", "b"], frozenset())
 
 
 def test_of_newest_first_a_rule_that_is_too_slow_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

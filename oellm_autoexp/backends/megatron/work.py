@@ -47,7 +47,7 @@ def work_of(
     def number(dest: str) -> float:
         """A number that is given or a default; 0 where there is none, as Megatron derives it."""
         try:
-            return float(values.get(dest) or value(dest) or 0)
+            return float(value(dest) or 0)
         except (TypeError, ValueError):
             return 0.0
 

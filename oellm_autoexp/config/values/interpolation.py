@@ -156,9 +156,6 @@ class Resolution:
             if failed is not None and isinstance(value, dict | list):
                 evaluated[key] = self._container(value, here, failed)
                 continue
-            if here in self._done:  # most are known from other jobs
-                evaluated[key] = self._done[here]
-                continue
             try:
                 evaluated[key] = self._value(value, here)
             except ConfigError as error:
@@ -332,7 +329,7 @@ def _mapping(resolution: Resolution, path: Path, key: Any) -> dict[str, Any]:
 
 _ABOUT_THE_TREE: Mapping[str, Callable[..., Any]] = {
     "oc.select": _select,
-    "oc.deprecated": lambda resolution, path, key, message=None: _select(resolution, path, key),
+    "oc.deprecated": lambda resolution, path, key, message=None: Reference(str(key))(resolution, path),
     "oc.dict.keys": lambda resolution, path, key: list(_mapping(resolution, path, key)),
     "oc.dict.values": lambda resolution, path, key: list(_mapping(resolution, path, key).values()),
 }

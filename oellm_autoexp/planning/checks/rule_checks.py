@@ -87,14 +87,14 @@ def recorded(section: MonitoringSection) -> dict[str, Any]:
 
 def own_rules(section: MonitoringSection, plan: MonitoringSection) -> dict[str, Any] | None:
     """A job's section as the manifest has it; None where it is that of the plan."""
-    of_all = _of_all()
-    if all(map(is_, of_all(section), of_all(plan))):  # decoded once for both
+    common = _common()
+    if all(map(is_, common(section), common(plan))):  # decoded once for both
         return None
     return recorded(section)
 
 
 @cache
-def _of_all() -> Callable[[MonitoringSection], tuple[Any, ...]]:
+def _common() -> Callable[[MonitoringSection], tuple[Any, ...]]:
     """What gives a section's values but those that are each job's own."""
     return attrgetter(*(name for name in MonitoringSection.model_fields if name != "output_paths"))
 
