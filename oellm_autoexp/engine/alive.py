@@ -38,7 +38,7 @@ class AliveSignal:
         self._report = report
         self._due_at = self._stuck_at = float("-inf")
         self._program: Subprocess | None = None
-        self._failed = False
+        self._failed = self._removing = False
 
     def give(self) -> None:
         """Give the signal, if it is wanted and time to. Never raises, and waits for nothing."""
@@ -73,6 +73,7 @@ class AliveSignal:
             self._wait()
         self._give_up()
         if finished and self._alive.file is not None:
+            self._removing = True
             self._start(None, remove=True)
             self._wait()
             self._give_up()
@@ -95,7 +96,8 @@ class AliveSignal:
         if self._program is None or (outcome := self._program.poll()) is None:
             return None
         self._program = None
-        self._note("" if outcome.code == 0 else last_line(self._log_path) or outcome.message)
+        if outcome.code or not self._removing:  # a file that is removed says nothing of a server
+            self._note("" if outcome.code == 0 else last_line(self._log_path) or outcome.message)
         return outcome
 
     def _note(self, failure: str) -> None:

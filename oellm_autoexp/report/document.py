@@ -206,7 +206,8 @@ def _columns(rows: Sequence[Row], members: Sequence[Member]) -> dict[str, list[A
 
 
 def _parameters(rows: Sequence[Row], members: Sequence[Member]) -> list[Parameter]:
-    keys = list(dict.fromkeys(key for row in rows for key in row.parameters if key != "stage"))  # has its own column
+    known = ("stage", "project.name")  # which have columns of their own
+    keys = list(dict.fromkeys(key for row in rows for key in row.parameters if key.lstrip("+") not in known))
     labels = short_keys(keys)
     axes = set(chain.from_iterable(member.spec.coords for member in members))
     return [Parameter(key, labels[key], key in axes, [_plain(row.parameters.get(key)) for row in rows]) for key in keys]

@@ -1,9 +1,9 @@
-"""What people see of events: one line each, in columns, printed as they come."""
+"""What people see of events, printed as they come: one line each, in columns, or on a narrow screen several."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from oellm_autoexp.view.jobs.waiting import local_time
 
 _COLUMNS = ("time", "event", "job", "actions", "what")
 _AT_ONCE = 100
+_NARROW = 100  # cells
 _LONGEST_LINE = 200
 """Characters of a row where no terminal has a width."""
 
@@ -22,6 +23,8 @@ def print_events(screen: Console, rows: Iterable[Mapping[str, Any]]) -> int:
     """Print events, each in a line of the screen's width; returns how many. Columns grow as wider values come."""
     rows = iter(rows)
     width = screen.width if screen.is_terminal else _LONGEST_LINE
+    if lines_each(screen) > 1:
+        return _print_below_each_other(screen, rows, width)
     widths = [0] * (len(_COLUMNS) - 1)
     count = 0
     while found := [event_cells(row) for row in islice(rows, _AT_ONCE)]:
@@ -39,12 +42,29 @@ def print_events(screen: Console, rows: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
+def _print_below_each_other(screen: Console, rows: Iterator[Mapping[str, Any]], width: int) -> int:
+    """Print events where columns would cut off most of what they say."""
+    count = 0
+    for row in rows:
+        clock, name, job, actions, what = event_cells(row)
+        screen.print(Text(_cut(f"{clock}  {job}  {name}", width), style="bold"), soft_wrap=True)
+        for text in filter(None, (what, actions)):
+            screen.print(Text(_cut(f"  {text}", width)), soft_wrap=True)
+        count += 1
+    return count
+
+
 def _fitted(widths: list[int], width: int) -> list[int]:
     """Widths of columns of which no one but the time takes more than its share of the screen, where all need more."""
     if sum(widths) + 2 * len(widths) < width * 3 // 4:
         return widths
     share = max(8, (width - widths[0]) // 4)
     return [widths[0], *(min(wide, share) for wide in widths[1:])]
+
+
+def lines_each(screen: Console) -> int:
+    """How many lines an event takes at most."""
+    return 3 if screen.is_terminal and screen.width < _NARROW else 1
 
 
 def event_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def _check_event(name: str, manifest: Manifest) -> None:
 def events(options: argparse.Namespace, manifest: Manifest, session: Session) -> int:
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
     from oellm_autoexp.session.event_log import EventLog
-    from oellm_autoexp.view.events import print_events
+    from oellm_autoexp.view.events import lines_each, print_events
     from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.session_table import waiting_text
     from oellm_autoexp.view.tables import console
@@ -55,7 +55,7 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     screen = console()
     most = options.lines
     if most is None and screen.is_terminal and not options.json:
-        most = max(1, screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0))
+        most = max(1, (screen.size.height - _SAID_BELOW - (len(waits) + 1 if waits else 0)) // lines_each(screen))
     found = EventLog(session.path).histories(wanted, newest_first=not options.json, most=most)
     found_rows = rows(session, found.shown)
     if options.json:

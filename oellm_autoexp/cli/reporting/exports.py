@@ -103,7 +103,11 @@ def _as_png(plot: Plot) -> bytes:
     if 0 < len(plot.lines) <= 20:
         axes.legend(fontsize=7)
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    try:
+        figure.savefig(data, format="png")
+    except OverflowError:
+        what = "the values are too far apart for matplotlib to draw them"
+        raise ConfigError(Problem(what, "--plot", "name a file that ends in .svg")) from None
     return data.getvalue()
 
 

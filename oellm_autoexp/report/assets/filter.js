@@ -1,16 +1,14 @@
 // Which jobs are shown, everywhere on the page: words, comparisons, states.
 
-/** The columns of the table, and what a filter may name: key, label, the value of a job. */
-const columns = [
+const ofEach = [
   { key: "name", label: "Job", of: (job) => data.jobs.name[job] },
   severalSessions && { key: "session", label: "Session", of: (job) => data.sessions[data.jobs.session[job]].id },
   { key: "stage", label: "Stage", of: (job) => data.jobs.stage[job] },
   { key: "state", label: "State", of: (job) => data.jobs.state[job] },
   { key: "category", label: "Failure", of: (job) => data.jobs.category[job] || null },
   { key: "attempt", label: "Attempt", of: (job) => data.jobs.attempt[job] || null },
-  ...data.parameters.map((parameter) => ({
-    key: parameter.label, long: parameter.key, label: parameter.label, of: (job) => parameter.values[job], extra: !parameter.axis && parameter.lengthy,
-  })),
+].filter(Boolean);
+const ofRuns = [
   { key: "iteration", label: "Iteration", of: (job) => data.jobs.iteration[job] },
   { key: "loss", label: "Loss", of: (job) => data.jobs.loss[job] },
   { key: "lowest_loss", label: "Lowest loss", of: (job) => summary(job, "loss", "low") },
@@ -29,7 +27,17 @@ const columns = [
   { key: "nodes", label: "Nodes", of: (job) => data.jobs.nodes[job] || null, extra: true },
   { key: "fingerprint", label: "Fingerprint", of: (job) => data.jobs.fingerprint[job] || null, extra: true },
   { key: "reason", label: "Reason", of: reason },
-].filter(Boolean);
+];
+const taken = new Set([...ofEach, ...ofRuns].flatMap((column) => [column.key, column.label.toLowerCase()]));
+
+/** A swept value's column: by its short name, or by its whole key where another column has that name. */
+function sweptColumn(parameter) {
+  const name = taken.has(parameter.label.toLowerCase()) ? parameter.key : parameter.label;
+  return { key: name, long: parameter.key, label: name, of: (job) => parameter.values[job], extra: !parameter.axis && parameter.lengthy };
+}
+
+/** The columns of the table, and what a filter may name: key, label, the value of a job. */
+const columns = [...ofEach, ...data.parameters.map(sweptColumn), ...ofRuns];
 
 /** Seconds that the newest attempt has run. */
 function runtime(job) {
@@ -63,7 +71,9 @@ function condition(word) {
 
 function comparison(name, sign, wanted) {
   const key = name.toLowerCase();
-  const column = columns.find((one) => [one.key, one.label, one.long].some((known) => known && known.toLowerCase() === key));
+  const column =
+    columns.find((one) => [one.key, one.label, one.long].some((known) => known && known.toLowerCase() === key)) ??
+    columns.find((one) => one.long?.toLowerCase().endsWith(`.${key}`));
   if (!column) return null;
   const text = wanted.toLowerCase();
   const limit = noNumbers[text] ?? Number(wanted);

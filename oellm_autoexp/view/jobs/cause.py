@@ -55,7 +55,15 @@ def _why(job: JobState, now: float | None = None) -> list[str]:
         return [f"{job.reason}: it waits until {release}{whose}{why}"]
     deadline = job.waiting.deadline
     limit = until(deadline, now) if deadline and job.state in (*UNSUBMITTED, SUBMITTING) else ""
-    return [word for word in (_rule(job), *_reason(job), *_consequences(job), limit) if word]
+    return [word for word in (_rule(job), *_reason(job), _failed_before(job), *_consequences(job), limit) if word]
+
+
+def _failed_before(job: JobState) -> str:
+    """Why the attempt failed in whose place a job waits for a new one; '' if that is not known, or it does not wait."""
+    if job.state not in (*UNSUBMITTED, SUBMITTING, PENDING) or not job.past.failures:
+        return ""
+    last = job.past.failures[-1]
+    return last.cause.text if last.attempt >= job.attempt - 1 and last.cause.category != "unknown" else ""
 
 
 def _code(job: JobState) -> str:

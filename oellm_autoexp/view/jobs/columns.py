@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,7 +77,7 @@ def parameters(specs: Iterable[JobSpec | None]) -> dict[str, Column]:
 
 
 def swept(subjects: Sequence[Subject]) -> list[Column]:
-    """The columns of what differs from job to job, but for names and references to others; those of the grids first."""
+    """The columns of what differs from job to job, but for names and places; those of the grids first."""
     specs = [subject.spec for subject in subjects if subject.spec]
     found = [column for column in parameters(specs).values() if _varies(column.key, specs)]
     return sorted(found, key=lambda column: not any(column.key in spec.coords for spec in specs))
@@ -86,8 +87,8 @@ def _varies(key: str, specs: Sequence[JobSpec]) -> bool:
     values = [spec.parameters.get(key) for spec in specs]
     plain = all(isinstance(value, str | int | float | None) for value in values)
     words = [(value, spec.name) for value, spec in zip(values, specs, strict=True) if isinstance(value, str)]
-    named = any(name in value or "${" in value for value, name in words)
-    return plain and not named and len({json.dumps(value) for value in values}) > 1
+    places = any(name in value or "${" in value or value.startswith("/") for value, name in words)
+    return plain and not places and len({json.dumps(value) for value in values}) > 1
 
 
 def _parameter(name: str, key: str) -> Column:
@@ -106,14 +107,14 @@ def _parameter(name: str, key: str) -> Column:
 # What is known of every job.
 
 
-def _loss(subject: Subject) -> Value:
+def _loss(subject: Subject) -> float | None:
     progress = subject.job.progress
     return progress.loss if progress.loss is not None else progress.validation_loss
 
 
 def _loss_text(subject: Subject) -> str:
     loss = _loss(subject)
-    return "" if loss is None else f"{loss:.4f}{' (val)' if subject.job.progress.loss is None else ''}"
+    return "" if loss is None else f"{rounded(loss, 4)}{' (val)' if subject.job.progress.loss is None else ''}"
 
 
 def _iterations(subject: Subject) -> str:
@@ -153,6 +154,25 @@ def _number(name: str, value: Callable[[Subject], Value], form: str = "") -> Col
     return Column(name, value, shown)
 
 
+def _measured(name: str, value: Callable[[Subject], float | None], digits: int) -> Column:
+    def shown(subject: Subject) -> str:
+        found = value(subject)
+        return "" if found is None else rounded(found, digits)
+
+    return Column(name, value, shown)
+
+
+_PLAIN_BELOW = 1e7
+
+
+def rounded(value: float, digits: int) -> str:
+    """A measured number with so many digits behind the point, or with an exponent: `0.0000` would hide 5e-09."""
+    least = min(0.1, 10.0 ** (1 - digits))
+    if value == 0 or not math.isfinite(value) or least <= abs(value) < _PLAIN_BELOW:
+        return f"{value:.{digits}f}"
+    return f"{value:.2e}"
+
+
 def _length(name: str, value: Callable[[Subject], Value]) -> Column:
     def shown(subject: Subject) -> str:
         found = value(subject)
@@ -183,9 +203,9 @@ _ALL = (
     _number("total", lambda s: s.job.progress.total),
     Column("loss", _loss, _loss_text),
     Column("trend", lambda _: None, lambda s: s.trend(s.job) if s.trend else "", is_number=False),
-    _number("val_loss", lambda s: s.job.progress.validation_loss, ".4f"),
-    _number("grad_norm", lambda s: s.job.progress.grad_norm, ".3f"),
-    _number("tflops_per_gpu", lambda s: s.job.progress.throughput, ".1f"),
+    _measured("val_loss", lambda s: s.job.progress.validation_loss, 4),
+    _measured("grad_norm", lambda s: s.job.progress.grad_norm, 3),
+    _measured("tflops_per_gpu", lambda s: s.job.progress.throughput, 1),
     _length("time", _elapsed),
     _length("left", _left),
     _number("attempt", lambda s: s.job.attempt),

@@ -160,7 +160,11 @@ def _equal(column: Column, subject: Subject, wanted: str) -> bool:
     number = _as_number(wanted, column)
     if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
         return value == number or (math.isnan(value) and math.isnan(number))
+    if number is not None and math.isnan(number) and str(value).lower() in ("nan", ".nan"):
+        return True
     text = "" if value is None else column.shown(subject) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool) and wanted.lower() == text:  # `True`, as Python and the CSV file have it
+        return True
     return fnmatch.fnmatchcase(text, wanted) or column.shown(subject) == wanted
 
 

@@ -122,11 +122,15 @@ class JobTable:
         first = [*failed[:height], *order[len(failed) : len(failed) + height]]
         grid = _Grid(console, first, self._columns(), width, 1, fixed=self.columns is not None)
         groups = list(grid.groups())
-        shown = _with_room(groups, min(len(failed), height), max(1, height - 2))
+        ended = sum(subject.job.state in FINAL for subject in first[len(failed) :])
+        counts = min(len(failed), height), len(groups) - ended
+        shown = _with_room(groups, *counts, max(1, height - 2))
         lines = [grid.header(), *(line for number in shown for line in groups[number])][: max(2, height - 1)]
         if left_out := len(self.subjects) - len(shown):
+            bad = sum(subject.job.failed for subject in order) - sum(first[number].job.failed for number in shown)
+            of_these = f" ({bad} failed)" if bad else ""
             more = f": {self.more}" if self.more else ""
-            lines.append(Text(f"… and {left_out} more{more}", no_wrap=True, overflow="ignore"))
+            lines.append(Text(f"… and {left_out} more{of_these}{more}", no_wrap=True, overflow="ignore"))
         return lines
 
     def _columns(self) -> list[Column]:
@@ -145,8 +149,11 @@ class JobTable:
             yield Text(f"… and {left_out} more logs (--wide shows all)", style="dim")
 
 
-def _with_room(groups: Sequence[Sequence[Text]], failed: int, room: int) -> list[int]:
-    """The jobs whose lines fit, by their numbers. The first ones `failed`: the others get half of the room."""
+def _with_room(groups: Sequence[Sequence[Text]], failed: int, before_ended: int, room: int) -> list[int]:
+    """The jobs whose lines fit, by their numbers.
+
+    The first ones `failed`, and those up to `before_ended` have not ended: these get half of the room if they need it.
+    """
     found: set[int] = set()
     left = room
 
@@ -159,7 +166,8 @@ def _with_room(groups: Sequence[Sequence[Text]], failed: int, room: int) -> list
             found.add(number)
             left -= len(groups[number])
 
-    take(range(failed), room if failed == len(groups) else room // 2)
+    needed = sum(map(len, groups[failed:before_ended]))
+    take(range(failed), room - min(needed, room // 2))
     take(range(failed, len(groups)), left)
     take((number for number in range(failed) if number not in found), left)
     return sorted(found)
