@@ -42,8 +42,8 @@ def search_for(directories: tuple[Path, ...], name: str) -> tuple[Search, list[s
             left_out[ROOT]["defaults", str(index)] = next(iter(entry))
     for entry in (*bases, *(entry for entry in choices if entry.path in inner)):
         left_out[entry.config]["defaults", str(entry.index)] = ""
-    if "project" in chosen:  # it may choose a sweep, for a first run; what is swept an experiment says itself
-        chosen = {**_NO_SWEEP, **chosen}
+    if "project" in chosen:  # it may choose a sweep and a backend, for a first run; an experiment says these itself
+        chosen = {**_of_root(search, "backend"), **_NO_SWEEP, **chosen}
     notes = [
         f"{_line(search.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' is used instead"
         for base in bases
@@ -56,15 +56,16 @@ def _is_chosen_within(group: str, of_root: Sequence[str], chosen: Mapping[str, A
     outer = group.partition("/")[0]
     if outer == group or outer not in of_root:
         return False
-    root = {
-        key: choice
-        for entry in defaults_of(search.file(ROOT))
-        if isinstance(entry, dict)
-        for key, choice in entry.items()
-    }
-    choices = chosen.get(outer, root.get(outer))
+    choices = chosen.get(outer, _of_root(search, outer).get(outer))
     names = choices if isinstance(choices, list) else [choices]
     return any(entry.path == group for name in names for entry in _entries(search, f"{outer}/{name}"))
+
+
+def _of_root(search: Search, group: str) -> dict[str, Any]:
+    """What the root config chooses of a group."""
+    entries = (entry for entry in defaults_of(search.file(ROOT)) if isinstance(entry, dict))
+    choices = [entry[group] for entry in entries if group in entry]
+    return {group: choices[0]} if choices else {}
 
 
 def groups_of_root(search: Search) -> list[str]:

@@ -7,7 +7,7 @@ A secret is recognized by its name (a key of a mapping, an option, a variable) o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import compress, count
 from operator import is_not, not_
@@ -53,9 +53,7 @@ def _redact_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
             cleaned[key] = REDACTED
     if "value" in value and type(value.get("name")) is str and is_secret(value["name"]):
         cleaned["value"] = redact(value["value"], value["name"])  # `{name: HF_TOKEN, value: x}`, as in Kubernetes
-    if secrets := secret_texts(value):
-        cleaned |= {key: without_texts(text, secrets) for key, text in cleaned.items() if type(text) is str}
-    return cleaned
+    return without_secrets(cleaned, secret_texts(value))
 
 
 _LEAST_KNOWN = 8
@@ -74,6 +72,13 @@ def without_texts(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
+
+
+def without_secrets(values: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Values by key whose texts are without these secrets."""
+    if not secrets:
+        return values
+    return values | {key: without_texts(text, secrets) for key, text in values.items() if type(text) is str}
 
 
 _NOTHING, _SECRET, _USER, _LOGIN, _SSHPASS, _MYSQL = range(6)

@@ -128,6 +128,8 @@ def is_secret_value(name: str, text: str) -> bool:
     """
     if not text or not may_be_secret(name):
         return False
+    if name.lower() == "pwd" and text.startswith(("/", "~", "./", "$")):  # the working directory
+        return False
     if is_random(text.lstrip("-$")) and not _is_interpolated(text):
         return True
     if text.lower() in _HARMLESS_VALUES or refers_only(text):

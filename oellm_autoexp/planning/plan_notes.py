@@ -10,7 +10,7 @@ from oellm_autoexp.config.schema import AutoexpConfig
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.learning import words
-from oellm_autoexp.planning.checks import rule_checks
+from oellm_autoexp.planning.checks import rule_checks, shell_texts
 from oellm_autoexp.schedulers.base import client_of
 
 _FEW = 3
@@ -20,6 +20,7 @@ _MOST_ESTIMATES = 8
 def notes_of_config(config: AutoexpConfig, manifest: Manifest) -> list[str]:
     """Notes of what all jobs have in common."""
     notes = rule_checks.notes(config.monitoring, config.backend.sample_lines())
+    notes += [note.text for note in shell_texts.of_rules(config.monitoring)]
     if config.scheduler.native_dependencies and not config.slurm.client.is_slurm:
         notes.append("only SLURM has native dependencies: here the monitor waits for siblings")
     if config.slurm.array and any(job.array_group is None and job.chain is None for job in manifest.jobs):

@@ -380,3 +380,31 @@ def test_tasks_that_no_launcher_starts_are_noted(tmp_path: Path, count: int, not
     }
     plan = planned(tmp_path, *COMMAND, slurm=slurm)
     assert any("asks for 2 tasks and starts its program once" in note for note in plan.notes) is noted
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signs of a shell where no shell reads
+
+
+def test_signs_of_a_shell_in_conditions_and_actions_are_noted(tmp_path: Path) -> None:
+    run = {"class_name": "RunCommandAction", "command": "python $(pwd)/x.py | tee"}
+    waits = {"class_name": "FileExistsCondition", "path": "$HOME/x"}
+    file = tmp_path / "exp.yaml"
+    crash = {"name": "crash", "actions": [{"class_name": "EventAction", "action": run, "conditions": [waits]}]}
+    config = {
+        "backend": {"argv": ["train"]},
+        "job": {"start_condition_cmd": "test -d x && bash -c 'true && true'", "start_conditions": [waits]},
+        "monitoring": {"state_events": {"crash": crash}},
+    }
+    file.write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    notes = plan_of(load(Source("exp", (tmp_path,), ())), around(tmp_path)).notes
+    where = [note.partition(":")[0] for note in notes]
+    assert where.count("job.start_condition_cmd") == 1
+    assert "job.start_conditions[0].path" in where
+    in_rules = [note for note in notes if note.startswith("$.monitoring.state_events.crash")]
+    assert len(in_rules) == 3, in_rules
+
+
+def test_a_launcher_that_is_a_command_of_the_shell_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="command of the shell itself"):
+        plan_of(Source(overrides=(*COMMAND, "slurm.launcher_cmd=exec srun")), around(tmp_path))

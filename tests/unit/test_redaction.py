@@ -393,3 +393,10 @@ def test_a_redactor_of_mappings_is_as_redact_whatever_its_keys_tell_of_each_othe
         assert redactor.redact(data) == redact(data)
     assert planted not in str(redact(texts[1]))
     assert planted in str(redact(texts[0]))
+
+
+def test_a_working_directory_is_no_password() -> None:
+    assert redact_text("apptainer exec --pwd /scratch/project image.sif train") == (
+        "apptainer exec --pwd /scratch/project image.sif train"
+    )
+    assert "hunter2x" not in redact_text("mysql --pwd hunter2x")

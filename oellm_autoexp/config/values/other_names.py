@@ -14,7 +14,6 @@ _INSTEAD = {
     "slurm.launcher_env_passthrough": "leave it out: slurm.env and backend.env reach every task",
     "monitoring.check_interval_seconds": "write monitoring.poll_interval_seconds",
     "monitoring.log_path": "write project.log_path",
-    "monitoring.inactivity_threshold_seconds": "write job.inactivity_threshold_seconds",
     "job.name": "write project.name",
 }
 

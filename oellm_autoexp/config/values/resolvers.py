@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
@@ -89,23 +89,34 @@ def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: i
         cut = [int(value) for value in values]
         if cut == [*values]:
             return int(exact(*cut))
+        by_arguments, by_result = _of_truncated(exact, cut), int(exact(*values))
         written = ",".join(map(str, values))
-        what = (
-            f"{name} takes whole numbers: with truncated arguments it is {int(exact(*cut))}, with a truncated result "
-        )
+        shown = "a division by zero" if by_arguments is None else by_arguments
+        both = f"with truncated arguments it is {shown}, with a truncated result {by_result}"
+        what = f"{name} takes whole numbers: {both}"
         whole = (
             f"${{oc.int:${{{twin}:{written}}}}}"
             if name != "oc.cdivi"
             else f"${{oc.eval:'ceil({values[0]} / {values[1]})'}}"
         )
-        hint = f"write ${{{name}:{','.join(map(str, cut))}}} or {whole}"
-        raise ConfigError(Problem(f"{what}{int(exact(*values))}", hint=hint))
+        first = "" if by_arguments is None else f"${{{name}:{','.join(map(str, cut))}}} or "
+        raise ConfigError(Problem(what, hint=f"write {first}{whole}"))
 
     return _numeric(name, resolve, least=least, most=most)
 
 
+def _of_truncated(exact: Callable[..., float], cut: Sequence[int]) -> int | None:
+    """The result with truncated arguments; None if one of them is then a divisor of zero."""
+    try:
+        return int(exact(*cut))
+    except ZeroDivisionError:
+        return None
+
+
 def _to_multiple(first: float, second: float = 1, multiple: float = 1) -> int:
     """The product of two numbers, rounded to the nearest multiple of a third."""
+    if multiple != int(multiple):
+        raise ValueError(f"{multiple} is no whole number, of which a whole number could be a multiple")
     product: float = _of_usual_size(first * second)
     return round(product / multiple) * int(multiple)
 

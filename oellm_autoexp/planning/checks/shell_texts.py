@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oellm_autoexp.backends.base import Command, Note
-from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
+from oellm_autoexp.config.schema import AutoexpConfig, JobSection, SlurmSection
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.redaction import redact, redact_words
 from oellm_autoexp.core.text import Raw
+from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.environment import OF_TASKS, REFERENCE
 from oellm_autoexp.sbatch.in_job.layout import in_steps
 from oellm_autoexp.sbatch.shell_code import (
@@ -55,6 +56,9 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
     where = CONFIG / _LAUNCHER
     shells = read_by_a_shell(slurm.launcher_cmd)
     yield from _assignment(slurm.launcher_cmd, where, "write {name}: {value} into slurm.env")
+    if slurm.launcher_cmd and (first := slurm.launcher_cmd[0]) in _OF_THE_SHELL:
+        what = f"'{first}' is a command of the shell itself, which starts no program that the script waits for"
+        yield Problem(what, where, "leave it out; what must run before goes into a template of your own")
     if len(slurm.launcher_cmd) in shells:
         what = f"'{slurm.launcher_cmd[-1]}' runs only the next word, which would be the program without its arguments"
         hint = 'leave the shell out (the script starts the program itself), or end it with \'… && exec "$0" "$@"\''
@@ -81,6 +85,7 @@ def problems(slurm: SlurmSection) -> Iterator[Problem]:
             yield Problem(what, CONFIG / "slurm.sbatch" / key, hint)
 
 
+_OF_THE_SHELL = frozenset(("exec", "eval", "source", ".", "cd", "export", "set", "trap", "ulimit"))
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
@@ -147,6 +152,53 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
                 f"the ${name} in {word!r} stays text: no shell reads the program's arguments; ${{oc.env:{name}}} is its"
             )
             yield Note(f"text {word}", f"{text} value at planning time")
+
+
+def of_conditions(job: JobSection) -> Iterator[Note]:
+    """What looks like a shell's in the conditions of a job, and in the command before it starts: nothing reads it."""
+    yield from _unread_words("job.start_condition_cmd", job.start_condition_cmd)
+    for name in ("start_conditions", "cancel_conditions", "done_conditions"):
+        for index, condition in enumerate(getattr(job, name)):
+            yield from _of_kind(f"job.{name}[{index}]", condition)
+
+
+def of_rules(rules: Rules) -> Iterator[Note]:
+    """The same in the actions of rules, and in their conditions."""
+    for _, binding, place in rules.bindings():
+        yield from _of_kind(str(place), binding.action)
+        for index, condition in enumerate(binding.conditions):
+            yield from _of_kind(f"{place}.conditions[{index}]", condition)
+
+
+def _of_kind(place: str, kind: Any) -> Iterator[Note]:
+    """Of a condition or an action: its paths and its command."""
+    for name in ("path", "log_path"):
+        if isinstance(text := getattr(kind, name, None), str):
+            yield from _unread(f"{place}.{name}", text)
+    yield from _unread_words(f"{place}.command", getattr(kind, "command", ()))
+
+
+def _unread_words(place: str, words: Sequence[str]) -> Iterator[Note]:
+    shells = read_by_a_shell(words)
+    for index, word in enumerate(words):
+        if index not in shells and word in _SIGNS:
+            yield Note(
+                f"word {place}", f"{place}: {word!r} is a word of the command, as no shell reads it: {_IN_A_SHELL}"
+            )
+        elif index not in shells:
+            yield from _unread(place, word)
+
+
+_IN_A_SHELL = "write bash -c '…' for more"
+
+
+def _unread(place: str, text: str) -> Iterator[Note]:
+    if sign := stays_text(text):
+        yield Note(f"text {place}", f"{place}: the {sign} in {text!r} stays text: no shell reads it")
+    elif found := REFERENCE.search(text):
+        name = found.group().strip("${}")
+        value = f"${{oc.env:{name}}} is its value at planning time"
+        yield Note(f"text {place}", f"{place}: the ${name} in {text!r} stays text: no shell reads it; {value}")
 
 
 def _redacted(key: str, text: str) -> str:

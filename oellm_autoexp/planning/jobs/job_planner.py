@@ -18,7 +18,7 @@ from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSect
 from oellm_autoexp.core.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import Chain, JobSpec, Resources
-from oellm_autoexp.core.redaction import Redactor, redact
+from oellm_autoexp.core.redaction import Redactor, redact, secret_texts, without_secrets
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.learning.past_runs import PastRuns
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts
@@ -94,6 +94,7 @@ class JobPlanner:
         self._read_template = read_template
         self._packer = Packer()
         self._redactor = Redactor()
+        self._secrets = secret_texts(context.environment)
         self._rules = rule_checks.Decoder()
         self._right_sections: Sequence[Any] = (None, None, None)
         self._right_env: Mapping[str, str] = {}
@@ -139,6 +140,7 @@ class JobPlanner:
         """One job. Raises something of what is wrong with it."""
         resolved, config, command, limit = self._decided(index)
         self.gathered.note((*command.notes, *shell_texts.notes(config, command, resolved.code)))
+        self.gathered.note(shell_texts.of_conditions(config.job))
         self.gathered.command(config, command)
         packed = self._packed(resolved.config)
         places = self._places(config.project)
@@ -280,7 +282,7 @@ class JobPlanner:
             index=config.index,
             name=config.project.name,
             stage=config.stage,
-            parameters=redact(resolved.point.values),
+            parameters=redact(without_secrets(resolved.parameters, self._secrets)),
             coords=redact(dict(resolved.point.coords)),
             argv=self._redactor.words(command.argv),
             env=redact(shell_texts.environment(config, command, resolved.code)[0]),

@@ -52,6 +52,14 @@ class ResolvedJob:
     groups_chosen: frozenset[str]
     siblings: tuple[int, ...]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values that the sweep sets, by dotted key; those that refer to others as they are in this job."""
+        values = self.point.values
+        live = [key for key, value in values.items() if isinstance(value, str) and "${" in value]
+        found = {key: value_at(self.config, path_of(key)) for key in live}
+        return values | {key: value for key, value in found.items() if value is not None}
+
 
 class SweepResolver:
     """The jobs of a composed config, in the order of the sweep, numbered from 0 after filtering.
