@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, unforeseen
-from oellm_autoexp.core.redacted_text import redact_message
-from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.text import printable, printable_json
 from oellm_autoexp.storage.files import read_text, room_hint
 
@@ -263,6 +261,9 @@ def problems_document(problems: Sequence[Problem], code: int) -> str:
 
 def problem_facts(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Problems for programs: `what`, `where` and `hint` of each, without secrets."""
+    from oellm_autoexp.core.redacted_text import redact_message  # whose patterns take long: `--help` does without
+    from oellm_autoexp.core.redaction import redact_words
+
     return [
         {
             "what": redact_message(each.what),
@@ -293,6 +294,8 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        from oellm_autoexp.core.redacted_text import redact_message  # see problem_facts
+
         return printable(redact_message(super().format(record)))
 
 

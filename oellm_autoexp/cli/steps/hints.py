@@ -10,7 +10,6 @@ from oellm_autoexp.core.commands import command as command  # also by this name
 from oellm_autoexp.core.commands import default_state_dir as default_state_dir
 from oellm_autoexp.core.commands import output_root as output_root
 from oellm_autoexp.core.commands import state_folder
-from oellm_autoexp.core.redaction import redact_words
 
 if TYPE_CHECKING:
     from oellm_autoexp.core.nouns import Manifest
@@ -32,6 +31,8 @@ def next_steps(manifest: Manifest, opened: Session) -> list[str]:
     lines += of_queue(manifest, opened)
     succeeded = all(job.state == SUCCESS for job in opened.jobs.values())
     if succeeded and manifest.config_ref == "autoexp" and "project=default" in manifest.overrides:
+        from oellm_autoexp.core.redaction import redact_words
+
         kept = [word for word in manifest.overrides if word.lstrip("+").partition("=")[0] != _LENGTH]
         config_dirs = [f"--config-dir={folder}" for folder in manifest.provenance.get("config_dirs", ())]
         if redact_words(tuple(kept)) == kept:  # what is shown works as it is, and a secret is not shown
