@@ -128,7 +128,7 @@ def is_secret_value(name: str, text: str) -> bool:
     """
     if not text or not may_be_secret(name):
         return False
-    if name.lower() == "pwd" and text.startswith(("/", "~", "./", "$")):  # the working directory
+    if name.lower() in ("pwd", "oldpwd") and text.startswith(("/", "~", "./", "$")):  # the working directory
         return False
     if is_random(text.lstrip("-$")) and not _is_interpolated(text):
         return True

@@ -180,7 +180,9 @@ def _of_kind(place: str, kind: Any) -> Iterator[Note]:
 
 def _unread_words(place: str, words: Sequence[str]) -> Iterator[Note]:
     shells = read_by_a_shell(words)
-    for index, word in enumerate(words):
+    for index, (word, shown) in enumerate(zip(words, redact_words(tuple(words)), strict=True)):
+        if shown != word:  # of a secret nothing is said
+            continue
         if index not in shells and word in _SIGNS:
             yield Note(
                 f"word {place}", f"{place}: {word!r} is a word of the command, as no shell reads it: {_IN_A_SHELL}"
@@ -193,6 +195,8 @@ _IN_A_SHELL = "write bash -c '…' for more"
 
 
 def _unread(place: str, text: str) -> Iterator[Note]:
+    if _redacted(place, text) != text:
+        return
     if sign := stays_text(text):
         yield Note(f"text {place}", f"{place}: the {sign} in {text!r} stays text: no shell reads it")
     elif found := REFERENCE.search(text):
