@@ -56,7 +56,7 @@ def running(user: User) -> bool:
 def held_and_released(user: User) -> int:
     """Watch the plan until the rest is held; mend the image, and release the jobs. How many had started when held."""
     watching = user.start("run", "--config-ref", "./e.yaml", "--plan-id", "p")
-    until(lambda: "are held: " in (user.home / "output.txt").read_text(), "the hold")
+    until(lambda: "are held, " in (user.home / "output.txt").read_text(), "the hold")
     until(lambda: session(user).hold.asked, "the scheduler to be asked")
     watching.send_signal(signal.SIGKILL)
     watching.wait()
@@ -64,7 +64,7 @@ def held_and_released(user: User) -> int:
     at_hold = started(user)
     assert at_hold <= MOST_STARTED
     shown = user.run("monitor", "--session", "p", "--cmd", "status")
-    assert "are held: " in shown.stdout
+    assert "held, until --cmd release: " in shown.stdout
     assert "could not open image /scratch/images/torch.sif" in shown.stdout
     assert "--cmd release" in shown.stdout
     assert not running(user)
@@ -99,7 +99,7 @@ def test_jobs_of_a_broken_image_are_held_and_released_by_one_command(user: User,
 def test_a_process_that_watches_releases_the_jobs_when_it_is_asked(user: User) -> None:
     write(user, 6, scheduler={"max_jobs": 1})
     watching = user.start("run", "--config-ref", "./e.yaml", "--plan-id", "p")
-    until(lambda: "are held: " in (user.home / "output.txt").read_text(), "the hold")
+    until(lambda: "are held, " in (user.home / "output.txt").read_text(), "the hold")
     (user.home / "mended").touch()
     assert user.run("monitor", "--session", "p", "--cmd", "release").returncode == 0
     assert watching.wait() == 1
