@@ -380,10 +380,18 @@ KINDS: dict[str, tuple[list[str], str, str]] = {
     "machine check alone": (
         [
             "srun: error: n2: task 5: Bus error (core dumped)",
-            f"{KERNEL}mce: [Hardware Error]: Machine check events logged",
+            f"{KERNEL}mce: [Hardware Error]: Uncorrected error, processor context corrupt",
         ],
         "node",
-        "Machine check events logged",
+        "processor context corrupt",
+    ),
+    "machine checks that may be of corrected errors": (
+        [
+            "srun: error: n2: task 5: Bus error (core dumped)",
+            f"{KERNEL}mce: [Hardware Error]: Machine check events logged",
+        ],
+        "code",
+        "Bus error",
     ),
     "module of Environment Modules": (
         ["ERROR: Unable to locate a modulefile for 'PyTorch/2.9'", "x.sbatch: line 9: torchrun: command not found"],

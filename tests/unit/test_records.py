@@ -23,7 +23,7 @@ def test_a_flat_record_of_an_earlier_version_is_read_whole_and_told_as_before() 
     job = records.job_of(FLAT)
     later: dict[str, Any] = {"series": {"size": 0, "points": {}}, "cause": None, "failures": [], "log_starts": {}}
     later |= {"chain_end": "", "last_link": None, "steps": 0, "left_out": {}, "sick_nodes": {}}
-    later |= {"steps_left": 0, "script_lost": False}
+    later |= {"steps_left": 0, "script_lost": False, "by_hand": False}
     found = records.flat(job)
     for restarting in (found["restart"], found["before"]["restart"]):
         assert restarting.pop("max_same_failures") is None
