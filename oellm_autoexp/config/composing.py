@@ -34,6 +34,8 @@ from oellm_autoexp.core.location import Line, Location
 
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 warns where no version is named, and 1.4 where one is; both then behave as 1.3 does."""
+_REPLACING: dict[str, Any] = {} if VERSION_BASE else {"replace": True}
+"""Hydra 1.4 warns where a stored config is replaced without being told so; 1.3 knows no such argument."""
 
 
 _WITHOUT_CONFIGS = "oellm_autoexp.core"
@@ -60,11 +62,11 @@ def _without_settings_of_hydra() -> Iterator[None]:
     """
     store = ConfigStore.instance()
     before = store.load("hydra/config.yaml")
-    store.store(group="hydra", name="config", node=HydraConf(defaults=[]))
+    store.store(group="hydra", name="config", node=HydraConf(defaults=[]), **_REPLACING)
     try:
         yield
     finally:
-        store.store(group="hydra", name="config", node=before.node, provider=before.provider)
+        store.store(group="hydra", name="config", node=before.node, provider=before.provider, **_REPLACING)
 
 
 _INNER_ADDED = re.compile(r"\+[^=@+]+/[^=@]+=")
