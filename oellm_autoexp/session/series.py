@@ -236,7 +236,7 @@ class _Columns:
             [head & _MOST_ITERATIONS for head in own],
             times,
             values,
-            list(map(_attempt_of, own)),
+            [head >> _ITERATION_BITS & _MOST_ATTEMPTS for head in own],  # a call of _attempt_of for each takes long
             self._headless,
         )
 
