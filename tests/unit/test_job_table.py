@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from oellm_autoexp.causes.cause import Cause
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.event_log import EventLog
-from oellm_autoexp.session.job_state import JobState, Still
+from oellm_autoexp.session.job_state import Failure, JobState, Still
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.jobs.cause import cause
-from oellm_autoexp.view.jobs.columns import Subject, columns_of, swept
+from oellm_autoexp.view.jobs.columns import Subject, columns_of, rounded, swept
 from oellm_autoexp.view.jobs.evidence import quotes
 from oellm_autoexp.view.jobs.table import JobTable, as_csv, rows_in_full, subjects_of
 
@@ -198,3 +199,34 @@ def test_without_a_rule_the_end_of_the_log_is_quoted_without_secrets_and_what_a_
     assert quotes(session(tmp_path, [bad(resolved_log_path=str(log))])) == {}
     gone = bad(resolved_log_path=str(tmp_path / "gone.log"))
     assert quotes(session(tmp_path, [gone, changed(job_state("b"), still={"": Still(mark="", since=0)})])) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (2.25, 4, "2.2500"),
+        (0.0012, 4, "0.0012"),
+        (5e-9, 4, "5.00e-09"),
+        (5e-4, 3, "5.00e-04"),
+        (1.5e37, 4, "1.50e+37"),
+        (0.0, 4, "0.0000"),
+        (float("nan"), 4, "nan"),
+        (float("inf"), 3, "inf"),
+    ],
+)
+def test_small_and_large_numbers_have_an_exponent(value: float, digits: int, shown: str) -> None:
+    assert rounded(value, digits) == shown
+
+
+def test_jobs_that_failed_are_not_left_out_for_ended_ones() -> None:
+    ended = [each for each in sweep(40, state="success") if each.job.state == "success"][:20]
+    failed = [each for each in sweep(12) if each.job.state == "crash"]
+    found = lines(JobTable(subjects=[*ended, *failed], height=16, more="--wide", note_lines=1))
+    assert sum(" crash " in line for line in found) == len(failed), found
+
+
+def test_the_cause_is_shown_while_a_job_waits_for_its_next_attempt() -> None:
+    failure = Failure(attempt=1, cause=Cause(category="oom-gpu", text="CUDA out of memory (rank 3)", fingerprint="f"))
+    waits = changed(job_state("a", state="waiting", reason="new attempt 1 of 2"), attempt=1, failures=(failure,))
+    assert cause(waits) == "new attempt 1 of 2; CUDA out of memory (rank 3)"
+    assert "memory" not in cause(changed(waits, state="running"))

@@ -408,3 +408,19 @@ def test_signs_of_a_shell_in_conditions_and_actions_are_noted(tmp_path: Path) ->
 def test_a_launcher_that_is_a_command_of_the_shell_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="command of the shell itself"):
         plan_of(Source(overrides=(*COMMAND, "slurm.launcher_cmd=exec srun")), around(tmp_path))
+
+
+def test_what_a_sweep_sets_is_recorded_as_it_is_in_the_job_without_secrets_of_the_environment(tmp_path: Path) -> None:
+    values = {
+        "metadata.lr": [1, 2],
+        "metadata.half": ["${oc.div:${metadata.lr},2}"],
+        "metadata.x": ["${oc.env:HF_TOKEN}"],
+    }
+    config = {"backend": {"argv": ["train"]}, "metadata": {"lr": 0, "half": 0, "x": ""}, "sweep": {"params": values}}
+    config["project"] = {"name": "a_${metadata.lr}"}
+    (tmp_path / "exp.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
+    secret = {"HF_TOKEN": "hunter2hunter2zz"}
+    context = PlanContext(datetime.now(UTC), tmp_path, "python3", secret, ("plan",), "me", "here", "00")
+    jobs = plan_of(load(Source("exp", (tmp_path,), ())), context).manifest.jobs
+    assert [job.parameters["metadata.half"] for job in jobs] == [0.5, 1.0]
+    assert {job.parameters["metadata.x"] for job in jobs} == {"***"}
