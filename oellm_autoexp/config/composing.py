@@ -66,7 +66,14 @@ def _without_settings_of_hydra() -> Iterator[None]:
     try:
         yield
     finally:
-        store.store(group="hydra", name="config", node=before.node, provider=before.provider, **_REPLACING)
+        store.store(
+            group="hydra",
+            name="config",
+            node=before.node,
+            package=before.package,
+            provider=before.provider,
+            **_REPLACING,
+        )
 
 
 _INNER_ADDED = re.compile(r"\+[^=@+]+/[^=@]+=")

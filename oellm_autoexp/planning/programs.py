@@ -22,6 +22,7 @@ from oellm_autoexp.schedulers.base import client_of
 
 _PATIENCE_SECONDS = 600  # for the program to start
 _PATIENCE_SECONDS_EACH = 10
+_MAKING = "scripts/generate_megatron_dataclass.py --name"
 
 
 def ask(probes: Iterable[Probe], progress: Callable[[], None] = lambda: None) -> None:
@@ -61,9 +62,6 @@ def of_other_versions(versions: Mapping[str, str]) -> tuple[str, ...]:
                 f"{script} is of {here}_*, and backend.version is {version}: {table}, or name another checkout"
             )
     return tuple(notes)
-
-
-_MAKING = "scripts/generate_megatron_dataclass.py --name"
 
 
 def _problems(program: tuple[str, ...], probes: Sequence[Probe], progress: Callable[[], None]) -> list[Problem]:

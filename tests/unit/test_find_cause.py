@@ -560,19 +560,18 @@ def test_a_step_that_is_cancelled_as_a_task_failed_hides_no_error_below() -> Non
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "values"),
     [
-        "Tried to allocate {}: 2.00 GiB|516.00 MiB|12 bytes",
-        "worker {} is gone: 2026-01-31T10:00:00Z|2026-02-01 11:00:00+01:00",
-        "id {}: 3f2504e0-4f89-11d3-9a0c-0305e82c3301|a8098c1a-f86e-11da-bd1a-00112444be1e",
-        "device {}: GPU-3f2504e0-4f89-11d3-9a0c-0305e82c3301|GPU-a8098c1a-f86e-11da-bd1a-00112444be1e",
-        "peer {}: fe80:0:0:0:202:b3ff:fe1e:8329|fe80:0:0:0:aaaa:b3ff:fe1e:1",
-        "ranks [{}] are silent: 1|1, 2|1, 2, 3",
+        ("Tried to allocate {}", ["2.00 GiB", "516.00 MiB", "12 bytes"]),
+        ("worker gone at {}", ["2026-01-31T10:00:00Z", "2026-02-01 11:00:00+01:00"]),
+        ("id {}", ["3f2504e0-4f89-11d3-9a0c-0305e82c3301", "a8098c1a-f86e-11da-bd1a-00112444be1e"]),
+        ("device {}", ["GPU-3f2504e0-4f89-11d3-9a0c-0305e82c3301", "GPU-a8098c1a-f86e-11da-bd1a-00112444be1e"]),
+        ("peer {}", ["fe80:0:0:0:202:b3ff:fe1e:8329", "fe80:0:0:0:aaaa:b3ff:fe1e:1"]),
+        ("ranks [{}] are silent", ["1", "1, 2", "1, 2, 3"]),
     ],
 )
-def test_units_times_ids_and_lengths_of_lists_make_no_other_failure(message: str) -> None:
-    text, _, values = message.partition(": ") if message.count(": ") == 1 else message.rpartition(": ")
-    assert len({fingerprint("a", text.format(value)) for value in values.split("|")}) == 1
+def test_units_times_ids_and_lengths_of_lists_make_no_other_failure(message: str, values: list[str]) -> None:
+    assert len({fingerprint("a", message.format(value)) for value in values}) == 1
 
 
 def test_bare_assertions_of_one_function_are_told_apart_by_their_statements() -> None:
