@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "planning.resolving planning.checks planning submission engine view view.jobs cli.steps",
     "cli.screens": "core session storage causes rules nodes sbatch schedulers engine.observing view view.curves "
     "view.jobs cli.steps cli.monitor",
-    "cli": "core storage sbatch session config.values config.hydra schedulers config planning.resolving planning "
+    "cli": "core storage sbatch session config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view view.jobs report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
     "cli.reporting": "core storage exporters session report cli.steps cli.monitor view.jobs",

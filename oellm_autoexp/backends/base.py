@@ -130,6 +130,8 @@ class Backend(Section):
 
     own_keys: ClassVar[tuple[str, ...]] = ()
     """Those of its keys that hold keys of the user's own, or such as it checks itself: a new one there needs no `+`."""
+    templates: ClassVar[tuple[str, ...]] = ()
+    """Those of its keys whose texts it fills as templates (`{key}`): braces of what `${…}` puts there come doubled."""
     env: Environment = {}
     """Variables of the program's environment."""
 

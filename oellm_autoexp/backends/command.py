@@ -31,6 +31,7 @@ _LENGTHS = {"megatron": "train_iters", "torchtitan": "training.steps"}
 class CommandBackend(Backend):
     """Any program: its words, then its options as `--name value`."""
 
+    templates = ("argv",)
     class_name: Literal["CommandBackend"]
     argv: Words = ()
     """The program's words, or one text that is split into words. `{dotted.key}` in a word is a value of this config."""

@@ -35,8 +35,8 @@ def _render(options: argparse.Namespace) -> int:
 
     from oellm_autoexp.config.hydra.yaml_rules import yaml_text
     from oellm_autoexp.config.loader import load
-    from oellm_autoexp.config.values.interpolation_syntax import escaped
     from oellm_autoexp.core.redaction import redact
+    from oellm_autoexp.core.text import escaped
     from oellm_autoexp.planning.make_plan import job_config
     from oellm_autoexp.planning.resolving.provenance import gather
 

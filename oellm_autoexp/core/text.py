@@ -13,6 +13,7 @@ from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f]")
 """A line break, or another control character."""
+_INTERPOLATED = re.compile(r"(\\*)\$\{")
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
@@ -57,6 +58,24 @@ def fill(template: str, values: Callable[[str], Any]) -> str:
         return scalar(values(match.group(1)))
 
     return _FIELD.sub(field, template)
+
+
+def doubled_braces(value: Any) -> Any:
+    """A value whose texts fill() leaves as they are: each of their braces is doubled."""
+    if isinstance(value, str):
+        return value.replace("{", "{{").replace("}", "}}") if "{" in value or "}" in value else value
+    if isinstance(value, list):
+        return [doubled_braces(item) for item in value]
+    return {key: doubled_braces(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def escaped(value: Any) -> Any:
+    """A value in whose texts OmegaConf reads no interpolation: `\\${x}` for `${x}`."""
+    if isinstance(value, dict):
+        return {key: escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    return _INTERPOLATED.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def scalar(value: Any) -> str:

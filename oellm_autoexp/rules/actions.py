@@ -28,7 +28,7 @@ from oellm_autoexp.core.fields import (
 )
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry, tags
-from oellm_autoexp.core.text import shell
+from oellm_autoexp.core.text import escaped, shell
 from oellm_autoexp.notifiers.base import NOTIFIERS, Notifier
 from oellm_autoexp.notifiers.webhook import WebhookNotifier
 from oellm_autoexp.rules.conditions import ConditionField
@@ -150,6 +150,7 @@ class RestartAction(Action):
     data. `exclude_nodes: true` keeps the nodes at fault out; a text names them.
     """
 
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"overrides": escaped}
     class_name: Literal["RestartAction"]
     reason: str = ""
     overrides: dict[str, Any] = {}
@@ -218,6 +219,7 @@ class RunAutoexpAction(Action):
     `config_path` is a config's file, or that of the parent's recorded config; `script` names this program.
     """
 
+    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"overrides": escaped}
     starts_program = True
     class_name: Literal["RunAutoexpAction"]
     config_ref: str | None = None

@@ -93,7 +93,7 @@ def test_every_job_of_a_shipped_experiment_is_recorded_as_it_is(name: str, plann
 
 BASE = """
 backend:
-  argv: [train, '${backend.megatron.train_iters}']
+  argv: [train, '${backend.megatron.train_iters}', '\\${x}', '\\${seed}:${stage}']
   options: {lr: 0.1, text: '1e-4', seed: 1, parent: none, same: '${backend.options.lr}'}
   megatron: {train_iters: 5, aux: {a: 1}}
 monitoring: {output_paths: ['a.txt', 'b.txt']}
@@ -122,6 +122,9 @@ KINDS = {
     "texts like other values": "{backend.options.text: 'yes', backend.options.parent: 'null', metadata.note: '010'}",
     "numbers": "{backend.options.lr: 1.10, backend.options.seed: 12e4}",
     "nothing": "{metadata.note: null}",
+    "templates in words": r"{backend.argv: [train, '{backend.options.seed}', '${metadata.note}', '{{y}}'], "
+    r"metadata.note: '{stage}'}",
+    "the job's number in words": "{backend.argv: [train, '${index}{{x}}']}",
     "the job's number": "{backend.options.seed: '${index}', metadata.note: 'of ${index}'}",
     "a text over shell code": "{slurm.env.CODE: plain}",
 }

@@ -286,6 +286,35 @@ def test_a_folder_that_jobs_share_although_their_names_differ_is_reported_with_t
     assert error.value.problems[0].hint.startswith("their names differ: put ${project.name} into project.output_dir")
 
 
+WORDS = {
+    "{stage}": "s",
+    "{{stage}}": "{stage}",
+    "${metadata.braces}": "{stage}",
+    "{stage}:${metadata.braces}:${metadata.json}": 's:{stage}:{"a": {"b": 1}}',
+    "x=${metadata.list}": "x=['{stage}']",
+    "x=${metadata.mapping}": "x={'a': '{stage}'}",
+    "${oc.select:metadata.braces}": "{stage}",
+    "${.5}": "{stage}",
+    r"\${HOME}": "${HOME}",
+    r"\${stage} {stage}": "${stage} s",
+    r"\${{stage}}": "${stage}",
+    "{": "{",
+}
+
+
+def test_only_the_braces_that_are_written_in_a_word_name_values() -> None:
+    text = '{"a": {"b": 1}}'
+    metadata = {"braces": "{stage}", "json": text, "list": ["{stage}"], "mapping": {"a": "{stage}"}}
+    values = {"backend": "command", "project.name": "x", "metadata": metadata, "stage": "s"}
+    words = {"backend.argv": ["t", "a", "b", "c", "d", "${metadata.braces}", *WORDS]}
+    (job,) = plan({"configs": [values | words]}).jobs
+    assert job.argv[6:] == tuple(WORDS.values())
+    of_a_list = {**values, "metadata": metadata | {"words": ["t", "{stage}"]}, "backend.argv": "${metadata.words}"}
+    of_a_text = {**values, "backend.argv": "t {stage} ${metadata.braces}"}
+    first, second = plan({"configs": [of_a_list | {"project.name": "a"}, of_a_text | {"project.name": "b"}]}).jobs
+    assert (first.argv, second.argv) == (("t", "{stage}"), ("t", "s", "{stage}"))
+
+
 def test_the_log_of_a_sibling_is_the_one_of_the_attempt_that_counts() -> None:
     for called in ("log_path", "project.log_path"):
         configs = [{"stage": "a"}, {"stage": "b", "backend.options.load": f"${{sibling.a.{called}}}"}]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.rules.actions import EventAction, LogAction, RunCommandAction
+from oellm_autoexp.core.text import escaped
+from oellm_autoexp.rules.actions import EventAction, LogAction, RestartAction, RunAutoexpAction, RunCommandAction
 from oellm_autoexp.rules.conditions import FileExistsCondition, GlobExistsCondition, LogPatternCondition
 from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
 
@@ -89,6 +90,16 @@ def test_every_text_below_an_action_is_filled_but_kinds_modes_and_patterns() -> 
     assert found["action"]["overrides"] == {"a.b": "/x", "c": [{"d": "/x"}, 7], "{p}": 1}
     assert (found["action"]["reason"], found["action"]["exclude_nodes"]) == ("/x", "n1")
     assert list(used_keys(made)) == ["p", "n"]
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", r"\${a}", "x${"])
+def test_a_value_in_an_override_is_no_interpolation(text: str) -> None:
+    restart = RestartAction(class_name="RestartAction", overrides={"a": ["{v}"], "b": "${c:{v},1}"})
+    run = RunAutoexpAction(class_name="RunAutoexpAction", overrides=("a={v}", "b={v}"))
+    literal = escaped(text)
+    assert literal != text
+    assert filled(restart, {"v": text}).overrides == {"a": [literal], "b": "${c:" + literal + ",1}"}
+    assert filled(run, {"v": text}).overrides == (f"a={literal}", f"b={literal}")
 
 
 def test_the_options_of_an_executor_are_no_templates() -> None:

@@ -129,6 +129,21 @@ def test_a_mistake_is_reported_with_its_place_and_what_may_be_meant(
     assert hint in problem.hint
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"backend.argv.1": "{loss}"},
+        {"backend": {"megatron": {"lr": 1}}},
+        {"backend.megatron": {"lr": 1}},
+        {"metadata.mine": 2, "+aux.x": 1, "++backend.new": 1},
+        {"~backend.megatron.lr": None},
+    ],
+)
+def test_a_new_attempt_may_set_what_a_sweep_may_set(overrides: dict[str, Any]) -> None:
+    config = {"backend": {"argv": ["a", "b"], "megatron": {"lr": 3}}, "metadata": {}, "aux": {"x": 0}}
+    assert problems(rules(**restarts(overrides)), config) == []
+
+
 def test_an_event_that_is_published_may_have_the_keys_of_whoever_publishes_it() -> None:
     publish = {"class_name": "PublishEventAction", "event_name": "b", "metadata": {"k": 1}}
     events = {

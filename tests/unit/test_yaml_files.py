@@ -18,9 +18,10 @@ from omegaconf.grammar_visitor import GrammarVisitor
 from oellm_autoexp.config.hydra.hydra_source import Search, unknown_config
 from oellm_autoexp.config.hydra.yaml_files import key_lines, read_mapping, read_yaml, shown
 from oellm_autoexp.config.hydra.yaml_rules import yaml_text
-from oellm_autoexp.config.values.interpolation_syntax import escaped, normalise, quote_expressions
+from oellm_autoexp.config.values.interpolation_syntax import normalise, quote_expressions
 from oellm_autoexp.config.values.written import as_written, is_marked, value_of
 from oellm_autoexp.core.errors import ConfigError, Problem
+from oellm_autoexp.core.text import escaped
 
 
 def read(tmp_path: Path, text: str | bytes) -> Any:

@@ -11,6 +11,7 @@ from oellm_autoexp.config.values.grammar import GrammarError, split_key, visit
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import LONGEST_INTERPOLATED, LONGEST_TEXT, shortened
+from oellm_autoexp.core.text import doubled_braces
 
 if TYPE_CHECKING:
     from oellm_autoexp.config.values.interpolation import Resolution
@@ -59,19 +60,61 @@ class _Symbol(str):
 @lru_cache(maxsize=16384)
 def compiled(text: str) -> Program:
     """The program of a text with interpolations. Raises ConfigError if it does not parse."""
+    return _of_parts(_parts(text))
+
+
+@lru_cache(maxsize=4096)
+def compiled_template(text: str) -> Program:
+    """As `compiled`, of a text that is filled as a template afterwards (core.text.fill).
+
+    What its interpolations yield, and each escaped `\\${x}`, gets doubled braces, so that only the `{key}` that are
+    written in the text itself are filled.
+    """
+    parts = _parts(text)
+    whole = len(parts) == 1
+    return _of_parts(
+        [
+            _ESCAPED.sub(r"${{\1}}", part) if isinstance(part, str) else _inserted(part, as_text=not whole)
+            for part in parts
+        ]
+    )
+
+
+_ESCAPED = re.compile(r"\$\{([^{}]*)\}")
+
+
+def _inserted(program: Program, *, as_text: bool) -> Program:
+    """The program of a value that is put into a template. A word of another template is a template already."""
+
+    def insert(resolution: Resolution, path: Path) -> Any:
+        value = program(resolution, path)
+        if as_text:
+            value = resolution.as_text(value)
+        same = isinstance(program, Reference) and resolution.is_template(program.target(path))
+        return value if same else doubled_braces(value)
+
+    return insert
+
+
+def _of_parts(parts: Sequence[str | Program]) -> Program:
+    if len(parts) > 1:
+        return _joined(parts)
+    (only,) = parts
+    return (lambda resolution, path: only) if isinstance(only, str) else only
+
+
+def _parts(text: str) -> Sequence[str | Program]:
+    """The literals of a text with interpolations, and the programs of these. Raises ConfigError if it doesn't parse."""
     if len(text) > LONGEST_INTERPOLATED:
         what = f"the text with interpolations has {len(text)} characters; at most {LONGEST_INTERPOLATED}"
         raise ConfigError(Problem(what))
     pieces = _SIMPLE.split(text)
     if any("$" in literal or "\\" in literal for literal in pieces[::2]):
-        return _compiled_by_grammar(text)
-    programs: list[str | Program] = [
-        Reference(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece
-    ]
-    return programs[0] if len(programs) == 1 and not isinstance(programs[0], str) else _joined(programs)
+        return _parts_by_grammar(text)
+    return [Reference(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece]
 
 
-def _compiled_by_grammar(text: str) -> Program:
+def _parts_by_grammar(text: str) -> Sequence[str | Program]:
     """Lets OmegaConf's visitor read the text once, with symbols in place of the values of interpolations."""
     if _BEGIN in text:
         raise ConfigError(Problem("contains the reserved character U+FDD0"))
@@ -99,7 +142,7 @@ def _compiled_by_grammar(text: str) -> Program:
         )
 
     try:
-        return _program(visit(text, reference, call), symbols)
+        value = visit(text, reference, call)
     except GrammarError as error:
         raise ConfigError(
             Problem(
@@ -107,6 +150,12 @@ def _compiled_by_grammar(text: str) -> Program:
                 hint=of_a_shell(text) or f"{shortened(str(error))[1:-1]}; quote arguments: ${{name:'…'}}",
             )
         ) from None
+    return [value.program] if isinstance(value, _Symbol) else _split_at_symbols(value, symbols)
+
+
+def _split_at_symbols(text: str, symbols: Sequence[_Symbol]) -> Sequence[str | Program]:
+    pieces = _MARK.split(text)
+    return [symbols[int(piece)].program if index % 2 else piece for index, piece in enumerate(pieces)]
 
 
 def _program(value: Any, symbols: Sequence[_Symbol]) -> Program:
@@ -114,8 +163,7 @@ def _program(value: Any, symbols: Sequence[_Symbol]) -> Program:
     if isinstance(value, _Symbol):
         return value.program
     if isinstance(value, str) and _BEGIN in value:
-        pieces = _MARK.split(value)
-        return _joined([symbols[int(piece)].program if index % 2 else piece for index, piece in enumerate(pieces)])
+        return _joined(_split_at_symbols(value, symbols))
     if isinstance(value, list):
         items = [_program(item, symbols) for item in value]
         return lambda resolution, path: [item(resolution, path) for item in items]

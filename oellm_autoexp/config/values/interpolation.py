@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from oellm_autoexp.config.values.compiled import AbsentError, Path, Reference, compiled
+from oellm_autoexp.config.values.compiled import AbsentError, Path, Reference, compiled, compiled_template
 from oellm_autoexp.config.values.resolvers import Resolver
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
@@ -72,13 +72,18 @@ class Resolution:
         resolvers: Mapping[str, Resolver],
         siblings: SiblingValues | None = None,
         done: dict[Path, Any] | None = None,
+        templates: Collection[Path] = (),
     ) -> None:
-        """`live` knows containers, any other is looked through; `done` are values that are known, and is kept up."""
+        """`live` knows containers, any other is looked through; `done` are values that are known, and is kept up.
+
+        `templates` are the paths, of two parts each, of values that are filled as templates afterwards.
+        """
         self._tree = tree
         self._live = live
         self._resolvers = resolvers
         self._siblings = siblings
         self._done = {} if done is None else done
+        self._templates = templates
         self._failed: dict[Path, ConfigError] = {}
         self._characters = self._values = 0  # what interpolations have come to so far
         self._exhausted: ConfigError | None = None  # that was more than is allowed
@@ -182,7 +187,7 @@ class Resolution:
         try:
             if text == MISSING:
                 raise ConfigError(Problem("a value is required here", hint=f"set {'.'.join(path)}=…"))
-            value = compiled(text)(self, path)
+            value = (compiled_template if path[:2] in self._templates else compiled)(text)(self, path)
             self._check_size(value)
             self._done[path] = value
         except ConfigError as error:
@@ -197,6 +202,10 @@ class Resolution:
         finally:
             del self._active[path]
         return value
+
+    def is_template(self, path: Path) -> bool:
+        """Whether the value at a path, perhaps of a sibling, is filled as a template afterwards."""
+        return (path[2:] if path[:1] == ("sibling",) else path)[:2] in self._templates
 
     def spend(self, characters: int) -> None:
         """Count the characters of a text that was made. Raises ConfigError where they are too many."""
@@ -286,10 +295,16 @@ class Observed(Resolution):
     What it reads through other leaves counts as read by itself, too.
     """
 
-    def __init__(self, tree: dict[str, Any], live: Sequence[LiveKeys], resolvers: Mapping[str, Resolver]) -> None:
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        live: Sequence[LiveKeys],
+        resolvers: Mapping[str, Resolver],
+        templates: Collection[Path] = (),
+    ) -> None:
         self.done: dict[Path, Any] = {}
         self.reads: dict[Path, set[Path]] = {}
-        super().__init__(tree, live, resolvers, done=self.done)
+        super().__init__(tree, live, resolvers, done=self.done, templates=templates)
 
     def at(self, target: Path) -> Any:
         self._note(target)

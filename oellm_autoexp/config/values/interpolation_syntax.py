@@ -151,12 +151,3 @@ def _unescaped(literal: str, quote: str) -> tuple[str, str]:
             token = token[1]
         text += token
     return text, quote
-
-
-def escaped(tree: Any) -> Any:
-    """A resolved tree whose texts with a literal `${` are written so that no interpolation is read in them."""
-    if isinstance(tree, dict):
-        return {key: escaped(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [escaped(value) for value in tree]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", tree) if isinstance(tree, str) else tree

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from oellm_autoexp.backends.base import BACKENDS, own_sections
+from oellm_autoexp.backends.base import BACKENDS, Backend, own_sections
 from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.config.values.compiled import AbsentError, Path
 from oellm_autoexp.config.values.interpolation import (
@@ -53,10 +53,15 @@ _KEY = re.compile(r"(\+\+|\+|~|)([^+~.][^.]*(?:\.[^.]+)*)")
 
 def open_sections(base: Mapping[str, Any]) -> tuple[str, ...]:
     """The sections of a composed config in which a new key needs no `+`."""
+    kind = _backend(base)
+    return (*OPEN_SECTIONS, *(own_sections(kind) if kind else ()))
+
+
+def _backend(base: Mapping[str, Any]) -> type[Backend] | None:
+    """The chosen kind of backend; None if it is not known."""
     backend = base.get("backend")
     chosen = backend.get("class_name") if isinstance(backend, dict) else None
-    kind = BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
-    return (*OPEN_SECTIONS, *(own_sections(kind) if kind else ()))
+    return BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
 
 
 def ever_open() -> tuple[str, ...]:
@@ -92,6 +97,8 @@ class Overlay:
         self._added = added
         self._resolvers = resolvers
         self._open = open_sections(base)
+        kind = _backend(base)
+        self._templates = frozenset(("backend", key) for key in kind.templates) if kind else frozenset()
         self._live: dict[int, Sequence[Any]] = {}
         _index_live(base, self._live)
 
@@ -145,13 +152,12 @@ class Overlay:
             return None
 
     def _resolution(self, tree: Applied, siblings: SiblingValues | None = None) -> Resolution:
-        return Resolution(
-            tree, (self._live, tree.live), self._resolvers, siblings, self._constants.beside(tree.changed)
-        )
+        done = self._constants.beside(tree.changed)
+        return Resolution(tree, (self._live, tree.live), self._resolvers, siblings, done, self._templates)
 
     @cached_property
     def _constants(self) -> _Constants:
-        observed = Observed(self.base, (self._live,), self._resolvers)
+        observed = Observed(self.base, (self._live,), self._resolvers, self._templates)
         with suppress(ConfigError):  # what fails here, a point may put right
             observed.everything()
         return _Constants(observed.done, observed.reads)

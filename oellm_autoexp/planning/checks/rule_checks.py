@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from operator import attrgetter, is_
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from oellm_autoexp.causes.cause import CATEGORIES
 from oellm_autoexp.config.schema import AutoexpConfig, JobSection, decode, decode_section
 from oellm_autoexp.config.shipped_rules import cause_names
+from oellm_autoexp.config.values.overlay import Overlay
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.text import did_you_mean, dotted
@@ -119,7 +121,7 @@ def problems(rules: Rules, config: Mapping[str, Any]) -> list[Problem]:
         if event.name in made:
             own |= {key for other, action, _ in rules.bindings() for key in _event_keys(other) | _published(action)}
         if isinstance(binding.action, RestartAction):
-            found += check_overrides(binding.action.overrides, place / "overrides", values)
+            found += check_overrides(binding.action.overrides, place / "overrides", config)
         if isinstance(event, StateEvent) and event.state == "stall":  # it comes with those of the line that caused it
             own |= {key for other in rules.log_events.values() if other.state == "stall" for key in _event_keys(other)}
         for key in used_keys(binding):
@@ -185,8 +187,8 @@ def _unknown_key(key: str, place: Location, known: Collection[str]) -> Problem:
     return Problem(f"there is no value '{{{key}}}'", place, hint)
 
 
-def check_overrides(overrides: Mapping[str, Any], where: Location | str, known: Collection[str]) -> list[Problem]:
-    """What is wrong with the overrides of a new attempt, as far as can be seen from them."""
+def check_overrides(overrides: Mapping[str, Any], where: Location, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the overrides of a new attempt, as far as can be seen from them and the job's config."""
     directives = {key.removeprefix(DIRECTIVES): v for key, v in overrides.items() if key.startswith(DIRECTIVES)}
     found = []
     try:
@@ -196,12 +198,14 @@ def check_overrides(overrides: Mapping[str, Any], where: Location | str, known: 
         resources(plain)
     except ConfigError as error:
         found = [Problem(problem.what, where, problem.hint) for problem in error.problems]
-    for key in overrides:
-        name = key.lstrip("+")
-        if name.lstrip("~") == "index":
-            found.append(Problem("a job keeps its index", where, "leave it out"))
-        if not key.startswith((DIRECTIVES, "+")) and name not in known:
-            found.append(Problem(f"the config has no key '{key}'", where, did_you_mean(key, known)))
+    if any(key.lstrip("+~") == "index" for key in overrides):
+        found.append(Problem("a job keeps its index", where, "leave it out"))
+    # A single + is no mistake where the key has a default only, which can't be seen here.
+    anew = {f"+{key}" if key.startswith("+") and not key.startswith("++") else key: overrides[key] for key in overrides}
+    try:
+        Overlay(dict(config), {}).apply(anew)
+    except ConfigError as error:
+        found += [replace(problem, where=where) for problem in error.problems]
     return found
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from oellm_autoexp.config.hydra.yaml_rules import yaml_text
 from oellm_autoexp.config.values.braces import with_literal_braces
 from oellm_autoexp.config.values.interpolation import where
-from oellm_autoexp.config.values.interpolation_syntax import escaped
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
+from oellm_autoexp.core.text import escaped
 from oellm_autoexp.planning.record.plan_record import recorded
 from oellm_autoexp.planning.record.secret_marks import MARK, NO_VALUE, secrets_named
 from oellm_autoexp.planning.resolving.resolve import CONDITIONS
