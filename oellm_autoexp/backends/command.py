@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from oellm_autoexp.backends.base import Backend, Command, Job, Work, places
+from oellm_autoexp.backends.base import Backend, Command, Job, Note, Work, places
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.fields import Flags, Words
@@ -26,6 +26,13 @@ _SAME_SPEED = re.compile(
 """Options whose values decide in no program how fast it is."""
 _LENGTHS = {"megatron": "train_iters", "torchtitan": "training.steps"}
 """The option that says how many iterations there are, of programs whose log lines count them."""
+
+
+_UNUSED = Note(
+    "backend.megatron",
+    "backend.megatron is used by nothing: backend.argv, backend.options and backend.env hold none of its values; "
+    "to train with Megatron-LM, choose backend=megatron",
+)
 
 
 class CommandBackend(Backend):
@@ -88,7 +95,15 @@ class CommandBackend(Backend):
             argv += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
         written = tuple(place for place in places(argv, _PLACES) if "/" in place.path)
-        return Command(tuple(argv), self.env, env_defaults=_ENV_DEFAULTS, places=written, work=work)
+        notes = (_UNUSED,) if self._lacks_megatron(argv) else ()
+        return Command(tuple(argv), self.env, notes, env_defaults=_ENV_DEFAULTS, places=written, work=work)
+
+    def _lacks_megatron(self, argv: Iterable[str]) -> bool:
+        """Whether there are values under Megatron's names, and the program gets none of them."""
+        if not self.megatron or self.options:
+            return False
+        given = [*argv, *self.env.values()]
+        return not any(scalar(value) in text for value in dotted(self.megatron).values() for text in given)
 
     def _work(self, argv: Iterable[str]) -> Work:
         """What a program has to do whose options these are."""

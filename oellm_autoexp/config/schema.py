@@ -288,7 +288,17 @@ def _problem(detail: Any) -> Problem:
     what = f"must be {_MUST_BE[kind].format(**context)}" if kind in _MUST_BE else detail["msg"]
     if isinstance(value, list) and context.get("within"):
         value = value[context["within"][0]]
-    return Problem(f"{what}, not {_shown(value)}", path)
+    return Problem(f"{what}, not {_shown(value)}", path, _as_keys(value) if what == _KEYS_AND_VALUES else "")
+
+
+_KEYS_AND_VALUES = "must be keys and values"
+
+
+def _as_keys(value: Any) -> str:
+    """What to write for a text `key=value`, or a list of such, where keys and values are wanted; '' for others."""
+    texts = value if isinstance(value, list) else [value]
+    pairs = [text.split("=", 1) for text in texts if isinstance(text, str) and "=" in text.strip("=")]
+    return f"write {{{', '.join(f'{key}: {item}' for key, item in pairs)}}}" if len(pairs) == len(texts) else ""
 
 
 def _place_of(key: str) -> str:

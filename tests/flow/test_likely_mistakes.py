@@ -131,6 +131,19 @@ def test_an_interpolation_without_its_braces_is_noted_with_them(user: User, line
     assert "${metadata.x}" in text
 
 
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("Y: $(hostname", "slurm.env.Y: the $( in '$(hostname' stays text: the $( is not closed"),
+        ("Y: ~/data", "slurm.env.Y: the '~' in '~/data' stays text, as no shell expands it: write ${oc.env:HOME}"),
+    ],
+)
+def test_what_no_shell_reads_in_a_variable_is_noted_with_the_reason(user: User, env: str, message: str) -> None:
+    code, text = planned(user, f"project: {{name: x}}\nslurm: {{env: {{'{env[0]}': '{env[3:]}'}}}}\n")
+    assert code == 0, text
+    assert message in text
+
+
 def test_in_a_directive_an_interpolation_without_its_braces_is_refused_with_them(user: User) -> None:
     code, text = planned(user, "project: {name: x}\nslurm: {sbatch: {partition: $metadata.x}}\n")
     assert (code, "write ${metadata.x}" in text) == (2, True), text

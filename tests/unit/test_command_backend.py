@@ -32,6 +32,21 @@ def refusals(**section: Any) -> list[tuple[str, str]]:
     return [(str(problem.where), problem.what) for problem in error.value.problems]
 
 
+@pytest.mark.parametrize(
+    ("section", "noted"),
+    [
+        ({"argv": "train --lr 3"}, True),
+        ({"argv": "train --lr=0.25"}, False),
+        ({"argv": "train", "options": {"steps": 5}}, False),
+        ({"argv": "train", "env": {"LR": "0.25"}}, False),
+    ],
+)
+def test_values_of_megatron_that_no_program_gets_are_noted(section: dict[str, Any], noted: bool) -> None:
+    notes = command(megatron={"lr": 0.25}, **section).notes
+    assert ["backend=megatron" in note.text for note in notes] == [True] * noted
+    assert not command(**section).notes
+
+
 def test_an_option_is_spelled_as_it_is_written_or_with_dashes() -> None:
     options = {"learning_rate": 1, "model.n_layers": 3}
     assert command(argv="x", options=options).argv[1::2] == ("--learning_rate", "--model.n_layers")

@@ -747,12 +747,16 @@ def test_each_of_a_flood_of_matching_lines_is_answered(tmp_path: Path) -> None:
 def test_a_flood_of_programs_runs_a_few_at_once_and_each_has_its_turn(tmp_path: Path) -> None:
     log_text = "".join(f"LINE {number}\n" for number in range(60))
     stage = Stage(
-        tmp_path, on_line(run(["sh", "-c", "echo $0 >> ran; sleep 0.05", "{what}"])), {"a": [lived(log_text)]}
+        tmp_path,
+        on_line(run(["sh", "-c", "echo $0 >> ran; until [ -e go ]; do sleep 0.02; done", "{what}"])),
+        {"a": [lived(log_text)]},
     )
     stage.until(lambda: bool(stage.a.actions.pending))
     most = 0
     while stage.a.actions.pending:
         most = max(most, stage.monitor.executor._subprocesses.count)
+        if most == MOST_AT_ONCE:
+            (tmp_path / "go").touch()
         if len(stage.a.actions.pending) > MOST_AT_ONCE:
             assert stage.monitor.executor.at_capacity
             assert "waits for its turn" in stage.a.actions.pending[-1].reason

@@ -283,12 +283,18 @@ def test_a_killed_job_has_the_exit_code_that_a_shell_would_give_it(bench: Bench)
 def test_no_more_jobs_run_at_once_than_there_are_slots_and_all_slots_are_used(bench: Bench) -> None:
     log = bench.folder / "log"
     client = bench.another(slots=3)
-    body = f"echo + >> {shlex.quote(str(log))}; sleep 0.15; echo - >> {shlex.quote(str(log))}"
+    place, go = shlex.quote(str(log)), shlex.quote(str(bench.folder / "go"))
+    body = f"echo + >> {place}; until [ -e {go} ]; do sleep 0.02; done; echo - >> {place}"
     jobs = [client.submit(bench.submission(body)) for _ in range(15)]
-    until(
-        "the end of all",
-        lambda: {status.scheduler_state for status in client.poll(dict.fromkeys(jobs, "")).values()} == {"COMPLETED"},
-    )
+
+    def states() -> set[str]:
+        return {status.scheduler_state for status in client.poll(dict.fromkeys(jobs, "")).values()}
+
+    until("the use of all slots", lambda: log.exists() and len(log.read_text().splitlines()) >= 3)
+    for _ in range(20):
+        assert states() == {"RUNNING", "PENDING"}
+    (bench.folder / "go").touch()
+    until("the end of all", lambda: states() == {"COMPLETED"})
     active, most = 0, 0
     for line in log.read_text().splitlines():
         active += 1 if line == "+" else -1

@@ -106,6 +106,24 @@ def test_a_value_is_taken_as_it_is_meant(key: str, value: Any, wanted: Any) -> N
 
 
 @pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (["a=1", "b=x=y"], "write {a: 1, b: x=y}"),
+        ("a=1", "write {a: 1}"),
+        ("a", ""),
+        (["a=1", 2], ""),
+        (["=="], ""),
+        (None, ""),
+        ([], "write {}"),
+    ],
+)
+def test_texts_where_keys_and_values_are_wanted_are_shown_as_such(value: Any, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        decode(changed(metadata=value))
+    assert error.value.problems[0].hint == hint
+
+
+@pytest.mark.parametrize(
     ("key", "value", "where", "message"),
     [
         ("slurm", None, "$.slurm", "must be keys and values, not null"),

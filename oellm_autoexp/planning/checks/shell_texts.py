@@ -16,7 +16,9 @@ from oellm_autoexp.rules.rules import Rules
 from oellm_autoexp.sbatch.environment import OF_TASKS, REFERENCE
 from oellm_autoexp.sbatch.in_job.layout import in_steps
 from oellm_autoexp.sbatch.shell_code import (
+    CODE_PLACES,
     Parts,
+    code_spans,
     in_script,
     read_by_a_shell,
     split_parts,
@@ -129,7 +131,9 @@ def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]
         yield Note(f"code {key}", f"{key} is shell code, which the job's script runs {often}: {shown}")
     for key, value in _texts(config, code):
         if (sign := stays_text(value)) and _redacted(key, value) == value:
-            yield Note(f"text {key}", f"{key}: the {sign} in {value!r} stays text; {_WHERE_CODE}")
+            yield Note(f"text {key}", f"{key}: {_why_text(key, sign, value)}")
+        elif value.startswith("~/") or value == "~":
+            yield Note(f"text {key}", f"{key}: the '~' in {value!r} stays text, as no shell expands it: {_HOME}")
         elif (found := _OF_CONFIG.search(value)) and "." in found[1]:
             yield Note(f"text {key}", f"{key}: {found[0]} is not read as a value of the config; write ${{{found[1]}}}")
     odd = [index for index, word in enumerate(command.argv) if "$" in word or "`" in word]
@@ -209,6 +213,18 @@ def _redacted(key: str, text: str) -> str:
     return str(redact({key.rpartition(".")[2]: text}).popitem()[1])
 
 
+def _why_text(key: str, sign: str, value: str) -> str:
+    """Why a sign of shell code in a value is no code."""
+    text = f"the {sign} in {value!r} stays text"
+    if key.startswith(CODE_PLACES):
+        try:
+            code_spans(value)
+        except ValueError as error:
+            return f"{text}: {error}"
+    return f"{text}; {_WHERE_CODE}"
+
+
+_HOME = "write ${oc.env:HOME}"
 _WHERE_CODE = "only a text written in a YAML file, in slurm.env or slurm.launcher_cmd, is shell code"
 
 
