@@ -25,15 +25,19 @@ COLOURS = (
 _MOST_POINTS, _MOST_NAMED = 1000, 20
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 520, 76, 24, 40, 56
 _LINE = 16
+_LARGEST = 1e200
 
 
 @dataclass(frozen=True)
 class Line:
-    """One job's curve. What is no number is a gap."""
+    """One job's curve. What is no number, or too large for the scale of an axis (1e200), is a gap."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ys", [y if abs(y) <= _LARGEST else math.nan for y in self.ys])
 
 
 @dataclass(frozen=True)

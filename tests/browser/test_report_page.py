@@ -114,6 +114,26 @@ def test_the_filter_understands_words_and_comparisons(opened: Open, runs: Source
         shown.filter("", "4 jobs")
 
 
+def test_a_filter_by_a_column_that_there_is_not_says_so(opened: Open, runs: Source) -> None:
+    shown = opened(runs)
+    shown.filter("nosuch=3 stage=stable zzz<1", "0 of 4 jobs; there is no column nosuch, zzz")
+    shown.filter("no-such-job", "0 of 4 jobs")
+
+
+def test_a_swept_value_with_the_name_of_another_column_has_one_by_its_whole_key(opened: Open, runs: Source) -> None:
+    keys = ("backend.options.loss", "metadata.name", "backend.options.lr")
+    jobs = [
+        job.model_copy(update={"parameters": dict.fromkeys(keys, number + 7)})
+        for number, job in enumerate(runs.manifest.jobs)
+    ]
+    page = opened(replace(runs, manifest=runs.manifest.model_copy(update={"jobs": tuple(jobs)})))
+    heads = page.page.locator("#job-table thead button").evaluate_all("all => all.map(one => one.dataset.column)")
+    assert len(heads) == len(set(heads))
+    assert {"loss", "name", "lr", *keys[:2]} <= set(heads)
+    page.filter("backend.options.loss=8", "1 of 4 jobs")
+    page.filter("lr=9", "1 of 4 jobs")
+
+
 def test_a_loss_that_is_no_number_is_shown_sorted_last_and_found(opened: Open, runs: Source) -> None:
     assert runs.session is not None
     for name, loss in (("nan", math.nan), ("again", math.inf)):

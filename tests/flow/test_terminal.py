@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from oellm_autoexp.cli.monitor.show_events import moment
 from oellm_autoexp.core.errors import CorruptError
 from oellm_autoexp.core.nouns import Manifest
 from oellm_autoexp.core.states import RUNNING, WAITING
@@ -254,17 +253,3 @@ def test_a_record_of_any_length_is_read_without_keeping_it(recorded: User) -> No
     record.path.write_bytes(b"".join([*lines[:4], b'{"event": 3}\n', *lines[4:]]))
     with pytest.raises(CorruptError, match=r"x\.events\.jsonl:5"):
         record.histories(lambda event: True, newest_first=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [("90s", 910.0), ("2 h", -6200.0), ("1.5min", 910.0), ("1970-01-01T00:00:10+00:00", 10.0)],
-)
-def test_a_moment_is_so_long_ago_or_a_date(text: str, at: float) -> None:
-    assert moment(text, 1000.0) == at
-
-
-def test_a_time_of_day_is_the_last_one() -> None:
-    now = time.mktime((2026, 1, 31, 12, 0, 0, 0, 0, -1))
-    assert now - moment("11:30", now) == 1800
-    assert now - moment("12:30", now) == 86400 - 1800

@@ -81,6 +81,17 @@ def test_failures_in_a_row_are_reported_once_and_that_it_works_again(server: Hoo
     signal.close(finished=False, wait=True)
 
 
+def test_a_file_that_is_removed_says_nothing_of_a_server(server: HookServer, tmp_path: Path) -> None:
+    said: list[str] = []
+    server.answer = 503
+    signal = signal_of(tmp_path, said, url="$PING", file="alive", every_seconds=1000)
+    signal.give()
+    until(lambda: server.received)
+    signal.close(finished=True)
+    assert not (tmp_path / "alive").exists()
+    assert [line.partition("503")[2].partition(";")[0] for line in said] == [" Service Unavailable"]
+
+
 @pytest.mark.slow
 def test_a_server_that_never_answers_holds_nothing_up(server: HookServer, tmp_path: Path) -> None:
     said: list[str] = []

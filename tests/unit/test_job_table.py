@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from oellm_autoexp.causes.cause import Cause
+from oellm_autoexp.core.errors import ConfigError
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.rules.progress import Progress
 from oellm_autoexp.session.event_log import EventLog
@@ -24,6 +26,7 @@ from oellm_autoexp.testing.plans import job_spec
 from oellm_autoexp.view.jobs.cause import cause
 from oellm_autoexp.view.jobs.columns import Subject, columns_of, rounded, swept
 from oellm_autoexp.view.jobs.evidence import quotes
+from oellm_autoexp.view.jobs.selection import chosen, selection
 from oellm_autoexp.view.jobs.table import JobTable, as_csv, rows_in_full, subjects_of
 
 NOW = 1_800_000_000.0
@@ -216,6 +219,47 @@ def test_without_a_rule_the_end_of_the_log_is_quoted_without_secrets_and_what_a_
 )
 def test_small_and_large_numbers_have_an_exponent(value: float, digits: int, shown: str) -> None:
     assert rounded(value, digits) == shown
+
+
+def started_at(*seconds: float) -> list[Subject]:
+    jobs = [job_state(f"j{number}", state="running", started_at=at) for number, at in enumerate(seconds)]
+    return subjects_of(jobs, [job_spec(name=job.name) for job in jobs], NOW, {})
+
+
+def filtered(subjects: Sequence[Subject], *filters: str) -> list[str]:
+    return [subject.job.name for subject in chosen(selection(None, (), filters), subjects)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (["started>1h"], ["j2"]),
+        (["started<=1h"], ["j0", "j1"]),
+        (["started>=1970-01-02"], ["j1", "j2"]),
+        (["started>1970-01-02", "started<30min"], ["j1"]),
+    ],
+)
+def test_times_are_compared_with_times(filters: list[str], names: list[str]) -> None:
+    assert filtered(started_at(10, NOW - 7200, NOW - 1800), *filters) == names
+
+
+def test_a_time_is_compared_with_nothing_else() -> None:
+    with pytest.raises(ConfigError, match="'soon' is no time"):
+        filtered(started_at(10), "started>soon")
+
+
+def test_a_loss_that_is_no_number_and_a_truth_are_found() -> None:
+    values: list[Any] = [True, False, float("nan"), ".nan", "nan", 3]
+    specs = [job_spec(name=f"j{number}", parameters={"backend.x": value}) for number, value in enumerate(values)]
+    jobs = [
+        changed(job_state(spec.name), progress=Progress(loss=math.nan if n < 2 else 2.5))
+        for n, spec in enumerate(specs)
+    ]
+    subjects = subjects_of(jobs, specs, NOW, {})
+    assert filtered(subjects, "loss=nan") == ["j0", "j1"]
+    assert filtered(subjects, "x=nan") == ["j2", "j3", "j4"]
+    assert filtered(subjects, "x=True") == filtered(subjects, "x=true") == ["j0"]
+    assert filtered(subjects, "x!=nan", "loss!=nan") == ["j5"]
 
 
 def test_jobs_that_failed_are_not_left_out_for_ended_ones() -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oellm_autoexp.cli.reporting.exports import picture
 from oellm_autoexp.cli.reporting.sources import assets
 from oellm_autoexp.core.nouns import Series
 from oellm_autoexp.report import tidy
@@ -295,6 +296,15 @@ def test_a_picture_is_svg_that_names_its_jobs_and_leaves_gaps() -> None:
     assert paths[0].get("d", "").count("M") == 2
     assert as_svg(Plot("p", "x", "y", (), log_y=True))
     assert as_svg(Plot("p", "x", "y", (Line("a", [1, 2], [-1.0, 10.0]),), log_y=True))
+
+
+@pytest.mark.parametrize("log_y", [False, True])
+@pytest.mark.parametrize("ys", [[-1.7e308, 1.7e308], [1e-320, 1e308], [1e199, -1e199], [math.inf, 1.0]])
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_a_picture_is_drawn_of_numbers_of_any_size(ending: str, ys: list[float], log_y: bool) -> None:
+    plot = Plot("p", "x", "y", (Line("a", [0, 1], ys), Line("b", [0, 1], [1.0, 2.0])), log_y)
+    data = picture(plot, Path(f"x{ending}"))
+    assert data[:4] == (b"\x89PNG" if ending == ".png" else "<svg")
 
 
 @pytest.mark.parametrize(("axis", "last"), [("iteration", 100), ("tokens", 1600 * 1024)])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.cli.monitor.ask_holder import chosen
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from oellm_autoexp.session.event_log import Result
     from oellm_autoexp.session.session import Session
 
-_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _SAID_BELOW = 3
 """Lines of the screen that are not the table's rows: its header, how many more there are, and the prompt."""
 
@@ -40,12 +37,13 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     """Events, and what became of their actions: the newest first for people, the oldest first in `--json`."""
     from oellm_autoexp.session.event_log import EventLog
     from oellm_autoexp.view.events import lines_each, print_events
+    from oellm_autoexp.view.jobs.times import moment
     from oellm_autoexp.view.jobs.waiting import wait_facts
     from oellm_autoexp.view.session_table import waiting_text
     from oellm_autoexp.view.tables import console
 
     jobs, name = set(chosen(options, manifest, session)), options.queue_event
-    since = 0.0 if options.since is None else moment(options.since, time.time())
+    since = 0.0 if options.since is None else moment(options.since, time.time(), "--since")
     waits = [wait for wait in facts.waiting(session) if wait.job in jobs and (not name or name == wait.event)]
 
     def wanted(event: Mapping[str, Any]) -> bool:
@@ -74,21 +72,6 @@ def events(options: argparse.Namespace, manifest: Manifest, session: Session) ->
     if (text := waiting_text(waits)) is not None:
         screen.print(text, soft_wrap=True)
     return app.OK
-
-
-def moment(text: str, now: float) -> float:
-    """Seconds since 1970 of `2h` (ago), `14:30` (the last one) or a date, in local time. Raises ConfigError."""
-    if ago := re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(s|min|m|h|d)", text, re.ASCII):
-        return now - float(ago[1]) * _SECONDS[ago[2]]
-    try:
-        if re.fullmatch(r"\d\d?:\d\d", text, re.ASCII):
-            hour, minute = map(int, text.split(":"))
-            then = datetime.fromtimestamp(now).replace(hour=hour, minute=minute, second=0, microsecond=0).timestamp()
-            return then if then <= now else then - 86400
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        hint = "write 30min, 2h, 3d, 14:30 or 2026-01-31T14:30"
-        raise ConfigError(Problem(f"{text!r} is no time", "--since", hint)) from None
 
 
 def rows(session: Session, found: Iterator[tuple[Event, list[Result]]]) -> Iterator[dict[str, Any]]:

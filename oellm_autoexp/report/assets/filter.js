@@ -64,16 +64,26 @@ const filter = { text: "", states: new Set(), listeners: [] };
 function condition(word) {
   const negated = word.length > 1 && word.startsWith("-");
   const body = negated ? word.slice(1) : word;
-  const parts = /^([^<>=:!]+)(<=|>=|!=|<|>|=|:)(.+)$/.exec(body);
+  const parts = comparisonParts(body);
   const test = (parts && comparison(parts[1], parts[2], parts[3])) || containing(body.toLowerCase());
   return negated ? (job) => !test(job) : test;
 }
 
-function comparison(name, sign, wanted) {
+/** `loss<2.5` in its parts: all of it, the name, the sign, the value; null for another word. */
+function comparisonParts(word) {
+  return /^-?([^<>=:!]+)(<=|>=|!=|<|>|=|:)(.+)$/.exec(word);
+}
+
+function columnOf(name) {
   const key = name.toLowerCase();
-  const column =
+  return (
     columns.find((one) => [one.key, one.label, one.long].some((known) => known && known.toLowerCase() === key)) ??
-    columns.find((one) => one.long?.toLowerCase().endsWith(`.${key}`));
+    columns.find((one) => one.long?.toLowerCase().endsWith(`.${key}`))
+  );
+}
+
+function comparison(name, sign, wanted) {
+  const column = columnOf(name);
   if (!column) return null;
   const text = wanted.toLowerCase();
   const limit = noNumbers[text] ?? Number(wanted);
@@ -88,6 +98,12 @@ function comparison(name, sign, wanted) {
     if (typeof value !== "number") return false;
     return sign === "<" ? value < limit : sign === ">" ? value > limit : sign === "<=" ? value <= limit : value >= limit;
   };
+}
+
+/** Names before a sign of comparison that no column has: words with them are looked for as they are. */
+function unknownColumns() {
+  const names = filter.text.split(/\s+/).map((word) => comparisonParts(word)?.[1]).filter((name) => name && !columnOf(name));
+  return names.length ? `; there is no column ${names.join(", ")}` : "";
 }
 
 const texts = [];
@@ -187,7 +203,8 @@ function filterBar() {
     return chip;
   });
   filter.listeners.push(() => {
-    count.textContent = shownJobs.length === jobCount ? plural(jobCount, "job") : `${shownJobs.length.toLocaleString("en-US")} of ${plural(jobCount, "job")}`;
+    const some = shownJobs.length === jobCount ? "" : `${shownJobs.length.toLocaleString("en-US")} of `;
+    count.textContent = `${some}${plural(jobCount, "job")}${shownJobs.length ? "" : unknownColumns()}`;
   });
   filter.set = (text) => {
     field.value = filter.text = text;

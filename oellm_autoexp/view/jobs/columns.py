@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +48,8 @@ class Column:
     is_number: bool = True
     seconds: bool = False
     """Whether its numbers are lengths of time."""
+    is_time: bool = False
+    """Whether its texts are times, as ISO 8601 in UTC."""
     key: str = ""
     """The key of the sweep whose values it shows."""
     words: frozenset[str] = frozenset()
@@ -186,11 +188,14 @@ def _moment(name: str, at: Callable[[JobState], float | None]) -> Column:
 
     def value(subject: Subject) -> Value:
         seconds = at(subject.job)
-        if seconds is None:
-            return None
-        return datetime.fromtimestamp(max(0.0, min(seconds, _LATEST)), UTC).isoformat(timespec="seconds")
+        return None if seconds is None else in_utc(seconds)
 
-    return _text(name, value)
+    return replace(_text(name, value), is_time=True)
+
+
+def in_utc(seconds: float) -> str:
+    """A time, in seconds since 1970, as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(max(0.0, min(seconds, _LATEST)), UTC).isoformat(timespec="seconds")
 
 
 _ALL = (

@@ -12,7 +12,8 @@ from typing import Any
 
 from oellm_autoexp.core.errors import ConfigError, Problem, raise_all
 from oellm_autoexp.core.text import did_you_mean
-from oellm_autoexp.view.jobs.columns import Column, Subject, Value, columns_of
+from oellm_autoexp.view.jobs.columns import Column, Subject, Value, columns_of, in_utc
+from oellm_autoexp.view.jobs.times import length, moment
 
 _FILTER = re.compile(r"\s*([^!<>=]+?)\s*(!=|<=|>=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -21,8 +22,6 @@ _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(s|min|m|h|d)", re.ASCII)
-_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def chosen(asked: Selection, subjects: Sequence[Subject]) -> list[Subject]:
     """The jobs that pass every filter, sorted; what has no value, or nan, comes last. Raises ConfigError."""
     known = columns_of(subjects)
     _check(asked, known)
-    tests = [_test(each, known[_name(each.column, known)]) for each in asked.filters]
+    now = subjects[0].now if subjects else 0.0
+    tests = [_test(each, known[_name(each.column, known)], now) for each in asked.filters]
     found = [subject for subject in subjects if all(test(subject) for test in tests)]
     for word in reversed(asked.sort):
         column = known[_name(word.removeprefix("-"), known)]
@@ -117,14 +117,15 @@ def _rank(value: Value) -> tuple[bool, Value]:
     return isinstance(value, str), value
 
 
-def _test(wanted: Filter, column: Column) -> Callable[[Subject], bool]:
-    """Whether a job passes. Raises ConfigError for a text that the column can't have: none, or no number, or a word."""
+def _test(wanted: Filter, column: Column, now: float) -> Callable[[Subject], bool]:
+    """Whether a job passes. Raises ConfigError for a text that the column can't have: no number, time or known word."""
     if wanted.operator in ("=", "!="):
         same = wanted.operator == "="
         options = [option.strip() for option in wanted.wanted.split(",")]
         raise_all(ConfigError, [_no_word(option, column) for option in options if _means_nothing(option, column)])
         return lambda subject: any(_equal(column, subject, option) for option in options) is same
-    limit = _as_number(wanted.wanted, column)
+    text = in_utc(moment(wanted.wanted, now, "--filter")) if column.is_time else wanted.wanted
+    limit = None if column.is_time else _as_number(text, column)
     if limit is None and column.is_number:
         like = "30s, 5min, 2h or a number of seconds" if column.seconds else "a number"
         raise ConfigError(Problem(f"'{wanted.wanted}' is no number", "--filter", f"{column.name} wants {like}"))
@@ -135,7 +136,7 @@ def _test(wanted: Filter, column: Column) -> Callable[[Subject], bool]:
         if value is None or value == "":
             return False
         if limit is None:
-            return isinstance(value, str) and compare(value, wanted.wanted)
+            return isinstance(value, str) and compare(value, text)
         number = value if isinstance(value, int | float) else _as_number(value, column)
         return number is not None and compare(number, limit)
 
@@ -169,8 +170,8 @@ def _equal(column: Column, subject: Subject, wanted: str) -> bool:
 
 
 def _as_number(text: str, column: Column) -> float | None:
-    if column.seconds and (length := _LENGTH.fullmatch(text)):
-        return float(length[1]) * _SECONDS[length[2]]
+    if column.seconds and (seconds := length(text)) is not None:
+        return seconds
     try:
         return float(text)
     except ValueError:
