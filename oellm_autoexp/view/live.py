@@ -20,7 +20,7 @@ from oellm_autoexp.view.jobs.evidence import Evidence
 from oellm_autoexp.view.jobs.progress import EMPTY, FULL, Done, done, seconds_left
 from oellm_autoexp.view.jobs.table import JobTable, subjects_of
 from oellm_autoexp.view.jobs.waiting import clock, waiting_lines
-from oellm_autoexp.view.metrics import Trends
+from oellm_autoexp.view.metrics import SeriesReader
 from oellm_autoexp.view.session_table import headline
 from oellm_autoexp.view.shown import Shown
 
@@ -41,7 +41,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._evidence: dict[str, Evidence] = {}
-        self._trends: dict[str, Trends] = {}
+        self._series: dict[str, SeriesReader] = {}
         self._said: dict[str, deque[tuple[float, str]]] = {}
 
     def of(self, monitors: Sequence[Shown], *, alone: bool) -> RenderableType:
@@ -54,8 +54,8 @@ class Screen:
         said += [(now, line) for line in monitor.messages]
         monitor.messages.clear()
         quotes = self._evidence.setdefault(plan, Evidence()).of(session)
-        trend = self._trends.setdefault(plan, Trends()).of(session)
-        subjects = subjects_of(session.jobs.values(), monitor.manifest.jobs, now, quotes, trend)
+        series = self._series.setdefault(plan, SeriesReader()).of(session)
+        subjects = subjects_of(session.jobs.values(), monitor.manifest.jobs, now, quotes, series)
         jobs = list(session.jobs.values())
         title = [] if alone else [Text(plan, style="bold underline")]
         summary = Text(headline(session), style="bold" if alone else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from oellm_autoexp.core.errors import AutoexpError
 from oellm_autoexp.core.nouns import Series
@@ -10,6 +10,7 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.series import current_values, file_of, read
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.curves.sparkline import sparkline
+from oellm_autoexp.view.jobs.columns import JobSeries
 
 LOSS = "loss"
 _TREND = 10
@@ -32,26 +33,42 @@ def metrics_of(jobs: Iterable[JobState]) -> list[str]:
     return list(dict.fromkeys(name for job in jobs for name in job.logs.series.points))
 
 
-class Trends:
-    """How the loss of jobs goes, read when it is shown and again when a job has reported noticeably more."""
+class SeriesReader:
+    """What is shown of the series of jobs, read when it is shown.
+
+    The trend of a loss is read again when its job has reported noticeably more, a last value when it has reported more.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, str]] = {}
+        self._trends: dict[str, tuple[int, str]] = {}
+        self._last: dict[tuple[str, str], tuple[int, float | None]] = {}
 
-    def of(self, session: Session) -> Callable[[JobState], str]:
-        """The trend of a job of a session; '' for none."""
+    def of(self, session: Session) -> JobSeries:
+        """The series of the jobs of a session."""
 
         def trend(job: JobState) -> str:
             size = job.logs.series.size
-            known, line = self._known.get(job.name, (0, ""))
+            known, line = self._trends.get(job.name, (0, ""))
             if known <= size <= _GROWN * known:
                 return line
-            try:
-                values = current_values(file_of(session.path, job.name), job.logs.series, LOSS) if size else ()
-            except (OSError, AutoexpError):  # --cmd plot says why
-                values = ()
-            line = sparkline(values, _TREND)
-            self._known[job.name] = size, line
+            line = sparkline(_values(session, job, LOSS), _TREND)
+            self._trends[job.name] = size, line
             return line
 
-        return trend
+        def last(job: JobState, metric: str) -> float | None:
+            size = job.logs.series.size
+            known, value = self._last.get((job.name, metric), (0, None))
+            if known != size:
+                values = _values(session, job, metric)
+                value = values[-1] if len(values) else None
+                self._last[job.name, metric] = size, value
+            return value
+
+        return JobSeries(trend, last)
+
+
+def _values(session: Session, job: JobState, metric: str) -> Sequence[float]:
+    try:
+        return current_values(file_of(session.path, job.name), job.logs.series, metric) if job.logs.series.size else ()
+    except (OSError, AutoexpError):  # --cmd plot says why
+        return ()

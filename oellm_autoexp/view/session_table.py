@@ -17,7 +17,7 @@ from oellm_autoexp.session.waits import Wait, waits
 from oellm_autoexp.view.jobs.evidence import quotes
 from oellm_autoexp.view.jobs.table import JobTable, subjects_of
 from oellm_autoexp.view.jobs.waiting import action_count, waiting_lines
-from oellm_autoexp.view.metrics import Trends
+from oellm_autoexp.view.metrics import SeriesReader
 from oellm_autoexp.view.tables import console, shown, table_width
 
 _MOST_LINES = 80
@@ -43,7 +43,7 @@ def jobs_table(
     session: Session, specs: Iterable[JobSpec] = (), *, height: int | None = None, more: str = "", logs: bool = True
 ) -> JobTable:
     """A session's jobs, with why those that ended badly did, in at most so many lines (see JobTable)."""
-    subjects = subjects_of(session.jobs.values(), specs, time.time(), quotes(session), Trends().of(session))
+    subjects = subjects_of(session.jobs.values(), specs, time.time(), quotes(session), SeriesReader().of(session))
     return JobTable(subjects=subjects, height=height, more=more, logs=logs)
 
 

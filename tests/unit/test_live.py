@@ -20,8 +20,10 @@ from oellm_autoexp.session.session import Session
 from oellm_autoexp.testing.jobs import changed, job_state
 from oellm_autoexp.testing.plans import job_spec, manifest
 from oellm_autoexp.view.jobs.progress import Done, bar, done, seconds_left, share
+from oellm_autoexp.view.jobs.selection import chosen, chosen_columns, selection
+from oellm_autoexp.view.jobs.table import as_csv, subjects_of
 from oellm_autoexp.view.live import Screen, newest_events
-from oellm_autoexp.view.metrics import Trends
+from oellm_autoexp.view.metrics import SeriesReader
 
 
 def running(name: str = "a", iteration: int = 25, total: int = 100, seconds: float | None = 2.0) -> JobState:
@@ -146,13 +148,13 @@ def test_a_watch_shows_its_summary_a_bar_for_each_stage_its_jobs_and_what_happen
 
 def test_a_trend_is_read_again_once_a_job_has_told_more(tmp_path: Path) -> None:
     session = Session(tmp_path / "p.json", "p", tmp_path, {}, 0)
-    path, trends = series.file_of(session.path, "a"), Trends()
+    path, reader = series.file_of(session.path, "a"), SeriesReader()
 
     def reported(written: series.Written, values: list[float]) -> series.Written:
         return series.append(path, written, 1, [Point("loss", None, 0, value) for value in values])
 
     written = reported(series.Written(), [3.0, 2.0, 1.0])
-    trend = trends.of(session)
+    trend = reader.of(session).trend
     assert trend(job_state("b")) == ""
     assert trend(job_state("a", series=written)) == "█▄▁" or trend(job_state("a", series=written)) == "█▅▁"
     more = reported(written, [3.0])
@@ -160,4 +162,26 @@ def test_a_trend_is_read_again_once_a_job_has_told_more(tmp_path: Path) -> None:
     assert trend(job_state("a", series=written)), "it is known"
     assert trend(job_state("a", series=more)) == ""
     (tmp_path / "away").rename(path)
-    assert len(Trends().of(session)(job_state("a", series=more))) == 4
+    assert len(SeriesReader().of(session).trend(job_state("a", series=more))) == 4
+
+
+def test_a_metric_of_ones_own_is_a_column_with_its_last_value(tmp_path: Path) -> None:
+    session = Session(tmp_path / "p.json", "p", tmp_path, {}, 0)
+    jobs = []
+    for name, values in (("a", [0.25, 0.5]), ("b", [0.75]), ("c", [])):
+        points = [Point("accuracy", number, 0, value) for number, value in enumerate(values)]
+        jobs.append(
+            job_state(name, series=series.append(series.file_of(session.path, name), series.Written(), 1, points))
+        )
+    reader = SeriesReader()
+    subjects = subjects_of(jobs, [job_spec(name=job.name) for job in jobs], 0.0, series=reader.of(session))
+    asked = selection("job,accuracy", ["-accuracy"], ["accuracy>0.1"])
+    found = chosen(asked, subjects)
+    assert [subject.job.name for subject in found] == ["b", "a"]
+    shown = [[column.shown(subject) for column in chosen_columns(asked, subjects)] for subject in found]
+    assert shown == [["b", "0.75"], ["a", "0.5"]]
+    assert as_csv([("p", found)], ["job", "accuracy"]) == "session,job,accuracy\np,b,0.75\np,a,0.5\n"
+    assert "accuracy" not in as_csv([("p", found)]).partition("\n")[0]
+    more = series.append(series.file_of(session.path, "b"), jobs[1].logs.series, 1, [Point("accuracy", 9, 0, 1.5)])
+    assert reader.of(session).last(job_state("b", series=more), "accuracy") == 1.5
+    assert reader.of(session).last(jobs[2], "accuracy") is None

@@ -139,9 +139,9 @@ def _print_chosen(options: argparse.Namespace, sessions: Sequence[tuple[Session,
 def _subjects(session: Session, specs: Sequence[JobSpec]) -> list[Subject]:
     from oellm_autoexp.view.jobs.evidence import quotes
     from oellm_autoexp.view.jobs.table import subjects_of
-    from oellm_autoexp.view.metrics import Trends
+    from oellm_autoexp.view.metrics import SeriesReader
 
-    return subjects_of(session.jobs.values(), specs, time.time(), quotes(session), Trends().of(session))
+    return subjects_of(session.jobs.values(), specs, time.time(), quotes(session), SeriesReader().of(session))
 
 
 def _print_table(

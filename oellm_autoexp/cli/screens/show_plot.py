@@ -53,10 +53,12 @@ def _jobs(options: argparse.Namespace, manifest: Manifest, session: Session) -> 
     """The jobs that --job and --filter mean. Raises ConfigError."""
     from oellm_autoexp.view.jobs.selection import chosen, selection
     from oellm_autoexp.view.jobs.table import subjects_of
+    from oellm_autoexp.view.metrics import SeriesReader
 
     names = set(named(options, manifest))
     asked = selection(None, options.sort, options.filter)
-    subjects = chosen(asked, subjects_of(session.jobs.values(), manifest.jobs, time.time()))
+    series = SeriesReader().of(session)
+    subjects = chosen(asked, subjects_of(session.jobs.values(), manifest.jobs, time.time(), series=series))
     return [subject.job.name for subject in subjects if subject.job.name in names]
 
 

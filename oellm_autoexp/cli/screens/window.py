@@ -23,7 +23,7 @@ from oellm_autoexp.storage.trust import reading_of_others
 from oellm_autoexp.view.jobs.evidence import Evidence
 from oellm_autoexp.view.jobs.names import short_names
 from oellm_autoexp.view.jobs.table import colour, default_columns, subjects_of
-from oellm_autoexp.view.metrics import LOSS, Trends, metrics_of
+from oellm_autoexp.view.metrics import LOSS, SeriesReader, metrics_of
 from oellm_autoexp.view.session_table import headline
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Window(App[None]):
         self._session: Session = recorded(manifest)
         self._stamps: tuple[Stamp | None, Stamp | None] | None = None
         """Of the session that was read; None: it is read again, as it may have changed meanwhile."""
-        self._evidence, self._trends = Evidence(), Trends()
+        self._evidence, self._series = Evidence(), SeriesReader()
         self._failed_only, self._metric = False, LOSS
         self._columns: list[str] = []
         self._shown: dict[str, list[str]] = {}
@@ -130,8 +130,8 @@ class Window(App[None]):
 
     def _subjects(self) -> list[Subject]:
         session, now = self._session, time.time()
-        trend = self._trends.of(session)
-        subjects = subjects_of(session.jobs.values(), self._manifest.jobs, now, self._evidence.of(session), trend)
+        series = self._series.of(session)
+        subjects = subjects_of(session.jobs.values(), self._manifest.jobs, now, self._evidence.of(session), series)
         return [subject for subject in subjects if subject.job.failed or not self._failed_only]
 
     def _draw(self) -> None:

@@ -27,6 +27,16 @@ _LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "
 
 
 @dataclass(frozen=True)
+class JobSeries:
+    """What the series of a session's jobs tell, read when it is asked for."""
+
+    trend: Callable[[JobState], str]
+    """How the loss of a job goes, in one line; '' for none."""
+    last: Callable[[JobState, str], float | None]
+    """The last value of a job's metric; None for none."""
+
+
+@dataclass(frozen=True)
 class Subject:
     """A job with what a table shows of it. `quoted`: what its log says of its end; `now`: seconds since 1970."""
 
@@ -34,8 +44,7 @@ class Subject:
     now: float
     spec: JobSpec | None = None
     quoted: str = ""
-    trend: Callable[[JobState], str] | None = None
-    """How its loss goes, in one line; read when it is asked for."""
+    series: JobSeries | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,24 @@ class Column:
 
 
 def columns_of(subjects: Sequence[Subject]) -> dict[str, Column]:
-    """Every column that a table of these jobs can have, by name: what is known of all jobs, and what the sweep sets."""
-    return {**_COLUMNS, **parameters(subject.spec for subject in subjects)}
+    """Every column that a table of these jobs can have, by name.
+
+    These are what is known of all jobs, the last values of further metrics, and what the sweep sets.
+    """
+    return {**_COLUMNS, **metrics(subjects), **parameters(subject.spec for subject in subjects)}
+
+
+def metrics(subjects: Iterable[Subject]) -> dict[str, Column]:
+    """A column for each metric that has none of its name yet, with its last value."""
+    names = dict.fromkeys(name for subject in subjects for name in subject.job.logs.series.points)
+    return {name: _last(name) for name in names if name not in _COLUMNS}
+
+
+def _last(metric: str) -> Column:
+    def value(subject: Subject) -> float | None:
+        return subject.series.last(subject.job, metric) if subject.series else None
+
+    return Column(metric, value, lambda subject: "" if (found := value(subject)) is None else f"{found:.6g}")
 
 
 def parameters(specs: Iterable[JobSpec | None]) -> dict[str, Column]:
@@ -207,7 +232,7 @@ _ALL = (
     Column("progress", lambda s: share(s.job), _progress),
     _number("total", lambda s: s.job.progress.total),
     Column("loss", _loss, _loss_text),
-    Column("trend", lambda _: None, lambda s: s.trend(s.job) if s.trend else "", is_number=False),
+    Column("trend", lambda _: None, lambda s: s.series.trend(s.job) if s.series else "", is_number=False),
     _measured("val_loss", lambda s: s.job.progress.validation_loss, 4),
     _measured("grad_norm", lambda s: s.job.progress.grad_norm, 3),
     _measured("tflops_per_gpu", lambda s: s.job.progress.throughput, 1),

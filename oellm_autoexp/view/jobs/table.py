@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -19,7 +19,7 @@ from oellm_autoexp.core.states import BAD_ENDS, BLOCKED, CANCELLED, FINAL, RUNNI
 from oellm_autoexp.core.text import printable
 from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.view.jobs.cause import is_held
-from oellm_autoexp.view.jobs.columns import Column, Subject, columns_of, parameters, swept
+from oellm_autoexp.view.jobs.columns import Column, JobSeries, Subject, columns_of, metrics, parameters, swept
 from oellm_autoexp.view.jobs.names import short_names
 
 COLOURS = {SUCCESS: "green", RUNNING: "cyan", CANCELLED: "yellow", BLOCKED: "yellow", WAITING: "dim"}
@@ -51,11 +51,11 @@ def subjects_of(
     specs: Iterable[JobSpec],
     now: float,
     quotes: Mapping[str, str] | None = None,
-    trend: Callable[[JobState], str] | None = None,
+    series: JobSeries | None = None,
 ) -> list[Subject]:
-    """Jobs with what their plan, their logs (`quotes`, by job) and their series (`trend`) say of them."""
+    """Jobs with what their plan, their logs (`quotes`, by job) and their series say of them."""
     planned = {spec.name: spec for spec in specs}
-    return [Subject(job, now, planned.get(job.name), (quotes or {}).get(job.name, ""), trend) for job in jobs]
+    return [Subject(job, now, planned.get(job.name), (quotes or {}).get(job.name, ""), series) for job in jobs]
 
 
 def colour(state: str) -> str:
@@ -340,14 +340,16 @@ def rows_in_full(subjects: Sequence[Subject], columns: Sequence[Column] | None =
 
 
 def as_csv(sessions: Sequence[tuple[str, Sequence[Subject]]], columns: Sequence[str] | None = None) -> str:
-    """The jobs of sessions (each with its plan's id), a row each, with every column; numbers are not rounded.
+    """The jobs of sessions (each with its plan's id), a row each; numbers are not rounded.
+
+    `columns` None: all but those of metrics whose series would have to be read.
 
     Times are in seconds, moments in ISO 8601; what is not known is empty.
     """
     everyone = [subject for _, subjects in sessions for subject in subjects]
     known = columns_of(everyone)
     of_sweep = parameters(subject.spec for subject in everyone)
-    everything = [name for name in known if name not in of_sweep and name != "trend"]
+    everything = [name for name in known if name not in (*of_sweep, *metrics(everyone), "trend")]
     names = list(columns) if columns is not None else [*everything, *of_sweep]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
