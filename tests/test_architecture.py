@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "planning",
     "engine.observing": "core storage learning sbatch search causes rules session schedulers decisions submission",
     "engine.executing": "core storage sbatch notifiers rules session config.values schedulers decisions "
-    "planning.record planning submission",
+    "planning.record submission",
     "engine": "core storage sbatch exporters rules session nodes schedulers decisions schedulers.local "
     "schedulers.slurm submission engine.observing engine.executing",
     "view.curves": "",

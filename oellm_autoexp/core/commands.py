@@ -25,6 +25,8 @@ class Command(NamedTuple):
         return ".".join(filter(None, ("oellm_autoexp.cli", self.folder, self.script)))
 
 
+PARENT_VARIABLE = "AUTOEXP_PARENT"
+"""In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 COMMANDS = {
     "run": Command("run_autoexp", "plan, submit and watch in one go"),
     "run-container": Command(

@@ -12,6 +12,7 @@ from oellm_autoexp.config.hydra.findings import uncertain
 from oellm_autoexp.config.loader import Composed
 from oellm_autoexp.config.overrides import keys_of_override
 from oellm_autoexp.config.schema import AutoexpConfig, SlurmSection
+from oellm_autoexp.core.commands import PARENT_VARIABLE
 from oellm_autoexp.core.errors import (
     AutoexpError,
     Collector,
@@ -43,8 +44,6 @@ from oellm_autoexp.sbatch.known_options import unknown_option_notes
 from oellm_autoexp.schedulers.site import Site
 from oellm_autoexp.sweep.expander import keys_set
 
-PARENT_VARIABLE = "AUTOEXP_PARENT"
-"""In the environment of a run that an action has started: `<generation>/<plan id>/<job>/<event id>`."""
 _OF_A_KIND = 2  # problems that are reported of one kind at one place
 
 

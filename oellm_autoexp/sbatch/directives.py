@@ -29,6 +29,8 @@ from oellm_autoexp.sbatch.options import (
 )
 from oellm_autoexp.sbatch.times import is_automatic
 
+DIRECTIVES = "slurm.sbatch."
+"""The overrides of a new attempt below this become directives of its script; others plan the job anew."""
 OWN = {
     "job_name": "set project.name",
     "output": "set project.log_path",

@@ -9,9 +9,7 @@ from typing import Any
 from oellm_autoexp.core.errors import ConfigError, Problem, StateError, raise_all
 from oellm_autoexp.core.nouns import JobSpec, Manifest, Resources
 from oellm_autoexp.core.text import digest
-from oellm_autoexp.planning.checks.rule_checks import DIRECTIVES
-from oellm_autoexp.planning.replan import replan
-from oellm_autoexp.sbatch.directives import excluding, options, with_options
+from oellm_autoexp.sbatch.directives import DIRECTIVES, excluding, options, with_options
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.sbatch.signals import signal_problems
 from oellm_autoexp.storage import trust
@@ -82,6 +80,8 @@ def _made(
 ) -> str:
     try:
         if values:
+            from oellm_autoexp.planning.replan import replan  # a watch seldom needs the planner, and Hydra with it
+
             text = replan(manifest, spec, values).script
         else:
             text = trust.read_script(Path(spec.script_path), spec.script_digest, Path(manifest.base_output_dir))

@@ -13,7 +13,6 @@ from typing import Any
 from oellm_autoexp.core.errors import BackendError, ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import in_file
 from oellm_autoexp.core.nouns import JobSpec, Manifest
-from oellm_autoexp.planning.checks.rule_checks import known_overrides
 from oellm_autoexp.planning.programs import container_problems
 from oellm_autoexp.planning.record.secret_marks import NO_VALUE
 from oellm_autoexp.rules.rules import Rules
@@ -43,6 +42,8 @@ def check(manifest: Manifest, scheduler: Scheduler, *, test: bool = False) -> No
 
 def _later_problems(manifest: Manifest, jobs: Iterable[JobSpec], scheduler: Scheduler, *, test: bool) -> list[Problem]:
     """Problems of new attempts of these jobs, for rules whose overrides are known."""
+    from oellm_autoexp.planning.checks.rule_checks import known_overrides  # a watch needs no planner
+
     checks = AttemptChecks(scheduler)
     found: dict[Problem, None] = {}
     for job in jobs:

@@ -150,7 +150,7 @@ def _print_table(
     from oellm_autoexp.view.jobs.selection import chosen, chosen_columns
     from oellm_autoexp.view.jobs.table import JobTable, rows_in_full
     from oellm_autoexp.view.session_table import headline, print_table, room_for_table
-    from oellm_autoexp.view.tables import console
+    from oellm_autoexp.view.tables import console, shown
 
     screen = console()
     if titled:
@@ -161,7 +161,7 @@ def _print_table(
         screen.print("no job is like that")
     elif options.wide:
         for line in rows_in_full(found, columns):
-            screen.print(line, soft_wrap=True)
+            screen.file.write(f"{shown(screen, line)}\n")  # which rich takes long for
     else:
         height = room_for_table(screen, [headline(session)])
         table = JobTable(subjects=found, columns=columns, height=height, more="--wide", in_order=bool(asked.sort))

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from oellm_autoexp import start
 from oellm_autoexp.config.values.braces import literal
+from oellm_autoexp.core.commands import PARENT_VARIABLE
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.notifiers.base import Message
-from oellm_autoexp.planning.make_plan import PARENT_VARIABLE
-from oellm_autoexp.planning.record.job_config import config_file
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event
 from oellm_autoexp.session.session import Session
@@ -110,6 +109,8 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
         return Program(words, work_dir(manifest), env, request.timeout_seconds)
     config_ref = request.reference
     if config_ref is None:
+        from oellm_autoexp.planning.record.job_config import config_file  # a watch seldom needs the planner
+
         path = folder / f"{key}.yaml"
         text = config_file(manifest, _job_of(manifest, event))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

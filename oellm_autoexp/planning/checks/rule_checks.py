@@ -21,13 +21,10 @@ from oellm_autoexp.rules.conditions import Condition, MetadataCondition
 from oellm_autoexp.rules.plausible import Odd, odd_value
 from oellm_autoexp.rules.rules import SHIPPED_CAUSES, LogEvent, MonitoringSection, Rules, StateEvent
 from oellm_autoexp.rules.templates import filled, keys_of, looked_up_keys, used_keys
+from oellm_autoexp.sbatch.directives import DIRECTIVES, with_options
 from oellm_autoexp.sbatch.directives import directives as directives_of
-from oellm_autoexp.sbatch.directives import with_options
 from oellm_autoexp.sbatch.resources import resources
 from oellm_autoexp.search.patterns import advice, group_names
-
-DIRECTIVES = "slurm.sbatch."
-"""The overrides of a new attempt below this become directives of its script; others plan the job anew."""
 
 
 class Decoder:

@@ -14,6 +14,7 @@ from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.planning.checks import rule_checks
 from oellm_autoexp.planning.checks.plan_checks import check_plan_wide
 from oellm_autoexp.planning.resolving.plan_places import differing
+from oellm_autoexp.sbatch.directives import DIRECTIVES
 from oellm_autoexp.sbatch.known_options import OPTIONS, SRUN_OPTIONS, unknown_option
 from oellm_autoexp.sbatch.launch import srun_index
 
@@ -61,7 +62,7 @@ class Gathered:
         for program, written, known in (("sbatch", slurm.sbatch, OPTIONS), ("srun", slurm.srun, SRUN_OPTIONS)):
             odd = {key: CONFIG / "slurm" / program / key for key in written if unknown_option(key, known)}
             self.odd_options[program] = {**odd, **self.odd_options[program]}
-        prefix = rule_checks.DIRECTIVES
+        prefix = DIRECTIVES
         for place, overrides in rule_checks.known_overrides(config.monitoring):
             directives = (key.removeprefix(prefix) for key in overrides if key.startswith(prefix))
             odd = {key: place for key in directives if unknown_option(key)}
