@@ -10,11 +10,9 @@ from oellm_autoexp.session.job_state import JobState
 from oellm_autoexp.session.series import current_values, file_of, read
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.view.curves.sparkline import sparkline
-from oellm_autoexp.view.jobs.columns import JobSeries
+from oellm_autoexp.view.jobs.columns import TREND_CELLS, JobSeries
 
 LOSS = "loss"
-_TREND = 10
-"""Characters of a trend."""
 _GROWN = 1.02
 """How much larger a file is before the trend of its job is read again."""
 
@@ -51,7 +49,7 @@ class SeriesReader:
             known, line = self._trends.get(job.name, (0, ""))
             if known <= size <= _GROWN * known:
                 return line
-            line = sparkline(_values(session, job, LOSS), _TREND)
+            line = sparkline(_values(session, job, LOSS), TREND_CELLS)
             self._trends[job.name] = size, line
             return line
 

@@ -22,6 +22,7 @@ from oellm_autoexp.view.jobs.progress import bar, share
 Value = str | int | float | None
 """What a column holds for one job; None: nothing is known."""
 _LATEST = 1e11
+TREND_CELLS = 10
 _BAR = 8
 _LEFT = ("job", "state", "trend", "cause", "category", "fingerprint", "stage", "nodes", "left_out", "id", "log")
 
@@ -57,6 +58,8 @@ class Column:
     is_number: bool = True
     seconds: bool = False
     """Whether its numbers are lengths of time."""
+    cells: int = 0
+    """The width of its texts, where these take long to make; 0: they are measured."""
     is_time: bool = False
     """Whether its texts are times, as ISO 8601 in UTC."""
     key: str = ""
@@ -232,7 +235,9 @@ _ALL = (
     Column("progress", lambda s: share(s.job), _progress),
     _number("total", lambda s: s.job.progress.total),
     Column("loss", _loss, _loss_text),
-    Column("trend", lambda _: None, lambda s: s.series.trend(s.job) if s.series else "", is_number=False),
+    Column(
+        "trend", lambda _: None, lambda s: s.series.trend(s.job) if s.series else "", is_number=False, cells=TREND_CELLS
+    ),
     _measured("val_loss", lambda s: s.job.progress.validation_loss, 4),
     _measured("grad_norm", lambda s: s.job.progress.grad_norm, 3),
     _measured("tflops_per_gpu", lambda s: s.job.progress.throughput, 1),

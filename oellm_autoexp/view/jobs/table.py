@@ -198,7 +198,8 @@ class _Grid:
         fixed: bool = False,
     ) -> None:
         self._console, self._subjects, self._width, self._note_lines = console, subjects, width, note_lines
-        self._cells = {column.name: [_one_line(column.shown(s)) for s in subjects] for column in columns}
+        self._cells = {column.name: self._texts(column) for column in columns if not column.cells}
+        self._known = {column.name: column.cells for column in columns if column.cells}
         self._columns = list(columns)
         causes = columns_of(())["cause"]
         self._notes = ["" if fixed else _one_line(causes.shown(subject)) for subject in subjects]
@@ -208,11 +209,16 @@ class _Grid:
             self._drop(_FIRST_DROPPED, self._widest("job"))
             given = ("left", "trend", "progress", *(column.name for column in reversed(columns) if column.key), "stage")
             self._drop(given, _SHORT_NAME)
+        self._cells |= {column.name: self._texts(column) for column in self._columns if column.cells}
         if self.has("job"):
             self._cells["job"] = short_names(self._cells["job"], self._longest_name())
+            del self._known["job"]
         self._widths = {column.name: self._widest(column.name) for column in self._columns}
         if fixed:
             self._shrink()
+
+    def _texts(self, column: Column) -> list[str]:
+        return [_one_line(column.shown(subject)) for subject in self._subjects]
 
     def has(self, name: str) -> bool:
         """Whether a column is shown."""
@@ -270,7 +276,9 @@ class _Grid:
         return row
 
     def _widest(self, name: str) -> int:
-        return max(map(cell_len, [name, *self._cells.get(name, ())]))
+        if name not in self._known:
+            self._known[name] = max(map(cell_len, [name, *self._cells.get(name, ())]))
+        return self._known[name]
 
     def _total(self, job: int | None = None) -> int:
         """The cells that the columns need, with names of at most `job`."""
