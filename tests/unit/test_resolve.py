@@ -315,6 +315,26 @@ def test_only_the_braces_that_are_written_in_a_word_name_values() -> None:
     assert (first.argv, second.argv) == (("t", "{stage}"), ("t", "s", "{stage}"))
 
 
+def test_a_word_that_is_referred_to_is_its_value() -> None:
+    words = ["t", "${metadata.json}", "${metadata.again}", "{stage}", "${sibling.a.backend.argv.1}"]
+    values = {
+        "backend": "command",
+        "project.name": "n_${stage}_${backend.argv.0}",
+        "metadata": {"json": '{"a": 1}', "again": "${backend.argv.1}", "class": "CommandBackend"},
+        "backend.class_name": "${metadata.class}",
+        "+backend.options.x": "${backend.argv.1}",
+        "+backend.options.length": "${oc.len:${backend.argv.1}}",
+        "backend.env": {"X": "${backend.argv.1}"},
+        "stage": "a",
+    }
+    stages = [values | {"backend.argv": words[:4]}, values | {"backend.argv": words, "stage": "b"}]
+    first, second = plan({"configs": stages, "filter": "'${backend.argv.1}' != 'x'"}).jobs
+    json = '{"a": 1}'
+    assert first.argv == ("t", json, json, "a", "--x", json, "--length", "8")
+    assert second.argv == ("t", json, json, "b", json, "--x", json, "--length", "8")
+    assert (first.name, first.env["X"]) == ("n_a_t", json)
+
+
 def test_the_log_of_a_sibling_is_the_one_of_the_attempt_that_counts() -> None:
     for called in ("log_path", "project.log_path"):
         configs = [{"stage": "a"}, {"stage": "b", "backend.options.load": f"${{sibling.a.{called}}}"}]

@@ -84,14 +84,13 @@ _ESCAPED = re.compile(r"\$\{([^{}]*)\}")
 
 
 def _inserted(program: Program, *, as_text: bool) -> Program:
-    """The program of a value that is put into a template. A word of another template is a template already."""
+    """The program of a value that is put into a template. What refers to another template is one, too."""
 
     def insert(resolution: Resolution, path: Path) -> Any:
+        if isinstance(program, Reference) and resolution.is_template(target := program.target(path)):
+            return resolution.template(target)
         value = program(resolution, path)
-        if as_text:
-            value = resolution.as_text(value)
-        same = isinstance(program, Reference) and resolution.is_template(program.target(path))
-        return value if same else doubled_braces(value)
+        return doubled_braces(resolution.as_text(value) if as_text else value)
 
     return insert
 

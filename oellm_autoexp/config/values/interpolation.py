@@ -21,7 +21,7 @@ from oellm_autoexp.core.limits import (
     size,
 )
 from oellm_autoexp.core.location import Location
-from oellm_autoexp.core.text import did_you_mean, dotted, plural
+from oellm_autoexp.core.text import did_you_mean, dotted, doubled_braces, plural
 
 SiblingValues = Callable[[Path], Any]
 """Answers `sibling.STAGE.FIELD…` by the path after `sibling`."""
@@ -161,8 +161,9 @@ class Resolution:
             if failed is not None and isinstance(value, dict | list):
                 evaluated[key] = self._container(value, here, failed)
                 continue
+            whole = failed is not None and here[:2] in self._templates and isinstance(value, str)
             try:
-                evaluated[key] = self._value(value, here)
+                evaluated[key] = self._template(value, here) if whole else self._value(value, here)
             except ConfigError as error:
                 if failed is None:
                     raise
@@ -187,7 +188,7 @@ class Resolution:
         try:
             if text == MISSING:
                 raise ConfigError(Problem("a value is required here", hint=f"set {'.'.join(path)}=…"))
-            value = (compiled_template if path[:2] in self._templates else compiled)(text)(self, path)
+            value = compiled(text)(self, path)
             self._check_size(value)
             self._done[path] = value
         except ConfigError as error:
@@ -204,8 +205,22 @@ class Resolution:
         return value
 
     def is_template(self, path: Path) -> bool:
-        """Whether the value at a path, perhaps of a sibling, is filled as a template afterwards."""
-        return (path[2:] if path[:1] == ("sibling",) else path)[:2] in self._templates
+        """Whether the value at a path is filled as a template afterwards."""
+        return path[:2] in self._templates
+
+    def template(self, path: Path) -> Any:
+        """The value at a path as it is filled afterwards: of what interpolations yield there, braces are doubled.
+
+        Raises as `at`.
+        """
+        node: Any = self._tree
+        for part in path:
+            node = _child(node, part)
+        return self._template(node, path) if isinstance(node, str) and is_live(node) else self._value(node, path)
+
+    def _template(self, text: str, path: Path) -> Any:
+        value = self._leaf(text, path)  # which finds what is wrong
+        return value if doubled_braces(value) == value else compiled_template(text)(self, path)
 
     def spend(self, characters: int) -> None:
         """Count the characters of a text that was made. Raises ConfigError where they are too many."""
@@ -295,16 +310,10 @@ class Observed(Resolution):
     What it reads through other leaves counts as read by itself, too.
     """
 
-    def __init__(
-        self,
-        tree: dict[str, Any],
-        live: Sequence[LiveKeys],
-        resolvers: Mapping[str, Resolver],
-        templates: Collection[Path] = (),
-    ) -> None:
+    def __init__(self, tree: dict[str, Any], live: Sequence[LiveKeys], resolvers: Mapping[str, Resolver]) -> None:
         self.done: dict[Path, Any] = {}
         self.reads: dict[Path, set[Path]] = {}
-        super().__init__(tree, live, resolvers, done=self.done, templates=templates)
+        super().__init__(tree, live, resolvers, done=self.done)
 
     def at(self, target: Path) -> Any:
         self._note(target)

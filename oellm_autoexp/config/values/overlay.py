@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from oellm_autoexp.backends.base import BACKENDS, Backend, own_sections
+from oellm_autoexp.backends.base import BACKENDS, own_sections
 from oellm_autoexp.config.values.argument_names import respelled, spelled
 from oellm_autoexp.config.values.compiled import AbsentError, Path
 from oellm_autoexp.config.values.interpolation import (
@@ -53,15 +53,10 @@ _KEY = re.compile(r"(\+\+|\+|~|)([^+~.][^.]*(?:\.[^.]+)*)")
 
 def open_sections(base: Mapping[str, Any]) -> tuple[str, ...]:
     """The sections of a composed config in which a new key needs no `+`."""
-    kind = _backend(base)
-    return (*OPEN_SECTIONS, *(own_sections(kind) if kind else ()))
-
-
-def _backend(base: Mapping[str, Any]) -> type[Backend] | None:
-    """The chosen kind of backend; None if it is not known."""
     backend = base.get("backend")
     chosen = backend.get("class_name") if isinstance(backend, dict) else None
-    return BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
+    kind = BACKENDS.classes().get(chosen) if isinstance(chosen, str) else None
+    return (*OPEN_SECTIONS, *(own_sections(kind) if kind else ()))
 
 
 def ever_open() -> tuple[str, ...]:
@@ -97,8 +92,6 @@ class Overlay:
         self._added = added
         self._resolvers = resolvers
         self._open = open_sections(base)
-        kind = _backend(base)
-        self._templates = frozenset(("backend", key) for key in kind.templates) if kind else frozenset()
         self._live: dict[int, Sequence[Any]] = {}
         _index_live(base, self._live)
 
@@ -133,6 +126,14 @@ class Overlay:
         except AbsentError:
             raise ConfigError(resolution.absent(called or ".".join(path), path)) from None
 
+    def written(self, tree: Applied, path: Path, siblings: SiblingValues | None = None) -> Any:
+        """The resolved value at a path of `tree` as a config has it that yields the same: a template as a template.
+
+        Raises ConfigError.
+        """
+        resolution = self._resolution(tree, siblings)
+        return resolution.template(path) if resolution.is_template(path) else resolution.at(path)
+
     def named(self, tree: Applied, name: str) -> Any:
         """The resolved value of a dotted name. Raises KeyError if there is none, ConfigError if it fails."""
         try:
@@ -156,8 +157,17 @@ class Overlay:
         return Resolution(tree, (self._live, tree.live), self._resolvers, siblings, done, self._templates)
 
     @cached_property
+    def _templates(self) -> frozenset[Path]:
+        """The values that the backend fills as templates."""
+        with suppress(AbsentError, ConfigError):
+            name = Resolution(self.base, (self._live,), self._resolvers).at(("backend", "class_name"))
+            if kind := BACKENDS.classes().get(name if isinstance(name, str) else ""):
+                return frozenset(("backend", key) for key in kind.templates)
+        return frozenset()
+
+    @cached_property
     def _constants(self) -> _Constants:
-        observed = Observed(self.base, (self._live,), self._resolvers, self._templates)
+        observed = Observed(self.base, (self._live,), self._resolvers)
         with suppress(ConfigError):  # what fails here, a point may put right
             observed.everything()
         return _Constants(observed.done, observed.reads)

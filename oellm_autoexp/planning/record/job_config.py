@@ -45,7 +45,7 @@ def config_file(manifest: Manifest, job: JobSpec) -> str:
         value = partial(plan.jobs.value, job.index)
         others = {other.name for other in manifest.jobs} - {job.name}
         tree = _without_conditions_on(others, plan.jobs.written(job.index), value)
-        tree = _alone(tree, (), value)
+        tree = _alone(tree, (), value, partial(plan.jobs.written_value, job.index))
         code = plan.jobs.job(job.index).code.keys()
     raise_all(ConfigError, [*_secrets(tree), *_no_code(tree, code)])
     whole = {**_HEAD, **with_literal_braces(tree), "sweep": {}}
@@ -70,16 +70,16 @@ def _without_conditions_on(others: Collection[str], tree: dict[str, Any], value:
     return {**tree, "job": {**job, **kept}}
 
 
-def _alone(node: Any, path: Path, value: Value) -> Any:
+def _alone(node: Any, path: Path, value: Value, written_value: Value) -> Any:
     """A copy of a part of a config in which the values of siblings, and the job's number, are written out.
 
     A text is evaluated as a whole where one of these is neither a number nor a plain path: these alone mean the same
     within any interpolation.
     """
     if isinstance(node, dict):
-        return {key: _alone(item, (*path, key), value) for key, item in node.items()}
+        return {key: _alone(item, (*path, key), value, written_value) for key, item in node.items()}
     if isinstance(node, list):
-        return [_alone(item, (*path, str(index)), value) for index, item in enumerate(node)]
+        return [_alone(item, (*path, str(index)), value, written_value) for index, item in enumerate(node)]
     if not isinstance(node, str) or "${" not in node or not _OF_THE_SWEEP.search(node):
         return node
 
@@ -89,7 +89,7 @@ def _alone(node: Any, path: Path, value: Value) -> Any:
         return str(found) if plain else match[0]
 
     text = node if _REFERENCE.fullmatch(node) else _REFERENCE.sub(written, node)
-    return escaped(value(path)) if _OF_THE_SWEEP.search(text) else text
+    return escaped(written_value(path)) if _OF_THE_SWEEP.search(text) else text
 
 
 def _secrets(tree: Any) -> list[Problem]:

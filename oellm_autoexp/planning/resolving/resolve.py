@@ -148,6 +148,10 @@ class SweepResolver:
         """The resolved value at a path of a job's config, through lists, too. Raises ConfigError."""
         return self._overlay_of(index).at(self._tree(index), tuple(path), self._siblings.of(self.members[index]))
 
+    def written_value(self, index: int, path: Path) -> Any:
+        """The resolved value at a path of a job's config, as a config would have it. Raises ConfigError."""
+        return self._overlay_of(index).written(self._tree(index), path, self._siblings.of(self.members[index]))
+
     def parts(self, index: int, paths: Iterable[Path]) -> tuple[dict[Path, Any], dict[Path, ConfigError]]:
         """The resolved values at those of some paths where a job has any, and why others can't be evaluated.
 
