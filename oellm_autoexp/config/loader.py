@@ -149,7 +149,9 @@ def load_mostly(source: Source) -> Composed:
     tree, sweep, unsettled = settle(as_interpolations(tree), as_interpolations(sweep))
     tree, code = shell_code.taken_out(tree)
     sweep = shell_code.without_marks(sweep)
-    for problem in (*unsettled, *_of_code(code), *_without_sections(tree, search)):
+    wrong = dict(_of_code(code))
+    code = {key: parts for key, parts in code.items() if key not in wrong}
+    for problem in (*unsettled, *wrong.values(), *_without_sections(tree, search)):
         found.add([replace(problem, where=locations.of(problem.where))], *problem.where.paths())
     found.notes.update(dict.fromkeys(_switching_nothing_off(tree, locations)))
     groups = _groups(directories[-len(source.config_dirs) - 1 :])
@@ -166,15 +168,15 @@ def load_mostly(source: Source) -> Composed:
     )
 
 
-def _of_code(code: Mapping[str, shell_code.Parts]) -> Iterator[Problem]:
-    """Shell code into which a value of the config would be put."""
+def _of_code(code: Mapping[str, shell_code.Parts]) -> Iterator[tuple[str, Problem]]:
+    """Shell code into which a value of the config would be put, by its key."""
     hint = "write $NAME in the code, and NAME: ${…} above it in slurm.env (a shell's own ${NAME} is \\${NAME})"
     for key, parts in code.items():
         try:
             for each in parts[1::2]:
                 shell_code.as_shell_reads(each)
         except ValueError as error:
-            yield Problem(f"{error}; this is not supported", CONFIG / key, hint)
+            yield key, Problem(f"{error}; this is not supported", CONFIG / key, hint)
 
 
 def _overridden_sweep(sweep: Any, overrides: Sequence[CheckedOverride], found: Findings) -> Any:

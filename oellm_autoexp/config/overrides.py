@@ -27,7 +27,7 @@ from oellm_autoexp.config.values.written import mark_override
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, LONGEST_OVERRIDE, shortened
 from oellm_autoexp.core.location import KeyPath
-from oellm_autoexp.core.text import is_utf8, scalar
+from oellm_autoexp.core.text import in_quotes, is_utf8, scalar
 from oellm_autoexp.sbatch import shell_code
 from oellm_autoexp.sweep.paths import leaf_paths
 
@@ -210,9 +210,7 @@ def _as_hydra(value: Any, quote: str) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_as_hydra(item, quote) for item in value) + "]"
     if isinstance(value, str):
-        inside = re.sub(rf"(\\*){quote}", rf"\1\1\\{quote}", value)
-        end = len(inside) - len(inside.rstrip("\\"))
-        return f"{quote}{inside}{inside[len(inside) - end :]}{quote}"
+        return in_quotes(value, quote)
     return scalar(value)
 
 

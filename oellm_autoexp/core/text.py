@@ -14,7 +14,8 @@ from typing import Any
 CONTROL = re.compile(r"[\x00-\x1f]")
 """A line break, or another control character."""
 _INTERPOLATED = re.compile(r"(\\*)\$\{")
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+"""What fill() replaces: doubled braces, and a key in braces."""
 
 
 class Raw:
@@ -57,7 +58,7 @@ def fill(template: str, values: Callable[[str], Any]) -> str:
             return match.group()[0]
         return scalar(values(match.group(1)))
 
-    return _FIELD.sub(field, template)
+    return FIELD.sub(field, template)
 
 
 def doubled_braces(value: Any) -> Any:
@@ -76,6 +77,17 @@ def escaped(value: Any) -> Any:
     if isinstance(value, list):
         return [escaped(item) for item in value]
     return _INTERPOLATED.sub(r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def in_quotes(text: str, quote: str = "'") -> str:
+    """A text in quotes as Hydra's grammar of overrides has it (OverrideLexer.g4): read as the same text."""
+    return f"{quote}{within_quotes(text, quote, ends=True)}{quote}"
+
+
+def within_quotes(text: str, quote: str, *, ends: bool) -> str:
+    """A part of what stands in quotes; `ends`: the last one. Only backslashes before a quote need another one."""
+    inside = re.sub(rf"(\\*){quote}", rf"\1\1\\{quote}", text)
+    return inside + (inside[len(inside.rstrip("\\")) :] if ends else "")
 
 
 def scalar(value: Any) -> str:

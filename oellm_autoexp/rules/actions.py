@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from oellm_autoexp.core.fields import (
     TEXTS_IN_YAML,
@@ -28,10 +28,12 @@ from oellm_autoexp.core.fields import (
 )
 from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry, tags
-from oellm_autoexp.core.text import escaped, shell
+from oellm_autoexp.core.text import shell
 from oellm_autoexp.notifiers.base import NOTIFIERS, Notifier
 from oellm_autoexp.notifiers.webhook import WebhookNotifier
 from oellm_autoexp.rules.conditions import ConditionField
+from oellm_autoexp.rules.override_texts import filled_value, filled_word, in_words
+from oellm_autoexp.rules.templates import Fill
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,10 @@ class RestartAction(Action):
     data. `exclude_nodes: true` keeps the nodes at fault out; a text names them.
     """
 
-    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"overrides": escaped}
+    filled_by: ClassVar[Mapping[str, Fill]] = {"overrides": filled_value}
     class_name: Literal["RestartAction"]
     reason: str = ""
-    overrides: dict[str, Any] = {}
+    overrides: Annotated[dict[str, Any], AfterValidator(in_words)] = {}
     max_attempts: Count | None = Field(default=3, ge=0)
     max_fruitless: Count | None = Field(default=3, ge=1)
     max_same_failures: Count | None = Field(default=2, ge=1)
@@ -219,7 +221,7 @@ class RunAutoexpAction(Action):
     `config_path` is a config's file, or that of the parent's recorded config; `script` names this program.
     """
 
-    quoted: ClassVar[Mapping[str, Callable[[str], str]]] = {"overrides": escaped}
+    filled_by: ClassVar[Mapping[str, Fill]] = {"overrides": filled_word}
     starts_program = True
     class_name: Literal["RunAutoexpAction"]
     config_ref: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,24 +10,25 @@ from pydantic import BaseModel
 from oellm_autoexp.core.redacted_text import REDACTED
 from oellm_autoexp.core.redaction import secret_texts, without_texts
 from oellm_autoexp.core.secret_names import is_secret_value
-from oellm_autoexp.core.text import fill, scalar
+from oellm_autoexp.core.text import FIELD, fill, scalar
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 R = TypeVar("R", bound=BaseModel)
 Quote = Callable[[str], str]
+Fill = Callable[[str, Callable[[str], Any], str], str]
+"""Fills one text of a field by a look-up; its third argument is the dotted key below the field."""
 
 
 def filled(record: R, values: Mapping[str, Any]) -> R:
     """A copy of a record with the templates in its texts filled: word by word, so that no value makes a second word.
 
-    A field for which its class names a way of quoting (`quoted`) gets its values quoted so, and one that it names in
-    `for_people` gets no value whose key says that it is a secret, nor that value under another key. Raises KeyError
-    with the key that `values` lacks.
+    A field for which its class names a way of quoting (`quoted`) gets its values quoted so, one for which it names a
+    way of filling (`filled_by`) is filled so, and one that it names in `for_people` gets no value whose key says that
+    it is a secret, nor that value under another key. Raises KeyError with the key that `values` lacks.
     """
     secrets = secret_texts(values)
 
     def change(text: str, way: _Way) -> str:
-        return fill(text, lambda key: way.of(key, values[key], secrets))
+        return way.fill(text, lambda key: way.of(key, values[key], secrets), way.key)
 
     return _mapped(record, change)
 
@@ -58,7 +58,7 @@ def looked_up_keys(record: BaseModel) -> Iterator[str]:
 
 def keys_of(text: str) -> Collection[str]:
     """The keys that one template names, in order."""
-    return [match.group(1) for match in _FIELD.finditer(text) if match.group(1) is not None]
+    return [match.group(1) for match in FIELD.finditer(text) if match.group(1) is not None]
 
 
 class _Way(NamedTuple):
@@ -66,6 +66,12 @@ class _Way(NamedTuple):
 
     quote: Quote | None = None
     for_people: bool = False
+    fill: Fill = lambda text, look_up, _key: fill(text, look_up)
+    key: str = ""
+
+    def below(self, key: str) -> _Way:
+        """The same of what is at a key of the field's mapping."""
+        return self._replace(key=f"{self.key}.{key}" if self.key else key)
 
     def of(self, key: str, value: Any, secrets: Sequence[str]) -> Any:
         """A value of this key as it stands there. `secrets`: values that other keys call secrets."""
@@ -84,9 +90,15 @@ def _mapped(record: R, change: _Change) -> R:
     plain = getattr(type(record), "untemplated", frozenset({"class_name"}))
     quoted: Mapping[str, Quote] = getattr(type(record), "quoted", {})
     for_people: Collection[str] = getattr(type(record), "for_people", ())
+    filled_by: Mapping[str, Fill] = getattr(type(record), "filled_by", {})
+
+    def way(name: str) -> _Way:
+        made = _Way(quoted.get(name), name in for_people)
+        return made._replace(fill=filled_by[name]) if name in filled_by else made
+
     return record.model_copy(
         update={
-            name: _changed(getattr(record, name), change, _Way(quoted.get(name), name in for_people))
+            name: _changed(getattr(record, name), change, way(name))
             for name in type(record).model_fields
             if name not in plain
         }
@@ -101,5 +113,5 @@ def _changed(value: Any, change: _Change, way: _Way) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_changed(item, change, way) for item in value)
     if isinstance(value, dict):
-        return {key: _changed(item, change, way) for key, item in value.items()}
+        return {key: _changed(item, change, way.below(str(key))) for key, item in value.items()}
     return value

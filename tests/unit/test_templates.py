@@ -99,7 +99,7 @@ def test_a_value_in_an_override_is_no_interpolation(text: str) -> None:
     literal = escaped(text)
     assert literal != text
     assert filled(restart, {"v": text}).overrides == {"a": [literal], "b": "${c:" + literal + ",1}"}
-    assert filled(run, {"v": text}).overrides == (f"a={literal}", f"b={literal}")
+    assert filled(run, {"v": text}).overrides == (f"a='{literal}'", f"b='{literal}'")
 
 
 def test_the_options_of_an_executor_are_no_templates() -> None:

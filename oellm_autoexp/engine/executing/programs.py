@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,6 +19,7 @@ from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import REDACTED, redact_message
 from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.core.text import escaped, in_quotes
 from oellm_autoexp.notifiers.base import Message
 from oellm_autoexp.rules.actions import NotifyAction, Program, RunAutoexpAction
 from oellm_autoexp.rules.events import Event
@@ -123,7 +123,7 @@ def _run(request: RunAutoexpAction, manifest: Manifest, event: Event, key: str, 
             for directory in (*request.config_dirs, *manifest.provenance.get("config_dirs", ()))
         ),
         *_overrides(request.overrides, folder / f"{key}.overrides"),
-        f"project.monitoring_state_dir={_quoted(literal(str(state_dir.absolute())))}",
+        f"project.monitoring_state_dir={in_quotes(escaped(literal(str(state_dir.absolute()))))}",
     )
     return Program(words, work_dir(manifest), env, request.timeout_seconds)
 
@@ -191,12 +191,3 @@ def _earlier(
 def _plan_ids(event: Event, key: str) -> Iterator[str]:
     first = f"{event.name}-{key.replace('-', '')[:12]}"
     return (first if number == 1 else f"{first}-{number}" for number in count(1))
-
-
-def _quoted(text: str) -> str:
-    """A text as a value of Hydra's overrides, where only backslashes before a quote or at the end need another one."""
-    if "${" in text:
-        raise ConfigError(Problem("no override can name this path: it holds '${'", text))
-    inside = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    end = len(inside) - len(inside.rstrip("\\"))
-    return f"'{inside}{inside[len(inside) - end :]}'"
