@@ -43,6 +43,9 @@ def test_a_word_in_which_a_shell_or_slurm_would_put_a_value_is_noted(word: str, 
 def test_nothing_is_said_of_a_word_that_means_itself(word: str) -> None:
     assert not [*notes([job("train", word)], {}, {})]
     assert not [*notes([job("train", "{stage}")], {"backend": {"argv": ["train", "{{stage}}"]}}, {})]
+    mixed = {"backend": {"argv": "train x{{stage}}${metadata.y}"}, "sweep": {"grids": [{"backend.argv.1": ["{{a}}"]}]}}
+    assert not [*notes([job("train", "x{stage}3"), job("{a}")], mixed, {})]
+    assert [*notes([job("train", "x{stage}{b}")], mixed, {})]
 
 
 def of_value(index: int, **parameters: int) -> JobSpec:

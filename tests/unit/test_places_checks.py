@@ -65,3 +65,32 @@ def test_a_stage_that_goes_on_from_another_in_its_folder_is_fine_and_two_of_them
     assert len(planned({"configs": [stable, decay]}, *MEGATRON, save).manifest.jobs) == 2
     both = {"configs": [stable, {"configs": [{**decay, "backend.megatron.lr": lr} for lr in (1e-3, 1e-4)]}]}
     assert "the same place" in refusal(both, *MEGATRON, save)
+
+
+A = {"class_name": "SlurmStateCondition", "job_name": "${sibling.stable.name}"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fine"),
+    [
+        ([A | {"state": "COMPLETED"}], True),
+        ([A | {"state": ["success", "FAILED"]}], True),
+        ([A | {"state": "RUNNING"}], False),
+        ([A | {"state": ["RUNNING", "COMPLETED"]}], False),
+        ([A | {"state": "RUNNING"}, A | {"state": "COMPLETED"}], True),
+        ([{"class_name": "ElapsedTimeCondition", "seconds": 5}], False),
+        (
+            [{"class_name": "ElapsedTimeCondition", "seconds": 5}, {"class_name": "FileExistsCondition", "path": "x"}],
+            True,
+        ),
+        ([{"class_name": "CommandCondition", "command": "true"}], True),
+    ],
+)
+def test_only_who_waits_for_an_end_goes_on_in_the_same_place(conditions: list[dict[str, Any]], fine: bool) -> None:
+    decay = {"stage": "decay", "metadata.from": "${sibling.stable.output_dir}", "job.start_conditions": conditions}
+    sweep = {"configs": [{"stage": "stable"}, decay]}
+    save = f"backend.megatron.save='{SHARED}'"
+    if fine:
+        assert len(planned(sweep, *MEGATRON, save).manifest.jobs) == 2
+    else:
+        assert "the same place" in refusal(sweep, *MEGATRON, save)

@@ -158,6 +158,7 @@ def test_a_value_of_the_config_is_never_put_into_code() -> None:
     assert "mine.yaml:" in text
     assert "would become shell code" in text
     assert "write $NAME in the code" in text
+    assert "would become shell code" in refusal({"env": {"A": "$((1 + ${metadata.x}))"}}, metadata={"x": 1})
     assert printed(planned({"env": {"B": "${project.name}", "A": "$(echo \\${B})"}}).scripts[0])["A"] == "job"
 
 

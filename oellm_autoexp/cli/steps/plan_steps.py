@@ -112,7 +112,9 @@ def plan(
         unready = machine.container_problems(made.manifest)
         if getattr(options, "no_submit", True) is False and not options.dry_run:
             raise_all(ConfigError, unready)
-    odd = likely_mistakes.notes(made.manifest.jobs, composed.base, os.environ, made.scripts)
+    odd = likely_mistakes.notes(
+        made.manifest.jobs, {**composed.base, "sweep": composed.sweep}, os.environ, made.scripts
+    )
     notes = (
         *made.notes,
         *map(redact_message, (*odd, *likely_mistakes.of_sweep(composed))),

@@ -67,10 +67,21 @@ def _shell_signs(jobs: Sequence[JobSpec]) -> Iterator[str]:
         )
 
 
+_DOUBLED = re.compile(r"\{\{([^{}]*)\}\}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a config."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
 def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iterator[str]:
     """Notes for words of a program in which elsewhere a value is put in place of a part: `~/data`, `{stage}`, `%j`."""
-    escaped = [word for words in dotted(config).values() if isinstance(words, list) for word in map(str, words)]
-    meant = {word.replace("{{", "{").replace("}}", "}") for word in escaped if "{{" in word}
+    meant = {f"{{{inside}}}" for text in _texts(config) for inside in _DOUBLED.findall(text)}
     kinds = (
         (_HOME, "~", "the '~' in {word!r} stays text, as no shell reads it: write ${{oc.env:HOME}}"),
         (_BRACES, "{", "the braces in {word!r} stay text: ${{…}} is a value of the config"),
@@ -83,7 +94,7 @@ def _words_that_stay(jobs: Sequence[JobSpec], config: Mapping[str, Any]) -> Iter
     words = {word for job in jobs for word in job.argv}
     for pattern, sign, text in kinds:
         found: dict[str, str] = {}
-        stays = {word for word in words if sign in word and word not in meant and pattern.search(word)}
+        stays = {word for word in words if sign in word and not meant.issuperset(pattern.findall(word))}
         for job in jobs if stays else ():
             odd = [at for at, word in enumerate(job.argv) if word in stays]
             shells = read_by_a_shell(job.argv) if odd else set()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 from oellm_autoexp.backends.base import Place
 from oellm_autoexp.core.errors import Problem, SweepError, raise_all
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import JobSpec
+from oellm_autoexp.core.states import ENDED, FINAL
 
 _LISTED = 8
 _MOST_COMPARED = 64
@@ -55,13 +57,25 @@ def _awaited(job: JobSpec, by_name: Mapping[str, JobSpec]) -> Collection[str]:
         spec = by_name.get(waiting.pop())
         if spec is None:
             continue
-        named = (str(each["job_name"]) for each in spec.start_conditions if "job_name" in each)
-        new = {*spec.depends_on, *named} - found
+        ended = {str(each["job_name"]) for each in spec.start_conditions if _waits_for_an_end(each)}
+        new = (ended if spec.start_conditions else {*spec.depends_on}) - found
         found |= new
         waiting += new
     return found
 
 
+_ENDS = frozenset(word.lower() for word in (*FINAL, *ENDED))
+_OF_A_CLOCK = ("ElapsedTimeCondition", "CooldownCondition", "AlwaysTrueCondition")
+
+
+def _waits_for_an_end(condition: Mapping[str, Any]) -> bool:
+    """Whether a condition holds only once another job has ended: each of its states is an end."""
+    states = condition.get("state", ())
+    words = [states] if isinstance(states, str) else states
+    return "job_name" in condition and all(str(word).lower() in _ENDS for word in words)
+
+
 def _waits(job: JobSpec) -> bool:
-    """Whether a job waits for files, time or a command."""
-    return bool(job.start_condition_cmd) or any("job_name" not in each for each in job.start_conditions)
+    """Whether a job waits for files or a command, which may tell that another one has ended."""
+    others = (each for each in job.start_conditions if "job_name" not in each)
+    return bool(job.start_condition_cmd) or any(each.get("class_name") not in _OF_A_CLOCK for each in others)

@@ -126,7 +126,7 @@ def word_problems(argv: Sequence[str], where: Location) -> Iterator[Problem]:
 def notes(config: AutoexpConfig, command: Command, code: Code) -> Iterator[Note]:
     """The shell code of a job, and its texts that look like some and are none; of a secret nothing is said."""
     for key, parts in code.items():
-        shown = _redacted(key, " ".join("".join(parts).split()))
+        shown = _redacted(key, " … ".join(" ".join(part.split()) for part in parts[1::2]))
         often = "for each step" if in_steps(config.slurm) and key.startswith(_ENV) else "once"
         yield Note(f"code {key}", f"{key} is shell code, which the job's script runs {often}: {shown}")
     for key, value in _texts(config, code):
