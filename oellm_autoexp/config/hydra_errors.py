@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.errors import MissingConfigException
 
@@ -22,7 +22,7 @@ from oellm_autoexp.config.values.overlay import DOT_IN_KEY
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.limits import shortened
 from oellm_autoexp.core.location import NOWHERE, KeyPath, Location, in_file
-from oellm_autoexp.core.text import did_you_mean, dotted, new_key_hint
+from oellm_autoexp.core.text import did_you_mean, dotted, item_hint, new_key_hint
 from oellm_autoexp.storage.files import shipped
 
 
@@ -68,9 +68,11 @@ def problem_of(
         if override.key in search.groups():
             hint = f"write {override.key}=NAME to choose one; {override.key}.NAME=VALUE sets what is in it"
             return Problem(f"'{override.key}' is a group of configs", about, hint)
-        known = _known_keys(good)
+        tree = compose_with(good)
+        known = _known_keys(tree)
         near = did_you_mean(override.key, [*known, *search.groups()])
         hint = DOT_IN_KEY if override.key in known else new_key_hint(near, override.written)
+        hint = item_hint(tree, override.key) or hint
         return Problem(f"the config has no key '{override.key}'", about, hint)
     if "Cannot merge" in text and posixpath.dirname(parent) and (file := search.file(parent)):
         group, name = posixpath.split(parent)
@@ -218,7 +220,7 @@ def culprit(error: Exception, search: Search) -> Entry | None:
     return find_entry(search, parent, named[1]) if named else None
 
 
-def _known_keys(good: Sequence[CheckedOverride]) -> list[str]:
-    keys = [key for key in dotted(compose_with(good)) if not key.startswith("sweep.")]
+def _known_keys(tree: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in dotted(tree) if not key.startswith("sweep.")]
     sections = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
     return sorted({*keys, *sections})

@@ -133,6 +133,19 @@ def _likeness(word: str, name: str) -> float:
     return difflib.SequenceMatcher(None, ".".join(parts), ".".join(others)).ratio()
 
 
+def item_hint(tree: Any, name: str) -> str:
+    """A hint for a dotted key that leads beyond the items of a list; '' for one that does not."""
+    node, parts = tree, name.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(node, list):
+            if not (part.isdecimal() and int(part) < len(node)):
+                return f"'{'.'.join(parts[:depth])}' is a list of {plural(len(node), 'item')}; set the whole list"
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, Mapping) else None
+    return ""
+
+
 def new_key_hint(near: str, key: str) -> str:
     """A hint for a key that does not exist: a similar key (`did_you_mean`), or how to add a new one."""
     if key.startswith("~"):  # nothing new is meant

@@ -147,6 +147,23 @@ def test_what_no_shell_reads_in_a_variable_is_noted_with_the_reason(user: User, 
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("overrides", "errors"),
+    [
+        ("{backend.argv.1: [x, y]}", ["$.backend.argv[1]: must be text, not a list"]),
+        ("{backend.argv: 3}", ["$.backend.argv: must be a list, not 3"]),
+        ("{~metadata: null}", []),
+        ("{a.b: 1, a.c: 2, a.d: 3}", [f"the config has no key 'a.{key}'" for key in "bcd"]),
+    ],
+)
+def test_of_overrides_of_a_new_attempt_each_mistake_is_said_once(user: User, overrides: str, errors: list[str]) -> None:
+    action = f"{{class_name: RestartAction, overrides: {overrides}}}"
+    rules = f"monitoring: {{state_events: {{crash: {{actions: [{action}]}}}}}}"
+    code, text = planned(user, f"project: {{name: x}}\nbackend: {{argv: [a, b]}}\nmetadata: {{x: 1}}\n{rules}\n")
+    assert (code, text.count("error: ")) == (2 if errors else 0, len(errors)), text
+    assert all(error in text for error in errors)
+
+
 def test_in_a_directive_an_interpolation_without_its_braces_is_refused_with_them(user: User) -> None:
     code, text = planned(user, "project: {name: x}\nslurm: {sbatch: {partition: $metadata.x}}\n")
     assert (code, "write ${metadata.x}" in text) == (2, True), text

@@ -102,7 +102,7 @@ def test_rules_that_can_be_have_no_problems(section: dict[str, Any]) -> None:
         ),
         (
             restarts({"backend.megatron.lrr": 1}),
-            "$.monitoring.state_events.crash.actions[0].overrides",
+            "$.monitoring.state_events.crash.actions[0].overrides.backend.megatron.lrr",
             "the config has no key 'backend.megatron.lrr'",
             "'backend.megatron.lr'",
         ),

@@ -31,7 +31,7 @@ from oellm_autoexp.config.values.interpolation import (
 from oellm_autoexp.config.values.resolvers import Resolver
 from oellm_autoexp.core.errors import ConfigError, Problem
 from oellm_autoexp.core.limits import DEEPEST, MOST_DIGITS, shortened
-from oellm_autoexp.core.text import did_you_mean, new_key_hint
+from oellm_autoexp.core.text import did_you_mean, item_hint, new_key_hint
 
 OPEN_SECTIONS = (
     "slurm.client.",
@@ -306,7 +306,7 @@ class _Laying:
         what = f"the config has no key '{name}'"
         if name in paths:
             return Problem(what, key, DOT_IN_KEY)
-        return Problem(what, key, new_key_hint(did_you_mean(name, paths), key))
+        return Problem(what, key, item_hint(self.tree, name) or new_key_hint(did_you_mean(name, paths), key))
 
 
 DOT_IN_KEY = "a key of the config contains a dot, so a dotted key can't name it: set the mapping that contains it"

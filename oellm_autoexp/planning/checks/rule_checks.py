@@ -202,7 +202,7 @@ def check_overrides(overrides: Mapping[str, Any], where: Location, config: Mappi
     try:
         Overlay(dict(config), {}).apply(anew)
     except ConfigError as error:
-        found += [replace(problem, where=where) for problem in error.problems]
+        found += [replace(problem, where=where / str(problem.where).removeprefix("$.")) for problem in error.problems]
     return found
 
 

@@ -14,7 +14,7 @@ from oellm_autoexp.core.errors import (
     SweepError,
     raise_all,
 )
-from oellm_autoexp.core.location import CONFIG
+from oellm_autoexp.core.location import CONFIG, Location
 from oellm_autoexp.core.nouns import JobSpec
 from oellm_autoexp.core.text import plural
 from oellm_autoexp.planning.checks import twins
@@ -125,5 +125,12 @@ class AllJobs:
             try:
                 plan_job(self._jobs.overriding(index, values), self._context, self._read_template, index)
             except AutoexpError as error:
-                problems += [Problem(p.sentence, place, p.hint) for p in error.problems]
+                # but that the overrides themselves could not be set: they are, already, in this config
+                problems += [Problem(p.sentence, place, p.hint) for p in error.problems if not _is_at(p.where, place)]
         raise_all(ConfigError, problems)
+
+
+def _is_at(where: Location, place: Location) -> bool:
+    """Whether a key is the one at a place, or below it."""
+    keys = place.keys or ()
+    return (where.keys or ())[: len(keys)] == keys
