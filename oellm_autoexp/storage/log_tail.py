@@ -305,12 +305,19 @@ def read_end(name: str, size: int, since: str = "") -> tuple[bytes, int, bool]:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a program's output with something in it, cut to what a table can hold; '' if there is none."""
+    """The last line of a program's output with something in it, cut to what a table can hold; '' if there is none.
+
+    Of this program's own errors, below each of which its hint stands, it is the error.
+    """
     try:
         with trust.open_file(path, most=None, lenient=True) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
     except (OSError, StateError):
         return ""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = [line for line in lines if line.strip()]
+    last = said[-1].strip() if said else ""
+    if last and said[-1][0].isspace():
+        above = next((line for line in reversed(said) if not line[0].isspace()), "")
+        last = above if above.startswith("error: ") else last
     return "".join(c if c.isprintable() else " " for c in last)[:_LAST_LINE_CHARACTERS]

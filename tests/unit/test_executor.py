@@ -666,7 +666,8 @@ def test_an_action_that_raises_keeps_neither_others_nor_the_watch_from_going_on(
 
 
 def test_a_command_gets_its_words_and_its_result_is_recorded(tmp_path: Path) -> None:
-    actions = [run("touch '{what}'"), run(["sh", "-c", "exit 3"])]
+    said = "printf 'error: $.a: no\\n    write b\\n'; exit 4"
+    actions = [run("touch '{what}'"), run(["sh", "-c", "exit 3"]), run(["sh", "-c", said])]
     stage = Stage(tmp_path, on_line(*actions), {"a": [lived("LINE a b; $(touch x)\n", ("RUNNING", "COMPLETED"))]})
     stage.finish()
     assert (tmp_path / "a b; $(touch x)").exists()
@@ -674,6 +675,7 @@ def test_a_command_gets_its_words_and_its_result_is_recorded(tmp_path: Path) -> 
     assert sorted((result.status, result.message) for result in stage.results) == [
         ("done", ""),
         ("failed", "exit code 3"),
+        ("failed", "exit code 4: error: $.a: no"),
     ]
 
 

@@ -504,8 +504,8 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("project.nmae=x", "the config has no key 'project.nmae'", "did you mean 'project.name'"),
         ("projct.name=x", "the config has no key 'projct.name'", "did you mean 'project.name'"),
         ("completely=x", "the config has no key 'completely'", "write '+completely=x' to add a new key"),
-        ("backend.argv.7=3", "the config has no key 'backend.argv.7'", "'backend.argv' is a list of 2 items; set the"),
-        ("backend.argv.x=3", "the config has no key 'backend.argv.x'", "'backend.argv' is a list of 2 items; set the"),
+        ("backend.argv.7=3", "the config has no key 'backend.argv.7'", "'backend.argv' is a list of 0 items; set the"),
+        ("backend.argv.x=3", "the config has no key 'backend.argv.x'", "'backend.argv' is a list of 0 items; set the"),
         ("~project.nmae", "the config has no key 'project.nmae'", "did you mean 'project.name'"),
         (
             "backend.options.lr=1",

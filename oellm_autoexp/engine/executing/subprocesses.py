@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.redacted_text import redact_message
 from oellm_autoexp.engine.executing import programs, steps
 from oellm_autoexp.engine.executing.steps import Outcome
 from oellm_autoexp.rules.actions import Program, RunAutoexpAction
@@ -14,6 +16,7 @@ from oellm_autoexp.session.queue import Queue
 from oellm_autoexp.session.session import Session
 from oellm_autoexp.session.waits import AT_WORK
 from oellm_autoexp.storage.interrupts import interrupts_held
+from oellm_autoexp.storage.log_tail import last_line
 from oellm_autoexp.storage.world import Subprocess
 
 MOST_AT_ONCE = 16
@@ -90,7 +93,7 @@ class Subprocesses:
                 launch.words,
                 cwd=launch.cwd or self._work_dirs[due.name],
                 env=launch.env,
-                log_path=self.queue.folder / pending.event.id / f"{pending.id}.log",
+                log_path=self._log_of(pending),
                 timeout_seconds=launch.timeout_seconds,
                 text=launch.text,
             )
@@ -107,7 +110,13 @@ class Subprocesses:
         if outcome is None:
             return None
         del self._running[steps.key(pending)]
-        return Outcome("done" if outcome.code == 0 else "failed", outcome.message)
+        if outcome.code == 0:
+            return Outcome("done", outcome.message)
+        said = redact_message(last_line(self._log_of(pending)))
+        return Outcome("failed", ": ".join(filter(None, (outcome.message, said))))
+
+    def _log_of(self, pending: Pending) -> Path:
+        return self.queue.folder / pending.event.id / f"{pending.id}.log"
 
     def close(self) -> None:
         """End all that run; a later monitor starts them again."""
