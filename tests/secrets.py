@@ -142,6 +142,7 @@ FORMS: tuple[str, ...] = (
 BARE: tuple[str, ...] = ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE", "AIzaSyA0123456789abcdefghijklmnopqrstuv")
 
 HARMLESS_TEXTS: tuple[str, ...] = (
+    "${oc.dict.keys:model} of x: ${oc.dict.keys:…} fails",
     "/scratch/project_465001234/user/outputs/stable_lr0.01/checkpoints/iter_0000080",
     "commit 4ab61612f4a0e7c9b3d5a8e1f60c2d7b9a3e5f10",
     "6f1b3c5e-8a2d-4e7f-9b0c-1d2e3f4a5b6c",

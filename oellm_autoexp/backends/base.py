@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.fields import Environment, Section
 from oellm_autoexp.core.location import Location
+from oellm_autoexp.core.redaction import redact_words
 from oellm_autoexp.core.registry import Registry
 from oellm_autoexp.sbatch.section import SlurmOptions
 
@@ -54,25 +57,42 @@ def shape(words: Iterable[str], free: Container[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that a program writes to: its path, and the key of the config that says so (`backend.megatron.save`)."""
+    """A folder that a program writes to: its path, and the key that usually says so (`backend.megatron.save`)."""
 
     key: str
     path: str
+    written: str
+    """The key of the config that says so in this one."""
 
 
-def places(words: Iterable[str], keys: Mapping[str, str]) -> tuple[Place, ...]:
-    """The places that a command line names, by the flags of `keys` (flag → key); the last one of a flag counts."""
+def places(keys: Mapping[str, str], *parts: tuple[str, Iterable[str]]) -> tuple[Place, ...]:
+    """The places that a command line names, by the flags of `keys` (flag → key); the last one of a flag counts.
+
+    Each part of the command line comes with the key that holds its words as they are (`backend.extra_args`); '' for
+    words that were made of a key for each flag.
+    """
     found: dict[str, Place] = {}
-    before = ""
-    for word in words:
-        if before in keys and not word.startswith("--"):
-            found[keys[before]] = Place(keys[before], word)
-        elif "=" in word:
-            flag, _, value = word.partition("=")
-            if flag in keys:
-                found[keys[flag]] = Place(keys[flag], value)
-        before = word
+    for written, words in parts:
+        before = ""
+        for word in words:
+            flag, equals, value = word.partition("=")
+            if before in keys and not word.startswith("--"):
+                found[keys[before]] = Place(keys[before], word, written or keys[before])
+            elif equals and flag in keys:
+                found[keys[flag]] = Place(keys[flag], value, written or keys[flag])
+            before = word
     return tuple(place for place in found.values() if place.path)
+
+
+_OPTION_AND_VALUE = re.compile(r"--?[A-Za-z][\w.-]*\s+\S.*", re.DOTALL)
+
+
+def with_blanks(words: Iterable[str], where: Location) -> Iterator[Problem]:
+    """Words such as `--lr 3e-4`, which no program reads as an option and its value."""
+    for index, word in enumerate(words):
+        if _OPTION_AND_VALUE.fullmatch(word):
+            several = ", ".join(f"'{part}'" for part in redact_words(tuple(word.split())))
+            yield Problem(f"'{word}' is one word, with a blank in it", where / index, f"write several: {several}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from oellm_autoexp.backends.base import Backend, Command, Job, Note, Work, places
+from oellm_autoexp.backends.base import Backend, Command, Job, Note, Work, places, with_blanks
 from oellm_autoexp.backends.log_lines import PRINTED
 from oellm_autoexp.core.errors import BackendError, Problem, raise_all
 from oellm_autoexp.core.fields import Flags, Words
@@ -91,11 +91,15 @@ class CommandBackend(Backend):
         work = self._work(argv)
         dashes = self.option_style == "dashes"
         problems += _wrong_names(self.options, dashes=dashes)
+        options: list[str] = []
         for name, value in self.options.items():
-            argv += flag(name.replace("_", "-") if dashes else name, value)
+            options += flag(name.replace("_", "-") if dashes else name, value)
         raise_all(BackendError, problems)
-        written = tuple(place for place in places(argv, _PLACES) if "/" in place.path)
-        notes = (_UNUSED,) if self._lacks_megatron(argv) else ()
+        named = places(_PLACES, ("backend.argv", argv), ("", options))
+        written = tuple(place for place in named if "/" in place.path)
+        blanks = (Note(problem.what, str(problem)) for problem in with_blanks(argv, CONFIG / "backend.argv"))
+        argv += options
+        notes = (*blanks, *((_UNUSED,) if self._lacks_megatron(argv) else ()))
         return Command(tuple(argv), self.env, notes, env_defaults=_ENV_DEFAULTS, places=written, work=work)
 
     def _lacks_megatron(self, argv: Iterable[str]) -> bool:

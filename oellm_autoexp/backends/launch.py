@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from oellm_autoexp.backends.base import Backend, Note
+from oellm_autoexp.backends.base import Backend, Note, with_blanks
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.fields import Words
 from oellm_autoexp.core.location import CONFIG
@@ -60,7 +60,7 @@ class Launch:
         self._alone = self._here or not slurm.launcher_cmd
         self._sbatch, self._extra = slurm.sbatch, slurm.sbatch_extra_directives
         self._srun = srun_options(slurm.launcher_cmd, slurm.srun)
-        self.problems: list[Problem] = []
+        self.problems = [*with_blanks(section.extra_args, CONFIG / "backend.extra_args")]
         self.notes = [*self._signal_notes()]
         self._per_node = self.world = 1
         nodes, gpus, _ = resources.resources(self._sbatch, self._extra)

@@ -173,7 +173,7 @@ def _without_assigned(text: str, *, prose: bool) -> str:
     kept_to = position = 0
     while match := _ASSIGNED.search(text, position):
         position = match.end()
-        if not may_be_secret(match[1]) or (prose and _is_place(text, match)):
+        if not may_be_secret(match[1]) or (prose and _is_place(text, match)) or _is_resolver(text, match):
             continue
         begin, end = _value(text, match, prose=prose)
         if text.startswith(REDACTED, begin):  # a redacted text, also where a list was replaced
@@ -193,6 +193,11 @@ def _is_place(text: str, assigned: re.Match[str]) -> bool:
     if assigned[2] != ": " and not (assigned[2] == ":" and _LINE_NUMBER.match(text, assigned.end())):
         return False
     return text[assigned.start(1) - 1 : assigned.start(1)] == "/" or bool(_FILE_NAME.search(assigned[1]))
+
+
+def _is_resolver(text: str, assigned: re.Match[str]) -> bool:
+    """Whether a name is that of a resolver with its arguments behind it: `${oc.dict.keys:model}`."""
+    return assigned[2] == ":" and assigned[1].startswith("oc.") and text.endswith("${", 0, assigned.start(1))
 
 
 def _is_code(assigned: re.Match[str], text: str, begin: int, end: int) -> bool:

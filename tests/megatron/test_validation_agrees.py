@@ -103,6 +103,22 @@ def test_megatron_takes_every_shipped_model(model: str, backend: str, megatron_p
     assert [note for note in plan.notes if "backend" in note] == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "use_megatron_fsdp=true",
+        "use_torch_fsdp2=true untie_embeddings_and_output_weights=true",
+        "use_distributed_optimizer=false",
+        "overlap_grad_reduce=false",
+    ],
+)
+def test_megatron_takes_the_defaults_that_give_way(words: str, megatron_parser: Parser) -> None:
+    on_gpus = ("slurm=base", "slurm.sbatch.gpus_per_node=8", "slurm.sbatch.ntasks_per_node=8")
+    changes = [f"backend.megatron.{word}" for word in words.split()]
+    plan = planned(Source(overrides=("backend=megatron", "backend/megatron=300M", *on_gpus, *changes)))
+    assert refusals(megatron_parser, plan) == []
+
+
 def probe(env: dict[str, str] | None = None, extra: str = "", **changes: Any) -> Probe:
     """The question of a job that differs in so much from the base."""
     section = {

@@ -47,6 +47,20 @@ def test_values_of_megatron_that_no_program_gets_are_noted(section: dict[str, An
     assert not command(**section).notes
 
 
+def test_a_word_with_a_blank_behind_its_flag_is_noted_with_what_to_write() -> None:
+    (note,) = command(argv=["train", "--lr 3e-4"]).notes
+    assert note.text.startswith("$.backend.argv[1]: '--lr 3e-4' is one word, with a blank in it")
+    assert "write several: '--lr', '3e-4'" in note.text
+    assert not command(argv=["bash", "-c", "train --lr 3e-4", "--title=two words"]).notes
+
+
+def test_a_folder_to_write_to_is_told_with_the_key_that_names_it() -> None:
+    (place,) = command(argv=["train", "--save", "/a"]).places
+    assert (place.path, place.written) == ("/a", "backend.argv")
+    (place,) = command(argv=["train", "--save", "/a"], options={"save": "/b"}).places
+    assert (place.path, place.written) == ("/b", "backend.options.save")
+
+
 def test_an_option_is_spelled_as_it_is_written_or_with_dashes() -> None:
     options = {"learning_rate": 1, "model.n_layers": 3}
     assert command(argv="x", options=options).argv[1::2] == ("--learning_rate", "--model.n_layers")

@@ -101,6 +101,40 @@ def test_extra_words_come_last_and_a_repeated_flag_is_noted() -> None:
     assert [note.text for note in made.notes] == ["backend.extra_args: --lr is given again, and the last one wins"]
 
 
+def test_a_word_with_a_blank_behind_its_flag_is_refused_with_what_to_write() -> None:
+    (problem,) = refusals(extra_args=["--finetune", "--lr 3e-4"])
+    assert str(problem.where) == "$.backend.extra_args[1]"
+    assert problem.hint == "write several: '--lr', '3e-4'"
+    (problem,) = refusals(extra_args=["--wandb-api-key pl4nted"])
+    assert "pl4nted" not in problem.hint
+    assert given(command(extra_args=["--title=two words", "--title", "two words"]))[-1] == "two words"
+
+
+def test_what_the_last_words_save_to_is_where_progress_is_read() -> None:
+    made = command(megatron={"save": "/a", "save_interval": 5}, extra_args=["--save", "/b"])
+    assert made.progress_file.startswith("/b/")
+    assert [(place.key, place.written) for place in made.places] == [("backend.megatron.save", "backend.extra_args")]
+
+
+@pytest.mark.parametrize(
+    ("written", "value", "note"),
+    [
+        ("use_mcore_models", True, "backend.megatron.use_mcore_models: has no effect"),
+        ("deprecated_use_mcore_models", True, "backend.megatron.deprecated_use_mcore_models: has no effect"),
+        ("dist_ckpt_format", "torch_dist", "backend.megatron.dist_ckpt_format: has no effect"),
+    ],
+)
+def test_notes_name_an_argument_as_it_was_written(written: str, value: Any, note: str) -> None:
+    assert any(each.text.startswith(note) for each in command(megatron={written: value}).notes)
+
+
+def test_problems_name_an_argument_as_it_was_written() -> None:
+    (problem,) = refusals(megatron={"global_batch_size": None, "--global-batch-size": 60})
+    assert str(problem.where) == "$.backend.megatron.--global-batch-size"
+    (problem,) = refusals(version="0.14", megatron={"layernorm_epsilon": "small"})
+    assert str(problem.where) == "$.backend.megatron.layernorm_epsilon"
+
+
 def test_unknown_arguments_and_wrong_values_are_reported_together_with_what_was_meant() -> None:
     problems = refusals(megatron={"learning_rte": 1, "num_querry_groups": 2, "num_layers": "many", "min_lr": 1})
     assert {str(problem.where).rpartition(".")[2] for problem in problems} == {

@@ -54,11 +54,8 @@ def test_two_sources_of_data_that_a_person_names_are_refused() -> None:
 @pytest.mark.parametrize(
     "sharded",
     [
-        ("use_megatron_fsdp=true", "ckpt_format=fsdp_dtensor"),
-        (
-            *("use_torch_fsdp2=true", "use_distributed_optimizer=false", "gradient_accumulation_fusion=false"),
-            *("untie_embeddings_and_output_weights=true", "overlap_param_gather=false"),
-        ),
+        ("use_megatron_fsdp=true",),
+        ("use_torch_fsdp2=true", "untie_embeddings_and_output_weights=true"),
     ],
 )
 def test_the_default_of_one_connection_gives_way_to_fsdp(sharded: tuple[str, ...]) -> None:
@@ -67,6 +64,41 @@ def test_the_default_of_one_connection_gives_way_to_fsdp(sharded: tuple[str, ...
     assert job().env["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     with pytest.raises(AutoexpError, match="needs a value above 1"):
         job(*words, "backend.env.CUDA_DEVICE_MAX_CONNECTIONS=1")
+
+
+@pytest.mark.parametrize(
+    ("given", "ckpt_format", "there", "absent"),
+    [
+        ("seed=1", "torch_dist", {"--use-distributed-optimizer", "--overlap-param-gather"}, {"--use-torch-fsdp2"}),
+        ("use_megatron_fsdp=true", "fsdp_dtensor", {"--use-distributed-optimizer", "--overlap-param-gather"}, set()),
+        (
+            "use_torch_fsdp2=true",
+            "torch_dist",
+            {"--no-gradient-accumulation-fusion"},
+            {"--use-distributed-optimizer", "--overlap-param-gather"},
+        ),
+        ("use_distributed_optimizer=false", "torch_dist", {"--overlap-grad-reduce"}, {"--overlap-param-gather"}),
+        ("overlap_grad_reduce=false", "torch_dist", {"--use-distributed-optimizer"}, {"--overlap-param-gather"}),
+    ],
+)
+def test_the_defaults_of_the_optimizer_and_of_checkpoints_give_way(
+    given: str, ckpt_format: str, there: set[str], absent: set[str]
+) -> None:
+    spec = job(f"backend.megatron.{given}", "backend.megatron.untie_embeddings_and_output_weights=true")
+    assert value(spec, "--ckpt-format") == ckpt_format
+    assert there <= {*spec.argv}
+    assert not absent & {*spec.argv}
+
+
+def test_what_a_person_sets_beside_fsdp_is_refused_at_the_persons_place() -> None:
+    with pytest.raises(AutoexpError, match=r"override backend\.megatron\.ckpt_format=torch"):
+        job("backend.megatron.use_megatron_fsdp=true", "backend.megatron.ckpt_format=torch")
+
+
+def test_checkpoints_are_loaded_from_where_they_are_saved() -> None:
+    assert value(job("backend.megatron.save=/x/ck"), "--load") == "/x/ck"
+    assert value(job("backend.megatron.save=/x/ck", "backend.megatron.load=/x/start"), "--load") == "/x/start"
+    assert not {"--save", "--load"} & {*job("backend.megatron.save=null").argv}
 
 
 @pytest.mark.parametrize(

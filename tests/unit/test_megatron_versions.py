@@ -54,16 +54,40 @@ def test_the_shipped_model_plans_for_every_version_with_words_that_it_knows(vers
         ({"lr": 1, "moe_use_legacy_grouped_gemm": None}, {"lr": 1}, "moe_use_legacy_grouped_gemm"),
         ({"moe_use_legacy_grouped_gemm": False}, {}, "has no such argument; it is left out: core_v0_"),
         ({"norm_epsilon": 1e-6}, {"layernorm_epsilon": 1e-6}, ""),
-        ({"moe_use_legacy_grouped_gemm": True}, {"moe_use_legacy_grouped_gemm": True}, ""),
         ({"train_itres": None}, {"train_itres": None}, ""),
     ],
 )
 def test_an_argument_of_another_version_is_renamed_or_left_out_where_that_changes_nothing(
     values: dict[str, Any], left: dict[str, Any], noted: str
 ) -> None:
-    found, notes = fitting(VERSION, values)
-    assert found == left
-    assert [noted in note.text for note in notes] == ([True] if noted else [])
+    found = fitting(VERSION, values)
+    assert (found.values, found.problems) == (left, [])
+    assert [noted in note.text for note in found.notes] == ([True] if noted else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "message"),
+    [
+        ("0.19", "encoder_pipeline_model_parallel_size: 3", "core_v0_12_0 and core_v0_13_0 have it"),
+        ("0.14", "use_custom_fsdp: true", "core_v0_12_0 and core_v0_13_0 have it"),
+        ("0.12", "use_megatron_fsdp: true", "core_v0_14_0 to core_v0_19_0 have it"),
+        ("0.14", "norm_epsilon: 1e-6", "layernorm_epsilon is norm_epsilon in another spelling"),
+    ],
+)
+def test_an_argument_of_other_versions_is_refused_with_these_and_what_chooses_them(
+    version: str, given: str, message: str
+) -> None:
+    key, _, value = given.partition(": ")
+    with pytest.raises(BackendError) as error:
+        planned(f"backend.version={version!r}", f"++backend.megatron.{key}={value}", "project.name=x")
+    assert message in str(error.value)
+    assert "set backend.version to" in str(error.value) or "set layernorm_epsilon to null" in str(error.value)
+    assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [{"layernorm_epsilon": 1, "norm_epsilon": None}, {"layernorm_epsilon": 1}])
+def test_null_beside_the_other_name_changes_nothing(values: dict[str, Any]) -> None:
+    assert fitting("core_v0_14_0", values).values == {"norm_epsilon": 1}
 
 
 def test_an_argument_of_no_version_is_refused_whatever_its_value() -> None:

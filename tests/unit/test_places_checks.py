@@ -48,7 +48,9 @@ def test_jobs_of_a_sweep_with_one_folder_to_write_to_are_refused_with_what_to_wr
 
 
 def test_words_of_ones_own_and_the_folders_of_other_programs_count_too() -> None:
-    assert "the same place" in refusal(LR, *MEGATRON, "backend.extra_args=[--save,ck]")
+    text = refusal(LR, *MEGATRON, "backend.extra_args=[--save,ck]")
+    assert "the same place" in text
+    assert "$.backend.extra_args (override backend.extra_args=[--save,ck])" in text
     options = {"params": {"backend.options.lr": [0.1, 0.2]}}
     assert "the same place" in refusal(options, "backend=tiny_lm", f"backend.options.save='{SHARED}'")
 

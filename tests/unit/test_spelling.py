@@ -69,7 +69,9 @@ def test_the_last_of_file_override_and_sweep_counts_however_it_is_spelled(tmp_pa
 
 
 def test_a_flag_that_is_not_its_dest_in_hyphens_is_refused_with_the_dest(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="write layernorm_epsilon, whose flag is --norm-epsilon"):
+    with pytest.raises(
+        BackendError, match="is layernorm_epsilon in another spelling\n    write layernorm_epsilon alone"
+    ):
         planned(tmp_path, "backend: {megatron: {norm-epsilon: 1e-6}}\n")
 
 

@@ -98,8 +98,9 @@ class Arguments:
             for flag in argument.flags:
                 self._spelled.setdefault(flag, argument)
                 self._spelled.setdefault(flag.removeprefix("--"), argument)
-            # The dest of a switch that does nothing any more was renamed; files of that time have its old name.
-            self._spelled.setdefault(argument.dest.removeprefix("deprecated_"), argument)
+            # The dest of what does nothing any more was renamed; files of that time have its old name.
+            old = argument.dest.removeprefix("deprecated_").removesuffix("_deprecated")
+            self._spelled.setdefault(old, argument)
         # jobs of a sweep share most values; typed, for 1, 1.0 and true are equal
         self._words = lru_cache(maxsize=2**16, typed=True)(words)
         self._defaults = {argument.dest: _default_words(argument) for argument in table}

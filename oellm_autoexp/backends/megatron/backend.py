@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,8 +75,9 @@ class MegatronBackend(LaunchedBackend):
             arguments = Arguments.of(self.version)
         except BackendError as error:
             raise BackendError(*(Problem(p.what, CONFIG / "backend.version", p.hint) for p in error.problems)) from None
-        values, lacking = fitting(self.version, given)
-        problems: list[Problem] = []
+        fitted = fitting(self.version, given)
+        values = fitted.values
+        problems = [*fitted.problems]
         words: list[str] = []
         try:
             words = arguments.argv(values, WHERE)
@@ -84,19 +86,22 @@ class MegatronBackend(LaunchedBackend):
         launch = Launch(self, job.slurm)
         problems += launch.problems
         environment, dests = launch.environment(), arguments.by_dest(values)
-        notes: tuple[Note, ...] = (*launch.notes, *lacking)
+        written = {} if dests is given else {**_spellings(arguments, values), **fitted.renamed}
+        notes: tuple[Note, ...] = (*launch.notes, *fitted.notes)
         if self.checks != "none":
             verdict = _judge(self.version).verdict(dests, launch.world, environment)
-            problems += _beside(verdict.problems, problems)
+            problems += _beside([_as_written(problem, written) for problem in verdict.problems], problems)
             notes = (
                 *notes,
-                *verdict.notes,
+                *(_noted_as_written(note, written) for note in verdict.notes),
                 *_signals(self),
                 *(_repeated(words, self.extra_args) if self.extra_args else ()),
             )
-        raise_all(BackendError, problems)
+        raise_all(BackendError, [_as_written(problem, fitted.renamed) for problem in problems])
         probe = self._probe(words, launch.world, environment) if self.checks == "parser" else None
         argv = launch.argv("megatron", [self.script, *words, *self.extra_args])
+        folders = places(_PLACES, ("", words), ("backend.extra_args", self.extra_args))
+        save = next((place.path for place in folders if place.key == _PLACES["--save"]), "")
         return Command(
             tuple(argv),
             launch.own_environment(),
@@ -104,8 +109,8 @@ class MegatronBackend(LaunchedBackend):
             (self.script,),
             version=self.version,
             probe=probe,
-            places=places((*words, *self.extra_args), _PLACES),
-            progress_file=f"{dests['save']}/{MEGATRON_TRACKER}" if dests.get("save") else "",
+            places=folders,
+            progress_file=f"{save}/{MEGATRON_TRACKER}" if save else "",
             programs=launch.programs,
             work=work_of(self.version, (*words, *self.extra_args), dests, _defaults(self.version), launch.world),
         )
@@ -147,6 +152,29 @@ def _beside(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]
     """Those of `found` that are not about a value which is no value at all."""
     places = {problem.where for problem in known}
     return [problem for problem in found if problem.where not in places]
+
+
+def _spellings(arguments: Arguments, values: Mapping[str, Any]) -> dict[str, str]:
+    """The keys that name an argument by a flag, by its dest."""
+    named = {key: arguments.named(key) for key, value in values.items() if value is not None}
+    return {argument.dest: key for key, argument in named.items() if argument and argument.dest != key}
+
+
+def _as_written(problem: Problem, written: Mapping[str, str]) -> Problem:
+    """A problem at the key of the config, which may spell a dest another way (dest → key)."""
+    for dest, key in written.items():
+        if problem.where == WHERE / dest:
+            return replace(problem, where=WHERE / key)
+    return problem
+
+
+def _noted_as_written(note: Note, written: Mapping[str, str]) -> Note:
+    """As `_as_written`, of a note, which begins with its key."""
+    for dest, key in written.items():
+        begin = f"{WHERE.key}.{dest}: "
+        if note.text.startswith(begin):
+            return replace(note, text=f"{WHERE.key}.{key}: {note.text.removeprefix(begin)}")
+    return note
 
 
 def _signals(section: MegatronBackend) -> list[Note]:

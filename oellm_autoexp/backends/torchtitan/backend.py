@@ -63,11 +63,13 @@ class TorchtitanBackend(LaunchedBackend):
             if times > 1
         ]
         raise_all(BackendError, problems)
+        written = places(
+            {"--dump_folder": "backend.torchtitan.dump_folder"}, ("", words), ("backend.extra_args", self.extra_args)
+        )
         words += self.extra_args
         probe = self._probe(words) if self.checks == "parser" else None
         argv = launch.argv("torchtitan", ["-m", "torchtitan.train", *words])
         environment = launch.own_environment()
-        written = places(words, {"--dump_folder": "backend.torchtitan.dump_folder"})
         notes = tuple(launch.notes)
         return Command(
             tuple(argv),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from oellm_autoexp.config.values.compiled import AbsentError, Path, Reference, compiled, compiled_template
-from oellm_autoexp.config.values.resolvers import Resolver
+from oellm_autoexp.config.values.resolvers import Resolver, counted
 from oellm_autoexp.config.values.shell_variables import of_a_shell
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.core.limits import (
@@ -21,7 +21,7 @@ from oellm_autoexp.core.limits import (
     size,
 )
 from oellm_autoexp.core.location import Location
-from oellm_autoexp.core.text import did_you_mean, dotted, doubled_braces, plural
+from oellm_autoexp.core.text import did_you_mean, dotted, doubled_braces
 
 SiblingValues = Callable[[Path], Any]
 """Answers `sibling.STAGE.FIELD…` by the path after `sibling`."""
@@ -284,10 +284,7 @@ class Resolution:
             return value
         except AutoexpError:
             raise
-        except TypeError as error:
-            given = plural(len(arguments), "argument")
-            raise ConfigError(Problem(f"${{{name}:…}} can't take {given}: {error}")) from None
-        except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
             raise ConfigError(Problem(f"${{{name}:…}} fails: {error}")) from None
 
 
@@ -336,25 +333,52 @@ class Observed(Resolution):
                 self.reads[leaf] |= reads
 
 
-def _select(resolution: Resolution, path: Path, key: str, default: Any = None) -> Any:
+def _select(resolution: Resolution, path: Path, key: Any, default: Any = None) -> Any:
     """OmegaConf's `oc.select`: the value at a key, or the default where there is none."""
     try:
-        return resolution.at(Reference(str(key)).target(path))
+        return resolution.at(_reference("oc.select", key).target(path))
     except AbsentError:
         return default
 
 
-def _mapping(resolution: Resolution, path: Path, key: Any) -> dict[str, Any]:
-    value = key if isinstance(key, dict) else Reference(str(key))(resolution, path)
+def _deprecated(resolution: Resolution, path: Path, key: Any, message: Any = None) -> Any:  # noqa: ARG001
+    """OmegaConf's `oc.deprecated`: the value at the key that has replaced this one."""
+    return _reference("oc.deprecated", key)(resolution, path)
+
+
+def _keys(resolution: Resolution, path: Path, key: Any) -> list[Any]:
+    return [*_mapping("oc.dict.keys", resolution, path, key)]
+
+
+def _values(resolution: Resolution, path: Path, key: Any) -> list[Any]:
+    return [*_mapping("oc.dict.values", resolution, path, key).values()]
+
+
+def _mapping(resolver: str, resolution: Resolution, path: Path, key: Any) -> dict[Any, Any]:
+    """A mapping, or the one at a key. Raises ConfigError."""
+    if isinstance(key, dict):
+        return key
+    value = _reference(resolver, key, "a mapping or the key of one")(resolution, path)
     if not isinstance(value, dict):
-        raise ConfigError(Problem(f"{key!r} is not a mapping"))
+        raise ConfigError(Problem(f"{resolver} needs a mapping; '{key}' is none"))
     return value
 
 
+def _reference(resolver: str, key: Any, needs: str = "the key of a value") -> Reference:
+    """What a resolver's argument refers to. Raises ConfigError if that is no key: `model.lr`, or a number in a list."""
+    if not isinstance(key, str | int) or isinstance(key, bool):
+        hint = f"write the key itself: ${{{resolver}:a.b}}, without ${{…}} around it"
+        raise ConfigError(Problem(f"{resolver} needs {needs}, not {shortened(key)}", hint=hint))
+    return Reference(str(key))
+
+
 _ABOUT_THE_TREE: Mapping[str, Callable[..., Any]] = {
-    "oc.select": _select,
-    "oc.deprecated": lambda resolution, path, key, message=None: Reference(str(key))(resolution, path),
-    "oc.dict.keys": lambda resolution, path, key: list(_mapping(resolution, path, key)),
-    "oc.dict.values": lambda resolution, path, key: list(_mapping(resolution, path, key).values()),
+    name: counted(name, function, own=2)
+    for name, function in {
+        "oc.select": _select,
+        "oc.deprecated": _deprecated,
+        "oc.dict.keys": _keys,
+        "oc.dict.values": _values,
+    }.items()
 }
 """OmegaConf's resolvers that look up other values of the config."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import reduce
+from fractions import Fraction
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,40 @@ from oellm_autoexp.sbatch.times import format_time
 Resolver = Callable[..., Any]
 _MISSING = object()
 _CONDITIONS = {"true": True, "false": False, "": False, "null": False, "none": False}
+
+
+def counted(name: str, function: Callable[..., Any], own: int = 0) -> Callable[..., Any]:
+    """`function`, called by a config as the resolver `name`.
+
+    Its first `own` arguments are not the config's. Raises ConfigError, when called, for another number of arguments
+    than its signature has.
+    """
+    kinds = inspect.Parameter
+    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    parameters = [*inspect.signature(function).parameters.values()]
+    named = [each for each in parameters if each.kind in by_position][own:]
+    least = sum(each.default is kinds.empty for each in named)
+    most = math.inf if any(each.kind is kinds.VAR_POSITIONAL for each in parameters) else len(named)
+
+    @wraps(function)
+    def resolve(*arguments: Any) -> Any:
+        count = len(arguments) - own
+        if not least <= count <= most:
+            raise ConfigError(Problem(f"{name} takes {_so_many(least, most)}, not {count}"))
+        return function(*arguments)
+
+    return resolve
+
+
+def _so_many(least: int, most: float) -> str:
+    """How many arguments there may be, in words."""
+    if most == math.inf:
+        return f"at least {plural(least, 'argument')}"
+    if not least and most:
+        return f"at most {plural(int(most), 'argument')}"
+    if least == most:
+        return plural(least, "argument")
+    return f"{least} {'or' if most == least + 1 else 'to'} {plural(int(most), 'argument')}"
 
 
 def number(value: Any, resolver: str) -> int | float:
@@ -42,12 +78,9 @@ def _whole(value: Any, resolver: str) -> int:
     return int(found)
 
 
-def _numeric(name: str, function: Callable[..., Any], *, least: int = 1, most: int | None = None) -> Resolver:
+def _numeric(name: str, function: Callable[..., Any]) -> Resolver:
+    @wraps(function)
     def resolve(*arguments: Any) -> Any:
-        count = len(arguments)
-        if count < least or (most is not None and count > most):
-            wanted = plural(least, "argument") if most == least else f"at least {plural(least, 'argument')}"
-            raise ConfigError(Problem(f"{name} takes {wanted}, not {count}"))
         numbers = [number(argument, name) for argument in arguments]
         try:
             return _of_usual_size(function(*map(_of_usual_size, numbers)))
@@ -65,19 +98,23 @@ def _of_usual_size(value: Any) -> Any:
     return value
 
 
-def _sum(*values: float) -> float:
-    return sum(values)
+def _sum(first: float, *rest: float) -> float:
+    return sum((first, *rest))
 
 
-def _product(*values: float) -> float:
-    return reduce(lambda left, right: _of_usual_size(left * right), values)
+def _product(first: float, *rest: float) -> float:
+    return reduce(lambda left, right: _of_usual_size(left * right), rest, first)
 
 
-def _difference(first: float, *rest: float) -> float:
-    return first - sum(rest)
+def _difference(first: float, second: float, *rest: float) -> float:
+    return first - sum((second, *rest))
 
 
-def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: int | None = None) -> Resolver:
+def _truncated(value: float) -> int:
+    return int(value)
+
+
+def _integral(name: str, exact: Callable[..., float]) -> Resolver:
     """A resolver of whole numbers alone.
 
     Of fractions, either each could be cut or the result, which are two numbers: the message names both and how to
@@ -85,6 +122,7 @@ def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: i
     """
     twin = {"oc.cdivi": "oc.div"}.get(name, name.removesuffix("i"))
 
+    @wraps(exact)
     def resolve(*values: float) -> int:
         cut = [int(value) for value in values]
         if cut == [*values]:
@@ -102,7 +140,7 @@ def _integral(name: str, exact: Callable[..., float], *, least: int = 1, most: i
         first = "" if by_arguments is None else f"${{{name}:{','.join(map(str, cut))}}} or "
         raise ConfigError(Problem(what, hint=f"write {first}{whole}"))
 
-    return _numeric(name, resolve, least=least, most=most)
+    return _numeric(name, resolve)
 
 
 def _of_truncated(exact: Callable[..., float], cut: Sequence[int]) -> int | None:
@@ -117,8 +155,10 @@ def _to_multiple(first: float, second: float = 1, multiple: float = 1) -> int:
     """The product of two numbers, rounded to the nearest multiple of a third."""
     if multiple != int(multiple):
         raise ValueError(f"{multiple} is no whole number, of which a whole number could be a multiple")
+    if not multiple:
+        raise ZeroDivisionError("division by zero")
     product: float = _of_usual_size(first * second)
-    return round(product / multiple) * int(multiple)
+    return round(Fraction(product) / int(multiple)) * int(multiple)  # a float has no room for a large whole number
 
 
 def _join(*arguments: Any) -> str:
@@ -128,7 +168,7 @@ def _join(*arguments: Any) -> str:
     if len(lists) != 1 or len(texts) != 1:
         raise ConfigError(Problem("oc.join takes a list and the text to put between its items"))
     parts = [part for item in lists[0] for part in (texts[0], item)]
-    return str(_concat("", *parts[1:]))
+    return _text("oc.join", "a list of scalars and a text", parts[1:])
 
 
 def _if(condition: Any, when_true: Any, when_false: Any = None) -> Any:
@@ -149,12 +189,17 @@ def _slice(sequence: Any, start: Any = None, stop: Any = None) -> Any:
 def _concat(*parts: Any) -> Any:
     if parts and all(isinstance(part, list) for part in parts):
         return [item for part in parts for item in part]
+    return _text("oc.concat", "only lists or only scalars", parts)
+
+
+def _text(resolver: str, needs: str, parts: Sequence[Any]) -> str:
+    """Scalars as one text. Raises ConfigError."""
     for part in parts:
         if part is None or isinstance(part, list | dict):
-            raise ConfigError(Problem(f"oc.concat needs only lists or only scalars, not {part!r}"))
+            raise ConfigError(Problem(f"{resolver} needs {needs}, not {shortened(part)}"))
     texts = [str(part) for part in parts]
     if sum(map(len, texts)) > LONGEST_TEXT:
-        raise ConfigError(Problem(f"oc.concat makes a text that is too long: at most {LONGEST_TEXT} characters"))
+        raise ConfigError(Problem(f"{resolver} makes a text that is too long: at most {LONGEST_TEXT} characters"))
     return "".join(texts)
 
 
@@ -210,15 +255,22 @@ def make_resolvers(
     """
 
     def env(name: Any, default: Any = _MISSING) -> Any:
-        if environment.get(str(name)) or (str(name) in environment and default is _MISSING):
-            if not is_utf8(environment[str(name)]):
+        if not isinstance(name, str) or not name.strip() or "=" in name:
+            raise ConfigError(Problem(f"oc.env needs the name of an environment variable, not {shortened(name)}"))
+        if environment.get(name) or (name in environment and default is _MISSING):
+            if not is_utf8(environment[name]):
                 raise ConfigError(Problem(f"the value of the environment variable {name} is not UTF-8 text"))
-            return environment[str(name)]  # one that is set but empty gives way to a default
+            return environment[name]  # one that is set but empty gives way to a default
         if default is _MISSING:
             raise ConfigError(Problem(f"the environment variable {name} is not set", hint=f"export {name}=…"))
         return default if default is None else str(default)
 
-    return {
+    def of_the_program(relative: Any) -> str:
+        if not isinstance(relative, str):
+            raise ConfigError(Problem(f"autoexp.shipped needs a path, not {shortened(relative)}"))
+        return str(shipped(relative))
+
+    resolvers: dict[str, Resolver] = {
         "oc.env": env,
         "oc.decode": _decode,
         "oc.create": lambda value: value,
@@ -228,22 +280,23 @@ def make_resolvers(
         "oc.muli": _integral("oc.muli", _product),
         "oc.add": _numeric("oc.add", _sum),
         "oc.addi": _integral("oc.addi", _sum),
-        "oc.sub": _numeric("oc.sub", _difference, least=2),
-        "oc.subi": _integral("oc.subi", _difference, least=2),
-        "oc.div": _numeric("oc.div", lambda a, b: a / b, least=2, most=2),
-        "oc.divi": _integral("oc.divi", lambda a, b: a // b, least=2, most=2),
-        "oc.cdivi": _integral("oc.cdivi", lambda a, b: -(-a // b), least=2, most=2),
-        "oc.sqrt": _numeric("oc.sqrt", math.sqrt, most=1),
-        "oc.mul_round_int": _numeric("oc.mul_round_int", _to_multiple, most=3),
+        "oc.sub": _numeric("oc.sub", _difference),
+        "oc.subi": _integral("oc.subi", _difference),
+        "oc.div": _numeric("oc.div", lambda a, b: a / b),
+        "oc.divi": _integral("oc.divi", lambda a, b: a // b),
+        "oc.cdivi": _integral("oc.cdivi", lambda a, b: -(-a // b)),
+        "oc.sqrt": _numeric("oc.sqrt", math.sqrt),
+        "oc.mul_round_int": _numeric("oc.mul_round_int", _to_multiple),
         "oc.slice": _slice,
         "oc.concat": _concat,
         "oc.join": _join,
-        "oc.int": _numeric("oc.int", int, most=1),
+        "oc.int": _numeric("oc.int", _truncated),
         "oc.len": _len,
         "oc.dict_merge": _dict_merge,
         "oc.timestring": lambda layout="%Y%m%d-%H%M%S": _time("oc.timestring", now, layout),
         "now": lambda layout: _time("now", now, layout),
-        "oc.slurmtime": _numeric("oc.slurmtime", format_time, most=1),
-        "autoexp.shipped": lambda relative: str(shipped(relative)),
+        "oc.slurmtime": _numeric("oc.slurmtime", format_time),
+        "autoexp.shipped": of_the_program,
         "autoexp.python": lambda: python,
     }
+    return {name: counted(name, function) for name, function in resolvers.items()}

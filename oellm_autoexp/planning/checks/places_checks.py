@@ -24,9 +24,11 @@ def check_places(jobs: Sequence[tuple[JobSpec, Iterable[Place]]]) -> None:
     A job that waits for another one (a stage that goes on from it), or for a file or a command, may share its places.
     """
     sharing: dict[tuple[str, str], list[JobSpec]] = defaultdict(list)
+    written: dict[tuple[str, str], str] = {}
     for job, places in jobs:
         for place in places:
             sharing[place.path, place.key].append(job)
+            written.setdefault((place.path, place.key), place.written)
     by_name = {job.name: job for job, _ in jobs}
     problems = []
     for (path, key), together in sharing.items():
@@ -34,7 +36,7 @@ def check_places(jobs: Sequence[tuple[JobSpec, Iterable[Place]]]) -> None:
             continue
         indices = ", ".join(str(job.index) for job in together[:_LISTED]) + (", …" if len(together) > _LISTED else "")
         what = f"{len(together)} jobs would write to the same place, '{path}': jobs {indices}"
-        problems.append(Problem(what, CONFIG / key, _HINT))
+        problems.append(Problem(what, CONFIG / written[path, key], _HINT))
     raise_all(SweepError, problems[:_LISTED])
 
 

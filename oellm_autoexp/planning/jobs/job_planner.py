@@ -162,7 +162,7 @@ class JobPlanner:
         workload = self._expectations.workload(config, work, places, spec.resources, directives)
         spec = spec.model_copy(update={"workload": workload.model_copy(update={"limit": limit}) if limit else workload})
         self.gathered.config(config, resolved.groups_chosen)
-        written = tuple(Place(place.key, self._jobs.absolute(place.path)) for place in command.places)
+        written = tuple(replace(place, path=self._jobs.absolute(place.path)) for place in command.places)
         return PlannedJob(spec, script, packed, config.project.resume, written, resolved.siblings)
 
     def _decided(self, index: int) -> tuple[ResolvedJob, AutoexpConfig, Command, str]:

@@ -153,7 +153,8 @@ def torch_fsdp(arguments: JobArguments) -> Found:  # A:997-1015
         )
     if not arguments.on("untie_embeddings_and_output_weights"):
         text = "torch's FSDP2 needs output weights of their own"
-        yield problem("untie_embeddings_and_output_weights", text, "set it to true")
+        hint = f"set it to true, which makes the model larger, or {dest} to false"
+        yield problem("untie_embeddings_and_output_weights", text, hint)
 
 
 def megatron_fsdp(arguments: JobArguments) -> Found:  # A:1101-1152
