@@ -16,8 +16,8 @@ _PASSING = re.compile(
 )
 """What a job, a process or a temporary file is called by: `job01123/slurm_script`, `tmpq_w2k1x9`, `48.script`."""
 _OF_NODE = re.compile(r"/(?:tmp|var|run|dev/shm|local\w*|lscratch|jobfs|ssd\w*|nvme\w*|flash|raid)/")
-"""Where the folders of a node's own disks begin, whose numbers are those of jobs."""
-_NUMBERED = re.compile(r"\d+(?=[^/]*/)")
+"""Where the folders of a node's own disks begin, whose numbers are those of jobs, as is a name that is a number."""
+_NUMBERED = re.compile(r"\d+(?=[^/]*/)|(?<=/)\d+$")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 _ID = re.compile(
     r"(?i)\b(?:GPU-|MIG-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b"

@@ -12,7 +12,7 @@ from oellm_autoexp.search.escapes import ESCAPE, Replacement, Shortened, without
 
 _RANK_ALONE = (
     r"(?:\[[\w.-]{1,64}\]:|\[[Rr]ank[ :=]{1,2}\d{1,9}\]:?|\[\d{1,9},\d{1,9}\]<\w{1,8}>:"
-    r"|\[[A-Za-z][\w.-]{0,63}:\d{1,9}(?::\d{1,9}){0,3}\](?=\s)|(?:Rank|RANK)[ _-]\d{1,9}:"
+    r"|\[[A-Za-z][\w.-]{0,63}:\d{1,9}(?::\d{1,9}){0,3}\](?=\s)|(?:[A-Za-z][\w.-]{0,63} rank|Rank|RANK)[ _-]\d{1,9}:"
     r"|(?!python\d:)[\w-]{0,40}\d:(?!\d))"
 )
 _RANK = rf"(?:{_RANK_ALONE}\s{{0,2}})"
@@ -32,21 +32,24 @@ LABELS = rf"^\s{{0,3}}{_COLLECTED}?{_RANK}{{0,2}}{_TIME}?{_LEVEL}?"
 """A pattern of all of them but colours, for the beginning of a line.
 
 Ranks: `3: ` of srun --label, `[rank3]: ` of PyTorch, `[default3]:` of torchrun (its local rank), `node7: ` of pdsh,
-`[rank: 3] ` of Lightning, `[1,3]<stderr>:` and `[node7:4711] ` of Open MPI.
+`[rank: 3] ` of Lightning, `[1,3]<stderr>:` and `[node7:4711] ` of Open MPI, and `node7 rank 3: `.
 """
 _PREFIX = re.compile(_COLLECTED)
 _HEAD = re.compile(rf"\s{{0,3}}((?:{_RANK_ALONE}\s?){{1,2}})")
 """The labels alone, with one blank at most: what comes behind it may be the indentation of a traceback."""
 _TASK = re.compile(r"\s*(\d+):")
-_GLOBAL = re.compile(r"\[[Rr]ank[ :=]{0,2}(\d+)\]|\[\d+,(\d+)\]<|^\s*(?i:rank)[ _-]?(\d+):")
+_GLOBAL = re.compile(
+    r"\[[Rr]ank[ :=]{0,2}(\d+)\]|\[\d+,(\d+)\]<|^\s*(?:[A-Za-z][\w.-]* (?=rank))?(?i:rank)[ _-]?(\d+):"
+)
 _LOCAL = re.compile(r"\[[A-Za-z_]+(\d+)\]:")
-_LEVELS = ("level", "levelname", "severity", "severityText", "severity_text", "log.level")
-_ERRORS = ("error", "fatal", "critical")
+_LEVELS = ("level", "lvl", "levelname", "loglevel", "severity", "severityText", "severity_text", "log.level")
+_ERRORS = ("error", "err", "e", "fatal", "f", "critical", "crit", "c")
 _TEXTS = (
     *("exc", "exc_info", "exception", "exception.stacktrace", "traceback", "stack_trace", "stacktrace", "error"),
     *("attributes", "message", "msg", "event", "body", "text"),
 )
-_CLASSES, _MESSAGES = ("type", "exc_type", "class"), ("message", "value", "exc_value", "msg")
+_CLASSES, _MESSAGES = ("type", "exc_type", "class"), ("message", "value", "exc_value", "msg", "text", "detail")
+_CLASS_ALONE, _DETAILS = re.compile(r"[A-Za-z_][\w.]*"), ("detail", "details", "error_message", "reason")
 _STREAMS, _WRITTEN = ("stdout", "stderr"), ("log", "message")
 _RANKS = ("rank", "global_rank")
 """Keys and values of JSON records: of structlog, python-json-logger, loguru, OpenTelemetry, Elastic's schema, and of
@@ -139,7 +142,8 @@ def _unwrapped(record: bytes) -> bytes | None:
     raised = next((line for text in texts for line in reversed(text.splitlines()) if _RAISED.match(line)), None)
     if raised is None:
         return None
-    rank = str(next((fields[key] for key in _RANKS if key in fields), ""))
+    around = (fields, *(value for value in fields.values() if isinstance(value, dict)))
+    rank = str(next((each[key] for each in around for key in _RANKS if key in each), ""))
     label = f"[rank{rank}]: " if rank.isdecimal() else ""
     return without_escapes(f"{label}{raised}").encode(errors="replace")
 
@@ -150,6 +154,9 @@ def _level(value: Any) -> str:
 
 def _texts_of(fields: Mapping[str, Any]) -> Iterator[str]:
     """What a record says, the texts with an exception first."""
+    kind = fields.get("error")
+    if isinstance(kind, str) and _CLASS_ALONE.fullmatch(kind):  # and what it says stands beside it
+        yield from (f"{kind}: {fields[key]}" for key in _DETAILS if isinstance(fields.get(key), str))
     for key in _TEXTS:
         yield from _texts(fields.get(key))
 
