@@ -75,10 +75,16 @@ def without_texts(text: str, secrets: Iterable[str]) -> str:
 
 
 def without_secrets(values: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Values by key whose texts are without these secrets."""
-    if not secrets:
-        return values
-    return values | {key: without_texts(text, secrets) for key, text in values.items() if type(text) is str}
+    """Values by key whose texts, however deep they are, are without these secrets."""
+    return {key: _without_secrets(value, secrets) for key, value in values.items()} if secrets else values
+
+
+def _without_secrets(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return without_secrets(value, secrets)
+    if isinstance(value, list):
+        return [_without_secrets(item, secrets) for item in value]
+    return without_texts(value, secrets) if type(value) is str else value
 
 
 _NOTHING, _SECRET, _USER, _LOGIN, _SSHPASS, _MYSQL = range(6)

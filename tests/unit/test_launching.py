@@ -415,12 +415,17 @@ def test_what_a_sweep_sets_is_recorded_as_it_is_in_the_job_without_secrets_of_th
         "metadata.lr": [1, 2],
         "metadata.half": ["${oc.div:${metadata.lr},2}"],
         "metadata.x": ["${oc.env:HF_TOKEN}"],
+        "metadata.section": [{"a": "${metadata.lr}", "b": [1, "${metadata.lr}", "${oc.env:HF_TOKEN}"]}],
+        "backend.argv.1": ["${metadata.half}"],
     }
-    config = {"backend": {"argv": ["train"]}, "metadata": {"lr": 0, "half": 0, "x": ""}, "sweep": {"params": values}}
+    metadata = {"lr": 0, "half": 0, "x": "", "section": {"other": 1}}
+    config = {"backend": {"argv": ["train", ""]}, "metadata": metadata, "sweep": {"params": values}}
     config["project"] = {"name": "a_${metadata.lr}"}
     (tmp_path / "exp.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config)}")
     secret = {"HF_TOKEN": "hunter2hunter2zz"}
     context = PlanContext(datetime.now(UTC), tmp_path, "python3", secret, ("plan",), "me", "here", "00")
     jobs = plan_of(load(Source("exp", (tmp_path,), ())), context).manifest.jobs
     assert [job.parameters["metadata.half"] for job in jobs] == [0.5, 1.0]
+    assert [job.parameters["backend.argv.1"] for job in jobs] == [0.5, 1.0]
+    assert [job.parameters["metadata.section"] for job in jobs] == [{"a": lr, "b": [1, lr, "***"]} for lr in (1, 2)]
     assert {job.parameters["metadata.x"] for job in jobs} == {"***"}

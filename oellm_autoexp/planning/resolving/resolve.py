@@ -25,7 +25,7 @@ from oellm_autoexp.planning.resolving.group_choices import Choices, ChosenConfig
 from oellm_autoexp.planning.resolving.provenance import PlanContext
 from oellm_autoexp.planning.resolving.sibling_values import PROJECT_FIELDS, SiblingValues
 from oellm_autoexp.planning.resolving.text_axes import TextAxes
-from oellm_autoexp.planning.resolving.trees import value_at, without
+from oellm_autoexp.planning.resolving.trees import evaluated, value_at, without
 from oellm_autoexp.sbatch.shell_code import Parts, as_shell_reads
 from oellm_autoexp.sweep.axes import with_lists
 from oellm_autoexp.sweep.expander import Point, allows_duplicates, expand
@@ -55,10 +55,12 @@ class ResolvedJob:
     @property
     def parameters(self) -> dict[str, Any]:
         """The values that the sweep sets, by dotted key; those that refer to others as they are in this job."""
-        values = self.point.values
-        live = [key for key, value in values.items() if isinstance(value, str) and "${" in value]
-        found = {key: value_at(self.config, path_of(key)) for key in live}
-        return values | {key: value for key, value in found.items() if value is not None}
+        return {
+            key: value
+            if isinstance(value, int | float | None)
+            else evaluated(value, value_at(self.config, path_of(key)))
+            for key, value in self.point.values.items()
+        }
 
 
 class SweepResolver:

@@ -9,10 +9,22 @@ from oellm_autoexp.config.values.compiled import Path
 
 
 def value_at(tree: Any, path: Path) -> Any:
-    """What stands at a path of mappings; None if there is nothing."""
+    """What stands at a path, through lists, too; None if there is nothing."""
     for part in path:
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        if isinstance(tree, list):
+            tree = tree[int(part)] if str(part).isdecimal() and int(part) < len(tree) else None
+        else:
+            tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
+
+
+def evaluated(written: Any, resolved: Any) -> Any:
+    """What is written somewhere, with the values that its interpolations have in the `resolved` tree of the place."""
+    if isinstance(written, dict) and isinstance(resolved, dict):
+        return {key: evaluated(value, resolved.get(key)) for key, value in written.items()}
+    if isinstance(written, list) and isinstance(resolved, list) and len(written) == len(resolved):
+        return [evaluated(value, found) for value, found in zip(written, resolved, strict=True)]
+    return resolved if isinstance(written, str) and "${" in written and resolved is not None else written
 
 
 def without(tree: Mapping[str, Any], paths: Collection[Path], at: Path = ()) -> dict[str, Any]:
