@@ -186,6 +186,8 @@ def _plain_value(text: str) -> str:
     try:
         value = parsed(text).value()
     except (HydraException, ValueError, RecursionError):  # Hydra's grammar has no `(`: then the value is one text
+        if written[:1] in ("'", '"'):  # in quotes it has one, so that these are wrong
+            return text
         value = written
     plain = normalise(value, in_sweep=key.lstrip("+~").startswith("sweep"))
     spellings = [f"{key}{equals}{_as_hydra(plain, quote)}" for quote in "\"'"]

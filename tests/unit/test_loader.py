@@ -498,6 +498,7 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("a..b=3", "the override does not parse", ""),
         ("a b=3", "the override does not parse", ""),
         ("project.name=[1", "the override does not parse", "quotes of its own"),
+        ("project.name='${stage}'b'", "the override does not parse", ""),
         ("project.name=(a)", "the override does not parse", "quotes of its own"),
         ("project.name=a,b", "the override has several values", "key=[1,2]"),
         ("project.name=range(3)", "the override has several values", ""),
