@@ -181,7 +181,6 @@ def _composes_alone(search: Search, found: Findings) -> bool:
             if entry is None or entry.path in found.left_out[str(entry.file)]:
                 return False
             found.left_out[str(entry.file)].add(entry.path)
-            found.given_up.update(entry.sections)
             found.add((), *(EVERYTHING if search.is_global(".".join(path)) else path for path in entry.sections))
         else:
             return True
