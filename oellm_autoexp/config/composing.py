@@ -21,13 +21,13 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from oellm_autoexp.config.experiment import defaults_of
+from oellm_autoexp.config.experiment import configs_of, defaults_of
 from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.config.hydra.config_file import read_config
 from oellm_autoexp.config.hydra.findings import EVERYTHING, FilePath, Findings, within
 from oellm_autoexp.config.hydra.hydra_source import WHOLE, Search, current_findings, searching
 from oellm_autoexp.config.hydra.yaml_files import key_lines, shown
-from oellm_autoexp.config.hydra_errors import culprit, problem_of
+from oellm_autoexp.config.hydra_errors import culprit, parent_of, problem_of
 from oellm_autoexp.config.overrides import CheckedOverride, compose_with, for_hydra, path_of
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem
 from oellm_autoexp.core.location import Line, Location
@@ -171,7 +171,7 @@ def _composes_alone(search: Search, found: Findings) -> bool:
         try:
             compose_with([])
         except Exception as error:
-            if misfits := _misfits(search):
+            if misfits := _misfits(error, search):
                 for problem, file, path in misfits:
                     found.add([problem], path)
                     found.left_out[str(file)].add(path)
@@ -181,7 +181,6 @@ def _composes_alone(search: Search, found: Findings) -> bool:
             if entry is None or entry.path in found.left_out[str(entry.file)]:
                 return False
             found.left_out[str(entry.file)].add(entry.path)
-            found.given_up.update(entry.sections)
             found.add((), *(EVERYTHING if search.is_global(".".join(path)) else path for path in entry.sections))
         else:
             return True
@@ -210,33 +209,50 @@ def _read_all(search: Search, found: Findings) -> None:
             waiting += [f"{base}/{name}" for name in names] if isinstance(entry, dict) else [base]
 
 
-def _misfits(search: Search) -> list[tuple[Problem, Path, FilePath]]:
-    """The keys of an experiment that hold a list where the root has keys and values, or the other way round."""
-    *under, name = search.configs
-    if not under:
+def _misfits(error: Exception, search: Search) -> list[tuple[Problem, Path, FilePath]]:
+    """The keys of one file that hold a list where all the others have keys and values, or the other way round.
+
+    Looked for in the file that Hydra could not merge, in the experiment's, and in those that it builds on, as far as
+    these set any part of the whole config.
+    """
+    if "Cannot merge" not in f"{error} {error.__cause__}":
         return []
-    with searching(Search(search.directories, tuple(under))):
+    for config in dict.fromkeys((parent_of(error), *configs_of(search))):
+        file = search.file(config)
+        if file is not None and (found := _misfits_of(file, config, search)):
+            return found
+    return []
+
+
+def _misfits_of(file: Path, config: str, search: Search) -> list[tuple[Problem, Path, FilePath]]:
+    # The file as Hydra gets it: without what is wrong in it, which is reported already.
+    left_out = current_findings().left_out
+    read = read_config(file, config, is_root=config in search.configs, left_out=left_out[str(file)])
+    if read.place:
+        return []
+    content = cast("dict[Any, Any]", OmegaConf.to_container(read.config, resolve=False))
+    without = Findings()
+    without.left_out.update({name: {*paths} for name, paths in left_out.items()})
+    without.left_out[str(file)] |= {tuple(str(key).split(".")) for key in content if key != "defaults"}
+    with searching(search, without):
         try:
-            base = compose_with([])
-        except Exception:  # the root's own mistake, which is what is reported
+            others = compose_with([])
+        except Exception:  # another file's mistake, which is what is reported
             return []
-    file = cast("Path", search.file(name))
     lines = key_lines(file)
     found: list[tuple[Problem, Path, FilePath]] = []
 
-    def walk(value: Any, below: Any, path: tuple[str, ...]) -> None:
-        if isinstance(value, dict) and isinstance(below, dict):
-            for key in value.keys() & below.keys():
-                walk(value[key], below[key], (*path, *str(key).split(".")))
-        elif isinstance(value, dict | list) and isinstance(below, dict | list) and type(value) is not type(below):
-            must, is_now = _KINDS[type(below)], _KINDS[type(value)]
-            where = Location(path, (Line(shown(file), lines[path]),))
+    def walk(value: Any, other: Any, path: FilePath) -> None:
+        if isinstance(value, dict) and isinstance(other, dict):
+            for key in value.keys() & other.keys():
+                walk(value[key], other[key], (*path, *str(key).split(".")))
+        elif isinstance(value, dict | list) and isinstance(other, dict | list) and type(value) is not type(other):
+            must, is_now = _KINDS[type(other)], _KINDS[type(value)]
+            line = next(lines[path[:count]] for count in range(len(path), 0, -1) if path[:count] in lines)
+            where = Location(path, (Line(shown(file), line),))
             found.append((Problem(f"must be {must}, not {is_now}", where), file, path))
 
-    # The file as Hydra gets it: without what is wrong in it, which is reported already.
-    current = current_findings()
-    content = read_config(file, name, is_root=True, left_out=current.left_out[str(file)]).config
-    walk(OmegaConf.to_container(content, resolve=False), base, ())
+    walk(content, others, ())
     return sorted(found, key=lambda each: str(each[0].where))
 
 

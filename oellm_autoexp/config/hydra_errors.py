@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from hydra.errors import MissingConfigException
 
-from oellm_autoexp.config.experiment import ROOT, defaults_of, groups_of_root
+from oellm_autoexp.config.experiment import ROOT, configs_of, defaults_of, groups_of_root
 from oellm_autoexp.config.hydra.config_file import brought_in
 from oellm_autoexp.config.hydra.defaults_list import choice_meant
 from oellm_autoexp.config.hydra.findings import FilePath
@@ -26,13 +26,18 @@ from oellm_autoexp.core.text import did_you_mean, dotted, item_hint, new_key_hin
 from oellm_autoexp.storage.files import shipped
 
 
+def parent_of(error: Exception) -> str:
+    """The config at which Hydra fails, where its message names it."""
+    inside = re.match(r"In '([^']*)': ", str(error).strip())
+    return inside.group(1) if inside else WHOLE
+
+
 def problem_of(
     error: Exception, override: CheckedOverride | None, search: Search, good: Sequence[CheckedOverride]
 ) -> Problem:
     """One error of Hydra's, met with an override (None: without any) on top of good ones."""
     text = str(error).strip()
-    inside = re.match(r"In '([^']*)': ", text)
-    parent = inside.group(1) if inside else WHOLE
+    parent = parent_of(error)
     about = Location(text=override.written) if override else entry_of(search, parent)
     if isinstance(error, OSError) and error.filename:
         what = f"can't be read: {error.strerror}: {shortened(str(error.filename), 60)}"
@@ -88,18 +93,33 @@ def problem_of(
         return Problem(f"'{override.key}' holds {holds}; this value does not", about)
     if override and re.search("An item is already at|Multiple values for", text):
         return Problem(f"the config has '{override.key}' already", about, "write it without '+' to change its value")
-    if unresolved := re.search(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
-        return _unresolved(unresolved[1], unresolved[2], about or own_defaults(search))
+    if unresolved := re.search(r"Error resolving interpolation '(.*?)'(?:, possible interpolation keys: (.*))?$", text):
+        at = about or entry_of(search, parent, "", unresolved[1]) or own_defaults(search)
+        return _unresolved(unresolved[1], unresolved[2] or "", at)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines.append(str(error.__cause__).splitlines()[0])
     if " " not in text or isinstance(error, AssertionError | NotImplementedError | RecursionError):
         return _without_words(error, about or own_defaults(search), override)
-    if other := re.search(r"Could not override '([^']+)'\. Did you mean to override ([^?]+)\?", text):
+    if other := re.search(r"Could not override '([^']+)'\.\s+Did you mean to override (?:one of )?([^?]+)\?", text):
         what = f"the config has no '{other[1]}' to override"
-        return Problem(what, about if override else entry_of(search, parent, other[1]), f"did you mean '{other[2]}'?")
+        meant = " or ".join(f"'{name}'" for name in other[2].split(", "))
+        return Problem(what, about if override else entry_of(search, parent, other[1]), f"did you mean {meant}?")
     if twice := re.match(r"(\S+) appears more than once", text):
-        return Problem(text, entry_of(search, parent, twice[1]) or own_defaults(search), "keep one of the entries")
+        where = entry_of(search, parent, twice[1]) or own_defaults(search)
+        return Problem(f"'{twice[1]}' is chosen more than once", where, "keep one of the entries")
+    if twice := _TWICE.search(text):
+        group, choice = twice["group"], twice["choice"] or ""
+        where = entry_of(search, parent, group, choice) or entry_of(search, parent, group) or own_defaults(search)
+        what = f"'{group}' is chosen more than once"
+        return Problem(what, where, f"to change a choice, write '- override /{group}: {choice or 'NAME'}' at the end")
+    if unsaid := _UNSAID.match(text):
+        where = entry_of(search, parent, unsaid[1], "???") or about or own_defaults(search)
+        names = ", ".join(search.choices(unsaid[1].partition("@")[0]))
+        return Problem(f"no config of '{unsaid[1]}' is chosen; '???' stands for one", where, f"known: {names}")
+    if "Cannot merge" in f"{text} {error.__cause__}":
+        what = "a list stands where another file has keys and values, or the other way round"
+        return Problem(what, about or own_defaults(search), "write the key as the other file does")
     return Problem(" ".join(lines[:3]), about or own_defaults(search))
 
 
@@ -109,7 +129,7 @@ def _unresolved(written: str, known: str, about: Location) -> Problem:
         name = variable[1].strip()
         hint = f"set it, or write ${{oc.env:{name},DEFAULT}}"
         return Problem(f"the environment variable {name} is not set", about, hint)
-    hint = f"it knows environment variables and choices: {known}"
+    hint = f"it knows environment variables and choices: {known}".rstrip(": ")
     return Problem(f"{written} is not known in a defaults list", about, hint)
 
 
@@ -134,6 +154,8 @@ _NOTHING_TO_OVERRIDE = re.compile(
     r"Could not override '([^']+)'\. No match in the defaults list"
     r"|No earlier Group Default for '([^']+)' exists to override"  # Hydra 1.4
 )
+_TWICE = re.compile(r"Multiple values for (?P<group>\S+)\.\s+To override a value use 'override \S+: (?P<choice>[^']*)'")
+_UNSAID = re.compile(r"You must specify '([^']+)'")
 _NO_KEY = re.compile(r"is not in struct|Could not override '[^']+'\.\s*To append|does not exist|out of range")
 
 
@@ -149,6 +171,8 @@ def _missing(group: str, choice: str, known: Sequence[str], about: Location, sea
         what = f"there is no config group '{group}' with '{choice}'"
         return Problem(what, about, did_you_mean(group, search.groups()))
     hint = choice_meant(posixpath.join("/", group, choice)) if re.search("[ =:]", choice) else ""
+    if not group and search.is_group(choice):
+        return Problem(f"'{choice}' is a group of configs", about, f"write '- /{choice}: NAME' to choose one")
     near = did_you_mean(choice, known if group else [*known, "_self_"])
     hint = hint or (near if choice != group else "")  # `slurm=slurm` means none that is like it
     return Problem(what, about, hint or (f"known: {', '.join(known)}" if known else ""))
@@ -182,11 +206,14 @@ def find_entry(search: Search, parent: str, group: str = "", choice: str = "") -
     left_out = current_findings().left_out
     entries = [
         (config, file, index, entry)
-        for config in (*reversed(search.configs), parent)
+        for config in dict.fromkeys((*configs_of(search), parent))
         if (file := search.file(config)) is not None
         for index, entry in enumerate(defaults_of(file))
         if ("defaults", str(index)) not in left_out[str(file)]
     ]
+    for _, file, index, entry in entries if "@" in group else ():
+        if isinstance(entry, dict) and str(next(iter(entry), "")).split()[-1:] in ([group], [f"/{group}"]):
+            return Entry(file, index, brought_in(entry))
     for words in (exact, wanted) if wanted != {""} else ():
         for config, file, index, entry in entries:
             key, chosen = next(iter(entry.items()), ("", "")) if isinstance(entry, dict) else (entry, "")
@@ -209,13 +236,16 @@ def entry_of(search: Search, parent: str, group: str = "", choice: str = "") -> 
 def culprit(error: Exception, search: Search) -> Entry | None:
     """The entry of a defaults list because of which Hydra fails, where its message names it."""
     text = str(error).strip()
-    inside = re.match(r"In '([^']*)': ", text)
-    parent = inside.group(1) if inside else WHOLE
+    parent = parent_of(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return find_entry(search, parent, group, choice)
     if unmatched := _NOTHING_TO_OVERRIDE.search(text):
         return find_entry(search, parent, unmatched[1] or unmatched[2])
+    if twice := _TWICE.search(text):
+        return find_entry(search, parent, twice["group"], twice["choice"])
+    if unsaid := _UNSAID.match(text):
+        return find_entry(search, parent, unsaid[1], "???")
     named = re.search(r"Could not override '([^']+)'", text) or re.match(r"(\S+) appears more than once", text)
     return find_entry(search, parent, named[1]) if named else None
 

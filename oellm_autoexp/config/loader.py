@@ -248,6 +248,10 @@ def _locate(source: Source) -> tuple[tuple[Path, ...], str]:
             return folders, name
     if file.suffix == ".yml" and file.is_file():
         raise ConfigError(Problem("only .yaml files are read", ref, "rename it"))
+    if file.suffix != ".yaml" and Path(f"{file}.yaml").is_file():
+        here = "" if file.is_absolute() or ref.startswith((".", "~")) else "./"
+        hint = f"a file is named with its ending: {here}{ref}.yaml"
+        raise ConfigError(replace(unknown_config(ref, folders), hint=hint))
     if file.is_absolute() or file.suffix in (".yaml", ".yml"):
         raise ConfigError(Problem("there is no such YAML file", ref, "--config-ref takes a name or a .yaml file"))
     raise ConfigError(unknown_config(ref, folders))

@@ -36,6 +36,8 @@ class _Written:
     """By the section of a group, its configs (`slurm/base`) that are chosen, each applied over those before."""
     writers: dict[KeyPath, tuple[KeyPath, str]] = field(default_factory=dict)
     """By key, the section of the group and the choice that has written it last, also in what the choice builds on."""
+    replaced: dict[KeyPath, tuple[str, Line]] = field(default_factory=dict)
+    """By key, the config that sets it and the line, where a choice of a group that stands later replaces that value."""
     counts: Counter[KeyPath] = field(default_factory=Counter)
     """By key, how many files write it."""
 
@@ -97,7 +99,23 @@ class Locations:
             what = f"'{'.'.join(about[1:])}' is missing; {shown(base)} has it"
             hint = f"begin the file with 'defaults: [{base.stem}]', or set {'.'.join(about[1:])} in it"
             return Problem(what, in_file(shown(file)), hint)
-        return self._of_unlike(problem, about) or replace(problem, where=self.of(problem.where))
+        return self._of_unlike(problem, about) or self._with_order(
+            replace(problem, where=self.of(problem.where)), about
+        )
+
+    def _with_order(self, problem: Problem, key: KeyPath) -> Problem:
+        """A problem whose hint says where its key is set in vain: before a choice that replaces the value."""
+        written = self._read()
+        if key not in written.replaced or problem.where.lines != (written.lines[key],):
+            return problem
+        inner = (other[len(key) :] for other in written.lines if other[: len(key)] == key)
+        if any(not name.isdecimal() for name, *_ in filter(None, inner)):
+            return problem  # a section, which is merged and not replaced
+        config, line = written.replaced[key]
+        choice = written.writers[key][1]
+        before = "_self_" if config in self._search.configs else f"'{config}'"
+        set_in = f"{in_file(line.file, line.number)} sets it, but '{choice}', later in the defaults list, replaces that"
+        return replace(problem, hint=f"{set_in}; choose '{choice}' before {before}")
 
     def _lacking(self, about: KeyPath) -> tuple[Path, Path] | None:
         """The file of a group that lacks a key, and the group's base that holds it, if it is that which is missing."""
@@ -135,6 +153,7 @@ class Locations:
         with searching(self._search, self._found):
             defaults = self._loader.compute_defaults_list(WHOLE, for_hydra(self._overrides), RunMode.RUN).defaults
         written = self._written = _Written()
+        before: dict[KeyPath, tuple[str, Line]] = {}
         parents = {str(default.config_path): str(default.parent) for default in defaults}
         for default in defaults:
             config = str(default.config_path)
@@ -145,11 +164,18 @@ class Locations:
             choice, above = config, str(default.parent)
             while posixpath.dirname(above) == posixpath.dirname(config) == "/".join(package) and package:
                 choice, above = above, parents[above]  # what a choice builds on is a part of it
+            is_own = not file.is_relative_to(shipped("config").resolve())
             is_choice = posixpath.dirname(config) == "/".join(package) and bool(package)
             if is_choice and choice == config and choice not in written.choices[package]:
                 written.choices[package].append(choice)
             for key, line in key_lines(file).items():
                 path = tuple(spelled(".".join((*package, *(part.lstrip("+~") for part in key)))).split("."))
+                if not is_choice:
+                    before.pop(path, None)
+                    written.replaced.pop(path, None)
+                    before.update({path: (config, Line(shown(file), line))} if is_own else {})
+                elif path in before:
+                    written.replaced[path] = before[path]
                 written.lines[path] = Line(shown(file), line)
                 written.counts[path] += 1
                 if is_choice:

@@ -17,6 +17,8 @@ _IN_KEY = re.compile(r"[A-Za-z0-9_./@:$\-]")
 _PLAIN = re.compile(r"[A-Za-z0-9_\-/.+$%*@?|:\\ \t]")
 """The characters of a value that need no quotes (Hydra's OverrideLexer.g4)."""
 _INDEX, _AS_KEY = re.compile(r"\[['\"]?([\w-]+)['\"]?\]"), r".\1"
+_WITH_COLON = re.compile(r"(?P<key>[+~]*[\w./@$-]+):\s*(?P<value>[^=\s][^=]*)")
+"""An override as it would stand in a YAML file."""
 _OPENING = {"[": "]", "{": "}", "(": ")"}
 _LONGEST_SHOWN = 200
 _LONG_NUMBER = re.compile(rf"[\d_]{{{MOST_DIGITS + 1},}}", re.ASCII)
@@ -40,6 +42,11 @@ def _unparsed(text: str, parses: Callable[[str], bool]) -> Problem:
         return Problem(
             f"a number has {len(number[0])} digits", text, f"at most {MOST_DIGITS}; text needs quotes of its own"
         )
+    if colon := _WITH_COLON.fullmatch(text):
+        key, value = colon["key"], colon["value"].strip()
+        if "," in value and value[0] not in _OPENING and value[0] not in "'\"":
+            return Problem(_WHAT, text, f"write {key}=VALUE; several values to try go into the section sweep")
+        return Problem(_WHAT, text, f"write {key}={value if parses(f'{key}={value}') else 'VALUE'}")
     if not equals:
         return Problem(_WHAT, text or "''", _PAIR)
     if key.strip() and (key != key.strip() or value != value.lstrip()):
@@ -119,6 +126,8 @@ def taken_apart(texts: Sequence[str]) -> tuple[list[str], list[Problem]]:
         if count:
             joined = "".join(words[:count])
             what = f"{_WHAT}: no spaces are allowed around '='"
+            if "=" not in joined:
+                joined, what = "=".join(joined.split(":", 1)), _WHAT
             problems.append(Problem(what, " ".join(words[:count]), f"write {joined}"))
         else:
             kept.append(texts[index])
@@ -137,4 +146,4 @@ def _cut(words: Sequence[str]) -> int:
             return 3
         if len(words[1]) > 1 and words[1].startswith("="):
             return 2
-    return 2 if len(words) > 1 and re.fullmatch(r"[+~]*[^=]+=", words[0]) and bare(1) else 0
+    return 2 if len(words) > 1 and re.fullmatch(r"[+~]*[^=]+=|[+~]*[\w./@-]+:", words[0]) and bare(1) else 0

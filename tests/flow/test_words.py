@@ -35,6 +35,23 @@ def planned(user: User) -> User:
 MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "an option as a key": (("plan", "config-ref=e1"), ("--config-ref is an option", "write --config-ref e1")),
     "an option as a key, with underscores": (("run", "plan_id=x"), ("write --plan-id x",)),
+    "a config's file as an override": (("plan", "./one.yaml"), ("a config is no", "write --config-ref ./one.yaml")),
+    "the name of a config's file as an override": (("run", "one"), ("one: a config is no", "--config-ref ./one.yaml")),
+    "a config's name as an override": (
+        ("plan", "examples/tiny_lm_grid"),
+        ("a config is no override", "write --config-ref examples/tiny_lm_grid"),
+    ),
+    "a config's file without its ending": (("plan", "--config-ref", "one"), ("no config 'one'", "ending: ./one.yaml")),
+    "an override as in a file": (("plan", "project=default", "slurm: base"), ("not parse", "write slurm=base")),
+    "an override as in a file, in two words": (("plan", "project=default", "slurm:", "base"), ("write slurm=base",)),
+    "values to try as in a file": (
+        ("plan", "project=default", "backend.options.lr: 1, 2"),
+        ("write backend.options.lr=VALUE; several values to try go into the section sweep",),
+    ),
+    "a list as in a file": (
+        ("plan", "project=default", "backend.options.lr: [1, 2]"),
+        ("write backend.options.lr=[1, 2]",),
+    ),
     "a variable as a key": (("plan", "project=default", "DATA_DIR="), ("+slurm.env.DATA_DIR=VALUE",)),
     "an option of another command": (("run", "--session", "p"), ("--session is an option of monitor",)),
     "the opposite of what is meant": (("run", "--monitor-only"), ("monitor_autoexp.py --manifest PATH",)),

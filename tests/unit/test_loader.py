@@ -325,7 +325,7 @@ def test_an_interpolation_that_a_defaults_list_does_not_know_is_reported(
     (problem,) = problems(ref="exp", folders=(mine,))
     assert problem.what == what
     assert hint in problem.hint
-    assert str(problem.where).endswith("exp.yaml:2")
+    assert str(problem.where).endswith("exp.yaml:3")
 
 
 def test_a_config_called_base_that_is_not_there_is_the_root(write: Write) -> None:
@@ -519,7 +519,7 @@ def test_a_sweep_can_be_given_on_the_command_line_and_its_backslashes_mean_nothi
         ("slurm=nope", "there is no 'nope' in the config group 'slurm'", "known: base, fake, four_gpus"),
         ("backend=", "there is no '' in the config group 'backend'", "tiny_lm"),
         ("experiments=x", "the config has no group 'experiments' to override", ""),
-        ("backend@other=tiny_lm", "Could not override 'backend@other'", ""),
+        ("backend@other=tiny_lm", "the config has no 'backend@other' to override", "did you mean 'backend'?"),
         ("backend=[command]x", "the override does not parse", ""),
         ("metadata.x=[choice(1,2)]", "the override has several values", "key=[1,2]"),
         ("++sweep.params={metadata.x: range(3)}", "the override has several values", "key=[1,2]"),

@@ -75,6 +75,34 @@ def test_a_mistake_is_reported_once_at_the_key_that_a_person_wrote(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("text", "others", "hint"),
+    [
+        (
+            "defaults:\n  - _self_\n  - /backend: command\nbackend:\n  argv: [train]\n",
+            {},
+            "exp.yaml:6 sets it, but 'backend/command', later in the defaults list, replaces that; "
+            "choose 'backend/command' before _self_",
+        ),
+        (
+            "defaults: [low, /backend: command]  # low has argv\n",
+            {"low": "# @package _global_\nbackend: {argv: [train]}\n"},
+            "low.yaml:2 sets it, but 'backend/command', later in the defaults list, replaces that; "
+            "choose 'backend/command' before 'low'",
+        ),
+        ("backend: {argv: []}\n", {}, "set backend.argv"),
+    ],
+)
+def test_a_value_that_a_later_choice_replaces_is_told_with_its_line(
+    tmp_path: Path, text: str, others: dict[str, str], hint: str
+) -> None:
+    for name, content in others.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    (problem,) = reported(tmp_path, text)
+    assert "no program to run" in problem
+    assert hint in problem.replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
     ("override", "what"),
     [
         ("slurm.master_addr={hostname}i", "there is text after the '}' at position 28"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from oellm_autoexp.core import commands
 from oellm_autoexp.core.errors import AutoexpError, ConfigError, Problem, unforeseen
 from oellm_autoexp.core.text import printable, printable_json
-from oellm_autoexp.storage.files import read_text, room_hint
+from oellm_autoexp.storage.files import read_text, room_hint, shipped
 
 if TYPE_CHECKING:
     from oellm_autoexp.config.loader import Source
@@ -83,11 +83,19 @@ class Parser(argparse.ArgumentParser):
         report(AutoexpError(problem))
         raise SystemExit(USAGE)
 
-    def check_overrides(self, overrides: Sequence[str]) -> None:
-        """Return if no override is one of the command's options, written as a key of the config (`plan-id=x`)."""
+    def check_overrides(self, overrides: Sequence[str], folders: Sequence[Path]) -> None:
+        """Return if no override is meant for an option of the command.
+
+        Such are an option as a key of the config (`plan-id=x`), and the name or file of a config (`./e1.yaml`), which
+        is looked for here and in `folders`, those of `--config-dir`.
+        """
         from oellm_autoexp.cli.steps import misuse
 
-        if (found := misuse.option_as_key(overrides, self._option_string_actions)) is not None:
+        found = misuse.option_as_key(overrides, self._option_string_actions)
+        options = self._option_string_actions.keys()
+        if found is None and "--config-ref" in options and "--session" not in options:  # else a word is a session
+            found = misuse.config_as_word(overrides, (*folders, shipped("config")))
+        if found is not None:
             self.refuse(*found)
 
     def add_json(self) -> None:
@@ -183,7 +191,7 @@ def run(
         argv = parser.joined(parser.words)
     options = parser.parse_intermixed_args(argv)
     if isinstance(parser, Parser):
-        parser.check_overrides(getattr(options, "overrides", ()))
+        parser.check_overrides(getattr(options, "overrides", ()), getattr(options, "config_dirs", ()))
     as_json = getattr(options, "json", False) or getattr(options, "format", "") == "json"
     stdout = _Watched(sys.stdout)
 

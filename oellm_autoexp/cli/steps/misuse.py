@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -47,6 +49,22 @@ def option_as_key(overrides: Sequence[str], own: Iterable[str]) -> tuple[str, st
         option = by_key.get(key.replace("-", "_"))
         if equals and option is not None:
             return f"{text}: {option} is an option, not a key of the config", f"write {option} {value}".rstrip()
+    return None
+
+
+def config_as_word(words: Sequence[str], folders: Iterable[Path]) -> tuple[str, str] | None:
+    """The first word that is a config's file or name, and no override, and what to write; None where there is none."""
+    named = [folder / within for folder in folders for within in ("", "experiments")]
+    for word, following in zip(words, (*words, "")[1:], strict=True):
+        if not word or is_override(word) or following.startswith("="):
+            continue
+        config = "" if Path(word).suffix not in (".yaml", ".yml") else word
+        if not config and os.path.isfile(f"{word}.yaml"):  # noqa: PTH113  False where the name is too long
+            config = os.path.join(".", f"{word}.yaml")  # noqa: PTH118  a Path would drop the `.`
+        elif any(os.path.isfile(folder / f"{word}.yaml") for folder in named):  # noqa: PTH113
+            config = word
+        if config:
+            return f"{word}: a config is no override", f"write --config-ref {shlex.quote(config)}"
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from oellm_autoexp.config.hydra import hydra_keys
 from oellm_autoexp.core.text import did_you_mean
 
 _KEYWORDS = ("optional", "override")
@@ -28,6 +29,23 @@ def mistakes(defaults: Any) -> list[Mistake]:
     if not isinstance(defaults, list):
         return [Mistake(None, "defaults must be a list", "begin each entry with '- '")]
     return [*_each(defaults), *_order(defaults), *_twice(defaults)]
+
+
+def without_hydras(defaults: list[Any]) -> list[tuple[int, Any]]:
+    """The entries of a defaults list with their indices, without choices of Hydra's own groups."""
+
+    def is_hydras(entry: Any) -> bool:
+        words = str(next(iter(entry), "")).split() if isinstance(entry, dict) else []
+        return bool(words) and hydra_keys.is_hydras(words[-1])
+
+    return [(index, entry) for index, entry in enumerate(defaults) if not is_hydras(entry)]
+
+
+def right_entries(defaults: list[Any]) -> list[tuple[int, Any]]:
+    """The entries that Hydra gets, with their indices: without its own groups', those that are wrong, and `_self_`."""
+    kept = without_hydras(defaults)
+    wrong = {mistake.index for mistake in mistakes([entry for _, entry in kept])}
+    return [one for position, one in enumerate(kept) if position not in wrong and not is_self(one[1])]
 
 
 def is_misspelt_defaults(key: Any) -> bool:
@@ -62,6 +80,8 @@ def _of_choice(entry: dict[Any, Any]) -> tuple[str, str] | None:
     items = value if isinstance(value, list) else [value]
     if wrong := [item for item in items if not isinstance(item, str) and (item is not None or isinstance(value, list))]:
         return f"the choice of a group is a config's name, not {_kind(wrong[0])}", f"write '- {key}: \"NAME\"'"
+    if isinstance(value, list) and (filled := [item for item in items if "${" in item]):
+        return f"{filled[0]} can't be one of several choices", "name the configs, or choose one"
     *keywords, name = key.split() or [""]
     if not name.partition("@")[0].strip("/"):
         return "the name of the group is empty", "write '- group: choice'"
@@ -80,6 +100,9 @@ def _of_config(entry: str) -> tuple[str, str] | None:
         return "an entry can't be empty", "write '- config', or '- group: choice'"
     if is_self(entry) and entry != _SELF:
         return f"{entry!r} is not a config", f"write '- {_SELF}'"
+    if re.search(r":\s", entry) and (meant := choice_meant(entry)):  # YAML takes it for a text in quotes only
+        what = f"{entry!r} is one text because of its quotes, not a group and its choice"
+        return what, f"write it without quotes: {meant.removeprefix('write ').strip(chr(39))}"
     if rest and word in _KEYWORDS:
         hint = choice_meant(entry) or f"write '- {word} GROUP: choice'"
         return f"{entry!r} names a config; '{word}' is for groups only", hint
@@ -125,7 +148,8 @@ def _inner_last(defaults: list[Any]) -> list[Any]:
 
     Before it, the choices of the inner group that the outer one's config makes would be applied over it.
     """
-    groups = [next(iter(entry)).split()[-1].strip("/") if isinstance(entry, dict) else "" for entry in defaults]
+    words = [next(iter(entry)).split() if isinstance(entry, dict) else [""] for entry in defaults]
+    groups = ["" if "override" in keywords else group.strip("/") for *keywords, group in words]
     order = list(range(len(defaults)))
     for index, group in enumerate(groups):
         outer = [at for at, other in enumerate(groups) if other and group.startswith(f"{other}/") and at > index]
@@ -166,8 +190,13 @@ def _order(defaults: list[Any]) -> Iterator[Mistake]:
 
 
 def _twice(defaults: list[Any]) -> Iterator[Mistake]:
-    """Groups that are overridden twice: Hydra would take the first choice, and the command line the last."""
-    chosen: dict[str, Any] = {}
+    """Groups that are chosen twice where it is not clear which choice counts.
+
+    Of two that override, Hydra would take the first, and the command line the last; null beside another choice would
+    be none, or that one.
+    """
+    overridden: dict[str, Any] = {}
+    chosen: dict[str, list[Any]] = {}
     for index, entry in enumerate(defaults):
         if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry)), str)):
             continue
@@ -177,11 +206,14 @@ def _twice(defaults: list[Any]) -> Iterator[Mistake]:
         if package not in ("", group.replace("/", ".")):
             group = f"{group}@{package}"
         if "override" not in keywords:
+            if any((choice is None) != (other is None) for other in chosen.setdefault(group, [])):
+                yield Mistake(index, f"'{group}' is chosen beside null in this list", "keep one of the two entries")
+            chosen[group].append(choice)
             continue
-        if group in chosen:
-            what = f"the choice of '{group}' is overridden twice in this list: by {chosen[group]} and by {choice}"
+        if group in overridden:
+            what = f"the choice of '{group}' is overridden twice in this list: by {overridden[group]} and by {choice}"
             yield Mistake(index, what, "keep one of the two entries")
-        chosen.setdefault(group, choice)
+        overridden.setdefault(group, choice)
 
 
 def _kind(value: Any) -> str:

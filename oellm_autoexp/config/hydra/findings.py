@@ -13,6 +13,8 @@ EVERYTHING: KeyPath = ()
 """The path below which nothing is known: a file that holds any part of the config can't be read."""
 FilePath = tuple[str, ...]
 """The keys and indices from the root of a file to a value; () is the whole file."""
+LeftOut = frozenset[tuple[str, FilePath]]
+"""Values of files: of each the file's name, and its path in it."""
 
 
 @dataclass
@@ -27,8 +29,11 @@ class Findings:
     unclear: dict[KeyPath, None] = field(default_factory=dict)
     left_out: dict[str, set[FilePath]] = field(default_factory=lambda: defaultdict(set))
     """By the file's name."""
-    given_up: set[KeyPath] = field(default_factory=set)
-    """The sections of groups of which an experiment chooses what is not there, so that the root's choice stands."""
+
+    @property
+    def all_left_out(self) -> LeftOut:
+        """The values that were left out, of all files."""
+        return frozenset((file, path) for file, paths in self.left_out.items() for path in paths)
 
     def add(self, problems: Iterable[Problem], *unclear: KeyPath) -> None:
         """Keep problems, and the paths whose values are unclear because of them."""

@@ -18,15 +18,23 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from oellm_autoexp.config.hydra.config_file import read_config
-from oellm_autoexp.config.hydra.findings import FilePath, Findings
+from oellm_autoexp.config.hydra.findings import FilePath, Findings, LeftOut
 from oellm_autoexp.core.errors import Problem
 from oellm_autoexp.core.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 SCHEME = "autoexp"
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OwnChoices:
+    """By group what an experiment chooses by itself, and what of configs, by name and path, gives way to that."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    left_out: frozenset[tuple[str, FilePath]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,8 @@ class Search:
 
     directories: tuple[Path, ...] = ()
     configs: tuple[str, ...] = ()
-    chosen: Mapping[str, Any] = field(default_factory=dict)
-    """By group, the choices that the last of `configs` makes by itself."""
-    left_out: Mapping[str, Mapping[FilePath, str]] = field(default_factory=dict)
-    """By config, what of its file gives way to another one's, with the group in `chosen` because of which it does."""
+    own_choices: Callable[[LeftOut], OwnChoices] = lambda _: OwnChoices()
+    """What the last of `configs` chooses by itself, without entries of defaults lists that have proved to be wrong."""
 
     def file(self, config_path: str) -> Path | None:
         """The file of a config in the first folder that has it."""
@@ -82,11 +88,6 @@ def current_findings() -> Findings:
     return _findings.get()
 
 
-def _given_up(group: str) -> bool:
-    """Whether the choice of a group has proved to be wrong, so that the root's stands again."""
-    return bool(group) and tuple(group.split("/")) in current_findings().given_up
-
-
 class AutoexpConfigSource(ConfigSource):
     """A folder of YAML files, read by `read_yaml`; one Hydra search path entry `autoexp:///folder`."""
 
@@ -103,8 +104,8 @@ class AutoexpConfigSource(ConfigSource):
             search = _search.get()
             defaults: list[Any] = [f"{name}@_global_" for name in search.configs]
             # What is chosen first counts: also over what the chosen configs choose.
-            kept = {group: choice for group, choice in search.chosen.items() if not _given_up(group)}
-            defaults += [{f"override {group}": choice} for group, choice in kept.items()]
+            chosen = search.own_choices(_findings.get().all_left_out).chosen
+            defaults += [{f"override {group}": choice} for group, choice in chosen.items()]
             config = OmegaConf.create({"defaults": defaults})
             return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
         file = self._file(config_path)
@@ -114,8 +115,8 @@ class AutoexpConfigSource(ConfigSource):
         findings = _findings.get()
         search = _search.get()
         is_root = config_path in search.configs
-        gives_way = search.left_out.get(config_path, {})
-        left_out = findings.left_out[str(file)] | {path for path, group in gives_way.items() if not _given_up(group)}
+        gives_way = search.own_choices(findings.all_left_out).left_out
+        left_out = findings.left_out[str(file)] | {path for config, path in gives_way if config == config_path}
         found = read_config(file, config_path, is_root=is_root, left_out=left_out)
         for flaw in found.flaws:
             findings.add([flaw.problem], *found.unclear(flaw))
