@@ -88,9 +88,12 @@ _OPTION_AND_VALUE = re.compile(r"--?[A-Za-z][\w.-]*\s+\S.*", re.DOTALL)
 
 
 def with_blanks(words: Iterable[str], where: Location) -> Iterator[Problem]:
-    """Words such as `--lr 3e-4`, which no program reads as an option and its value."""
-    for index, word in enumerate(words):
-        if _OPTION_AND_VALUE.fullmatch(word):
+    """Words such as `--lr 3e-4`, which no program reads as an option and its value; of secrets nothing is said."""
+    words = tuple(words)
+    odd = [index for index, word in enumerate(words) if _OPTION_AND_VALUE.fullmatch(word)]
+    shown = redact_words(words) if odd else ()
+    for index in odd:
+        if (word := words[index]) == shown[index]:
             several = ", ".join(f"'{part}'" for part in redact_words(tuple(word.split())))
             yield Problem(f"'{word}' is one word, with a blank in it", where / index, f"write several: {several}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -309,11 +310,14 @@ def test_a_check_of_a_folder_leaves_nothing_in_it(tmp_path: Path, free_mb: int) 
     assert list(place.iterdir()) == []
 
 
-def test_a_check_of_a_folder_that_takes_too_long_leaves_nothing_in_it(tmp_path: Path) -> None:
-    place, tool = tmp_path / "scratch", tmp_path / "bin" / "df"
+@pytest.mark.parametrize(
+    ("name", "text"), [("df", "exec sleep 60"), ("mktemp", f'{shutil.which("mktemp")} "$@"; exec sleep 60')]
+)
+def test_a_check_of_a_folder_that_takes_too_long_leaves_nothing_in_it(tmp_path: Path, name: str, text: str) -> None:
+    place, tool = tmp_path / "scratch", tmp_path / "bin" / name
     place.mkdir()
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.write_text(f"#!/bin/sh\n{text}\n")
     tool.chmod(0o755)
     slow = {"check": "scratch", "path": str(place), "timeout_seconds": 0.5}
     code, sick = checked(tmp_path, slow, PATH=f"{tool.parent}:{os.environ['PATH']}")

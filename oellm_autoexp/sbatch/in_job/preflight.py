@@ -108,10 +108,14 @@ autoexp_amd() {
     "$(printf '%s\n' "$shown" | grep -m 1 -avE "$memory|$others")"
 }"""
 _ROOM = r"""autoexp_room() {  # a folder that must be writable, and have so many free MB
-  local free
-  autoexp_file=$(mktemp -- "$1/.autoexp.XXXXXXXX" 2>&1) || { printf '%s\n' "$autoexp_file"; return 1; }
-  trap 'rm -f -- "$autoexp_file"' EXIT  # after this function, where its local variables are gone
-  head -c 1048576 /dev/zero 2>&1 > "$autoexp_file" || return 1
+  local free file
+  autoexp_begin=$1/.autoexp.$HOSTNAME.$BASHPID
+  trap 'rm -f -- "$autoexp_begin".*' EXIT  # before there is a file; after this function, without its locals
+  if ! file=$(mktemp -- "$autoexp_begin.XXXXXXXX" 2>&1); then
+    printf '%s\n' "${file/"$autoexp_begin"/$1/.autoexp}"
+    return 1
+  fi
+  head -c 1048576 /dev/zero 2>&1 > "$file" || return 1
   free=$(df --block-size=1M --output=avail -- "$1" | tail -n 1)
   free=${free//[!0-9]/}
   if ((10#${free:-0} < $2)); then
