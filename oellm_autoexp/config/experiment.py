@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,25 @@ def search_for(directories: tuple[Path, ...], name: str) -> tuple[Search, list[s
     config `base` that is not there is taken for the root.
     """
     search = Search(directories, (name,))
-    entries = _entries(search, name, {})
+
+    @cache  # files are read once
+    def read(wrong: LeftOut) -> tuple[Sequence[_Entry], Mapping[str, Any]]:
+        overridden: dict[str, Any] = {}
+        return _entries(search, name, overridden, wrong), overridden
+
+    entries, _ = read(frozenset())
     if name == ROOT or any(entry.path == ROOT for entry in entries):
         return search, []
-    search = replace(search, configs=(ROOT, name))
+    both = replace(search, configs=(ROOT, name))
     notes = [
-        f"{_line(search.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' is used instead"
-        for base in _bases(entries, search)
+        f"{_line(both.file(base.config), base.index)}: there is no config '{base.path}'; '{ROOT}' is used instead"
+        for base in _bases(entries, both)
     ]
-    return replace(search, own_choices=cache(partial(_own_choices, search, name))), notes
+    return replace(both, own_choices=cache(lambda wrong: _own_choices(both, *read(wrong)))), notes
 
 
-def _own_choices(search: Search, name: str, wrong: LeftOut) -> OwnChoices:
-    """What an experiment's defaults list and those that it builds on choose, without their entries that are wrong."""
-    overridden: dict[str, Any] = {}
-    entries = _entries(search, name, overridden, wrong)
+def _own_choices(search: Search, entries: Sequence[_Entry], overridden: Mapping[str, Any]) -> OwnChoices:
+    """What the entries of an experiment's defaults list, and of those that it builds on, choose; some by `override`."""
     of_root = groups_of_root(search)
     choices = [entry for entry in entries if entry.is_choice]
     chosen = _chosen(entry for entry in choices if entry.path in of_root)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
-from functools import reduce, wraps
+from functools import cache, partial, reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,27 @@ def counted(name: str, function: Callable[..., Any], own: int = 0) -> Callable[.
     Its first `own` arguments are not the config's. Raises ConfigError, when called, for another number of arguments
     than its signature has.
     """
-    kinds = inspect.Parameter
-    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
-    parameters = [*inspect.signature(function).parameters.values()]
-    named = [each for each in parameters if each.kind in by_position][own:]
-    least = sum(each.default is kinds.empty for each in named)
-    most = math.inf if any(each.kind is kinds.VAR_POSITIONAL for each in parameters) else len(named)
+    limits = cache(partial(_numbers_of_arguments, function, own))  # most resolvers are never called
 
     @wraps(function)
     def resolve(*arguments: Any) -> Any:
+        least, most = limits()
         count = len(arguments) - own
         if not least <= count <= most:
             raise ConfigError(Problem(f"{name} takes {_so_many(least, most)}, not {count}"))
         return function(*arguments)
 
     return resolve
+
+
+def _numbers_of_arguments(function: Callable[..., Any], own: int) -> tuple[int, float]:
+    """The least and the most arguments of a function by position, without so many first ones."""
+    kinds = inspect.Parameter
+    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    parameters = [*inspect.signature(function).parameters.values()]
+    named = [each for each in parameters if each.kind in by_position][own:]
+    least = sum(each.default is kinds.empty for each in named)
+    return least, math.inf if any(each.kind is kinds.VAR_POSITIONAL for each in parameters) else len(named)
 
 
 def _so_many(least: int, most: float) -> str:
