@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from oellm_autoexp.core.limits import MOST_DIGITS
+
 CONTROL = re.compile(r"[\x00-\x1f]")
 """A line break, or another control character."""
 _INTERPOLATED = re.compile(r"(\\*)\$\{")
@@ -138,7 +140,7 @@ def item_hint(tree: Any, name: str) -> str:
     node, parts = tree, name.split(".")
     for depth, part in enumerate(parts):
         if isinstance(node, list):
-            if not (part.isdecimal() and int(part) < len(node)):
+            if not (part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(node)):
                 return f"'{'.'.join(parts[:depth])}' is a list of {plural(len(node), 'item')}; set the whole list"
             node = node[int(part)]
         else:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oellm_autoexp.core.text import Raw, did_you_mean, dotted, fill, plural, scalar, shell
+from oellm_autoexp.core.text import Raw, did_you_mean, dotted, fill, item_hint, plural, scalar, shell
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 
@@ -108,3 +108,17 @@ def test_only_what_is_like_the_word_where_they_differ_is_offered() -> None:
     options = [f"backend.options.{name}" for name in ("seed", "save", "load", "lr", *map(str, range(12)))]
     assert did_you_mean("backend.options.momentum", options) == ""
     assert did_you_mean("a.max_job", ["a.max_jobs", "a.max_gpu_hours", "a"]) == "did you mean 'a.max_jobs'?"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("a.1", "'a' is a list of 1 item; set the whole list"),
+        (f"a.{'1' * 5000}", "'a' is a list of 1 item; set the whole list"),
+        ("a.x.y", "'a' is a list of 1 item; set the whole list"),
+        ("a.0.b", ""),
+        ("c.0", ""),
+    ],
+)
+def test_a_key_beyond_the_items_of_a_list_is_told_so(name: str, hint: str) -> None:
+    assert item_hint({"a": [{"d": 1}], "c": 1}, name) == hint

@@ -6,13 +6,15 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from oellm_autoexp.config.values.compiled import Path
+from oellm_autoexp.core.limits import MOST_DIGITS
 
 
 def value_at(tree: Any, path: Path) -> Any:
     """What stands at a path, through lists, too; None if there is nothing."""
     for part in path:
         if isinstance(tree, list):
-            tree = tree[int(part)] if str(part).isdecimal() and int(part) < len(tree) else None
+            is_index = part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(tree)
+            tree = tree[int(part)] if is_index else None
         else:
             tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
