@@ -88,14 +88,17 @@ _OPTION_AND_VALUE = re.compile(r"--?[A-Za-z][\w.-]*\s+\S.*", re.DOTALL)
 
 
 def with_blanks(words: Iterable[str], where: Location) -> Iterator[Problem]:
-    """Words such as `--lr 3e-4`, which no program reads as an option and its value; of secrets nothing is said."""
+    """Words such as `--lr 3e-4`, which no program reads as an option and its value.
+
+    Secrets are shown as `***`; of a word such as `-p***`, whose secret may have blanks, nothing is said.
+    """
     words = tuple(words)
-    odd = [index for index, word in enumerate(words) if _OPTION_AND_VALUE.fullmatch(word)]
-    shown = redact_words(words) if odd else ()
-    for index in odd:
-        if (word := words[index]) == shown[index]:
-            several = ", ".join(f"'{part}'" for part in redact_words(tuple(word.split())))
-            yield Problem(f"'{word}' is one word, with a blank in it", where / index, f"write several: {several}")
+    if not any(map(_OPTION_AND_VALUE.fullmatch, words)):
+        return
+    for index, shown in enumerate(redact_words(words)):
+        if _OPTION_AND_VALUE.fullmatch(shown):
+            several = ", ".join(f"'{part}'" for part in redact_words(tuple(shown.split())))
+            yield Problem(f"'{shown}' is one word, with a blank in it", where / index, f"write several: {several}")
 
 
 @dataclass(frozen=True)
