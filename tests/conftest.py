@@ -1,5 +1,6 @@
 """Fixtures for every test: a real SLURM, Apptainer and browser and Megatron's own parser, where they are installed."""
 
+import gc
 import os
 import re
 import signal
@@ -62,6 +63,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return grouped is not in_workers, item.path.parent.name not in _QUICK
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what lives as long as the tests, such as 15,000 of them, from being looked at by each collection of garbage.
+
+    Tests that compose configs, which makes much garbage, take an eighth less CPU.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
