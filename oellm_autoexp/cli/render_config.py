@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +36,7 @@ def _render(options: argparse.Namespace) -> int:
 
     from oellm_autoexp.config.hydra.yaml_rules import yaml_text
     from oellm_autoexp.config.loader import load
-    from oellm_autoexp.core.redaction import redact
+    from oellm_autoexp.core.redaction import redact, secret_texts
     from oellm_autoexp.core.text import escaped
     from oellm_autoexp.planning.make_plan import job_config
     from oellm_autoexp.planning.resolving.provenance import gather
@@ -43,7 +44,7 @@ def _render(options: argparse.Namespace) -> int:
     composed = load(app.source(options))
     resolved = options.job is not None or options.resolve
     tree = job_config(composed, gather(), options.job) if resolved else {**composed.base, "sweep": composed.sweep}
-    tree = redact(tree)
+    tree = redact(tree, secrets=secret_texts(os.environ))
     if options.json:
         print(printable_json(to_json(tree, inf_nan_mode="strings").decode()))  # JSON has no inf
     else:

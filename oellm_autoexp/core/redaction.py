@@ -24,11 +24,17 @@ def _redact_value(text: str, name: str) -> str:
     return REDACTED if is_secret_value(name, text) else redact_text(text)
 
 
-def redact(value: Any, name: str = "") -> Any:
+def redact(value: Any, name: str = "", secrets: Sequence[str] = ()) -> Any:
     """A copy of plain data (as in JSON) without secrets, judged by key names and by the look of values.
 
-    Texts in a list are the words of a command, unless the list's own name is that of a secret.
+    Texts in a list are the words of a command, unless the list's own name is that of a secret. `secrets` are texts that
+    are secrets wherever they stand.
     """
+    cleaned = _redact(value, name)
+    return _without_secrets(cleaned, secrets) if secrets else cleaned
+
+
+def _redact(value: Any, name: str) -> Any:
     kind = type(value)
     if kind is dict:
         return _redact_dict(value, name)
@@ -38,7 +44,7 @@ def redact(value: Any, name: str = "") -> Any:
         return REDACTED if kind is int and is_numeric_secret(name, value) else value
     if not is_secret(name) and all(type(item) is str for item in value):
         return redact_words(tuple(value))
-    return [redact(item, name) for item in value]
+    return [_redact(item, name) for item in value]
 
 
 def _redact_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
@@ -47,12 +53,12 @@ def _redact_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
     for key in compress(value, map(not_, map(_PLAIN.__contains__, map(type, value.values())))):
         item = value[key]
         inner = f"{within}{key}"
-        cleaned[key] = _redact_value(item, inner) if type(item) is str else redact(item, inner)
+        cleaned[key] = _redact_value(item, inner) if type(item) is str else _redact(item, inner)
     for key in compress(value, map(is_secret, value)):
         if type(value[key]) is int and is_numeric_secret(key, value[key]):
             cleaned[key] = REDACTED
     if "value" in value and type(value.get("name")) is str and is_secret(value["name"]):
-        cleaned["value"] = redact(value["value"], value["name"])  # `{name: HF_TOKEN, value: x}`, as in Kubernetes
+        cleaned["value"] = _redact(value["value"], value["name"])  # `{name: HF_TOKEN, value: x}`, as in Kubernetes
     return without_secrets(cleaned, secret_texts(value))
 
 
@@ -155,7 +161,9 @@ class Redactor:
     Its arguments and results must not be changed afterwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        """`secrets`: as for the function `redact`."""
+        self._secrets = secrets
         self._mappings: dict[tuple[str, ...], _Redacted] = {}  # by path
         self._words: tuple[tuple[str, ...], list[str]] = ((), [])
         self._tells_of_all = False
@@ -172,7 +180,7 @@ class Redactor:
         if not same or any(map(may_be_secret, changed)):
             whole = "value" in value or bool(secret_texts(value))
         if whole or was_whole:
-            cleaned = _redact_dict(value, "")
+            cleaned = without_secrets(_redact_dict(value, ""), self._secrets)
             self._mappings[path] = value, cleaned, whole
             return cleaned
         cleaned = (cleaned if same else value).copy()
@@ -181,7 +189,7 @@ class Redactor:
             if type(item) is dict and not is_secret(key):
                 cleaned[key] = self.redact(item, (*path, key))
             else:
-                cleaned[key] = redact(item, str(key))
+                cleaned[key] = redact(item, str(key), self._secrets)
         self._mappings[path] = value, cleaned, whole
         return cleaned
 
@@ -200,7 +208,7 @@ class Redactor:
                 before = max(index - 2, 0)  # a word may say something of the next two: check it with its neighbours
                 cleaned[index : index + 3] = redact_words(words[before : index + 3])[index - before :]
         self._words = words, cleaned
-        return tuple(cleaned)
+        return tuple(without_texts(word, self._secrets) for word in cleaned) if self._secrets else tuple(cleaned)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from oellm_autoexp.core.errors import (
 )
 from oellm_autoexp.core.nouns import JobSpec, Manifest
 from oellm_autoexp.core.redacted_text import redact_message
-from oellm_autoexp.core.redaction import redact_words
+from oellm_autoexp.core.redaction import redact_words, without_texts
 from oellm_autoexp.core.registry import broken
 from oellm_autoexp.core.text import digest, is_utf8
 from oellm_autoexp.learning.past_runs import PastRuns
@@ -161,9 +161,10 @@ def _plan(
         tuple(PlannedFile(folder / name, text, 0o600) for name, text in texts.items()),
         tuple(job.script for job in planned),
         tuple(job.config for job in planned),
-        tuple(map(redact_message, all_notes)),
+        tuple(without_texts(redact_message(note), planner.secrets) for note in all_notes),
         gathered.probes(),
         secrets,
+        known_secrets=planner.secrets,
         needs=tuple(gathered.needs),
         snapshot=planner.snapshot,
         checkpoints=tuple(

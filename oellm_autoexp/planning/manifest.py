@@ -119,7 +119,7 @@ def write(plan: Plan, extra: Path | None = None, progress: Callable[[int], None]
     path, plan_id = plan.manifest_path, plan.manifest.plan_id
     if extra is not None and extra.exists():
         load(extra)  # only a manifest of ours is ever replaced
-    manifest, taken = side_file.concealed(plan.manifest)
+    manifest, taken = side_file.concealed(plan.manifest, plan.known_secrets)
     secrets = side_file.text({side_file.MANIFEST: taken, **plan.secrets})
     above: list[str] = []
     try:

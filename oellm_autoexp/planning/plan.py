@@ -53,6 +53,8 @@ class Plan:
     """What the programs themselves are to be asked before the plan is written, each question once."""
     secrets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What was taken out of the files of the record, by file and place (`planning.record.side_file`)."""
+    known_secrets: tuple[str, ...] = ()
+    """Texts that are secrets wherever they stand: those of the planning environment."""
     needs: tuple[str, ...] = ()
     """Files that the commands read where they run."""
     snapshot: Snapshot | None = None

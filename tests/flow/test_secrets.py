@@ -90,11 +90,19 @@ def config() -> dict[str, Any]:
             "commands": [[*words] for words in secrets.COMMANDS],
             "secrets": {"some": {"where": T}},
         },
-        "slurm": {"env": {"HF_TOKEN": T, "PROXY": f"http://me:{T}@host", "JOBS_OPTIONS": f"--token {T}-options"}},
+        "slurm": {
+            "env": {
+                "HF_TOKEN": T,
+                "PROXY": f"http://me:{T}@host",
+                "JOBS_OPTIONS": f"--token {T}-options",
+                "PLAIN": "${oc.env:WANDB_API_KEY}",
+            }
+        },
         "backend": {
             "argv": [
                 *telling("job"),
                 *map(_braced, words),
+                "--report=${oc.env:WANDB_API_KEY}",
             ]
         },
         "job": {"start_conditions": [asked], "start_condition_cmd": ["sh", "-c", "exit 0", "x", "--api-key", T]},
@@ -235,7 +243,7 @@ def test_what_is_shown_of_a_log_tells_no_secret(user: User) -> None:
 @pytest.mark.slow
 def test_a_manifest_without_its_secrets_is_still_read_and_says_what_it_can_not_do(user: User) -> None:
     (user.home / "p.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(config(), width=10000)}")
-    assert user.run("plan", "--config-ref", "./p.yaml", "--plan-id", "p").returncode == 0
+    assert user.run("plan", "--config-ref", "./p.yaml", "--plan-id", "p", WANDB_API_KEY=T).returncode == 0
     (user.outputs / "manifests/p.provenance/secrets.json").unlink()
     result = user.run("run_sweep_entry", "--sweep", "outputs/sweep.json", "--index", "0", "--dry-run")
     assert result.returncode == 0

@@ -202,9 +202,19 @@ def test_what_is_redacted_job_after_job_is_what_each_would_be_alone(
 ) -> None:
     # each job shares the values of the one before it, but for one
     jobs = [tree | ({"shared": trees[0]} if number else {}) for number, tree in enumerate(trees)]
-    redactor = Redactor()
-    assert [redactor.redact(job) for job in jobs] == [redact(job) for job in jobs]
-    assert [redactor.words(words) for words in commands] == [tuple(redact_words(words)) for words in commands]
+    for known in ((), ("a", "0")):
+        redactor = Redactor(known)
+        assert [redactor.redact(job) for job in jobs] == [redact(job, secrets=known) for job in jobs]
+        assert [redactor.words(words) for words in commands] == [
+            tuple(redact([*words], secrets=known)) for words in commands
+        ]
+
+
+def test_a_secret_that_is_known_is_hidden_under_any_key() -> None:
+    data = {"note": f"x {RANDOM}", "words": ["run", f"--report={RANDOM}"], "deep": [{"a": RANDOM, "b": 1}]}
+    hidden = {"note": f"x {REDACTED}", "words": ["run", f"--report={REDACTED}"], "deep": [{"a": REDACTED, "b": 1}]}
+    assert redact(data) == data
+    assert redact(data, secrets=[RANDOM]) == Redactor([RANDOM]).redact(data) == hidden
 
 
 @pytest.mark.parametrize("words", secrets.COMMANDS, ids=lambda words: " ".join(words)[:40])

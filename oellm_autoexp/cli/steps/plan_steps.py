@@ -241,6 +241,7 @@ def read_script(manifest: Manifest) -> str:
 def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -> int:
     """Print what would be submitted: the plan's summary, its jobs, and the first job's whole script."""
     from oellm_autoexp.core.redacted_text import redact_text
+    from oellm_autoexp.core.redaction import secret_texts, without_texts
     from oellm_autoexp.planning.budget import Budget
     from oellm_autoexp.view.tables import console, plan_summary
 
@@ -253,6 +254,6 @@ def show_dry_run(manifest: Manifest, script: str, notes: tuple[str, ...] = ()) -
     for job in manifest.jobs:
         screen.print(f"{job.index:>5}  {job.name}", soft_wrap=True)
     screen.print(f"\n--- {manifest.jobs[0].script_path}")
-    print(printable(redact_text(script)))
+    print(printable(without_texts(redact_text(script), secret_texts(os.environ))))
     screen.print("--- dry run: nothing was submitted")
     return app.OK

@@ -18,7 +18,7 @@ from oellm_autoexp.config.schema import AutoexpConfig, ProjectSection, SlurmSect
 from oellm_autoexp.core.errors import AutoexpError, BackendError, Collector, ConfigError, Problem, raise_all
 from oellm_autoexp.core.location import CONFIG
 from oellm_autoexp.core.nouns import Chain, JobSpec, Resources
-from oellm_autoexp.core.redaction import Redactor, redact, secret_texts, without_secrets
+from oellm_autoexp.core.redaction import Redactor, redact, secret_texts
 from oellm_autoexp.core.text import dotted
 from oellm_autoexp.learning.past_runs import PastRuns
 from oellm_autoexp.planning.checks import launching, rule_checks, shell_texts
@@ -69,7 +69,8 @@ class PlannedJob:
 class JobPlanner:
     """Plans one job after the other; `gathered` is what they add to their plan, `templates` those that they use.
 
-    `automatic` are the time limits of those that have an automatic one, as sbatch takes them.
+    `automatic` are the time limits of those that have an automatic one, as sbatch takes them. `secrets` are the secrets
+    of the planning environment, which are left out of what is recorded under any key.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class JobPlanner:
         self._context = context
         self._read_template = read_template
         self._packer = Packer()
-        self._redactor = Redactor()
-        self._secrets = secret_texts(context.environment)
+        self.secrets = tuple(secret_texts(context.environment))
+        self._redactor = Redactor(self.secrets)
         self._rules = rule_checks.Decoder()
         self._right_sections: Sequence[Any] = (None, None, None)
         self._right_env: Mapping[str, str] = {}
@@ -282,10 +283,10 @@ class JobPlanner:
             index=config.index,
             name=config.project.name,
             stage=config.stage,
-            parameters=redact(without_secrets(resolved.parameters, self._secrets)),
-            coords=redact(dict(resolved.point.coords)),
+            parameters=redact(resolved.parameters, secrets=self.secrets),
+            coords=redact(dict(resolved.point.coords), secrets=self.secrets),
             argv=self._redactor.words(command.argv),
-            env=redact(shell_texts.environment(config, command, resolved.code)[0]),
+            env=redact(shell_texts.environment(config, command, resolved.code)[0], secrets=self.secrets),
             work_dir=places.work_dir,
             output_dir=places.output_dir,
             script_path="",

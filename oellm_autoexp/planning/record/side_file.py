@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,20 +58,24 @@ def text(taken: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps({"version": SECRETS_VERSION, **taken}, indent=1, ensure_ascii=False) + "\n"
 
 
-def concealed(manifest: Manifest) -> tuple[Manifest, dict[str, Any]]:
-    """A manifest for others to read, and what was taken out of it, by place."""
+def concealed(manifest: Manifest, secrets: Sequence[str] = ()) -> tuple[Manifest, dict[str, Any]]:
+    """A manifest for others to read, and what was taken out of it, by place.
+
+    `secrets` are texts that are secrets wherever they stand.
+    """
     taken: dict[str, Any] = {}
-    jobs = tuple(_concealed(job, _OF_A_JOB, f"/jobs/{number}", taken) for number, job in enumerate(manifest.jobs))
-    made = _concealed(manifest, _OF_THE_PLAN, "", taken)
+    conceal = partial(_concealed, secrets=secrets, taken=taken)
+    jobs = tuple(conceal(job, _OF_A_JOB, f"/jobs/{number}") for number, job in enumerate(manifest.jobs))
+    made = conceal(manifest, _OF_THE_PLAN, "")
     where = str(side_file(manifest)) if taken else ""
     return made.model_copy(update={"jobs": jobs, "secrets_path": where}) if taken else manifest, taken
 
 
-def _concealed(record: _R, fields: tuple[str, ...], place: str, taken: dict[str, Any]) -> _R:
+def _concealed(record: _R, fields: tuple[str, ...], place: str, *, secrets: Sequence[str], taken: dict[str, Any]) -> _R:
     update = {}
     for field in fields:
         if value := getattr(record, field):
-            cleaned = redact(value, field)
+            cleaned = redact(value, field, secrets)
             if found := dict(taken_out(value, cleaned, f"{place}/{field}")):
                 taken.update(found)
                 update[field] = tuple(cleaned) if isinstance(value, tuple) else cleaned
