@@ -50,10 +50,11 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
     clues = Clues(Nodes(expand(ending.nodes)))
     signs: list[Sign] = []
     texts: list[LogText] = []
-    for number, log in enumerate(logs):
+    for number, read in enumerate(logs):
+        log = read.relabelled(clues)
         found = list(find_signs(number, log, rules, clues))
         begin = max(0, found[0].offset - WINDOW_BYTES) if found else max(0, len(log.data) - endings.TAIL_BYTES)
-        texts.append(replace(log, data=log.data[begin:], start=log.start + begin))
+        texts.append(log.end(begin))
         signs += (replace(sign, offset=sign.offset - begin) for sign in found)
     clues.has_files_of(text.rank for text in texts)
     learn(signs, clues)
@@ -61,6 +62,8 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
         signs = [sign for sign in signs if sign.rule.category != "killed"]
     if any((sign.rule.category, sign.rule.role) == ("oom-host", "confirms") for sign in signs):
         signs = [sign for sign in signs if sign.rule.category != "network"]  # its peers lost their connections
+    if any((sign.rule.category, sign.rule.role) == ("gpu-hardware", "root") for sign in signs):
+        signs = [sign for sign in signs if not _follows_hardware(sign.rule)]
     signs = _before_the_end(signs, ending)
     root = _root(signs, texts, rules, clues)
     verdict = endings.verdict(ending, clues)
@@ -71,6 +74,11 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which line
+
+
+def _follows_hardware(rule: CauseRule) -> bool:
+    """True if a broken GPU leads to such a line: its peers lose their connections, or it can't be initialized."""
+    return rule.category == "network" or (rule.category == "node" and rule.otherwise is not None)
 
 
 def _before_the_end(signs: Sequence[Sign], ending: Ending) -> list[Sign]:
@@ -213,10 +221,11 @@ def _of_root(root: _Root, signs: Sequence[Sign], ending: Ending, clues: Clues, t
         rule=sign.name,
         line=_quoted(sign),
         path=texts[sign.source].path,
-        offset=texts[sign.source].start + sign.offset,
+        offset=texts[sign.source].place(sign.offset),
         rank=rank,
         node=node,
         blamed_nodes=at_fault,
+        repeated=rule.repeated,
     )
 
 
@@ -271,7 +280,7 @@ def _of_ending(
         fingerprint=fingerprint(verdict.category, f"{verdict.text}\n{last}", nodes=nodes),
         line=_quoted(sign) if sign else "",
         path=texts[sign.source].path if sign else "",
-        offset=texts[sign.source].start + sign.offset if sign else 0,
+        offset=texts[sign.source].place(sign.offset) if sign else 0,
         rank=clues.first_rank,
         node=nodes[0] if len(nodes) == 1 else clues.node(clues.first_rank, clues.first_task),
         blamed_nodes=nodes,

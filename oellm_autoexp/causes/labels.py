@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from oellm_autoexp.search.escapes import ESCAPE, Replacement, Shortened, without_escapes
@@ -173,6 +175,175 @@ def _texts(value: Any) -> Iterator[str]:
         if kind:
             yield f"{kind}: {said}"
         yield from _texts_of(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A layout of the log's own
+
+
+_SAMPLE_BYTES, _RELABELLED_BYTES, _RELABELLED_OF_RANK = 1 << 15, 1 << 20, 1 << 17
+"""How much of the end of a log its layout is learned from, and how much gets other labels: a failure is near the end,
+and there may be a log for each of many ranks."""
+_FEWEST_LINES = 2
+"""So many lines of a sample must begin in the same way: one alone may be a sentence."""
+_LONGEST_SHAPE, _MOST_INDENTED = 40, 3  # characters
+_TOKENS = re.compile(
+    r"(?P<T>\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,10}(?:Z|[+-]\d\d:?\d\d)?|\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"|\d\d/\d\d/\d{4} \d\d:\d\d:\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|[IWEF]\d{4} \d\d:\d\d:\d\d[\d.]*)"
+    r"|(?P<L>DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)(?![\w.])"
+    r"|(?i:local[ _-]?rank|gpu|device)[ _:=#-]{0,2}(?P<G>\d{1,3})(?![\w.])"
+    r"|(?i:(?:global[ _-]?)?rank|task|proc(?:ess)?)[ _:=#-]{0,2}(?P<R>\d{1,7})(?:/\d+)?(?![\w.])"
+    r"|(?P<D>\d{1,7})(?=[>|\])])"
+    r"|(?P<N>[A-Za-z][\w-]*(?:\.[\w-]+)*)(?![\w(@=])"
+)
+"""Times, levels, local ranks and GPUs, ranks, bare numbers of ranks, and what may be the name of a node."""
+_GROUP = re.compile(r"(?<=[\[(])[\w|=.,@:# /-]{2,100}(?=[\])])")
+"""What stands between brackets: `[ERROR|DP=1|n3]`, `(n3, device 2)`."""
+_OPEN_MPI = re.compile(r"[\w.-]+(?::\d+)+")
+_HOST = re.compile(r"[A-Za-z][\w-]*(?:\.[\w-]+)*")
+_SECTION = re.compile(r"[A-Za-z][\w.:/-]*(?= \|)")
+"""The name of a logger, in loguru's columns."""
+_COMMAND = re.compile(r"(?!srun|slurm|error|fatal|warn|info)[a-z][\w.-]*(?=: )")
+"""How a program that collects lines of nodes begins its own: `dmesg: n3: …`."""
+_BETWEEN = re.compile(r"[\[(]?")
+_CLOSING = re.compile(r"[\])>:|]{0,3}[ \t]?(?:[|-] )?")
+_PROGRAM = re.compile(
+    r"(?:python[\d.]*|bash|sh|torchrun|mpirun|mpiexec|accelerate|deepspeed|(kernel)(?= \|))(?![\w.-])"
+)
+_NAMING = "NRDGP"
+_STRONG = frozenset("])>:|")
+"""Signs that end a label; behind a blank alone, a text may go on: `Rank 3 has failed`."""
+_OF_TRACEBACK = re.compile(r"\s|Traceback |[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning)\b|$")
+_OTHER_HOSTS = re.compile(r"[A-Za-z][\w-]*\d[\w.-]*")
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """What stands before the text of a line in the log's own layout: which kinds of tokens, and what they say."""
+
+    shape: str
+    end: int
+    of_time: int
+    """Where its time ends; 0: it has none."""
+    time: str = ""
+    node: str = ""
+    rank: str = ""
+    local: str = ""
+    task: str = ""
+    program: str = ""
+    """`kernel`, whose lines are known by it."""
+
+    @property
+    def label(self) -> str:
+        """The same in a form that `split`, or a rule, knows."""
+        if self.program:
+            return f"{self.node} {self.program}: "
+        if self.node and self.rank:
+            return f"{self.node} rank {self.rank}: "
+        own = f"{self.node}: " if self.node[-1:].isdigit() else f"[{self.node}]: " if self.node else ""
+        if self.rank:
+            return f"[rank{self.rank}]: "
+        return f"{own}{f'[default{self.local}]: ' if self.local else ''}" or f"{self.task}: "
+
+
+def relabelled(
+    data: bytes,
+    known: Callable[[str], str],
+    runs_on: Callable[[int, str], None],
+    *,
+    named: bool,
+    one_rank: bool = False,
+) -> Shortened:
+    """The bytes of a log in which labels of its own layout have a form that `split` knows.
+
+    Such are `[n3] [rank14]: `, `n3 | rank 4 | ` and `2026-12-09T13:22:00 n3 ERROR `, where several lines begin so.
+    `known` tells how SLURM calls a host, '' if the job does not have it; `named`: whether the job's nodes are known.
+    `runs_on` is told the rank and the node of labels that name both. `one_rank`: whether it is the log of one rank.
+    """
+    hosts = cache(known if named else lambda host: host if _OTHER_HOSTS.fullmatch(host) else "")
+    sample = data[-_SAMPLE_BYTES:].decode(errors="replace").splitlines()
+    found = ((line, prefix) for line in sample if (prefix := _prefix(line, hosts)))
+    shapes = Counter(prefix.shape for line, prefix in found if not _is_known(line, prefix))
+    usual = {shape for shape, count in shapes.items() if count >= _FEWEST_LINES}
+    if not usual:
+        return Shortened(data)
+    most = _RELABELLED_OF_RANK if one_rank else _RELABELLED_BYTES
+    return Shortened.of(data, _new_labels(data, most, usual, hosts, runs_on))
+
+
+def _new_labels(
+    data: bytes, most: int, shapes: Collection[str], known: Callable[[str], str], runs_on: Callable[[int, str], None]
+) -> Iterator[Replacement]:
+    begin = data.rfind(b"\n", 0, max(0, len(data) - most)) + 1
+    for raw in data[begin:].splitlines(keepends=True):
+        line = raw.decode(errors="replace")
+        if (found := _prefix(line, known)) and found.shape in shapes and line[: found.end].isascii():
+            time = "" if not found.time or _OF_TRACEBACK.match(line, found.end) else f"{found.time} "
+            if found.node and found.rank:
+                runs_on(int(found.rank), found.node)
+            yield begin, begin + found.end, f"{found.label}{time}".encode()
+        begin += len(raw)
+
+
+def _is_known(line: str, prefix: _Prefix) -> bool:
+    """Whether `split` knows what stands before a line's text, or a collector of logs has put it there."""
+    collected = _PREFIX.match(line)
+    return split(line).text == line[prefix.end :] or bool(
+        collected and prefix.time and collected.end() > prefix.of_time
+    )
+
+
+def _prefix(line: str, known: Callable[[str], str]) -> _Prefix | None:
+    """What stands before the text of a line; None if it names neither a node nor a rank."""
+    said: dict[str, str] = {}
+    shape, at, strong, of_time = "", len(line) - len(line.lstrip()), False, 0
+    if at > _MOST_INDENTED:
+        return None
+    while len(shape) < _LONGEST_SHAPE and (found := _token(line, at, said, known)):
+        kind, text, begin, end = found
+        closed = _CLOSING.match(line, end)
+        closing = closed[0] if closed else ""
+        opens = line[end + len(closing) :][:1]
+        clear = not _STRONG.isdisjoint(closing)
+        if not closing or (kind in "RGDP" and not clear and opens != "("):
+            break
+        if kind == "N" and closing[-1] not in " \t" and opens.isdigit():
+            break  # `n3:4711:4712 [0] NCCL INFO` and `[n3:4711] ` are known by their programs' names
+        said[kind] = text
+        shape += f"{line[at:begin].strip()}{kind}{closing}"
+        at = end + len(closing)
+        strong, of_time = strong or (clear and kind in _NAMING), at if kind == "T" else of_time
+    if not said.keys() & {"N", "R", "D"} or not (strong or "T" in said):
+        return None
+    return _Prefix(shape, at, of_time, *(said.get(kind, "") for kind in "TNRGDP"))
+
+
+def _token(
+    line: str, at: int, said: Mapping[str, str], known: Callable[[str], str]
+) -> tuple[str, str, int, int] | None:
+    """The next part of what stands before the text: its kind, what it says, and where it begins and ends."""
+    begin = opened.end() if (opened := _BETWEEN.match(line, at)) else at
+    if begin > at and "N" not in said and (token := _GROUP.match(line, begin)) and (node := _node_in(token[0], known)):
+        return "N", node, begin, token.end()
+    token = _TOKENS.match(line, begin)
+    if token and token.lastgroup not in (None, "N"):
+        kind = str(token.lastgroup)
+        return None if kind in said else (kind, token[kind], begin, token.end())
+    if token and "N" not in said and (node := known(token["N"])):
+        return "N", node, begin, token.end()
+    if [*said][-1:] == ["N"] and (token := _PROGRAM.match(line, begin)):
+        return "P", token[1] or "", begin, token.end()
+    if token := _SECTION.match(line, begin) or (None if said else _COMMAND.match(line, begin)):
+        return "W", "", begin, token.end()
+    return None
+
+
+def _node_in(text: str, known: Callable[[str], str]) -> str:
+    """The node that is named between brackets, if it is one alone; '' as Open MPI has it, whose lines are known."""
+    if _OPEN_MPI.fullmatch(text):
+        return ""
+    found = {node for host in _HOST.findall(text) if (node := known(host))}
+    return found.pop() if len(found) == 1 else ""
 
 
 def stamp(line: str) -> str:

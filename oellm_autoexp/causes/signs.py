@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from oellm_autoexp.causes.labels import Line, split, unhidden
+from oellm_autoexp.causes.labels import Line, relabelled, split, unhidden
 from oellm_autoexp.causes.places import CLUE, Clues
 from oellm_autoexp.causes.rule import CauseRule
+from oellm_autoexp.search.escapes import Shortened
 from oellm_autoexp.search.patterns import Match, Pattern, Search, scan
 from oellm_autoexp.search.widening import Wide
 
@@ -20,7 +21,7 @@ _BAR = r"[0-9]+/[0-9]+ \[[0-9]{2}:[0-9]{2}"
 _PROGRESS = {
     _MEGATRON: Pattern.of(r"\biteration\s{1,12}(\d{1,18})/\s{0,12}\d+ \|"),
     "progress": Pattern.of(
-        rf"(?i:(?:\b|_)(?:step|iter|iteration)s?[ :=]{{1,6}}{_COUNT}.*loss)"
+        rf"(?i:(?:\b|_)(?:step|it|iter|iteration)s?[ :=]{{1,6}}{_COUNT}.*loss)"
         rf"|\[(?:step|batch)={_COUNT}/\d|^Train Epoch: \d+ \[ {{0,9}}{_COUNT}/\d.*[Ll]oss"
     ),
     "progress_of_records": Pattern.of(
@@ -60,6 +61,27 @@ class LogText:
     data: bytes
     start: int = 0
     rank: int | None = None
+    whole: Shortened | None = None
+    """What `data` is the end of, where labels were replaced in it."""
+    cut: int = 0
+    """How many bytes of that are not in `data`."""
+
+    def relabelled(self, clues: Clues) -> LogText:
+        """The same with labels that `split` knows; `clues` learn from them."""
+        nodes = clues.nodes
+        made = relabelled(
+            self.data, nodes.known, clues.runs_on, named=bool(nodes.names), one_rank=self.rank is not None
+        )
+        return self if made.data is self.data else replace(self, data=made.data, whole=made)
+
+    def end(self, begin: int) -> LogText:
+        """The same from an offset in `data` on, where a line begins."""
+        return replace(self, data=self.data[begin:], cut=self.cut + begin)
+
+    def place(self, offset: int) -> int:
+        """The place in the file of a line that begins at an offset in `data`."""
+        offset += self.cut
+        return self.start + (self.whole.original(offset) if self.whole else offset)
 
 
 @dataclass(frozen=True)
