@@ -92,6 +92,11 @@ class Placing:
             node = next(iter(clues.nodes.names), "")
         return clues.ended_alone if not node and rank is None else (rank, node)
 
+    def is_nowhere(self, sign: Sign) -> bool:
+        """Whether neither a line nor its file says who has written it."""
+        own = self._written(sign) or rank_of(sign, self.clues) is not None or sign.task is not None
+        return not (own or sign.label.label or self._of_file(sign.source))
+
     def named(self, sign: Sign) -> list[str]:
         """The nodes in the group `node` of its rule, that of the number `node_number`, or those of `tasks`."""
         names = self.clues.nodes.names
@@ -157,6 +162,8 @@ def blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, placed:
         return _of_several(root, signs, placed) or _of_one(root, node, signs, placed) or failed
     if root.rule.blames_node == "other_process":
         return _of_other_process(root, node, signs, placed) or failed
+    if root.rule.blames_node == "former":
+        return _of_former(root, node, signs, placed) or failed
     if category == "node" and failed:
         return failed
     if category == "network":
@@ -196,11 +203,7 @@ def _of_several(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str
 def _of_one(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
     """The node that alone reports this, where ranks of another one show that they wait for those that ended."""
     alike = {placed.of(sign)[1] for sign in signs if sign.name == root.name}
-    waiting = (
-        sign
-        for sign in signs
-        if sign.rule.category in ("network", "unknown") and rank_of(sign, placed.clues) is not None
-    )
+    waiting = (sign for sign in signs if sign.rule.category in ("network", "unknown") and sign.name != root.name)
     return (node,) if node and alike == {node} and any(placed.of(sign)[1] not in ("", node) for sign in waiting) else ()
 
 
@@ -212,7 +215,9 @@ def _of_other_process(root: Sign, node: str, signs: Sequence[Sign], placed: Plac
     if not node or own is None or len({placed.of(sign) for sign in alike}) != 1:
         return ()
     pids = "|".join(each["pid"] for each in others)
-    of_job = re.compile(rf"(?:(?i:\bpid|\bprocess)[ :=(]{{1,3}}|[\w-]:)(?:{pids})\b(?! has)".encode())
+    of_job = re.compile(
+        rf"(?:(?i:\bpid|\bprocess)[ :=(]{{1,3}}|[\w-]:)(?:{pids})\b(?! has)(?![^\n]*\d ?[MG]iB)".encode()
+    )
     if any(of_job.search(text.data) for text in placed.texts):
         return ()
     return (node,) if sum(map(_gibibytes, others)) > _gibibytes(own) else ()
@@ -232,9 +237,15 @@ def _of_network(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str
     reports = [(sign, placed.of(sign)[1]) for sign in signs if sign.rule.category == "network"]
     every = {node for sign, node in reports if sign.rule.at_fault}
     own = {node for sign, node in reports if sign.rule.at_fault and not _PEER.search(sign.text)}
-    for nodes in (every, own):
+    alike = {node for sign, node in reports if sign.name == root.name}
+    if len({node for _, node in reports} - {""}) > 1 and placed.is_nowhere(root):
+        return ()  # it may come from any of those that report failures
+    for nodes in (every, own, alike):
         if root.rule.at_fault and len(nodes) == 1:
             return tuple(nodes - {""})
+    confirmed = {node for sign, node in reports if sign.rule.at_fault and sign.rule.role == "confirms"}
+    if root.rule.blames_node is None and len(confirmed) == 1:
+        return tuple(confirmed - {""})
     peers: dict[str, set[str]] = {}
     for sign, node in reports:
         found = None if _BY_PROCESS.search(sign.text) else _PEER.search(sign.text)
@@ -251,6 +262,13 @@ def _of_filesystem(root: Sign, node: str, signs: Sequence[Sign], placed: Placing
     if node and alone and (root.rule.at_fault or several):
         return (node,)
     return _of_others(root, signs, placed)
+
+
+def _of_former(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:
+    """The node that lines above it in its file blame, as those of an attempt before, if it is one and another one."""
+    above = (s for s in signs if s.source == root.source and s.offset < root.offset and s.rule.at_fault)
+    nodes = {each for sign in above if (each := placed.of(sign)[1])} - {node}
+    return tuple(nodes) if len(nodes) == 1 else ()
 
 
 def _of_rule(root: Sign, node: str, signs: Sequence[Sign], placed: Placing) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ class Cause:
     `text` is one line for people; `line` is the log's line that shows the cause ('' if none does), at byte `offset` of
     the file `path`. `fingerprint` is equal for the same failure in other ranks, attempts and jobs. `rank` and `node`
     are where it happened, as far as that is known; `blamed_nodes` are nodes that are themselves at fault. `rule` is the
-    rule of `monitoring.causes` that found the line, '' if the scheduler's answer alone shows the cause.
+    rule of `monitoring.causes` that found the line, '' if the scheduler's answer alone shows the cause. `repeated`:
+    whether the line says that it failed in the same way on another node.
     """
 
     category: str
@@ -70,3 +71,4 @@ class Cause:
     rank: int | None = None
     node: str = ""
     blamed_nodes: tuple[str, ...] = ()
+    repeated: bool = False

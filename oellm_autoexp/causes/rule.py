@@ -40,9 +40,10 @@ class CauseRule(Section):
     `blames_node`: whether the node where the line comes from, or the group `node`, is at fault; by default it is for
     the categories gpu-hardware and node; `several`: if several ranks of this node alone report it; `alone`: if they do,
     or one rank does and ranks of other nodes go on; `other_process`: if one rank alone reports it, and a process that
-    is none of the job's holds more of its GPU than itself. `otherwise` is the category if no node is at fault. The
-    groups `rank` and `node` name where it happened. `examples` are lines that it must match, `others` lines that it
-    must not.
+    is none of the job's holds more of its GPU than itself; `former`: that which a line above it blames. `otherwise` is
+    the category if no node is at fault. `repeated`: whether the line says that the failure was repeated on another
+    node: it counts as two attempts. The groups `rank` and `node` name where it happened. `examples` are lines that it
+    must match, `others` lines that it must not.
     """
 
     category: Category
@@ -52,8 +53,9 @@ class CauseRule(Section):
     within: str | None = None
     after: str | None = None
     says: str | None = None
-    blames_node: Literal[True, False, "several", "alone", "other_process"] | None = None
+    blames_node: Literal[True, False, "several", "alone", "other_process", "former"] | None = None
     otherwise: Category | None = None
+    repeated: bool = False
     examples: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
     others: Annotated[tuple[str, ...], BeforeValidator(listed), TEXTS_IN_YAML] = ()
 

@@ -156,7 +156,7 @@ def hopeless(job: JobState, most: int | None) -> str:
         return f"it ran on {', '.join(again)} again, which was to be excluded; no other node can be had"
     if most is None or cause.category not in LASTING or not cause.rule:
         return ""
-    number = 1 + same_failures(job)
+    number = 1 + same_failures(job) + cause.repeated
     return "" if number < most else f"{number} attempts in a row failed in the same way"
 
 

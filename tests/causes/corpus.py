@@ -1,6 +1,6 @@
 """The labelled failed attempts of `corpus/`: what the scheduler and the logs said, and the cause that is right.
 
-Rules are written from `seen` alone; `held_out`, `fresh`, `unseen` and `later` only measure them (see corpus/README.md).
+Rules are written from `seen` alone; all other halves only measure them (see corpus/README.md).
 """
 
 from enum import StrEnum
@@ -19,6 +19,7 @@ class Half(StrEnum):
     FRESH = "fresh"
     UNSEEN = "unseen"
     LATER = "later"
+    LATEST = "latest"
 
 
 class Category(StrEnum):

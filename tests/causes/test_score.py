@@ -15,7 +15,14 @@ pytestmark = pytest.mark.xdist_group("score")  # each half is concluded once
 
 @pytest.mark.parametrize(
     ("half", "percent"),
-    [(Half.SEEN, 100), (Half.HELD_OUT, 100), (Half.FRESH, 100), (Half.UNSEEN, 100), (Half.LATER, 95)],
+    [
+        (Half.SEEN, 100),
+        (Half.HELD_OUT, 100),
+        (Half.FRESH, 100),
+        (Half.UNSEEN, 100),
+        (Half.LATER, 95),
+        (Half.LATEST, 94),
+    ],
 )
 def test_most_categories_are_right(half: Half, percent: int) -> None:
     assert score(half).percent >= percent
@@ -28,7 +35,14 @@ def test_nothing_is_called_broken_hardware_that_is_not(half: Half) -> None:
 
 @pytest.mark.parametrize(
     ("half", "share", "wrong"),
-    [(Half.SEEN, 1.0, 0), (Half.HELD_OUT, 0.96, 0), (Half.FRESH, 1.0, 0), (Half.UNSEEN, 1.0, 0), (Half.LATER, 0.9, 3)],
+    [
+        (Half.SEEN, 1.0, 0),
+        (Half.HELD_OUT, 0.96, 0),
+        (Half.FRESH, 1.0, 0),
+        (Half.UNSEEN, 1.0, 0),
+        (Half.LATER, 0.9, 3),
+        (Half.LATEST, 0.7, 0),
+    ],
 )
 def test_few_wrong_nodes_are_blamed_and_most_of_the_right_ones_are(half: Half, share: float, wrong: int) -> None:
     found = score(half)
@@ -38,7 +52,7 @@ def test_few_wrong_nodes_are_blamed_and_most_of_the_right_ones_are(half: Half, s
 
 @pytest.mark.parametrize(
     ("half", "split"),
-    [(Half.SEEN, 0), (Half.HELD_OUT, 0), (Half.FRESH, 0), (Half.UNSEEN, 0), (Half.LATER, 1)],
+    [(Half.SEEN, 0), (Half.HELD_OUT, 0), (Half.FRESH, 0), (Half.UNSEEN, 0), (Half.LATER, 1), (Half.LATEST, 1)],
 )
 def test_fingerprints_are_equal_for_one_failure_and_differ_for_others(half: Half, split: int) -> None:
     found = score(half)

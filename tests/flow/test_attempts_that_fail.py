@@ -94,6 +94,24 @@ def test_a_deterministic_assertion_has_two_attempts_and_no_third(user: User, mon
     assert group["line"] == "[rank0]: AssertionError"
 
 
+@pytest.mark.parametrize(
+    ("monitoring", "reason"),
+    [
+        ("megatron_basic", "no new attempt: 2 attempts in a row failed in the same way"),
+        ("megatron_production", "NonZeroExitCode"),  # its rule asks for none
+    ],
+)
+def test_a_bad_result_that_another_gpu_has_repeated_gets_no_third_attempt(
+    user: User, monitoring: str, reason: str
+) -> None:
+    verdict = "Rank 0, node vm, device 0, iteration #4: Correct result (but possible Application error)"
+    (user.home / "again.log").write_text(f"WARNING:megatron.core.rerun_state_machine:{verdict}\n")
+    run(user, monitoring, SAME_GPU[0], f"{user.home}/again.log=17")
+    ended = job(user)
+    assert (ended.state, ended.attempt, category(ended)) == ("crash", 2, "nan")
+    assert ended.reason == reason
+
+
 @pytest.mark.parametrize(("monitoring", "attempts"), [("megatron_basic", 2), ("megatron_production", 1)])
 def test_what_needs_more_memory_than_a_gpu_has_is_not_tried_for_long(
     user: User, monitoring: str, attempts: int
