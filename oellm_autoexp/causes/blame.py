@@ -113,7 +113,7 @@ class Placing:
     def _written(self, sign: Sign) -> str:
         """The node that a line names: one that is at fault, else that of the program that has written it."""
         named = self.named(sign)
-        if not named and sign.rule.at_fault and sign.rule.category in BLAMES_NODES:
+        if not named and sign.rule.at_fault and (sign.rule.category in BLAMES_NODES or sign.rule.role == "confirms"):
             named = self.clues.nodes.named(sign.text)
         if len(named) > 1:
             named = self.clues.nodes.failing(sign.text)
@@ -159,7 +159,8 @@ def blamed(root: Sign, node: str, signs: Sequence[Sign], ending: Ending, placed:
     if root.rule.blames_node == "several":
         return _of_several(root, signs, placed) or failed
     if root.rule.blames_node == "alone":
-        return _of_several(root, signs, placed) or _of_one(root, node, signs, placed) or failed
+        alone = _of_several(root, signs, placed) or _of_one(root, node, signs, placed)
+        return alone or _of_others(root, signs, placed) or failed
     if root.rule.blames_node == "other_process":
         return _of_other_process(root, node, signs, placed) or failed
     if root.rule.blames_node == "former":
@@ -237,15 +238,13 @@ def _of_network(root: Sign, signs: Sequence[Sign], placed: Placing) -> tuple[str
     reports = [(sign, placed.of(sign)[1]) for sign in signs if sign.rule.category == "network"]
     every = {node for sign, node in reports if sign.rule.at_fault}
     own = {node for sign, node in reports if sign.rule.at_fault and not _PEER.search(sign.text)}
+    confirmed = {node for sign, node in reports if sign.rule.at_fault and sign.rule.role == "confirms"}
     alike = {node for sign, node in reports if sign.name == root.name}
     if len({node for _, node in reports} - {""}) > 1 and placed.is_nowhere(root):
         return ()  # it may come from any of those that report failures
-    for nodes in (every, own, alike):
-        if root.rule.at_fault and len(nodes) == 1:
+    for nodes in (every, own, confirmed, alike):
+        if len(nodes) == 1 and (root.rule.at_fault or nodes is confirmed):
             return tuple(nodes - {""})
-    confirmed = {node for sign, node in reports if sign.rule.at_fault and sign.rule.role == "confirms"}
-    if root.rule.blames_node is None and len(confirmed) == 1:
-        return tuple(confirmed - {""})
     peers: dict[str, set[str]] = {}
     for sign, node in reports:
         found = None if _BY_PROCESS.search(sign.text) else _PEER.search(sign.text)

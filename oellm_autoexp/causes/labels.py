@@ -193,7 +193,7 @@ _TOKENS = re.compile(
     r"|(?P<L>DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)(?![\w.])"
     r"|(?i:local[ _-]?rank|gpu|device)[ _:=#-]{0,2}(?P<G>\d{1,3})(?![\w.])"
     r"|(?i:(?:global[ _-]?)?rank|task|proc(?:ess)?)[ _:=#-]{0,2}(?P<R>\d{1,7})(?:/\d+)?(?![\w.])"
-    r"|(?P<D>\d{1,7})(?=[>|\])])"
+    r"|(?P<D>\d{1,7})(?= ?[>|]|[\])])"
     r"|(?P<N>[A-Za-z][\w-]*(?:\.[\w-]+)*)(?![\w(@=])"
 )
 """Times, levels, local ranks and GPUs, ranks, bare numbers of ranks, and what may be the name of a node."""
@@ -214,6 +214,8 @@ _NAMING = "NRDGP"
 _STRONG = frozenset("])>:|")
 """Signs that end a label; behind a blank alone, a text may go on: `Rank 3 has failed`."""
 _OF_TRACEBACK = re.compile(r"\s|Traceback |[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning)\b|$")
+_OF_PROGRAMS = "FATAL"
+"""A level of other programs than Python, such as Apptainer, which writes several blanks behind it."""
 _OTHER_HOSTS = re.compile(r"[A-Za-z][\w-]*\d[\w.-]*")
 
 
@@ -226,6 +228,7 @@ class _Prefix:
     of_time: int
     """Where its time ends; 0: it has none."""
     time: str = ""
+    level: str = ""
     node: str = ""
     rank: str = ""
     local: str = ""
@@ -234,8 +237,13 @@ class _Prefix:
     """`kernel`, whose lines are known by it."""
 
     @property
+    def said(self) -> str:
+        """Its time and its level, as they stand behind labels."""
+        return (f"{self.time} " if self.time else "") + (f"{self.level}: " if self.level else "")
+
+    @property
     def label(self) -> str:
-        """The same in a form that `split`, or a rule, knows."""
+        """The rest in a form that `split`, or a rule, knows."""
         if self.program:
             return f"{self.node} {self.program}: "
         if self.node and self.rank:
@@ -278,10 +286,10 @@ def _new_labels(
     for raw in data[begin:].splitlines(keepends=True):
         line = raw.decode(errors="replace")
         if (found := _prefix(line, known)) and found.shape in shapes and line[: found.end].isascii():
-            time = "" if not found.time or _OF_TRACEBACK.match(line, found.end) else f"{found.time} "
+            said = "" if found.level != _OF_PROGRAMS and _OF_TRACEBACK.match(line, found.end) else found.said
             if found.node and found.rank:
                 runs_on(int(found.rank), found.node)
-            yield begin, begin + found.end, f"{found.label}{time}".encode()
+            yield begin, begin + found.end, f"{found.label}{said}".encode()
         begin += len(raw)
 
 
@@ -315,7 +323,7 @@ def _prefix(line: str, known: Callable[[str], str]) -> _Prefix | None:
         strong, of_time = strong or (clear and kind in _NAMING), at if kind == "T" else of_time
     if not said.keys() & {"N", "R", "D"} or not (strong or "T" in said):
         return None
-    return _Prefix(shape, at, of_time, *(said.get(kind, "") for kind in "TNRGDP"))
+    return _Prefix(shape, at, of_time, *(said.get(kind, "") for kind in "TLNRGDP"))
 
 
 def _token(

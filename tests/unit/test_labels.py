@@ -86,7 +86,7 @@ def test_what_is_no_label_or_a_known_one_stays_as_it_is(line: str) -> None:
 def test_one_line_alone_makes_no_layout_and_the_time_stays_where_no_traceback_is() -> None:
     assert rewritten("n2 | rank 3 | ValueError: x", "other") == ["n2 | rank 3 | ValueError: x", "other"]
     first, second = rewritten("2026-12-09T13:22:00 n2 INFO starts", "2026-12-09T13:22:01 n2 ERROR ValueError: x")
-    assert (first, second) == ("n2: 2026-12-09T13:22:00 starts", "n2: ValueError: x")
+    assert (first, second) == ("n2: 2026-12-09T13:22:00 INFO: starts", "n2: ValueError: x")
 
 
 def test_without_an_allocation_what_looks_like_a_host_is_one() -> None:
