@@ -62,7 +62,7 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
         signs = [sign for sign in signs if sign.rule.category != "killed"]
     if any((sign.rule.category, sign.rule.role) == ("oom-host", "confirms") for sign in signs):
         signs = [sign for sign in signs if sign.rule.category != "network"]  # its peers lost their connections
-    if any((sign.rule.category, sign.rule.role) == ("gpu-hardware", "root") for sign in signs):
+    if any(_is_hardware(sign.rule) for sign in signs):
         signs = [sign for sign in signs if not _follows_hardware(sign.rule)]
     signs = _before_the_end(signs, ending)
     root = _root(signs, texts, rules, clues)
@@ -74,6 +74,11 @@ def find_cause(ending: Ending, logs: Iterable[LogText], rules: Mapping[str, Caus
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which line
+
+
+def _is_hardware(rule: CauseRule) -> bool:
+    """True if such a line shows a broken GPU, whatever other lines say."""
+    return (rule.category, rule.role, rule.otherwise) == ("gpu-hardware", "root", None)
 
 
 def _follows_hardware(rule: CauseRule) -> bool:
