@@ -196,7 +196,10 @@ _TOKENS = re.compile(
     r"|(?P<D>\d{1,7})(?= ?[>|]|[\])])"
     r"|(?P<N>[A-Za-z][\w-]*(?:\.[\w-]+)*)(?![\w(@=])"
 )
-"""Times, levels, local ranks and GPUs, ranks, bare numbers of ranks, and what may be the name of a node."""
+"""By kind: T time, L level, G local rank or GPU, R rank, D a bare number of a rank, N what may be the name of a node.
+
+Two more kinds are P, a program behind the name of its node, and W, a word that says nothing of the place.
+"""
 _GROUP = re.compile(r"(?<=[\[(])[\w|=.,@:# /-]{2,100}(?=[\])])")
 """What stands between brackets: `[ERROR|DP=1|n3]`, `(n3, device 2)`."""
 _OPEN_MPI = re.compile(r"[\w.-]+(?::\d+)+")
@@ -205,18 +208,21 @@ _SECTION = re.compile(r"[A-Za-z][\w.:/-]*(?= \|)")
 """The name of a logger, in loguru's columns."""
 _COMMAND = re.compile(r"(?!srun|slurm|error|fatal|warn|info)[a-z][\w.-]*(?=: )")
 """How a program that collects lines of nodes begins its own: `dmesg: n3: …`."""
-_BETWEEN = re.compile(r"[\[(]?")
+_OPENING = re.compile(r"[\[(]?")
 _CLOSING = re.compile(r"[\])>:|]{0,3}[ \t]?(?:[|-] )?")
 _PROGRAM = re.compile(
     r"(?:python[\d.]*|bash|sh|torchrun|mpirun|mpiexec|accelerate|deepspeed|(kernel)(?= \|))(?![\w.-])"
 )
 _NAMING = "NRDGP"
+"""The kinds that say where a line comes from."""
 _STRONG = frozenset("])>:|")
 """Signs that end a label; behind a blank alone, a text may go on: `Rank 3 has failed`."""
 _OF_TRACEBACK = re.compile(r"\s|Traceback |[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning)\b|$")
-_OF_PROGRAMS = "FATAL"
-"""A level of other programs than Python, such as Apptainer, which writes several blanks behind it."""
+_BEFORE_BLANKS = "FATAL"
+"""The level that Apptainer writes, with several blanks behind it, which are no indentation of a traceback."""
+"""What is the indentation, the beginning or the end of a traceback: the time and the level must not stand before it."""
 _OTHER_HOSTS = re.compile(r"[A-Za-z][\w-]*\d[\w.-]*")
+"""The names of hosts where the nodes of the job are not known."""
 
 
 @dataclass(frozen=True)
@@ -285,8 +291,9 @@ def _new_labels(
     begin = data.rfind(b"\n", 0, max(0, len(data) - most)) + 1
     for raw in data[begin:].splitlines(keepends=True):
         line = raw.decode(errors="replace")
+        # of ASCII, as many bytes as characters are replaced
         if (found := _prefix(line, known)) and found.shape in shapes and line[: found.end].isascii():
-            said = "" if found.level != _OF_PROGRAMS and _OF_TRACEBACK.match(line, found.end) else found.said
+            said = "" if found.level != _BEFORE_BLANKS and _OF_TRACEBACK.match(line, found.end) else found.said
             if found.node and found.rank:
                 runs_on(int(found.rank), found.node)
             yield begin, begin + found.end, f"{found.label}{said}".encode()
@@ -330,7 +337,7 @@ def _token(
     line: str, at: int, said: Mapping[str, str], known: Callable[[str], str]
 ) -> tuple[str, str, int, int] | None:
     """The next part of what stands before the text: its kind, what it says, and where it begins and ends."""
-    begin = opened.end() if (opened := _BETWEEN.match(line, at)) else at
+    begin = opened.end() if (opened := _OPENING.match(line, at)) else at
     if begin > at and "N" not in said and (token := _GROUP.match(line, begin)) and (node := _node_in(token[0], known)):
         return "N", node, begin, token.end()
     token = _TOKENS.match(line, begin)
