@@ -81,7 +81,7 @@ MAY_IMPORT = {
     "cli": "core storage sbatch session config.hydra schedulers config planning.resolving planning "
     "schedulers.slurm submission view view.jobs report cli.steps cli.monitor cli.screens cli.reporting "
     "config.json_schema cli.completion",
-    "cli.reporting": "core storage exporters session report cli.steps cli.monitor view.jobs",
+    "cli.reporting": "core storage exporters session planning report cli.steps cli.monitor view.jobs",
     "containers.building": "core storage containers",
     "cli.container": "core storage sbatch containers config planning.resolving planning submission cli.steps "
     "cli.monitor cli containers.building",

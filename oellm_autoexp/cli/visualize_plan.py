@@ -53,7 +53,7 @@ def _visualize(options: argparse.Namespace) -> int:
     from oellm_autoexp.report.document import Source
     from oellm_autoexp.view.graph import FORMATS, graph
 
-    manifest = plan_steps.plan(options, judged=False).manifest if options.manifest is None else _written(options)
+    manifest = plan_steps.plan(options, judged=False).for_others if options.manifest is None else _written(options)
     kind = "json" if options.json else options.format
     drawn = graph(manifest, options.max_jobs_per_stage)
     text = html([Source(manifest)]) if kind == "html" else FORMATS[kind](drawn)
@@ -65,7 +65,8 @@ def _visualize(options: argparse.Namespace) -> int:
 
 
 def _written(options: argparse.Namespace) -> Manifest:
-    """The plan in `--manifest`; that its code has changed since is noted on stderr. Raises ConfigError."""
+    """The plan in `--manifest`, without secrets; that its code has changed since is noted. Raises ConfigError."""
+    from oellm_autoexp.planning.plan import for_others
     from oellm_autoexp.planning.resolving.provenance import changed_code
 
     if extra := [*options.overrides, *map(str, options.config_dirs)]:
@@ -74,4 +75,4 @@ def _written(options: argparse.Namespace) -> Manifest:
     manifest = session_steps.load_manifest(options.manifest)
     if changed := changed_code(manifest):
         app.note(f"note: {changed}", on_stderr=True)
-    return manifest
+    return for_others(manifest)

@@ -62,14 +62,14 @@ def _redact_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
     return without_secrets(cleaned, secret_texts(value))
 
 
-_LEAST_KNOWN = 8
+LEAST_KNOWN = 8
 """Characters of a secret that is looked for in other texts; a shorter one may be any word."""
 
 
 def secret_texts(values: Mapping[Any, Any]) -> list[str]:
     """The texts in a mapping that their keys call secrets, and that are secrets under another key as well."""
     named = [(key, values[key]) for key in compress(values, map(may_be_secret, values))]
-    texts = [(key, text) for key, text in named if type(text) is str and len(text) >= _LEAST_KNOWN]
+    texts = [(key, text) for key, text in named if type(text) is str and len(text) >= LEAST_KNOWN]
     return [text for key, text in texts if is_secret_value(key, text)]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oellm_autoexp.core.nouns import Manifest
+from oellm_autoexp.core.redaction import LEAST_KNOWN
 
 if TYPE_CHECKING:  # a session is shown without what plans are made of
     from oellm_autoexp.backends.base import Probe
@@ -70,6 +72,13 @@ class Plan:
         return manifest_path(self.manifest)
 
     @property
+    def for_others(self) -> Manifest:
+        """The manifest without secrets, as it is written and shown."""
+        from oellm_autoexp.planning.record import side_file
+
+        return side_file.concealed(self.manifest, self.known_secrets)[0]
+
+    @property
     def sweep_path(self) -> Path:
         """Where the expanded sweep goes."""
         return self.manifest_path.with_suffix(".sweep.json")
@@ -99,3 +108,14 @@ class Plan:
 def manifest_path(manifest: Manifest) -> Path:
     """`<base_output_dir>/manifests/<plan_id>.json`."""
     return Path(manifest.base_output_dir, "manifests", f"{manifest.plan_id}.json")
+
+
+def for_others(manifest: Manifest) -> Manifest:
+    """A manifest that was read, without its secrets, also those that its side file alone knows. Raises nothing."""
+    from oellm_autoexp.planning.record import side_file
+
+    text = side_file.kept(manifest)
+    places = json.loads(text).get(side_file.MANIFEST) if text else None
+    values = places.values() if isinstance(places, dict) else ()
+    known = [value for value in values if isinstance(value, str) and len(value) >= LEAST_KNOWN]
+    return side_file.concealed(manifest, known)[0]

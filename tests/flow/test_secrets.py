@@ -252,3 +252,26 @@ def test_a_manifest_without_its_secrets_is_still_read_and_says_what_it_can_not_d
     events = user.run("monitor", "--session", "p", "--cmd", "events", "--json")
     messages = [a["message"] for event in json.loads(events.stdout)["events"] for a in event["actions"]]
     assert any("the secret that this needs can't be read" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_what_shows_a_plan_tells_no_secret_of_the_environment_under_any_key(user: User) -> None:
+    asked = "${oc.env:WANDB_API_KEY}"
+    text = {
+        "defaults": [{"override /backend": "command"}],
+        "project": {"name": "a"},
+        "backend": {"argv": ["true", f"--report={asked}"]},
+        "job": {"start_conditions": [{"class_name": "CommandCondition", "command": ["true", asked]}]},
+        "monitoring": {"poll_interval_seconds": 0.2},
+    }
+    (user.home / "e.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(text)}")
+    given = ("--config-ref", "./e.yaml")
+    shown = [user.run("visualize_plan", *given, *more, WANDB_API_KEY=T) for more in ((), ("--format", "html"))]
+    assert user.run("run", *given, "--plan-id", "p", WANDB_API_KEY=T).returncode == 0
+    shown += [
+        user.run("visualize_plan", "--manifest", str(user.outputs / "manifests/p.json")),
+        user.run("report", "--session", "p", "-o", "page.html"),
+    ]
+    assert [result.returncode for result in shown] == [0] * 4
+    assert not [result for result in shown if S in result.stdout + result.stderr]
+    assert S not in (user.home / "page.html").read_text()

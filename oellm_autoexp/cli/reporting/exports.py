@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ PICTURES = (".svg", ".png")
 
 def html(sources: Sequence[Source]) -> str:
     """The page of sessions or plans as of now."""
-    return page(document(sources, time.time()), assets())
+    from oellm_autoexp.planning.plan import for_others
+
+    shown = [replace(source, manifest=for_others(source.manifest)) for source in sources]
+    return page(document(shown, time.time()), assets())
 
 
 def write(path: Path, data: str | bytes, option: str) -> Path:
